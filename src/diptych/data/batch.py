@@ -1,0 +1,113 @@
+"""What a method gets: a frozen `Batch` of tensors.
+
+Dimensions: B samples, V views, C captions, L text length, P patches, H x W pixels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Pictures (B, V, 3, H, W), uint8 until they reach a tower."""
+
+    pixels: Tensor
+    crops: Tensor | None = None  # (B, V, 4): x0, y0, x1, y1 of the view, as fractions of the picture
+    masks: Tensor | None = None  # (B, V, P) bool: patches hidden from the student
+
+    @property
+    def flat(self) -> Tensor:
+        """(B * V, 3, H, W)."""
+        return self.pixels.flatten(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids (B, C, L), padded on the right; `lengths` (B, C) counts the ids that are not padding."""
+
+    ids: Tensor
+    lengths: Tensor
+
+    @property
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """(B * C, L) and (B * C,), as towers take them."""
+        return self.ids.flatten(0, 1), self.lengths.flatten()
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """A varying number of rows a sample: row r of `values` (R, …) belongs to sample `owner[r]` (R,)."""
+
+    values: Tensor
+    owner: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The samples that meet in one step. `present[name]` (B,) bool says which samples have an optional field."""
+
+    images: Mapping[str, Images] = field(default_factory=dict)
+    texts: Mapping[str, Tokens] = field(default_factory=dict)
+    fields: Mapping[str, Tensor | Ragged] = field(default_factory=dict)
+    keys: Sequence[str] = ()
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def image(self) -> Images:
+        return self.images["main"]
+
+    @property
+    def text(self) -> Tokens:
+        return self.texts["main"]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with `fn` applied to each of its tensors."""
+
+        def on(value: Tensor | None) -> Tensor | None:
+            return None if value is None else fn(value)
+
+        def ragged(value: Tensor | Ragged) -> Tensor | Ragged:
+            return Ragged(fn(value.values), fn(value.owner)) if isinstance(value, Ragged) else fn(value)
+
+        return replace(
+            self,
+            images={k: Images(fn(v.pixels), on(v.crops), on(v.masks)) for k, v in self.images.items()},
+            texts={k: Tokens(fn(v.ids), fn(v.lengths)) for k, v in self.texts.items()},
+            fields={k: ragged(v) for k, v in self.fields.items()},
+            present={k: fn(v) for k, v in self.present.items()},
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device; copies overlap with compute where the memory is pinned."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory (the hook that torch's DataLoader calls)."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Samples start … stop-1: what gradient caching cuts."""
+
+        def ragged(value: Tensor | Ragged) -> Tensor | Ragged:
+            if not isinstance(value, Ragged):
+                return value[start:stop]
+            inside = (value.owner >= start) & (value.owner < stop)
+            return Ragged(value.values[inside], value.owner[inside] - start)
+
+        def on(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[start:stop]
+
+        return replace(
+            self,
+            images={k: Images(v.pixels[start:stop], on(v.crops), on(v.masks)) for k, v in self.images.items()},
+            texts={k: Tokens(v.ids[start:stop], v.lengths[start:stop]) for k, v in self.texts.items()},
+            fields={k: ragged(v) for k, v in self.fields.items()},
+            keys=self.keys[start:stop],
+            present={k: v[start:stop] for k, v in self.present.items()},
+        )

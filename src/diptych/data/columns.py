@@ -1,0 +1,48 @@
+"""Columns: values computed for every sample of a source (clusters, cached features), read by later stages as fields."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from diptych.data.sample import Field, Sample, Schema, Source
+from diptych.errors import InputError
+
+
+class WithColumns:
+    """A source whose samples also have the given columns, row i for sample i.
+
+    A column of integers or floats of one dimension becomes `labels.NAME`, any other `arrays.NAME`.
+    """
+
+    def __init__(self, source: Source, columns: Mapping[str, np.ndarray]):
+        for name, values in columns.items():
+            if len(values) != len(source):
+                raise InputError(f"column {name!r} has {len(values)} rows, {source.name} has {len(source)} samples")
+        self.source, self.columns = source, dict(columns)
+        self.name = source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.source[index]
+        labels = {name: values[index].item() for name, values in self.columns.items() if values.ndim == 1}
+        arrays = {name: values[index] for name, values in self.columns.items() if values.ndim > 1}
+        return replace(sample, labels={**sample.labels, **labels}, arrays={**sample.arrays, **arrays})
+
+    def keys(self) -> Sequence[str]:
+        return self.source.keys()
+
+    def schema(self) -> Schema:
+        added: dict[str, Field] = {}
+        for name, values in self.columns.items():
+            kind = "array" if values.ndim > 1 else "int" if values.dtype.kind in "iu" else "float"
+            added[f"{'arrays' if values.ndim > 1 else 'labels'}.{name}"] = Field(kind=kind)
+        return {**self.source.schema(), **added}
+
+    def labels(self, name: str) -> np.ndarray:
+        """One label of every sample."""
+        from diptych.data.plan import labels_of
+
+        return self.columns[name] if name in self.columns else labels_of(self.source, name)

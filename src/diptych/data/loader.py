@@ -1,0 +1,154 @@
+"""The loader: from a plan to batches, in any number of worker processes, the same batches whatever their number.
+
+A damaged sample is counted under its reason and its place is taken by another sample, drawn from (seed, epoch,
+position) alone; so a batch keeps its size and no order depends on workers or ranks.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from diptych.data.batch import Batch
+from diptych.data.plan import Plan
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.views import View, collate, look
+from diptych.errors import InputError
+from diptych.rng import generator
+
+_ATTEMPTS = 100
+"""Replacements tried for one damaged sample before the data is given up as unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One rank's part of one batch: `indices` stand at `position`, `position` + 1, … of the epoch."""
+
+    epoch: int
+    position: int
+    indices: np.ndarray
+
+
+@dataclass
+class Damage:
+    """Damaged samples seen so far: key -> reason, each key once."""
+
+    seen: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        return Counter(self.seen.values())
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+
+
+class _Requests(Sampler[Request]):
+    """The requests of the current epoch; workers stay alive between epochs, so it is set anew for each."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+class _Batches(Dataset):
+    """Answers a request with a collated batch; runs in the workers."""
+
+    def __init__(self, source: Source, views: Sequence[View], seed: int, train: bool):
+        self.source, self.views, self.seed, self.train = source, views, seed, train
+        self.tokenizers = {
+            view.gives[0].split(".", 1)[1]: tokenizer
+            for view in views
+            if (tokenizer := getattr(view, "tokenizer", None)) is not None
+        }
+
+    def __getitem__(self, request: Request) -> tuple[Batch, list[tuple[str, str]]]:
+        keys, rows, bad = [], [], []
+        taken = set(request.indices.tolist())
+        for offset, index in enumerate(request.indices.tolist()):
+            position = request.position + offset
+            for attempt in range(_ATTEMPTS):
+                try:
+                    sample: Sample = self.source[index]
+                    rows.append(look(sample, self.views, (self.seed, request.epoch, position), self.train))
+                    keys.append(sample.key)
+                    break
+                except BadSample as error:
+                    bad.append((self.source.keys()[index], error.reason))
+                    index = self._another(request.epoch, position, attempt, taken)
+            else:
+                raise InputError(
+                    f"{self.source.name}: {_ATTEMPTS} samples in a row are damaged (last: {bad[-1][1]}, "
+                    f"{bad[-1][0]}); run `diptych check` on the data"
+                )
+        return collate(keys, rows, self.tokenizers), bad
+
+    def _another(self, epoch: int, position: int, attempt: int, taken: set[int]) -> int:
+        draws = generator(self.seed, "replace", epoch, position, attempt).integers(len(self.source), size=16).tolist()
+        index = next((draw for draw in draws if draw not in taken), draws[0])
+        taken.add(index)
+        return index
+
+
+class Loader:
+    """Batches of a source for one rank of `ranks`, epoch by epoch, from any step on.
+
+    `workers` processes decode ahead; 0 decodes in this one. `damage` collects what could not be read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: Sequence[View],
+        plan: Plan,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        workers: int = 0,
+        train: bool = True,
+        rank: int = 0,
+        ranks: int = 1,
+        pin: bool = False,
+    ):
+        if batch_size < ranks:
+            raise InputError(f"batch size {batch_size} is smaller than the {ranks} ranks; raise --batch-size")
+        self.source, self.plan, self.batch_size, self.seed = source, plan, batch_size, seed
+        self.rank, self.ranks = rank, ranks
+        self.damage = Damage()
+        self._planned: tuple[int, list[np.ndarray]] | None = None
+        self._requests = _Requests()
+        self._loader = DataLoader(
+            _Batches(source, views, seed, train),
+            sampler=self._requests,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            pin_memory=pin,
+        )
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The global batches of an epoch, as index arrays."""
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = (epoch, self.plan(self.source, self.seed, epoch, self.batch_size))
+        return self._planned[1]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's part of the batches of an epoch, from batch number `start` on."""
+        requests, position = [], 0
+        for indices in self.batches(epoch):
+            parts = np.array_split(indices, self.ranks)
+            offset = sum(len(part) for part in parts[: self.rank])
+            requests.append(Request(epoch, position + offset, parts[self.rank]))
+            position += len(indices)
+        self._requests.requests = requests[start:]
+        for batch, bad in self._loader:
+            self.damage.seen.update(bad)
+            yield batch

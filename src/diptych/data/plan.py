@@ -1,0 +1,75 @@
+"""Plans: which samples meet in a batch.
+
+A plan is a pure function of (source, seed, epoch, batch size). It gives the whole world's batches; each rank takes its
+slice of each, so the order depends on neither ranks nor workers, and an epoch meets every sample exactly once.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from diptych.data.sample import Source
+from diptych.errors import InputError
+from diptych.rng import generator
+
+
+class Plan(Protocol):
+    """`plan(source, seed, epoch, batch)` gives the epoch's batches as index arrays."""
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]: ...
+
+
+def _even(order: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Cut into batches of nearly equal size, none above `batch`: no sample is dropped, no batch is a crumb."""
+    return np.array_split(order, -(-len(order) // batch))
+
+
+def _check(source: Source, batch: int) -> None:
+    if batch > len(source):
+        raise InputError(
+            f"batch size {batch} is larger than the {len(source)} samples of {source.name}; lower --batch-size"
+        )
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Any samples meet: a fresh shuffle each epoch."""
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
+        _check(source, batch)
+        return _even(generator(seed, "plan", epoch).permutation(len(source)), batch)
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """No two samples of a batch share the label `label`, so none is a false negative of another.
+
+    The epoch goes in rounds: round r holds the r-th sample (in random order) of every label that has so many.
+    """
+
+    label: str
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
+        _check(source, batch)
+        labels = labels_of(source, self.label)
+        order = generator(seed, "plan", epoch).permutation(len(labels))
+        by_label = order[np.argsort(labels[order], kind="stable")]
+        sorted_labels = labels[by_label]
+        first = np.searchsorted(sorted_labels, sorted_labels)  # where each label's run begins
+        rounds = np.empty(len(labels), dtype=np.int64)
+        rounds[by_label] = np.arange(len(labels)) - first
+        batches: list[np.ndarray] = []
+        for number in range(int(rounds.max()) + 1):
+            batches += _even(order[rounds[order] == number], batch)
+        return [batches[i] for i in generator(seed, "rounds", epoch).permutation(len(batches))]
+
+
+def labels_of(source: Source, label: str) -> np.ndarray:
+    """One label of every sample (N,), read once, without decoding a picture."""
+    if f"labels.{label}" not in source.schema():
+        raise InputError(f"{source.name} has no label {label!r}; its fields are {', '.join(source.schema())}")
+    given = getattr(source, "labels", None)
+    if given is not None:
+        return np.asarray(given(label))
+    return np.array([source[i].labels.get(label, -1) for i in range(len(source))])

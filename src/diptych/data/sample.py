@@ -1,0 +1,105 @@
+"""What a source gives: `Sample`, its lazily decoded `Picture`s, and the `Schema` that says which fields to expect.
+
+Fields are named by dotted strings everywhere: `images.main`, `texts.caption`, `labels.class`, `boxes`, `masks.object`,
+`arrays.volume`, `edits`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+
+class BadSample(Exception):
+    """A damaged sample: counted under `reason` (a short slug, e.g. "truncated", "html"), never fatal by itself."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self):  # crosses worker processes whole
+        return type(self), (self.reason, self.detail)
+
+
+class Picture(Protocol):
+    """A picture not yet decoded."""
+
+    def decode(self) -> Image.Image:
+        """The picture as RGB, or RGBA where it has transparency, turned upright; raises BadSample."""
+        ...
+
+    def read(self) -> bytes:
+        """The encoded bytes, for checksums and duplicates; raises BadSample where they cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text:
+    """One text of a sample. Roles: caption, web, synthetic, long, question, answer, findings, ocr, …"""
+
+    text: str
+    role: str = "caption"
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Box:
+    """A rectangle in pixels of the picture `image` (x0, y0, x1, y1), with what is in it."""
+
+    xyxy: tuple[float, float, float, float]
+    text: str = ""
+    label: int = -1
+    image: str = "main"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One example. `key` is unique in its source; missing labels are -1 (int) or NaN (float)."""
+
+    key: str
+    source: str
+    images: Mapping[str, Picture] = field(default_factory=dict)
+    texts: Sequence[Text] = ()
+    labels: Mapping[str, int | float] = field(default_factory=dict)
+    boxes: Sequence[Box] = ()
+    masks: Mapping[str, Picture] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    edits: Sequence["Sample"] = ()
+    kind: str = ""  # of an edit: what it changed ("swap", "recolour", …)
+
+    def captions(self, role: str = "caption") -> list[str]:
+        """The texts of one role, in order (`"*"`: of every role)."""
+        return [text.text for text in self.texts if role in (text.role, "*")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field:
+    """One field of a schema: `kind` is image, text, int, float, box, mask, array or edit."""
+
+    kind: str
+    optional: bool = False
+    classes: tuple[str, ...] = ()  # names of the labels 0, 1, …
+
+
+Schema = Mapping[str, Field]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to samples. Pickles cheaply (a worker process gets a copy), reads nothing until asked."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample; its pictures are read when decoded. Raises BadSample where even its texts cannot be read."""
+        ...
+
+    def keys(self) -> Sequence[str]:
+        """The unique keys in order, without reading pictures."""
+        ...
+
+    def schema(self) -> Schema: ...

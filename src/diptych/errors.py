@@ -1,0 +1,38 @@
+"""The one exception that tells a user what to change.
+
+Everything a user can get wrong (a file, a name, an option, a shape) raises `InputError`, a `ValueError` whose message
+names the thing, the place and the remedy. The command line prints it as one line and exits with code 2; any other
+exception is a defect of ours and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: the message is one line, written for the person who gave the input."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice spelt most like `name`, or None where nothing is close.
+
+    >>> nearest("cilp", ["clip", "siglip"])
+    'clip'
+    """
+    lowered = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return lowered[close[0]] if close else None
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
+    """The error for a name that does not exist: shows the nearest one, or all of them where there are few.
+
+    >>> print(unknown("method", "cilp", ["clip", "siglip"]))
+    unknown method 'cilp'; did you mean 'clip'?
+    """
+    choices = sorted(choices)
+    close = nearest(name, choices)
+    if close:
+        return InputError(f"unknown {kind} {name!r}; did you mean {close!r}?")
+    listed = ", ".join(choices[:12]) + (", …" if len(choices) > 12 else "")
+    return InputError(f"unknown {kind} {name!r}; there are: {listed or 'none'}")

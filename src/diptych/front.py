@@ -1,0 +1,59 @@
+"""The two verbs of the Python interface that join several rooms: `diptych.train` and `diptych.evaluate`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.data.sample import Source
+from diptych.data.sources import open_source
+from diptych.errors import InputError
+from diptych.evaluation import evaluate as run_suites
+from diptych.methods.base import Recipe
+from diptych.methods.store import load
+from diptych.towers.model import Model
+from diptych.training.config import resolve
+from diptych.training.engine import Options
+from diptych.training.run import run
+
+_RECIPE = set(Recipe.__dataclass_fields__)
+_OPTIONS = set(Options.__dataclass_fields__)
+
+
+def train(method: str, data: str | Mapping[str, str], out: str | Path, *, val: str | None = None, preset: str = "small",
+          init: str | None = None, image_tower: str | None = None, text_tower: str | None = None,
+          tokenizer: str | None = None, embed_dim: int | None = None, config: Mapping[str, Any] | None = None,
+          resume: bool = False, **settings: Any) -> Model:
+    """Train a method on a source into the folder `out` and return the model.
+
+    `data` is a source spec, or a mapping of streams to specs. `config` are the method's own options; `settings` are
+    those of the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
+    Raises InputError for a name, an option or data that does not fit.
+    """
+    given = {"recipe": {}, "options": {}}
+    for name, value in settings.items():
+        if name not in _RECIPE | _OPTIONS:
+            from diptych.errors import unknown
+
+            raise unknown("setting", name, _RECIPE | _OPTIONS)
+        given["recipe" if name in _RECIPE else "options"][name] = value
+    streams = {"train": data} if isinstance(data, str) else dict(data)
+    resolved = resolve(method, streams, val=val, preset=preset, init=init, image_tower=image_tower,
+                       text_tower=text_tower, tokenizer=tokenizer, embed_dim=embed_dim, config=config, **given)
+    run(resolved, out, resume=resume, validate=validation)
+    return load(out)
+
+
+def evaluate(model: Model | str | Path, data: Source | str, suites: Sequence[str] = ("retrieval",),
+             **settings: Any) -> dict[str, Any]:
+    """Run evaluation suites on a model (or what `load` takes) and a source (or its spec): one dict a suite."""
+    if not isinstance(model, Model):
+        model = load(model)
+    if not suites:
+        raise InputError("no suite is named; name at least one, such as retrieval")
+    return run_suites(model, open_source(data) if isinstance(data, str) else data, list(suites), **settings)
+
+
+def validation(model: Model, source: Source) -> dict[str, float]:
+    """What is measured on `--val` after each epoch: recall both ways."""
+    result = run_suites(model, source, ["retrieval"])["retrieval"]
+    return {f"val/{name}": value for name, value in result.items() if name.startswith(("i2t_", "t2i_"))}

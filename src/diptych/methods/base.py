@@ -1,0 +1,171 @@
+"""The contract of a method, and the data types that travel between it and the engine.
+
+A method says how samples become features (`encode`) and how features of the whole global batch become a loss (`loss`).
+Between the two the engine alone gathers over ranks, cuts for gradient caching and repeats: so `encode` has no term that
+mixes samples, `loss` changes no state and knows no ranks, and state changes in `after_step`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from diptych.data.batch import Batch
+from diptych.data.plan import Plan, Shuffled
+from diptych.data.views import View
+from diptych.errors import InputError
+from diptych.spec import configure
+
+if TYPE_CHECKING:
+    from diptych.methods.make import Make
+
+Features = dict[str, Tensor]
+"""Named tensors, first dimension B. What `encode` returns and `loss` reads."""
+
+Batches = Batch | Mapping[str, Batch]
+"""One batch, or where a stage runs several streams side by side, one for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Where training stands: `step` of `steps` in this stage, `epoch`, the run's seed and the stage's name."""
+
+    step: int
+    steps: int
+    epoch: int
+    seed: int
+    stage: str = "train"
+
+    @property
+    def progress(self) -> float:
+        """The share of the stage that is done, 0 at its first step."""
+        return self.step / max(self.steps, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What `loss` returns: the total is the sum of `terms`; `logged` is reported; `carry` goes to `after_step`."""
+
+    terms: Mapping[str, Tensor]
+    logged: Mapping[str, Tensor | float] = field(default_factory=dict)
+    carry: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        first, *rest = self.terms.values()
+        return sum(rest, start=first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a stage is optimised. Plain data: the engine runs it, `--lr` and the like override it.
+
+    `steps` wins over `epochs`. `warmup` is a number of steps, or a share of all steps where below 1. Weight decay skips
+    parameters of one dimension or less. `clip` bounds the gradient norm. `ema` keeps an averaged copy, which is what
+    gets delivered.
+    """
+
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.1
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    min_lr: float = 0.0  # as a share of lr
+    epochs: float = 10.0
+    steps: int | None = None
+    batch_size: int = 256
+    clip: float | None = None
+    ema: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        for name in ("lr", "batch_size", "epochs"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps is {self.steps}; it must be at least 1")
+        for name in ("warmup", "min_lr", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InputError(f"ema is {self.ema}; it is a decay between 0 and 1, such as 0.999")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A method at one size: its options, its towers and tokenizer as specs, its recipe.
+
+    `small` takes minutes on two cores and leaves no step out; `paper` is as published.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    image: str = "conv"
+    text: str = "text"
+    tokenizer: str = "bpe"
+    embed_dim: int = 256
+    recipe: Recipe = Recipe()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of training with one optimiser and one schedule.
+
+    `streams` names the sources that run side by side. `scale` multiplies learning rates by parameter prefix, the longest
+    prefix wins; 0 freezes. `prepare(run)` fills columns before the stage (`every="stage"`) or each epoch.
+    """
+
+    name: str = "train"
+    streams: Sequence[str] = ("train",)
+    scale: Mapping[str, float] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what differs from the run's recipe
+    plan: Plan = Shuffled()
+    prepare: Callable[[Any], None] | None = None
+    every: Literal["stage", "epoch"] = "stage"
+    min_batch: int = 2
+
+
+class Method(nn.Module):
+    """Base of the published methods. A subclass gives `Config`, `views`, `encode`, `loss`, and mostly nothing else."""
+
+    Config: ClassVar[type]
+    presets: ClassVar[Mapping[str, Preset]]
+    cut: ClassVar[bool] = True
+    """Whether a batch may be encoded in pieces (gradient caching). False where samples must meet; say why beside it."""
+
+    def __init__(self, config: Any, make: "Make"):
+        super().__init__()
+        self.config = config
+        self.make = make
+
+    @classmethod
+    def configure(cls, options: Mapping[str, Any]) -> Any:
+        """The typed options; an unknown one names the nearest."""
+        return configure(cls.Config, dict(options), f"method {cls.__name__}")
+
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(),)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        """How a sample of a stream becomes fields of the batch."""
+        raise NotImplementedError
+
+    def needs(self, stage: Stage) -> tuple[str, ...]:
+        """Fields of the source that the stage reads; by default what its views read."""
+        return tuple(dict.fromkeys(name for stream in stage.streams for view in self.views(stage, stream)
+                                   for name in view.reads))
+
+    def encode(self, batch: Any, at: At) -> Features:
+        raise NotImplementedError
+
+    def loss(self, features: Features, batch: Any, at: At) -> Losses:
+        raise NotImplementedError
+
+    def after_step(self, carry: Mapping[str, Any], at: At) -> None:
+        """Change state once an optimiser step has been taken: queues, momentum copies, centres."""
+
+    def deliver(self) -> nn.Module:
+        """What model.safetensors holds: by default the attribute `model`."""
+        return self.model  # type: ignore[return-value]

@@ -1,0 +1,79 @@
+"""`Make`: builds the towers that a method asks for, fresh or with the weights of a model given by `--init`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diptych.data.tokenizers import Tokenizer
+from diptych.towers.build import image_tower, text_tower
+from diptych.towers.dual import DualEncoder
+from diptych.towers.model import Model
+from diptych.towers.parts import Temperature
+
+
+class Make:
+    """Builds towers as often as asked; each call gives new parameters.
+
+    `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an existing dual
+    encoder, `state` its weights: where given, they win over specs and the method's defaults.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: str | Mapping[str, Any],
+        text: str | Mapping[str, Any],
+        embed_dim: int,
+        tokenizer: Tokenizer | None,
+        dual: Mapping[str, Any] | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ):
+        self.image_spec, self.text_spec, self.embed_dim = image, text, embed_dim
+        self._tokenizer, self._dual, self._state = tokenizer, dual, state
+
+    @classmethod
+    def of(cls, model: Model) -> "Make":
+        """A maker of towers like those of `model`, with its weights."""
+        encoder = model.encoder
+        config = encoder.config()
+        return cls(image=config["image"], text=config["text"], embed_dim=config["embed_dim"], tokenizer=model.tokenizer,
+                   dual=config, state=encoder.state_dict())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        assert self._tokenizer is not None, "this model came without a tokenizer"
+        return self._tokenizer
+
+    def image(self) -> nn.Module:
+        """A new image tower."""
+        tower = image_tower(self.image_spec)
+        return self._load(tower, "image.")
+
+    def text(self) -> nn.Module:
+        """A new text tower for the tokenizer's vocabulary."""
+        tokenizer = self.tokenizer
+        tower = text_tower(self.text_spec, vocab_size=tokenizer.vocab_size, context=tokenizer.context,
+                           pad=tokenizer.pad, eot=tokenizer.eot, padding=tokenizer.padding)
+        return self._load(tower, "text.")
+
+    def dual(self, *, scale: Temperature, bias: float | None = None) -> DualEncoder:
+        """A new dual encoder. A given model keeps its own scale; a bias it lacks is added."""
+        if self._dual is None:
+            return DualEncoder(self.image(), self.text(), self.embed_dim, scale=scale, bias=bias)
+        config = dict(self._dual)
+        missing_bias = bias is not None and config.get("bias") is None
+        if missing_bias:
+            config["bias"] = bias
+        encoder = DualEncoder.from_config(config)
+        if self._state is not None:
+            state = dict(self._state)
+            if missing_bias:
+                state["bias"] = encoder.state_dict()["bias"]
+            encoder.load_state_dict(state)
+        return encoder
+
+    def _load(self, tower: nn.Module, prefix: str) -> nn.Module:
+        if self._state is not None:
+            tower.load_state_dict({k.removeprefix(prefix): v for k, v in self._state.items() if k.startswith(prefix)})
+        return tower

@@ -1,0 +1,66 @@
+"""CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021).
+
+Two towers, one space: in a batch of B pairs each picture must find its text among B, and each text its picture.
+
+    L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   s = exp(theta), theta_0 = ln(1 / 0.07), s <= 100
+
+X, Y (B, E) are the unit-norm embeddings. Inference: cosine of embeddings; classes by the text of their names.
+"""
+
+from dataclasses import dataclass
+
+from diptych.data.batch import Batch
+from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from diptych.methods.make import Make
+from diptych.methods.pairs import PairConfig, Pairs
+from diptych.objectives import info_nce
+from diptych.towers.parts import Temperature
+
+card = {
+    "title": "CLIP: Learning Transferable Visual Models From Natural Language Supervision",
+    "year": 2021,
+    "kind": "method",
+    "entry": "CLIP",
+    "provenance": "code",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PairConfig):
+    """`scale` multiplies the cosines at the start; learned in log space up to `max_scale`."""
+
+    scale: float = 1 / 0.07
+    max_scale: float = 100.0
+
+
+class CLIP(Pairs):
+    """The symmetric softmax loss over one batch of pairs."""
+
+    Config = Config
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        self.model = make.dual(scale=Temperature(config.scale, clamp=(1.0, config.max_scale)))
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        scale = self.model.scale()
+        return Losses({"contrastive": info_nce(features["image"], features["text"], scale)}, logged={"scale": scale})
+
+
+CLIP.presets = {
+    "small": Preset(
+        config={"augment": {"crop": (0.5, 1.0)}},
+        image="conv",
+        text="text:width=192:depth=3:heads=3",
+        tokenizer="bpe:vocab_size=2048:context=32",
+        embed_dim=192,
+        recipe=Recipe(lr=2e-3, batch_size=256, epochs=20),
+    ),
+    "paper": Preset(
+        image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",
+        text="text:width=512:depth=12:heads=8",
+        tokenizer="clip",
+        embed_dim=512,
+        recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=2000, epochs=32, batch_size=32768, precision="bfloat16"),
+    ),
+}

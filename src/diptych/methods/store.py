@@ -1,0 +1,138 @@
+"""Models on disk: `save_model` writes model.safetensors + model.json, `load` reads them or a foreign model.
+
+model.json holds registry names and plain values only: method, its options, tower configs, tokenizer, preprocessing, and
+the checksum of the weights. Both files are written beside the old ones and renamed over them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diptych.data.pictures import Preprocess
+from diptych.data.tokenizers import Tokenizer
+from diptych.data.tokenizers import from_dict as tokenizer_from
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.methods.make import Make
+from diptych.methods.registry import method_class
+from diptych.towers import pretrained
+from diptych.towers.dual import DualEncoder
+from diptych.towers.model import Model
+
+FORMAT = "diptych-model/1"
+
+
+def describe(method: str, config: Mapping[str, Any], delivered: nn.Module, tokenizer: Tokenizer | None,
+             preprocess: Preprocess | None) -> dict[str, Any]:
+    """What model.json says, less the checksum."""
+    from diptych import __version__
+
+    return {
+        "format": FORMAT,
+        "diptych": __version__,
+        "method": method,
+        "config": dict(config),
+        "dual": delivered.config() if isinstance(delivered, DualEncoder) else None,
+        "tokenizer": tokenizer.to_dict() if tokenizer else None,
+        "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
+        "preprocess": preprocess.to_dict() if preprocess else None,
+    }
+
+
+def save_model(folder: Path, description: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write model.safetensors, then model.json with its checksum; a failure leaves the old pair."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors"
+    write_atomic(weights, lambda path: save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path))
+    text = json.dumps({**description, "weights": _checksum(weights)}, indent=1, ensure_ascii=False)
+    write_atomic(folder / "model.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """model.json as a dict; InputError where it is missing, damaged or of another format."""
+    path = folder / "model.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no model.json; name a RUN that `diptych train` finished, "
+                         "openclip:NAME/TAG or hf:FOLDER") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); copy it again or resume the run") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else type(description).__name__
+        raise InputError(f"{path} is of format {found!r}, this version reads {FORMAT!r}")
+    return description
+
+
+def load(spec: str | Path, weights: str | Path | None = None) -> Model:
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, or `hf:REPO_OR_FOLDER`.
+
+    `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. Raises
+    InputError where the name, the files or their contents do not fit.
+    """
+    prefix = str(spec).split(":", 1)[0]
+    if prefix in pretrained.LOADERS and ":" in str(spec):
+        return pretrained.load(str(spec), weights=weights)
+    folder = Path(spec).expanduser()
+    if weights is not None:
+        raise InputError(f"weights= goes with openclip: or hf: models; {folder} has its own")
+    if not folder.is_dir():
+        raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, openclip:NAME/TAG or hf:FOLDER")
+    return _load_run(folder)
+
+
+def _load_run(folder: Path) -> Model:
+    description = read_description(folder)
+    path = folder / "model.safetensors"
+    if "weights" not in description or not path.exists():
+        raise InputError(f"{folder} holds an unfinished run; go on with `diptych train … --out {folder} --resume`")
+    if _checksum(path) != description["weights"]:
+        raise InputError(f"{path} is not the file that model.json describes (checksum differs); copy both again")
+    tokenizer = tokenizer_from(description["tokenizer"]) if description["tokenizer"] else None
+    if tokenizer and tokenizer.fingerprint != description["tokenizer_fingerprint"]:
+        raise InputError(f"the tokenizer in {folder / 'model.json'} gives other ids than the one trained with "
+                         "(fingerprint differs); install the version it was trained with, or train anew")
+    module = rebuild(description, tokenizer).eval()
+    load_state(module, path)
+    return Model(module, tokenizer, Preprocess.from_dict(description["preprocess"]), name=str(folder))
+
+
+def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
+    """The delivered module of a description, weights fresh."""
+    dual = description["dual"]
+    cls = method_class(description["method"])
+    make = Make(image=dual["image"], text=dual["text"], embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
+    return cls(cls.configure(description["config"]), make).deliver()
+
+
+def load_state(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file; what is missing, extra, or of another shape or dtype is named."""
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error})") from None
+    own = module.state_dict()
+    problems = [f"lacks {name}" for name in own.keys() - state.keys()]
+    problems += [f"has the unknown {name}" for name in state.keys() - own.keys()]
+    for name in own.keys() & state.keys():
+        if own[name].shape != state[name].shape:
+            problems.append(f"{name} is {tuple(state[name].shape)} where the model has {tuple(own[name].shape)}")
+        elif own[name].dtype != state[name].dtype:
+            problems.append(f"{name} is {state[name].dtype} where the model has {own[name].dtype}")
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise InputError(f"{path} does not fit the model: it {sorted(problems)[0]}{more}")
+    with torch.no_grad():
+        module.load_state_dict(state)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

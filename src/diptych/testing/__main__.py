@@ -1,0 +1,16 @@
+"""`python -m diptych.testing NAME [--golden FILE]`: run the contract suite, or store a method's golden losses."""
+
+import argparse
+from pathlib import Path
+
+from diptych.testing.check import check_method, write_golden
+
+parser = argparse.ArgumentParser(prog="python -m diptych.testing", description=__doc__)
+parser.add_argument("name", help="a method that `diptych list` shows")
+parser.add_argument("--golden", type=Path, help="store the losses of 20 steps in this file")
+arguments = parser.parse_args()
+if arguments.golden:
+    write_golden(arguments.name, arguments.golden)
+else:
+    check_method(arguments.name)
+    print(f"{arguments.name} keeps the contract")

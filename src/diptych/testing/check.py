@@ -1,0 +1,350 @@
+"""The contract suite: what every method must do, whatever it is. `check_method("clip")` runs it; a researcher runs it on
+a class of her own.
+
+Each check is a function of a `Subject` and says in its first line what it proves. They use the method's own presets on
+a toy source that gives the fields the method asks for.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych import collectives
+from diptych.data.batch import Batch
+from diptych.data.loader import Loader
+from diptych.data.sample import Source
+from diptych.data.tokenizers import Tokenizer, build
+from diptych.errors import InputError
+from diptych.methods import store
+from diptych.methods.base import At, Features, Method, Preset, Stage
+from diptych.methods.make import Make
+from diptych.methods.registry import cards, method_class
+from diptych.rng import torch_seed
+from diptych.spec import Spec, parse
+from diptych.testing.ranks import Ranks
+from diptych.testing.toy import Toy
+from diptych.training.engine import Engine, Options
+from diptych.training.step import Step, whole
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method under test: its class, and its name where it has one."""
+
+    cls: type[Method]
+    name: str | None = None
+
+    def preset(self, name: str, shrink: int) -> Preset:
+        """A preset with towers `shrink` times narrower, no dropout, and a vocabulary that the toy's words can fill."""
+        preset = self.cls.presets[name]
+        narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
+        return replace(preset, **narrow, embed_dim=max(16, preset.embed_dim // shrink))
+
+    def make(self, preset: Preset) -> Method:
+        """A method with fresh weights, always the same."""
+        torch.manual_seed(0)
+        maker = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=toy_tokenizer(preset))
+        return self.cls(self.cls.configure(preset.config), maker)
+
+    def small(self) -> Method:
+        """The `small` preset, narrowed to what a second can train."""
+        return self.make(self.preset("small", 4))
+
+    def sources(self, method: Method, without: str | None = None) -> dict[str, Source]:
+        """Toys that give what each stream of each stage reads."""
+        sources: dict[str, Source] = {}
+        for stage in method.stages():
+            for stream in stage.streams:
+                reads = [name for view in method.views(stage, stream) for name in view.reads]
+                sources[stream] = Toy(48, [name for name in dict.fromkeys(reads) if name != without])
+        return sources
+
+
+def narrower(spec: str, factor: int) -> Spec:
+    """A tower spec with every width divided by `factor` and dropout off.
+
+    >>> str(narrower("vit:width=768:heads=12:dropout=0.1", 16))
+    'vit:width=48:heads=12:dropout=0.0'
+    """
+    name, options = (parsed := parse(spec)).name, dict(parsed.options)
+
+    def cut(value: int) -> int:
+        heads = options.get("heads", 1)
+        return max(2 * heads, value // factor // heads * heads)
+
+    for key, value in options.items():
+        if key.endswith("dropout"):
+            options[key] = 0.0
+        elif key in {"width", "widths"}:
+            options[key] = tuple(map(cut, value)) if isinstance(value, tuple) else cut(value)
+    return Spec(name, options)
+
+
+def toy_tokenizer(preset: Preset) -> Tokenizer:
+    """A small vocabulary of the toy's words, with the preset's padding rule."""
+    toy = Toy(128)
+    padding = parse(preset.tokenizer).options.get("padding", "longest")
+    return build(f"bpe:vocab_size=320:context=24:padding={padding}",
+                 (text for i in range(128) for text in toy[i].captions()))
+
+
+# ---- the checks
+
+
+def encode_mixes_no_samples(subject: Subject) -> None:
+    """`encode` gives each sample the same features whoever else is in the batch."""
+    method = subject.small().eval()
+    if not method.cut:
+        return
+    for stage, batch in _batches(subject, method):
+        at = At(0, 10, 0, 0, stage.name)
+        with torch.no_grad():
+            together = _encode(method, batch, at)
+            halves = [_encode(method, _rows(batch, start, start + BATCH // 2), at) for start in (0, BATCH // 2)]
+        for name, value in together.items():
+            apart = torch.cat([half[name] for half in halves])
+            assert value.shape == apart.shape and len(value) == BATCH, (
+                f"feature {name!r} of encode has shape {tuple(value.shape)}; its first dimension must be the batch")
+            assert torch.allclose(value, apart, atol=1e-4, rtol=1e-3), (
+                f"feature {name!r} of encode changes with who else is in the batch (by "
+                f"{float((value - apart).abs().max()):.2g}); move what mixes samples into loss, or set cut = False")
+
+
+def loss_changes_no_state(subject: Subject) -> None:
+    """`encode` and `loss` leave parameters and buffers as they were, and give the same value twice."""
+    method = subject.small()
+    for stage, batch in _batches(subject, method):
+        at = At(0, 10, 0, 0, stage.name)
+        before = _snapshot(method)
+        values = []
+        for _ in range(2):
+            with torch.no_grad():
+                torch.manual_seed(1)
+                values.append(method.loss(_encode(method, batch, at), batch, at).total)
+        changed = [name for name, value in method.state_dict().items() if not torch.equal(value, before[name])]
+        assert not changed, f"loss changes state ({', '.join(changed[:3])}); change it in after_step"
+        assert torch.equal(values[0], values[1]), (
+            "loss gives another value the second time on the same features: it keeps state outside buffers")
+
+
+def every_parameter_learns(subject: Subject) -> None:
+    """Every trainable parameter gets a finite gradient in some stage; the loss is one finite number."""
+    method = subject.small()
+    reached: set[str] = set()
+    for stage, batch in _batches(subject, method):
+        losses = whole(Step(method, "float32"), batch, At(0, 10, 0, 0, stage.name))
+        assert losses.total.ndim == 0 and bool(torch.isfinite(losses.total)), f"the loss is {losses.total}"
+        for name, parameter in method.named_parameters():
+            if parameter.grad is not None:
+                assert bool(torch.isfinite(parameter.grad).all()), f"the gradient of {name} is not finite"
+                reached.add(name)
+    lost = [name for name, parameter in method.named_parameters() if parameter.requires_grad and name not in reached]
+    assert not lost, f"no gradient ever reaches {', '.join(lost[:5])}; freeze or remove what is not trained"
+
+
+def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
+    """On two ranks, loss and gradients equal those of one process."""
+    one = _gradients(subject, BATCH)
+    for rank, two in enumerate(ranks.run(_gradients, subject, BATCH)):
+        assert abs(one["loss"] - two["loss"]) < 1e-4 * max(1, abs(one["loss"])), (
+            f"the loss is {one['loss']} in one process, {two['loss']} on rank {rank} of two")
+        for name, gradient in one["gradients"].items():
+            error = float((gradient - two["gradients"][name]).norm() / gradient.norm().clamp(min=1e-6))
+            assert error < 1e-3, f"the gradient of {name} on rank {rank} of two is off by {error:.2g} of its norm"
+
+
+def resume_is_exact(subject: Subject) -> None:
+    """A run broken off and resumed ends with the same bits as an unbroken one."""
+    with tempfile.TemporaryDirectory() as folder:
+        unbroken = _train(subject, Path(folder) / "a", 4)
+        _train(subject, Path(folder) / "b", 4, stop_after=2)
+        resumed = _train(subject, Path(folder) / "b", 4, resume=True)
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), f"after resuming, {name} differs from the unbroken run's"
+
+
+def saved_model_loads(subject: Subject) -> None:
+    """What `deliver` gives is written to model.safetensors and read back into a fresh method with the same bits."""
+    method = subject.small()
+    preset = subject.preset("small", 4)
+    delivered = method.deliver()
+    with tempfile.TemporaryDirectory() as folder:
+        preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
+        description = store.describe(subject.name or "unnamed", preset.config, delivered, toy_tokenizer(preset), preprocess)
+        store.save_model(Path(folder), description, delivered.state_dict())
+        json.dumps(description)  # plain values only
+        fresh = subject.make(preset)
+        with torch.no_grad():
+            for parameter in fresh.parameters():
+                parameter.zero_()
+        store.load_state(fresh.deliver(), Path(folder) / "model.safetensors")
+        if subject.name in cards():
+            store.load(folder)
+    for name, value in delivered.state_dict().items():
+        assert torch.equal(value, fresh.deliver().state_dict()[name]), f"{name} changed on its way through the file"
+
+
+def missing_field_is_refused(subject: Subject) -> None:
+    """A source without a field that is read is an InputError naming it, before the first step."""
+    method = subject.small()
+    first = method.stages()[0]
+    for name in method.needs(first):
+        sources = subject.sources(method, without=name)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                _engine(subject, method, sources, Path(folder), 1).run()
+            except InputError as error:
+                assert name in str(error), f"the error for a source without {name} does not name it: {error}"
+            else:
+                raise AssertionError(f"a source without {name} was accepted")
+
+
+def paper_preset_builds(subject: Subject) -> None:
+    """`paper` builds at full size on the meta device, and takes two real steps at 1/16 of its width."""
+    full = subject.cls.presets["paper"]
+    with torch.device("meta"):
+        maker = Make(image=full.image, text=full.text, embed_dim=full.embed_dim, tokenizer=toy_tokenizer(full))
+        method = subject.cls(subject.cls.configure(full.config), maker)
+    assert sum(p.numel() for p in method.parameters()) > 1_000_000, "the paper preset is no full-size model"
+    narrow = subject.preset("paper", 16)
+    with tempfile.TemporaryDirectory() as folder:
+        small = subject.make(narrow)
+        engine = _engine(subject, small, subject.sources(small), Path(folder), 2, batch=4)
+        assert engine.run().steps >= 2
+
+
+def golden_losses(subject: Subject, path: Path) -> None:
+    """The losses of 20 steps are those in the stored file."""
+    with tempfile.TemporaryDirectory() as folder:
+        _train(subject, Path(folder) / "run", 20)
+        losses = [json.loads(line)["loss"] for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+                  if "loss" in json.loads(line)]
+    assert path.exists(), f"{path} is missing; write it with `python -m diptych.testing {subject.name} --golden {path}`"
+    stored = [float(line) for line in path.read_text().split()]
+    assert len(stored) == len(losses), f"{path} holds {len(stored)} losses, the run has {len(losses)}"
+    for step, (old, new) in enumerate(zip(stored, losses, strict=True)):
+        # Float32 sums differ in their last bits between processors, and training spreads that a little each step.
+        assert abs(old - new) <= 1e-3 * max(1, abs(old)), f"at step {step} the loss is {new}, stored is {old} ({path})"
+
+
+CHECKS: Sequence[Callable[[Subject], None]] = (
+    encode_mixes_no_samples, loss_changes_no_state, every_parameter_learns, missing_field_is_refused,
+    saved_model_loads, resume_is_exact, paper_preset_builds,
+)
+
+
+def check_method(method: str | type[Method], *, ranks: Ranks | None = None, golden: str | Path | None = None) -> None:
+    """Run the contract suite on a registered method or a class; AssertionError says what is wrong and what to do.
+
+    `ranks` lends two running ranks (else two are started); `golden` names the file of stored losses.
+
+    >>> check_method("clip")  # doctest: +SKIP
+    """
+    if isinstance(method, str):
+        subject = Subject(method_class(method), method)
+    else:
+        subject = Subject(method)
+    for check in CHECKS:
+        check(subject)
+    if ranks is not None:
+        two_ranks_train_as_one(subject, ranks)
+    else:
+        with Ranks(2) as own:
+            two_ranks_train_as_one(subject, own)
+    if golden is not None:
+        golden_losses(subject, Path(golden))
+
+
+# ---- how they are run
+
+
+def _encode(method: Method, batch: Any, at: At) -> Features:
+    return method.encode(batch, at)
+
+
+def _rows(batch: Any, start: int, stop: int) -> Any:
+    if isinstance(batch, Mapping):
+        return {name: each.rows(start, stop) for name, each in batch.items()}
+    return batch.rows(start, stop)
+
+
+def _batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
+    """One batch for each stage that has no columns to wait for, this rank's part of it."""
+    sources = subject.sources(method)
+    found = []
+    for stage in method.stages():
+        parts: dict[str, Batch] = {}
+        for stream in stage.streams:
+            loader = Loader(sources[stream], method.views(stage, stream), stage.plan, batch, rank=collectives.rank(),
+                            ranks=collectives.world_size())
+            parts[stream] = next(iter(loader.epoch(0)))
+        found.append((stage, parts if len(parts) > 1 else parts[stage.streams[0]]))
+    return found
+
+
+def _gradients(subject: Subject, batch: int) -> dict[str, Any]:
+    """Loss and parameter gradients of one step, averaged over the ranks as the engine does."""
+    from diptych.training.engine import make_accelerator
+
+    torch.set_num_threads(1)
+    method = subject.small()
+    stage, part = _batches(subject, method, batch)[0]
+    step: nn.Module = Step(method, "float32")
+    if collectives.world_size() > 1:
+        step = make_accelerator().prepare_model(step)
+    losses = whole(step, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
+    gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    return {"loss": float(losses.total.detach()), "gradients": gradients}
+
+
+def _engine(subject: Subject, method: Method, sources: Mapping[str, Source], out: Path, steps: int, *,
+            batch: int = BATCH, **options: Any) -> Engine:
+    recipe = replace(subject.cls.presets["small"].recipe, steps=steps, batch_size=batch)
+    return Engine(method, recipe, sources, out, Options(quiet=True, **options))
+
+
+class _Stop(Exception):
+    pass
+
+
+def _train(subject: Subject, out: Path, steps: int, *, resume: bool = False, stop_after: int | None = None) -> Method:
+    method = subject.small()
+    engine = _engine(subject, method, subject.sources(method), out, steps, save_every=1)
+    out.mkdir(exist_ok=True)
+    if stop_after is not None:
+        original = engine._snapshot
+
+        def snapshot(optimizer: torch.optim.Optimizer) -> None:
+            original(optimizer)
+            if engine.position.done == stop_after:
+                raise _Stop
+
+        engine._snapshot = snapshot  # type: ignore[method-assign]
+    try:
+        engine.run(resume)
+    except _Stop:
+        pass
+    return method
+
+
+def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def write_golden(name: str, path: Path) -> None:
+    """Store the losses of 20 steps; look at the difference before you commit it."""
+    subject = Subject(method_class(name), name)
+    with tempfile.TemporaryDirectory() as folder:
+        _train(subject, Path(folder) / "run", 20)
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    path.write_text("".join(f"{json.loads(line)['loss']:.6f}\n" for line in lines if "loss" in json.loads(line)))
+
+

@@ -1,0 +1,124 @@
+"""The resolved config of a run: plain values and registry names, what RUN/config.yaml holds."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diptych.errors import InputError, unknown
+from diptych.files import write_atomic
+from diptych.methods.base import Preset, Recipe
+from diptych.methods.registry import method_class
+from diptych.spec import configure
+from diptych.training.engine import Options
+
+_MAY_DIFFER = {"options"}  # how the engine runs may change between a run and its resumption, what is learnt may not
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run. `data` maps streams to source specs; `config` are the method's own options."""
+
+    method: str
+    data: Mapping[str, str]
+    val: str | None = None
+    preset: str = "small"
+    image_tower: str = ""
+    text_tower: str = ""
+    tokenizer: str = ""
+    embed_dim: int = 0
+    init: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = Recipe()
+    options: Options = Options()
+
+
+def resolve(method: str, data: Mapping[str, str], *, preset: str = "small", val: str | None = None,
+            image_tower: str | None = None, text_tower: str | None = None, tokenizer: str | None = None,
+            embed_dim: int | None = None, init: str | None = None, config: Mapping[str, Any] | None = None,
+            recipe: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None) -> RunConfig:
+    """Fill in the preset where nothing is given; InputError for what does not exist or does not fit together."""
+    cls = method_class(method)
+    if preset not in cls.presets:
+        raise unknown(f"preset of {method}", preset, cls.presets)
+    chosen: Preset = cls.presets[preset]
+    if init and (image_tower or text_tower or tokenizer or embed_dim):
+        raise InputError(f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
+                         "--tokenizer and --embed-dim, or leave out --init")
+    merged = {**chosen.config, **(config or {})}
+    cls.configure(merged)
+    given = dict(recipe or {})
+    if "epochs" in given and "steps" not in given:
+        given["steps"] = None
+    return RunConfig(
+        method=method, data=dict(data), val=val, preset=preset,
+        image_tower="" if init else image_tower or chosen.image,
+        text_tower="" if init else text_tower or chosen.text,
+        tokenizer="" if init else tokenizer or chosen.tokenizer,
+        embed_dim=0 if init else embed_dim or chosen.embed_dim,
+        init=init, config=merged,
+        recipe=configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe"),
+        options=configure(Options, dict(options or {}), "the run"),
+    )
+
+
+def plain(config: Any) -> Any:
+    """A config as dicts, lists and plain values."""
+    if hasattr(config, "__dataclass_fields__"):
+        return {item.name: plain(getattr(config, item.name)) for item in fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(value) for value in config]
+    return config
+
+
+def write(config: RunConfig, path: Path) -> None:
+    """Write config.yaml."""
+    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a YAML file of a mapping; InputError where it is none."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}; begin the run without --resume") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} holds no options; write lines such as `lr: 0.001`")
+    return tree
+
+
+def check_same(config: RunConfig, path: Path) -> None:
+    """InputError where the run in `path` was begun with another config, naming what differs."""
+    old, new = read(path), plain(config)
+    seed = ("options", "seed")
+    differing = [name for name in new if name not in _MAY_DIFFER and old.get(name) != new[name]]
+    details = [f"{name} was {_at(old, name)}, is now {_at(new, name)}"
+               for top in differing for name in _leaves(top, old.get(top), new[top])]
+    if _at(old, ".".join(seed)) != _at(new, ".".join(seed)):
+        details.append(f"seed was {_at(old, 'options.seed')}, is now {_at(new, 'options.seed')}")
+    if details:
+        raise InputError(f"cannot resume {path.parent} with another config: {'; '.join(details)}. "
+                         "Give the old values, or begin a new run with another --out")
+
+
+def _leaves(prefix: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = dict.fromkeys([*old, *new])
+        return [leaf for name in names if old.get(name) != new.get(name)
+                for leaf in _leaves(f"{prefix}.{name}", old.get(name), new.get(name))]
+    return [prefix]
+
+
+def _at(tree: Any, name: str) -> Any:
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+

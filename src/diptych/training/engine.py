@@ -1,0 +1,360 @@
+"""The engine: the one training loop.
+
+The order of events in a step is fixed: batches of all streams, encode, gather, loss (pure), backward, collective finite
+check, clip, optimiser, clamps inside parameters, averaged weights, `after_step`, schedule, log, snapshot. Everything that
+a step does follows from (seed, stage, step) and the state, so a run killed at any moment goes on from its last
+checkpoint as if nothing had happened.
+"""
+
+import json
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diptych import collectives
+from diptych.data.loader import Loader
+from diptych.data.plan import Plan
+from diptych.data.sample import Source
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.methods.base import At, Losses, Method, Recipe, Stage
+from diptych.towers.parts import Momentum, Temperature
+from diptych.training import optim
+from diptych.training.log import Log, finite
+from diptych.training.prepare import Run, load_columns, save_columns, with_columns
+from diptych.training.schedule import factor
+from diptych.training.state import Checkpoints
+from diptych.training.step import Step, whole
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The next step to take: `batch` of `epoch` is step `step` of stage number `stage`; `done` counts all stages'."""
+
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step."""
+
+    seed: int = 0
+    workers: int = 0
+    max_bad: float = 0.01
+    save_every: int = 500
+    nonfinite: str = "stop"
+    quiet: bool = False
+
+
+@dataclass
+class Summary:
+    """What a finished run reports."""
+
+    steps: int
+    skipped: int = 0
+    damaged: dict[str, int] = field(default_factory=dict)
+
+
+class Engine:
+    """Trains a method on named sources into the folder `out`.
+
+    `validate(module, done) -> numbers` is called after each epoch on rank 0. `backward(step, batch, at)` runs forward
+    and backward of a step. `accelerator` gives the device and wraps for the ranks.
+    """
+
+    def __init__(self, method: Method, recipe: Recipe, sources: Mapping[str, Source], out: Path, options: Options, *,
+                 accelerator: Any = None, validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
+                 backward: Callable[[nn.Module, Any, At], Losses] = whole):
+        self.accelerator = accelerator or make_accelerator()
+        self.device: torch.device = self.accelerator.device
+        self.method = method.to(self.device)
+        self.recipe, self.sources, self.out, self.options = recipe, dict(sources), out, options
+        self.validate, self.backward = validate, backward
+        self.checkpoints = Checkpoints(out / "state")
+        self.log = Log(out / "metrics.jsonl" if collectives.rank() == 0 else None, options.quiet)
+        self.position = Position()
+        self.columns: dict[str, dict[str, Any]] = {}
+        self.summary = Summary(steps=0)
+        self.damaged: dict[str, str] = {}
+        self.average: Momentum | None = None
+        if recipe.ema is not None:
+            self.average = Momentum(method.deliver(), recipe.ema)
+        self._stop = False
+
+    # ---- the run
+
+    def run(self, resume: bool = False) -> Summary:
+        """Train all stages from the start, or from the last checkpoint. Raises Interrupted after SIGTERM."""
+        if collectives.rank() == 0:
+            self.checkpoints.clean()
+        saved = self.checkpoints.load() if resume else None
+        if saved is not None:
+            self._restore(saved)
+        self.log.open(self.position.done if resume else None)
+        previous = signal.signal(signal.SIGTERM, self._on_signal) if threading.current_thread() is threading.main_thread() else None
+        self.log.write(event="start", done=self.position.done, world_size=collectives.world_size(),
+                       device=str(self.device))
+        try:
+            stages = self.method.stages()
+            while self.position.stage < len(stages):
+                self._run_stage(stages[self.position.stage], saved)
+                saved = None
+        finally:
+            self.log.close()
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+        self.summary.damaged = dict(Counter(self.damaged.values()))
+        return self.summary
+
+    def delivered(self) -> nn.Module:
+        """The module that gets saved: the averaged weights where the recipe keeps them."""
+        return self.average.module if self.average is not None else self.method.deliver()
+
+    def _run_stage(self, stage: Stage, saved: Any) -> None:
+        recipe = replace(self.recipe, **stage.recipe)
+        optim.freeze(self.method, stage.scale)
+        optimizer = optim.build(self.method, recipe, stage.scale)
+        if saved is not None and saved["optimizer"] is not None:
+            optimizer.load_state_dict(saved["optimizer"])
+        if stage.prepare and stage.every == "stage":
+            self._prepare(stage)
+        loaders = self._loaders(stage, recipe)
+        steps = recipe.steps or max(1, round(recipe.epochs * len(loaders[stage.streams[0]].batches(0))))
+        step = Step(self.method, recipe.precision)
+        model = self.accelerator.prepare_model(step) if collectives.world_size() > 1 else step
+        self.method.train()
+        _freeze_modes(self.method)
+        self.log.begin(stage.name, steps, self.position.step)
+        while self.position.step < steps:
+            if stage.prepare and stage.every == "epoch":
+                self._prepare(stage)
+                loaders = self._loaders(stage, recipe)
+            length = len(loaders[stage.streams[0]].batches(self.position.epoch))
+            for batch in self._epoch(stage, loaders):
+                new_damage = self._note_damage(loaders)
+                self._step(model, optimizer, batch, stage, recipe, steps, new_damage)
+                if self.position.batch == length:
+                    self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
+                if self.position.batch == 0 or self.position.step == steps:
+                    self._validate()
+                if self.position.step == steps:
+                    break
+                self._snapshot(optimizer)
+        self.log.end()
+        self.position = Position(stage=self.position.stage + 1, done=self.position.done)
+        self._save(None)
+
+    # ---- one step, in the order that the design fixes
+
+    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, stage: Stage, recipe: Recipe,
+              steps: int, new_damage: bool) -> None:
+        at = At(self.position.step, steps, self.position.epoch, self.options.seed, stage.name)
+        rate = factor(at.step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * group["multiplier"] * rate
+        losses = self.backward(model, batch, at)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, recipe.clip or float("inf"))
+        broken = not finite(losses.total, norm)
+        broken, self._stop, new_damage = collectives.any_rank(broken, self._stop, new_damage)
+        if new_damage:
+            self._check_damage()
+        if broken:
+            self._non_finite(batch, at)
+        else:
+            optimizer.step()
+            _clamp(self.method)
+            if self.average is not None:
+                self.average.update()
+            self.method.after_step(losses.carry, at)
+        optimizer.zero_grad(set_to_none=True)
+        total = float(losses.total.detach())
+        self.position = replace(self.position, step=at.step + 1, batch=self.position.batch + 1,
+                                done=self.position.done + 1)
+        self.summary.steps = self.position.done
+        self.log.write(stage=stage.name, done=self.position.done - 1, epoch=at.epoch, step=at.step, loss=total,
+                       **{f"loss/{name}": value for name, value in losses.terms.items() if len(losses.terms) > 1},
+                       **losses.logged, lr=recipe.lr * rate, grad_norm=norm, **({"skipped": True} if broken else {}))
+        self.log.advance(at.step + 1, total)
+
+    def _non_finite(self, batch: Any, at: At) -> None:
+        """All ranks come here together, before the update: write down which samples met, then stop or skip."""
+        batches = batch if isinstance(batch, Mapping) else {"train": batch}
+        keys = {name: [k for keys in collectives.gather_objects(list(each.keys)) for k in keys]
+                for name, each in batches.items()}
+        path = self.out / f"nonfinite-{self.position.done}.json"
+        if collectives.rank() == 0:
+            text = json.dumps({"stage": at.stage, "step": at.step, "keys": keys}, indent=1)
+            write_atomic(path, lambda temporary: temporary.write_text(text))
+        if self.options.nonfinite == "stop":
+            some = ", ".join(next(iter(keys.values()))[:3])
+            raise InputError(f"loss or gradient is not finite at step {at.step} of stage {at.stage!r}; nothing was "
+                             f"updated. Its samples ({some}, …) are listed in {path}. Lower --lr, set a gradient clip, "
+                             "or skip such steps with --nonfinite skip")
+        self.summary.skipped += 1
+
+    # ---- data
+
+    def _loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
+        sources = with_columns(self.sources, self.columns)
+        loaders = {}
+        for stream in stage.streams:
+            if stream not in sources:
+                raise InputError(f"stage {stage.name!r} of {type(self.method).__name__} reads the stream {stream!r}; "
+                                 f"give it with --data {stream}=SOURCE")
+            views = self.method.views(stage, stream)
+            check_fields(sources[stream], [name for view in views for name in view.reads], self.method)
+            plan: Plan = stage.plan
+            if recipe.batch_size < stage.min_batch:
+                raise InputError(f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
+                                 f"{type(self.method).__name__} needs; raise --batch-size")
+            loaders[stream] = Loader(
+                sources[stream], views, plan, recipe.batch_size, seed=self.options.seed, workers=self.options.workers,
+                rank=collectives.rank(), ranks=collectives.world_size(), pin=self.device.type == "cuda")
+        return loaders
+
+    def _epoch(self, stage: Stage, loaders: Mapping[str, Loader]) -> Iterator[Any]:
+        """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""
+        first, *others = stage.streams
+        rounds = {name: _endless(loaders[name], self.position.step) for name in others}
+        for batch in loaders[first].epoch(self.position.epoch, self.position.batch):
+            moved = batch.to(self.device)
+            yield {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}} if others else moved
+
+    def _prepare(self, stage: Stage) -> None:
+        """Fill the stage's columns, or read those that a run broken off in this stage has left."""
+        assert stage.prepare is not None
+        epoch = self.position.epoch
+        path = self.out / "state" / f"columns-{stage.name}-{epoch}.safetensors"
+        started = self.position.batch > 0 or (stage.every == "stage" and self.position.step > 0)
+        if started and path.exists():
+            self.columns = load_columns(path)
+            return
+        at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
+        run = Run(self.method, with_columns(self.sources, self.columns), at, self.device, self.options.workers)
+        stage.prepare(run)
+        for stream, columns in run.columns.items():
+            self.columns.setdefault(stream, {}).update(columns)
+        if collectives.rank() == 0:
+            save_columns(path, self.columns)
+
+    def _note_damage(self, loaders: Mapping[str, Loader]) -> bool:
+        """Add what this rank's loaders could not read; whether there was anything new."""
+        before = len(self.damaged)
+        for loader in loaders.values():
+            self.damaged.update(loader.damage.seen)
+        return len(self.damaged) > before
+
+    def _check_damage(self) -> None:
+        """All ranks come here together: count each damaged sample once, stop where there are too many."""
+        for seen in collectives.gather_objects(self.damaged):
+            self.damaged.update(seen)
+        total = sum(len(source) for source in self.sources.values())
+        if len(self.damaged) <= self.options.max_bad * total:
+            return
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self.damaged.values()).most_common())
+        some = ", ".join(list(self.damaged)[:3])
+        raise InputError(f"{len(self.damaged)} of {total} samples are damaged so far ({reasons}; such as {some}), more "
+                         f"than --max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or "
+                         "raise --max-bad")
+
+    # ---- state
+
+    def _snapshot(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._stop or self.position.done % self.options.save_every == 0:
+            self._save(optimizer)
+        if self._stop:
+            raise Interrupted(f"stopped by a signal after step {self.position.done}; the state is saved in {self.out}. "
+                              "Go on with the same command and --resume")
+
+    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if collectives.rank() == 0:
+            self.checkpoints.save(self.position.done, {
+                "position": asdict(self.position),
+                "method": dict(self.method.state_dict()),
+                "optimizer": optimizer.state_dict() if optimizer is not None else None,
+                "average": dict(self.average.module.state_dict()) if self.average is not None else None,
+                "damaged": dict(self.damaged),
+                "skipped": self.summary.skipped,
+            })
+        collectives.barrier()
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        self.position = Position(**saved["position"])
+        self.method.load_state_dict(saved["method"])
+        if self.average is not None:
+            self.average.module.load_state_dict(saved["average"])
+        self.damaged = dict(saved["damaged"])
+        self.summary.skipped, self.summary.steps = saved["skipped"], self.position.done
+        for path in sorted((self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime):
+            self.columns = load_columns(path)
+
+    def _validate(self) -> None:
+        if self.validate is not None and collectives.rank() == 0:
+            module = self.delivered()
+            training = module.training
+            values = self.validate(module.eval(), self.position.done)
+            module.train(training)
+            _freeze_modes(self.method)
+            self.log.write(event="validation", done=self.position.done - 1, **values)
+        collectives.barrier()
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._stop = True
+
+
+def make_accelerator() -> Any:
+    """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no state."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
+
+
+def check_fields(source: Source, names: Sequence[str], method: Method) -> None:
+    """InputError before the first step where a source lacks a field that the method reads."""
+    schema = source.schema()
+    for name in names:
+        kind, _, rest = name.partition(".")
+        if name not in schema and not (rest == "*" and any(have.startswith(f"{kind}.") for have in schema)):
+            raise InputError(f"{source.name} has no {name}, which {type(method).__name__} needs; it has "
+                             f"{', '.join(schema) or 'nothing'}")
+
+
+def _endless(loader: Loader, start: int) -> Iterator[Any]:
+    """Batches of epoch after epoch, from the `start`-th on."""
+    epoch = 0
+    while start >= (length := len(loader.batches(epoch))):
+        start, epoch = start - length, epoch + 1
+    while True:
+        yield from loader.epoch(epoch, start)
+        epoch, start = epoch + 1, 0
+
+
+def _freeze_modes(method: Method) -> None:
+    """What is frozen whole is in evaluation mode: no dropout, no running statistics."""
+    for module in method.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def _clamp(method: Method) -> None:
+    for module in method.modules():
+        if isinstance(module, Temperature):
+            module.clamp_()

@@ -1,0 +1,99 @@
+"""What a run says while it goes: one JSON line a step in metrics.jsonl, and a live line for the person who waits."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from diptych.files import write_atomic
+
+
+def plain(value: Any) -> Any:
+    """A number as JSON can hold it: a tensor of one element as a float, NaN and infinities as text."""
+    value = value.item() if isinstance(value, Tensor) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Log:
+    """Appends to `path` and draws progress on stderr; on a rank other than 0, or when `quiet`, draws nothing.
+
+    Times stand under the key "seconds" alone, so that two runs of one seed differ in nothing else.
+    """
+
+    def __init__(self, path: Path | None, quiet: bool = False):
+        self.path, self.quiet = path, quiet
+        self._start = self._shown = time.perf_counter()
+        self._file = None
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def open(self, keep_before: int | None) -> None:
+        """Start the file, or go on with the lines of steps before `keep_before` (a killed run may have written more)."""
+        if self.path is None:
+            return
+        if keep_before is None:
+            self.path.unlink(missing_ok=True)
+        elif self.path.exists():
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _done(line) < keep_before]
+            write_atomic(self.path, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append one line. `done` counts the steps of all stages."""
+        if self._file is not None:
+            values["seconds"] = round(time.perf_counter() - self._start, 3)
+            self._file.write(json.dumps({key: plain(value) for key, value in values.items()}) + "\n")
+            self._file.flush()
+
+    def begin(self, name: str, steps: int, done: int) -> None:
+        """A stage begins: draw its bar."""
+        if self.path is None or self.quiet:
+            return
+        self._name, self._steps = name, steps
+        if Console(stderr=True).is_terminal:
+            self._progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                                      TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                                      TextColumn("{task.fields[loss]}"), console=Console(stderr=True))
+            self._progress.start()
+            self._task = self._progress.add_task(name, total=steps, completed=done, loss="")
+
+    def advance(self, step: int, loss: float) -> None:
+        """A step is done: move the bar, or print a line every ten seconds where stderr is no terminal."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, loss=f"loss {loss:.3f}")
+        elif self.path is not None and not self.quiet and time.perf_counter() - self._shown > 10:
+            self._shown = time.perf_counter()
+            print(f"{self._name}: step {step} of {self._steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """A stage ends."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def close(self) -> None:
+        """Give bar and file back."""
+        self.end()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _done(line: str) -> float:
+    """The step count of a line; a line cut short by a kill counts as never written."""
+    try:
+        return json.loads(line)["done"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf
+
+
+def finite(*values: Tensor) -> bool:
+    """Whether all elements are finite."""
+    return all(bool(torch.isfinite(value).all()) for value in values)

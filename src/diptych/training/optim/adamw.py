@@ -1,0 +1,10 @@
+"""AdamW (Loshchilov and Hutter, ICLR 2019), torch's."""
+
+from typing import Any
+
+import torch
+
+
+def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
+    """AdamW with the recipe's betas and eps; the groups bring rates and decay."""
+    return torch.optim.AdamW(groups, betas=tuple(recipe.betas), eps=recipe.eps)

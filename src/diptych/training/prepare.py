@@ -1,0 +1,85 @@
+"""What a stage's `prepare` gets: the method as it stands, its sources, and a way to compute columns over them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from diptych import collectives
+from diptych.data.batch import Batch
+from diptych.data.columns import WithColumns
+from diptych.data.loader import Loader
+from diptych.data.sample import Source
+from diptych.data.views import View
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.methods.base import At, Method
+
+
+class _InOrder:
+    """The plan of `map`: every sample once, in the order of the source."""
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
+        return np.array_split(np.arange(len(source)), -(-len(source) // batch))
+
+
+class Run:
+    """Handed to `prepare(run)`. `columns[stream]` is what later stages read as fields of that stream's samples."""
+
+    def __init__(self, method: Method, sources: Mapping[str, Source], at: At, device: torch.device, workers: int = 0):
+        self.method, self.sources, self.at, self.device, self.workers = method, sources, at, device, workers
+        self.columns: dict[str, dict[str, np.ndarray]] = {}
+
+    @torch.no_grad()
+    def map(self, fn: Callable[[Batch], Mapping[str, Tensor]], views: Sequence[View], source: Source, *,
+            batch_size: int = 256) -> dict[str, np.ndarray]:
+        """`fn(batch)` over all samples of a source, without augmentation or gradient, shared out over the ranks.
+
+        Rows come back in the source's order on every rank. A damaged sample is an error: a column needs all.
+        """
+        ranks = collectives.world_size()
+        loader = Loader(source, views, _InOrder(), max(batch_size, ranks), seed=self.at.seed, workers=self.workers,
+                        train=False, rank=collectives.rank(), ranks=ranks)
+        training = self.method.training
+        self.method.eval()
+        rows: dict[str, list[Tensor]] = {}
+        for batch in loader.epoch(0):
+            for name, value in fn(batch.to(self.device)).items():
+                rows.setdefault(name, []).append(collectives.gather(value.detach()).cpu())
+        self.method.train(training)
+        if loader.damage.seen:
+            key, reason = next(iter(loader.damage.seen.items()))
+            raise InputError(f"{source.name}: {key} is damaged ({reason}) and would leave a gap in a column; "
+                             "remove it from the data (`diptych check` lists all)")
+        return {name: torch.cat(values).numpy() for name, values in rows.items()}
+
+    def store(self, stream: str, columns: Mapping[str, np.ndarray]) -> None:
+        """Let later stages read `columns` of a stream's samples, row i for sample i."""
+        self.columns.setdefault(stream, {}).update(columns)
+
+
+def save_columns(path: Path, columns: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Keep the columns of a stage, so that a resumed run reads them and computes none anew."""
+    flat = {f"{stream}/{name}": np.ascontiguousarray(value)
+            for stream, named in columns.items() for name, value in named.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda temporary: save_file(flat, temporary))
+
+
+def load_columns(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The inverse of `save_columns`."""
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for full, value in load_file(path).items():
+        stream, name = full.split("/", 1)
+        columns.setdefault(stream, {})[name] = value
+    return columns
+
+
+def with_columns(sources: Mapping[str, Source], columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:
+    """Each source with its stream's columns, where it has any."""
+    return {name: WithColumns(source, columns[name]) if columns.get(name) else source
+            for name, source in sources.items()}

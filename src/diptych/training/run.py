@@ -1,0 +1,127 @@
+"""From a resolved config to a trained model in a folder: opens the data, builds the method, runs the engine, saves."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diptych import collectives
+from diptych.data.sample import BadSample, Source
+from diptych.data.sources import open_source
+from diptych.data.tokenizers import Tokenizer, build
+from diptych.data.tokenizers import from_dict as tokenizer_from
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.methods import store
+from diptych.methods.base import Method
+from diptych.methods.make import Make
+from diptych.methods.registry import method_class
+from diptych.rng import torch_seed
+from diptych.towers.model import Model
+from diptych.training import config as configs
+from diptych.training.config import RunConfig
+from diptych.training.engine import Engine, Summary, make_accelerator
+
+Validate = Callable[[Model, Source], Mapping[str, float]]
+
+_TEXTS = 1_000_000
+"""Captions that a tokenizer is learnt from, at the most; of more, every n-th."""
+
+
+def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: Validate | None = None) -> Summary:
+    """Train as `config` says into the folder `out`.
+
+    Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted after a signal.
+    `validate(model, source)` gives numbers for the validation source after each epoch.
+    """
+    out = Path(out).expanduser()
+    accelerator = make_accelerator()  # first: it opens the process group
+    resume = _check_folder(config, out, resume)
+    sources = {stream: open_source(spec) for stream, spec in config.data.items()}
+    held_out = open_source(config.val) if config.val else None
+    tokenizer = _tokenizer(config, out, sources, resume)
+    method, delivered = build_method(config, tokenizer)
+    if collectives.rank() == 0 and not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        configs.write(config, out / "config.yaml")
+        _write_tokenizer(method.make.tokenizer, out)
+    collectives.barrier()
+    preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
+
+    def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
+        assert validate is not None and held_out is not None
+        return validate(Model(module, method.make.tokenizer, preprocess, name=str(out)), held_out)
+
+    engine = Engine(method, config.recipe, sources, out, config.options, accelerator=accelerator,
+                    validate=on_epoch if validate and held_out else None)
+    summary = engine.run(resume)
+    if collectives.rank() == 0:
+        description = store.describe(config.method, config.config, engine.delivered(), method.make.tokenizer, preprocess)
+        store.save_model(out, {**description, "training": _training(config, summary)}, engine.delivered().state_dict())
+    collectives.barrier()
+    return summary
+
+
+def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method, nn.Module]:
+    """The method of a config with fresh weights (or those of `init`), a function of the seed alone."""
+    torch.manual_seed(torch_seed(config.options.seed, "init"))
+    if config.init:
+        make = Make.of(store.load(config.init))
+    else:
+        make = Make(image=config.image_tower, text=config.text_tower, embed_dim=config.embed_dim, tokenizer=tokenizer)
+    cls = method_class(config.method)
+    method = cls(cls.configure(config.config), make)
+    return method, method.deliver()
+
+
+def texts_of(sources: Mapping[str, Source], role: str) -> Iterator[str]:
+    """The texts of a role over all sources, no picture read; damaged samples are passed over."""
+    for source in sources.values():
+        for index in range(0, len(source), max(1, math.ceil(len(source) / _TEXTS))):
+            try:
+                yield from source[index].captions(role)
+            except BadSample:
+                continue
+
+
+def _tokenizer(config: RunConfig, out: Path, sources: Mapping[str, Source], resume: bool) -> Tokenizer | None:
+    """The tokenizer of a config; one that is learnt from the captions is learnt once, on rank 0."""
+    if config.init:
+        return None
+    if resume:
+        return tokenizer_from(json.loads((out / "state" / "tokenizer.json").read_text(encoding="utf-8")))
+    learnt = None
+    if collectives.rank() == 0:
+        role = config.config.get("role", "caption")
+        learnt = build(config.tokenizer, texts_of(sources, role)).to_dict()
+    return tokenizer_from(collectives.broadcast_object(learnt))
+
+
+def _write_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
+    (out / "state").mkdir(exist_ok=True)
+    text = json.dumps(tokenizer.to_dict(), ensure_ascii=False)
+    write_atomic(out / "state" / "tokenizer.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
+    """Whether to go on with a run in `out`; InputError where the answer would lose or mix something."""
+    begun = (out / "config.yaml").exists()
+    if resume:
+        configs.check_same(config, out / "config.yaml")
+    elif begun:
+        raise InputError(f"{out} already holds a run; go on with --resume, or name another --out")
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder with --out")
+    elif out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no run; name another --out")
+    return resume
+
+
+def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:
+    return {"data": dict(config.data), "seed": config.options.seed, "steps": summary.steps,
+            "skipped": summary.skipped, "damaged": summary.damaged, "recipe": configs.plain(asdict(config.recipe))}

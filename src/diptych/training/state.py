@@ -1,0 +1,108 @@
+"""Checkpoints: a folder state/step-N of one safetensors file and one JSON file, complete or not there at all.
+
+A checkpoint is written into a hidden folder, flushed, and renamed; so a process killed at any moment leaves the latest
+whole one in place. What a killed writer left behind is removed at the next start.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych.errors import InputError
+from diptych.files import is_full, sync
+
+_TENSORS, _TREE = "tensors.safetensors", "state.json"
+
+
+def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Split a tree of dicts, lists and plain values into JSON and its tensors.
+
+    >>> unpack(*pack({"state": {0: {"step": torch.tensor(2.0)}}, "lr": 0.1}))
+    {'state': {0: {'step': tensor(2.)}}, 'lr': 0.1}
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            name = f"t{len(tensors)}"
+            tensors[name] = node.detach().cpu().contiguous().clone()
+            return {"tensor": name}
+        if isinstance(node, dict):  # keys may be integers, which JSON would turn into text
+            return {"dict": [[key, walk(value)] for key, value in node.items()]}
+        if isinstance(node, list | tuple):
+            return {"list": [walk(value) for value in node]}
+        assert node is None or isinstance(node, str | int | float | bool), f"cannot save a {type(node).__name__}"
+        return node
+
+    return walk(tree), tensors
+
+
+def unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `pack` (tuples come back as lists)."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, node),) = tree.items()
+    if kind == "tensor":
+        return tensors[node]
+    if kind == "dict":
+        return {key: unpack(value, tensors) for key, value in node}
+    return [unpack(value, tensors) for value in node]
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest `keep` of them."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder, keep
+
+    def clean(self) -> None:
+        """Remove what a killed writer left behind."""
+        for path in self.folder.glob(".*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """The steps of the whole checkpoints, ascending."""
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+
+    def save(self, step: int, tree: Any) -> None:
+        """Write the checkpoint of `step`, then remove the oldest; a full disk leaves the earlier ones."""
+        final = self.folder / f"step-{step:09d}"
+        temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
+        plain, tensors = pack(tree)
+        try:
+            temporary.mkdir(parents=True)
+            save_file(tensors, temporary / _TENSORS)
+            (temporary / _TREE).write_text(json.dumps(plain), encoding="utf-8")
+            for path in (temporary / _TENSORS, temporary / _TREE, temporary):
+                sync(path)
+            if final.exists():  # the same step again, as after a signal: equal content, so the old one may go
+                shutil.rmtree(final)
+            temporary.rename(final)
+            sync(self.folder)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if is_full(error):
+                raise InputError(f"no space left to write {final}; earlier checkpoints are whole, "
+                                 "make room and go on with --resume") from error
+            raise
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.folder / f"step-{old:09d}")
+
+    def load(self) -> Any | None:
+        """The newest checkpoint, or None where there is none."""
+        steps = self.steps()
+        if not steps:
+            return None
+        folder = self.folder / f"step-{steps[-1]:09d}"
+        try:
+            plain = json.loads((folder / _TREE).read_text(encoding="utf-8"))
+            return unpack(plain, load_file(folder / _TENSORS))
+        except (OSError, ValueError, SafetensorError, KeyError) as error:
+            raise InputError(f"checkpoint {folder} is damaged ({error}); remove it to go on from the one before") from None

@@ -1,0 +1,79 @@
+"""One step's forward pass: encode this rank's samples, gather features over ranks, compute the loss of the whole batch.
+
+This is where a method meets the ranks: it sees its own samples in `encode` and the whole world's in `loss`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych import collectives
+from diptych.data.batch import Batch, Ragged, Tokens
+from diptych.methods.base import At, Losses, Method
+from diptych.rng import torch_seed
+
+
+class Step(nn.Module):
+    """The module that DDP wraps, so that every parameter is used in its `forward`, the loss's own included.
+
+    Random draws of `encode` (dropout) follow (seed, stage, step, rank), those of `loss` (seed, stage, step) alone, so
+    that they are equal on all ranks; a resumed run draws what an unbroken one does.
+    """
+
+    def __init__(self, method: Method, precision: str):
+        super().__init__()
+        self.method = method
+        self.low = torch.bfloat16 if precision == "bfloat16" else None
+
+    def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Tensor], Mapping[str, Any], Mapping[str, Any]]:
+        torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank()))
+        device = next(self.method.parameters()).device
+        with torch.autocast(device.type, dtype=self.low or torch.bfloat16, enabled=self.low is not None):
+            features = self.method.encode(batch, at)
+        features = {name: collectives.gather(_widen(value)) for name, value in features.items()}
+        torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
+        losses = self.method.loss(features, gather_batch(batch), at)
+        return losses.terms, losses.logged, losses.carry
+
+
+def _widen(value: Tensor) -> Tensor:
+    """Losses are computed in at least single precision."""
+    return value.float() if value.dtype in {torch.bfloat16, torch.float16} else value
+
+
+def gather_batch(batch: Any) -> Any:
+    """The whole world's batch without its pictures: texts, fields and keys in rank order."""
+    if isinstance(batch, Mapping):
+        return {name: gather_batch(each) for name, each in batch.items()}
+    if collectives.world_size() == 1:
+        return batch
+    keys = [key for keys in collectives.gather_objects(list(batch.keys)) for key in keys]
+    return Batch(
+        texts={name: _gather_tokens(tokens) for name, tokens in batch.texts.items()},
+        fields={name: _gather_field(value, len(batch)) for name, value in batch.fields.items()},
+        keys=tuple(keys),
+        present={name: collectives.gather(value) for name, value in batch.present.items()},
+    )
+
+
+def _gather_tokens(tokens: Tokens) -> Tokens:
+    longest = max(collectives.gather_objects(tokens.ids.shape[-1]))
+    ids = F.pad(tokens.ids, (0, longest - tokens.ids.shape[-1]))
+    return Tokens(collectives.gather(ids), collectives.gather(tokens.lengths))
+
+
+def _gather_field(value: Tensor | Ragged, count: int) -> Tensor | Ragged:
+    if not isinstance(value, Ragged):
+        return collectives.gather(value)
+    before = sum(collectives.gather_objects(count)[: collectives.rank()])
+    return Ragged(collectives.gather(value.values), collectives.gather(value.owner + before))
+
+
+def whole(step: nn.Module, batch: Any, at: At) -> Losses:
+    """Forward and backward of the whole batch at once. Gradient caching takes the place of this function."""
+    losses = Losses(*step(batch, at))
+    losses.total.backward()
+    return losses

@@ -1,0 +1,111 @@
+"""The loader: the same batches for any number of workers and ranks, whole epochs, damage counted and replaced."""
+
+import os
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from diptych.data.loader import Loader
+from diptych.data.pictures import Preprocess
+from diptych.data.plan import Shuffled
+from diptych.data.sample import BadSample
+from diptych.data.views import PictureView
+from diptych.errors import InputError
+from diptych.testing import Toy
+
+VIEWS = [PictureView(preprocess=Preprocess(size=16))]
+
+
+class Leaky(Toy):
+    """Some samples cannot be read."""
+
+    bad = frozenset({3, 11})
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise BadSample("truncated", "cut short")
+        return super().__getitem__(index)
+
+
+class Hopeless(Leaky):
+    bad = frozenset(range(128))
+
+
+def epoch(loader, number=0, start=0):
+    batches = list(loader.epoch(number, start))
+    return [key for batch in batches for key in batch.keys], torch.cat([batch.image.pixels for batch in batches])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_order_and_pixels_do_not_depend_on_workers(workers):
+    keys, pixels = epoch(Loader(Toy(40), VIEWS, Shuffled(), 16, workers=0))
+    others = epoch(Loader(Toy(40), VIEWS, Shuffled(), 16, workers=workers))
+    assert keys == others[0]
+    assert torch.equal(pixels, others[1])
+    assert sorted(keys) == list(Toy(40).keys())
+
+
+def test_ranks_share_out_the_same_batches_with_the_same_pixels():
+    keys, pixels = epoch(Loader(Toy(41), VIEWS, Shuffled(), 15))
+    parts = [list(Loader(Toy(41), VIEWS, Shuffled(), 15, rank=rank, ranks=4).epoch(0)) for rank in range(4)]
+    joined = [key for step in zip(*parts, strict=True) for batch in step for key in batch.keys]
+    assert joined == keys
+    assert torch.equal(pixels, torch.cat([batch.image.pixels for step in zip(*parts, strict=True) for batch in step]))
+
+
+def test_augmentation_differs_between_positions_and_epochs():
+    loader = Loader(Toy(16), VIEWS, Shuffled(), 16)
+    first, again = epoch(loader, 0), epoch(loader, 1)
+    order = [again[0].index(key) for key in first[0]]
+    assert not torch.equal(first[1], again[1][order])
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_an_epoch_can_begin_at_any_batch(start):
+    loader = Loader(Toy(40), VIEWS, Shuffled(), 16)
+    sizes = [len(batch) for batch in loader.batches(0)]
+    keys, pixels = epoch(loader)
+    rest = epoch(loader, 0, start)
+    assert rest[0] == keys[sum(sizes[:start]) :]
+    assert torch.equal(rest[1], pixels[sum(sizes[:start]) :])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_samples_are_counted_once_and_replaced(workers):
+    loader = Loader(Leaky(40), VIEWS, Shuffled(), 16, workers=workers)
+    for number in range(2):
+        keys, _ = epoch(loader, number)
+        assert len(keys) == 40
+        assert not {"003", "011"} & set(keys)
+    assert loader.damage.reasons == {"truncated": 2}
+
+
+def test_replacements_do_not_depend_on_workers():
+    assert epoch(Loader(Leaky(40), VIEWS, Shuffled(), 16))[0] == epoch(Loader(Leaky(40), VIEWS, Shuffled(), 16, workers=2))[0]
+
+
+def test_data_without_one_good_sample_is_an_error_not_a_hang():
+    with pytest.raises(InputError, match="samples in a row are damaged"):
+        epoch(Loader(Hopeless(40), VIEWS, Shuffled(), 16))
+
+
+def test_fewer_samples_than_ranks_in_a_batch_is_refused():
+    with pytest.raises(InputError, match="smaller than the 4 ranks"):
+        Loader(Toy(40), VIEWS, Shuffled(), 3, ranks=4)
+
+
+def test_memory_stays_flat_over_epochs_with_persistent_workers():
+    loader = Loader(Toy(128), VIEWS, Shuffled(), 32, workers=2)
+
+    def resident():
+        me = psutil.Process(os.getpid())
+        return sum(process.memory_info().rss for process in [me, *me.children(recursive=True)])
+
+    sizes = []
+    for number in range(7):
+        for _ in loader.epoch(number):
+            pass
+        sizes.append(resident())
+    assert np.mean(sizes[-2:]) < 1.02 * sizes[1]

@@ -1,0 +1,50 @@
+"""Plans: pure, complete, independent of ranks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych.data.plan import Distinct, Shuffled, labels_of
+from diptych.errors import InputError
+from diptych.testing import Toy
+
+
+@given(count=st.integers(4, 128), batch=st.integers(2, 40), epoch=st.integers(0, 3), seed=st.integers(0, 5))
+def test_an_epoch_meets_every_sample_once_in_batches_of_even_size(count, batch, epoch, seed):
+    if batch > count:
+        return
+    batches = Shuffled()(Toy(count), seed, epoch, batch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    sizes = [len(each) for each in batches]
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_order_follows_from_seed_and_epoch_alone():
+    source = Toy(60)
+    first = np.concatenate(Shuffled()(source, 1, 2, 16))
+    assert np.array_equal(first, np.concatenate(Shuffled()(source, 1, 2, 16)))
+    assert np.array_equal(first, np.concatenate(Shuffled()(source, 1, 2, 10))), "order depends on the batch size"
+    assert not np.array_equal(first, np.concatenate(Shuffled()(source, 1, 3, 16)))
+    assert not np.array_equal(first, np.concatenate(Shuffled()(source, 2, 2, 16)))
+
+
+@given(batch=st.integers(2, 20), epoch=st.integers(0, 3))
+def test_distinct_puts_no_label_twice_in_a_batch_and_loses_no_sample(batch, epoch):
+    source = Toy(50, ["labels.colour"])
+    labels = labels_of(source, "colour")
+    batches = Distinct("colour")(source, 0, epoch, batch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(50))
+    for each in batches:
+        assert len(set(labels[each])) == len(each) <= batch
+
+
+def test_distinct_names_a_label_that_the_source_lacks():
+    with pytest.raises(InputError, match="no label 'colour'"):
+        Distinct("colour")(Toy(50), 0, 0, 8)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(InputError, match="batch size 60 is larger than the 50 samples of toy"):
+        Shuffled()(Toy(50), 0, 0, 60)

@@ -1,0 +1,92 @@
+"""Views: pure functions of (sample, generator), and the pictures that they make."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import BadSample, Sample, Text
+from diptych.data.tokenizers import build
+from diptych.data.views import Augment, PictureView, TextView, collate, look, place
+from diptych.rng import generator
+from diptych.testing import Toy
+
+WORDS = build("bpe:vocab_size=300:context=16", ["a red circle", "a blue square on the left"])
+
+
+class Held:
+    def __init__(self, image):
+        self.image = image
+
+    def decode(self):
+        return self.image
+
+
+def tile(colour=(255, 0, 0, 255)):
+    return Image.new("RGBA", (16, 16), colour)
+
+
+def test_placed_tile_lies_wholly_inside_and_covers_its_share():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shrink = rng.uniform(1, 1.8)
+        canvas = np.array(place(tile(), 64, shrink, (rng.uniform(), rng.uniform()), (0, 0, 255)))
+        red = (canvas == (255, 0, 0)).all(-1)
+        assert red.sum() == round(64 / shrink) ** 2
+
+
+def test_views_are_functions_of_seed_epoch_position_and_view():
+    view = PictureView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.3, 1.0)))
+    sample = Toy(8)[3]
+    first = look(sample, [view], (0, 1, 2), True)["images.main"]
+    assert torch.equal(first, look(sample, [view], (0, 1, 2), True)["images.main"])
+    for other in [(1, 1, 2), (0, 2, 2), (0, 1, 3)]:
+        assert not torch.equal(first, look(sample, [view], other, True)["images.main"])
+
+
+def test_transparent_pictures_are_placed_on_changing_grounds_and_evaluated_on_white():
+    view = PictureView(preprocess=Preprocess(size=32))
+    sample = Sample(key="a", source="s", images={"main": Held(tile((255, 0, 0, 0)))})
+    grounds = {tuple(view(sample, generator(0, i), True)["images.main"][0, :, 0, 0].tolist()) for i in range(8)}
+    assert len(grounds) == 8
+    assert view(sample, generator(0), False)["images.main"].unique().tolist() == [255]
+
+
+def test_evaluation_draws_nothing():
+    view = PictureView(preprocess=Preprocess(size=32))
+    sample = Toy(8)[3]
+    assert torch.equal(view(sample, generator(0), False)["images.main"], view(sample, generator(1), False)["images.main"])
+
+
+def test_texts_are_drawn_among_all_of_a_role_in_training_and_the_first_is_taken_otherwise():
+    view = TextView(tokenizer=WORDS)
+    captions = ["a red circle", "a blue square", "on the left"]
+    sample = Sample(key="a", source="s", texts=[Text(text=text) for text in captions])
+    drawn = {tuple(view(sample, generator(0, i), True)["texts.main"][0]) for i in range(40)}
+    assert drawn == {tuple(ids) for ids in WORDS.encode(captions)}
+    assert view(sample, generator(3), False)["texts.main"] == WORDS.encode(captions[:1])
+
+
+def test_count_captions_differ_while_there_are_enough():
+    view = TextView(tokenizer=WORDS, count=3)
+    sample = Sample(key="a", source="s", texts=[Text(text=text) for text in ("red", "blue", "left")])
+    assert len({tuple(ids) for ids in view(sample, generator(0), True)["texts.main"]}) == 3
+
+
+@pytest.mark.parametrize("texts", [(), (Text(text="  "),)])
+def test_a_sample_without_words_is_bad(texts):
+    with pytest.raises(BadSample, match="no-caption"):
+        TextView(tokenizer=WORDS)(Sample(key="a", source="s", texts=texts), generator(0), True)
+
+
+def test_collate_pads_texts_to_the_longest_and_stacks_pictures():
+    toy = Toy(8)
+    views = [PictureView(preprocess=Preprocess(size=32)), TextView(tokenizer=WORDS, count=2)]
+    rows = [look(toy[i], views, (0, 0, i), True) for i in range(4)]
+    batch = collate([toy[i].key for i in range(4)], rows, {"main": WORDS})
+    assert batch.image.pixels.shape == (4, 1, 3, 32, 32)
+    assert batch.image.pixels.dtype == torch.uint8
+    assert batch.text.ids.shape[:2] == (4, 2)
+    assert batch.text.ids.shape[2] == batch.text.lengths.max()
+    assert batch.rows(1, 3).keys == ("001", "002")

@@ -1,0 +1,335 @@
+"""The engine: resumption to the bit, signals, non-finite steps, freezing, averaging, logs."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.data.plan import Shuffled
+from diptych.data.sample import BadSample
+from diptych.data.views import collate, look
+from diptych.errors import InputError
+from diptych.methods.base import Losses, Recipe, Stage
+from diptych.methods.pretrain.clip import CLIP
+from diptych.testing import Toy
+from diptych.training import optim
+from diptych.training.engine import Interrupted
+from diptych.training.step import whole
+
+from .helpers import make_engine, make_method, read_log
+
+
+class Broken(Exception):
+    pass
+
+
+def run_until(engine, done, resume=False):
+    """Run, and break off right after the snapshot of step `done`, as a killed process would."""
+    snapshot = engine._snapshot
+
+    def stopping(optimizer):
+        snapshot(optimizer)
+        if engine.position.done == done:
+            raise Broken
+
+    engine._snapshot = stopping
+    with pytest.raises(Broken):
+        engine.run(resume)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """9 steps of 3 batches an epoch, checkpoint at each."""
+    out = tmp_path_factory.mktemp("unbroken")
+    engine = make_engine(out, save_every=1, recipe={"ema": 0.9})
+    engine.run()
+    return engine
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [1, 4, 6, 8], ids=["first", "mid-epoch", "epoch-edge", "last"])
+def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, unbroken, step, workers):
+    """Weights, averaged weights, optimiser, log and sample keys (through the log of losses) are those of the whole run."""
+    run_until(make_engine(tmp_path, save_every=1, workers=workers, recipe={"ema": 0.9}), step)
+    resumed = make_engine(tmp_path, method=make_method(seed=99), save_every=1, workers=workers, recipe={"ema": 0.9})
+    resumed.run(resume=True)
+    for mine, theirs in [(resumed.method, unbroken.method), (resumed.delivered(), unbroken.delivered())]:
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(value, mine.state_dict()[name]), name
+    assert read_log(tmp_path) == read_log(unbroken.out)
+
+
+def test_checkpoint_holds_the_optimiser_state_to_the_bit(tmp_path, unbroken):
+    run_until(make_engine(tmp_path / "a", save_every=1), 5)
+    saved = make_engine(tmp_path / "a").checkpoints.load()
+    run_until(make_engine(tmp_path / "a", method=make_method(seed=99), save_every=1), 7, resume=True)
+    run_until(make_engine(tmp_path / "b", save_every=1), 7)
+    whole_run, broken_run = (make_engine(tmp_path / name).checkpoints.load() for name in "ba")
+    assert saved["position"]["done"] == 5
+    for index, state in whole_run["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(broken_run["optimizer"]["state"][index][name]))
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    engine = make_engine(tmp_path)
+    engine.run()
+    log = read_log(tmp_path)
+    again = make_engine(tmp_path, method=make_method(seed=5))
+    assert again.run(resume=True).steps == 9
+    assert all(torch.equal(v, again.method.state_dict()[k]) for k, v in engine.method.state_dict().items())
+    assert read_log(tmp_path) == log
+
+
+def test_same_seed_gives_the_same_log_and_another_seed_another(tmp_path):
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        make_engine(tmp_path / name, seed=seed).run()
+    assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
+    assert read_log(tmp_path / "a") != read_log(tmp_path / "c")
+
+
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path):
+    def backward(step, batch, at):
+        if at.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(step, batch, at)
+
+    engine = make_engine(tmp_path, backward=backward)
+    with pytest.raises(Interrupted, match="after step 4.*--resume"):
+        engine.run()
+    assert engine.checkpoints.steps() == [4]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def poison(where):
+    """A backward that spoils step 2: the loss itself, or one gradient after a good loss."""
+
+    def backward(step, batch, at):
+        losses = whole(step, batch, at)
+        if at.step != 2:
+            return losses
+        if where == "loss":
+            return Losses({name: term * float("nan") for name, term in losses.terms.items()})
+        next(p for p in step.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")
+        return losses
+
+    return backward
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_non_finite_step_stops_before_the_update_and_names_step_and_samples(tmp_path, where):
+    whole_run = make_engine(tmp_path / "two", recipe={"steps": 9})
+    run_until(whole_run, 2)
+    engine = make_engine(tmp_path / "bad", backward=poison(where))
+    with pytest.raises(InputError, match="not finite at step 2") as error:
+        engine.run()
+    assert all(torch.equal(v, engine.method.state_dict()[k]) for k, v in whole_run.method.state_dict().items())
+    listed = json.loads((tmp_path / "bad" / "nonfinite-2.json").read_text())
+    third = Shuffled()(Toy(44), 0, 0, 16)[2]
+    assert listed == {"stage": "train", "step": 2, "keys": {"train": [f"{index:03d}" for index in third]}}
+    assert "nonfinite-2.json" in str(error.value)
+
+
+def test_a_non_finite_step_can_be_skipped_and_is_counted(tmp_path):
+    class Counting(CLIP):
+        steps = ()
+
+        def after_step(self, carry, at):
+            self.steps = (*self.steps, at.step)
+
+    method = make_method()
+    method.__class__ = Counting
+    summary = make_engine(tmp_path, method=method, backward=poison("loss"), nonfinite="skip")
+    result = summary.run()
+    assert result.skipped == 1
+    assert method.steps == (0, 1, 3, 4, 5, 6, 7, 8), "a skipped step must run no after_step"
+    assert [line["step"] for line in read_log(tmp_path) if line.get("skipped")] == [2]
+
+
+class Staged(CLIP):
+    """A stage with the text tower frozen, then one with it slow."""
+
+    def stages(self):
+        return (
+            Stage(name="locked", scale={"model.text": 0.0}, recipe={"steps": 3}),
+            Stage(name="open", scale={"model.text": 0.1}, recipe={"steps": 3}),
+        )
+
+
+def staged():
+    method = make_method()
+    method.__class__ = Staged
+    return method
+
+
+def test_frozen_parts_keep_their_bytes_and_go_on_in_the_next_stage(tmp_path):
+    method = staged()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    engine = make_engine(tmp_path, method=method, save_every=1)
+    run_until(engine, 2)
+    after = method.state_dict()
+    frozen = [name for name in before if name.startswith("model.text.")]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not method.model.text.training
+    assert not all(torch.equal(before[name], after[name]) for name in before if name not in frozen)
+    engine = make_engine(tmp_path, method=staged(), save_every=1)
+    engine.run(resume=True)
+    assert not all(torch.equal(before[name], engine.method.state_dict()[name]) for name in frozen)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_stages_resume_to_the_bit(tmp_path, step):
+    unbroken = make_engine(tmp_path / "a", method=staged(), save_every=1)
+    unbroken.run()
+    engine = make_engine(tmp_path / "b", method=staged(), save_every=1)
+    if step == 3:  # the end of a stage is saved apart from the steps
+        save = engine._save
+
+        def stopping(optimizer):
+            save(optimizer)
+            if optimizer is None:
+                raise Broken
+
+        engine._save = stopping
+        with pytest.raises(Broken):
+            engine.run()
+    else:
+        run_until(engine, step)
+    resumed = make_engine(tmp_path / "b", method=staged(), save_every=1)
+    resumed.run(resume=True)
+    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
+
+
+def test_groups_cover_every_trainable_parameter_once_and_spare_small_ones_decay():
+    method = make_method()
+    recipe = Recipe()
+    optim.freeze(method, {"model.text": 0.0, "model.image": 0.5})
+    optimizer = optim.build(method, recipe, {"model.text": 0.0, "model.image": 0.5})
+    found = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    wanted = [id(p) for name, p in method.named_parameters() if not name.startswith("model.text.")]
+    assert sorted(found) == sorted(wanted)
+    for group in optimizer.param_groups:
+        assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+    rates = {name: g["multiplier"] for g in optimizer.param_groups for name in g["names"]}
+    assert {rates[n] for n in rates if n.startswith("model.image.")} == {0.5}
+    assert rates["model.text_projection.weight"] == 1.0
+
+
+def test_a_prefix_that_fits_nothing_is_refused():
+    with pytest.raises(InputError, match="no parameter's name begins with 'model.txt'"):
+        optim.freeze(make_method(), {"model.txt": 0.0})
+
+
+def test_unknown_optimizer_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'adamw'"):
+        optim.build(make_method(), replace(Recipe(), optimizer="adamv"), {})
+
+
+def test_average_follows_the_weights_and_is_what_is_delivered(tmp_path):
+    engine = make_engine(tmp_path, recipe={"ema": 0.5, "steps": 4}, save_every=1)
+    history = []
+    step = engine._step
+
+    def recording(*args):
+        step(*args)
+        history.append(engine.method.model.image_projection.weight.detach().clone())
+
+    start = engine.method.model.image_projection.weight.detach().clone()
+    engine._step = recording
+    engine.run()
+    expected = start
+    for value in history:
+        expected = expected.lerp(value, 0.5)
+    assert torch.allclose(engine.delivered().image_projection.weight, expected, atol=1e-6)
+
+
+def test_scale_stays_inside_its_bounds(tmp_path):
+    method = make_method(scale=99.0)
+    make_engine(tmp_path, method=method, recipe={"lr": 0.5, "steps": 3}).run()
+    assert float(method.model.scale().detach()) <= 100.0 + 1e-4
+
+
+class Damaged(Toy):
+    def __getitem__(self, index):
+        if index % 10 == 0:
+            raise BadSample("truncated")
+        return super().__getitem__(index)
+
+
+def test_too_much_damage_stops_the_run_and_says_what_and_how_much(tmp_path):
+    with pytest.raises(InputError, match=r"of 44 samples are damaged.*truncated.*--max-bad"):
+        make_engine(tmp_path, source=Damaged(44)).run()
+    assert make_engine(tmp_path / "b", source=Damaged(44), max_bad=0.2).run().damaged == {"truncated": 5}
+
+
+def test_missing_field_is_named_before_the_first_step(tmp_path):
+    with pytest.raises(InputError, match=r"toy has no texts.caption, which CLIP needs; it has images.main"):
+        make_engine(tmp_path, source=Toy(44, ["images.main"])).run()
+
+
+def test_validation_is_logged_after_each_epoch_on_the_delivered_module(tmp_path):
+    engine = make_engine(tmp_path, validate=lambda module, done: {"val/at": done, "training": float(module.training)})
+    engine.run()
+    lines = [line for line in read_log(tmp_path) if line.get("event") == "validation"]
+    assert [line["val/at"] for line in lines] == [3, 6, 9]
+    assert not any(line["training"] for line in lines)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("clip", 150), ("siglip", 500)])
+def test_overfits_32_pairs_to_perfect_recall(tmp_path, name, steps):
+    """Each recipe learns 32 pairs by heart."""
+    method = make_method(name, augment={"crop": (1.0, 1.0), "ratio": (1.0, 1.0)})
+    source = Toy(32)
+    make_engine(tmp_path, method=method, source=source, recipe={"lr": 3e-3, "batch_size": 32, "steps": steps}).run()
+    assert recall(method, source, range(32)) == 1.0
+
+
+def test_shuffled_captions_teach_nothing_about_new_pictures(tmp_path):
+    """Trained on wrong pairs, a model ranks held-out pairs no better than chance; on right pairs it does."""
+    recalls = {}
+    order = np.random.default_rng(0).permutation(128).tolist()
+    for shuffled in (False, True):
+        method = make_method()
+        train = Pairs(order[:96], shuffled)
+        recipe = {"lr": 2e-3, "batch_size": 32, "steps": 200}
+        make_engine(tmp_path / str(shuffled), method=method, source=train, recipe=recipe).run()
+        recalls[shuffled] = recall(method, Toy(128), order[96:])
+    assert recalls[True] < 0.15 < 0.3 < recalls[False]
+
+
+class Pairs(Toy):
+    """Some of the toy's pictures with their own captions, or with each other's."""
+
+    def __init__(self, indices, shuffled):
+        super().__init__(128)
+        self.indices = list(indices)
+        self.shift = 41 if shuffled else 0
+
+    def __len__(self):
+        return len(self.indices)
+
+    def keys(self):
+        return [f"{index:03d}" for index in self.indices]
+
+    def __getitem__(self, index):
+        picture = super().__getitem__(self.indices[index])
+        words = super().__getitem__(self.indices[(index + self.shift) % len(self.indices)])
+        return replace(picture, texts=words.texts)
+
+
+@torch.no_grad()
+def recall(method, source, indices):
+    """Share of pictures whose own caption is nearest."""
+    method.eval()
+    views = method.views(method.stages()[0])
+    rows = [look(source[i], views, (0, 0, i), False) for i in indices]
+    batch = collate([str(i) for i in indices], rows, {"main": method.make.tokenizer})
+    image = method.model.embed_images(batch.image.flat)
+    text = method.model.embed_texts(*batch.text.flat)
+    return float(((image @ text.T).argmax(1) == torch.arange(len(batch))).float().mean())
