@@ -12,6 +12,15 @@ from safetensors import SafetensorError
 from diptych.errors import InputError
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # read once: reading means setting, which would race between threads
+
+
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary)` and put the result in the place of `path` in one step.
 
@@ -20,6 +29,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner reads
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)

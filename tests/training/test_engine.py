@@ -20,7 +20,7 @@ from diptych.training import optim
 from diptych.training.engine import Interrupted
 from diptych.training.step import whole
 
-from .helpers import make_engine, make_method, read_log
+from tests.training.helpers import make_engine, make_method, read_log
 
 
 class Broken(Exception):

@@ -25,6 +25,7 @@ from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
+from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum, Temperature
 from diptych.training import optim
 from diptych.training.log import Log, finite
@@ -105,6 +106,9 @@ class Engine:
         saved = self.checkpoints.load() if resume else None
         if saved is not None:
             self._restore(saved)
+        for source in self.sources.values():  # what could not even be indexed, such as a tar cut short
+            self.damaged.update(getattr(source, "damage", {}))
+        self._check_damage()
         self.log.open(self.position.done if resume else None)
         previous = signal.signal(signal.SIGTERM, self._on_signal) if threading.current_thread() is threading.main_thread() else None
         self.log.write(event="start", done=self.position.done, world_size=collectives.world_size(),
@@ -307,10 +311,8 @@ class Engine:
     def _validate(self) -> None:
         if self.validate is not None and collectives.rank() == 0:
             module = self.delivered()
-            training = module.training
-            values = self.validate(module.eval(), self.position.done)
-            module.train(training)
-            _freeze_modes(self.method)
+            with evaluating(module):
+                values = self.validate(module, self.position.done)
             self.log.write(event="validation", done=self.position.done - 1, **values)
         collectives.barrier()
 

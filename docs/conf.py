@@ -1,0 +1,80 @@
+"""Sphinx: Markdown pages by MyST, the reference from docstrings.
+
+Docstrings here are plain text with `code` in single backticks, as in Markdown, with indented equations and `>>>`
+examples. `_to_rst` turns them into reStructuredText, so that no one has to write roles in a docstring.
+"""
+
+import re
+from importlib.metadata import version as version_of
+
+project = "diptych"
+author = "the diptych authors"
+version = release = version_of("diptych")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "diptych"
+html_show_copyright = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": False}
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+
+_CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
+_ITEM = re.compile(r"(\s*)([-*]|\d+\.) ")
+
+
+def _inline(text: str) -> str:
+    """Code spans as reStructuredText literals, all else as plain characters."""
+    pieces, end = [], 0
+    for code in _CODE.finditer(text):
+        pieces += [_plain(text[end : code.start()]), f"``{code[0].strip('`')}``"]
+        end = code.end()
+        if end < len(text) and (text[end].isalnum() or text[end] in "_("):
+            pieces.append("\\ ")  # a literal must end a word: an escaped blank shows as nothing
+    return "".join([*pieces, _plain(text[end:])])
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([*|_\\`])", r"\\\1", text)
+
+
+def _item(line: str) -> str:
+    head = _ITEM.match(line)
+    return f"{head[1]}- {_inline(line[head.end() :])}" if head else _inline(line)
+
+
+def _block(lines: list[str]) -> list[str]:
+    """One block between blank lines: an example, a list, an equation, lines that hang, or a paragraph."""
+    if lines[0].lstrip().startswith(">>>"):
+        return lines
+    items = [i for i, line in enumerate(lines) if _ITEM.match(line)]
+    if items:
+        before = _inline("\n".join(lines[: items[0]])).split("\n")
+        return [*before, "", *(_item(line) for line in lines[items[0] :])]
+    indents = [len(line) - len(line.lstrip()) for line in lines]
+    if min(indents) > 0:
+        return ["::", "", *(f"    {line}" for line in lines)]
+    if max(indents) > 0:
+        return [f"| {' ' * indent}{_inline(line.strip())}" for indent, line in zip(indents, lines, strict=True)]
+    return _inline("\n".join(lines)).split("\n")
+
+
+def _to_rst(app, what, name, obj, options, lines: list[str]) -> None:
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        if line.strip():
+            blocks[-1].append(line)
+        elif blocks[-1]:
+            blocks.append([])
+    lines[:] = [line for block in blocks if block for line in (*_block(block), "")]
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", _to_rst)

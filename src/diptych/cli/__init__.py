@@ -1,0 +1,122 @@
+"""The command line: one verb a file of this folder, each a thin call into the library.
+
+A verb's file has a docstring whose first line is its help, `GROUP` (where the help lists it), `EXAMPLES`, `add(parser)`
+and `run(args)`; `extend(parser, words)`, where there is one, adds the options that depend on other words. Nothing heavy
+is imported before `run`, so that help and lists come at once.
+
+    0    done, or stopped by SIGTERM with its state saved
+    2    bad input, told in one line: the thing, the place, the remedy
+    130  stopped from the keyboard
+    1    a defect of ours, with its traceback
+"""
+
+import errno
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from diptych import __version__
+from diptych.cli._parser import Parser
+from diptych.errors import InputError, unknown
+
+GROUPS = ("Begin here", "Train", "Use a model", "Look up")
+_OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    words = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a verb here, once its file is imported
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except InputError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
+    except BrokenPipeError:  # the reader has seen enough, as in `diptych list | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as of a program that SIGPIPE ended
+    except OSError as error:
+        message = _system_error(error)
+        if message is None:
+            raise
+        return _refuse(message)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"diptych {__version__}")
+        return 0
+    verb, *rest = words
+    if verb not in verbs():
+        raise unknown("option" if verb.startswith("-") else "command", verb, [*verbs(), "--help", "--version"])
+    module = importlib.import_module(f"{__name__}.{verb}")
+    parser = Parser(verb, module)
+    if hasattr(module, "extend"):
+        rest = module.extend(parser, rest)
+    if parser.wants_help(rest):
+        print(parser.format_help().rstrip())
+        return 0
+    return module.run(parser.read(rest)) or 0
+
+
+def verbs() -> list[str]:
+    """The verbs there are.
+
+    >>> "train" in verbs()
+    True
+    """
+    return [item.name for item in pkgutil.iter_modules(__path__) if not item.name.startswith("_")]
+
+
+def _help() -> str:
+    modules = [importlib.import_module(f"{__name__}.{verb}") for verb in verbs()]
+    parts = ["usage: diptych COMMAND …", _first_line(sys.modules["diptych"])]
+    for group in GROUPS:
+        lines = [f"  {m.__name__.rpartition('.')[2]:10}{_first_line(m)}" for m in modules if group == m.GROUP]
+        parts.append("\n".join([f"{group}:", *lines]))
+    parts.append(
+        "Examples:\n"
+        "  diptych demo\n"
+        "  diptych train clip --data photos/ --out runs/first\n"
+        "  diptych search emb 'two dogs on a beach'\n\n"
+        "`diptych COMMAND --help` tells the options of a command."
+    )
+    return "\n\n".join(parts)
+
+
+def _first_line(module: ModuleType) -> str:
+    """The first sentence of a module's docstring."""
+    return " ".join((module.__doc__ or "").split("\n\n")[0].split())
+
+
+def _system_error(error: OSError) -> str | None:
+    """What a user can do about an error of the system, or None where it is no matter of hers."""
+    from diptych.files import is_full
+
+    where = f" {error.filename}" if error.filename else ""
+    if is_full(error):
+        return f"no space left to write{where or ' a file'}; what was written before is whole, make room and go on"
+    if error.errno in _OUT_OF_REACH:
+        return f"cannot open{where}: {error.strerror}; check the path and its permissions"
+    return None
+
+
+def _refuse(message: str) -> int:
+    _say(message)
+    return 2
+
+
+def _say(message: str) -> None:
+    """One line on stderr. Under torchrun every rank speaks, since another's error may be its alone."""
+    rank = os.environ.get("RANK", "0")
+    name = "diptych" if rank == "0" else f"diptych, rank {rank}"
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -1,0 +1,182 @@
+"""The parser of a verb: jsonargparse's types, our help and our errors.
+
+jsonargparse reads values (a number, a choice, a tuple, a mapping, written as YAML); what it says of bad ones is cut down
+to one line. Unknown options are found before it parses, so that the nearest can be named.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Literal, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from diptych.errors import InputError, nearest, unknown
+
+_NUMBER = re.compile(r"-\.?\d")
+_BAD_VALUE = re.compile(r'(?:Parser )?key "(?P<key>[^"]+)"', re.IGNORECASE)
+_GIVEN = re.compile(r"Given value: (?P<value>.*)", re.DOTALL)
+
+
+class Parser(ArgumentParser):
+    """The options of one verb. `option` adds one, `read` parses; every error is an InputError of one line."""
+
+    def __init__(self, verb: str, module: ModuleType):
+        about, _, details = (module.__doc__ or "").partition("\n\n")
+        super().__init__(
+            prog=f"diptych {verb}",
+            usage=f"diptych {verb} {module.USAGE}",
+            description="\n\n".join(part for part in (about, details.strip()) if part),
+            epilog="Examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES),
+            formatter_class=_Help,
+            add_help=False,
+        )
+        self.names: dict[str, str] = {}  # where a value goes -> the option that takes it there
+        self.hints: dict[str, Any] = {}
+        self._sections: dict[str, Any] = {}
+        module.add(self)
+        self.section("More").add_argument("-h", "--help", action="help", help="this page")
+
+    def section(self, title: str) -> Any:
+        """The group of that title in the help, made at first use."""
+        if title not in self._sections:
+            self._sections[title] = self.add_argument_group(title)
+        return self._sections[title]
+
+    def option(self, section: str, *names: str, type: Any = str, dest: str | None = None, **settings: Any) -> None:
+        """Add an option `--name`, or a positional word `NAME`; what is not given is not in what `read` returns."""
+        positional = not names[0].startswith("-")
+        dest = dest or names[-1].removeprefix("--").replace("-", "_")
+        if type is bool and not positional:  # --json and the like take no value
+            settings |= {"action": "store_true"}
+        elif settings.get("action") != "append":
+            settings |= {"type": type}
+        if positional:
+            settings = {"nargs": "?", "metavar": names[0].upper()} | settings
+            names = (dest,)
+        else:
+            settings |= {"dest": dest, "default": argparse.SUPPRESS}
+            self.names[dest] = names[-1]
+        self.hints[dest] = type
+        self.section(section).add_argument(*names, **settings)
+
+    def wants_help(self, words: Sequence[str]) -> bool:
+        """Whether help is asked for, wherever it stands."""
+        return "-h" in words or "--help" in words
+
+    def read(self, words: Sequence[str]) -> Namespace:
+        """Parse the words behind the verb."""
+        return self.parse_args(list(self._known(words)))
+
+    def _known(self, words: Sequence[str]) -> Iterator[str]:
+        """The words, options by their first name; InputError for one that does not exist."""
+        known = self._option_string_actions
+        for at, word in enumerate(words):
+            if word == "--":
+                yield from words[at:]
+                return
+            name, equals, value = word.partition("=")
+            name = self.names.get(name.removeprefix("--"), name)  # --recipe.lr is --lr
+            if word.startswith("-") and len(word) > 1 and not _NUMBER.match(word) and name not in known:
+                raise unknown(f"option of {self.prog}", name, [option for option in known if option != "-h"])
+            yield name + equals + value if word.startswith("-") else word
+
+    def words_of(self, tree: Mapping[str, Any], place: str, prefix: str = "") -> Iterator[str]:
+        """The options that a YAML file gives, as words of a command line, so that both are read alike.
+
+        Keys are names of options (`batch_size: 64`), dotted or nested (`recipe: {warmup: 100}`).
+        """
+        short = {name.removeprefix("--").replace("-", "_"): dest for dest, name in self.names.items()}
+        for key, value in tree.items():
+            dest = f"{prefix}{key}"
+            dest = short.get(dest, dest)
+            if dest in self.names:
+                yield from self._word(dest, value)
+            elif isinstance(value, Mapping):
+                yield from self.words_of(value, place, f"{dest}.")
+            else:
+                raise unknown(f"option in {place}", dest, self.names)
+
+    def _word(self, dest: str, value: Any) -> Iterator[str]:
+        name = self.names[dest]
+        if self.hints[dest] is bool and isinstance(value, bool) and not _settable(self, name):
+            yield from [name] if value else []
+        elif isinstance(value, str):
+            if value:
+                yield f"{name}={value}"
+        elif value is not None or type(None) in typing.get_args(self.hints[dest]):
+            yield f"{name}={json.dumps(value)}"
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Every error of jsonargparse and argparse comes here."""
+        raise InputError(self._plain(message)) from None
+
+    def _plain(self, message: str) -> str:
+        if (extra := re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE)) is not None:
+            return (
+                f"{self.prog} does not know what to do with {extra[1]!r}; put texts with blanks and patterns such as "
+                "'shards/*.tar' in quotes"
+            )
+        key, given = _BAD_VALUE.search(message), _GIVEN.search(message)
+        if key and key["key"] in self.hints:
+            name = self.names.get(key["key"], key["key"].upper())
+            hint = self.hints[key["key"]]
+            value = f" {given['value'].strip()!r}" if given else ""
+            close = nearest(given["value"].strip(), _choices(hint)) if given else None
+            return f"{self.prog} {name}{value}: it takes {takes(hint)}" + (f"; did you mean {close!r}?" if close else "")
+        if "expected one argument" in message or "expected at least one argument" in message:
+            name = message.removeprefix("argument ").partition(":")[0].split("/")[-1]
+            dest = next((dest for dest, option in self.names.items() if option == name), "")
+            return f"{self.prog} {name} has no value; give {takes(self.hints.get(dest, str))}"
+        return f"{self.prog}: {' '.join(message.split())}; `{self.prog} --help` tells what it takes"
+
+
+def _settable(parser: Parser, name: str) -> bool:
+    return parser._option_string_actions[name].nargs != 0
+
+
+def _choices(hint: Any) -> list[str]:
+    return [str(value) for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal
+            for value in typing.get_args(part)]  # fmt: skip
+
+
+def takes(hint: Any) -> str:
+    """A type in words.
+
+    >>> takes(int | None), takes(tuple[float, float]), takes(Literal["stop", "skip"])
+    ('a whole number or null', '[a number, a number]', 'stop or skip')
+    """
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    if hint in plain:
+        return plain[hint]
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(str, parts))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(map(takes, parts))
+    if typing.get_origin(hint) is tuple:
+        return f"[{', '.join(map(takes, parts))}]"
+    if isinstance(typing.get_origin(hint), type) and issubclass(typing.get_origin(hint), Mapping):
+        return "a mapping, such as '{\"key\": 1}'"
+    return str(hint)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that fits a screen: names to the left, one short line for each."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 110) - 2)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return str(action.metavar)
+        value = f" {self._format_args(action, '…')}" if action.nargs != 0 else ""
+        return ", ".join(action.option_strings) + value
+
+
+__all__ = ["Namespace", "Parser", "takes"]

@@ -1,0 +1,91 @@
+"""What verbs show: JSON or tables on stdout, progress on stderr."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+PATIENCE = 3.0  # seconds that a person waits without asking what goes on
+EVERY = 10.0  # seconds between lines where stderr is no terminal
+
+
+def first_rank() -> bool:
+    """Whether this process is the one that speaks: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(line: str) -> None:
+    """A line for the person who waits, on stderr."""
+    if first_rank():
+        print(line, file=sys.stderr, flush=True)
+
+
+def show_json(value: Any) -> None:
+    """A value as JSON on stdout; numbers that JSON cannot hold become null."""
+    print(json.dumps(_strict(value), indent=2, ensure_ascii=False))
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
+    """A table on stdout, as wide as the terminal; numbers are set to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, caption=note,
+                  caption_justify="left")  # fmt: skip
+    for at, name in enumerate(columns):
+        numbers = all(isinstance(row[at], int | float) or row[at] == "" for row in rows)
+        table.add_column(name, justify="right" if numbers and rows else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:  # in a pipe or file nobody cuts lines
+        console.width = 200
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """`report(done, total)` for what takes longer than PATIENCE: a bar on a terminal, else a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
+                   TimeRemainingColumn(), console=console, transient=True)  # fmt: skip
+    task = bar.add_task(name, total=None)
+    begun = time.perf_counter()
+    shown = begun + PATIENCE - EVERY  # when the last line was printed
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.perf_counter()
+        if console.is_terminal:
+            bar.update(task, completed=done, total=total)
+            if now - begun > PATIENCE and not bar.live.is_started:
+                bar.start()
+        elif now - shown > EVERY:
+            shown = now
+            say(f"{name}: {done:,} of {total:,}")
+
+    try:
+        yield report
+    finally:
+        bar.stop()

@@ -1,0 +1,83 @@
+"""Tell what a model or run is: method, size, data, tokenizer, preprocessing, checksum."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._model import MODELS, add_weights, load_model
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import show_json, show_table
+from diptych.errors import InputError
+
+GROUP = "Look up"
+USAGE = "MODEL [--json]"
+EXAMPLES = ("diptych info runs/first", "diptych info openclip:ViT-B-32 --json")
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help=MODELS)
+    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    add_weights(parser)
+
+
+def run(args: Namespace) -> None:
+    if not args.model:
+        raise InputError(f"diptych info has no model; name {MODELS}")
+    folder = Path(args.model).expanduser()
+    if (folder / "config.yaml").is_file() and not (folder / "model.json").is_file():
+        raise InputError(f"{folder} holds a run that is not finished{_where(folder)}; go on with: "
+                         f"diptych train --resume --out {folder}")  # fmt: skip
+    facts = describe(load_model(args.model, args.get("weights")), folder)
+    if args.get("json"):
+        show_json(facts)
+        return
+    rows = [(name, _cell(value)) for name, value in facts.items() if value is not None]
+    show_table(str(args.model), ("what", "value"), rows)
+
+
+def _where(folder: Path) -> str:
+    steps = sorted(int(path.name.removeprefix("step-")) for path in (folder / "state").glob("step-*"))
+    return f" (checkpoint at step {steps[-1]})" if steps else ""
+
+
+def describe(model: Any, folder: Path) -> dict[str, Any]:
+    """Facts of a loaded model; those of its training where `folder` holds a run."""
+    stored: dict[str, Any] = {}
+    if (folder / "model.json").is_file():
+        from diptych.methods.store import read_description
+
+        stored = read_description(folder)
+    training = stored.get("training", {})
+    encoder = model.encoder
+    weights = folder / "model.safetensors"
+    return {
+        "method": stored.get("method"),
+        "options": stored.get("config") or None,
+        "parameters": count(encoder),
+        "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
+        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters",
+        "embed_dim": encoder.embed_dim,
+        "tokenizer": model.tokenizer and f"{model.tokenizer.kind}, {model.tokenizer.vocab_size:,} words, at most "
+        f"{model.tokenizer.context} a text",
+        "preprocess": model.preprocess.to_dict(),
+        "data": training.get("data"),
+        "steps": training.get("steps"),
+        "seed": training.get("seed"),
+        "skipped": training.get("skipped"),
+        "damaged": training.get("damaged") or None,
+        "checksum": stored.get("weights"),
+        "identity": model.identity,
+        "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
+        "diptych": stored.get("diptych"),
+    }
+
+
+def count(module: Any) -> int:
+    """The parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,80 @@
+"""List methods, and with another word towers, sources, suites or optimizers.
+
+`diptych list` alone lists the methods.
+"""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import show_json, show_table
+from diptych.errors import unknown
+
+GROUP = "Look up"
+USAGE = "[methods|towers|sources|suites|optimizers] [--json]"
+EXAMPLES = ("diptych list", "diptych list towers")
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "what", help="methods (the default), towers, sources, suites or optimizers")
+    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+
+
+def run(args: Namespace) -> None:
+    what = args.what or "methods"
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    rows = LISTS[what]()
+    if args.get("json"):
+        show_json(rows)
+        return
+    columns = list(rows[0]) if rows else []
+    others = ", ".join(name for name in LISTS if name != what)
+    show_table(what, columns, [list(row.values()) for row in rows], note=f"also: diptych list {others}")
+
+
+def _methods() -> list[dict[str, Any]]:
+    from diptych.methods.registry import cards
+
+    fields = ("name", "year", "kind", "provenance", "group", "title")
+    return [{field: str(getattr(card, field)) for field in fields} for card in cards().values()]
+
+
+def _towers() -> list[dict[str, Any]]:
+    from diptych.towers.build import kinds
+
+    return [{"side": side, "name": name} for side, names in kinds().items() for name in names]
+
+
+def _sources() -> list[dict[str, Any]]:
+    return [{"format": name, "about": about} for name, about in _modules("data/sources", "FORMAT")]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from diptych.evaluation import cards
+
+    return [{"name": name, "title": card["title"], "needs": ", ".join(card["needs"])} for name, card in cards().items()]
+
+
+def _optimizers() -> list[dict[str, Any]]:
+    return [{"name": name, "about": about} for name, about in _modules("training/optim", None)]
+
+
+def _modules(folder: str, name: str | None) -> list[tuple[str, str]]:
+    """(name, first sentence) of the modules of a folder, read without importing them."""
+    found = []
+    for path in sorted((Path(__file__).parents[1] / folder).glob("[a-z]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        about = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
+        literals = {
+            ast.unparse(node.targets[0]): ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        }
+        if name is None or name in literals:
+            found.append((literals[name] if name else path.stem, about))
+    return found
+
+
+LISTS = {"methods": _methods, "towers": _towers, "sources": _sources, "suites": _suites, "optimizers": _optimizers}

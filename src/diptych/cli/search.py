@@ -1,0 +1,54 @@
+"""Find pictures by a text or by a picture.
+
+The search is exact: every embedding is compared. The model that made the folder embeds the query.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from diptych.cli._model import add_weights, load_model
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import show_json, show_table
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "EMB 'some words' | EMB --image FILE [options]"
+EXAMPLES = (
+    "diptych search emb 'two dogs on a beach' -k 10",
+    "diptych search emb --image query.jpg --json",
+)
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "emb", help="a folder that `diptych embed` made")
+    parser.option("What", "text", help="the words to look for")
+    parser.option("What", "--image", metavar="FILE", help="a picture to look for, in place of words")
+    parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many to show (default: 10)")
+    parser.option("How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)")
+    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    add_weights(parser)
+
+
+def run(args: Namespace) -> None:
+    if not args.emb:
+        raise InputError("diptych search has no folder; name one that `diptych embed RUN SOURCE --out EMB` made")
+    if args.text is None and "image" not in args:
+        raise InputError("diptych search has nothing to look for; give some words in quotes, or --image FILE")
+    from diptych.search.index import Index
+    from diptych.search.query import query
+
+    index = Index.open(args.emb)
+    spec = args.get("model", index.manifest.model)
+    if "model" not in args and Path(spec).is_absolute() and not Path(spec).is_dir():
+        raise InputError(f"{args.emb} was made with the model in {spec}, which is not there; name it with --model")
+    model = load_model(spec, args.get("weights"))
+    hits = query(model, index, text=args.text, image=args.get("image"), k=args.get("k", 10))
+    if args.get("json"):
+        show_json([asdict(hit) for hit in hits])
+        return
+    rows = [(hit.rank, hit.score, hit.key, hit.caption or "", hit.image_path) for hit in hits]
+    asked = f"“{args.text}”" if args.text is not None else args.image
+    columns = ("#", "cosine", "key", "caption", "file")
+    if not any(hit.image_path for hit in hits):  # pictures in tars have no file of their own
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    show_table(f"{asked} in {len(index):,} pictures", columns, rows)

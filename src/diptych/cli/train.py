@@ -1,0 +1,258 @@
+"""Train a method on pictures with texts, from scratch or from a model.
+
+Options come from the preset, over it from --config FILE.yaml, over both from the command line. `diptych train METHOD
+--help` also lists the method's own options (--method.X) and all of the recipe's (--recipe.X). The file may be another
+run's config.yaml. On several ranks: torchrun --nproc_per_node 8 -m diptych train …
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from diptych.cli._model import MODELS
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import first_rank, say
+from diptych.errors import InputError
+
+GROUP = "Train"
+USAGE = "METHOD --data SOURCE --out RUN [options]"
+EXAMPLES = (
+    "diptych train clip --data photos/ --out runs/first",
+    "diptych train siglip --data 'shards/{0000..0099}.tar' --val val.tar --epochs 5 --lr 0.001 --out runs/web",
+    "diptych train clip --data pairs.csv --init openclip:ViT-B-32/laion2b_s34b_b79k --out runs/mine",
+    "diptych train clip --config runs/first/config.yaml --seed 1 --out runs/second",
+    "diptych train --resume --out runs/first",
+)
+
+_DATA, _MODEL, _RECIPE, _RUN = "Data", "Model", "Recipe (the preset's where not given)", "Run"
+_ROLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def add(parser: Parser) -> None:
+    parser.option("Method", "name", metavar="METHOD", help="one of `diptych list`")
+    parser.option("Method", "--preset", metavar="small|paper", help="small: two cores, minutes; paper: as published")
+    parser.option(_DATA, "--data", metavar="SOURCE[,SOURCE]", action="append",
+                  help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE")  # fmt: skip
+    parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
+    parser.option(_DATA, "--workers", dest="options.workers", type=int, metavar="N", help="processes that decode (0)")
+    parser.option(_DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE",
+                  help="damaged samples allowed (0.01)")  # fmt: skip
+    parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
+    parser.option(_MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18")
+    parser.option(_MODEL, "--text-tower", metavar="SPEC", help="such as text:width=256:depth=4")
+    parser.option(_MODEL, "--tokenizer", metavar="SPEC", help="bpe:vocab_size=4096, clip or hf:FOLDER")
+    parser.option(_MODEL, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
+    for name, kind, metavar, about in (
+        ("steps", int | None, "N", "how long; wins over epochs"),
+        ("epochs", float, "N", "how long, in passes over the data"),
+        ("batch-size", int, "N", "samples that meet in a step, over all ranks"),
+        ("lr", float, "X", "highest learning rate"),
+        ("optimizer", str, "NAME", "one of `diptych list optimizers`"),
+        ("precision", Literal["float32", "bfloat16"], "NAME", "float32 or bfloat16"),
+    ):
+        parser.option(_RECIPE, f"--{name}", dest=f"recipe.{name.replace('-', '_')}", type=kind, metavar=metavar, help=about)
+    parser.option(_RUN, "--out", metavar="RUN", help="the folder of the run")
+    parser.option(_RUN, "--seed", dest="options.seed", type=int, metavar="N", help="decides all that is random (0)")
+    parser.option(_RUN, "--config", dest="file", metavar="FILE.yaml", help="options from a file")
+    parser.option(_RUN, "--resume", type=bool, help="go on from the last checkpoint; alone with --out it is enough")
+    parser.option(_RUN, "--save-every", dest="options.save_every", type=int, metavar="N", help="steps between checkpoints (500)")
+    parser.option(_RUN, "--nonfinite", dest="options.nonfinite", type=Literal["stop", "skip"], metavar="stop|skip",
+                  help="what to do at a step whose loss is not finite (stop)")  # fmt: skip
+    parser.option(_RUN, "--quiet", dest="options.quiet", type=bool, help="no progress")
+
+
+def extend(parser: Parser, words: list[str]) -> list[str]:
+    """Add the options of the method and of its recipe, and put what a file says in front of the words."""
+    method = words[0] if words and not words[0].startswith("-") else None
+    path = _config_file(words, method)
+    if method is None and path is None:
+        return words
+    tree: dict[str, Any] = {}
+    if path is not None:
+        from diptych.training.config import read
+
+        tree = read(path)
+    named = tree.pop("method", None)
+    method = method or named
+    if "config" in tree:  # the method's own options are `config` in a run's config.yaml, --method.X here
+        tree["method"] = tree.pop("config")
+    if not isinstance(method, str):
+        return words
+    from diptych.methods.base import Recipe
+    from diptych.methods.registry import find, method_class
+
+    find(method)  # an unknown name is told before anything is imported for it
+    cls = method_class(method)
+    _add_fields(parser, f"Options of {method}", "method", cls.Config, {name: preset.config for name, preset in cls.presets.items()})
+    _add_fields(parser, "More of the recipe", "recipe", Recipe, {name: preset.recipe for name, preset in cls.presets.items()})
+    given = {word.partition("=")[0] for word in words}
+    if "data" in tree:
+        tree["data"] = _joined(tree["data"], path) if "--data" not in given else None
+    if "--epochs" in given and isinstance(tree.get("recipe"), dict):
+        tree["recipe"].pop("steps", None)  # the newer word on how long wins
+    rest = words[1:] if words[0] == method else words
+    return [method, *parser.words_of({name: value for name, value in tree.items() if value is not None}, str(path)), *rest]
+
+
+def _config_file(words: Sequence[str], method: str | None) -> Path | None:
+    """The file of --config; for a bare --resume, that of the run."""
+    given = dict(zip(words, [*words[1:], ""], strict=True)) | dict(w.split("=", 1) for w in words if w.startswith("--") and "=" in w)
+    if "--config" in given:
+        path = Path(given["--config"])
+        if not path.is_file():
+            raise InputError(f"--config {path}: there is no such file; check the path")
+        return path
+    if "--resume" in given and method is None and "--out" in given:
+        return Path(given["--out"]) / "config.yaml"
+    return None
+
+
+def _add_fields(parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]) -> None:
+    """An option for each field of a dataclass that has none yet; its help are the presets' values."""
+    hints = typing.get_type_hints(config)
+    for field in fields(config):
+        key = f"{prefix}.{field.name}"
+        if key in parser.names:
+            continue
+        hint = dict if typing.get_origin(hints[field.name]) in (Mapping, typing.Mapping) else hints[field.name]
+        values = {name: _value(given, field) for name, given in presets.items()}
+        about = "; ".join(f"{name}: {value}" for name, value in values.items())
+        parser.option(section, f"--{key}", dest=key, type=hint, metavar=_metavar(hint), help=about)
+
+
+def _value(given: Any, field: Any) -> Any:
+    """What a preset (a mapping or a dataclass) says of a field, else the field's default."""
+    if isinstance(given, Mapping):
+        default = field.default if field.default is not MISSING else field.default_factory()
+        return _short(given.get(field.name, default))
+    return _short(getattr(given, field.name))
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.5g}" if isinstance(value, float) else value
+
+
+def _metavar(hint: Any) -> str:
+    plain = {int: "N", float: "X", bool: "true|false", dict: "'{…}'", str: "TEXT"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is Literal:
+        return "|".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        return f"[{','.join(map(_metavar, typing.get_args(hint)))}]"
+    return plain.get(hint, "…")
+
+
+def _joined(data: Any, path: Path | None) -> str:
+    """The `data` of a file, a spec or a mapping of streams to specs, as a word for --data."""
+    if isinstance(data, str):
+        return data
+    if isinstance(data, Mapping) and all(isinstance(spec, str) for spec in data.values()):
+        return ",".join(f"{role}={spec}" for role, spec in data.items())
+    raise InputError(f"data in {path} is {data!r}; write a source, or a mapping of streams to sources")
+
+
+def streams(words: Sequence[str]) -> dict[str, str]:
+    """Streams by role from the words of --data; what has no role goes to the stream named before it, first `train`.
+
+    >>> streams(["a.tar,b.{tar,tgz}", "web=c.tar"])
+    {'train': 'a.tar,b.{tar,tgz}', 'web': 'c.tar'}
+    """
+    found: dict[str, list[str]] = {}
+    for word in words:
+        role = "train"
+        for part in [word] if Path(word).exists() else re.split(r",(?![^{]*\})", word):
+            if (named := _ROLE.fullmatch(part)) is not None:
+                role, part = named.groups()
+            if not part:
+                raise InputError(f"--data {word!r} names no source; write --data SOURCE, or --data {role}=SOURCE")
+            found.setdefault(role, []).append(part)
+    return {role: ",".join(parts) for role, parts in found.items()}
+
+
+def run(args: Namespace) -> int:
+    if not args.name:
+        raise InputError("diptych train has no method; write diptych train METHOD --data SOURCE --out RUN "
+                         "(`diptych list` shows the methods)")  # fmt: skip
+    if "out" not in args:
+        raise InputError("diptych train has no place to write to; name a folder with --out RUN")
+    if "data" not in args:
+        raise InputError("diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs")
+    from diptych.front import validation
+    from diptych.training.config import resolve
+    from diptych.training.engine import Interrupted
+    from diptych.training.run import run as train
+
+    names = ("preset", "val", "image_tower", "text_tower", "tokenizer", "embed_dim", "init")
+    groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
+    given = {name: args[name] for name in names if name in args}
+    config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
+    with _interruptible() as interrupted:
+        try:
+            summary = train(config, args.out, resume=bool(args.get("resume")), validate=validation)
+        except Interrupted:
+            say(f"stopped, and the state is saved; go on with: diptych train --resume --out {args.out}")
+            return 130 if interrupted() else 0
+        except KeyboardInterrupt:
+            say(f"stopped at once; go on from the last checkpoint with: diptych train --resume --out {args.out}")
+            return 130
+    if first_rank():
+        _report(Path(args.out), config.val, summary)
+    return 0
+
+
+def _report(out: Path, val: str | None, summary: Any) -> None:
+    if summary.damaged:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.damaged.items())
+        say(f"damaged samples, whose places others took: {reasons}")
+    if summary.skipped:
+        say(f"steps skipped because their loss was not finite: {summary.skipped}")
+    if numbers := _last_validation(out):
+        say("validation: " + ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()))
+    print(f"{out} holds the model ({summary.steps:,} steps). Next:")
+    print(f"  diptych evaluate {out} --data {val or 'SOURCE'}")
+    print(f"  diptych embed {out} SOURCE --out EMB")
+
+
+def _last_validation(out: Path) -> dict[str, float]:
+    last: dict[str, float] = {}
+    with (out / "metrics.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            if '"validation"' in line:
+                last = {name: value for name, value in json.loads(line).items() if name.startswith("val/")}
+    return last
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """Ctrl-C asks the engine to save and stop, as SIGTERM does; a second one stops at once.
+
+    Yields a function that tells whether there was one. Processes forked from this one, which the terminal interrupts
+    too, go on until the engine ends them.
+    """
+    owner, pressed = os.getpid(), False
+
+    def first(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if os.getpid() != owner:
+            return
+        if pressed or not callable(signal.getsignal(signal.SIGTERM)):  # the engine does not listen yet, or no longer
+            raise KeyboardInterrupt
+        pressed = True
+        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        signal.raise_signal(signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGINT, first)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)

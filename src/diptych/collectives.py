@@ -1,0 +1,212 @@
+"""Everything that crosses ranks: the one gather, batch norm over all ranks, and small exchanges of Python objects.
+
+The rule that makes W ranks train as one process does: every rank computes the same loss of the same gathered features,
+and the engine averages parameter gradients over the ranks. The loss's gradient with respect to the gathered features is
+then the same on all ranks, so `gather` hands each rank its own slice of it, times W; the mean over ranks restores the
+gradient of one process, for towers (each rank sees its own samples) and for scale and bias (each rank sees all) alike.
+Without an initialised process group there is one rank, and all of this is the identity.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from diptych.errors import InputError
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 … world_size() - 1."""
+    return dist.get_rank() if _distributed() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _distributed() else 1
+
+
+def _device() -> torch.device:
+    """Where the backend wants its tensors."""
+    on_gpu = _distributed() and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+def _gather(x: Tensor) -> tuple[Tensor, int]:
+    """All ranks' rows in rank order, and where this rank's begin. Gathers padded to the longest, then cuts."""
+    own = torch.tensor([len(x)], device=x.device)
+    counts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(counts, own)
+    sizes = [int(count) for count in counts]
+    longest = max(sizes)
+    padded = x.new_zeros((longest, *x.shape[1:]))
+    padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), sum(sizes[: rank()])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        whole, ctx.start = _gather(x.contiguous())
+        ctx.count = len(x)
+        return whole
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return world_size() * grad[ctx.start : ctx.start + ctx.count]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate a tensor over ranks along its first dimension: (n_r, …) on rank r to (n_0 + n_1 + …, …) on all.
+
+    Ranks may hold different counts, also none. Backward gives rank r the rows of the incoming gradient that are its
+    own, times the number of ranks (see the module's text): exact where every rank computes the same loss and parameter
+    gradients are averaged over ranks.
+
+    >>> gather(torch.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    if world_size() == 1:
+        return x
+    return _Gather.apply(x)  # type: ignore[return-value]
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over ranks; ranks then differ in what they do with it, so the gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """One picklable object of every rank, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's object, on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=_device())
+    return box[0]
+
+
+def any_rank(*flags: bool) -> tuple[bool, ...]:
+    """For each flag, whether it is true on at least one rank: the same answers on all of them, in one exchange.
+
+    >>> any_rank(False, True)
+    (False, True)
+    """
+    if world_size() == 1:
+        return tuple(bool(flag) for flag in flags)
+    answers = torch.tensor([int(flag) for flag in flags], device=_device())
+    dist.all_reduce(answers, op=dist.ReduceOp.MAX)
+    return tuple(bool(answer) for answer in answers.tolist())
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+class BatchNorm(_BatchNorm):
+    """Batch norm whose statistics are those of all ranks' samples, on any device (torch's refuses the CPU).
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias,      x (n_r, C) or (n_r, C, …) on rank r
+
+    Values, running statistics and gradients equal those of one process that holds all samples; ranks may hold different
+    counts. Takes the options and has the state dict of `nn.BatchNorm2d`. In eval mode, or with one rank, it is that.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch norm takes (N, C) or (N, C, …), got {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        by_batch = self.training or self.running_mean is None
+        if not by_batch or world_size() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        over = [0, *range(2, input.dim())]
+        shape = (1, -1, *(1 for _ in over[1:]))
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = x.new_tensor([x.numel() / x.shape[1]])
+        # Two sums, not one of x and x²: subtracting the mean before squaring keeps the digits of small variances.
+        sums = _Sum.apply(torch.cat([x.sum(over), count]))
+        mean, n = sums[:-1] / sums[-1], sums[-1].detach()  # type: ignore[index]
+        if n <= 1:
+            raise ValueError(f"batch norm needs more than one value a channel over all ranks, got {tuple(input.shape)}")
+        centred = x - mean.view(shape)
+        var = _Sum.apply(centred.square().sum(over)) / n  # type: ignore[operator]
+        self._track(mean.detach(), var.detach() * (n / (n - 1)))
+        y = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        return y.to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics towards those of the batch (the variance unbiased, as in torch)."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(var.to(self.running_var.dtype), share)
+
+
+def convert_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace every torch batch norm inside `module` by `BatchNorm`, keeping parameters, statistics and their names.
+
+    Raises InputError for a subclass of torch's batch norm whose own forward would be lost.
+
+    >>> type(convert_batch_norm(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))[1]).__name__
+    'BatchNorm'
+    """
+    for name, child in module.named_children():
+        setattr(module, name, convert_batch_norm(child))
+    if not isinstance(module, _BatchNorm) or isinstance(module, BatchNorm):
+        return module
+    layers = [getattr(module, name) for name in ("drop", "act") if isinstance(getattr(module, name, None), nn.Module)]
+    if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and len(layers) < 2:
+        raise InputError(f"{type(module).__name__} does more than batch norm; give the tower a plain one")
+    new = _WithActivation if layers else BatchNorm
+    norm = new(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+    if layers:  # timm's norm with the activation behind it
+        norm.drop, norm.act = layers
+    norm.weight, norm.bias = module.weight, module.bias
+    norm.running_mean, norm.running_var = module.running_mean, module.running_var
+    norm.num_batches_tracked = module.num_batches_tracked
+    return norm.train(module.training)
+
+
+class _WithActivation(BatchNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))  # type: ignore[operator]

@@ -1,0 +1,185 @@
+"""Where data comes from: one format a file, found by looking in this folder.
+
+A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`. Add a file, and
+`open_source`, and with it every command, reads the format.
+
+    glyphs:split=train:design=noto+emojione     the drawings that ship with the package
+    shards/{0000..0099}.tar                     WebDataset shards, braces and globs
+    photos/                                     a folder: class/picture.jpg, or picture.jpg + picture.txt
+    table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; pictures as paths or bytes
+    captions_val2017.json:images=val2017/       COCO captions
+    results_20130124.token                      Flickr8k and Flickr30k text files
+"""
+
+import hashlib
+import importlib
+import os
+import pkgutil
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import Field, Sample, Schema, Source
+from diptych.errors import InputError, unknown
+from diptych.spec import Spec, parse
+
+
+@lru_cache(maxsize=1)
+def formats() -> dict[str, ModuleType]:
+    """Every format file of this folder, by its `FORMAT` name."""
+    found = (importlib.import_module(f"{__name__}.{item.name}") for item in pkgutil.iter_modules(__path__))
+    return {module.FORMAT: module for module in found if hasattr(module, "FORMAT")}
+
+
+def open_source(spec: str) -> Source:
+    """The source named by `NAME_OR_PATH[:option=value…]`; several, separated by commas, are joined end to end.
+
+    Raises InputError where nothing is there, nothing is in it, or no format reads it.
+
+    >>> len(open_source("glyphs:split=val:design=noto,glyphs:split=test:design=noto"))
+    369
+    """
+    if not spec:
+        raise InputError("no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'")
+    specs = [spec] if os.path.exists(spec) else re.split(r",(?![^{]*\})", spec)  # noqa: PTH110  (False for any text)
+    sources = [_open_one(parse(part)) for part in specs]
+    return sources[0] if len(sources) == 1 else Concat(sources)
+
+
+def _open_one(spec: Spec) -> Source:
+    if re.match(r"\w+://", spec.name):
+        raise InputError(f"{spec.name}: data is read from disks, not from the network; download it first")
+    claiming = [module for module in formats().values() if module.claims(spec)]
+    assert len(claiming) <= 1, f"{spec.name} is claimed by several formats: {claiming}"
+    if claiming:
+        return claiming[0].open(spec)
+    path = Path(spec.name)
+    if os.path.exists(path):  # noqa: PTH110
+        raise InputError(f"{path}: no format reads this file; the formats are {', '.join(sorted(formats()))}")
+    if path.suffix or len(path.parts) > 1:
+        raise InputError(f"{path}: no such file or folder; check the path")
+    raise unknown("source", spec.name, ["glyphs", *(entry.name for entry in Path().iterdir() if entry.is_dir())])
+
+
+class Concat:
+    """Sources joined end to end. Where keys occur in two of them, all keys get their source's number in front.
+
+    Class labels of the same name are renumbered to the union of their class names, in order of appearance. A field
+    that only some of the sources have becomes optional.
+    """
+
+    def __init__(self, sources: Sequence[Source]):
+        assert sources
+        self.sources = list(sources)
+        self.name = ",".join(source.name for source in sources)
+        self._ends = np.cumsum([len(source) for source in sources])
+        self._prefixed = _collide([source.keys() for source in sources])
+        self._schema, self._renumber = _merge([source.schema() for source in sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _find(self, index: int) -> tuple[int, int]:
+        index = range(len(self))[index]  # negative and out of range as in a list
+        which = bisect_right(self._ends, index)
+        return which, index - (int(self._ends[which - 1]) if which else 0)
+
+    def __getitem__(self, index: int) -> Sample:
+        which, at = self._find(index)
+        sample = self.sources[which][at]
+        if self._prefixed:
+            sample = replace(sample, key=f"{which}/{sample.key}")
+        if renumber := self._renumber[which]:
+            labels = {name: _renumbered(value, renumber.get(name)) for name, value in sample.labels.items()}
+            sample = replace(sample, labels=labels)
+        return sample
+
+    def keys(self) -> Sequence[str]:
+        """Keys of all sources in order."""
+        return _Keys(self)
+
+    def labels(self, name: str) -> np.ndarray:
+        """The label of every sample (N,), -1 where a source has none; pictures are not decoded."""
+        parts = []
+        for source, renumber in zip(self.sources, self._renumber, strict=True):
+            if f"labels.{name}" not in source.schema():
+                values = np.full(len(source), -1)
+            elif hasattr(source, "labels"):
+                values = np.asarray(source.labels(name))  # type: ignore[attr-defined]
+            else:
+                values = np.array([source[at].labels.get(name, -1) for at in range(len(source))])
+            table = renumber.get(name)
+            parts.append(values if table is None else np.where(values < 0, -1, np.asarray(table)[values]))
+        return np.concatenate(parts)
+
+    @property
+    def damage(self) -> Mapping[str, str]:
+        """What the sources lost while they were indexed: place -> reason."""
+        return {key: reason for source in self.sources for key, reason in getattr(source, "damage", {}).items()}
+
+    def schema(self) -> Schema:
+        """The fields of all sources."""
+        return self._schema
+
+
+class _Keys(Sequence[str]):
+    def __init__(self, concat: Concat):
+        self._concat = concat
+        self._keys = [source.keys() for source in concat.sources]
+
+    def __len__(self) -> int:
+        return len(self._concat)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[at] for at in range(len(self))[index]]
+        which, at = self._concat._find(index)
+        return f"{which}/{self._keys[which][at]}" if self._concat._prefixed else self._keys[which][at]
+
+
+def _collide(all_keys: Sequence[Sequence[str]]) -> bool:
+    """Whether a key occurs in two lists; told by 64-bit hashes, which for millions of keys are smaller than strings."""
+    hashes = [np.unique(np.fromiter((_hash(key) for key in keys), np.uint64, count=len(keys))) for keys in all_keys]
+    together = np.concatenate(hashes)
+    return len(np.unique(together)) < len(together)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+def _renumbered(value: int | float, table: Sequence[int] | None) -> int | float:
+    return value if table is None or value < 0 else table[int(value)]
+
+
+def _merge(schemas: Sequence[Schema]) -> tuple[dict[str, Field], list[dict[str, list[int]]]]:
+    """The common schema, and for each source the new numbers of the labels whose class lists differ."""
+    merged: dict[str, Field] = {}
+    renumber: list[dict[str, list[int]]] = [{} for _ in schemas]
+    for name in dict.fromkeys(name for schema in schemas for name in schema):
+        fields = [schema[name] for schema in schemas if name in schema]
+        kinds = {field.kind for field in fields}
+        if len(kinds) > 1:
+            raise InputError(f"the sources disagree on {name}: {' and '.join(sorted(kinds))}; give them separately")
+        lists = {field.classes for field in fields}
+        if len(lists) > 1 and () in lists:
+            raise InputError(f"{name} has class names in one source and bare numbers in another; give them separately")
+        classes = tuple(dict.fromkeys(entry for field in fields for entry in field.classes))
+        if len(lists) > 1:
+            number = {entry: at for at, entry in enumerate(classes)}
+            for tables, schema in zip(renumber, schemas, strict=True):
+                if name in schema:
+                    tables[name.removeprefix("labels.")] = [number[entry] for entry in schema[name].classes]
+        optional = len(fields) < len(schemas) or any(field.optional for field in fields)
+        merged[name] = Field(kind=fields[0].kind, optional=optional, classes=classes)
+    return merged, renumber
+
+
+__all__ = ["Concat", "formats", "open_source"]

@@ -1,0 +1,41 @@
+"""The user's cache: what is derived from large files and would take long to derive again.
+
+It lies in `$XDG_CACHE_HOME/diptych`, or `~/.cache/diptych`, and may be deleted at any time.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+_VERSION = 1  # of what is written; raise it when a layout changes
+
+
+def place(kind: str, paths: Sequence[str], suffix: str) -> Path:
+    """Where the thing derived from these files lies: its name changes when a path, size or time of change does."""
+    digest = hashlib.sha256(f"{_VERSION} {kind}".encode())
+    for path in paths:
+        status = os.stat(path)  # noqa: PTH116  (a million shards: no Path objects)
+        digest.update(f"\0{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "diptych" / f"{kind}-{digest.hexdigest()[:24]}{suffix}"
+
+
+def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:
+    """Write a cache file whole or not at all; False where the disk does not let us."""
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+            temporary = Path(file.name)
+            fill(file)  # type: ignore[arg-type]
+        temporary.replace(target)
+    except OSError:
+        if temporary:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        return False
+    return True

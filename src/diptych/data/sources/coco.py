@@ -1,0 +1,137 @@
+"""COCO captions (`captions_val2017.json`) and Karpathy's splits (`dataset_coco.json`): JSON beside picture folders."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.data.pictures import FilePicture
+from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.sources.compact import Strings
+from diptych.errors import InputError, unknown
+from diptych.spec import Spec, configure
+
+FORMAT = "coco"
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`."""
+    return spec.name.lower().endswith(".json")
+
+
+def open(spec: Spec) -> "Coco":
+    """`captions_val2017.json[:images=FOLDER]`, `dataset_coco.json:split=test[:images=FOLDER]`."""
+    options = configure(CocoOptions, spec.options, f"source {spec.name!r}")
+    path = Path(spec.name)
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); check where it came from") from error
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, list) or not images:
+        raise InputError(
+            f"{path}: no list 'images' as COCO's and Karpathy's files have; for a table use .jsonl or .csv"
+        )
+    try:
+        karpathy = "sentences" in images[0]
+        found = _karpathy(images, path, options.split) if karpathy else _coco(data, path, options.split)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: an image or annotation lacks {error}; compare it with COCO's own files") from error
+    names, captions, damage = found
+    root = options.images or _root(path, names[0])
+    return Coco(spec.name, root, names, captions, damage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoOptions:
+    """What may follow the file's path."""
+
+    images: str | None = None
+    split: str | None = None
+
+
+_Found = tuple[list[str], list[list[str]], dict[str, str]]
+
+
+def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
+    if split is not None:
+        raise InputError(f"{path}: COCO's files hold one split each; leave :split={split} away")
+    captions: dict[Any, list[str]] = {image["id"]: [] for image in data["images"]}
+    damage: dict[str, str] = {}
+    for at, annotation in enumerate(data.get("annotations", ())):
+        texts = captions.get(annotation["image_id"])
+        if texts is None:
+            damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # a caption without a picture
+        elif "caption" in annotation:
+            texts.append(str(annotation["caption"]))
+    return [image["file_name"] for image in data["images"]], list(captions.values()), damage
+
+
+def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None) -> _Found:
+    splits = sorted({image["split"] for image in images})
+    if split not in splits:
+        if split is None:
+            raise InputError(f"{path}: holds the splits {', '.join(splits)}; choose one, such as :split={splits[0]}")
+        raise unknown(f"split of {path}", split, splits)
+    chosen = [image for image in images if image["split"] == split]
+    names = [str(Path(image.get("filepath", ""), image["filename"])) for image in chosen]
+    return names, [[sentence["raw"] for sentence in image["sentences"]] for image in chosen], {}
+
+
+def _root(path: Path, first: str) -> str:
+    """The folder that holds the first picture: beside the file or above it, under a name that COCO uses."""
+    word = path.stem.rpartition("_")[2]  # captions_val2017 -> val2017
+    for base in (path.parent, path.parent.parent):
+        for folder in (base, base / word, base / "images", base / "images" / word, base / "Images"):
+            if (folder / first).is_file():
+                return str(folder)
+    raise InputError(f"{path}: its first picture, {first}, is not near it; name the folder with :images=FOLDER")
+
+
+class Coco:
+    """One sample for each picture, with all its captions. Captions of no picture are counted in `damage` as missing."""
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        pictures: Sequence[str],
+        captions: Sequence[Sequence[str]],
+        damage: Mapping[str, str],
+    ):
+        self.name, self.root, self.damage = name, root, damage
+        self._pictures = Strings(pictures)
+        self._captions = Strings([text for texts in captions for text in texts])
+        self._ends = np.cumsum([len(texts) for texts in captions], dtype=np.int64)
+        self._optional = any(not texts for texts in captions)
+        if len(set(pictures)) < len(pictures):
+            twice, _ = Counter(pictures).most_common(1)[0]
+            raise InputError(f"{name}: the picture {twice} is listed twice; list it once")
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        start = int(self._ends[index - 1]) if index else 0
+        texts = (self._captions[at].strip() for at in range(start, int(self._ends[index])))
+        return Sample(
+            key=self._pictures[index],
+            source=self.name,
+            images={"main": FilePicture(str(Path(self.root, self._pictures[index])))},
+            texts=tuple(Text(text=text) for text in texts if text),
+        )
+
+    def keys(self) -> Sequence[str]:
+        """The pictures' file names."""
+        return self._pictures
+
+    def schema(self) -> Schema:
+        """Pictures and captions."""
+        return {"images.main": Field(kind="image"), "texts.caption": Field(kind="text", optional=self._optional)}

@@ -1,0 +1,80 @@
+"""The text files of Flickr8k and Flickr30k, whose five captions a picture come as five lines.
+
+Flickr8k.token.txt, results_20130124.token   1000268201_693b08cb0e.jpg#0<TAB>A child in a pink dress …
+captions.txt                                 image,caption
+results.csv                                  image_name| comment_number| comment
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.data.sources.rows import CsvRows
+from diptych.data.sources.table import Table, TableOptions
+from diptych.errors import InputError
+from diptych.spec import Spec, configure
+
+FORMAT = "flickr"
+_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`."""
+    name = Path(spec.name).name
+    return name.endswith((".token", ".token.txt")) or name == "captions.txt" or _is_results(spec.name)
+
+
+def open(spec: Spec) -> Table:
+    """A text file of Flickr8k or 30k; `:images=FOLDER` where the pictures do not lie in a usual place beside it."""
+    options = configure(FlickrOptions, spec.options, f"source {spec.name!r}")
+    path = Path(spec.name)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.name == "captions.txt":
+        rows, image, text = CsvRows(spec.name), "image", "caption"
+    elif _is_results(spec.name):
+        rows, image, text = CsvRows(spec.name, delimiter="|", quoted=False), "image_name", "comment"
+    else:
+        rows, image, text = _TokenRows(spec.name), "image", "caption"
+    root = options.images or _root(path, rows, image)
+    return Table(spec.name, rows, TableOptions(image=image, text=text, root=root))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlickrOptions:
+    """What may follow the text file's path."""
+
+    images: str | None = None
+
+
+class _TokenRows(CsvRows):
+    """`picture.jpg#number<TAB>caption`, without a head line and with quotes that mean nothing."""
+
+    def __init__(self, path: str):
+        super().__init__(path, delimiter="\t", columns=("image", "caption"), quoted=False)
+
+    def _row(self, data: bytes, index: int) -> dict[str, Any]:
+        row = super()._row(data, index)
+        return {**row, "image": row.get("image", "").partition("#")[0]}
+
+
+def _is_results(name: str) -> bool:
+    path = Path(name)
+    if path.name != "results.csv" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline().lstrip(b"\xef\xbb\xbf").startswith(b"image_name|")
+
+
+def _root(path: Path, rows: CsvRows, image: str) -> str:
+    """The folder beside the text file that holds the first picture."""
+    first = rows[0].get(image, "")
+    beside = [
+        path.parent,
+        *(path.parent / name for name in _FOLDERS),
+        *(path.parent / name / name for name in _FOLDERS),
+    ]
+    for folder in beside:
+        if (folder / first).is_file():
+            return str(folder)
+    raise InputError(f"{path}: its first picture, {first}, is not beside it; name the folder with :images=FOLDER")

@@ -1,0 +1,159 @@
+"""A folder of pictures: `class/picture.jpg` gives labels, `picture.jpg` with `picture.txt` or `.json` gives texts.
+
+Where every picture lies in a subfolder, the first subfolder names its class (label `class`). Each line of a .txt is one
+caption; a .json is read as in tar shards. Pictures without texts are welcome where a task needs none.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diptych.data.pictures import FilePicture
+from diptych.data.sample import Sample, Schema
+from diptych.data.sources.compact import Strings
+from diptych.data.sources.records import CAPTIONS, Parts, labels_of, read_json, read_text, schema_of
+from diptych.errors import InputError
+from diptych.spec import Spec, configure
+
+FORMAT = "folder"
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_TEXTS = (".txt", ".json")
+_ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about a picture
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`."""
+    return os.path.isdir(spec.name)  # noqa: PTH112  (False for any text, however long)
+
+
+def open(spec: Spec) -> "Folder":
+    """`photos/`, with subfolders; `:text=FIELD` names the JSON field that holds the captions."""
+    options = configure(FolderOptions, spec.options, f"source {spec.name!r}")
+    return Folder(spec.name, captions=(options.text,) if options.text else CAPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """What may follow the path of a folder."""
+
+    text: str | None = None
+
+
+class Folder:
+    """The pictures below a folder, in order of their paths; a picture's path is its key.
+
+    Where some pictures have texts, a text whose picture is not there is counted in `damage` as missing. Raises
+    InputError for a folder without pictures.
+    """
+
+    def __init__(self, root: str, captions: Sequence[str] = CAPTIONS):
+        self.name, self.root, self.captions = root, root, tuple(captions)
+        pictures, texts = [], set()
+        for path in _walk(root):
+            suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)
+            if suffix in _PICTURES:
+                pictures.append(path)
+            elif suffix in _TEXTS:
+                texts.add(path)
+        if not pictures:
+            raise InputError(_nothing(root, len(texts)))
+        self._paths = Strings(pictures)
+        keys = [_printable(path) for path in pictures]
+        self._keys = self._paths if keys == pictures else Strings(keys)
+        stems = [os.path.splitext(path)[0] for path in pictures]  # noqa: PTH122
+        # One bit a kind of text: which pictures have it.
+        self._has = {kind: np.array([stem + kind in texts for stem in stems], bool) for kind in _TEXTS}
+        self.damage = self._orphans(texts, set(stems))
+        firsts = [path.partition(os.sep) for path in pictures]
+        named = all(rest for _, _, rest in firsts)
+        self._classes = tuple(sorted({first for first, _, _ in firsts})) if named else ()
+        number = {name: at for at, name in enumerate(self._classes)}
+        self._label = np.array([number.get(first, -1) for first, _, _ in firsts], np.int64)
+        self._schema: Schema | None = None
+
+    def _orphans(self, texts: set[str], stems: set[str]) -> Mapping[str, str]:
+        if not any(has.any() for has in self._has.values()):
+            return {}
+        alone = (path for path in sorted(texts) if os.path.splitext(path)[0] not in stems)  # noqa: PTH122
+        return {str(Path(self.root, path)): "missing" for path in alone if Path(path).stem.lower() not in _ABOUT}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        path = self._paths[index]
+        full = os.path.join(self.root, path)  # noqa: PTH118
+        parts = Parts()
+        if self._classes:
+            parts.labels["class"] = int(self._label[index])
+        if self._has[".txt"][index] and self.captions == CAPTIONS:
+            for line in read_text(_bytes(full, ".txt")).splitlines():
+                parts.add_text(line, "caption")
+        if self._has[".json"][index]:
+            parts.add(read_json(_bytes(full, ".json")), self.captions)
+        return Sample(
+            key=self._keys[index],
+            source=self.name,
+            images={"main": FilePicture(full)},
+            texts=parts.texts,
+            labels=parts.labels,
+            boxes=parts.boxes,
+            arrays=parts.arrays,
+        )
+
+    def keys(self) -> Sequence[str]:
+        """The pictures' paths below the folder."""
+        return self._keys
+
+    def labels(self, name: str) -> np.ndarray:
+        """The label `class` of every sample (N,)."""
+        if name == "class" and self._classes:
+            return self._label
+        return labels_of(self, name)
+
+    def schema(self) -> Schema:
+        """The fields as up to 1,000 samples show them; classes are the subfolders."""
+        if self._schema is None:
+            self._schema = schema_of(self, {"class": self._classes})
+        return self._schema
+
+
+def _bytes(picture: str, kind: str) -> bytes:
+    return FilePicture(os.path.splitext(picture)[0] + kind).read()  # noqa: PTH122
+
+
+def _printable(path: str) -> str:
+    """File names need not be text; keys must be."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _walk(root: str) -> Iterator[str]:
+    """All files below `root`, relative to it, sorted; hidden ones and folders met before (by a link) are left out."""
+    met: set[tuple[int, int]] = set()
+    found: list[str] = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in met:
+            folders.clear()
+            continue
+        met.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        prefix = os.path.relpath(folder, root)
+        found += [name if prefix == "." else os.path.join(prefix, name) for name in names if name[0] != "."]  # noqa: PTH118
+    return iter(sorted(found))
+
+
+def _nothing(root: str, texts: int) -> str:
+    tars = sorted(Path(root).glob("*.tar"))
+    if tars:
+        return f"{root}: no pictures, but tar shards; write {Path(root) / '*.tar'}"
+    tables = sorted(path.name for path in Path(root).iterdir() if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"))
+    if tables:
+        return f"{root}: no pictures, but a table; write {Path(root) / tables[0]}"
+    if texts:
+        return f"{root}: {texts} texts and no picture; put each picture beside its text, under the same name"
+    return f"{root}: no pictures in this folder; the kinds read are {' '.join(_PICTURES)}"

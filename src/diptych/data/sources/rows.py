@@ -1,0 +1,252 @@
+"""Rows of a table at random: an index of where each row begins, and the one row that is asked for."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from diptych.data.sample import BadSample
+from diptych.data.sources import cache
+from diptych.data.sources.records import read_json, read_text
+from diptych.errors import InputError
+
+csv.field_size_limit(1 << 24)  # Python's own limit of 128 KB is below a long document
+
+
+class Rows(Protocol):
+    """A table. `rows[i]` is a dict of the columns that are not empty; raises BadSample where the row is damaged."""
+
+    path: str
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def scan(self) -> Iterator[dict[str, Any] | BadSample]:
+        """Every row in order, without the columns that hold encoded pictures; a damaged row as its error."""
+        ...
+
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """Class names that the file itself declares."""
+        ...
+
+
+def open_rows(path: str) -> Rows:
+    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError where it is empty or not such a file."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".parquet":
+        return ParquetRows(path)
+    if suffix == ".jsonl":
+        return JsonRows(path)
+    return CsvRows(path, delimiter="\t" if suffix == ".tsv" else ",")
+
+
+class _Lines:
+    """Bytes of each row of a text file, by an array of offsets."""
+
+    path: str
+    _offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def _row(self, data: bytes, index: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _line(self, index: int) -> bytes:
+        start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
+        with Path(self.path).open("rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        return self._row(self._line(index), index)
+
+    def scan(self) -> Iterator[dict[str, Any] | BadSample]:
+        """Every row in order; a damaged one as its error."""
+        with Path(self.path).open("rb") as file:
+            file.seek(int(self._offsets[0]))
+            for index, size in enumerate(np.diff(self._offsets).tolist()):
+                try:
+                    yield self._row(file.read(size), index)
+                except BadSample as bad:
+                    yield bad
+
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """Text files declare none."""
+        return {}
+
+
+class CsvRows(_Lines):
+    """Delimited text. The first row names the columns, unless they are given; `quoted` says whether quotes group."""
+
+    def __init__(self, path: str, *, delimiter: str = ",", columns: Sequence[str] = (), quoted: bool = True):
+        self.path = path
+        self._dialect: dict[str, Any] = {
+            "delimiter": delimiter,
+            "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            "skipinitialspace": delimiter == "|",
+        }
+        with Path(path).open("rb") as file:
+            offsets = list(self._starts(file))
+        if not columns and len(offsets) > 1:
+            self._offsets = np.array(offsets[:2], np.int64)
+            columns = self._head()
+            offsets = offsets[1:]
+        self.columns = list(columns)
+        self._offsets = np.array(offsets, np.int64)
+        if len(self) < 1:
+            raise InputError(f"{path}: the table has no rows; it needs a line of column names and a line for each text")
+
+    def _starts(self, file: BinaryIO) -> Iterator[int]:
+        """Where each row begins (a quoted cell may hold line breaks), and where the last one ends."""
+        position = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal position
+            for line in file:
+                position += len(line)
+                yield line.decode("latin-1")  # any byte is a letter: delimiters and quotes are ASCII
+
+        start = 0
+        try:
+            for cells in csv.reader(lines(), **self._dialect):
+                if cells:
+                    yield start
+                start = position
+        except csv.Error as error:
+            raise InputError(f"{self.path}: not a table of delimited text ({error}); check its quotes") from error
+        yield start
+
+    def _head(self) -> list[str]:
+        try:
+            columns = [name.strip() for name in self._cells(self._line(0))]
+        except BadSample as bad:
+            raise InputError(f"{self.path}: its first line is not UTF-8; save the table as UTF-8") from bad
+        if len(set(columns)) < len(columns):
+            raise InputError(f"{self.path}: its first line names a column twice; name each column once")
+        return columns
+
+    def _cells(self, data: bytes) -> list[str]:
+        return next(csv.reader(io.StringIO(read_text(data), newline=""), **self._dialect), [])
+
+    def _row(self, data: bytes, index: int) -> dict[str, Any]:
+        cells = self._cells(data)
+        if len(cells) != len(self.columns):
+            raise BadSample("columns", f"row {index + 1} has {len(cells)} cells, not {len(self.columns)}")
+        return {name: cell.strip() for name, cell in zip(self.columns, cells, strict=True) if cell.strip()}
+
+
+class JsonRows(_Lines):
+    """One JSON object a line."""
+
+    def __init__(self, path: str):
+        self.path = path
+        offsets, position = [], 0
+        with Path(path).open("rb") as file:
+            for line in file:
+                if line.strip():
+                    offsets.append(position)
+                position += len(line)
+        self._offsets = np.array([*offsets, position], np.int64)
+        if not offsets:
+            raise InputError(f"{path}: the file has no lines; it needs a JSON object on each")
+        self.columns = list(self._first())
+
+    def _first(self) -> dict[str, Any]:
+        for row in itertools.islice(self.scan(), 100):
+            if not isinstance(row, BadSample):
+                return row
+        raise InputError(f"{self.path}: no JSON objects in its first lines; it needs one on each line")
+
+    def _row(self, data: bytes, index: int) -> dict[str, Any]:
+        return read_json(data)
+
+
+class ParquetRows:
+    """Parquet, copied once into the user's cache as an uncompressed Arrow file, which gives single rows at no cost.
+
+    Parquet stores rows in compressed groups of thousands of pictures: a shuffled epoch would unpack a group a sample.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._arrow = cache.place("parquet", [path], ".arrow")
+        self._table: Any = None
+        if not self._arrow.is_file() and not cache.write(self._arrow, self._copy):
+            raise InputError(f"{self._arrow}: cannot write the unpacked copy of {path}; set XDG_CACHE_HOME elsewhere")
+        if len(self) < 1:
+            raise InputError(f"{path}: the table has no rows")
+        self.columns = list(self._open().column_names)
+
+    def _copy(self, file: BinaryIO) -> None:
+        pyarrow, parquet = _pyarrow(self.path)
+        try:
+            reader = parquet.ParquetFile(self.path)
+            with pyarrow.ipc.new_file(file, reader.schema_arrow) as writer:
+                for batch in reader.iter_batches(batch_size=256):
+                    writer.write_batch(batch)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+            raise InputError(f"{self.path}: not a Parquet file ({error}); check where it came from") from error
+
+    def _open(self) -> Any:
+        if self._table is None:
+            pyarrow, _ = _pyarrow(self.path)
+            self._table = pyarrow.ipc.open_file(pyarrow.memory_map(str(self._arrow))).read_all()
+        return self._table
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_table": None}  # a worker maps the file itself
+
+    def __len__(self) -> int:
+        return self._open().num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            row = self._open().slice(range(len(self))[index], 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            raise BadSample("utf8", f"row {index + 1}: {error}") from error
+        return {name: value for name, value in row.items() if value is not None}
+
+    def scan(self) -> Iterator[dict[str, Any] | BadSample]:
+        """Every row in order, without encoded pictures."""
+        first = self[0]
+        light = [name for name in self.columns if not _holds_bytes(first.get(name))]
+        for batch in self._open().select(light).to_batches(max_chunksize=1024):
+            for at in range(batch.num_rows):
+                try:
+                    row = batch.slice(at, 1).to_pylist()[0]
+                    yield {name: value for name, value in row.items() if value is not None}
+                except UnicodeDecodeError as error:
+                    yield BadSample("utf8", str(error))
+
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """Class names that Hugging Face's `datasets` keeps in the file's metadata."""
+        metadata = self._open().schema.metadata or {}
+        try:
+            features = json.loads(metadata[b"huggingface"])["info"]["features"]
+            return {name: feature["names"] for name, feature in features.items() if "names" in feature}
+        except (KeyError, TypeError, ValueError):
+            return {}
+
+
+def _holds_bytes(value: Any) -> bool:
+    return isinstance(value, bytes) or (isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes))
+
+
+def _pyarrow(path: str) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{path}: Parquet needs pyarrow; install it with pip install 'diptych[data]'") from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,217 @@
+"""Tables of pictures and texts: CSV, TSV, JSON lines, Parquet; pictures as paths or as bytes.
+
+Rows that name the same picture are one sample with several texts. The columns are found by their usual names, or given:
+`table.csv:image=file:text=caption:label=kind:key=id`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.data.pictures import BytesPicture, FilePicture
+from diptych.data.sample import BadSample, Picture, Sample, Schema
+from diptych.data.sources.compact import Groups, Strings
+from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, schema_of
+from diptych.data.sources.rows import Rows, open_rows
+from diptych.errors import InputError, unknown
+from diptych.spec import Spec, configure
+
+FORMAT = "table"
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_IMAGES = (
+    *("image", "image_path", "img_path", "filepath", "file_path", "file_name", "filename", "file", "path"),
+    *("img", "picture", "photo", "image_name", "image_file", "jpg", "png", "image_bytes", "bytes"),
+)
+_TEXTS = (*CAPTIONS, "title", "description", "sentence", "comment", "alt_text", "alt")
+_LABELS = ("class", "label", "category")
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`: by its suffix, but for Flickr30k's results.csv, whose cells `|` parts."""
+    from diptych.data.sources import flickr
+
+    return spec.name.lower().endswith(_SUFFIXES) and not flickr.claims(spec)
+
+
+def open(spec: Spec) -> "Table":
+    """`table.csv[:image=COLUMN][:text=COLUMN][:label=COLUMN][:key=COLUMN][:root=FOLDER]`."""
+    options = configure(TableOptions, spec.options, f"source {spec.name!r}")
+    if not Path(spec.name).is_file():
+        raise InputError(f"{spec.name}: no such file; check the path")
+    return Table(spec.name, open_rows(spec.name), options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What may follow a table's path: columns, and the folder that relative paths start from (the table's own)."""
+
+    image: str | None = None
+    text: str | None = None
+    label: str | None = None
+    key: str | None = None
+    root: str | None = None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    image: str | None
+    captions: tuple[str, ...]
+    label: str | None
+    key: str | None
+    aside: frozenset[str] = field(default_factory=frozenset)  # columns that are no text, label or array of a sample
+
+
+class Table:
+    """Samples of a table, in order of each picture's first row.
+
+    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8). Raises InputError for columns that
+    are not there, web addresses in place of paths, and a table without a readable row.
+    """
+
+    def __init__(self, name: str, rows: Rows, options: TableOptions | None = None):
+        options = options or TableOptions()
+        self.name, self.rows = name, rows
+        self.root = options.root or str(Path(rows.path).parent)
+        self._columns = _find_columns(rows, options)
+        self.damage: Mapping[str, str] = {}
+        self._classes: dict[str, Sequence[str]] = {}
+        self._index()
+        self._schema: Schema | None = None
+
+    def _index(self) -> None:
+        """One pass over the rows: which picture each names, its key, its label."""
+        columns, damage = self._columns, {}
+        ids, good, keys, labels = [], [], [], []
+        for number, row in enumerate(self.rows.scan()):
+            if isinstance(row, BadSample):
+                damage[f"{self.rows.path}:{number + 1}"] = row.reason
+                continue
+            path = _path(row.get(columns.image)) if columns.image else None
+            if path and number < 100 and path.startswith(("http://", "https://")):
+                raise InputError(
+                    f"{self.rows.path}: column {columns.image!r} holds web addresses; download the pictures first "
+                    "(img2dataset makes tar shards of such a table)"
+                )
+            good.append(number)
+            ids.append(_hash(path) if path else number)
+            keys.append(str(row[columns.key]) if columns.key in row else path or str(number))
+            labels.append(str(row.get(columns.label, "")) if columns.label else "")
+        if not good:
+            raise InputError(f"{self.rows.path}: none of its {len(self.rows)} rows can be read ({damage.popitem()[1]})")
+        self.damage = damage
+        self._good, self._groups = np.array(good, np.int64), Groups(np.array(ids, np.uint64))
+        firsts = [int(self._groups[at][0]) for at in range(len(self._groups))]
+        keys = [keys[at] for at in firsts]
+        if len(set(keys)) < len(keys):
+            keys = [f"{key}#{good[at] + 1}" for key, at in zip(keys, firsts, strict=True)]
+        self._keys = Strings(keys)
+        self._number_classes([labels[at] for at in firsts])
+
+    def _number_classes(self, values: Sequence[str]) -> None:
+        """Labels that are words get numbers in order of the alphabet; labels that are numbers stay."""
+        self._label = None
+        if not self._columns.label:
+            return
+        present = sorted({value for value in values if value})
+        if all(value.lstrip("-").isdigit() for value in present):
+            self._label = np.array([int(value or -1) for value in values], np.int64)
+        elif all(map(_is_number, present)):
+            self._label = np.array([float(value or "nan") for value in values])
+        else:
+            number = {value: at for at, value in enumerate(present)}
+            self._label = np.array([number.get(value, -1) for value in values], np.int64)
+            self._classes[self._columns.label] = present
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        columns, parts, picture = self._columns, Parts(), None
+        for number in self._good[self._groups[index]].tolist():
+            row = self.rows[number]
+            if columns.image and picture is None:
+                picture = self._picture(row.get(columns.image))
+            parts.add({name: row[name] for name in row if name not in columns.aside}, columns.captions)
+        if self._label is not None and columns.label:
+            parts.labels[columns.label] = self._label[index].item()
+        return Sample(
+            key=self._keys[index],
+            source=self.name,
+            images={"main": picture} if picture else {},
+            texts=parts.texts,
+            labels=parts.labels,
+            boxes=parts.boxes,
+            arrays=parts.arrays,
+        )
+
+    def _picture(self, value: Any) -> Picture | None:
+        if isinstance(value, Mapping):  # as Hugging Face's `datasets` stores pictures
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return BytesPicture(value)
+        return FilePicture(str(Path(self.root, value))) if value else None
+
+    def keys(self) -> Sequence[str]:
+        """The unique keys: the key column, or the pictures' paths, or row numbers."""
+        return self._keys
+
+    def labels(self, name: str) -> np.ndarray:
+        """The label of every sample (N,), -1 where missing; reads no picture."""
+        if self._label is not None and name == self._columns.label:
+            return self._label
+        return labels_of(self, name)
+
+    def schema(self) -> Schema:
+        """The fields as up to 1,000 samples show them; class names from words, metadata, or paired columns."""
+        if self._schema is None:
+            self._schema = schema_of(self, {**class_names(self), **self.rows.classes(), **self._classes})
+        return self._schema
+
+
+def _path(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        return None if value.get("bytes") else value.get("path")
+    return value if isinstance(value, str) else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _hash(path: str) -> int:
+    return int.from_bytes(hashlib.blake2b(path.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
+def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
+    columns = list(rows.columns)
+    for wanted in (options.image, options.text, options.label, options.key):
+        if wanted is not None and wanted not in columns:
+            raise unknown(f"column of {rows.path}", wanted, columns)
+    by_name = {name.lower(): name for name in reversed(columns)}
+    image = options.image or next((by_name[name] for name in _IMAGES if name in by_name), None)
+    if image is None and (address := by_name.get("url")):
+        raise InputError(
+            f"{rows.path}: column {address!r} holds web addresses; download the pictures first "
+            "(img2dataset makes tar shards of such a table)"
+        )
+    text = options.text or next((by_name[name] for name in _TEXTS if name in by_name), None)
+    if image is None and text is None:
+        raise InputError(
+            f"{rows.path}: no column of pictures or texts among {', '.join(columns)}; name them with "
+            ":image=COLUMN:text=COLUMN"
+        )
+    label = options.label or next(
+        (by_name[name] for name in _LABELS if name in by_name and by_name[name] != text), None
+    )
+    key = options.key or by_name.get("key")
+    aside = frozenset(name for name in (image, label, key) if name)
+    return _Columns(image, (text,) if text else CAPTIONS, label, key, aside)

@@ -1,0 +1,162 @@
+"""Tar shards in WebDataset layout: `key.jpg` with `key.json`, `.txt`, `.cls`, `.npy`, `.seg.png`, … inside plain tars.
+
+Each shard's headers are read once; what is kept is the place and size of every member, so that any sample is one or two
+reads away, in any order, in any process. Nothing is ever extracted or unpickled.
+"""
+
+import glob
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from diptych.data.pictures import Mask, MemberPicture
+from diptych.data.sample import BadSample, Sample, Schema
+from diptych.data.sources.records import (
+    CAPTIONS,
+    Parts,
+    class_names,
+    labels_of,
+    read_json,
+    read_npy,
+    read_text,
+    schema_of,
+)
+from diptych.data.sources.tarindex import load_index
+from diptych.errors import InputError
+from diptych.spec import Spec, configure
+
+FORMAT = "tar"
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_BRACE = re.compile(r"\{([^{}]*)\}")
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`."""
+    return spec.name.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def open(spec: Spec) -> "Tar":
+    """`shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names the JSON field that holds the captions."""
+    options = configure(TarOptions, spec.options, f"source {spec.name!r}")
+    return Tar(spec.name, expand(spec.name), captions=(options.text,) if options.text else CAPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarOptions:
+    """What may follow the path of tar shards."""
+
+    text: str | None = None
+
+
+def expand(pattern: str) -> list[str]:
+    """The files of a pattern: braces `{0000..0099}` and `{a,b}` in order, then globs sorted.
+
+    Raises InputError where a file is missing or a glob finds none.
+    """
+    if Path(pattern).is_file():
+        return [pattern]
+    parts = _BRACE.split(pattern)
+    choices = [_alternatives(part) if at % 2 else [part] for at, part in enumerate(parts)]
+    paths: list[str] = []
+    for path in map("".join, product(*choices)):
+        # Path.glob does not take absolute patterns.
+        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]  # noqa: PTH207
+        if not found:
+            raise InputError(f"{path}: the pattern matches no file; check the path")
+        paths += found
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise InputError(f"{missing[0]}: no such file{more}; check the path or the range in braces")
+    return paths
+
+
+def _alternatives(text: str) -> list[str]:
+    if (bounds := re.fullmatch(r"(\d+)\.\.(\d+)", text)) is None:
+        return text.split(",")
+    first, last = bounds.groups()
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+
+
+class Tar:
+    """Samples of tar shards, in file order. Keys get their shard's name in front where two shards share a key.
+
+    `damage` holds what the shards lost (place -> checksum, truncated, duplicate-key). Raises InputError for what is not
+    a tar, for members that a tar of samples has no business holding (see `tarindex`), and where no sample is left.
+    """
+
+    def __init__(self, name: str, paths: Sequence[str], captions: Sequence[str] = CAPTIONS):
+        self.name, self.paths, self.captions = name, list(paths), tuple(captions)
+        self._index = load_index(self.paths)
+        self.damage: Mapping[str, str] = self._index.damage
+        if not len(self):
+            lost = f" ({len(self.damage)} are damaged)" if self.damage else ""
+            raise InputError(f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with pictures")
+        self._schema: Schema | None = None
+
+    def __len__(self) -> int:
+        return len(self._index.ends)
+
+    def keys(self) -> Sequence[str]:
+        """The unique keys in order."""
+        return self._index.keys
+
+    def _members(self, number: int) -> Iterator[tuple[str, MemberPicture]]:
+        index = self._index
+        path = self.paths[index.shard[number]]
+        for at in range(int(index.ends[number - 1]) if number else 0, int(index.ends[number])):
+            yield index.extensions[index.extension[at]], MemberPicture(path, int(index.offset[at]), int(index.size[at]))
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        parts = Parts()
+        images: dict[str, MemberPicture] = {}
+        masks: dict[str, Mask] = {}
+        for extension, member in self._members(index):
+            *prefix, kind = extension.split(".")
+            role = ".".join(prefix)
+            if kind in PICTURES and (role == "mask" or role.endswith("seg")):
+                masks[role] = Mask(member)
+            elif kind in PICTURES:
+                images.setdefault("main" if role in ("", "image", "img") else role, member)
+            else:
+                self._read_fields(parts, role, kind, member)
+        return Sample(
+            key=self._index.keys[index],
+            source=self.name,
+            images=images,
+            texts=parts.texts,
+            labels=parts.labels,
+            boxes=parts.boxes,
+            masks=masks,
+            arrays=parts.arrays,
+        )
+
+    def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberPicture) -> None:
+        """Read one member that is no picture; kinds that mean nothing to us (audio, video, …) are passed over."""
+        if kind == "json":
+            parts.add(read_json(member.read()), self.captions)
+        elif kind in ("txt", "text", "caption"):
+            if role or self.captions == CAPTIONS:
+                parts.add_text(read_text(member.read()), role or "caption")
+        elif kind == "cls":
+            text = read_text(member.read()).strip()
+            if not re.fullmatch(r"-?\d+", text):
+                raise BadSample("label", f"{text[:40]!r} in .cls is not a whole number")
+            parts.labels[role or "class"] = int(text)
+        elif kind == "npy":
+            parts.arrays[role or "npy"] = read_npy(member.read())
+
+    def labels(self, name: str) -> np.ndarray:
+        """The label of every sample (N,), -1 where missing; reads every sample's JSON, no picture."""
+        return labels_of(self, name)
+
+    def schema(self) -> Schema:
+        """The fields as the first look at up to 1,000 samples shows them, class names from paired text fields."""
+        if self._schema is None:
+            self._schema = schema_of(self, class_names(self))
+        return self._schema

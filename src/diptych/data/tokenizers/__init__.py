@@ -1,0 +1,52 @@
+"""Tokenizers: `bpe` (own, trained), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from model folders).
+
+A tokenizer goes into a model's file as plain values (`to_dict`), with a fingerprint of what decides its ids.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diptych.data.tokenizers.base import Tokenizer, pad_batch
+from diptych.data.tokenizers.bpe import Bpe, train_bpe
+from diptych.data.tokenizers.clip import Clip
+from diptych.data.tokenizers.hf import HuggingFace, from_folder
+from diptych.data.tokenizers.sentencepiece import SentencePiece
+from diptych.errors import InputError, unknown
+from diptych.spec import parse
+
+__all__ = ["Bpe", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "build", "from_dict", "from_folder", "pad_batch",
+           "train_bpe"]  # fmt: skip
+
+KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFace, SentencePiece)}
+
+
+def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
+    """The tokenizer of a spec: `bpe[:vocab_size=…:context=…]`, trained on `texts`; `clip[:context=…]`; or
+    `hf:FOLDER[:context=…:padding=max]`.
+
+    Raises InputError for an unknown name or option.
+
+    >>> build("bpe:vocab_size=260", ["two cats", "two dogs"]).vocab_size
+    260
+    """
+    parsed = parse(spec)
+    name, _, folder = parsed.name.partition(":")
+    makers: dict[str, Any] = {
+        "bpe": lambda **options: train_bpe(texts, **options),
+        "clip": Clip,
+        "hf": lambda **options: from_folder(folder, **options),
+    }
+    if name not in makers or bool(folder) != (name == "hf"):
+        raise unknown("tokenizer", parsed.name, ["bpe", "clip", "hf:FOLDER"])
+    try:
+        return makers[name](**parsed.options)
+    except TypeError as error:
+        raise InputError(f"tokenizer {spec!r}: {str(error).split(' ', 1)[-1]}") from None
+
+
+def from_dict(values: Mapping[str, Any]) -> Tokenizer:
+    """The inverse of a tokenizer's `to_dict`."""
+    kind = str(values.get("kind"))
+    if kind not in KINDS:
+        raise unknown("kind of tokenizer", kind, KINDS)
+    return KINDS[kind].from_dict(dict(values))

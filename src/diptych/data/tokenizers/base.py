@@ -1,0 +1,103 @@
+"""Tokenizers: text in, lists of ids out, with the special ids, the length and the padding that a tower expects.
+
+Dimensions: N texts, L ids a text.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+
+class Tokenizer(ABC):
+    """Splits text into ids. A text longer than `context` is cut so that the special ids at its ends stay.
+
+    A subclass sets the attributes below in `__init__` and gives `ids` and `to_dict`.
+    """
+
+    kind: ClassVar[str]
+    vocab_size: int
+    context: int
+    """The most ids that a text may have, special ones included."""
+    pad: int
+    before: tuple[int, ...] = ()
+    """Special ids put before each text, such as the start of text."""
+    after: tuple[int, ...] = ()
+    """Special ids put after each text, such as its end."""
+    padding: Literal["longest", "max"] = "longest"
+    """"max": the tower was trained on texts filled up to `context`, and reads the filling as part of the text."""
+
+    @abstractmethod
+    def ids(self, text: str) -> list[int]:
+        """The ids of one text, without special ids, uncut."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values from which `from_dict` builds the same tokenizer."""
+
+    @property
+    def eot(self) -> int | None:
+        """The id that ends each text, None where there is none."""
+        return self.after[-1] if self.after else None
+
+    @property
+    def room(self) -> int:
+        """The most ids of its own that a text can keep."""
+        return self.context - len(self.before) - len(self.after)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text with its special ids, at most `context` of them, not padded."""
+        assert not isinstance(texts, str), "encode takes a list of texts"
+        before, after = list(self.before), list(self.after)
+        return [before + self.ids(text)[: self.room] + after for text in texts]
+
+    def lost(self, text: str) -> int:
+        """How many ids of the text do not fit into `context`."""
+        return max(0, len(self.ids(text)) - self.room)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides ids: equal fingerprints give equal ids."""
+        return hashlib.sha256(json.dumps(self._decides(), sort_keys=True).encode()).hexdigest()
+
+    def _decides(self) -> dict[str, Any]:
+        return self.to_dict()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+def whole(text: str) -> str:
+    """The text with half surrogate pairs, which no UTF-8 can hold, shown as the replacement sign.
+
+    >>> whole("a\\ud83d")
+    'a�'
+    """
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Stack encoded texts by the tokenizer's padding rule: ids (N, L) and lengths (N,), both int64.
+
+    L is the longest text, or the context where the rule is "max". A text ends at its first end id, also where someone
+    wrote that id's name into it: there CLIP's towers look for the feature.
+    """
+    lengths = torch.tensor([_end(row, tokenizer.eot) for row in rows], dtype=torch.int64)
+    width = tokenizer.context if tokenizer.padding == "max" else int(lengths.max()) if len(rows) else 0
+    ids = torch.full((len(rows), width), tokenizer.pad, dtype=torch.int64)
+    for target, row in zip(ids, rows, strict=True):
+        row = torch.as_tensor(row[:width], dtype=torch.int64)
+        target[: len(row)] = row
+    return ids, lengths
+
+
+def _end(row: Sequence[int], eot: int | None) -> int:
+    return row.index(eot) + 1 if eot is not None and eot in row else len(row)

@@ -1,0 +1,89 @@
+"""Byte-pair encoding trained on one's own texts: lower-cased, byte-level, so that no text is ever out of vocabulary.
+
+Ids 0, 1, 2 are padding, start and end; then the 256 bytes; then one id for each merge, in the order of training.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from diptych.data.tokenizers.base import Tokenizer, whole
+from diptych.errors import InputError, unknown
+
+# Loader workers are forked after texts were encoded; the library's own threads do not survive that and it would warn.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SPECIAL = ("<pad>", "<start>", "<end>")
+ALPHABET = tuple(sorted(pre_tokenizers.ByteLevel.alphabet()))
+
+
+class Bpe(Tokenizer):
+    """A trained vocabulary, given by its merges ("left right", in order)."""
+
+    kind = "bpe"
+    pad, before, after = 0, (1,), (2,)
+
+    def __init__(self, merges: Iterable[str], context: int = 64, padding: Literal["longest", "max"] = "longest"):
+        self.merges, self.context, self.padding = tuple(merges), context, padding
+        vocab = {token: number for number, token in enumerate(SPECIAL + ALPHABET)}
+        pairs = []
+        for merge in self.merges:
+            left, _, right = merge.partition(" ")
+            if left not in vocab or right not in vocab:
+                raise InputError(f"the tokenizer's merge {merge!r} joins parts that do not exist; its file is damaged")
+            vocab.setdefault(left + right, len(vocab))
+            pairs.append((left, right))
+        self.vocab_size = len(vocab)
+        self._rust = _pipeline(models.BPE(vocab=vocab, merges=pairs))
+
+    def ids(self, text: str) -> list[int]:
+        return self._rust.encode(whole(text), add_special_tokens=False).ids
+
+    def to_dict(self) -> dict[str, Any]:
+        merges = "\n".join(self.merges)
+        return {"kind": self.kind, "context": self.context, "padding": self.padding, "merges": merges}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Bpe":
+        merges = values["merges"].split("\n") if values["merges"] else ()
+        return cls(merges, values["context"], values["padding"])
+
+
+def train_bpe(
+    texts: Iterable[str], vocab_size: int = 4096, context: int = 64, padding: Literal["longest", "max"] = "longest"
+) -> Bpe:
+    """Learn merges from texts until the vocabulary has `vocab_size` ids, or no pair occurs twice. Deterministic.
+
+    Raises InputError for a vocabulary too small to hold the bytes, or a context without room for a word.
+
+    >>> tokenizer = train_bpe(["a red cat", "a red dog", "a red hat"], vocab_size=270, context=8)
+    >>> tokenizer.encode(["a red cat"])[0][:3]
+    [1, 261, 262]
+    """
+    least = len(SPECIAL) + len(ALPHABET)
+    if vocab_size < least:
+        raise InputError(f"vocab_size is {vocab_size}; it must be at least {least}, the bytes and special ids")
+    if padding not in ("longest", "max"):
+        raise unknown("padding", str(padding), ("longest", "max"))
+    if context < 3:
+        raise InputError(f"context is {context}; it must be at least 3: start, end and one id between")
+    rust = _pipeline(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False,
+                                  special_tokens=list(SPECIAL), initial_alphabet=list(ALPHABET))  # fmt: skip
+    rust.train_from_iterator((whole(text) for text in texts), trainer)
+    state = json.loads(rust.to_str())["model"]
+    tokenizer = Bpe((" ".join(pair) for pair in state["merges"]), context, padding)
+    assert tokenizer.vocab_size == len(state["vocab"]), "the vocabulary does not follow from its merges"
+    return tokenizer
+
+
+def _pipeline(model: models.BPE) -> RustTokenizer:
+    rust = RustTokenizer(model)
+    rust.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    # A leading space, so that a word is one and the same at the start of a text and inside it.
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return rust

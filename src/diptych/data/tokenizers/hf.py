@@ -1,0 +1,135 @@
+"""Tokenizers of Hugging Face model folders: their Rust pipeline, run without transformers once it has been read."""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from diptych.data.tokenizers.base import Tokenizer, whole
+from diptych.data.tokenizers.clip import CLEAN
+from diptych.data.tokenizers.sentencepiece import SentencePiece, is_siglip
+from diptych.errors import InputError, unknown
+
+FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
+"""A folder with one of these holds a tokenizer."""
+
+
+class HuggingFace(Tokenizer):
+    """The pipeline in `content` (what a tokenizer.json holds), with the special ids that its class puts around a text.
+
+    `clean` is done before the pipeline: None, or one of open_clip's ways ("lower", "whitespace", "canonicalize").
+    """
+
+    kind = "hf"
+
+    def __init__(
+        self,
+        content: str,
+        *,
+        context: int,
+        pad: int,
+        before: tuple[int, ...] = (),
+        after: tuple[int, ...] = (),
+        padding: Literal["longest", "max"] = "longest",
+        clean: str | None = None,
+    ):
+        if clean is not None and clean not in CLEAN:
+            raise unknown("way to clean text", clean, CLEAN)
+        self.content, self.context, self.pad, self.padding, self.clean = content, context, pad, padding, clean
+        self.before, self.after = tuple(before), tuple(after)
+        try:
+            self._rust = RustTokenizer.from_str(content)
+        except Exception as error:  # the Rust library raises nothing narrower
+            raise InputError(f"the content of a tokenizer.json is damaged ({error}); copy the file again") from None
+        self._rust.no_padding()
+        self._rust.no_truncation()
+        self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
+
+    def ids(self, text: str) -> list[int]:
+        if self.clean is not None:
+            text = CLEAN[self.clean](text)
+        return self._rust.encode(whole(text), add_special_tokens=False).ids
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("kind", "context", "pad", "padding", "clean", "content")
+        return {**{name: getattr(self, name) for name in names}, "before": [*self.before], "after": [*self.after]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "HuggingFace":
+        values = {key: value for key, value in values.items() if key != "kind"}
+        return cls(values.pop("content"), **values)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds the files of a tokenizer."""
+    return any((folder / name).is_file() for name in FILES)
+
+
+def from_folder(
+    folder: str | Path,
+    *,
+    context: int | None = None,
+    padding: Literal["longest", "max"] = "longest",
+    clean: str | None = None,
+    strip_end: bool = False,
+    local: bool = False,
+) -> Tokenizer:
+    """The tokenizer of a model folder or hub name, with the ids that transformers' own class gives.
+
+    `context` defaults to the folder's model_max_length. `strip_end` puts padding where the class puts its final
+    separator (open_clip's CLIPA models). `local`: a hub name is looked up on this machine only. Needs the extra
+    `language`. Raises InputError where there is none, where it pads on the left, or where no length is known.
+    """
+    if is_siglip(Path(folder)):
+        return SentencePiece.from_folder(Path(folder), context=context, padding=padding, clean=clean)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise InputError(f"the tokenizer of {folder} needs transformers; pip install 'diptych[language]'") from None
+    with _quiet():
+        try:
+            found = AutoTokenizer.from_pretrained(str(folder), local_files_only=local)
+        except Exception as error:  # transformers raises whatever the damaged file led to
+            raise InputError(f"{folder} has no tokenizer that transformers can read ({_line(error)})") from None
+    if context is None:
+        context = found.model_max_length
+        if context > 1_000_000:  # transformers' sign for "not given"
+            raise InputError(f"the tokenizer of {folder} has no model_max_length; add it to tokenizer_config.json")
+    if padding == "max" and found.padding_side != "right":
+        raise InputError(f'the tokenizer of {folder} pads on the left; set "padding_side": "right" in its config')
+    pad = found.pad_token_id if found.pad_token_id is not None else 0
+    if not hasattr(found, "backend_tokenizer"):
+        raise InputError(f"the tokenizer of {folder} is a {type(found).__name__}, which has no fast form; save it with a "
+                         "tokenizer.json")  # fmt: skip
+    before, after = _special(found)
+    if strip_end:
+        after = (pad,) * len(after)
+    content = found.backend_tokenizer.to_str()
+    return HuggingFace(content, context=context, pad=pad, before=before, after=after, padding=padding, clean=clean)
+
+
+def _special(found: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special ids before and after a text."""
+    encoded = found("a", return_special_tokens_mask=True)
+    ids, mask = encoded["input_ids"], encoded["special_tokens_mask"]
+    own = [place for place, special in enumerate(mask) if not special]
+    first, last = (own[0], own[-1]) if own else (len(ids), len(ids))
+    return tuple(ids[:first]), tuple(ids[last + 1 :])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without transformers' advice on tokenizers, which is for its own users."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

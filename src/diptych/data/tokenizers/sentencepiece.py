@@ -1,0 +1,95 @@
+"""SentencePiece models as SigLIP uses them: text canonicalised, split by the model, ended by </s>.
+
+The model travels inside the tokenizer's plain values (base64). Needs the extra `language` (sentencepiece).
+"""
+
+import base64
+import json
+import re
+import string
+from pathlib import Path
+from typing import Any, Literal
+
+from diptych.data.tokenizers.base import Tokenizer, whole
+from diptych.data.tokenizers.clip import CLEAN
+from diptych.errors import InputError
+
+SPACE = "▁"  # SentencePiece's sign for a space
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class SentencePiece(Tokenizer):
+    """The ids of transformers' SiglipTokenizer, but that special tokens written out in a text stay plain text."""
+
+    kind = "sentencepiece"
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        context: int,
+        pad: int,
+        eos: int,
+        padding: Literal["longest", "max"] = "max",
+        lower: bool = True,
+        clean: str | None = None,
+    ):
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError:
+            raise InputError("this tokenizer needs sentencepiece; pip install 'diptych[language]'") from None
+        self._processor = SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise InputError(f"the SentencePiece model is damaged ({error}); copy the file again") from None
+        self.model, self.context, self.pad, self.padding = model, context, pad, padding
+        self.lower, self.clean = lower, clean
+        self.after = (eos,)
+        self.vocab_size = self._processor.GetPieceSize()
+        self._guard = "<unk>"  # put before the text and cut off again: the model drops spaces at the start of its input
+        self._guarded = len(self._processor.EncodeAsIds(self._guard))
+
+    def ids(self, text: str) -> list[int]:
+        if self.clean is not None:
+            text = CLEAN[self.clean](text)
+        text = SPACE + whole(text).replace(SPACE, " ")
+        text = (text.lower() if self.lower else text).translate(_PUNCTUATION)
+        text = re.sub(r"\s+", " ", text).strip()
+        return self._processor.EncodeAsIds(self._guard + text)[self._guarded :]
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("kind", "context", "pad", "padding", "lower", "clean")
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "eos": self.after[0], "model": base64.b64encode(self.model).decode("ascii")}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SentencePiece":
+        values = {key: value for key, value in values.items() if key != "kind"}
+        return cls(base64.b64decode(values.pop("model")), **values)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, *, context: int | None, padding: Literal["longest", "max"], clean: str | None
+    ) -> "SentencePiece":
+        """From a SigLIP folder: spiece.model, and what its tokenizer_config.json says (transformers' names)."""
+        stored = folder / "tokenizer_config.json"
+        config = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+        model = (folder / "spiece.model").read_bytes()
+        lower, context = config.get("do_lower_case", True), context or config.get("model_max_length", 64)
+        made = cls(model, context=context, pad=0, eos=0, padding=padding, lower=lower, clean=clean)
+        made.pad, made.after = made.piece(config.get("pad_token")), (made.piece(config.get("eos_token")),)
+        return made
+
+    def piece(self, token: str | dict[str, Any] | None) -> int:
+        """The id of a special token as a config gives it: SigLIP pads and ends with </s>."""
+        return self._processor.PieceToId(token["content"] if isinstance(token, dict) else token or "</s>")
+
+
+def is_siglip(folder: Path) -> bool:
+    """Whether a folder's tokenizer is transformers' SiglipTokenizer, which has no Rust form."""
+    stored = folder / "tokenizer_config.json"
+    if not (folder / "spiece.model").is_file():
+        return False
+    told = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+    return told.get("tokenizer_class", "SiglipTokenizer") == "SiglipTokenizer"

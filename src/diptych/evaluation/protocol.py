@@ -1,0 +1,71 @@
+"""The protocol of a number: all that must be equal before two numbers may stand in one table."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from diptych.data.sample import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What was measured, on what, and how. The model is not part of it: protocols compare models."""
+
+    task: str
+    data: str  # the source's name, without the folders that differ from machine to machine
+    split: str  # number of samples and a hash of their keys: other samples, another protocol
+    field: str  # what was matched: role of the texts, or the label
+    prompts: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    rule: str = ""  # how several right answers, equal texts and ties count
+    precision: str = "float32"
+
+    def id(self) -> str:
+        """12 hexadecimal digits that change whenever any part changes.
+
+        >>> a = Protocol(task="retrieval", data="glyphs", split="192:0f", field="caption")
+        >>> b = Protocol(task="retrieval", data="glyphs", split="192:0f", field="caption", precision="bfloat16")
+        >>> len(a.id()), a.id() == b.id()
+        (12, False)
+        """
+        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def split_of(keys: Sequence[str]) -> str:
+    """The samples of a source in one word: how many, and a hash of their keys in order.
+
+    >>> split_of(["a", "b"]) == split_of(["a", "b"]) != split_of(["b", "a"])
+    True
+    """
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(json.dumps(key).encode() + b"\n")
+    return f"{len(keys)}:{digest.hexdigest()[:12]}"
+
+
+def describe(protocol: Protocol, model: object) -> dict[str, object]:
+    """What every result stores beside its numbers: the protocol, its id, and which model was measured."""
+    return {
+        "protocol": protocol.id(),
+        "task": protocol.task,
+        "data": protocol.data,
+        "split": protocol.split,
+        "field": protocol.field,
+        "prompts": list(protocol.prompts),
+        "rule": protocol.rule,
+        "precision": protocol.precision,
+        "model": getattr(model, "identity", ""),
+    }
+
+
+def precision_of(model: object) -> str:
+    """The precision a model computes in; float32 unless it says otherwise."""
+    return str(getattr(model, "precision", "float32")).removeprefix("torch.")
+
+
+def data_of(source: Source) -> str:
+    """The name of a source without its folders: data that lies elsewhere is the same data."""
+    return ",".join(re.split(r"[/\\]", part.rstrip("/\\"))[-1] for part in source.name.split(","))

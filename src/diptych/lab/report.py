@@ -1,0 +1,225 @@
+"""Pieces of a report: one HTML file that needs no other, readable in the dark, by telephone and on paper.
+
+Each function gives a piece of HTML; `page` puts pieces together. Whatever is not HTML yet is escaped here.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+from PIL import Image
+
+from diptych.data.pictures import on_ground
+
+
+def page(title: str, lead: str, *parts: str) -> str:
+    """The whole file: a title, a paragraph under it, and the parts (HTML)."""
+    style = files("diptych.lab").joinpath("report.css").read_text("utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n"
+        f"<body><main><h1>{escape(title)}</h1><p>{escape(lead)}</p>\n" + "\n".join(parts) + "\n</main></body></html>\n"
+    )
+
+
+def section(title: str, note: str, *parts: str) -> str:
+    """A headed stretch: a sentence or two on what is to be seen, then the parts (HTML), each in a card."""
+    cards = "\n".join(f'<div class="card">{part}</div>' for part in parts)
+    return f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>\n{cards}</section>'
+
+
+def figures(*pairs: tuple[str, str]) -> str:
+    """The few numbers that matter most, as (figure, what it is)."""
+    cards = "".join(f'<div class="card"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in pairs)
+    return f'<div class="figures">{cards}</div>'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One measured share in [0, 1], beside what chance gives, a look-up by pixels (or None) and the aim (or None)."""
+
+    label: str
+    value: float
+    chance: float
+    lookup: float | None = None
+    target: float | None = None
+
+
+def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
+    """A table of bars in named groups, and under it what the marks mean.
+
+    The aim is called missed where it is missed, and a look-up that does better than the model is printed as better.
+    """
+    rows = []
+    for name, members in groups:
+        rows.append(f'<tr class="group"><td colspan="6">{escape(name)}</td></tr>')
+        rows += map(_bar_row, members)
+    head = '<tr><th></th><th></th><th class="n">model</th><th class="n">chance</th><th class="n">pixel look-up</th>'
+    key = (
+        '<div class="key"><span><i class="track"><i style="width:100%"></i></i>model</span>'
+        '<span><i class="track"><u style="left:50%"></u></i>chance</span>'
+        '<span><i class="track"><u class="lookup" style="left:50%"></u></i>pixel look-up</span>'
+        '<span><i class="track"><u class="target" style="left:50%"></u></i>aim</span></div>'
+    )
+    return f'<table><thead>{head}<th class="n">aim</th></tr></thead><tbody>{"".join(rows)}</tbody></table>{key}'
+
+
+def _bar_row(bar: Bar) -> str:
+    def at(share: float) -> str:
+        return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+
+    marks = [f'<i style="width:{at(bar.value)}"></i>', f'<u style="left:{at(bar.chance)}"></u>']
+    lookup, aim = '<td class="n soft">–</td>', '<td class="n soft">–</td>'
+    if bar.lookup is not None:
+        marks.append(f'<u class="lookup" style="left:{at(bar.lookup)}"></u>')
+        better = " — better" if bar.lookup > bar.value else ""
+        lookup = f'<td class="n{" bad" if better else ""}">{share(bar.lookup)}{better}</td>'
+    if bar.target is not None:
+        marks.append(f'<u class="target" style="left:{at(bar.target)}"></u>')
+        kind, word = ("good", "met") if bar.value >= bar.target else ("bad", "missed")
+        aim = f'<td class="n {kind}">{share(bar.target)} {word}</td>'
+    return (
+        f'<tr><td>{escape(bar.label)}</td><td class="bar"><div class="track">{"".join(marks)}</div></td>'
+        f'<td class="n"><b>{share(bar.value)}</b></td><td class="n soft">{share(bar.chance)}</td>{lookup}{aim}</tr>'
+    )
+
+
+def share(value: float) -> str:
+    """A share as a percentage, with more digits where it is small.
+
+    >>> share(0.4375), share(0.00069)
+    ('43.8 %', '0.07 %')
+    """
+    return f"{100 * value:.2f} %" if 0 < value < 0.01 else f"{100 * value:.1f} %"
+
+
+def curve(points: Sequence[tuple[float, float]], *, x: str, y: str) -> str:
+    """A line through points (x ascending), with axes named `x` and `y`, as inline SVG.
+
+    A faint line shows every point; the strong one is their running mean (over a 25th of the points).
+    """
+    points = [point for point in points if all(map(math.isfinite, point))]
+    if len(points) < 2:
+        return '<p class="note">There are too few points for a curve.</p>'
+    ys = [py for _, py in points]
+    frame = _Frame(points[0][0], points[-1][0], min(0.0, *ys), max(ys))
+    parts = [frame.axes(x, y)]
+    parts.append(frame.line(points, 'stroke="var(--bar)" stroke-opacity=".3"'))
+    parts.append(frame.line(_smooth(points), 'stroke="var(--bar)" stroke-width="2.5" stroke-linejoin="round"'))
+    name = escape(f"{y} by {x}", quote=True)
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+
+
+_WIDTH, _HEIGHT = 960, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 40  # margins
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where values of x0 … x1 and y0 … y1 fall on the drawing."""
+
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        return (
+            _LEFT + (x - self.x0) / ((self.x1 - self.x0) or 1) * (_WIDTH - _LEFT - _RIGHT),
+            _HEIGHT - _BOTTOM - (y - self.y0) / ((self.y1 - self.y0) or 1) * (_HEIGHT - _TOP - _BOTTOM),
+        )
+
+    def line(self, values: Sequence[tuple[float, float]], style: str) -> str:
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.at(*value) for value in values))
+        return f'<polyline points="{path}" fill="none" {style}/>'
+
+    def axes(self, x: str, y: str) -> str:
+        parts = []
+        for tick in ticks(self.y0, self.y1):
+            _, py = self.at(self.x0, tick)
+            parts.append(self.line([(self.x0, tick), (self.x1, tick)], 'stroke="var(--line)"'))
+            parts.append(f'<text x="{_LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        for tick in ticks(self.x0, self.x1):
+            px, _ = self.at(tick, self.y0)
+            parts.append(f'<text x="{px:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{tick:,g}</text>')
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x)}</text>')
+        turned = f'transform="translate(13 {(_HEIGHT - _BOTTOM) / 2}) rotate(-90)"'
+        parts.append(f'<text {turned} text-anchor="middle">{escape(y)}</text>')
+        return "".join(parts)
+
+
+def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    half = max(1, len(points) // 50)
+    windows = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
+    return [(point[0], sum(y for _, y in window) / len(window)) for point, window in zip(points, windows, strict=True)]
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from `low` on, about as many as asked, up to `high`.
+
+    >>> ticks(0, 5.2)
+    [0, 1, 2, 3, 4, 5]
+    """
+    step = 10 ** math.floor(math.log10(((high - low) or 1) / about))
+    step = next(step * m for m in (1, 2, 2.5, 5, 10) if (high - low) / (step * m) <= about + 1)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A picture with a caption; `hit` rings it as a right answer."""
+
+    image: Image.Image
+    caption: str = ""
+    hit: bool = False
+
+
+def picture(image: Image.Image, alt: str = "") -> str:
+    """An `img` with the picture inside, at most 128 px; transparent parts are white.
+
+    >>> picture(Image.new("RGB", (4, 4)), "a <b>")[-18:]
+    'alt="a &lt;b&gt;">'
+    """
+    image = on_ground(image)
+    image.thumbnail((128, 128))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=82, method=6)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img src="data:image/webp;base64,{data}" alt="{escape(alt, quote=True)}">'
+
+
+def finds(rows: Sequence[tuple[str | Shown, Sequence[Shown]]]) -> str:
+    """Queries on the left, a text or a picture each, and what each found on the right."""
+    parts = []
+    for query, hits in rows:
+        asked = (
+            escape(f"“{query}”")
+            if isinstance(query, str)
+            else f"{picture(query.image, query.caption)}<figcaption>{escape(query.caption)}</figcaption>"
+        )
+        parts.append(f'<div class="query">{asked}</div>{strip(hits)}')
+    return f'<div class="finds">{"".join(parts)}</div>'
+
+
+def strip(shown: Sequence[Shown]) -> str:
+    """Pictures side by side, their captions under them."""
+    found = "".join(
+        f"<figure{' class=hit' if item.hit else ''}>{picture(item.image, item.caption)}"
+        f"<figcaption>{escape(item.caption)}</figcaption></figure>"
+        for item in shown
+    )
+    return f'<div class="row">{found}</div>'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table of text."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

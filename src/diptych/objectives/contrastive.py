@@ -1,0 +1,82 @@
+"""The two contrastive losses of image-text pairs: softmax over the other side (CLIP and kin) and sigmoid (SigLIP).
+
+Both take features as they are and never normalise them. Both need O(B · tile) memory (see `core`).
+
+Dimensions: B pairs, K keys, D width.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from diptych.errors import InputError
+from diptych.objectives.core import Targets, both_losses, pair_losses
+
+
+def info_nce(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    *,
+    image_keys: Tensor | None = None,
+    text_keys: Tensor | None = None,
+    targets: Targets | tuple[Targets, Targets] = None,
+    smoothing: float = 0.0,
+    directions: Literal["mean", "sum"] = "mean",
+    tile: int | None = None,
+) -> Tensor:
+    """Symmetric cross-entropy of images among texts and of texts among images.
+
+        L = ½ [ mean_i CE(scale · <image_i, text_keys>, T_i) + mean_i CE(scale · <text_i, image_keys>, T'_i) ]
+
+    image, text (B, D); the keys (K, D) are the other side of the batch unless given (a momentum encoder's, a queue's).
+    `scale` multiplies (1/temperature). `targets` are those of each direction's rows among its keys: None (row i, key
+    i), (B,) long, or (B, K) float that sum to 1; a pair of them where image→text and text→image differ. A row without
+    target (index -1, weights 0) is left out of the mean. `smoothing` e spreads e/K over all keys.
+    `directions="sum"` leaves out the ½. Raises InputError for shapes that do not fit.
+
+    Sources: Radford et al. 2021 (CLIP); keys and soft targets as in Li et al. 2021 (ALBEF); sum and smoothing as in
+    Jia et al. 2021 (ALIGN).
+
+    >>> import torch
+    >>> x = torch.eye(3)
+    >>> round(info_nce(x, x, 1.0).item(), 4)  # log(e + 2) - 1
+    0.5514
+    """
+    if directions not in ("mean", "sum"):
+        raise InputError(f"directions is {directions!r}; choose 'mean' or 'sum'")
+    to_text, to_image = targets if isinstance(targets, tuple) else (targets, targets)
+    if image_keys is None and text_keys is None:
+        pair = both_losses(image, text, scale, targets=(to_text, to_image), smoothing=smoothing, tile=tile)
+    else:
+        texts, images = text if text_keys is None else text_keys, image if image_keys is None else image_keys
+        pair = (
+            pair_losses(image, texts, scale, targets=to_text, smoothing=smoothing, tile=tile),
+            pair_losses(text, images, scale, targets=to_image, smoothing=smoothing, tile=tile),
+        )
+    total = pair[0].mean() + pair[1].mean()
+    return total / 2 if directions == "mean" else total
+
+
+def sigmoid_pairs(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    *,
+    targets: Targets = None,
+    tile: int | None = None,
+) -> Tensor:
+    """Each image-text pair as its own question, does it match?
+
+        L = -(1/B) Σ_ij log σ(z_ij (scale · <image_i, text_j> + bias)),      z = +1 for a match, -1 otherwise
+
+    image (B, D), text (K, D). `targets`: None (image i matches text i), (B,) long, or (B, K) float, the probability of
+    a match. Raises InputError for shapes that do not fit. Source: Zhai et al. 2023 (SigLIP).
+
+    >>> import torch
+    >>> x = torch.eye(2)
+    >>> round(sigmoid_pairs(x, x, 10.0, -5.0).item(), 4)  # 2 pairs a row, each log(1 + e^-5)
+    0.0134
+    """
+    return pair_losses(image, text, scale, bias, targets=targets, compete=False, tile=tile).mean()

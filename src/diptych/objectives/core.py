@@ -1,0 +1,241 @@
+"""The one core of the contrastive objectives: losses of rows (and columns) of a matrix of logits that is never whole.
+
+    logits   S_ij = scale · <x_i, y_j> + bias               rows x (R, D), columns y (C, D)
+    row      loss_i = Σ_j T_ij · N_i - Σ_j T_ij S_ij        normaliser N_i = log Σ_j A_ij exp(S_ij)
+
+T are the targets, A says which pairs enter the normaliser; the two are apart, so positives may stay out of the
+denominator, and excluded pairs out of everything. Where the pairs do not compete, each is its own yes-or-no question
+and the row is loss_i = N_i - Σ_j T_ij S_ij with N_i = Σ_j A_ij softplus(S_ij). Columns are the rows of the transpose
+and share each block of logits with them.
+
+The dots Σ_j T_ij S_ij = <x_i, scale · Σ_j T_ij y_j> + … need no logits. The normalisers do: they are made in strips of
+`tile` rows, which backward computes again, so that O(tile · C) memory is in use and O((R + C) · D) is kept between.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from diptych.errors import InputError
+
+Allowed = Tensor | Callable[[slice, slice], Tensor]
+"""(R, C) bool, or weights >= 0 of the pairs in the normaliser; or what gives the block of two slices of it."""
+
+Targets = Tensor | None
+"""None: row i belongs to column i. (R,) long: the column of each row, -1 for none. (R, C) float: weights."""
+
+
+class RowLosses(NamedTuple):
+    """The loss of each row (R,), 0 where it is not alive, and which are: those with a target and with allowed pairs."""
+
+    loss: Tensor
+    alive: Tensor
+
+    def mean(self) -> Tensor:
+        """The mean over rows that are alive; 0 where none is."""
+        return self.loss.sum() / self.alive.sum().clamp(min=1)
+
+
+def pair_losses(
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float | None = None,
+    *,
+    targets: Targets = None,
+    allowed: Allowed | None = None,
+    compete: bool = True,
+    smoothing: float = 0.0,
+    tile: int | None = None,
+) -> RowLosses:
+    """The losses of the rows (see the module's text for the equation): x (R, D), y (C, D) give R losses.
+
+    `smoothing` e makes the targets (1 - e) T + e/C. `tile` is the number of rows in a strip; None chooses it by memory.
+    Half precision is computed in float32. Gradients reach x, y, scale and bias, not the targets; they can be taken
+    once. Raises InputError for shapes that do not fit.
+
+    >>> x = torch.eye(2)
+    >>> pair_losses(x, x, 1.0, targets=torch.tensor([0, -1]))  # log(e + 1) - 1; the second row is not alive
+    RowLosses(loss=tensor([0.3133, 0.0000]), alive=tensor([ True, False]))
+    """
+    return _losses(rows, columns, scale, bias, (targets,), allowed, compete, smoothing, tile)[0]
+
+
+def both_losses(
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float | None = None,
+    *,
+    targets: tuple[Targets, Targets] = (None, None),
+    allowed: Allowed | None = None,
+    smoothing: float = 0.0,
+    tile: int | None = None,
+) -> tuple[RowLosses, RowLosses]:
+    """`pair_losses` of the rows among the columns and of the columns among the rows, from the same logits.
+
+    `targets` are (R, C) shaped for the rows and (C, R) shaped for the columns, or indices. Pairs compete.
+    """
+    by_row, by_column = _losses(rows, columns, scale, bias, targets, allowed, True, smoothing, tile)
+    return by_row, by_column
+
+
+def _losses(
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float | None,
+    targets: tuple[Targets, ...],
+    allowed: Allowed | None,
+    compete: bool,
+    smoothing: float,
+    tile: int | None,
+) -> list[RowLosses]:
+    if rows.dim() != 2 or columns.dim() != 2 or rows.shape[1] != columns.shape[1]:
+        raise InputError(f"rows {tuple(rows.shape)} and columns {tuple(columns.shape)} must be (R, D) and (C, D)")
+    with torch.autocast(rows.device.type, enabled=False):
+        dtype = torch.promote_types(torch.promote_types(rows.dtype, columns.dtype), torch.float32)
+        x, y = rows.to(dtype), columns.to(dtype)
+        scale = torch.as_tensor(scale, dtype=dtype, device=x.device).reshape(())
+        bias = None if bias is None else torch.as_tensor(bias, dtype=dtype, device=x.device).reshape(())
+        tile = tile or _tile(x, y)
+        normalisers = _Normalisers.apply(x, y, scale, bias, allowed, compete, len(targets) == 2, tile)
+        sides = [(x, y), (y, x)]
+        losses = []
+        for (own, other), target, normaliser in zip(sides, targets, normalisers, strict=False):  # type: ignore[arg-type]
+            weight, dot = _dots(own, other, scale, bias, target, smoothing)
+            alive = (weight > 0) & (normaliser > -torch.inf) if compete else _any_allowed(allowed, x, y, tile)
+            loss = (weight if compete else 1) * normaliser.masked_fill(~alive, 0) - dot.masked_fill(~alive, 0)
+            losses.append(RowLosses(loss, alive))
+    return losses
+
+
+def _tile(x: Tensor, y: Tensor) -> int:
+    """Rows in a strip: all where the logits are few, else what stays near a CPU's caches, or keeps a GPU busy."""
+    budget = 1 << (20 if x.device.type == "cpu" else 23)
+    return max(64, budget // max(len(y), 1))
+
+
+def _dots(
+    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, targets: Targets, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Σ_j T_ij and Σ_j T_ij S_ij, without the logits: scale · <x_i, Σ_j T_ij y_j> + bias · Σ_j T_ij."""
+    if targets is None:
+        if len(x) > len(y):
+            raise InputError(f"{len(x)} rows have no partner each among {len(y)} columns; give targets")
+        weight, mixed = x.new_ones(len(x)), y[: len(x)]
+    elif not targets.is_floating_point():
+        if targets.shape != (len(x),):
+            raise InputError(f"targets {tuple(targets.shape)} must be one column for each of the {len(x)} rows")
+        weight = (targets >= 0).to(x.dtype)
+        mixed = y[targets.clamp(min=0)] * weight[:, None]
+    else:
+        if targets.shape != (len(x), len(y)):
+            raise InputError(f"targets {tuple(targets.shape)} must be ({len(x)}, {len(y)}), a weight for each pair")
+        soft = targets.detach().to(x.dtype)
+        weight, mixed = soft.sum(1), soft @ y
+    if smoothing:
+        mixed = (1 - smoothing) * mixed + smoothing * (weight > 0).to(x.dtype)[:, None] * y.mean(0)
+        weight = (1 - smoothing) * weight + smoothing * (weight > 0).to(x.dtype)
+    dot = scale * (x * mixed).sum(1)
+    return weight, dot if bias is None else dot + bias * weight
+
+
+def _strips(count: int, tile: int) -> Iterator[slice]:
+    return (slice(start, min(start + tile, count)) for start in range(0, count, tile))
+
+
+def _block(allowed: Allowed, i: slice, j: slice) -> Tensor:
+    return allowed(i, j) if callable(allowed) else allowed[i, j]
+
+
+def _any_allowed(allowed: Allowed | None, x: Tensor, y: Tensor, tile: int) -> Tensor:
+    """Which rows (R,) have a pair in their normaliser."""
+    if allowed is None:
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return torch.cat([(_block(allowed, i, slice(0, len(y))) > 0).any(1) for i in _strips(len(x), tile)])
+
+
+class _Normalisers(torch.autograd.Function):
+    """N_i of the rows, and where `both` of the columns, strip by strip; backward makes each strip again."""
+
+    @staticmethod
+    def forward(ctx: Any, x, y, scale, bias, allowed, compete, both, tile):
+        ctx.options = allowed, compete, tile
+        ctx.set_materialize_grads(False)
+        by_row, by_column = x.new_empty(len(x)), x.new_full((len(y),), -torch.inf if compete else 0)
+        for i in _strips(len(x), tile):
+            logits, weights = _strip(x, y, scale, bias, allowed, i, compete)
+            if compete:
+                by_row[i] = logits.logsumexp(1)
+                if both:
+                    by_column = torch.logaddexp(by_column, logits.logsumexp(0))
+            else:
+                values = F.logsigmoid(logits.neg_()).neg_()  # softplus, exact where torch's turns linear
+                by_row[i] = (values if weights is None else values.mul_(weights)).sum(1)
+        ctx.save_for_backward(x, y, scale, bias, by_row, by_column if both else None)
+        return (by_row, by_column) if both else (by_row,)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None):  # type: ignore[override]
+        by_row, by_column = grads[0], grads[1] if len(grads) > 1 else None
+        if by_row is None and by_column is None:
+            return (None,) * 8
+        x, y, scale, bias, *normalisers = ctx.saved_tensors
+        allowed, compete, tile = ctx.options
+        of_x, of_y, of_scale, of_bias, *_ = ctx.needs_input_grad
+        grad_x = torch.zeros_like(x) if of_x or of_scale else None
+        grad_y = torch.zeros_like(y) if of_y else None
+        grad_bias = torch.zeros_like(scale) if of_bias else None
+        # Where a normaliser is empty its gradient is 0, and exp(-inf - inf) is 0 while exp(-inf + inf) is not a number.
+        safe = [None if n is None else n.masked_fill(n == -torch.inf, torch.inf) for n in normalisers]
+        with torch.autocast(x.device.type, enabled=False):
+            for i in _strips(len(x), tile):
+                logits, weights = _strip(x, y, scale, bias, allowed, i, compete)
+                if compete:
+                    grad = _softmax_grad(logits, i, safe, by_row, by_column)
+                else:
+                    grad = logits.sigmoid_().mul_(by_row[i, None])  # type: ignore[index]
+                    grad = grad if weights is None else grad.mul_(weights)
+                if grad_x is not None:
+                    torch.mm(grad, y, out=grad_x[i])
+                if grad_y is not None:
+                    grad_y.addmm_(grad.T, x[i])
+                if grad_bias is not None:
+                    grad_bias += grad.sum()
+        # S = scale · <x, y>: so dL/dscale = Σ_i <x_i, (G y)_i>, for free.
+        grad_scale = (x * grad_x).sum() if of_scale else None
+        of = [None if grad is None else grad.mul_(scale) for grad in (grad_x if of_x else None, grad_y)]
+        return *of, grad_scale, grad_bias, None, None, None, None
+
+
+def _strip(x, y, scale, bias, allowed, i: slice, compete: bool) -> tuple[Tensor, Tensor | None]:
+    """The logits of rows i (t, C), and the weights that could not be put into them."""
+    logits = (x[i] * scale) @ y.T
+    if bias is not None:
+        logits += bias
+    if allowed is None:
+        return logits, None
+    block = _block(allowed, i, slice(0, len(y)))
+    if not compete:
+        return logits, block.to(logits.dtype)
+    if block.dtype == torch.bool:
+        return logits.masked_fill_(~block, -torch.inf), None
+    return logits.add_(block.to(logits.dtype).log()), None
+
+
+def _softmax_grad(logits: Tensor, i: slice, normalisers, by_row: Tensor | None, by_column: Tensor | None) -> Tensor:
+    """dL/dS of a strip: exp(S_ij - N_i) g_i + exp(S_ij - M_j) h_j."""
+    grad = None
+    if by_row is not None:
+        grad = (logits - normalisers[0][i, None]).exp_().mul_(by_row[i, None])
+    if by_column is None:
+        assert grad is not None
+        return grad
+    other = logits.sub_(normalisers[1]).exp_()
+    return other.mul_(by_column) if grad is None else grad.addcmul_(other, by_column.expand_as(other))

@@ -1,0 +1,90 @@
+"""The folder of embeddings: clip-retrieval's layout, and one file of ours that says what made it.
+
+    EMB/img_emb/img_emb_0.npy           float32 (rows, E), unit norm; img_emb_1.npy … where there are many rows
+    EMB/text_emb/text_emb_0.npy         the same rows' first captions; only where the source has texts
+    EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption
+    EMB/diptych.json                    the `Manifest`
+
+clip-retrieval, autofaiss and whatever else reads that layout read such a folder too; they sort part files by name, so
+part numbers are padded to equal length.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+
+from diptych.errors import InputError
+
+FORMAT = "diptych-embeddings/1"
+MANIFEST = "diptych.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of embeddings holds and which model made it.
+
+    `model` is what `diptych.load` takes, `identity` the checksum of its weights and configuration, `texts` the number
+    of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out, by reason.
+    """
+
+    model: str
+    identity: str
+    dimension: int
+    count: int
+    texts: int | None
+    source: str
+    damaged: Mapping[str, list[str]]
+    format: str = FORMAT
+
+    def write(self, folder: Path) -> None:
+        """Write EMB/diptych.json."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read EMB/diptych.json; InputError where it is missing, damaged or of another format."""
+        path = folder / MANIFEST
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            what = "has no diptych.json" if folder.is_dir() else "is not a folder"
+            raise InputError(f"{folder} {what}; make one with `diptych embed RUN SOURCE --out EMB`") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is damaged ({error}); run `diptych embed` again") from None
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        if found != FORMAT:
+            raise InputError(f"{path} is of format {found!r}, this version reads {FORMAT!r}; run `diptych embed` again")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"{path} is damaged ({error}); run `diptych embed` again") from None
+
+
+def part(folder: Path, kind: str, number: int, parts: int) -> Path:
+    """The file of one part; `kind` is img_emb, text_emb or metadata.
+
+    >>> part(Path("emb"), "img_emb", 3, 12).as_posix()
+    'emb/img_emb/img_emb_03.npy'
+    """
+    return folder / kind / f"{kind}_{number:0{len(str(parts - 1))}d}.{_ending(kind)}"
+
+
+def parts_of(folder: Path, kind: str) -> list[Path]:
+    """The part files of one kind that are there, in order."""
+    return sorted((folder / kind).glob(f"{kind}_*.{_ending(kind)}"))
+
+
+def _ending(kind: str) -> str:
+    return "parquet" if kind == "metadata" else "npy"
+
+
+def parquet() -> ModuleType:
+    """pyarrow.parquet, which the extra `search` installs."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("embeddings need pyarrow; install it with: pip install 'diptych[search]'") from None
+    return pyarrow.parquet

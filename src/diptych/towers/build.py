@@ -1,0 +1,118 @@
+"""From a spec to a tower: `image_tower("vit:width=384")`, `text_tower({"name": "text", "depth": 6}, vocab_size=…)`.
+
+A tower registers itself with a decorator, `@image("vit")` or `@text("text")`, on a class with a `Config` dataclass.
+Modules of this folder are found by scanning it; a third party's are registered when they are imported.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import diptych.towers
+from diptych.errors import InputError, unknown
+from diptych.spec import configure, parse
+from diptych.towers.tower import ImageTower, Tower
+
+_IMAGE: dict[str, type[ImageTower]] = {}
+_TEXT: dict[str, type[Tower]] = {}
+T = TypeVar("T", bound=type[Tower])
+
+
+def image(name: str) -> Callable[[T], T]:
+    """Register an image tower under a name."""
+    return _register(_IMAGE, name)
+
+
+def text(name: str) -> Callable[[T], T]:
+    """Register a text tower under a name."""
+    return _register(_TEXT, name)
+
+
+def image_tower(spec: str | Mapping[str, Any]) -> Any:
+    """The image tower of a spec, with fresh parameters drawn from torch's global generator.
+
+    Raises InputError for an unknown name or option, naming the nearest.
+
+    >>> image_tower("vit:image_size=32:patch=16:width=64:depth=1").width
+    64
+    """
+    cls, options = _find(_IMAGE, "image tower", spec)
+    return cls(configure(cls.Config, options, f"image tower {cls.kind!r}"))
+
+
+def text_tower(
+    spec: str | Mapping[str, Any],
+    *,
+    vocab_size: int | None = None,
+    context: int | None = None,
+    pad: int | None = None,
+    eot: int | None = None,
+    padding: str | None = None,
+) -> Any:
+    """The text tower of a spec, made for a tokenizer's vocabulary, context, special ids and padding rule.
+
+    What the spec itself says stands; it must be able to hold what the tokenizer gives, else InputError.
+
+    >>> text_tower("text:width=64:depth=1", vocab_size=100, context=16).spec["context"]
+    16
+    """  # fmt: skip
+    cls, options = _find(_TEXT, "text tower", spec)
+    given = {"vocab_size": vocab_size, "context": context, "pad": pad, "eot": eot, "padding": padding}
+    for key, value in given.items():
+        if value is None or options.setdefault(key, value) == value:
+            continue
+        held = options[key]
+        if key in ("vocab_size", "context") and held is not None and held > value:
+            continue
+        if held is None:
+            options[key] = value
+            continue
+        raise InputError(
+            f"text tower {cls.kind!r} has {key}={held}, its tokenizer {value}; leave {key} out of the spec"
+        )
+    return cls(configure(cls.Config, options, f"text tower {cls.kind!r}"))
+
+
+def kinds() -> dict[str, list[str]]:
+    """The registered names, as `diptych list` shows them."""
+    _discover()
+    return {"image": sorted(_IMAGE), "text": sorted(_TEXT)}
+
+
+def _register(registry: dict[str, Any], name: str) -> Callable[[T], T]:
+    def register(cls: T) -> T:
+        cls.kind = name
+        registry[name] = cls
+        return cls
+
+    return register
+
+
+def _find(registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class and the plain options; `KIND:VALUE` sets the option that the class names as its argument."""
+    _discover()
+    if isinstance(spec, str):
+        parsed = parse(spec)
+        name, options = parsed.name, dict(parsed.options)
+    else:
+        options = dict(spec)
+        if "name" not in options:
+            raise InputError(f"this {what} spec has no 'name'; it has {', '.join(sorted(options)) or 'nothing'}")
+        name = options.pop("name")
+    kind, colon, value = name.partition(":")
+    if kind not in registry:
+        raise unknown(what, kind, registry)
+    cls = registry[kind]
+    if colon:
+        if cls.argument is None:
+            raise InputError(f"{what} {kind!r} takes no {value!r}; options are written {kind}:key=value")
+        options[cls.argument] = value
+    return cls, options
+
+
+def _discover() -> None:
+    """Import the modules of this folder; those that need an extra import it only when a tower is built."""
+    for module in pkgutil.iter_modules(diptych.towers.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"diptych.towers.{module.name}")

@@ -1,0 +1,118 @@
+"""The dual encoder: an image tower and a text tower, hinged at the space that they share.
+
+Dimensions: N pictures or texts, L tokens, D tower width, E embedding, K pooled vectors, H x W pixels.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.errors import InputError, unknown
+from diptych.towers.build import image_tower, text_tower
+from diptych.towers.encoded import Encoded
+from diptych.towers.parts import Temperature
+from diptych.towers.tower import ImageTower, Tower
+
+Projection = Literal["linear", "affine", "none"]
+
+
+class DualEncoder(nn.Module):
+    """Pictures and texts to unit vectors of one space; similarity is their dot product.
+
+    `scale()` is the multiplier of similarities, `bias` what is added to them (SigLIP), or None. A projection is
+    "linear" (no bias, CLIP), "affine" (with bias, SigLIP's text) or "none" (the tower's width is E).
+
+    >>> from diptych.towers.build import image_tower, text_tower
+    >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")
+    >>> text = text_tower("text:width=64:depth=1", vocab_size=100, context=16)
+    >>> dual = DualEncoder(image, text, 32)
+    >>> a = dual.embed_images(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    >>> b = dual.embed_texts(torch.ones(3, 4, dtype=torch.long), torch.tensor([4, 4, 2]))
+    >>> dual.similarity(a, b).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self, image: ImageTower, text: Tower, embed_dim: int, *, scale: Temperature | None = None,
+        bias: float | None = None, image_projection: Projection = "linear", text_projection: Projection = "linear",
+    ):  # fmt: skip
+        super().__init__()
+        self.image, self.text, self.embed_dim = image, text, embed_dim
+        self.image_projection = _projection(image_projection, image.width, embed_dim, "image")
+        self.text_projection = _projection(text_projection, text.width, embed_dim, "text")
+        self.scale = scale or Temperature()
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self._plain = {"image_projection": image_projection, "text_projection": text_projection, "bias": bias}
+
+    def encode_image(self, x: Tensor, **how: Any) -> Encoded:
+        """Pictures (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the tower."""
+        return self.image(x, **how)
+
+    def encode_text(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Encoded:
+        """Ids (N, L) with lengths (N,) -> Encoded in tower width; keywords (`edit`, `memory`, …) go to the tower."""
+        return self.text(ids, lengths, **how)
+
+    def project_image(self, x: Tensor) -> Tensor:
+        """Pooled vectors or tokens (…, D) -> (…, E), not normalised."""
+        return self.image_projection(x)
+
+    def project_text(self, x: Tensor) -> Tensor:
+        """Pooled vectors or tokens (…, D) -> (…, E), not normalised."""
+        return self.text_projection(x)
+
+    def embed_images(self, x: Tensor, **how: Any) -> Tensor:
+        """Pictures (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E), or (N, K, E) of K CLS tokens."""
+        return F.normalize(self.project_image(self.encode_image(x, **how).pooled), dim=-1)
+
+    def embed_texts(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Tensor:
+        """Ids (N, L) with lengths (N,) -> unit vectors (N, E)."""
+        return F.normalize(self.project_text(self.encode_text(ids, lengths, **how).pooled), dim=-1)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines (N, M) of unit vectors (N, E) and (M, E)."""
+        return a @ b.mT
+
+    def config(self) -> dict[str, Any]:
+        """Plain values from which `from_config` makes the same module."""
+        return {
+            "image": self.image.spec,
+            "text": self.text.spec,
+            "embed_dim": self.embed_dim,
+            "scale": self.scale.config(),
+            **self._plain,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "DualEncoder":
+        """The module that `config()` describes, with fresh parameters; InputError for missing or unknown keys."""
+        known = ("image", "text", "embed_dim", "scale", "image_projection", "text_projection", "bias")
+        for key in config:
+            if key not in known:
+                raise unknown("key of a dual encoder", key, known)
+        if missing := {"image", "text", "embed_dim"} - set(config):
+            raise InputError(f"this dual encoder's config lacks {', '.join(sorted(missing))}")
+        options = {key: value for key, value in config.items() if key not in ("image", "text", "scale")}
+        try:
+            scale = Temperature(**config.get("scale", {}))
+        except TypeError as error:
+            raise InputError(f"the scale of this dual encoder's config: {error}") from error
+        return cls(image_tower(config["image"]), text_tower(config["text"]), scale=scale, **options)
+
+
+def _projection(kind: str, width: int, embed_dim: int, side: str) -> nn.Module:
+    if kind == "none":
+        if width != embed_dim:
+            raise InputError(
+                f"the {side} tower is {width} wide and has no projection to {embed_dim}; choose a linear one"
+            )
+        return nn.Identity()
+    if kind not in ("linear", "affine"):
+        raise unknown(f"{side} projection", kind, ("linear", "affine", "none"))
+    layer = nn.Linear(width, embed_dim, bias=kind == "affine")
+    nn.init.normal_(layer.weight, std=width**-0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,30 @@
+"""What every tower returns.
+
+Dimensions: B samples, N tokens, D tower width, h x w patches.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Edit = Callable[[int, Tensor], Tensor]
+"""`edit(layer, tokens) -> tokens`, called on the input of block `layer` (0, 1, …) with tokens (B, N, D)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens in tower width after the final norm, and the vector pooled from them."""
+
+    tokens: Tensor  # (B, N, D)
+    pooled: Tensor  # (B, D), or (B, K, D) where a tower pools K vectors (several CLS tokens)
+    prefix: int = 0  # tokens before the first patch or word: CLS and registers
+    mask: Tensor | None = None  # (B, N) bool, True where a token is real; None: all are
+    grid: tuple[int, int] | None = None  # (h, w) of the patches
+    levels: Sequence[Tensor] = ()  # feature maps (B, C, h, w), fine to coarse, of towers that have them
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, h * w, D): the tokens on the grid."""
+        assert self.grid is not None, "this tower has no grid"
+        return self.tokens[:, self.prefix : self.prefix + self.grid[0] * self.grid[1]]

@@ -1,0 +1,193 @@
+"""`Model`: a dual encoder with its tokenizer and its preprocessing, so that pictures and strings go in and unit vectors
+come out. It is what `diptych.load` returns, whoever trained the weights.
+
+Dimensions: N pictures or texts, E embedding, H x W pixels, L text length.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diptych.data.pictures import FilePicture, Preprocess, opened
+from diptych.data.sample import BadSample, Picture
+from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.errors import InputError
+from diptych.towers.dual import DualEncoder
+
+Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | Image.Image | Picture]
+Progress = Callable[[int, int], None]
+"""`progress(done, total)`, called after each batch."""
+
+DECODERS = 4  # threads that decode the next batch while this one is embedded
+
+
+class Model:
+    """A dual encoder that takes pictures and strings. `name` is what it was loaded from.
+
+    Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
+    """
+
+    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+        self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+        _check_preprocess(encoder, preprocess, name)
+        if tokenizer is not None:
+            _check_tokenizer(encoder, tokenizer, name)
+
+    def embed_images(self, images: Pictures, *, batch_size: int = 64, progress: Progress | None = None) -> Tensor:
+        """Unit vectors (N, E), float32, on the CPU.
+
+        `images`: a path, a picture, a list of them; uint8 tensors (N, 3, H, W), preprocessed like pictures; or float
+        tensors (N, 3, size, size), taken as preprocessed. Raises InputError for what cannot be read, by place and name.
+        """
+        if isinstance(images, Tensor):
+            batches, count = self._tensor_batches(images, batch_size)
+        else:
+            items = [images] if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode") else images
+            batches, count = self._decoded(list(items), batch_size), len(items)  # type: ignore[arg-type]
+        return self._embed(batches, self.encoder.embed_images, count, progress)
+
+    def embed_texts(
+        self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
+    ) -> Tensor:
+        """Unit vectors (N, E), float32, on the CPU; a text longer than the context is cut (`tokenizer.lost` tells).
+
+        Raises InputError where the model came without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
+                             "holds its tokenizer files (tokenizer.json or spiece.model)")  # fmt: skip
+        rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths meet: little padding
+        batches = (
+            pad_batch([rows[i] for i in order[start : start + batch_size]], self.tokenizer)
+            for start in range(0, len(rows), batch_size)
+        )
+        found = self._embed(batches, self.encoder.embed_texts, len(rows), progress)
+        return found[torch.tensor(order, dtype=torch.int64).argsort()] if order else found
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines (N, M) of embeddings (N, E) and (M, E)."""
+        return self.encoder.similarity(a, b)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        return next(self.encoder.parameters()).device
+
+    def to(self, device: torch.device | str) -> "Model":
+        """Move the towers."""
+        self.encoder.to(device)
+        return self
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that decides embeddings: weights, towers, tokenizer, preprocessing. Computed at first use."""
+        config = {
+            "towers": self.encoder.config(),
+            "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
+            "preprocess": self.preprocess.to_dict(),
+        }
+        total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, value in sorted(self.encoder.state_dict().items()):
+            value = value.detach().cpu().contiguous()
+            total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            total.update(value.reshape(-1).view(torch.uint8).numpy())
+        return total.hexdigest()
+
+    def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
+        found, done = [torch.empty(0, self.encoder.embed_dim)], 0
+        with evaluating(self.encoder), torch.inference_mode():
+            for batch in batches:
+                vectors = embed(*(part.to(self.device) for part in batch)).float().cpu()
+                found.append(vectors)
+                done += len(vectors)
+                if progress:
+                    progress(done, count)
+        return torch.cat(found[1:] or found).clone()  # a clone made here takes part in gradients again
+
+    def _tensor_batches(self, images: Tensor, batch_size: int) -> tuple[Iterator[tuple[Tensor]], int]:
+        images = images[None] if images.ndim == 3 else images
+        size = self.preprocess.size
+        if images.ndim != 4 or images.shape[1] != 3 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+            raise InputError(f"picture tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
+                             f"{tuple(images.shape)}; permute or convert them")  # fmt: skip
+        if images.shape[2:] == (size, size):  # as preprocessed; for uint8 resizing would change nothing
+            return ((chunk,) for chunk in images.split(batch_size)), len(images)
+        if images.is_floating_point():
+            raise InputError(f"float pictures are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
+                             f"{images.shape[3]}; give uint8 pixels or PIL pictures")  # fmt: skip
+        pictures = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
+        return self._decoded(pictures, batch_size), len(pictures)
+
+    def _decoded(self, items: Sequence[str | Path | Image.Image | Picture], batch_size: int) -> Iterator[tuple[Tensor]]:
+        """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller computes."""
+        with ThreadPoolExecutor(DECODERS) as pool:
+            ahead: deque = deque()
+            for start in range(0, len(items), batch_size):
+                places = range(start, min(start + batch_size, len(items)))
+                ahead.append([pool.submit(self._pixels, items[place], place) for place in places])
+                if len(ahead) > 1:
+                    yield (torch.stack([job.result() for job in ahead.popleft()]),)
+            while ahead:
+                yield (torch.stack([job.result() for job in ahead.popleft()]),)
+
+    def _pixels(self, item: str | Path | Image.Image | Picture, place: int) -> Tensor:
+        try:
+            if isinstance(item, Image.Image):
+                return self.preprocess(opened(item))
+            if isinstance(item, str | Path):
+                return self.preprocess(FilePicture(str(item)).decode())
+            if hasattr(item, "decode"):
+                return self.preprocess(item.decode())
+        except (BadSample, OSError) as error:  # PIL reads late: a cut file given as a picture fails here
+            where = str(item) if isinstance(item, str | Path) else f"picture {place}"
+            raise InputError(f"{where} cannot be embedded ({error}); replace it or leave it out") from error
+        raise InputError(
+            f"picture {place} is a {type(item).__name__}; give a path, a PIL picture, or one tensor of all"
+        )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """While it lasts, `module` is in evaluation mode; afterwards each part is as it was."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -> None:
+    built, given = encoder.image.preprocess.to_dict(), preprocess.to_dict()
+    for key, value in built.items():
+        if given[key] != value:
+            raise InputError(f"{name}: its image tower was built for {key} {value}, this preprocessing has {given[key]}; "
+                             "use the one it was trained with")  # fmt: skip
+
+
+def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:
+    """Ids must have rows in the table, texts must fit, and padding must be what the tower was trained on."""
+    tower = encoder.text.spec
+    rows, context = tower.get("vocab_size"), tower.get("context")
+    problem = None
+    if rows is not None and tokenizer.vocab_size > rows:
+        problem = f"has {rows} words, its tokenizer {tokenizer.vocab_size}"
+    elif context is not None and tokenizer.context > context:
+        problem = f"takes {context} ids a text, its tokenizer gives up to {tokenizer.context}"
+    elif tower.get("padding", tokenizer.padding) != tokenizer.padding:
+        problem = f"pads texts by the rule {tower['padding']!r}, its tokenizer by {tokenizer.padding!r}"
+    elif tower.get("eot") is not None and tower.get("pooling") == "eot" and tower["eot"] != tokenizer.eot:
+        problem = f"looks for its feature at id {tower['eot']}, its tokenizer ends texts with {tokenizer.eot}"
+    if problem:
+        raise InputError(f"{name}: the text tower {problem}; use the tokenizer it was trained with")

@@ -1,0 +1,179 @@
+"""Small stateful parts of methods: temperature, momentum copy, queue, frozen model.
+
+Dimensions: B samples, Q places of a queue, E embedding.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych.errors import InputError, unknown
+
+
+class Temperature(nn.Module):
+    """The learned scale of similarities; calling it gives the multiplier.
+
+    `form` says what is learned, and in which unit `init` and the bounds `clamp` are meant: "exp" learns the logarithm
+    of the multiplier (both given as multipliers: CLIP 1 / 0.07, bounds (1, 100)), "divisor" learns tau, the multiplier
+    being 1 / tau (ALBEF 0.07, bounds (0.001, 0.5)), "fixed" learns nothing (a multiplier).
+
+    >>> float(Temperature(0.5, form="divisor")().detach())
+    2.0
+    """
+
+    def __init__(
+        self, init: float = 1 / 0.07, form: Literal["exp", "divisor", "fixed"] = "exp",
+        clamp: tuple[float, float] | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        if form not in ("exp", "divisor", "fixed"):
+            raise unknown("form of temperature", form, ("exp", "divisor", "fixed"))
+        if init <= 0 or (clamp is not None and not 0 < clamp[0] <= clamp[1]):
+            raise InputError(
+                f"a temperature of {init} with bounds {clamp} is not positive; give positive numbers in order"
+            )
+        self.init, self.form, self.clamp = init, form, clamp
+        value = torch.tensor(math.log(init) if form == "exp" else float(init))
+        if form == "fixed":
+            self.register_buffer("value", value, persistent=False)
+        else:
+            self.value = nn.Parameter(value)
+
+    def forward(self) -> Tensor:
+        """The multiplier, a scalar."""
+        return {"exp": torch.exp, "divisor": torch.reciprocal, "fixed": torch.clone}[self.form](self.value)
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring what is learned back into its bounds; the engine calls it after each optimiser step."""
+        if self.clamp is not None and self.form != "fixed":
+            low, high = (math.log(x) if self.form == "exp" else x for x in self.clamp)
+            self.value.clamp_(low, high)
+
+    def config(self) -> dict[str, Any]:
+        """Plain values from which `Temperature(**config)` is made again."""
+        return {"init": self.init, "form": self.form, "clamp": list(self.clamp) if self.clamp else None}
+
+
+class Momentum(nn.Module):
+    """A copy that follows its module: p' <- m p' + (1 - m) p. Without gradient, always in evaluation mode.
+
+    Call `update()` in `after_step`; buffers are copied as they are. Its weights are state: they go into checkpoints.
+
+    >>> online = nn.Linear(1, 1)
+    >>> slow = Momentum(online, m=0.9)
+    >>> slow.module.weight.requires_grad
+    False
+    """
+
+    def __init__(self, module: nn.Module, m: float = 0.996):
+        super().__init__()
+        if not 0 <= m <= 1:
+            raise InputError(f"momentum m is {m}; it is a share between 0 and 1")
+        self.m = m
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self._online = (module,)  # a tuple, so that the followed module is not registered twice
+
+    @torch.no_grad()
+    def update(self, m: float | None = None) -> None:
+        """Follow the module by one step; `m` overrides the momentum where it is scheduled."""
+        m = self.m if m is None else m
+        online = self._online[0]
+        for slow, fast in zip(self.module.parameters(), online.parameters(), strict=True):
+            slow.lerp_(fast, 1 - m)
+        for slow, fast in zip(self.module.buffers(), online.buffers(), strict=True):
+            slow.copy_(fast)
+
+    def train(self, mode: bool = True) -> "Momentum":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+class Queue(nn.Module):
+    """The last Q rows that were pushed, first in first out; it starts as random unit vectors of `seed`.
+
+    >>> queue = Queue(4, 2)
+    >>> queue.push(torch.ones(2, 2))
+    >>> queue.rows[:2].tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
+
+    rows: Tensor
+    position: Tensor
+
+    def __init__(self, size: int, dim: int, seed: int = 0):
+        super().__init__()
+        rows = torch.randn(size, dim, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+        rows = nn.functional.normalize(rows, dim=1)
+        self.register_buffer("rows", rows.to(torch.get_default_device()))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Put rows (B, E) in place of the oldest. Raises InputError where B does not divide the size."""
+        Q, B = len(self.rows), len(rows)
+        if Q % B:
+            raise InputError(f"a queue of {Q} cannot take batches of {B}; choose a size that the global batch divides")
+        start = int(self.position)
+        self.rows[start : start + B] = rows.to(self.rows)
+        self.position.fill_((start + B) % Q)
+
+
+class Frozen(nn.Module):
+    """A model that is used but not trained: always in evaluation mode, differentiable through, not saved.
+
+    The model is kept outside torch's registry: `parameters()` is empty (no optimiser, no gradient exchange, no weight
+    decay), `state_dict()` holds its checksum alone, and loading a checkpoint made with another model is an InputError.
+    `name` says where it came from, such as the spec that `diptych.load` took. Devices and precisions still reach it.
+
+    >>> frozen = Frozen(nn.Linear(2, 2), "a small layer")
+    >>> list(frozen.parameters()), list(frozen.state_dict())
+    ([], ['checksum'])
+    """
+
+    checksum: Tensor
+
+    def __init__(self, module: nn.Module, name: str):
+        super().__init__()
+        self.name = name
+        self._module = (module.requires_grad_(False).eval(),)
+        self.register_buffer("checksum", checksum(module))
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself, for calls other than forward."""
+        return self._module[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Frozen":
+        self.module._apply(fn, recurse)  # what `.to()`, `.half()` and the like call
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = state_dict.get(f"{prefix}checksum")
+        if found is not None and self.checksum.any() and not torch.equal(found.cpu(), self.checksum.cpu()):
+            raise InputError(
+                f"this checkpoint was made with another {self.name!r}; give the frozen model that it was trained with"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def checksum(module: nn.Module) -> Tensor:
+    """SHA-256 of names and values of a state dict, as uint8 (32,); zeros for a module on the meta device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if value.is_meta:
+            return torch.zeros(32, dtype=torch.uint8, device="cpu")
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)

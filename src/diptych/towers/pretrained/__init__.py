@@ -1,0 +1,26 @@
+"""Other people's weights in our towers: `openclip:NAME[/TAG]` and `hf:REPO_OR_FOLDER`.
+
+A loader is a module of this folder with `load(name, weights) -> Model`, named by the prefix of its specs.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych.errors import unknown
+
+if TYPE_CHECKING:
+    from diptych.towers.model import Model
+
+LOADERS = {"openclip": "diptych.towers.pretrained.openclip", "hf": "diptych.towers.pretrained.hf"}
+
+
+def load(spec: str, weights: str | Path | None = None) -> "Model":
+    """The model of a spec `PREFIX:NAME`; `weights` is a local state dict, safetensors file or folder.
+
+    Raises InputError where the prefix or name is unknown, or where weights and name do not fit.
+    """
+    prefix, _, name = spec.partition(":")
+    if prefix not in LOADERS:
+        raise unknown("kind of pretrained model", prefix, LOADERS)
+    return importlib.import_module(LOADERS[prefix]).load(name, None if weights is None else Path(weights).expanduser())

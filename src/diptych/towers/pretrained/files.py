@@ -1,0 +1,99 @@
+"""Reading files of weights that may be damaged, of the wrong kind, or hostile."""
+
+import json
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diptych.errors import InputError
+
+log = logging.getLogger(__name__)
+
+NAMES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.safetensors",
+         "open_clip_pytorch_model.bin", "pytorch_model.bin")  # fmt: skip
+"""Files of weights in a folder, the preferred ones first."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights, or of the folder that holds it (one file or an index of parts), by name.
+
+    A training checkpoint's `state_dict` is unwrapped and the prefix `module.` taken off. Raises InputError for a
+    missing, damaged or foreign file, and for a pickle that holds more than tensors: such code is never run.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise InputError(f"there are no weights at {path}; give a state dict, a safetensors file or a model's folder")
+    if path.suffix in (".npz", ".npy"):
+        raise InputError(
+            f"{path} holds weights of big_vision, which are not read here; give a state dict or safetensors"
+        )
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path} holds no state dict (names and tensors); save model.state_dict()")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; InputError where the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); a model's folder needs it") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); copy it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a JSON object; copy it again")
+    return content
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    for name in NAMES:
+        if (folder / name).is_file():
+            return read_weights(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            parts = sorted(set(read_json(index).get("weight_map", {}).values()))
+            if any(Path(part).name != part for part in parts):
+                raise InputError(f"{index} names files outside its folder; copy the model from its source again")
+            return {key: value for part in parts for key, value in read_weights(folder / part).items()}
+    raise InputError(f"{folder} holds no weights; it needs one of {', '.join(NAMES)}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error}); copy it again") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    """torch.load that builds tensors and nothing else."""
+    packed = zipfile.is_zipfile(path)
+    if packed and _is_torchscript(path):
+        raise InputError(f"{path} is a TorchScript archive, a program and not a state dict (OpenAI's own files are); use "
+                         "the same weights in another form: openclip:NAME-quickgelu/openai or hf:openai/…")  # fmt: skip
+    log.warning("%s is a pickle: only its tensors are read. safetensors is the safer form", path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
+    except pickle.UnpicklingError:
+        raise InputError(f"{path} holds more than tensors and was not opened: a pickle can run code; save only its "
+                         "state_dict, or give safetensors") from None  # fmt: skip
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise InputError(f"{path} is not a readable state dict ({' '.join(str(error).split())[:120]})") from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())

@@ -1,0 +1,152 @@
+"""The text transformer: causal with the feature at the end token (CLIP), or bidirectional (SigLIP, BERT-like).
+
+Dimensions: N texts, L tokens, D width, M memory tokens.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych.errors import InputError, unknown
+from diptych.towers.build import text
+from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.tower import Tower
+from diptych.towers.transformer import Transformer, stretch
+
+POOLINGS = ("eot", "first", "last", "mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Options of `text`. CLIP's: the defaults; SigLIP's: causal=False, pooling="last", padding="max", eps=1e-6."""
+
+    vocab_size: int
+    context: int
+    pad: int | None = None
+    eot: int | None = None
+    padding: Literal["longest", "max"] = "longest"  # "max": always padded to `context`, and pads are attended to
+    width: int = 384
+    depth: int = 6
+    heads: int | None = None  # width / 64
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"
+    eps: float = 1e-5
+    causal: bool = True
+    pooling: Literal["eot", "first", "last", "mean"] = "eot"  # eot: the last real token; last: the last place
+    layer_scale: float | None = None
+    dropout: float = 0.0
+    cross: int | None = None  # the first layer with cross-attention to a memory
+    memory_width: int | None = None  # of that memory; None: as wide as the tower
+
+    def __post_init__(self):
+        if self.pooling not in POOLINGS:
+            raise unknown("pooling", self.pooling, POOLINGS)
+        if self.padding not in ("longest", "max"):
+            raise unknown("padding", self.padding, ("longest", "max"))
+        for name in ("vocab_size", "context", "width", "depth"):
+            if getattr(self, name) < 1:
+                raise InputError(f"text {name} is {getattr(self, name)}; it must be at least 1")
+        if self.pooling == "last" and self.padding != "max":
+            raise InputError(
+                "text pooling=last reads the last place, which moves with padding=longest; choose pooling=eot"
+            )
+        if self.pooling == "first" and self.causal:
+            raise InputError(
+                "text pooling=first sees nothing but the first token when causal; choose pooling=eot or causal=false"
+            )
+
+
+@text("text")
+class TextTower(Tower):
+    """Token ids (N, L) and lengths (N,) -> Encoded, in three steps: `embed`, `blocks`, `finish`.
+
+    A causal tower's results at real tokens do not depend on how many pads follow, so texts travel cut to their longest.
+
+    >>> tower = TextTower(TextConfig(vocab_size=100, context=16, width=64, depth=2))
+    >>> tower(torch.ones(3, 5, dtype=torch.long), torch.tensor([5, 3, 4])).pooled.shape
+    torch.Size([3, 64])
+    """
+
+    Config = TextConfig
+
+    def __init__(self, config: TextConfig):
+        super().__init__(config)
+        D = self.width = config.width
+        self.table = nn.Embedding(config.vocab_size, D)
+        self.positions = nn.Parameter(torch.randn(config.context, D) * 0.01)
+        self.transformer = Transformer(
+            D, config.depth, config.heads, mlp_ratio=config.mlp_ratio, activation=config.activation, eps=config.eps,
+            layer_scale=config.layer_scale, dropout=config.dropout, cross=config.cross,
+            memory_width=config.memory_width,
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(D, config.eps)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    @property
+    def context(self) -> int:
+        """The most tokens that a text may have."""
+        return self.config.context
+
+    def embed(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
+        """Ids (N, L), or embeddings (N, L, D) in their place -> tokens (N, L, D), positions added."""
+        if (ids is None) == (embeddings is None):
+            raise InputError("a text tower takes either ids or embeddings")
+        x = self.table(ids) if embeddings is None else embeddings
+        length = x.shape[1]
+        if length > self.context:
+            raise InputError(
+                f"a text of {length} tokens exceeds the tower's context {self.context}; cut it, or call tower.resize"
+            )
+        if self.config.padding == "max" and length != self.context:
+            raise InputError(
+                f"this text tower wants texts padded to {self.context}, got {length}; pad with its tokenizer's rule"
+            )
+        return x + self.positions[:length]
+
+    def mask(self, lengths: Tensor, L: int) -> Tensor | None:
+        """(N, L), True at real tokens; None where the padding rule lets pads be read."""
+        if self.config.padding == "max":
+            return None
+        return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
+
+    def blocks(self, tokens: Tensor, edit: Edit | None = None, *, causal: bool | None = None, **how: Any) -> Tensor:
+        """(N, L, D) -> (N, L, D); `causal` overrides the config, other keywords as of `Transformer.forward`."""
+        return self.transformer(tokens, edit, causal=self.config.causal if causal is None else causal, **how)
+
+    def finish(self, tokens: Tensor, lengths: Tensor) -> Encoded:
+        """Final norm and pooling."""
+        x, mask = self.norm(tokens), self.mask(lengths, tokens.shape[1])
+        match self.config.pooling:
+            case "first":
+                pooled = x[:, 0]
+            case "last":
+                pooled = x[:, -1]
+            case "eot":
+                pooled = x[torch.arange(x.shape[0], device=x.device), lengths.clamp(min=1) - 1]
+            case _:
+                pooled = x.mean(1) if mask is None else (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return Encoded(x, pooled, mask=mask)
+
+    def forward(
+        self, ids: Tensor | None, lengths: Tensor, *, edit: Edit | None = None, embeddings: Tensor | None = None,
+        causal: bool | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None,
+    ) -> Encoded:  # fmt: skip
+        """The three steps. An edit must keep the number of tokens, since `lengths` says where a text ends."""
+        tokens = self.embed(ids, embeddings)
+        L = tokens.shape[1]
+        causal = self.config.causal if causal is None else causal
+        mask = None if causal else self.mask(lengths, L)  # pads come last: a causal token never sees one
+        tokens = self.blocks(tokens, edit, causal=causal, mask=mask, memory=memory, memory_mask=memory_mask)
+        if tokens.shape[1] != L:
+            raise InputError(
+                f"an edit made {tokens.shape[1]} tokens of {L}; call embed, blocks and finish with new lengths"
+            )
+        return self.finish(tokens, lengths)
+
+    def resize(self, context: int, keep: int = 0) -> None:
+        """Make the tower one for texts of another length: positions are interpolated, the first `keep` stay."""
+        moved = stretch(self.positions.detach(), context, keep).clone()
+        self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
+        self.config = replace(self.config, context=context)

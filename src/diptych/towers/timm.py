@@ -1,0 +1,111 @@
+"""Any image model of timm behind `Encoded`: `timm:resnet18`, `timm:vit_small_patch16_224:image_size=96`.
+
+Dimensions: B samples, N tokens, D width, h x w the places of a map, H x W pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from diptych.errors import InputError, unknown
+from diptych.towers.build import image
+from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.tower import ImageTower, preprocess_of
+from diptych.towers.transformer import edited
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmConfig:
+    """Options of `timm`. Size, mean, std and interpolation come from the model's pretrained config unless given."""
+
+    model: str  # timm's name, with or without a tag
+    image_size: int | None = None
+    pretrained: bool = False  # fetch timm's weights when building; not part of the spec afterwards
+    drop_path: float = 0.0
+    levels: bool = False  # give the maps of all stages (or layers)
+    preprocess: Mapping[str, Any] | None = None
+
+
+@image("timm")
+class TimmTower(ImageTower):
+    """Pictures (B, 3, H, W) -> Encoded by a model of timm: tokens with their prefix, or the last map as tokens.
+
+    `pooled` and `width` are those of timm's own head without the classifier; where that head widens the features
+    (MobileNetV3) they are wider than the tokens. Pictures are scaled to the size without timm's `crop_pct` margin.
+    Batch norm in training mode mixes samples (`mixes_samples`): the engine makes its statistics global.
+    """
+
+    Config = TimmConfig
+    argument = "model"
+
+    def __init__(self, config: TimmConfig):
+        timm = _timm()
+        if not timm.is_model(config.model.partition(".")[0]):
+            raise unknown("timm model", config.model, timm.list_models())
+        known = timm.get_pretrained_cfg(config.model) or timm.models.PretrainedCfg()
+        size = config.image_size or (config.preprocess or {}).get("size") or known.input_size[-1]
+        if known.interpolation not in ("bicubic", "bilinear"):
+            known = replace(known, interpolation="bicubic")
+        default = {"size": size, "mean": known.mean, "std": known.std, "interpolation": known.interpolation}
+        super().__init__(config, preprocess_of(config.preprocess, **default))
+        options: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+        if known.fixed_input_size and size != known.input_size[-1]:
+            options["img_size"] = size
+        try:
+            self.model = timm.create_model(config.model, pretrained=config.pretrained, num_classes=0, **options)
+        except TypeError as error:
+            raise InputError(f"timm model {config.model!r} does not take {', '.join(options)}: {error}") from error
+        self.config = replace(config, image_size=size, pretrained=False)
+        self.width = int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
+        self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), normalised: timm's models embed and encode in one call."""
+        return self.pixels(x)
+
+    def blocks(self, x: Tensor, edit: Edit | None = None) -> tuple[Tensor, Sequence[Tensor]]:
+        """Pixels -> timm's features and, where asked for, the maps of all stages."""
+        layers = getattr(self.model, "blocks", ())
+        if edit is not None and not (len(layers) and hasattr(self.model, "pos_embed")):
+            raise InputError(f"timm model {self.config.model!r} has no token stream for an edit; choose a ViT")
+        with edited(list(layers), edit):
+            if not self.config.levels:
+                return self.model.forward_features(x), ()
+            features, levels = self.model.forward_intermediates(x, output_fmt="NCHW")
+            return features, tuple(levels)
+
+    def finish(self, features: Tensor, levels: Sequence[Tensor] = (), grid: tuple[int, int] | None = None) -> Encoded:
+        """Features -> Encoded; `grid` of the patches, where tokens do not tell it."""
+        pooled = self.model.forward_head(features, pre_logits=True)
+        if features.ndim == 3:
+            return Encoded(features, pooled, prefix=self.prefix, grid=grid, levels=levels)
+        last = features.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
+        return Encoded(last.flatten(2).mT, pooled, grid=(last.shape[2], last.shape[3]), levels=levels or (last,))
+
+    def forward(self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None) -> Encoded:
+        """The three steps; `edit` reaches the blocks of ViTs, hidden patches are an InputError."""
+        if hidden is not None:
+            raise InputError("timm towers take no hidden patches; choose image tower vit with mask_token=true")
+        features, levels = self.blocks(self.embed(x), edit)
+        return self.finish(features, levels, self._grid(x, features))
+
+    def _grid(self, x: Tensor, features: Tensor) -> tuple[int, int] | None:
+        if features.ndim != 3:
+            return None
+        count = features.shape[1] - self.prefix
+        patch = getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
+        if patch is None:  # hybrids do not say; a square picture has a square grid
+            side = round(count**0.5)
+            return (side, side) if side**2 == count and x.shape[-2] == x.shape[-1] else None
+        grid = (x.shape[-2] // patch[0], x.shape[-1] // patch[1])
+        return grid if count >= grid[0] * grid[1] else None
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError("timm towers need timm; install it with: pip install 'diptych[vision]'") from error
+    return timm

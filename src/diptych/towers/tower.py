@@ -1,0 +1,73 @@
+"""What our own and the foreign towers share: a typed config, the spec that rebuilds them, pixels made ready on device.
+
+Dimensions: B samples, H x W pixels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from diptych.data.pictures import Preprocess
+
+
+class Tower(nn.Module):
+    """Base of all towers: `kind` is the registered name, `Config` the frozen dataclass of its options."""
+
+    kind: ClassVar[str] = ""
+    Config: ClassVar[type]
+    argument: ClassVar[str | None] = None
+    """The option that `KIND:VALUE` sets, as in `timm:resnet18`; None: the kind takes no value."""
+    width: int
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Plain values from which `build.image_tower` or `build.text_tower` makes the same module."""
+        options = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()
+        }
+        return {"name": self.kind, **options}
+
+    @property
+    def mixes_samples(self) -> bool:
+        """Whether one sample's features now depend on others': it has batch norm in training mode."""
+        return any(isinstance(module, _BatchNorm) and module.training for module in self.modules())
+
+
+class ImageTower(Tower):
+    """Base of image towers: takes uint8 pictures, or floats as preprocessed."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Any, preprocess: Preprocess):
+        super().__init__(config)
+        self.preprocess = preprocess
+        # not persistent: the config has them, and a mismatch must not hide in a state dict
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side that the tower is made for."""
+        return self.preprocess.size
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return super().spec | {"preprocess": self.preprocess.to_dict()}
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W): uint8 becomes (x / 255 - mean) / std; floats are taken as preprocessed."""
+        return x if x.is_floating_point() else (x.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+def preprocess_of(options: Mapping[str, Any] | None, **default: Any) -> Preprocess:
+    """The preprocessing of a config: its own plain dict, completed by the tower's defaults."""
+    return Preprocess.from_dict({**default, **(options or {})})

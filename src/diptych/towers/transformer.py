@@ -1,0 +1,293 @@
+"""The pre-norm transformer of our towers, and `edit`: how prompts, taps and windows reach its residual stream.
+
+Read from top to bottom: attention, feed-forward, block, the stack, edits. Every projection is a plain `nn.Linear` named
+q, k, v, out, fc1 or fc2, so that LoRA, quantisation and export attach.
+
+Dimensions: B samples, N tokens, M memory tokens, D width, b inserted tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.errors import InputError, unknown
+from diptych.towers.encoded import Edit
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x): the approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+}
+
+
+class Attention(nn.Module):
+    """Multi-head attention: softmax(q k^T / sqrt(D / heads)) v, over the tokens themselves or over a memory.
+
+    `mask` is True where a key may be seen: (B, M) for all queries alike, or (B, N, M). A query that may see nothing
+    attends to nothing: its result is the bias of `out`.
+    """
+
+    def __init__(self, width: int, heads: int, *, memory_width: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise InputError(f"width {width} cannot be split over {heads} heads; choose heads that divide the width")
+        self.heads, self.dropout = heads, dropout
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(memory_width or width, width)
+        self.v = nn.Linear(memory_width or width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None = None, *, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it is given."""
+        source = x if memory is None else memory
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.q(x), self.k(source), self.v(source))
+        )
+        if mask is not None:
+            mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+            if causal:
+                mask = mask & torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril()
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """fc2(activation(fc1 x)), hidden width `round(width * ratio)`."""
+
+    def __init__(self, width: int, ratio: float, activation: str):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        self.fc1 = nn.Linear(width, round(width * ratio))
+        self.fc2 = nn.Linear(round(width * ratio), width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """One learned factor a channel."""
+
+    def __init__(self, width: int, init: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """x += attention(norm x); with `cross` and a memory, x += attention(norm x, memory); x += mlp(norm x)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        activation: str,
+        eps: float,
+        layer_scale: float | None,
+        dropout: float,
+        cross: bool,
+        memory_width: int | None,
+    ):
+        super().__init__()
+
+        def scale() -> nn.Module:
+            return nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attn = Attention(width, heads, dropout=dropout)
+        self.scale1 = scale()
+        self.norm_cross = nn.LayerNorm(width, eps) if cross else None
+        self.cross = Attention(width, heads, memory_width=memory_width, dropout=dropout) if cross else None
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.mlp = FeedForward(width, mlp_ratio, activation)
+        self.scale2 = scale()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        x = x + self.dropout(self.scale1(self.attn(self.norm1(x), mask=mask, causal=causal)))
+        if memory is not None and self.cross is not None and self.norm_cross is not None:
+            x = x + self.dropout(self.cross(self.norm_cross(x), memory, mask=memory_mask))
+        return x + self.dropout(self.scale2(self.mlp(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A stack of pre-norm blocks without a final norm; blocks from layer `cross` on have cross-attention.
+
+    Initialised as CLIP's text tower (Radford et al., 2021): standard deviations D^-1/2 for q, k, v, (2 D)^-1/2 for fc1
+    and (2 D depth)^-1/2 for what adds to the residual stream; biases 0.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int | None = None,
+        *,
+        mlp_ratio: float = 4.0,
+        activation: str = "gelu",
+        eps: float = 1e-5,
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        cross: int | None = None,
+        memory_width: int | None = None,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Block(width, heads or max(1, width // 64), mlp_ratio=mlp_ratio, activation=activation, eps=eps,
+                  layer_scale=layer_scale, dropout=dropout, cross=cross is not None and layer >= cross,
+                  memory_width=memory_width)
+            for layer in range(depth)
+        )  # fmt: skip
+        init(self, width, depth)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        edit: Edit | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Run layers start … stop-1 on (B, N, D); `edit(layer, tokens)` is called on the input of each.
+
+        `mask` (B, N) is True where a token may be attended to; it must fit the tokens as edited. `memory` (B, M, ·) is
+        read by the blocks that have cross-attention, `memory_mask` (B, M) or (B, N, M) says which of it.
+        Raises InputError for a memory that no layer reads, and for an edit that outgrows the mask.
+        """
+        layers = list(self.layers)[start:stop]
+        if memory is not None and all(block.cross is None for block in layers):
+            raise InputError(f"layers {start}:{stop} have no cross-attention for this memory; build with cross=LAYER")
+        for layer, block in enumerate(layers, start):
+            if edit is not None:
+                tokens = edit(layer, tokens)
+            if mask is not None and mask.shape[-1] != tokens.shape[1]:
+                raise InputError(
+                    f"the key mask has {mask.shape[-1]} places, layer {layer} {tokens.shape[1]} tokens: give a mask for"
+                    " the tokens as edited, or an edit that keeps their number"
+                )
+            tokens = block(tokens, mask=mask, causal=causal, memory=memory, memory_mask=memory_mask)
+        return tokens
+
+
+def init(module: nn.Module, width: int, depth: int) -> None:
+    """Initialise the linear layers of blocks and poolers by their names (see `Transformer`)."""
+    residual = (2 * depth * width) ** -0.5
+    std = {
+        "q": width**-0.5,
+        "k": width**-0.5,
+        "v": width**-0.5,
+        "out": residual,
+        "fc1": (2 * width) ** -0.5,
+        "fc2": residual,
+    }
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std[name.rpartition(".")[2]])
+            nn.init.zeros_(layer.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Insert:
+    """The edit that puts `values` (b, D), or (B, b, D), into the stream at the input of block `layer`.
+
+    `at` is a position, counted from the end where negative, or one for each sample (B,), such as `lengths - 1` for EOT.
+    `how`: "replace" overwrites positions at … at+b-1, "before" and "after" make room beside position `at`.
+    Raises InputError where the values do not fit. Prompt tuning with it: Khattak et al., 2023 (MaPLe).
+
+    >>> tokens = torch.arange(4.0).view(1, 4, 1)
+    >>> prompt = torch.tensor([[7.0], [8.0]])
+    >>> Insert(prompt, layer=0, at=1)(0, tokens).flatten().tolist()
+    [0.0, 7.0, 8.0, 3.0]
+    >>> Insert(prompt, layer=0, at=-1, how="after")(0, tokens).flatten().tolist()
+    [0.0, 1.0, 2.0, 3.0, 7.0, 8.0]
+    """
+
+    values: Tensor
+    layer: int
+    at: int | Tensor
+    how: Literal["replace", "before", "after"] = "replace"
+
+    def __call__(self, layer: int, tokens: Tensor) -> Tensor:
+        if layer != self.layer:
+            return tokens
+        (B, N, _), values = tokens.shape, self.values.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        b, taken = values.shape[1], values.shape[1] if self.how == "replace" else 0  # places that the values cover
+        start = self.at + N * (self.at < 0) + (self.how == "after")
+        if not torch.compiler.is_compiling() and bool(torch.as_tensor((start < 0) | (start > N - taken)).any()):
+            raise InputError(f"{b} tokens at {self.at} ({self.how}) do not fit into the {N} tokens of layer {layer}")
+        if isinstance(start, int):
+            return torch.cat([tokens[:, :start], values, tokens[:, start + taken :]], dim=1)
+        place, start = torch.arange(N + b - taken, device=tokens.device), start.view(B, 1)
+        kept = torch.where(place < start, place, place - b + taken).clamp(min=0)
+        source = torch.where((place >= start) & (place < start + b), N + place - start, kept)
+        return torch.cat([tokens, values], dim=1).gather(1, source[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def chain(*edits: Edit) -> Edit:
+    """One edit that applies several in order."""
+
+    def edit(layer: int, tokens: Tensor) -> Tensor:
+        for one in edits:
+            tokens = one(layer, tokens)
+        return tokens
+
+    return edit
+
+
+@contextmanager
+def edited(layers: Sequence[nn.Module], edit: Edit | None) -> Iterator[None]:
+    """While it lasts, `edit` is applied to the first argument of each of a foreign model's `layers`."""
+
+    def hook(layer: int) -> Callable:
+        return lambda _, args: (edit(layer, args[0]), *args[1:]) if edit is not None else None
+
+    handles = [block.register_forward_pre_hook(hook(i)) for i, block in enumerate(layers)] if edit is not None else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stretch(positions: Tensor, length: int, keep: int = 0) -> Tensor:
+    """Positions (L, D) resampled linearly to (length, D); the first `keep` stay as they are (Zhang et al., 2024: 20).
+
+    >>> stretch(torch.tensor([[0.0], [1.0], [2.0]]), 5, keep=1).flatten().tolist()
+    [0.0, 1.0, 1.333..., 1.666..., 2.0]
+    """
+    assert 0 <= keep < min(length, len(positions))
+    moved = F.interpolate(positions[keep:].T[None], size=length - keep, mode="linear", align_corners=True)
+    return torch.cat([positions[:keep], moved[0].T])

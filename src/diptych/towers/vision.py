@@ -1,0 +1,233 @@
+"""The vision transformer (Dosovitskiy et al., 2021) in the forms that CLIP, SigLIP and TIPS give it.
+
+Dimensions: B samples, P patches (h x w), N tokens, D width, K CLS tokens, H x W pixels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.errors import InputError, unknown
+from diptych.towers.build import image
+from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.tower import ImageTower, preprocess_of
+from diptych.towers.transformer import Attention, FeedForward, Transformer, init
+
+POOLINGS = ("cls", "mean", "map")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Options of `vit`. CLIP: pre_norm, cls_position, patch_bias=False. SigLIP: cls=0, pooling="map", eps=1e-6."""
+
+    image_size: int = 224
+    patch: int = 16
+    width: int = 384
+    depth: int = 12
+    heads: int | None = None  # width / 64
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"
+    eps: float = 1e-5
+    stem: Literal["patch", "conv"] = "patch"
+    patch_bias: bool = True
+    cls: int = 1  # CLS tokens; with several, pooled is (B, K, D)
+    cls_position: bool = False  # whether CLS tokens get a position of their own
+    registers: int = 0
+    pre_norm: bool = False
+    pooling: Literal["cls", "mean", "map"] = "cls"
+    norm_after_pool: bool = False  # with "mean": norm(mean) in place of mean(norm)
+    layer_scale: float | None = None
+    dropout: float = 0.0
+    patch_dropout: float = 0.0  # share of patches left out while training
+    mask_token: bool = False  # hidden patches become this learned token; without it they are left out
+    any_size: bool = False  # take pictures of any size, interpolating positions on the fly
+    preprocess: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        if self.pooling not in POOLINGS:
+            raise unknown("pooling", self.pooling, POOLINGS)
+        if self.stem not in ("patch", "conv"):
+            raise unknown("stem", self.stem, ("patch", "conv"))
+        for name in ("patch", "width", "depth"):
+            if getattr(self, name) < 1:
+                raise InputError(f"vit {name} is {getattr(self, name)}; it must be at least 1")
+        if self.image_size < self.patch:
+            raise InputError(f"vit image_size {self.image_size} holds no patch of {self.patch}; choose a smaller patch")
+        if self.pooling == "cls" and self.cls < 1:
+            raise InputError("vit pools its CLS token but has none (cls=0); choose pooling=mean or pooling=map")
+        if not 0 <= self.patch_dropout < 1:
+            raise InputError(f"vit patch_dropout is {self.patch_dropout}; it is a share from 0 up to below 1")
+
+
+@image("vit")
+class ViT(ImageTower):
+    """Pictures (B, 3, H, W) -> Encoded, in three steps: `embed`, `blocks`, `finish`.
+
+    >>> tower = ViT(ViTConfig(image_size=32, patch=8, width=64, depth=2))
+    >>> encoded = tower(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    >>> encoded.pooled.shape, encoded.patches.shape
+    (torch.Size([2, 64]), torch.Size([2, 16, 64]))
+    """
+
+    Config = ViTConfig
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config, preprocess_of(config.preprocess, size=config.image_size))
+        if self.preprocess.size != config.image_size:
+            raise InputError(
+                f"vit has image_size {config.image_size} but a preprocess of {self.preprocess.size}; make them equal"
+            )
+        D = self.width = config.width
+        self.prefix = config.cls + config.registers
+        self.patch_embed = _stem(config)
+        self.cls = nn.Parameter(torch.randn(config.cls, D) * D**-0.5) if config.cls else None
+        self.registers = nn.Parameter(torch.randn(config.registers, D) * 0.02) if config.registers else None
+        side = config.image_size // config.patch
+        # first the positions of CLS tokens, where they have any, then those of the grid
+        self.positions = nn.Parameter(torch.randn(config.cls * config.cls_position + side * side, D) * D**-0.5)
+        self.mask_token = nn.Parameter(torch.randn(D) * 0.02) if config.mask_token else None
+        self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
+        self.transformer = Transformer(
+            D, config.depth, config.heads, mlp_ratio=config.mlp_ratio, activation=config.activation, eps=config.eps,
+            layer_scale=config.layer_scale, dropout=config.dropout,
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(D, config.eps)
+        self.pool = AttentionPool(config) if config.pooling == "map" else None
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        """(h, w): patches that fit into pictures (…, H, W)."""
+        return x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
+
+    def embed(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) -> tokens (B, prefix + P, D): CLS, registers, patches; positions added, pre-norm applied.
+
+        `hidden` (B, P) bool: patches that become the mask token, before positions are added, or that are left out where
+        the tower has no mask token (then as many in each sample).
+        """
+        self._check_size(x)
+        patches = self.patch_embed(self.pixels(x)).flatten(2).transpose(1, 2)
+        if hidden is not None and self.mask_token is not None:
+            patches = torch.where(hidden[..., None], self.mask_token.to(patches.dtype), patches)
+        patches = self._drop(patches + interpolate(self.positions[self._own :], self.grid(x)), hidden)
+        cls = self.cls + self.positions[: self._own] if self._own and self.cls is not None else self.cls
+        first = [t.to(patches.dtype).expand(x.shape[0], -1, -1) for t in (cls, self.registers) if t is not None]
+        return self.pre_norm(torch.cat([*first, patches], dim=1))
+
+    def blocks(self, tokens: Tensor, edit: Edit | None = None, **how: Any) -> Tensor:
+        """(B, N, D) -> (B, N', D); keywords (`mask`, `start`, `stop`, …) as of `Transformer.forward`."""
+        return self.transformer(tokens, edit, **how)
+
+    def finish(self, tokens: Tensor, grid: tuple[int, int] | None = None, patches: int | None = None) -> Encoded:
+        """Final norm and pooling. `grid` where all patches are there; else `patches`, how many (default: the rest)."""
+        normed = self.norm(tokens)
+        count = grid[0] * grid[1] if grid else patches if patches is not None else tokens.shape[1] - self.prefix
+        if self.pool is not None:
+            pooled = self.pool(normed)
+        elif self.config.pooling == "cls":
+            pooled = normed[:, 0] if self.config.cls == 1 else normed[:, : self.config.cls]
+        elif self.config.norm_after_pool:
+            pooled = self.norm(tokens[:, self.prefix : self.prefix + count].mean(1))
+        else:
+            pooled = normed[:, self.prefix : self.prefix + count].mean(1)
+        return Encoded(normed, pooled, prefix=self.prefix, grid=grid)
+
+    def forward(
+        self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None, mask: Tensor | None = None
+    ) -> Encoded:
+        """The three steps; `mask` is the key mask of the blocks."""
+        tokens = self.embed(x, hidden)
+        grid, patches = self.grid(x), tokens.shape[1] - self.prefix
+        return self.finish(
+            self.blocks(tokens, edit, mask=mask), grid if patches == grid[0] * grid[1] else None, patches
+        )
+
+    def resize(self, image_size: int) -> None:
+        """Make the tower one for pictures of another size: positions are interpolated, config and preprocess follow."""
+        side, own = image_size // self.config.patch, self._own
+        if side < 1:
+            raise InputError(f"image size {image_size} holds no patch of {self.config.patch}")
+        moved = torch.cat([self.positions[:own], interpolate(self.positions[own:], (side, side))])
+        self.positions = nn.Parameter(moved.detach().clone(), requires_grad=self.positions.requires_grad)
+        self.preprocess = replace(self.preprocess, size=image_size)
+        self.config = replace(self.config, image_size=image_size, preprocess=self.preprocess.to_dict())
+
+    @property
+    def _own(self) -> int:
+        """How many positions belong to CLS tokens."""
+        return self.config.cls * self.config.cls_position
+
+    def _check_size(self, x: Tensor) -> None:
+        size, (height, width) = self.config.image_size, x.shape[-2:]
+        if (height, width) != (size, size) and not self.config.any_size:
+            raise InputError(
+                f"vit takes {size} x {size} pixels, got {height} x {width}; tower.resize({height}), or any_size=true"
+            )
+
+    def _drop(self, patches: Tensor, hidden: Tensor | None) -> Tensor:
+        """Leave out hidden patches (without a mask token) and, while training, a random share of the rest."""
+        B, P, D = patches.shape
+        if hidden is not None and self.mask_token is None:
+            kept = (~hidden).sum(1)
+            if not torch.compiler.is_compiling() and bool((kept != kept[0]).any()):
+                raise InputError("hidden patches differ in number; without a mask token each sample must hide as many")
+            patches = patches[~hidden].view(B, -1, D)
+            P = patches.shape[1]
+        if self.training and self.config.patch_dropout:
+            keep = max(1, int(P * (1 - self.config.patch_dropout)))
+            index = torch.rand(B, P, device=patches.device).argsort(1)[:, :keep].sort(1).values
+            patches = patches.gather(1, index[..., None].expand(-1, -1, D))
+        return patches
+
+
+class AttentionPool(nn.Module):
+    """A learned probe attends to all tokens, then a residual feed-forward: the MAP head (Zhai et al., 2022)."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        D = config.width
+        self.probe = nn.Parameter(torch.randn(1, D) * D**-0.5)
+        self.attn = Attention(D, config.heads or max(1, D // 64))
+        self.norm = nn.LayerNorm(D, config.eps)
+        self.mlp = FeedForward(D, config.mlp_ratio, config.activation)
+        init(self, D, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, D)."""
+        x = self.attn(self.probe.expand(tokens.shape[0], 1, -1), tokens)
+        return (x + self.mlp(self.norm(x)))[:, 0]
+
+
+def interpolate(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Positions of a square grid (P, D) -> (h * w, D), bicubic with antialiasing as open_clip has it; equal sizes copy.
+
+    >>> interpolate(torch.ones(16, 2), (2, 3)).shape
+    torch.Size([6, 2])
+    """
+    side = round(len(positions) ** 0.5)
+    if grid == (side, side):
+        return positions
+    square = positions.T.reshape(1, -1, side, side)
+    return F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)[0].flatten(1).T
+
+
+def _stem(config: ViTConfig) -> nn.Module:
+    """One convolution of patch size, or ("conv", Xiao et al., 2021) 3x3 convolutions of stride 2 down to the patch."""
+    if config.stem == "patch":
+        conv = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
+        nn.init.normal_(conv.weight, std=(3 * config.patch**2) ** -0.5)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        return conv
+    steps = config.patch.bit_length() - 1
+    if 2**steps != config.patch:
+        raise InputError(f"vit stem=conv halves the picture step by step; patch {config.patch} is no power of 2")
+    widths = [3, *(max(config.width >> (steps - i), 8) for i in range(1, steps + 1))]
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Conv2d(a, b, 3, 2, padding=1), nn.GroupNorm(1, b), nn.GELU()]
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], config.width, 1))

@@ -1,0 +1,118 @@
+"""Finding the format, joining sources."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diptych.data.sample import Source
+from diptych.data.sources import Concat, formats, open_source
+from diptych.data.sources.compact import Groups, Strings
+from diptych.errors import InputError
+
+
+def put(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+    return root
+
+
+def test_every_format_file_is_found():
+    assert set(formats()) >= {"tar", "folder", "table", "coco", "flickr", "glyphs"}
+    for module in formats().values():
+        assert callable(module.claims)
+        assert callable(module.open)
+
+
+def test_joined_sources_keep_order_and_find_every_sample(tmp_path):
+    put(tmp_path / "one", "a.png", "b.png")
+    put(tmp_path / "two", "c.png")
+    source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert isinstance(source, Source)
+    assert list(source.keys()) == [sample.key for sample in source] == ["a.png", "b.png", "c.png"]
+    assert [sample.source for sample in source] == [str(tmp_path / name) for name in ("one", "one", "two")]
+    assert source[-1].key == "c.png"
+    with pytest.raises(IndexError):
+        source[3]
+
+
+def test_keys_are_prefixed_only_where_they_collide(tmp_path):
+    put(tmp_path / "one", "a.png", "b.png")
+    put(tmp_path / "two", "b.png")
+    source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert list(source.keys()) == [sample.key for sample in source] == ["0/a.png", "0/b.png", "1/b.png"]
+
+
+def test_class_lists_are_united_and_labels_renumbered(tmp_path):
+    put(tmp_path / "one", "cat/1.png", "dog/2.png")
+    put(tmp_path / "two", "cow/3.png", "dog/4.png")
+    source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert source.schema()["labels.class"].classes == ("cat", "dog", "cow")
+    assert [sample.labels["class"] for sample in source] == source.labels("class").tolist() == [0, 1, 2, 1]
+
+
+def test_fields_of_some_sources_become_optional(tmp_path):
+    put(tmp_path / "one", "cat/1.png")
+    put(tmp_path / "two", "3.png")
+    (tmp_path / "two" / "3.txt").write_text("a caption")
+    source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    schema = source.schema()
+    assert schema["labels.class"].optional
+    assert schema["texts.caption"].optional
+    assert not schema["images.main"].optional
+    assert source.labels("class").tolist() == [0, -1]
+
+
+def test_damage_of_all_sources_is_joined(tmp_path):
+    for name in ("one", "two"):
+        put(tmp_path / name, "a.png")
+        for text in ("a.txt", "gone.txt"):
+            (tmp_path / name / text).write_text("x")
+    source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert Counter(source.damage.values()) == {"missing": 2}
+
+
+def test_a_comma_inside_braces_or_an_existing_name_does_not_split(tmp_path):
+    put(tmp_path / "a,b", "1.png")
+    assert len(open_source(str(tmp_path / "a,b"))) == 1
+    with pytest.raises(InputError, match=r"x\.tar: no such file"):
+        open_source(str(tmp_path / "{x,y}.tar"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "no data given"),
+        ("/no/such/place", "no such file or folder"),
+        ("nothing.csv", "no such file"),
+        ("https://example.com/a.tar", "download"),
+        ("s3://bucket/a.tar", "download"),
+        ("x" * 5000, "unknown source"),
+    ],
+)
+def test_what_is_not_there_is_an_input_error(spec, message):
+    with pytest.raises(InputError, match=message):
+        open_source(spec)
+
+
+def test_a_file_of_no_known_format_names_the_formats(tmp_path):
+    (tmp_path / "a.xlsx").write_text("x")
+    with pytest.raises(InputError, match="no format reads this file; the formats are coco, flickr"):
+        open_source(str(tmp_path / "a.xlsx"))
+
+
+def test_groups_follow_first_appearance():
+    groups = Groups(np.array([9, 2, 9, 5, 2]))
+    assert [groups[at].tolist() for at in range(len(groups))] == [[0, 2], [1, 4], [3]]
+
+
+def test_strings_take_any_text():
+    texts = ["", "é", "\udce9", "a" * 1000]
+    assert list(Strings(texts)) == texts
+
+
+def test_one_source_may_be_joined_too():
+    source = open_source("glyphs:split=val")
+    assert list(Concat([source]).keys()) == list(source.keys())

@@ -1,0 +1,182 @@
+"""Tables: CSV, TSV, JSON lines and Parquet give the same samples; damage is counted, wrong columns are named."""
+
+import csv
+import io
+import json
+import pickle
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diptych.data.sample import BadSample
+from diptych.data.sources import open_source
+from diptych.errors import InputError
+
+ROWS = [
+    {"file": "a.png", "caption": 'a, quoted "cat"\nin two lines', "kind": "cat"},
+    {"file": "b.png", "caption": "a dog", "kind": "dog"},
+    {"file": "a.png", "caption": "another cat", "kind": "cat"},
+]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / name)
+    return tmp_path
+
+
+def write(path, rows):
+    if path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_rows_of_one_picture_are_one_sample(folder, suffix):
+    source = open_source(f"{write(folder / f't{suffix}', ROWS)}:label=kind")
+    assert list(source.keys()) == ["a.png", "b.png"]
+    assert source[0].captions() == ['a, quoted "cat"\nin two lines', "another cat"]
+    assert source[1].images["main"].decode().getpixel((0, 0)) == (0, 0, 255)
+    assert source.schema()["labels.kind"].classes == ("cat", "dog")
+    assert source.labels("kind").tolist() == [0, 1]
+    assert [sample.labels["kind"] for sample in source] == [0, 1]
+    again = pickle.loads(pickle.dumps(source))
+    assert again[0] == source[0]
+
+
+def test_pictures_may_be_bytes_in_parquet(folder):
+    data = (folder / "a.png").read_bytes()
+    for value in (data, {"bytes": data, "path": "ignored.png"}, {"bytes": None, "path": "a.png"}):
+        path = write(folder / "t.parquet", [{"image": value, "text": f"text {n}", "label": n % 2} for n in range(5)])
+        source = open_source(str(path))
+        assert source[0].images["main"].decode().getpixel((0, 0)) == (255, 0, 0)
+        assert len(source) == (1 if isinstance(value, dict) and value["path"] == "a.png" else 5)
+        assert source[len(source) - 1].captions()[-1] == "text 4"
+
+
+def test_class_names_of_hugging_face_metadata_are_read(folder):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    table = pyarrow.Table.from_pylist([{"image": {"bytes": b"x", "path": None}, "label": 1}])
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, folder / "t.parquet")
+    assert open_source(str(folder / "t.parquet:image=image")).schema()["labels.label"].classes == ("cat", "dog")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 3)), min_size=1, max_size=8),
+    st.sampled_from([".csv", ".tsv", ".jsonl"]),
+)
+def test_random_tables_round_trip(tmp_path_factory, rows, suffix):
+    path = tmp_path_factory.mktemp("t") / f"t{suffix}"
+    records = [{"image": f"{picture}.png", "caption": text.replace("\0", "")} for text, picture in rows]
+    source = open_source(str(write(path, records)))
+    assert source.damage == {}
+    expected = {}
+    for record in records:
+        texts = expected.setdefault(record["image"], [])
+        text = record["caption"].strip()
+        if text and text not in texts:
+            texts.append(text)
+    assert {sample.key: sample.captions() for sample in source} == expected
+
+
+def test_damaged_rows_are_counted_by_reason(folder):
+    path = folder / "t.csv"
+    path.write_bytes(b"image,caption\na.png,fine\nb.png,caf\xe9\nb.png\nb.png,fine too\n")
+    source = open_source(str(path))
+    assert Counter(source.damage.values()) == {"utf8": 1, "columns": 1}
+    assert [sample.captions() for sample in source] == [["fine"], ["fine too"]]
+    lines = folder / "t.jsonl"
+    lines.write_bytes(b'{"image": "a.png", "text": "x"}\n{"image": \n[1]\n\xff\xfe\n')
+    assert Counter(open_source(str(lines)).damage.values()) == {"json": 2, "utf8": 1}
+
+
+def test_a_picture_that_is_not_there_is_missing(folder):
+    source = open_source(str(write(folder / "t.csv", [{"image": "gone.png", "caption": "x"}])))
+    with pytest.raises(BadSample) as caught:
+        source[0].images["main"].decode()
+    assert caught.value.reason == "missing"
+
+
+def test_keys_come_from_the_key_column_and_stay_unique(folder):
+    rows = [{"key": "k", "image": "a.png", "text": "x"}, {"key": "k", "image": "b.png", "text": "y"}]
+    assert list(open_source(str(write(folder / "t.jsonl", rows))).keys()) == ["k#1", "k#2"]
+
+
+def test_relative_paths_start_at_the_table_or_at_the_root_option(folder, monkeypatch):
+    (folder / "tables").mkdir()
+    path = write(folder / "tables" / "t.csv", [{"image": "a.png", "caption": "x"}])
+    assert open_source(f"{path}:root={folder}")[0].images["main"].decode().size == (4, 4)
+    up = write(folder / "tables" / "u.csv", [{"image": "../a.png", "caption": "x"}])
+    monkeypatch.chdir(folder / "tables")
+    assert open_source(str(up.name))[0].images["main"].decode().size == (4, 4)
+
+
+def test_texts_without_pictures_are_a_source_too(folder):
+    source = open_source(str(write(folder / "t.jsonl", [{"key": "k", "captions": ["x", "y"]}])))
+    assert (source[0].captions(), dict(source[0].images)) == (["x", "y"], {})
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "message"),
+    [
+        ("t.csv", b"", "", "no rows"),
+        ("t.csv", b"image,caption\n", "", "no rows"),
+        ("t.csv", b"image,caption\na.png,x\n", ":text=captoin", "did you mean 'caption'"),
+        ("t.csv", b"a,b\n1,2\n", "", ":image=COLUMN:text=COLUMN"),
+        ("t.csv", b"url,caption\nhttp://x/y.jpg,x\n", "", "download"),
+        ("t.csv", b"image,caption\nhttps://x/y.jpg,x\n", "", "download"),
+        ("t.csv", b"im\xe9ge,caption\na.png,x\n", "", "UTF-8"),
+        ("t.csv", b"a,a\n1,2\n", "", "twice"),
+        ("t.csv", "image,caption\na.png,x\n".encode("utf-16"), "", "UTF-8|not a table"),
+        ("t.jsonl", b"\n\n", "", "no lines"),
+        ("t.jsonl", b"not json\n", "", "no JSON objects"),
+        ("t.parquet", b"not parquet", "", "not a Parquet file"),
+        ("t.csv", b"image,caption\n" + b"a.png\n" * 3, "", "none of its 3 rows"),
+    ],
+)
+def test_tables_that_cannot_serve_say_why(folder, name, data, options, message):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (folder / name).write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        open_source(str(folder / name) + options)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(folder):
+    (folder / "t.csv").write_bytes('\ufeffimage,caption\r\na.png,"x\r\ny"\r\n'.encode())
+    assert open_source(str(folder / "t.csv"))[0].captions() == ["x\r\ny"]
+
+
+def test_the_index_holds_numbers_not_rows(folder):
+    buffer = io.StringIO("image,caption\n" + "".join(f"{n}.png,{'long text ' * 50}\n" for n in range(2000)))
+    (folder / "t.csv").write_text(buffer.getvalue())
+    assert len(pickle.dumps(open_source(str(folder / "t.csv")))) < 2000 * 60
+
+
+def test_the_pack_of_captions_reads(data_pack):
+    source = open_source(str(data_pack("flickr8k-1k") / "captions_only.jsonl"))
+    assert len(source) == 7091
+    assert len(source[5].captions()) == 5

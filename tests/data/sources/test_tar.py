@@ -1,0 +1,386 @@
+"""Tar shards: round trips, real damage counted by reason, and what must never be read."""
+
+import io
+import json
+import pickle
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diptych.data.sample import BadSample
+from diptych.data.sources import open_source
+from diptych.data.sources.tar import expand
+from diptych.errors import InputError
+
+
+def picture(format="PNG", colour=(10, 200, 30), size=(6, 5), **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def write(path, members, **options):
+    """Members are (name, bytes) or TarInfo objects."""
+    with tarfile.open(path, "w", **options) as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def samples(count, start=0):
+    for number in range(start, start + count):
+        yield f"{number:04d}.png", picture(colour=(number % 256, 0, 0))
+        yield f"{number:04d}.json", json.dumps({"captions": [f"caption {number}", "b"], "label": number % 3}).encode()
+
+
+def header_of(path, name) -> int:
+    with tarfile.open(path) as tar:
+        return tar.getmember(name).offset
+
+
+def damaged(source) -> Counter:
+    return Counter(source.damage.values())
+
+
+def test_samples_come_in_file_order_with_texts_labels_and_pixels(tmp_path):
+    source = open_source(str(write(tmp_path / "a.tar", samples(5))))
+    assert list(source.keys()) == ["0000", "0001", "0002", "0003", "0004"]
+    assert source[3].captions() == ["caption 3", "b"]
+    assert source[3].labels == {"label": 0}
+    assert source[3].images["main"].decode().getpixel((0, 0)) == (3, 0, 0)
+    assert source[-1].key == "0004"
+    with pytest.raises(IndexError):
+        source[5]
+    assert source.labels("label").tolist() == [0, 1, 2, 0, 1]
+    assert damaged(source) == {}
+
+
+def test_each_kind_of_member_lands_in_its_field(tmp_path):
+    mask = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    buffer, array = io.BytesIO(), io.BytesIO()
+    mask.save(buffer, "PNG")
+    np.save(array, np.arange(6.0).reshape(2, 3))
+    record = {
+        "caption": "a cat",
+        "question": "what?",
+        "score": 0.5,
+        "boxes": [{"name": "cat", "box": [1, 2, 3, 4]}],
+        "path": None,
+        "size": [2, 2],
+    }
+    members = [
+        ("d/k.jpg", picture("JPEG")),
+        ("d/k.reference.png", picture()),
+        ("d/k.seg.png", buffer.getvalue()),
+        ("d/k.json", json.dumps(record).encode()),
+        ("d/k.txt", b"a cat"),
+        ("d/k.cls", b" 7\n"),
+        ("d/k.feature.npy", array.getvalue()),
+        ("d/k.mp3", b"ignored"),
+        ("d/._k.jpg", b"hidden"),
+        ("__meta__.json", b"hidden"),
+    ]
+    source = open_source(str(write(tmp_path / "a.tar", members)))
+    (sample,) = source
+    assert sample.key == "d/k"
+    assert set(sample.images) == {"main", "reference"}
+    assert [(text.role, text.text) for text in sample.texts] == [("caption", "a cat"), ("question", "what?")]
+    assert sample.labels == {"score": 0.5, "class": 7}
+    assert sample.boxes[0].xyxy == (1, 2, 4, 6)
+    assert np.asarray(sample.masks["seg"].decode()).tolist() == [[0, 1], [2, 1]]
+    assert sample.arrays["feature"].shape == (2, 3)
+    assert {name: field.kind for name, field in source.schema().items()} == {
+        "images.main": "image",
+        "images.reference": "image",
+        "texts.caption": "text",
+        "texts.question": "text",
+        "labels.score": "float",
+        "labels.class": "int",
+        "masks.seg": "mask",
+        "arrays.size": "array",
+        "arrays.feature": "array",
+        "boxes": "box",
+    }
+
+
+def test_the_caption_field_can_be_chosen(tmp_path):
+    members = [("k.png", picture()), ("k.json", b'{"name": "gala", "caption": "an apple"}')]
+    path = write(tmp_path / "a.tar", members)
+    assert open_source(str(path))[0].captions() == ["an apple"]
+    assert open_source(f"{path}:text=name")[0].captions() == ["gala"]
+    with pytest.raises(InputError, match="did you mean 'text'"):
+        open_source(f"{path}:txt=name")
+
+
+def test_class_names_come_from_the_paired_field(tmp_path):
+    records = [{"label": n % 2, "name": ("cat", "dog")[n % 2], "n": n, "n_name": "same"} for n in range(6)]
+    members = [(f"{n}.json", json.dumps(record).encode()) for n, record in enumerate(records)]
+    schema = open_source(str(write(tmp_path / "a.tar", members))).schema()
+    assert schema["labels.label"].classes == ("cat", "dog")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=6),
+    format=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    folder=st.sampled_from(["", "./", "long/" * 25, "dossier-é/"]),
+    seed=st.integers(0, 99),
+)
+def test_random_tars_round_trip(tmp_path_factory, texts, format, folder, seed):
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    members = [(f"{folder}{n}.json", json.dumps({"caption": text}).encode()) for n, text in enumerate(texts)]
+    members += [(f"{folder}{n}.png", picture(size=(1 + n, 2))) for n in range(len(texts))]
+    np.random.default_rng(seed).shuffle(members)  # members of a sample need not be neighbours
+    source = open_source(str(write(path, members, format=format)))
+    assert damaged(source) == {}
+    found = {sample.key.rpartition("/")[2]: sample for sample in source}
+    assert set(found) == {str(n) for n in range(len(texts))}
+    for n, text in enumerate(texts):
+        assert found[str(n)].captions() == ([text.strip()] if text.strip() else [])
+        assert found[str(n)].images["main"].decode().size == (1 + n, 2)
+
+
+def test_the_damage_that_real_shards_have_is_counted_exactly_by_reason(tmp_path):
+    """RELIABILITY 14."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    good = picture("JPEG", size=(40, 20))
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    gif, webp, grey = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(webp, "WEBP", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(grey, "PNG")
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (8, 8)).save(cmyk, "JPEG")
+    pictures = {
+        "good": ("jpg", good),
+        "rotated": ("jpg", picture("JPEG", size=(40, 20), exif=exif)),
+        "cmyk": ("jpg", cmyk.getvalue()),
+        "grey16": ("png", grey.getvalue()),
+        "gif": ("gif", gif.getvalue()),
+        "webp": ("webp", webp.getvalue()),
+        "zero": ("jpg", b""),
+        "html": ("jpg", b"<html>404</html>"),
+        "cut": ("jpg", good[:-200]),
+        "garbage": ("jpg", b"\x01\x02\x03" * 30),
+    }
+    members = [(f"{key}.{kind}", data) for key, (kind, data) in pictures.items()]
+    members += [(f"{key}.txt", b"a caption") for key in pictures]
+    members += [("nocaption.jpg", good), ("latin.jpg", good), ("latin.txt", "café".encode("latin-1"))]
+    members += [
+        ("badjson.jpg", good),
+        ("badjson.json", b'{"caption": '),
+        ("wrongsum.jpg", good),
+        ("wrongsum.txt", b"x"),
+    ]
+    members += [("good.jpg", picture("JPEG")), ("good.txt", b"again")]
+    path = write(tmp_path / "a.tar", members)
+    data = bytearray(path.read_bytes())
+    data[header_of(path, "wrongsum.jpg") + 150] ^= 1
+    path.write_bytes(data)
+
+    source = open_source(str(path))
+    assert damaged(source) == {"checksum": 1, "duplicate-key": 1}
+    reasons = Counter()
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+            sample.images["main"].decode()
+            reasons["ok" if sample.captions() else "no-caption"] += 1
+        except BadSample as bad:
+            reasons[bad.reason] += 1
+    assert reasons == {
+        "ok": 6,
+        "zero-byte": 1,
+        "html": 1,
+        "truncated": 1,
+        "unreadable": 1,
+        "no-caption": 1,
+        "utf8": 1,
+        "json": 1,
+    }
+
+
+@pytest.mark.parametrize("where", ["data", "header", "between members", "between samples", "end mark"])
+def test_a_cut_tar_keeps_the_samples_before_the_cut_and_counts_it_once(tmp_path, where):
+    path = write(tmp_path / "a.tar", samples(10))
+    cut = {
+        "data": header_of(path, "0007.json") + 520,
+        "header": header_of(path, "0007.json") + 100,
+        "between members": header_of(path, "0007.json"),
+        "between samples": header_of(path, "0007.png"),
+        "end mark": header_of(path, "0009.json") + 1024,
+    }[where]
+    path.write_bytes(path.read_bytes()[:cut])
+    source = open_source(str(path))
+    assert damaged(source) == {"truncated": 1}
+    assert list(source.keys()) == [f"{n:04d}" for n in range(10 if where == "end mark" else 7)]
+    assert all(sample.images["main"].decode() and sample.captions() for sample in source)
+
+
+@pytest.mark.parametrize("at", [150, 128, 257], ids=["checksum", "size", "magic"])
+def test_a_bad_header_costs_its_sample_and_reading_goes_on(tmp_path, at):
+    path = write(tmp_path / "a.tar", samples(6))
+    data = bytearray(path.read_bytes())
+    data[header_of(path, "0002.png") + at] ^= 1
+    path.write_bytes(data)
+    source = open_source(str(path))
+    assert damaged(source) == {"checksum": 1}
+    whole = [sample.key for sample in source if sample.images and sample.captions()]
+    assert whole == ["0000", "0001", "0003", "0004", "0005"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8), keep=st.floats(0, 1))
+def test_any_damage_gives_samples_counts_or_an_input_error(tmp_path_factory, flips, keep):
+    path = write(tmp_path_factory.mktemp("tar") / "a.tar", samples(4))
+    data = bytearray(path.read_bytes())
+    for place, value in flips:
+        data[int(place * (len(data) - 1))] = value
+    path.write_bytes(data[: int(keep * len(data))])
+    try:
+        source = open_source(str(path))
+    except InputError as error:
+        assert "a.tar" in str(error)  # noqa: PT017
+        return
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+            [image.decode() for image in sample.images.values()]
+        except BadSample:
+            pass
+
+
+def special(name, kind, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (("../../etc/cron.d/x.txt", b"x"), "outside"),
+        (("/etc/passwd.txt", b"x"), "outside"),
+        (("a/../../b.jpg", b"x"), "outside"),
+        (("..\\b.jpg", b"x"), "outside"),
+        (("C:\\b.jpg", b"x"), "outside"),
+        ((special("k.jpg", tarfile.SYMTYPE, "/etc/passwd")), "link"),
+        ((special("k.jpg", tarfile.LNKTYPE, "0000.png")), "link"),
+        ((special("k.jpg", tarfile.CHRTYPE)), "device"),
+        ((special("k.jpg", tarfile.FIFOTYPE)), "pipe"),
+        (("k.pkl", pickle.dumps(1)), "pickle"),
+        (("k.pyd", pickle.dumps(1)), "pickle"),
+        (("k.pth", pickle.dumps(1)), "pickle"),
+    ],
+)
+def test_unsafe_members_are_refused_by_name(tmp_path, member, message):
+    """RELIABILITY 19."""
+    path = write(tmp_path / "a.tar", [*samples(2), member])
+    with pytest.raises(InputError, match=message) as caught:
+        open_source(str(path))
+    name = member.name if isinstance(member, tarfile.TarInfo) else member[0]
+    assert str(path) in str(caught.value)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_pickled_array_is_not_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path / "fired").touch, ()
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Bomb()], dtype=object), allow_pickle=True)
+    source = open_source(str(write(tmp_path / "a.tar", [("k.png", picture()), ("k.npy", buffer.getvalue())])))
+    with pytest.raises(BadSample) as caught:
+        source[0]
+    assert caught.value.reason == "pickled"
+    assert not (tmp_path / "fired").exists()
+
+
+def test_empty_and_uneven_shards_are_fine(tmp_path):
+    """RELIABILITY 16."""
+    write(tmp_path / "0.tar", [])
+    (tmp_path / "1.tar").write_bytes(b"")
+    write(tmp_path / "2.tar", samples(1))
+    write(tmp_path / "3.tar", samples(7, start=10))
+    source = open_source(str(tmp_path / "{0..3}.tar"))
+    assert (len(source), damaged(source)) == (8, {})
+
+
+def test_shards_that_count_alike_get_distinct_keys(tmp_path):
+    write(tmp_path / "a-0.tar", samples(2))
+    write(tmp_path / "a-1.tar", samples(2))
+    assert list(open_source(str(tmp_path / "a-*.tar")).keys()) == ["a-0/0000", "a-0/0001", "a-1/0000", "a-1/0001"]
+
+
+def test_patterns(tmp_path):
+    for name in ("s-08.tar", "s-09.tar", "s-10.tar", "t-x.tar"):
+        write(tmp_path / name, [])
+    assert expand(str(tmp_path / "s-{08..10}.tar")) == [str(tmp_path / f"s-{n}.tar") for n in ("08", "09", "10")]
+    assert expand(str(tmp_path / "{s-08,t-x}.tar")) == [str(tmp_path / f"{n}.tar") for n in ("s-08", "t-x")]
+    assert len(expand(str(tmp_path / "s-*.tar"))) == 3
+    for pattern, message in [("s-{08..12}.tar", r"s-11.tar: no such file \(and 1 more\)"), ("u-*.tar", "no file")]:
+        with pytest.raises(InputError, match=message):
+            expand(str(tmp_path / pattern))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"<html>not found</html>" * 40, "not a tar file"),
+        (b"\x1f\x8b" + bytes(range(256)) * 4, "gunzip"),
+        (b"", "no samples"),
+    ],
+)
+def test_what_is_no_tar_is_an_input_error(tmp_path, data, message):
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_appended_tars_are_read_to_the_end(tmp_path):
+    one, two = write(tmp_path / "1.tar", samples(2)), write(tmp_path / "2.tar", samples(2, start=5))
+    (tmp_path / "both.tar").write_bytes(one.read_bytes() + two.read_bytes())
+    assert list(open_source(str(tmp_path / "both.tar")).keys()) == ["0000", "0001", "0005", "0006"]
+
+
+def test_the_index_is_small_pickles_and_is_cached(tmp_path, monkeypatch):
+    from diptych.data.sources import tarindex
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tarindex, "_CACHED_FROM", 1)
+    path = write(tmp_path / "a.tar", samples(500))
+    source = open_source(str(path))
+    assert len(pickle.dumps(source)) < 500 * 90 + 2000
+    assert len(list((tmp_path / "cache" / "diptych").iterdir())) == 1
+    monkeypatch.setattr(tarindex, "index_shard", lambda path: pytest.fail("indexed again"))
+    again = pickle.loads(pickle.dumps(open_source(str(path))))
+    assert list(again.keys()) == list(source.keys())
+    assert again[499] == source[499]
+    assert again.damage == source.damage
+    monkeypatch.undo()
+    write(path, samples(3))
+    assert len(open_source(str(path))) == 3
+
+
+def test_the_packs_read_whole(data_pack):
+    source = open_source(str(data_pack("flickr8k-1k") / "{train,test}.tar"))
+    assert (len(source), damaged(source)) == (1000, {})
+    assert all(len(source[at].captions()) == 5 for at in range(0, 1000, 50))
+    assert source[999].images["main"].decode().mode == "RGB"
+    grocery = open_source(str(data_pack("grocery") / "test.tar"))
+    assert grocery.schema()["labels.label"].classes[0] == "Golden Delicious"
+    coco = open_source(str(data_pack("coco128") / "train.tar"))
+    assert coco.schema()["masks.seg"].optional
+    assert coco[0].masks["seg"].decode().mode == "L"

@@ -1,0 +1,165 @@
+"""The data check against data sets whose faults are known by construction."""
+
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diptych.data.check import _alike, check
+from diptych.data.pictures import BytesPicture
+from diptych.data.sample import BadSample, Field, Sample, Text
+from diptych.data.sources import open_source
+
+
+class Made:
+    """A source made of (key, picture bytes, captions)."""
+
+    name = "made"
+
+    def __init__(self, *rows, damage=None):
+        self.rows, self.damage = rows, damage or {}
+
+    def __len__(self):
+        return len(self.rows)
+
+    def keys(self):
+        return [row[0] for row in self.rows]
+
+    def schema(self):
+        return {"images.main": Field(kind="image")}
+
+    def __getitem__(self, index):
+        key, data, texts = self.rows[index]
+        if texts is None:
+            raise BadSample("utf8")
+        images = {} if data is None else {"main": BytesPicture(data)}
+        return Sample(key=key, source=self.name, images=images, texts=[Text(text=text) for text in texts])
+
+
+def photo(seed, format="PNG", size=(64, 48), **options):
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+class Words:
+    """A tokenizer of words with room for three."""
+
+    context = 5
+
+    def ids(self, text):
+        return text.split()
+
+    def lost(self, text):
+        return max(0, len(text.split()) - 3)
+
+
+def test_damage_is_counted_by_reason_and_place():
+    source = Made(
+        ("ok", photo(0), ["x"]),
+        ("html", b"<html>", ["x"]),
+        ("cut", photo(1)[:-40], ["x"]),
+        ("text", photo(2), None),
+        ("none", None, ["x"]),
+        damage={"shard.tar:end": "truncated"},
+    )
+    report = check(source)
+    assert report.damage == {"truncated": 2, "html": 1, "utf8": 1, "no-picture": 1}
+    assert report.damaged["cut"] == report.damaged["shard.tar:end"] == "truncated"
+    assert report.bad_share == 5 / 6
+    json.dumps(report.to_dict())
+
+
+def test_exact_and_look_alike_pictures_are_found():
+    source = Made(
+        *[(f"{seed}", photo(seed), []) for seed in range(200)],
+        ("copy", photo(7), []),
+        ("small", photo(8, size=(48, 36)), []),
+        ("jpeg", photo(9, "JPEG", quality=75), []),
+    )
+    report = check(source)
+    assert (report.duplicates.pictures, report.duplicates.groups) == (1, [["7", "copy"]])
+    assert report.alike.pictures == 3
+    assert sorted(map(sorted, report.alike.groups)) == [["7", "copy"], ["8", "small"], ["9", "jpeg"]]
+
+
+def test_colours_alone_tell_pictures_apart():
+    flat = [np.full((8, 9, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 2, 2))]
+    assert _alike(flat) == [(0, 2)]
+
+
+def test_caption_lengths_and_lost_tokens():
+    report = check(
+        Made(("a", photo(0), ["one two", "one two three four five"]), ("b", photo(1), ["x"])), tokenizer=Words()
+    )
+    captions = report.captions
+    assert (captions.count, captions.cut, captions.lost, captions.context) == (3, 1, 2, 5)
+    assert (captions.tokens.least, captions.tokens.most) == (1, 5)
+    assert (captions.per_sample.least, captions.per_sample.most) == (1, 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3), min_size=2, max_size=5),
+    st.integers(2, 6),
+)
+def test_expected_false_negatives_equal_the_mean_over_all_batches(texts, batch):
+    source = Made(*[(str(n), None, captions) for n, captions in enumerate(texts)])
+    batch = min(batch, len(texts))
+    each = []
+    for chosen in itertools.combinations(range(len(texts)), batch):
+        shown = list(itertools.product(*[texts[n] for n in chosen]))
+        each.append(np.mean([sum(a == b for a, b in itertools.permutations(row, 2)) for row in shown]))
+    assert check(source, batch_size=batch).false_negatives.per_batch == pytest.approx(np.mean(each))
+
+
+def test_captions_that_many_samples_share_are_named():
+    rows = [(str(n), None, ["A  photo" if n < 6 else f"only {n}"]) for n in range(10)]
+    found = check(Made(*rows), batch_size=4).false_negatives
+    assert found.captions == [("A  photo", 6)]
+    assert found.per_sample == pytest.approx(6 * 5 * 3 / (10 * 9))
+
+
+def test_leakage_between_training_and_validation():
+    train = Made(*[(f"t{seed}", photo(seed), [f"caption {seed}"]) for seed in range(20)])
+    val = Made(
+        ("same", photo(3), ["new"]),
+        ("alike", photo(4, "JPEG", quality=80), ["new too"]),
+        ("told", photo(100), ["Caption 5"]),
+        ("clean", photo(101), ["fresh"]),
+    )
+    leakage = check(train, val=val).leakage
+    assert (leakage.samples, leakage.same_picture, leakage.alike_picture, leakage.same_caption) == (4, 1, 1, 1)
+    assert leakage.examples == ["alike", "same"]
+
+
+def test_cost_of_a_batch_and_an_epoch():
+    cost = check(Made(*[(str(n), photo(n), []) for n in range(4)]), batch_size=32, size=64).cost
+    assert cost.batch_bytes == 32 * 3 * 64 * 64
+    assert cost.similarity_bytes == 4 * 32 * 32
+    assert cost.read_ms > 0
+    assert cost.epoch_seconds == pytest.approx(cost.read_ms * 4 / 1000)
+    assert cost.stored_bytes == sum(len(photo(n)) for n in range(4))
+
+
+def test_processes_see_what_one_process_sees():
+    source = open_source("glyphs:split=test:design=noto")
+    seen = []
+    one = check(source).to_dict()
+    two = check(source, workers=2, progress=lambda done, total: seen.append((done, total))).to_dict()
+    assert one.pop("cost").keys() == two.pop("cost").keys()
+    assert one == two
+    assert seen == [(64, 192), (128, 192), (192, 192)]
+
+
+def test_an_undamaged_pack_is_clean(data_pack):
+    report = check(open_source(str(data_pack("flickr8k-1k") / "test.tar")))
+    assert (report.damage, report.duplicates.pictures, report.alike.pictures) == ({}, 0, 0)
+    assert report.captions.count == 1000

@@ -1,0 +1,101 @@
+"""The pieces of a report."""
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from diptych.lab.report import Bar, Shown, bars, curve, figures, finds, page, section, strip, table, ticks
+
+_VOID = {"meta", "img", "br"}
+
+
+class Checker(HTMLParser):
+    """Collects addresses that a browser would fetch and checks that tags close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in _VOID:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href", "srcset", "data"}]
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check(html):
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+NASTY = "<script>alert('&\"')</script>"
+
+
+def test_a_page_of_every_piece_is_well_formed_and_fetches_nothing():
+    red = Image.new("RGBA", (300, 200), (255, 0, 0, 128))
+    html = page(
+        NASTY,
+        NASTY,
+        figures(("12", NASTY)),
+        section(
+            NASTY,
+            NASTY,
+            bars([(NASTY, [Bar(label=NASTY, value=0.5, chance=0.1, lookup=0.6, target=0.4)])]),
+            curve([(0, 3), (1, 2), (2, 1)], x=NASTY, y=NASTY),
+            finds([(NASTY, [Shown(image=red, caption=NASTY, hit=True)]), (Shown(image=red, caption=NASTY), [])]),
+            strip([Shown(image=red)]),
+            table([NASTY], [[NASTY]]),
+        ),
+    )
+    checker = check(html)
+    assert "<script>" not in html
+    assert checker.text.count(NASTY) >= 11
+    assert checker.addresses
+    assert all(address.startswith("data:image/webp;base64,") for address in checker.addresses)
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+@pytest.mark.parametrize(
+    ("value", "lookup", "target", "words"),
+    [(0.5, 0.4, 0.45, ["met"]), (0.5, 0.6, 0.55, ["missed", "— better"]), (0.5, None, None, ["–"])],
+)
+def test_bars_say_missed_and_where_the_look_up_is_better(value, lookup, target, words):
+    text = check(bars([("g", [Bar(label="a", value=value, chance=0.01, lookup=lookup, target=target)])])).text
+    for word in words:
+        assert word in text
+    assert ("met" in text) == ("met" in words)
+
+
+def test_a_curve_skips_what_is_not_finite_and_needs_two_points():
+    assert "polyline" in curve([(0, 1), (1, float("nan")), (2, 0.5)], x="x", y="y")
+    assert "nan" not in curve([(0, 1), (1, float("nan")), (2, 0.5)], x="x", y="y")
+    assert "too few" in curve([(0, 1)], x="x", y="y")
+    assert "polyline" in curve([(0, 1), (1, 1)], x="x", y="y")
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6))
+def test_ticks_are_few_evenly_spaced_and_inside(low, span):
+    found = ticks(low, low + span)
+    assert 1 <= len(found) <= 8
+    assert all(low - span / 100 <= tick <= low + span * 1.01 for tick in found)
+
+
+def test_thumbnails_are_small_and_leave_the_picture_alone():
+    big = Image.effect_noise((1000, 800), 50)
+    assert len(strip([Shown(image=big)])) < 20_000
+    assert big.size == (1000, 800)

@@ -1,0 +1,67 @@
+"""Decoupled contrastive learning (Yeh et al., ECCV 2022) on pairs: the positive leaves the denominator.
+
+    L = 1/2 [ d(s X Y^T) + d(s Y X^T) ],   d(Z) = mean_i ( -Z_ii + log sum_{j != i} exp Z_ij )
+
+X, Y (B, E) are unit-norm embeddings. Without the positive in the denominator, a pair that is already found still pulls.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from diptych.data.batch import Batch
+from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from diptych.methods.make import Make
+from diptych.methods.pairs import PairConfig, Pairs
+from diptych.towers.parts import Temperature
+
+card = {
+    "title": "Decoupled Contrastive Learning",
+    "year": 2022,
+    "kind": "method",
+    "entry": "Decoupled",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PairConfig):
+    """`scale` multiplies the cosines; the paper keeps it fixed."""
+
+    scale: float = 10.0
+
+
+class Decoupled(Pairs):
+    """The decoupled softmax loss over one batch of pairs."""
+
+    Config = Config
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        self.model = make.dual(scale=Temperature(config.scale, form="fixed"))
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        logits = self.model.scale() * features["image"] @ features["text"].T
+        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        others = logits.masked_fill(own, -torch.inf)
+        denominators = (others.logsumexp(1) + others.logsumexp(0)) / 2
+        return Losses({"contrastive": (denominators - logits.diagonal()).mean()})
+
+
+Decoupled.presets = {
+    "small": Preset(
+        image="conv",
+        text="text:width=192:depth=3:heads=3",
+        tokenizer="bpe:vocab_size=2048:context=32",
+        embed_dim=192,
+        recipe=Recipe(lr=2e-3, batch_size=256, epochs=20),
+    ),
+    # The paper trains on pictures alone; [choice] CLIP's towers and recipe.
+    "paper": Preset(
+        image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",
+        text="text:width=512:depth=12:heads=8",
+        tokenizer="clip",
+        embed_dim=512,
+        recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=2000, epochs=32, batch_size=32768, precision="bfloat16"),
+    ),
+}

@@ -1,0 +1,356 @@
+"""Embedding a source and searching it, with a stub model whose embeddings are known."""
+
+import errno
+import json
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diptych.data.pictures import FilePicture, Preprocess
+from diptych.data.sample import BadSample, Field, Sample, Text
+from diptych.data.sources import open_source
+from diptych.data.tokenizers import train_bpe
+from diptych.errors import InputError
+from diptych.search import embed, index
+from diptych.search.embed import embed_source
+from diptych.search.index import Index, best
+from diptych.search.layout import Manifest, parts_of
+from diptych.search.query import query
+from diptych.towers.build import image_tower, text_tower
+from diptych.towers.dual import DualEncoder
+from diptych.towers.model import Model
+
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "white": (255, 255, 255),
+    "yellow": (255, 255, 0),
+}
+
+
+class ColourModel:
+    """Pictures and colour names to the unit vector of their colour."""
+
+    preprocess = Preprocess(size=4)
+    tokenizer = "by eye"
+
+    def __init__(self, identity="sha256:colours"):
+        self.name, self.identity = "colours", identity
+
+    def _unit(self, colours):
+        return torch.nn.functional.normalize(torch.tensor(colours).float() + 1, dim=-1)
+
+    def embed_images(self, images, *, batch_size=64):
+        if isinstance(images, torch.Tensor):
+            assert images.dtype == torch.uint8
+            return self._unit(images.float().mean((2, 3)).tolist())
+        return self._unit([image.convert("RGB").resize((1, 1)).getpixel((0, 0)) for image in images])
+
+    def embed_texts(self, texts):
+        return self._unit([COLOURS[text] for text in texts])
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A picture of one colour; None is a damaged one."""
+
+    colour: tuple | None
+
+    def decode(self):
+        if self.colour is None:
+            raise BadSample("truncated", "ends early")
+        return Image.new("RGB", (6, 8), self.colour)
+
+
+@dataclass(frozen=True)
+class Paintings:
+    pictures: tuple
+    texts: tuple = ()
+    name: str = "paintings"
+    fields: tuple = ("images.main", "texts.caption")
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, i):
+        texts = (Text(text=self.texts[i]),) if self.texts and self.texts[i] is not None else ()
+        return Sample(key=f"k{i}", source=self.name, images={"main": self.pictures[i]}, texts=texts)
+
+    def keys(self):
+        return [f"k{i}" for i in range(len(self))]
+
+    def schema(self):
+        return {name: Field(kind="image" if name.startswith("images") else "text") for name in self.fields}
+
+
+def paintings(*names, **options):
+    return Paintings(tuple(Painted(COLOURS.get(name)) for name in names), names, **options)
+
+
+def test_layout_is_clip_retrievals_and_rows_of_all_files_agree(tmp_path):
+    source = paintings("red", "green", "blue")
+    manifest = embed_source(ColourModel(), source, tmp_path / "emb", batch_size=2)
+    assert sorted(p.relative_to(tmp_path / "emb").as_posix() for p in (tmp_path / "emb").rglob("*.*")) == [
+        "diptych.json",
+        "img_emb/img_emb_0.npy",
+        "metadata/metadata_0.parquet",
+        "text_emb/text_emb_0.npy",
+    ]
+    images = np.load(tmp_path / "emb/img_emb/img_emb_0.npy")
+    assert images.shape == (3, 3)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(images, np.load(tmp_path / "emb/text_emb/text_emb_0.npy"), atol=1e-6)
+    table = pyarrow.parquet.read_table(tmp_path / "emb/metadata/metadata_0.parquet").to_pydict()
+    assert table == {
+        "key": ["k0", "k1", "k2"],
+        "position": [0, 1, 2],
+        "image_path": ["", "", ""],
+        "caption": ["red", "green", "blue"],
+    }
+    assert manifest == Manifest.read(tmp_path / "emb")
+    assert (manifest.count, manifest.dimension, manifest.texts, manifest.damaged) == (3, 3, 3, {})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_of_any_size_hold_the_same_rows_in_order(tmp_path, monkeypatch, workers):
+    names = ["red", "green", "blue", "white", "yellow"] * 5
+    embed_source(ColourModel(), paintings(*names), tmp_path / "whole")
+    monkeypatch.setattr(embed, "PART_ROWS", 2)
+    embed_source(ColourModel(), paintings(*names), tmp_path / "cut", batch_size=7, workers=workers)
+    assert [p.name for p in parts_of(tmp_path / "cut", "img_emb")][:3] == [
+        "img_emb_00.npy",
+        "img_emb_01.npy",
+        "img_emb_02.npy",
+    ]
+    for kind in ("img_emb", "text_emb"):
+        parts = [np.load(path) for path in parts_of(tmp_path / "cut", kind)]
+        assert [len(p) for p in parts] == [2] * 12 + [1]
+        np.testing.assert_array_equal(np.concatenate(parts), np.load(tmp_path / f"whole/{kind}/{kind}_0.npy"))
+    captions = [
+        c for p in parts_of(tmp_path / "cut", "metadata") for c in pyarrow.parquet.read_table(p)["caption"].to_pylist()
+    ]
+    assert captions == names
+    assert [hit.position for hit in query(ColourModel(), Index.open(tmp_path / "cut"), text="white", k=5)] == [
+        3,
+        8,
+        13,
+        18,
+        23,
+    ]
+
+
+def test_sources_without_texts_and_models_without_tokenizer_write_no_text_emb(tmp_path):
+    pictures_only = Paintings(paintings("red", "blue").pictures, fields=("images.main",))
+    assert embed_source(ColourModel(), pictures_only, tmp_path / "a").texts is None
+    silent = ColourModel()
+    silent.tokenizer = None
+    assert embed_source(silent, paintings("red"), tmp_path / "b").texts is None
+    assert not (tmp_path / "a/text_emb").exists()
+    assert not (tmp_path / "b/text_emb").exists()
+    assert query(ColourModel(), Index.open(tmp_path / "a"), text="blue", k=1)[0].caption is None
+
+
+def test_a_sample_without_caption_keeps_its_row(tmp_path):
+    source = Paintings(paintings("red", "green").pictures, (None, "green"))
+    assert embed_source(ColourModel(), source, tmp_path / "emb").texts == 1
+    texts = np.load(tmp_path / "emb/text_emb/text_emb_0.npy")
+    assert (texts[0] == 0).all()
+    assert np.linalg.norm(texts[1]) == pytest.approx(1)
+
+
+def test_damaged_pictures_are_left_out_and_listed_by_reason(tmp_path):
+    source = paintings("red", "damaged", "blue")
+    manifest = embed_source(ColourModel(), source, tmp_path / "emb", max_bad=0.4)
+    assert manifest.damaged == {"truncated": ["k1"]}
+    hits = query(ColourModel(), Index.open(tmp_path / "emb"), text="blue")
+    assert [(hit.key, hit.position) for hit in hits] == [("k2", 2), ("k0", 0)]
+
+
+def test_too_many_damaged_pictures_stop_the_run_and_leave_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"1 of the first 3 samples are damaged \(1 truncated; last: k1\).*--max-bad"):
+        embed_source(ColourModel(), paintings("red", "damaged", "blue"), tmp_path / "emb")
+    with pytest.raises(InputError, match="none of the 2 pictures"):
+        embed_source(ColourModel(), paintings("damaged", "damaged"), tmp_path / "emb", max_bad=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_pictures_have_an_absolute_path_and_search_by_path_finds_them(tmp_path, monkeypatch):
+    for name in ("red", "blue"):
+        Image.new("RGB", (5, 5), COLOURS[name]).save(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    embed_source(ColourModel(), Paintings((FilePicture("red.png"), FilePicture("blue.png"))), "emb")
+    hits = query(ColourModel(), Index.open("emb"), image="red.png", k=1)
+    assert (hits[0].image_path, hits[0].rank, round(hits[0].score, 5)) == (str(tmp_path / "red.png"), 1, 1.0)
+
+
+def test_an_existing_folder_is_never_overwritten_but_an_empty_one_is_filled(tmp_path):
+    (tmp_path / "emb").mkdir()
+    embed_source(ColourModel(), paintings("red"), tmp_path / "emb")
+    with pytest.raises(InputError, match="exists; name another --out"):
+        embed_source(ColourModel(), paintings("blue"), tmp_path / "emb")
+    assert query(ColourModel(), Index.open(tmp_path / "emb"), text="red")[0].caption == "red"
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be made"):
+        embed_source(ColourModel(), paintings("red"), tmp_path / "file" / "emb")
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(embed, "_write_metadata", full)
+    with pytest.raises(InputError, match="no space left"):
+        embed_source(ColourModel(), paintings("red"), tmp_path / "emb")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_source(ColourModel(), paintings("red"), tmp_path / "emb", progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_counts_every_sample(tmp_path):
+    seen = []
+    embed_source(
+        ColourModel(),
+        paintings("red", "damaged", "blue"),
+        tmp_path / "emb",
+        batch_size=2,
+        max_bad=1,
+        progress=lambda *at: seen.append(at),
+    )
+    assert seen == [(2, 3), (3, 3)]
+
+
+def test_a_diverged_model_is_refused(tmp_path):
+    model = ColourModel()
+    model.embed_images = lambda pixels, batch_size: torch.full((len(pixels), 3), float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        embed_source(model, paintings("red"), tmp_path / "emb")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """An index of given vectors, in parts, without files."""
+
+    parts: list
+    manifest: Manifest = field(init=False)
+
+    def open(self):
+        dimension = self.parts[0].shape[1]
+        count = sum(map(len, self.parts))
+        manifest = Manifest(
+            model="m", identity="i", dimension=dimension, count=count, texts=None, source="s", damaged={}
+        )
+        return Index("given", manifest, self.parts, [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 40), k=st.integers(1, 50), tile=st.integers(1, 17), cut=st.integers(0, 40), seed=st.integers(0, 99)
+)
+def test_top_equals_a_stable_sort_whatever_tiles_and_parts(n, k, tile, cut, seed):
+    # Small whole numbers: products are exact, so ties are true ties.
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-1, 2, (n, 3)).astype(np.float32)
+    queries = torch.from_numpy(rng.integers(-1, 2, (4, 3)).astype(np.float32))
+    parts = [part for part in (vectors[:cut], vectors[cut:]) if len(part)]
+    before, index.TILE = index.TILE, tile
+    try:
+        scores, rows = Vectors(parts).open().top(queries, k)
+    finally:
+        index.TILE = before
+    truth = queries @ torch.from_numpy(vectors).T
+    order = truth.argsort(dim=1, descending=True, stable=True)[:, :k]
+    assert torch.equal(rows, order)
+    assert torch.equal(scores, truth.gather(1, order))
+
+
+def test_best_keeps_the_first_of_many_equals():
+    scores = torch.zeros(2, 1000)
+    scores[1, 998] = 1
+    assert best(scores, 3).tolist() == [[0, 1, 2], [998, 0, 1]]
+
+
+def test_another_dimension_another_model_and_bad_questions_are_refused(tmp_path):
+    embed_source(ColourModel(), paintings("red"), tmp_path / "emb")
+    opened = Index.open(tmp_path / "emb")
+    with pytest.raises(InputError, match="vectors have 3 numbers"):
+        opened.top(torch.zeros(1, 4))
+    with pytest.raises(InputError, match=r"embedded with colours .*not colours"):
+        query(ColourModel("sha256:other"), opened, text="red")
+    with pytest.raises(InputError, match="at least 1"):
+        query(ColourModel(), opened, text="red", k=0)
+    with pytest.raises(InputError, match="empty"):
+        query(ColourModel(), opened, text=" ")
+    with pytest.raises(InputError, match="give one of them"):
+        query(ColourModel(), opened)
+    with pytest.raises(InputError, match="cannot be searched with"):
+        query(ColourModel(), opened, image=tmp_path / "nothing.png")
+
+
+def test_damaged_folders_are_refused_with_the_remedy(tmp_path):
+    with pytest.raises(InputError, match="is not a folder; make one with `diptych embed"):
+        Index.open(tmp_path / "nothing")
+    folder = tmp_path / "emb"
+    embed_source(ColourModel(), paintings("red", "blue"), folder)
+    rows = (folder / "metadata/metadata_0.parquet").read_bytes()
+    (folder / "metadata/metadata_0.parquet").write_bytes(rows[:-40])
+    with pytest.raises(InputError, match=r"metadata_0\.parquet is damaged"):
+        query(ColourModel(), Index.open(folder), text="red")
+    (folder / "metadata/metadata_0.parquet").write_bytes(rows)
+    vectors = (folder / "img_emb/img_emb_0.npy").read_bytes()
+    (folder / "img_emb/img_emb_0.npy").write_bytes(vectors[:-4])
+    with pytest.raises(InputError, match=r"img_emb_0\.npy is damaged"):
+        Index.open(folder)
+    np.save(folder / "img_emb/img_emb_0.npy", np.zeros((1, 3), np.float32))
+    with pytest.raises(InputError, match="holds 1 vectors"):
+        Index.open(folder)
+    manifest = json.loads((folder / "diptych.json").read_text())
+    (folder / "diptych.json").write_text(json.dumps({**manifest, "format": "diptych-embeddings/9"}))
+    with pytest.raises(InputError, match="this version reads"):
+        Index.open(folder)
+    (folder / "diptych.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        Index.open(folder)
+
+
+def test_a_real_model_embeds_glyphs_and_finds_each_picture_by_itself(tmp_path):
+    torch.manual_seed(0)
+    source = open_source("glyphs:split=val:design=noto")
+    tokenizer = train_bpe((source[i].captions()[0] for i in range(40)), vocab_size=300, context=12)
+    image = image_tower("conv")
+    text = text_tower(
+        "text:width=32:depth=1:heads=2",
+        vocab_size=tokenizer.vocab_size,
+        context=tokenizer.context,
+        pad=tokenizer.pad,
+        eot=tokenizer.eot,
+    )
+    encoder = DualEncoder(image, text, 16)
+    model = Model(encoder, tokenizer, image.preprocess, name="toy")
+    spec = "glyphs:split=val:design=noto"
+    manifest = embed_source(model, spec, tmp_path / "emb")
+    assert (manifest.source, manifest.identity, manifest.count) == (spec, model.identity, len(source))
+    vectors = np.load(tmp_path / "emb/img_emb/img_emb_0.npy")
+    pictures = [source[i].images["main"].decode() for i in range(5)]
+    np.testing.assert_allclose(vectors[:5], model.embed_images(pictures), atol=1e-5)
+    words = np.load(tmp_path / "emb/text_emb/text_emb_0.npy")
+    np.testing.assert_allclose(words[:5], model.embed_texts([source[i].captions()[0] for i in range(5)]), atol=1e-5)
+    opened = Index.open(tmp_path / "emb")
+    for i, picture in enumerate(pictures):
+        assert query(model, opened, image=picture, k=1)[0].position == i
+    assert len(query(model, opened, text="grinning face", k=1000)) == len(source)

@@ -1,0 +1,83 @@
+"""The README's commands run, in a small form, in the order in which a reader types them.
+
+Each command of a ```bash block is executed as it stands, plus the options of `SMALL`, which make it short. One that is
+not executed must say why in `ELSEWHERE`.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import diptych
+from diptych.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SMALL = {  # what is added to a verb to make it short
+    "train": "--steps 2 --batch-size 32",
+}
+ELSEWHERE = {
+    "make demo": "tests/lab tests the demo; here its rule is dry-run",
+    "make test": "is running now",
+    "python3 -m venv .venv": "the Makefile does the same",
+}
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line.strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands ran: it holds `runs/first` and `emb`."""
+    folder = tmp_path_factory.mktemp("readme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in commands():
+            if line in ELSEWHERE:
+                continue
+            program, verb, *rest = shlex.split(line)
+            assert program == "diptych", f"{line!r} is neither executed nor excused"
+            code = main([verb, *rest, *shlex.split(SMALL.get(verb, ""))])
+            assert not code, f"{line!r} exited with {code}"
+    return folder
+
+
+def test_every_command_runs(folder: Path) -> None:
+    """RELIABILITY 29."""
+    assert (folder / "runs/first/model.safetensors").is_file()
+    assert (folder / "emb/diptych.json").is_file()
+
+
+def test_drop_in_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As printed, but with the model of the commands above in place of one that would be fetched."""
+    [code] = blocks("python")
+    for name in ("cat.jpg", "dog.jpg"):
+        Image.new("RGB", (80, 60), (200, 120, 40)).save(folder / name)
+    monkeypatch.chdir(folder)
+    load = diptych.load
+    monkeypatch.setattr(diptych, "load", lambda spec: load("runs/first"))
+    exec(code, {})
+    assert "tensor" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_has_the_targets_that_readme_and_docs_name() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = {
+        target for page in pages for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
+    }
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= named <= rules
+    for target in ("demo", "test"):
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)

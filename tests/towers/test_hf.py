@@ -1,0 +1,109 @@
+"""Text encoders of transformers behind Encoded."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from diptych.errors import InputError
+from diptych.towers.build import text_tower
+
+transformers = pytest.importorskip("transformers")
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+CONFIGS = {
+    "bert": {**SIZES, "max_position_embeddings": 32},
+    "roberta": {**SIZES, "max_position_embeddings": 40},
+    "t5": {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16},
+}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def tower_of(kind="bert", **options):
+    options = {"vocab_size": 60, "pad": 1, **options}
+    return text_tower({"name": "hf", "config": {"model_type": kind, **CONFIGS[kind]}, **options}).eval()
+
+
+def texts(length=9):
+    ids, lengths = torch.randint(3, 60, (3, length)), torch.tensor([5, 2, 4])
+    ids[torch.arange(length) >= lengths[:, None]] = 1
+    return ids, lengths
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_tokens_are_those_of_transformers_itself(kind):
+    tower, (ids, lengths) = tower_of(kind), texts()
+    encoded = tower(ids, lengths)
+    expected = tower.model(input_ids=ids, attention_mask=encoded.mask.long()).last_hidden_state
+    torch.testing.assert_close(encoded.tokens[encoded.mask], expected[encoded.mask])  # pads may differ
+    mean = torch.stack([row[:n].mean(0) for row, n in zip(expected, lengths, strict=True)])
+    torch.testing.assert_close(encoded.pooled, mean)
+    assert encoded.pooled.shape == (3, tower.width)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("pooling", ["mean", "first", "eot"])
+def test_padding_and_the_rest_of_the_batch_change_nothing(kind, pooling):
+    tower, (ids, lengths) = tower_of(kind, pooling=pooling), texts()
+    whole = tower(ids, lengths).pooled
+    torch.testing.assert_close(tower(ids[:, :5], lengths).pooled, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tower(ids[1:2, :2], lengths[1:2]).pooled, whole[1:2], atol=1e-5, rtol=0)
+
+
+def test_a_folder_gives_its_weights_and_the_spec_rebuilds_without_it(tmp_path):
+    first = tower_of()
+    first.model.save_pretrained(tmp_path)
+    tower = text_tower(f"hf:{tmp_path}:pooling=first", vocab_size=60).eval()
+    ids, lengths = texts()
+    assert torch.equal(tower(ids, lengths).tokens, first(ids, lengths).tokens)
+    assert str(tmp_path) not in str(tower.spec)
+    again = text_tower(json.loads(json.dumps(tower.spec))).eval()
+    assert again.spec == tower.spec
+    again.load_state_dict(tower.state_dict())
+    assert torch.equal(again(ids, lengths).pooled, tower(ids, lengths).pooled)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_parameter_gets_a_gradient(kind):
+    """A pooler of the foreign model that nobody reads would stall gradient exchange between ranks."""
+    tower, (ids, lengths) = tower_of(kind), texts()
+    tower(ids, lengths).pooled.square().sum().backward()
+    assert [name for name, p in tower.named_parameters() if p.grad is None] == []
+
+
+def test_an_edit_and_embeddings_reach_a_foreign_model():
+    tower, (ids, lengths), seen = tower_of(), texts(), []
+
+    def edit(layer, tokens):
+        seen.append(layer)
+        return tokens * 2 if layer == 1 else tokens
+
+    plain = tower(ids, lengths).pooled
+    assert not torch.allclose(tower(ids, lengths, edit=edit).pooled, plain)
+    assert seen == [0, 1]
+    torch.testing.assert_close(tower(None, lengths, embeddings=tower.embed(ids)).pooled, plain)
+
+
+def test_bad_input_names_thing_and_remedy(tmp_path, monkeypatch):
+    ids, lengths = texts()
+    for options, message in (
+        ({"config": {"model_type": "brt"}}, "did you mean 'bert'"),
+        ({"config": {"model_type": "vit"}}, "choose text tower text"),
+        ({}, "either a folder"),
+        ({"folder": str(tmp_path)}, "holds no config.json"),
+        ({"config": {"model_type": "bert"}, "pooling": "cls"}, "unknown pooling 'cls'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            text_tower({"name": "hf", **options}, vocab_size=60)
+    with pytest.raises(InputError, match="knows 60 tokens, its tokenizer gives 61"):
+        text_tower({"name": "hf", "config": {"model_type": "bert", **CONFIGS["bert"], "vocab_size": 60}}, vocab_size=61)
+    with pytest.raises(InputError, match="no memory"):
+        tower_of()(ids, lengths, memory=torch.zeros(3, 1, 32))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"pip install 'diptych\[language\]'"):
+        tower_of()

@@ -1,0 +1,90 @@
+"""Models of timm behind Encoded."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from diptych.errors import InputError
+from diptych.towers.build import image_tower
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def pictures(size, n=2):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "grid", "levels"),
+    [
+        ("resnet10t:image_size=64", 0, (2, 2), 1),
+        ("vit_tiny_patch16_224:image_size=64", 1, (4, 4), 0),
+        ("deit_tiny_distilled_patch16_224:image_size=64", 2, (4, 4), 0),
+        ("mobilenetv3_small_050:image_size=64", 0, (2, 2), 1),
+        ("swin_tiny_patch4_window7_224", 0, (7, 7), 1),
+        ("resnet10t:image_size=64:levels=true", 0, (2, 2), 5),
+    ],
+)
+def test_features_are_those_of_timm_itself(name, prefix, grid, levels):
+    tower = image_tower(f"timm:{name}").eval()
+    x = pictures(tower.image_size)
+    encoded = tower(x)
+    features = tower.model.forward_features(tower.pixels(x))
+    torch.testing.assert_close(encoded.pooled, tower.model.forward_head(features, pre_logits=True))
+    assert encoded.pooled.shape == (2, tower.width)
+    assert (encoded.prefix, encoded.grid, len(encoded.levels)) == (prefix, grid, levels)
+    assert encoded.patches.shape[:2] == (2, grid[0] * grid[1])
+    if levels:
+        torch.testing.assert_close(encoded.tokens.mT.unflatten(2, grid), encoded.levels[-1])
+
+
+def test_size_mean_std_and_interpolation_come_from_the_pretrained_config():
+    tower = image_tower("timm:vit_tiny_patch16_224.augreg_in21k")
+    assert tower.preprocess.mean == (0.5, 0.5, 0.5)
+    assert (tower.image_size, tower.preprocess.interpolation) == (224, "bicubic")
+    assert image_tower("timm:resnet10t").preprocess.mean == (0.485, 0.456, 0.406)
+
+
+def test_the_spec_rebuilds_the_tower():
+    tower, x = image_tower("timm:resnet10t:image_size=64").eval(), pictures(64)
+    again = image_tower(json.loads(json.dumps(tower.spec))).eval()
+    assert again.spec == tower.spec
+    again.load_state_dict(tower.state_dict())
+    assert torch.equal(again(x).pooled, tower(x).pooled)
+
+
+def test_an_edit_reaches_the_blocks_of_a_vit_and_no_cnn():
+    tower, seen = image_tower("timm:vit_tiny_patch16_224:image_size=64").eval(), []
+
+    def edit(layer, tokens):
+        seen.append(layer)
+        return tokens + 1 if layer == 3 else tokens
+
+    x = pictures(64)
+    edited, plain = tower(x, edit=edit).pooled, tower(x).pooled
+    assert seen == list(range(12))
+    assert not torch.allclose(edited, plain)
+    with pytest.raises(InputError, match="no token stream"):
+        image_tower("timm:resnet10t:image_size=64")(x, edit=edit)
+
+
+def test_batch_norm_mixes_samples_only_while_training():
+    tower = image_tower("timm:resnet10t:image_size=64")
+    assert tower.train().mixes_samples
+    assert not tower.eval().mixes_samples
+    assert not image_tower("timm:vit_tiny_patch16_224:image_size=64").train().mixes_samples
+
+
+def test_an_unknown_model_names_the_nearest_and_a_missing_library_its_extra(monkeypatch):
+    with pytest.raises(InputError, match="did you mean 'resnet18"):
+        image_tower("timm:resnet1_8")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"pip install 'diptych\[vision\]'"):
+        image_tower("timm:resnet18")

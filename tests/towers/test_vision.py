@@ -1,0 +1,195 @@
+"""The vision transformer."""
+
+import pytest
+import torch
+
+from diptych.errors import InputError
+from diptych.towers.build import image_tower
+from diptych.towers.transformer import Insert, chain
+from diptych.towers.vision import interpolate
+
+SMALL = {"name": "vit", "image_size": 16, "patch": 4, "width": 32, "depth": 3, "heads": 4}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def vit(**options):
+    return image_tower({**SMALL, **options}).eval()
+
+
+def pictures(n=3, size=16):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+
+
+FORMS = [
+    {},
+    {"cls": 0, "pooling": "map", "eps": 1e-6},
+    {"cls": 0, "pooling": "mean", "norm_after_pool": True},
+    {"pre_norm": True, "cls_position": True, "patch_bias": False, "activation": "quick_gelu"},
+    {"cls": 2, "registers": 3, "layer_scale": 1.0, "mask_token": True},
+    {"stem": "conv", "pooling": "mean"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_three_steps_compose_to_forward(form):
+    tower, x = vit(**form), pictures()
+    whole = tower(x)
+    steps = tower.finish(tower.blocks(tower.embed(x)), tower.grid(x))
+    assert torch.equal(whole.tokens, steps.tokens)
+    assert torch.equal(whole.pooled, steps.pooled)
+    assert whole.grid == (4, 4)
+    assert whole.patches.shape == (3, 16, 32)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_sample_alone_equals_the_sample_in_a_batch(form):
+    tower, x = vit(**form), pictures(5)
+    torch.testing.assert_close(tower(x[2:3]).pooled, tower(x).pooled[2:3], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_spec_rebuilds_the_tower(form):
+    tower = vit(**form)
+    again = image_tower(tower.spec).eval()
+    assert again.spec == tower.spec
+    again.load_state_dict(tower.state_dict())
+    x = pictures()
+    assert torch.equal(again(x).pooled, tower(x).pooled)
+
+
+def test_uint8_is_normalised_by_the_tower_and_floats_are_taken_as_they_are():
+    tower, x = vit(), pictures()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (tower.preprocess.mean, tower.preprocess.std))
+    torch.testing.assert_close(tower(x).pooled, tower((x / 255 - mean) / std).pooled)
+
+
+def test_pooled_is_what_its_name_says():
+    x = pictures()
+    tower = vit(cls=2)
+    assert torch.equal(tower(x).pooled, tower(x).tokens[:, :2])
+    tower = vit(pooling="mean", cls=1, registers=2)
+    torch.testing.assert_close(tower(x).pooled, tower(x).tokens[:, 3:].mean(1))
+    tower = vit(pooling="mean", norm_after_pool=True)
+    raw = tower.blocks(tower.embed(x))
+    torch.testing.assert_close(tower(x).pooled, tower.norm(raw[:, 1:].mean(1)))
+
+
+def test_cls_tokens_without_positions_are_the_parameters_themselves():
+    tower = vit(cls=2, registers=1)
+    tokens = tower.embed(pictures())
+    assert torch.equal(tokens[1, :3], torch.cat([tower.cls, tower.registers]))
+
+
+def test_patch_dropout_leaves_out_patches_only_while_training():
+    tower, x = vit(patch_dropout=0.5, pooling="mean"), pictures()
+    assert tower(x).tokens.shape[1] == 17
+    tower.train()
+    encoded = tower(x)
+    assert encoded.tokens.shape[1] == 9
+    assert encoded.grid is None
+    assert not torch.equal(encoded.pooled, tower(x).pooled)
+
+
+def test_hidden_patches_become_the_mask_token_before_positions():
+    tower, x = vit(mask_token=True), pictures()
+    hidden = torch.zeros(3, 16, dtype=torch.bool)
+    hidden[0, 5] = hidden[1, 2:9] = True
+    other = x.clone()
+    other[0, :, 4:8, 4:8] = 0  # patch 5
+    assert torch.equal(tower(x, hidden=hidden).pooled[0], tower(other, hidden=hidden).pooled[0])
+    assert not torch.equal(tower(x).pooled[0], tower(other).pooled[0])
+    torch.testing.assert_close(tower.embed(x, hidden)[0, 6], tower.mask_token + tower.positions[5])
+    assert tower(x, hidden=hidden).grid == (4, 4)
+
+
+def test_hidden_patches_are_left_out_without_a_mask_token():
+    tower, x = vit(), pictures()
+    hidden = torch.rand(3, 16).argsort(1) < 12
+    encoded = tower(x, hidden=hidden)
+    assert encoded.tokens.shape[1] == 5
+    assert torch.equal(tower.embed(x, hidden)[1, 1:], tower.embed(x)[1, 1:][~hidden[1]])
+    hidden[0] = False
+    with pytest.raises(InputError, match="as many"):
+        tower(x, hidden=hidden)
+
+
+def test_other_sizes_are_refused_until_the_tower_is_resized():
+    tower, x = vit(cls_position=True), pictures(2, 24)
+    with pytest.raises(InputError, match=r"takes 16 x 16 pixels, got 24 x 24; tower.resize\(24\)"):
+        tower(x)
+    before = tower.positions[:1].clone()
+    tower.resize(24)
+    assert tower(x).grid == (6, 6)
+    assert torch.equal(tower.positions[:1], before)
+    assert tower.image_size == tower.spec["image_size"] == tower.spec["preprocess"]["size"] == 24
+    image_tower(tower.spec).load_state_dict(tower.state_dict())
+
+
+def test_crops_of_several_sizes_pass_one_tower_that_takes_any_size():
+    """TIPS: global crops and smaller local crops through the same student; positions are interpolated on the fly."""
+    tower = vit(any_size=True, cls=2)
+    assert tower(pictures(2, 16)).pooled.shape == (2, 2, 32)
+    small = tower(torch.zeros(2, 3, 8, 12))
+    assert small.grid == (2, 3)
+    expected = interpolate(tower.positions, (2, 3))
+    with torch.no_grad():
+        tower.patch_embed.weight.zero_()
+        tower.patch_embed.bias.zero_()
+    torch.testing.assert_close(tower.embed(torch.zeros(1, 3, 8, 12))[0, 2:], expected)
+
+
+def test_interpolation_keeps_a_grid_of_equal_size_and_a_constant():
+    positions = torch.randn(16, 3)
+    assert interpolate(positions, (4, 4)) is positions
+    torch.testing.assert_close(interpolate(torch.full((16, 3), 0.7), (7, 2)), torch.full((14, 3), 0.7))
+
+
+def test_maple_appends_prompts_that_masked_keys_undo():
+    """MaPLe: prompts appended after positions, replaced in each layer; hidden from all queries, they change nothing."""
+    tower, x, b = vit(pre_norm=True, cls_position=True), pictures(), 2
+    deep = [torch.randn(b, 32) for _ in range(3)]
+    edit = chain(Insert(tower.pre_norm(deep[0]), 0, -1, "after"), Insert(deep[1], 1, -b), Insert(deep[2], 2, -b))
+    seen = {}
+
+    def spy(layer, tokens):
+        seen[layer] = edit(layer, tokens)
+        return seen[layer]
+
+    prompted = tower(x, edit=spy)
+    assert [tokens.shape[1] for tokens in seen.values()] == [17 + b] * 3
+    assert torch.equal(seen[2][1, -b:], deep[2])
+    assert prompted.patches.shape == (3, 16, 32)
+    assert not torch.allclose(prompted.pooled, tower(x).pooled)
+    keys = (torch.arange(17 + b) < 17).expand(3, -1)
+    torch.testing.assert_close(tower(x, edit=edit, mask=keys).pooled, tower(x).pooled)
+
+
+def test_appended_prompts_do_not_enter_the_mean_over_patches():
+    tower, x = vit(pooling="mean", patch_dropout=0.5), pictures()
+    prompt = Insert(torch.randn(2, 32), 0, -1, "after")
+    for mode in (False, True):
+        tower.train(mode)
+        encoded = tower(x, edit=prompt)
+        torch.testing.assert_close(encoded.pooled, encoded.tokens[:, 1:-2].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widht": 8}, "did you mean 'width'"),
+        ({"pooling": "clss"}, "did you mean 'cls'"),
+        ({"cls": 0}, "has none"),
+        ({"patch": 32}, "holds no patch"),
+        ({"width": "abc"}, "image tower 'vit'"),
+        ({"patch_dropout": 1.0}, "below 1"),
+        ({"stem": "conv", "patch": 5}, "power of 2"),
+        ({"preprocess": {"size": 32}}, "make them equal"),
+    ],
+)
+def test_bad_options_name_thing_and_remedy(options, message):
+    with pytest.raises(InputError, match=message):
+        vit(**options)

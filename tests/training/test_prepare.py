@@ -1,0 +1,128 @@
+"""Stages that compute columns before they begin, and streams side by side: the contracts that odd methods rest on."""
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.data.batch import Batch
+from diptych.data.plan import Distinct
+from diptych.data.views import LabelView
+from diptych.errors import InputError
+from diptych.methods.base import Losses, Stage
+from diptych.methods.pretrain.clip import CLIP
+from diptych.testing import Toy
+from diptych.training.prepare import Run
+from tests.training.helpers import make_engine, make_method, read_log
+from tests.training.test_engine import run_until
+
+
+class Clustered(CLIP):
+    """Two stages: the second computes a column with the first's weights, plans by it and reads it as a field."""
+
+    def stages(self):
+        return (
+            Stage(name="first", recipe={"steps": 2}),
+            Stage(name="second", prepare=self.cluster, plan=Distinct("cluster"), recipe={"steps": 9, "batch_size": 4}),
+        )
+
+    def cluster(self, run: Run) -> None:
+        source = run.sources["train"]
+        views = super().views(self.stages()[0])[:1]
+        found = run.map(lambda batch: {"image": self.model.embed_images(batch.image.flat)}, views, source, batch_size=7)
+        order = found["image"][:, 0].argsort().argsort()
+        run.store("train", {"cluster": (order * 8 // len(order)).astype(np.int64), "image": found["image"]})
+
+    def views(self, stage, stream="train"):
+        extra = (LabelView(label="cluster"),) if stage.name == "second" else ()
+        return (*super().views(stage), *extra)
+
+    def loss(self, features, batch: Batch, at):
+        losses = super().loss(features, batch, at)
+        if at.stage == "second":
+            clusters = batch.fields["cluster"]
+            assert len(set(clusters.tolist())) == len(clusters)
+            return Losses(losses.terms, logged={"clusters": float(clusters.sum())})
+        return losses
+
+
+def clustered(seed=0):
+    method = make_method(seed=seed)
+    method.__class__ = Clustered
+    return method
+
+
+def test_map_gives_rows_in_the_order_of_the_source(tmp_path):
+    engine = make_engine(tmp_path, method=clustered())
+    method, toy = engine.method, Toy(20)
+    run = Run(method, {"train": toy}, None, torch.device("cpu"))
+    run.at = type("At", (), {"seed": 0})()
+    views = method.views(Stage(name="first"))[:1]
+    means = run.map(lambda batch: {"mean": batch.image.pixels.float().mean((1, 2, 3, 4))}, views, toy, batch_size=7)
+    expected = [np.asarray(toy[i].images["main"].decode()).mean() for i in range(20)]
+    assert means["mean"] == pytest.approx(expected, abs=0.5)
+
+
+def test_columns_are_read_as_fields_and_rule_the_plan(tmp_path):
+    make_engine(tmp_path, method=clustered()).run()
+    logged = [line["clusters"] for line in read_log(tmp_path) if line.get("stage") == "second"]
+    assert len(logged) == 9
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_a_run_broken_off_around_prepare_resumes_to_the_bit(tmp_path, step):
+    unbroken = make_engine(tmp_path / "a", method=clustered(), save_every=1)
+    unbroken.run()
+    if step == 2:
+        engine = make_engine(tmp_path / "b", method=clustered(), save_every=1)
+        engine._prepare = lambda stage: (_ for _ in ()).throw(KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run()
+    else:
+        run_until(make_engine(tmp_path / "b", method=clustered(), save_every=1), step)
+    resumed = make_engine(tmp_path / "b", method=clustered(seed=9), save_every=1)
+    resumed.run(resume=True)
+    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
+
+
+class TwoStreams(CLIP):
+    """A second stream runs beside the first and goes round on its own."""
+
+    def stages(self):
+        return (Stage(streams=("train", "other"), recipe={"batch_size": 16}),)
+
+    def encode(self, batch, at):
+        ours, other = super().encode(batch["train"], at), super().encode(batch["other"], at)
+        return {**ours, **{f"other_{name}": value for name, value in other.items()}}
+
+    def loss(self, features, batch, at):
+        first = super().loss(features, batch["train"], at).terms["contrastive"]
+        second = super().loss({k: features[f"other_{k}"] for k in ("image", "text")}, batch["other"], at)
+        return Losses({"first": first, "second": second.terms["contrastive"]},
+                      logged={"other": float(sum(int(key) for key in batch["other"].keys))})
+
+
+def test_streams_run_side_by_side_and_resume_to_the_bit(tmp_path):
+    def engine(name):
+        method = make_method()
+        method.__class__ = TwoStreams
+        made = make_engine(tmp_path / name, method=method, save_every=1)
+        made.sources["other"] = Toy(20)
+        return made
+
+    unbroken = engine("a")
+    unbroken.run()
+    run_until(engine("b"), 5)
+    resumed = engine("b")
+    resumed.run(resume=True)
+    assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
+    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    others = [line["other"] for line in read_log(tmp_path / "a")]
+    assert others[0] + others[1] == sum(range(20)), "an epoch of the second stream meets each of its samples once"
+
+
+def test_a_stream_without_source_says_how_to_give_one(tmp_path):
+    method = make_method()
+    method.__class__ = TwoStreams
+    with pytest.raises(InputError, match="--data other=SOURCE"):
+        make_engine(tmp_path, method=method).run()
