@@ -37,11 +37,11 @@ def make_pairs(folder: Path, count: int, size: int = 20) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     lines = ["image,caption"]
-    words = "red green blue small large round square bright dark old new warm cold fast slow thin".split()
+    words = "red green blue small large round square bright dark old new warm cold fast slow thin"
     for number in range(count):
         pixels = np.clip(rng.integers(0, 256, 3) + rng.normal(0, 12, (size, size, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
-        chosen = [words[i] for i in (number % 16, (number // 16 + 3 * number) % 16, (7 * number + 1) % 16)]
+        chosen = [words.split()[i] for i in (number % 16, (number // 16 + 3 * number) % 16, (7 * number + 1) % 16)]
         lines.append(f"{number:03d}.png,{' '.join(chosen)} thing {number}")
     path = folder / "pairs.csv"
     path.write_text("\n".join(lines) + "\n")

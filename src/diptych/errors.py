@@ -36,3 +36,12 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
         return InputError(f"unknown {kind} {name!r}; did you mean {close!r}?")
     listed = ", ".join(choices[:12]) + (", …" if len(choices) > 12 else "")
     return InputError(f"unknown {kind} {name!r}; there are: {listed or 'none'}")
+
+
+def brief(error: BaseException, length: int = 120) -> str:
+    """What another library's error says, on one line and cut short, to be quoted in one of ours.
+
+    >>> brief(OSError("no\\n  network"))
+    'no network'
+    """
+    return " ".join(str(error).split())[:length]

@@ -49,7 +49,9 @@ def sync(path: Path) -> None:
     finally:
         os.close(handle)
 
+
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full (safetensors wraps the system's error in its own)."""
     return (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}) or (
-        isinstance(error, SafetensorError) and "No space left" in str(error))
+        isinstance(error, SafetensorError) and "No space left" in str(error)
+    )

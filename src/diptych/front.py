@@ -19,10 +19,22 @@ _RECIPE = set(Recipe.__dataclass_fields__)
 _OPTIONS = set(Options.__dataclass_fields__)
 
 
-def train(method: str, data: str | Mapping[str, str], out: str | Path, *, val: str | None = None, preset: str = "small",
-          init: str | None = None, image_tower: str | None = None, text_tower: str | None = None,
-          tokenizer: str | None = None, embed_dim: int | None = None, config: Mapping[str, Any] | None = None,
-          resume: bool = False, **settings: Any) -> Model:
+def train(
+    method: str,
+    data: str | Mapping[str, str],
+    out: str | Path,
+    *,
+    val: str | None = None,
+    preset: str = "small",
+    init: str | None = None,
+    image_tower: str | None = None,
+    text_tower: str | None = None,
+    tokenizer: str | None = None,
+    embed_dim: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> Model:
     """Train a method on a source into the folder `out` and return the model.
 
     `data` is a source spec, or a mapping of streams to specs. `config` are the method's own options; `settings` are
@@ -37,14 +49,26 @@ def train(method: str, data: str | Mapping[str, str], out: str | Path, *, val: s
             raise unknown("setting", name, _RECIPE | _OPTIONS)
         given["recipe" if name in _RECIPE else "options"][name] = value
     streams = {"train": data} if isinstance(data, str) else dict(data)
-    resolved = resolve(method, streams, val=val, preset=preset, init=init, image_tower=image_tower,
-                       text_tower=text_tower, tokenizer=tokenizer, embed_dim=embed_dim, config=config, **given)
+    resolved = resolve(
+        method,
+        streams,
+        val=val,
+        preset=preset,
+        init=init,
+        image_tower=image_tower,
+        text_tower=text_tower,
+        tokenizer=tokenizer,
+        embed_dim=embed_dim,
+        config=config,
+        **given,
+    )
     run(resolved, out, resume=resume, validate=validation)
     return load(out)
 
 
-def evaluate(model: Model | str | Path, data: Source | str, suites: Sequence[str] = ("retrieval",),
-             **settings: Any) -> dict[str, Any]:
+def evaluate(
+    model: Model | str | Path, data: Source | str, suites: Sequence[str] = ("retrieval",), **settings: Any
+) -> dict[str, Any]:
     """Run evaluation suites on a model (or what `load` takes) and a source (or its spec): one dict a suite."""
     if not isinstance(model, Model):
         model = load(model)

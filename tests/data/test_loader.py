@@ -1,13 +1,14 @@
 """The loader: the same batches for any number of workers and ranks, whole epochs, damage counted and replaced."""
 
 import os
+from functools import partial
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from diptych.data.loader import Loader
+from diptych.data import loader as loading
 from diptych.data.pictures import Preprocess
 from diptych.data.plan import Shuffled
 from diptych.data.sample import BadSample
@@ -15,6 +16,7 @@ from diptych.data.views import PictureView
 from diptych.errors import InputError
 from diptych.testing import Toy
 
+Loader = partial(loading.Loader, steps=10)  # as in training: views vary their pictures
 VIEWS = [PictureView(preprocess=Preprocess(size=16))]
 
 
@@ -83,7 +85,10 @@ def test_damaged_samples_are_counted_once_and_replaced(workers):
 
 
 def test_replacements_do_not_depend_on_workers():
-    assert epoch(Loader(Leaky(40), VIEWS, Shuffled(), 16))[0] == epoch(Loader(Leaky(40), VIEWS, Shuffled(), 16, workers=2))[0]
+    assert (
+        epoch(Loader(Leaky(40), VIEWS, Shuffled(), 16))[0]
+        == epoch(Loader(Leaky(40), VIEWS, Shuffled(), 16, workers=2))[0]
+    )
 
 
 def test_data_without_one_good_sample_is_an_error_not_a_hang():

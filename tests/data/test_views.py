@@ -9,6 +9,7 @@ from diptych.data.pictures import Preprocess
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.tokenizers import build
 from diptych.data.views import Augment, PictureView, TextView, collate, look, place
+from diptych.errors import InputError
 from diptych.rng import generator
 from diptych.testing import Toy
 
@@ -39,54 +40,97 @@ def test_placed_tile_lies_wholly_inside_and_covers_its_share():
 def test_views_are_functions_of_seed_epoch_position_and_view():
     view = PictureView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.3, 1.0)))
     sample = Toy(8)[3]
-    first = look(sample, [view], (0, 1, 2), True)["images.main"]
-    assert torch.equal(first, look(sample, [view], (0, 1, 2), True)["images.main"])
+    first = look(sample, [view], (0, 1, 2), 1.0)["images.main"]
+    assert torch.equal(first, look(sample, [view], (0, 1, 2), 1.0)["images.main"])
     for other in [(1, 1, 2), (0, 2, 2), (0, 1, 3)]:
-        assert not torch.equal(first, look(sample, [view], other, True)["images.main"])
+        assert not torch.equal(first, look(sample, [view], other, 1.0)["images.main"])
 
 
 def test_transparent_pictures_are_placed_on_changing_grounds_and_evaluated_on_white():
     view = PictureView(preprocess=Preprocess(size=32))
     sample = Sample(key="a", source="s", images={"main": Held(tile((255, 0, 0, 0)))})
-    grounds = {tuple(view(sample, generator(0, i), True)["images.main"][0, :, 0, 0].tolist()) for i in range(8)}
+    grounds = {tuple(view(sample, generator(0, i), 1.0)["images.main"][0, :, 0, 0].tolist()) for i in range(8)}
     assert len(grounds) == 8
-    assert view(sample, generator(0), False)["images.main"].unique().tolist() == [255]
+    assert view(sample, generator(0), None)["images.main"].unique().tolist() == [255]
 
 
 def test_evaluation_draws_nothing():
     view = PictureView(preprocess=Preprocess(size=32))
     sample = Toy(8)[3]
-    assert torch.equal(view(sample, generator(0), False)["images.main"], view(sample, generator(1), False)["images.main"])
+    assert torch.equal(view(sample, generator(0), None)["images.main"], view(sample, generator(1), None)["images.main"])
 
 
 def test_texts_are_drawn_among_all_of_a_role_in_training_and_the_first_is_taken_otherwise():
     view = TextView(tokenizer=WORDS)
     captions = ["a red circle", "a blue square", "on the left"]
     sample = Sample(key="a", source="s", texts=[Text(text=text) for text in captions])
-    drawn = {tuple(view(sample, generator(0, i), True)["texts.main"][0]) for i in range(40)}
+    drawn = {tuple(view(sample, generator(0, i), 1.0)["texts.main"][0]) for i in range(40)}
     assert drawn == {tuple(ids) for ids in WORDS.encode(captions)}
-    assert view(sample, generator(3), False)["texts.main"] == WORDS.encode(captions[:1])
+    assert view(sample, generator(3), None)["texts.main"] == WORDS.encode(captions[:1])
 
 
 def test_count_captions_differ_while_there_are_enough():
     view = TextView(tokenizer=WORDS, count=3)
     sample = Sample(key="a", source="s", texts=[Text(text=text) for text in ("red", "blue", "left")])
-    assert len({tuple(ids) for ids in view(sample, generator(0), True)["texts.main"]}) == 3
+    assert len({tuple(ids) for ids in view(sample, generator(0), 1.0)["texts.main"]}) == 3
 
 
 @pytest.mark.parametrize("texts", [(), (Text(text="  "),)])
 def test_a_sample_without_words_is_bad(texts):
     with pytest.raises(BadSample, match="no-caption"):
-        TextView(tokenizer=WORDS)(Sample(key="a", source="s", texts=texts), generator(0), True)
+        TextView(tokenizer=WORDS)(Sample(key="a", source="s", texts=texts), generator(0), 1.0)
 
 
 def test_collate_pads_texts_to_the_longest_and_stacks_pictures():
     toy = Toy(8)
     views = [PictureView(preprocess=Preprocess(size=32)), TextView(tokenizer=WORDS, count=2)]
-    rows = [look(toy[i], views, (0, 0, i), True) for i in range(4)]
+    rows = [look(toy[i], views, (0, 0, i), 1.0) for i in range(4)]
     batch = collate([toy[i].key for i in range(4)], rows, {"main": WORDS})
     assert batch.image.pixels.shape == (4, 1, 3, 32, 32)
     assert batch.image.pixels.dtype == torch.uint8
     assert batch.text.ids.shape[:2] == (4, 2)
     assert batch.text.ids.shape[2] == batch.text.lengths.max()
     assert batch.rows(1, 3).keys == ("001", "002")
+
+
+def test_strength_grows_along_the_ramp():
+    augment = Augment(ramp=(0.1, 0.6))
+    assert [augment.strength(progress) for progress in (0, 0.1, 0.35, 0.6, 1)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert Augment().strength(0.0) == 1.0
+
+
+def test_before_the_ramp_a_training_picture_is_the_picture_itself():
+    view = PictureView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.2, 0.5), ramp=(0.5, 1.0)))
+    clear = Sample(key="a", source="s", images={"main": Held(tile((255, 0, 0, 128)))})
+    for sample in (clear, Toy(8)[3]):
+        early, evaluated = (
+            view(sample, generator(0), 0.0)["images.main"],
+            view(sample, generator(0), None)["images.main"],
+        )
+        assert (early.int() - evaluated.int()).abs().max() <= 2
+        assert not torch.equal(early, view(sample, generator(0), 1.0)["images.main"])
+
+
+def form_counts(role, texts, count=400):
+    view = TextView(tokenizer=WORDS, role=role)
+    sample = Sample(key="a", source="s", texts=texts)
+    drawn = [tuple(view(sample, generator(0, i), 1.0)["texts.main"][0]) for i in range(count)]
+    return view, lambda *options: sum(drawn.count(tuple(ids)) for ids in WORDS.encode(list(options)))
+
+
+def test_mixture_of_roles_is_drawn_by_weight_and_joined_by_commas():
+    texts = [Text(text="red"), *(Text(text=word, role="tags") for word in ("blue", "left"))]
+    view, count = form_counts("caption=3,caption+tags+tags=1", texts)
+    assert view.reads == ("texts.caption", "texts.tags")
+    assert count("red") == pytest.approx(300, abs=40)
+    assert count("red, blue, left", "red, left, blue") == pytest.approx(100, abs=40)
+
+
+def test_a_sample_takes_part_with_the_forms_that_it_can_give():
+    _, count = form_counts("caption+tags=9,caption=1", [Text(text="red")])
+    assert count("red") == 400
+
+
+def test_a_weight_that_is_no_number_is_refused():
+    with pytest.raises(InputError, match="'much' is no number"):
+        _ = TextView(tokenizer=WORDS, role="caption=much").reads

@@ -22,7 +22,9 @@ def test_every_card_leads_to_its_class_and_presets():
 
 
 def test_cards_are_read_without_torch():
-    program = "import sys; from diptych.methods.registry import cards; assert cards(); assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from diptych.methods.registry import cards; assert cards(); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
@@ -41,7 +43,10 @@ def test_unknown_option_of_a_method_names_the_nearest():
     [
         ("x = 1\n", "no literal dict `card`"),
         ("card = {'title': 't'}\n", "lacks entry, kind, provenance, year"),
-        ("card = {'title': 't', 'year': 1, 'kind': 'methud', 'entry': 'E', 'provenance': 'code'}\n", "did you mean 'method'"),
+        (
+            "card = {'title': 't', 'year': 1, 'kind': 'methud', 'entry': 'E', 'provenance': 'code'}\n",
+            "did you mean 'method'",
+        ),
     ],
 )
 def test_a_card_that_is_no_card_says_what_is_missing(tmp_path, text, complaint):

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.training.helpers import make_method
 
 from diptych.errors import InputError
 from diptych.methods import store
-from tests.training.helpers import make_method
 
 
 @pytest.fixture
@@ -47,7 +47,10 @@ def spoil(run, change):
     [
         (lambda s: s.pop("image_projection.weight"), "lacks image_projection.weight"),
         (lambda s: s.update(extra=torch.ones(1)), "has the unknown extra"),
-        (lambda s: s.update({"image_projection.weight": torch.ones(3, 3)}), r"is \(3, 3\) where the model has \(32, 32\)"),
+        (
+            lambda s: s.update({"image_projection.weight": torch.ones(3, 3)}),
+            r"is \(3, 3\) where the model has \(32, 32\)",
+        ),
         (lambda s: s.update({"image_projection.weight": torch.ones(32, 32).half()}), "is torch.float16 where"),
     ],
 )

@@ -35,10 +35,19 @@ def make_engine(out: Path, *, method=None, source=None, backward=None, validate=
     out.mkdir(parents=True, exist_ok=True)
     base = Recipe(lr=1e-3, batch_size=16, steps=9)
     extra = {"backward": backward} if backward else {}
-    return Engine(method or make_method(), replace(base, **(recipe or {})), {"train": source or Toy(44)}, out,
-                  Options(quiet=True, **options), validate=validate, **extra)
+    return Engine(
+        method or make_method(),
+        replace(base, **(recipe or {})),
+        {"train": source or Toy(44)},
+        out,
+        Options(quiet=True, **options),
+        validate=validate,
+        **extra,
+    )
 
 
 def read_log(out: Path, times=False) -> list[dict]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if times or k != "seconds"} for line in lines if line.get("event") != "start"]
+    return [
+        {k: v for k, v in line.items() if times or k != "seconds"} for line in lines if line.get("event") != "start"
+    ]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.training.helpers import make_engine, make_method, read_log
 
 from diptych.data.plan import Shuffled
 from diptych.data.sample import BadSample
@@ -19,8 +20,6 @@ from diptych.testing import Toy
 from diptych.training import optim
 from diptych.training.engine import Interrupted
 from diptych.training.step import whole
-
-from tests.training.helpers import make_engine, make_method, read_log
 
 
 class Broken(Exception):
@@ -53,7 +52,7 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [1, 4, 6, 8], ids=["first", "mid-epoch", "epoch-edge", "last"])
 def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, unbroken, step, workers):
-    """Weights, averaged weights, optimiser, log and sample keys (through the log of losses) are those of the whole run."""
+    """Weights, averaged weights and log (so the samples, through their losses) are those of the whole run."""
     run_until(make_engine(tmp_path, save_every=1, workers=workers, recipe={"ema": 0.9}), step)
     resumed = make_engine(tmp_path, method=make_method(seed=99), save_every=1, workers=workers, recipe={"ema": 0.9})
     resumed.run(resume=True)
@@ -328,7 +327,7 @@ def recall(method, source, indices):
     """Share of pictures whose own caption is nearest."""
     method.eval()
     views = method.views(method.stages()[0])
-    rows = [look(source[i], views, (0, 0, i), False) for i in indices]
+    rows = [look(source[i], views, (0, 0, i), None) for i in indices]
     batch = collate([str(i) for i in indices], rows, {"main": method.make.tokenizer})
     image = method.model.embed_images(batch.image.flat)
     text = method.model.embed_texts(*batch.text.flat)

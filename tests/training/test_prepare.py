@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from tests.training.helpers import make_engine, make_method, read_log
+from tests.training.test_engine import run_until
 
 from diptych.data.batch import Batch
 from diptych.data.plan import Distinct
@@ -12,8 +14,6 @@ from diptych.methods.base import Losses, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.training.prepare import Run
-from tests.training.helpers import make_engine, make_method, read_log
-from tests.training.test_engine import run_until
 
 
 class Clustered(CLIP):
@@ -98,8 +98,10 @@ class TwoStreams(CLIP):
     def loss(self, features, batch, at):
         first = super().loss(features, batch["train"], at).terms["contrastive"]
         second = super().loss({k: features[f"other_{k}"] for k in ("image", "text")}, batch["other"], at)
-        return Losses({"first": first, "second": second.terms["contrastive"]},
-                      logged={"other": float(sum(int(key) for key in batch["other"].keys))})
+        return Losses(
+            {"first": first, "second": second.terms["contrastive"]},
+            logged={"other": float(sum(int(key) for key in batch["other"].keys))},
+        )
 
 
 def test_streams_run_side_by_side_and_resume_to_the_bit(tmp_path):

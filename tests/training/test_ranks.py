@@ -27,8 +27,12 @@ def two():
 def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=None, steps: int = 4):
     """Runs on each rank: weights and log position after a few steps, or the error that it saw."""
     torch.manual_seed(0)
-    make = Make(image="vit:image_size=32:patch=16:width=32:depth=1:heads=2", text="text:width=32:depth=1:heads=2",
-                embed_dim=32, tokenizer=toy_tokenizer(CLIP.presets["small"]))
+    make = Make(
+        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2",
+        text="text:width=32:depth=1:heads=2",
+        embed_dim=32,
+        tokenizer=toy_tokenizer(CLIP.presets["small"]),
+    )
     method = CLIP(CLIP.configure({}), make)
 
     def backward(step, batch, at):
@@ -39,8 +43,14 @@ def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=
 
     Path(out).mkdir(exist_ok=True, parents=True)
     recipe = replace(Recipe(lr=1e-3), batch_size=15, steps=steps)
-    engine = Engine(method, recipe, {"train": source or Toy(44)}, Path(out), Options(quiet=True, nonfinite=nonfinite),
-                    backward=backward)
+    engine = Engine(
+        method,
+        recipe,
+        {"train": source or Toy(44)},
+        Path(out),
+        Options(quiet=True, nonfinite=nonfinite),
+        backward=backward,
+    )
     try:
         summary = engine.run()
     except InputError as error:

@@ -17,8 +17,13 @@ from diptych.training import state
 from diptych.training.state import Checkpoints, pack, unpack
 
 PLAIN = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5)
-TREES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3)
-                     | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3), max_leaves=12)
+TREES = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
 
 
 @given(tree=TREES)

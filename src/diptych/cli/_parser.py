@@ -20,7 +20,7 @@ from diptych.errors import InputError, nearest, unknown
 
 _NUMBER = re.compile(r"-\.?\d")
 _BAD_VALUE = re.compile(r'(?:Parser )?key "(?P<key>[^"]+)"', re.IGNORECASE)
-_GIVEN = re.compile(r"Given value: (?P<value>.*)", re.DOTALL)
+_GIVEN = re.compile(r"(?:Given|Got) value: (?P<value>.*)", re.DOTALL)
 
 
 class Parser(ArgumentParser):

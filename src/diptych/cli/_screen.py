@@ -38,14 +38,13 @@ def _strict(value: Any) -> Any:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
-    """A table on stdout, as wide as the terminal; numbers are set to the right."""
+    """A table on stdout, as wide as the terminal, between two lines of text; numbers are set to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, caption=note,
-                  caption_justify="left")  # fmt: skip
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for at, name in enumerate(columns):
         numbers = all(isinstance(row[at], int | float) or row[at] == "" for row in rows)
         table.add_column(name, justify="right" if numbers and rows else "left", overflow="fold")
@@ -54,7 +53,10 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:  # in a pipe or file nobody cuts lines
         console.width = 200
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    print("\n".join([title, "", *lines, *(["", note] if note else [])]))
 
 
 def _cell(value: Any) -> str:

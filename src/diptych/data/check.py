@@ -325,7 +325,7 @@ def _alike(thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4) -> l
             same = part[a] == part[b]
             a, b = a[same], b[same]
             close = np.abs(pixels[a] - pixels[b]).mean((1, 2, 3)) < near
-            pairs.update(zip(a[close].tolist(), b[close].tolist(), strict=True))
+            pairs.update(zip(np.minimum(a, b)[close].tolist(), np.maximum(a, b)[close].tolist(), strict=True))
     return sorted(pairs)
 
 

@@ -29,6 +29,7 @@ class Request:
     epoch: int
     position: int
     indices: np.ndarray
+    progress: float | None
 
 
 @dataclass
@@ -61,8 +62,8 @@ class _Requests(Sampler[Request]):
 class _Batches(Dataset):
     """Answers a request with a collated batch; runs in the workers."""
 
-    def __init__(self, source: Source, views: Sequence[View], seed: int, train: bool):
-        self.source, self.views, self.seed, self.train = source, views, seed, train
+    def __init__(self, source: Source, views: Sequence[View], seed: int):
+        self.source, self.views, self.seed = source, views, seed
         self.tokenizers = {
             view.gives[0].split(".", 1)[1]: tokenizer
             for view in views
@@ -77,7 +78,7 @@ class _Batches(Dataset):
             for attempt in range(_ATTEMPTS):
                 try:
                     sample: Sample = self.source[index]
-                    rows.append(look(sample, self.views, (self.seed, request.epoch, position), self.train))
+                    rows.append(look(sample, self.views, (self.seed, request.epoch, position), request.progress))
                     keys.append(sample.key)
                     break
                 except BadSample as error:
@@ -100,7 +101,8 @@ class _Batches(Dataset):
 class Loader:
     """Batches of a source for one rank of `ranks`, epoch by epoch, from any step on.
 
-    `workers` processes decode ahead; 0 decodes in this one. `damage` collects what could not be read.
+    `workers` processes decode ahead; 0 decodes in this one. `steps` is the length of training, which tells the views
+    how much of it is done; None is evaluation. `damage` collects what could not be read.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Loader:
         *,
         seed: int = 0,
         workers: int = 0,
-        train: bool = True,
+        steps: int | None = None,
         rank: int = 0,
         ranks: int = 1,
         pin: bool = False,
@@ -120,12 +122,12 @@ class Loader:
         if batch_size < ranks:
             raise InputError(f"batch size {batch_size} is smaller than the {ranks} ranks; raise --batch-size")
         self.source, self.plan, self.batch_size, self.seed = source, plan, batch_size, seed
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.steps = rank, ranks, steps
         self.damage = Damage()
         self._planned: tuple[int, list[np.ndarray]] | None = None
         self._requests = _Requests()
         self._loader = DataLoader(
-            _Batches(source, views, seed, train),
+            _Batches(source, views, seed),
             sampler=self._requests,
             batch_size=None,
             num_workers=workers,
@@ -140,13 +142,14 @@ class Loader:
             self._planned = (epoch, self.plan(self.source, self.seed, epoch, self.batch_size))
         return self._planned[1]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's part of the batches of an epoch, from batch number `start` on."""
+    def epoch(self, epoch: int, start: int = 0, step: int = 0) -> Iterator[Batch]:
+        """This rank's part of an epoch's batches from number `start` on, which is step `step` of training."""
         requests, position = [], 0
-        for indices in self.batches(epoch):
+        for number, indices in enumerate(self.batches(epoch)):
             parts = np.array_split(indices, self.ranks)
             offset = sum(len(part) for part in parts[: self.rank])
-            requests.append(Request(epoch, position + offset, parts[self.rank]))
+            progress = None if self.steps is None else (step + number - start) / self.steps
+            requests.append(Request(epoch, position + offset, parts[self.rank], progress))
             position += len(indices)
         self._requests.requests = requests[start:]
         for batch, bad in self._loader:

@@ -2,13 +2,15 @@
 
 A view is a callable with `reads` (fields of the sample) and `gives` (fields of the batch). All its random choices come
 from the generator that it is handed, which is a function of (seed, epoch, position, view): never of worker, rank or
-batch size. `Collate` stacks what the views gave.
+batch size. It is told how much of training is done, so that what it does can grow harder. `collate` stacks what the
+views gave.
 
 Dimensions: B samples, V views, C captions, L text length, H x W pixels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,12 +22,13 @@ from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.pictures import Preprocess
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.errors import InputError
 from diptych.rng import generator
 
 
 class View(Protocol):
-    """`view(sample, rng, train)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C lists of ids} or
-    {"fields.NAME": a number or tensor}."""
+    """`view(sample, rng, progress)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C lists of ids} or
+    {"fields.NAME": a number or tensor}. `progress` is the share of training that is done, None outside training."""
 
     @property
     def reads(self) -> tuple[str, ...]: ...
@@ -33,7 +36,7 @@ class View(Protocol):
     @property
     def gives(self) -> tuple[str, ...]: ...
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, train: bool) -> dict[str, Any]: ...
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class Augment:
     `crop` is the share of the picture's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
     mirrors half of the pictures. A picture with transparency is not cropped but placed: shrunk by 1/s, s uniform in
     [1, `place`], wholly inside at a uniform place, turned by up to `turn` degrees, on a ground of one random colour.
+    All of this grows from nothing to full strength between the shares `ramp` of training.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)
@@ -50,6 +54,12 @@ class Augment:
     flip: bool = False
     place: float = 1.8
     turn: float = 0.0
+    ramp: tuple[float, float] = (0.0, 0.0)
+
+    def strength(self, progress: float) -> float:
+        """0 before the ramp, 1 after it."""
+        start, end = self.ramp
+        return float(np.clip((progress - start) / (end - start), 0, 1)) if end > start else float(progress >= end)
 
 
 def place(
@@ -89,35 +99,42 @@ class PictureView:
     def gives(self) -> tuple[str, ...]:
         return (f"images.{self.name}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, train: bool) -> dict[str, Any]:
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
         picture = sample.images.get(self.role)
         if picture is None:
             raise BadSample("no-picture", f"no picture of role {self.role!r}")
         image = picture.decode()
-        views = [self._vary(image, rng) if train else self.preprocess(image) for _ in range(self.count)]
+        views = [
+            self.preprocess(image) if progress is None else self._vary(image, rng, self.augment.strength(progress))
+            for _ in range(self.count)
+        ]
         return {f"images.{self.name}": torch.stack(views)}
 
-    def _vary(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
+    def _vary(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Tensor:
         size, augment = self.preprocess.size, self.augment
         if image.mode == "RGBA":
-            shrink, x, y = rng.uniform(1.0, augment.place), rng.uniform(), rng.uniform()
-            ground = tuple(int(value) for value in rng.integers(0, 256, 3))
+            shrink, x, y = 1 + (augment.place - 1) * strength * rng.uniform(), rng.uniform(), rng.uniform()
+            colour = rng.integers(0, 256, 3)
+            ground = tuple(int(255 + (value - 255) * strength) for value in colour)
             if augment.turn:
-                image = image.rotate(rng.uniform(-augment.turn, augment.turn), Image.Resampling.BILINEAR)
+                angle = augment.turn * strength * rng.uniform(-1, 1)
+                image = image.rotate(angle, Image.Resampling.BILINEAR)
             image = place(image, size, shrink, (x, y), ground)  # type: ignore[arg-type]
         else:
-            box = _crop_box(image.size, augment, rng)
+            box = _crop_box(image.size, augment, strength, rng)
             image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
         if augment.flip and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _crop_box(size: tuple[int, int], augment: Augment, rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _crop_box(
+    size: tuple[int, int], augment: Augment, strength: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
     """A crop of random area and aspect, cut to the picture where it would not fit."""
     width, height = size
-    area = width * height * rng.uniform(*augment.crop)
-    aspect = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])))
+    area = width * height * (1 + (rng.uniform(*augment.crop) - 1) * strength)
+    aspect = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])) * strength)
     w, h = min(width, np.sqrt(area * aspect)), min(height, np.sqrt(area / aspect))
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
     return float(x), float(y), float(x + w), float(y + h)
@@ -125,9 +142,12 @@ def _crop_box(size: tuple[int, int], augment: Augment, rng: np.random.Generator)
 
 @dataclass(frozen=True, kw_only=True)
 class TextView:
-    """Texts of a role as token ids (B, C, L): in training `count` of them drawn at random, else the first.
+    """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else the first.
 
-    Raises BadSample("no-caption") where a sample has none.
+    `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption with probability 0.7,
+    else a caption and a text of role tags, joined by a comma. A sample that lacks a role of the drawn form takes part
+    with the forms that it can give. Outside training the first form is used.
+    Raises BadSample("no-caption") where a sample can give none.
     """
 
     tokenizer: Tokenizer
@@ -135,24 +155,55 @@ class TextView:
     role: str = "caption"
     count: int = 1
 
+    @cached_property
+    def forms(self) -> list[tuple[tuple[str, ...], float]]:
+        """The roles of each form, with its weight."""
+        forms = []
+        for part in self.role.split(","):
+            roles, _, weight = part.strip().partition("=")
+            try:
+                forms.append((tuple(roles.split("+")), float(weight or 1)))
+            except ValueError:
+                raise InputError(f"role {self.role!r}: {weight!r} is no number; write ROLE=WEIGHT,…") from None
+        return forms
+
     @property
     def reads(self) -> tuple[str, ...]:
-        return (f"texts.{self.role}",)
+        return tuple(dict.fromkeys(f"texts.{role}" for roles, _ in self.forms for role in roles))
 
     @property
     def gives(self) -> tuple[str, ...]:
         return (f"texts.{self.name}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, train: bool) -> dict[str, Any]:
-        texts = [text for text in sample.captions(self.role) if text.strip()]
-        if not texts:
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        held = {
+            name: [text for text in sample.captions(name.removeprefix("texts.")) if text.strip()] for name in self.reads
+        }
+        possible = [
+            (roles, weight)
+            for roles, weight in self.forms
+            if all(len(held[f"texts.{role}"]) >= roles.count(role) for role in roles)
+        ]
+        if not possible:
             raise BadSample("no-caption", f"no text of role {self.role!r}")
-        if train:
-            chosen = rng.permutation(len(texts))[: self.count]
-            texts = [texts[i] for i in np.resize(chosen, self.count)]
-        else:
-            texts = [texts[i % len(texts)] for i in range(self.count)]
-        return {f"texts.{self.name}": self.tokenizer.encode(texts)}
+        orders = {name: list(texts) for name, texts in held.items()}
+        drawn = []
+        for number in range(self.count):
+            roles = possible[0][0]
+            if progress is not None:
+                if number % max(map(len, held.values())) == 0:  # all texts once before any twice
+                    orders = {name: [texts[i] for i in rng.permutation(len(texts))] for name, texts in held.items()}
+                weights = np.cumsum([weight for _, weight in possible])
+                roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]
+            drawn.append(", ".join(_take(orders[f"texts.{role}"]) for role in roles))
+        return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
+
+
+def _take(order: list[str]) -> str:
+    """The next text, which goes to the end of the line."""
+    text = order.pop(0)
+    order.append(text)
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,15 +221,15 @@ class LabelView:
     def gives(self) -> tuple[str, ...]:
         return (f"fields.{self.name or self.label}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, train: bool) -> dict[str, Any]:
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
         return {self.gives[0]: sample.labels[self.label]}
 
 
-def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], train: bool) -> dict[str, Any]:
+def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None) -> dict[str, Any]:
     """All views of one sample; view number v draws from `generator(*at, v)`, at = (seed, epoch, position)."""
     values: dict[str, Any] = {}
     for number, view in enumerate(views):
-        values |= view(sample, generator(*at, number), train)
+        values |= view(sample, generator(*at, number), progress)
     return values
 
 

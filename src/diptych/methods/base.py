@@ -113,8 +113,8 @@ class Preset:
 class Stage:
     """A stretch of training with one optimiser and one schedule.
 
-    `streams` names the sources that run side by side. `scale` multiplies learning rates by parameter prefix, the longest
-    prefix wins; 0 freezes. `prepare(run)` fills columns before the stage (`every="stage"`) or each epoch.
+    `streams` names the sources that run side by side. `scale` multiplies learning rates by parameter prefix: the
+    longest prefix wins, 0 freezes. `prepare(run)` fills columns before the stage (`every="stage"`) or each epoch.
     """
 
     name: str = "train"
@@ -154,8 +154,9 @@ class Method(nn.Module):
 
     def needs(self, stage: Stage) -> tuple[str, ...]:
         """Fields of the source that the stage reads; by default what its views read."""
-        return tuple(dict.fromkeys(name for stream in stage.streams for view in self.views(stage, stream)
-                                   for name in view.reads))
+        return tuple(
+            dict.fromkeys(name for stream in stage.streams for view in self.views(stage, stream) for name in view.reads)
+        )
 
     def encode(self, batch: Any, at: At) -> Features:
         raise NotImplementedError

@@ -37,8 +37,14 @@ class Make:
         """A maker of towers like those of `model`, with its weights."""
         encoder = model.encoder
         config = encoder.config()
-        return cls(image=config["image"], text=config["text"], embed_dim=config["embed_dim"], tokenizer=model.tokenizer,
-                   dual=config, state=encoder.state_dict())
+        return cls(
+            image=config["image"],
+            text=config["text"],
+            embed_dim=config["embed_dim"],
+            tokenizer=model.tokenizer,
+            dual=config,
+            state=encoder.state_dict(),
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -53,8 +59,14 @@ class Make:
     def text(self) -> nn.Module:
         """A new text tower for the tokenizer's vocabulary."""
         tokenizer = self.tokenizer
-        tower = text_tower(self.text_spec, vocab_size=tokenizer.vocab_size, context=tokenizer.context,
-                           pad=tokenizer.pad, eot=tokenizer.eot, padding=tokenizer.padding)
+        tower = text_tower(
+            self.text_spec,
+            vocab_size=tokenizer.vocab_size,
+            context=tokenizer.context,
+            pad=tokenizer.pad,
+            eot=tokenizer.eot,
+            padding=tokenizer.padding,
+        )
         return self._load(tower, "text.")
 
     def dual(self, *, scale: Temperature, bias: float | None = None) -> DualEncoder:

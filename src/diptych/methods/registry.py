@@ -50,8 +50,10 @@ def cards() -> dict[str, Card]:
     for point in entry_points(group="diptych.methods"):
         spec = importlib.util.find_spec(point.value)
         if spec is None or spec.origin is None:
-            raise InputError(f"entry point {point.name!r} of diptych.methods names {point.value}, which is not a module; "
-                             "mend the package that declares it")
+            raise InputError(
+                f"entry point {point.name!r} of diptych.methods names {point.value}, which is not a module; "
+                "mend the package that declares it"
+            )
         found[point.name] = _read(Path(spec.origin), point.name, "external", point.value)
     return found
 

@@ -29,8 +29,13 @@ from diptych.towers.model import Model
 FORMAT = "diptych-model/1"
 
 
-def describe(method: str, config: Mapping[str, Any], delivered: nn.Module, tokenizer: Tokenizer | None,
-             preprocess: Preprocess | None) -> dict[str, Any]:
+def describe(
+    method: str,
+    config: Mapping[str, Any],
+    delivered: nn.Module,
+    tokenizer: Tokenizer | None,
+    preprocess: Preprocess | None,
+) -> dict[str, Any]:
     """What model.json says, less the checksum."""
     from diptych import __version__
 
@@ -61,8 +66,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder} has no model.json; name a RUN that `diptych train` finished, "
-                         "openclip:NAME/TAG or hf:FOLDER") from None
+        raise InputError(
+            f"{folder} has no model.json; name a RUN that `diptych train` finished, openclip:NAME/TAG or hf:FOLDER"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}); copy it again or resume the run") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
@@ -97,8 +103,10 @@ def _load_run(folder: Path) -> Model:
         raise InputError(f"{path} is not the file that model.json describes (checksum differs); copy both again")
     tokenizer = tokenizer_from(description["tokenizer"]) if description["tokenizer"] else None
     if tokenizer and tokenizer.fingerprint != description["tokenizer_fingerprint"]:
-        raise InputError(f"the tokenizer in {folder / 'model.json'} gives other ids than the one trained with "
-                         "(fingerprint differs); install the version it was trained with, or train anew")
+        raise InputError(
+            f"the tokenizer in {folder / 'model.json'} gives other ids than the one trained with "
+            "(fingerprint differs); install the version it was trained with, or train anew"
+        )
     module = rebuild(description, tokenizer).eval()
     load_state(module, path)
     return Model(module, tokenizer, Preprocess.from_dict(description["preprocess"]), name=str(folder))

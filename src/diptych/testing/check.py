@@ -1,5 +1,5 @@
-"""The contract suite: what every method must do, whatever it is. `check_method("clip")` runs it; a researcher runs it on
-a class of her own.
+"""The contract suite: what every method must do, whatever it is. `check_method("clip")` runs it; a researcher runs it
+on a class of her own.
 
 Each check is a function of a `Subject` and says in its first line what it proves. They use the method's own presets on
 a toy source that gives the fields the method asks for.
@@ -8,6 +8,7 @@ a toy source that gives the fields the method asks for.
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,9 @@ def toy_tokenizer(preset: Preset) -> Tokenizer:
     """A small vocabulary of the toy's words, with the preset's padding rule."""
     toy = Toy(128)
     padding = parse(preset.tokenizer).options.get("padding", "longest")
-    return build(f"bpe:vocab_size=320:context=24:padding={padding}",
-                 (text for i in range(128) for text in toy[i].captions()))
+    return build(
+        f"bpe:vocab_size=320:context=24:padding={padding}", (text for i in range(128) for text in toy[i].captions())
+    )
 
 
 # ---- the checks
@@ -112,10 +114,12 @@ def encode_mixes_no_samples(subject: Subject) -> None:
         for name, value in together.items():
             apart = torch.cat([half[name] for half in halves])
             assert value.shape == apart.shape and len(value) == BATCH, (
-                f"feature {name!r} of encode has shape {tuple(value.shape)}; its first dimension must be the batch")
+                f"feature {name!r} of encode has shape {tuple(value.shape)}; its first dimension must be the batch"
+            )
             assert torch.allclose(value, apart, atol=1e-4, rtol=1e-3), (
                 f"feature {name!r} of encode changes with who else is in the batch (by "
-                f"{float((value - apart).abs().max()):.2g}); move what mixes samples into loss, or set cut = False")
+                f"{float((value - apart).abs().max()):.2g}); move what mixes samples into loss, or set cut = False"
+            )
 
 
 def loss_changes_no_state(subject: Subject) -> None:
@@ -132,7 +136,8 @@ def loss_changes_no_state(subject: Subject) -> None:
         changed = [name for name, value in method.state_dict().items() if not torch.equal(value, before[name])]
         assert not changed, f"loss changes state ({', '.join(changed[:3])}); change it in after_step"
         assert torch.equal(values[0], values[1]), (
-            "loss gives another value the second time on the same features: it keeps state outside buffers")
+            "loss gives another value the second time on the same features: it keeps state outside buffers"
+        )
 
 
 def every_parameter_learns(subject: Subject) -> None:
@@ -155,7 +160,8 @@ def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
     one = _gradients(subject, BATCH)
     for rank, two in enumerate(ranks.run(_gradients, subject, BATCH)):
         assert abs(one["loss"] - two["loss"]) < 1e-4 * max(1, abs(one["loss"])), (
-            f"the loss is {one['loss']} in one process, {two['loss']} on rank {rank} of two")
+            f"the loss is {one['loss']} in one process, {two['loss']} on rank {rank} of two"
+        )
         # Some gradients are zero but for rounding (a softmax ignores the bias of its keys): the whole sets their scale.
         whole_norm = torch.stack([gradient.norm() for gradient in one["gradients"].values()]).norm()
         for name, gradient in one["gradients"].items():
@@ -181,7 +187,9 @@ def saved_model_loads(subject: Subject) -> None:
     delivered = method.deliver()
     with tempfile.TemporaryDirectory() as folder:
         preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
-        description = store.describe(subject.name or "unnamed", preset.config, delivered, toy_tokenizer(preset), preprocess)
+        description = store.describe(
+            subject.name or "unnamed", preset.config, delivered, toy_tokenizer(preset), preprocess
+        )
         store.save_model(Path(folder), description, delivered.state_dict())
         json.dumps(description)  # plain values only
         fresh = subject.make(preset)
@@ -228,8 +236,11 @@ def golden_losses(subject: Subject, path: Path) -> None:
     """The losses of 20 steps are those in the stored file."""
     with tempfile.TemporaryDirectory() as folder:
         _train(subject, Path(folder) / "run", 20)
-        losses = [json.loads(line)["loss"] for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-                  if "loss" in json.loads(line)]
+        losses = [
+            json.loads(line)["loss"]
+            for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+            if "loss" in json.loads(line)
+        ]
     assert path.exists(), f"{path} is missing; write it with `python -m diptych.testing {subject.name} --golden {path}`"
     stored = [float(line) for line in path.read_text().split()]
     assert len(stored) == len(losses), f"{path} holds {len(stored)} losses, the run has {len(losses)}"
@@ -239,8 +250,13 @@ def golden_losses(subject: Subject, path: Path) -> None:
 
 
 CHECKS: Sequence[Callable[[Subject], None]] = (
-    encode_mixes_no_samples, loss_changes_no_state, every_parameter_learns, missing_field_is_refused,
-    saved_model_loads, resume_is_exact, paper_preset_builds,
+    encode_mixes_no_samples,
+    loss_changes_no_state,
+    every_parameter_learns,
+    missing_field_is_refused,
+    saved_model_loads,
+    resume_is_exact,
+    paper_preset_builds,
 )
 
 
@@ -251,10 +267,7 @@ def check_method(method: str | type[Method], *, ranks: Ranks | None = None, gold
 
     >>> check_method("clip")  # doctest: +SKIP
     """
-    if isinstance(method, str):
-        subject = Subject(method_class(method), method)
-    else:
-        subject = Subject(method)
+    subject = Subject(method_class(method), method) if isinstance(method, str) else Subject(method)
     for check in CHECKS:
         check(subject)
     if ranks is not None:
@@ -286,8 +299,15 @@ def _batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple
     for stage in method.stages():
         parts: dict[str, Batch] = {}
         for stream in stage.streams:
-            loader = Loader(sources[stream], method.views(stage, stream), stage.plan, batch, rank=collectives.rank(),
-                            ranks=collectives.world_size())
+            loader = Loader(
+                sources[stream],
+                method.views(stage, stream),
+                stage.plan,
+                batch,
+                steps=10,
+                rank=collectives.rank(),
+                ranks=collectives.world_size(),
+            )
             parts[stream] = next(iter(loader.epoch(0)))
         found.append((stage, parts if len(parts) > 1 else parts[stage.streams[0]]))
     return found
@@ -308,8 +328,16 @@ def _gradients(subject: Subject, batch: int) -> dict[str, Any]:
     return {"loss": float(losses.total.detach()), "gradients": gradients}
 
 
-def _engine(subject: Subject, method: Method, sources: Mapping[str, Source], out: Path, steps: int, *,
-            batch: int = BATCH, **options: Any) -> Engine:
+def _engine(
+    subject: Subject,
+    method: Method,
+    sources: Mapping[str, Source],
+    out: Path,
+    steps: int,
+    *,
+    batch: int = BATCH,
+    **options: Any,
+) -> Engine:
     recipe = replace(subject.cls.presets["small"].recipe, steps=steps, batch_size=batch)
     return Engine(method, recipe, sources, out, Options(quiet=True, **options))
 
@@ -331,10 +359,8 @@ def _train(subject: Subject, out: Path, steps: int, *, resume: bool = False, sto
                 raise _Stop
 
         engine._snapshot = snapshot  # type: ignore[method-assign]
-    try:
+    with suppress(_Stop):
         engine.run(resume)
-    except _Stop:
-        pass
     return method
 
 
@@ -349,5 +375,3 @@ def write_golden(name: str, path: Path) -> None:
         _train(subject, Path(folder) / "run", 20)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     path.write_text("".join(f"{json.loads(line)['loss']:.6f}\n" for line in lines if "loss" in json.loads(line)))
-
-

@@ -62,17 +62,22 @@ class Toy:
 
     def schema(self) -> Schema:
         kinds = {"images": "image", "texts": "text", "labels": "int", "boxes": "box"}
-        return {name: Field(kind=kinds[name.split(".")[0]], classes=_COLOURS if name.startswith("labels.") else ())
-                for name in self.fields}
+        return {
+            name: Field(kind=kinds[name.split(".")[0]], classes=_COLOURS if name.startswith("labels.") else ())
+            for name in self.fields
+        }
 
     def __getitem__(self, index: int) -> Sample:
         colour, shape, place = index % 8, index // 8 % 4, index // 32 % 4
         words = f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
         named = [name.split(".", 1) for name in self.fields if "." in name]
         return Sample(
-            key=f"{index:03d}", source=self.name,
+            key=f"{index:03d}",
+            source=self.name,
             images={role: Drawn(colour, shape, place, self.size, index) for kind, role in named if kind == "images"},
-            texts=[Text(text=words, role="caption" if role == "*" else role) for kind, role in named if kind == "texts"],
+            texts=[
+                Text(text=words, role="caption" if role == "*" else role) for kind, role in named if kind == "texts"
+            ],
             labels={name: colour for kind, name in named if kind == "labels"},
             boxes=[Box(xyxy=(0, 0, self.size / 2, self.size), text=words)] if "boxes" in self.fields else (),
         )

@@ -172,7 +172,7 @@ def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -
     built, given = encoder.image.preprocess.to_dict(), preprocess.to_dict()
     for key, value in built.items():
         if given[key] != value:
-            raise InputError(f"{name}: its image tower was built for {key} {value}, this preprocessing has {given[key]}; "
+            raise InputError(f"{name}: the image tower was built for {key} {value}, the preprocessing has {given[key]}; "
                              "use the one it was trained with")  # fmt: skip
 
 

@@ -35,30 +35,47 @@ class RunConfig:
     options: Options = Options()
 
 
-def resolve(method: str, data: Mapping[str, str], *, preset: str = "small", val: str | None = None,
-            image_tower: str | None = None, text_tower: str | None = None, tokenizer: str | None = None,
-            embed_dim: int | None = None, init: str | None = None, config: Mapping[str, Any] | None = None,
-            recipe: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None) -> RunConfig:
+def resolve(
+    method: str,
+    data: Mapping[str, str],
+    *,
+    preset: str = "small",
+    val: str | None = None,
+    image_tower: str | None = None,
+    text_tower: str | None = None,
+    tokenizer: str | None = None,
+    embed_dim: int | None = None,
+    init: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> RunConfig:
     """Fill in the preset where nothing is given; InputError for what does not exist or does not fit together."""
     cls = method_class(method)
     if preset not in cls.presets:
         raise unknown(f"preset of {method}", preset, cls.presets)
     chosen: Preset = cls.presets[preset]
     if init and (image_tower or text_tower or tokenizer or embed_dim):
-        raise InputError(f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
-                         "--tokenizer and --embed-dim, or leave out --init")
+        raise InputError(
+            f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
+            "--tokenizer and --embed-dim, or leave out --init"
+        )
     merged = {**chosen.config, **(config or {})}
     cls.configure(merged)
     given = dict(recipe or {})
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
     return RunConfig(
-        method=method, data=dict(data), val=val, preset=preset,
+        method=method,
+        data=dict(data),
+        val=val,
+        preset=preset,
         image_tower="" if init else image_tower or chosen.image,
         text_tower="" if init else text_tower or chosen.text,
         tokenizer="" if init else tokenizer or chosen.tokenizer,
         embed_dim=0 if init else embed_dim or chosen.embed_dim,
-        init=init, config=merged,
+        init=init,
+        config=merged,
         recipe=configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe"),
         options=configure(Options, dict(options or {}), "the run"),
     )
@@ -99,20 +116,29 @@ def check_same(config: RunConfig, path: Path) -> None:
     old, new = read(path), plain(config)
     seed = ("options", "seed")
     differing = [name for name in new if name not in _MAY_DIFFER and old.get(name) != new[name]]
-    details = [f"{name} was {_at(old, name)}, is now {_at(new, name)}"
-               for top in differing for name in _leaves(top, old.get(top), new[top])]
+    details = [
+        f"{name} was {_at(old, name)}, is now {_at(new, name)}"
+        for top in differing
+        for name in _leaves(top, old.get(top), new[top])
+    ]
     if _at(old, ".".join(seed)) != _at(new, ".".join(seed)):
         details.append(f"seed was {_at(old, 'options.seed')}, is now {_at(new, 'options.seed')}")
     if details:
-        raise InputError(f"cannot resume {path.parent} with another config: {'; '.join(details)}. "
-                         "Give the old values, or begin a new run with another --out")
+        raise InputError(
+            f"cannot resume {path.parent} with another config: {'; '.join(details)}. "
+            "Give the old values, or begin a new run with another --out"
+        )
 
 
 def _leaves(prefix: str, old: Any, new: Any) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = dict.fromkeys([*old, *new])
-        return [leaf for name in names if old.get(name) != new.get(name)
-                for leaf in _leaves(f"{prefix}.{name}", old.get(name), new.get(name))]
+        return [
+            leaf
+            for name in names
+            if old.get(name) != new.get(name)
+            for leaf in _leaves(f"{prefix}.{name}", old.get(name), new.get(name))
+        ]
     return [prefix]
 
 
@@ -120,5 +146,3 @@ def _at(tree: Any, name: str) -> Any:
     for part in name.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
-
-

@@ -1,9 +1,9 @@
 """The engine: the one training loop.
 
-The order of events in a step is fixed: batches of all streams, encode, gather, loss (pure), backward, collective finite
-check, clip, optimiser, clamps inside parameters, averaged weights, `after_step`, schedule, log, snapshot. Everything that
-a step does follows from (seed, stage, step) and the state, so a run killed at any moment goes on from its last
-checkpoint as if nothing had happened.
+The order of events in a step is fixed: batches of all streams, encode, gather, loss (pure), backward, collective
+finite check, clip, optimiser, clamps inside parameters, averaged weights, `after_step`, schedule, log, snapshot.
+Everything that a step does follows from (seed, stage, step) and the state, so a run killed at any moment goes on
+from its last checkpoint as if nothing had happened.
 """
 
 import json
@@ -78,9 +78,18 @@ class Engine:
     and backward of a step. `accelerator` gives the device and wraps for the ranks.
     """
 
-    def __init__(self, method: Method, recipe: Recipe, sources: Mapping[str, Source], out: Path, options: Options, *,
-                 accelerator: Any = None, validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
-                 backward: Callable[[nn.Module, Any, At], Losses] = whole):
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        sources: Mapping[str, Source],
+        out: Path,
+        options: Options,
+        *,
+        accelerator: Any = None,
+        validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
+        backward: Callable[[nn.Module, Any, At], Losses] = whole,
+    ):
         self.accelerator = accelerator or make_accelerator()
         self.device: torch.device = self.accelerator.device
         self.method = method.to(self.device)
@@ -110,9 +119,14 @@ class Engine:
             self.damaged.update(getattr(source, "damage", {}))
         self._check_damage()
         self.log.open(self.position.done if resume else None)
-        previous = signal.signal(signal.SIGTERM, self._on_signal) if threading.current_thread() is threading.main_thread() else None
-        self.log.write(event="start", done=self.position.done, world_size=collectives.world_size(),
-                       device=str(self.device))
+        previous = (
+            signal.signal(signal.SIGTERM, self._on_signal)
+            if threading.current_thread() is threading.main_thread()
+            else None
+        )
+        self.log.write(
+            event="start", done=self.position.done, world_size=collectives.world_size(), device=str(self.device)
+        )
         try:
             stages = self.method.stages()
             while self.position.stage < len(stages):
@@ -138,7 +152,8 @@ class Engine:
         if stage.prepare and stage.every == "stage":
             self._prepare(stage)
         loaders = self._loaders(stage, recipe)
-        steps = recipe.steps or max(1, round(recipe.epochs * len(loaders[stage.streams[0]].batches(0))))
+        steps = next(iter(loaders.values())).steps
+        assert steps is not None
         step = Step(self.method, recipe.precision)
         model = self.accelerator.prepare_model(step) if collectives.world_size() > 1 else step
         self.method.train()
@@ -165,8 +180,16 @@ class Engine:
 
     # ---- one step, in the order that the design fixes
 
-    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, stage: Stage, recipe: Recipe,
-              steps: int, new_damage: bool) -> None:
+    def _step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Any,
+        stage: Stage,
+        recipe: Recipe,
+        steps: int,
+        new_damage: bool,
+    ) -> None:
         at = At(self.position.step, steps, self.position.epoch, self.options.seed, stage.name)
         rate = factor(at.step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr)
         for group in optimizer.param_groups:
@@ -188,28 +211,42 @@ class Engine:
             self.method.after_step(losses.carry, at)
         optimizer.zero_grad(set_to_none=True)
         total = float(losses.total.detach())
-        self.position = replace(self.position, step=at.step + 1, batch=self.position.batch + 1,
-                                done=self.position.done + 1)
+        self.position = replace(
+            self.position, step=at.step + 1, batch=self.position.batch + 1, done=self.position.done + 1
+        )
         self.summary.steps = self.position.done
-        self.log.write(stage=stage.name, done=self.position.done - 1, epoch=at.epoch, step=at.step, loss=total,
-                       **{f"loss/{name}": value for name, value in losses.terms.items() if len(losses.terms) > 1},
-                       **losses.logged, lr=recipe.lr * rate, grad_norm=norm, **({"skipped": True} if broken else {}))
+        self.log.write(
+            stage=stage.name,
+            done=self.position.done - 1,
+            epoch=at.epoch,
+            step=at.step,
+            loss=total,
+            **{f"loss/{name}": value for name, value in losses.terms.items() if len(losses.terms) > 1},
+            **losses.logged,
+            lr=recipe.lr * rate,
+            grad_norm=norm,
+            **({"skipped": True} if broken else {}),
+        )
         self.log.advance(at.step + 1, total)
 
     def _non_finite(self, batch: Any, at: At) -> None:
         """All ranks come here together, before the update: write down which samples met, then stop or skip."""
         batches = batch if isinstance(batch, Mapping) else {"train": batch}
-        keys = {name: [k for keys in collectives.gather_objects(list(each.keys)) for k in keys]
-                for name, each in batches.items()}
+        keys = {
+            name: [k for keys in collectives.gather_objects(list(each.keys)) for k in keys]
+            for name, each in batches.items()
+        }
         path = self.out / f"nonfinite-{self.position.done}.json"
         if collectives.rank() == 0:
             text = json.dumps({"stage": at.stage, "step": at.step, "keys": keys}, indent=1)
             write_atomic(path, lambda temporary: temporary.write_text(text))
         if self.options.nonfinite == "stop":
             some = ", ".join(next(iter(keys.values()))[:3])
-            raise InputError(f"loss or gradient is not finite at step {at.step} of stage {at.stage!r}; nothing was "
-                             f"updated. Its samples ({some}, …) are listed in {path}. Lower --lr, set a gradient clip, "
-                             "or skip such steps with --nonfinite skip")
+            raise InputError(
+                f"loss or gradient is not finite at step {at.step} of stage {at.stage!r}; nothing was "
+                f"updated. Its samples ({some}, …) are listed in {path}. Lower --lr, set a gradient clip, "
+                "or skip such steps with --nonfinite skip"
+            )
         self.summary.skipped += 1
 
     # ---- data
@@ -219,24 +256,39 @@ class Engine:
         loaders = {}
         for stream in stage.streams:
             if stream not in sources:
-                raise InputError(f"stage {stage.name!r} of {type(self.method).__name__} reads the stream {stream!r}; "
-                                 f"give it with --data {stream}=SOURCE")
+                raise InputError(
+                    f"stage {stage.name!r} of {type(self.method).__name__} reads the stream {stream!r}; "
+                    f"give it with --data {stream}=SOURCE"
+                )
             views = self.method.views(stage, stream)
             check_fields(sources[stream], [name for view in views for name in view.reads], self.method)
             plan: Plan = stage.plan
             if recipe.batch_size < stage.min_batch:
-                raise InputError(f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
-                                 f"{type(self.method).__name__} needs; raise --batch-size")
+                raise InputError(
+                    f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
+                    f"{type(self.method).__name__} needs; raise --batch-size"
+                )
             loaders[stream] = Loader(
-                sources[stream], views, plan, recipe.batch_size, seed=self.options.seed, workers=self.options.workers,
-                rank=collectives.rank(), ranks=collectives.world_size(), pin=self.device.type == "cuda")
+                sources[stream],
+                views,
+                plan,
+                recipe.batch_size,
+                seed=self.options.seed,
+                workers=self.options.workers,
+                rank=collectives.rank(),
+                ranks=collectives.world_size(),
+                pin=self.device.type == "cuda",
+            )
+        length = len(loaders[stage.streams[0]].batches(0))
+        for loader in loaders.values():
+            loader.steps = recipe.steps or max(1, round(recipe.epochs * length))
         return loaders
 
     def _epoch(self, stage: Stage, loaders: Mapping[str, Loader]) -> Iterator[Any]:
         """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""
         first, *others = stage.streams
         rounds = {name: _endless(loaders[name], self.position.step) for name in others}
-        for batch in loaders[first].epoch(self.position.epoch, self.position.batch):
+        for batch in loaders[first].epoch(self.position.epoch, self.position.batch, self.position.step):
             moved = batch.to(self.device)
             yield {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}} if others else moved
 
@@ -268,14 +320,16 @@ class Engine:
         """All ranks come here together: count each damaged sample once, stop where there are too many."""
         for seen in collectives.gather_objects(self.damaged):
             self.damaged.update(seen)
-        total = sum(len(source) for source in self.sources.values())
+        total = sum(len(source) + len(getattr(source, "damage", ())) for source in self.sources.values())
         if len(self.damaged) <= self.options.max_bad * total:
             return
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self.damaged.values()).most_common())
         some = ", ".join(list(self.damaged)[:3])
-        raise InputError(f"{len(self.damaged)} of {total} samples are damaged so far ({reasons}; such as {some}), more "
-                         f"than --max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or "
-                         "raise --max-bad")
+        raise InputError(
+            f"{len(self.damaged)} of {total} samples are damaged so far ({reasons}; such as {some}), more "
+            f"than --max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or "
+            "raise --max-bad"
+        )
 
     # ---- state
 
@@ -283,19 +337,24 @@ class Engine:
         if self._stop or self.position.done % self.options.save_every == 0:
             self._save(optimizer)
         if self._stop:
-            raise Interrupted(f"stopped by a signal after step {self.position.done}; the state is saved in {self.out}. "
-                              "Go on with the same command and --resume")
+            raise Interrupted(
+                f"stopped by a signal after step {self.position.done}; the state is saved in {self.out}. "
+                "Go on with the same command and --resume"
+            )
 
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
         if collectives.rank() == 0:
-            self.checkpoints.save(self.position.done, {
-                "position": asdict(self.position),
-                "method": dict(self.method.state_dict()),
-                "optimizer": optimizer.state_dict() if optimizer is not None else None,
-                "average": dict(self.average.module.state_dict()) if self.average is not None else None,
-                "damaged": dict(self.damaged),
-                "skipped": self.summary.skipped,
-            })
+            self.checkpoints.save(
+                self.position.done,
+                {
+                    "position": asdict(self.position),
+                    "method": dict(self.method.state_dict()),
+                    "optimizer": optimizer.state_dict() if optimizer is not None else None,
+                    "average": dict(self.average.module.state_dict()) if self.average is not None else None,
+                    "damaged": dict(self.damaged),
+                    "skipped": self.summary.skipped,
+                },
+            )
         collectives.barrier()
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
@@ -334,18 +393,20 @@ def check_fields(source: Source, names: Sequence[str], method: Method) -> None:
     for name in names:
         kind, _, rest = name.partition(".")
         if name not in schema and not (rest == "*" and any(have.startswith(f"{kind}.") for have in schema)):
-            raise InputError(f"{source.name} has no {name}, which {type(method).__name__} needs; it has "
-                             f"{', '.join(schema) or 'nothing'}")
+            raise InputError(
+                f"{source.name} has no {name}, which {type(method).__name__} needs; it has "
+                f"{', '.join(schema) or 'nothing'}; name a source, column or role that has it"
+            )
 
 
 def _endless(loader: Loader, start: int) -> Iterator[Any]:
     """Batches of epoch after epoch, from the `start`-th on."""
-    epoch = 0
+    epoch, step = 0, start
     while start >= (length := len(loader.batches(epoch))):
         start, epoch = start - length, epoch + 1
     while True:
-        yield from loader.epoch(epoch, start)
-        epoch, start = epoch + 1, 0
+        yield from loader.epoch(epoch, start, step)
+        epoch, start, step = epoch + 1, 0, step + len(loader.batches(epoch)) - start
 
 
 def _freeze_modes(method: Method) -> None:

@@ -35,14 +35,16 @@ class Log:
         self._task: Any = None
 
     def open(self, keep_before: int | None) -> None:
-        """Start the file, or go on with the lines of steps before `keep_before` (a killed run may have written more)."""
+        """Start the file, or go on with the lines before step `keep_before` (a killed run may have written more)."""
         if self.path is None:
             return
         if keep_before is None:
             self.path.unlink(missing_ok=True)
         elif self.path.exists():
             kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _done(line) < keep_before]
-            write_atomic(self.path, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+            write_atomic(
+                self.path, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            )
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
@@ -58,9 +60,16 @@ class Log:
             return
         self._name, self._steps = name, steps
         if Console(stderr=True).is_terminal:
-            self._progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                      TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                                      TextColumn("{task.fields[loss]}"), console=Console(stderr=True))
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[loss]}"),
+                console=Console(stderr=True),
+            )
             self._progress.start()
             self._task = self._progress.add_task(name, total=steps, completed=done, loss="")
 

@@ -35,15 +35,29 @@ class Run:
         self.columns: dict[str, dict[str, np.ndarray]] = {}
 
     @torch.no_grad()
-    def map(self, fn: Callable[[Batch], Mapping[str, Tensor]], views: Sequence[View], source: Source, *,
-            batch_size: int = 256) -> dict[str, np.ndarray]:
+    def map(
+        self,
+        fn: Callable[[Batch], Mapping[str, Tensor]],
+        views: Sequence[View],
+        source: Source,
+        *,
+        batch_size: int = 256,
+    ) -> dict[str, np.ndarray]:
         """`fn(batch)` over all samples of a source, without augmentation or gradient, shared out over the ranks.
 
         Rows come back in the source's order on every rank. A damaged sample is an error: a column needs all.
         """
         ranks = collectives.world_size()
-        loader = Loader(source, views, _InOrder(), max(batch_size, ranks), seed=self.at.seed, workers=self.workers,
-                        train=False, rank=collectives.rank(), ranks=ranks)
+        loader = Loader(
+            source,
+            views,
+            _InOrder(),
+            max(batch_size, ranks),
+            seed=self.at.seed,
+            workers=self.workers,
+            rank=collectives.rank(),
+            ranks=ranks,
+        )
         training = self.method.training
         self.method.eval()
         rows: dict[str, list[Tensor]] = {}
@@ -53,8 +67,10 @@ class Run:
         self.method.train(training)
         if loader.damage.seen:
             key, reason = next(iter(loader.damage.seen.items()))
-            raise InputError(f"{source.name}: {key} is damaged ({reason}) and would leave a gap in a column; "
-                             "remove it from the data (`diptych check` lists all)")
+            raise InputError(
+                f"{source.name}: {key} is damaged ({reason}) and would leave a gap in a column; "
+                "remove it from the data (`diptych check` lists all)"
+            )
         return {name: torch.cat(values).numpy() for name, values in rows.items()}
 
     def store(self, stream: str, columns: Mapping[str, np.ndarray]) -> None:
@@ -64,8 +80,11 @@ class Run:
 
 def save_columns(path: Path, columns: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Keep the columns of a stage, so that a resumed run reads them and computes none anew."""
-    flat = {f"{stream}/{name}": np.ascontiguousarray(value)
-            for stream, named in columns.items() for name, value in named.items()}
+    flat = {
+        f"{stream}/{name}": np.ascontiguousarray(value)
+        for stream, named in columns.items()
+        for name, value in named.items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda temporary: save_file(flat, temporary))
 
@@ -81,5 +100,6 @@ def load_columns(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def with_columns(sources: Mapping[str, Source], columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:
     """Each source with its stream's columns, where it has any."""
-    return {name: WithColumns(source, columns[name]) if columns.get(name) else source
-            for name, source in sources.items()}
+    return {
+        name: WithColumns(source, columns[name]) if columns.get(name) else source for name, source in sources.items()
+    }

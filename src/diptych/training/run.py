@@ -54,14 +54,24 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
 
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
-        assert validate is not None and held_out is not None
+        assert validate is not None
+        assert held_out is not None
         return validate(Model(module, method.make.tokenizer, preprocess, name=str(out)), held_out)
 
-    engine = Engine(method, config.recipe, sources, out, config.options, accelerator=accelerator,
-                    validate=on_epoch if validate and held_out else None)
+    engine = Engine(
+        method,
+        config.recipe,
+        sources,
+        out,
+        config.options,
+        accelerator=accelerator,
+        validate=on_epoch if validate and held_out else None,
+    )
     summary = engine.run(resume)
     if collectives.rank() == 0:
-        description = store.describe(config.method, config.config, engine.delivered(), method.make.tokenizer, preprocess)
+        description = store.describe(
+            config.method, config.config, engine.delivered(), method.make.tokenizer, preprocess
+        )
         store.save_model(out, {**description, "training": _training(config, summary)}, engine.delivered().state_dict())
     collectives.barrier()
     return summary
@@ -79,12 +89,12 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
     return method, method.deliver()
 
 
-def texts_of(sources: Mapping[str, Source], role: str) -> Iterator[str]:
-    """The texts of a role over all sources, no picture read; damaged samples are passed over."""
+def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:
+    """The texts of all sources, of every role, no picture read; damaged samples are passed over."""
     for source in sources.values():
         for index in range(0, len(source), max(1, math.ceil(len(source) / _TEXTS))):
             try:
-                yield from source[index].captions(role)
+                yield from source[index].captions("*")
             except BadSample:
                 continue
 
@@ -97,8 +107,7 @@ def _tokenizer(config: RunConfig, out: Path, sources: Mapping[str, Source], resu
         return tokenizer_from(json.loads((out / "state" / "tokenizer.json").read_text(encoding="utf-8")))
     learnt = None
     if collectives.rank() == 0:
-        role = config.config.get("role", "caption")
-        learnt = build(config.tokenizer, texts_of(sources, role)).to_dict()
+        learnt = build(config.tokenizer, texts_of(sources)).to_dict()
     return tokenizer_from(collectives.broadcast_object(learnt))
 
 
@@ -110,11 +119,11 @@ def _write_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
 
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
     """Whether to go on with a run in `out`; InputError where the answer would lose or mix something."""
-    begun = (out / "config.yaml").exists()
     if resume:
         configs.check_same(config, out / "config.yaml")
-    elif begun:
-        raise InputError(f"{out} already holds a run; go on with --resume, or name another --out")
+    elif (out / "config.yaml").exists():
+        if _has_learnt(out):
+            raise InputError(f"{out} already holds a run; go on with --resume, or name another --out")
     elif out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder with --out")
     elif out.is_dir() and any(out.iterdir()):
@@ -122,6 +131,18 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
     return resume
 
 
+def _has_learnt(out: Path) -> bool:
+    """Whether the run in `out` took a step; one that was refused before (a batch too large, …) may be begun anew."""
+    log = out / "metrics.jsonl"
+    return any((out / "state").glob("step-*")) or (log.exists() and '"loss"' in log.read_text(encoding="utf-8"))
+
+
 def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:
-    return {"data": dict(config.data), "seed": config.options.seed, "steps": summary.steps,
-            "skipped": summary.skipped, "damaged": summary.damaged, "recipe": configs.plain(asdict(config.recipe))}
+    return {
+        "data": dict(config.data),
+        "seed": config.options.seed,
+        "steps": summary.steps,
+        "skipped": summary.skipped,
+        "damaged": summary.damaged,
+        "recipe": configs.plain(asdict(config.recipe)),
+    }

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -89,8 +88,9 @@ class Checkpoints:
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if is_full(error):
-                raise InputError(f"no space left to write {final}; earlier checkpoints are whole, "
-                                 "make room and go on with --resume") from error
+                raise InputError(
+                    f"no space left to write {final}; earlier checkpoints are whole, make room and go on with --resume"
+                ) from error
             raise
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / f"step-{old:09d}")
@@ -105,4 +105,6 @@ class Checkpoints:
             plain = json.loads((folder / _TREE).read_text(encoding="utf-8"))
             return unpack(plain, load_file(folder / _TENSORS))
         except (OSError, ValueError, SafetensorError, KeyError) as error:
-            raise InputError(f"checkpoint {folder} is damaged ({error}); remove it to go on from the one before") from None
+            raise InputError(
+                f"checkpoint {folder} is damaged ({error}); remove it to go on from the one before"
+            ) from None

@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import logging
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,10 @@ def test_siglips_sentencepiece_gives_transformers_ids(siglip: Path, tmp_path: Pa
     model = load(f"hf:{folder}")
     assert model.tokenizer.kind == "sentencepiece"
     assert model.tokenizer.encode(texts) == [slow(text, truncation=True, max_length=64).input_ids for text in texts]
+    alphabet = "aehnorst tdgxz.,!-_'▁\t漢é1"
+    draws = random.Random(0)
+    noise = ["".join(draws.choices(alphabet, k=draws.randrange(40))) for _ in range(1000)]
+    assert model.tokenizer.encode(noise) == [slow(text, truncation=True, max_length=64).input_ids for text in noise]
     assert model.embed_texts(texts).shape == (6, 48)
     copy = from_dict(json.loads(json.dumps(model.tokenizer.to_dict())))
     assert copy == model.tokenizer

@@ -65,7 +65,9 @@ def test_without_a_tag_preprocessing_is_that_of_create_model_and_transforms(nano
     ours = load("openclip:nano-siglip", weights=nano / "nano-siglip" / "weights.pt").preprocess
     _, _, preprocess = open_clip.create_model_and_transforms("nano-siglip", pretrained_text=False)
     for picture in tiny.pictures():
-        pixels = (ours(picture).float() / 255 - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(ours.std).view(3, 1, 1)
+        pixels = (ours(picture).float() / 255 - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(ours.std).view(
+            3, 1, 1
+        )
         assert_close(pixels, preprocess(picture))
 
 
@@ -81,7 +83,9 @@ def test_a_tag_gives_its_preprocessing(nano: Path, monkeypatch: pytest.MonkeyPat
     found = model.preprocess
     assert (found.mean, found.std, found.interpolation, found.resize) == ((0.5,) * 3, (0.25,) * 3, "bilinear", "squash")
     assert model.name == "openclip:nano/web"
-    assert_close(model.encoder.image.pixels(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)), torch.full((1, 3, 1, 1), 2.0))
+    assert_close(
+        model.encoder.image.pixels(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)), torch.full((1, 3, 1, 1), 2.0)
+    )
 
 
 def test_a_real_tag_is_read_from_open_clips_registry():
@@ -210,5 +214,7 @@ def test_loaded_weights_can_be_trained_and_saved(nano: Path, tmp_path: Path):
     assert model.identity == before
     with torch.no_grad():
         encoder.image.cls += 1.0
-    assert load("openclip:nano", weights=nano / "nano" / "weights.pt").identity == before, "training wrote into the file"
+    assert load("openclip:nano", weights=nano / "nano" / "weights.pt").identity == before, (
+        "training wrote into the file"
+    )
     save_file(encoder.state_dict(), tmp_path / "out.safetensors")

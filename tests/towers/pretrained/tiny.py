@@ -8,7 +8,14 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-TEXTS = ["a photo of a cat", "Two dogs, running &amp; jumping!", "", "a", "snow " * 90, "l’été ŝ 漢字 _x_ <end_of_text> b"]
+TEXTS = [
+    "a photo of a cat",
+    "Two dogs, running &amp; jumping!",
+    "",
+    "a",
+    "snow " * 90,
+    "l’été ŝ 漢字 _x_ <end_of_text> b",
+]
 
 
 def pictures() -> list[Image.Image]:
@@ -58,7 +65,23 @@ def bert_like(folder: Path) -> None:
     """A WordPiece tokenizer with [CLS] and [SEP], as CLIPA uses it."""
     from transformers import BertTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "cat", "two", "dogs", "snow", "b", "x", "##s"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "photo",
+        "of",
+        "cat",
+        "two",
+        "dogs",
+        "snow",
+        "b",
+        "x",
+        "##s",
+    ]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
 
@@ -68,9 +91,9 @@ def siglip_spm(folder: Path) -> Path:
     import sentencepiece
 
     lines = folder / "lines.txt"
-    lines.write_text("\n".join(["a photo of a cat", "two dogs running and jumping", "snow on the hills", "red round box"] * 20))
+    lines.write_text("a photo of a cat\ntwo dogs running and jumping\nsnow on the hills\nred round box\n" * 20)
     sentencepiece.SentencePieceTrainer.Train(
-        input=str(lines), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False, model_type="unigram", pad_id=0, eos_id=1,
-        unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
+        input=str(lines), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False, pad_id=0,
+        eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
     )  # fmt: skip
     return folder / "spiece.model"

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from diptych.data.tokenizers.base import Tokenizer, whole
 from diptych.data.tokenizers.clip import CLEAN
 from diptych.data.tokenizers.sentencepiece import SentencePiece, is_siglip
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, brief, unknown
 
 FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
 """A folder with one of these holds a tokenizer."""
@@ -92,16 +92,16 @@ def from_folder(
         try:
             found = AutoTokenizer.from_pretrained(str(folder), local_files_only=local)
         except Exception as error:  # transformers raises whatever the damaged file led to
-            raise InputError(f"{folder} has no tokenizer that transformers can read ({_line(error)})") from None
+            raise InputError(f"{folder} has no tokenizer that transformers can read ({brief(error)})") from None
     if context is None:
-        context = found.model_max_length
+        context = int(found.model_max_length)
         if context > 1_000_000:  # transformers' sign for "not given"
             raise InputError(f"the tokenizer of {folder} has no model_max_length; add it to tokenizer_config.json")
     if padding == "max" and found.padding_side != "right":
         raise InputError(f'the tokenizer of {folder} pads on the left; set "padding_side": "right" in its config')
     pad = found.pad_token_id if found.pad_token_id is not None else 0
     if not hasattr(found, "backend_tokenizer"):
-        raise InputError(f"the tokenizer of {folder} is a {type(found).__name__}, which has no fast form; save it with a "
+        raise InputError(f"the tokenizer of {folder} is a {type(found).__name__} without a fast form; save it with a "
                          "tokenizer.json")  # fmt: skip
     before, after = _special(found)
     if strip_end:
@@ -117,10 +117,6 @@ def _special(found: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     own = [place for place, special in enumerate(mask) if not special]
     first, last = (own[0], own[-1]) if own else (len(ids), len(ids))
     return tuple(ids[:first]), tuple(ids[last + 1 :])
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
 
 
 @contextlib.contextmanager

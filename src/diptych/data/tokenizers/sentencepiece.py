@@ -73,10 +73,9 @@ class SentencePiece(Tokenizer):
         cls, folder: Path, *, context: int | None, padding: Literal["longest", "max"], clean: str | None
     ) -> "SentencePiece":
         """From a SigLIP folder: spiece.model, and what its tokenizer_config.json says (transformers' names)."""
-        stored = folder / "tokenizer_config.json"
-        config = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
-        model = (folder / "spiece.model").read_bytes()
-        lower, context = config.get("do_lower_case", True), context or config.get("model_max_length", 64)
+        config, model = _config(folder), (folder / "spiece.model").read_bytes()
+        context = context or int(config.get("model_max_length", 64))
+        lower = config.get("do_lower_case", True)
         made = cls(model, context=context, pad=0, eos=0, padding=padding, lower=lower, clean=clean)
         made.pad, made.after = made.piece(config.get("pad_token")), (made.piece(config.get("eos_token")),)
         return made
@@ -88,8 +87,14 @@ class SentencePiece(Tokenizer):
 
 def is_siglip(folder: Path) -> bool:
     """Whether a folder's tokenizer is transformers' SiglipTokenizer, which has no Rust form."""
-    stored = folder / "tokenizer_config.json"
     if not (folder / "spiece.model").is_file():
         return False
-    told = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
-    return told.get("tokenizer_class", "SiglipTokenizer") == "SiglipTokenizer"
+    return _config(folder).get("tokenizer_class", "SiglipTokenizer") == "SiglipTokenizer"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    stored = folder / "tokenizer_config.json"
+    try:
+        return json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{stored} is not JSON ({error}); copy it again") from None

@@ -64,7 +64,14 @@ SigLIP.presets = {
         text="text:width=768:depth=12:heads=12:causal=false:pooling=last",
         tokenizer="bpe:vocab_size=32000:context=64:padding=max",
         embed_dim=768,
-        recipe=Recipe(lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-4, warmup=20000, epochs=10, batch_size=32768,
-                      precision="bfloat16"),
+        recipe=Recipe(
+            lr=1e-3,
+            betas=(0.9, 0.95),
+            weight_decay=1e-4,
+            warmup=20000,
+            epochs=10,
+            batch_size=32768,
+            precision="bfloat16",
+        ),
     ),
 }

@@ -95,7 +95,7 @@ def fill(config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Ru
                 problems.append(problem)
             # A slice keeps the whole alive, and could not be saved beside its siblings.
             found[key] = part.float().contiguous() if len(renamed) == 1 else part.float().clone()
-    problems += [f"lacks {_theirs(key)}" for key in wanted if key not in found]
+    problems += [f"lacks what becomes our {key}" for key in wanted if key not in found]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise InputError(f"{where}: {problems[0]}{more}; name the model that these weights belong to")
@@ -104,6 +104,14 @@ def fill(config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Ru
     encoder.image.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
     encoder.image.std = torch.tensor(preprocess.std).view(3, 1, 1)
     return encoder.eval()
+
+
+def square(size: int | Sequence[int], where: str) -> int:
+    """The side of a square given as one number or two; InputError where the two differ."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise InputError(f"{where} has pictures or patches of {size} pixels; only square ones are supported")
+    return sides.pop()
 
 
 def _misfit(name: str, value: Tensor, wanted: Tensor) -> str | None:
@@ -117,7 +125,3 @@ def _misfit(name: str, value: Tensor, wanted: Tensor) -> str | None:
 
 def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "scalar"
-
-
-def _theirs(key: str) -> str:
-    return f"what becomes our {key}"

@@ -10,9 +10,9 @@ from typing import Any
 from diptych.data.pictures import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, brief, unknown
 from diptych.towers.model import Model
-from diptych.towers.pretrained.convert import Rule, fill, row, rows, scalar, thirds, under
+from diptych.towers.pretrained.convert import Rule, fill, row, rows, scalar, square, thirds, under
 from diptych.towers.pretrained.files import NAMES, read_json, read_weights
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,7 @@ def load(name: str, weights: Path | None = None) -> Model:
     InputError for what cannot be had, does not fit, or is neither CLIP nor SigLIP.
     """
     where = f"hf:{name}"
-    if weights is not None and weights.is_dir():
-        folder = weights
-    else:
-        folder = _folder(name, with_weights=weights is None)
+    folder = weights if weights is not None and weights.is_dir() else _folder(name, with_weights=weights is None)
     source = folder if weights is None else weights
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json; name a folder in transformers' layout or a hub repository")
@@ -98,7 +95,7 @@ def _folder(name: str, with_weights: bool) -> Path:
         ):
             snapshot_download(name, allow_patterns=["pytorch_model*.bin"])
     except Exception as error:  # whatever the network led to
-        raise InputError(f"the hub's repository {name!r} cannot be fetched ({' '.join(str(error).split())[:120]}); "
+        raise InputError(f"the hub's repository {name!r} cannot be fetched ({brief(error)}); "
                          "fetch it elsewhere and give its folder: weights=FOLDER") from error  # fmt: skip
     return folder
 
@@ -115,7 +112,7 @@ def _config(folder: Path, where: str) -> Any:
     try:
         return AutoConfig.from_pretrained(str(folder))
     except Exception as error:  # its validation raises many kinds
-        raise InputError(f"{folder / 'config.json'} is not a config ({' '.join(str(error).split())[:160]})") from None
+        raise InputError(f"{folder / 'config.json'} is not a config ({brief(error)})") from None
 
 
 def _activation(name: str, where: str) -> str:
@@ -128,7 +125,7 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
     """The config of the dual encoder."""
     clip = config.model_type == "clip"
     image, text = config.vision_config, config.text_config
-    size = _side(image.image_size, where)
+    size = square(image.image_size, where)
     if preprocess.size != size:
         raise InputError(f"{where}: its preprocessor makes pictures of {preprocess.size} pixels, its image tower takes "
                          f"{size}; make them equal")  # fmt: skip
@@ -147,7 +144,7 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
 
     kind = {"patch_bias": False, "cls_position": True, "pre_norm": True} if clip else {"cls": 0, "pooling": "map"}
     return {
-        "image": {"name": "vit", "image_size": size, "patch": _side(image.patch_size, where), **common(image), **kind,
+        "image": {"name": "vit", "image_size": size, "patch": square(image.patch_size, where), **common(image), **kind,
                   "preprocess": preprocess.to_dict()},
         "text": {"name": "text", "vocab_size": text.vocab_size, "context": text.max_position_embeddings, **common(text),
                  "causal": clip, "pooling": "eot" if clip else "last", "padding": "longest" if clip else "max",
@@ -165,16 +162,9 @@ def _eot(text: Any) -> int:
     return text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
 
 
-def _side(size: Any, where: str) -> int:
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise InputError(f"{where} takes pictures or patches of {tuple(size)} pixels; only square ones are supported")
-    return sides.pop()
-
-
 def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
-    """From preprocessor_config.json (or the processor_config.json of newer versions), else the model type's standard."""
-    clip, size = config.model_type == "clip", _side(config.vision_config.image_size, where)
+    """From preprocessor_config.json (or the processor_config.json of newer versions), else the standard."""
+    clip, size = config.model_type == "clip", square(config.vision_config.image_size, where)
     stored = folder / "preprocessor_config.json"
     values: dict[str, Any] | None = None
     if stored.is_file():
@@ -196,10 +186,12 @@ def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
     resample = {2: "bilinear", 3: "bicubic"}.get(values.get("resample", 3))
     if resample is None:
         raise InputError(f"{stored} has resample={values['resample']}; bilinear (2) and bicubic (3) are supported")
-    mean, std = (CLIP_MEAN, CLIP_STD) if clip else (HALF, HALF)
     side, resize = _resize(values, clip, size, stored)
-    return Preprocess(size=side, resize=resize, crop="floor", interpolation=resample,
-                      mean=tuple(values.get("image_mean") or mean), std=tuple(values.get("image_std") or std))  # fmt: skip
+    return Preprocess.from_dict({
+        "size": side, "resize": resize, "crop": "floor", "interpolation": resample,
+        "mean": values.get("image_mean") or (CLIP_MEAN if clip else HALF),
+        "std": values.get("image_std") or (CLIP_STD if clip else HALF),
+    })  # fmt: skip
 
 
 def _resize(values: dict[str, Any], clip: bool, size: int, path: Path) -> tuple[int, str]:
@@ -212,11 +204,11 @@ def _resize(values: dict[str, Any], clip: bool, size: int, path: Path) -> tuple[
     side = {crop} if isinstance(crop, int) else set(crop.values())
     if "shortest_edge" in target and cropped and side == {target["shortest_edge"]}:
         return target["shortest_edge"], "shortest"
-    if {"height", "width"} <= target.keys() and target["height"] == target["width"]:
-        if not cropped or side == {target["height"]}:
-            return target["height"], "squash"
-    raise InputError(f"{path} resizes to {target} and crops {'to ' + str(crop) if cropped else 'nothing'}; supported are "
-                     "one size for both, or a square without a crop")  # fmt: skip
+    even = {"height", "width"} <= target.keys() and target["height"] == target["width"]
+    if even and (not cropped or side == {target["height"]}):
+        return target["height"], "squash"
+    raise InputError(f"{path} resizes to {target} and crops {'to ' + str(crop) if cropped else 'nothing'}; supported "
+                     "are one size for both, or a square without a crop")  # fmt: skip
 
 
 def _tokenizer(folder: Path, config: Any, where: str) -> Tokenizer | None:

@@ -1,4 +1,4 @@
-"""Models of open_clip: `openclip:NAME[/TAG]`, their configs, tags and preprocessing read from the installed open_clip_torch.
+"""Models of open_clip: `openclip:NAME[/TAG]`; configs, tags and preprocessing are read from the installed library.
 
 ViT CLIP (GELU and QuickGELU, CLIPA) and SigLIP are rebuilt in our own towers; others are refused by name.
 """
@@ -15,9 +15,9 @@ import torch
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, brief, unknown
 from diptych.towers.model import Model
-from diptych.towers.pretrained.convert import Rule, fill, halves, row, rows, scalar, thirds, turned, under
+from diptych.towers.pretrained.convert import Rule, fill, halves, row, rows, scalar, square, thirds, turned, under
 from diptych.towers.pretrained.files import read_json, read_weights
 from diptych.towers.transformer import ACTIVATIONS
 
@@ -131,7 +131,7 @@ def _tag(open_clip: Any, name: str, tag: str, config: Mapping[str, Any]) -> Mapp
         raise unknown(f"tag of {name}", tag, open_clip.list_pretrained_tags_by_model(name))
     if not tagged or bool(tagged.get("quick_gelu")) != bool(config.get("quick_gelu")):
         names = ("GELU", "QuickGELU") if config.get("quick_gelu") else ("QuickGELU", "GELU")
-        raise InputError(f"openclip:{name}/{tag}: these weights were trained with {names[0]}, {name} computes {names[1]}; "
+        raise InputError(f"openclip:{name}/{tag}: its weights are of {names[0]}, {name} computes {names[1]}; "
                          f"use openclip:{other}/{tag}")  # fmt: skip
     return tagged
 
@@ -147,7 +147,7 @@ def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> P
         found = download_pretrained(dict(tagged))
     except Exception as error:  # whatever the network led to
         source = tagged.get("hf_hub") or tagged.get("url")
-        raise InputError(f"the weights of {where} cannot be fetched from {source} ({' '.join(str(error).split())[:120]}); "
+        raise InputError(f"the weights of {where} cannot be fetched from {source} ({brief(error)}); "
                          "fetch them elsewhere and give weights=PATH") from error  # fmt: skip
     return Path(found)
 
@@ -166,13 +166,17 @@ def _preprocess(
         given = told.get("preprocess_cfg", {})
         for key in ("mean", "std", "interpolation", "resize_mode"):
             if tagged and key in given and _plain(given[key]) != _plain(tagged.get(key)):
-                raise InputError(f"{stored} has {key} {given[key]}, the tag of {where} {tagged.get(key)}; leave out the "
-                                 "tag, or give its own weights")  # fmt: skip
+                raise InputError(f"{stored} has {key} {given[key]}, the tag of {where} {tagged.get(key)}; leave out "
+                                 "the tag, or give its own weights")  # fmt: skip
         values.update({key: value for key, value in given.items() if value is not None})
     values.update({key: value for key, value in (tagged or {}).items() if key in values})
-    fill_colour = {"fill": (values["fill_color"],) * 3} if values["resize_mode"] == "longest" else {}
-    return Preprocess(size=_side(config["vision_cfg"].get("image_size", 224), where), resize=values["resize_mode"],
-                      interpolation=values["interpolation"], mean=values["mean"], std=values["std"], **fill_colour)  # fmt: skip
+    return Preprocess.from_dict({
+        "size": square(config["vision_cfg"].get("image_size", 224), where),
+        "resize": values["resize_mode"],
+        **{key: values[key] for key in ("interpolation", "mean", "std")},
+        # the ground of padded pictures; else it is only what shows through transparent ones
+        **({"fill": (values["fill_color"],) * 3} if values["resize_mode"] == "longest" else {}),
+    })  # fmt: skip
 
 
 def _compare(config: Mapping[str, Any], told: Mapping[str, Any], where: str, path: Path) -> None:
@@ -194,13 +198,6 @@ def _compare(config: Mapping[str, Any], told: Mapping[str, Any], where: str, pat
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _side(size: Any, where: str) -> int:
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise InputError(f"{where} takes pictures of {tuple(size)} pixels; only square ones are supported")
-    return sides.pop()
 
 
 def _refuse(where: str, part: str, config: Mapping[str, Any], defaults: type, known: set[str]) -> None:
@@ -238,8 +235,8 @@ def _image(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
     width = full["width"]
     spec = {
         "name": "vit",
-        "image_size": _side(full["image_size"], where),
-        "patch": _side(full["patch_size"], where),
+        "image_size": square(full["image_size"], where),
+        "patch": square(full["patch_size"], where),
         "width": width,
         "depth": full["layers"],
         "heads": width // full["head_width"],
@@ -262,29 +259,26 @@ def _timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
     import timm
 
     name = cfg["timm_model_name"]
-    problem = None
-    if cfg.get("timm_pool") != "map" or cfg.get("timm_proj", "linear") not in ("", "none"):
-        problem = "pools otherwise"
     with torch.device("meta"):
-        trunk: Any = timm.create_model(name, num_classes=0, global_pool="map") if problem is None else None
-    if trunk is not None and (
+        trunk: Any = timm.create_model(name, num_classes=0)
+    if (
         type(trunk).__name__ != "VisionTransformer"
+        or cfg.get("timm_pool") != "map"
+        or cfg.get("timm_proj", "linear") not in ("", "none")
         or trunk.num_prefix_tokens
         or type(trunk.attn_pool).__name__ != "AttentionPoolLatent"
         or type(trunk.norm_pre).__name__ != "Identity"
         or type(trunk.blocks[0].attn.q_norm).__name__ != "Identity"
     ):
-        problem = f"is a {type(trunk).__name__} of another kind"
-    if problem:
-        raise InputError(f"{where} is not supported: its image tower {name} {problem}; ViT CLIP and SigLIP are")
+        raise InputError(f"{where} is not supported: its image tower is timm's {name}; ViT CLIP and SigLIP are")
     block, width = trunk.blocks[0], trunk.embed_dim
-    size = _side(trunk.patch_embed.img_size, where)
-    if size != _side(cfg.get("image_size", 224), where):
+    size = square(trunk.patch_embed.img_size, where)
+    if size != square(cfg.get("image_size", 224), where):
         raise InputError(f"{where} says {cfg['image_size']} pixels, its image tower {name} takes {size}")
     return {
         "name": "vit",
         "image_size": size,
-        "patch": _side(trunk.patch_embed.patch_size, where),
+        "patch": square(trunk.patch_embed.patch_size, where),
         "width": width,
         "depth": len(trunk.blocks),
         "heads": block.attn.num_heads,

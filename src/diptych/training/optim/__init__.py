@@ -34,7 +34,9 @@ def freeze(module: nn.Module, scale: Mapping[str, float]) -> None:
     parameters = dict(module.named_parameters())
     for prefix in scale:
         if not any(name == prefix or prefix == "" or name.startswith(prefix + ".") for name in parameters):
-            raise InputError(f"no parameter's name begins with {prefix!r}; there are {', '.join(sorted(_tops(parameters)))}")
+            raise InputError(
+                f"no parameter's name begins with {prefix!r}; there are {', '.join(sorted(_tops(parameters)))}"
+            )
     for name, parameter in parameters.items():
         if not getattr(parameter, "frozen", False):
             parameter.requires_grad_(scale_of(name, scale) > 0)
@@ -57,9 +59,16 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
         if not parameter.requires_grad:
             continue
         multiplier, decay = scale_of(name, scale), recipe.weight_decay if parameter.ndim > 1 else 0.0
-        group = groups.setdefault((multiplier, decay), {
-            "params": [], "names": [], "lr": recipe.lr * multiplier, "multiplier": multiplier, "weight_decay": decay,
-        })
+        group = groups.setdefault(
+            (multiplier, decay),
+            {
+                "params": [],
+                "names": [],
+                "lr": recipe.lr * multiplier,
+                "multiplier": multiplier,
+                "weight_decay": decay,
+            },
+        )
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:

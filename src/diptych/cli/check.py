@@ -1,0 +1,111 @@
+"""Check a source before training on it: damage, duplicates, captions, leakage, cost.
+
+Every sample is read once; nothing is changed.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress, show_json, show_table
+from diptych.errors import InputError
+
+if TYPE_CHECKING:
+    from diptych.data.check import Report
+
+GROUP = "Begin here"
+USAGE = "SOURCE [--val SOURCE] [options]"
+EXAMPLES = ("diptych check 'shards/{0000..0099}.tar' --val val.tar", "diptych check pairs.csv --batch-size 1024 --json")
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "source", help="a folder, 'shards/*.tar', a table, glyphs, …")
+    parser.option("What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?")
+    parser.option("How", "--batch-size", type=int, metavar="N", help="for false negatives and memory (default: 256)")
+    parser.option("How", "--size", type=int, metavar="N", help="pixels a side in training (default: 224)")
+    parser.option("How", "--tokenizer", metavar="SPEC", help="for token counts (default: bpe, learnt from the captions)")
+    parser.option("How", "--workers", type=int, metavar="N", help="processes that read (default: 0)")
+    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+
+
+def run(args: Namespace) -> None:
+    if not args.source:
+        raise InputError("diptych check has no data; name a source, such as photos/, pairs.csv or 'shards/*.tar'")
+    from diptych.data.check import check
+    from diptych.data.sources import open_source
+    from diptych.data.tokenizers import build
+    from diptych.training.run import texts_of
+
+    settings = {name: args[name] for name in ("batch_size", "size", "workers") if name in args}
+    for name, value in settings.items():
+        if value < (name != "workers"):
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {int(name != 'workers')}")
+    source = open_source(args.source)
+    val = open_source(args.val) if "val" in args else None
+    texts = texts_of({"train": source}, "caption")
+    first = next(texts, None)  # pictures alone need no tokenizer
+    tokenizer = build(args.get("tokenizer", "bpe"), [first, *texts]) if first is not None else None
+    with progress("checking") as report:
+        found = check(source, val=val, tokenizer=tokenizer, progress=report, **settings)
+    if args.get("json"):
+        show_json(found.to_dict())
+    else:
+        show_table(f"{found.source}: {found.samples:,} samples", ("what", "found", "such as"), _rows(found))
+
+
+def _rows(found: "Report") -> list[tuple[str, str, str]]:
+    captions, negatives, leakage, cost = found.captions, found.false_negatives, found.leakage, found.cost
+    rows = [("damaged", f"{len(found.damaged):,} ({found.bad_share:.2%})", "")]
+    for reason, count in sorted(found.damage.items()):
+        rows.append((f"  {reason}", f"{count:,}", _some(key for key, why in found.damaged.items() if why == reason)))
+    rows += [
+        ("width, height", f"{_spread(found.widths)} x {_spread(found.heights)} pixels", ""),
+        ("the same picture again", f"{found.duplicates.pictures:,}", _some(map(" = ".join, found.duplicates.groups))),
+        ("nearly the same picture", f"{found.alike.pictures:,}", _some(map(" ~ ".join, found.alike.groups))),
+        ("captions", f"{captions.count:,}, {_spread(captions.per_sample)} a sample", ""),
+        ("length in letters", _spread(captions.characters), ""),
+    ]
+    if captions.tokens is not None:
+        rows += [
+            ("length in tokens", _spread(captions.tokens), ""),
+            (f"cut at {captions.context} tokens", f"{captions.cut:,} captions lose {captions.lost:,} tokens", ""),
+        ]
+    often = _some(f"{text!r} ({count} times)" for text, count in negatives.captions)
+    rows.append(("false negatives", f"{negatives.per_batch:.1f} in a batch of {negatives.batch:,}", often))
+    if leakage is not None:
+        rows += [
+            ("validation data in here", f"{leakage.same_picture:,} of {leakage.samples:,} pictures", ""),
+            ("", f"{leakage.alike_picture:,} that are nearly the same", _some(leakage.examples)),
+            ("", f"{leakage.same_caption:,} with an equal caption", ""),
+        ]
+    return [
+        *rows,
+        ("stored pictures", _bytes(cost.stored_bytes), ""),
+        ("a batch in memory", f"{_bytes(cost.batch_bytes)} of pixels, {_bytes(cost.similarity_bytes)} of logits", ""),
+        ("reading an epoch", f"{cost.epoch_seconds:,.1f} s in one process, {cost.read_ms:.1f} ms a picture", ""),
+    ]
+
+
+def _spread(spread: Any) -> str:
+    if spread.least == spread.most:
+        return f"{spread.most:g}"
+    return f"{spread.least:g} to {spread.most:g} (half up to {spread.median:g})"
+
+
+def _some(items: Any, most: int = 3) -> str:
+    items = [*items]
+    return ", ".join(items[:most]) + (", …" if len(items) > most else "")
+
+
+def _bytes(count: float) -> str:
+    """A size as people write it.
+
+    >>> _bytes(1_540_000)
+    '1.5 MB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "TB"
+    return f"{count:.3g} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
