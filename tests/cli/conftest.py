@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.helpers import TINY, Called
 
 from diptych.cli import main
-from tests.cli.helpers import TINY, Called
 
 
 @pytest.fixture

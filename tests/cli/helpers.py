@@ -19,7 +19,7 @@ TINY = (
     "--batch-size=8",
     "--steps=3",
 )
-COLOURS = "red green blue white black olive navy teal".split()
+COLOURS = ["red", "green", "blue", "white", "black", "olive", "navy", "teal"]
 
 
 class Called:

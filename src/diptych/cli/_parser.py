@@ -1,10 +1,11 @@
 """The parser of a verb: jsonargparse's types, our help and our errors.
 
-jsonargparse reads values (a number, a choice, a tuple, a mapping, written as YAML); what it says of bad ones is cut down
-to one line. Unknown options are found before it parses, so that the nearest can be named.
+jsonargparse reads values (a number, a choice, a tuple, a mapping, written as YAML); what it says of bad ones is cut to
+one line. Unknown options are found before it parses, so that the nearest can be named.
 """
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -73,6 +74,20 @@ class Parser(ArgumentParser):
         """Parse the words behind the verb."""
         return self.parse_args(list(self._known(words)))
 
+    def positionals(self, words: Sequence[str]) -> Iterator[str]:
+        """The words that are neither options nor their values."""
+        for before, word in zip(["", *words], words, strict=False):
+            action = self._option_string_actions.get(before)
+            valued = before.startswith("--") and "=" not in before if action is None else action.nargs != 0
+            if not word.startswith("-") and not valued:
+                yield word
+
+    def value_of(self, option: str, words: Sequence[str]) -> str | None:
+        """The last value that the words give to an option, before they are parsed."""
+        found = [after for word, after in itertools.pairwise(words) if word == option]
+        found += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+        return found[-1] if found else None
+
     def _known(self, words: Sequence[str]) -> Iterator[str]:
         """The words, options by their first name; InputError for one that does not exist."""
         known = self._option_string_actions
@@ -128,7 +143,8 @@ class Parser(ArgumentParser):
             hint = self.hints[key["key"]]
             value = f" {given['value'].strip()!r}" if given else ""
             close = nearest(given["value"].strip(), _choices(hint)) if given else None
-            return f"{self.prog} {name}{value}: it takes {takes(hint)}" + (f"; did you mean {close!r}?" if close else "")
+            hinted = f"; did you mean {close!r}?" if close else ""
+            return f"{self.prog} {name}{value}: it takes {takes(hint)}{hinted}"
         if "expected one argument" in message or "expected at least one argument" in message:
             name = message.removeprefix("argument ").partition(":")[0].split("/")[-1]
             dest = next((dest for dest, option in self.names.items() if option == name), "")

@@ -70,24 +70,27 @@ def progress(name: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
-                   TimeRemainingColumn(), console=console, transient=True)  # fmt: skip
-    task = bar.add_task(name, total=None)
+    bar: Progress | None = None
     begun = time.perf_counter()
     shown = begun + PATIENCE - EVERY  # when the last line was printed
 
     def report(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal bar, shown
         now = time.perf_counter()
-        if console.is_terminal:
-            bar.update(task, completed=done, total=total)
-            if now - begun > PATIENCE and not bar.live.is_started:
+        if not console.is_terminal:
+            if now - shown > EVERY:
+                shown = now
+                say(f"{name}: {done:,} of {total:,}")
+        elif now - begun > PATIENCE:
+            if bar is None:
+                bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
+                               TimeRemainingColumn(), console=console, transient=True)  # fmt: skip
+                bar.add_task(name)
                 bar.start()
-        elif now - shown > EVERY:
-            shown = now
-            say(f"{name}: {done:,} of {total:,}")
+            bar.update(bar.task_ids[0], completed=done, total=total)
 
     try:
         yield report
     finally:
-        bar.stop()
+        if bar is not None:
+            bar.stop()

@@ -22,7 +22,7 @@ def add(parser: Parser) -> None:
     parser.option("What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?")
     parser.option("How", "--batch-size", type=int, metavar="N", help="for false negatives and memory (default: 256)")
     parser.option("How", "--size", type=int, metavar="N", help="pixels a side in training (default: 224)")
-    parser.option("How", "--tokenizer", metavar="SPEC", help="for token counts (default: bpe, learnt from the captions)")
+    parser.option("How", "--tokenizer", metavar="SPEC", help="for token counts (default: bpe, learnt from the texts)")
     parser.option("How", "--workers", type=int, metavar="N", help="processes that read (default: 0)")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
@@ -41,7 +41,7 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {int(name != 'workers')}")
     source = open_source(args.source)
     val = open_source(args.val) if "val" in args else None
-    texts = texts_of({"train": source}, "caption")
+    texts = texts_of({"train": source})
     first = next(texts, None)  # pictures alone need no tokenizer
     tokenizer = build(args.get("tokenizer", "bpe"), [first, *texts]) if first is not None else None
     with progress("checking") as report:
@@ -102,10 +102,9 @@ def _bytes(count: float) -> str:
     >>> _bytes(1_540_000)
     '1.5 MB'
     """
-    for unit in ("bytes", "kB", "MB", "GB"):
+    unit = "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
         if count < 1000:
             break
-        count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:.3g} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count, unit = count / 1000, larger
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -48,7 +48,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
         stored = read_description(folder)
     training = stored.get("training", {})
-    encoder = model.encoder
+    encoder, tokenizer = model.encoder, model.tokenizer
     weights = folder / "model.safetensors"
     return {
         "method": stored.get("method"),
@@ -57,8 +57,8 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
         "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters",
         "embed_dim": encoder.embed_dim,
-        "tokenizer": model.tokenizer and f"{model.tokenizer.kind}, {model.tokenizer.vocab_size:,} words, at most "
-        f"{model.tokenizer.context} a text",
+        "tokenizer": tokenizer
+        and f"{tokenizer.kind}, {tokenizer.vocab_size:,} words, at most {tokenizer.context} a text",
         "preprocess": model.preprocess.to_dict(),
         "data": training.get("data"),
         "steps": training.get("steps"),

@@ -38,7 +38,7 @@ def _methods() -> list[dict[str, Any]]:
     from diptych.methods.registry import cards
 
     fields = ("name", "year", "kind", "provenance", "group", "title")
-    return [{field: str(getattr(card, field)) for field in fields} for card in cards().values()]
+    return [{field: getattr(card, field) for field in fields} for card in cards().values()]
 
 
 def _towers() -> list[dict[str, Any]]:

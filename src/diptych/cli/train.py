@@ -59,12 +59,14 @@ def add(parser: Parser) -> None:
         ("optimizer", str, "NAME", "one of `diptych list optimizers`"),
         ("precision", Literal["float32", "bfloat16"], "NAME", "float32 or bfloat16"),
     ):
-        parser.option(_RECIPE, f"--{name}", dest=f"recipe.{name.replace('-', '_')}", type=kind, metavar=metavar, help=about)
+        dest = f"recipe.{name.replace('-', '_')}"
+        parser.option(_RECIPE, f"--{name}", dest=dest, type=kind, metavar=metavar, help=about)
     parser.option(_RUN, "--out", metavar="RUN", help="the folder of the run")
     parser.option(_RUN, "--seed", dest="options.seed", type=int, metavar="N", help="decides all that is random (0)")
     parser.option(_RUN, "--config", dest="file", metavar="FILE.yaml", help="options from a file")
     parser.option(_RUN, "--resume", type=bool, help="go on from the last checkpoint; alone with --out it is enough")
-    parser.option(_RUN, "--save-every", dest="options.save_every", type=int, metavar="N", help="steps between checkpoints (500)")
+    parser.option(_RUN, "--save-every", dest="options.save_every", type=int, metavar="N",
+                  help="steps between checkpoints (500)")  # fmt: skip
     parser.option(_RUN, "--nonfinite", dest="options.nonfinite", type=Literal["stop", "skip"], metavar="stop|skip",
                   help="what to do at a step whose loss is not finite (stop)")  # fmt: skip
     parser.option(_RUN, "--quiet", dest="options.quiet", type=bool, help="no progress")
@@ -72,8 +74,8 @@ def add(parser: Parser) -> None:
 
 def extend(parser: Parser, words: list[str]) -> list[str]:
     """Add the options of the method and of its recipe, and put what a file says in front of the words."""
-    method = words[0] if words and not words[0].startswith("-") else None
-    path = _config_file(words, method)
+    method = next(parser.positionals(words), None)
+    path = _config_file(parser, words, method)
     if method is None and path is None:
         return words
     tree: dict[str, Any] = {}
@@ -82,38 +84,43 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
 
         tree = read(path)
     named = tree.pop("method", None)
-    method = method or named
+    if not isinstance(method or named, str):
+        return words
+    _add_method(parser, method or named)
     if "config" in tree:  # the method's own options are `config` in a run's config.yaml, --method.X here
         tree["method"] = tree.pop("config")
-    if not isinstance(method, str):
-        return words
-    from diptych.methods.base import Recipe
-    from diptych.methods.registry import find, method_class
-
-    find(method)  # an unknown name is told before anything is imported for it
-    cls = method_class(method)
-    _add_fields(parser, f"Options of {method}", "method", cls.Config, {name: preset.config for name, preset in cls.presets.items()})
-    _add_fields(parser, "More of the recipe", "recipe", Recipe, {name: preset.recipe for name, preset in cls.presets.items()})
     given = {word.partition("=")[0] for word in words}
     if "data" in tree:
         tree["data"] = _joined(tree["data"], path) if "--data" not in given else None
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # the newer word on how long wins
-    rest = words[1:] if words[0] == method else words
-    return [method, *parser.words_of({name: value for name, value in tree.items() if value is not None}, str(path)), *rest]
+    return [*([] if method else [named]), *parser.words_of(tree, str(path)), *words]
 
 
-def _config_file(words: Sequence[str], method: str | None) -> Path | None:
+def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Path | None:
     """The file of --config; for a bare --resume, that of the run."""
-    given = dict(zip(words, [*words[1:], ""], strict=True)) | dict(w.split("=", 1) for w in words if w.startswith("--") and "=" in w)
-    if "--config" in given:
-        path = Path(given["--config"])
+    if (given := parser.value_of("--config", words)) is not None:
+        path = Path(given)
         if not path.is_file():
             raise InputError(f"--config {path}: there is no such file; check the path")
         return path
-    if "--resume" in given and method is None and "--out" in given:
-        return Path(given["--out"]) / "config.yaml"
-    return None
+    out = parser.value_of("--out", words)
+    return Path(out, "config.yaml") if out and method is None and "--resume" in words else None
+
+
+def _add_method(parser: Parser, name: str) -> None:
+    """The method's own options and those of the recipe that have no name of their own."""
+    from diptych.methods.registry import find
+
+    find(name)  # an unknown name is told before anything heavy is imported
+    from diptych.methods.base import Recipe
+    from diptych.methods.registry import method_class
+
+    cls = method_class(name)
+    options = {preset: chosen.config for preset, chosen in cls.presets.items()}
+    recipes = {preset: chosen.recipe for preset, chosen in cls.presets.items()}
+    _add_fields(parser, f"Options of {name}", "method", cls.Config, options)
+    _add_fields(parser, "More of the recipe", "recipe", Recipe, recipes)
 
 
 def _add_fields(parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ a batch and an epoch will cost.
 Dimensions: N samples, C captions of all samples together.
 """
 
-import hashlib
 import math
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from PIL import Image
 
 from diptych.data.pictures import on_ground
 from diptych.data.sample import BadSample, Source
+from diptych.data.sources.compact import hash64
 from diptych.data.tokenizers import Tokenizer
 
 _SHOWN = 20  # examples of each kind kept in a report
@@ -262,20 +262,16 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> _Fa
             facts.stored += len(data)
             if role == "main":
                 facts.picture_keys.append(keys[index])
-                facts.exact.append(_hash(data))
+                facts.exact.append(hash64(data))
                 facts.thumbnails.append(_thumbnail(image))
                 facts.widths.append(image.width)
                 facts.heights.append(image.height)
     return facts
 
 
-def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
 def _code(caption: str) -> int:
     """Captions that differ in case or spaces alone are equal."""
-    return _hash(" ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"))
+    return hash64(" ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"))
 
 
 def _thumbnail(image: Image.Image) -> np.ndarray:

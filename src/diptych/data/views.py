@@ -46,7 +46,7 @@ class Augment:
     `crop` is the share of the picture's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
     mirrors half of the pictures. A picture with transparency is not cropped but placed: shrunk by 1/s, s uniform in
     [1, `place`], wholly inside at a uniform place, turned by up to `turn` degrees, on a ground of one random colour.
-    All of this grows from nothing to full strength between the shares `ramp` of training.
+    `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c. All of this grows from nothing to full strength between the shares `ramp` of training.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)
@@ -54,6 +54,7 @@ class Augment:
     flip: bool = False
     place: float = 1.8
     turn: float = 0.0
+    colour: float = 0.0
     ramp: tuple[float, float] = (0.0, 0.0)
 
     def strength(self, progress: float) -> float:
@@ -125,7 +126,20 @@ class PictureView:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
         if augment.flip and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        pixels = np.array(image)
+        if augment.colour:
+            pixels = _recolour(pixels, augment.colour * strength, rng)
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _recolour(pixels: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast about the mean, saturation about the grey of each pixel: (H, W, 3) uint8 to the same."""
+    brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3) * (1, 1, 2)
+    values = pixels.astype(np.float32) * brightness
+    mean = values.mean()
+    values = (values - mean) * contrast + mean
+    grey = values.mean(axis=2, keepdims=True)
+    return np.clip((values - grey) * saturation + grey, 0, 255).astype(np.uint8)
 
 
 def _crop_box(

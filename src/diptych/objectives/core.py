@@ -115,9 +115,8 @@ def _losses(
 
 
 def _tile(x: Tensor, y: Tensor) -> int:
-    """Rows in a strip: all where the logits are few, else what stays near a CPU's caches, or keeps a GPU busy."""
-    budget = 1 << (20 if x.device.type == "cpu" else 23)
-    return max(64, budget // max(len(y), 1))
+    """Rows in a strip: all up to 2048 x 2048 logits, above that as many as keep a strip at 16 MB."""
+    return max(64, (1 << 22) // max(len(y), 1))
 
 
 def _dots(

@@ -172,8 +172,8 @@ def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -
     built, given = encoder.image.preprocess.to_dict(), preprocess.to_dict()
     for key, value in built.items():
         if given[key] != value:
-            raise InputError(f"{name}: the image tower was built for {key} {value}, the preprocessing has {given[key]}; "
-                             "use the one it was trained with")  # fmt: skip
+            raise InputError(f"{name}: the image tower was built for {key} {value}, the preprocessing has "
+                             f"{given[key]}; use the one it was trained with")  # fmt: skip
 
 
 def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:

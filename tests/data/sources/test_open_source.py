@@ -97,9 +97,21 @@ def test_what_is_not_there_is_an_input_error(spec, message):
         open_source(spec)
 
 
+def test_names_of_the_package_go_before_folders_and_folders_before_endings(tmp_path, monkeypatch):
+    monkeypatch.chdir(
+        put(tmp_path, "glyphs/a.png", "flickr8k-1k/a.png", "odd.tar/a.png", "odd.csv/a.png", "odd.json/a.png")
+    )
+    monkeypatch.delenv("DIPTYCH_DATA", raising=False)
+    assert len(open_source("glyphs")) > 1000
+    with pytest.raises(InputError, match="set DIPTYCH_DATA"):
+        open_source("flickr8k-1k")
+    for name in ("./glyphs", "glyphs/", "./flickr8k-1k", "odd.tar", "odd.csv", "odd.json"):
+        assert list(open_source(name).keys()) == ["a.png"]
+
+
 def test_a_file_of_no_known_format_names_the_formats(tmp_path):
     (tmp_path / "a.xlsx").write_text("x")
-    with pytest.raises(InputError, match="no format reads this file; the formats are coco, flickr"):
+    with pytest.raises(InputError, match="no format reads this file; the formats are card, coco, flickr"):
         open_source(str(tmp_path / "a.xlsx"))
 
 

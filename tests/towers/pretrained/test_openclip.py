@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from diptych.data.tokenizers.hf import FILES
 from diptych.errors import InputError
 from diptych.methods.store import load
+from diptych.towers.pretrained.convert import fill
+from diptych.towers.pretrained.openclip import _tag, describe
 
 KINDS = ["nano", "nano-quickgelu", "nano-scaled", "nano-clipa", "nano-siglip"]
 
@@ -43,6 +45,22 @@ def test_embeddings_equal_open_clips_from_pictures_and_strings(name: str, nano: 
     assert (ours.encoder.bias is None) == ("logit_bias" not in state)
     if ours.encoder.bias is not None:
         assert_close(ours.encoder.bias, state["logit_bias"])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "name",
+    ["ViT-B-32", "ViT-L-14-336-quickgelu", "ViT-H-14-CLIPA", "ViT-bigG-14-worldwide", "ViT-M-16-alt",
+     "ViT-B-16-SigLIP2", "ViT-SO400M-16-SigLIP-i18n-256"],
+)  # fmt: skip
+def test_every_tensor_of_a_published_size_has_its_place(name: str):
+    config = open_clip.get_model_config(name)
+    dual, rules = describe(config, name)
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    with torch.device("meta"):
+        state = dict(kind(**config).state_dict())
+    count = sum(value.numel() for value in state.values())
+    assert sum(value.numel() for value in fill(dual, state, rules, name).state_dict().values()) == count
 
 
 @pytest.mark.parity
@@ -89,8 +107,6 @@ def test_a_tag_gives_its_preprocessing(nano: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_real_tag_is_read_from_open_clips_registry():
-    from diptych.towers.pretrained.openclip import _tag
-
     config = open_clip.get_model_config("ViT-B-32")
     assert _tag(open_clip, "ViT-B-32", "laion2b_s34b_b79k", config)["hf_hub"].startswith("laion/CLIP-ViT-B-32")
 

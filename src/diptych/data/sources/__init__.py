@@ -11,7 +11,6 @@ A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) ->
     results_20130124.token                      Flickr8k and Flickr30k text files
 """
 
-import hashlib
 import importlib
 import os
 import pkgutil
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.sample import Field, Sample, Schema, Source
+from diptych.data.sources.compact import hash64
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, parse
 
@@ -146,13 +146,14 @@ class _Keys(Sequence[str]):
 
 def _collide(all_keys: Sequence[Sequence[str]]) -> bool:
     """Whether a key occurs in two lists; told by 64-bit hashes, which for millions of keys are smaller than strings."""
-    hashes = [np.unique(np.fromiter((_hash(key) for key in keys), np.uint64, count=len(keys))) for keys in all_keys]
+    hashes = [
+        np.unique(
+            np.fromiter((hash64(key.encode("utf-8", "surrogateescape")) for key in keys), np.uint64, count=len(keys))
+        )
+        for keys in all_keys
+    ]
     together = np.concatenate(hashes)
     return len(np.unique(together)) < len(together)
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 def _renumbered(value: int | float, table: Sequence[int] | None) -> int | float:

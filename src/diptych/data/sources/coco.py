@@ -11,7 +11,7 @@ import numpy as np
 
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Sample, Schema, Text
-from diptych.data.sources.compact import Strings
+from diptych.data.sources.compact import Strings, is_folder
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure
 
@@ -20,7 +20,7 @@ FORMAT = "coco"
 
 def claims(spec: Spec) -> bool:
     """Whether this file reads `spec`."""
-    return spec.name.lower().endswith(".json")
+    return spec.name.lower().endswith(".json") and not is_folder(spec)
 
 
 def open(spec: Spec) -> "Coco":

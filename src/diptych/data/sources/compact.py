@@ -4,10 +4,24 @@ A Python list of ten million strings costs 700 MB, is copied page by page into e
 change, and makes memory seem to leak. The same strings in one buffer cost what their letters cost.
 """
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from diptych.spec import Spec
+
+
+def is_folder(spec: Spec) -> bool:
+    """Whether the spec names a folder; False for any other text, however long."""
+    return os.path.isdir(spec.name)  # noqa: PTH112  (Path.is_dir raises for long texts)
+
+
+def hash64(data: bytes) -> int:
+    """64 bits of BLAKE2: the same in every process, unlike Python's hash."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 class Strings(Sequence[str]):

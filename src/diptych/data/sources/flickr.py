@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.data.sources.compact import is_folder
 from diptych.data.sources.rows import CsvRows
 from diptych.data.sources.table import Table, TableOptions
 from diptych.errors import InputError
@@ -21,6 +22,8 @@ _FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr
 def claims(spec: Spec) -> bool:
     """Whether this file reads `spec`."""
     name = Path(spec.name).name
+    if is_folder(spec):
+        return False
     return name.endswith((".token", ".token.txt")) or name == "captions.txt" or _is_results(spec.name)
 
 

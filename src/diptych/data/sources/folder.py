@@ -13,7 +13,8 @@ import numpy as np
 
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Sample, Schema
-from diptych.data.sources.compact import Strings
+from diptych.data.sources import card, glyphs
+from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import CAPTIONS, Parts, labels_of, read_json, read_text, schema_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
@@ -25,8 +26,8 @@ _ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about th
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`."""
-    return os.path.isdir(spec.name)  # noqa: PTH112  (False for any text, however long)
+    """Whether this file reads `spec`: any folder, but for the names that the package itself knows (write ./glyphs)."""
+    return is_folder(spec) and not (glyphs.claims(spec) or card.claims(spec))
 
 
 def open(spec: Spec) -> "Folder":

@@ -4,7 +4,6 @@ Rows that name the same picture are one sample with several texts. The columns a
 `table.csv:image=file:text=caption:label=kind:key=id`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from diptych.data.pictures import BytesPicture, FilePicture
 from diptych.data.sample import BadSample, Picture, Sample, Schema
-from diptych.data.sources.compact import Groups, Strings
+from diptych.data.sources.compact import Groups, Strings, hash64, is_folder
 from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, schema_of
 from diptych.data.sources.rows import Rows, open_rows
 from diptych.errors import InputError, unknown
@@ -34,7 +33,7 @@ def claims(spec: Spec) -> bool:
     """Whether this file reads `spec`: by its suffix, but for Flickr30k's results.csv, whose cells `|` parts."""
     from diptych.data.sources import flickr
 
-    return spec.name.lower().endswith(_SUFFIXES) and not flickr.claims(spec)
+    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec) and not flickr.claims(spec)
 
 
 def open(spec: Spec) -> "Table":
@@ -84,11 +83,12 @@ class Table:
 
     def _index(self) -> None:
         """One pass over the rows: which picture each names, its key, its label."""
-        columns, damage = self._columns, {}
+        columns, damage, last = self._columns, {}, None
         ids, good, keys, labels = [], [], [], []
         for number, row in enumerate(self.rows.scan()):
             if isinstance(row, BadSample):
                 damage[f"{self.rows.path}:{number + 1}"] = row.reason
+                last = row
                 continue
             path = _path(row.get(columns.image)) if columns.image else None
             if path and number < 100 and path.startswith(("http://", "https://")):
@@ -97,11 +97,14 @@ class Table:
                     "(img2dataset makes tar shards of such a table)"
                 )
             good.append(number)
-            ids.append(_hash(path) if path else number)
+            ids.append(hash64(path.encode("utf-8", "replace")) if path else number)
             keys.append(str(row[columns.key]) if columns.key in row else path or str(number))
             labels.append(str(row.get(columns.label, "")) if columns.label else "")
         if not good:
-            raise InputError(f"{self.rows.path}: none of its {len(self.rows)} rows can be read ({damage.popitem()[1]})")
+            raise InputError(
+                f"{self.rows.path}: none of its {len(self.rows)} rows can be read (the last: {last}); save it as "
+                "UTF-8, cells that hold the delimiter in quotes"
+            )
         self.damage = damage
         self._good, self._groups = np.array(good, np.int64), Groups(np.array(ids, np.uint64))
         firsts = [int(self._groups[at][0]) for at in range(len(self._groups))]
@@ -185,10 +188,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _hash(path: str) -> int:
-    return int.from_bytes(hashlib.blake2b(path.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
 def _find_columns(rows: Rows, options: TableOptions) -> _Columns:

@@ -15,6 +15,7 @@ import numpy as np
 
 from diptych.data.pictures import Mask, MemberPicture
 from diptych.data.sample import BadSample, Sample, Schema
+from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import (
     CAPTIONS,
     Parts,
@@ -36,7 +37,7 @@ _BRACE = re.compile(r"\{([^{}]*)\}")
 
 def claims(spec: Spec) -> bool:
     """Whether this file reads `spec`."""
-    return spec.name.endswith((".tar", ".tar.gz", ".tgz"))
+    return spec.name.endswith((".tar", ".tar.gz", ".tgz")) and not is_folder(spec)
 
 
 def open(spec: Spec) -> "Tar":

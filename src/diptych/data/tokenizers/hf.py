@@ -88,7 +88,7 @@ def from_folder(
         from transformers import AutoTokenizer
     except ImportError:
         raise InputError(f"the tokenizer of {folder} needs transformers; pip install 'diptych[language]'") from None
-    with _quiet():
+    with quiet():
         try:
             found = AutoTokenizer.from_pretrained(str(folder), local_files_only=local)
         except Exception as error:  # transformers raises whatever the damaged file led to
@@ -120,8 +120,8 @@ def _special(found: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Without transformers' advice on tokenizers, which is for its own users."""
+def quiet():
+    """Without transformers' advice, which is for its own users."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

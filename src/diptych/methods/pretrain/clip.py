@@ -49,12 +49,12 @@ class CLIP(Pairs):
 
 CLIP.presets = {
     "small": Preset(
-        config={"augment": {"crop": (0.5, 1.0)}},
-        image="conv",
-        text="text:width=192:depth=3:heads=3",
+        config={"scale": 5.0, "augment": {"crop": (0.5, 1.0), "ramp": (0.1, 0.6)}},
+        image="conv:image_size=48:widths=(48,96,192):depths=(1,1,1)",
+        text="text:width=128:depth=1:heads=4:causal=false:pooling=mean:dropout=0.1",
         tokenizer="bpe:vocab_size=2048:context=32",
         embed_dim=192,
-        recipe=Recipe(lr=2e-3, batch_size=256, epochs=20),
+        recipe=Recipe(optimizer="muon", lr=4e-3, warmup=0.1, clip=1.0, ema=0.99, batch_size=128, epochs=30),
     ),
     "paper": Preset(
         image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ def _read_pickle(path: Path) -> Any:
         raise InputError(f"{path} is a TorchScript archive, a program and no state dict (OpenAI's own files are); use "
                          "the same weights in another form: openclip:NAME-quickgelu/openai or hf:openai/…")  # fmt: skip
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on how the pickle was written
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
     except pickle.UnpicklingError:
         raise InputError(f"{path} holds more than tensors and was not opened: a pickle can run code; save only its "
                          "state_dict, or give safetensors") from None  # fmt: skip

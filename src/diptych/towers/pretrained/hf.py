@@ -9,7 +9,7 @@ from typing import Any
 
 from diptych.data.pictures import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
-from diptych.data.tokenizers.hf import has_tokenizer
+from diptych.data.tokenizers.hf import has_tokenizer, quiet
 from diptych.errors import InputError, brief, unknown
 from diptych.towers.model import Model
 from diptych.towers.pretrained.convert import Rule, fill, row, rows, scalar, square, thirds, under
@@ -110,7 +110,8 @@ def _config(folder: Path, where: str) -> Any:
     except ImportError:
         raise InputError("hf: models need transformers; pip install 'diptych[language]'") from None
     try:
-        return AutoConfig.from_pretrained(str(folder))
+        with quiet():
+            return AutoConfig.from_pretrained(str(folder))
     except Exception as error:  # its validation raises many kinds
         raise InputError(f"{folder / 'config.json'} is not a config ({brief(error)})") from None
 

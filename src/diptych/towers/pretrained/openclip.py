@@ -93,11 +93,22 @@ def load(name: str, weights: Path | None = None) -> Model:
     if config is None:
         raise unknown("open_clip model", name, open_clip.list_models())
     tagged = _tag(open_clip, name, tag, config) if tag else None
+    dual, rules = describe(config, where)
     folder = None if weights is None else weights if weights.is_dir() else weights.parent
     if weights is None:
         weights = _download(open_clip, where, tagged)
+    dual["image"]["preprocess"] = _preprocess(open_clip, config, tagged, folder, where).to_dict()
+    encoder = fill(dual, read_weights(weights), rules, f"{where} with the weights {weights}")
+    tokenizer = _tokenizer(config["text_cfg"], dual["text"]["padding"], folder, where)
+    return Model(encoder, tokenizer, encoder.image.preprocess, name=where)
+
+
+def describe(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Rule]]:
+    """The config of our dual encoder for a config of open_clip's, and the rules for its tensors.
+
+    Raises InputError for architectures that are not rebuilt here; `where` names the model in it.
+    """
     image, rules = _image(config, where)
-    image["preprocess"] = _preprocess(open_clip, config, tagged, folder, where).to_dict()
     bias = config.get("init_logit_bias")
     dual = {
         "image": image,
@@ -109,9 +120,7 @@ def load(name: str, weights: Path | None = None) -> Model:
         "image_projection": "none" if rules is TIMM_VIT else "linear",
         "text_projection": _projection(config["text_cfg"]),
     }  # fmt: skip
-    encoder = fill(dual, read_weights(weights), [*TEXT, *rules], f"{where} with the weights {weights}")
-    tokenizer = _tokenizer(config["text_cfg"], dual["text"]["padding"], folder, where)
-    return Model(encoder, tokenizer, encoder.image.preprocess, name=where)
+    return dual, [*TEXT, *rules]
 
 
 def _open_clip() -> Any:

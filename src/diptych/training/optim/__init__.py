@@ -49,24 +49,27 @@ def _tops(names: Mapping[str, Any]) -> set[str]:
 def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.optim.Optimizer:
     """The optimiser of the trainable parameters, each in exactly one group.
 
-    Groups differ by learning-rate multiplier and by weight decay, which skips parameters of one dimension or less
-    (biases, norms, temperatures).
+    Groups differ by learning-rate multiplier, by weight decay, which skips parameters of one dimension or less (biases,
+    norms, temperatures), and by whether they are the weights of linear and convolution layers (`matrix`).
     """
     if recipe.optimizer not in names():
         raise unknown("optimizer", recipe.optimizer, names())
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         multiplier, decay = scale_of(name, scale), recipe.weight_decay if parameter.ndim > 1 else 0.0
+        matrix = id(parameter) in matrices
         group = groups.setdefault(
-            (multiplier, decay),
+            (multiplier, decay, matrix),
             {
                 "params": [],
                 "names": [],
                 "lr": recipe.lr * multiplier,
                 "multiplier": multiplier,
                 "weight_decay": decay,
+                "matrix": matrix,
             },
         )
         group["params"].append(parameter)

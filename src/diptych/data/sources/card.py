@@ -1,0 +1,90 @@
+"""Data set cards: a name and a split in place of paths, `flickr8k-1k:split=test` or `mine.toml:split=val`.
+
+A card is a TOML file of at most 15 lines. `splits` names a source for each split; `title`, `licence`, `origin` and
+`protocol` say what it is. Paths start from the card's own folder; those of the cards in data/cards, whose data are
+packs that do not ship, from the folder `home` below the one that the environment variable DIPTYCH_DATA names.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from diptych.data.sample import Source
+from diptych.data.sources.compact import is_folder
+from diptych.errors import InputError, unknown
+from diptych.spec import Spec, configure
+
+FORMAT = "card"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a card says."""
+
+    title: str
+    splits: Mapping[str, str]
+    licence: str
+    origin: str = ""
+    protocol: str = ""
+    home: str = ""
+
+
+@lru_cache(maxsize=1)
+def cards() -> dict[str, Card]:
+    """The cards that ship, by name.
+
+    >>> cards()["flickr8k-1k"].splits["test"]
+    'test.tar'
+    """
+    folder = files("diptych.data").joinpath("cards")
+    texts = {item.name.removesuffix(".toml"): item.read_text("utf-8") for item in sorted(folder.iterdir(), key=str)}
+    return {name: _card(text, name) for name, text in texts.items()}
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`."""
+    return spec.name in cards() or (spec.name.endswith(".toml") and not is_folder(spec))
+
+
+def open(spec: Spec) -> Source:
+    """`NAME:split=SPLIT`, `FILE.toml:split=SPLIT`; without a split: train."""
+    from diptych.data.sources import open_source
+
+    options: dict[str, Any] = {"split": "train", **spec.options}
+    split = str(options.pop("split"))
+    if options:
+        raise unknown(f"option of {spec.name}", next(iter(options)), ["split"])
+    card, root = _find(spec.name)
+    if split not in card.splits:
+        raise unknown(f"split of {spec.name}", split, card.splits)
+    return open_source(str(root / card.splits[split]))
+
+
+def _find(name: str) -> tuple[Card, Path]:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; check the path")
+        return _card(path.read_text("utf-8", errors="replace"), name), path.parent
+    card, packs = cards()[name], os.environ.get("DIPTYCH_DATA")
+    if not packs:
+        raise InputError(f"{name} does not ship; set DIPTYCH_DATA to the folder that holds {card.home}/")
+    root = Path(packs) / card.home
+    if not root.is_dir():
+        raise InputError(f"{name}: DIPTYCH_DATA={packs} holds no folder {card.home}; {card.licence}: {card.origin}")
+    return card, root
+
+
+def _card(text: str, name: str) -> Card:
+    try:
+        card = configure(Card, tomllib.loads(text), f"card {name!r}")
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{name}: not TOML ({error})") from error
+    if not isinstance(card.splits, dict) or not all(isinstance(value, str) for value in card.splits.values()):
+        raise InputError(f"{name}: splits must name a source for each split, as in {{ train = 'train.tar' }}")
+    return card

@@ -1,0 +1,100 @@
+"""Whole jobs as a shell runs them: the life of a model, many ranks, kill -9, SIGTERM."""
+
+import json
+import signal
+from pathlib import Path
+
+from safetensors.numpy import load_file
+from tests.cli.helpers import TINY, finish, make_folder, make_tar, shell
+
+AT_STEP = """
+import os, signal, sys
+from diptych.cli import main
+from diptych.training.log import Log
+write = Log.write
+def writing(log, **values):
+    write(log, **values)
+    if values.get("step") == 2:
+        {what}
+Log.write = writing
+sys.exit(main())
+"""
+
+
+def start_event(run: Path) -> dict:
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def assert_done(called) -> str:
+    assert called.code == 0, called
+    return called.out
+
+
+def test_the_life_of_a_model(tmp_path):
+    data = make_tar(tmp_path / "web.tar").name
+
+    def start(*words):
+        return shell(*words, cwd=tmp_path)
+
+    assert_done(finish(start("train", "clip", "--data", data, "--val", data, *TINY, "--out", "run")))
+    at_once = [
+        start("evaluate", "run", "--data", data, "--json"),
+        start("embed", "run", data, "--out", "emb"),
+        start("info", "run", "--json"),
+        start("check", data, "--json"),
+    ]
+    evaluated, embedded, info, check = (assert_done(finish(process)) for process in at_once)
+    count = json.loads(check)["samples"]
+    assert json.loads(evaluated)["retrieval"]["n"] == count
+    assert json.loads(info)["steps"] == 3
+    assert "emb" in embedded
+    assert json.loads((tmp_path / "emb" / "diptych.json").read_text())["count"] == count
+    hits = json.loads(assert_done(finish(start("search", "emb", "a red thing", "-k", "2", "--json"))))
+    assert [hit["rank"] for hit in hits] == [1, 2]
+
+
+def test_two_ranks_train_one_model_and_one_speaks(tmp_path):
+    data, run = make_folder(tmp_path / "photos"), tmp_path / "run"
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    words = ("-m", "diptych", "train", "clip", "--data", data, *TINY, "--out", run)
+    called = finish(shell(*words, program=torchrun))
+    assert called.code == 0, called
+    assert start_event(run)["world_size"] == 2
+    assert called.out.count("holds the model") == 1
+    assert (run / "model.json").is_file()
+
+
+def test_a_killed_run_resumes_to_the_bits_of_an_unbroken_one(tmp_path, train, diptych):
+    """RELIABILITY 1, 2: SIGKILL at step 2, the last checkpoint at 2 of 5."""
+    data = make_folder(tmp_path / "photos")
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    options = ("--steps", "5", "--save-every", "2", "--recipe.ema", "0.9")
+    assert train(data, unbroken, *options).code == 0
+    program = ("-c", AT_STEP.format(what="os.kill(os.getpid(), signal.SIGKILL)"))
+    called = finish(shell("train", "clip", "--data", data, *TINY, "--out", killed, *options, program=program))
+    assert called.code == -signal.SIGKILL
+    assert not (killed / "model.safetensors").exists()
+    (killed / "state" / ".step-000000004.1.tmp").mkdir()  # as a kill while writing leaves it
+    assert diptych("train", "--resume", "--out", killed).code == 0
+    assert weights(killed) == weights(unbroken)
+    assert load_file(killed / "model.safetensors")
+    assert not [path for path in killed.rglob("*") if ".tmp" in path.name]
+
+
+def test_sigterm_saves_exits_0_and_says_how_to_go_on(tmp_path, train, diptych):
+    """RELIABILITY 3."""
+    data, run = make_folder(tmp_path / "photos"), tmp_path / "run"
+    program = ("-c", AT_STEP.format(what='print("here", flush=True)'))
+    process = shell("train", "clip", "--data", data, *TINY, "--steps", "9999", "--out", run, program=program)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGTERM)
+    called = finish(process)
+    assert called.code == 0, called
+    assert called.err.splitlines()[-1].endswith(f"go on with: diptych train --resume --out {run}")
+    assert len(list((run / "state").glob("step-*"))) == 1
+    assert not (run / "model.json").exists()
+    assert f"diptych train --resume --out {run}" in diptych("info", run).err

@@ -1,0 +1,236 @@
+"""The command line itself: help, lists, configs, streams, what goes to stdout and what to stderr."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from tests.cli.helpers import TINY, finish, make_folder, make_table, make_tar, shell
+
+from diptych import cli
+from diptych.cli import main
+from diptych.cli._screen import progress
+from diptych.cli.train import streams
+from diptych.training import engine
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("data") / "photos")
+
+
+def test_every_verb_is_in_the_help_and_has_its_own_with_examples(diptych):
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        called = diptych(*words)
+        assert called.code == 0
+        assert all(f"\n  {verb} " in called.out for verb in cli.verbs())
+    for verb in cli.verbs():
+        called = diptych(verb, "--help")
+        assert called.code == 0
+        assert called.out.startswith(f"usage: diptych {verb} ")
+        assert f"\n  diptych {verb}" in called.out.partition("Examples:")[2]
+        assert "jsonargparse" not in called.out
+        assert "SUPPRESS" not in called.out
+
+
+def test_help_of_a_method_tells_its_options_and_the_presets_values(diptych):
+    out = diptych("train", "siglip", "--help").out
+    assert "--method.bias X" in out
+    assert "small: -10; paper: -10" in out
+    assert "--recipe.warmup X" in out
+    assert "--method." not in diptych("train", "--help").out.partition("Method:")[2]
+
+
+def test_version(diptych):
+    assert diptych("--version").out.startswith("diptych 0.")
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("", "siglip"), ("methods", "clip"), ("towers", "vit"), ("sources", "tar"), ("suites", "zeroshot"),
+     ("optimizers", "adamw")],
+)  # fmt: skip
+def test_lists_as_tables_and_as_json(diptych, what, name):
+    words = [what] if what else []
+    assert name in diptych("list", *words).out
+    rows = json.loads(diptych("list", *words, "--json").out)
+    assert any(name in row.values() for row in rows)
+
+
+def test_the_cards_of_methods_are_listed_in_full(diptych):
+    row = next(row for row in json.loads(diptych("list", "--json").out) if row["name"] == "clip")
+    assert row["title"].startswith("CLIP: ")
+    assert (row["year"], row["kind"], row["provenance"]) == (2021, "method", "code")
+
+
+def test_streams_by_role():
+    assert streams(["glyphs:split=train,a.tar"]) == {"train": "glyphs:split=train,a.tar"}
+    assert streams(["s/{0..3,7}.tar", "web=a.tar,b.tar,dense=c.csv:text=x"]) == {
+        "train": "s/{0..3,7}.tar", "web": "a.tar,b.tar", "dense": "c.csv:text=x"}  # fmt: skip
+    assert streams(["web=a.tar", "web=b.tar"]) == {"web": "a.tar,b.tar"}
+
+
+def test_options_come_from_preset_file_and_words_in_this_order(train, diptych, photos, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"method: clip\ndata: {photos}\nlr: 0.25\nseed: 3\nsave_every: 7\n"
+        "recipe: {warmup: 2, betas: [0.5, 0.75], clip: 1.0}\nconfig: {scale: 20, augment: {flip: true}}\n"
+    )
+    called = diptych("train", "--config", path, *TINY, "--lr", "1e-3", "--recipe.clip", "null", "--method.max_scale=50",
+                     "--out", tmp_path / "run")  # fmt: skip
+    assert called.code == 0, called
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["data"] == {"train": str(photos)}
+    recipe = config["recipe"]
+    assert (recipe["lr"], recipe["warmup"], recipe["betas"], recipe["clip"]) == (0.001, 2.0, [0.5, 0.75], None)
+    assert recipe["schedule"] == "cosine"
+    assert config["config"] == {"scale": 20.0, "max_scale": 50.0, "augment": {"flip": True}}
+    assert (config["options"]["seed"], config["options"]["save_every"]) == (3, 7)
+
+    again = diptych("train", "--config", tmp_path / "run" / "config.yaml", "--out", tmp_path / "again", "--quiet")
+    assert again.code == 0, again
+    second = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert second == {**config, "options": {**config["options"], "quiet": True}}
+
+
+def test_the_word_for_how_long_beats_the_file(diptych, photos, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"method: clip\ndata: {{train: {photos}}}\nrecipe: {{steps: 50}}\n")
+    words = [word for word in TINY if not word.startswith("--steps")]
+    assert diptych("train", "--config", path, *words, "--epochs", "1", "--out", tmp_path / "run").code == 0
+    recipe = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["recipe"]
+    assert (recipe["epochs"], recipe["steps"]) == (1.0, None)
+
+
+def test_a_run_is_trained_measured_embedded_searched_and_told(train, diptych, tmp_path):
+    data, run, emb = make_table(tmp_path / "table"), tmp_path / "run", tmp_path / "emb"
+    called = train(data, run, "--val", data, "--recipe.precision", "float32")
+    assert f"{run} holds the model (3 steps)" in called.out
+    assert "i2t_r1" in called.err
+
+    measured = json.loads(diptych("evaluate", run, "--data", data, "--suite", "retrieval,zeroshot", "--json").out)
+    assert measured["retrieval"]["n"] == measured["zeroshot"]["n"] == 16
+    shown = diptych("evaluate", run, "--data", data, "--suite", "retrieval,zeroshot", "--label", "label").out
+    for name in ("i2t_r1", "mean_per_class", measured["retrieval"]["protocol"], measured["zeroshot"]["protocol"]):
+        assert name in shown
+
+    assert f"diptych search {emb}" in diptych("embed", run, data, "--out", emb).out
+    assert np.load(emb / "img_emb" / "img_emb_0.npy").shape == (16, 16)
+    hits = json.loads(diptych("search", emb, "a red thing", "-k", "3", "--json").out)
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    itself = json.loads(diptych("search", emb, "--image", data.parent / "05.jpg", "-k", "1", "--json").out)
+    assert itself[0]["image_path"] == str(data.parent / "05.jpg")
+    assert hits[0]["key"] in diptych("search", emb, "a red thing").out
+
+    facts = json.loads(diptych("info", run, "--json").out)
+    assert (facts["method"], facts["steps"], facts["embed_dim"]) == ("clip", 3, 16)
+    assert facts["checksum"].startswith("sha256:")
+    assert "vit, " in diptych("info", run).out
+
+    moved = run.rename(tmp_path / "moved")
+    assert str(run) in diptych("search", emb, "red").err
+    assert diptych("search", emb, "red", "--model", moved).code == 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "glyphs"])
+def test_every_kind_of_source_goes_all_the_way(train, diptych, photos, tmp_path, kind):
+    sources = {"folder": photos, "tar": make_tar(tmp_path / "web.tar"), "glyphs": "glyphs:split=val:design=noto"}
+    data, run, emb = sources[kind], tmp_path / "run", tmp_path / "emb"
+    assert train(data, run, "--val", data).code == 0
+    count = json.loads(diptych("check", data, "--json").out)["samples"]
+    assert json.loads(diptych("evaluate", run, "--data", data, "--json").out)["retrieval"]["n"] == count
+    assert diptych("embed", run, data, "--out", emb).code == 0
+    assert len(json.loads(diptych("search", emb, "a red thing", "-k", "99999", "--json").out)) == count
+
+
+def test_the_demo_shows_what_it_reached_beside_the_bars(diptych, tmp_path, monkeypatch):
+    given = {}
+
+    def run_demo(out, **settings):
+        given.update(settings, out=out)
+        found = {"t2i_r5": 0.5, "pixel_lookup_r5": 0.25}
+        return {"unseen_design": {"plain": found, "placed": found}, "unseen_concepts": {"t2i_r5": 0.125}}
+
+    monkeypatch.setattr("diptych.lab.demo.run_demo", run_demo)
+    called = diptych("demo", "--out", tmp_path / "demo", "--seed", "7")
+    assert (called.code, given["seed"], given["out"]) == (0, 7, tmp_path / "demo")
+    for part in ("plain", "placed", "concepts", "0.500", "0.250", "0.125", "0.350", tmp_path / "demo" / "report.html"):
+        assert str(part) in called.out
+
+
+def test_check_tells_duplicates_leakage_and_tokens(diptych, photos, tmp_path):
+    twin = make_folder(tmp_path / "twin", 4, extra={"copy.png": (photos / "01.png").read_bytes()})
+    found = json.loads(diptych("check", twin, "--val", photos, "--batch-size", "4", "--json").out)
+    assert found["duplicates"]["pictures"] == 1
+    assert found["leakage"]["same_picture"] == 4
+    assert found["captions"]["tokens"]["most"] > 1
+    shown = diptych("check", twin, "--val", photos).out
+    for name in ("01.png = copy.png", "4 of 16 pictures", "length in tokens", "reading an epoch"):
+        assert name in shown
+
+
+def test_progress_is_silent_while_short_and_speaks_when_long(capsys, monkeypatch):
+    with progress("reading") as report:
+        report(1, 2)
+        monkeypatch.setattr("diptych.cli._screen.time.perf_counter", lambda: float("inf"))
+        report(2, 2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "reading: 2 of 2\n"
+
+
+def test_only_rank_0_speaks_but_every_rank_tells_its_error(train, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diptych.cli.train.first_rank", lambda: False)
+    called = train(photos, tmp_path / "run")
+    assert (called.code, called.out, called.err) == (0, "", "")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["list", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("diptych, rank 1: unknown list")
+
+
+def interrupt_at(monkeypatch, step, number=signal.SIGINT, times=1):
+    """Send this process a signal while it is at a step."""
+    write = engine.Log.write
+
+    def writing(self, **values):
+        write(self, **values)
+        if values.get("step") == step:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(engine.Log, "write", writing)
+
+
+def test_ctrl_c_saves_and_tells_how_to_go_on(train, diptych, photos, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        called = train(photos, tmp_path / "run", "--steps", "5")
+    assert called.code == 130
+    assert f"diptych train --resume --out {tmp_path / 'run'}" in called.err.splitlines()[-1]
+    assert (tmp_path / "run" / "state" / "step-000000002").is_dir()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert diptych("train", "--resume", "--out", tmp_path / "run").code == 0
+
+
+def test_ctrl_c_twice_stops_at_once(train, photos, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 1, times=2)
+    called = train(photos, tmp_path / "run")
+    assert called.code == 130
+    assert "go on from the last checkpoint" in called.err.splitlines()[-1]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m diptych list --json | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "["
+    assert done.stderr == ""
+
+
+def test_a_shell_sees_one_line_and_the_exit_code(tmp_path):
+    called = finish(shell("train", "clpi", "--data", "glyphs", "--out", tmp_path / "run"))
+    assert (called.code, called.out) == (2, "")
+    assert called.err == "diptych: unknown method 'clpi'; did you mean 'clip'?\n"

@@ -1,0 +1,79 @@
+"""Optimisers against torch's, where torch has them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from diptych.methods.base import Recipe
+from diptych.training import optim
+from diptych.training.optim.muon import orthogonal
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5)])
+def test_orthogonal_brings_singular_values_near_one_and_keeps_the_spaces(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    result = orthogonal(matrix)
+    assert ((torch.linalg.svdvals(result) > 0.6) & (torch.linalg.svdvals(result) < 1.3)).all()
+    U, _, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    exact = U @ Vh
+    assert (result * exact).sum() / (result.norm() * exact.norm()) > 0.97
+
+
+def test_muon_follows_torchs_muon_on_matrices_and_adamw_elsewhere():
+    """torch rounds its Newton-Schulz steps to bfloat16: compared in the size that this leaves."""
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(24, 16), nn.LayerNorm(16))
+    theirs = copy.deepcopy(ours)
+    recipe = Recipe(optimizer="muon", lr=1e-2, weight_decay=0.1)
+    mine = optim.build(ours, recipe, {})
+    small = [p for p in theirs.parameters() if p.ndim < 2]
+    others = [
+        torch.optim.Muon([theirs[0].weight], lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(small, lr=1e-2, betas=recipe.betas, eps=recipe.eps, weight_decay=0),
+    ]
+    inputs = torch.randn(8, 24)
+    for _ in range(5):
+        for model, optimizers in ((ours, [mine]), (theirs, others)):
+            model.zero_grad()
+            (model(inputs) ** 3).mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    assert torch.allclose(ours[0].weight, theirs[0].weight, atol=4e-3)
+    assert torch.allclose(ours[1].weight, theirs[1].weight, atol=2e-3)
+
+
+def test_a_convolution_is_a_matrix_of_filters():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 2, bias=False)
+    flat = nn.Linear(12, 4, bias=False)
+    flat.weight.data.copy_(conv.weight.flatten(1))
+    gradient = torch.randn(4, 12)
+    conv.weight.grad, flat.weight.grad = gradient.view_as(conv.weight).clone(), gradient.clone()
+    for layer in (conv, flat):
+        optim.build(layer, Recipe(optimizer="muon"), {}).step()
+    assert torch.equal(conv.weight.flatten(1), flat.weight)
+
+
+@pytest.mark.parametrize("name", optim.names())
+def test_state_goes_through_a_state_dict(name):
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(5, 4), nn.Embedding(3, 4))
+    other = copy.deepcopy(layer)
+    first = optim.build(layer, Recipe(optimizer=name), {})
+    second = optim.build(other, Recipe(optimizer=name), {})
+
+    def step(model, optimizer):
+        torch.manual_seed(1)
+        model.zero_grad()
+        (model[0](torch.randn(2, 5)) + model[1](torch.tensor([0, 1]))).square().sum().backward()
+        optimizer.step()
+
+    step(layer, first)
+    other.load_state_dict(layer.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    step(layer, first)
+    step(other, second)
+    assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters(), strict=True))
