@@ -18,6 +18,7 @@ TINY = (
     "--embed-dim=16",
     "--batch-size=8",
     "--steps=3",
+    "--lr=0.002",
 )
 COLOURS = ["red", "green", "blue", "white", "black", "olive", "navy", "teal"]
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import signal
 import struct
 import tarfile
 import zlib
@@ -209,6 +210,19 @@ def test_a_checkpoint_of_another_kind(refused, run, photos, tmp_path):
     has(refused("info", run), run, "not finished", "diptych train --resume --out")
 
 
+def test_embeddings_of_another_model_and_damaged_ones(refused, diptych, train, run, photos, tmp_path):
+    emb = tmp_path / "emb"
+    assert diptych("embed", run, photos, "--out", emb).code == 0
+    assert train(photos, tmp_path / "other", "--seed", "1").code == 0
+    has(refused("search", emb, "red", "--model", tmp_path / "other"), emb, "was embedded with", "embed again")
+    has(refused("embed", run, photos, "--out", emb), emb, "exists", "--out")
+    has(refused("search", emb, "red", "-k", "0"), "k is 0", "at least 1")
+    has(refused("search", emb, " "), "empty", "give some words")
+    vectors = emb / "img_emb" / "img_emb_0.npy"
+    vectors.write_bytes(vectors.read_bytes()[:-100])
+    has(refused("search", emb, "red"), "img_emb_0.npy", "diptych embed")
+
+
 class Payload:
     def __init__(self, path: Path):
         self.path = path
@@ -345,6 +359,7 @@ def test_a_full_disk_leaves_nothing_half_written(refused_training, train, photos
         patch.setattr(where, full_disk)
         has(refused_training(photos, tmp_path / "run", "--save-every", "1"), "no space left", "make room")
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     again = ["--resume"] if (tmp_path / "run" / "metrics.jsonl").exists() else []
     assert train(photos, tmp_path / "run", "--save-every", "1", *again).code == 0
 

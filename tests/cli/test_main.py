@@ -97,6 +97,14 @@ def test_options_come_from_preset_file_and_words_in_this_order(train, diptych, p
     assert second == {**config, "options": {**config["options"], "quiet": True}}
 
 
+def test_the_method_may_stand_anywhere(diptych, photos, tmp_path):
+    called = diptych(
+        "train", "--quiet", "--data", photos, "--method.scale", "5", "clip", *TINY, "--out", tmp_path / "run"
+    )
+    assert called.code == 0, called
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["config"]["scale"] == 5.0
+
+
 def test_the_word_for_how_long_beats_the_file(diptych, photos, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"method: clip\ndata: {{train: {photos}}}\nrecipe: {{steps: 50}}\n")

@@ -136,7 +136,7 @@ def test_damaged_samples_are_counted_by_reason_and_their_texts_left_out():
         [
             row("a", 1, "dog 1"),
             row("b", 2, "only the broken one 2", damage="truncated"),
-            row("c", 3, damage="html"),
+            row("c", 3),
             row("d", 4, "cat 4", "   "),
             replace(row("e", 5, "no picture 5"), images={}),
         ]

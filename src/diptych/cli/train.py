@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +104,7 @@ def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Pa
             raise InputError(f"--config {path}: there is no such file; check the path")
         return path
     out = parser.value_of("--out", words)
-    return Path(out, "config.yaml") if out and method is None and "--resume" in words else None
+    return Path(out, "config.yaml").expanduser() if out and method is None and "--resume" in words else None
 
 
 def _add_method(parser: Parser, name: str) -> None:
@@ -203,17 +202,20 @@ def run(args: Namespace) -> int:
     groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
     given = {name: args[name] for name in names if name in args}
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
+    out = Path(args.out).expanduser()
     with _interruptible() as interrupted:
         try:
-            summary = train(config, args.out, resume=bool(args.get("resume")), validate=validation)
+            summary = train(config, out, resume=bool(args.get("resume")), validate=validation)
         except Interrupted:
-            say(f"stopped, and the state is saved; go on with: diptych train --resume --out {args.out}")
+            say(f"stopped, and the state is saved; go on with: diptych train --resume --out {out}")
             return 130 if interrupted() else 0
         except KeyboardInterrupt:
-            say(f"stopped at once; go on from the last checkpoint with: diptych train --resume --out {args.out}")
+            if not (out / "config.yaml").exists():
+                raise  # nothing was begun
+            say(f"stopped at once; go on from the last checkpoint with: diptych train --resume --out {out}")
             return 130
     if first_rank():
-        _report(Path(args.out), config.val, summary)
+        _report(out, config.val, summary)
     return 0
 
 
@@ -247,15 +249,18 @@ def _interruptible() -> Iterator[Any]:
     too, go on until the engine ends them.
     """
     owner, pressed = os.getpid(), False
+    launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun passes on each Ctrl-C, which the terminal sent already
 
     def first(number: int, frame: Any) -> None:
         nonlocal pressed
         if os.getpid() != owner:
             return
+        if pressed and launched:
+            return
         if pressed or not callable(signal.getsignal(signal.SIGTERM)):  # the engine does not listen yet, or no longer
             raise KeyboardInterrupt
         pressed = True
-        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        say("stopping after this step; Ctrl-C again stops at once")
         signal.raise_signal(signal.SIGTERM)
 
     previous = signal.signal(signal.SIGINT, first)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from diptych.data.plan import labels_of
 from diptych.data.sample import Field, Sample, Schema, Source
 from diptych.errors import InputError
 
@@ -21,6 +22,7 @@ class WithColumns:
                 raise InputError(f"column {name!r} has {len(values)} rows, {source.name} has {len(source)} samples")
         self.source, self.columns = source, dict(columns)
         self.name = source.name
+        self.damage = getattr(source, "damage", {})
 
     def __len__(self) -> int:
         return len(self.source)
@@ -43,6 +45,4 @@ class WithColumns:
 
     def labels(self, name: str) -> np.ndarray:
         """One label of every sample."""
-        from diptych.data.plan import labels_of
-
         return self.columns[name] if name in self.columns else labels_of(self.source, name)

@@ -236,7 +236,7 @@ class LabelView:
         return (f"fields.{self.name or self.label}",)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        return {self.gives[0]: sample.labels[self.label]}
+        return {self.gives[0]: sample.labels.get(self.label, -1)}
 
 
 def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None) -> dict[str, Any]:

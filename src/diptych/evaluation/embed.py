@@ -1,22 +1,18 @@
 """Embed the pictures and texts of a source for an evaluation: lazily, in batches, damaged samples counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diptych.data.ahead import ahead
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 
 Progress = Callable[[int, int], None]
-
-WORKERS = 4
-"""Threads that decode; PIL frees the interpreter while it does."""
-
 
 class Steps:
     """Counts the work done and reports it as `progress(done, total)`."""
@@ -50,34 +46,26 @@ def embed_pictures(
     bad: Counter[str] = Counter()
     vectors: list[Tensor] = []
     kept: list[Any] = []
-    with ThreadPoolExecutor(WORKERS) as pool:
 
-        def start(indices: Sequence[int]) -> list[tuple[Any, Future[Tensor]]]:
-            started = []
-            for index in indices:
-                try:
-                    sample = source[index]
-                    fact = facts(sample)
-                    if role not in sample.images:
-                        raise BadSample("no-picture", f"{sample.key} has no picture {role!r}")
-                except BadSample as error:
-                    bad[error.reason] += 1
-                else:
-                    picture = sample.images[role]
-                    started.append((fact, pool.submit(lambda picture: model.preprocess(picture.decode()), picture)))
-            return started
+    def read(index: int) -> tuple[Sample, Tensor]:
+        sample = source[index]
+        if role not in sample.images:
+            raise BadSample("no-picture", f"{sample.key} has no picture {role!r}")
+        return sample, model.preprocess(sample.images[role].decode())
 
-        for size, reading in _one_ahead(start, _batches(range(len(source)), batch_size)):
-            pixels = []
-            for fact, future in reading:
-                try:
-                    pixels.append(future.result())
-                    kept.append(fact)
-                except BadSample as error:
-                    bad[error.reason] += 1
-            if pixels:
-                vectors.append(as_vectors(model.embed_images(torch.stack(pixels), batch_size=batch_size)))
-            steps.add(size)
+    for batch in ahead(read, range(len(source)), batch_size):
+        pixels = []
+        for made in batch:
+            try:
+                if isinstance(made, BadSample):
+                    raise made
+                kept.append(facts(made[0]))
+                pixels.append(made[1])
+            except BadSample as error:
+                bad[error.reason] += 1
+        if pixels:
+            vectors.append(as_vectors(model.embed_images(torch.stack(pixels), batch_size=batch_size)))
+        steps.add(len(batch))
     if not vectors:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
         raise InputError(f"none of the {len(source)} samples of {source.name!r} can be used ({reasons})")
@@ -100,14 +88,3 @@ def as_vectors(vectors: Any) -> Tensor:
 
 def _batches(items: Any, size: int) -> Iterator[Any]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _one_ahead(start: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    """Each started batch with its size, the next one started before it is handed out."""
-    ahead: tuple[int, Any] | None = None
-    for batch in batches:
-        current, ahead = ahead, (len(batch), start(batch))
-        if current is not None:
-            yield current
-    if ahead is not None:
-        yield ahead

@@ -1,7 +1,7 @@
 """`Make`: builds the towers that a method asks for, fresh or with the weights of a model given by `--init`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -10,6 +10,9 @@ from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 from diptych.towers.model import Model
 from diptych.towers.parts import Temperature
+from diptych.towers.tower import ImageTower, Tower
+
+T = TypeVar("T", bound=nn.Module)
 
 
 class Make:
@@ -51,12 +54,12 @@ class Make:
         assert self._tokenizer is not None, "this model came without a tokenizer"
         return self._tokenizer
 
-    def image(self) -> nn.Module:
+    def image(self) -> ImageTower:
         """A new image tower."""
         tower = image_tower(self.image_spec)
         return self._load(tower, "image.")
 
-    def text(self) -> nn.Module:
+    def text(self) -> Tower:
         """A new text tower for the tokenizer's vocabulary."""
         tokenizer = self.tokenizer
         tower = text_tower(
@@ -85,7 +88,7 @@ class Make:
             encoder.load_state_dict(state)
         return encoder
 
-    def _load(self, tower: nn.Module, prefix: str) -> nn.Module:
+    def _load(self, tower: T, prefix: str) -> T:
         if self._state is not None:
             tower.load_state_dict({k.removeprefix(prefix): v for k, v in self._state.items() if k.startswith(prefix)})
         return tower

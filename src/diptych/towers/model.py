@@ -6,9 +6,7 @@ Dimensions: N pictures or texts, E embedding, H x W pixels, L text length.
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess, opened
 from diptych.data.sample import BadSample, Picture
 from diptych.data.tokenizers import Tokenizer, pad_batch
@@ -27,7 +26,6 @@ Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | I
 Progress = Callable[[int, int], None]
 """`progress(done, total)`, called after each batch."""
 
-DECODERS = 4  # threads that decode the next batch while this one is embedded
 
 
 class Model:
@@ -130,17 +128,11 @@ class Model:
 
     def _decoded(self, items: Sequence[str | Path | Image.Image | Picture], batch_size: int) -> Iterator[tuple[Tensor]]:
         """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller computes."""
-        with ThreadPoolExecutor(DECODERS) as pool:
-            ahead: deque = deque()
-            for start in range(0, len(items), batch_size):
-                places = range(start, min(start + batch_size, len(items)))
-                ahead.append([pool.submit(self._pixels, items[place], place) for place in places])
-                if len(ahead) > 1:
-                    yield (torch.stack([job.result() for job in ahead.popleft()]),)
-            while ahead:
-                yield (torch.stack([job.result() for job in ahead.popleft()]),)
+        for pixels in ahead(self._pixels, list(enumerate(items)), batch_size):
+            yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
 
-    def _pixels(self, item: str | Path | Image.Image | Picture, place: int) -> Tensor:
+    def _pixels(self, numbered: tuple[int, str | Path | Image.Image | Picture]) -> Tensor:
+        place, item = numbered
         try:
             if isinstance(item, Image.Image):
                 return self.preprocess(opened(item))

@@ -124,10 +124,10 @@ class Engine:
             if threading.current_thread() is threading.main_thread()
             else None
         )
-        self.log.write(
-            event="start", done=self.position.done, world_size=collectives.world_size(), device=str(self.device)
-        )
         try:
+            self.log.write(
+                event="start", done=self.position.done, world_size=collectives.world_size(), device=str(self.device)
+            )
             stages = self.method.stages()
             while self.position.stage < len(stages):
                 self._run_stage(stages[self.position.stage], saved)

@@ -22,6 +22,7 @@ from diptych.methods.base import Method
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 from diptych.rng import torch_seed
+from diptych.towers.dual import DualEncoder
 from diptych.towers.model import Model
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
@@ -56,7 +57,8 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
         assert held_out is not None
-        return validate(Model(module, method.make.tokenizer, preprocess, name=str(out)), held_out)
+        assert isinstance(module, DualEncoder)
+        return validate(Model(module, method.make.tokenizer, module.image.preprocess, name=str(out)), held_out)
 
     engine = Engine(
         method,

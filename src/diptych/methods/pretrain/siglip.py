@@ -44,6 +44,7 @@ class SigLIP(Pairs):
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         scale, bias = self.model.scale(), self.model.bias
+        assert bias is not None
         loss = sigmoid_pairs(features["image"], features["text"], scale, bias)
         return Losses({"contrastive": loss}, logged={"scale": scale, "bias": bias})
 
