@@ -14,6 +14,7 @@ from diptych.errors import InputError
 
 Progress = Callable[[int, int], None]
 
+
 class Steps:
     """Counts the work done and reports it as `progress(done, total)`."""
 

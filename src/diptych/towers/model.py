@@ -27,7 +27,6 @@ Progress = Callable[[int, int], None]
 """`progress(done, total)`, called after each batch."""
 
 
-
 class Model:
     """A dual encoder that takes pictures and strings. `name` is what it was loaded from.
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.training.helpers import make_engine, make_method
 
 from diptych.data.tokenizers import build
 from diptych.methods.base import At
@@ -9,15 +10,16 @@ from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.siglip import SigLIP
 from diptych.towers.model import Model
-from tests.training.helpers import make_engine, make_method
 
 AT = At(0, 10, 0, 0)
 
 
 def features(seed=0, count=12):
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.nn.functional.normalize(torch.randn(count, 32, generator=generator), dim=1)
-            for name in ("image", "text")}
+    return {
+        name: torch.nn.functional.normalize(torch.randn(count, 32, generator=generator), dim=1)
+        for name in ("image", "text")
+    }
 
 
 @pytest.mark.parity
@@ -79,5 +81,3 @@ def test_towers_built_twice_from_given_weights_are_twins_with_their_own_paramete
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
         assert one is not other
-
-

@@ -49,8 +49,8 @@ class CLIP(Pairs):
 
 CLIP.presets = {
     "small": Preset(
-        config={"scale": 5.0, "augment": {"crop": (0.5, 1.0), "ramp": (0.1, 0.6)}},
-        image="conv:image_size=48:widths=(48,96,192):depths=(1,1,1)",
+        config={"scale": 5.0, "augment": {"crop": (0.5, 1.0), "turn": 12.0, "colour": 0.2, "ramp": (0.06, 0.6)}},
+        image="conv:image_size=48:widths=(48,96,192):depths=(1,1,1):pooling=max",
         text="text:width=128:depth=1:heads=4:causal=false:pooling=mean:dropout=0.1",
         tokenizer="bpe:vocab_size=2048:context=32",
         embed_dim=192,
