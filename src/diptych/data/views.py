@@ -46,7 +46,8 @@ class Augment:
     `crop` is the share of the picture's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
     mirrors half of the pictures. A picture with transparency is not cropped but placed: shrunk by 1/s, s uniform in
     [1, `place`], wholly inside at a uniform place, turned by up to `turn` degrees, on a ground of one random colour.
-    `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c. All of this grows from nothing to full strength between the shares `ramp` of training.
+    `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c. All of this grows from nothing
+    to full strength between the shares `ramp` of training.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)

@@ -134,6 +134,8 @@ class Method(nn.Module):
     presets: ClassVar[Mapping[str, Preset]]
     cut: ClassVar[bool] = True
     """Whether a batch may be encoded in pieces (gradient caching). False where samples must meet; say why beside it."""
+    reaches_all: ClassVar[bool] = True
+    """Whether every step gives every trainable parameter a gradient. False lets ranks look for those left out."""
 
     def __init__(self, config: Any, make: "Make"):
         super().__init__()

@@ -30,7 +30,8 @@ from diptych.rng import torch_seed
 from diptych.spec import Spec, parse
 from diptych.testing.ranks import Ranks
 from diptych.testing.toy import Toy
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine, Options, across_ranks, make_accelerator
+from diptych.training.optim import freeze
 from diptych.training.step import Step, whole
 
 BATCH = 8
@@ -141,18 +142,26 @@ def loss_changes_no_state(subject: Subject) -> None:
 
 
 def every_parameter_learns(subject: Subject) -> None:
-    """Every trainable parameter gets a finite gradient in some stage; the loss is one finite number."""
+    """Each stage's loss is one finite number; every trainable parameter gets a finite gradient in some stage, and in
+    every stage where the class has `reaches_all`."""
     method = subject.small()
-    reached: set[str] = set()
+    lost: set[str] | None = None
     for stage, batch in _batches(subject, method):
+        freeze(method, stage.scale)
+        method.zero_grad(set_to_none=True)
         losses = whole(Step(method, "float32"), batch, At(0, 10, 0, 0, stage.name))
         assert losses.total.ndim == 0 and bool(torch.isfinite(losses.total)), f"the loss is {losses.total}"
+        missing = set()
         for name, parameter in method.named_parameters():
-            if parameter.grad is not None:
+            if parameter.grad is None:
+                missing |= {name} if parameter.requires_grad else set()
+            else:
                 assert bool(torch.isfinite(parameter.grad).all()), f"the gradient of {name} is not finite"
-                reached.add(name)
-    lost = [name for name, parameter in method.named_parameters() if parameter.requires_grad and name not in reached]
-    assert not lost, f"no gradient ever reaches {', '.join(lost[:5])}; freeze or remove what is not trained"
+        assert not (missing and method.reaches_all), (
+            f"stage {stage.name!r} gives {', '.join(sorted(missing)[:3])} no gradient; set reaches_all = False"
+        )
+        lost = missing if lost is None else lost & missing
+    assert not lost, f"no gradient ever reaches {', '.join(sorted(lost)[:5])}; freeze or remove what is not trained"
 
 
 def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
@@ -315,14 +324,10 @@ def _batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple
 
 def _gradients(subject: Subject, batch: int) -> dict[str, Any]:
     """Loss and parameter gradients of one step, averaged over the ranks as the engine does."""
-    from diptych.training.engine import make_accelerator
-
     torch.set_num_threads(1)
     method = subject.small()
     stage, part = _batches(subject, method, batch)[0]
-    step: nn.Module = Step(method, "float32")
-    if collectives.world_size() > 1:
-        step = make_accelerator().prepare_model(step)
+    step = across_ranks(make_accelerator(), Step(method, "float32"))
     losses = whole(step, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
     gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     return {"loss": float(losses.total.detach()), "gradients": gradients}

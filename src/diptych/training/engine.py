@@ -9,6 +9,7 @@ from its last checkpoint as if nothing had happened.
 import json
 import signal
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -155,7 +156,7 @@ class Engine:
         steps = next(iter(loaders.values())).steps
         assert steps is not None
         step = Step(self.method, recipe.precision)
-        model = self.accelerator.prepare_model(step) if collectives.world_size() > 1 else step
+        model = across_ranks(self.accelerator, step)
         self.method.train()
         _freeze_modes(self.method)
         self.log.begin(stage.name, steps, self.position.step)
@@ -381,10 +382,23 @@ class Engine:
 
 def make_accelerator() -> Any:
     """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no state."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator
 
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
+    return Accelerator(cpu=not torch.cuda.is_available())
+
+
+def across_ranks(accelerator: Any, step: Step) -> nn.Module:
+    """The step as DDP runs it: gradients averaged over ranks. Buffers follow from the global batch, equal everywhere."""
+    if collectives.world_size() == 1:
+        return step
+    from accelerate import DistributedDataParallelKwargs
+
+    accelerator.ddp_handler = DistributedDataParallelKwargs(
+        find_unused_parameters=not step.method.reaches_all, broadcast_buffers=False
+    )
+    with warnings.catch_warnings():  # torch renames broadcast_buffers, accelerate has only the old name
+        warnings.simplefilter("ignore", FutureWarning)
+        return accelerator.prepare_model(step)
 
 
 def check_fields(source: Source, names: Sequence[str], method: Method) -> None:

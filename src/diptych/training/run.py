@@ -26,7 +26,7 @@ from diptych.towers.dual import DualEncoder
 from diptych.towers.model import Model
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
-from diptych.training.engine import Engine, Summary, make_accelerator
+from diptych.training.engine import Engine, Summary, check_fields, make_accelerator
 
 Validate = Callable[[Model, Source], Mapping[str, float]]
 
@@ -47,6 +47,8 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     held_out = open_source(config.val) if config.val else None
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
+    if held_out is not None:
+        check_fields(held_out, ("images.main", "texts.*"), method)  # now, not after the first epoch
     if collectives.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)
         configs.write(config, out / "config.yaml")

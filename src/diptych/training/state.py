@@ -23,6 +23,7 @@ _TENSORS, _TREE = "tensors.safetensors", "state.json"
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Split a tree of dicts, lists and plain values into JSON and its tensors.
 
+    >>> import torch
     >>> unpack(*pack({"state": {0: {"step": torch.tensor(2.0)}}, "lr": 0.1}))
     {'state': {0: {'step': tensor(2.)}}, 'lr': 0.1}
     """

@@ -86,9 +86,9 @@ def _make_room(out: Path) -> None:
 def train_clip(source: str, run: Path, seed: int) -> None:
     """The preset `small` of `clip`; no concept meets itself in a batch, or its drawings were each other's negatives.
 
-    A third of the captions are a name with one to three tags, which tie concepts to each other.
+    Most captions are a name with one to three tags, which tie concepts to each other.
     """
-    role = "caption=0.65,caption+tags=0.12,caption+tags+tags=0.12,caption+tags+tags+tags=0.11"
+    role = "caption=0.4,caption+tags=0.2,caption+tags+tags=0.2,caption+tags+tags+tags=0.2"
     config = {"distinct": "concept", "role": role}
     settings = training_config.resolve("clip", {"train": source}, config=config, options={"seed": seed})
     train_run(settings, run)
