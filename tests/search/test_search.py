@@ -120,12 +120,11 @@ def test_layout_is_clip_retrievals_and_rows_of_all_files_agree(tmp_path):
     assert (manifest.count, manifest.dimension, manifest.texts, manifest.damaged) == (3, 3, 3, {})
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_parts_of_any_size_hold_the_same_rows_in_order(tmp_path, monkeypatch, workers):
+def test_parts_of_any_size_hold_the_same_rows_in_order(tmp_path, monkeypatch):
     names = ["red", "green", "blue", "white", "yellow"] * 5
     embed_source(ColourModel(), paintings(*names), tmp_path / "whole")
     monkeypatch.setattr(embed, "PART_ROWS", 2)
-    embed_source(ColourModel(), paintings(*names), tmp_path / "cut", batch_size=7, workers=workers)
+    embed_source(ColourModel(), paintings(*names), tmp_path / "cut", batch_size=7)
     assert [p.name for p in parts_of(tmp_path / "cut", "img_emb")][:3] == [
         "img_emb_00.npy",
         "img_emb_01.npy",

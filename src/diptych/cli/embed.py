@@ -12,7 +12,7 @@ GROUP = "Use a model"
 USAGE = "MODEL SOURCE --out EMB [options]"
 EXAMPLES = (
     "diptych embed runs/first photos/ --out emb",
-    "diptych embed openclip:ViT-B-32/laion2b_s34b_b79k 'shards/{0000..0009}.tar' --out emb --workers 4",
+    "diptych embed openclip:ViT-B-32/laion2b_s34b_b79k 'shards/{0000..0009}.tar' --out emb",
 )
 
 
@@ -21,7 +21,6 @@ def add(parser: Parser) -> None:
     parser.option("What", "source", help="the pictures: a folder, 'shards/*.tar', a table, glyphs, …")
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
     parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
-    parser.option("How", "--workers", type=int, metavar="N", help="processes that decode (default: 0)")
     parser.option("How", "--max-bad", type=float, metavar="SHARE", help="damaged samples allowed (default: 0.01)")
     add_weights(parser)
 
@@ -33,18 +32,12 @@ def run(args: Namespace) -> None:
         raise InputError("diptych embed has no place to write to; name a new folder with --out EMB")
     from diptych.search.embed import embed_source
 
-    settings = {name: args[name] for name in ("batch_size", "workers", "max_bad") if name in args}
-    for name, least in (("batch_size", 1), ("workers", 0)):
-        if settings.get(name, least) < least:
-            raise InputError(f"{parser_name(name)} is {settings[name]}; it must be at least {least}")
+    settings = {name: args[name] for name in ("batch_size", "max_bad") if name in args}
+    if settings.get("batch_size", 1) < 1:
+        raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
     model = load_model(args.model, args.get("weights"))
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))
     say(f"{manifest.count:,} pictures embedded" + (f", {damaged:,} damaged ones left out" if damaged else ""))
     print(f"{args.out} holds the embeddings; search it with: diptych search {args.out} 'some words'")
-
-
-def parser_name(name: str) -> str:
-    """The option that a setting came from."""
-    return "--" + name.replace("_", "-")

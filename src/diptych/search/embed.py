@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess
 from diptych.data.sample import BadSample, Source
 from diptych.data.sources import open_source
@@ -37,7 +36,6 @@ def embed_source(
     out: str | Path,
     *,
     batch_size: int = 64,
-    workers: int = 0,
     max_bad: float = 0.01,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
@@ -45,7 +43,7 @@ def embed_source(
 
     Rows stand in the order of the source, a `Source` or its spec. A row's text is its first caption, or where it has
     none its first text of any role; without any, its text vector is zeros, so that row i of every file is one sample.
-    `workers` processes decode; `progress(done, total)` is called after each batch.
+    `progress(done, total)` is called after each batch.
     Raises InputError: `out` exists, a share of more than `max_bad` of the samples is damaged, no picture at all,
     embeddings that are not finite, a full disk. Then nothing is left behind.
     """
@@ -60,7 +58,7 @@ def embed_source(
     damage = _Damage(source.name, len(source), max_bad)
     with _new_folder(out) as folder, ExitStack() as stack:
         writer: _Writer | None = None
-        for read in _decoded(model.preprocess, source, batch_size, workers):
+        for read in _decoded(model.preprocess, source, batch_size):
             damage.add(read)
             if read.rows:
                 images = _finite(model.embed_images(read.pixels, batch_size=batch_size), model.name)
@@ -127,39 +125,25 @@ class _Read:
     bad: list[tuple[str, str]]
 
 
-class _Decode(Dataset):
-    """Position -> row and pixels, or (key, reason); runs in the workers."""
-
-    def __init__(self, preprocess: Preprocess, source: Source):
-        self.preprocess, self.source = preprocess, source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, position: int) -> tuple[_Row, Tensor] | tuple[str, str]:
-        try:
-            sample = self.source[position]
-            picture = sample.images.get("main")
-            if picture is None:
-                raise BadSample("no-picture")
-            pixels = self.preprocess(picture.decode())
-        except BadSample as error:
-            return self.source.keys()[position], error.reason
+def _decoded(preprocess: Preprocess, source: Source, batch_size: int) -> Iterator[_Read]:
+    def read(position: int) -> tuple[_Row, Tensor]:
+        sample = source[position]
+        picture = sample.images.get("main")
+        if picture is None:
+            raise BadSample("no-picture")
+        pixels = preprocess(picture.decode())
         # Only a file of its own has a path that other programs can open; members of tars are found by key.
         path = str(Path(picture.path).absolute()) if isinstance(picture, FilePicture) else ""
         captions = [text for text in sample.captions() or sample.captions("*") if text.strip()]
         return _Row(sample.key, position, path, captions[0] if captions else None), pixels
 
-
-def _stack(items: Sequence[tuple[Any, Any]]) -> _Read:
-    good = [item for item in items if isinstance(item[0], _Row)]
-    pixels = torch.stack([item[1] for item in good]) if good else torch.empty(0)
-    return _Read([item[0] for item in good], pixels, [item for item in items if not isinstance(item[0], _Row)])
-
-
-def _decoded(preprocess: Preprocess, source: Source, batch_size: int, workers: int) -> Iterator[_Read]:
-    data = _Decode(preprocess, source)
-    return iter(DataLoader(data, batch_size=batch_size, num_workers=workers, collate_fn=_stack))
+    keys, position = source.keys(), 0
+    for batch in ahead(read, range(len(source)), batch_size):
+        good = [made for made in batch if not isinstance(made, BadSample)]
+        bad = [(keys[position + at], made.reason) for at, made in enumerate(batch) if isinstance(made, BadSample)]
+        pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
+        yield _Read([row for row, _ in good], pixels, bad)
+        position += len(batch)
 
 
 class _Damage:

@@ -388,7 +388,7 @@ def make_accelerator() -> Any:
 
 
 def across_ranks(accelerator: Any, step: Step) -> nn.Module:
-    """The step as DDP runs it: gradients averaged over ranks. Buffers follow from the global batch, equal everywhere."""
+    """The step as DDP runs it: gradients averaged over ranks. Buffers follow from the global batch, equal on all."""
     if collectives.world_size() == 1:
         return step
     from accelerate import DistributedDataParallelKwargs
