@@ -3,6 +3,7 @@
 Every sample is read once; nothing is changed.
 """
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from diptych.cli._parser import Namespace, Parser
@@ -11,6 +12,7 @@ from diptych.errors import InputError
 
 if TYPE_CHECKING:
     from diptych.data.check import Report
+    from diptych.training.estimate import Estimate
 
 GROUP = "Begin here"
 USAGE = "SOURCE [--val SOURCE] [options]"
@@ -20,6 +22,8 @@ EXAMPLES = ("diptych check 'shards/{0000..0099}.tar' --val val.tar", "diptych ch
 def add(parser: Parser) -> None:
     parser.option("What", "source", help="a folder, 'shards/*.tar', a table, glyphs, …")
     parser.option("What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?")
+    parser.option("How", "--method", metavar="NAME", help="whose memory and time to estimate (default: clip)")
+    parser.option("How", "--preset", metavar="small|paper", help="at which size (default: small)")
     parser.option("How", "--batch-size", type=int, metavar="N", help="for false negatives and memory (default: 256)")
     parser.option("How", "--size", type=int, metavar="N", help="pixels a side in training (default: 224)")
     parser.option("How", "--tokenizer", metavar="SPEC", help="for token counts (default: bpe, learnt from the texts)")
@@ -46,10 +50,25 @@ def run(args: Namespace) -> None:
     tokenizer = build(args.get("tokenizer", "bpe"), [first, *texts]) if first is not None else None
     with progress("checking") as report:
         found = check(source, val=val, tokenizer=tokenizer, progress=report, **settings)
+    cost = _estimate(args, source) if first is not None and len(found.damaged) < found.samples else None
     if args.get("json"):
-        show_json(found.to_dict())
+        show_json({**found.to_dict(), "training": asdict(cost) if cost else None})
     else:
-        show_table(f"{found.source}: {found.samples:,} samples", ("what", "found", "such as"), _rows(found))
+        rows = [*_rows(found), *(_cost_rows(cost) if cost else [])]
+        show_table(f"{found.source}: {found.samples:,} samples", ("what", "found", "such as"), rows)
+
+
+def _estimate(args: Namespace, source: Any) -> "Estimate | None":
+    """Memory and time of training, where the source has what the method reads."""
+    from diptych.training.config import resolve
+    from diptych.training.estimate import estimate
+
+    name, schema = args.get("method", "clip"), source.schema()
+    if "method" not in args and not {"images.main", "texts.caption"} <= schema.keys():
+        return None  # nobody asked about clip
+    recipe = {"batch_size": args["batch_size"]} if "batch_size" in args else {}
+    config = resolve(name, {"train": args.source}, preset=args.get("preset", "small"), recipe=recipe)
+    return estimate(config, {"train": source})
 
 
 def _rows(found: "Report") -> list[tuple[str, str, str]]:
@@ -82,6 +101,14 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
         ("stored pictures", _bytes(cost.stored_bytes), ""),
         ("a batch in memory", f"{_bytes(cost.batch_bytes)} of pixels, {_bytes(cost.similarity_bytes)} of logits", ""),
         ("reading an epoch", f"{cost.epoch_seconds:,.1f} s in one process, {cost.read_ms:.1f} ms a picture", ""),
+    ]
+
+
+def _cost_rows(cost: "Estimate") -> list[tuple[str, str, str]]:
+    return [
+        (f"training {cost.method} ({cost.preset})", f"{cost.parameters:,} parameters, batch {cost.batch_size:,}", ""),
+        ("memory", f"{_bytes(cost.state_bytes)} of state, {_bytes(cost.batch_bytes)} for a batch", ""),
+        ("time here", f"{cost.step_seconds:,.2f} s a step, {cost.epoch_seconds:,.0f} s an epoch", ""),
     ]
 
 

@@ -155,3 +155,24 @@ class Loader:
         for batch, bad in self._loader:
             self.damage.seen.update(bad)
             yield batch
+
+    def endless(self, start: int) -> Iterator[Batch]:
+        """Batches of epoch after epoch, from the `start`-th of training on."""
+        epoch, step = 0, start
+        while start >= (length := len(self.batches(epoch))):
+            start, epoch = start - length, epoch + 1
+        while True:
+            yield from self.epoch(epoch, start, step)
+            epoch, start, step = epoch + 1, 0, step + len(self.batches(epoch)) - start
+
+
+def require(source: Source, names: Sequence[str], who: str) -> None:
+    """InputError where a source lacks a field that `who` reads; `texts.*` asks for texts of any role."""
+    schema = source.schema()
+    for name in names:
+        kind, _, rest = name.partition(".")
+        if name not in schema and not (rest == "*" and any(have.startswith(f"{kind}.") for have in schema)):
+            raise InputError(
+                f"{source.name} has no {name}, which {who} needs; it has "
+                f"{', '.join(schema) or 'nothing'}; name a source, column or role that has it"
+            )

@@ -30,7 +30,8 @@ from diptych.rng import torch_seed
 from diptych.spec import Spec, parse
 from diptych.testing.ranks import Ranks
 from diptych.testing.toy import Toy
-from diptych.training.engine import Engine, Options, across_ranks, make_accelerator
+from diptych.training.engine import Engine, Options
+from diptych.training.launch import across_ranks, make_accelerator
 from diptych.training.optim import freeze
 from diptych.training.step import Step, whole
 

@@ -9,9 +9,8 @@ from its last checkpoint as if nothing had happened.
 import json
 import signal
 import threading
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 
 from diptych import collectives
-from diptych.data.loader import Loader
+from diptych.data.loader import Loader, require
 from diptych.data.plan import Plan
 from diptych.data.sample import Source
 from diptych.errors import InputError
@@ -29,6 +28,7 @@ from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum, Temperature
 from diptych.training import optim
+from diptych.training.launch import across_ranks, make_accelerator
 from diptych.training.log import Log, finite
 from diptych.training.prepare import Run, load_columns, save_columns, with_columns
 from diptych.training.schedule import factor
@@ -262,7 +262,7 @@ class Engine:
                     f"give it with --data {stream}=SOURCE"
                 )
             views = self.method.views(stage, stream)
-            check_fields(sources[stream], [name for view in views for name in view.reads], self.method)
+            require(sources[stream], [name for view in views for name in view.reads], type(self.method).__name__)
             plan: Plan = stage.plan
             if recipe.batch_size < stage.min_batch:
                 raise InputError(
@@ -288,7 +288,7 @@ class Engine:
     def _epoch(self, stage: Stage, loaders: Mapping[str, Loader]) -> Iterator[Any]:
         """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""
         first, *others = stage.streams
-        rounds = {name: _endless(loaders[name], self.position.step) for name in others}
+        rounds = {name: loaders[name].endless(self.position.step) for name in others}
         for batch in loaders[first].epoch(self.position.epoch, self.position.batch, self.position.step):
             moved = batch.to(self.device)
             yield {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}} if others else moved
@@ -378,49 +378,6 @@ class Engine:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._stop = True
-
-
-def make_accelerator() -> Any:
-    """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no state."""
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=not torch.cuda.is_available())
-
-
-def across_ranks(accelerator: Any, step: Step) -> nn.Module:
-    """The step as DDP runs it: gradients averaged over ranks. Buffers follow from the global batch, equal on all."""
-    if collectives.world_size() == 1:
-        return step
-    from accelerate import DistributedDataParallelKwargs
-
-    accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=not step.method.reaches_all, broadcast_buffers=False
-    )
-    with warnings.catch_warnings():  # torch renames broadcast_buffers, accelerate has only the old name
-        warnings.simplefilter("ignore", FutureWarning)
-        return accelerator.prepare_model(step)
-
-
-def check_fields(source: Source, names: Sequence[str], method: Method) -> None:
-    """InputError before the first step where a source lacks a field that the method reads."""
-    schema = source.schema()
-    for name in names:
-        kind, _, rest = name.partition(".")
-        if name not in schema and not (rest == "*" and any(have.startswith(f"{kind}.") for have in schema)):
-            raise InputError(
-                f"{source.name} has no {name}, which {type(method).__name__} needs; it has "
-                f"{', '.join(schema) or 'nothing'}; name a source, column or role that has it"
-            )
-
-
-def _endless(loader: Loader, start: int) -> Iterator[Any]:
-    """Batches of epoch after epoch, from the `start`-th on."""
-    epoch, step = 0, start
-    while start >= (length := len(loader.batches(epoch))):
-        start, epoch = start - length, epoch + 1
-    while True:
-        yield from loader.epoch(epoch, start, step)
-        epoch, start, step = epoch + 1, 0, step + len(loader.batches(epoch)) - start
 
 
 def _freeze_modes(method: Method) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from diptych import collectives
+from diptych.data.loader import require
 from diptych.data.sample import BadSample, Source
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import Tokenizer, build
@@ -26,7 +27,8 @@ from diptych.towers.dual import DualEncoder
 from diptych.towers.model import Model
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
-from diptych.training.engine import Engine, Summary, check_fields, make_accelerator
+from diptych.training.engine import Engine, Summary
+from diptych.training.launch import make_accelerator
 
 Validate = Callable[[Model, Source], Mapping[str, float]]
 
@@ -48,7 +50,7 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
     if held_out is not None:
-        check_fields(held_out, ("images.main", "texts.*"), method)  # now, not after the first epoch
+        require(held_out, ("images.main", "texts.*"), "validation")  # now, not after the first epoch
     if collectives.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)
         configs.write(config, out / "config.yaml")

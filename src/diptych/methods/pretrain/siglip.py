@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import PairConfig, Pairs
+from diptych.methods.pairs import SMALL, PairConfig, Pairs
 from diptych.objectives import sigmoid_pairs
 from diptych.towers.parts import Temperature
 
@@ -50,14 +50,7 @@ class SigLIP(Pairs):
 
 
 SigLIP.presets = {
-    "small": Preset(
-        config={"augment": {"crop": (0.5, 1.0), "turn": 12.0, "colour": 0.2, "ramp": (0.06, 0.6)}},
-        image="conv:image_size=48:widths=(48,96,192):depths=(1,1,1):pooling=max",
-        text="text:width=128:depth=1:heads=4:causal=false:pooling=mean:dropout=0.1",
-        tokenizer="bpe:vocab_size=2048:context=32",
-        embed_dim=192,
-        recipe=Recipe(optimizer="muon", lr=4e-3, warmup=0.1, clip=1.0, ema=0.99, batch_size=128, epochs=30),
-    ),
+    "small": SMALL,
     # The paper's optimiser is Adafactor and its tokenizer a SentencePiece model of C4; [choice] AdamW with the same
     # rates, and a byte-pair vocabulary of the same size learnt from the run's own captions.
     "paper": Preset(

@@ -1,0 +1,82 @@
+"""What a run will cost, told before it begins: a method's memory and time on a source, from a probe of a few samples."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from diptych.data.loader import Loader, require
+from diptych.data.plan import Shuffled
+from diptych.data.sample import Source
+from diptych.data.tokenizers import build
+from diptych.methods.base import At
+from diptych.training.config import RunConfig
+from diptych.training.run import build_method, texts_of
+from diptych.training.step import Step, whole
+
+_PROBE = 16  # samples: enough for the fixed cost of a step to fade, few enough for a second
+_TEXTS = 20_000  # captions for the probe's vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """`state_bytes`: weights, gradients and two moments; `batch_bytes`: what backward keeps of a batch, the loss apart;
+    `step_seconds` and `epoch_seconds` on this machine, reading included."""
+
+    method: str
+    preset: str
+    batch_size: int
+    parameters: int
+    state_bytes: int
+    batch_bytes: int
+    step_seconds: float
+    epoch_seconds: float
+
+
+def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
+    """Run the first stage's step on a few samples, and scale up to the config's batch.
+
+    Memory is that of activations in float32 as autograd keeps them; libraries' own buffers come on top. Time is the
+    better of two steps.
+    """
+    tokenizer = None if config.init else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
+    method, _ = build_method(config, tokenizer)
+    stage = method.stages()[0]
+    source = sources[stage.streams[0]]
+    views = method.views(stage, stage.streams[0])
+    require(source, [name for view in views for name in view.reads], config.method)
+    probe = min(_PROBE, len(source))
+    loader = Loader(source, views, Shuffled(), probe, steps=1)
+    step, at = Step(method, config.recipe.precision), At(0, 1, 0, config.options.seed, stage.name)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    seconds = []
+    for _ in range(2):
+        kept.clear()
+        begun = time.perf_counter()
+        batch = next(iter(loader.epoch(0)))
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            whole(step, batch, at)
+        seconds.append(time.perf_counter() - begun)
+    parameters = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+    a_sample, size = min(seconds) / len(batch), min(config.recipe.batch_size, len(source))
+    return Estimate(
+        method=config.method,
+        preset=config.preset,
+        batch_size=size,
+        parameters=parameters,
+        state_bytes=16 * parameters,
+        batch_bytes=round(sum(kept.values()) / len(batch) * size),
+        step_seconds=a_sample * size,
+        epoch_seconds=a_sample * len(source),
+    )
