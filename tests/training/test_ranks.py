@@ -24,11 +24,14 @@ def two():
         yield ranks
 
 
-def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=None, steps: int = 4):
+VIT = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
+
+
+def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=None, steps: int = 4, image: str = VIT):
     """Runs on each rank: weights and log position after a few steps, or the error that it saw."""
     torch.manual_seed(0)
     make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2",
+        image=image,
         text="text:width=32:depth=1:heads=2",
         embed_dim=32,
         tokenizer=toy_tokenizer(CLIP.presets["small"]),
@@ -64,6 +67,16 @@ def test_two_ranks_follow_the_path_of_one_process(tmp_path, two):
     for name, value in alone.items():
         assert torch.equal(first[2][name], second[2][name]), f"ranks drift apart in {name}"
         assert torch.allclose(value, first[2][name], atol=2e-3), name
+
+
+def test_batch_norm_of_a_foreign_tower_sees_the_samples_of_all_ranks(tmp_path, two):
+    tower = "timm:resnet10t:image_size=32"
+    _, _, alone = train(str(tmp_path / "one"), steps=1, image=tower)
+    first, _ = two.run(train, str(tmp_path / "two"), None, "stop", None, 1, tower)
+    statistics = [name for name in alone if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    for name in statistics:
+        assert torch.allclose(alone[name], first[2][name], rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.parametrize("trouble", ["nan", "inf"])

@@ -1,4 +1,4 @@
-"""What a run will cost, told before it begins: a method's memory and time on a source, from a probe of a few samples."""
+"""What a run will cost, told before it begins: memory and time of a method on a source, by a probe of a few samples."""
 
 import time
 from collections.abc import Mapping

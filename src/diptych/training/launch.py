@@ -18,9 +18,13 @@ def make_accelerator() -> Any:
 
 
 def across_ranks(accelerator: Any, step: Step) -> nn.Module:
-    """The step as DDP runs it: gradients averaged over ranks. Buffers follow from the global batch, equal on all."""
+    """The step as DDP runs it: gradients averaged over ranks, batch norm over all ranks' samples.
+
+    Buffers follow from the global batch, so they are equal on all ranks and none are sent.
+    """
     if collectives.world_size() == 1:
         return step
+    collectives.convert_batch_norm(step.method)
     from accelerate import DistributedDataParallelKwargs
 
     accelerator.ddp_handler = DistributedDataParallelKwargs(
