@@ -4,7 +4,8 @@
     python tools/make_glyphs.py --out build/glyphs              # download, draw, write, compare with the shipped pack
     python tools/make_glyphs.py --out build/glyphs --packages D # the .tgz files are already in folder D
 
-Downloads five npm packages (12 MB, by `npm pack`), checks each against its published SHA-512, and reads them without unpacking.
+Fetches five npm packages (12 MB) with `npm pack`, checks each against its published SHA-512, and reads them without
+unpacking.
 The shipped split of the concepts is a hash of their codes, so it is made here too: nothing is copied from the old pack.
 concepts.jsonl comes out equal, byte for byte; the sheets, which are lossy, to 2 grey levels of 255 on average.
 """
