@@ -7,6 +7,9 @@ examples. `_to_rst` turns them into reStructuredText, so that no one has to writ
 import re
 from importlib.metadata import version as version_of
 
+import latex2mathml.converter
+from docutils.nodes import SkipNode
+
 project = "diptych"
 author = "the diptych authors"
 version = release = version_of("diptych")
@@ -17,6 +20,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = "diptych"
 html_show_copyright = False
 
@@ -76,5 +80,16 @@ def _to_rst(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = [line for block in blocks if block for line in (*_block(block), "")]
 
 
+def _mathml(display: str):
+    """Equations as MathML, which browsers draw themselves: no script, no font from elsewhere."""
+
+    def visit(translator, node) -> None:
+        translator.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+        raise SkipNode
+
+    return visit, None
+
+
 def setup(app) -> None:
     app.connect("autodoc-process-docstring", _to_rst)
+    app.add_html_math_renderer("mathml", inline_renderers=_mathml("inline"), block_renderers=_mathml("block"))
