@@ -36,7 +36,7 @@ format: $(STAMPS)/lint  ## rewrite to style
 docs: $(STAMPS)/docs  ## docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(STAMPS)/test  ## one table of timings; writes results/benchmarks
+bench: $(STAMPS)/test $(STAMPS)/bench  ## one table of timings; writes results/benchmarks
 	OMP_NUM_THREADS=$(JOBS) $(PY) -m benchmarks $(ARGS)
 
 wheel: $(STAMPS)/base  ## dist/*.whl, at most 25 MB

@@ -2,44 +2,132 @@
 
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib.metadata import version
+from multiprocessing import get_context
 from typing import Any
+from weakref import WeakSet
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 
-def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 7) -> dict[str, float]:
-    """Median CPU seconds of both, run in turns after one warm-up each, and the median of their ratios."""
+def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 7) -> dict[str, Any]:
+    """CPU seconds of both, run in turns after one warm-up each: all pairs, their medians, and the ratios of the pairs.
+
+    CPU seconds are those of this process with all its threads and of the worker processes that ended meanwhile.
+    `wall_ratio` is the median ratio of seconds by the clock, which says more where the machine is idle.
+    """
     ours(), theirs()
-    seconds = [(_cpu_seconds(ours), _cpu_seconds(theirs)) for _ in range(pairs)]
+    return summary([(seconds(ours), seconds(theirs)) for _ in range(pairs)])
+
+
+def summary(pairs: list[tuple[tuple[float, float], tuple[float, float]]]) -> dict[str, Any]:
+    """The numbers of a row from pairs of (CPU, wall) seconds, ours and theirs.
+
+    >>> summary([((1.0, 1.0), (2.0, 4.0)), ((3.0, 1.0), (4.0, 4.0)), ((1.0, 2.0), (1.0, 2.0))])["ratio"]
+    0.75
+    """
+    ratios = [a / b for (a, _), (b, _) in pairs]
     return {
-        "ours": statistics.median(a for a, _ in seconds),
-        "theirs": statistics.median(b for _, b in seconds),
-        "ratio": statistics.median(a / b for a, b in seconds),
+        "ours": statistics.median(a for (a, _), _ in pairs),
+        "theirs": statistics.median(b for _, (b, _) in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "wall_ratio": statistics.median(a / b for (_, a), (_, b) in pairs),
+        "pairs": [[a, b] for (a, _), (b, _) in pairs],
     }
 
 
-def _cpu_seconds(call: Callable[[], Any]) -> float:
-    start = time.process_time()
+def judged(what: str, unit: str, numbers: Mapping[str, Any], bar: float | None, roofline: float | None = None) -> dict:
+    """A line of the table: `ratio`, ours over theirs, must not be above `bar`; None only tells."""
+    met = None if bar is None else numbers["ratio"] <= bar
+    line = {"what": what, "unit": unit, **numbers, "bar": bar, "met": met}
+    return line if roofline is None else {**line, "roofline": roofline}
+
+
+def against(ours: float, theirs: float) -> dict[str, float]:
+    """The numbers of a row that does not vary from run to run."""
+    return {"ours": ours, "theirs": theirs, "ratio": ours / theirs}
+
+
+def seconds(call: Callable[[], Any]) -> tuple[float, float]:
+    """CPU and wall seconds of a call."""
+    wall, cpu = time.perf_counter(), _cpu()
     call()
-    return time.process_time() - start
+    return _cpu() - cpu, time.perf_counter() - wall
+
+
+def _cpu() -> float:
+    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def flops(call: Callable[[], Any]) -> int:
+    """Floating-point operations of the products and attentions of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@cache
+def peak(dtype: torch.dtype = torch.float32, side: int = 2048) -> float:
+    """Floating-point operations a CPU second of a square product of one type: the best of several."""
+    a, b = (torch.ones(side, side, dtype=dtype) for _ in range(2))
+    torch.mm(a, b)
+    return 2 * side**3 / min(seconds(lambda: torch.mm(a, b))[0] for _ in range(7))
+
+
+def roofline(operations: int, cpu_seconds: float, dtype: torch.dtype = torch.float32) -> float:
+    """Achieved operations a CPU second over those of the square product."""
+    return operations / cpu_seconds / peak(dtype)
+
+
+def in_child(work: Callable[..., Any], *args: Any) -> Any:
+    """What `work` returns in a fresh process, with as many threads as here; its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
+
+
+def _with_threads(threads: int, work: Callable[..., Any], *args: Any) -> Any:
+    torch.set_num_threads(threads)
+    return work(*args)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
     """Bytes of distinct memory that a forward pass keeps for its backward pass."""
-    kept: dict[int, int] = {}
+    alive: WeakSet[_Kept] = WeakSet()
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def pack(tensor: torch.Tensor) -> _Kept:
+        kept = _Kept(tensor)
+        alive.add(kept)
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         result = forward()
-    del result
-    return sum(kept.values())
+    storages = [kept.tensor.untyped_storage() for kept in alive]
+    del result  # until here its graph held what it needs
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+class _Kept:
+    """A tensor that a graph holds; graphs that forward itself goes through and drops hold none in the end."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
 
 
 def circumstances(*packages: str) -> dict[str, Any]:

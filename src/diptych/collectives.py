@@ -7,6 +7,7 @@ gradient of one process, for towers (each rank sees its own samples) and for sca
 Without an initialised process group there is one rank, and all of this is the identity.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -126,6 +127,22 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
     answers = torch.tensor([int(flag) for flag in flags], device=_device())
     dist.all_reduce(answers, op=dist.ReduceOp.MAX)
     return tuple(bool(answer) for answer in answers.tolist())
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over ranks; one that only some ranks have counts as 0 on the others."""
+    if world_size() == 1:
+        return
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    somewhere = any_rank(*(parameter.grad is not None for parameter in trainable))
+    for parameter, has in zip(trainable, somewhere, strict=True):
+        if has and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p, has in zip(trainable, somewhere, strict=True) if has and p.grad is not None]
+    waiting = [dist.all_reduce(gradient.div_(world_size()), async_op=True) for gradient in gradients]
+    for work in waiting:
+        assert work is not None
+        work.wait()
 
 
 def barrier() -> None:

@@ -23,7 +23,7 @@ Positives = Sequence[Sequence[int]] | Array
 _TIE = 1e-6
 
 
-def ranks(queries: Array, gallery: Array, positives: Positives, *, tile: int = 1024) -> np.ndarray:
+def ranks(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> np.ndarray:
     """The rank of the best right item of each query, 1 for the top: 1 + the wrong items that score as high or higher.
 
     queries (Q, E) and gallery (G, E) are compared by dot product, `tile` queries at a time: O(tile · G) memory. Returns
@@ -41,7 +41,7 @@ def ranks(queries: Array, gallery: Array, positives: Positives, *, tile: int = 1
 
 
 def recall_at_k(
-    queries: Array, gallery: Array, positives: Positives, ks: Sequence[int] = (1, 5, 10), *, tile: int = 1024
+    queries: Array, gallery: Array, positives: Positives, ks: Sequence[int] = (1, 5, 10), *, tile: int = 128
 ) -> dict[int, float]:
     """The share of queries with a right item among their first k, for each k (see `ranks`).
 
@@ -52,7 +52,7 @@ def recall_at_k(
     return {k: float((rank <= k).mean()) for k in ks}
 
 
-def median_rank(queries: Array, gallery: Array, positives: Positives, *, tile: int = 1024) -> float:
+def median_rank(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> float:
     """The median over queries of the best right item's rank (see `ranks`)."""
     return float(np.median(ranks(queries, gallery, positives, tile=tile)))
 
@@ -72,7 +72,7 @@ def chance_recall(right: Sequence[int], gallery: int, k: int) -> float:
     return float(np.average(hit, weights=counts))
 
 
-def mean_average_precision(queries: Array, gallery: Array, positives: Positives, *, tile: int = 1024) -> float:
+def mean_average_precision(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> float:
     """The mean over queries of the average precision: the mean over right items of the precision at their rank.
 
     With right items in falling order of score, the i-th has precision i / (i + wrong items scoring as high or higher).
@@ -132,7 +132,8 @@ def _finite(name: str, array: Array) -> Tensor:
     values = values if values.dtype == torch.float64 else values.float()
     if values.dim() != 2 or not len(values):
         raise InputError(f"{name} has shape {tuple(values.shape)}; two dimensions and at least one row are needed")
-    if not values.isfinite().all():
+    # The extremes are finite where all are, and need no memory; NaN is both.
+    if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
         raise InputError(f"{name} holds values that are not finite; the model that made them is broken")
     return values
 

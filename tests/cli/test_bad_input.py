@@ -365,7 +365,7 @@ def test_a_full_disk_leaves_nothing_half_written(refused_training, train, photos
 
 
 def test_a_full_disk_leaves_nothing_half_written_by_embed(refused, run, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.search.embed._Npy.append", full_disk)
+    monkeypatch.setattr("diptych.search.writer._Npy.append", full_disk)
     has(refused("embed", run, photos, "--out", tmp_path / "emb"), "no space left", tmp_path / "emb", "make room")
     assert not [path for path in tmp_path.iterdir() if "emb" in path.name]
 

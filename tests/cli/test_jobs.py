@@ -42,17 +42,19 @@ def test_the_life_of_a_model(tmp_path):
 
     assert_done(finish(start("train", "clip", "--data", data, "--val", data, *TINY, "--out", "run")))
     at_once = [
-        start("evaluate", "run", "--data", data, "--json"),
-        start("embed", "run", data, "--out", "emb"),
+        start("evaluate", "run", "--data", data, "--json", "--exact"),
+        start("embed", "run", data, "--out", "emb", "--exact"),
         start("info", "run", "--json"),
         start("check", data, "--json"),
     ]
     evaluated, embedded, info, check = (assert_done(finish(process)) for process in at_once)
     count = json.loads(check)["samples"]
     assert json.loads(evaluated)["retrieval"]["n"] == count
+    assert json.loads(evaluated)["retrieval"]["decoding"] == "full"
     assert json.loads(info)["steps"] == 3
     assert "emb" in embedded
     assert json.loads((tmp_path / "emb" / "diptych.json").read_text())["count"] == count
+    assert json.loads((tmp_path / "emb" / "diptych.json").read_text())["exact"] is True
     hits = json.loads(assert_done(finish(start("search", "emb", "a red thing", "-k", "2", "--json"))))
     assert [hit["rank"] for hit in hits] == [1, 2]
 

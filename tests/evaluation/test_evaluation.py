@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diptych.data.pictures import Preprocess
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.errors import InputError
 from diptych.evaluation import cards, evaluate
@@ -27,7 +28,7 @@ class Dot:
     number: int
     damage: str = ""
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         if self.damage:
             raise BadSample(self.damage)
         return Image.new("RGB", (1, 1), (self.number, 0, 0))
@@ -46,9 +47,7 @@ class Fake:
         self.seen: list[str] = []
         self.largest = 0
 
-    @staticmethod
-    def preprocess(picture: Image.Image) -> torch.Tensor:
-        return torch.tensor(picture.getpixel((0, 0)), dtype=torch.uint8).view(3, 1, 1)
+    preprocess = Preprocess(size=1)
 
     def embed_images(self, images: torch.Tensor, *, batch_size: int) -> torch.Tensor:
         self.largest = max(self.largest, len(images))
@@ -208,6 +207,7 @@ BASE = Protocol(task="retrieval", data="d", split=split_of(["a", "b"]), field="c
         {"prompts": ("a {}",)},
         {"classes": ("cat",)},
         {"rule": "ties win"},
+        {"decoding": "scaled"},
         {"precision": "bfloat16"},
     ],
 )

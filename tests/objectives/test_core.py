@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from diptych.errors import InputError
 from diptych.objectives import both_losses, info_nce, pair_losses, sigmoid_pairs
+from diptych.objectives.core import question_mean
 
 SETTINGS = settings(max_examples=40, deadline=None)
 
@@ -232,8 +233,8 @@ def test_no_tensor_is_larger_than_a_strip_at_4096_by_default(monkeypatch):
     monkeypatch.setattr(core, "_strip", lambda *a: seen.append(original(*a)[0].shape) or original(*a))
     x = torch.zeros(4096, 2, requires_grad=True)
     info_nce(x, x, 1.0).backward()
-    assert len(seen) == 8  # four strips, made twice
-    assert max(rows for rows, _ in seen) == 1024
+    assert len(seen) == 16  # eight strips, made twice
+    assert max(rows for rows, _ in seen) == 512
 
 
 @pytest.mark.parametrize(
@@ -250,3 +251,40 @@ def test_shapes_that_do_not_fit_are_named(call, message):
     x, y, *_ = leaves(3, 3)
     with pytest.raises(InputError, match=message):
         call(x, y)
+
+
+@SETTINGS
+@given(
+    rows=st.integers(1, 7),
+    extra=st.integers(0, 3),
+    tile=st.integers(1, 9),
+    kind=st.sampled_from(["diagonal", "index", "soft"]),
+    masked=st.booleans(),
+    scale=st.sampled_from([0.0, 1.7]),
+    seed=st.integers(0, 1000),
+)
+def test_the_mean_of_questions_is_that_of_their_rows(rows, extra, tile, kind, masked, scale, seed):
+    x, y, _, bias = leaves(rows, rows + extra, seed=seed)
+    scale = torch.tensor(scale).double().requires_grad_()
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(-1, rows + extra, (rows,), generator=generator)
+    targets = {"diagonal": None, "index": index, "soft": random(rows, rows + extra, seed=seed).softmax(1)}[kind]
+    allowed = torch.rand(rows, rows + extra, generator=generator) > 0.4 if masked else None
+    at_once = question_mean(x, y, scale, bias, targets=targets, allowed=allowed, tile=tile)
+    by_rows = pair_losses(x, y, scale, bias, targets=targets, allowed=allowed, compete=False, tile=tile).mean()
+    check(at_once[None], by_rows[None], (x, y, scale, bias))
+
+
+def test_the_mean_of_questions_makes_each_strip_once_and_no_gradient_where_none_is_wanted(monkeypatch):
+    from diptych.objectives import core
+
+    seen = []
+    original = core._strip
+    monkeypatch.setattr(core, "_strip", lambda *a: seen.append(a) or original(*a))
+    x, y, scale, bias = leaves(6, 6)
+    loss = question_mean(x, y, scale, bias, tile=2)
+    loss.backward()
+    assert len(seen) == 3
+    monkeypatch.setattr(torch, "mm", None)  # what makes a gradient
+    with torch.no_grad():
+        assert question_mean(x, y, scale, bias, tile=2) == loss

@@ -18,7 +18,7 @@ from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
-from diptych.search import embed, index
+from diptych.search import index, writer
 from diptych.search.embed import embed_source
 from diptych.search.index import Index, best
 from diptych.search.layout import Manifest, parts_of
@@ -64,7 +64,7 @@ class Painted:
 
     colour: tuple | None
 
-    def decode(self):
+    def decode(self, at_least=None):
         if self.colour is None:
             raise BadSample("truncated", "ends early")
         return Image.new("RGB", (6, 8), self.colour)
@@ -123,7 +123,7 @@ def test_layout_is_clip_retrievals_and_rows_of_all_files_agree(tmp_path):
 def test_parts_of_any_size_hold_the_same_rows_in_order(tmp_path, monkeypatch):
     names = ["red", "green", "blue", "white", "yellow"] * 5
     embed_source(ColourModel(), paintings(*names), tmp_path / "whole")
-    monkeypatch.setattr(embed, "PART_ROWS", 2)
+    monkeypatch.setattr(writer, "PART_ROWS", 2)
     embed_source(ColourModel(), paintings(*names), tmp_path / "cut", batch_size=7)
     assert [p.name for p in parts_of(tmp_path / "cut", "img_emb")][:3] == [
         "img_emb_00.npy",
@@ -191,6 +191,30 @@ def test_file_pictures_have_an_absolute_path_and_search_by_path_finds_them(tmp_p
     assert (hits[0].image_path, hits[0].rank, round(hits[0].score, 5)) == (str(tmp_path / "red.png"), 1, 1.0)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_query_by_path_is_decoded_as_the_index_was(tmp_path, exact):
+    class Pixels(ColourModel):
+        """The pixels themselves: nothing hides a difference of decoding."""
+
+        def embed_images(self, images, *, batch_size=64):
+            if not isinstance(images, torch.Tensor):
+                images = torch.stack([self.preprocess(image) for image in images])
+            return torch.nn.functional.normalize(images.float().flatten(1) - 128, dim=-1)
+
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (100, 120, 3), dtype=np.uint8))
+    noise.save(tmp_path / "a.jpg")
+    picture = FilePicture(str(tmp_path / "a.jpg"))
+    manifest = embed_source(Pixels(), Paintings((picture,)), tmp_path / "emb", exact=exact)
+    assert manifest.exact is exact
+    scores = [
+        query(Pixels(), Index.open(tmp_path / "emb"), image=image)[0].score
+        for image in (tmp_path / "a.jpg", picture.decode(), picture.decode(at_least=8))
+    ]
+    assert scores[0] == scores[1 if exact else 2] == pytest.approx(1, abs=1e-6)
+    assert scores[2 if exact else 1] < 0.999
+
+
 def test_an_existing_folder_is_never_overwritten_but_an_empty_one_is_filled(tmp_path):
     (tmp_path / "emb").mkdir()
     embed_source(ColourModel(), paintings("red"), tmp_path / "emb")
@@ -206,7 +230,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(embed, "_write_metadata", full)
+    monkeypatch.setattr(writer, "write_metadata", full)
     with pytest.raises(InputError, match="no space left"):
         embed_source(ColourModel(), paintings("red"), tmp_path / "emb")
     assert list(tmp_path.iterdir()) == []

@@ -70,6 +70,20 @@ def test_paths_pictures_and_tensors_give_equal_vectors(model: Model, pictures: l
         assert_close(model.embed_images(paths[number]), expected[number : number + 1])
 
 
+def test_large_jpeg_files_are_decoded_scaled_unless_exact(model: Model, tmp_path: Path):
+    x, y = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
+    Image.fromarray(np.stack([x, y, x * y / 255], -1).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as given:
+        full = model.embed_images(given)  # a picture that is open already is taken as it is
+    pictures = [FilePicture(str(tmp_path / "a.jpg")), BytesPicture((tmp_path / "a.jpg").read_bytes())]
+    for picture in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), *pictures):
+        assert torch.equal(model.embed_images(picture, exact=True), full)
+        scaled = model.embed_images(picture)
+        assert torch.equal(scaled, model.embed_images(pictures[0].decode(at_least=64)))
+        assert not torch.equal(scaled, full)
+        assert (scaled * full).sum() > 0.999
+
+
 def test_floats_are_taken_as_preprocessed(model: Model, pictures: list[Image.Image]):
     pixels = torch.stack([model.preprocess(picture) for picture in pictures])
     expected = model.embed_images(pictures)

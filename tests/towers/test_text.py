@@ -191,3 +191,20 @@ def test_an_empty_text_has_a_finite_embedding():
 def test_bad_options_name_thing_and_remedy(options, message):
     with pytest.raises(InputError, match=message):
         tower_of(**options)
+
+
+@pytest.mark.parametrize("length", [7, 12])
+def test_a_causal_tower_needs_no_mask_and_gives_the_same_at_any_padding(monkeypatch, length):
+    """Cut to the longest or padded to the context: SDPA is told `is_causal` and is given no mask (its fast kernels)."""
+    tower, (ids, lengths) = tower_of(), texts()
+    expected, seen, sdpa = tower(ids, lengths).pooled, [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q, k, v, **how):
+        seen.append((how["attn_mask"], how["is_causal"]))
+        return sdpa(q, k, v, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    with torch.inference_mode():
+        found = tower(ids[:, :length], lengths).pooled
+    assert seen == [(None, True)] * 3
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

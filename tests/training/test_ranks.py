@@ -12,17 +12,10 @@ from diptych.errors import InputError
 from diptych.methods.base import Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
-from diptych.testing import Ranks, Toy
+from diptych.testing import Toy
 from diptych.testing.check import toy_tokenizer
 from diptych.training.engine import Engine, Options
 from diptych.training.step import whole
-
-
-@pytest.fixture(scope="module")
-def two():
-    with Ranks(2) as ranks:
-        yield ranks
-
 
 VIT = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
 

@@ -1,8 +1,9 @@
 """The model that a verb works with, and how it is named on the command line."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from diptych.cli._parser import Parser
+from diptych.cli._screen import say
 
 if TYPE_CHECKING:
     from diptych.towers.model import Model
@@ -15,10 +16,20 @@ def add_weights(parser: Parser) -> None:
     parser.option("More", "--weights", metavar="FILE", help="local weights of an openclip: or hf: model")
 
 
-def load_model(spec: str, weights: str | None = None) -> "Model":
-    """The model, on a GPU where there is one."""
+def add_precision(parser: Parser) -> None:
+    """`--precision`, for verbs that only embed."""
+    parser.option("How", "--precision", type=Literal["float32", "bfloat16", "int8", "auto"], metavar="NAME",
+                  help="float32 (default), bfloat16, int8, or auto: a probe chooses")  # fmt: skip
+
+
+def load_model(spec: str, weights: str | None = None, precision: str = "float32") -> "Model":
+    """The model, on a GPU where there is one, in a precision."""
     import torch
 
     from diptych.methods.store import load
+    from diptych.towers.precision import set_precision
 
-    return load(spec, weights=weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = set_precision(load(spec, weights=weights).to("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    if precision == "auto":
+        say(f"computing in {model.precision}, the fastest that is close enough to float32 here")
+    return model

@@ -3,7 +3,7 @@
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too.
 """
 
-from diptych.cli._model import MODELS, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError
@@ -22,6 +22,8 @@ def add(parser: Parser) -> None:
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
     parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--max-bad", type=float, metavar="SHARE", help="damaged samples allowed (default: 0.01)")
+    parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
+    add_precision(parser)
     add_weights(parser)
 
 
@@ -32,10 +34,10 @@ def run(args: Namespace) -> None:
         raise InputError("diptych embed has no place to write to; name a new folder with --out EMB")
     from diptych.search.embed import embed_source
 
-    settings = {name: args[name] for name in ("batch_size", "max_bad") if name in args}
+    settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
     if settings.get("batch_size", 1) < 1:
         raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
-    model = load_model(args.model, args.get("weights"))
+    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))

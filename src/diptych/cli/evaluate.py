@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diptych.cli._model import MODELS, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -22,7 +22,9 @@ def add(parser: Parser) -> None:
     parser.option("How", "--role", help="role of the texts for retrieval (default: caption)")
     parser.option("How", "--label", help="label for zeroshot (default: the first with class names)")
     parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     parser.option("More", "--json", type=bool, help="JSON in place of tables")
+    add_precision(parser)
     add_weights(parser)
 
 
@@ -35,11 +37,11 @@ def run(args: Namespace) -> None:
     from diptych.evaluation import evaluate
 
     suites = [name for name in args.get("suite", "retrieval").split(",") if name]
-    settings = {name: args[name] for name in ("role", "label", "batch_size") if name in args}
+    settings = {name: args[name] for name in ("role", "label", "batch_size", "exact") if name in args}
     if settings.get("batch_size", 1) < 1:
         raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
     source = open_source(args.data)
-    model = load_model(args.model, args.get("weights"))
+    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
     with progress("evaluating") as report:
         results = evaluate(model, source, suites, progress=report, **settings)
     if args.get("json"):

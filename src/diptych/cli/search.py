@@ -1,12 +1,13 @@
 """Find pictures by a text or by a picture.
 
-The search is exact: every embedding is compared. The model that made the folder embeds the query.
+Every embedding is compared, or the index is asked that `diptych index` made. The model that made the folder embeds the
+query.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 
-from diptych.cli._model import add_weights, load_model
+from diptych.cli._model import add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
@@ -25,7 +26,9 @@ def add(parser: Parser) -> None:
     parser.option("What", "--image", metavar="FILE", help="a picture to look for, in place of words")
     parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many to show (default: 10)")
     parser.option("How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)")
+    parser.option("More", "--exact", type=bool, help="compare every embedding although there is an index")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    add_precision(parser)
     add_weights(parser)
 
 
@@ -37,11 +40,11 @@ def run(args: Namespace) -> None:
     from diptych.search.index import Index
     from diptych.search.query import query
 
-    index = Index.open(args.emb)
+    index = Index.open(args.emb, exact=bool(args.get("exact")))
     spec = args.get("model", index.manifest.model)
     if "model" not in args and Path(spec).is_absolute() and not Path(spec).is_dir():
         raise InputError(f"{args.emb} was made with the model in {spec}, which is not there; name it with --model")
-    model = load_model(spec, args.get("weights"))
+    model = load_model(spec, args.get("weights"), args.get("precision", "float32"))
     hits = query(model, index, text=args.text, image=args.get("image"), k=args.get("k", 10))
     if args.get("json"):
         show_json([asdict(hit) for hit in hits])

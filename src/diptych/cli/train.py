@@ -56,6 +56,7 @@ def add(parser: Parser) -> None:
         ("batch-size", int, "N", "samples that meet in a step, over all ranks"),
         ("lr", float, "X", "highest learning rate"),
         ("optimizer", str, "NAME", "one of `diptych list optimizers`"),
+        ("chunk", int | None, "N", "tokens a tower encodes at once (all); a 16 x 16 patch is one"),
         ("precision", Literal["float32", "bfloat16"], "NAME", "float32 or bfloat16"),
     ):
         dest = f"recipe.{name.replace('-', '_')}"
@@ -68,6 +69,8 @@ def add(parser: Parser) -> None:
                   help="steps between checkpoints (500)")  # fmt: skip
     parser.option(_RUN, "--nonfinite", dest="options.nonfinite", type=Literal["stop", "skip"], metavar="stop|skip",
                   help="what to do at a step whose loss is not finite (stop)")  # fmt: skip
+    parser.option(_RUN, "--spike", dest="options.spike", type=float | None, metavar="X",
+                  help="skip a step whose loss is above X times the usual (never)")  # fmt: skip
     parser.option(_RUN, "--quiet", dest="options.quiet", type=bool, help="no progress")
 
 
@@ -224,7 +227,7 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.damaged.items())
         say(f"damaged samples, whose places others took: {reasons}")
     if summary.skipped:
-        say(f"steps skipped because their loss was not finite: {summary.skipped}")
+        say(f"steps skipped because their loss was not finite, or a spike: {summary.skipped}")
     if numbers := _last_validation(out):
         say("validation: " + ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()))
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")

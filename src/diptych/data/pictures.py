@@ -56,10 +56,11 @@ _UPRIGHT = {  # EXIF orientation -> the turn that undoes it
 }
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF), upright, as RGB, or RGBA where it has transparency.
 
-    Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted.
+    Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted. With `at_least` a JPEG is decoded
+    at the smallest of 1/1, 1/2, 1/4 and 1/8 whose short side keeps so many pixels; other formats cannot and ignore it.
     Raises BadSample: zero-byte, html, unsupported, bomb (more than `max_pixels`, told from the header), truncated,
     unreadable.
 
@@ -72,6 +73,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         # Plugins raise whatever comes to hand on damaged bytes (SyntaxError, struct.error, IndexError, …).
         image = plugin(io.BytesIO(data))
         _refuse_bomb(image, max_pixels)
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))  # libjpeg leaves out the higher DCT coefficients
         image.load()
         return opened(image)
     except BadSample:
@@ -199,9 +202,9 @@ class FilePicture:
         except OSError as error:
             raise BadSample("unreadable", f"{self.path}: {error.strerror}") from error
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         """As `diptych.data.pictures.decode`."""
-        return decode(self.read())
+        return decode(self.read(), at_least=at_least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +217,9 @@ class BytesPicture:
         """The bytes as given."""
         return self.data
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         """As `diptych.data.pictures.decode`."""
-        return decode(self.data)
+        return decode(self.data, at_least=at_least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +245,9 @@ class MemberPicture:
             raise BadSample("truncated", f"{self.path} ends before byte {self.offset + self.size}")
         return data
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         """As `diptych.data.pictures.decode`."""
-        return decode(self.read())
+        return decode(self.read(), at_least=at_least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +260,8 @@ class Mask:
         """The encoded bytes."""
         return self.picture.read()
 
-    def decode(self) -> Image.Image:
-        """As `decode_mask`."""
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """As `decode_mask`, always in full: the mean of two numbers is a third one."""
         return decode_mask(self.read())
 
 
@@ -304,6 +307,19 @@ class Preprocess:
             object.__setattr__(self, name, value)
         if min(self.std) <= 0:
             raise InputError(f"preprocess std {self.std} must be positive; it divides the pixels")
+
+    def read(self, picture: Picture, *, exact: bool = False) -> Tensor:
+        """Decode `picture` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the size or more.
+
+        Twice, because bicubic shrinking by less than 2 no longer hides that pixels were left out: embeddings of
+        photographs then fall to a cosine of .99 to the full decode, and with twice the size they stay at .999.
+        Raises BadSample as the picture does.
+        """
+        return self(picture.decode(self.least(exact)))
+
+    def least(self, exact: bool = False) -> int | None:
+        """The pixels that the short side of a picture must keep; None where all are wanted."""
+        return None if exact else 2 * self.size
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The picture as uint8 (3, size, size)."""

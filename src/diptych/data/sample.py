@@ -26,8 +26,11 @@ class BadSample(Exception):
 class Picture(Protocol):
     """A picture not yet decoded."""
 
-    def decode(self) -> Image.Image:
-        """The picture as RGB, or RGBA where it has transparency, turned upright; raises BadSample."""
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """The picture as RGB, or RGBA where it has transparency, turned upright; raises BadSample.
+
+        `at_least` allows a smaller picture, where that is faster, whose short side keeps so many pixels.
+        """
         ...
 
     def read(self) -> bytes:

@@ -8,6 +8,7 @@ views gave.
 Dimensions: B samples, V views, C captions, L text length, H x W pixels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,12 +106,21 @@ class PictureView:
         picture = sample.images.get(self.role)
         if picture is None:
             raise BadSample("no-picture", f"no picture of role {self.role!r}")
-        image = picture.decode()
+        image = picture.decode(self._least(progress))
         views = [
             self.preprocess(image) if progress is None else self._vary(image, rng, self.augment.strength(progress))
             for _ in range(self.count)
         ]
         return {f"images.{self.name}": torch.stack(views)}
+
+    def _least(self, progress: float | None) -> int | None:
+        """The pixels that the picture's short side must keep so that the smallest crop still has the target's size."""
+        if progress is None:
+            return self.preprocess.least()
+        augment, strength = self.augment, self.augment.strength(progress)
+        area = 1 + (min(augment.crop) - 1) * strength
+        stretch = max(max(augment.ratio), 1 / min(augment.ratio)) ** strength
+        return math.ceil(self.preprocess.size * math.sqrt(stretch / area))
 
     def _vary(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Tensor:
         size, augment = self.preprocess.size, self.augment

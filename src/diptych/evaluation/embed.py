@@ -37,12 +37,19 @@ class Embedded:
 
 
 def embed_pictures(
-    model: Any, source: Source, facts: Callable[[Sample], Any], *, role: str = "main", batch_size: int, steps: Steps
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Any],
+    *,
+    role: str = "main",
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
 ) -> Embedded:
     """Embed the picture of every sample. `facts(sample)` is kept of each; it may raise BadSample to leave one out.
 
-    At most two batches of pictures are in memory, already at the model's size. Raises InputError where none can be
-    used.
+    `exact` is that of `Model.embed_images`. At most two batches of pictures are in memory, already at the model's size.
+    Raises InputError where none can be used.
     """
     bad: Counter[str] = Counter()
     vectors: list[Tensor] = []
@@ -52,7 +59,7 @@ def embed_pictures(
         sample = source[index]
         if role not in sample.images:
             raise BadSample("no-picture", f"{sample.key} has no picture {role!r}")
-        return sample, model.preprocess(sample.images[role].decode())
+        return sample, model.preprocess.read(sample.images[role], exact=exact)
 
     for batch in ahead(read, range(len(source)), batch_size):
         pixels = []

@@ -20,6 +20,7 @@ class Protocol:
     prompts: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     rule: str = ""  # how several right answers, equal texts and ties count
+    decoding: str = "full"  # "scaled": large JPEGs decoded at a part of their size
     precision: str = "float32"
 
     def id(self) -> str:
@@ -56,6 +57,7 @@ def describe(protocol: Protocol, model: object) -> dict[str, object]:
         "field": protocol.field,
         "prompts": list(protocol.prompts),
         "rule": protocol.rule,
+        "decoding": protocol.decoding,
         "precision": protocol.precision,
         "model": getattr(model, "identity", ""),
     }

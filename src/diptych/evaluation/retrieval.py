@@ -27,6 +27,7 @@ def retrieval(
     role: str | None = None,
     batch_size: int = 64,
     ks: Sequence[int] = (1, 5, 10),
+    exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Recall of pictures among texts (`i2t_r1`, …) and of texts among pictures (`t2i_r1`, …).
@@ -50,7 +51,7 @@ def retrieval(
         return [number[normal_form(text)] for text in found]
 
     steps = Steps(progress, len(source))
-    images = embed_pictures(model, source, captions, batch_size=batch_size, steps=steps)
+    images = embed_pictures(model, source, captions, exact=exact, batch_size=batch_size, steps=steps)
     owners: dict[int, list[int]] = {}
     for image, numbers in enumerate(images.facts):
         for text in numbers:
@@ -78,6 +79,7 @@ def retrieval(
         split=split_of(source.keys()),
         field=role,
         rule=_RULE,
+        decoding="full" if exact else "scaled",
         precision=precision_of(model),
     )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)

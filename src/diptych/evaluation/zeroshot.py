@@ -37,6 +37,7 @@ def zeroshot(
     label: str | None = None,
     templates: Sequence[str] = TEMPLATES,
     batch_size: int = 64,
+    exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Accuracy of naming each picture's class: `top1`, `top5`, `mean_per_class`, and what chance gives.
@@ -63,7 +64,7 @@ def zeroshot(
     prompts = [template.replace("{}", name) for name in names for template in templates]
     vectors = normalize(embed_texts(model, prompts, batch_size=batch_size, steps=steps), dim=1)
     classes = normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=1)
-    images = embed_pictures(model, source, known, batch_size=batch_size, steps=steps)
+    images = embed_pictures(model, source, known, exact=exact, batch_size=batch_size, steps=steps)
     labels = np.array(images.facts)
     rank = class_ranks(images.vectors @ classes.T, labels)
     by_class = per_class(rank <= 1, labels, len(names))
@@ -75,6 +76,7 @@ def zeroshot(
         prompts=tuple(templates),
         classes=names,
         rule="mean of unit prompt vectors, unit; ties lose",
+        decoding="full" if exact else "scaled",
         precision=precision_of(model),
     )
     return {

@@ -63,7 +63,7 @@ class Recipe:
 
     `steps` wins over `epochs`. `warmup` is a number of steps, or a share of all steps where below 1. Weight decay skips
     parameters of one dimension or less. `clip` bounds the gradient norm. `ema` keeps an averaged copy, which is what
-    gets delivered.
+    gets delivered. `chunk` is the most tokens that a tower encodes at once, None all (see `training.gradcache`).
     """
 
     optimizer: str = "adamw"
@@ -80,6 +80,7 @@ class Recipe:
     clip: float | None = None
     ema: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    chunk: int | None = None
 
     def __post_init__(self):
         for name in ("lr", "batch_size", "epochs"):
@@ -87,6 +88,8 @@ class Recipe:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps is {self.steps}; it must be at least 1")
+        if self.chunk is not None and self.chunk < 1:
+            raise InputError(f"chunk is {self.chunk}; it is a number of tokens, such as 8192")
         for name in ("warmup", "min_lr", "weight_decay"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
@@ -162,6 +165,14 @@ class Method(nn.Module):
 
     def encode(self, batch: Any, at: At) -> Features:
         raise NotImplementedError
+
+    def parts(self) -> Mapping[str, Callable[[Any, At], Features]]:
+        """What gradient caching runs one after the other, so that one tower's graph at a time is in memory.
+
+        Functions like `encode` whose features together are those of `encode`, by what they read: "images", "texts" or
+        "all".
+        """
+        return {"all": self.encode}
 
     def loss(self, features: Features, batch: Any, at: At) -> Losses:
         raise NotImplementedError

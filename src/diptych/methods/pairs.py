@@ -1,6 +1,6 @@
 """What methods on (picture, text) pairs share: one picture, one text, two embeddings a sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,10 +43,16 @@ class Pairs(Method):
         )
 
     def encode(self, batch: Batch, at: At) -> Features:
-        return {
-            "image": self.model.embed_images(batch.image.flat),
-            "text": self.model.embed_texts(*batch.text.flat),
-        }
+        return {**self._encode_images(batch, at), **self._encode_texts(batch, at)}
+
+    def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
+        return {"images": self._encode_images, "texts": self._encode_texts}
+
+    def _encode_images(self, batch: Batch, at: At) -> Features:
+        return {"image": self.model.embed_images(batch.image.flat)}
+
+    def _encode_texts(self, batch: Batch, at: At) -> Features:
+        return {"text": self.model.embed_texts(*batch.text.flat)}
 
 
 # What learns pairs from scratch in minutes on two cores. Augmentation grows from nothing: at full strength from the

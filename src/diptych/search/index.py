@@ -1,11 +1,12 @@
-"""Exact search: every vector of a folder of embeddings is compared, read through a memory map tile by tile.
+"""Search in a folder of embeddings: exact, or with the index that `diptych index` made (see `diptych.search.ivf`).
 
-A million vectors of 512 numbers take a fraction of a second on two cores and little memory; approximate indices
-(clip-retrieval, autofaiss) can be built from the same folder where that is too slow.
+Exact search compares every vector, read through a memory map tile by tile: a million vectors of 512 numbers take a
+fraction of a second on two cores and little memory.
 
 Dimensions: Q queries, N rows, E embedding, K hits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError
+from diptych.search.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.search.layout import Manifest, parquet, parts_of
 from diptych.towers.model import Model
 
@@ -40,28 +42,62 @@ class Hit:
 class Index:
     """The pictures of a folder of embeddings, opened by `Index.open`."""
 
-    def __init__(self, folder: Path, manifest: Manifest, vectors: list[np.ndarray], metadata: list[Path]):
-        self.folder, self.manifest, self._vectors = folder, manifest, vectors
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        vectors: Sequence[np.ndarray],
+        metadata: Sequence[Path],
+        *,
+        removed: Sequence[int] = (),
+        ivf: Ivf | None = None,
+    ):
+        self.folder, self.manifest, self.vectors, self.metadata = folder, manifest, vectors, metadata
+        self.removed, self.ivf = removed, ivf
         self._starts = np.cumsum([0, *map(len, vectors)])
+        self._alive = np.ones(self._starts[-1], bool)
+        self._alive[list(removed)] = False
         self._metadata = lru_cache(maxsize=8)(lambda number: _table(metadata[number]))
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Index":
-        """Map what `diptych embed` wrote; InputError where files are missing, cut short or do not fit together."""
+    def open(cls, folder: str | Path, *, exact: bool = False) -> "Index":
+        """Map what `diptych embed` wrote, and the index that `diptych index` made of it, where there is one.
+
+        `exact` compares every vector all the same; rows added to the index are found, rows removed are not. Raises
+        InputError where files are missing, cut short or do not fit together, or the index is of another model.
+        """
         folder = Path(folder).expanduser()
-        manifest = Manifest.read(folder)
-        vectors = [_map(path, manifest.dimension) for path in parts_of(folder, "img_emb")]
-        metadata = parts_of(folder, "metadata")
-        count = sum(map(len, vectors))
-        if count != manifest.count or len(metadata) != len(vectors):
-            raise InputError(
-                f"{folder} holds {count} vectors and {len(metadata)} metadata files where diptych.json says "
-                f"{manifest.count} and {len(vectors)}; copy the folder again or run `diptych embed`"
-            )
-        return cls(folder, manifest, vectors, metadata)
+        manifest, vectors, metadata = embeddings(folder)
+        state = State.read(folder)
+        if state is None:
+            return cls(folder, manifest, vectors, metadata)
+        state.check(folder, manifest)
+        try:
+            ivf = None if exact else Ivf.open(folder, state)
+        except FileNotFoundError as error:
+            if State.read(folder) != state:  # built anew since it was read
+                return cls.open(folder)
+            raise InputError(f"{error.args[0]} is missing; {anew(folder)}") from None
+        return cls.over(folder, manifest, state.parts, removed=state.removed, ivf=ivf)
+
+    @classmethod
+    def over(
+        cls, folder: Path, manifest: Manifest, parts: Sequence[Part], *, removed: Sequence[int], ivf: Ivf | None = None
+    ) -> "Index":
+        """The same over several folders, whose rows are numbered in order; InputError where one is not as it was."""
+        vectors: list[np.ndarray] = []
+        metadata: list[Path] = []
+        for part in parts:
+            other = folder / part.path
+            _, more, tables = embeddings(other)
+            if (sum(map(len, more)), fingerprint(other, more)) != (part.count, part.fingerprint):
+                raise InputError(f"{other} is not as it was when {folder / STATE} was made; {anew(folder)}")
+            vectors += more
+            metadata += tables
+        return cls(folder, manifest, vectors, metadata, removed=removed, ivf=ivf)
 
     def __len__(self) -> int:
-        return self.manifest.count
+        return len(self._alive) - len(self.removed)
 
     def check(self, model: Model) -> None:
         """Refuse a model other than the one that made these embeddings: their cosines would mean nothing."""
@@ -74,7 +110,8 @@ class Index:
     def top(self, queries: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
         """The `k` best rows for each query (Q, E): cosines (Q, K) descending and row numbers (Q, K), K = min(k, N).
 
-        Of equal scores the lower row comes first, whatever the tiles.
+        Of equal scores the lower row comes first, whatever the tiles. With an index, up to its `k` hits are looked for
+        in it; what its recall does not speak of is exact: more hits, and queries whose lists hold fewer than `k` rows.
         """
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
             raise InputError(
@@ -84,16 +121,33 @@ class Index:
         if k < 1:
             raise InputError(f"k is {k}; ask for at least 1 hit")
         queries = queries.detach().cpu().float()
+        if self.ivf is None or k > self.ivf.state.k:
+            return self._exact(queries, k)
+        scores, rows = self.ivf.top(queries, k)
+        short = (rows < 0).any(1)
+        if short.any():
+            scores[short], rows[short] = self._exact(queries[short], k)
+        return scores, rows
+
+    def _exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scores, rows = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
-        for start, vectors in zip(self._starts, self._vectors, strict=False):
+        for start, vectors in zip(self._starts, self.vectors, strict=False):
             for offset in range(0, len(vectors), TILE):
                 tile = torch.from_numpy(vectors[offset : offset + TILE])
-                here = torch.arange(len(tile)) + int(start) + offset
+                first = int(start) + offset
+                here = torch.arange(len(tile)) + first
+                if self.removed:
+                    alive = torch.from_numpy(self._alive[first : first + len(tile)])
+                    tile, here = tile[alive], here[alive]
                 scores = torch.cat([scores, queries @ tile.T], dim=1)
                 rows = torch.cat([rows, here.expand(len(queries), -1)], dim=1)
                 columns = best(scores, k)
                 scores, rows = scores.gather(1, columns), rows.gather(1, columns)
         return scores, rows
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """A copy of the vectors (N, E) of the rows (N,)."""
+        return take(self.vectors, rows)
 
     def hits(self, scores: Tensor, rows: Tensor) -> list[Hit]:
         """What stands at the rows (K,) that `top` gave for one query."""
@@ -106,6 +160,20 @@ class Index:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         table = self._metadata(number).slice(row - int(self._starts[number]), 1).to_pylist()
         return table[0]
+
+
+def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Rows (N,), ascending or not, of arrays that follow one another, as one array (N, E).
+
+    >>> take([np.array([[0.0], [1.0]]), np.array([[2.0]])], np.array([2, 0])).tolist()
+    [[2.0], [0.0]]
+    """
+    starts = np.cumsum([0, *map(len, vectors)])
+    taken = np.empty((len(rows), vectors[0].shape[1]), vectors[0].dtype)
+    for start, array in zip(starts, vectors, strict=False):
+        here = (rows >= start) & (rows < start + len(array))
+        taken[here] = array[rows[here] - start]
+    return taken
 
 
 def best(scores: Tensor, k: int) -> Tensor:
@@ -123,6 +191,20 @@ def best(scores: Tensor, k: int) -> Tensor:
     columns = keep.nonzero()[:, 1].view(len(scores), k)
     order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
     return columns.gather(1, order)
+
+
+def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
+    """The manifest, mapped vectors and metadata files of one folder, whose counts agree."""
+    manifest = Manifest.read(folder)
+    vectors = [_map(path, manifest.dimension) for path in parts_of(folder, "img_emb")]
+    metadata = parts_of(folder, "metadata")
+    count = sum(map(len, vectors))
+    if count != manifest.count or len(metadata) != len(vectors):
+        raise InputError(
+            f"{folder} holds {count} vectors and {len(metadata)} metadata files where diptych.json says "
+            f"{manifest.count} and {len(vectors)}; copy the folder again or run `diptych embed`"
+        )
+    return manifest, vectors, metadata
 
 
 def _map(path: Path, dimension: int) -> np.ndarray:

@@ -26,7 +26,8 @@ class Manifest:
     """What a folder of embeddings holds and which model made it.
 
     `model` is what `diptych.load` takes, `identity` the checksum of its weights and configuration, `texts` the number
-    of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out, by reason.
+    of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out, by reason, `exact` whether
+    every JPEG was decoded in full (as it was before this field came).
     """
 
     model: str
@@ -36,6 +37,7 @@ class Manifest:
     texts: int | None
     source: str
     damaged: Mapping[str, list[str]]
+    exact: bool = True
     format: str = FORMAT
 
     def write(self, folder: Path) -> None:

@@ -29,7 +29,7 @@ def query(
     if (text is None) == (image is None):
         raise InputError("a search takes a text or a picture; give one of them")
     if image is not None:
-        vectors = model.embed_images([_picture(image)])
+        vectors = model.embed_images([_picture(image, model.preprocess.least(index.manifest.exact))])
     elif text is not None and text.strip():
         vectors = model.embed_texts([text])
     else:
@@ -38,11 +38,12 @@ def query(
     return index.hits(scores[0], rows[0])
 
 
-def _picture(image: str | Path | Image.Image) -> Image.Image:
+def _picture(image: str | Path | Image.Image, at_least: int | None) -> Image.Image:
+    """The picture, a file decoded as those of the index were."""
     if isinstance(image, Image.Image):
         return image
     try:
-        return FilePicture(str(image)).decode()
+        return FilePicture(str(image)).decode(at_least)
     except BadSample as error:
         raise InputError(
             f"{image} cannot be searched with ({error}); name a JPEG, PNG, WebP, GIF or TIFF file"

@@ -31,6 +31,7 @@ from diptych.spec import Spec, parse
 from diptych.testing.ranks import Ranks
 from diptych.testing.toy import Toy
 from diptych.training.engine import Engine, Options
+from diptych.training.gradcache import strategy
 from diptych.training.launch import across_ranks, make_accelerator
 from diptych.training.optim import freeze
 from diptych.training.step import Step, whole
@@ -165,19 +166,30 @@ def every_parameter_learns(subject: Subject) -> None:
     assert not lost, f"no gradient ever reaches {', '.join(sorted(lost)[:5])}; freeze or remove what is not trained"
 
 
+def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
+    """Encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of the whole batch."""
+    if subject.cls.cut:
+        _compare(_gradients(subject, BATCH), _gradients(subject, BATCH, chunk=40), "when encoded in pieces")
+
+
 def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
     """On two ranks, loss and gradients equal those of one process."""
     one = _gradients(subject, BATCH)
     for rank, two in enumerate(ranks.run(_gradients, subject, BATCH)):
-        assert abs(one["loss"] - two["loss"]) < 1e-4 * max(1, abs(one["loss"])), (
-            f"the loss is {one['loss']} in one process, {two['loss']} on rank {rank} of two"
-        )
-        # Some gradients are zero but for rounding (a softmax ignores the bias of its keys): the whole sets their scale.
-        whole_norm = torch.stack([gradient.norm() for gradient in one["gradients"].values()]).norm()
-        for name, gradient in one["gradients"].items():
-            scale = torch.maximum(gradient.norm(), 1e-4 * whole_norm)
-            error = float((gradient - two["gradients"][name]).norm() / scale)
-            assert error < 1e-3, f"the gradient of {name} on rank {rank} of two is off by {error:.2g} of its norm"
+        _compare(one, two, f"on rank {rank} of two")
+
+
+def _compare(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
+    assert abs(one["loss"] - other["loss"]) < 1e-4 * max(1, abs(one["loss"])), (
+        f"the loss is {one['loss']} in one process at once, {other['loss']} {where}"
+    )
+    # Some gradients are zero but for rounding (a softmax ignores the bias of its keys): the whole sets their scale.
+    whole_norm = torch.stack([gradient.norm() for gradient in one["gradients"].values()]).norm()
+    for name, gradient in one["gradients"].items():
+        assert name in other["gradients"], f"{name} has no gradient {where}"
+        scale = torch.maximum(gradient.norm(), 1e-4 * whole_norm)
+        error = float((gradient - other["gradients"][name]).norm() / scale)
+        assert error < 1e-3, f"the gradient of {name} {where} is off by {error:.2g} of its norm"
 
 
 def resume_is_exact(subject: Subject) -> None:
@@ -263,6 +275,7 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
     encode_mixes_no_samples,
     loss_changes_no_state,
     every_parameter_learns,
+    cached_gradients_are_the_whole_batchs,
     missing_field_is_refused,
     saved_model_loads,
     resume_is_exact,
@@ -323,13 +336,14 @@ def _batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple
     return found
 
 
-def _gradients(subject: Subject, batch: int) -> dict[str, Any]:
+def _gradients(subject: Subject, batch: int, chunk: int | None = None) -> dict[str, Any]:
     """Loss and parameter gradients of one step, averaged over the ranks as the engine does."""
     torch.set_num_threads(1)
     method = subject.small()
     stage, part = _batches(subject, method, batch)[0]
-    step = across_ranks(make_accelerator(), Step(method, "float32"))
-    losses = whole(step, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
+    step = Step(method, "float32")
+    model = across_ranks(make_accelerator(), step) if chunk is None else step
+    losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
     gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     return {"loss": float(losses.total.detach()), "gradients": gradients}
 

@@ -19,7 +19,7 @@ class Drawn:
     def __init__(self, colour: int, shape: int, place: int, size: int, seed: int):
         self.colour, self.shape, self.place, self.size, self.seed = colour, shape, place, size, seed
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         ground = generator(self.seed, "ground").integers(150, 255, 3)
         image = Image.new("RGB", (self.size, self.size), tuple(int(value) for value in ground))
         draw, third = ImageDraw.Draw(image), self.size / 3

@@ -8,10 +8,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -35,21 +36,26 @@ class Model:
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+        self.precision = "float32"  # what it computes in: `towers.precision.set_precision` changes it
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
             _check_tokenizer(encoder, tokenizer, name)
 
-    def embed_images(self, images: Pictures, *, batch_size: int = 64, progress: Progress | None = None) -> Tensor:
+    def embed_images(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
         """Unit vectors (N, E), float32, on the CPU.
 
         `images`: a path, a picture, a list of them; uint8 tensors (N, 3, H, W), preprocessed like pictures; or float
-        tensors (N, 3, size, size), taken as preprocessed. Raises InputError for what cannot be read, by place and name.
+        tensors (N, 3, size, size), taken as preprocessed. A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size,
+        with at least twice the model's size left (`Preprocess.read` says why); `exact` decodes it in full.
+        Raises InputError for what cannot be read, by place and name.
         """
         if isinstance(images, Tensor):
             batches, count = self._tensor_batches(images, batch_size)
         else:
             items = [images] if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode") else images
-            batches, count = self._decoded(list(items), batch_size), len(items)  # type: ignore[arg-type]
+            batches, count = self._decoded(list(items), batch_size, exact), len(items)  # type: ignore[arg-type]
         return self._embed(batches, self.encoder.embed_images, count, progress)
 
     def embed_texts(
@@ -81,7 +87,9 @@ class Model:
         return next(self.encoder.parameters()).device
 
     def to(self, device: torch.device | str) -> "Model":
-        """Move the towers."""
+        """Move the towers. Raises InputError for a model in int8, which runs on a CPU alone."""
+        if self.precision == "int8" and torch.device(device).type != "cpu":
+            raise InputError(f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}")
         self.encoder.to(device)
         return self
 
@@ -104,7 +112,10 @@ class Model:
         found, done = [torch.empty(0, self.encoder.embed_dim)], 0
         with evaluating(self.encoder), torch.inference_mode():
             for batch in batches:
-                vectors = embed(*(part.to(self.device) for part in batch)).float().cpu()
+                vectors = embed(*(part.to(self.device) for part in batch))
+                if vectors.dtype != torch.float32:  # unit norm to 8 bits; make it one to 24
+                    vectors = F.normalize(vectors.float(), dim=-1)
+                vectors = vectors.cpu()
                 found.append(vectors)
                 done += len(vectors)
                 if progress:
@@ -125,20 +136,22 @@ class Model:
         pictures = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
         return self._decoded(pictures, batch_size), len(pictures)
 
-    def _decoded(self, items: Sequence[str | Path | Image.Image | Picture], batch_size: int) -> Iterator[tuple[Tensor]]:
+    def _decoded(
+        self, items: Sequence[str | Path | Image.Image | Picture], batch_size: int, exact: bool = False
+    ) -> Iterator[tuple[Tensor]]:
         """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller computes."""
-        for pixels in ahead(self._pixels, list(enumerate(items)), batch_size):
+        for pixels in ahead(partial(self._pixels, exact=exact), list(enumerate(items)), batch_size):
             yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
 
-    def _pixels(self, numbered: tuple[int, str | Path | Image.Image | Picture]) -> Tensor:
+    def _pixels(self, numbered: tuple[int, str | Path | Image.Image | Picture], *, exact: bool) -> Tensor:
         place, item = numbered
         try:
             if isinstance(item, Image.Image):
                 return self.preprocess(opened(item))
             if isinstance(item, str | Path):
-                return self.preprocess(FilePicture(str(item)).decode())
+                return self.preprocess.read(FilePicture(str(item)), exact=exact)
             if hasattr(item, "decode"):
-                return self.preprocess(item.decode())
+                return self.preprocess.read(item, exact=exact)
         except (BadSample, OSError) as error:  # PIL reads late: a cut file given as a picture fails here
             where = str(item) if isinstance(item, str | Path) else f"picture {place}"
             raise InputError(f"{where} cannot be embedded ({error}); replace it or leave it out") from error

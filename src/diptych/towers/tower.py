@@ -65,7 +65,10 @@ class ImageTower(Tower):
 
     def pixels(self, x: Tensor) -> Tensor:
         """(B, 3, H, W): uint8 becomes (x / 255 - mean) / std; floats are taken as preprocessed."""
-        return x if x.is_floating_point() else (x.to(self.mean.dtype) / 255 - self.mean) / self.std
+        if x.is_floating_point():
+            return x.to(self.mean.dtype)
+        # one pass over the pixels: x / (255 std) - mean / std
+        return torch.addcmul(-self.mean / self.std, x.to(self.mean.dtype), 1 / (255 * self.std))
 
 
 def preprocess_of(options: Mapping[str, Any] | None, **default: Any) -> Preprocess:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
 from diptych.towers.encoded import Edit
+from diptych.towers.joined import join, project
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -48,15 +49,21 @@ class Attention(nn.Module):
         self.k = nn.Linear(memory_width or width, width)
         self.v = nn.Linear(memory_width or width, width)
         self.out = nn.Linear(width, width)
+        self.qkv: nn.Module | None = None  # in place of the three where int8 packs them in one
+
+    def join(self) -> None:
+        """Lay the weights of q, k and v side by side: over the tokens themselves inference runs them as one product."""
+        join((self.q, self.k, self.v))
 
     def forward(
         self, x: Tensor, memory: Tensor | None = None, *, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it is given."""
-        source = x if memory is None else memory
-        q, k, v = (
-            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.q(x), self.k(source), self.v(source))
-        )
+        if memory is not None:
+            parts = self.q(x), self.k(memory), self.v(memory)
+        else:
+            parts = project((self.q, self.k, self.v), x) if self.qkv is None else self.qkv(x).chunk(3, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in parts)
         if mask is not None:
             mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
             if causal:

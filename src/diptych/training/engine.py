@@ -6,12 +6,12 @@ Everything that a step does follows from (seed, stage, step) and the state, so a
 from its last checkpoint as if nothing had happened.
 """
 
-import json
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,17 @@ from diptych.data.loader import Loader, require
 from diptych.data.plan import Plan
 from diptych.data.sample import Source
 from diptych.errors import InputError
-from diptych.files import write_atomic
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum, Temperature
-from diptych.training import optim
+from diptych.training import gradcache, optim
+from diptych.training.guard import Guard, write_samples
 from diptych.training.launch import across_ranks, make_accelerator
 from diptych.training.log import Log, finite
 from diptych.training.prepare import Run, load_columns, save_columns, with_columns
 from diptych.training.schedule import factor
 from diptych.training.state import Checkpoints
-from diptych.training.step import Step, whole
+from diptych.training.step import Step
 
 
 class Interrupted(Exception):
@@ -53,13 +53,15 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step."""
+    """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step; `spike`: skip a
+    step whose loss is above so many times the running median (`training.guard`)."""
 
     seed: int = 0
     workers: int = 0
     max_bad: float = 0.01
     save_every: int = 500
     nonfinite: str = "stop"
+    spike: float | None = None
     quiet: bool = False
 
 
@@ -76,7 +78,7 @@ class Engine:
     """Trains a method on named sources into the folder `out`.
 
     `validate(module, done) -> numbers` is called after each epoch on rank 0. `backward(step, batch, at)` runs forward
-    and backward of a step. `accelerator` gives the device and wraps for the ranks.
+    and backward of a step, in place of the recipe's way. `accelerator` gives the device and wraps for the ranks.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Engine:
         *,
         accelerator: Any = None,
         validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
-        backward: Callable[[nn.Module, Any, At], Losses] = whole,
+        backward: Callable[[nn.Module, Any, At], Losses] | None = None,
     ):
         self.accelerator = accelerator or make_accelerator()
         self.device: torch.device = self.accelerator.device
@@ -101,6 +103,7 @@ class Engine:
         self.position = Position()
         self.columns: dict[str, dict[str, Any]] = {}
         self.summary = Summary(steps=0)
+        self.guard = Guard(options.spike)
         self.damaged: dict[str, str] = {}
         self.average: Momentum | None = None
         if recipe.ema is not None:
@@ -156,9 +159,12 @@ class Engine:
         steps = next(iter(loaders.values())).steps
         assert steps is not None
         step = Step(self.method, recipe.precision)
-        model = across_ranks(self.accelerator, step)
         self.method.train()
         _freeze_modes(self.method)
+        if recipe.chunk is not None:
+            gradcache.check(self.method)
+        model = across_ranks(self.accelerator, step) if recipe.chunk is None else step
+        backward = partial(self.backward or gradcache.strategy(recipe.chunk), model)
         self.log.begin(stage.name, steps, self.position.step)
         while self.position.step < steps:
             if stage.prepare and stage.every == "epoch":
@@ -167,7 +173,7 @@ class Engine:
             length = len(loaders[stage.streams[0]].batches(self.position.epoch))
             for batch in self._epoch(stage, loaders):
                 new_damage = self._note_damage(loaders)
-                self._step(model, optimizer, batch, stage, recipe, steps, new_damage)
+                self._step(backward, optimizer, batch, stage, recipe, steps, new_damage)
                 if self.position.batch == length:
                     self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
                 if self.position.batch == 0 or self.position.step == steps:
@@ -177,13 +183,14 @@ class Engine:
                 self._snapshot(optimizer)
         self.log.end()
         self.position = Position(stage=self.position.stage + 1, done=self.position.done)
+        self.guard.losses = []
         self._save(None)
 
     # ---- one step, in the order that the design fixes
 
     def _step(
         self,
-        model: nn.Module,
+        backward: Callable[[Any, At], Losses],
         optimizer: torch.optim.Optimizer,
         batch: Any,
         stage: Stage,
@@ -195,15 +202,19 @@ class Engine:
         rate = factor(at.step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr)
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group["multiplier"] * rate
-        losses = self.backward(model, batch, at)
+        losses = backward(batch, at)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, recipe.clip or float("inf"))
-        broken = not finite(losses.total, norm)
-        broken, self._stop, new_damage = collectives.any_rank(broken, self._stop, new_damage)
+        total, broken = float(losses.total.detach()), not finite(losses.total, norm)
+        leap = self.guard.leap(total)
+        broken, spike, self._stop, new_damage = collectives.any_rank(broken, leap is not None, self._stop, new_damage)
         if new_damage:
             self._check_damage()
         if broken:
             self._non_finite(batch, at)
+        elif spike:
+            write_samples(self.out / f"spike-{self.position.done}.json", batch, at)
+            self.summary.skipped += 1
         else:
             optimizer.step()
             _clamp(self.method)
@@ -211,7 +222,6 @@ class Engine:
                 self.average.update()
             self.method.after_step(losses.carry, at)
         optimizer.zero_grad(set_to_none=True)
-        total = float(losses.total.detach())
         self.position = replace(
             self.position, step=at.step + 1, batch=self.position.batch + 1, done=self.position.done + 1
         )
@@ -226,23 +236,16 @@ class Engine:
             **losses.logged,
             lr=recipe.lr * rate,
             grad_norm=norm,
-            **({"skipped": True} if broken else {}),
+            **({"skipped": True} if broken or spike else {}),
+            **({"spike": leap} if spike else {}),
         )
         self.log.advance(at.step + 1, total)
 
     def _non_finite(self, batch: Any, at: At) -> None:
         """All ranks come here together, before the update: write down which samples met, then stop or skip."""
-        batches = batch if isinstance(batch, Mapping) else {"train": batch}
-        keys = {
-            name: [k for keys in collectives.gather_objects(list(each.keys)) for k in keys]
-            for name, each in batches.items()
-        }
         path = self.out / f"nonfinite-{self.position.done}.json"
-        if collectives.rank() == 0:
-            text = json.dumps({"stage": at.stage, "step": at.step, "keys": keys}, indent=1)
-            write_atomic(path, lambda temporary: temporary.write_text(text))
+        some = write_samples(path, batch, at)
         if self.options.nonfinite == "stop":
-            some = ", ".join(next(iter(keys.values()))[:3])
             raise InputError(
                 f"loss or gradient is not finite at step {at.step} of stage {at.stage!r}; nothing was "
                 f"updated. Its samples ({some}, …) are listed in {path}. Lower --lr, set a gradient clip, "
@@ -354,6 +357,7 @@ class Engine:
                     "average": dict(self.average.module.state_dict()) if self.average is not None else None,
                     "damaged": dict(self.damaged),
                     "skipped": self.summary.skipped,
+                    "guard": self.guard.losses,
                 },
             )
         collectives.barrier()
@@ -363,7 +367,7 @@ class Engine:
         self.method.load_state_dict(saved["method"])
         if self.average is not None:
             self.average.module.load_state_dict(saved["average"])
-        self.damaged = dict(saved["damaged"])
+        self.damaged, self.guard.losses = dict(saved["damaged"]), list(saved.get("guard", ()))
         self.summary.skipped, self.summary.steps = saved["skipped"], self.position.done
         for path in sorted((self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime):
             self.columns = load_columns(path)

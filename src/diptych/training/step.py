@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diptych import collectives
 from diptych.data.batch import Batch, Ragged, Tokens
-from diptych.methods.base import At, Losses, Method
+from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
 
 
@@ -28,14 +28,23 @@ class Step(nn.Module):
         self.method = method
         self.low = torch.bfloat16 if precision == "bfloat16" else None
 
-    def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Tensor], Mapping[str, Any], Mapping[str, Any]]:
-        torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank()))
+    def encode(self, batch: Any, at: At, part: str | None = None, piece: int = 0) -> Features:
+        """This rank's features; of one of the method's `parts`, whose pieces draw by (…, rank, part, piece)."""
+        place = () if part is None else (part, piece)
+        torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank(), *place))
+        encode = self.method.encode if part is None else self.method.parts()[part]
         device = next(self.method.parameters()).device
         with torch.autocast(device.type, dtype=self.low or torch.bfloat16, enabled=self.low is not None):
-            features = self.method.encode(batch, at)
+            return encode(batch, at)
+
+    def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
+        """The loss of the whole world's batch, from this rank's features of it."""
         features = {name: collectives.gather(_widen(value)) for name, value in features.items()}
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
-        losses = self.method.loss(features, gather_batch(batch), at)
+        return self.method.loss(features, gather_batch(batch), at)
+
+    def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Tensor], Mapping[str, Any], Mapping[str, Any]]:
+        losses = self.loss(self.encode(batch, at), batch, at)
         return losses.terms, losses.logged, losses.carry
 
 
@@ -73,7 +82,7 @@ def _gather_field(value: Tensor | Ragged, count: int) -> Tensor | Ragged:
 
 
 def whole(step: nn.Module, batch: Any, at: At) -> Losses:
-    """Forward and backward of the whole batch at once. Gradient caching takes the place of this function."""
+    """Forward and backward of the whole batch at once; `gradcache` has the other way."""
     losses = Losses(*step(batch, at))
     losses.total.backward()
     return losses

@@ -1,7 +1,7 @@
 """Where data comes from: one format a file, found by looking in this folder.
 
-A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`. Add a file, and
-`open_source`, and with it every command, reads the format.
+A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`; what begins with its `PREFIX`,
+where it has one, goes to no other. Add a file, and `open_source`, and with it every command, reads the format.
 
     glyphs:split=train:design=noto+emojione     the drawings that ship with the package
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
@@ -9,6 +9,7 @@ A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) ->
     table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; pictures as paths or bytes
     captions_val2017.json:images=val2017/       COCO captions
     results_20130124.token                      Flickr8k and Flickr30k text files
+    datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them
 """
 
 import importlib
@@ -56,7 +57,8 @@ def open_source(spec: str) -> Source:
 def _open_one(spec: Spec) -> Source:
     if re.match(r"\w+://", spec.name):
         raise InputError(f"{spec.name}: data is read from disks, not from the network; download it first")
-    claiming = [module for module in formats().values() if module.claims(spec)]
+    prefixed = [module for module in formats().values() if spec.name.startswith(getattr(module, "PREFIX", "\0"))]
+    claiming = prefixed or [module for module in formats().values() if module.claims(spec)]
     assert len(claiming) <= 1, f"{spec.name} is claimed by several formats: {claiming}"
     if claiming:
         return claiming[0].open(spec)

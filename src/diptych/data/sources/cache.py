@@ -20,8 +20,17 @@ def place(kind: str, paths: Sequence[str], suffix: str) -> Path:
     for path in paths:
         status = os.stat(path)  # noqa: PTH116  (a million shards: no Path objects)
         digest.update(f"\0{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    return _file(kind, digest.hexdigest(), suffix)
+
+
+def named(kind: str, key: Sequence[str], suffix: str) -> Path:
+    """Where the thing lies that these words decide."""
+    return _file(kind, hashlib.sha256("\0".join([str(_VERSION), kind, *key]).encode()).hexdigest(), suffix)
+
+
+def _file(kind: str, digest: str, suffix: str) -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "diptych" / f"{kind}-{digest.hexdigest()[:24]}{suffix}"
+    return Path(root).expanduser() / "diptych" / f"{kind}-{digest[:24]}{suffix}"
 
 
 def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:

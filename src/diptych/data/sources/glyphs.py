@@ -85,7 +85,7 @@ class GlyphPicture:
     design: str
     index: int
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         """The drawing, transparent around it."""
         x, y = self.index % COLUMNS * TILE, self.index // COLUMNS * TILE
         return _sheet(self.design).crop((x, y, x + TILE, y + TILE))
@@ -101,7 +101,7 @@ class GlyphMask:
 
     picture: GlyphPicture
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         """The alpha channel."""
         return self.picture.decode().getchannel("A")
 

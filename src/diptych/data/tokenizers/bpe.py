@@ -43,6 +43,11 @@ class Bpe(Tokenizer):
     def ids(self, text: str) -> list[int]:
         return self._rust.encode(whole(text), add_special_tokens=False).ids
 
+    @property
+    def pipeline(self) -> str:
+        """The pipeline as a tokenizer.json holds it, without special ids around a text."""
+        return self._rust.to_str()
+
     def to_dict(self) -> dict[str, Any]:
         merges = "\n".join(self.merges)
         return {"kind": self.kind, "context": self.context, "padding": self.padding, "merges": merges}

@@ -84,6 +84,10 @@ class SentencePiece(Tokenizer):
         """The id of a special token as a config gives it: SigLIP pads and ends with </s>."""
         return self._processor.PieceToId(token["content"] if isinstance(token, dict) else token or "</s>")
 
+    def token(self, number: int) -> str:
+        """The piece of an id, the inverse of `piece`."""
+        return self._processor.IdToPiece(number)
+
 
 def is_siglip(folder: Path) -> bool:
     """Whether a folder's tokenizer is transformers' SiglipTokenizer, which has no Rust form."""

@@ -76,7 +76,7 @@ class PlacedPicture:
     at: tuple[float, float]
     ground: tuple[int, int, int]
 
-    def decode(self) -> Image.Image:
+    def decode(self, at_least: int | None = None) -> Image.Image:
         """The canvas, RGB."""
         return place(self.picture.decode(), CANVAS, self.shrink, self.at, self.ground)
 

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 LOADERS = {"openclip": "diptych.towers.pretrained.openclip", "hf": "diptych.towers.pretrained.hf"}
 
 
-def load(spec: str, weights: str | Path | None = None) -> "Model":
-    """The model of a spec `PREFIX:NAME`; `weights` is a local state dict, safetensors file or folder.
+def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> "Model":
+    """The model of a spec `PREFIX:NAME`; `weights` is a local state dict, safetensors file or folder,
+    `precision` as of `diptych.load`.
 
     Raises InputError where the prefix or name is unknown, or where weights and name do not fit.
     """
     prefix, _, name = spec.partition(":")
     if prefix not in LOADERS:
         raise unknown("kind of pretrained model", prefix, LOADERS)
-    return importlib.import_module(LOADERS[prefix]).load(name, None if weights is None else Path(weights).expanduser())
+    from diptych.towers.precision import set_precision
+
+    path = None if weights is None else Path(weights).expanduser()
+    return set_precision(importlib.import_module(LOADERS[prefix]).load(name, path), precision)

@@ -57,14 +57,15 @@ class Rule:
     targets: tuple[str, ...] = ()
     change: Change = same
 
+    def names(self, name: str) -> list[str] | None:
+        """Our names for what becomes of theirs, or None where the rule is not for this name."""
+        match = re.fullmatch(self.pattern, name)
+        return None if match is None else [match.expand(target) for target in self.targets]
+
     def apply(self, name: str, value: Tensor) -> dict[str, Tensor] | None:
         """Our names and tensors, or None where the rule is not for this name."""
-        match = re.fullmatch(self.pattern, name)
-        if match is None:
-            return None
-        if not self.targets:
-            return {}
-        return dict(zip((match.expand(target) for target in self.targets), self.change(value), strict=True))
+        names = self.names(name)
+        return dict(zip(names, self.change(value), strict=True)) if names else None if names is None else {}
 
 
 def under(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
@@ -104,6 +105,26 @@ def fill(config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Ru
     encoder.image.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
     encoder.image.std = torch.tensor(preprocess.std).view(3, 1, 1)
     return encoder.eval()
+
+
+def back(state: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
+    """The inverse of `fill`: our tensors under the names and in the shapes of `theirs`, a foreign model's state.
+
+    The same rules are read from right to left. What the rules leave out of `theirs` is left out here. Raises KeyError
+    or RuntimeError where `state` is of another architecture: who calls has looked at the config before.
+    """
+    made, used = {}, set()
+    for name, wanted in theirs.items():
+        rule, ours = next((rule, ours) for rule in rules if (ours := rule.names(name)) is not None)
+        if not ours:
+            continue
+        parts = [state[key] for key in ours]
+        joined = parts[0].T if rule.change is turned else torch.cat(parts) if len(parts) > 1 else parts[0]
+        made[name] = joined.reshape(wanted.shape).clone(memory_format=torch.contiguous_format)
+        used.update(ours)
+    if left := state.keys() - used:
+        raise KeyError(f"no place for {min(left)}")
+    return made
 
 
 def square(size: int | Sequence[int], where: str) -> int:

@@ -230,7 +230,7 @@ def _image(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
 
     cfg = config["vision_cfg"]
     if cfg.get("timm_model_name"):
-        return _timm_image(cfg, where), TIMM_VIT
+        return timm_image(cfg, where), TIMM_VIT
     if "multimodal_cfg" in config or not isinstance(cfg.get("layers", 12), int):
         kind = "CoCa" if "multimodal_cfg" in config else "ResNet"
         raise InputError(f"{where} is not supported: it is a {kind}; ViT CLIP and SigLIP are (names ViT-…)")
@@ -263,7 +263,7 @@ def _image(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
     return spec, VIT
 
 
-def _timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
+def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The spec of a timm ViT with attention pooling (SigLIP), told from timm's own module, built without memory."""
     import timm
 

@@ -1,0 +1,60 @@
+"""Growth: a step of the small `clip` at 64 px under GradCache with batch 4096 against the same with batch 256.
+
+Both sides are ours: seconds a sample (within 15 %) and peak memory beyond the loaded batch, after a warm-up step
+(within 10 %). Memory is that of a process of its own for each.
+"""
+
+import psutil
+import torch
+
+from benchmarks.material import captions
+from benchmarks.measure import against, in_child, interleaved, judged, peak_bytes
+from diptych.data.batch import Batch, Images, Tokens
+from diptych.data.tokenizers import build, pad_batch
+from diptych.methods.base import At
+from diptych.methods.make import Make
+from diptych.methods.pretrain.clip import CLIP
+from diptych.training.gradcache import cached
+from diptych.training.step import Step
+
+PACKAGES = ()
+SMALL, LARGE, CHUNK = 256, 4096, 4096
+
+
+def run(small: int = SMALL, large: int = LARGE, pairs: int = 3) -> list[dict]:
+    """One step of the large batch against as many steps of the small one as have its samples."""
+    step, few, many = *_step_and_batch(small), _step_and_batch(large)[1]
+    what = f"clip small, 64 px, GradCache, batch {large} against {small}"
+    times = interleaved(lambda: _run(step, many), lambda: [_run(step, few) for _ in range(large // small)], pairs)
+    memory = against(in_child(extra, large), in_child(extra, small))
+    return [
+        judged(what, "CPU s", times, 1.15),
+        judged(what, "peak bytes beyond the batch", memory, 1.10),
+    ]
+
+
+def extra(count: int) -> int:
+    """Bytes of this process's peak in a step beyond what it holds before it: the model, the batch, and a warm-up's."""
+    step, batch = _step_and_batch(count)
+    _run(step, batch.rows(0, 16))
+    before = psutil.Process().memory_info().rss
+    _run(step, batch)
+    return peak_bytes() - before
+
+
+def _step_and_batch(count: int) -> tuple[Step, Batch]:
+    preset = CLIP.presets["small"]
+    texts = captions(count)
+    tokenizer = build(preset.tokenizer, captions(1000))
+    torch.manual_seed(0)
+    make = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=tokenizer)
+    method = CLIP(CLIP.configure({}), make).train()
+    pixels = torch.randint(256, (count, 1, 3, 64, 64), dtype=torch.uint8)
+    ids, lengths = pad_batch(tokenizer.encode(texts), tokenizer)
+    batch = Batch({"main": Images(pixels)}, {"main": Tokens(ids[:, None], lengths[:, None])}, keys=texts)
+    return Step(method, "float32"), batch
+
+
+def _run(step: Step, batch: Batch) -> None:
+    step.method.zero_grad()
+    cached(CHUNK)(step, batch, At(0, 1, 0, 0))

@@ -1,0 +1,74 @@
+"""From tar shards to batches of 224 px pictures and token ids with two workers, against open_clip's own pipeline.
+
+open_clip's is `open_clip_train.data.get_wds_dataset` as it reads validation data: webdataset, PIL, its evaluation
+transform and tokenizer. Ours is the loader of training with the same work.
+"""
+
+import io
+import tarfile
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import open_clip
+from open_clip.transform import image_transform
+from open_clip_train.data import get_wds_dataset
+
+from benchmarks.material import NAME, captions, photographs
+from benchmarks.measure import interleaved, judged
+from diptych.data.loader import Loader
+from diptych.data.pictures import Preprocess
+from diptych.data.plan import Shuffled
+from diptych.data.sources import open_source
+from diptych.data.tokenizers import Clip
+from diptych.data.views import PictureView, TextView
+
+PACKAGES = ("open_clip_torch", "webdataset", "pillow")
+SIZES = {(500, 375): (256, 1 / 1.3), (1600, 1200): (64, 1 / 2.5)}  # pictures, bar
+BATCH, WORKERS, SHARDS = 16, 2, 4
+
+
+def run(pairs: int = 7, share: float = 1.0) -> list[dict]:
+    rows = []
+    for size, (count, bar) in SIZES.items():
+        count = round(count * share)
+        with TemporaryDirectory() as folder:
+            pattern = write(Path(folder), count, size)
+            assert ours(pattern) == theirs(pattern) == count
+            times = interleaved(partial(ours, pattern), partial(theirs, pattern), pairs)
+        what = f"tar to 224 px, {count} of {size[0]}x{size[1]}, {WORKERS} workers"
+        rows.append(judged(what, "CPU s", times, bar))
+    return rows
+
+
+def write(folder: Path, count: int, size: tuple[int, int]) -> str:
+    """Shards of JPEGs with their captions; the pattern of their names."""
+    texts, photos = captions(count), photographs(count, size)
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for i in range(shard, count, SHARDS):
+                jpeg = io.BytesIO()
+                photos[i].save(jpeg, "JPEG", quality=90)
+                for ending, data in (("jpg", jpeg.getvalue()), ("txt", texts[i].encode())):
+                    member = tarfile.TarInfo(f"{i:06}.{ending}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return f"{folder}/{{0..{SHARDS - 1}}}.tar"
+
+
+def ours(pattern: str) -> int:
+    """The number of pictures read; the workers end with the loader."""
+    views = [PictureView(preprocess=Preprocess(size=224)), TextView(tokenizer=Clip(), role="caption")]
+    loader = Loader(open_source(pattern), views, Shuffled(), BATCH, workers=WORKERS)
+    return sum(len(batch.image.pixels) for batch in loader.epoch(0))
+
+
+def theirs(pattern: str) -> int:
+    options = Namespace(
+        val_data=pattern, val_num_samples=None, train_num_samples=None, train_data_upsampling_factors=None,
+        workers=WORKERS, batch_size=BATCH, world_size=1, seed=0,
+    )  # fmt: skip
+    transform = image_transform(224, is_train=False)
+    data = get_wds_dataset(options, transform, is_train=False, tokenizer=open_clip.get_tokenizer(NAME))
+    return sum(len(images) for images, _ in data.dataloader)

@@ -1,0 +1,168 @@
+"""Hugging Face `datasets`: what `save_to_disk` wrote, an Arrow or Parquet file, a folder of them, or a name of the hub.
+
+`datasets:FOLDER_OR_FILE_OR_NAME[:split=train][:image=COLUMN][:text=COLUMN][:label=COLUMN]`. Rows are read from the
+memory-mapped Arrow file one by one; pictures are decoded by `diptych.data.pictures`, not by the library.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diptych.data.sample import BadSample
+from diptych.data.sources.table import Table, TableOptions
+from diptych.errors import InputError, brief, unknown
+from diptych.spec import Spec, configure
+
+FORMAT = "datasets"
+PREFIX = "datasets:"
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`: by the prefix."""
+    return spec.name.startswith(PREFIX)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetsOptions(TableOptions):
+    """Those of a table, and the split, where there are several."""
+
+    split: str | None = None
+
+
+def open(spec: Spec) -> Table:
+    """A table of the rows of one split. Raises InputError where there is none, or where it cannot be read."""
+    options = configure(DatasetsOptions, spec.options, f"source {spec.name!r}")
+    rows = DatasetRows(spec.name, _load(spec.name.removeprefix(PREFIX), options.split, spec.name))
+    chosen = {name: getattr(options, name) for name in TableOptions.__dataclass_fields__}
+    return Table(spec.name, rows, replace(TableOptions(**chosen), **rows.columns_of_kinds(chosen)))
+
+
+class DatasetRows:
+    """The rows of a `datasets.Dataset`; columns that hold pictures give their bytes or path, undecoded."""
+
+    def __init__(self, path: str, dataset: Any):
+        self.path = path
+        if len(dataset) < 1:
+            raise InputError(f"{path}: the dataset has no rows")
+        features = dataset.features
+        self._images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+        self._classes = {name: list(f.names) for name, f in features.items() if type(f).__name__ == "ClassLabel"}
+        # What would be decoded on the way (sound, video, pictures inside lists) is none of a sample's parts.
+        heavy = [name for name, feature in features.items() if name not in self._images and _decodes(feature)]
+        self._dataset = dataset.with_format(None).remove_columns(heavy)
+        for name in self._images:
+            self._dataset = self._dataset.cast_column(name, replace(features[name], decode=False))
+        self.columns: Sequence[str] = list(self._dataset.column_names)
+
+    def columns_of_kinds(self, chosen: Mapping[str, str | None]) -> dict[str, str]:
+        """The columns of pictures and of classes that the dataset itself declares, where none is chosen by name."""
+        kinds = {"image": self._images, "label": list(self._classes)}
+        return {
+            kind: kind if kind in names else names[0] for kind, names in kinds.items() if names and not chosen[kind]
+        }
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return _present(self._read(range(len(self))[index]))
+
+    def _read(self, index: int) -> dict[str, Any]:
+        try:
+            return self._dataset[index]
+        except UnicodeDecodeError as error:
+            raise BadSample("utf8", f"row {index + 1}: {error}") from error
+
+    def scan(self) -> Iterator[dict[str, Any] | BadSample]:
+        """Every row in order, without encoded pictures."""
+        first = self[0]
+        heavy = [name for name in self._images if (first.get(name) or {}).get("bytes")]
+        if len(heavy) == len(self.columns):
+            yield from ({} for _ in range(len(self)))
+            return
+        for batch in self._dataset.remove_columns(heavy).iter(batch_size=1024):
+            names = list(batch)
+            yield from (_present(dict(zip(names, row, strict=True))) for row in zip(*batch.values(), strict=True))
+
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """The names of its ClassLabel columns."""
+        return self._classes
+
+
+def _present(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _decodes(feature: Any) -> bool:
+    """Whether reading a value of this feature runs a decoder, at any depth."""
+    if isinstance(feature, Mapping):
+        return any(map(_decodes, feature.values()))
+    if isinstance(feature, list | tuple):
+        return any(map(_decodes, feature))
+    return hasattr(feature, "decode_example") or (hasattr(feature, "feature") and _decodes(feature.feature))
+
+
+def _load(name: str, split: str | None, where: str) -> Any:
+    """One split, memory-mapped."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"{where} needs datasets; install it with pip install 'diptych[data]'") from None
+    path = Path(name).expanduser()
+    if not path.exists() and (not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix):
+        raise InputError(f"{where}: no such file or folder; name what save_to_disk wrote, an .arrow or .parquet file, "
+                         "or a folder of them")  # fmt: skip
+    try:
+        with _quiet(datasets):
+            found = _read(datasets, path, name)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises what its builders, pyarrow and the network led to
+        if path.exists():
+            raise InputError(f"{where}: datasets cannot read it ({brief(error)}); check where it came from") from error
+        raise InputError(f"{where}: there is no such folder, and the hub gives no such dataset ({brief(error)}); fetch "
+                         "it elsewhere, save it with save_to_disk and give its folder") from error  # fmt: skip
+    if isinstance(found, datasets.Dataset):
+        if split is not None:
+            raise InputError(f"{where}: it is one split; leave out :split={split}")
+        return found
+    if split is None and len(found) == 1:
+        return next(iter(found.values()))
+    if split not in found:
+        if split is None:
+            raise InputError(
+                f"{where}: it has the splits {', '.join(found)}; choose one: {where}:split={next(iter(found))}"
+            )
+        raise unknown(f"split of {where}", split, found)
+    return found[split]
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Without the library's bars and the hub's reports of each try: an error of ours is one line."""
+    hidden, logger = datasets.are_progress_bars_disabled(), logging.getLogger("huggingface_hub")
+    level = logger.level
+    datasets.disable_progress_bars()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not hidden:
+            datasets.enable_progress_bars()
+
+
+def _read(datasets: Any, path: Path, name: str) -> Any:
+    """A Dataset, or a DatasetDict of splits."""
+    if path.is_file():
+        if path.suffix == ".arrow":
+            return datasets.Dataset.from_file(str(path))
+        if path.suffix == ".parquet":
+            return datasets.load_dataset("parquet", data_files=str(path), split="train")
+        raise InputError(f"{PREFIX}{name}: files are .arrow or .parquet; other tables are read without the prefix")
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(str(path))
+    return datasets.load_dataset(str(path) if path.is_dir() else name)

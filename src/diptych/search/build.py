@@ -1,0 +1,244 @@
+"""Building the index of a folder of embeddings, adding and removing rows, and measuring the recall that it promises.
+
+Every change goes the same way: the new faiss file is written beside the old one, its recall is measured against exact
+search, index.json is put in place, and only then is the old file removed.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.rng import generator
+from diptych.search.index import Index, embeddings, take
+from diptych.search.ivf import Part, State, faiss, fingerprint, top
+from diptych.search.layout import Manifest, parquet, parts_of
+
+HELD_OUT = 1024
+"""Queries of each kind that the recall is measured with."""
+
+_PER_LIST = 64  # rows that each k-means centre is learnt from: more make building slower, and searching no faster
+_CHUNK = 65_536  # rows added at once
+_TIE = 1e-6  # cosines closer than the rounding of a float32 dot product are equal
+
+
+def build_index(
+    folder: str | Path,
+    *,
+    add: Sequence[str | Path] = (),
+    remove: Sequence[str] = (),
+    lists: int | None = None,
+    recall: float | None = None,
+    k: int | None = None,
+) -> State:
+    """Build EMB/index.json and its file, or change what is there: other folders' rows added, keys' rows removed.
+
+    With `add` or `remove` an index that is there keeps its centres, and its rows alone change; without, or with
+    `lists`, it is built anew over the same folders, less the rows removed before. Either way the number of lists to
+    read is chosen again. `lists` defaults to 4 √rows, `recall` and `k` to those of the index there, else .99 and 10.
+    Raises InputError: embeddings of another model, a folder added twice, a key that is nowhere, too few rows, values
+    out of range, a full disk, another build under way. Then the index that was there is still the one served.
+    """
+    folder = Path(folder).expanduser()
+    manifest = Manifest.read(folder)
+    library = faiss()
+    with _alone(folder):
+        old = State.read(folder)
+        if old is not None:
+            old.check(folder, manifest)
+        _sweep(folder, old)
+        recall = recall if recall is not None else old.recall if old else 0.99
+        k = k if k is not None else old.k if old else 10
+        if not 0 < recall < 1:
+            raise InputError(f"recall is {recall:g}; give a share below 1, such as 0.99, or search with --exact")
+        if k < 1:
+            raise InputError(f"k is {k}; the recall is that of at least 1 hit")
+        parts = list(old.parts) if old else [_part(folder, folder)]
+        start = sum(part.count for part in parts)
+        parts += _added(folder, manifest, add, parts)
+        exact = Index.over(folder, manifest, parts, removed=old.removed if old else ())
+        gone = _rows_of(exact, remove)
+        removed = tuple(sorted({*exact.removed, *gone}))
+        exact = Index.over(folder, manifest, parts, removed=removed)
+        if len(exact) <= k:
+            raise InputError(f"{folder} has {len(exact)} rows for {k} hits; an index is for more, search it exactly")
+        kept = np.setdiff1d(np.arange(sum(part.count for part in parts)), removed)
+        held_out = generator(0, "held out").permutation(kept)[:HELD_OUT]
+        if old and (add or remove) and lists is None:
+            index = library.read_index(str(folder / old.file))
+            index.remove_ids(np.asarray(gone, np.int64))
+            _fill(index, exact, kept[kept >= start])
+        else:
+            index = _new(library, exact, np.setdiff1d(kept, held_out) if len(kept) > 2 * HELD_OUT else kept, lists)
+            _fill(index, exact, kept)
+        nprobe, measured = _calibrated(index, exact, held_out, recall, k)
+        number = int(old.file.removeprefix("index-").removesuffix(".faiss")) + 1 if old else 0
+        file = f"index-{number}.faiss"
+        write_atomic(folder / file, lambda path: _save(library, index, path))
+        state = State(
+            identity=manifest.identity, dimension=manifest.dimension, parts=tuple(parts), removed=removed,
+            recall=recall, k=k, lists=index.nlist, nprobe=nprobe, measured=measured, held_out=len(held_out),
+            file=file, size=(folder / file).stat().st_size,
+        )  # fmt: skip
+        state.write(folder)
+        _sweep(folder, state)
+    return state
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One build of a folder at a time; the lock goes with the process, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"another build of {folder}'s index is under way; wait for it") from None
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path, state: State | None) -> None:
+    """Remove what builds that died, and the index before, left behind."""
+    for path in (*folder.glob("index-*.faiss"), *folder.glob(".index*.tmp")):
+        if state is None or path.name != state.file:
+            path.unlink(missing_ok=True)
+
+
+def _part(folder: Path, other: Path) -> Part:
+    manifest, vectors, _ = embeddings(other)
+    path = os.path.relpath(other.resolve(), folder.resolve())
+    return Part(path=path, count=manifest.count, fingerprint=fingerprint(other, vectors))
+
+
+def _added(folder: Path, manifest: Manifest, add: Sequence[str | Path], there: Sequence[Part]) -> list[Part]:
+    parts: list[Part] = []
+    for other in map(Path, add):
+        found = Manifest.read(other.expanduser())
+        if (found.identity, found.dimension) != (manifest.identity, manifest.dimension):
+            raise InputError(
+                f"{other} was embedded with {found.model} ({found.identity[:19]}, {found.dimension} numbers), {folder} "
+                f"with {manifest.model} ({manifest.identity[:19]}, {manifest.dimension}); embed it with that model"
+            )
+        part = _part(folder, other.expanduser())
+        if any(part.path == old.path for old in (*there, *parts)):
+            raise InputError(f"{other} is in the index of {folder} already; add each folder once")
+        parts.append(part)
+    return parts
+
+
+def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
+    """The rows, not removed yet, that have one of the keys; InputError for a key that is nowhere."""
+    wanted, removed = set(keys), set(index.removed)
+    rows, found, start = list[int](), set[str](), 0
+    for path in index.metadata if keys else ():
+        for key in parquet().read_table(path, columns=["key"])["key"].to_pylist():
+            if key in wanted:
+                found.add(key)
+                rows += [] if start in removed else [start]
+            start += 1
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise InputError(f"no row of {index.folder} has the key {missing[0]!r}; search --json shows the keys")
+    return rows
+
+
+def _new(library: Any, exact: Index, rows: np.ndarray, lists: int | None) -> Any:
+    lists = lists if lists is not None else max(1, min(round(4 * len(exact) ** 0.5), len(exact) // 39))
+    if not 1 <= lists <= len(rows):
+        raise InputError(f"lists is {lists} for {len(rows)} rows; give 1 to {len(rows)}, or leave it out")
+    dimension = exact.manifest.dimension
+    index = library.IndexIVFFlat(library.IndexFlatIP(dimension), dimension, lists, library.METRIC_INNER_PRODUCT)
+    index.cp.seed, index.cp.min_points_per_centroid = 0, 1
+    few = np.sort(generator(0, "k-means").permutation(rows)[: _PER_LIST * lists])
+    index.train(exact.rows(few))
+    return index
+
+
+def _fill(index: Any, exact: Index, rows: np.ndarray) -> None:
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        index.add_with_ids(exact.rows(chunk), chunk.astype(np.int64))
+
+
+def _save(library: Any, index: Any, path: Path) -> None:
+    try:
+        library.write_index(index, str(path))
+    except RuntimeError as error:  # faiss tells the system's error in words
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+
+
+def _calibrated(index: Any, exact: Index, held_out: np.ndarray, recall: float, k: int) -> tuple[int, dict[str, float]]:
+    """The fewest lists to read that reach the recall for every kind of query, and the recalls they reach."""
+    kinds = _questions(exact, held_out, k)
+
+    def reached(nprobe: int) -> dict[str, Tensor]:
+        return {
+            name: (_without(own, *top(index, queries, k + (own is not None), nprobe), k) >= worst).float().mean(1)
+            for name, (queries, own, worst) in kinds.items()
+        }
+
+    def enough(nprobe: int) -> bool:
+        return all(float(hit.mean() - 2 * hit.std() / len(hit) ** 0.5) >= recall for hit in reached(nprobe).values())
+
+    low, high = 0, 1  # `low` is too few
+    while high < index.nlist and not enough(high):
+        low, high = high, min(2 * high, index.nlist)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high, {name: float(hit.mean()) for name, hit in reached(high).items()}
+
+
+def _questions(exact: Index, held_out: np.ndarray, k: int) -> dict[str, tuple[Tensor, Tensor | None, Tensor]]:
+    """Queries (Q, E), their own rows (Q,), which are no answer, and the cosine (Q, 1) from which an answer counts.
+
+    Pictures, and where every folder has them the captions of the same rows: words lie elsewhere than pictures do, and
+    need more lists.
+    """
+    own = torch.from_numpy(held_out)
+    kinds = {"pictures": (torch.from_numpy(exact.rows(held_out)), own)}
+    words = _texts(exact, held_out)
+    kinds |= {} if words is None else {"texts": (words, None)}
+    asked = {}
+    for name, (queries, own) in kinds.items():
+        worst = [
+            _without(
+                None if own is None else own[at : at + 128],
+                *exact.top(queries[at : at + 128], k + (own is not None)),
+                k,
+            )
+            for at in range(0, len(queries), 128)
+        ]
+        asked[name] = (queries, own, torch.cat(worst)[:, -1:] - _TIE)
+    return asked
+
+
+def _without(own: Tensor | None, scores: Tensor, rows: Tensor, k: int) -> Tensor:
+    """The `k` best scores of rows other than a query's own."""
+    scores = scores.masked_fill(rows < 0, -torch.inf)
+    if own is None:
+        return scores[:, :k]
+    return scores.masked_fill(rows == own[:, None], -torch.inf).sort(dim=1, descending=True).values[:, :k]
+
+
+def _texts(exact: Index, rows: np.ndarray) -> Tensor | None:
+    folders = dict.fromkeys(path.parent.parent for path in exact.metadata)
+    texts = [np.load(path, mmap_mode="r") for folder in folders for path in parts_of(folder, "text_emb")]
+    if list(map(len, texts)) != list(map(len, exact.vectors)):
+        return None
+    words = take(texts, rows)
+    words = words[np.abs(words).sum(1) > 0]  # a row without a caption has zeros
+    return torch.from_numpy(words) if len(words) else None

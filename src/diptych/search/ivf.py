@@ -1,0 +1,160 @@
+"""The inverted-file index of a folder of embeddings: what `diptych index` writes and `Index` searches with.
+
+    EMB/index.json        the `State`: which file, which rows, and the recall it was measured to reach
+    EMB/index-3.faiss     faiss' IndexIVFFlat by inner product over those rows, mapped when it is read
+
+Vectors are sorted into lists by their nearest of some k-means centres, and a query reads the `nprobe` lists whose
+centres are nearest to it. index.json is replaced last and in one step and names its file, so a reader finds the old
+index or the new one, whole, whenever a build dies.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.search.layout import MANIFEST, Manifest
+
+FORMAT = "diptych-index/1"
+STATE = "index.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One folder of embeddings in an index: `path` relative to EMB ("." for itself), its rows, and `fingerprint`."""
+
+    path: str
+    count: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What an index holds and what it promises.
+
+    Rows are numbered through the folders in order; those in `removed` are in no answer. `recall` is what was asked
+    for: the share of a query's `k` nearest that is found. `nprobe` of the `lists` lists are read, the fewest with which
+    the mean over `held_out` queries of each kind, less two standard errors, reaches it; `measured` are those means.
+    `size` is that of `file` in bytes.
+    """
+
+    identity: str
+    dimension: int
+    parts: tuple[Part, ...]
+    removed: tuple[int, ...]
+    recall: float
+    k: int
+    lists: int
+    nprobe: int
+    measured: dict[str, float]
+    held_out: int
+    file: str
+    size: int
+    format: str = FORMAT
+
+    def write(self, folder: Path) -> None:
+        """Put EMB/index.json in its place in one step."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        write_atomic(folder / STATE, lambda path: path.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def read(cls, folder: Path) -> "State | None":
+        """Read EMB/index.json, None where there is none; InputError where it is damaged or of another format."""
+        path = folder / STATE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise InputError(
+                    f"{path} is of format {values['format']!r}, this version reads {FORMAT!r}; {anew(folder)}"
+                )
+            parts = tuple(Part(**part) for part in values.pop("parts"))
+            return cls(parts=parts, removed=tuple(values.pop("removed")), **values)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({error}); {anew(folder)}") from None
+
+    def check(self, folder: Path, manifest: Manifest) -> None:
+        """Refuse embeddings of another model or dimension than this index is of."""
+        if (self.identity, self.dimension) != (manifest.identity, manifest.dimension):
+            raise InputError(
+                f"{folder / STATE} is of another model ({self.identity[:19]}, {self.dimension} numbers) than {folder} "
+                f"({manifest.identity[:19]}, {manifest.dimension} numbers); {anew(folder)}"
+            )
+
+
+def anew(folder: Path) -> str:
+    """The remedy for an index that cannot be used."""
+    return f"remove {folder / STATE}, which makes searches exact, then run `diptych index {folder}`"
+
+
+def fingerprint(folder: Path, vectors: Sequence[np.ndarray], rows: int = 64) -> str:
+    """A checksum of diptych.json and of some rows spread over the folder: it tells embeddings apart, not every byte."""
+    digest = hashlib.sha256((folder / MANIFEST).read_bytes())
+    starts = np.cumsum([0, *map(len, vectors)])
+    for row in np.linspace(0, starts[-1] - 1, rows).astype(int):
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        digest.update(vectors[number][row - starts[number]].tobytes())
+    return digest.hexdigest()
+
+
+class Ivf:
+    """An index file opened for searching."""
+
+    def __init__(self, state: State, index: Any):
+        self.state, self._index = state, index
+
+    @classmethod
+    def open(cls, folder: Path, state: State) -> "Ivf":
+        """Map the file that `state` names; InputError where it is cut short or holds other rows than `state` says."""
+        path = folder / state.file
+        library = faiss(" or compare every vector with --exact")
+        if not path.exists():
+            raise FileNotFoundError(path)
+        if (size := path.stat().st_size) != state.size:  # faiss would map a file that ends early
+            raise InputError(f"{path} is damaged ({size:,} bytes in place of {state.size:,}); {anew(folder)}")
+        try:
+            index = library.read_index(str(path), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
+        except RuntimeError as error:
+            reason = str(error).rpartition("Error: ")[2].splitlines()[0]
+            raise InputError(f"{path} is damaged ({reason}); {anew(folder)}") from None
+        rows = sum(part.count for part in state.parts) - len(state.removed)
+        if (index.ntotal, index.d) != (rows, state.dimension):
+            raise InputError(
+                f"{path} holds {index.ntotal} rows of {index.d} numbers where {STATE} says {rows} of "
+                f"{state.dimension}; {anew(folder)}"
+            )
+        return cls(state, index)
+
+    def top(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Cosines (Q, k) and rows (Q, k), best first, of equal ones the lower row; -1 where the lists held fewer."""
+        return top(self._index, queries, k, self.state.nprobe)
+
+
+def top(index: Any, queries: Tensor, k: int, nprobe: int) -> tuple[Tensor, Tensor]:
+    """The same for any IndexIVF and number of lists."""
+    settings = faiss().SearchParametersIVF(nprobe=nprobe)
+    array = np.ascontiguousarray(queries.detach().cpu().float().numpy())
+    found = index.search(array, k, params=settings)
+    scores, rows = map(torch.from_numpy, found)
+    rows, order = rows.sort(dim=1, stable=True)  # faiss leaves open in what order equals come
+    scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return scores, rows.gather(1, order)
+
+
+def faiss(otherwise: str = "") -> ModuleType:
+    """The library, which the extra `search` installs."""
+    try:
+        import faiss
+    except ImportError:
+        raise InputError(f"an index needs faiss; install it with: pip install 'diptych[search]'{otherwise}") from None
+    return faiss

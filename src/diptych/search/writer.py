@@ -1,0 +1,294 @@
+"""Writing a folder of embeddings so that it goes on where it was killed, to the same bytes.
+
+While it grows, the folder lies in a hidden one beside OUT, with `progress.json`:
+
+    .OUT.unfinished/OUT/img_emb/…       what becomes OUT in one rename, when it is whole
+    .OUT.unfinished/progress.json       what made it, how far it came, and a checksum of each file's finished bytes
+
+Every few seconds the files are flushed to disk, and then progress.json is put in place. Whatever was written after the
+last such moment is cut off again when the writing goes on. Memory is bounded by one batch and one part's captions.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.errors import InputError
+from diptych.files import is_full, sync, write_atomic
+from diptych.search.layout import parquet, part
+
+PART_ROWS = 100_000
+"""Rows in one part: 200 MB of vectors of 512 numbers, small enough to copy and to load whole elsewhere."""
+
+SAVE_SECONDS = 10.0
+"""How much work a kill may cost."""
+
+_PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the metadata say about one row."""
+
+    key: str
+    position: int
+    image_path: str
+    caption: str | None
+
+
+@dataclass
+class Progress:
+    """How far the writing came: all samples before `position` are done.
+
+    `files` gives the size (of an .npy without its header) and the CRC-32 of what is finished.
+    """
+
+    settings: Mapping[str, Any]
+    position: int = 0
+    count: int = 0
+    texts: int = 0
+    dimension: int = 0
+    damaged: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@contextmanager
+def unfinished(out: Path) -> Iterator[Path]:
+    """The hidden folder beside `out`, locked; what lies in it under the name of `out` becomes `out` on success.
+
+    A user's error removes it; after anything else it stays, if progress was saved in it. Raises InputError: `out`
+    exists or cannot be made, another process writes it, a full disk.
+    """
+    whole = out.absolute()  # `.` has no name of its own
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists; name another --out, or remove it first")
+    hidden = whole.with_name(f".{whole.name}.unfinished")
+    try:
+        hidden.mkdir(parents=True, exist_ok=True)
+        handle = os.open(hidden, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}); name another --out") from error
+    try:
+        _lock(handle, out)
+        with _kept_or_removed(hidden, out):
+            yield hidden
+            folder = hidden / whole.name
+            for path in folder.rglob("*"):
+                sync(path)
+            folder.replace(whole)
+            sync(whole.parent)
+            shutil.rmtree(hidden)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, out: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it, however the process ends
+        if os.fstat(handle).st_nlink == 0:
+            raise BlockingIOError  # the other process has just finished and removed it
+    except BlockingIOError:
+        raise InputError(f"another process is writing {out}; wait for it, or name another --out") from None
+    except OSError as error:
+        raise InputError(f"{out} lies where files cannot be locked ({error.strerror}); name another --out") from error
+
+
+@contextmanager
+def _kept_or_removed(hidden: Path, out: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        full = is_full(error) or (error.__cause__ is not None and is_full(error.__cause__))
+        kept = (hidden / _PROGRESS).exists() and (full or not isinstance(error, InputError) or isinstance(error, Stale))
+        if not kept:
+            shutil.rmtree(hidden, ignore_errors=True)
+        if full:
+            what = "what was saved is kept" if kept else "nothing was kept"
+            raise InputError(f"no space left to write {out}; {what}, make room and run again") from error
+        raise
+
+
+class Stale(InputError):
+    """An unfinished folder that cannot be gone on with; it is left for its owner to remove."""
+
+
+def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
+    """How far an earlier run with equal `settings` came in the folder `hidden`, checked byte by byte; else the start.
+
+    Raises Stale: it was begun with other settings, or is damaged.
+    """
+    path = hidden / _PROGRESS
+    if not path.exists() or not (hidden / out.absolute().name).is_dir():
+        for left in hidden.iterdir():  # killed before anything was saved, or between the last two steps
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return Progress(settings)
+    remedy = f"remove {hidden}, or name another --out"
+    try:
+        progress = Progress(**json.loads(path.read_text("utf-8")))
+        begun = progress.settings
+        changed = [key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)]
+        if changed:
+            told = ", ".join(f"{key} {begun.get(key)!r}, now {settings.get(key)!r}" for key in changed)
+            raise Stale(f"{hidden} holds an unfinished run with other settings ({told}); run that one again to go on "
+                        f"with it, or {remedy}")  # fmt: skip
+        for name, (size, checksum) in progress.files.items():
+            if _checksum(hidden / out.absolute().name / name, size) != checksum:
+                raise Stale(f"{hidden}: {name} is damaged; {remedy}")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Stale(f"{hidden} is damaged ({error}); {remedy}") from error
+    return progress
+
+
+def _checksum(path: Path, size: int) -> int:
+    """CRC-32 of `size` bytes, those after the header where there is one; -1 where there are fewer."""
+    total = 0
+    with path.open("rb") as file:
+        file.seek(_HEADER if path.suffix == ".npy" else 0)
+        while size:
+            chunk = file.read(min(size, 1 << 22))
+            if not chunk:
+                return -1
+            total, size = zlib.crc32(chunk, total), size - len(chunk)
+    return total
+
+
+class Writer:
+    """Appends rows to the three kinds of files, in parts of PART_ROWS, and saves how far it came.
+
+    `again(count)` gives the last `count` rows that were written before `progress.position`.
+    """
+
+    def __init__(self, folder: Path, progress: Progress, total: int, with_texts: bool):
+        self.folder, self.progress = folder, progress
+        self.parts = -(-total // PART_ROWS)
+        self.kinds = ("img_emb", "text_emb") if with_texts else ("img_emb",)
+        self.rows: list[Row] = []
+        self.files: list[_Npy] = []
+        self.saved_at = time.monotonic()
+        for kind in (*self.kinds, "metadata"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files:  # only after a failure: `close` leaves none open
+            with suppress(OSError):
+                file.file.close()
+
+    @property
+    def number(self) -> int:
+        """The part that is open or comes next."""
+        return (self.progress.count - len(self.rows)) // PART_ROWS
+
+    def go_on(self, again: Callable[[int], list[Row]]) -> None:
+        """Open the part that was not full when the progress was saved."""
+        self.rows = again(self.progress.count % PART_ROWS)
+        if self.rows:
+            self._open()
+
+    def _open(self) -> None:
+        for kind in self.kinds:
+            path = part(self.folder, kind, self.number, self.parts)
+            size, checksum = self.progress.files.get(self._name(path), (0, 0))
+            self.files.append(_Npy(path, self.progress.dimension, size, checksum))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def add(self, rows: Sequence[Row], arrays: Sequence[np.ndarray]) -> None:
+        """Append rows with their vectors, one array for each kind of vectors."""
+        while rows:
+            if not self.files:
+                self._open()
+            take = PART_ROWS - len(self.rows)
+            for file, array in zip(self.files, arrays, strict=True):
+                file.append(array[:take])
+            self.rows += rows[:take]
+            self.progress.count += len(rows[:take])
+            self.progress.texts += sum(row.caption is not None for row in rows[:take])
+            rows, arrays = rows[take:], [array[take:] for array in arrays]
+            if len(self.rows) == PART_ROWS:
+                self.close()
+
+    def close(self) -> None:
+        """Finish the part that is open, if any."""
+        if not self.rows:
+            return
+        path = part(self.folder, "metadata", self.number, self.parts)
+        write_metadata(path, self.rows)
+        size = path.stat().st_size
+        self.progress.files[self._name(path)] = size, _checksum(path, size)
+        for file in self.files:
+            file.close()
+            self.progress.files[self._name(file.path)] = file.size, file.checksum
+        self.rows, self.files = [], []
+
+    def save(self) -> None:
+        """Save the progress if the last time is long enough ago."""
+        if time.monotonic() - self.saved_at < SAVE_SECONDS:
+            return
+        for file in self.files:
+            file.file.flush()
+            self.progress.files[self._name(file.path)] = file.size, file.checksum
+        for path in (*map(self.folder.joinpath, (*self.progress.files, *self.kinds, "metadata")), self.folder):
+            sync(path)
+        text = json.dumps(asdict(self.progress))
+        write_atomic(self.folder.parent / _PROGRESS, lambda path: path.write_text(text, encoding="utf-8"))
+        self.saved_at = time.monotonic()
+
+
+class _Npy:
+    """An .npy file of float32 (rows, dimension) that grows; its header is written again when the rows are counted.
+
+    It is plain writes and not a writable memory map, which would die of a signal where the disk is full. `size` and
+    `checksum` are those of the bytes after the header; what an earlier run wrote beyond them is cut off.
+    """
+
+    def __init__(self, path: Path, dimension: int, size: int, checksum: int):
+        self.path, self.dimension, self.size, self.checksum = path, dimension, size, checksum
+        self.file = path.open("r+b" if size else "wb")
+        self._header()
+        self.file.truncate(_HEADER + size)
+        self.file.seek(0, os.SEEK_END)
+
+    def _header(self) -> None:
+        shape = (self.size // (4 * self.dimension), self.dimension)
+        np.lib.format.write_array_header_1_0(self.file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        assert self.file.tell() == _HEADER, "NumPy pads the header so that the row count may grow"
+
+    def append(self, array: np.ndarray) -> None:
+        data = np.ascontiguousarray(array, "<f4").data
+        self.file.write(data)
+        self.size, self.checksum = self.size + data.nbytes, zlib.crc32(data, self.checksum)
+
+    def close(self) -> None:
+        self.file.seek(0)
+        self._header()
+        self.file.close()
+
+
+_HEADER = 128  # bytes before the vectors
+
+
+def write_metadata(path: Path, rows: Sequence[Row]) -> None:
+    """The rows as Parquet."""
+    import pyarrow
+
+    columns = {
+        "key": pyarrow.array([row.key for row in rows], pyarrow.string()),
+        "position": pyarrow.array([row.position for row in rows], pyarrow.int64()),
+        "image_path": pyarrow.array([row.image_path for row in rows], pyarrow.string()),
+        "caption": pyarrow.array([row.caption for row in rows], pyarrow.string()),
+    }
+    parquet().write_table(pyarrow.table(columns), path)

@@ -1,0 +1,91 @@
+"""Linear layers that lie side by side in memory and run as one matrix product in inference.
+
+The layers stay what they are: plain `nn.Linear` with a weight of their own, under their own names in state dicts, so
+that adapters, quantisation and export attach. Only their storage is shared: the joined weight is a view, no copy.
+
+Dimensions: n layers, … samples and tokens, D width, K outputs of all layers together.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def join(layers: Sequence[nn.Module]) -> None:
+    """Move the weights, and the biases, of layers that read the same input into one storage each; values stay.
+
+    Layers that are no plain `nn.Linear`, or differ in input, type or device, are left as they are.
+
+    >>> q, k = nn.Linear(4, 2), nn.Linear(4, 3)
+    >>> join([q, k])
+    >>> q.weight.untyped_storage().data_ptr() == k.weight.untyped_storage().data_ptr()
+    True
+    """
+    if not all(_plain(layer) for layer in layers) or len({layer.in_features for layer in layers}) > 1:
+        return
+    for parts in _parts(layers):
+        if len({(part.dtype, part.device) for part in parts}) > 1 or _view(parts) is not None:
+            continue
+        whole = torch.cat([part.detach() for part in parts])
+        for part, piece in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+            part.data = piece
+
+
+def project(layers: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
+    """[layer(x) for layer in layers], (…, D) each: one product (…, K) where that gives the same, else one each.
+
+    One product needs that no gradient is recorded, that each layer is a plain `nn.Linear` without hooks, and that their
+    weights lie side by side. They no longer do after a move to another device or type; then this is the plain list
+    until `join` is called again.
+
+    >>> layers = [nn.Linear(4, 2), nn.Linear(4, 3)]
+    >>> join(layers)
+    >>> with torch.no_grad():
+    ...     [tuple(y.shape) for y in project(layers, torch.ones(1, 4))]
+    [(1, 2), (1, 3)]
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if not torch.is_grad_enabled() and not traced and all(_plain(layer) for layer in layers):
+        views = [_view(parts) for parts in _parts(layers)]
+        if len(views) in (1, 2) and all(view is not None for view in views):
+            return F.linear(x, *views).split([layer.out_features for layer in layers], dim=-1)  # type: ignore[arg-type]
+    return [layer(x) for layer in layers]
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether calling the layer is its matrix product and nothing else: no subclass, hook or wrapped forward."""
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) is nn.Parameter
+        and not layer._forward_hooks
+        and not layer._forward_pre_hooks
+        and "forward" not in layer.__dict__
+    )
+
+
+def _parts(layers: Sequence[Any]) -> list[list[Tensor]]:
+    """The weights and, where there are any, the biases; three lists, which `project` refuses, where only some have."""
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    mixed = len(biases) not in (0, len(layers))
+    return [[layer.weight for layer in layers], *([biases] if biases else []), *([[]] if mixed else [])]
+
+
+def _view(parts: Sequence[Tensor]) -> Tensor | None:
+    """One tensor over all parts where they lie side by side, in order, in one storage."""
+    if not parts:
+        return None
+    first, place = parts[0], parts[0].storage_offset()
+    storage = first.untyped_storage().data_ptr()
+    for part in parts:
+        if (
+            part.untyped_storage().data_ptr() != storage
+            or part.storage_offset() != place
+            or part.dtype != first.dtype
+            or not part.is_contiguous()
+        ):
+            return None
+        place += part.numel()
+    return first.as_strided((sum(len(part) for part in parts), *first.shape[1:]), first.stride())

@@ -1,0 +1,129 @@
+"""The harness of the benchmarks: its arithmetic, what it writes, and one row run small. No timing is asserted."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("open_clip")
+from benchmarks import __main__ as harness
+from benchmarks import loss_sigmoid, loss_softmax, measure
+
+from diptych.errors import InputError
+
+
+def test_ratios_are_those_of_the_pairs_and_not_of_the_medians():
+    pairs = [((1.0, 2.0), (2.0, 2.0)), ((9.0, 1.0), (10.0, 2.0)), ((4.0, 3.0), (1.0, 2.0))]
+    found = measure.summary(pairs)
+    assert found["pairs"] == [[1.0, 2.0], [9.0, 10.0], [4.0, 1.0]]
+    assert (found["ours"], found["theirs"]) == (4.0, 2.0)
+    assert (found["ratio_min"], found["ratio"], found["ratio_max"]) == (0.5, 0.9, 4.0)
+    assert found["wall_ratio"] == 1.0
+
+
+def test_the_two_sides_run_in_turns_after_one_warm_up_each():
+    seen = []
+    found = measure.interleaved(lambda: seen.append("a"), lambda: seen.append("b") or _burn(), pairs=3)
+    assert "".join(seen) == "ab" * 4
+    assert len(found["pairs"]) == 3
+
+
+def _burn(seconds=0.01):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_cpu_seconds_count_work_and_not_waiting():
+    waiting, _ = measure.seconds(lambda: time.sleep(0.1))
+    working, _ = measure.seconds(lambda: _burn(0.1))
+    assert waiting < 0.05
+    assert 0.09 < working < 0.2
+
+
+def test_cpu_seconds_of_an_ended_child_are_counted():
+    burn = "import time\nwhile time.process_time() < 0.2: pass"
+    cpu, _ = measure.seconds(lambda: subprocess.run([sys.executable, "-c", burn], check=True))
+    assert cpu > 0.19
+
+
+def test_a_bar_is_met_at_and_below_it():
+    for ratio, met in ((0.5, True), (0.75, True), (0.76, False)):
+        assert measure.judged("x", "s", {"ratio": ratio}, 0.75)["met"] is met
+    assert measure.judged("x", "s", {"ratio": 9.0}, None)["met"] is None
+
+
+def test_the_roofline_share_is_of_the_measured_product(monkeypatch):
+    monkeypatch.setattr(measure, "peak", lambda dtype: {torch.float32: 100.0, torch.bfloat16: 400.0}[dtype])
+    a = torch.ones(8, 8)
+    work = measure.flops(lambda: a @ a)
+    assert work == 2 * 8**3
+    assert measure.roofline(work, 20.48) == pytest.approx(0.5)
+    assert measure.roofline(work, 20.48, torch.bfloat16) == pytest.approx(0.125)
+
+
+def test_saved_bytes_leave_out_what_a_graph_inside_forward_held_for_a_while():
+    def forward():
+        y = torch.ones(50, requires_grad=True)
+        (grad,) = torch.autograd.grad((y * y).sum(), y)
+        return x * grad.sum()
+
+    x = torch.ones(1000, requires_grad=True)
+    assert measure.saved_bytes(forward) == 4
+
+
+def test_saved_bytes_are_those_of_distinct_memory():
+    x = torch.ones(1000, requires_grad=True)
+    assert measure.saved_bytes(lambda: (x * x).sum()) == 4000
+    assert measure.saved_bytes(lambda: (x.exp() * x).sum()) == 8000
+
+
+@pytest.mark.parametrize("row", [loss_softmax, loss_sigmoid])
+def test_a_loss_row_run_small(row, monkeypatch):
+    monkeypatch.setattr(measure, "peak", lambda dtype: 1e11)
+    time_line, bytes_line = row.run(n=64, pairs=1)
+    assert time_line["unit"] == "CPU s"
+    assert len(time_line["pairs"]) == 1
+    assert time_line["roofline"] > 0
+    assert bytes_line["ratio"] == bytes_line["ours"] / bytes_line["theirs"]
+
+
+@pytest.mark.parametrize("row", [loss_softmax, loss_sigmoid])
+def test_the_losses_keep_at_most_an_eighth_of_the_peers_bytes(row, monkeypatch):
+    """Kept bytes need no quiet machine."""
+    monkeypatch.setattr(loss_softmax, "interleaved", lambda *a: {"ours": 1.0, "theirs": 1.0, "ratio": 1.0})
+    monkeypatch.setattr(measure, "peak", lambda dtype: 1e11)
+    monkeypatch.setattr(loss_softmax, "D", 64)  # as D to N as 512 to 4096
+    assert row.run(n=512)[1]["met"]
+
+
+def test_the_harness_writes_what_a_number_depends_on_and_goes_on_past_a_row_that_cannot_be_measured(
+    tmp_path, monkeypatch, capsys
+):
+    line = measure.judged("a row", "CPU s", measure.summary([((1.0, 1.0), (2.0, 2.0))]), 0.75, 0.9)
+    monkeypatch.setattr(loss_softmax, "run", lambda: [line])
+    monkeypatch.setattr(loss_sigmoid, "run", lambda: _cannot())
+    harness.main(["loss_sigmoid", "loss_softmax"], tmp_path)
+    printed = capsys.readouterr()
+    assert "not measured: needs a model" in printed.err
+    assert "a row" in printed.out
+    assert "yes" in printed.out
+    assert [path.name for path in tmp_path.iterdir()] == ["loss_softmax.json"]
+    text = (tmp_path / "loss_softmax.json").read_text(encoding="utf-8")
+    report = json.loads(text)
+    assert report["rows"] == [line]
+    assert set(report) == {"rows", "seconds", "python", "versions", "processor", "cores", "threads", "load"}
+    assert {"diptych", "torch", "open_clip_torch"} <= set(report["versions"])
+    assert str(harness.HERE.parent) not in text
+
+
+def _cannot():
+    raise InputError("needs a model")
+
+
+def test_an_unknown_row_is_refused_with_those_there_are():
+    with pytest.raises(InputError, match="loss_softmax"):
+        harness.main(["loss_softmx"])
