@@ -83,7 +83,7 @@ def load(spec: str | Path, weights: str | Path | None = None, precision: str = "
 
     `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
     is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
-    probed embeddings stay within a cosine of 0.999 of float32 (`towers.precision`). Raises InputError where the name,
+    probed embeddings stay within a cosine of 0.9995 of float32 (`towers.precision`). Raises InputError where the name,
     the files or their contents do not fit.
     """
     prefix = str(spec).split(":", 1)[0]
