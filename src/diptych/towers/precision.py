@@ -100,7 +100,7 @@ def _auto(model: Model) -> Model:
     return model
 
 
-_VERSION = "1"  # of the probe; raise it when what it runs or keeps changes
+_VERSION = "2"  # of the probe; raise it when what it runs, asks or keeps changes
 
 
 def _machine(device: torch.device) -> list[str]:
