@@ -44,7 +44,7 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
         for precision, bar in (("float32", None), ("auto", 1 / 1.8)):
             ours = partial(same_weights(model, Path(folder), precision).embed_images, paths, batch_size=BATCH)
             cosine = least_cosine(ours(), theirs())
-            assert cosine >= 0.99, cosine  # scaled decoding differs more on random weights than on trained ones
+            assert cosine >= 0.999, cosine
             times = interleaved(ours, theirs, pairs)
             what = f"ViT-B/32, {count} JPEGs of 500x375, {precision}"
             rows.append({**judged(what, "CPU s", times, bar), "cosine": cosine})

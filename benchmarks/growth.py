@@ -4,11 +4,10 @@ Both sides are ours: seconds a sample (within 15 %) and peak memory beyond the l
 (within 10 %). Memory is that of a process of its own for each.
 """
 
-import psutil
 import torch
 
 from benchmarks.material import captions
-from benchmarks.measure import against, in_child, interleaved, judged, peak_bytes
+from benchmarks.measure import against, held, in_child, interleaved, judged, peak_bytes
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.tokenizers import build, pad_batch
 from diptych.methods.base import At
@@ -21,7 +20,7 @@ PACKAGES = ()
 SMALL, LARGE, CHUNK = 256, 4096, 4096
 
 
-def run(small: int = SMALL, large: int = LARGE, pairs: int = 3) -> list[dict]:
+def run(small: int = SMALL, large: int = LARGE, pairs: int = 7) -> list[dict]:
     """One step of the large batch against as many steps of the small one as have its samples."""
     step, few, many = *_step_and_batch(small), _step_and_batch(large)[1]
     what = f"clip small, 64 px, GradCache, batch {large} against {small}"
@@ -37,7 +36,7 @@ def extra(count: int) -> int:
     """Bytes of this process's peak in a step beyond what it holds before it: the model, the batch, and a warm-up's."""
     step, batch = _step_and_batch(count)
     _run(step, batch.rows(0, 16))
-    before = psutil.Process().memory_info().rss
+    before = held()
     _run(step, batch)
     return peak_bytes() - before
 

@@ -5,11 +5,10 @@ the least (logits of both directions and their gradients) for softmax, three (lo
 it is computed, not run.
 """
 
-import psutil
 from torch import Tensor
 
 from benchmarks.loss_softmax import features
-from benchmarks.measure import against, in_child, judged, peak_bytes
+from benchmarks.measure import against, held, in_child, judged, peak_bytes
 from diptych.objectives import info_nce, sigmoid_pairs
 
 PACKAGES = ("open_clip_torch",)
@@ -29,7 +28,7 @@ def extra(name: str, n: int) -> int:
     """Bytes by which this process's peak exceeds what it holds with the features made, after a small warm-up."""
     _run(name, features(64))
     given = features(n)
-    before = psutil.Process().memory_info().rss
+    before = held()
     _run(name, given)
     return peak_bytes() - before
 

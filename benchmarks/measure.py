@@ -4,18 +4,20 @@ import os
 import platform
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from diptych.errors import InputError
 
 
 def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 7) -> dict[str, Any]:
@@ -101,10 +103,22 @@ def _with_threads(threads: int, work: Callable[..., Any], *args: Any) -> Any:
     return work(*args)
 
 
+def held() -> int:
+    """The memory that this process holds now, in bytes."""
+    return _status("VmRSS")
+
+
 def peak_bytes() -> int:
-    """The most memory that this process has held."""
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
+    """The most memory that this process has held; that of getrusage would begin with its parent's."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError as error:
+        raise InputError("the memory of a process is read from /proc, which this system lacks") from error
+    return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
@@ -144,7 +158,7 @@ def circumstances(*packages: str) -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.measure import against, in_child, interleaved, judged
+from benchmarks.measure import against, held, in_child, interleaved, judged, peak_bytes
 from diptych.errors import InputError
 from diptych.metrics import recall_at_k
 
@@ -33,7 +33,7 @@ def run() -> list[dict]:
     mine, theirs = ours(images, texts), peers(images, texts)
     assert all(abs(mine[name] - theirs[name]) < 1e-6 for name in mine), f"they differ: {mine} {theirs}"
     what = f"recall@{','.join(map(str, KS))}, {PICTURES:,} x {PICTURES * CAPTIONS:,}"
-    times = interleaved(lambda: ours(images, texts), lambda: peers(images, texts), pairs=3)
+    times = interleaved(lambda: ours(images, texts), lambda: peers(images, texts))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "vectors.safetensors"
         save_file({"images": images, "texts": texts}, path)
@@ -85,15 +85,6 @@ def extra(work: Callable[[Tensor, Tensor], object], path: Path) -> int:
 
     given = {name: vectors.clone() for name, vectors in load_file(path).items()}  # in memory, not mapped
     given["images"][:BATCH] @ given["texts"][:BATCH].T  # sets up the library of products
-    before = _held("VmRSS")
+    before = held()
     work(given["images"], given["texts"])
-    return _held("VmHWM") - before
-
-
-def _held(what: str) -> int:
-    """Resident bytes of this process; the peak of getrusage would begin with that of the process which started it."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError as error:
-        raise InputError("the peak memory of a process is read from /proc, which this system lacks") from error
-    return int(status.partition(f"{what}:")[2].split()[0]) * 1024
+    return peak_bytes() - before

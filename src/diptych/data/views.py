@@ -107,10 +107,10 @@ class PictureView:
         if picture is None:
             raise BadSample("no-picture", f"no picture of role {self.role!r}")
         image = picture.decode(self._least(progress))
-        views = [
-            self.preprocess(image) if progress is None else self._vary(image, rng, self.augment.strength(progress))
-            for _ in range(self.count)
-        ]
+        if progress is None:
+            views = [self.preprocess(image, exact=False)] * self.count
+        else:
+            views = [self._vary(image, rng, self.augment.strength(progress)) for _ in range(self.count)]
         return {f"images.{self.name}": torch.stack(views)}
 
     def _least(self, progress: float | None) -> int | None:

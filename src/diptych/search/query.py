@@ -5,8 +5,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from diptych.data.pictures import FilePicture
-from diptych.data.sample import BadSample
 from diptych.errors import InputError
 from diptych.search.embed import embed_source
 from diptych.search.index import Hit, Index
@@ -29,25 +27,13 @@ def query(
     if (text is None) == (image is None):
         raise InputError("a search takes a text or a picture; give one of them")
     if image is not None:
-        vectors = model.embed_images([_picture(image, model.preprocess.least(index.manifest.exact))])
+        vectors = model.embed_images([image], exact=index.manifest.exact)
     elif text is not None and text.strip():
         vectors = model.embed_texts([text])
     else:
         raise InputError("the text to search for is empty; give some words")
     scores, rows = index.top(vectors, k)
     return index.hits(scores[0], rows[0])
-
-
-def _picture(image: str | Path | Image.Image, at_least: int | None) -> Image.Image:
-    """The picture, a file decoded as those of the index were."""
-    if isinstance(image, Image.Image):
-        return image
-    try:
-        return FilePicture(str(image)).decode(at_least)
-    except BadSample as error:
-        raise InputError(
-            f"{image} cannot be searched with ({error}); name a JPEG, PNG, WebP, GIF or TIFF file"
-        ) from None
 
 
 def embed_and_query(
