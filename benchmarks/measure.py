@@ -12,6 +12,7 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from weakref import WeakSet
 
 import torch
@@ -92,9 +93,9 @@ def roofline(operations: int, cpu_seconds: float, dtype: torch.dtype = torch.flo
     return operations / cpu_seconds / peak(dtype)
 
 
-def in_child(work: Callable[..., Any], *args: Any) -> Any:
+def in_child(work: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None) -> Any:
     """What `work` returns in a fresh process, with as many threads as here; its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with patch.dict(os.environ, environment or {}), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
 
 
@@ -111,6 +112,11 @@ def held() -> int:
 def peak_bytes() -> int:
     """The most memory that this process has held; that of getrusage would begin with its parent's."""
     return _status("VmHWM")
+
+
+def forget_peak() -> None:
+    """Let `peak_bytes` begin anew at what is held now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _status(name: str) -> int:

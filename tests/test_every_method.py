@@ -68,6 +68,19 @@ class MixesSamples(CLIP):
         return {name: value - value.mean(0) for name, value in features.items()}
 
 
+class Moved(CLIP):
+    """Broken: what a refactor may do unseen, a gradient that is 2 % off in one of two directions."""
+
+    def loss(self, features, batch, at):
+        image = features["image"]
+        return super().loss({**features, "image": image + 0.02 * (image.detach() - image)}, batch, at)
+
+
+def test_10_golden_losses_tell_a_gradient_that_is_a_little_off():
+    with pytest.raises(AssertionError, match=r"at step \d+ the loss is .*, stored is .*clip\.txt"):
+        suite.golden_losses(suite.Subject(Moved, "clip"), GOLDEN / "clip.txt")
+
+
 @pytest.mark.parametrize("broken", [ChangesState, KeepsHiddenState])
 def test_suite_catches_a_loss_that_changes_state(broken):
     with pytest.raises(AssertionError, match="state"):

@@ -130,10 +130,15 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over ranks; one that only some ranks have counts as 0 on the others."""
+    """Replace each gradient by its mean over ranks; one that only some ranks have counts as 0 on the others.
+
+    Those of sharded parameters are left as they are: FSDP has averaged them.
+    """
     if world_size() == 1:
         return
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    from torch.distributed.tensor import DTensor
+
+    trainable = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
     somewhere = any_rank(*(parameter.grad is not None for parameter in trainable))
     for parameter, has in zip(trainable, somewhere, strict=True):
         if has and parameter.grad is None:
@@ -143,6 +148,29 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for work in waiting:
         assert work is not None
         work.wait()
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor that is sharded over the ranks (DTensor) put together, on every rank; any other as it is.
+
+    >>> whole(torch.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    return x.full_tensor() if hasattr(x, "full_tensor") else x  # type: ignore[attr-defined]
+
+
+def shared(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `whole`: this rank's part of `x`, cut as `like` is; `x` itself where that is not sharded.
+
+    >>> shared(torch.arange(3), torch.zeros(3)).tolist()
+    [0, 1, 2]
+    """
+    if not hasattr(like, "full_tensor"):
+        return x
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def barrier() -> None:

@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from tests.cli.helpers import TINY, add_member, caption, encoded, make_folder, make_table, make_tar, picture
 
+from diptych.training import tracking
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
@@ -48,6 +50,10 @@ def has(message: str, *parts: object) -> None:
         (["train", "clip", "--steps", "many"], ["diptych train --steps 'many'", "a whole number"]),
         (["train", "clip", "--lr"], ["--lr has no value", "a number"]),
         (["train", "clip", "--precision", "bfloat61"], ["--precision 'bfloat61'", "did you mean 'bfloat16'"]),
+        (["train", "clip", "--tracker", "tensorbord"], ["--tracker 'tensorbord'", "did you mean 'tensorboard'"]),
+        (["embed", "x", "y", "--out", "z", "--precision", "int9"], ["--precision 'int9'", "did you mean 'int8'"]),
+        (["evaluate", "x", "--precision", "float23"], ["--precision 'float23'", "did you mean 'float32'"]),
+        (["search", "e", "cat", "--precision", "bfloat61"], ["--precision 'bfloat61'", "did you mean 'bfloat16'"]),
         (["train", "clip", "--method.scale", "big"], ["--method.scale 'big'", "a number"]),
         (["train", "clip", "--recipe.betas", "[1]"], ["--recipe.betas", "[a number, a number]"]),
         (["train", "clip", "--data", "a.tar", "b.tar", "--out", "x"], ["'b.tar'", "quotes"]),
@@ -76,6 +82,16 @@ def has(message: str, *parts: object) -> None:
 def test_words_that_do_not_fit_are_told_with_the_nearest(refused, monkeypatch, tmp_path, words, parts):
     monkeypatch.chdir(tmp_path)
     has(refused(*words), *parts)
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_any_work(refused_training, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    has(
+        refused_training(photos, tmp_path / "run", "--tracker", "wandb"),
+        "not installed",
+        "pip install 'diptych[wandb]'",
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_names_inside_a_run_are_told_with_the_nearest(refused_training, photos, tmp_path):
@@ -279,8 +295,8 @@ def test_a_bomb_is_refused_as_a_query(refused, diptych, run, photos, tmp_path):
     """RELIABILITY 15."""
     assert diptych("embed", run, photos, "--out", tmp_path / "emb").code == 0
     (tmp_path / "bomb.png").write_bytes(bomb())
-    has(refused("search", tmp_path / "emb", "--image", tmp_path / "bomb.png"), "bomb.png", "bomb", "name a JPEG")
-    has(refused("search", tmp_path / "emb", "--image", tmp_path / "no.png"), "no.png", "name a JPEG")
+    has(refused("search", tmp_path / "emb", "--image", tmp_path / "bomb.png"), "bomb.png", "bomb", "give a JPEG")
+    has(refused("search", tmp_path / "emb", "--image", tmp_path / "no.png"), "no.png", "give a JPEG")
 
 
 def test_unusual_pictures_are_read(train, diptych, tmp_path):

@@ -15,6 +15,7 @@ from diptych import cli
 from diptych.cli import main
 from diptych.cli._screen import progress
 from diptych.cli.train import streams
+from diptych.towers import int8
 from diptych.training import engine
 
 
@@ -144,6 +145,51 @@ def test_a_run_is_trained_measured_embedded_searched_and_told(train, diptych, tm
     assert diptych("search", emb, "red", "--model", moved).code == 0
 
 
+PRECISIONS = {"bfloat16": 0.9995, "int8": 0.998}  # worst cosine to float32; here .9999 and .9993
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_verbs_that_embed_take_a_precision(train, diptych, photos, tmp_path, precision):
+    run, words = tmp_path / "run", ("--precision", precision)
+    train(photos, run)
+    if precision == "int8" and not int8.available():
+        called = diptych("embed", run, photos, "--out", tmp_path / "refused", *words)
+        assert called.code == 2
+        assert "x86" in called.err
+        return
+    vectors = {}
+    for name, given in {"exact": (), "low": words}.items():
+        called = diptych("embed", run, photos, "--out", tmp_path / name, *given)
+        assert called.code == 0, called
+        vectors[name] = [np.load(tmp_path / name / kind / f"{kind}_0.npy") for kind in ("img_emb", "text_emb")]
+    for exact, low in zip(vectors["exact"], vectors["low"], strict=True):
+        assert not np.array_equal(exact, low)
+        assert (exact * low).sum(1).min() >= PRECISIONS[precision]
+    exact, low = (
+        json.loads(diptych("evaluate", run, "--data", photos, "--json", *given).out)["retrieval"]
+        for given in ((), words)
+    )
+    assert low["n"] == exact["n"] == 16
+    assert low["protocol"] != exact["protocol"]  # numbers of another precision are not compared unawares
+    itself = ("search", tmp_path / "exact", "--image", photos / "05.png", "-k", "1", "--json", *words)
+    assert json.loads(diptych(*itself).out)[0]["key"] == json.loads(diptych(*itself[:-2]).out)[0]["key"]
+
+
+def test_a_tracker_gets_the_config_and_goes_on_when_resumed(train, diptych, photos, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    train(photos, run, "--val", photos, "--tracker", "tensorboard")
+    (sent,) = (run / "tensorboard").glob("*/hparams.yml")
+    config = yaml.safe_load(sent.read_text())
+    assert (config["method"], config["recipe.lr"], config["data.train"]) == ("clip", 0.002, str(photos))
+    assert diptych("train", "--resume", "--out", run).code == 0
+    assert list((run / "tensorboard").glob("*/hparams.yml")) == [sent]
+    read = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [each.step for each in read.Scalars("loss")] == [0, 1, 2]
+    assert "val/i2t_r1" in read.Tags()["scalars"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "tar", "glyphs"])
 def test_every_kind_of_source_goes_all_the_way(train, diptych, photos, tmp_path, kind):
     sources = {"folder": photos, "tar": make_tar(tmp_path / "web.tar"), "glyphs": "glyphs:split=val:design=noto"}
@@ -179,6 +225,15 @@ def test_check_tells_duplicates_leakage_and_tokens(diptych, photos, tmp_path):
     shown = diptych("check", twin, "--val", photos).out
     for name in ("01.png = copy.png", "4 of 16 pictures", "length in tokens", "reading an epoch"):
         assert name in shown
+
+
+def test_check_estimates_with_gradient_caching(diptych, refused, photos):
+    words = ("check", photos, "--batch-size", "16", "--json")
+    whole, cut = (json.loads(diptych(*words, *more).out)["training"] for more in ((), ("--chunk", "64")))
+    assert (whole["chunk"], cut["chunk"]) == (None, 64)
+    assert cut["batch_bytes"] < whole["batch_bytes"] / 2
+    assert "in pieces of 64 tokens" in diptych(*words[:-1], "--chunk", "64").out
+    assert "--chunk is 0" in refused(*words, "--chunk", "0")
 
 
 def test_progress_is_silent_while_short_and_speaks_when_long(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.training.helpers import IMAGE, TEXT
+from tests.training.test_gradcache import peak
 
 from diptych.data.sample import Source
 from diptych.errors import InputError
@@ -10,8 +11,16 @@ from diptych.training.config import resolve
 from diptych.training.estimate import estimate
 
 
-def of(source: Source, batch_size: int):
-    config = resolve("clip", {"train": "toy"}, image_tower=IMAGE, text_tower=TEXT, recipe={"batch_size": batch_size})
+def of(source: Source, batch_size: int, chunk: int | None = None, image: str = IMAGE):
+    config = resolve(
+        "clip",
+        {"train": "toy"},
+        image_tower=image,
+        text_tower=TEXT,
+        tokenizer="bpe:vocab_size=320:context=24",
+        embed_dim=32,
+        recipe={"batch_size": batch_size, "chunk": chunk},
+    )
     return estimate(config, {"train": source})
 
 
@@ -23,6 +32,26 @@ def test_memory_grows_with_the_batch_and_state_with_the_parameters():
     # A block of width D keeps a few times 20 D floats a token; this one has 5 image tokens and up to 13 of text.
     assert 18 * 20 * 32 * 4 * 16 / 4 < small.batch_bytes < 18 * 20 * 32 * 4 * 16 * 4
     assert 0 < small.step_seconds < small.epoch_seconds
+
+
+@pytest.mark.parametrize("batch_size", [16, 64, 128])
+@pytest.mark.parametrize("chunk", [None, 16, 64, 200])
+def test_memory_is_what_a_step_was_seen_to_hold(chunk, batch_size):
+    """Up to 1.5 times that, as it adds the gradients of the features of pieces, which autograd holds apart."""
+    found = of(Toy(128), batch_size, chunk, IMAGE.replace("depth=1", "depth=3"))
+    assert found.chunk == chunk
+    assert 0.95 < found.batch_bytes / peak(chunk, batch_size) < 1.5
+
+
+def test_weights_are_no_part_of_a_batch_however_wide_the_tower():
+    """A layer keeps its weight for backward, transposed; its bytes are no sample's."""
+    found = of(Toy(4), 4, image=IMAGE.replace("width=32", "width=256"))
+    assert found.batch_bytes < 0.3 * 4 * found.parameters
+
+
+def test_a_tower_that_cannot_be_cut_is_refused_before_the_probe():
+    with pytest.raises(InputError, match="--chunk cannot cut it"):
+        of(Toy(20), 8, 64, image="timm:resnet18")
 
 
 def test_a_batch_is_never_above_the_data():

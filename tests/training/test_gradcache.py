@@ -133,13 +133,13 @@ def peak(chunk: int | None, count: int) -> int:
     """The most bytes that autograd holds at a time in one step, parameters and the batch's own pictures apart."""
     method = make_method(image=IMAGE.replace("depth=1", "depth=3")).train()
     step, batch = Step(method, "float32"), a_batch(method, count, Toy(128))
-    own = {id(p) for p in method.parameters()} | {t.data_ptr() for t in (batch.image.pixels, batch.text.ids)}
+    own = {t.data_ptr() for t in (*method.parameters(), batch.image.pixels, batch.text.ids)}
     held, most, alive = [0], [0], {}
 
     class Held:
         def __init__(self, tensor):
             self.tensor, self.pointer = tensor, tensor.untyped_storage().data_ptr()
-            self.counted = id(tensor) not in own and self.pointer not in own
+            self.counted = self.pointer not in own
             if self.counted:
                 alive[self.pointer] = alive.get(self.pointer, 0) + 1
                 self.size = tensor.untyped_storage().nbytes()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from diptych.methods.base import Recipe
+from diptych.towers.parts import Momentum
 from diptych.training import optim
 from diptych.training.optim.muon import orthogonal
 
@@ -77,3 +78,12 @@ def test_state_goes_through_a_state_dict(name):
     step(layer, first)
     step(other, second)
     assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters(), strict=True))
+
+
+def test_a_stage_does_not_thaw_a_copy_that_follows():
+    """Whatever multiplier its name gets, a `Momentum` inside a method is not trained."""
+    model = nn.ModuleDict({"fast": nn.Linear(2, 2)})
+    model["slow"] = Momentum(model["fast"])
+    optim.freeze(model, {"": 1.0})
+    optimizer = optim.build(model, Recipe(), {})
+    assert [name for group in optimizer.param_groups for name in group["names"]] == ["fast.weight", "fast.bias"]

@@ -25,6 +25,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--method", metavar="NAME", help="whose memory and time to estimate (default: clip)")
     parser.option("How", "--preset", metavar="small|paper", help="at which size (default: small)")
     parser.option("How", "--batch-size", type=int, metavar="N", help="for false negatives and memory (default: 256)")
+    parser.option("How", "--chunk", type=int, metavar="N", help="estimate with gradient caching by so many tokens")
     parser.option("How", "--size", type=int, metavar="N", help="pixels a side in training (default: 224)")
     parser.option("How", "--tokenizer", metavar="SPEC", help="for token counts (default: bpe, learnt from the texts)")
     parser.option("How", "--workers", type=int, metavar="N", help="processes that read (default: 0)")
@@ -40,9 +41,11 @@ def run(args: Namespace) -> None:
     from diptych.training.run import texts_of
 
     settings = {name: args[name] for name in ("batch_size", "size", "workers") if name in args}
-    for name, value in settings.items():
-        if value < (name != "workers"):
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {int(name != 'workers')}")
+    for name in ("batch_size", "chunk", "size", "workers"):
+        if name in args and args[name] < (name != "workers"):
+            raise InputError(
+                f"--{name.replace('_', '-')} is {args[name]}; it must be at least {int(name != 'workers')}"
+            )
     source = open_source(args.source)
     val = open_source(args.val) if "val" in args else None
     texts = texts_of({"train": source})
@@ -66,7 +69,7 @@ def _estimate(args: Namespace, source: Any) -> "Estimate | None":
     name, schema = args.get("method", "clip"), source.schema()
     if "method" not in args and not {"images.main", "texts.caption"} <= schema.keys():
         return None  # nobody asked about clip
-    recipe = {"batch_size": args["batch_size"]} if "batch_size" in args else {}
+    recipe = {option: args[option] for option in ("batch_size", "chunk") if option in args}
     config = resolve(name, {"train": args.source}, preset=args.get("preset", "small"), recipe=recipe)
     return estimate(config, {"train": source})
 
@@ -105,9 +108,10 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
 
 
 def _cost_rows(cost: "Estimate") -> list[tuple[str, str, str]]:
+    pieces = f" in pieces of {cost.chunk:,} tokens" if cost.chunk else ""
     return [
         (f"training {cost.method} ({cost.preset})", f"{cost.parameters:,} parameters, batch {cost.batch_size:,}", ""),
-        ("memory", f"{_bytes(cost.state_bytes)} of state, {_bytes(cost.batch_bytes)} for a batch", ""),
+        ("memory", f"{_bytes(cost.state_bytes)} of state, {_bytes(cost.batch_bytes)} for a batch{pieces}", ""),
         ("time here", f"{cost.step_seconds:,.2f} s a step, {cost.epoch_seconds:,.0f} s an epoch", ""),
     ]
 

@@ -71,6 +71,10 @@ def add(parser: Parser) -> None:
                   help="what to do at a step whose loss is not finite (stop)")  # fmt: skip
     parser.option(_RUN, "--spike", dest="options.spike", type=float | None, metavar="X",
                   help="skip a step whose loss is above X times the usual (never)")  # fmt: skip
+    parser.option(_RUN, "--shard", dest="options.shard", type=bool,
+                  help="each rank holds its share of weights and optimiser state (FSDP)")  # fmt: skip
+    parser.option(_RUN, "--tracker", dest="options.tracker", type=Literal["tensorboard", "wandb", "trackio"],
+                  metavar="NAME", help="tensorboard, wandb or trackio: who gets the numbers too (nobody)")  # fmt: skip
     parser.option(_RUN, "--quiet", dest="options.quiet", type=bool, help="no progress")
 
 

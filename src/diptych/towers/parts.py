@@ -77,13 +77,20 @@ class Momentum(nn.Module):
             raise InputError(f"momentum m is {m}; it is a share between 0 and 1")
         self.m = m
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        for parameter in self.module.parameters():
+            parameter.frozen = True  # type: ignore[attr-defined]  # whatever a stage says of its name
         self._online = (module,)  # a tuple, so that the followed module is not registered twice
+
+    @property
+    def online(self) -> nn.Module:
+        """The module that is followed."""
+        return self._online[0]
 
     @torch.no_grad()
     def update(self, m: float | None = None) -> None:
         """Follow the module by one step; `m` overrides the momentum where it is scheduled."""
         m = self.m if m is None else m
-        online = self._online[0]
+        online = self.online
         for slow, fast in zip(self.module.parameters(), online.parameters(), strict=True):
             slow.lerp_(fast, 1 - m)
         for slow, fast in zip(self.module.buffers(), online.buffers(), strict=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diptych import collectives
 from diptych.data.loader import Loader, require
@@ -25,15 +25,15 @@ from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.towers.model import evaluating
-from diptych.towers.parts import Momentum, Temperature
+from diptych.towers.parts import Momentum
 from diptych.training import gradcache, optim
 from diptych.training.guard import Guard, write_samples
-from diptych.training.launch import across_ranks, make_accelerator
+from diptych.training.launch import make_accelerator, over_ranks
 from diptych.training.log import Log, finite
 from diptych.training.prepare import Run, load_columns, save_columns, with_columns
 from diptych.training.schedule import factor
 from diptych.training.state import Checkpoints
-from diptych.training.step import Step
+from diptych.training.step import Step, clamp, freeze_modes
 
 
 class Interrupted(Exception):
@@ -54,7 +54,8 @@ class Position:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step; `spike`: skip a
-    step whose loss is above so many times the running median (`training.guard`)."""
+    step whose loss is above so many times the running median (`training.guard`). `shard`: each rank holds its share of
+    parameters, gradients and optimiser state (`training.shard`)."""
 
     seed: int = 0
     workers: int = 0
@@ -62,7 +63,9 @@ class Options:
     save_every: int = 500
     nonfinite: str = "stop"
     spike: float | None = None
+    shard: bool = False
     quiet: bool = False
+    tracker: str | None = None
 
 
 @dataclass
@@ -94,8 +97,10 @@ class Engine:
         backward: Callable[[nn.Module, Any, At], Losses] | None = None,
     ):
         self.accelerator = accelerator or make_accelerator()
+        self.ranks = over_ranks(self.accelerator, options.shard)
         self.device: torch.device = self.accelerator.device
         self.method = method.to(self.device)
+        self.step = Step(self.method, recipe.precision)
         self.recipe, self.sources, self.out, self.options = recipe, dict(sources), out, options
         self.validate, self.backward = validate, backward
         self.checkpoints = Checkpoints(out / "state")
@@ -119,6 +124,7 @@ class Engine:
         saved = self.checkpoints.load() if resume else None
         if saved is not None:
             self._restore(saved)
+        self.ranks.begin(self.step, self.average)
         for source in self.sources.values():  # what could not even be indexed, such as a tar cut short
             self.damaged.update(getattr(source, "damage", {}))
         self._check_damage()
@@ -147,23 +153,27 @@ class Engine:
         """The module that gets saved: the averaged weights where the recipe keeps them."""
         return self.average.module if self.average is not None else self.method.deliver()
 
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict of what is delivered, on rank 0; all ranks take part."""
+        return self.ranks.whole(dict(self.delivered().state_dict()))
+
     def _run_stage(self, stage: Stage, saved: Any) -> None:
         recipe = replace(self.recipe, **stage.recipe)
         optim.freeze(self.method, stage.scale)
         optimizer = optim.build(self.method, recipe, stage.scale)
         if saved is not None and saved["optimizer"] is not None:
-            optimizer.load_state_dict(saved["optimizer"])
+            self.ranks.load(optimizer, saved["optimizer"])
         if stage.prepare and stage.every == "stage":
             self._prepare(stage)
         loaders = self._loaders(stage, recipe)
         steps = next(iter(loaders.values())).steps
         assert steps is not None
-        step = Step(self.method, recipe.precision)
+        self.step.precision = recipe.precision
         self.method.train()
-        _freeze_modes(self.method)
+        freeze_modes(self.method)
         if recipe.chunk is not None:
             gradcache.check(self.method)
-        model = across_ranks(self.accelerator, step) if recipe.chunk is None else step
+        model = self.ranks.wrap(self.step, recipe.chunk)
         backward = partial(self.backward or gradcache.strategy(recipe.chunk), model)
         self.log.begin(stage.name, steps, self.position.step)
         while self.position.step < steps:
@@ -204,7 +214,7 @@ class Engine:
             group["lr"] = recipe.lr * group["multiplier"] * rate
         losses = backward(batch, at)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(parameters, recipe.clip or float("inf"))
+        norm = self.ranks.clip(parameters, recipe.clip or float("inf"))
         total, broken = float(losses.total.detach()), not finite(losses.total, norm)
         leap = self.guard.leap(total)
         broken, spike, self._stop, new_damage = collectives.any_rank(broken, leap is not None, self._stop, new_damage)
@@ -217,7 +227,7 @@ class Engine:
             self.summary.skipped += 1
         else:
             optimizer.step()
-            _clamp(self.method)
+            clamp(self.method)
             if self.average is not None:
                 self.average.update()
             self.method.after_step(losses.carry, at)
@@ -307,7 +317,8 @@ class Engine:
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
         run = Run(self.method, with_columns(self.sources, self.columns), at, self.device, self.options.workers)
-        stage.prepare(run)
+        with self.ranks.gathered():
+            stage.prepare(run)
         for stream, columns in run.columns.items():
             self.columns.setdefault(stream, {}).update(columns)
         if collectives.rank() == 0:
@@ -347,19 +358,19 @@ class Engine:
             )
 
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        state = self.ranks.whole(
+            {
+                "position": asdict(self.position),
+                "method": dict(self.method.state_dict()),
+                "optimizer": optimizer.state_dict() if optimizer is not None else None,
+                "average": dict(self.average.module.state_dict()) if self.average is not None else None,
+                "damaged": dict(self.damaged),
+                "skipped": self.summary.skipped,
+                "guard": self.guard.losses,
+            }
+        )
         if collectives.rank() == 0:
-            self.checkpoints.save(
-                self.position.done,
-                {
-                    "position": asdict(self.position),
-                    "method": dict(self.method.state_dict()),
-                    "optimizer": optimizer.state_dict() if optimizer is not None else None,
-                    "average": dict(self.average.module.state_dict()) if self.average is not None else None,
-                    "damaged": dict(self.damaged),
-                    "skipped": self.summary.skipped,
-                    "guard": self.guard.losses,
-                },
-            )
+            self.checkpoints.save(self.position.done, state)
         collectives.barrier()
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
@@ -373,26 +384,13 @@ class Engine:
             self.columns = load_columns(path)
 
     def _validate(self) -> None:
-        if self.validate is not None and collectives.rank() == 0:
-            module = self.delivered()
-            with evaluating(module):
-                values = self.validate(module, self.position.done)
-            self.log.write(event="validation", done=self.position.done - 1, **values)
+        if self.validate is not None:
+            with self.ranks.plain(self.delivered()) as module:
+                if module is not None:
+                    with evaluating(module):
+                        values = self.validate(module, self.position.done)
+                    self.log.write(event="validation", done=self.position.done - 1, **values)
         collectives.barrier()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._stop = True
-
-
-def _freeze_modes(method: Method) -> None:
-    """What is frozen whole is in evaluation mode: no dropout, no running statistics."""
-    for module in method.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
-            module.eval()
-
-
-def _clamp(method: Method) -> None:
-    for module in method.modules():
-        if isinstance(module, Temperature):
-            module.clamp_()

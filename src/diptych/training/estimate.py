@@ -1,22 +1,25 @@
 """What a run will cost, told before it begins: memory and time of a method on a source, by a probe of a few samples."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from diptych.data.batch import Batch
 from diptych.data.loader import Loader, require
 from diptych.data.plan import Shuffled
 from diptych.data.sample import Source
 from diptych.data.tokenizers import build
 from diptych.methods.base import At
+from diptych.training import gradcache
 from diptych.training.config import RunConfig
 from diptych.training.run import build_method, texts_of
-from diptych.training.step import Step, whole
+from diptych.training.step import Step
 
 _PROBE = 16  # samples: enough for the fixed cost of a step to fade, few enough for a second
 _TEXTS = 20_000  # captions for the probe's vocabulary
@@ -24,12 +27,13 @@ _TEXTS = 20_000  # captions for the probe's vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """`state_bytes`: weights, gradients and two moments; `batch_bytes`: what backward keeps of a batch, the loss apart;
-    `step_seconds` and `epoch_seconds` on this machine, reading included."""
+    """`state_bytes`: weights, gradients and two moments; `batch_bytes`: what backward keeps of a batch at a time, the
+    loss apart; `step_seconds` and `epoch_seconds` on this machine, reading included."""
 
     method: str
     preset: str
     batch_size: int
+    chunk: int | None
     parameters: int
     state_bytes: int
     batch_bytes: int
@@ -40,8 +44,8 @@ class Estimate:
 def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     """Run the first stage's step on a few samples, and scale up to the config's batch.
 
-    Memory is that of activations in float32 as autograd keeps them; libraries' own buffers come on top. Time is the
-    better of two steps.
+    Memory is that of activations as autograd keeps them; libraries' own buffers come on top. Time is the better of two
+    steps. With the recipe's `chunk` both are those of gradient caching. Raises InputError where it cannot cut.
     """
     tokenizer = None if config.init else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
     method, _ = build_method(config, tokenizer)
@@ -52,21 +56,14 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     probe = min(_PROBE, len(source))
     loader = Loader(source, views, Shuffled(), probe, steps=1)
     step, at = Step(method, config.recipe.precision), At(0, 1, 0, config.options.seed, stage.name)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if not isinstance(tensor, torch.nn.Parameter):
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
+    chunk = config.recipe.chunk
+    if chunk is not None:
+        gradcache.check(method)
     seconds = []
     for _ in range(2):
-        kept.clear()
         begun = time.perf_counter()
         batch = next(iter(loader.epoch(0)))
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            whole(step, batch, at)
+        gradcache.strategy(chunk)(step, batch, at)
         seconds.append(time.perf_counter() - begun)
     parameters = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     a_sample, size = min(seconds) / len(batch), min(config.recipe.batch_size, len(source))
@@ -74,9 +71,43 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         method=config.method,
         preset=config.preset,
         batch_size=size,
+        chunk=chunk,
         parameters=parameters,
         state_bytes=16 * parameters,
-        batch_bytes=round(sum(kept.values()) / len(batch) * size),
+        batch_bytes=round(_batch_bytes(step, batch, at, chunk, size)),
         step_seconds=a_sample * size,
         epoch_seconds=a_sample * len(source),
     )
+
+
+def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int) -> float:
+    """What backward keeps of a batch of `size` at a time, from what it keeps of the probe.
+
+    At once: all of it. In pieces: the largest piece of a part, and the features of all samples with their gradients.
+    """
+    if chunk is None:
+        return _kept(step, partial(step, batch, at))[1] / len(batch) * size
+    pieces, features = [], 0
+    for part in step.method.parts():
+        found, kept = _kept(step, partial(step.encode, batch, at, part))
+        count = -(-size // gradcache.samples_at_once(batch, part, chunk))
+        pieces.append(kept / len(batch) * -(-size // count))
+        features += sum(value.nbytes for value in found.values())
+    return max(pieces) + 2 * features / len(batch) * size
+
+
+def _kept(step: Step, forward: Callable[[], Any]) -> tuple[Any, int]:
+    """What `forward` returns, and the bytes that autograd keeps to go back through it, parameters and views of them
+    (a linear layer keeps its weight transposed) apart."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in step.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = forward()
+    return found, sum(kept.values())

@@ -12,6 +12,7 @@ Costs one more forward pass. Source: Gao et al. 2021 (GradCache), here for each 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,30 +43,35 @@ def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
     def backward(step: Step, batch: Any, at: At) -> Losses:
         found: dict[str, list[Tensor]] = {}
         parts = step.method.parts()
+        pieces = {part: list(_pieces(batch, part, chunk)) for part in parts}
         with torch.no_grad():
             for part in parts:
-                for number, piece in enumerate(_pieces(batch, part, chunk)):
+                for number, piece in enumerate(pieces[part]):
                     for name, value in step.encode(piece, at, part, number).items():
                         found.setdefault(name, []).append(value)
         features = {name: torch.cat(values) for name, values in found.items()}
         found.clear()
         for value in features.values():
             value.requires_grad_(value.is_floating_point())
-        losses = step.loss(features, batch, at)
+        # Behind a proxy: in a dict FSDP finds the tensors, and gives what the loss leaves out a gradient of zeros.
+        losses = Losses(*step.terms(MappingProxyType(features), batch, at))
         losses.total.backward()
-        row = dict.fromkeys(features, 0)
+        losses = Losses({name: term.detach() for name, term in losses.terms.items()}, losses.logged, losses.carry)
+        gradients = {name: value.grad for name, value in features.items()}
+        del features  # and the loss's graph: what the second round needs beyond a piece are the gradients alone
+        row = dict.fromkeys(gradients, 0)
         for part in parts:
-            for number, piece in enumerate(_pieces(batch, part, chunk)):
+            for number, piece in enumerate(pieces[part]):
                 learning = []
                 for name, value in step.encode(piece, at, part, number).items():
-                    gradient, start = features[name].grad, row[name]
+                    gradient, start = gradients[name], row[name]
                     row[name] += len(value)
                     if value.requires_grad and gradient is not None:
                         learning.append((value, gradient[start : row[name]]))
                 if not learning:  # a frozen tower: one forward pass is enough
                     break
-                values, gradients = zip(*learning, strict=True)
-                torch.autograd.backward(values, gradients)
+                values, wanted = zip(*learning, strict=True)
+                torch.autograd.backward(values, wanted)
         collectives.average_gradients(step.method.parameters())
         return losses
 
@@ -106,10 +112,14 @@ def check(method: Method) -> None:
 
 
 def _pieces(batch: Any, part: str, chunk: int) -> Iterator[Any]:
-    """A batch, or batches side by side, in pieces of nearly equal size, none with more than `chunk` tokens a stream."""
+    """A batch, or batches side by side, in pieces of nearly equal size, none with more than `chunk` tokens a stream.
+
+    The same number on all ranks, as shards take all of them to encode a piece; so at most the samples of the shortest.
+    """
     streams = dict(batch) if isinstance(batch, Mapping) else {"": batch}
     wanted = max(-(-len(each) // samples_at_once(each, part, chunk)) for each in streams.values())
-    count = max(1, min(wanted, *(len(each) for each in streams.values())) if len(streams) > 1 else wanted)
+    asked = collectives.gather_objects((wanted, min(len(each) for each in streams.values())))
+    count = max(1, min(max(wanted for wanted, _ in asked), *(length for _, length in asked)))
     for number in range(count):
         cut = {
             name: each.rows(len(each) * number // count, len(each) * (number + 1) // count)

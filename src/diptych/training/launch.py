@@ -1,12 +1,18 @@
-"""Where training meets accelerate: the device, the process group, and DDP around a step."""
+"""How training goes over the ranks: accelerate's device and process group, and what each rank holds of the parameters.
+
+All of it (`Copies`, DDP around a step), or its share (`shard.Shards`, FSDP).
+"""
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diptych import collectives
+from diptych.towers.parts import Momentum
 from diptych.training.step import Step
 
 
@@ -33,3 +39,49 @@ def across_ranks(accelerator: Any, step: Step) -> nn.Module:
     with warnings.catch_warnings():  # torch renames broadcast_buffers, accelerate has only the old name
         warnings.simplefilter("ignore", FutureWarning)
         return accelerator.prepare_model(step)
+
+
+class Copies:
+    """Every rank holds all parameters. What the engine asks of the ranks; all of them call each method together."""
+
+    def __init__(self, accelerator: Any):
+        self.accelerator = accelerator
+
+    def begin(self, step: Step, average: Momentum | None) -> None:
+        """Once, when the weights are loaded and before the first optimiser is built."""
+
+    def wrap(self, step: Step, chunk: int | None) -> nn.Module:
+        """What forward and backward run on; gradient caching averages gradients itself."""
+        return across_ranks(self.accelerator, step) if chunk is None else step
+
+    def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+        """The norm of all gradients, the same on all ranks; above `most` they are scaled down to it."""
+        return nn.utils.clip_grad_norm_(parameters, most)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """While it lasts, each rank may call any part of the method as it likes, without gradient; what is written into
+        parameters meanwhile may be lost."""
+        yield
+
+    @contextmanager
+    def plain(self, module: nn.Module) -> Iterator[nn.Module | None]:
+        """While it lasts, rank 0 has the delivered `module` as one process has it; the others have None."""
+        yield module if collectives.rank() == 0 else None
+
+    def whole(self, tree: Any) -> Any:
+        """A tree of dicts and lists with its tensors as one process would hold them, on rank 0."""
+        return tree
+
+    def load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load an optimiser's state as `whole` gave it."""
+        optimizer.load_state_dict(state)
+
+
+def over_ranks(accelerator: Any, shard: bool) -> Copies:
+    """How a run goes over its ranks; the share of a single rank is all."""
+    if not shard or collectives.world_size() == 1:
+        return Copies(accelerator)
+    from diptych.training.shard import Shards
+
+    return Shards(accelerator)

@@ -13,22 +13,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from diptych.files import write_atomic
+from diptych.training.tracking import Tracker
 
 
 def plain(value: Any) -> Any:
-    """A number as JSON can hold it: a tensor of one element as a float, NaN and infinities as text."""
-    value = value.item() if isinstance(value, Tensor) else value
+    """A value as JSON can hold it: NaN and infinities as text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Log:
     """Appends to `path` and draws progress on stderr; on a rank other than 0, or when `quiet`, draws nothing.
 
-    Times stand under the key "seconds" alone, so that two runs of one seed differ in nothing else.
+    Times stand under the key "seconds" alone, so that two runs of one seed differ in nothing else. What is written goes
+    to `tracker` too, where there is one.
     """
 
     def __init__(self, path: Path | None, quiet: bool = False):
         self.path, self.quiet = path, quiet
+        self.tracker: Tracker | None = None
         self._start = self._shown = time.perf_counter()
         self._file = None
         self._progress: Progress | None = None
@@ -38,6 +40,8 @@ class Log:
         """Start the file, or go on with the lines before step `keep_before` (a killed run may have written more)."""
         if self.path is None:
             return
+        if self.tracker is not None:
+            self.tracker.open(keep_before)
         if keep_before is None:
             self.path.unlink(missing_ok=True)
         elif self.path.exists():
@@ -51,8 +55,11 @@ class Log:
         """Append one line. `done` counts the steps of all stages."""
         if self._file is not None:
             values["seconds"] = round(time.perf_counter() - self._start, 3)
+            values = {key: value.item() if isinstance(value, Tensor) else value for key, value in values.items()}
             self._file.write(json.dumps({key: plain(value) for key, value in values.items()}) + "\n")
             self._file.flush()
+            if self.tracker is not None:
+                self.tracker.write(values)
 
     def begin(self, name: str, steps: int, done: int) -> None:
         """A stage begins: draw its bar."""
@@ -93,6 +100,8 @@ class Log:
         if self._file is not None:
             self._file.close()
             self._file = None
+            if self.tracker is not None:
+                self.tracker.close()
 
 
 def _done(line: str) -> float:

@@ -29,6 +29,7 @@ from diptych.training import config as configs
 from diptych.training.config import RunConfig
 from diptych.training.engine import Engine, Summary
 from diptych.training.launch import make_accelerator
+from diptych.training.tracking import Tracker
 
 Validate = Callable[[Model, Source], Mapping[str, float]]
 
@@ -43,6 +44,7 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     `validate(model, source)` gives numbers for the validation source after each epoch.
     """
     out = Path(out).expanduser()
+    tracker = Tracker(config.options.tracker, out, configs.plain(config)) if config.options.tracker else None
     accelerator = make_accelerator()  # first: it opens the process group
     resume = _check_folder(config, out, resume)
     sources = {stream: open_source(spec) for stream, spec in config.data.items()}
@@ -73,12 +75,14 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
         accelerator=accelerator,
         validate=on_epoch if validate and held_out else None,
     )
+    engine.log.tracker = tracker
     summary = engine.run(resume)
+    weights = engine.weights()
     if collectives.rank() == 0:
         description = store.describe(
             config.method, config.config, engine.delivered(), method.make.tokenizer, preprocess
         )
-        store.save_model(out, {**description, "training": _training(config, summary)}, engine.delivered().state_dict())
+        store.save_model(out, {**description, "training": _training(config, summary)}, weights)
     collectives.barrier()
     return summary
 

@@ -14,6 +14,7 @@ from diptych import collectives
 from diptych.data.batch import Batch, Ragged, Tokens
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
+from diptych.towers.parts import Temperature
 
 
 class Step(nn.Module):
@@ -25,8 +26,7 @@ class Step(nn.Module):
 
     def __init__(self, method: Method, precision: str):
         super().__init__()
-        self.method = method
-        self.low = torch.bfloat16 if precision == "bfloat16" else None
+        self.method, self.precision = method, precision
 
     def encode(self, batch: Any, at: At, part: str | None = None, piece: int = 0) -> Features:
         """This rank's features; of one of the method's `parts`, whose pieces draw by (…, rank, part, piece)."""
@@ -34,7 +34,7 @@ class Step(nn.Module):
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank(), *place))
         encode = self.method.encode if part is None else self.method.parts()[part]
         device = next(self.method.parameters()).device
-        with torch.autocast(device.type, dtype=self.low or torch.bfloat16, enabled=self.low is not None):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             return encode(batch, at)
 
     def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
@@ -43,9 +43,17 @@ class Step(nn.Module):
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
         return self.method.loss(features, gather_batch(batch), at)
 
-    def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Tensor], Mapping[str, Any], Mapping[str, Any]]:
-        losses = self.loss(self.encode(batch, at), batch, at)
+    def terms(self, features: Mapping[str, Tensor], batch: Any, at: At) -> tuple[Mapping[str, Any], ...]:
+        """`loss` as plain mappings, in which DDP and FSDP find the tensors."""
+        losses = self.loss(features, batch, at)
         return losses.terms, losses.logged, losses.carry
+
+    def settle(self) -> None:
+        """Nothing: FSDP takes for the root what is called first, and a stage's `prepare` may call a tower first."""
+
+    def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Any], ...]:
+        # By the class: on a sharded step the names of the instance put parameters together, which this has done.
+        return Step.terms(self, Step.encode(self, batch, at), batch, at)
 
 
 def _widen(value: Tensor) -> Tensor:
@@ -82,7 +90,27 @@ def _gather_field(value: Tensor | Ragged, count: int) -> Tensor | Ragged:
 
 
 def whole(step: nn.Module, batch: Any, at: At) -> Losses:
-    """Forward and backward of the whole batch at once; `gradcache` has the other way."""
+    """Forward and backward of the whole batch at once; `gradcache` has the other way.
+
+    DDP averages gradients over the ranks; those of a step without it are averaged here.
+    """
     losses = Losses(*step(batch, at))
     losses.total.backward()
+    if isinstance(step, Step):
+        collectives.average_gradients(step.parameters())
     return losses
+
+
+def freeze_modes(method: Method) -> None:
+    """What is frozen whole is in evaluation mode: no dropout, no running statistics."""
+    for module in method.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def clamp(method: Method) -> None:
+    """Bring temperatures back into their bounds."""
+    for module in method.modules():
+        if isinstance(module, Temperature):
+            module.clamp_()

@@ -50,19 +50,20 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
     """The optimiser of the trainable parameters, each in exactly one group.
 
     Groups differ by learning-rate multiplier, by weight decay, which skips parameters of one dimension or less (biases,
-    norms, temperatures), and by whether they are the weights of linear and convolution layers (`matrix`).
+    norms, temperatures), by whether they are the weights of linear and convolution layers (`matrix`), and by whether
+    they are scalars, which are never sharded: torch takes no group of both.
     """
     if recipe.optimizer not in names():
         raise unknown("optimizer", recipe.optimizer, names())
     matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, bool, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         multiplier, decay = scale_of(name, scale), recipe.weight_decay if parameter.ndim > 1 else 0.0
         matrix = id(parameter) in matrices
         group = groups.setdefault(
-            (multiplier, decay, matrix),
+            (multiplier, decay, matrix, parameter.ndim == 0),
             {
                 "params": [],
                 "names": [],

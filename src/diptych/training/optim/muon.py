@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych import collectives
+
 _MOMENTUM = 0.95
 _STEPS, _COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
 
@@ -48,9 +50,10 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         momentum = state["momentum"]
         momentum.lerp_(gradient, 1 - _MOMENTUM)
-        update = gradient.lerp(momentum, _MOMENTUM).flatten(1)
+        update = collectives.whole(gradient.lerp(momentum, _MOMENTUM)).flatten(1)  # of a shard: all of it, on each rank
         size = 0.2 * sqrt(max(update.shape))
-        parameter.mul_(1 - lr * decay).add_(orthogonal(update).view_as(parameter), alpha=-lr * size)
+        step = collectives.shared(orthogonal(update).view(parameter.shape), parameter)
+        parameter.mul_(1 - lr * decay).add_(step, alpha=-lr * size)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Trackers: the numbers of metrics.jsonl, sent to where a person watches many runs. accelerate speaks to them.
+
+Nothing is imported, written or connected to unless a run names its tracker.
+"""
+
+import json
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import InputError, brief, unknown
+from diptych.files import write_atomic
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+class Tracker:
+    """Sends a run's config, and the numbers of each line of its log under the step `done`, to the tracker of that name.
+
+    A resumed run goes on in the same place: RUN/tensorboard, or the run whose id RUN/tracker.json holds. Raises
+    InputError for an unknown name, and where the tracker's package is missing or it cannot begin.
+    """
+
+    def __init__(self, name: str, out: Path, config: Mapping[str, Any]):
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        if find_spec(name) is None:
+            raise InputError(f"the tracker {name} is not installed; install it with: pip install 'diptych[{name}]'")
+        self.name, self.out, self.config = name, out.resolve(), dict(flat(config))
+        self._tracker: Any = None
+
+    def open(self, keep_before: int | None) -> None:
+        """Begin, or go on before step `keep_before`: later ones, which a killed run may have sent, come again."""
+        path = self.out / "tracker.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if keep_before is not None and path.exists() else {}
+        begun, key = self.name in known, known.get(self.name, uuid.uuid4().hex[:8])
+        with redirect_stdout(sys.stderr):  # trackers greet; stdout is for what a verb returns
+            try:
+                self._tracker = self._make(key, keep_before)
+                self._tracker.start()
+                if self.name == "tensorboard" and not begun:  # the others replace what they hold of it
+                    self._tracker.store_init_configuration(self.config)
+            except Exception as error:
+                raise InputError(f"the tracker {self.name} cannot begin: {brief(error)}; mend that, or leave it out"
+                                 ) from error  # fmt: skip
+        write_atomic(path, lambda place: place.write_text(json.dumps({**known, self.name: key}), encoding="utf-8"))
+
+    def _make(self, key: str, keep_before: int | None) -> Any:
+        from accelerate import tracking
+
+        if self.name == "tensorboard":
+            if keep_before is None:
+                shutil.rmtree(self.out / "tensorboard", ignore_errors=True)
+            return tracking.TensorBoardTracker("tensorboard", self.out, purge_step=keep_before)
+        settings: dict[str, Any] = {"config": self.config, "resume": "allow"}
+        if self.name == "wandb":
+            return tracking.WandBTracker("diptych", id=key, name=self.out.name, dir=str(self.out), **settings)
+        return tracking.TrackioTracker("diptych", name=f"{self.out.name}-{key}", **settings)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Send the numbers of one line of the log. "done" is their step; they have their own clock."""
+        kept = {name: value for name, value in values.items() if name not in {"done", "step", "seconds"}}
+        numbers = {name: value for name, value in kept.items() if isinstance(value, int | float)}
+        self._tracker.log(numbers, step=values["done"])
+
+    def close(self) -> None:
+        """Send what is left."""
+        if self._tracker is not None:
+            with redirect_stdout(sys.stderr):
+                self._tracker.finish()
+            self._tracker = None
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a config by dotted name, as trackers take them: lists as text, null left out.
+
+    >>> dict(flat({"method": "clip", "init": None, "recipe": {"lr": 0.001, "betas": [0.9, 0.98]}}))
+    {'method': 'clip', 'recipe.lr': 0.001, 'recipe.betas': '[0.9, 0.98]'}
+    """
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield f"{prefix}{name}", value if isinstance(value, str | int | float) else json.dumps(value)
