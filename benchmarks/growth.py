@@ -8,7 +8,7 @@ what is freed back at once: else the peak would count what it keeps for later.
 import torch
 
 from benchmarks.material import captions
-from benchmarks.measure import against, forget_peak, held, in_child, interleaved, judged, peak_bytes
+from benchmarks.measure import against, flops, forget_peak, held, in_child, interleaved, judged, peak_bytes, roofline
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.tokenizers import build, pad_batch
 from diptych.methods.base import At
@@ -27,9 +27,10 @@ def run(small: int = SMALL, large: int = LARGE, pairs: int = 7) -> list[dict]:
     step, few, many = *_step_and_batch(small), _step_and_batch(large)[1]
     what = f"clip small, 64 px, GradCache, batch {large} against {small}"
     times = interleaved(lambda: _run(step, many), lambda: [_run(step, few) for _ in range(large // small)], pairs)
+    share = roofline(flops(lambda: _run(step, many)), times["ours"])
     memory = against(*(in_child(extra, count, environment=GIVES_BACK) for count in (large, small)))
     return [
-        judged(what, "CPU s", times, 1.15),
+        judged(what, "CPU s", times, 1.15, share),
         judged(what, "peak bytes beyond the batch", memory, 1.10),
     ]
 

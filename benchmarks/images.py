@@ -25,12 +25,13 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
     rows, work = [], 0
     with TemporaryDirectory() as folder:
         for precision, bar in (("float32", None), ("auto", 1 / 1.8)):
-            ours = partial(same_weights(model, Path(folder), precision).embed_images, pixels, batch_size=BATCH)
+            twin = same_weights(model, Path(folder), precision)
+            ours = partial(twin.embed_images, pixels, batch_size=BATCH)
             cosine = least_cosine(ours(), theirs())
             assert cosine >= 0.999, cosine
             work = work or flops(ours)
             times = interleaved(ours, theirs, pairs)
-            share = roofline(work, times["ours"]) if precision == "float32" else None
+            share = roofline(work, times["ours"], twin.precision)
             what = f"ViT-B/32, {count} pictures, {precision}"
             rows.append({**judged(what, "CPU s", times, bar, share), "cosine": cosine})
     return rows

@@ -88,9 +88,10 @@ def peak(dtype: torch.dtype = torch.float32, side: int = 2048) -> float:
     return 2 * side**3 / min(seconds(lambda: torch.mm(a, b))[0] for _ in range(7))
 
 
-def roofline(operations: int, cpu_seconds: float, dtype: torch.dtype = torch.float32) -> float:
-    """Achieved operations a CPU second over those of the square product."""
-    return operations / cpu_seconds / peak(dtype)
+def roofline(operations: int, cpu_seconds: float, precision: str = "float32") -> float | None:
+    """Achieved operations a CPU second over those of the square product; None for int8, as torch has no public product
+    of that type."""
+    return None if precision == "int8" else operations / cpu_seconds / peak(getattr(torch, precision))
 
 
 def in_child(work: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None) -> Any:

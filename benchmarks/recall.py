@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.measure import against, held, in_child, interleaved, judged, peak_bytes
+from benchmarks.measure import against, flops, held, in_child, interleaved, judged, peak_bytes, roofline
 from diptych.errors import InputError
 from diptych.metrics import recall_at_k
 
@@ -34,12 +34,13 @@ def run() -> list[dict]:
     assert all(abs(mine[name] - theirs[name]) < 1e-6 for name in mine), f"they differ: {mine} {theirs}"
     what = f"recall@{','.join(map(str, KS))}, {PICTURES:,} x {PICTURES * CAPTIONS:,}"
     times = interleaved(lambda: ours(images, texts), lambda: peers(images, texts))
+    share = roofline(flops(lambda: ours(images, texts)), times["ours"])
     with TemporaryDirectory() as folder:
         path = Path(folder) / "vectors.safetensors"
         save_file({"images": images, "texts": texts}, path)
         a, b = (in_child(extra, work, path) for work in (ours, peers))
     return [
-        {**judged(what, "CPU s", times, TIME_BAR), "recalls": mine},
+        {**judged(what, "CPU s", times, TIME_BAR, share), "recalls": mine},
         judged(f"{what}, peak extra", "bytes", against(a, b), MEMORY_BAR),
     ]
 

@@ -6,10 +6,10 @@ Both begin at the same weights, and the losses of the first step must agree. ope
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from open_clip.loss import ClipLoss
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.material import captions, peer, photographs, same_weights
@@ -19,7 +19,6 @@ from diptych.data.tokenizers import pad_batch
 from diptych.methods.base import At, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
-from diptych.towers.model import Model
 from diptych.training.optim import build
 from diptych.training.step import Step, whole
 
@@ -29,12 +28,8 @@ BARS = {"float32": (1 / 1.35, 1e-4), "bfloat16": (1 / 2.5, 2e-2)}  # the bar; ho
 
 
 def run(pairs: int = 7) -> list[dict]:
-    model, preprocess, tokenize = peer()
-    pixels = torch.stack([preprocess(photo) for photo in photographs(BATCH, (500, 375))])
-    texts = captions(BATCH)
-    with TemporaryDirectory() as folder:
-        ours = {name: _ours(same_weights(model, Path(folder), "float32"), name, pixels, texts) for name in BARS}
-    theirs = _theirs(model, pixels, tokenize(texts))
+    sides = Sides(photographs(BATCH, (500, 375)), captions(BATCH))
+    ours, theirs = {name: sides.ours(name) for name in BARS}, sides.theirs("float32")
     first, rows, work = theirs(), [], 0
     for name, (bar, tolerance) in BARS.items():
         step = ours[name]
@@ -42,34 +37,47 @@ def run(pairs: int = 7) -> list[dict]:
         assert abs(found - first) <= tolerance * abs(first), f"{name}: the first losses are {found} and {first}"
         work = work or flops(step)
         times = interleaved(step, theirs, pairs)
-        share = roofline(work, times["ours"], getattr(torch, name))
+        share = roofline(work, times["ours"], name)
         rows.append(judged(f"training step, batch {BATCH}, {name}", "CPU s", times, bar, share))
     return rows
 
 
-def _ours(model: Model, precision: str, pixels: Tensor, texts: list[str]) -> Callable[[], float]:
-    method = CLIP(CLIP.configure({}), Make.of(model)).train()
-    tokenizer = method.make.tokenizer
-    ids, lengths = pad_batch(tokenizer.encode(texts), tokenizer)
-    batch = Batch({"main": Images(pixels[:, None])}, {"main": Tokens(ids[:, None], lengths[:, None])}, keys=texts)
-    optimizer, step = build(method, Recipe(lr=1e-5), {}), Step(method, precision)
-    return lambda: _step(optimizer, lambda: whole(step, batch, At(0, 1, 0, 0)).total)
+class Sides:
+    """Steps of both libraries on the same batch from the same weights; a call takes one and returns its loss."""
 
+    def __init__(self, photos: list[Image.Image], texts: list[str], device: str = "cpu"):
+        self.model, preprocess, self.tokenize = peer()
+        self.pixels = torch.stack([preprocess(photo) for photo in photos]).to(device)
+        self.texts, self.device = texts, device
 
-def _theirs(model: Any, pixels: Tensor, ids: Tensor) -> Callable[[], float]:
-    model.train()
-    groups = [  # as in open_clip_train
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
-    ]
-    optimizer, loss = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.98), eps=1e-6), ClipLoss()
+    def ours(self, precision: str) -> Callable[[], float]:
+        with TemporaryDirectory() as folder:
+            twin = same_weights(self.model, Path(folder), "float32")
+        method = CLIP(CLIP.configure({}), Make.of(twin)).train().to(self.device)
+        tokenizer = method.make.tokenizer
+        ids, lengths = (part.to(self.device) for part in pad_batch(tokenizer.encode(self.texts), tokenizer))
+        pictures, tokens = Images(self.pixels[:, None]), Tokens(ids[:, None], lengths[:, None])
+        batch = Batch({"main": pictures}, {"main": tokens}, keys=self.texts)
+        optimizer, step = build(method, Recipe(lr=1e-5), {}), Step(method, precision)
+        return lambda: _step(optimizer, lambda: whole(step, batch, At(0, 1, 0, 0)).total)
 
-    def whole() -> Tensor:
-        total = loss(*model(pixels, ids))
-        total.backward()
-        return total
+    def theirs(self, precision: str) -> Callable[[], float]:
+        """As open_clip_train takes it; `ours` is to be made before, as this step changes the weights."""
+        model = self.model.to(self.device).train()
+        ids = self.tokenize(self.texts).to(self.device)
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+        ]
+        optimizer, loss = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.98), eps=1e-6), ClipLoss()
 
-    return lambda: _step(optimizer, whole)
+        def forward() -> Tensor:
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=precision == "bfloat16"):
+                total = loss(*model(self.pixels, ids))
+            total.backward()
+            return total
+
+        return lambda: _step(optimizer, forward)
 
 
 def _step(optimizer: torch.optim.Optimizer, backward: Callable[[], Tensor]) -> float:

@@ -26,13 +26,14 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
     rows, work = [], 0
     with TemporaryDirectory() as folder:
         for precision, bar in (("float32", 1 / 3.5), ("auto", 1 / 7)):
-            ours = partial(same_weights(model, Path(folder), precision).embed_texts, texts, batch_size=BATCH)
+            twin = same_weights(model, Path(folder), precision)
+            ours = partial(twin.embed_texts, texts, batch_size=BATCH)
             mine, right = ours(), theirs()
             difference, cosine = (mine - right).abs().max().item(), least_cosine(mine, right)
             assert difference <= 1e-6 if precision == "float32" else cosine >= 0.999, (difference, cosine)
             work = work or flops(ours)
             times = interleaved(ours, theirs, pairs)
-            share = roofline(work, times["ours"]) if precision == "float32" else None
+            share = roofline(work, times["ours"], twin.precision)
             line = judged(f"ViT-B/32, {count} captions, {precision}", "CPU s", times, bar, share)
             rows.append({**line, "difference": difference, "cosine": cosine})
     return rows

@@ -62,7 +62,8 @@ def test_the_roofline_share_is_of_the_measured_product(monkeypatch):
     work = measure.flops(lambda: a @ a)
     assert work == 2 * 8**3
     assert measure.roofline(work, 20.48) == pytest.approx(0.5)
-    assert measure.roofline(work, 20.48, torch.bfloat16) == pytest.approx(0.125)
+    assert measure.roofline(work, 20.48, "bfloat16") == pytest.approx(0.125)
+    assert measure.roofline(work, 20.48, "int8") is None
 
 
 def test_saved_bytes_leave_out_what_a_graph_inside_forward_held_for_a_while():
@@ -127,3 +128,11 @@ def _cannot():
 def test_an_unknown_row_is_refused_with_those_there_are():
     with pytest.raises(InputError, match="loss_softmax"):
         harness.main(["loss_softmx"])
+
+
+def test_without_a_gpu_its_row_says_so(monkeypatch):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="needs a CUDA device"):
+        gpu.run()
