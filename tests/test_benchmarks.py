@@ -136,3 +136,11 @@ def test_without_a_gpu_its_row_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="needs a CUDA device"):
         gpu.run()
+
+
+def test_the_table_of_the_docs_is_that_of_the_stored_results():
+    sys.path.insert(0, str(harness.HERE.parent / "tools"))
+    import benchmark_table
+
+    page = benchmark_table.PAGE.read_text(encoding="utf-8")
+    assert page == benchmark_table.rewritten(page), "run `python tools/benchmark_table.py`"

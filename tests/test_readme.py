@@ -4,6 +4,7 @@ Each command of a ```bash block is executed as it stands, plus the options of `S
 not executed must say why in `ELSEWHERE`.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -66,9 +67,34 @@ def test_drop_in_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         Image.new("RGB", (80, 60), (200, 120, 40)).save(folder / name)
     monkeypatch.chdir(folder)
     load = diptych.load
-    monkeypatch.setattr(diptych, "load", lambda spec: load("runs/first"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr(diptych, "load", lambda spec, precision: load("runs/first", precision=precision))
     exec(code, {})
     assert "tensor" in capsys.readouterr().out
+
+
+RATIOS = {  # how a row of the first table begins: its file, and which of the file's rows are which of its columns
+    "ViT-B/32, captions": ("text", (1, 0)),
+    "ViT-B/32, pictures from tensors": ("images", (1, 0)),
+    "ViT-B/32, pictures from a folder": ("folder", (1, 0)),
+    "a training step": ("step", (1, 0)),
+    "softmax loss": ("loss_softmax", (None, 0)),
+    "tar shards of 1600 x 1200": ("tar", (None, 1)),
+    "recall": ("recall", (None, 0)),
+}
+
+
+def test_the_ratios_it_opens_with_are_the_stored_ones() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("|---|---|---|\n")[1].split("\n\n")[0]
+    assert len(table.splitlines()) == len(RATIOS)
+    for line in table.splitlines():
+        what, *told = (cell.strip() for cell in line.strip("|").split("|"))
+        [(name, columns)] = [where for start, where in RATIOS.items() if what.startswith(start)]
+        rows = json.loads((ROOT / f"results/benchmarks/{name}.json").read_text(encoding="utf-8"))["rows"]
+        assert told == ["" if row is None else f"{1 / rows[row]['ratio']:.1f}" for row in columns], what
+        part = re.search(r"1/(\d+) of", what)
+        if part:
+            assert round(1 / rows[1]["ratio"]) == int(part[1]), what
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -288,7 +288,9 @@ def check_method(method: str | type[Method], *, ranks: Ranks | None = None, gold
 
     `ranks` lends two running ranks (else two are started); `golden` names the file of stored losses.
 
-    >>> check_method("clip")  # doctest: +SKIP
+    >>> check_method("clpi")
+    Traceback (most recent call last):
+    diptych.errors.InputError: unknown method 'clpi'; did you mean 'clip'?
     """
     subject = Subject(method_class(method), method) if isinstance(method, str) else Subject(method)
     for check in CHECKS:
