@@ -48,7 +48,7 @@ def add(parser: Parser) -> None:
     parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
     parser.option(_MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18")
     parser.option(_MODEL, "--text-tower", metavar="SPEC", help="such as text:width=256:depth=4")
-    parser.option(_MODEL, "--tokenizer", metavar="SPEC", help="bpe:vocab_size=4096, clip or hf:FOLDER")
+    parser.option(_MODEL, "--tokenizer", metavar="SPEC", help="bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE")
     parser.option(_MODEL, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
     for name, kind, metavar, about in (
         ("steps", int | None, "N", "how long; wins over epochs"),

@@ -3,7 +3,9 @@
 A tokenizer goes into a model's file as plain values (`to_dict`), with a fingerprint of what decides its ids.
 """
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from diptych.data.tokenizers.base import Tokenizer, pad_batch
@@ -11,7 +13,7 @@ from diptych.data.tokenizers.bpe import Bpe, train_bpe
 from diptych.data.tokenizers.clip import Clip
 from diptych.data.tokenizers.hf import HuggingFace, from_folder
 from diptych.data.tokenizers.sentencepiece import SentencePiece
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, brief, unknown
 from diptych.spec import parse
 
 __all__ = ["Bpe", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "build", "from_dict", "from_folder", "pad_batch",
@@ -21,27 +23,37 @@ KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFa
 
 
 def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """The tokenizer of a spec: `bpe[:vocab_size=…:context=…]`, trained on `texts`; `clip[:context=…]`; or
-    `hf:FOLDER[:context=…:padding=max]`.
+    """The tokenizer of a spec: `bpe[:vocab_size=…:context=…]`, trained on `texts`; `clip[:context=…]`;
+    `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's model.json.
 
-    Raises InputError for an unknown name or option.
+    Raises InputError for an unknown name or option, and for a file that holds no tokenizer.
 
     >>> build("bpe:vocab_size=260", ["two cats", "two dogs"]).vocab_size
     260
     """
     parsed = parse(spec)
-    name, _, folder = parsed.name.partition(":")
+    name, _, place = parsed.name.partition(":")
     makers: dict[str, Any] = {
         "bpe": lambda **options: train_bpe(texts, **options),
         "clip": Clip,
-        "hf": lambda **options: from_folder(folder, **options),
+        "hf": lambda **options: from_folder(place, **options),
+        "saved": lambda: _saved(Path(place)),
     }
-    if name not in makers or bool(folder) != (name == "hf"):
-        raise unknown("tokenizer", parsed.name, ["bpe", "clip", "hf:FOLDER"])
+    if name not in makers or bool(place) != (name in ("hf", "saved")):
+        raise unknown("tokenizer", parsed.name, ["bpe", "clip", "hf:FOLDER", "saved:FILE"])
     try:
         return makers[name](**parsed.options)
     except TypeError as error:
         raise InputError(f"tokenizer {spec!r}: {str(error).split(' ', 1)[-1]}") from None
+
+
+def _saved(path: Path) -> Tokenizer:
+    """What `to_dict` gave, in a JSON file, or under "tokenizer" in one."""
+    try:
+        values = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        return from_dict(values.get("tokenizer", values))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no saved tokenizer ({brief(error)}); name a run's model.json") from None
 
 
 def from_dict(values: Mapping[str, Any]) -> Tokenizer:

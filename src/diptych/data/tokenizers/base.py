@@ -17,7 +17,7 @@ from torch import Tensor
 class Tokenizer(ABC):
     """Splits text into ids. A text longer than `context` is cut so that the special ids at its ends stay.
 
-    A subclass sets the attributes below in `__init__` and gives `ids` and `to_dict`.
+    A subclass sets the attributes below in `__init__` and gives `ids`, `decode` and `to_dict`.
     """
 
     kind: ClassVar[str]
@@ -35,6 +35,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def ids(self, text: str) -> list[int]:
         """The ids of one text, without special ids, uncut."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special ones left out; where `ids` changes a text (lower case, …) it stays changed."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:

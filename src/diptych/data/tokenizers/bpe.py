@@ -5,11 +5,11 @@ Ids 0, 1, 2 are padding, start and end; then the 256 bytes; then one id for each
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from diptych.data.tokenizers.base import Tokenizer, whole
 from diptych.errors import InputError, unknown
@@ -42,6 +42,10 @@ class Bpe(Tokenizer):
 
     def ids(self, text: str) -> list[int]:
         return self._rust.encode(whole(text), add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        tokens = [self._rust.id_to_token(number) for number in ids if number >= len(SPECIAL)]
+        return decoders.ByteLevel().decode(tokens).removeprefix(" ")  # the space that each text is given
 
     @property
     def pipeline(self) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import html
 import importlib.util
 import string
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,12 @@ class Clip(Tokenizer):
                 mapped = "".join(map(_BYTES.__getitem__, word.encode("utf-8")))
                 ids.extend(token.id for token in self._bpe.tokenize(mapped))
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        special = {*self.before, *self.after}
+        signs = "".join(self._bpe.id_to_token(number) for number in ids if number not in special)
+        data = (bytes(map(_SIGNS.__getitem__, word)) for word in signs.split(SUFFIX))
+        return " ".join(word.decode("utf-8", "replace") for word in data).strip()
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "context": self.context, "clean": self.clean, "padding": self.padding}
@@ -104,6 +111,7 @@ def _byte_signs() -> list[str]:
 
 
 _BYTES = _byte_signs()
+_SIGNS = {sign: byte for byte, sign in enumerate(_BYTES)}
 assert sorted(_BYTES) == sorted(pre_tokenizers.ByteLevel.alphabet())
 
 

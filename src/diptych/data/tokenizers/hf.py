@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +52,9 @@ class HuggingFace(Tokenizer):
         if self.clean is not None:
             text = CLEAN[self.clean](text)
         return self._rust.encode(whole(text), add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._rust.decode(list(ids), skip_special_tokens=True)
 
     def to_dict(self) -> dict[str, Any]:
         names = ("kind", "context", "pad", "padding", "clean", "content")

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,10 @@ class SentencePiece(Tokenizer):
         text = (text.lower() if self.lower else text).translate(_PUNCTUATION)
         text = re.sub(r"\s+", " ", text).strip()
         return self._processor.EncodeAsIds(self._guard + text)[self._guarded :]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        special = {self.pad, *self.after}
+        return self._processor.DecodeIds([number for number in ids if number not in special])
 
     def to_dict(self) -> dict[str, Any]:
         names = ("kind", "context", "pad", "padding", "lower", "clean")
