@@ -21,8 +21,8 @@ class Made:
 
     name = "made"
 
-    def __init__(self, *rows, damage=None):
-        self.rows, self.damage = rows, damage or {}
+    def __init__(self, *rows, damage=None, fields=("images.main",)):
+        self.rows, self.damage, self.fields = rows, damage or {}, fields
 
     def __len__(self):
         return len(self.rows)
@@ -31,7 +31,7 @@ class Made:
         return [row[0] for row in self.rows]
 
     def schema(self):
-        return {"images.main": Field(kind="image")}
+        return {name: Field(kind=name.partition(".")[0].removesuffix("s")) for name in self.fields}
 
     def __getitem__(self, index):
         key, data, texts = self.rows[index]
@@ -75,6 +75,12 @@ def test_damage_is_counted_by_reason_and_place():
     assert report.damaged["cut"] == report.damaged["shard.tar:end"] == "truncated"
     assert report.bad_share == 5 / 6
     json.dumps(report.to_dict())
+
+
+def test_a_source_of_texts_alone_lacks_no_pictures():
+    rows = [(str(i), None, [f"text {i}"]) for i in range(3)]
+    assert check(Made(*rows, fields=("texts.caption",))).damage == {}
+    assert check(Made(*rows, fields=("images.main", "texts.caption"))).damage == {"no-picture": 3}
 
 
 def test_exact_and_look_alike_pictures_are_found():

@@ -79,10 +79,15 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
     rows = [("damaged", f"{len(found.damaged):,} ({found.bad_share:.2%})", "")]
     for reason, count in sorted(found.damage.items()):
         rows.append((f"  {reason}", f"{count:,}", _some(key for key, why in found.damaged.items() if why == reason)))
+    pictured = found.widths.most > 0
+    if pictured:
+        again, alike = found.duplicates, found.alike
+        rows += [
+            ("width, height", f"{_spread(found.widths)} x {_spread(found.heights)} pixels", ""),
+            ("the same picture again", f"{again.pictures:,}", _some(map(" = ".join, again.groups))),
+            ("nearly the same picture", f"{alike.pictures:,}", _some(map(" ~ ".join, alike.groups))),
+        ]
     rows += [
-        ("width, height", f"{_spread(found.widths)} x {_spread(found.heights)} pixels", ""),
-        ("the same picture again", f"{found.duplicates.pictures:,}", _some(map(" = ".join, found.duplicates.groups))),
-        ("nearly the same picture", f"{found.alike.pictures:,}", _some(map(" ~ ".join, found.alike.groups))),
         ("captions", f"{captions.count:,}, {_spread(captions.per_sample)} a sample", ""),
         ("length in letters", _spread(captions.characters), ""),
     ]
@@ -99,6 +104,8 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
             ("", f"{leakage.alike_picture:,} that are nearly the same", _some(leakage.examples)),
             ("", f"{leakage.same_caption:,} with an equal caption", ""),
         ]
+    if not pictured:
+        return rows
     return [
         *rows,
         ("stored pictures", _bytes(cost.stored_bytes), ""),

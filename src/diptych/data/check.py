@@ -235,6 +235,7 @@ def _mapped(look: Callable[[range], _Facts], ranges: Sequence[range], workers: i
 def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> _Facts:
     facts = _Facts()
     keys = source.keys()
+    pictured = any(name.startswith("images.") for name in source.schema())
     for index in indices:
         facts.keys.append(keys[index])
         try:
@@ -248,7 +249,7 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> _Fa
         for text in texts:
             tokens, lost = (len(tokenizer.ids(text)), tokenizer.lost(text)) if tokenizer else (0, 0)
             facts.captions.append((text, _code(text), len(facts.keys) - 1, len(text), tokens, lost))
-        if not sample.images:
+        if pictured and not sample.images:
             facts.bad.setdefault(keys[index], "no-picture")
         for role, picture in sample.images.items():
             try:
