@@ -4,11 +4,17 @@ Docstrings here are plain text with `code` in single backticks, as in Markdown, 
 examples. `_to_rst` turns them into reStructuredText, so that no one has to write roles in a docstring.
 """
 
+import posixpath
 import re
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 import latex2mathml.converter
-from docutils.nodes import SkipNode
+from docutils.nodes import Element, SkipNode
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+from diptych.lab import league
 
 project = "diptych"
 author = "the diptych authors"
@@ -90,6 +96,46 @@ def _mathml(display: str):
     return visit, None
 
 
+_RESULTS = Path(__file__).parents[1] / "results" / "claims"
+
+
+class _Generated(SphinxDirective):
+    """Markdown made from stored verdicts, set where the directive stands; the page is read anew in each build."""
+
+    def lines(self) -> list[str]:
+        raise NotImplementedError
+
+    def run(self) -> list[Element]:
+        self.env.note_reread()
+        node = Element()
+        self.state.nested_parse(StringList(self.lines(), "generated"), self.content_offset, node)
+        return node.children
+
+
+class _League(_Generated):
+    """All methods with the verdicts on their claims."""
+
+    def lines(self) -> list[str]:
+        return league.league(_RESULTS, self.link)
+
+    def link(self, name: str) -> str:
+        page = f"methods/{name}.md"
+        if not (Path(__file__).parent / page).exists():
+            return f"`{name}`"
+        return f"[`{name}`]({posixpath.relpath(page, posixpath.dirname(self.env.docname) or '.')})"
+
+
+class _Claim(_Generated):
+    """The stored result of one claim."""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        return league.result(self.arguments[0], _RESULTS)
+
+
 def setup(app) -> None:
+    app.add_directive("league", _League)
+    app.add_directive("claim", _Claim)
     app.connect("autodoc-process-docstring", _to_rst)
     app.add_html_math_renderer("mathml", inline_renderers=_mathml("inline"), block_renderers=_mathml("block"))

@@ -13,6 +13,7 @@ from diptych.testing.ranks import Ranks
 
 GOLDEN = Path(__file__).parent / "golden"
 METHODS = [name for name, card in cards().items() if card.kind == "method"]
+TRAINED = [*METHODS, *(name for name, card in cards().items() if card.kind == "optimizer")]
 
 
 @pytest.fixture(scope="session")
@@ -21,13 +22,13 @@ def two_ranks():
         yield ranks
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
 def test_method_keeps_contract(name, check):
     check(suite.Subject(suite.method_class(name), name))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_method_trains_on_two_ranks_as_on_one(name, two_ranks):
     suite.two_ranks_train_as_one(suite.Subject(suite.method_class(name), name), two_ranks)
 

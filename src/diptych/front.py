@@ -10,6 +10,7 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate as run_suites
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
+from diptych.towers.language import LanguageModel
 from diptych.towers.model import Model
 from diptych.training.config import resolve
 from diptych.training.engine import Options
@@ -34,8 +35,8 @@ def train(
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     **settings: Any,
-) -> Model:
-    """Train a method on a source into the folder `out` and return the model.
+) -> Any:
+    """Train a method on a source into the folder `out` and return the model, as `load` does.
 
     `data` is a source spec, or a mapping of streams to specs. `config` are the method's own options; `settings` are
     those of the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
@@ -67,17 +68,23 @@ def train(
 
 
 def evaluate(
-    model: Model | str | Path, data: Source | str, suites: Sequence[str] = ("retrieval",), **settings: Any
+    model: Model | LanguageModel | str | Path,
+    data: Source | str,
+    suites: Sequence[str] = ("retrieval",),
+    **settings: Any,
 ) -> dict[str, Any]:
     """Run evaluation suites on a model (or what `load` takes) and a source (or its spec): one dict a suite."""
-    if not isinstance(model, Model):
+    if isinstance(model, str | Path):
         model = load(model)
     if not suites:
         raise InputError("no suite is named; name at least one, such as retrieval")
     return run_suites(model, open_source(data) if isinstance(data, str) else data, list(suites), **settings)
 
 
-def validation(model: Model, source: Source) -> dict[str, float]:
-    """What is measured on `--val` after each epoch: recall both ways."""
+def validation(model: Any, source: Source) -> dict[str, float]:
+    """What is measured on `--val` after each epoch: recall both ways, or a language model's perplexity."""
+    if not hasattr(model, "embed_images"):
+        result = run_suites(model, source, ["perplexity"])["perplexity"]
+        return {f"val/{name}": result[name] for name in ("perplexity", "bits_per_character")}
     result = run_suites(model, source, ["retrieval"])["retrieval"]
     return {f"val/{name}": value for name, value in result.items() if name.startswith(("i2t_", "t2i_"))}

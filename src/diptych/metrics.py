@@ -1,14 +1,18 @@
-"""Retrieval and classification metrics as functions of arrays.
+"""Metrics of retrieval, classification, agreement and spread as functions of arrays.
 
 Ties are judged against the model everywhere: where a right and a wrong answer score the same, the wrong one goes first.
 So a model that maps everything to one point gets 0, never a lucky hit, and no result depends on the order of the data.
 Scores closer than the rounding of a float32 dot product (1e-6 of the vectors' norms) count as the same.
+
+What scipy or scikit-learn computes is left to them; they come with the extra `lab` and are imported when first needed.
 
 Dimensions: Q queries, G gallery items, E embedding, N samples, C classes.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,24 +24,77 @@ Array = Tensor | np.ndarray
 Positives = Sequence[Sequence[int]] | Array
 """For each query the gallery items that are right, one or more; as an array (Q,), exactly one each."""
 
-_TIE = 1e-6
+TIE = 1e-6
+"""Scores of unit vectors that are closer than this are the same."""
 
 
-def ranks(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> np.ndarray:
+@contextmanager
+def lab(what: str) -> Iterator[None]:
+    """Imports of scipy and scikit-learn go inside; InputError with the remedy where one is not installed.
+
+    >>> with lab("this example"):
+    ...     import nothing_of_the_kind
+    Traceback (most recent call last):
+    diptych.errors.InputError: this example needs nothing_of_the_kind; install it with: pip install 'diptych[lab]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or "scikit-learn").partition(".")[0].replace("sklearn", "scikit-learn")
+        raise InputError(f"{what} needs {name}; install it with: pip install 'diptych[lab]'") from None
+
+
+def ranks(
+    queries: Array, gallery: Array, positives: Positives, *, ignored: Positives | None = None, tile: int = 128
+) -> np.ndarray:
     """The rank of the best right item of each query, 1 for the top: 1 + the wrong items that score as high or higher.
 
-    queries (Q, E) and gallery (G, E) are compared by dot product, `tile` queries at a time: O(tile · G) memory. Returns
-    (Q,) integers. Raises InputError where a query has no right item, or values are not finite.
+    queries (Q, E) and gallery (G, E) are compared by dot product, `tile` queries at a time: O(tile · G) memory.
+    `ignored` are items that are neither right nor wrong, such as the query itself. Returns (Q,) integers. Raises
+    InputError where a query has no right item, or values are not finite.
 
     >>> ranks(np.eye(3), np.eye(3), np.array([0, 1, 0]))  # the third ties with the wrong 1, and loses to 2
     array([1, 1, 3])
     """
     found = [
         1 + (scores.masked_fill(right, -torch.inf) >= best[:, None]).sum(1)
-        for scores, right, _, slack in _tiles(queries, gallery, positives, tile)
+        for scores, right, _, slack in _tiles(queries, gallery, positives, tile, ignored)
         for best in [scores.masked_fill(~right, -torch.inf).amax(1) - slack]
     ]
     return torch.cat(found).numpy()
+
+
+def first(queries: Array, gallery: Array, positives: Positives, k: int, *, tile: int = 128) -> np.ndarray:
+    """The first k items of each query (Q, k), or all where there are fewer; where they tie, wrong ones go first, in the
+    order of the gallery.
+
+    So a right item is among them exactly where its rank by `ranks` is at most k.
+
+    >>> first(np.eye(3), np.eye(3), np.array([1, 1, 2]), 2)  # for the first query 1 and 2 tie, and 1 is the right one
+    array([[0, 2],
+           [1, 0],
+           [2, 0]])
+    """
+    found = []
+    for scores, right, _, slack in _tiles(queries, gallery, positives, tile):
+        lowered = torch.where(right, scores - slack[:, None], scores).cpu().numpy()
+        found.append(np.lexsort((right.cpu().numpy(), -lowered), axis=1)[:, :k])
+    return np.concatenate(found)
+
+
+def ranks_of_two_stages(ranks: np.ndarray, chosen: np.ndarray, scores: np.ndarray, positives: Positives) -> np.ndarray:
+    """The ranks (Q,) once each query's first by `ranks`, `chosen` (Q, k), are ordered anew by their `scores` (Q, k).
+
+    A query without a right item among the chosen keeps its rank. Ties lose.
+
+    >>> chosen, scores = np.array([[5, 3], [1, 2]]), np.array([[0.1, 0.7], [0.4, 0.2]])
+    >>> ranks_of_two_stages(np.array([2, 9]), chosen, scores, [[3], [8]])
+    array([1, 9])
+    """
+    right = np.array([np.isin(items, wanted) for items, wanted in zip(chosen, positives, strict=True)])
+    best = np.where(right, scores, -np.inf).max(1)
+    second = 1 + (~right & (scores >= best[:, None])).sum(1)
+    return np.where(right.any(1), second, ranks)
 
 
 def recall_at_k(
@@ -57,6 +114,15 @@ def median_rank(queries: Array, gallery: Array, positives: Positives, *, tile: i
     return float(np.median(ranks(queries, gallery, positives, tile=tile)))
 
 
+def mean_reciprocal_rank(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> float:
+    """The mean over queries of 1 / rank of the best right item (see `ranks`).
+
+    >>> mean_reciprocal_rank(np.eye(2), np.eye(2), [[0], [0]])
+    0.75
+    """
+    return float((1 / ranks(queries, gallery, positives, tile=tile)).mean())
+
+
 def chance_recall(right: Sequence[int], gallery: int, k: int) -> float:
     """Recall at k of a random order: the mean over queries with `right[q]` right items among `gallery`.
 
@@ -70,6 +136,23 @@ def chance_recall(right: Sequence[int], gallery: int, k: int) -> float:
     orders = math.comb(gallery, k)
     hit = [(orders - math.comb(gallery - int(value), k)) / orders for value in values]
     return float(np.average(hit, weights=counts))
+
+
+def chance_reciprocal_rank(right: Sequence[int], gallery: int) -> float:
+    """The mean reciprocal rank of a random order: `right[q]` right items of query q among `gallery`.
+
+        sum_k 1/k · C(gallery - k, right - 1) / C(gallery, right)
+
+    >>> round(chance_reciprocal_rank([1], 3), 4)  # (1 + 1/2 + 1/3) / 3
+    0.6111
+    """
+    values, counts = np.unique(np.asarray(right), return_counts=True)
+    place = np.arange(1, gallery + 1)
+    means = []
+    for value in values:
+        later = (gallery - place[1:] - value + 2).clip(0) / (gallery - place[1:] + 1)  # P(first at k) / P(at k - 1)
+        means.append((np.cumprod([value / gallery, *later]) / place).sum())
+    return float(np.average(means, weights=counts))
 
 
 def mean_average_precision(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> float:
@@ -127,6 +210,99 @@ def per_class(hits: Array, labels: Array, classes: int) -> np.ndarray:
         return np.bincount(index, weights=values, minlength=classes) / count
 
 
+def harmonic_mean(a: float, b: float) -> float:
+    """2ab / (a + b), 0 where both are 0: high only where both are.
+
+    >>> harmonic_mean(1.0, 0.5), harmonic_mean(0.0, 0.0)
+    (0.6666666666666666, 0.0)
+    """
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def correlation(
+    x: Array, y: Array, kind: Literal["pearson", "spearman"] = "pearson", level: float = 0.95
+) -> tuple[float, float, float]:
+    """How far two lists of numbers (N,) rise together, r, and the ends of its interval by Fisher's transformation.
+
+        tanh(atanh r ± z · s),        s² = 1 / (n - 3) for Pearson's r,   (1 + r²/2) / (n - 3) for Spearman's
+
+    Ties share their mean rank. A constant list agrees with nothing: r is 0. The interval is NaN below four pairs.
+    Raises InputError for lists that differ in length, hold fewer than two numbers, or ones that are not finite.
+    Sources: Fisher 1921; Bonett and Wright 2000 (Spearman's s).
+
+    >>> r, low, high = correlation(np.array([1.0, 2, 3, 4, 5]), np.array([1.0, 2, 3, 5, 4]), "spearman")
+    >>> round(r, 2), low < r < high
+    (0.9, True)
+    """
+    a, b = (np.asarray(values, np.float64) for values in (x, y))
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2 or not np.isfinite([a, b]).all():
+        raise InputError(f"{a.shape} and {b.shape} numbers do not correlate; give two finite lists of one length")
+    with lab("a correlation"):
+        from scipy import stats
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        r = 0.0
+    else:
+        measure = stats.pearsonr if kind == "pearson" else stats.spearmanr
+        r = float(measure(a, b).statistic)  # pyright: ignore  (scipy's stubs know no statistic)
+    if len(a) < 4:
+        return r, math.nan, math.nan
+    spread = math.sqrt((1.0 if kind == "pearson" else 1 + r**2 / 2) / (len(a) - 3))
+    z = float(stats.norm.ppf((1 + level) / 2)) * spread
+    middle = math.atanh(max(-1 + 1e-15, min(r, 1 - 1e-15)))
+    return r, math.tanh(middle - z), math.tanh(middle + z)
+
+
+def effective_rank(x: Array) -> float:
+    """How many directions the rows of x (N, E) fill: the exponential of the entropy of their singular values.
+
+        exp( - sum_i p_i log p_i ),        p_i = s_i / sum_j s_j
+
+    Between 1 (a line) and min(N, E). Not centred. Source: Roy and Vetterli 2007.
+
+    >>> round(effective_rank(np.eye(5)), 4), round(effective_rank(np.ones((5, 3))), 4)
+    (5.0, 1.0)
+    """
+    values = torch.linalg.svdvals(_finite("vectors", x).double())
+    total = values.sum()
+    if total == 0:
+        return 0.0
+    share = values / total
+    return float(torch.special.entr(share).sum().exp())
+
+
+def isotropy(x: Array) -> float:
+    """How evenly the rows of x (N, E) point: least over greatest partition function along their principal axes.
+
+        min_c Z(c) / max_c Z(c),      Z(c) = sum_i exp<c, x_i>,      c: ± the eigenvectors of xᵀx
+
+    1 where all directions are alike; on unit vectors at least e^-2. Source: Mu and Viswanath 2018; both signs of an
+    axis are taken here, so that the value does not hang on the sign that a solver gives.
+
+    >>> round(isotropy(np.concatenate([np.eye(3), -np.eye(3)])), 4)
+    1.0
+    """
+    values = _finite("vectors", x).double()
+    axes = torch.linalg.eigh(values.T @ values).eigenvectors
+    along = values @ axes
+    partition = torch.cat([along, -along], 1).logsumexp(0)
+    return float((partition.min() - partition.max()).exp())
+
+
+def spread(x: Array) -> float:
+    """How far unit vectors x (N, E) are from being one point: 0 where all are equal, 1 where their mean is 0.
+
+        sqrt( sum_j var_j ) = sqrt( mean_i |x_i - mean x|² )
+
+    SimSiam's standard deviation of the coordinates (Chen and He 2021, figure 2), over all of them at once, so that the
+    axes do not matter.
+
+    >>> spread(np.ones((4, 3))), spread(np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]))
+    (0.0, 1.0)
+    """
+    values = _finite("vectors", x).double()
+    return float(values.var(0, correction=0).sum().sqrt())
+
+
 def _finite(name: str, array: Array) -> Tensor:
     values = torch.as_tensor(array)
     values = values if values.dtype == torch.float64 else values.float()
@@ -139,10 +315,10 @@ def _finite(name: str, array: Array) -> Tensor:
 
 
 def _tiles(
-    queries: Array, gallery: Array, positives: Positives, tile: int
+    queries: Array, gallery: Array, positives: Positives, tile: int, ignored: Positives | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """For `tile` queries at a time: scores (t, G), which are right (t, G) bool, whose each right pair is, and what
-    counts as a tie (t,)."""
+    counts as a tie (t,). Ignored items score -inf."""
     q, g = _finite("queries", queries), _finite("gallery", gallery)
     if len(positives) != len(q) or q.shape[1] != g.shape[1]:
         raise InputError(
@@ -153,13 +329,21 @@ def _tiles(
     q, g = q.to(dtype), g.to(q.device, dtype)
     longest = g.norm(dim=1).max()
     for start in range(0, len(q), tile):
-        rows = [np.unique(np.atleast_1d(np.asarray(items))) for items in positives[start : start + tile]]
-        if not all(row.size for row in rows):
-            at = start + next(i for i, row in enumerate(rows) if not row.size)
-            raise InputError(f"query {at} has no right item in the gallery; leave it out")
-        owner = torch.from_numpy(np.repeat(np.arange(len(rows)), [row.size for row in rows])).to(q.device)
-        items = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(q.device)
+        owner, items, sizes = _pairs(positives[start : start + tile], q.device)
+        if not sizes.all():
+            raise InputError(f"query {start + int(np.argmin(sizes))} has no right item in the gallery; leave it out")
         part = q[start : start + tile]
+        scores = part @ g.T
         right = torch.zeros((len(part), len(g)), dtype=torch.bool, device=q.device)
         right[owner, items] = True
-        yield part @ g.T, right, owner, _TIE * longest * part.norm(dim=1)
+        if ignored is not None:
+            scores[_pairs(ignored[start : start + tile], q.device)[:2]] = -torch.inf
+        yield scores, right, owner, TIE * longest * part.norm(dim=1)
+
+
+def _pairs(lists: Positives, device: torch.device) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Lists of items as pairs (owner, item), and how many different items each list has."""
+    rows = [np.unique(np.atleast_1d(np.asarray(items, np.int64))) for items in lists]
+    sizes = np.array([row.size for row in rows])
+    owner = torch.from_numpy(np.repeat(np.arange(len(rows)), sizes)).to(device)
+    return owner, torch.from_numpy(np.concatenate(rows)).to(device), sizes

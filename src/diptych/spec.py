@@ -8,6 +8,7 @@ Spec(name='vit', options={'width': 384, 'depth': 12})
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args
@@ -89,3 +90,18 @@ def _fits(value: Any, wanted: Any) -> bool:
     if wanted in (int, float):
         return isinstance(value, int | wanted) and not isinstance(value, bool)
     return isinstance(value, wanted) if wanted in (bool, str, NoneType) else True
+
+
+def several(kind: str, given: str | int, choices: Sequence[str], also: Sequence[str] = ()) -> tuple[str, ...]:
+    """The values of an option that takes several, joined by `+`, in the order of `choices`; "all" is all of them.
+
+    `also` are further words that the option takes, for the error's sake.
+
+    >>> several("colour", "blue+red", ("red", "green", "blue"))
+    ('red', 'blue')
+    """
+    asked = list(choices) if given == "all" else str(given).split("+")
+    for name in asked:
+        if name not in choices:
+            raise unknown(kind, name, [*choices, *also, "all"])
+    return tuple(name for name in choices if name in asked)

@@ -126,6 +126,19 @@ def test_mixture_of_roles_is_drawn_by_weight_and_joined_by_commas():
     assert count("red, blue, left", "red, left, blue") == pytest.approx(100, abs=40)
 
 
+def test_a_starred_role_is_all_its_texts_in_their_order():
+    texts = [Text(text="red"), *(Text(text=word, role="long") for word in ("right", "blue", "left"))]
+    view, count = form_counts("long*=3,caption+long*=1", texts)
+    assert view.reads == ("texts.long", "texts.caption")
+    assert count("right blue left") == pytest.approx(300, abs=40)
+    assert count("right blue left") + count("red, right blue left") == 400
+    plain = TextView(tokenizer=WORDS, role="long*", count=2)(
+        Sample(key="a", source="s", texts=texts), generator(0), None
+    )
+    assert plain["texts.main"] == WORDS.encode(["right blue left"] * 2)
+    assert form_counts("long*=9,caption=1", [Text(text="red")])[1]("red") == 400
+
+
 def test_a_sample_takes_part_with_the_forms_that_it_can_give():
     _, count = form_counts("caption+tags=9,caption=1", [Text(text="red")])
     assert count("red") == 400

@@ -11,7 +11,7 @@ from diptych.training.config import resolve
 from diptych.training.estimate import estimate
 
 
-def of(source: Source, batch_size: int, chunk: int | None = None, image: str = IMAGE):
+def of(source: Source, batch_size: int, chunk: int | None = None, image: str = IMAGE, optimizer: str = "muon"):
     config = resolve(
         "clip",
         {"train": "toy"},
@@ -19,7 +19,7 @@ def of(source: Source, batch_size: int, chunk: int | None = None, image: str = I
         text_tower=TEXT,
         tokenizer="bpe:vocab_size=320:context=24",
         embed_dim=32,
-        recipe={"batch_size": batch_size, "chunk": chunk},
+        recipe={"batch_size": batch_size, "chunk": chunk, "optimizer": optimizer},
     )
     return estimate(config, {"train": source})
 
@@ -28,10 +28,16 @@ def test_memory_grows_with_the_batch_and_state_with_the_parameters():
     small, large = of(Toy(128), 16), of(Toy(128), 64)
     assert large.batch_bytes == pytest.approx(4 * small.batch_bytes, rel=0.1)
     assert large.parameters == small.parameters
-    assert small.state_bytes == 16 * small.parameters
     # A block of width D keeps a few times 20 D floats a token; this one has 5 image tokens and up to 13 of text.
     assert 18 * 20 * 32 * 4 * 16 / 4 < small.batch_bytes < 18 * 20 * 32 * 4 * 16 * 4
     assert 0 < small.step_seconds < small.epoch_seconds
+
+
+@pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("lion", 1)])
+def test_state_is_weights_gradients_and_what_the_optimiser_keeps(optimizer, moments):
+    found = of(Toy(32), 16, optimizer=optimizer)
+    each = 4 * (2 + moments)
+    assert each * found.parameters <= found.state_bytes < (each + 0.1) * found.parameters  # AdamW also counts steps
 
 
 @pytest.mark.parametrize("batch_size", [16, 64, 128])

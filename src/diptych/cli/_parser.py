@@ -53,7 +53,7 @@ class Parser(ArgumentParser):
         """Add an option `--name`, or a positional word `NAME`; what is not given is not in what `read` returns."""
         positional = not names[0].startswith("-")
         dest = dest or names[-1].removeprefix("--").replace("-", "_")
-        if type is bool and not positional:  # --json and the like take no value
+        if type is bool and not positional and "metavar" not in settings:  # --json and the like take no value
             settings |= {"action": "store_true"}
         elif settings.get("action") != "append":
             settings |= {"type": type}

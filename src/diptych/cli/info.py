@@ -48,18 +48,14 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
         stored = read_description(folder)
     training = stored.get("training", {})
-    encoder, tokenizer = model.encoder, model.tokenizer
-    weights = folder / "model.safetensors"
+    tokenizer, weights = model.tokenizer, folder / "model.safetensors"
     return {
         "method": stored.get("method"),
         "options": stored.get("config") or None,
-        "parameters": count(encoder),
-        "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
-        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters",
-        "embed_dim": encoder.embed_dim,
+        **parts(model),
         "tokenizer": tokenizer
         and f"{tokenizer.kind}, {tokenizer.vocab_size:,} words, at most {tokenizer.context} a text",
-        "preprocess": model.preprocess.to_dict(),
+        "preprocess": model.preprocess.to_dict() if hasattr(model, "preprocess") else None,
         "data": training.get("data"),
         "steps": training.get("steps"),
         "seed": training.get("seed"),
@@ -69,6 +65,21 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "identity": model.identity,
         "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
         "diptych": stored.get("diptych"),
+    }
+
+
+def parts(model: Any) -> dict[str, Any]:
+    """What a model is made of: two towers, or a language model."""
+    if not hasattr(model, "encoder"):
+        spec = model.lm.config()["text"]
+        shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
+        return {"parameters": count(model.lm), "language_model": shape}
+    encoder = model.encoder
+    return {
+        "parameters": count(encoder),
+        "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
+        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters",
+        "embed_dim": encoder.embed_dim,
     }
 
 

@@ -1,4 +1,4 @@
-"""List methods, and with another word towers, sources, suites or optimizers.
+"""List methods, and with another word towers, sources, worlds, suites or optimizers.
 
 `diptych list` alone lists the methods.
 """
@@ -12,12 +12,12 @@ from diptych.cli._screen import show_json, show_table
 from diptych.errors import unknown
 
 GROUP = "Look up"
-USAGE = "[methods|towers|sources|suites|optimizers] [--json]"
+USAGE = "[methods|towers|sources|worlds|suites|optimizers] [--json]"
 EXAMPLES = ("diptych list", "diptych list towers")
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "what", help="methods (the default), towers, sources, suites or optimizers")
+    parser.option("What", "what", help="methods (the default), towers, sources, worlds, suites or optimizers")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
 
@@ -51,6 +51,12 @@ def _sources() -> list[dict[str, Any]]:
     return [{"format": name, "about": about} for name, about in _modules("data/sources", "FORMAT")]
 
 
+def _worlds() -> list[dict[str, Any]]:
+    from diptych.data.worlds import cards
+
+    return [{"name": name, "about": card["title"]} for name, card in cards().items()]
+
+
 def _suites() -> list[dict[str, Any]]:
     from diptych.evaluation import cards
 
@@ -77,4 +83,11 @@ def _modules(folder: str, name: str | None) -> list[tuple[str, str]]:
     return found
 
 
-LISTS = {"methods": _methods, "towers": _towers, "sources": _sources, "suites": _suites, "optimizers": _optimizers}
+LISTS = {
+    "methods": _methods,
+    "towers": _towers,
+    "sources": _sources,
+    "worlds": _worlds,
+    "suites": _suites,
+    "optimizers": _optimizers,
+}

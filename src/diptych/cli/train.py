@@ -235,8 +235,14 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
     if numbers := _last_validation(out):
         say("validation: " + ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()))
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")
-    print(f"  diptych evaluate {out} --data {val or 'SOURCE'}")
-    print(f"  diptych embed {out} SOURCE --out EMB")
+    from diptych.methods.store import read_description
+
+    if read_description(out)["lm"]:
+        print(f"  diptych evaluate {out} --data {val or 'SOURCE'} --suite perplexity")
+        print(f"  diptych generate {out} 'SOME WORDS'")
+    else:
+        print(f"  diptych evaluate {out} --data {val or 'SOURCE'}")
+        print(f"  diptych embed {out} SOURCE --out EMB")
 
 
 def _last_validation(out: Path) -> dict[str, float]:

@@ -170,8 +170,9 @@ class TextView:
     """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else the first.
 
     `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption with probability 0.7,
-    else a caption and a text of role tags, joined by a comma. A sample that lacks a role of the drawn form takes part
-    with the forms that it can give. Outside training the first form is used.
+    else a caption and a text of role tags, joined by a comma; "long*" is all texts of role long, in their order, joined
+    by blanks. A sample that lacks a role of the drawn form takes part with the forms that it can give. Outside training
+    the first form is used.
     Raises BadSample("no-caption") where a sample can give none.
     """
 
@@ -194,7 +195,7 @@ class TextView:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(f"texts.{role}" for roles, _ in self.forms for role in roles))
+        return tuple(dict.fromkeys(_field(role) for roles, _ in self.forms for role in roles))
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -207,7 +208,7 @@ class TextView:
         possible = [
             (roles, weight)
             for roles, weight in self.forms
-            if all(len(held[f"texts.{role}"]) >= roles.count(role) for role in roles)
+            if all(len(held[_field(role)]) >= (1 if _is_whole(role) else roles.count(role)) for role in roles)
         ]
         if not possible:
             raise BadSample("no-caption", f"no text of role {self.role!r}")
@@ -220,8 +221,18 @@ class TextView:
                     orders = {name: [texts[i] for i in rng.permutation(len(texts))] for name, texts in held.items()}
                 weights = np.cumsum([weight for _, weight in possible])
                 roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]
-            drawn.append(", ".join(_take(orders[f"texts.{role}"]) for role in roles))
+            parts = [" ".join(held[_field(r)]) if _is_whole(r) else _take(orders[_field(r)]) for r in roles]
+            drawn.append(", ".join(parts))
         return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
+
+
+def _is_whole(role: str) -> bool:
+    """Whether a part of a form stands for all texts of its role ("long*"; "*" alone is a role, that of any text)."""
+    return len(role) > 1 and role.endswith("*")
+
+
+def _field(role: str) -> str:
+    return f"texts.{role[:-1] if _is_whole(role) else role}"
 
 
 def _take(order: list[str]) -> str:

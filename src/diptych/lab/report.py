@@ -115,6 +115,84 @@ def curve(points: Sequence[tuple[float, float]], *, x: str, y: str) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A named line: points (x, y, low, high) with x ascending, low and high the ends of y's interval, y where none."""
+
+    name: str
+    points: Sequence[tuple[float, float, float, float]]
+
+
+def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
+    """Lines with intervals over a logarithmic x, told apart by colour and mark, and under them what is what."""
+    points = [point for line in shown for point in line.points]
+    if not points:
+        return '<p class="note">There is nothing to draw yet.</p>'
+    low, high = min(point[2] for point in points), max(point[3] for point in points)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    left, right = math.log10(min(point[0] for point in points)), math.log10(max(point[0] for point in points))
+    around = 0.04 * (right - left) or 0.1
+    frame = _Frame(left - around, right + around, low - room, high + room)
+    marked: list[float] = []
+    for value in sorted({point[0] for point in points}):
+        if not marked or math.log10(value / marked[-1]) > 0.06 * (right - left):  # room for its number
+            marked.append(value)
+    parts = [frame.axes(x, y, [(math.log10(value), _short(value)) for value in marked])]
+    for number, line in enumerate(shown):
+        parts.append(_line(frame, line, number, 7 * (number - (len(shown) - 1) / 2)))
+    key = "".join(
+        f'<span><svg viewBox="-16 -8 32 16" aria-hidden="true"><path d="M-16 0H16" {_stroke(number)}/>'
+        f"{_mark(number, 0, 0)}</svg>{escape(line.name)}</span>"
+        for number, line in enumerate(shown)
+    )
+    name = escape(f"{y} by {x}", quote=True)
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+        f'<div class="key">{key}</div>'
+    )
+
+
+def _line(frame: "_Frame", line: Line, number: int, aside: float) -> str:
+    """One line; its marks and intervals stand a little aside, so that they do not hide those of the others."""
+    placed = [
+        (frame.at(math.log10(x), y)[0] + aside, *(frame.at(0, value)[1] for value in (y, low, high)))
+        for x, y, low, high in line.points
+    ]
+    path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _, _ in placed)
+    parts = [f'<polyline points="{path}" fill="none" {_stroke(number)}/>'] if len(placed) > 1 else []
+    for px, py, low, high in placed:
+        if low != high:
+            ends = f"M{px:.1f} {low:.1f}V{high:.1f}M{px - 4:.1f} {low:.1f}h8M{px - 4:.1f} {high:.1f}h8"
+            parts.append(f'<path d="{ends}" fill="none" {_stroke(number)} stroke-opacity=".55"/>')
+        parts.append(_mark(number, px, py))
+    return "".join(parts)
+
+
+_COLOURS = 6
+_MARKS = ("M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z", "M-4 -4H4V4H-4Z", "M0 -5.5L5 4H-5Z", "M0 -6L5 0L0 6L-5 0Z")
+
+
+def _stroke(number: int) -> str:
+    return f'stroke="var(--line-{number % _COLOURS})" stroke-width="2" stroke-linejoin="round"'
+
+
+def _mark(number: int, x: float, y: float) -> str:
+    shape = _MARKS[number % len(_MARKS)]
+    return f'<path d="{shape}" transform="translate({x:.1f} {y:.1f})" fill="var(--line-{number % _COLOURS})"/>'
+
+
+def _short(value: float) -> str:
+    """A number in few letters.
+
+    >>> _short(20_000), _short(1_500_000), _short(0.04118)
+    ('20k', '1.5M', '0.0412')
+    """
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}"
+
+
 _WIDTH, _HEIGHT = 960, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 40  # margins
 
@@ -138,15 +216,16 @@ class _Frame:
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.at(*value) for value in values))
         return f'<polyline points="{path}" fill="none" {style}/>'
 
-    def axes(self, x: str, y: str) -> str:
+    def axes(self, x: str, y: str, marked: Sequence[tuple[float, str]] | None = None) -> str:
+        """Both axes; `marked` are the ticks of x, where they are not to be round numbers."""
         parts = []
         for tick in ticks(self.y0, self.y1):
             _, py = self.at(self.x0, tick)
             parts.append(self.line([(self.x0, tick), (self.x1, tick)], 'stroke="var(--line)"'))
             parts.append(f'<text x="{_LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{tick:g}</text>')
-        for tick in ticks(self.x0, self.x1):
+        for tick, word in marked or [(tick, f"{tick:,g}") for tick in ticks(self.x0, self.x1)]:
             px, _ = self.at(tick, self.y0)
-            parts.append(f'<text x="{px:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{tick:,g}</text>')
+            parts.append(f'<text x="{px:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{word}</text>')
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x)}</text>')
         turned = f'transform="translate(13 {(_HEIGHT - _BOTTOM) / 2}) rotate(-90)"'

@@ -6,13 +6,18 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer
+from diptych.errors import InputError
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
+from diptych.towers.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.towers.model import Model
 from diptych.towers.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
 T = TypeVar("T", bound=nn.Module)
+
+NO_TOWER = "none"
+"""The image tower of what reads texts alone."""
 
 
 class Make:
@@ -36,8 +41,12 @@ class Make:
         self._tokenizer, self._dual, self._state = tokenizer, dual, state
 
     @classmethod
-    def of(cls, model: Model) -> "Make":
+    def of(cls, model: Model | LanguageModel) -> "Make":
         """A maker of towers like those of `model`, with its weights."""
+        if isinstance(model, LanguageModel):
+            state = {f"text.{name}": value for name, value in model.lm.tower.state_dict().items()}
+            text = model.lm.config()["text"]
+            return cls(image=NO_TOWER, text=text, embed_dim=0, tokenizer=model.tokenizer, state=state)
         encoder = model.encoder
         config = encoder.config()
         return cls(
@@ -55,7 +64,9 @@ class Make:
         return self._tokenizer
 
     def image(self) -> ImageTower:
-        """A new image tower."""
+        """A new image tower. Raises InputError where the model that training starts from reads texts alone."""
+        if self.image_spec == NO_TOWER:
+            raise InputError("a language model has no image tower; start from a model of pictures and texts")
         tower = image_tower(self.image_spec)
         return self._load(tower, "image.")
 
@@ -71,6 +82,11 @@ class Make:
             padding=tokenizer.padding,
         )
         return self._load(tower, "text.")
+
+    def lm(self) -> CausalLM:
+        """A new causal language model on the text tower. Raises InputError where tower or tokenizer cannot be one's."""
+        check_tokenizer(self.tokenizer)
+        return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
     def dual(self, *, scale: Temperature, bias: float | None = None) -> DualEncoder:
         """A new dual encoder. A given model keeps its own scale; a bias it lacks is added."""

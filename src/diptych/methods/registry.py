@@ -84,5 +84,13 @@ def module_of(name: str) -> ModuleType:
 
 
 def method_class(name: str) -> "type[Method]":
-    """The class that the card's `entry` names."""
-    return getattr(module_of(name), find(name).entry)
+    """The class that the card's `entry` names; InputError where that is no `Method` (a decoding, an analysis)."""
+    from diptych.methods.base import Method
+
+    card = find(name)
+    cls = getattr(module_of(name), card.entry)
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise InputError(
+            f"{name} is of kind {card.kind!r}, with nothing to train; its page in docs/methods says its use"
+        )
+    return cls

@@ -20,10 +20,11 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError
 from diptych.files import write_atomic
-from diptych.methods.make import Make
+from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.towers import pretrained
 from diptych.towers.dual import DualEncoder
+from diptych.towers.language import CausalLM, LanguageModel
 from diptych.towers.model import Model
 from diptych.towers.precision import set_precision
 
@@ -46,6 +47,7 @@ def describe(
         "method": method,
         "config": dict(config),
         "dual": delivered.config() if isinstance(delivered, DualEncoder) else None,
+        "lm": delivered.config() if isinstance(delivered, CausalLM) else None,
         "tokenizer": tokenizer.to_dict() if tokenizer else None,
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
         "preprocess": preprocess.to_dict() if preprocess else None,
@@ -78,8 +80,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Model:
+def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, or `hf:REPO_OR_FOLDER`.
+
+    A `Model`, which embeds; a RUN of a language model is a `LanguageModel`, which generates.
+
 
     `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
     is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
@@ -97,7 +102,7 @@ def load(spec: str | Path, weights: str | Path | None = None, precision: str = "
     return set_precision(_load_run(folder), precision)
 
 
-def _load_run(folder: Path) -> Model:
+def _load_run(folder: Path) -> Model | LanguageModel:
     description = read_description(folder)
     path = folder / "model.safetensors"
     if "weights" not in description or not path.exists():
@@ -112,14 +117,29 @@ def _load_run(folder: Path) -> Model:
         )
     module = rebuild(description, tokenizer).eval()
     load_state(module, path)
-    return Model(module, tokenizer, Preprocess.from_dict(description["preprocess"]), name=str(folder))
+    return usable(module, tokenizer, description["preprocess"], name=str(folder))
+
+
+def usable(
+    module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str
+) -> Model | LanguageModel:
+    """What takes pictures and strings, around a delivered module; `preprocess` in plain values."""
+    if isinstance(module, CausalLM):
+        assert tokenizer is not None, "a language model is made for a tokenizer"
+        return LanguageModel(module, tokenizer, name=name)
+    assert isinstance(module, DualEncoder)
+    assert preprocess is not None, "a dual encoder has a preprocessing"
+    return Model(module, tokenizer, Preprocess.from_dict(preprocess), name=name)
 
 
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """The delivered module of a description, weights fresh."""
-    dual = description["dual"]
+    dual, lm = description["dual"], description.get("lm")
     cls = method_class(description["method"])
-    make = Make(image=dual["image"], text=dual["text"], embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
+    if lm is not None:
+        make = Make(image=NO_TOWER, text=lm["text"], embed_dim=0, tokenizer=tokenizer)
+    else:
+        make = Make(image=dual["image"], text=dual["text"], embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
     return cls(cls.configure(description["config"]), make).deliver()
 
 

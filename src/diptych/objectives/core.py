@@ -85,6 +85,26 @@ def both_losses(
     return by_row, by_column
 
 
+def normalisers(
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float | None = None,
+    *,
+    allowed: Allowed | None = None,
+    tile: int | None = None,
+) -> Tensor:
+    """The normalisers N_i of the rows (R,) alone, for objectives that have no targets; -inf where no pair is allowed.
+
+    >>> x = torch.eye(2)
+    >>> normalisers(x, x, 1.0)  # log(e + 1)
+    tensor([1.3133, 1.3133])
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        x, y, scale, bias = _prepared(rows, columns, scale, bias)
+        return _Normalisers.apply(x, y, scale, bias, allowed, True, False, tile or _tile(x, y))[0]  # type: ignore[index]
+
+
 def question_mean(
     rows: Tensor,
     columns: Tensor,

@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor
 from diptych.data.sources import cache
 from diptych.errors import InputError, unknown
 from diptych.towers import int8
+from diptych.towers.language import LanguageModel
 from diptych.towers.model import Model
 from diptych.towers.transformer import Attention
 
@@ -32,7 +33,10 @@ PICTURES, TEXTS, ROUNDS, SECONDS = 8, 32, 3, 5.0
 """Of the probe: inputs, and how often each is timed at most; no new round begins after so many seconds."""
 
 
-def set_precision(model: Model, precision: str) -> Model:
+M = TypeVar("M", bound=Model | LanguageModel)
+
+
+def set_precision(model: M, precision: str) -> M:
     """Make a freshly loaded float32 model compute in `precision`, in place; the model is returned.
 
     "auto" probes once and keeps the answer in the user's cache, for this model, machine, torch and number of threads.
@@ -43,14 +47,19 @@ def set_precision(model: Model, precision: str) -> Model:
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
     if model.precision != "float32":
         raise InputError(f"{model.name} is in {model.precision}; load it anew to have it in {precision}")
+    if isinstance(model, LanguageModel):
+        if precision != "float32":
+            raise InputError(f"{model.name} is a language model, which computes in float32 alone; leave precision out")
+        join(model.lm)
+        return model
     if precision == "auto":
         return _auto(model)
     return _convert(model, precision)
 
 
-def join(model: Model) -> None:
+def join(module: torch.nn.Module) -> None:
     """Lay q, k and v of every attention side by side, so that inference runs them as one product."""
-    for part in model.encoder.modules():
+    for part in module.modules():
         if isinstance(part, Attention):
             part.join()
 
@@ -67,7 +76,7 @@ def _convert(model: Model, precision: str) -> Model:
         if not sum(int8.quantise(part) for part in _towers(model)):
             raise InputError(f"{model.name} has no transformer of ours to put in int8; choose precision='bfloat16'")
     model.precision = precision
-    join(model)
+    join(model.encoder)
     return model
 
 
@@ -78,7 +87,7 @@ def _towers(model: Model) -> tuple[torch.nn.Module, ...]:
 
 
 def _auto(model: Model) -> Model:
-    join(model)  # the float32 that others are compared with is the one that would run
+    join(model.encoder)  # the float32 that others are compared with is the one that would run
     place = cache.named("precision", [_VERSION, model.identity, *_machine(model.device)], ".json")
     known = _read(place)
     if known is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.encoded import Edit
 from diptych.towers.joined import join, project
+from diptych.towers.kept import Cache, Kept
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -56,22 +57,68 @@ class Attention(nn.Module):
         join((self.q, self.k, self.v))
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, *, mask: Tensor | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        kept: Kept | None = None,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it is given."""
-        if memory is not None:
-            parts = self.q(x), self.k(memory), self.v(memory)
-        else:
+        """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it is given.
+
+        With `kept` the x are the last N of M tokens, whose earlier keys and values it holds, and the mask is over M;
+        the keys and values of a memory are computed at its first call alone.
+        """
+        if memory is None:
             parts = project((self.q, self.k, self.v), x) if self.qkv is None else self.qkv(x).chunk(3, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in parts)
+            q, k, v = map(self._heads, parts)
+            if kept is not None:
+                k, v = kept.extend(k, v)
+        else:
+            q = self._heads(self.q(x))
+            if kept is not None and kept.keys is not None and kept.values is not None:
+                k, v = kept.keys, kept.values
+            else:
+                k, v = self._heads(self.k(memory)), self._heads(self.v(memory))
+                if kept is not None:
+                    kept.extend(k, v)
         if mask is not None:
             mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
-            if causal:
-                mask = mask & torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril()
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal and mask is None, dropout_p=self.dropout if self.training else 0.0
-        )
+        y = attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0)
         return self.out(y.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, heads, N, D / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+SHORT = 256
+"""Tokens, up to which attention that is trained in bfloat16 on a CPU is two batched products."""
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d) and k, v (B, heads, M, d), the N being the last of M tokens.
+
+    `mask` (…, N or 1, M) is True where a key may be attended to. It is torch's fused kernel, but for short sequences
+    that are trained in bfloat16 on a CPU: there its backward pass takes two to six times as long as plain products.
+    """
+    N, M = q.shape[2], k.shape[2]
+    plain = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and max(N, M) <= SHORT
+    if causal and (plain or mask is not None or N < M):  # the kernel's own rule starts at the first key
+        before = torch.ones(N, M, dtype=torch.bool, device=q.device).tril(M - N)
+        mask = before if mask is None else mask & before
+    if not plain:
+        alone = causal and mask is None
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=alone, dropout_p=dropout)
+    with torch.autocast("cpu", enabled=False):  # it would widen the softmax, which adds in float32 by itself
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask is None:
+            return F.dropout(scores.softmax(-1), dropout) @ v
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+        return F.dropout(weights.masked_fill(~mask, 0.0), dropout) @ v  # a query that sees no key gets zeros
 
 
 class FeedForward(nn.Module):
@@ -139,10 +186,12 @@ class Block(nn.Module):
         causal: bool = False,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
+        kept: tuple[Kept, Kept] | None = None,
     ) -> Tensor:
-        x = x + self.dropout(self.scale1(self.attn(self.norm1(x), mask=mask, causal=causal)))
+        own, of_memory = kept or (None, None)
+        x = x + self.dropout(self.scale1(self.attn(self.norm1(x), mask=mask, causal=causal, kept=own)))
         if memory is not None and self.cross is not None and self.norm_cross is not None:
-            x = x + self.dropout(self.cross(self.norm_cross(x), memory, mask=memory_mask))
+            x = x + self.dropout(self.cross(self.norm_cross(x), memory, mask=memory_mask, kept=of_memory))
         return x + self.dropout(self.scale2(self.mlp(self.norm2(x))))
 
 
@@ -187,11 +236,13 @@ class Transformer(nn.Module):
         memory_mask: Tensor | None = None,
         start: int = 0,
         stop: int | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Run layers start … stop-1 on (B, N, D); `edit(layer, tokens)` is called on the input of each.
 
         `mask` (B, N) is True where a token may be attended to; it must fit the tokens as edited. `memory` (B, M, ·) is
-        read by the blocks that have cross-attention, `memory_mask` (B, M) or (B, N, M) says which of it.
+        read by the blocks that have cross-attention, `memory_mask` (B, M) or (B, N, M) says which of it. With a `cache`
+        the tokens follow those that it has seen, the mask is over all of them, and it is extended by the new ones.
         Raises InputError for a memory that no layer reads, and for an edit that outgrows the mask.
         """
         layers = list(self.layers)[start:stop]
@@ -200,12 +251,14 @@ class Transformer(nn.Module):
         for layer, block in enumerate(layers, start):
             if edit is not None:
                 tokens = edit(layer, tokens)
-            if mask is not None and mask.shape[-1] != tokens.shape[1]:
+            kept = None if cache is None else (cache.own[layer], cache.cross[layer])
+            count = tokens.shape[1] + (0 if kept is None else len(kept[0]))
+            if mask is not None and mask.shape[-1] != count:
                 raise InputError(
-                    f"the key mask has {mask.shape[-1]} places, layer {layer} {tokens.shape[1]} tokens: give a mask for"
+                    f"the key mask has {mask.shape[-1]} places, layer {layer} {count} tokens: give a mask for"
                     " the tokens as edited, or an edit that keeps their number"
                 )
-            tokens = block(tokens, mask=mask, causal=causal, memory=memory, memory_mask=memory_mask)
+            tokens = block(tokens, mask=mask, causal=causal, memory=memory, memory_mask=memory_mask, kept=kept)
         return tokens
 
 

@@ -10,6 +10,7 @@ import yaml
 from diptych.errors import InputError, unknown
 from diptych.files import write_atomic
 from diptych.methods.base import Preset, Recipe
+from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import method_class
 from diptych.spec import configure
 from diptych.training.engine import Options
@@ -60,6 +61,8 @@ def resolve(
             f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
             "--tokenizer and --embed-dim, or leave out --init"
         )
+    if chosen.image == NO_TOWER and (image_tower or embed_dim):
+        raise InputError(f"{method} reads texts alone; leave out --image-tower and --embed-dim")
     merged = {**chosen.config, **(config or {})}
     cls.configure(merged)
     given = dict(recipe or {})

@@ -15,8 +15,8 @@ from diptych.data.loader import Loader, require
 from diptych.data.plan import Shuffled
 from diptych.data.sample import Source
 from diptych.data.tokenizers import build
-from diptych.methods.base import At
-from diptych.training import gradcache
+from diptych.methods.base import At, Method, Recipe
+from diptych.training import gradcache, optim
 from diptych.training.config import RunConfig
 from diptych.training.run import build_method, texts_of
 from diptych.training.step import Step
@@ -27,7 +27,7 @@ _TEXTS = 20_000  # captions for the probe's vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """`state_bytes`: weights, gradients and two moments; `batch_bytes`: what backward keeps of a batch at a time, the
+    """`state_bytes`: weights, gradients and the optimiser's state; `batch_bytes`: what backward keeps of a batch at a time, the
     loss apart; `step_seconds` and `epoch_seconds` on this machine, reading included."""
 
     method: str
@@ -73,11 +73,19 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         batch_size=size,
         chunk=chunk,
         parameters=parameters,
-        state_bytes=16 * parameters,
+        state_bytes=_state_bytes(method, config.recipe, stage.scale),
         batch_bytes=round(_batch_bytes(step, batch, at, chunk, size)),
         step_seconds=a_sample * size,
         epoch_seconds=a_sample * len(source),
     )
+
+
+def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> int:
+    """Weights and gradients, which are there after a backward pass, and what the optimiser keeps once it has stepped."""
+    optimizer = optim.build(method, recipe, scale)
+    optimizer.step()
+    tensors = (tensor for p in method.parameters() for tensor in (p, p.grad) if tensor is not None)
+    return sum(tensor.nbytes for tensor in tensors) + optim.state_bytes(optimizer)
 
 
 def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int) -> float:

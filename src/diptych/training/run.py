@@ -24,14 +24,14 @@ from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 from diptych.rng import torch_seed
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
 from diptych.training.engine import Engine, Summary
 from diptych.training.launch import make_accelerator
 from diptych.training.tracking import Tracker
 
-Validate = Callable[[Model, Source], Mapping[str, float]]
+Validate = Callable[[Any, Source], Mapping[str, float]]
+"""`validate(model, source)`: the model is what `diptych.load` would give."""
 
 _TEXTS = 1_000_000
 """Captions that a tokenizer is learnt from, at the most; of more, every n-th."""
@@ -52,7 +52,8 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
     if held_out is not None:
-        require(held_out, ("images.main", "texts.*"), "validation")  # now, not after the first epoch
+        fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)
+        require(held_out, fields, "validation")  # now, not after the first epoch
     if collectives.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)
         configs.write(config, out / "config.yaml")
@@ -63,8 +64,8 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
         assert held_out is not None
-        assert isinstance(module, DualEncoder)
-        return validate(Model(module, method.make.tokenizer, module.image.preprocess, name=str(out)), held_out)
+        tokenizer = method.make.tokenizer
+        return validate(store.usable(module, tokenizer, preprocess and preprocess.to_dict(), name=str(out)), held_out)
 
     engine = Engine(
         method,

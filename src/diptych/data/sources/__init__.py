@@ -4,6 +4,7 @@ A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) ->
 where it has one, goes to no other. Add a file, and `open_source`, and with it every command, reads the format.
 
     glyphs:split=train:design=noto+emojione     the drawings that ship with the package
+    scenes:count=5000:number=2                  a world: data that is made, with exact annotation
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
     photos/                                     a folder: class/picture.jpg, or picture.jpg + picture.txt
     table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; pictures as paths or bytes
@@ -67,7 +68,10 @@ def _open_one(spec: Spec) -> Source:
         raise InputError(f"{path}: no format reads this file; the formats are {', '.join(sorted(formats()))}")
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"{path}: no such file or folder; check the path")
-    raise unknown("source", spec.name, ["glyphs", *(entry.name for entry in Path().iterdir() if entry.is_dir())])
+    from diptych.data.worlds import cards  # worlds draw from sources
+
+    here = (entry.name for entry in Path().iterdir() if entry.is_dir())
+    raise unknown("source", spec.name, ["glyphs", *cards(), *here])
 
 
 class Concat:

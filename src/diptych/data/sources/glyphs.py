@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.sample import Field, Sample, Schema, Text
-from diptych.errors import unknown
-from diptych.spec import Spec, configure
+from diptych.spec import Spec, configure, several
 
 FORMAT = "glyphs"
 TILE, COLUMNS = 64, 40
@@ -38,8 +37,8 @@ def open(spec: Spec) -> "Glyphs":
     """
     options = configure(GlyphsOptions, spec.options, "source 'glyphs'")
     return Glyphs(
-        splits=_choose("split of glyphs", options.split, SPLITS),
-        designs=_choose("design of glyphs", options.design, DESIGNS),
+        splits=several("split of glyphs", options.split, SPLITS),
+        designs=several("design of glyphs", options.design, DESIGNS),
     )
 
 
@@ -49,14 +48,6 @@ class GlyphsOptions:
 
     split: str = "train"
     design: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
-
-
-def _choose(kind: str, text: str, choices: Sequence[str]) -> tuple[str, ...]:
-    asked = list(choices) if text == "all" else str(text).split("+")
-    for name in asked:
-        if name not in choices:
-            raise unknown(kind, name, [*choices, "all"])
-    return tuple(name for name in choices if name in asked)
 
 
 @lru_cache(maxsize=1)

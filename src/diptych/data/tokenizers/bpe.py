@@ -44,7 +44,7 @@ class Bpe(Tokenizer):
         return self._rust.encode(whole(text), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        tokens = [self._rust.id_to_token(number) for number in ids if number >= len(SPECIAL)]
+        tokens = [self._rust.id_to_token(number) or "" for number in ids if number >= len(SPECIAL)]
         return decoders.ByteLevel().decode(tokens).removeprefix(" ")  # the space that each text is given
 
     @property

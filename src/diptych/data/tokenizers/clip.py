@@ -57,7 +57,7 @@ class Clip(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         special = {*self.before, *self.after}
-        signs = "".join(self._bpe.id_to_token(number) for number in ids if number not in special)
+        signs = "".join(self._bpe.id_to_token(number) or "" for number in ids if number not in special)
         data = (bytes(map(_SIGNS.__getitem__, word)) for word in signs.split(SUFFIX))
         return " ".join(word.decode("utf-8", "replace") for word in data).strip()
 

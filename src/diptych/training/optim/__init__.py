@@ -1,6 +1,7 @@
 """Optimisers by name, one file each, and the parameter groups they get.
 
-A file has `build(groups, recipe) -> torch.optim.Optimizer`; a new file is a new name for `--optimizer`.
+A file has `build(groups, recipe) -> torch.optim.Optimizer`; a new file is a new name for `--optimizer`. Where it has a
+dataclass `Options`, `NAME:key=value` sets them and `build` gets them as its third argument.
 """
 
 import importlib
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from diptych.errors import InputError, unknown
+from diptych.spec import configure, parse
 
 
 def names() -> list[str]:
@@ -53,8 +55,9 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
     norms, temperatures), by whether they are the weights of linear and convolution layers (`matrix`), and by whether
     they are scalars, which are never sharded: torch takes no group of both.
     """
-    if recipe.optimizer not in names():
-        raise unknown("optimizer", recipe.optimizer, names())
+    spec = parse(recipe.optimizer)
+    if spec.name not in names():
+        raise unknown("optimizer", spec.name, names())
     matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     groups: dict[tuple[float, float, bool, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -77,5 +80,27 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
         group["names"].append(name)
     if not groups:
         raise InputError("nothing to train: every parameter is frozen")
-    module_of = importlib.import_module(f"{__name__}.{recipe.optimizer}")
-    return module_of.build(list(groups.values()), recipe)
+    optimizer = importlib.import_module(f"{__name__}.{spec.name}")
+    if hasattr(optimizer, "Options"):
+        options = configure(optimizer.Options, spec.options, f"optimizer {spec.name!r}")
+        return optimizer.build(list(groups.values()), recipe, options)
+    if spec.options:
+        raise InputError(f"optimizer {spec.name!r} takes no options; write --optimizer {spec.name}")
+    return optimizer.build(list(groups.values()), recipe)
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the tensors that an optimiser keeps between steps, on this rank: its moments, and counts of steps.
+
+    >>> layer = nn.Linear(10, 10)
+    >>> optimizer = torch.optim.AdamW(layer.parameters())
+    >>> state_bytes(optimizer)  # nothing before the first step
+    0
+    >>> layer(torch.ones(1, 10)).sum().backward()
+    >>> optimizer.step()
+    >>> state_bytes(optimizer)  # two moments of 110 floats, and two counts
+    888
+    """
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    held = [value.to_local() if hasattr(value, "to_local") else value for value in values]
+    return sum(value.nbytes for value in held if isinstance(value, torch.Tensor))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from diptych.data import worlds
 from diptych.data.sample import Field, Sample, Schema, Text
-from diptych.data.worlds import several
 from diptych.data.worlds.sentences.grammar import Wordings, wordings, write
 from diptych.data.worlds.sentences.meaning import RELATIONS, VALUES, Draw, Meaning, relation, similarity, unseen
 from diptych.data.worlds.sentences.noise import RESERVED_TYPOS, SHUFFLES, TYPOS, misspell, shuffle
@@ -17,6 +16,7 @@ from diptych.data.worlds.sentences.parse import parse
 from diptych.data.worlds.sentences.words import TOPICS
 from diptych.errors import InputError, unknown
 from diptych.rng import generator
+from diptych.spec import several
 
 card = {"title": "Sentences whose meaning is known: paraphrases, graded pairs, twins, entailment, typos"}
 

@@ -1,0 +1,105 @@
+"""Compare methods on equal terms: same data, budgets, tower sizes and seeds; makes a table and a page.
+
+A method is the preset `small`; options of its own and of its recipe may follow, as in clip:scale=20:lr=0.001. A run
+that was stopped goes on with the same command, and more methods, sizes, budgets or seeds widen a table. A folder alone
+shows what it holds.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import say, show_json, show_table
+from diptych.errors import InputError
+
+if TYPE_CHECKING:
+    from diptych.lab.compare import Table
+
+GROUP = "Train"
+USAGE = "METHOD… --data SOURCE --test SOURCE --budget N,… --out DIR [options]   or   DIR"
+EXAMPLES = (
+    "diptych compare clip siglip --data glyphs --test glyphs:split=val --budget 20000,80000 --out runs/two",
+    "diptych compare clip clip:scale=20 --data a.tar --test b.tar --budget 50000 --sizes 0.5,1 --out runs/scale",
+    "diptych compare runs/two --metric t2i_r1,i2t_r1",
+)
+T = TypeVar("T", int, float)
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "methods", metavar="METHOD", nargs="*", help="of `diptych list`, with options; or a DIR")
+    parser.option("What", "--data", metavar="SOURCE", help="what to train on")
+    parser.option("What", "--test", metavar="SOURCE", help="what to measure on")
+    parser.option("What", "--budget", metavar="N,N,…", help="samples that training sees")
+    parser.option("What", "--sizes", metavar="X,X,…", help="multipliers of the towers' widths (default: 1)")
+    parser.option("What", "--seeds", metavar="N,N,…", help="default: 0,1,2")
+    parser.option("How", "--suite", metavar="NAME,…", help="of `diptych list suites` (default: retrieval)")
+    parser.option("How", "--metric", metavar="NAME,…", help="what to show (default: of each suite the first)")
+    parser.option("How", "--jobs", type=int, metavar="N", help="runs side by side, a thread each (default: one a core)")
+    parser.option("How", "--out", metavar="DIR", help="the folder of the table; it keeps the models too")
+    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+
+
+def run(args: Namespace) -> int:
+    from diptych.lab.compare import is_comparison, read, write_report
+
+    methods = args.methods or []
+    if len(methods) == 1 and "data" not in args and is_comparison(Path(methods[0]).expanduser()):
+        table = read(Path(methods[0]).expanduser())
+    else:
+        try:
+            table = _run(args, methods)
+        except KeyboardInterrupt:
+            say("stopped; what is finished is in the table, and the same command goes on")
+            return 130
+    metrics = _words(args.metric) if "metric" in args else None
+    page = write_report(table, metrics)
+    if args.get("json"):
+        show_json(table.rows)
+    else:
+        _show(table, metrics)
+        print(f"\n{page} is the page; {table.folder / 'results.jsonl'} has every run")
+    return 0
+
+
+def _run(args: Namespace, methods: Sequence[str]) -> "Table":
+    from diptych.lab.compare import compare, grid
+
+    if not methods:
+        raise InputError("diptych compare has no method; name two or more of `diptych list`, or the folder of a table")
+    for name, why in (
+        ("data", "has no data; name a source to train on with --data"),
+        ("test", "has nothing to measure on; name another source with --test"),
+        ("budget", "has no budget; say how many samples training sees, such as --budget 50000"),
+        ("out", "has no place to write to; name a folder with --out DIR"),
+    ):
+        if name not in args:
+            raise InputError(f"diptych compare {why}")
+    wanted = grid(
+        methods,
+        _numbers("--sizes", args.get("sizes", "1"), float),
+        _numbers("--budget", args.budget, int),
+        _numbers("--seeds", args.get("seeds", "0,1,2"), int),
+    )
+    suites, out = _words(args.get("suite", "retrieval")), Path(args.out).expanduser()
+    return compare(wanted, data=args.data, test=args.test, out=out, suites=suites, at_once=args.get("jobs"))
+
+
+def _show(table: "Table", metrics: Sequence[str] | None) -> None:
+    from diptych.lab.compare import chosen, lines
+    from diptych.lab.compare.page import cells, columns
+
+    shown = chosen(table, metrics)
+    rows = [cells(line, shown) for line in lines(table, shown)]
+    show_table(f"trained on {table.data}, measured on {table.test}", columns(shown), rows)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    try:
+        return [kind(word) for word in _words(text)]
+    except ValueError:
+        raise InputError(f"{option} {text!r}: it takes numbers, such as 1,2") from None

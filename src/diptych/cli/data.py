@@ -1,0 +1,202 @@
+"""Make data of any size from a world, as tar shards, or look at samples of it on a page.
+
+A world is named with its options, as `scenes:size=96:number=2`. Shards are read by every command
+(`--data 'DIR/*.tar'`); so is the world itself, which needs no disk (`--data scenes:count=5000`). A run of `make` that
+was stopped goes on where it was.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress
+from diptych.errors import InputError, unknown
+
+GROUP = "Look up"
+USAGE = "make WORLD --count N --out DIR | show WORLD --out page.html"
+EXAMPLES = (
+    "diptych data make scenes:size=96 --count 5000 --out shards/",
+    "diptych data show scenes:edits=all:styles=seen --out page.html",
+)
+_SHOWN, _COUNT = 12, 1000
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "what", help="make (tar shards) or show (a page of samples)")
+    parser.option("What", "world", help="a world with its options, such as scenes or scenes:size=96:seed=1")
+    parser.option("How", "--out", metavar="PATH", help="the folder of the shards, or the page")
+    parser.option("How", "--count", type=int, metavar="N", help=f"how many samples (default: {_COUNT}, or {_SHOWN})")
+    parser.option("How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)")
+    parser.option("How", "--start", type=int, metavar="N", help="the first sample of the stream (default: 0)")
+    parser.option("How", "--shard", type=int, metavar="N", help="samples a shard (default: 1000)")
+
+
+def run(args: Namespace) -> None:
+    if args.what not in ("make", "show"):
+        raise unknown("word behind `diptych data`", args.what or "", ("make", "show"))
+    if not args.world:
+        raise InputError(f"diptych data {args.what} has no world; name one, such as scenes")
+    if "out" not in args:
+        raise InputError(f"diptych data {args.what} has nowhere to write; give --out")
+    source = _open(args)
+    out = Path(args.out)
+    if args.what == "make":
+        _make(source, out, args)
+        return
+    if "shard" in args:
+        raise InputError("--shard goes with `data make`, not with `data show`")
+    from diptych.files import write_atomic
+
+    with progress("drawing") as report:
+        html = page(source, report)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give a file for the page, such as {out / 'page.html'}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, lambda at: at.write_text(html, "utf-8"))
+    print(f"{out} shows {len(source)} samples of {source.name}")
+
+
+def _open(args: Namespace) -> Any:
+    """The world as a source of --count samples."""
+    from diptych.data import worlds
+    from diptych.data.sources import worlds as opener
+    from diptych.spec import parse
+
+    spec = parse(args.world)
+    if spec.name not in worlds.cards():
+        raise unknown("world", spec.name, worlds.cards())
+    options = {"count": _COUNT if args.what == "make" else _SHOWN} | spec.options
+    for name in ("count", "seed", "start"):
+        if name in args:
+            if name in spec.options:
+                raise InputError(f"{name} is given twice, as --{name} and in {args.world!r}; give it once")
+            options[name] = args[name]
+    return opener.open(type(spec)(spec.name, options))
+
+
+def _make(source: Any, out: Path, args: Namespace) -> None:
+    from diptych.data.shards import PER_SHARD, write_shards
+
+    with progress("writing") as report:
+        paths = write_shards(source, out, per_shard=args.get("shard", PER_SHARD), progress=report)
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    print(f"{out} holds {len(source):,} samples in {len(paths)} shards, {size:.1f} MB; read them as '{out}/*.tar'")
+
+
+_STYLE = (
+    "<style>.row{grid-template-columns:repeat(auto-fill,136px)}figure img{width:128px;height:128px;"
+    "image-rendering:pixelated}td:first-child{color:var(--soft);vertical-align:top}</style>"
+)
+
+
+def page(source: Any, tell: Any) -> str:
+    """The page of samples: pictures, masks, depth, boxes, edits with instructions, and the texts of every role."""
+    from diptych.lab import report
+
+    parts = [_STYLE, _fields(source)]
+    for at in range(len(source)):
+        sample = source[at]
+        shown = _shown(sample, source.schema())
+        pieces = [report.strip(shown)] if shown else []
+        pieces.append(report.table(("role", "text", "notes"), [_row(text) for text in sample.texts]))
+        parts.append(report.section(sample.key, _labels(sample, source.schema()), *pieces))
+        tell(at + 1, len(source))
+    title = source.world.name
+    from diptych.data.worlds import cards
+
+    return report.page(title.capitalize(), f"{cards()[title]['title']}. Made by {source.name}.", *parts)
+
+
+def _fields(source: Any) -> str:
+    from diptych.lab import report
+
+    rows = [
+        (name, field.kind + (", not in all" if field.optional else ""), _cut(", ".join(field.classes), 160))
+        for name, field in source.schema().items()
+    ]
+    return report.section("Fields", "What each sample holds.", report.table(("field", "kind", "classes"), rows))
+
+
+def _row(text: Any) -> tuple[str, str, str]:
+    notes = [f"{name} {_plain(value)}" for name, value in text.attrs.items() if value not in ((), "")]
+    return text.role, text.text, "; ".join(notes)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _labels(sample: Any, schema: Any) -> str:
+    parts = []
+    for name, value in sample.labels.items():
+        field = schema.get(f"labels.{name}")
+        if isinstance(value, int) and value < 0:
+            continue
+        named = field.classes[value] if field and field.classes and isinstance(value, int) else f"{value:g}"
+        parts.append(f"{name}: {named}")
+    return ", ".join(parts)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: text.rindex(",", 0, length)] + ", …"
+
+
+def _shown(sample: Any, schema: Any) -> list[Any]:
+    """Pictures as they are, with boxes, masks in colours, depth in greys, and the edits."""
+    from diptych.lab.report import Shown
+
+    shown = [Shown(image=_grown(picture.decode()), caption=role) for role, picture in sample.images.items()]
+    if "main" in sample.images and sample.boxes:
+        picture = sample.images["main"].decode()
+        names = "\n".join(dict.fromkeys(box.text for box in sample.boxes if box.image == "main"))
+        shown.append(Shown(image=_boxed(picture, sample.boxes), caption=f"boxes\n{names}"))
+    shown += [Shown(image=_coloured(mask.decode()), caption=f"mask: {name}") for name, mask in sample.masks.items()]
+    if "depth" in sample.arrays:
+        shown.append(Shown(image=_grey(sample.arrays["depth"]), caption="depth\nnear is light"))
+    for edit in sample.edits:
+        said = " ".join(edit.captions("instruction"))
+        shown.append(Shown(image=_grown(edit.images["main"].decode()), caption=f"{edit.kind}: {said}", hit=True))
+    return shown
+
+
+def _grown(image: Any) -> Any:
+    """Twice as large where it is small, each pixel kept."""
+    from PIL import Image
+
+    return image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST) if image.width <= 64 else image
+
+
+def _boxed(image: Any, boxes: Any) -> Any:
+    from PIL import ImageDraw
+
+    scale = 2 if image.width <= 64 else 1
+    image = _grown(image).convert("RGB")
+    draw = ImageDraw.Draw(image)
+    for box in boxes:
+        if box.image == "main":
+            x0, y0, x1, y1 = (scale * value for value in box.xyxy)
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline="white", width=3)
+            draw.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline="black")
+    return image
+
+
+def _coloured(mask: Any) -> Any:
+    """Numbers as colours that are easily told apart; 0 is dark."""
+    import colorsys
+
+    palette = [30, 32, 38]
+    for number in range(1, 256):
+        palette += [round(255 * value) for value in colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.55, 0.95)]
+    image = mask.copy()
+    image.putpalette(palette)
+    return _grown(image.convert("RGB"))
+
+
+def _grey(depth: Any) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    return _grown(Image.fromarray(np.rint(255 * (1 - depth)).astype(np.uint8)).convert("RGB"))

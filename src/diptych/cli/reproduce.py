@@ -1,0 +1,97 @@
+"""Try a paper's claim on this machine: its arms under each seed, and the verdict by rule.
+
+The verdict is stored in results/claims/NAME.json. A run that was stopped goes on with the same command. Seeds that do
+not hold all of the claim's own, and --quick, store nothing. With DIPTYCH_DATA a claim's block on real data runs too.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import say, show_json, show_table
+from diptych.errors import InputError
+
+if TYPE_CHECKING:
+    from diptych.lab.reproduce import Plan
+    from diptych.lab.stored import Record
+
+GROUP = "Train"
+USAGE = "NAME|FILE.py|--all [options]"
+EXAMPLES = ("diptych reproduce lion", "diptych reproduce lion --quick", "diptych reproduce --all")
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "name", metavar="NAME", help="a claim, named as its method; or the file of your own")
+    parser.option("What", "--all", type=bool, help="all claims that have no result, or changed since theirs")
+    parser.option("How", "--seeds", metavar="N,N,…", help="in place of the claim's own")
+    parser.option("How", "--quick", type=bool, help="one seed, three minutes at the most, no verdict")
+    parser.option("How", "--jobs", type=int, metavar="N", help="arms side by side, a thread each (default: one a core)")
+    parser.option("How", "--out", metavar="DIR", help="where verdicts go (default: results/claims of the checkout)")
+    parser.option("More", "--json", type=bool, help="JSON in place of tables")
+
+
+def run(args: Namespace) -> int:
+    from diptych.lab.claim import find, names
+    from diptych.lab.stored import blocks, is_stale
+
+    every, out = bool(args.get("all")), Path(args.out).expanduser() if "out" in args else None
+    if bool(args.name) == every:
+        have = ", ".join(names())
+        raise InputError(f"diptych reproduce takes the name of a claim, or --all; there are: {have or 'none'}")
+    paths = [find(name) for name in (names() if every else [args.name])]
+    wanted = [(path, block) for path in paths for block in blocks(path)]
+    found: dict[str, Any] = {}
+    refused: list[str] = []
+    for path, block in wanted:
+        title = path.stem if block == "claim" else f"{path.stem}.{block}"
+        if every and not is_stale(path, block, out):
+            say(f"{title}: its result is of the claim as it stands")
+            continue
+        try:
+            found[title] = _one(args, path, block, out)
+        except InputError as error:
+            refused.append(f"{title}: {error}" if len(wanted) > 1 else str(error))
+        except KeyboardInterrupt:
+            say("stopped; what is finished is kept, and the same command goes on")
+            return 130
+    if args.get("json"):
+        show_json(found)
+    if refused:
+        raise InputError("; ".join(refused))
+    return 0
+
+
+def _one(args: Namespace, path: Path, block: str, out: Path | None) -> "Record":
+    from diptych.lab.reproduce import board, few_seeds, plan, reproduce
+
+    seeds = _seeds(args.seeds) if "seeds" in args else None
+    todo = plan(str(path), block=block, seeds=seeds, quick=bool(args.get("quick")), out=out)
+    table, hear = board(todo)
+    with table:
+        if table.full:
+            say(f"{todo.name}: all of it was done before; to run it anew, remove {todo.shelf}")
+        record = reproduce(todo, at_once=args.get("jobs"), hear=hear)
+    if not todo.quick and few_seeds(record):
+        say(f"{todo.name}: arms this short ask for five seeds or more")
+    if not args.get("json"):
+        _show(todo, record)
+    return record
+
+
+def _show(todo: "Plan", record: "Record") -> None:
+    from diptych.lab import tables
+
+    seeds = ", ".join(map(str, record["seeds"]))
+    show_table(record["question"], *tables.arms(record), note=f"seeds {seeds}; {record['cpu_seconds']:,.0f} CPU s")
+    if record["verdict"] is not None:
+        print()
+        show_table("Expected", *tables.expectations(record))
+    kept = "nothing is stored" if todo.out is None else f"stored in {todo.out}"
+    print(f"\n{tables.sentence(record)}; {kept}")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(f"--seeds {text!r}: it takes whole numbers, such as 1,2,3") from None

@@ -1,0 +1,164 @@
+"""Any source written as tar shards, which `diptych.data.sources.tar` reads back.
+
+    KEY.png, KEY.ROLE.png       pictures; an edit's under its kind, as KEY.recolour.png
+    KEY.NAME.seg.png            masks
+    KEY.NAME.npy                arrays; KEY.ROLE_objects.npy says which objects each text of a role speaks of
+    KEY.json                    texts by role, labels with their names, boxes; of edits caption and instruction
+
+What an edit has beside its picture, caption and instruction is not written. A shard is there whole or not at all, and
+a run that was stopped goes on with the shards that are missing.
+"""
+
+import io
+import json
+import math
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import Sample, Schema, Source, Text
+from diptych.errors import InputError
+from diptych.files import write_atomic
+
+PER_SHARD = 1000
+MANIFEST = "shards.json"
+
+
+def write_shards(
+    source: Source,
+    folder: str | Path,
+    *,
+    per_shard: int = PER_SHARD,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write `source` to FOLDER/00000.tar, 00001.tar, … of `per_shard` samples, and tell the shards' paths.
+
+    `progress(done, total)` counts samples. Raises InputError where the folder holds anything else than shards of the
+    same source, and for a key that a member's name cannot hold.
+    """
+    if per_shard < 1:
+        raise InputError(f"shards of {per_shard} samples cannot be written; give at least 1")
+    folder = Path(folder)
+    _claim(folder, {"source": source.name, "samples": len(source), "per_shard": per_shard})
+    paths = [folder / f"{number:05d}.tar" for number in range(-(-len(source) // per_shard))]
+    schema = source.schema()
+    for number, path in enumerate(paths):
+        start, stop = number * per_shard, min((number + 1) * per_shard, len(source))
+        if not path.exists():
+
+            def told(done: int, start: int = start) -> None:
+                if progress:
+                    progress(start + done, len(source))
+
+            write_atomic(path, lambda at, rows=range(start, stop), told=told: _write(at, source, schema, rows, told))
+        elif progress:
+            progress(stop, len(source))
+    return paths
+
+
+def _claim(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder, or find that it was made for the same shards."""
+    text = json.dumps(manifest, indent=1) + "\n"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for the shards")
+    there = folder / MANIFEST
+    if there.is_file():
+        if there.read_text("utf-8") != text:
+            raise InputError(f"{folder} holds other shards, as {MANIFEST} in it tells; give an empty folder")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files; give an empty folder for the shards")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(there, lambda at: at.write_text(text, "utf-8"))
+
+
+def _write(path: Path, source: Source, schema: Schema, rows: range, told: Callable[[int], None]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for done, row in enumerate(rows, 1):
+            sample = source[row]
+            if "." in sample.key or sample.key.startswith(("/", "__")):
+                raise InputError(f"{source.name}: key {sample.key!r} cannot name members of a tar; it must have no dot")
+            for ending, data in _members(sample, schema):
+                member = tarfile.TarInfo(f"{sample.key}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            told(done)
+
+
+def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
+    """(ending, bytes) of all that is written of a sample."""
+    for role, picture in sample.images.items():
+        yield ("png" if role == "main" else f"{role}.png"), picture.read()
+    edits = dict(_edits(sample))
+    for kind, edit in edits.items():
+        yield f"{kind}.png", edit.images["main"].read()
+    for name, mask in sample.masks.items():
+        yield f"{name}.seg.png", mask.read()
+    for name, values in {**sample.arrays, **_objects(sample.texts)}.items():
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=False)
+        yield f"{name}.npy", buffer.getvalue()
+    yield "json", json.dumps(_record(sample, edits, schema), ensure_ascii=False).encode()
+
+
+def _edits(sample: Sample) -> Iterator[tuple[str, Sample]]:
+    """The edits, each under its kind; a second one of a kind gets a number."""
+    seen: dict[str, int] = {}
+    for edit in sample.edits:
+        seen[edit.kind] = seen.get(edit.kind, 0) + 1
+        yield edit.kind + (str(seen[edit.kind]) if seen[edit.kind] > 1 else ""), edit
+
+
+def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict[str, Any]:
+    record: dict[str, Any] = _by_role(sample.texts)
+    for name, value in sample.labels.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            continue
+        if isinstance(value, int) and value < 0:
+            continue  # not there: what a reader gives for a label that is missing
+        record[name] = value
+        classes = schema[f"labels.{name}"].classes if f"labels.{name}" in schema else ()
+        if classes and isinstance(value, int):
+            record[f"{name}_name"] = classes[value]  # a reader learns class names from such pairs
+    for kind, edit in edits.items():
+        record |= {f"{kind}_{role}": edit.captions(role) for role in ("caption", "instruction")}
+    boxes = [box for box in sample.boxes if box.image == "main"]
+    if boxes:
+        record["boxes"] = [
+            {"name": box.text, "label": box.label, "box": [*box.xyxy[:2], *np.subtract(box.xyxy[2:], box.xyxy[:2])]}
+            for box in boxes
+        ]
+    return record
+
+
+def _by_role(texts: Sequence[Text]) -> dict[str, Any]:
+    """Texts by role, and what is noted of all texts of a role: `statement_true` is a list of 0 and 1."""
+    found: dict[str, Any] = {}
+    for role in dict.fromkeys(text.role for text in texts):
+        own = [text for text in texts if text.role == role]
+        found[role] = [text.text for text in own]
+        for name in dict.fromkeys(name for text in own for name in text.attrs):
+            values = [text.attrs.get(name) for text in own]
+            if all(isinstance(value, bool | int | float) for value in values):
+                found[f"{role}_{name}"] = [float(value) if isinstance(value, float) else int(value) for value in values]  # type: ignore[arg-type]
+            elif all(isinstance(value, str) for value in values):
+                found[f"{role}_{name}"] = values
+    return found
+
+
+def _objects(texts: Sequence[Text]) -> dict[str, np.ndarray]:
+    """For each role whose texts speak of different objects: of which, (texts, objects) bool."""
+    found = {}
+    for role in dict.fromkeys(text.role for text in texts if "objects" in text.attrs):
+        told = [text.attrs["objects"] for text in texts if text.role == role and "objects" in text.attrs]
+        if len(set(map(tuple, told))) == 1:
+            continue
+        width = 1 + max((at for ids in told for at in ids), default=-1)
+        table = np.zeros((len(told), width), bool)
+        for row, ids in enumerate(told):
+            table[row, list(ids)] = True
+        found[f"{role}_objects"] = table
+    return found

@@ -1,0 +1,106 @@
+"""`scenes`: drawings and plain shapes on grounds that can be named, with everything known about them.
+
+config.py    every option                    sample.py    how a scene is drawn by lot
+words.py     the vocabulary                  edits.py     minimal edits and siblings
+concepts.py  what can be drawn, what is held out          texts.py  all roles of texts
+draw.py      pixels, masks, depth, boxes     parse.py     from captions back to facts
+"""
+
+from dataclasses import replace
+from typing import ClassVar
+
+from diptych.data.sample import Sample, Schema, Text
+from diptych.data.worlds import _base
+from diptych.data.worlds._base import Rendered
+from diptych.data.worlds.scenes.concepts import catalogue
+from diptych.data.worlds.scenes.config import EDITS, Config
+from diptych.data.worlds.scenes.documents import document, image_of, told
+from diptych.data.worlds.scenes.draw import rendered
+from diptych.data.worlds.scenes.edits import edited, instruction, sibling
+from diptych.data.worlds.scenes.example import example, schema
+from diptych.data.worlds.scenes.facts import Scene
+from diptych.data.worlds.scenes.sample import draw
+from diptych.data.worlds.scenes.texts import texts
+from diptych.errors import InputError, unknown
+
+card = {"title": "Drawings and shapes on textured grounds, with everything known about them"}
+
+
+class World(_base.World[Scene]):
+    """Scenes of a config.
+
+    >>> world = World(Config(number=1))
+    >>> scene = world.sample(seed=0, index=7)
+    >>> scene.things[0].concept
+    'guitar'
+    """
+
+    name: ClassVar[str] = "scenes"
+    kinds: ClassVar[tuple[str, ...]] = EDITS
+    config: Config
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.catalogue = catalogue(config)
+
+    def key(self, seed: int, index: int) -> str:
+        """The split is part of it: each has streams of its own."""
+        return f"{self.config.split}-{super().key(seed, index)}"
+
+    def sample(self, seed: int, index: int) -> Scene:
+        """All facts of a sample."""
+        config = self.config
+        number, member = divmod(index, config.siblings)
+        if config.pool:
+            number %= config.pool
+        scene = draw(config, seed, number)
+        if max(config.lengths) > 1:
+            return document(scene, config, seed)
+        return sibling(scene, member, config, self.catalogue)
+
+    def render(self, facts: Scene) -> Rendered:
+        """Picture, masks `instance`, `coarse` and `class`, arrays `depth` and `factors`, boxes with texts."""
+        drawn = self._render(facts)
+        boxes = list(drawn.boxes)
+        for at, page in enumerate(facts.pages, 1):
+            boxes += [replace(box, image=image_of(at)) for box in self._render(page).boxes]
+        return replace(drawn, boxes=boxes)
+
+    def _render(self, scene: Scene) -> Rendered:
+        config = self.config
+        number = {name: at for at, name in enumerate(self.catalogue.classes)}
+        classes = {at: number.get(thing.concept, -1) for thing in scene.things for at in thing.ids}
+        return rendered(scene, config.size, classes, easy=config.easy, hard=config.hard)
+
+    def captions(self, facts: Scene) -> list[Text]:
+        """The texts of the config's roles; an edited scene brings the instruction that makes it, a document its own."""
+        config = self.config
+        drop = 0.0 if config.kinds or facts.change or config.siblings > 1 else config.drop
+        found = texts(facts, config.roles, drop, self.catalogue.classes)
+        if facts.change:
+            found.append(Text(text=instruction(facts), role="instruction"))
+        return found + (told(facts) if facts.pages else [])
+
+    def edit(self, facts: Scene, kind: str, turn: int = 0) -> Scene:
+        """The `turn`-th edit of a kind. Raises InputError for an unknown kind, and where `edited` gives None."""
+        after = self.edited(facts, kind, turn)
+        if after is None:
+            raise InputError(f"scene {facts.number} leaves no room for the edit {kind!r}; take another kind or scene")
+        return after
+
+    def edited(self, facts: Scene, kind: str, turn: int = 0) -> Scene | None:
+        """The `turn`-th edit of a kind; None where the scene leaves no room for one."""
+        if kind not in EDITS:
+            raise unknown("edit of scenes", kind, EDITS)
+        return edited(facts, kind, self.config, self.catalogue, turn)
+
+    def example(self, facts: Scene, key: str) -> Sample:
+        """The sample of a scene, with the edits that the config asks for."""
+        return example(self, facts, key)
+
+    def schema(self) -> Schema:
+        """The fields that samples have."""
+        return schema(self.config, self.catalogue)
+
+
+__all__ = ["Config", "Scene", "World", "card"]

@@ -1,0 +1,194 @@
+"""What can be drawn: glyph concepts and plain shapes, their classes, and which combinations are held out.
+
+A concept is its name. Fine classes are the concepts of a config, coarse ones the kinds of things in `coarse`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from diptych.data.sources.compact import hash64
+from diptych.data.sources.glyphs import DESIGNS, concepts
+from diptych.data.worlds.scenes.words import PLACES, SHAPES, vocabulary
+from diptych.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from diptych.data.worlds.scenes.config import Config
+
+# Twenty things with outlines of their own, none of them in the glyphs' validation or test split.
+COMMON = (
+    "cat", "elephant", "penguin", "fish", "butterfly", "crab", "mushroom", "cactus", "banana", "pineapple",
+    "airplane", "bicycle", "sailboat", "bus", "house", "key", "crown", "guitar", "bell", "hammer",
+)  # fmt: skip
+_GROUPS = ("animals-nature", "food-drink", "travel-places", "objects", "activities")
+_COARSE = {  # subgroup of the glyphs (or how it begins) -> kind of thing
+    "animal": "animal",
+    "plant": "plant",
+    "food-fruit": "fruit",
+    "food": "dish",
+    "drink": "drink",
+    "dishware": "tool",
+    "transport": "vehicle",
+    "place-building": "building",
+    "place-religious": "building",
+    "place": "landmark",
+    "hotel": "tool",
+    "time": "clock",
+    "sky-weather": "weather sign",
+    "clothing": "garment",
+    "sound": "instrument",
+    "music": "instrument",
+    "phone": "device",
+    "computer": "device",
+    "light-video": "device",
+    "book-paper": "book",
+    "money": "document",
+    "mail": "document",
+    "office": "tool",
+    "sport": "toy",
+    "game": "toy",
+    "event": "decoration",
+    "award-medal": "decoration",
+    "arts-crafts": "decoration",
+    "shape": "shape",
+}  # all else: tool
+_LINKS = frozenset(["of", "with", "and", "in", "on", "behind", "over", "showing"])
+_PLURAL = re.compile(r"(?<![su])s$")  # glasses, skis: several by themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One thing that can be drawn; `index` is the glyph's, -1 for a plain shape, which no hand draws."""
+
+    name: str
+    index: int
+    hands: tuple[str, ...]
+    split: str
+    coarse: str
+
+
+@cache
+def table() -> dict[str, Concept]:
+    """Every concept fit for captions: one or two plain words that name one thing and mean nothing else in a caption."""
+    found = {name: Concept(name, -1, (), "train", "shape") for name in SHAPES}
+    for glyph in concepts():
+        name, words = glyph["name"], glyph["name"].split()
+        if glyph["group"] not in _GROUPS or not re.fullmatch(r"[a-z]+( [a-z]+)?", name) or _PLURAL.search(name):
+            continue
+        if name in found or vocabulary() & set(words) or _LINKS & set(words):
+            continue
+        hands = tuple(design for design in DESIGNS if design in glyph["designs"])
+        found[name] = Concept(name, glyph["index"], hands, glyph["split"], _coarse(glyph["subgroup"]))
+    return found
+
+
+def _coarse(subgroup: str) -> str:
+    return next((kind for start, kind in _COARSE.items() if subgroup.startswith(start)), "tool")
+
+
+KINDS = tuple(dict.fromkeys([*_COARSE.values(), "tool"]))  # the coarse classes
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What a config may draw: `classes` are those of its split, `foreign` (distractors) belong to no split."""
+
+    classes: tuple[str, ...]
+    foreign: tuple[str, ...]
+    colours: tuple[str, ...]
+    share: float  # of combinations that are held out
+    mode: str  # "seen": no held-out combination; "any"; "unseen": the subject is one
+
+    def hands(self, concept: str, asked: Sequence[str]) -> tuple[str, ...]:
+        """The hands among those asked that draw a concept; ("",) for a shape."""
+        return tuple(hand for hand in asked if hand in table()[concept].hands) or ("",)
+
+    @property
+    def rest(self) -> str:
+        """The mode of all but the subject's held-out aspect."""
+        return "seen" if self.mode == "unseen" else self.mode
+
+    def unseen(self, concept: str, colour: str, places: Sequence[str]) -> int:
+        """Which combinations of an object training never shows: 1 its colour, 2 a place of it, 3 both, 0 none."""
+        return (colour in self.values(concept, "colour", "unseen")) + 2 * any(
+            place in self.values(concept, "place", "unseen") for place in places
+        )
+
+    def values(self, concept: str, aspect: str, mode: str) -> tuple[str, ...]:
+        """The colours or places (`aspect`) that a concept may have: those "seen" in training, "unseen", or "any"."""
+        return _values(concept, self.colours if aspect == "colour" else tuple(PLACES), self.share, mode)
+
+
+@lru_cache(maxsize=1 << 16)
+def _values(concept: str, values: tuple[str, ...], share: float, mode: str) -> tuple[str, ...]:
+    out = held_out(concept, values, share)
+    if mode == "any":
+        return values
+    return tuple(value for value in values if (value in out) == (mode == "unseen"))
+
+
+@lru_cache(maxsize=1 << 16)
+def held_out(concept: str, values: tuple[str, ...], share: float) -> frozenset[str]:
+    """The values that a concept never has in training: `share` of all pairs, spread evenly over the concepts.
+
+    Which ones depends on names alone, so that a pair is held out in every config that has the same values.
+
+    >>> sorted(held_out("cat", tuple(PLACES), 0.2)), held_out("cat", tuple(PLACES), 0.0)
+    (['top left'], frozenset())
+    """
+    order = sorted(values, key=lambda value: hash64(f"{concept}|{value}".encode()))
+    count = int(len(values) * share + hash64(f"{concept}|{len(values)}".encode()) / 2**64)
+    return frozenset(order[: min(count, len(values) - 1)])
+
+
+def resolve(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
+    """The concepts that `text` names: `common`, `shapes`, `all`, or names, joined by `+`; in order of first mention."""
+    sets = {"common": COMMON, "shapes": SHAPES, "all": tuple(known)}
+    named: list[str] = []
+    for part in str(text).split("+"):
+        if part in sets:
+            named += sets[part]
+        elif part in table():
+            named.append(part)
+        elif part:
+            raise unknown(f"object in option {option!r} of world 'scenes'", part, [*sets, *table()])
+    return tuple(dict.fromkeys(named))
+
+
+@lru_cache(maxsize=64)
+def catalogue(config: "Config") -> Catalogue:
+    """What a config may draw. Raises InputError where it contradicts itself or leaves nothing to draw."""
+    train = [name for name, concept in table().items() if concept.split == "train"]
+    reserved = resolve(config.reserved, train, "reserved")
+    base = resolve(config.objects, train, "objects")
+    if "all" in config.objects.split("+"):
+        base = tuple(name for name in base if name not in reserved)
+    if both := [name for name in base if name in reserved]:
+        raise InputError(f"world 'scenes': {both[0]!r} is in `objects` and in `reserved`; take it out of one of them")
+    novel = reserved
+    if "all" in config.objects.split("+"):
+        novel += tuple(name for name, concept in table().items() if concept.split == "test" and name not in reserved)
+    classes = novel if config.split == "novel" else base
+    classes = tuple(name for name in classes if not table()[name].hands or set(table()[name].hands) & set(config.drawn))
+    if not classes:
+        raise InputError(f"world 'scenes': no object is left to draw in split {config.split!r}; see objects, reserved")
+    mode = {"train": "seen", "val": "seen", "unseen": "unseen"}.get(config.split, "any")
+    foreign = tuple(
+        name for name in train if name not in {*base, *reserved} and set(table()[name].hands) & set(config.drawn)
+    )
+    if config.distractors and not foreign:
+        raise InputError("world 'scenes': objects=all leaves no foreign ones for distractors; give distractors=0")
+    made = Catalogue(classes, foreign, config.tints, config.held_out, mode)
+    least = max(config.numbers) if config.same < 1 else 1
+    if len(classes) < least:
+        raise InputError(
+            f"world 'scenes': {least} objects of different kinds need as many names; `objects` has {len(classes)}"
+        )
+    if mode == "unseen" and not any(made.values(name, "colour", mode) for name in classes):
+        raise InputError("world 'scenes': split 'unseen' is empty: no colour of an object is held out; raise held_out")
+    return made
+
+
+__all__ = ["COMMON", "KINDS", "Catalogue", "Concept", "catalogue", "held_out", "table"]

@@ -1,0 +1,179 @@
+"""The options of scenes, checked when they are set."""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+from diptych.data.sources.glyphs import DESIGNS, HELD_OUT
+from diptych.data.worlds.scenes.words import COLOURS, NUMBERS, RESERVED_STYLES, STYLES
+from diptych.errors import InputError, unknown
+from diptych.spec import several
+
+SPLITS = ("train", "val", "test", "unseen", "novel")
+NOISES = ("swap", "boilerplate", "junk", "drop", "wrong")
+EDITS = ("swap", "replace", "add", "remove", "recolour", "move")
+ROLES = (
+    "caption",
+    "paraphrase",
+    "web",
+    "synthetic",
+    "long",
+    "question",
+    "statement",
+    "hypothesis",
+)  # question brings answer
+RESERVED = ("rabbit", "owl", "octopus", "snake", "tulip", "strawberry", "rocket", "motorcycle", "violin", "anchor")
+MOST = len(NUMBERS) - 1  # objects that a caption can count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every option of scenes; those that take several values join them by `+`.
+
+    What is in a picture
+        size         pixels a side, 32 to 224
+        number       objects in a picture: `2`, `1-4` or `1+3` (at most 8), each as often
+        same         share of pictures of several objects in which all are of one kind, size, colour and texture
+        objects      what may be drawn: `common` (20 glyph concepts), `shapes` (8), `all`, or names
+        hands        whose drawings: of noto, fluent-flat, emojione, twemoji; twemoji only where it is named
+        colours      which of the eight, or `all`
+        tinted       share of objects that have a colour; the others keep their drawing's own
+        occlusion    share of pictures of 2 to 4 objects in which one is put so that it hides a part of another
+        described    how many kinds of objects captions speak of; 0: all. The others are clutter
+        distractors  further small objects of foreign classes, which nothing but boxes and masks tells of
+    What is held out
+        split        train, val (alike), test (held-out combinations too), unseen (only such), novel (reserved objects)
+        held_out     share of all pairs colour-object and object-place that train and val never show
+        reserved     objects that only split novel shows
+    Style
+        styles       domains: names, `seen` (all but the two reserved ones) or `all`
+        overlap      share of a domain's parts (ground, palette, rendering, lexicon) that come from any domain
+    Texts
+        texts        the roles to give, or `all`
+        drop         share of facts that captions and paraphrases leave out; none where there are edits or siblings
+        noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
+    Beside the picture
+        edits        kinds of minimal edits to give with each sample, or `all`
+        siblings     samples i*n … i*n+n-1 are one scene and n-1 edits of it
+        pool         only so many different scenes; further samples repeat them in order
+        pages        scenes in a document: `1`, `2`, `3` or `2-3`
+    Signals laid over the picture
+        easy, hard   strength, 0 to 1, of a coloured frame and of faint lines in one of four directions
+        overlay      share of pictures stamped with a pale shape
+    """
+
+    size: int = 64
+    number: str | int = "1-4"
+    same: float = 0.5
+    objects: str = "common"
+    hands: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
+    colours: str = "all"
+    tinted: float = 1.0
+    occlusion: float = 0.2
+    described: int = 0
+    distractors: int = 0
+    split: str = "train"
+    held_out: float = 0.2
+    reserved: str = "+".join(RESERVED)
+    styles: str = "plain"
+    overlap: float = 0.0
+    texts: str = "all"
+    drop: float = 0.2
+    noise: str = ""
+    edits: str = ""
+    siblings: int = 1
+    pool: int = 0
+    pages: str | int = 1
+    easy: float = 0.0
+    hard: float = 0.0
+    overlay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for option, least, most in (
+            ("size", 32, 224),
+            ("described", 0, MOST),
+            ("distractors", 0, 6),
+            ("siblings", 1, 24),
+            ("pool", 0, None),
+        ):
+            value = getattr(self, option)
+            if value < least or (most is not None and value > most):
+                wanted = f"{least} to {most}" if most is not None else f"{least} or more"
+                raise InputError(f"option {option!r} of world 'scenes' is {value}; it must be {wanted}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type is float and not 0 <= value <= (0.5 if item.name == "held_out" else 1):
+                most = 0.5 if item.name == "held_out" else 1
+                raise InputError(f"option {item.name!r} of world 'scenes' is {value}; it must be 0 to {most}")
+        if self.split not in SPLITS:
+            raise unknown("split of scenes", self.split, SPLITS)
+        if max(self.lengths) > 1 and (self.siblings > 1 or self.edits):
+            raise InputError(
+                "world 'scenes': documents have no edits and no siblings; give pages=1, or neither of them"
+            )
+        _ = self.drawn, self.tints, self.domains, self.numbers, self.roles, self.kinds, self.rates, self.lengths
+
+    @cached_property
+    def drawn(self) -> tuple[str, ...]:
+        """The hands."""
+        return several("hand of scenes", self.hands, DESIGNS)
+
+    @cached_property
+    def tints(self) -> tuple[str, ...]:
+        """The names of the colours."""
+        return several("colour of scenes", self.colours, tuple(COLOURS))
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """The names of the style domains."""
+        if self.styles == "seen":
+            return tuple(name for name in STYLES if name not in RESERVED_STYLES)
+        return several("style of scenes", self.styles, tuple(STYLES), also=("seen",))
+
+    @cached_property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the texts."""
+        return several("text role of scenes", self.texts, ROLES)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of edits that each sample brings."""
+        return several("edit of scenes", self.edits, EDITS) if self.edits else ()
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """How many objects there may be."""
+        return _range("number", self.number, MOST)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """How many pages a document may have."""
+        return _range("pages", self.pages, 3)
+
+    @cached_property
+    def rates(self) -> dict[str, float]:
+        """The share of captions with each kind of noise."""
+        rates: dict[str, float] = {}
+        for part in self.noise.split("+") if self.noise else ():
+            kind, _, rate = part.partition("=")
+            if kind not in NOISES:
+                raise unknown("noise of scenes", kind, NOISES)
+            try:
+                rates[kind] = float(rate)
+            except ValueError:
+                raise InputError(f"noise {part!r} of scenes has no rate; write {kind}=0.1") from None
+        if any(rate < 0 for rate in rates.values()) or sum(rates.values()) > 1 + 1e-9:
+            raise InputError(f"noise {self.noise!r} of scenes: rates must be 0 or more, and together at most 1")
+        return rates
+
+
+def _range(option: str, given: str | int, most: int) -> tuple[int, ...]:
+    """`2`, `1-4` and `1+3` as numbers."""
+    numbers: list[int] = []
+    for part in str(given).split("+"):
+        first, dash, last = part.partition("-")
+        if not (first.isdigit() and (last.isdigit() or not dash)):
+            raise InputError(f"option {option!r} of world 'scenes' is {given!r}; write 2, 1-3 or 1+3")
+        numbers += range(int(first), int(last or first) + 1)
+    if not numbers or min(numbers) < 1 or max(numbers) > most:
+        raise InputError(f"option {option!r} of world 'scenes' is {given!r}; it must be within 1 to {most}")
+    return tuple(sorted(set(numbers)))

@@ -1,0 +1,142 @@
+"""From facts to a `Sample`, and the schema of what a config gives."""
+
+from typing import TYPE_CHECKING
+
+from diptych.data.sample import Field, Picture, Sample, Schema
+from diptych.data.sources.glyphs import DESIGNS
+from diptych.data.worlds._base import Drawn
+from diptych.data.worlds.scenes.concepts import KINDS, Catalogue, table
+from diptych.data.worlds.scenes.config import NOISES, Config
+from diptych.data.worlds.scenes.documents import image_of
+from diptych.data.worlds.scenes.draw import number_of
+from diptych.data.worlds.scenes.facts import Scene
+from diptych.data.worlds.scenes.words import (
+    COLOURS,
+    GROUNDS,
+    LINES,
+    NUMBERS,
+    PALETTES,
+    PLACES,
+    RENDERINGS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    TEXTURES,
+)
+
+if TYPE_CHECKING:
+    from diptych.data.worlds.scenes import World
+
+UNSEEN = ("none", "colour", "place", "colour and place")  # what of the subject is a held-out combination
+
+
+def example(world: "World", scene: Scene, key: str) -> Sample:
+    """The sample of a scene: pictures, masks, arrays and boxes are drawn when asked for."""
+    drawn = Drawn(world, scene)
+    images: dict[str, Picture] = {"main": drawn.picture()}
+    images |= {image_of(at): Drawn(world, page).picture() for at, page in enumerate(scene.pages, 1)}
+    if scene.before:
+        images["reference"] = Drawn(world, scene.before).picture()
+    kinds = () if scene.change else edits_of(world.config)
+    after = {kind: world.edited(scene, kind) for kind in kinds}
+    return Sample(
+        key=key,
+        source=world.name,
+        images=images,
+        texts=world.captions(scene),
+        labels=labels(scene, world.config, world.catalogue),
+        boxes=drawn.boxes(sum(len(page.items) for page in (scene, *scene.pages))),
+        masks={name: drawn.mask(name) for name in masks(world.catalogue)},
+        arrays=drawn.arrays("depth", "factors"),
+        edits=[example(world, edit, f"{key}/{kind}") for kind, edit in after.items() if edit],
+        kind=scene.change.kind if scene.change else "",
+    )
+
+
+def edits_of(config: Config) -> tuple[str, ...]:
+    """The kinds of edits that a sample brings; siblings are edits of each other and bring none."""
+    return config.kinds if config.siblings == 1 else ()
+
+
+def masks(cat: Catalogue) -> tuple[str, ...]:
+    """The names of the masks: a mask has one byte a pixel, so that it holds 255 classes at most."""
+    return ("instance", "coarse", "class") if len(cat.classes) < 256 else ("instance", "coarse")
+
+
+def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
+    """The names of the values of every label that a config gives; () where they have none."""
+    most = max(config.numbers)
+    found: dict[str, tuple[str, ...]] = {
+        "object": cat.classes,
+        "coarse": KINDS,
+        "colour": tuple(COLOURS),
+        "count": tuple(f"{number} object{'s' if number != 'one' else ''}" for number in NUMBERS[1 : most + 1]),
+        "quadrant": tuple(PLACES),
+        "texture": tuple(TEXTURES),
+        "size": tuple(SIZES),
+        "pair": tuple(f"{colour} {name}" for name in cat.classes for colour in COLOURS),
+        "hand": DESIGNS,
+        "ground": tuple(GROUNDS),
+        "palette": tuple(PALETTES),
+        "rendering": tuple(RENDERINGS),
+        "style": tuple(STYLES),
+        "unseen": UNSEEN,
+        "noise": ("clean", *NOISES),
+        "scene": (),
+    }
+    signals = {"frame": (config.easy, tuple(COLOURS)), "lines": (config.hard, LINES), "stamp": (config.overlay, SHAPES)}
+    found |= {name: values for name, (strength, values) in signals.items() if strength}
+    return found | ({"member": ()} if config.siblings > 1 else {})
+
+
+def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | float]:
+    """The labels of a scene; -1 where one has no value, as the quadrant of several objects."""
+    subject = scene.things[0]
+    count, most = sum(thing.count for thing in scene.known), max(config.numbers)
+    number, colour = number_of(subject.concept, cat.classes), number_of(subject.colour, COLOURS)
+    found: dict[str, int | float] = {
+        "object": number,
+        "coarse": KINDS.index(table()[subject.concept].coarse),
+        "colour": colour,
+        "count": count - 1 if count <= most else -1,
+        "quadrant": number_of(subject.place, PLACES),
+        "texture": number_of(subject.texture, TEXTURES),
+        "size": number_of(subject.size, SIZES),
+        "pair": number * len(COLOURS) + colour if number >= 0 and colour >= 0 else -1,
+        "hand": number_of(subject.items[0].hand, DESIGNS),
+        "ground": number_of(scene.ground, GROUNDS),
+        "palette": number_of(scene.palette, PALETTES),
+        "rendering": number_of(scene.rendering, RENDERINGS),
+        "style": number_of(scene.style, STYLES),
+        "unseen": cat.unseen(subject.concept, subject.colour, [item.place for item in subject.items]),
+        "noise": 1 + number_of(scene.noise, NOISES),
+        "scene": scene.number,
+    }
+    if config.easy:
+        found["frame"] = number_of(scene.easy, COLOURS)
+    if config.hard:
+        found["lines"] = number_of(scene.hard, LINES)
+    if config.overlay:
+        found["stamp"] = number_of(scene.salient, SHAPES)
+    return found | ({"member": scene.member} if config.siblings > 1 else {})
+
+
+def schema(config: Config, cat: Catalogue) -> Schema:
+    """The fields that samples of a config have."""
+    found = {"images.main": Field(kind="image")}
+    if max(config.lengths) > 1:
+        shortest = min(config.lengths)
+        found |= {
+            f"images.page{at}": Field(kind="image", optional=at > shortest) for at in range(2, max(config.lengths) + 1)
+        }
+    roles = [role for role in config.roles] + (["answer"] if "question" in config.roles else [])
+    found |= {f"texts.{role}": Field(kind="text") for role in roles}
+    if max(config.lengths) > 1:
+        found["texts.document"] = Field(kind="text", optional=min(config.lengths) == 1)
+    if config.siblings > 1:
+        found["images.reference"] = Field(kind="image", optional=True)
+        found["texts.instruction"] = Field(kind="text", optional=True)
+    found |= {f"labels.{name}": Field(kind="int", classes=values) for name, values in classes(config, cat).items()}
+    found |= {"boxes": Field(kind="box")} | {f"masks.{name}": Field(kind="mask") for name in masks(cat)}
+    found |= {"arrays.depth": Field(kind="array"), "arrays.factors": Field(kind="array")}
+    return found | ({"edits": Field(kind="edit", optional=True)} if edits_of(config) else {})

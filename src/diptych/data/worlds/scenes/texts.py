@@ -1,0 +1,116 @@
+"""All texts of a scene, by role."""
+
+from collections.abc import Callable, Sequence
+
+from diptych.data.sample import Text
+from diptych.data.worlds.scenes import captions, noise
+from diptych.data.worlds.scenes.captions import Ways
+from diptych.data.worlds.scenes.claims import Claim, Question, claims, falsified, question, sentence, undecided
+from diptych.data.worlds.scenes.facts import Scene
+
+EACH = 4  # questions, statements and hypotheses of a scene
+
+
+def texts(scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str]) -> list[Text]:
+    """The texts of these roles; each says in `attrs["objects"]` of which objects it speaks."""
+    ways = Ways.of(scene)
+    found: list[Text] = []
+    for role in roles:
+        found += _ROLES[role](scene, ways, drop, classes)
+    return found
+
+
+def _caption(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    told = noise.retold(scene, ways, drop, classes)
+    flag = {"noise": scene.noise} if scene.noise else {}
+    return [Text(text=told.caption, attrs={"objects": told.ids, **flag})]
+
+
+def _web(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    told = noise.retold(scene, ways, drop, classes)
+    flag = {"noise": scene.noise} if scene.noise else {}
+    return [Text(text=told.web, role="web", attrs={"objects": told.web_ids, **flag})]
+
+
+def _paraphrase(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    about = {"objects": captions.ids(scene)}
+    return [Text(text=text, role="paraphrase", attrs=about) for text in captions.paraphrases(scene, ways, drop)]
+
+
+def _synthetic(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    about = {"objects": captions.ids(scene, clutter=True)}
+    return [Text(text=captions.synthetic(scene, ways), role="synthetic", attrs=about)]
+
+
+def _long(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    way = ways["long"]
+    return [
+        Text(text=sentence(claim, way, way.free(at)), role="long", attrs={"objects": claim.ids, "fact": claim.kind})
+        for at, claim in enumerate(claims(scene))
+    ]
+
+
+def _drawn(scene: Scene, way: Ways) -> list[Claim]:
+    """The scene's claims in random order."""
+    found = claims(scene)
+    return [found[at] for at in sorted(range(len(found)), key=way.free)]
+
+
+def _questions(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    """Questions, each followed by its answer. No answer comes twice in a sample."""
+    way = ways["question"]
+    asked: dict[str, Question] = {}
+    for at, claim in enumerate(_drawn(scene, way)):
+        one = question(claim, scene, way.free(at + 64), classes)
+        if one and len(asked) < EACH:
+            asked.setdefault(one.answer, one)
+    return [
+        text
+        for one in asked.values()
+        for text in (
+            Text(text=one.text, role="question", attrs={"objects": one.ids, "choices": one.choices}),
+            Text(text=one.answer, role="answer", attrs={"objects": one.ids}),
+        )
+    ]
+
+
+def _statements(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    """Sentences of which about half are true."""
+    way, found = ways["statement"], []
+    for at, claim in enumerate(_drawn(scene, way)[:EACH]):
+        true = way.free(at + 64) < 0.5
+        told = claim if true else falsified(claim, scene, way.free(at + 80), classes)
+        attrs = {"objects": told.ids, "fact": told.kind, "true": true}
+        found.append(Text(text=sentence(told, way, way.free(at + 96)), role="statement", attrs=attrs))
+    return found
+
+
+def _hypotheses(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    """A sentence that the picture entails, one that it contradicts and one that it leaves open, in random order."""
+    way = ways["hypothesis"]
+    true, base = _drawn(scene, way)[:2]
+    false = falsified(base, scene, way.free(80), classes)
+    thing = scene.known[int(way.free(81) * len(scene.known))]
+    told = [
+        ("entailment", true.ids, sentence(true, way, way.free(96))),
+        ("contradiction", false.ids, sentence(false, way, way.free(97))),
+        ("neutral", thing.ids, undecided(thing, way.free(98))),
+    ]
+    order = sorted(range(3), key=lambda at: way.free(at + 100))
+    return [
+        Text(text=text, role="hypothesis", attrs={"objects": ids, "label": label})
+        for label, ids, text in (told[at] for at in order)
+    ]
+
+
+_Maker = Callable[[Scene, dict[str, Ways], float, Sequence[str]], list[Text]]
+_ROLES: dict[str, _Maker] = {
+    "caption": _caption,
+    "paraphrase": _paraphrase,
+    "web": _web,
+    "synthetic": _synthetic,
+    "long": _long,
+    "question": _questions,
+    "statement": _statements,
+    "hypothesis": _hypotheses,
+}

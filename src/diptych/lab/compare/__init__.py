@@ -1,0 +1,127 @@
+"""`diptych compare`: the same methods over tower sizes and samples seen, on one source, under the same seeds.
+
+OUT/results.jsonl has a line for each cell of the grid (method, size, budget, seed) and is appended to as cells are
+done, each in a process of its own. A second run does what is missing, so a grid that was stopped goes on and one that
+is done can be widened. OUT/report.html shows it, OUT/runs holds the models.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.lab import pool, verdict
+from diptych.lab.compare import cell as cells
+from diptych.lab.compare.cell import Cell, Task
+from diptych.lab.compare.table import Table, chosen, is_comparison, lines, read
+from diptych.lab.live import Board
+
+__all__ = ["Cell", "Table", "chosen", "compare", "grid", "is_comparison", "lines", "read", "write_report"]
+
+grid = cells.grid
+
+
+def compare(
+    wanted: Sequence[Cell],
+    *,
+    data: str,
+    test: str,
+    out: Path,
+    suites: Sequence[str] = ("retrieval",),
+    at_once: int | None = None,
+) -> Table:
+    """Train and measure the cells that the table in `out` lacks, and return the table.
+
+    `data` is trained on, `test` measured on, by `suites`. Raises InputError, before anything is trained, for what does
+    not exist or does not fit, and where `out` holds another comparison.
+    """
+    _check(wanted, data, test, suites)
+    verdict.ready()
+    at_once = pool.processes(at_once)
+    table = _table(out, data, test, suites, [cell.method for cell in wanted])
+    with pool.alone(out, f"another process is comparing into {out}; wait for it, or name another --out"):
+        for left in sorted(out.glob("runs/*/row.json")):  # of a job that was done when nobody was there to hear it
+            row = json.loads(left.read_text(encoding="utf-8"))
+            if not table.has(_cell(row)):
+                table.add(row)
+        missing = [cell for cell in wanted if not table.has(cell)]
+        rows: dict[str, int] = {}
+        for cell in wanted:
+            rows[cell.row] = rows.get(cell.row, 0) + 1
+        board = Board(f"training on {data}, measuring on {test}", rows, chosen(table, None))
+        for row in table.rows:
+            if _cell(row) in wanted:
+                board.known(_cell(row).row, row["metrics"])
+        by_name = {cell.folder: cell for cell in missing}
+
+        def hear(event: str, job: pool.Job, value: Any) -> None:
+            cell = by_name[str(job)]
+            if event == "done":
+                table.add(value)
+                board.metrics = chosen(table, None)
+            board.hear(event, cell.row, f"seed {cell.seed}", value["metrics"] if event == "done" else value)
+
+        (out / "runs").mkdir(exist_ok=True)
+        with board:
+            pool.run([_job(cell, table) for cell in missing], at_once, hear)
+    return table
+
+
+def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
+    """Write OUT/report.html and return its path."""
+    from diptych.lab.compare import page  # pictures and torch, which no job need wait for
+
+    path, html = table.folder / "report.html", page.compose(table, chosen(table, metrics))
+    write_atomic(path, lambda to: to.write_text(html, encoding="utf-8"))
+    return path
+
+
+def _check(wanted: Sequence[Cell], data: str, test: str, suites: Sequence[str]) -> None:
+    """InputError for what a job would find wrong, as far as it can be told without training."""
+    from diptych.data.sources import open_source
+    from diptych.errors import unknown
+    from diptych.evaluation import cards
+
+    for suite in suites:
+        if suite not in cards():
+            raise unknown("suite", suite, cards())
+    source = open_source(data)
+    open_source(test)
+    built: dict[tuple[str, tuple[str, str]], float] = {}
+    for cell in wanted:
+        cells.resolved(cell, data, len(source))
+        same = built.setdefault((cell.method, cells.towers(cell.method, cell.size)), cell.size)
+        if same != cell.size:
+            raise InputError(
+                f"the sizes {same:g} and {cell.size:g} round to the same towers of {cell.method}; drop one"
+            )
+
+
+def _table(out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str]) -> Table:
+    """The table in `out`, begun where there is none."""
+    if is_comparison(out):
+        table = read(out)
+        for name, value in (("data", data), ("test", test), ("suites", tuple(suites))):
+            if (old := getattr(table, name)) != value:
+                raise InputError(f"{out} compares with {name} {old}, not {value}; name another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something else; name a new or empty folder with --out")
+    else:
+        table = Table(folder=out, data=data, test=test, suites=tuple(suites), methods=[])
+    table.methods = list(dict.fromkeys([*table.methods, *methods]))
+    out.mkdir(parents=True, exist_ok=True)
+    table.write_head()
+    return table
+
+
+def _cell(row: cells.Row) -> Cell:
+    return Cell(method=row["method"], size=row["size"], budget=row["budget"], seed=row["seed"])
+
+
+def _job(cell: Cell, table: Table) -> pool.Job:
+    folder = table.folder.resolve() / "runs" / cell.folder
+    task = Task(cell=cell, data=table.data, test=table.test, suites=table.suites, folder=folder)
+    output = folder.with_name(f"{cell.folder}.txt")
+    return pool.Job(key=(cell.folder,), work=cells.run, arguments=(task,), output=output)

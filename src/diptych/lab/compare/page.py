@@ -1,0 +1,112 @@
+"""A comparison as one HTML page: the table over seeds, and each metric against samples and against GFLOPs."""
+
+from collections.abc import Callable, Sequence
+
+from diptych.lab import report
+from diptych.lab.compare.table import Line, Table, lines
+from diptych.lab.verdict import Interval
+
+
+def columns(metrics: Sequence[str]) -> tuple[str, ...]:
+    """The head of the table."""
+    names = [name.split("/", 1)[1] for name in metrics]
+    gains = [f"{name}, over the first" for name in names]
+    return (
+        "method",
+        "width",
+        "samples",
+        "GFLOPs",
+        "parameters",
+        "optimizer",
+        "lr",
+        "schedule",
+        "seeds",
+        *names,
+        *gains,
+    )
+
+
+def cells(line: Line, metrics: Sequence[str]) -> tuple[str, ...]:
+    """A line of the table: a mean with half the width of its 95 % interval; gains are paired seed by seed."""
+    return (
+        line.method,
+        f"x {line.size:g}",
+        f"{line.samples:,.0f}",
+        f"{line.gflops:.3g}",
+        f"{line.parameters:,}",
+        line.optimizer,
+        f"{line.lr:g}",
+        line.schedule,
+        str(line.seeds),
+        *(_spread(line.metrics[name], "", line.seeds) for name in metrics),
+        *(_spread(line.gains[name], "+", line.seeds) if name in line.gains else "" for name in metrics),
+    )
+
+
+def _spread(found: Interval, sign: str, seeds: int) -> str:
+    return f"{found.mean:{sign}.4f}" + (f" ± {found.half:.2g}" if seeds > 1 else "")
+
+
+def compose(table: Table, metrics: Sequence[str]) -> str:
+    """The whole page."""
+    found = lines(table, metrics)
+    seeds = sorted({row["seed"] for row in table.rows})
+    lead = (
+        f"{', '.join(table.methods)}: trained on {table.data}, measured on {table.test}, under the seeds "
+        f"{', '.join(map(str, seeds))}. Each point is from runs of its own, each to the end of its schedule."
+    )
+    hours = sum(row["cpu_seconds"] for row in table.rows) / 3600
+    parts = [
+        report.figures(
+            (str(len(table.methods)), "methods"), (str(len(table.rows)), "runs"), (f"{hours:.2f}", "CPU hours")
+        ),
+        _table(table, found, metrics),
+        *(_charts(found, name) for name in metrics),
+        _circumstances(table),
+    ]
+    return report.page("Methods compared", lead, *parts)
+
+
+def _table(table: Table, found: Sequence[Line], metrics: Sequence[str]) -> str:
+    note = (
+        "Means over seeds ± half the 95 % t-interval; none is given for one seed. Differences are from "
+        f"{table.methods[0]}, paired seed by seed. GFLOPs are those of one pair, forward, a text filling its context."
+    )
+    return report.section("Results", note, report.table(columns(metrics), [cells(line, metrics) for line in found]))
+
+
+def _charts(found: Sequence[Line], metric: str) -> str:
+    """A metric against samples at each size, and against GFLOPs at each budget where there are several sizes."""
+    name = metric.split("/", 1)[1]
+    drawn = []
+    for size in dict.fromkeys(line.size for line in found):
+        same = [line for line in found if line.size == size]
+        x = f"samples seen (width x {size:g})"
+        drawn.append(report.lines(_series(same, metric, lambda line: line.samples), x=x, y=name))
+    if len({line.size for line in found}) > 1:
+        for budget in dict.fromkeys(line.budget for line in found):
+            same = [line for line in found if line.budget == budget]
+            x = f"forward GFLOPs of a pair ({budget:,} samples)"
+            drawn.append(report.lines(_series(same, metric, lambda line: line.gflops), x=x, y=name))
+    note = f"{metric}: one line a method, bars are 95 % intervals over seeds, x is logarithmic."
+    return report.section(name, note, *drawn)
+
+
+def _series(found: Sequence[Line], metric: str, x: Callable[[Line], float]) -> list[report.Line]:
+    series: dict[str, list[tuple[float, float, float, float]]] = {}
+    for line in found:
+        over = line.metrics[metric]
+        series.setdefault(line.method, []).append((x(line), over.mean, over.low, over.high))
+    return [report.Line(name=method, points=sorted(points)) for method, points in series.items()]
+
+
+def _circumstances(table: Table) -> str:
+    """What the numbers depend on beside the methods; said where it is not one thing for all."""
+    rows = [
+        (title, ", ".join(sorted({str(row[name]) for row in table.rows})))
+        for title, name in (("processor", "processor"), ("code", "code"), ("batch size", "batch_size"))
+    ]
+    protocols = sorted({f"{suite} {number}" for row in table.rows for suite, number in row["protocols"].items()})
+    rows.append(("protocol", ", ".join(protocols)))
+    note = "Several values in a line: the runs differ in it. The code is a digest of all that a run could import."
+    return report.section("Circumstances", note, report.table(("what", "which"), rows))

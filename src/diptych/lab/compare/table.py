@@ -1,0 +1,137 @@
+"""The table of a comparison on disk: OUT/compare.json says what is compared, OUT/results.jsonl has a line a cell."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import InputError, unknown
+from diptych.files import write_atomic
+from diptych.lab.compare.cell import Cell, Row
+from diptych.lab.verdict import Interval, interval
+
+FORMAT = "diptych-compare/1"
+_KEY = ("method", "size", "budget", "seed")
+
+
+@dataclass(kw_only=True)
+class Table:
+    """The rows that there are, in the order in which they came; methods in the order in which they were named."""
+
+    folder: Path
+    data: str
+    test: str
+    suites: tuple[str, ...]
+    methods: list[str]
+    rows: list[Row] = field(default_factory=list)
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell is done."""
+        return any(all(row[name] == getattr(cell, name) for name in _KEY) for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Take a row in, on disk too: the file is written anew and put in place of the old one."""
+        self.rows.append(row)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+        write_atomic(self.folder / "results.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_head(self) -> None:
+        """Write compare.json."""
+        names = ("data", "test", "suites", "methods")
+        head = {"format": FORMAT, **{name: getattr(self, name) for name in names}}
+        text = json.dumps(head, indent=1, ensure_ascii=False) + "\n"
+        write_atomic(self.folder / "compare.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder holds a comparison."""
+    return (folder / "compare.json").is_file()
+
+
+def read(folder: Path) -> Table:
+    """The table in a folder; InputError where there is none."""
+    path = folder / "compare.json"
+    try:
+        head = json.loads(path.read_text(encoding="utf-8"))
+        if head.pop("format") != FORMAT:
+            raise KeyError("format")
+        results = folder / "results.jsonl"
+        lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+        return Table(
+            folder=folder, rows=[json.loads(line) for line in lines], **{**head, "suites": tuple(head["suites"])}
+        )
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} holds no comparison; begin one with diptych compare METHOD… --out {folder}"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not of a comparison; name another folder") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A method at one size and budget, over its seeds. `metrics` and `gains` (over the first method, seed by seed) have
+    an interval of no width where there is one seed."""
+
+    method: str
+    size: float
+    budget: int
+    samples: float
+    gflops: float
+    parameters: int
+    optimizer: str
+    lr: float
+    schedule: str
+    seeds: int
+    metrics: Mapping[str, Interval]
+    gains: Mapping[str, Interval]
+
+
+def lines(table: Table, metrics: Sequence[str]) -> list[Line]:
+    """The table over its seeds, by size, budget, and method in the order named."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in table.rows:
+        groups.setdefault((row["size"], row["budget"], table.methods.index(row["method"])), []).append(row)
+    found = []
+    for (size, budget, number), rows in sorted(groups.items()):
+        first = {row["seed"]: row["metrics"] for row in groups.get((size, budget, 0), [])} if number else {}
+        gains = {
+            name: [row["metrics"][name] - first[row["seed"]][name] for row in rows if row["seed"] in first]
+            for name in metrics
+        }
+        some = rows[0]
+        found.append(
+            Line(
+                method=some["method"],
+                size=size,
+                budget=budget,
+                samples=sum(row["samples"] for row in rows) / len(rows),
+                seeds=len(rows),
+                metrics={name: interval([row["metrics"][name] for row in rows]) for name in metrics},
+                gains={name: interval(values) for name, values in gains.items() if values},
+                **{name: some[name] for name in ("gflops", "parameters", "optimizer", "lr", "schedule")},
+            )
+        )
+    return found
+
+
+def chosen(table: Table, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The metrics to show: those asked for, else of each suite the first for which it tells what chance gives.
+
+    A name may stand without its suite. Raises InputError for an unknown one.
+    """
+    there = list(table.rows[0]["metrics"]) if table.rows else []
+    if asked is None or not there:
+        known = [name for name in there if "{}/chance_{}".format(*name.split("/", 1)) in there]
+        firsts: dict[str, str] = {}
+        for name in known or there:
+            firsts.setdefault(name.split("/")[0], name)
+        return tuple(firsts.values())
+    found = []
+    for name in asked:
+        full = [each for each in there if name in (each, each.split("/", 1)[1])]
+        if not full:
+            raise unknown("metric", name, [each.split("/", 1)[1] for each in there])
+        found += full
+    return tuple(found)

@@ -1,0 +1,69 @@
+"""What the docs show of stored verdicts, as Markdown: all methods in one table, and the result of one claim."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from diptych.lab import tables
+from diptych.lab.claim import CLAIMS
+from diptych.lab.provenance import blob_of
+from diptych.lab.stored import Record, read_result, result_path
+from diptych.methods.registry import cards
+
+COLUMNS = ("method", "year", "kind", "provenance", "verdict", "main effect", "95 % interval")
+
+
+def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIMS) -> list[str]:
+    """All cards with the verdict on their claims and the interval of the first effect that was expected.
+
+    `results` is the folder of stored verdicts; `link` makes a method's name into the Markdown that stands for it.
+    """
+    rows = []
+    for name, card in cards().items():
+        record = read_result(result_path(name, out=results))
+        effect, interval = _effect(record) if record is not None else ("", "")
+        told = _verdict(name, record, results, claims)
+        rows.append((link(name), str(card.year), card.kind, card.provenance, told, effect, interval))
+    return tables.markdown((COLUMNS, rows))
+
+
+def _effect(record: Record) -> tuple[str, str]:
+    first = record["expect"][0]
+    return first["says"], tables.ends(first["interval"], "" if first["kind"] == "at_most" else "+")
+
+
+def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> str:
+    """The verdict, whether the claim has changed since, and the verdict on real data where there is one."""
+    path = claims / f"{name}.py"
+    if record is None:
+        return "not tried yet" if path.exists() else "no claim yet"
+    told = f"**{record['verdict']}**"
+    if not path.exists() or blob_of(path.read_bytes()) != record["file"]["blob"]:
+        told += ", of an earlier form of the claim"
+    real = read_result(result_path(name, "real", results))
+    return told + (f"; on real data **{real['verdict']}**" if real is not None else "")
+
+
+def result(name: str, results: Path) -> list[str]:
+    """The stored result of a claim and of its block on real data: question, arms, expectations, verdict, conditions."""
+    found = [
+        (title, read_result(result_path(name, block, results)))
+        for title, block in (("", "claim"), ("On real data: ", "real"))
+    ]
+    shown = [line for title, record in found if record is not None for line in _block(title, record)]
+    return shown or [f"No verdict is stored yet; `diptych reproduce {name}` makes one."]
+
+
+def _block(title: str, record: Record) -> list[str]:
+    file, seeds = record["file"], ", ".join(map(str, record["seeds"]))
+    where = f"commit `{file['commit'][:12]}` of its file" if file["commit"] else f"its file `{file['blob'][:12]}`"
+    conditions = (
+        f"Seeds {seeds}; means ± half the 95 % t-interval. {record['cpu_seconds']:,.0f} CPU seconds on "
+        f"{', '.join(record['processors'])}, torch {record['versions'].get('torch', '?')}; {where}."
+    )
+    told = tables.sentence(record)
+    return [
+        f"{title}{record['question']}", "",
+        *tables.markdown(tables.arms(record)), "",
+        *tables.markdown(tables.expectations(record)), "",
+        f"**{told[0].upper()}{told[1:]}.** {conditions}", "",
+    ]  # fmt: skip

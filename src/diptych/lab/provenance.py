@@ -1,0 +1,167 @@
+"""Where a result comes from: the claim's file as git knows it, the code, versions, the processor."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from diptych import __version__
+from diptych.errors import InputError, brief
+
+_PACKAGE = Path(__file__).parents[1]
+_NO_NUMBERS = {"cli", "testing", "__main__.py"}
+_LAB = {"claim", "league", "live", "pool", "provenance", "report", "reproduce", "stored", "tables", "verdict"}
+_BEGAN = time.time()  # in a job's process: before anything that it runs is imported
+_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tokenizers", "scipy", "scikit-learn", "timm", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """A file as it was judged. `blob` is git's name for its content, also where there is no git; `commit` is the last
+    that changed it; `changed` says that the file differs from it. Outside a checkout both are None and False."""
+
+    file: str
+    blob: str
+    sha256: str
+    commit: str | None
+    changed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored: without `changed`, which is never stored true, with a note where git knows nothing."""
+        stored = {name: value for name, value in asdict(self).items() if name != "changed"}
+        return stored if self.commit else {**stored, "note": "outside a git checkout: known by its content alone"}
+
+
+def stamp(path: Path) -> Stamp:
+    """The stamp of a file; InputError where it lies in a checkout that git cannot read."""
+    data = path.read_bytes()
+    blob, digest = blob_of(data), hashlib.sha256(data).hexdigest()
+    root = checkout(path.parent)
+    ignored = root is not None and not _git(path, "ls-files", "--", path.name) and _is_ignored(path)
+    if root is None or ignored:  # such as an environment inside a checkout
+        return Stamp(file=path.name, blob=blob, sha256=digest, commit=None, changed=False)
+    held = _git(path, "ls-tree", "HEAD", "--", path.name).split("\t")[0].rpartition(" ")[2]  # mode, type, blob, name
+    commit = _git(path, "log", "-1", "--format=%H", "--", path.name) or None
+    file = path.relative_to(root).as_posix()
+    return Stamp(file=file, blob=blob, sha256=digest, commit=commit, changed=held != blob)
+
+
+def blob_of(data: bytes) -> str:
+    """The name that git gives to content.
+
+    >>> blob_of(b"hello\\n")
+    'ce013625030ba8dba906f756967f9e9ca394464a'
+    """
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data, usedforsecurity=False).hexdigest()
+
+
+def checkout(folder: Path) -> Path | None:
+    """The root of the git checkout that a folder lies in."""
+    folder = folder.resolve()
+    return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
+
+
+def _git(path: Path, *words: str) -> str:
+    done = _call(path, *words)
+    if done.returncode and "does not have any commits" not in done.stderr and "Not a valid object" not in done.stderr:
+        raise InputError(f"git cannot say whether {path} is committed: {brief(RuntimeError(done.stderr))}")
+    return done.stdout.strip()
+
+
+def _is_ignored(path: Path) -> bool:
+    return _call(path, "check-ignore", "--quiet", "--", path.name).returncode == 0
+
+
+def _call(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """git in the folder of a file, deaf to what a hook that we run in may have set."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        return subprocess.run(
+            ["git", "-C", str(path.parent), *words],
+            capture_output=True, text=True, check=False, env={**environment, "LC_ALL": "C"},
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise InputError(f"{path} lies in a git checkout, and git is not installed; install git") from None
+
+
+def used() -> dict[str, str]:
+    """The files of this package that this process has imported and a number may hang on, each with its digest.
+
+    One that was written after the process began may not be what was imported: its digest is empty, and equals none.
+    """
+    found = {}
+    for module in [*sys.modules.values()]:
+        file = getattr(module, "__file__", None)
+        if file is None or not (path := Path(file)).is_relative_to(_PACKAGE) or not _counts(path):
+            continue
+        late = path.stat().st_mtime > _BEGAN
+        found[path.relative_to(_PACKAGE).as_posix()] = "" if late else _digest(path)
+    return dict(sorted(found.items()))
+
+
+def changed(files: Mapping[str, str]) -> list[str]:
+    """Which of the files that were `used` are not as they were."""
+    paths = {name: _PACKAGE / name for name in files}
+    return [name for name, path in paths.items() if not path.is_file() or _digest(path) != files[name]]
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """16 digits for all of the files that were `used`."""
+    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+
+
+@cache
+def shipped_digest() -> str:
+    """16 digits for what ships with the package and is no code: drawings, vocabularies, weights."""
+    kinds = {".py", ".pyc", ".css"}
+    paths = [path for path in sorted(_PACKAGE.rglob("*")) if path.is_file() and path.suffix not in kinds]
+    return digest_of({path.relative_to(_PACKAGE).as_posix(): _digest(path) for path in paths})
+
+
+def code_digest() -> str:
+    """16 digits for all the code that a run could import."""
+    paths = [path for path in _PACKAGE.rglob("*.py") if _counts(path)]
+    return digest_of({path.relative_to(_PACKAGE).as_posix(): _digest(path) for path in paths})
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file may decide a number: not a verb, what runs claims, or claims, which are known by their blobs."""
+    parts = path.relative_to(_PACKAGE).parts
+    if parts[:2] == ("lab", "claims"):
+        return parts[-1].startswith("_")
+    return parts[0] not in _NO_NUMBERS and not (parts[0] == "lab" and len(parts) == 2 and path.stem in _LAB)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of the libraries that an arm may use, where they are installed."""
+    found = {"python": platform.python_version(), "diptych": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """What this process computes on: its GPU where it has used one, else the name of the processor."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return torch.cuda.get_device_name()
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

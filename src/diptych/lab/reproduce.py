@@ -1,0 +1,352 @@
+"""Run a claim and judge it: its arms under each seed, every number stored, the verdict by rule.
+
+Each arm of each seed is a job of its own (`lab.pool`). What a job returned is kept at once, in the user's cache, under
+a key of the claim's file, the version and the settings, with the digests of the code that it ran: a run that was killed
+goes on with what is missing or was done by other code. The verdict is written to results/claims/NAME.json, whole or not
+at all.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych import __version__
+from diptych.data.sources import cache
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.lab import claim as claims
+from diptych.lab import pool, verdict
+from diptych.lab.claim import Claim, Trial
+from diptych.lab.live import Board
+from diptych.lab.pool import Job
+from diptych.lab.provenance import Stamp, blob_of, changed, digest_of, processor, shipped_digest, stamp, used, versions
+from diptych.lab.stored import FORMAT, Record, result_path
+
+_PRELUDE = "(prelude)"  # in the place of an arm's name, which has no brackets
+SHORT, MANY = 60.0, 5  # where an arm takes under so many seconds, a claim has so many seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be run: a claim of a file, on which seeds, and where its verdict goes (None: nowhere)."""
+
+    name: str
+    path: Path
+    block: str
+    claim: Claim
+    seeds: tuple[int, ...]
+    quick: bool
+    stamp: Stamp
+    out: Path | None
+
+    @property
+    def shelf(self) -> Path:
+        """The folder of the cache that keeps what has been done of it."""
+        key = (self.block, self.stamp.blob, __version__, shipped_digest(), str(self.quick))
+        return cache.named(f"claim-{self.name}", key, "")
+
+    def place(self, seed: int) -> Path:
+        """The part of the shelf for a seed."""
+        return self.shelf / f"seed-{seed}"
+
+
+def plan(
+    name: str,
+    *,
+    block: str = "claim",
+    seeds: Sequence[int] | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+    folder: Path | None = None,
+) -> Plan:
+    """Look a claim up and check that it may be run so. `quick` takes the first seed alone.
+
+    A verdict is stored where the seeds hold all of the claim's own. Raises InputError for an unknown name, for seeds
+    that give no interval, and where a file with uncommitted changes would be run on seeds of its own.
+    """
+    path = claims.find(name, folder)
+    found, marked = claims.block(path, block), stamp(path)
+    chosen = tuple(seeds if seeds is not None else found.seeds)[: 1 if quick else None]
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"the seeds {','.join(map(str, chosen))} name one twice; give each once")
+    if not quick and len(chosen) < 2:
+        raise InputError("one seed gives no interval; give two or more with --seeds, or no verdict is due: --quick")
+    if not quick and marked.changed and set(found.seeds) & set(chosen):
+        raise InputError(
+            f"{path} has uncommitted changes, and what is expected is fixed before the result: commit it first. "
+            "--quick, or --seeds with none of its own, tries it and stores nothing"
+        )
+    stores = not quick and set(found.seeds) <= set(chosen)
+    return Plan(
+        name=path.stem,
+        path=path,
+        block=block,
+        claim=found,
+        seeds=chosen,
+        quick=quick,
+        stamp=marked,
+        out=result_path(path.stem, block, out) if stores else None,
+    )
+
+
+def reproduce(todo: Plan, *, at_once: int | None = None, hear: pool.Hear = lambda event, job, value: None) -> Record:
+    """Run what is missing of a plan, judge, store where the plan says so, and return the record.
+
+    `at_once` jobs run side by side, by default one a core. Raises InputError where an arm refuses (its data is missing,
+    say) or returns a number that is not finite, and where the claim's file changed meanwhile.
+    """
+    if not todo.quick:
+        verdict.ready()
+    at_once = pool.processes(at_once)
+    todo.shelf.mkdir(parents=True, exist_ok=True)
+    with pool.alone(todo.shelf, f"{todo.name} is being reproduced by another process; wait for it"):
+        pool.run(_missing(todo), at_once, hear)
+        _check_code(todo)
+        record = _record(todo, at_once)
+        if todo.out is not None:
+            now = stamp(todo.path)
+            if now.changed or now.blob != todo.stamp.blob:
+                raise _changed(todo.path)
+            record["file"] = now.to_dict()  # its commit may have another name by now
+            todo.out.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            write_atomic(todo.out, lambda path: path.write_text(text, encoding="utf-8"))
+        _tidy(todo)
+    return record
+
+
+def _check_code(todo: Plan) -> None:
+    """InputError where code that a job ran has changed while others ran: their numbers do not go together."""
+    tasks = [_task(todo, seed, arm) for seed in todo.seeds for arm in todo.claim.arms]
+    if touched := sorted({name for task in tasks for name in task.touched}):
+        raise InputError(
+            f"{', '.join(touched)} changed while {todo.name} ran, so nothing is stored; start again, and the arms that "
+            "did not run this code are kept"
+        )
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(f"{path} was changed while it ran; nothing is stored, start again")
+
+
+# ---- the jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a job is told: which arm (None: the prelude) of which claim, and the folder of its files.
+
+    `blob` is the content that it must find in the claim's file.
+    """
+
+    path: Path
+    block: str
+    blob: str
+    arm: str | None
+    seed: int
+    quick: bool
+    folder: Path
+
+    @property
+    def done(self) -> Path:
+        """The file that says that it is done, with its cost and an arm's metrics."""
+        return self.folder.with_name(f"{self.folder.name}.json")
+
+    @property
+    def touched(self) -> list[str]:
+        """The files of the package that it ran and that have changed since; of what is not done: none."""
+        return changed(_read_json(self.done)["used"]) if self.done.exists() else []
+
+    @property
+    def prelude(self) -> Path:
+        """What the prelude of the same seed returned."""
+        return self.folder.with_name("prelude.pickle")
+
+
+def _task(todo: Plan, seed: int, arm: str | None) -> Task:
+    return Task(
+        path=todo.path,
+        block=todo.block,
+        blob=todo.stamp.blob,
+        arm=arm,
+        seed=seed,
+        quick=todo.quick,
+        folder=todo.place(seed) / ("prelude" if arm is None else f"arm-{arm}"),
+    )
+
+
+def _missing(todo: Plan) -> list[Job]:
+    """The jobs that no earlier run has done, seed by seed; a prelude where an arm of its seed is missing."""
+    jobs: list[Job] = []
+
+    def add(task: Task, work: Callable[..., Any], after: tuple[str | int, ...] | None) -> tuple[str | int, ...]:
+        key = (todo.name, "seed", task.seed, task.arm or _PRELUDE)
+        output = task.folder.with_name(f"{task.folder.name}.txt")
+        jobs.append(Job(key=key, work=work, arguments=(task,), output=output, after=after))
+        return key
+
+    for seed in todo.seeds:
+        tasks = [task for arm in todo.claim.arms if not _is_done(task := _task(todo, seed, arm))]
+        first, prelude = None, _task(todo, seed, None)
+        todo.place(seed).mkdir(exist_ok=True)
+        if tasks and todo.claim.prelude is not None and not (_is_done(prelude) and prelude.prelude.exists()):
+            first = add(prelude, _run_prelude, None)
+        for task in tasks:
+            add(task, _run_arm, first)
+    return jobs
+
+
+def _is_done(task: Task) -> bool:
+    """Whether it is done, by the code as it is now."""
+    return task.done.exists() and not task.touched
+
+
+def _open(task: Task, say: Callable[[str], None], prelude: Any = None) -> tuple[Claim, Trial]:
+    """In a job: the claim, and a trial whose folder holds nothing that a killed run has left."""
+    if blob_of(task.path.read_bytes()) != task.blob:
+        raise _changed(task.path)
+    shutil.rmtree(task.folder, ignore_errors=True)
+    task.folder.mkdir(parents=True)
+    trial = Trial(seed=task.seed, folder=task.folder, quick=task.quick, prelude=prelude, log=say)
+    return claims.block(task.path, task.block), trial
+
+
+def _run_prelude(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
+    claim, trial = _open(task, say)
+    assert claim.prelude is not None
+    with _measured() as cost:
+        value = claim.prelude(trial)
+    _write_json(task.done, {**cost, "used": used()})
+    write_atomic(task.prelude, lambda path: path.write_bytes(pickle.dumps(value)))  # last: with it all is done
+    return cost
+
+
+def _run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
+    assert task.arm is not None
+    prelude, before = None, {}
+    if task.prelude.exists():
+        prelude = pickle.loads(task.prelude.read_bytes())
+        before = _read_json(task.prelude.with_suffix(".json"))["used"]
+    claim, trial = _open(task, say, prelude)
+    with _measured() as cost:
+        metrics = _numbers(claim.arms[task.arm](trial), f"arm {task.arm!r} of {task.path.stem}, seed {task.seed}")
+    done = {"metrics": metrics, **cost}
+    _write_json(task.done, {**done, "used": {**before, **used()}})
+    return done
+
+
+@contextlib.contextmanager
+def _measured() -> Iterator[dict[str, Any]]:
+    """What the work inside costs; CPU time is that of the whole process with its children, imports included."""
+    cost: dict[str, Any] = {}
+    begun = time.perf_counter()
+    yield cost
+    cost["seconds"] = round(time.perf_counter() - begun, 3)
+    cost["cpu_seconds"] = round(sum(os.times()[:4]), 3)
+    cost["processor"] = processor()
+
+
+def _numbers(metrics: Mapping[str, float], whose: str) -> dict[str, float]:
+    """Metrics as plain floats; InputError for one that is not finite."""
+    found = {name: float(value) for name, value in metrics.items()}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise InputError(f"{whose} gave {name} = {value}; let the arm return what a run that diverged is worth")
+    return found
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomic(path, lambda to: to.write_text(json.dumps(value) + "\n", encoding="utf-8"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ---- the record
+
+
+def _record(todo: Plan, at_once: int) -> Record:
+    """Everything that is stored, from what the jobs have left."""
+    claim, seeds = todo.claim, todo.seeds
+    runs = [
+        {"seed": seed, "arm": arm, **_read_json(_task(todo, seed, arm).done)} for seed in seeds for arm in claim.arms
+    ]
+    preludes = [{"seed": seed, **_read_json(_task(todo, seed, None).done)} for seed in seeds if claim.prelude]
+    files = {name: digest for run in (*preludes, *runs) for name, digest in run.pop("used").items()}
+    numbers = {seed: {run["arm"]: run["metrics"] for run in runs if run["seed"] == seed} for seed in seeds}
+    return {
+        "format": FORMAT,
+        "claim": todo.name,
+        "block": todo.block,
+        "question": claim.question,
+        **({"verdict": None} if todo.quick else verdict.judge(claim, numbers).to_dict()),
+        "quick": todo.quick,
+        "seeds": list(seeds),
+        "seeds_of_claim": list(claim.seeds),
+        "table": list(claim.shown),
+        "arms": {arm: _summary([run["metrics"] for run in runs if run["arm"] == arm]) for arm in claim.arms},
+        "runs": runs,
+        "preludes": preludes,
+        "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in (*runs, *preludes)), 1),
+        "processes": at_once,
+        "processors": sorted({cost["processor"] for cost in (*runs, *preludes)}),
+        "versions": versions(),
+        "code": digest_of(files),
+        "file": todo.stamp.to_dict(),
+    }
+
+
+def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Of each metric that all seeds have: the mean, and from two seeds on its interval."""
+    found = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs if name in run]
+        if len(values) == len(runs) > 1:
+            over = verdict.interval(values)
+            found[name] = {"mean": over.mean, "interval": [over.low, over.high]}
+        elif len(values) == len(runs):
+            found[name] = {"mean": values[0], "interval": None}
+    return found
+
+
+def board(todo: Plan) -> tuple[Board, pool.Hear]:
+    """A table of a plan's arms that fills while it runs, and the ear that fills it."""
+    count = len(todo.seeds)
+    rows = {**({_PRELUDE: count} if todo.claim.prelude else {}), **dict.fromkeys(todo.claim.arms, count)}
+    table = Board(f"{todo.name}: {todo.claim.question}", rows, todo.claim.shown)
+    for seed in todo.seeds:
+        for row in rows:
+            task = _task(todo, seed, None if row == _PRELUDE else row)
+            if task.done.exists():
+                table.known(row, _read_json(task.done).get("metrics", {}))
+
+    def hear(event: str, job: Job, value: Any) -> None:
+        table.hear(
+            event, str(job.key[-1]), f"seed {job.key[2]}", value.get("metrics", {}) if event == "done" else value
+        )
+
+    return table, hear
+
+
+def few_seeds(record: Record) -> bool:
+    """Whether an arm is so short that the rules ask for more seeds than there were."""
+    return len(record["seeds"]) < MANY and any(run["seconds"] < SHORT for run in record["runs"])
+
+
+def _tidy(todo: Plan) -> None:
+    """Remove the files of what is judged; the numbers stay, so that more seeds can be added."""
+    for seed in todo.seeds:
+        for path in todo.place(seed).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.suffix in {".pickle", ".txt"}:
+                path.unlink()

@@ -1,0 +1,98 @@
+"""How evenly points lie on the sphere, and how near partners are: uniformity within and across two sets, alignment.
+
+    U(x) = log mean_{i<j} exp(-t |x_i - x_j|²)      U(x, y) = log mean_{i≠j} exp(-t |x_i - y_j|²)
+    A(x, y) = mean_i |x_i - y_i|²
+
+The means of the uniformities run over distinct pairs: N(N-1)/2 within, N(N-1) across, partners left out. Lower is more
+even; on unit vectors U lies in [-4t, 0]. As functions of features they are losses, of all embeddings metrics. Inputs
+are taken as they are, never normalised; memory is O(N · tile) (see `core`).
+
+    -t |x_i - y_j|² = 2t <x'_i, y'_j>,      x' = (x, -|x|²/2, 1),  y' = (y, 1, -|y|²/2)
+
+so the log-sum-exp of a row is the core's normaliser. Sources: Wang and Isola 2020 (uniformity, alignment); Fahim et al.
+2024 (across two sets).
+
+Dimensions: N points, D width.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from diptych.errors import InputError
+from diptych.objectives.core import normalisers
+
+
+def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
+    """The log of the mean Gaussian potential of the N(N-1)/2 distinct pairs of x (N, D): 0 where all points are one.
+
+    `tile` is the number of rows in a strip; None chooses it by memory. Half precision is computed in float32.
+    Gradients can be taken once. Raises InputError for fewer than two points.
+
+    >>> x = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])  # log((4 e^-4 + 2 e^-8) / 6)
+    >>> round(uniformity(x).item(), 4)
+    -4.3963
+    """
+    return _potential(x, x, t, tile)
+
+
+def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
+    """The log of the mean Gaussian potential of the N(N-1) pairs of an x_i and a y_j, i ≠ j; x and y are (N, D).
+
+    `tile`, precision and errors as in `uniformity`; x and y of different shapes are an InputError too.
+
+    >>> x = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    >>> round(cross_uniformity(x, x).item(), 4)
+    -4.3963
+    """
+    _check(x, y)
+    return _potential(x, y, t, tile)
+
+
+def alignment(x: Tensor, y: Tensor) -> Tensor:
+    """The mean squared distance of partners, rows of x and y (N, D); on unit vectors 2 - 2 · (mean cosine).
+
+    Half precision is computed in float32. Raises InputError for shapes that differ.
+
+    >>> x = torch.eye(2)
+    >>> alignment(x, x).item(), alignment(x, -x).item()
+    (0.0, 4.0)
+    """
+    _check(x, y)
+    with torch.autocast(x.device.type, enabled=False):
+        return (_wide(x) - _wide(y)).square().sum(1).mean()
+
+
+def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
+    if x.dim() != 2 or len(x) < 2:
+        raise InputError(f"points of shape {tuple(x.shape)} have no uniformity; give (N, D) with at least two rows")
+    with torch.autocast(x.device.type, enabled=False):
+        rows, columns = _extended(x, last=True), _extended(y, last=False)
+        by_row = normalisers(rows, columns, 2 * t, allowed=_others(x.device), tile=tile)
+        return by_row.logsumexp(0) - math.log(len(x) * (len(x) - 1))
+
+
+def _extended(x: Tensor, *, last: bool) -> Tensor:
+    """(x, -|x|²/2, 1), or with the two swapped."""
+    x = _wide(x)
+    half, one = x.square().sum(1, keepdim=True) / -2, x.new_ones(len(x), 1)
+    return torch.cat([x, half, one] if last else [x, one, half], 1)
+
+
+def _others(device: torch.device):
+    """Which pairs of two slices are of different indices."""
+
+    def block(i: slice, j: slice) -> Tensor:
+        return torch.arange(i.start, i.stop, device=device)[:, None] != torch.arange(j.start, j.stop, device=device)
+
+    return block
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check(x: Tensor, y: Tensor) -> None:
+    if x.dim() != 2 or x.shape != y.shape:
+        raise InputError(f"points {tuple(x.shape)} and {tuple(y.shape)} are no partners; give two of shape (N, D)")

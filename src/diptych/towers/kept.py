@@ -1,0 +1,59 @@
+"""What a transformer keeps of the tokens that it has read, so that each new one costs its own products alone.
+
+Dimensions: B samples, M tokens read so far or of a memory, D width.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Kept:
+    """The keys and values (B, heads, M, D / heads) that one attention has computed, None before its first call.
+
+    >>> kept = Kept()
+    >>> _ = kept.extend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))
+    >>> kept.extend(torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4))[0].shape
+    torch.Size([1, 2, 4, 4])
+    """
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put those of more tokens behind; gives all."""
+        if self.keys is not None and self.values is not None:
+            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        self.keys, self.values = keys, values
+        return keys, values
+
+    def select(self, index: Tensor | None) -> "Kept":
+        """Those of the samples `index`; None: of all."""
+        if index is None or self.keys is None or self.values is None:
+            return Kept(self.keys, self.values)
+        return Kept(self.keys[index], self.values[index])
+
+
+class Cache:
+    """A `Kept` for each layer of a stack: `own` of the tokens themselves, `cross` of the memory, which is read once.
+
+    The stack that is given a cache fills it in place; a cache that `select` gives is filled on its own.
+    """
+
+    def __init__(self, own: Iterable[Kept], cross: Iterable[Kept]):
+        self.own, self.cross = list(own), list(cross)
+
+    @classmethod
+    def empty(cls, depth: int) -> "Cache":
+        """That of a stack of `depth` layers which has read nothing."""
+        return cls((Kept() for _ in range(depth)), (Kept() for _ in range(depth)))
+
+    def select(self, index: Tensor | None = None) -> "Cache":
+        """A cache of the samples `index` (N,), which may repeat; None: of all."""
+        return Cache((kept.select(index) for kept in self.own), (kept.select(index) for kept in self.cross))

@@ -1,0 +1,59 @@
+"""`diptych compare`: a table that goes on, and a folder that shows its own."""
+
+import json
+
+import pytest
+from tests.lab import jobs
+
+from diptych.lab.compare import cell
+
+GIVEN = ("--data", "glyphs:design=noto", "--test", "glyphs:split=val", "--budget", "1000", "--seeds", "0,1")
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch, tmp_path):
+    monkeypatch.setattr(cell, "run", jobs.measured)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_methods_are_compared_shown_and_shown_again(diptych, tmp_path):
+    called = diptych("compare", "clip", "siglip", *GIVEN, "--out", "two", "--jobs", 2)
+    assert called.code == 0, called
+    for part in ("trained on glyphs:design=noto, measured on glyphs:split=val", "t2i_r1, over the first", "+0.0500 ± ",
+                 "two/report.html is the page", "1,000"):  # fmt: skip
+        assert part in called.out, part
+    assert "4 of 4: " in called.err
+    assert (tmp_path / "two" / "report.html").exists()
+    again = diptych("compare", "two")
+    assert (again.code, again.err) == (0, "")
+    assert again.out == called.out
+    shown = diptych("compare", "two", "--metric", "mrr").out
+    assert "mrr, over the first" in shown
+    assert "t2i_r1" not in shown
+    rows = json.loads(diptych("compare", "two", "--json").out)
+    assert rows == [json.loads(line) for line in (tmp_path / "two" / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["no method", "diptych list"]),
+        (["clip"], ["no data", "--data"]),
+        (["clip", "--data", "glyphs"], ["nothing to measure on", "--test"]),
+        (["clip", "--data", "glyphs", "--test", "glyphs"], ["no budget", "--budget 50000"]),
+        (["clip", "--data", "glyphs", "--test", "glyphs", "--budget", "10"], ["no place to write", "--out DIR"]),
+        (["clpi", *GIVEN, "--out", "x"], ["unknown method 'clpi'", "did you mean 'clip'"]),
+        (["clip", "clip", *GIVEN, "--out", "x"], ["at least one method, and each once"]),
+        (["clip", *GIVEN, "--sizes", "big", "--out", "x"], ["--sizes 'big'", "numbers"]),
+        (["clip", *GIVEN, "--sizes", "-1", "--out", "x"], ["the size -1 is not above 0"]),
+        (["clip", *GIVEN, "--suite", "retrieva", "--out", "x"], ["unknown suite 'retrieva'", "'retrieval'"]),
+        (["clip", *GIVEN, "--jobs", "0", "--out", "x"], ["--jobs is 0"]),
+        (["clip", *GIVEN, "--bugdet", "3", "--out", "x"], ["'--bugdet'", "did you mean '--budget'"]),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[-4:-2]) if isinstance(value, list) else None,
+)
+def test_bad_input_is_told_in_one_line(refused, tmp_path, words, parts):
+    message = refused("compare", *words)
+    for part in parts:
+        assert part in message
+    assert not (tmp_path / "x").exists()

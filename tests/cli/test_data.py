@@ -1,0 +1,75 @@
+"""`diptych data`: shards that other commands read, a page to look at, and what bad words are told."""
+
+import re
+
+import pytest
+
+from diptych.data.sources import open_source
+
+
+def test_make_writes_shards_that_are_read_by_other_commands(diptych, tmp_path):
+    out = tmp_path / "shards"
+    called = diptych("data", "make", "scenes:size=32", "--count", 25, "--seed", 3, "--shard", 10, "--out", out)
+    assert called.code == 0, called
+    assert "25 samples in 3 shards" in called.out
+    back = open_source(f"{out}/*.tar")
+    assert list(back.keys()) == list(open_source("scenes:size=32:count=25:seed=3").keys())
+    assert diptych("check", f"{out}/*.tar").code == 0
+    again = diptych("data", "make", "scenes:size=32:seed=3", "--count", 25, "--shard", 10, "--out", out)
+    assert again.code == 0  # all there: nothing to do
+
+
+def test_show_writes_one_page_with_pictures_texts_masks_and_edits(diptych, tmp_path):
+    out = tmp_path / "pages" / "scenes.html"
+    called = diptych("data", "show", "scenes:edits=recolour:pages=1", "--count", 2, "--out", out)
+    assert called.code == 0, called
+    page = out.read_text("utf-8")
+    source = open_source("scenes:edits=recolour:count=2")
+    for sample in source:
+        assert sample.key in page
+        for text in sample.texts:
+            assert text.text.replace("'", "&#x27;") in page
+        for edit in sample.edits:
+            assert edit.captions("instruction")[0] in page
+        assert f"mask: {next(iter(sample.masks))}" in page
+    pictures = sum(2 + len(sample.masks) + 1 + len(sample.edits) for sample in source)
+    assert page.count("data:image/webp;base64,") == pictures
+    assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
+
+
+def test_show_works_for_every_world(diptych, tmp_path):
+    from diptych.data.worlds import cards
+
+    for name in cards():
+        called = diptych("data", "show", name, "--count", 2, "--out", tmp_path / f"{name}.html")
+        assert called.code == 0, called
+        assert open_source(f"{name}:count=2")[1].key in (tmp_path / f"{name}.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "unknown word behind `diptych data` ''"),
+        (["maek", "scenes", "--out", "x"], "did you mean 'make'"),
+        (["make", "--out", "x"], "has no world; name one, such as scenes"),
+        (["make", "scenes"], "has nowhere to write; give --out"),
+        (["make", "scnes", "--out", "x"], "unknown world 'scnes'; did you mean 'scenes'"),
+        (["make", "scenes:sizes=3", "--out", "x"], "did you mean 'size'"),
+        (["show", "scenes:edits=recolor", "--out", "x"], "did you mean 'recolour'"),
+        (["make", "scenes:count=3", "--count", "4", "--out", "x"], "count is given twice"),
+        (["make", "scenes", "--count", "0", "--out", "x"], "must be at least 1"),
+        (["make", "scenes", "--count", "few", "--out", "x"], "it takes a whole number"),
+        (["make", "scenes", "--conut", "4", "--out", "x"], "did you mean '--count'"),
+        (["show", "scenes", "--shard", "4", "--out", "x"], "goes with `data make`"),
+        (["show", "scenes", "--count", "1", "--out", "."], "is a folder; give a file"),
+    ],
+)
+def test_bad_input(refused, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused("data", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_make_refuses_a_folder_with_other_things(refused, tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    assert "holds other files" in refused("data", "make", "scenes:size=32", "--count", 2, "--out", tmp_path)

@@ -1,0 +1,95 @@
+"""Claims as files: what they must say, and how they are found."""
+
+import pytest
+
+from diptych.errors import InputError
+from diptych.lab.claim import Claim, Floor, at_most, better, block, equal, find, names, not_worse
+
+ARMS = {"ours": lambda trial: {}, "theirs": lambda trial: {}, "broken": lambda trial: {}}
+GAIN = better("r1", "ours", over="theirs", breaking=("broken",))
+
+
+def claim(**changed):
+    plain = {"question": "?", "seeds": (1, 2, 3), "arms": ARMS, "expect": (GAIN,), "floor": Floor("r1", 0.1)}
+    return Claim(**{**plain, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": (1, 2)}, "at least 3"),
+        ({"seeds": (1, 2, 2)}, "all different"),
+        ({"expect": ()}, "expects nothing"),
+        ({"arms": {"a/b": print}}, "'a/b' cannot be the name of a folder"),
+        ({"expect": (better("r1", "our", over="theirs"),)}, "arm of a claim 'our'; did you mean 'ours'"),
+        ({"expect": (better("r1", "ours", over="thiers"),)}, "did you mean 'theirs'"),
+        ({"expect": (better("r1", "ours", over="theirs", breaking=("borken",)),)}, "did you mean 'broken'"),
+        ({"expect": (equal("r1", "ours", to="theirs", margin=-0.1),)}, "the margin is -0.1"),
+        ({"floor": Floor("r1", 0.1, ("our",))}, "arm of a claim's floor 'our'; did you mean 'ours'"),
+    ],
+)
+def test_a_claim_that_cannot_be_judged_is_refused(changed, message):
+    with pytest.raises(InputError, match=message):
+        claim(**changed)
+
+
+@pytest.mark.parametrize(
+    ("chance", "floor"), [(0.0, 0.0), (0.002, 0.006), (0.2, 0.6), (0.21, 0.447), (0.5, 0.65), (1.0, 1.0)]
+)
+def test_the_floor_is_thrice_chance_or_three_tenths_of_the_way(chance, floor):
+    assert Floor("r1", chance).value == pytest.approx(floor)
+
+
+def test_what_is_shown_and_what_must_learn_follow_from_what_is_expected():
+    assert claim().shown == ("r1",)
+    assert claim(expect=(GAIN, at_most("bytes", "ours", 1)), floor=Floor("r5", 0.1)).shown == ("r1", "bytes", "r5")
+    assert claim(table=("loss",)).shown == ("loss",)
+    assert claim().learning == ("ours", "theirs")
+    assert claim(floor=Floor("r1", 0.1, ("ours",))).learning == ("ours",)
+
+
+def test_expectations_in_words():
+    assert str(GAIN) == "r1: ours above theirs"
+    assert str(better("gap", "ours", over="theirs", higher=False)) == "gap: ours below theirs"
+    assert str(not_worse("r1", "ours", than="theirs", margin=0.02)) == "r1: ours not worse than theirs by 0.02"
+    assert str(equal("r1", "ours", to="theirs", margin=0.02)) == "r1: ours within 0.02 of theirs"
+    assert str(at_most("bytes", "ours", 4.0)) == "bytes: ours at most 4"
+
+
+FILE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from diptych.lab.claim import Claim, Floor, at_most
+
+@dataclass(frozen=True)
+class Size:
+    width: int = 3
+
+claim = Claim(question="?", seeds=(1, 2, 3), arms={"a": lambda trial: {"m": Size().width}},
+              expect=(at_most("m", "a", 3),), floor=Floor("m", 0.1))
+other = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "gap.py").write_text(FILE)
+    (tmp_path / "_shared.py").write_text("")
+    return tmp_path
+
+
+def test_claims_are_found_by_folder_and_by_path(folder):
+    assert names(folder) == ["gap"]
+    assert find("gap", folder) == folder / "gap.py"
+    assert find(str(folder / "gap.py")) == folder / "gap.py"
+    with pytest.raises(InputError, match="unknown claim 'gpa'; did you mean 'gap'"):
+        find("gpa", folder)
+    with pytest.raises(InputError, match="there is no such file"):
+        find(str(folder / "gpa.py"))
+
+
+def test_a_block_is_the_claim_of_that_name(folder):
+    assert block(folder / "gap.py").arms["a"](None) == {"m": 3}
+    for name in ("real", "other"):
+        with pytest.raises(InputError, match=f"has no {name} = Claim"):
+            block(folder / "gap.py", name)

@@ -1,0 +1,133 @@
+"""Where a result comes from: git's names, and the digest of the code."""
+
+import subprocess
+import sys
+import time
+from types import ModuleType
+
+import pytest
+
+from diptych import __version__
+from diptych.errors import InputError
+from diptych.lab import provenance
+from diptych.lab.provenance import (
+    blob_of,
+    changed,
+    checkout,
+    code_digest,
+    digest_of,
+    processor,
+    shipped_digest,
+    stamp,
+    used,
+    versions,
+)
+
+
+def git(folder, *words):
+    done = subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", folder, *words], capture_output=True, check=True
+    )
+    return done.stdout.decode().strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    git(tmp_path, "init", "-q")
+    return tmp_path
+
+
+def test_a_file_is_changed_until_it_is_committed_and_again_when_it_differs(repository):
+    folder = repository / "claims"
+    folder.mkdir()
+    path = folder / "gap.py"
+    path.write_text("expect = 1\n")
+    assert (stamp(path).changed, stamp(path).commit) == (True, None)  # there is no commit at all
+    git(repository, "add", "claims")
+    assert stamp(path).changed
+    git(repository, "commit", "-qm", "first")
+    first = git(repository, "rev-parse", "HEAD")
+    (repository / "other").write_text("x")
+    assert (stamp(path).changed, stamp(path).commit, stamp(path).file) == (False, first, "claims/gap.py")
+    assert stamp(path).blob == git(repository, "rev-parse", "HEAD:claims/gap.py") == blob_of(b"expect = 1\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "second")
+    assert stamp(path).commit == first  # the commit of the file, not of the repository
+    path.write_text("expect = 2\n")
+    assert stamp(path).changed
+    git(repository, "add", ".")
+    assert stamp(path).changed  # staged is not committed
+    untracked = folder / "new.py"
+    untracked.write_text("")
+    assert (stamp(untracked).changed, stamp(untracked).commit) == (True, None)
+
+
+def test_what_a_checkout_ignores_or_does_not_hold_is_known_by_its_content(repository, tmp_path_factory):
+    (repository / ".gitignore").write_text("env/\n")
+    outside = tmp_path_factory.mktemp("installed")
+    for folder in (repository / "env", outside):
+        folder.mkdir(exist_ok=True)
+        (folder / "gap.py").write_text("expect = 1\n")
+        found = stamp(folder / "gap.py")
+        assert (found.commit, found.changed, found.blob) == (None, False, blob_of(b"expect = 1\n"))
+        assert "outside a git checkout" in found.to_dict()["note"]
+    assert checkout(outside) is None
+    assert checkout(repository / "env") == repository
+
+
+def test_a_checkout_that_git_cannot_read_is_told(repository, monkeypatch):
+    path = repository / "gap.py"
+    path.write_text("")
+    (repository / ".git" / "HEAD").unlink()
+    with pytest.raises(InputError, match="git cannot say whether .*gap.py is committed: fatal"):
+        stamp(path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="git is not installed"):
+        stamp(path)
+
+
+def test_what_a_process_used_is_known_and_noticed_when_it_changes(tmp_path, monkeypatch):
+    names = ("methods/clip.py", "cli/train.py", "lab/pool.py", "lab/claims/_shared.py", "lab/claims/lion.py",
+             "lab/demo/trial.py", "methods/not_imported.py")  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one = 1\n")
+        if "not" not in name:
+            module = ModuleType(name)
+            module.__file__ = str(tmp_path / name)
+            monkeypatch.setitem(sys.modules, f"pretended.{name}", module)
+    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(provenance, "_BEGAN", time.time() + 1)
+    files = used()
+    assert [*files] == ["lab/claims/_shared.py", "lab/demo/trial.py", "methods/clip.py"]
+    assert changed(files) == []
+    before, code = digest_of(files), code_digest()
+    (tmp_path / "lab/pool.py").write_text("two = 2\n")
+    assert (changed(files), digest_of(used()), code_digest()) == ([], before, code)
+    (tmp_path / "methods/clip.py").write_text("two = 2\n")
+    assert changed(files) == ["methods/clip.py"]
+    assert digest_of(used()) != before
+    assert code_digest() != code
+    monkeypatch.setattr(provenance, "_BEGAN", time.time() - 60)  # both were written after they were imported, maybe
+    assert changed(used()) == [*files]
+
+
+def test_what_ships_with_the_package_has_a_digest_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
+
+    def digest(name, text):
+        (tmp_path / name).write_text(text)
+        shipped_digest.cache_clear()
+        return shipped_digest()
+
+    try:
+        first, second, third = digest("a.webp", "1"), digest("a.py", "1"), digest("a.webp", "2")
+        assert first == second != third
+    finally:
+        shipped_digest.cache_clear()
+
+
+def test_versions_and_processor_are_told():
+    assert versions()["diptych"] == __version__
+    assert {"python", "torch", "numpy", "scipy"} <= set(versions())
+    assert processor()
