@@ -22,7 +22,17 @@ print("LOADED:", *[name for name in {HEAVY!r} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("list",), ("train", "--help"), ("reproduce", "--help"), ("compare", "--help")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--help",),
+        ("list",),
+        ("list", "suites"),
+        *((verb, "--help") for verb in ("train", "evaluate", "reproduce", "compare", "generate", "data")),
+    ],
+    ids=" ".join,
+)
 def test_loads_no_torch(arguments: tuple[str, ...]) -> None:
     """RELIABILITY 29."""
     done = subprocess.run([sys.executable, "-c", _REPORT, *arguments], capture_output=True, text=True, check=False)

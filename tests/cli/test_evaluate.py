@@ -51,7 +51,7 @@ def test_texts_alone_are_measured_from_the_command_line(diptych, run):
 
 def test_tables_are_told_apart_and_only_the_last_has_the_protocol(diptych, run):
     data = "scenes:count=30:size=32:noise=swap=0.4"
-    called = diptych("evaluate", run, "--data", data, "--suite", "flags,factors")
+    called = diptych("evaluate", run, "--data", data, "--suite", "flags,factors", "--labels", "scene,size,count")
     assert called.code == 0, called
     flags, factors = called.out.split("factors on ")
     assert "flagged" in flags.splitlines()[0]
@@ -59,6 +59,7 @@ def test_tables_are_told_apart_and_only_the_last_has_the_protocol(diptych, run):
     assert flags.count("protocol ") == factors.count("protocol ") == 1
     assert "left out: " in factors
     assert "scene: most values do not recur" in factors
+    assert "ground" not in factors
     assert "chance_top1" in factors
 
 
@@ -77,7 +78,6 @@ def test_sources_joined_by_commas_are_tasks(diptych, run):
         (["--suite", "probe", "--features", "tokens"], ["--features 'tokens'", "embedding or pooled"]),
         (["--suite", "answers", "--by", "loking"], ["--by 'loking'"]),
         (["--suite", "captions"], ["captions needs a model with generate"]),
-        (["--suite", "dense"], ["dense needs a model with represent"]),
         (["--suite", "retrieval", "--rerank", "5"], ["reranking needs a model with match"]),
         (["--suite", "composition"], ["composition needs edits", "scenes"]),
         (["--suite", "continual"], ["continual needs a source for each task"]),

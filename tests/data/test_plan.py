@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.plan import Distinct, Shuffled, labels_of
+from diptych.data.plan import Distinct, Shuffled, Together, labels_of
 from diptych.errors import InputError
 from diptych.testing import Toy
 
@@ -38,6 +38,22 @@ def test_distinct_puts_no_label_twice_in_a_batch_and_loses_no_sample(batch, epoc
     assert sorted(np.concatenate(batches).tolist()) == list(range(50))
     for each in batches:
         assert len(set(labels[each])) == len(each) <= batch
+
+
+@given(count=st.integers(4, 60), size=st.integers(1, 6), batch=st.integers(2, 20), epoch=st.integers(0, 3))
+def test_together_keeps_blocks_whole_and_loses_no_sample(count, size, batch, epoch):
+    if not size <= batch <= count:
+        return
+    batches = Together(size)(Toy(count), 0, epoch, batch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    for each in batches:
+        assert len(each) <= batch
+        assert set(each) == {at for at in range(count) for one in each if at // size == one // size}
+
+
+def test_blocks_that_no_batch_holds_are_refused():
+    with pytest.raises(InputError, match="blocks of 9 samples do not fit into a batch of 8"):
+        Together(9)(Toy(50), 0, 0, 8)
 
 
 def test_distinct_names_a_label_that_the_source_lacks():

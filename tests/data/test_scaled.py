@@ -188,9 +188,9 @@ def mosaic(tiles: list[Image.Image], size=(1600, 1200)) -> Image.Image:
 
 def test_embeddings_of_real_photographs_stay_where_they_were(photographs, efficientnet):
     """Cosine to the full decode at 224 px, as 1600 x 1200 JPEGs: mosaics of all photographs, and of each alone but for
-    two grey ones, >= .999. Of those two ("camera", "moon") the network's features move by almost as much, to .9991, when
-    the full decode is merely rounded once in place of twice; they are held to .998. Decoding to just above the target,
-    which is faster, would be below .999."""
+    two grey ones, >= .999. Of those two ("camera", "moon") the network's features move by almost as much, to .9991,
+    when the full decode is merely rounded once in place of twice; they are held to .998. Decoding to just above the
+    target, which is faster, would be below .999."""
     names = list(photographs)
     tiles = {name: [photographs[name]] for name in names}
     for at in (0, 4, 8):

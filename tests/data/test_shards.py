@@ -39,7 +39,7 @@ def test_shards_are_read_back_as_they_were(written):
         assert new.labels == {name: value for name, value in old.labels.items() if value >= 0}
         assert [(b.xyxy, b.text, b.label) for b in new.boxes] == [(b.xyxy, b.text, b.label) for b in old.boxes]
         for name, mask in old.masks.items():
-            assert np.array_equal(np.asarray(new.masks[f"{name}.seg"].decode()), np.asarray(mask.decode()))
+            assert np.array_equal(np.asarray(new.masks[name].decode()), np.asarray(mask.decode()))
         for name in ("depth", "factors"):
             assert np.array_equal(new.arrays[name], old.arrays[name])
         told = [text.attrs["objects"] for text in old.texts if text.role == "long"]

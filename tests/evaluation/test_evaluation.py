@@ -1,100 +1,20 @@
 """Retrieval and zero-shot against loops on a source small enough to see through."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from tests.evaluation.helpers import Fake, Rows, row, vectors
 
-from diptych.data.pictures import Preprocess
-from diptych.data.sample import BadSample, Field, Sample, Text
+from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import cards, evaluate
 from diptych.evaluation.protocol import Protocol, split_of
 from diptych.evaluation.retrieval import retrieval
 from diptych.evaluation.zeroshot import TEMPLATES, zeroshot
-
-WIDTH = 6
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A one-pixel picture that holds a number, or is damaged."""
-
-    number: int
-    damage: str = ""
-
-    def decode(self, at_least: int | None = None) -> Image.Image:
-        if self.damage:
-            raise BadSample(self.damage)
-        return Image.new("RGB", (1, 1), (self.number, 0, 0))
-
-    def read(self) -> bytes:
-        return bytes([self.number])
-
-
-class Fake:
-    """Embeds a dot as the vector of its number, a text as that of its last digits (none: of zero)."""
-
-    identity = "fake"
-
-    def __init__(self, vectors: np.ndarray):
-        self.vectors = torch.nn.functional.normalize(torch.from_numpy(vectors).float(), dim=1)
-        self.seen: list[str] = []
-        self.largest = 0
-
-    preprocess = Preprocess(size=1)
-
-    def embed_images(self, images: torch.Tensor, *, batch_size: int) -> torch.Tensor:
-        self.largest = max(self.largest, len(images))
-        return self.vectors[images[:, 0, 0, 0].long()]
-
-    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        self.seen += texts
-        return self.vectors[[int("".join(filter(str.isdigit, text)) or 0) for text in texts]]
-
-
-class Rows:
-    """A source from a list of samples."""
-
-    name = "rows"
-
-    def __init__(self, samples: Sequence[Sample], classes: Sequence[str] = ("c0", "c1", "c2")):
-        self.samples, self.classes = list(samples), tuple(classes)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
-
-    def keys(self) -> list[str]:
-        return [sample.key for sample in self.samples]
-
-    def schema(self) -> dict[str, Field]:
-        return {
-            "images.main": Field(kind="image"),
-            "texts.caption": Field(kind="text"),
-            "labels.class": Field(kind="int", classes=self.classes),
-        }
-
-
-def row(key: str, number: int, *captions: str, label: int = -1, damage: str = "") -> Sample:
-    return Sample(
-        key=key,
-        source="rows",
-        images={"main": Dot(number, damage)},
-        texts=[Text(text=caption) for caption in captions],
-        labels={"class": label},
-    )
-
-
-def vectors(seed: int, count: int = 20) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, WIDTH))
 
 
 @settings(max_examples=40, deadline=None)
@@ -209,11 +129,16 @@ BASE = Protocol(task="retrieval", data="d", split=split_of(["a", "b"]), field="c
         {"rule": "ties win"},
         {"decoding": "scaled"},
         {"precision": "bfloat16"},
+        {"options": ("seed=1",)},
     ],
 )
 def test_25_the_protocol_id_changes_whenever_a_part_changes(change):
     assert replace(BASE, **change).id() != BASE.id()
     assert replace(BASE).id() == BASE.id()
+
+
+def test_25_a_protocol_without_options_has_the_id_that_it_had_before_there_were_any():
+    assert BASE.id() == "1dac5eee8955"
 
 
 def test_25_results_carry_an_id_that_changes_with_split_prompt_and_precision_but_not_with_model_or_batch():
@@ -242,8 +167,10 @@ def test_25_the_protocol_does_not_depend_on_the_folder_that_holds_the_data():
 
 
 def test_suites_are_found_by_folder_and_read_without_torch():
-    assert set(cards()) == {"retrieval", "zeroshot"}
-    assert all(card["title"] and card["needs"] for card in cards().values())
+    assert {"retrieval", "zeroshot", "probe", "composition", "sts", "gap", "continual", "captions"} <= set(cards())
+    for name, card in cards().items():
+        assert card["title"], name
+        assert all(ability.isidentifier() for ability in card["abilities"]), name
 
 
 @pytest.mark.parametrize(
@@ -251,7 +178,7 @@ def test_suites_are_found_by_folder_and_read_without_torch():
     [
         (lambda m, s: evaluate(m, s, ["retrival"]), "unknown suite 'retrival'; did you mean 'retrieval'"),
         (lambda m, s: evaluate(m, s, ["zeroshot"], template=("{}",)), "did you mean 'templates'"),
-        (lambda m, s: evaluate(object(), s), "embed_images"),
+        (lambda m, s: evaluate(object(), s), "retrieval needs a model with embed_images, which object has not"),
         (lambda m, s: evaluate(m, Rows([])), "empty"),
         (lambda m, s: zeroshot(m, s, label="clas"), "did you mean 'class'"),
         (lambda m, s: zeroshot(m, s, templates=("photo",)), "must hold {} once"),
@@ -272,3 +199,10 @@ def test_a_source_without_the_field_is_an_error_that_names_field_suite_and_sourc
 
     with pytest.raises(InputError, match="retrieval needs texts, which source 'rows' does not give"):
         evaluate(Fake(vectors(0)), Bare([row("a", 1)]))
+
+
+def test_every_suite_has_a_section_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    for name in cards():
+        assert f"\n### {name}\n" in page, name
+        assert f"--suite {name}" in page or f",{name}" in page, name

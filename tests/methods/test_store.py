@@ -33,6 +33,18 @@ def test_model_json_holds_names_and_plain_values_only(run):
     assert json.loads(text)["method"] == "clip"
 
 
+def test_weights_stored_in_half_precision_are_float32_again(tmp_path):
+    method = make_method()
+    model = method.deliver()
+    description = store.describe("clip", {}, model, method.make.tokenizer, model.image.preprocess)
+    store.save_model(tmp_path, description, model.state_dict(), half=True)
+    whole = sum(value.nbytes for value in model.state_dict().values())
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.7 * whole
+    for name, value in store.load(tmp_path).encoder.state_dict().items():
+        assert value.dtype == model.state_dict()[name].dtype
+        assert torch.equal(value, model.state_dict()[name].half().float()), name
+
+
 def spoil(run, change):
     state = load_file(run / "model.safetensors")
     change(state)

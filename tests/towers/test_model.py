@@ -215,3 +215,13 @@ def test_a_tokenizer_or_preprocessing_that_the_towers_were_not_built_for_is_an_e
     for tokenizer, message in [(full, "'max'"), (longer, "48"), (larger, "words"), (other, "ends texts with 7")]:
         with pytest.raises(InputError, match=message):
             Model(model.encoder, tokenizer, model.preprocess, name="toy")
+
+
+def test_what_is_represented_is_what_is_projected(model: Model, pictures: list[Image.Image]):
+    found = model.represent(pictures, batch_size=2)
+    assert found.grid == (4, 4)
+    assert found.patches.shape == (5, 16, 64)
+    projected = torch.nn.functional.normalize(model.encoder.project_image(found.pooled), dim=-1)
+    assert_close(projected.detach(), model.embed_images(pictures))
+    with pytest.raises(InputError, match="toy has no picture to represent"):
+        model.represent([])

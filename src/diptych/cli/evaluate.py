@@ -1,6 +1,11 @@
-"""Measure a model on a source, each number with the id of its protocol."""
+"""Measure a model on a source, each number with the id of its protocol.
 
-from typing import Any
+Suites of texts alone read no picture; a probe learns from --train, or from four fifths of the data. `diptych list
+suites` tells what each suite reads, docs/evaluation.md what it measures.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from diptych.cli._model import MODELS, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
@@ -12,20 +17,55 @@ USAGE = "MODEL --data SOURCE [--suite retrieval,zeroshot] [options]"
 EXAMPLES = (
     "diptych evaluate runs/first --data glyphs:split=test",
     "diptych evaluate runs/first --data pets/ --suite zeroshot --json",
+    "diptych evaluate runs/first --data glyphs:split=test --train glyphs --suite probe --label group",
 )
 
 
 def add(parser: Parser) -> None:
+    from diptych.evaluation import cards
+
     parser.option("What", "model", help=MODELS)
     parser.option("What", "--data", metavar="SOURCE", help="what to measure on")
-    parser.option("What", "--suite", metavar="NAME,…", help="retrieval (the default), zeroshot")
-    parser.option("How", "--role", help="role of the texts for retrieval (default: caption)")
-    parser.option("How", "--label", help="label for zeroshot (default: the first with class names)")
+    parser.option("What", "--suite", metavar="NAME,…", help=f"of {', '.join(cards())} (default: retrieval)")
+    parser.option("What", "--role", help="role of the texts (default: caption)")
+    parser.option("What", "--label", help="label to predict (default: class, or the first)")
     parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
-    parser.option("More", "--json", type=bool, help="JSON in place of tables")
     add_precision(parser)
+    some = "For some suites"
+    parser.option(some, "--template", action="append", metavar="'a {}'", help="zeroshot: prompt; several: an ensemble")
+    parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
+    parser.option(some, "--group", metavar="LABEL", help="zeroshot: accuracy for each of its values, and the worst")
+    parser.option(some, "--rerank", type=int, metavar="K", help="retrieval: the first K are ordered by match")
+    parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
+    parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
+    parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
+    parser.option(some, "--siblings", metavar="LABEL", help="composition: samples that share it are edits of the first")
+    parser.option(some, "--flag", metavar="LABEL", help="flags: what marks a wrong pair (default: noise)")
+    parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
+    parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from")
+    parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
+    parser.option(some, "--features", type=Literal["embedding", "pooled"], metavar="KIND",
+                  help="probe, factors: embedding (default), or pooled before the projection")  # fmt: skip
+    parser.option(some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class")
+    parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
+    parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob"], metavar="ABILITY",
+                  help="answers, composition, hard_negatives, flags: how it scores")  # fmt: skip
+    parser.option(some, "--earlier", metavar="MODEL,…", help="continual: checkpoints of the stages before")
+    parser.option(some, "--measure", metavar="SUITE.NUMBER", help="continual: what is measured of each task")
+    parser.option(some, "--strategies", metavar="NAME,…", help="degeneration: of greedy, sample, beam, with options")
+    parser.option(some, "--prefix", type=int, metavar="N", help="degeneration: tokens of the text that are given")
+    parser.option(some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated")
+    parser.option("More", "--json", type=bool, help="JSON in place of tables")
     add_weights(parser)
+
+
+_WHOLE = ("shots", "seeds")  # lists of numbers
+_LISTS = ("roles", "negatives", "labels", "earlier", "strategies")  # lists of names
+_PLAIN = (
+    *("role", "label", "batch_size", "exact", "group", "rerank", "query", "score", "siblings", "flag"),
+    *("train", "features", "by", "measure", "prefix", "length"),
+)
 
 
 def run(args: Namespace) -> None:
@@ -36,10 +76,8 @@ def run(args: Namespace) -> None:
     from diptych.data.sources import open_source
     from diptych.evaluation import evaluate
 
-    suites = [name for name in args.get("suite", "retrieval").split(",") if name]
-    settings = {name: args[name] for name in ("role", "label", "batch_size", "exact") if name in args}
-    if settings.get("batch_size", 1) < 1:
-        raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
+    suites = _names(args.get("suite", "retrieval"))
+    settings = _settings(args)
     source = open_source(args.data)
     model = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
     with progress("evaluating") as report:
@@ -47,24 +85,77 @@ def run(args: Namespace) -> None:
     if args.get("json"):
         show_json(results)
         return
-    for name, result in results.items():
+    for number, (name, result) in enumerate(results.items()):
+        if number:
+            print()
         _show(name, result)
 
 
-_TOLD = ("n", "texts", "classes", "classes_seen")  # counts, which stand above the table
+def _settings(args: Namespace) -> dict[str, Any]:
+    """What was given for the suites, named as they name it."""
+    settings: dict[str, Any] = {name: args[name] for name in _PLAIN if name in args}
+    settings |= {name: _names(args[name]) for name in _LISTS if name in args}
+    settings |= {name: _numbers(name, args[name]) for name in _WHOLE if name in args}
+    if "template" in args:
+        settings["templates"] = args.template
+    if "novel" in args:
+        settings["novel"] = "half" if args.novel == "half" else _names(args.novel)
+    if settings.get("batch_size", 1) < 1:
+        raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
+    return settings
 
 
-def _show(suite: str, result: dict[str, Any]) -> None:
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in _names(text)]
+    except ValueError:
+        raise InputError(f"--{name} is {text!r}; write whole numbers, such as --{name} 1,4,16") from None
+
+
+_COUNTS = {  # numbers that stand above the table, and what they count
+    "n": "",
+    "texts": "texts",
+    "n_train": "learnt from",
+    "classes": "classes",
+    "classes_seen": "classes with pictures",
+    "pairs": "pairs",
+    "flagged": "flagged",
+}
+_OF = {  # what `n` counts where it is not pictures
+    "answers": "questions",
+    "composition": "units",
+    "continual": "tasks",
+    "dense": "positions",
+    "depth": "positions",
+    "flags": "pairs",
+    "gap": "pairs",
+    "hard_negatives": "wrong texts",
+    "sts": "pairs",
+    "text_retrieval": "queries",
+}
+
+
+def _show(suite: str, result: Mapping[str, Any]) -> None:
+    """The numbers beside chance, and below them one table for each `by_NAME`."""
     rows = [
         (name, value, result.get(f"chance_{name}", ""))
         for name, value in result.items()
-        if isinstance(value, int | float) and name not in _TOLD and not name.startswith("chance_")
+        if isinstance(value, int | float) and name not in _COUNTS and not name.startswith("chance_")
     ]
-    counts = ", ".join(f"{result[name]:,} {_word(name)}" for name in _TOLD if name in result)
+    words = _COUNTS | {"n": _OF.get(suite, "pictures")}
+    counts = ", ".join(f"{result[name]:,} {words[name]}" for name in _COUNTS if name in result)
     damaged = "".join(f"; left out: {count} {reason}" for reason, count in result["bad"].items())
+    tables = {name.removeprefix("by_"): table for name, table in result.items() if name.startswith("by_")}
+    left_out = [f"{name}: {reason}" for name, reason in result.get("left_out", {}).items()]
+    note = "\n".join([*([f"left out: {'; '.join(left_out)}"] if left_out else []), f"protocol {result['protocol']}"])
     title = f"{suite} on {result['data']}: {counts}{damaged}"
-    show_table(title, ("measure", "value", "chance"), rows, note=f"protocol {result['protocol']}")
-
-
-def _word(name: str) -> str:
-    return {"n": "pictures", "classes_seen": "classes with pictures"}.get(name, name)
+    show_table(title, ("measure", "value", "chance"), rows, note="" if tables else note)
+    for number, (name, table) in enumerate(tables.items(), 1):
+        print()
+        columns = list(dict.fromkeys(column for row in table.values() for column in row))
+        lines = [(row, *(values.get(column, "") for column in columns)) for row, values in table.items()]
+        show_table(f"{suite} by {name}:", (name, *columns), lines, note=note if number == len(tables) else "")

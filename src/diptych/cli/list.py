@@ -60,7 +60,15 @@ def _worlds() -> list[dict[str, Any]]:
 def _suites() -> list[dict[str, Any]]:
     from diptych.evaluation import cards
 
-    return [{"name": name, "title": card["title"], "needs": ", ".join(card["needs"])} for name, card in cards().items()]
+    return [
+        {
+            "name": name,
+            "title": card["title"],
+            "needs": ", ".join(card["needs"]),
+            "abilities": ", ".join(card["abilities"]),
+        }
+        for name, card in cards().items()
+    ]
 
 
 def _optimizers() -> list[dict[str, Any]]:

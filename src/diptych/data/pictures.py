@@ -330,7 +330,7 @@ class Preprocess:
         times as fast; photographs differ in fewer than 2 % of the numbers, and there by one or, rarely, two of 255.
         """
         image = on_ground(image, self.fill)
-        width, height = self._scaled(*image.size)
+        width, height = self.scaled(*image.size)
         if exact:
             image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -338,7 +338,7 @@ class Preprocess:
             pixels = F.interpolate(pixels[None], (height, width), mode=self.interpolation, antialias=True)[0]
         return self._fitted(pixels).contiguous()
 
-    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the picture after scaling."""
         if self.resize == "squash":
             return self.size, self.size
@@ -352,14 +352,15 @@ class Preprocess:
         """The centre of what is larger than `size` x `size`, `fill` around what is smaller."""
         height, width = pixels.shape[1:]
         if self.resize != "longest":
-            left, top = self._margin(width), self._margin(height)
+            left, top = self.margin(width), self.margin(height)
             return pixels[:, top : top + self.size, left : left + self.size]
         ground = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, self.size, self.size)
         left, top = (self.size - width) // 2, (self.size - height) // 2
         ground[:, top : top + height, left : left + width] = pixels
         return ground
 
-    def _margin(self, length: int) -> int:
+    def margin(self, length: int) -> int:
+        """Where the crop begins on a side of so many pixels."""
         margin = length - self.size
         return round(margin / 2) if self.crop == "round" else margin // 2
 

@@ -42,6 +42,25 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Blocks of `size` consecutive samples meet in one batch, as siblings that differ by an edit: hard negatives.
+
+    Blocks are shuffled, not what is in them. A batch holds as many whole blocks as fit into it.
+    """
+
+    size: int
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
+        _check(source, batch)
+        if self.size > batch:
+            raise InputError(f"blocks of {self.size} samples do not fit into a batch of {batch}; raise --batch-size")
+        starts = np.arange(0, len(source), self.size)
+        groups = _even(generator(seed, "plan", epoch).permutation(starts), batch // self.size)
+        blocks = [group[:, None] + np.arange(self.size) for group in groups]
+        return [block[block < len(source)] for block in blocks]  # the last block may be cut short
+
+
+@dataclass(frozen=True)
 class Distinct:
     """No two samples of a batch share the label `label`, so none is a false negative of another.
 

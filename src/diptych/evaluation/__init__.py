@@ -1,13 +1,18 @@
 """Evaluation: one suite a file, found by looking in this folder; every result carries the id of its protocol.
 
-A suite file starts with a literal `card` (title, needs: the fields it reads) and has a function of the file's name,
-`suite(model, source, *, progress=None, …) -> dict`. Cards are read without importing torch.
+A suite file starts with a literal `card` (title; needs: the fields it reads; abilities: the model's methods it calls)
+and has a function of the file's name, `suite(model, source, *, progress=None, …) -> dict`. Cards are read without
+importing torch. What hangs on settings is checked by the file's `ready(model, source, *, …)`, where it has one, before
+any suite computes.
+
+In a result `chance_NAME` is what NAME is without having learnt anything, `by_NAME` a table: row -> column -> number.
 """
 
 import ast
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +20,12 @@ from diptych.data.sample import Source
 from diptych.errors import InputError, unknown
 
 
+@lru_cache(maxsize=1)
 def cards() -> dict[str, dict[str, Any]]:
     """The card of every suite, by name.
 
-    >>> sorted(cards())
-    ['retrieval', 'zeroshot']
+    >>> cards()["sts"]["needs"]
+    ['texts', 'labels']
     """
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -37,29 +43,41 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Run suites on a model that embeds images and texts: one dict of results a suite.
+    """Run suites on a model that has their abilities: one dict of results a suite.
 
     `settings` go to the suites that take them (batch_size, ks, templates, …); `progress(done, total)` is called as each
     suite proceeds. Raises InputError before anything is computed: an unknown suite or setting, a field that the source
-    lacks, a model that cannot embed.
+    lacks, a model that cannot do what a suite asks of it.
     """
+    functions = check(model, source, suites, **settings)
+    return {
+        name: function(model, source, progress=progress, **_taken(function, settings))
+        for name, function in functions.items()
+    }
+
+
+def check(model: Any, source: Source, suites: Sequence[str], **settings: Any) -> dict[str, Callable[..., Any]]:
+    """The functions of suites that can run on a model and a source; raises as `evaluate` does, and computes nothing."""
     known = cards()
     for name in suites:
         if name not in known:
             raise unknown("suite", name, known)
-    functions = {name: getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in suites}
-    takes = {name: set(inspect.signature(function).parameters) for name, function in functions.items()}
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in suites}
+    functions = {name: getattr(module, name) for name, module in modules.items()}
+    takes = set().union(*(inspect.signature(function).parameters for function in functions.values()))
     for setting in settings:
-        if not any(setting in names for names in takes.values()):
-            raise unknown("evaluation setting", setting, set().union(*takes.values()) - {"model", "source", "progress"})
-    for name in suites:
+        if setting not in takes - {"model", "source", "progress"}:
+            raise unknown("evaluation setting", setting, takes - {"model", "source", "progress"})
+    for name, module in modules.items():
         _ready(name, known[name], model, source)
-    return {
-        name: function(
-            model, source, progress=progress, **{key: value for key, value in settings.items() if key in takes[name]}
-        )
-        for name, function in functions.items()
-    }
+        if hasattr(module, "ready"):
+            module.ready(model, source, **_taken(module.ready, settings))
+    return functions
+
+
+def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a function takes."""
+    return {name: settings[name] for name in inspect.signature(function).parameters if name in settings}
 
 
 def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> None:
@@ -70,6 +88,11 @@ def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> N
         if not any(field == need or field.startswith(f"{need}.") for field in schema):
             have = ", ".join(schema) or "nothing"
             raise InputError(f"{suite} needs {need}, which source {source.name!r} does not give (it gives {have})")
-    for ability in ("embed_images", "embed_texts"):
-        if not hasattr(model, ability):
-            raise InputError(f"{suite} needs a model with {ability}, which {type(model).__name__} is not")
+    for ability in card["abilities"]:
+        able(suite, model, ability)
+
+
+def able(suite: str, model: Any, ability: str) -> None:
+    """Raises InputError where a model lacks an ability (see `abilities`)."""
+    if not hasattr(model, ability):
+        raise InputError(f"{suite} needs a model with {ability}, which {type(model).__name__} has not")

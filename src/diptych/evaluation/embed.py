@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.ahead import ahead
-from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.sample import BadSample, Picture, Sample, Source
 from diptych.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -36,48 +36,97 @@ class Embedded:
     bad: Counter[str]
 
 
-def embed_pictures(
+def main_picture(sample: Sample) -> Sequence[Picture]:
+    """The picture of role "main" alone. Raises BadSample where there is none."""
+    if "main" not in sample.images:
+        raise BadSample("no-picture", f"{sample.key} has no picture 'main'")
+    return (sample.images["main"],)
+
+
+def pictures_with_edits(sample: Sample) -> Sequence[Picture]:
+    """The main picture, and those of the sample's edits that have one."""
+    return [*main_picture(sample), *(edit.images["main"] for edit in sample.edits if "main" in edit.images)]
+
+
+def read_pictures(
     model: Any,
     source: Source,
     facts: Callable[[Sample], Any],
+    bad: Counter[str],
     *,
-    role: str = "main",
+    pictures: Callable[[Sample], Sequence[Picture]] = main_picture,
     exact: bool,
     batch_size: int,
     steps: Steps,
-) -> Embedded:
-    """Embed the picture of every sample. `facts(sample)` is kept of each; it may raise BadSample to leave one out.
+) -> Iterator[tuple[Tensor, list[Any]]]:
+    """The pixels (n, 3, H, W) of up to `batch_size` samples at a time, with `facts(sample)` of each, in order.
 
+    `pictures(sample)` says which of a sample's pictures are read: as many as it gives, one after the other.
+    `facts(sample)` is called where all of them could be read; either may raise BadSample, which is counted in `bad`.
     `exact` is that of `Model.embed_images`. At most two batches of pictures are in memory, already at the model's size.
-    Raises InputError where none can be used.
+    Raises InputError where no sample can be used.
     """
-    bad: Counter[str] = Counter()
-    vectors: list[Tensor] = []
-    kept: list[Any] = []
 
-    def read(index: int) -> tuple[Sample, Tensor]:
+    def read(index: int) -> tuple[Sample, list[Tensor]]:
         sample = source[index]
-        if role not in sample.images:
-            raise BadSample("no-picture", f"{sample.key} has no picture {role!r}")
-        return sample, model.preprocess.read(sample.images[role], exact=exact)
+        return sample, [model.preprocess.read(picture, exact=exact) for picture in pictures(sample)]
 
+    used = False
     for batch in ahead(read, range(len(source)), batch_size):
-        pixels = []
+        pixels: list[Tensor] = []
+        kept: list[Any] = []
         for made in batch:
             try:
                 if isinstance(made, BadSample):
                     raise made
                 kept.append(facts(made[0]))
-                pixels.append(made[1])
+                pixels += made[1]
             except BadSample as error:
                 bad[error.reason] += 1
-        if pixels:
-            vectors.append(as_vectors(model.embed_images(torch.stack(pixels), batch_size=batch_size)))
+        if kept:
+            used = True
+            yield torch.stack(pixels), kept
         steps.add(len(batch))
-    if not vectors:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
-        raise InputError(f"none of the {len(source)} samples of {source.name!r} can be used ({reasons})")
+    if not used:
+        raise nothing_left(source, bad)
+
+
+def embed_pictures(
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Any],
+    *,
+    pictures: Callable[[Sample], Sequence[Picture]] = main_picture,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> Embedded:
+    """Embed the picture of every sample (or those that `pictures` names, in order); see `read_pictures`."""
+    bad: Counter[str] = Counter()
+    vectors: list[Tensor] = []
+    kept: list[Any] = []
+    for pixels, of_batch in read_pictures(
+        model, source, facts, bad, pictures=pictures, exact=exact, batch_size=batch_size, steps=steps
+    ):
+        kept += of_batch
+        vectors += [as_vectors(model.embed_images(part, batch_size=batch_size)) for part in pixels.split(batch_size)]
     return Embedded(torch.cat(vectors), kept, bad)
+
+
+def read_texts(source: Source, facts: Callable[[Sample], Any], bad: Counter[str]) -> list[Any]:
+    """`facts(sample)` of every sample, for what needs no picture; as in `read_pictures` damage is counted in `bad`.
+
+    Raises InputError where no sample can be used.
+    """
+    kept = []
+    for index in range(len(source)):
+        try:
+            kept.append(facts(source[index]))
+        except BadSample as error:
+            bad[error.reason] += 1
+    if not kept:
+        raise nothing_left(source, bad)
+    return kept
 
 
 def embed_texts(model: Any, texts: Sequence[str], *, batch_size: int, steps: Steps) -> Tensor:
@@ -89,9 +138,57 @@ def embed_texts(model: Any, texts: Sequence[str], *, batch_size: int, steps: Ste
     return torch.cat(vectors)
 
 
+class Texts:
+    """Different texts in order of appearance, each embedded once: texts that are equal but for case and outer blanks
+    are one.
+
+    >>> texts = Texts()
+    >>> [texts.add(text) for text in ("a dog", "a cat", " A dog ")]
+    [0, 1, 0]
+    """
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self._number: dict[str, int] = {}
+
+    def add(self, text: str) -> int:
+        """The number of a text, a new one where it is new."""
+        form = normal_form(text)
+        if form not in self._number:
+            self._number[form] = len(self.written)
+            self.written.append(text)
+        return self._number[form]
+
+    def __len__(self) -> int:
+        return len(self.written)
+
+
+def normal_form(text: str) -> str:
+    """What makes two texts equal: all but case and outer blanks.
+
+    >>> normal_form(" A dog. ") == normal_form("a dog.")
+    True
+    """
+    return text.strip().lower()
+
+
+def label_of(sample: Sample, label: str) -> int | float:
+    """A label of a sample. Raises BadSample where it is missing: -1 of whole numbers, NaN of others."""
+    value = sample.labels.get(label, -1)
+    if value != value or (isinstance(value, int) and value < 0):
+        raise BadSample("no-label", f"{sample.key} has no {label}")
+    return value
+
+
 def as_vectors(vectors: Any) -> Tensor:
     """A model's output as float32 on the CPU."""
     return torch.as_tensor(vectors).detach().float().cpu()
+
+
+def nothing_left(source: Source, bad: Counter[str]) -> InputError:
+    """The error for a source of which every sample was left out."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
+    return InputError(f"none of the {len(source)} samples of {source.name!r} can be used ({reasons})")
 
 
 def _batches(items: Any, size: int) -> Iterator[Any]:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from diptych.data.sample import Source
 
@@ -22,6 +23,7 @@ class Protocol:
     rule: str = ""  # how several right answers, equal texts and ties count
     decoding: str = "full"  # "scaled": large JPEGs decoded at a part of their size
     precision: str = "float32"
+    options: tuple[str, ...] = ()  # "key=value" of whatever else decides the number: what a probe learnt from, its seed
 
     def id(self) -> str:
         """12 hexadecimal digits that change whenever any part changes.
@@ -31,7 +33,10 @@ class Protocol:
         >>> len(a.id()), a.id() == b.id()
         (12, False)
         """
-        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        parts = asdict(self)
+        if not self.options:
+            del parts["options"]  # so that protocols without any have the id that they had before there were options
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -47,6 +52,21 @@ def split_of(keys: Sequence[str]) -> str:
     return f"{len(keys)}:{digest.hexdigest()[:12]}"
 
 
+def protocol_of(task: str, source: Source, model: object, *, exact: bool = True, **parts: Any) -> Protocol:
+    """The protocol of a task on a source with a model's precision; `exact` says how pictures were decoded.
+
+    `parts` are the other fields: field, prompts, classes, rule, options.
+    """
+    return Protocol(
+        task=task,
+        data=data_of(source),
+        split=split_of(source.keys()),
+        decoding="full" if exact else "scaled",
+        precision=precision_of(model),
+        **parts,
+    )
+
+
 def describe(protocol: Protocol, model: object) -> dict[str, object]:
     """What every result stores beside its numbers: the protocol, its id, and which model was measured."""
     return {
@@ -57,6 +77,7 @@ def describe(protocol: Protocol, model: object) -> dict[str, object]:
         "field": protocol.field,
         "prompts": list(protocol.prompts),
         "rule": protocol.rule,
+        "options": list(protocol.options),
         "decoding": protocol.decoding,
         "precision": protocol.precision,
         "model": getattr(model, "identity", ""),

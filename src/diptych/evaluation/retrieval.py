@@ -2,22 +2,43 @@
 
 An image's right texts are all its captions; a text's right images are all that have it. Texts that are equal but for
 case and outer blanks are one text: they are one target and one query. Ties count against the model (see `metrics`).
+
+    R@k = mean_q [rank_q <= k],    MRR = mean_q 1 / rank_q,    rank_q = 1 + #{wrong items scoring >= the best right one}
+
+With `rerank=k` the first k of each query are put into the order of the model's `match`; of wrong items that tie for the
+k-th place those that come first in the data are taken.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from diptych.data.sample import BadSample, Sample, Source
-from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
-from diptych.evaluation.protocol import Protocol, data_of, describe, precision_of, split_of
-from diptych.metrics import chance_recall, ranks
+from diptych.errors import InputError, unknown
+from diptych.evaluation import able
+from diptych.evaluation.embed import Progress, Steps, Texts, embed_pictures, embed_texts
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.rerank import match_some
+from diptych.metrics import chance_recall, chance_reciprocal_rank, first, ranks, ranks_of_two_stages
 
-card = {"title": "Retrieval, image to text and text to image", "needs": ["images.main", "texts"]}
+card = {
+    "title": "Retrieval, image to text and text to image",
+    "needs": ["images.main", "texts"],
+    "abilities": ["embed_images", "embed_texts"],
+}
 
 _RULE = "every different text is a target and a query; equal texts (case, outer blanks) are one; ties lose"
+
+
+def ready(model: Any, source: Source, *, role: str | None = None, rerank: int = 0) -> None:
+    """Raises InputError for a role that the source lacks, and for reranking by a model that cannot match."""
+    role_of("retrieval", source, role)
+    if rerank < 0:
+        raise InputError(f"rerank is {rerank}; give how many of each query's first are matched, such as 32")
+    if rerank:
+        able("reranking", model, "match")
 
 
 def retrieval(
@@ -25,6 +46,7 @@ def retrieval(
     source: Source,
     *,
     role: str | None = None,
+    rerank: int = 0,
     batch_size: int = 64,
     ks: Sequence[int] = (1, 5, 10),
     exact: bool = False,
@@ -33,22 +55,16 @@ def retrieval(
     """Recall of pictures among texts (`i2t_r1`, …) and of texts among pictures (`t2i_r1`, …).
 
     `role` is that of the texts: caption, or the first that the source has. Also given: `n` pictures, `texts` different
-    texts, median ranks, `chance_i2t_r1` …, `bad` samples left out by reason, and the protocol.
+    texts, median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples left out by reason, and the protocol.
+    `rerank` many of each query's first are ordered anew by `model.match`: `reranked_i2t_r1` … stand beside the rest.
     """
-    role = role or _role(source)
-    texts: dict[str, str] = {}  # normal form -> as first written
-    number: dict[str, int] = {}
+    ready(model, source, role=role, rerank=rerank)
+    role = role_of("retrieval", source, role)
+    texts = Texts()
 
     def captions(sample: Sample) -> list[int]:
         """The numbers of a sample's texts."""
-        found = [text for text in sample.captions(role) if text.strip()]
-        if not found:
-            raise BadSample("no-caption", f"{sample.key} has no text of role {role!r}")
-        for text in found:
-            form = normal_form(text)
-            texts.setdefault(form, text)
-            number.setdefault(form, len(number))
-        return [number[normal_form(text)] for text in found]
+        return [texts.add(text) for text in texts_of(sample, role)]
 
     steps = Steps(progress, len(source))
     images = embed_pictures(model, source, captions, exact=exact, batch_size=batch_size, steps=steps)
@@ -58,44 +74,66 @@ def retrieval(
             owners.setdefault(text, []).append(image)
     used = sorted(owners)  # texts whose every picture was damaged are left out
     position = {text: at for at, text in enumerate(used)}
-    written = list(texts.values())
+    written = [texts.written[text] for text in used]
     steps.total += len(used)
-    vectors = embed_texts(model, [written[text] for text in used], batch_size=batch_size, steps=steps)
+    vectors = embed_texts(model, written, batch_size=batch_size, steps=steps)
 
     to_text = [sorted({position[text] for text in numbers}) for numbers in images.facts]
     to_image = [sorted(set(owners[text])) for text in used]
     results: dict[str, Any] = {"n": len(images.facts), "texts": len(used)}
-    for name, queries, gallery, right in (
-        ("i2t", images.vectors, vectors, to_text),
-        ("t2i", vectors, images.vectors, to_image),
-    ):
-        rank = ranks(queries, gallery, right)
-        results |= {f"{name}_r{k}": float((rank <= k).mean()) for k in ks}
-        results[f"{name}_median_rank"] = float(np.median(rank))
-        results |= {f"chance_{name}_r{k}": chance_recall([len(items) for items in right], len(gallery), k) for k in ks}
-    protocol = Protocol(
-        task="retrieval",
-        data=data_of(source),
-        split=split_of(source.keys()),
-        field=role,
-        rule=_RULE,
-        decoding="full" if exact else "scaled",
-        precision=precision_of(model),
-    )
+    directions = {"i2t": (images.vectors, vectors, to_text), "t2i": (vectors, images.vectors, to_image)}
+    found = {name: ranks(*direction) for name, direction in directions.items()}
+    sizes = {name: ([len(items) for items in right], [len(gallery)] * len(right))
+             for name, (_, gallery, right) in directions.items()}  # fmt: skip
+    for name, rank in found.items():
+        results |= summary(name, rank, *sizes[name], ks)
+    if rerank:
+        chosen = {name: first(*direction, rerank) for name, direction in directions.items()}
+        matched = match_some(model, source, captions, written, chosen["i2t"], chosen["t2i"],
+                             exact=exact, batch_size=batch_size, steps=steps)  # fmt: skip
+        scores = {
+            "i2t": matched(np.arange(len(to_text))[:, None], chosen["i2t"]),
+            "t2i": matched(chosen["t2i"], np.arange(len(used))[:, None]),
+        }
+        for name, (_, _, right) in directions.items():
+            rank = ranks_of_two_stages(found[name], chosen[name], scores[name], right)
+            results |= summary(f"reranked_{name}", rank, *sizes[name], ks)
+    options = (f"rerank={rerank}",) if rerank else ()
+    protocol = protocol_of("retrieval", source, model, exact=exact, field=role, rule=_RULE, options=options)
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 
 
-def normal_form(text: str) -> str:
-    """What makes two texts equal: all but case and outer blanks.
+def summary(
+    name: str, rank: np.ndarray, right: Sequence[int], gallery: Sequence[int], ks: Sequence[int]
+) -> dict[str, float]:
+    """Recalls, median and mean reciprocal rank of ranks (Q,), and what chance gives.
 
-    >>> normal_form(" A dog. ") == normal_form("a dog.")
-    True
+    Query q has `right[q]` right items among the `gallery[q]` that it chooses from.
     """
-    return text.strip().lower()
+    results = {f"{name}_r{k}": float((rank <= k).mean()) for k in ks}
+    results |= {f"{name}_median_rank": float(np.median(rank)), f"{name}_mrr": float((1 / rank).mean())}
+    sizes = sorted(Counter(zip(right, gallery, strict=True)).items())
+    weights = [count for _, count in sizes]
+    for k in ks:
+        chance = [chance_recall([items], size, k) for (items, size), _ in sizes]
+        results[f"chance_{name}_r{k}"] = float(np.average(chance, weights=weights))
+    chance = [chance_reciprocal_rank([items], size) for (items, size), _ in sizes]
+    return results | {f"chance_{name}_mrr": float(np.average(chance, weights=weights))}
 
 
-def _role(source: Source) -> str:
+def role_of(suite: str, source: Source, role: str | None) -> str:
+    """The role of the texts: as asked, or caption, or the first that the source has."""
     roles = [name.removeprefix("texts.") for name in source.schema() if name.startswith("texts.")]
     if not roles:
-        raise InputError(f"retrieval needs texts, which source {source.name!r} does not give")
-    return "caption" if "caption" in roles else roles[0]
+        raise InputError(f"{suite} needs texts, which source {source.name!r} does not give")
+    if role not in (None, "*", *roles):
+        raise unknown(f"role of the texts of source {source.name!r}", role, roles)
+    return role or ("caption" if "caption" in roles else roles[0])
+
+
+def texts_of(sample: Sample, role: str) -> list[str]:
+    """The texts of a role that are not blank. Raises BadSample where there are none."""
+    found = [text for text in sample.captions(role) if text.strip()]
+    if not found:
+        raise BadSample("no-caption", f"{sample.key} has no text of role {role!r}")
+    return found

@@ -2,22 +2,34 @@
 
     class_c = unit( mean_t unit(text(template_t with name_c)) ),        prediction = argmax_c <image, class_c>
 
-Source: Radford et al. 2021 (CLIP), section 3.1.
+With `novel` the classes fall into two halves, and each picture is named among the classes of its own half:
+
+    H = 2 · base · novel / (base + novel)
+
+With `group` a second label says which pictures belong together, and accuracy is told for each group and for the worst.
+
+Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023 (MaPLe), base and
+novel classes; Sagawa et al. 2020, the worst group.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
-from diptych.evaluation.protocol import Protocol, data_of, describe, precision_of, split_of
-from diptych.metrics import class_ranks, per_class
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.metrics import Array, harmonic_mean, per_class, ranks
 
-card = {"title": "Zero-shot classification by class names", "needs": ["images.main", "labels"]}
+card = {
+    "title": "Zero-shot classification by class names",
+    "needs": ["images.main", "labels"],
+    "abilities": ["embed_images", "embed_texts"],
+}
 
 TEMPLATES = (
     "{}",
@@ -29,6 +41,31 @@ TEMPLATES = (
     "an image of one {}.",
 )
 
+Novel = Literal["half"] | Sequence[str]
+"""Names of the novel classes, or "half": the later half of the classes in the order of their numbers."""
+
+
+def ready(
+    model: Any,
+    source: Source,
+    *,
+    label: str | None = None,
+    templates: Sequence[str] = TEMPLATES,
+    group: str | None = None,
+    novel: Novel | None = None,
+) -> None:
+    """Raises InputError for labels, templates and class names that do not fit the source."""
+    label = named_label("zeroshot", source, label)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
+    if not templates:
+        raise InputError("no template is given; give at least '{}'")
+    if group is not None:
+        group_field(source, group)
+    if novel is not None:
+        novel_classes(source.schema()[f"labels.{label}"].classes, novel)
+
 
 def zeroshot(
     model: Any,
@@ -36,6 +73,8 @@ def zeroshot(
     *,
     label: str | None = None,
     templates: Sequence[str] = TEMPLATES,
+    group: str | None = None,
+    novel: Novel | None = None,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -45,41 +84,28 @@ def zeroshot(
     `label` is one whose classes the source names: "class", or the first. Also given: `n` pictures, `classes`,
     `classes_seen` (those with pictures, over which the mean is), `bad` samples by reason, and the protocol. Samples
     without the label (-1) are left out. Ties count against the model.
-    """
-    label = _label(source, label)
-    names = source.schema()[f"labels.{label}"].classes
-    for template in templates:
-        if template.count("{}") != 1:
-            raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
-    if not templates:
-        raise InputError("no template is given; give at least '{}'")
 
-    def known(sample: Sample) -> int:
+    With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`: `worst_group_top1`, and
+    the groups one by one in `by_group`.
+    """
+    ready(model, source, label=label, templates=templates, group=group, novel=novel)
+    label = named_label("zeroshot", source, label)
+    names = source.schema()[f"labels.{label}"].classes
+
+    def known(sample: Sample) -> tuple[int, int]:
+        """Class and group of a sample."""
         value = int(sample.labels.get(label, -1))
         if not 0 <= value < len(names):
             raise BadSample("no-label", f"{sample.key} has no {label}")
-        return value
+        return value, group_of(sample, group)
 
     steps = Steps(progress, len(source) + len(names) * len(templates))
-    prompts = [template.replace("{}", name) for name in names for template in templates]
-    vectors = normalize(embed_texts(model, prompts, batch_size=batch_size, steps=steps), dim=1)
-    classes = normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=1)
+    classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
     images = embed_pictures(model, source, known, exact=exact, batch_size=batch_size, steps=steps)
-    labels = np.array(images.facts)
-    rank = class_ranks(images.vectors @ classes.T, labels)
+    labels, groups = np.array(images.facts).T
+    rank = ranks(images.vectors, classes, labels)
     by_class = per_class(rank <= 1, labels, len(names))
-    protocol = Protocol(
-        task="zeroshot",
-        data=data_of(source),
-        split=split_of(source.keys()),
-        field=label,
-        prompts=tuple(templates),
-        classes=names,
-        rule="mean of unit prompt vectors, unit; ties lose",
-        decoding="full" if exact else "scaled",
-        precision=precision_of(model),
-    )
-    return {
+    results = {
         "n": len(labels),
         "classes": len(names),
         "classes_seen": int(np.isfinite(by_class).sum()),
@@ -88,11 +114,77 @@ def zeroshot(
         "mean_per_class": float(np.nanmean(by_class)),
         "chance_top1": 1 / len(names),
         "chance_top5": min(5, len(names)) / len(names),
-        "bad": dict(images.bad),
-    } | describe(protocol, model)
+        "chance_mean_per_class": 1 / len(names),
+    }
+    options = []
+    if novel is not None:
+        held_out = novel_classes(names, novel)
+        results |= base_and_novel(images.vectors, classes, labels, held_out)
+        options.append(f"novel={','.join(np.array(names)[held_out])}")
+    if group is not None:
+        by_group = group_accuracy(rank <= 1, groups, group_field(source, group).classes)
+        results |= worst(by_group) | {"chance_worst_group_top1": 1 / len(names), "by_group": by_group}
+        options.append(f"group={group}")
+    protocol = protocol_of(
+        "zeroshot", source, model, exact=exact, field=label, prompts=tuple(templates), classes=names,
+        rule="mean of unit prompt vectors, unit; ties lose", options=tuple(options),
+    )  # fmt: skip
+    return results | {"bad": dict(images.bad)} | describe(protocol, model)
 
 
-def _label(source: Source, label: str | None) -> str:
+def class_vectors(
+    model: Any, names: Sequence[str], templates: Sequence[str], *, batch_size: int, steps: Steps
+) -> Tensor:
+    """The direction of each class (C, E): the mean of its unit prompt vectors, made unit."""
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    vectors = normalize(embed_texts(model, prompts, batch_size=batch_size, steps=steps), dim=1)
+    return normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=1)
+
+
+def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray) -> dict[str, float]:
+    """Accuracy among the base classes alone, among the novel ones alone, and the harmonic mean of the two.
+
+    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError where a half has no pictures.
+
+    >>> classes, novel = np.eye(4), np.array([False, False, True, True])
+    >>> base_and_novel(classes[[0, 1, 3]], classes, np.array([0, 1, 2]), novel)["harmonic"]
+    0.0
+    """
+    found: dict[str, float] = {}
+    for name, half in (("base", np.flatnonzero(~novel)), ("novel", np.flatnonzero(novel))):
+        mine = np.flatnonzero(np.isin(labels, half))
+        if not len(mine):
+            raise InputError(f"no picture is of a {name} class; choose other novel classes")
+        inside = np.searchsorted(half, labels[mine])
+        found[f"{name}_top1"] = float((ranks(images[mine], classes[half], inside) <= 1).mean())
+        found[f"chance_{name}_top1"] = 1 / len(half)
+    found["harmonic"] = harmonic_mean(found["base_top1"], found["novel_top1"])
+    found["chance_harmonic"] = harmonic_mean(found["chance_base_top1"], found["chance_novel_top1"])
+    return found
+
+
+def group_accuracy(hits: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`top1` and `n` of each group that has samples: hits (N,), groups (N,) with -1 where a sample has none.
+
+    >>> group_accuracy(np.array([1, 0, 1]), np.array([0, 0, 1]), ("noto", "twemoji"))["noto"]
+    {'top1': 0.5, 'n': 2}
+    """
+    found = {}
+    for value in np.unique(groups[groups >= 0]).tolist():
+        mine = np.asarray(hits)[groups == value]
+        found[names[value] if names else str(value)] = {"top1": float(mine.mean()), "n": int(mine.size)}
+    return found
+
+
+def worst(by_group: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The group of least accuracy, by name and number; InputError where no sample has a group."""
+    if not by_group:
+        raise InputError("no picture has the label that says its group; choose another with group=")
+    name = min(by_group, key=lambda each: by_group[each]["top1"])
+    return {"worst_group": name, "worst_group_top1": by_group[name]["top1"]}
+
+
+def named_label(suite: str, source: Source, label: str | None) -> str:
     """The label to predict; it must have class names."""
     named = {
         name.removeprefix("labels."): field
@@ -101,8 +193,40 @@ def _label(source: Source, label: str | None) -> str:
     }
     if label is None:
         if not named:
-            raise InputError(f"zeroshot needs a label with class names, which source {source.name!r} does not give")
+            raise InputError(f"{suite} needs a label with class names, which source {source.name!r} does not give")
         return "class" if "class" in named else next(iter(named))
     if label not in named:
         raise unknown(f"label with class names of source {source.name!r}", label, named)
     return label
+
+
+def group_field(source: Source, group: str) -> Field:
+    """The field of the label that says each sample's group."""
+    labels = {
+        name.removeprefix("labels."): field
+        for name, field in source.schema().items()
+        if name.startswith("labels.") and field.kind == "int"
+    }
+    if group not in labels:
+        raise unknown(f"label of source {source.name!r} for groups", group, labels)
+    return labels[group]
+
+
+def group_of(sample: Sample, group: str | None) -> int:
+    """The group of a sample, -1 where it has none."""
+    return -1 if group is None else int(sample.labels.get(group, -1))
+
+
+def novel_classes(names: Sequence[str], novel: Novel) -> np.ndarray:
+    """Which classes are novel (C,) bool. "half": all but the first ceil(C / 2)."""
+    if novel == "half":
+        chosen = np.arange(len(names)) >= -(-len(names) // 2)
+    else:
+        asked = [novel] if isinstance(novel, str) else list(novel)
+        for name in asked:
+            if name not in names:
+                raise unknown("novel class", name, names)
+        chosen = np.isin(names, asked)
+    if chosen.all() or not chosen.any():
+        raise InputError(f"{int(chosen.sum())} of {len(names)} classes are novel; some must be, and some not")
+    return chosen

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diptych.data.batch import Batch
-from diptych.data.plan import Distinct, Shuffled
+from diptych.data.plan import Distinct, Shuffled, Together
 from diptych.data.views import Augment, PictureView, TextView, View
+from diptych.errors import InputError
 from diptych.methods.base import At, Features, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.spec import configure
@@ -16,11 +17,20 @@ from diptych.towers.dual import DualEncoder
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
     """`role` is the role of the texts; `distinct` names a label of which a batch holds each value at most once, so that
-    pictures of one thing are no false negatives of each other."""
+    pictures of one thing are no false negatives of each other; `together` consecutive samples meet in a batch, so that
+    siblings (of `scenes:siblings=4`) are each other's hard negatives."""
 
     role: str = "caption"
     augment: Mapping[str, Any] = field(default_factory=dict)  # options of data.views.Augment
     distinct: str | None = None
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        if self.together < 1:
+            raise InputError(f"together is {self.together}; it is a number of samples, at least 1")
+        if self.distinct and self.together > 1:
+            raise InputError(f"distinct={self.distinct} keeps samples apart and together={self.together} joins them; "
+                             "leave one out")  # fmt: skip
 
 
 class Pairs(Method):
@@ -34,7 +44,9 @@ class Pairs(Method):
         self.augment = configure(Augment, dict(config.augment), "augment")
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(plan=Distinct(self.config.distinct) if self.config.distinct else Shuffled()),)
+        config = self.config
+        plan = Distinct(config.distinct) if config.distinct else Together(config.together)
+        return (Stage(plan=plan if config.distinct or config.together > 1 else Shuffled()),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (

@@ -29,6 +29,7 @@ from diptych.towers.model import Model
 from diptych.towers.precision import set_precision
 
 FORMAT = "diptych-model/1"
+SHIPPED = Path(pretrained.__file__).parent
 
 
 def describe(
@@ -54,11 +55,20 @@ def describe(
     }
 
 
-def save_model(folder: Path, description: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write model.safetensors, then model.json with its checksum; a failure leaves the old pair."""
+def save_model(
+    folder: Path, description: Mapping[str, Any], state: Mapping[str, Tensor], *, half: bool = False
+) -> None:
+    """Write model.safetensors, then model.json with its checksum; a failure leaves the old pair.
+
+    With `half` float32 weights are rounded to float16, half the bytes, and are float32 again once loaded.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
-    write_atomic(weights, lambda path: save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path))
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    if half:
+        state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
+        description = {**description, "stored": "float16"}
+    write_atomic(weights, lambda path: save_file(state, path))
     text = json.dumps({**description, "weights": _checksum(weights)}, indent=1, ensure_ascii=False)
     write_atomic(folder / "model.json", lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -81,10 +91,10 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, or `hf:REPO_OR_FOLDER`.
+    """Load a model: one that ships (`tiny`, `tiny-lm`), a RUN folder, `openclip:NAME[/TAG]`, or `hf:REPO_OR_FOLDER`.
 
-    A `Model`, which embeds; a RUN of a language model is a `LanguageModel`, which generates.
-
+    A `Model`, which embeds; a RUN of a language model, or `tiny-lm`, is a `LanguageModel`, which generates. `./tiny` is
+    a folder of that name.
 
     `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
     is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
@@ -94,15 +104,22 @@ def load(spec: str | Path, weights: str | Path | None = None, precision: str = "
     prefix = str(spec).split(":", 1)[0]
     if prefix in pretrained.LOADERS and ":" in str(spec):
         return pretrained.load(str(spec), weights=weights, precision=precision)
-    folder = Path(spec).expanduser()
+    ships = shipped().get(str(spec))
+    folder = ships or Path(spec).expanduser()
     if weights is not None:
-        raise InputError(f"weights= goes with openclip: or hf: models; {folder} has its own")
+        raise InputError(f"weights= goes with openclip: or hf: models; {spec} has its own")
     if not folder.is_dir():
-        raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, openclip:NAME/TAG or hf:FOLDER")
-    return set_precision(_load_run(folder), precision)
+        known = ", ".join([*shipped(), "openclip:NAME/TAG", "hf:FOLDER"])
+        raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")
+    return set_precision(_load_run(folder, str(spec) if ships else str(folder)), precision)
 
 
-def _load_run(folder: Path) -> Model | LanguageModel:
+def shipped() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/model.json"))}
+
+
+def _load_run(folder: Path, name: str) -> Model | LanguageModel:
     description = read_description(folder)
     path = folder / "model.safetensors"
     if "weights" not in description or not path.exists():
@@ -116,8 +133,8 @@ def _load_run(folder: Path) -> Model | LanguageModel:
             "(fingerprint differs); install the version it was trained with, or train anew"
         )
     module = rebuild(description, tokenizer).eval()
-    load_state(module, path)
-    return usable(module, tokenizer, description["preprocess"], name=str(folder))
+    load_state(module, path, half=description.get("stored") == "float16")
+    return usable(module, tokenizer, description["preprocess"], name=name)
 
 
 def usable(
@@ -143,12 +160,14 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     return cls(cls.configure(description["config"]), make).deliver()
 
 
-def load_state(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file; what is missing, extra, or of another shape or dtype is named."""
+def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
+    """Load a safetensors file; what is missing, extra, or of another shape or dtype is named; `half` as there."""
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error})") from None
+    if half:
+        state = {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
     own = module.state_dict()
     problems = [f"lacks {name}" for name in own.keys() - state.keys()]
     problems += [f"has the unknown {name}" for name in state.keys() - own.keys()]

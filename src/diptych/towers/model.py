@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from diptych.data.sample import BadSample, Picture
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
 
 Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | Image.Image | Picture]
 Progress = Callable[[int, int], None]
@@ -51,12 +53,28 @@ class Model:
         with at least twice the model's size left (`Preprocess.read` says why); `exact` decodes it in full.
         Raises InputError for what cannot be read, by place and name.
         """
-        if isinstance(images, Tensor):
-            batches, count = self._tensor_batches(images, batch_size)
-        else:
-            items = [images] if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode") else images
-            batches, count = self._decoded(list(items), batch_size, exact), len(items)  # type: ignore[arg-type]
+        batches, count = self._batches(images, batch_size, exact)
         return self._embed(batches, self.encoder.embed_images, count, progress)
+
+    def represent(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Encoded:
+        """What the image tower gives before the projection: tokens (N, T, D), pooled (N, D); float32, on the CPU.
+
+        `images` and what is raised are those of `embed_images`; InputError also where there is no picture.
+        """
+        batches, count = self._batches(images, batch_size, exact)
+        if not count:
+            raise InputError(f"{self.name} has no picture to represent; give one at least")
+        found: list[Encoded] = []
+        with evaluating(self.encoder), torch.inference_mode():
+            for (pixels,) in batches:
+                found.append(self.encoder.encode_image(pixels.to(self.device)))
+                if progress:
+                    progress(sum(len(each.pooled) for each in found), count)
+        tokens, pooled = (torch.cat([getattr(each, name).float().cpu() for each in found]).clone()
+                          for name in ("tokens", "pooled"))  # fmt: skip
+        return replace(found[0], tokens=tokens, pooled=pooled, levels=())
 
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
@@ -121,6 +139,13 @@ class Model:
                 if progress:
                     progress(done, count)
         return torch.cat(found[1:] or found).clone()  # a clone made here takes part in gradients again
+
+    def _batches(self, images: Pictures, batch_size: int, exact: bool) -> tuple[Iterator[tuple[Tensor]], int]:
+        """Batches of pixels (N, 3, size, size), and how many pictures there are."""
+        if isinstance(images, Tensor):
+            return self._tensor_batches(images, batch_size)
+        items = [images] if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode") else images
+        return self._decoded(list(items), batch_size, exact), len(items)  # type: ignore[arg-type]
 
     def _tensor_batches(self, images: Tensor, batch_size: int) -> tuple[Iterator[tuple[Tensor]], int]:
         images = images[None] if images.ndim == 3 else images

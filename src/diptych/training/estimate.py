@@ -27,8 +27,8 @@ _TEXTS = 20_000  # captions for the probe's vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """`state_bytes`: weights, gradients and the optimiser's state; `batch_bytes`: what backward keeps of a batch at a time, the
-    loss apart; `step_seconds` and `epoch_seconds` on this machine, reading included."""
+    """`state_bytes`: weights, gradients and the optimiser's state; `batch_bytes`: what backward keeps of a batch at a
+    time, the loss apart; `step_seconds` and `epoch_seconds` on this machine, reading included."""
 
     method: str
     preset: str
@@ -81,7 +81,7 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
 
 
 def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> int:
-    """Weights and gradients, which are there after a backward pass, and what the optimiser keeps once it has stepped."""
+    """Weights and gradients, there after a backward pass, and what the optimiser keeps once it has stepped."""
     optimizer = optim.build(method, recipe, scale)
     optimizer.step()
     tensors = (tensor for p in method.parameters() for tensor in (p, p.grad) if tensor is not None)

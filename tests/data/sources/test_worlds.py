@@ -13,8 +13,9 @@ from diptych.data.plan import Distinct, Shuffled, labels_of
 from diptych.data.sample import Box, Field, Sample, Source, Text
 from diptych.data.sources import formats, open_source
 from diptych.data.views import LabelView, PictureView
-from diptych.data.worlds import Drawn, Rendered, World, WorldSource, several
+from diptych.data.worlds import Drawn, Rendered, World, WorldSource
 from diptych.errors import InputError
+from diptych.spec import several
 
 
 def test_a_world_is_a_source_and_lists_its_options_in_its_name():

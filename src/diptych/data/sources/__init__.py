@@ -5,6 +5,7 @@ where it has one, goes to no other. Add a file, and `open_source`, and with it e
 
     glyphs:split=train:design=noto+emojione     the drawings that ship with the package
     scenes:count=5000:number=2                  a world: data that is made, with exact annotation
+    wordnet:pos=verb                            the glosses and examples of an installed WordNet
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
     photos/                                     a folder: class/picture.jpg, or picture.jpg + picture.txt
     table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; pictures as paths or bytes
@@ -71,7 +72,7 @@ def _open_one(spec: Spec) -> Source:
     from diptych.data.worlds import cards  # worlds draw from sources
 
     here = (entry.name for entry in Path().iterdir() if entry.is_dir())
-    raise unknown("source", spec.name, ["glyphs", *cards(), *here])
+    raise unknown("source", spec.name, ["glyphs", "wordnet", *cards(), *here])
 
 
 class Concat:

@@ -13,7 +13,7 @@ import numpy as np
 
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Sample, Schema
-from diptych.data.sources import card, glyphs, worlds
+from diptych.data.sources import card, glyphs, wordnet, worlds
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import CAPTIONS, Parts, labels_of, read_json, read_text, schema_of
 from diptych.errors import InputError
@@ -27,7 +27,7 @@ _ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about th
 
 def claims(spec: Spec) -> bool:
     """Whether this file reads `spec`: any folder, but for the names that the package itself knows (write ./glyphs)."""
-    return is_folder(spec) and not any(other.claims(spec) for other in (glyphs, card, worlds))
+    return is_folder(spec) and not any(other.claims(spec) for other in (glyphs, card, worlds, wordnet))
 
 
 def open(spec: Spec) -> "Folder":

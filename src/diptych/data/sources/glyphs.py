@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.errors import unknown
 from diptych.spec import Spec, configure, several
 
 FORMAT = "glyphs"

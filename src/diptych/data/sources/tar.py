@@ -121,7 +121,7 @@ class Tar:
             *prefix, kind = extension.split(".")
             role = ".".join(prefix)
             if kind in PICTURES and (role == "mask" or role.endswith("seg")):
-                masks[role] = Mask(member)
+                masks[role.removesuffix(".seg")] = Mask(member)  # NAME.seg.png is the mask NAME, seg.png is called seg
             elif kind in PICTURES:
                 images.setdefault("main" if role in ("", "image", "img") else role, member)
             else:

@@ -25,7 +25,7 @@ import numpy as np
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.data.sources.compact import Strings, hash64, is_folder
 from diptych.errors import InputError, unknown
-from diptych.spec import Spec, configure
+from diptych.spec import Spec, configure, several
 
 FORMAT, PREFIX = "wordnet", "wordnet:"
 INSTALLED, PACK, PACKED = Path("/usr/share/wordnet"), "wordnet-glosses", "synsets.jsonl.gz"
@@ -44,16 +44,9 @@ def claims(spec: Spec) -> bool:
 def open(spec: Spec) -> "WordNet":
     """`wordnet[:FOLDER][:pos=noun+verb+adjective+adverb][:split=train|val|test][:page=N]`; without a split: all."""
     options = configure(WordNetOptions, spec.options, f"source {spec.name!r}")
-    pos, splits = _choose("pos", options.pos, list(FILES)), _choose("split", options.split, SPLITS)
+    pos = several("pos of wordnet", options.pos, tuple(FILES))
+    splits = several("split of wordnet", options.split, SPLITS)
     return WordNet(_folder(spec.name.removeprefix(FORMAT).removeprefix(":")), pos, splits, options.page)
-
-
-def _choose(what: str, text: str, choices: Sequence[str]) -> list[str]:
-    chosen = list(choices) if text == "all" else text.split("+")
-    for name in chosen:
-        if name not in choices:
-            raise unknown(f"{what} of wordnet", name, [*choices, "all"])
-    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ kept, by recall on a third hand's drawings; what is reported is recall on a four
     same_rate_64    Lion at the rate and decay that AdamW has chosen, ten times what it should be
     one_beta_64     Lion with b1 = b2 = 0.9, the sign of a plain momentum, at the best rate of its grid
 
-`advantage` is the arm's recall less that of AdamW at the same batch and seed. The towers' width and the grid were chosen
-after some of its points had been tried on seed 100, the number of epochs for the time that it takes.
+`advantage` is the arm's recall less that of AdamW at the same batch and seed. The towers' width and the grid were
+chosen after some of its points had been tried on seed 100, the number of epochs for the time that it takes.
 """
 
 import time

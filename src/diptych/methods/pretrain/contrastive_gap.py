@@ -59,6 +59,7 @@ class Config(PairConfig):
     local: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mode not in get_args(Mode):
             raise unknown("mode of contrastive_gap", self.mode, get_args(Mode))
         if self.mode == "clip" and self.remove_contrastive:

@@ -137,6 +137,8 @@ def schema(config: Config, cat: Catalogue) -> Schema:
         found["images.reference"] = Field(kind="image", optional=True)
         found["texts.instruction"] = Field(kind="text", optional=True)
     found |= {f"labels.{name}": Field(kind="int", classes=values) for name, values in classes(config, cat).items()}
-    found |= {"boxes": Field(kind="box")} | {f"masks.{name}": Field(kind="mask") for name in masks(cat)}
+    found |= {"boxes": Field(kind="box", classes=cat.classes)} | {
+        f"masks.{name}": Field(kind="mask") for name in masks(cat)
+    }
     found |= {"arrays.depth": Field(kind="array"), "arrays.factors": Field(kind="array")}
     return found | ({"edits": Field(kind="edit", optional=True)} if edits_of(config) else {})

@@ -1,0 +1,255 @@
+"""Answers to questions about pictures: word for word, by the consensus of people, or chosen among several.
+
+    exact         the answer equals one of the right ones
+    vqa           mean over the people who answered of min(1, n / 3), n of the others having given that answer
+    chosen        the right one of a question's choices has the highest score
+
+Answers are compared in lower case without punctuation and articles, number words as digits. `vqa` is of questions that
+four people or more answered: with fewer it cannot reach 1. Chance is always giving the most common answer, or choosing
+at random; ties lose.
+
+A question's answers are the texts of role answer that follow it; where all questions come first, the answers belong to
+them in order. Its choices are the attribute `choices` of the question, or the sample's texts of role choice.
+
+Sources: Antol et al. 2015 (VQA); Rajpurkar et al. 2016 (exact match and its normal form).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.errors import unknown
+from diptych.evaluation import able
+from diptych.evaluation.embed import Progress, Steps, as_vectors, pictures_with_edits, read_pictures
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.metrics import TIE
+
+card = {
+    "title": "Answers to questions: exact, VQA accuracy, multiple choice",
+    "needs": ["images.main", "texts.question", "texts.answer"],
+    "abilities": [],  # generate, or what `by` says
+}
+
+By = Literal["generate", "log_prob", "match", "embed"]
+_ABILITIES = {
+    "generate": ("preprocess", "generate"),
+    "log_prob": ("preprocess", "log_prob"),
+    "match": ("preprocess", "match"),
+    "embed": ("embed_images", "embed_texts"),
+}
+PEOPLE = 4
+"""Answers that a question needs for `vqa`."""
+
+_ARTICLES = {"a", "an", "the"}
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(number) for number, word in enumerate(_DIGITS)}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, the answers that count as right, and the choices where there are any."""
+
+    text: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+
+
+def ready(model: Any, source: Source, *, by: By = "generate") -> None:
+    """Raises InputError for a model that cannot answer in the way `by`."""
+    if by not in _ABILITIES:
+        raise unknown("way to answer", by, _ABILITIES)
+    for ability in _ABILITIES[by]:
+        able(f"answers by {by}", model, ability)
+
+
+def answers(
+    model: Any,
+    source: Source,
+    *,
+    by: By = "generate",
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`exact` and `vqa` of written answers, or `chosen` where the model scores the choices of each question.
+
+    `by` is generate, a text after the question; log_prob, the log-probability of each choice after it; match or embed,
+    the score of the picture with question and choice as one text. `paired`: where an edit of the sample (its twin) has
+    the same question with another answer, the share of such pairs of which both are right. Also given: `n` questions,
+    what chance gives, `bad` samples by reason, and the protocol.
+    """
+    ready(model, source, by=by)
+    bad: Counter[str] = Counter()
+    asked: list[tuple[Question, bool]] = []  # all questions in order, and whether they are of a sample or of its edit
+    pairs: list[tuple[int, int]] = []
+    given: list[Any] = []  # a text, or scores of the choices, for each question
+
+    def facts(sample: Sample) -> list[list[Question]]:
+        """The questions of the sample and of each edit that has a picture."""
+        mine = questions(sample, by != "generate")
+        return [mine, *(_twins(edit, mine, by != "generate") for edit in sample.edits if "main" in edit.images)]
+
+    steps = Steps(progress, len(source))
+    for pixels, kept in read_pictures(
+        model, source, facts, bad, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps
+    ):
+        picture, now = 0, []
+        for of_pictures in kept:
+            first = len(asked)
+            for at, found in enumerate(of_pictures):
+                for question in found:
+                    if at:
+                        own = next(i for i, each in enumerate(of_pictures[0]) if each.text == question.text)
+                        pairs.append((first + own, len(asked)))
+                    now.append((picture, question))
+                    asked.append((question, at == 0))
+                picture += 1
+        given += _given(model, pixels, now, by, batch_size)
+    right = np.array([_right(answer, question) for answer, (question, _) in zip(given, asked, strict=True)])
+    own = np.array([is_own for _, is_own in asked])
+    results = _written(given, asked) if by == "generate" else _chosen(right[own], [q for q, mine in asked if mine])
+    if pairs:
+        results["paired"] = float(np.mean([right[a] and right[b] for a, b in pairs]))
+        results["chance_paired"] = (
+            0.0 if by == "generate" else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
+        )
+    protocol = protocol_of(
+        "answers", source, model, exact=exact, field="answer",
+        rule="lower case, no punctuation, no articles, numbers as digits; ties lose", options=(f"by={by}",),
+    )  # fmt: skip
+    return {"n": int(own.sum())} | results | {"bad": dict(bad)} | describe(protocol, model)
+
+
+def questions(sample: Sample, choose: bool = False) -> list[Question]:
+    """The questions of a sample with their answers; where `choose`, those of whose choices some are right, some wrong.
+
+    Raises BadSample where there are none, or answers that belong to no question.
+    """
+    asked = [text for text in sample.texts if text.role == "question"]
+    answered: list[list[str]] = []
+    for text in sample.texts:
+        if text.role == "question":
+            answered.append([])
+        elif text.role == "answer" and answered:
+            answered[-1].append(text.text)
+    if not all(answered):
+        found = sample.captions("answer")
+        if len(found) != len(asked):
+            raise BadSample("unpaired", f"{sample.key} has {len(asked)} questions and {len(found)} answers")
+        answered = [[text] for text in found]
+    common = sample.captions("choice")
+    made = [
+        Question(text.text, tuple(right), tuple(text.attrs.get("choices", common)))
+        for text, right in zip(asked, answered, strict=True)
+    ]
+    if choose:
+        made = [each for each in made if 0 < _rightness(each).sum() < len(each.choices)]
+    if not made:
+        raise BadSample("no-question", f"{sample.key} has no question" + " with right and wrong choices" * choose)
+    return made
+
+
+def vqa_accuracy(given: str, right: Sequence[str]) -> float:
+    """VQA's consensus: the mean, over people left out one at a time, of min(1, n / 3), n of the others agreeing.
+
+    >>> round(vqa_accuracy("Two", ["2", "two", "three", "3"]), 4)  # n is 1 where one of the two is left out, else 2
+    0.5
+    """
+    same = np.array([normal_answer(each) == normal_answer(given) for each in right])
+    return float(np.minimum(1, (same.sum() - same) / 3).mean())
+
+
+def normal_answer(text: str) -> str:
+    """An answer as it is compared.
+
+    >>> normal_answer("The T-shirt's two dogs, 1.5 m.")
+    't shirts 2 dogs 1.5 m'
+    """
+    plain = re.sub(r"['’]", "", text.lower())
+    plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]", " ", plain)
+    return " ".join(_NUMBERS.get(word, word) for word in plain.split() if word not in _ARTICLES)
+
+
+def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Question]:
+    """The edit's questions that the sample has too, and answers otherwise."""
+    other = {each.text: {normal_answer(text) for text in each.answers} for each in mine}
+    try:
+        found = questions(edit, choose)
+    except BadSample:  # it may have none
+        return []
+    return [
+        each
+        for each in found
+        if each.text in other and not other[each.text] & {normal_answer(text) for text in each.answers}
+    ]
+
+
+def _given(model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by: By, batch_size: int) -> list[Any]:
+    """The answers to questions about pictures (by number): texts, or scores (n,) of the choices."""
+    if by == "generate":
+        return [
+            text
+            for start in range(0, len(asked), batch_size)
+            for part in [asked[start : start + batch_size]]
+            for text in model.generate(
+                pixels[[at for at, _ in part]], [each.text for _, each in part], batch_size=batch_size
+            )
+        ]
+    rows = [(at, each.text, choice) for at, each in asked for choice in each.choices]
+    vectors = as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else pixels
+    scores = []
+    for start in range(0, len(rows), batch_size):
+        pictures, prompts, choices = zip(*rows[start : start + batch_size], strict=True)
+        joined = [f"{prompt} {choice}" for prompt, choice in zip(prompts, choices, strict=True)]
+        if by == "log_prob":
+            found = model.log_prob(pixels[list(pictures)], list(choices), list(prompts), batch_size=batch_size)
+        elif by == "match":
+            found = model.match(pixels[list(pictures)], joined, batch_size=batch_size)
+        else:
+            found = (vectors[list(pictures)] * as_vectors(model.embed_texts(joined))).sum(1)
+        scores.append(as_vectors(found))
+    sizes = [len(each.choices) for _, each in asked]
+    return [part.numpy() for part in torch.cat(scores).split(sizes)] if scores else []
+
+
+def _right(given: Any, question: Question) -> bool:
+    """Whether a written answer is one of the right ones, or a right choice scores above all wrong ones."""
+    if isinstance(given, str):
+        return normal_answer(given) in {normal_answer(each) for each in question.answers}
+    right = _rightness(question)
+    return bool(given[right].max() > given[~right].max() + TIE * np.abs(given).max())
+
+
+def _rightness(question: Question) -> np.ndarray:
+    """Which choices are right, (n,) bool."""
+    answers = {normal_answer(each) for each in question.answers}
+    return np.array([normal_answer(each) in answers for each in question.choices], dtype=bool)
+
+
+def _luck(question: Question) -> float:
+    """The chance of choosing right at random."""
+    return float(_rightness(question).mean())
+
+
+def _written(given: Sequence[str], asked: Sequence[tuple[Question, bool]]) -> dict[str, Any]:
+    own = [(text, question.answers) for text, (question, mine) in zip(given, asked, strict=True) if mine]
+    common = Counter(form for _, right in own for form in sorted({normal_answer(each) for each in right}))
+    often = max(common, key=lambda form: (common[form], form))
+    exact = [normal_answer(text) in {normal_answer(each) for each in right} for text, right in own]
+    found = {"exact": float(np.mean(exact)), "chance_exact": common[often] / len(own)}
+    people = [(text, right) for text, right in own if len(right) >= PEOPLE]
+    if people:
+        found["vqa"] = float(np.mean([vqa_accuracy(text, right) for text, right in people]))
+        found["chance_vqa"] = float(np.mean([vqa_accuracy(often, right) for _, right in people]))
+    return found
+
+
+def _chosen(right: np.ndarray, asked: Sequence[Question]) -> dict[str, Any]:
+    return {"chosen": float(right.mean()), "chance_chosen": float(np.mean([_luck(each) for each in asked]))}

@@ -1,0 +1,147 @@
+"""Dense probe: the class at each position of a picture, read off frozen features there by a linear classifier.
+
+    IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
+
+A position's class is the most common one of its cell. The classifier is that of the linear probe: logistic regression
+on standardised features, C chosen on a fifth of the pictures kept aside. Chance names one class everywhere, the most
+common.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.errors import InputError, unknown
+from diptych.evaluation.embed import Progress, Steps
+from diptych.evaluation.frozen import split
+from diptych.evaluation.positions import MOST, cell_classes, laid_under, positions
+from diptych.evaluation.probe import CS, classifier
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.metrics import lab
+
+card = {
+    "title": "Dense probe: mIoU of the class at each position",
+    "needs": ["images.main", "masks"],
+    "abilities": ["preprocess", "represent"],
+}
+
+VOID = 255
+"""The number in a mask that is no class."""
+
+
+def ready(model: Any, source: Source, *, mask: str | None = None) -> None:
+    """Raises InputError for a mask that the source lacks."""
+    mask_of(source, mask)
+
+
+def dense(
+    model: Any,
+    source: Source,
+    *,
+    train: Source | str | None = None,
+    mask: str | None = None,
+    seeds: Sequence[int] = (0,),
+    most: int = MOST,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`miou` and `accuracy` of positions, each class's IoU in `by_class`, and what chance gives.
+
+    The probe learns from at most `most` positions of `train`, a source or its spec, and is judged on all of `source`;
+    without it `source` is cut in two by the first seed. `mask` is class, or the first mask; 255 in it is void. Also
+    given: `n` positions judged on, `n_train`, `bad` samples by reason, and the protocol.
+    """
+    mask, halves, bad = mask_of(source, mask), split(source, train, seeds[0]), Counter()
+
+    def plane(sample: Sample) -> np.ndarray:
+        if mask not in sample.masks:
+            raise BadSample("no-mask", f"{sample.key} has no mask {mask!r}")
+        return laid_under(np.asarray(sample.masks[mask].decode()), model.preprocess, VOID)
+
+    steps = Steps(progress, len(halves.train) + len(halves.test))
+    found = []
+    for part, count in ((halves.train, most), (halves.test, None)):
+        x, y, owners = positions(
+            model, part, plane, lambda plane, grid: cell_classes(plane, grid, VOID), bad, most=count, seed=seeds[0],
+            exact=exact, batch_size=batch_size, steps=steps,
+        )  # fmt: skip
+        known = y != VOID
+        found.append((x[known], y[known].astype(int), owners[known]))
+        if not known.any():
+            raise InputError(f"mask {mask!r} of {part.name!r} is void everywhere")
+    (x, y, owners), (test_x, test_y, _) = found
+    results, by_class = segmentation(x, y, test_x, test_y, owners=owners, seed=seeds[0])
+    names = source.schema()[f"masks.{mask}"].classes
+    protocol = protocol_of(
+        "dense", source, model, exact=exact, field=mask, classes=names,
+        rule="linear classifier of the cell's most common class; 255 is void; mean IoU of classes that occur",
+        options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
+    )  # fmt: skip
+    named = {names[value] if value < len(names) else str(value): {"iou": iou} for value, iou in by_class.items()}
+    return (
+        {"n": len(test_y), "n_train": len(y)}
+        | results
+        | {"by_class": named, "bad": dict(bad)}
+        | describe(protocol, model)
+    )
+
+
+def segmentation(
+    features: np.ndarray,
+    labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    owners: np.ndarray | None = None,
+    seed: int = 0,
+    cs: Sequence[float] = CS,
+) -> tuple[dict[str, float], dict[int, float]]:
+    """`miou`, `accuracy`, `C` and chance of a linear classifier on positions (P, D) of classes (P,); and IoU by class.
+
+    C is chosen on a fifth of the pictures, where `owners` (P,) says which position is of which, else of the positions.
+
+    >>> x = np.repeat(np.eye(2), 20, axis=0)
+    >>> y = np.repeat([0, 3], 20)
+    >>> segmentation(x, y, x, y)[0]["miou"]
+    1.0
+    """
+    model, C = classifier(features, labels, owners=owners, seed=seed, cs=cs)
+    predicted = model.predict(test_features)
+    values, counts = np.unique(labels, return_counts=True)
+    constant = np.full_like(test_labels, values[counts.argmax()])
+    by_class, by_chance = ious(test_labels, predicted), ious(test_labels, constant)
+    results = {
+        "miou": float(np.mean(list(by_class.values()))),
+        "accuracy": float((predicted == test_labels).mean()),
+        "chance_miou": float(np.mean(list(by_chance.values()))),
+        "chance_accuracy": float((constant == test_labels).mean()),
+        "C": C,
+    }
+    return results, by_class
+
+
+def ious(truth: np.ndarray, predicted: np.ndarray) -> dict[int, float]:
+    """The intersection over union of each class that occurs in `truth` (P,) or `predicted` (P,).
+
+    >>> ious(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
+    {0: 0.5, 1: 0.6666666666666666}
+    """
+    with lab("mIoU"):
+        from sklearn.metrics import jaccard_score
+    classes = np.union1d(truth, predicted)
+    found = np.asarray(jaccard_score(truth, predicted, labels=classes, average=None))  # pyright: ignore
+    return dict(zip(classes.tolist(), found.tolist(), strict=True))
+
+
+def mask_of(source: Source, mask: str | None) -> str:
+    """The mask whose numbers are classes: as asked, or class, or the first that there is."""
+    masks = [name.removeprefix("masks.") for name in source.schema() if name.startswith("masks.")]
+    if not masks:
+        raise InputError(f"dense needs masks, which source {source.name!r} does not give")
+    if mask is not None and mask not in masks:
+        raise unknown(f"mask of source {source.name!r}", mask, masks)
+    return mask or ("class" if "class" in masks else masks[0])

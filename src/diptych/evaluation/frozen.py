@@ -1,0 +1,123 @@
+"""Frozen features of two sets of pictures, those a probe learns from and those it is judged on, and how it is chosen.
+
+Without a source to learn from, one source is cut in two by a seed: a fifth of its samples is for judging.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from diptych.data.sample import Sample, Source
+from diptych.errors import InputError
+from diptych.evaluation import able
+from diptych.evaluation.embed import Steps, as_vectors, read_pictures
+from diptych.evaluation.protocol import data_of, split_of
+from diptych.rng import generator
+
+Features = Literal["embedding", "pooled"]
+"""What a probe reads: the embedding (unit vectors), or what the image tower pools before the projection."""
+
+KEPT = 0.2
+"""The share of samples that are kept aside: to judge on where there is one source, to choose C or alpha on."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which samples of a source are learnt from and which are judged on, in words for the protocol."""
+
+    train: Source
+    test: Source
+    options: tuple[str, ...]
+
+
+class Part:
+    """Some of the samples of a source, in the given order."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self.source, self.indices, self.name = source, list(indices), source.name
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[self.indices[index]]
+
+    def keys(self) -> list[str]:
+        keys = self.source.keys()
+        return [keys[index] for index in self.indices]
+
+    def schema(self) -> Mapping[str, Any]:
+        return self.source.schema()
+
+
+def split(source: Source, train: Source | str | None, seed: int) -> Split:
+    """What to learn from and what to judge on: `train` and `source`, or by `seed` four fifths and a fifth of `source`.
+
+    `train` may be a source's spec. Raises InputError where it has no sample, or `source` has too few.
+    """
+    if train is None:
+        order = generator(seed, "evaluation", "split").permutation(len(source))
+        kept = round(KEPT * len(source))
+        if not kept:
+            raise InputError(f"{len(source)} samples of {source.name!r} are too few to learn from and be judged on")
+        parts = Part(source, sorted(order[kept:].tolist())), Part(source, sorted(order[:kept].tolist()))
+        return Split(*parts, (f"train=the other samples by seed {seed}",))
+    if isinstance(train, str):
+        from diptych.data.sources import open_source
+
+        train = open_source(train)
+    if not len(train):
+        raise InputError(f"source {train.name!r} is empty; a probe has nothing to learn from")
+    return Split(train, source, (f"train={data_of(train)} {split_of(train.keys())}",))
+
+
+def features_ready(model: Any, features: Features) -> None:
+    """Raises InputError where the model cannot give such features."""
+    if features not in ("embedding", "pooled"):
+        raise InputError(f"features are {features!r}; they are embedding or pooled")
+    able("a probe", model, "embed_images" if features == "embedding" else "represent")
+
+
+def frozen(
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Any],
+    bad: Counter[str],
+    *,
+    features: Features,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see `read_pictures`)."""
+    found, kept = [], []
+    for pixels, of_batch in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+        if features == "embedding":
+            vectors = model.embed_images(pixels, batch_size=batch_size)
+        else:
+            vectors = model.represent(pixels, batch_size=batch_size).pooled.flatten(1)
+        found.append(as_vectors(vectors))
+        kept += of_batch
+    return torch.cat(found).numpy(), np.asarray(kept)
+
+
+def kept_aside(count: int, seed: int, owners: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Two lists of indices of `count` samples: to fit on, and a fifth (one at least) to choose by.
+
+    `owners` (count,) says to which picture each position belongs: then a fifth of the pictures is kept aside, whole.
+
+    >>> fit, choose = kept_aside(10, seed=0)
+    >>> len(fit), len(choose), sorted([*fit, *choose]) == list(range(10))
+    (8, 2, True)
+    """
+    values = np.arange(count) if owners is None else owners
+    different = np.unique(values)
+    if len(different) < 2:
+        raise InputError(f"{len(different)} sample is too few to fit a probe and choose its strength; give more")
+    order = generator(seed, "evaluation", "kept").permutation(different)
+    aside = np.isin(values, order[: max(1, round(KEPT * len(order)))])
+    return np.flatnonzero(~aside), np.flatnonzero(aside)

@@ -1,0 +1,110 @@
+"""Frozen features position by position, each beside what a mask or a map says there.
+
+Masks and maps are laid under the picture exactly as its pixels were: the same scaling, crop or padding, by the nearest
+pixel. A position stands for a cell of the picture; a cell of which most is padding or void is left out.
+
+Dimensions: N pictures, h x w positions, D width, S side of the pixels.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import Sample, Source
+from diptych.errors import InputError
+from diptych.evaluation.embed import Steps, as_vectors, read_pictures
+from diptych.rng import generator
+
+MOST = 20_000
+"""Positions that a probe learns from, drawn from all; it is judged on all."""
+
+
+def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.ndarray:
+    """A plane (H, W) of numbers as the picture's pixels lie, (S, S); `void` where there is padding.
+
+    >>> laid_under(np.array([[1, 2], [3, 4]]), Preprocess(size=4), void=0)[0]
+    array([1, 1, 2, 2])
+    """
+    height, width = plane.shape
+    scaled_width, scaled_height = preprocess.scaled(width, height)
+    rows, columns = _nearest(height, scaled_height, preprocess), _nearest(width, scaled_width, preprocess)
+    laid = plane[rows[:, None], columns]
+    return np.where((rows[:, None] >= 0) & (columns >= 0), laid, np.asarray(void, laid.dtype))
+
+
+def _nearest(length: int, scaled: int, preprocess: Preprocess) -> np.ndarray:
+    """For each of the S pixels of a side the number of the plane's nearest, -1 in padding."""
+    margin = preprocess.margin(scaled) if preprocess.resize != "longest" else -((preprocess.size - scaled) // 2)
+    at = np.arange(preprocess.size) + margin
+    return np.where((at >= 0) & (at < scaled), ((at + 0.5) * length / scaled).astype(int).clip(0, length - 1), -1)
+
+
+def cell_classes(plane: np.ndarray, grid: tuple[int, int], void: int) -> np.ndarray:
+    """The most common number of each cell of a plane (S, S) of whole numbers, (h · w,); of equally common ones the
+    least.
+
+    >>> cell_classes(np.array([[7, 7, 1, 2], [7, 0, 1, 1]]), (1, 2), void=255)
+    array([7, 1])
+    """
+    values, number = np.unique(plane, return_inverse=True)
+    counts = np.zeros((grid[0] * grid[1], len(values)), int)
+    np.add.at(counts, (_cells(plane.shape, grid).ravel(), number.ravel()), 1)
+    return values[counts.argmax(1)]
+
+
+def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The mean of each cell of a plane (S, S), (h · w,); NaN where half of it or more is not finite.
+
+    >>> cell_means(np.array([[1.0, 3, np.nan, np.nan]]), (1, 2))
+    array([ 2., nan])
+    """
+    cell, finite = _cells(plane.shape, grid).ravel(), np.isfinite(plane).ravel()
+    total = np.bincount(cell, minlength=grid[0] * grid[1])
+    count = np.bincount(cell[finite], minlength=len(total))
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(cell[finite], weights=plane.ravel()[finite], minlength=len(total)) / count
+    return np.where(2 * count > total, mean, np.nan)
+
+
+def _cells(shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
+    """Which cell of the grid each pixel lies in, row by row."""
+    rows, columns = (np.arange(side) * count // side for side, count in zip(shape, grid, strict=True))
+    return rows[:, None] * grid[1] + columns
+
+
+def positions(
+    model: Any,
+    source: Source,
+    plane: Callable[[Sample], np.ndarray],
+    cells: Callable[[np.ndarray, tuple[int, int]], np.ndarray],
+    bad: Counter[str],
+    *,
+    most: int | None,
+    seed: int,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (P, D) of the positions of all pictures, what `cells(plane(sample), grid)` says of them (P,), and the
+    number of each one's picture (P,).
+
+    Of each picture at most `most` / N positions are kept, drawn by (seed, its place), so that P <= `most`; None keeps
+    all. Raises InputError for a model whose features have no grid.
+    """
+    share = None if most is None else max(1, most // len(source))
+    features, targets, owners = [], [], []
+    for pixels, planes in read_pictures(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
+        encoded = model.represent(pixels, batch_size=batch_size)
+        if encoded.grid is None:
+            raise InputError("dense probes need features on a grid; this model's image tower pools them away")
+        for tokens, mine in zip(as_vectors(encoded.patches).numpy(), planes, strict=True):
+            kept = np.arange(len(tokens))
+            if share is not None:
+                kept = generator(seed, "positions", len(owners)).permutation(len(tokens))[:share]
+            features.append(tokens[kept])
+            targets.append(cells(mine, encoded.grid)[kept])
+            owners.append(len(kept))
+    return np.concatenate(features), np.concatenate(targets), np.repeat(np.arange(len(owners)), owners)

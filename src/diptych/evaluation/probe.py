@@ -1,0 +1,284 @@
+"""Probes of frozen picture features: what can be read off them by a line, from a few examples, or from neighbours.
+
+    linear     multinomial logistic regression on standardised features; C is chosen on a fifth of the samples kept
+               aside, then it is fitted on all
+    few-shot   the same on `shots` samples a class, drawn anew for each seed; C is chosen on min(shots, 4) others of it
+    kNN        the class most often met among the k nearest by cosine
+
+Ties lose: a sample whose class shares the first place is no hit. Chance is always naming the most common class.
+
+Sources: Radford et al. 2021 (CLIP), appendix A.3 (linear); Zhou et al. 2022 (CoOp), the few-shot protocol.
+
+Dimensions: N samples, D width, C classes.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from diptych.data.plan import labels_of
+from diptych.data.sample import Sample, Source
+from diptych.errors import InputError, unknown
+from diptych.evaluation.embed import Progress, Steps, label_of
+from diptych.evaluation.frozen import Features, features_ready, frozen, kept_aside, split
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.metrics import TIE, class_ranks, lab, per_class
+from diptych.rng import generator
+
+card = {
+    "title": "Probes of frozen features: linear, few-shot, nearest neighbours",
+    "needs": ["images.main", "labels"],
+    "abilities": [],  # embed_images or represent, as `features` says
+}
+
+CS = tuple(10.0**power for power in range(-4, 3))
+"""The values of C that are tried."""
+
+
+def ready(
+    model: Any,
+    source: Source,
+    *,
+    label: str | None = None,
+    train: Source | str | None = None,
+    features: Features = "embedding",
+    shots: Sequence[int] = (),
+    seeds: Sequence[int] = (0,),
+    k: int = 20,
+) -> None:
+    """Raises InputError for a label, features or numbers that do not fit."""
+    features_ready(model, features)
+    for name, values in (("shots", shots), ("k", (k,))):
+        if any(value < 1 for value in values):
+            raise InputError(f"{name} is {min(values)}; it must be at least 1")
+    if not seeds:
+        raise InputError("a probe has no seed; give one at least, such as 0")
+    label = class_label(source, label)
+    halves = split(source, train, seeds[0])
+    _same_classes(halves.train, halves.test, label)
+    if shots:
+        labels = labels_of(halves.train, label)
+        _enough(labels[labels >= 0], max(shots), source.schema()[f"labels.{label}"].classes)
+
+
+def probe(
+    model: Any,
+    source: Source,
+    *,
+    train: Source | str | None = None,
+    label: str | None = None,
+    features: Features = "embedding",
+    shots: Sequence[int] = (),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    k: int = 20,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Accuracy of a linear probe and of nearest neighbours: `linear_top1`, `linear_mean_per_class`, `C`, `knn_top1`.
+
+    The probes learn from `train`, a source or its spec, and are judged on `source`; without it `source` is cut in two
+    by the first seed. `label` is class, or the first whole-number label. `shots` add few-shot probes, their mean and
+    standard deviation over `seeds` in `by_shots`. Also given: `n` pictures judged on, `n_train`, what chance gives,
+    `bad` samples by reason, and the protocol.
+    """
+    ready(model, source, label=label, train=train, features=features, shots=shots, seeds=seeds, k=k)
+    label = class_label(source, label)
+    halves, bad = split(source, train, seeds[0]), Counter()
+
+    def known(sample: Sample) -> int:
+        return int(label_of(sample, label))
+
+    steps = Steps(progress, len(halves.train) + len(halves.test))
+    read = partial(frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps)
+    (x, y), (test_x, test_y) = (read(part, known, bad) for part in (halves.train, halves.test))
+    by_line = linear(x, y, test_x, test_y, seed=seeds[0])
+    by_neighbours = knn(x, y, test_x, test_y, k=k)
+    results: dict[str, Any] = {"n": len(test_y), "n_train": len(y), "classes": len(np.unique(y))}
+    results |= {f"linear_{name}": by_line[name] for name in ("top1", "mean_per_class")} | {"C": by_line["C"]}
+    results |= {"knn_top1": by_neighbours["top1"]}
+    results |= dict.fromkeys(("chance_linear_top1", "chance_knn_top1"), by_line["chance_top1"])
+    results |= {"chance_linear_mean_per_class": by_line["chance_mean_per_class"]}
+    options = [*halves.options, f"features={features}", f"seed={seeds[0]}", f"k={k}"]
+    if shots:
+        results["by_shots"] = {str(count): few_shot(x, y, test_x, test_y, shots=count, seeds=seeds) for count in shots}
+        options += [f"shots={','.join(map(str, shots))}", f"seeds={','.join(map(str, seeds))}"]
+    rule = "standardised features, logistic regression, C by a fifth kept aside; kNN by cosine; ties lose"
+    protocol = protocol_of("probe", source, model, exact=exact, field=label, rule=rule, options=tuple(options))
+    return results | {"bad": dict(bad)} | describe(protocol, model)
+
+
+def linear(
+    features: np.ndarray,
+    labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    seed: int = 0,
+    cs: Sequence[float] = CS,
+) -> dict[str, float]:
+    """`top1`, `mean_per_class` and the chosen `C` of a logistic regression on frozen features (N, D), labels (N,).
+
+    C is the one of `cs` with the best accuracy on a fifth kept aside, the smallest of equal ones; then all samples are
+    fitted. A class that is not in `labels` is never right. Raises InputError where fewer than two classes are there.
+
+    >>> x = np.random.default_rng(0).normal(size=(60, 4))
+    >>> linear(x, (x[:, 0] > 0).astype(int), x, (x[:, 0] > 0).astype(int))["top1"] > 0.9
+    True
+    """
+    model, C = classifier(features, labels, seed=seed, cs=cs)
+    return {**hit_rates(_hits(model, test_features, test_labels), labels, test_labels), "C": C}
+
+
+def classifier(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    owners: np.ndarray | None = None,
+    seed: int = 0,
+    cs: Sequence[float] = CS,
+) -> tuple[Any, float]:
+    """scikit-learn's logistic regression on standardised features, as `linear` fits it, and its C.
+
+    `owners` are those of `kept_aside`.
+    """
+    fit, aside = kept_aside(len(labels), seed, owners)
+    if len(np.unique(labels[fit])) < 2:
+        fit = aside = np.arange(len(labels))  # too few to keep any aside
+    C = _chosen(cs, features[fit], labels[fit], features[aside], labels[aside])
+    return _fitted(features, labels, C), C
+
+
+def few_shot(
+    features: np.ndarray,
+    labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    shots: int,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    cs: Sequence[float] = CS,
+) -> dict[str, float]:
+    """`top1`, its standard deviation over seeds `std`, and chance, of linear probes that saw `shots` samples a class.
+
+    C is chosen for each seed on min(shots, 4) further samples a class, where a class has any. Raises InputError where a
+    class has fewer than `shots` samples.
+    """
+    _enough(labels, shots)
+    classes, found = np.unique(labels), []
+    for seed in seeds:
+        draw = generator(seed, "few-shot", shots)
+        orders = [draw.permutation(np.flatnonzero(labels == value)) for value in classes]
+        fit = np.concatenate([order[:shots] for order in orders])
+        aside = np.concatenate([order[shots : shots + min(shots, 4)] for order in orders])
+        aside = aside if len(aside) else fit
+        C = _chosen(cs, features[fit], labels[fit], features[aside], labels[aside])
+        found.append(float(_hits(_fitted(features[fit], labels[fit], C), test_features, test_labels).mean()))
+    chance = hit_rates(np.zeros(len(test_labels)), labels, test_labels)["chance_top1"]
+    return {"top1": float(np.mean(found)), "std": float(np.std(found)), "chance_top1": chance}
+
+
+def knn(
+    features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray, *, k: int = 20
+) -> dict[str, float]:
+    """`top1` of the class that is most common among the k nearest by cosine, and what chance gives.
+
+    Samples as near as the k-th count too, so nothing hangs on the order of the data; where classes are equally common,
+    none of them is right. (scikit-learn's classifier breaks both kinds of ties by that order.)
+
+    >>> x = np.array([[1.0, 0], [0.9, 0.1], [0, 1]])
+    >>> knn(x, np.array([0, 0, 1]), np.array([[1.0, 0.2]]), np.array([0]), k=2)["top1"]
+    1.0
+    """
+    classes, number = np.unique(labels, return_inverse=True)
+    one_hot = torch.eye(len(classes))[torch.from_numpy(number)]
+    a, b = (normalize(torch.as_tensor(values).float(), dim=1) for values in (test_features, features))
+    hits = []
+    for part, wanted in zip(a.split(1024), np.array_split(test_labels, range(1024, len(a), 1024)), strict=True):
+        near = part @ b.T
+        last = near.topk(min(k, len(b)), dim=1).values[:, -1:]
+        votes = (near >= last - TIE).float() @ one_hot
+        hits.append(_first(votes, classes, wanted))
+    return hit_rates(np.concatenate(hits), labels, test_labels)
+
+
+def _chosen(cs: Sequence[float], x: np.ndarray, y: np.ndarray, aside_x: np.ndarray, aside_y: np.ndarray) -> float:
+    """The C with the best accuracy on samples kept aside; of equal ones the first."""
+    return max(cs, key=lambda C: float(_hits(_fitted(x, y, C), aside_x, aside_y).mean()))
+
+
+def _fitted(x: np.ndarray, y: np.ndarray, C: float) -> Any:
+    with lab("a linear probe"):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    if len(np.unique(y)) < 2:
+        raise InputError("all samples that a probe learns from are of one class; give samples of others too")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")  # so it is with one shot
+        return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, y)
+
+
+def _hits(model: Any, test_x: np.ndarray, test_y: np.ndarray) -> np.ndarray:
+    """Whether a classifier puts each test sample's class alone in the first place: (M,) bool."""
+    scores = model.decision_function(test_x)
+    if scores.ndim == 1:  # two classes
+        scores = np.stack([-scores, scores], 1)
+    return _first(scores, model.classes_, test_y)
+
+
+def _first(scores: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the right class alone has the highest score (M,): scores (M, C) of `classes` (C,), labels (M,)."""
+    place = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    return (class_ranks(scores, place) <= 1) & (classes[place] == labels)
+
+
+def hit_rates(hits: np.ndarray, labels: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
+    """Top-1 and the mean over classes of hits (M,), and both for always naming the most common class of `labels`."""
+    values, counts = np.unique(labels, return_counts=True)
+    common = test_labels == values[counts.argmax()]
+    classes, number = np.unique(test_labels, return_inverse=True)
+    return {
+        "top1": float(np.mean(hits)),
+        "mean_per_class": float(per_class(hits, number, len(classes)).mean()),
+        "chance_top1": float(common.mean()),
+        "chance_mean_per_class": float(per_class(common, number, len(classes)).mean()),
+    }
+
+
+def class_label(source: Source, label: str | None) -> str:
+    """The whole-number label to probe for: as asked, or class, or the first that there is."""
+    whole = [
+        name.removeprefix("labels.")
+        for name, field in source.schema().items()
+        if name.startswith("labels.") and field.kind == "int"
+    ]
+    if label is None:
+        if not whole:
+            raise InputError(f"a probe needs a whole-number label, which source {source.name!r} does not give")
+        return "class" if "class" in whole else whole[0]
+    if label not in whole:
+        raise unknown(f"whole-number label of source {source.name!r}", label, whole)
+    return label
+
+
+def _enough(labels: np.ndarray, shots: int, names: Sequence[str] = ()) -> None:
+    """Raises InputError where a class has fewer than `shots` samples."""
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(counts) and counts.min() < shots:
+        few = int(classes[counts.argmin()])
+        name = repr(names[few]) if few < len(names) else few
+        raise InputError(f"{shots} shots a class are asked for, class {name} has {counts.min()} samples; ask for fewer")
+
+
+def _same_classes(train: Source, test: Source, label: str) -> None:
+    """Numbers must mean the same in both sources."""
+    class_label(train, label)
+    if train.schema()[f"labels.{label}"].classes != test.schema()[f"labels.{label}"].classes:
+        raise InputError(f"label {label!r} has other class names in {train.name!r} than in {test.name!r}")

@@ -1,0 +1,59 @@
+"""Two stages: embeddings choose the first k of each query, a `match` ability puts these k into their final order."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from diptych.data.sample import Sample, Source
+from diptych.evaluation.embed import Steps, as_vectors, read_pictures
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Scores of some of the n x m pairs: `pairs` (P,) are sorted numbers picture · m + text, `scores` (P,) theirs."""
+
+    pairs: np.ndarray
+    scores: np.ndarray
+    texts: int
+
+    def __call__(self, pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """The scores of pairs that are there; the two arrays are broadcast."""
+        return self.scores[np.searchsorted(self.pairs, pictures * self.texts + texts)]
+
+
+def match_some(
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Any],
+    texts: Sequence[str],
+    of_pictures: np.ndarray,
+    of_texts: np.ndarray,
+    *,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> Matched:
+    """`model.match` of each picture with its texts `of_pictures` (n, k), and of each text with its `of_texts` (m, k).
+
+    Each picture is read once, for all texts that it meets in either direction. `facts` is what chose the pictures: it
+    leaves out the same ones again.
+    """
+    n, m = len(of_pictures), len(of_texts)
+    forward = np.arange(n)[:, None] * m + of_pictures
+    backward = of_texts * m + np.arange(m)[:, None]
+    pairs = np.unique(np.concatenate([forward.ravel(), backward.ravel()]))
+    steps.total += len(source) + len(pairs)
+    scores, done = [], 0
+    for pixels, kept in read_pictures(model, source, facts, Counter(), exact=exact, batch_size=batch_size, steps=steps):
+        begin, end = np.searchsorted(pairs, (done * m, (done + len(kept)) * m))
+        for start in range(begin, end, batch_size):
+            picture, text = np.divmod(pairs[start : min(start + batch_size, end)], m)
+            asked = [texts[at] for at in text]
+            scores.append(as_vectors(model.match(pixels[picture - done], asked, batch_size=batch_size)))
+            steps.add(len(asked))
+        done += len(kept)
+    return Matched(pairs, torch.cat(scores).numpy(), m)

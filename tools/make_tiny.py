@@ -1,0 +1,72 @@
+"""Train and store the models that ship: `tiny` (pictures and text) and `tiny-lm` (a language model).
+
+    python tools/make_tiny.py [tiny] [tiny-lm] [--out build/tiny]
+
+A run that was stopped goes on where it was. Each ends with the scores, the files in src/diptych/towers/pretrained/NAME
+(weights in float16) and the card there, README.md. `make tiny` calls it.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import diptych
+from diptych.errors import InputError
+from diptych.lab import tiny, tiny_lm
+from diptych.methods import store
+from diptych.training.engine import Interrupted
+
+SHIPPED = Path(diptych.__file__).parent / "towers" / "pretrained"
+RECIPES = {"tiny": tiny, "tiny-lm": tiny_lm}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="tiny, tiny-lm (default: both)")
+    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="where the runs lie (default: build/tiny)")
+    words = parser.parse_args()
+    for name in words.names or RECIPES:
+        if name not in RECIPES:
+            sys.exit(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+        make(name, words.out / name)
+
+
+def make(name: str, out: Path) -> None:
+    """Train, measure, store."""
+    recipe, folder = RECIPES[name], SHIPPED / name
+    recipe.train(out, resume=(out / "config.yaml").exists())
+    description = store.read_description(out)
+    description.pop("weights")
+    store.save_model(folder, description, store.load_file(out / "model.safetensors"), half=True)
+    model = store.load(name)  # what is measured is what ships
+    found = recipe.scores(model)
+    seconds = sum(step["seconds"] for step in _last_of_each_start(out / "metrics.jsonl"))
+    card = recipe.card(model, found, description["training"], seconds)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    print(recipe.table(found))
+    print(f"{folder} holds the weights and the card; {seconds / 60:.0f} minutes of training in all")
+
+
+def _last_of_each_start(path: Path) -> list[dict[str, Any]]:
+    """Of every start of a run, the last logged step: its clock counts from that start."""
+    last: list[dict[str, Any]] = []
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        if line.get("event") == "start":
+            last.append({"seconds": 0.0})
+        elif "seconds" in line:
+            last[-1] = line
+    return last
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("highest")
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"make_tiny: {error}")
+    except Interrupted as stopped:
+        sys.exit(str(stopped))
