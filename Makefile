@@ -9,7 +9,7 @@ JOBS   ?= 2
 MAX_WHEEL_MB := 25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-min lint format docs bench wheel clean
+.PHONY: help setup demo test test-min lint format docs bench tiny wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -38,6 +38,9 @@ docs: $(STAMPS)/docs  ## docs/_build/html; a warning is an error
 
 bench: $(STAMPS)/test $(STAMPS)/bench  ## one table of timings; writes results/benchmarks
 	OMP_NUM_THREADS=$(JOBS) $(PY) -m benchmarks $(ARGS)
+
+tiny: $(STAMPS)/test  ## train the models that ship, in two hours or so; a stopped run goes on
+	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(JOBS) tools/make_tiny.py $(ARGS)
 
 wheel: $(STAMPS)/base  ## dist/*.whl, at most 25 MB
 	rm -rf dist

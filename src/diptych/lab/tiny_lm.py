@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych import collectives
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
 from diptych.methods.store import load
@@ -61,6 +62,52 @@ def degenerates(found: Mapping[str, Any]) -> bool:
     shares = {name: row["diversity"] / found["by_strategy"]["text"]["diversity"]
               for name, row in found["by_strategy"].items()}  # fmt: skip
     return shares[GREEDY] <= BARS[GREEDY] and shares[SAMPLE] >= BARS[SAMPLE]
+
+
+_CARD = """\
+# tiny-lm
+
+A causal language model of {millions:.1f} million parameters, trained by `make tiny` (method `language_model`):
+`diptych.load("tiny-lm")`. It knows the worlds' sentences and the style of a dictionary, and little else. As large
+models do, it repeats itself under greedy and beam search and does not where it is sampled.
+
+## Scores
+
+Continuations of {prompts:,} pages of the dictionary that it never saw (64 tokens after 16), and its perplexity on texts
+held out:
+
+```
+{table}
+```
+
+Greedy decoding keeps at most {greedy:.0%} of the text's own diversity, sampling at least {sample:.0%}: the bars.
+
+## Training
+
+{steps:,} steps on `{data}`, roles `{roles}`, seed {seed}, {minutes:.0f} minutes on {ranks} processes of one thread.
+Recipe: {recipe}.
+
+WordNet 3.0's glosses and examples (Princeton University, its own licence) were read from an installed copy. The weights
+hold what was learnt; the text does not ship.
+"""
+
+
+def card(model: LanguageModel, found: Mapping[str, Any], training: Mapping[str, Any], seconds: float) -> str:
+    """The model's card, in Markdown."""
+    return _CARD.format(
+        millions=sum(parameter.numel() for parameter in model.lm.parameters()) / 1e6,
+        prompts=found["prompts"],
+        table=table(found),
+        greedy=BARS[GREEDY],
+        sample=BARS[SAMPLE],
+        steps=training["steps"],
+        data=training["data"]["train"],
+        roles=ROLES,
+        seed=training["seed"],
+        minutes=seconds / 60,
+        ranks=collectives.world_size(),
+        recipe=", ".join(f"{name} {value}" for name, value in training["recipe"].items() if value is not None),
+    )
 
 
 def table(found: Mapping[str, Any]) -> str:
