@@ -36,7 +36,7 @@ def test_a_plane_lies_as_the_pixels_do(width, height, size, resize, crop, seed):
     """The nearest pixel of each scaled one, by whole numbers, then cropped or padded as the preprocessing does it."""
     plane = np.random.default_rng(seed).integers(1, 200, (height, width)).astype(np.uint8)
     preprocess = Preprocess(size=size, resize=resize, crop=crop, fill=(255, 255, 255))
-    wide, high = preprocess._scaled(width, height)
+    wide, high = preprocess.scaled(width, height)
     scaled = np.array([
         [plane[(2 * y + 1) * height // (2 * high), (2 * x + 1) * width // (2 * wide)] for x in range(wide)]
         for y in range(high)

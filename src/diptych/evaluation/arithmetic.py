@@ -2,12 +2,13 @@
 
     query = image + strength · (word_target - word_source),      hit: the nearest picture is a right one
 
-All vectors are unit. Labels tell what is in a picture: of a picture of a red dog, - "red" + "blue" asks for a blue dog,
-- "dog" + "cat" for a red cat; right is every picture whose labels are those of the query's but for the one exchanged.
-The gallery are all pictures, the query's own too, and the pictures of their edits where samples have some.
+All vectors are unit. Labels tell what is in a picture: of a picture of a red dog, blue in place of red asks for a blue
+dog, cat in place of dog for a red cat; right is every picture whose labels are those of the query's but for the one
+exchanged. The gallery are all pictures, the query's own too, and the pictures of their edits where samples have some.
 
     success         each exchange of one word for another weighs the same, however many pictures ask for it
     success_mean    each query weighs the same
+
 Source: Couairon et al. 2022 (SIMAT), as Fahim et al. 2024 use it. Their weights are not in our sources; that each
 exchange weighs the same, and that the query's picture stays in the gallery, is ours. [choice]
 

@@ -20,7 +20,6 @@ from diptych.methods.registry import find
 from diptych.spec import Spec, parse
 
 if TYPE_CHECKING:
-    from diptych.towers.model import Model
     from diptych.training.config import RunConfig
 
 Row = dict[str, Any]
@@ -181,7 +180,7 @@ def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def gflops(model: "Model") -> float:
+def gflops(model: Any) -> float:
     """Forward GFLOPs of a pair: one picture at the tower's size, one text that fills the tokenizer's context.
 
     A multiply-add counts as two; counted by torch on the meta device, where no kernel hides its products.
