@@ -196,6 +196,13 @@ def test_turns_give_other_edits_of_a_kind():
     assert world.edit(scene, "recolour", 3) == world.edit(scene, "recolour", 3)
 
 
+def test_a_scene_without_room_for_the_asked_edits_has_siblings_of_other_kinds():
+    source = WorldSource(build("scenes", {"siblings": 4, "edits": "replace+move"}), 4, start=4 * 2361)
+    kinds = [sample.kind for sample in source]
+    assert len(kinds) == 4
+    assert not set(kinds) <= {"", "replace", "move"}
+
+
 def test_siblings_are_one_scene_and_different_edits_of_it():
     source = open_source("scenes:count=48:siblings=6:number=1-3")
     for group in range(8):

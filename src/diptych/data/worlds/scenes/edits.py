@@ -30,15 +30,17 @@ def edited(scene: Scene, kind: str, config: Config, cat: Catalogue, turn: int = 
 
 
 def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
-    """Member 0 is the scene, the others are edits of it of all kinds in turn, no two of them alike."""
+    """Member 0 is the scene, the others are edits of it of the asked kinds in turn, no two of them alike; of other
+    kinds where the scene leaves no room for more of those."""
     found, attempt = [scene], 0
     kinds = config.kinds or EDITS
     while len(found) <= member:
         if attempt > 40 * len(kinds):
-            raise InputError(
-                f"scene {scene.number} has fewer than {member} edits ({', '.join(kinds)}); "
-                f"lower siblings={config.siblings}"
-            )
+            if kinds == EDITS:
+                raise InputError(
+                    f"scene {scene.number} has fewer than {member} edits; lower siblings={config.siblings}"
+                )
+            kinds, attempt = EDITS, 0
         new = edited(scene, kinds[attempt % len(kinds)], config, cat, attempt // len(kinds))
         attempt += 1
         if new is not None and all(new.things != other.things for other in found):
