@@ -56,12 +56,13 @@ def ranks(
     >>> ranks(np.eye(3), np.eye(3), np.array([0, 1, 0]))  # the third ties with the wrong 1, and loses to 2
     array([1, 1, 3])
     """
-    found = [
-        1 + (scores.masked_fill(right, -torch.inf) >= best[:, None]).sum(1)
-        for scores, right, _, slack in _tiles(queries, gallery, positives, tile, ignored)
-        for best in [scores.masked_fill(~right, -torch.inf).amax(1) - slack]
-    ]
-    return torch.cat(found).numpy()
+    found = []
+    for scores, owner, items, slack in _tiles(queries, gallery, positives, tile, ignored):
+        own = scores[owner, items]  # of the right items, which are few: no mask as large as the scores
+        bar = torch.full_like(slack, -torch.inf).scatter_reduce(0, owner, own, "amax") - slack
+        above = (scores >= bar[:, None]).sum(1, dtype=torch.int32)
+        found.append(1 + above.index_add(0, owner, -(own >= bar[owner]).to(above.dtype)))
+    return torch.cat(found).cpu().numpy().astype(np.int64)
 
 
 def first(queries: Array, gallery: Array, positives: Positives, k: int, *, tile: int = 128) -> np.ndarray:
@@ -76,7 +77,8 @@ def first(queries: Array, gallery: Array, positives: Positives, k: int, *, tile:
            [2, 0]])
     """
     found = []
-    for scores, right, _, slack in _tiles(queries, gallery, positives, tile):
+    for scores, owner, items, slack in _tiles(queries, gallery, positives, tile):
+        right = _mask(scores, owner, items)
         lowered = torch.where(right, scores - slack[:, None], scores).cpu().numpy()
         found.append(np.lexsort((right.cpu().numpy(), -lowered), axis=1)[:, :k])
     return np.concatenate(found)
@@ -161,7 +163,8 @@ def mean_average_precision(queries: Array, gallery: Array, positives: Positives,
     With right items in falling order of score, the i-th has precision i / (i + wrong items scoring as high or higher).
     """
     total, count = 0.0, 0
-    for scores, right, owner, slack in _tiles(queries, gallery, positives, tile):
+    for scores, owner, items, slack in _tiles(queries, gallery, positives, tile):
+        right = _mask(scores, owner, items)
         wrong = scores.masked_fill(right, torch.inf).sort(1).values  # ascending; the right ones go last
         n_wrong = (~right).sum(1)
         n_right = torch.bincount(owner, minlength=len(scores))
@@ -317,8 +320,8 @@ def _finite(name: str, array: Array) -> Tensor:
 def _tiles(
     queries: Array, gallery: Array, positives: Positives, tile: int, ignored: Positives | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For `tile` queries at a time: scores (t, G), which are right (t, G) bool, whose each right pair is, and what
-    counts as a tie (t,). Ignored items score -inf."""
+    """For `tile` queries at a time: scores (t, G), the right pairs as queries (P,) and items (P,), and what counts as a
+    tie (t,). Ignored items score -inf."""
     q, g = _finite("queries", queries), _finite("gallery", gallery)
     if len(positives) != len(q) or q.shape[1] != g.shape[1]:
         raise InputError(
@@ -334,15 +337,23 @@ def _tiles(
             raise InputError(f"query {start + int(np.argmin(sizes))} has no right item in the gallery; leave it out")
         part = q[start : start + tile]
         scores = part @ g.T
-        right = torch.zeros((len(part), len(g)), dtype=torch.bool, device=q.device)
-        right[owner, items] = True
         if ignored is not None:
             scores[_pairs(ignored[start : start + tile], q.device)[:2]] = -torch.inf
-        yield scores, right, owner, TIE * longest * part.norm(dim=1)
+        yield scores, owner, items, TIE * longest * part.norm(dim=1)
+
+
+def _mask(scores: Tensor, owner: Tensor, items: Tensor) -> Tensor:
+    """True at the right pairs (t, G)."""
+    right = torch.zeros_like(scores, dtype=torch.bool)
+    right[owner, items] = True
+    return right
 
 
 def _pairs(lists: Positives, device: torch.device) -> tuple[Tensor, Tensor, np.ndarray]:
     """Lists of items as pairs (owner, item), and how many different items each list has."""
+    if isinstance(lists, Array) and lists.ndim == 1:
+        items = torch.as_tensor(lists).to(device, torch.int64)
+        return torch.arange(len(items), device=device), items, np.ones(len(items), int)
     rows = [np.unique(np.atleast_1d(np.asarray(items, np.int64))) for items in lists]
     sizes = np.array([row.size for row in rows])
     owner = torch.from_numpy(np.repeat(np.arange(len(rows)), sizes)).to(device)
