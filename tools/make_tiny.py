@@ -1,4 +1,4 @@
-"""Train and store the models that ship: `tiny` (pictures and text) and `tiny-lm` (a language model).
+"""Train the models that are to ship and store them in the package: `tiny`, `tiny-lm` (a language model).
 
     torchrun --nproc_per_node 2 tools/make_tiny.py [tiny] [tiny-lm] [--out build/tiny]
 

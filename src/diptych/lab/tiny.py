@@ -1,4 +1,4 @@
-"""The tiny model that ships: what it learns from, what it never sees, and the scores that it must reach.
+"""The tiny model that is to ship: what it learns from, what it never sees, and the scores that it must reach.
 
     object, colour, count, quadrant   of scenes of one thing, or several alike: a linear probe of frozen picture
                                       vectors, and zero-shot by captions of all objects that differ in the factor

@@ -91,10 +91,9 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Any:
-    """Load a model: one that ships (`tiny`, `tiny-lm`), a RUN folder, `openclip:NAME[/TAG]`, or `hf:REPO_OR_FOLDER`.
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or by its name one that `shipped` lists.
 
-    A `Model`, which embeds; a RUN of a language model, or `tiny-lm`, is a `LanguageModel`, which generates. `./tiny` is
-    a folder of that name.
+    A `Model`, which embeds; a RUN of a language model is a `LanguageModel`, which generates.
 
     `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
     is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
@@ -115,7 +114,7 @@ def load(spec: str | Path, weights: str | Path | None = None, precision: str = "
 
 
 def shipped() -> dict[str, Path]:
-    """The models that come with the package, by name."""
+    """The models that come with the package, by name: what `make tiny` has stored in it, which is none so far."""
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/model.json"))}
 
 
