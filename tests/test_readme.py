@@ -107,3 +107,8 @@ def test_make_has_the_targets_that_readme_and_docs_name() -> None:
     assert {"demo", "test"} <= named <= rules
     for target in ("demo", "test"):
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_demo_installs_what_its_search_needs() -> None:
+    """On a bare machine `make demo` is the first command; embedding needs pyarrow, which is in an extra."""
+    assert re.search(r"^demo: .*\$\(STAMPS\)/search\b", (ROOT / "Makefile").read_text(), re.MULTILINE)
