@@ -10,6 +10,7 @@ of one thread are faster than one of two.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,22 @@ def make(name: str, out: Path) -> None:
     """Train on all ranks; the first then measures and stores."""
     recipe = RECIPES[name]
     make_accelerator()  # opens the process group: all ranks must agree on what is there
-    recipe.train(out, resume=collectives.broadcast_object((out / "config.yaml").exists()))
+    runs = recipe.train(out)
     if collectives.rank() == 0:
-        _store(recipe, name, out)
+        _store(recipe, name, runs)
     collectives.barrier()
 
 
-def _store(recipe: Any, name: str, out: Path) -> None:
+def _store(recipe: Any, name: str, runs: Sequence[Path]) -> None:
+    """Ship the last run's model, with a card that tells of all of them."""
     folder = SHIPPED / name
-    description = store.read_description(out)
-    description.pop("weights")
-    store.save_model(folder, description, store.load_file(out / "model.safetensors"), half=True)
+    told = [store.read_description(run) for run in runs]
+    description = {key: value for key, value in told[-1].items() if key != "weights"}
+    store.save_model(folder, description, store.load_file(runs[-1] / "model.safetensors"), half=True)
     model = store.load(name)  # what is measured is what ships
     found = recipe.scores(model)
-    seconds = sum(step["seconds"] for step in _last_of_each_start(out / "metrics.jsonl"))
-    card = recipe.card(model, found, description["training"], seconds)
+    seconds = sum(step["seconds"] for run in runs for step in _last_of_each_start(run / "metrics.jsonl"))
+    card = recipe.card(model, found, [each["training"] for each in told], seconds)
     (folder / "README.md").write_text(card, encoding="utf-8")
     print(recipe.table(found))
     print(f"{folder} holds the weights and the card; {seconds / 60:.0f} minutes of training in all")

@@ -144,6 +144,32 @@ def test_a_sample_takes_part_with_the_forms_that_it_can_give():
     assert count("red") == 400
 
 
+def test_a_role_may_ask_for_an_attribute():
+    texts = [
+        Text(text="red"),
+        Text(text="left", role="long", attrs={"fact": "place"}),
+        Text(text="blue", role="long", attrs={"fact": "colour"}),
+        Text(text="right", role="long", attrs={"fact": "place"}),
+    ]
+    view, count = form_counts("long[fact=place]=3,caption=1", texts)
+    assert view.reads == ("texts.long", "texts.caption")
+    assert count("left", "right") == pytest.approx(300, abs=40)
+    assert count("left") > 100 < count("right")
+    assert count("blue") == 0
+    assert form_counts("long[fact=place]*", texts)[1]("left right") == 400
+    assert form_counts("caption+long[fact=colour]", texts)[1]("red, blue") == 400
+    assert form_counts("*[fact=colour]", texts)[1]("blue") == 400
+    assert form_counts("long[fact=number],long[fact=colour]=0.001", texts)[1]("blue") == 400
+    with pytest.raises(BadSample, match="no-caption"):
+        form_counts("long[fact=number]", texts)
+
+
 def test_a_weight_that_is_no_number_is_refused():
     with pytest.raises(InputError, match="'much' is no number"):
         _ = TextView(tokenizer=WORDS, role="caption=much").reads
+
+
+@pytest.mark.parametrize("role", ["long[place]", "long[fact=place", "caption,,long", ""])
+def test_what_is_no_role_is_refused(role):
+    with pytest.raises(InputError, match="is no role; write ROLE=WEIGHT"):
+        _ = TextView(tokenizer=WORDS, role=role).reads

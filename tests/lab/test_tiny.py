@@ -32,16 +32,26 @@ def test_every_score_has_its_bar_and_the_card_tells_all_of_it(model):
         assert ("probe" in found[name]) == (probe is not None)
         assert 0 <= found[name]["zero_shot"] < max(zero_shot, 0.75), f"{name} of an untrained model"
         assert found[name]["n"] > 0
-    training = {"steps": 3, "seed": 0, "data": {"train": tiny.DATA}, "recipe": dict(tiny.RECIPE)}
-    card = tiny.card(model, found, training, 60.0)
+    trainings = [
+        {"steps": 3, "seed": 0, "data": {"train": data}, "recipe": dict(tiny.RECIPE)}
+        for data, *_ in tiny.STAGES.values()
+    ]
+    card = tiny.card(model, found, trainings, 60.0)
     assert "{" not in card
-    for told in (tiny.DATA, "twemoji", "rabbit", "neon", "| cat |", f"{found['pair']['zero_shot']:.3f}"):
+    for told in (
+        *(data for data, *_ in tiny.STAGES.values()),
+        "twemoji",
+        "rabbit",
+        "neon",
+        "| cat |",
+        f"{found['pair']['zero_shot']:.3f}",
+    ):
         assert told in card
     assert all(line.count("|") == 6 for line in tiny.table(found).splitlines())
 
 
 def test_the_towers_are_transformers_of_six_blocks_that_fit_in_six_megabytes(tmp_path):
-    config = tiny.config(words=tmp_path / "tokenizer.json")
+    config = tiny.config(next(iter(tiny.STAGES)), words=tmp_path / "tokenizer.json")
     image = image_tower(config.image_tower)
     text = text_tower(config.text_tower, vocab_size=tiny.VOCABULARY, context=tiny.CONTEXT, pad=0, eot=2)
     encoder = DualEncoder(image, text, config.embed_dim)

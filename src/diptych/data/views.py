@@ -9,6 +9,7 @@ Dimensions: B samples, V views, C captions, L text length, H x W pixels.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -165,14 +166,17 @@ def _crop_box(
     return float(x), float(y), float(x + w), float(y + h)
 
 
+_FORM = re.compile(r"(?P<roles>(?:[^=\[\]]|\[[^=\[\]]+=[^=\[\]]*\])+)(?:=(?P<weight>.*))?")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextView:
     """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else the first.
 
     `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption with probability 0.7,
     else a caption and a text of role tags, joined by a comma; "long*" is all texts of role long, in their order, joined
-    by blanks. A sample that lacks a role of the drawn form takes part with the forms that it can give. Outside training
-    the first form is used.
+    by blanks; "long[fact=place]" are those whose attribute `fact` is "place". A sample that lacks a role of the drawn
+    form takes part with the forms that it can give. Outside training the first form is used.
     Raises BadSample("no-caption") where a sample can give none.
     """
 
@@ -186,11 +190,13 @@ class TextView:
         """The roles of each form, with its weight."""
         forms = []
         for part in self.role.split(","):
-            roles, _, weight = part.strip().partition("=")
+            found = _FORM.fullmatch(part.strip())
+            if not found:
+                raise InputError(f"role {self.role!r}: {part!r} is no role; write ROLE=WEIGHT,… or ROLE[NAME=VALUE]")
             try:
-                forms.append((tuple(roles.split("+")), float(weight or 1)))
+                forms.append((tuple(found["roles"].split("+")), float(found["weight"] or 1)))
             except ValueError:
-                raise InputError(f"role {self.role!r}: {weight!r} is no number; write ROLE=WEIGHT,…") from None
+                raise InputError(f"role {self.role!r}: {found['weight']!r} is no number; write ROLE=WEIGHT,…") from None
         return forms
 
     @property
@@ -202,13 +208,11 @@ class TextView:
         return (f"texts.{self.name}",)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        held = {
-            name: [text for text in sample.captions(name.removeprefix("texts.")) if text.strip()] for name in self.reads
-        }
+        held = {_bare(role): _texts(sample, _bare(role)) for roles, _ in self.forms for role in roles}
         possible = [
             (roles, weight)
             for roles, weight in self.forms
-            if all(len(held[_field(role)]) >= (1 if _is_whole(role) else roles.count(role)) for role in roles)
+            if all(len(held[_bare(role)]) >= (1 if _is_whole(role) else roles.count(role)) for role in roles)
         ]
         if not possible:
             raise BadSample("no-caption", f"no text of role {self.role!r}")
@@ -221,7 +225,7 @@ class TextView:
                     orders = {name: [texts[i] for i in rng.permutation(len(texts))] for name, texts in held.items()}
                 weights = np.cumsum([weight for _, weight in possible])
                 roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]
-            parts = [" ".join(held[_field(r)]) if _is_whole(r) else _take(orders[_field(r)]) for r in roles]
+            parts = [" ".join(held[_bare(r)]) if _is_whole(r) else _take(orders[r]) for r in roles]
             drawn.append(", ".join(parts))
         return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
 
@@ -231,8 +235,29 @@ def _is_whole(role: str) -> bool:
     return len(role) > 1 and role.endswith("*")
 
 
+def _bare(role: str) -> str:
+    """A role without the star that asks for all of its texts."""
+    return role[:-1] if _is_whole(role) else role
+
+
 def _field(role: str) -> str:
-    return f"texts.{role[:-1] if _is_whole(role) else role}"
+    """The field of a source that a role is read from.
+
+    >>> _field("caption"), _field("long*"), _field("long[fact=place]"), _field("*")
+    ('texts.caption', 'texts.long', 'texts.long', 'texts.*')
+    """
+    return f"texts.{_bare(role).partition('[')[0]}"
+
+
+def _texts(sample: Sample, role: str) -> list[str]:
+    """The texts of a role that say something, only those whose attribute has a value where the role asks for one."""
+    name, _, condition = role.removesuffix("]").partition("[")
+    attribute, _, value = condition.partition("=")
+    return [
+        text.text
+        for text in sample.texts
+        if name in (text.role, "*") and text.text.strip() and (not condition or str(text.attrs.get(attribute)) == value)
+    ]
 
 
 def _take(order: list[str]) -> str:

@@ -35,19 +35,33 @@ from diptych.towers.model import Model
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import run
 
-DATA = (
-    "scenes:count=200000:styles=seen:texts=caption+paraphrase:siblings=4:edits=swap+replace+move,"
-    "scenes:count=200000:styles=seen:texts=caption+paraphrase:drop=0.4:seed=1"
-)
+FACTS = "styles=seen:texts=caption+paraphrase+long:drop=0.4"
+STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
+    "facts": (
+        f"scenes:count=68000:same=1:{FACTS},scenes:count=32000:number=1:seed=1:{FACTS}",
+        {},
+        {"epochs": 3.0, "min_lr": 0.2},
+    ),
+    "scenes": (
+        f"scenes:count=60000:siblings=4:edits=swap+replace+move:seed=2:{FACTS},scenes:count=60000:same=1:seed=3:{FACTS}",
+        {"together": 4},
+        {"epochs": 3.0, "lr": 1e-3},
+    ),
+}
 WORDS = "scenes:count=8000:styles=all:objects=all:split=test:texts=caption+paraphrase+long"
 IMAGE = "vit:image_size=64:patch=8:stem=conv:width=160:depth=6:heads=5:cls=0:pooling=mean:patch_dropout=0.25"
 TEXT = "text:width=96:depth=6:heads=3:causal=false:pooling=mean"
 EMBED_DIM, VOCABULARY, CONTEXT = 192, 1536, 64
 RECIPE = {
     "optimizer": "muon", "lr": 2e-3, "weight_decay": 0.05, "warmup": 0.03, "clip": 1.0, "ema": 0.999,
-    "batch_size": 512, "epochs": 4.0, "precision": "bfloat16",
+    "batch_size": 128, "precision": "bfloat16",
 }  # fmt: skip
-METHOD = {"role": "caption=0.4,paraphrase=0.6", "together": 4, "scale": 10.0, "augment": {}}
+ASKED = ("there", "place", "colour", "number")
+METHOD = {
+    # a caption, and one sentence about each of these facts; a scene without it gives any other
+    "role": ";".join(["caption=0.4,paraphrase=0.6", *(f"long[fact={fact}],long=0.001" for fact in ASKED)]),
+    "scale": 10.0, "augment": {},
+}  # fmt: skip
 
 SCENES = "scenes:styles=seen:texts=caption"
 ALIKE = f"{SCENES}:same=1"
@@ -65,34 +79,50 @@ CHANCE = {"object": 1 / 20, "colour": 1 / 8, "count": 1 / 4, "quadrant": 1 / 4, 
 Table = Mapping[str, np.ndarray]
 
 
-def config(data: str = DATA, *, words: Path, seed: int = 0, **recipe: Any) -> RunConfig:
-    """What decides the run; `words` is the tokenizer's file, `recipe` overrides RECIPE."""
+def config(
+    stage: str, *, words: Path | None = None, init: Path | None = None, seed: int = 0, **recipe: Any
+) -> RunConfig:
+    """What decides a stage's run: `words` is the tokenizer's file or `init` the run to go on from; `recipe` overrides
+    the stage's."""
+    data, method, differs = STAGES[stage]
+    start = {"init": str(init)} if init else {
+        "image_tower": IMAGE, "text_tower": TEXT, "tokenizer": f"saved:{words}", "embed_dim": EMBED_DIM
+    }  # fmt: skip
     return resolve(
         "clip",
         {"train": data},
         val=f"{SCENES}:split=val:count=100",
-        image_tower=IMAGE,
-        text_tower=TEXT,
-        tokenizer=f"saved:{words}",
-        embed_dim=EMBED_DIM,
-        config=METHOD,
-        recipe={**RECIPE, **recipe},
+        config={**METHOD, **method},
+        recipe={**RECIPE, **differs, **recipe},
         options={"seed": seed},
+        **start,
     )
 
 
-def train(out: str | Path, *, seed: int = 0, resume: bool = False, **recipe: Any) -> None:
-    """Train into the folder `out`, or go on there. Each epoch ends with a look at scenes of `val`, written to the log.
+def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
+    """Train into the folder `out`, or go on there, and return the runs' folders: the last one holds the model.
 
-    Raises Interrupted after a signal, with the state saved.
+    Each epoch ends with a look at scenes of `val`, written to the log. Raises Interrupted after a signal, with the
+    state saved.
     """
-    words = Path(out).parent / "tokenizer.json"
+    out = Path(out)
+    words = out / "tokenizer.json"
     if collectives.rank() == 0 and not words.exists():
-        words.parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         saved = json.dumps(train_bpe(_words(), VOCABULARY, CONTEXT).to_dict())
         write_atomic(words, lambda path: path.write_text(saved, encoding="utf-8"))
     collectives.barrier()
-    run(config(words=words, seed=seed, **recipe), out, resume=resume, validate=looked)
+    done: list[Path] = []
+    for stage in STAGES:
+        found = config(stage, init=done[-1], seed=seed, **recipe) if done else config(
+            stage, words=words, seed=seed, **recipe)  # fmt: skip
+        done.append(out / stage)
+        begun, ended = collectives.broadcast_object(
+            ((done[-1] / "config.yaml").exists(), (done[-1] / "model.json").exists())
+        )
+        if not ended:
+            run(found, done[-1], resume=begun, validate=looked)
+    return done
 
 
 def _words() -> Iterator[str]:
@@ -201,8 +231,10 @@ Factors are those of scenes of one thing, or several alike; a linear probe learn
 
 ## Training
 
-{steps:,} steps on `{data}`,
-seed {seed}, {minutes:.0f} minutes on {ranks} processes of one thread. Towers: `{image}`, `{text}`. Recipe: {recipe}.
+{minutes:.0f} minutes on {ranks} processes of one thread, seed {seed}. Towers: `{image}`, `{text}`. Each picture has
+{texts} texts, each with a loss of its own (`--method.role`): {roles}.
+
+{stages}
 
 ## Never seen
 
@@ -217,8 +249,10 @@ seed {seed}, {minutes:.0f} minutes on {ranks} processes of one thread. Towers: `
 """
 
 
-def card(model: Model, found: Mapping[str, Mapping[str, float]], training: Mapping[str, Any], seconds: float) -> str:
-    """The model's card, in Markdown."""
+def card(
+    model: Model, found: Mapping[str, Mapping[str, float]], trainings: Sequence[Mapping[str, Any]], seconds: float
+) -> str:
+    """The model's card, in Markdown; `trainings` are what the runs' descriptions say, one a stage."""
     objects = catalogue(Config())
 
     def unseen(name: str, aspect: str) -> str:
@@ -227,18 +261,23 @@ def card(model: Model, found: Mapping[str, Mapping[str, float]], training: Mappi
     return _CARD.format(
         millions=sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6,
         rows="\n".join(f"| {row} |" for row in _rows(found)),
-        steps=training["steps"],
-        data=training["data"]["train"],
-        seed=training["seed"],
+        seed=trainings[0]["seed"],
         minutes=seconds / 60,
         ranks=collectives.world_size(),
         image=IMAGE,
         text=TEXT,
-        recipe=", ".join(f"{name} {value}" for name, value in training["recipe"].items() if value is not None),
+        texts=len(METHOD["role"].split(";")),
+        roles=", ".join(f"`{role}`" for role in METHOD["role"].split(";")),
+        stages="\n".join(map(_stage, STAGES, trainings)),
         reserved=", ".join(RESERVED),
         styles=" and ".join(RESERVED_STYLES),
         pairs="\n".join(f"| {name} | {unseen(name, 'colour')} | {unseen(name, 'place')} |" for name in objects.classes),
     )
+
+
+def _stage(name: str, training: Mapping[str, Any]) -> str:
+    recipe = ", ".join(f"{name} {value}" for name, value in training["recipe"].items() if value is not None)
+    return f"- {name}: {training['steps']:,} steps on `{training['data']['train']}`; {recipe}."
 
 
 def _rows(found: Mapping[str, Mapping[str, float]]) -> list[str]:

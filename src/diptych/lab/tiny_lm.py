@@ -5,14 +5,13 @@ minutes it repeats itself under greedy and beam search and does not where it is 
 says how much. WordNet's text is read from where `wordnet` finds it and is not kept: the weights hold what was learnt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diptych import collectives
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.methods.store import load
 from diptych.towers.language import LanguageModel
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import run
@@ -36,13 +35,14 @@ def config(seed: int = 0, **recipe: Any) -> RunConfig:
     return resolve("language_model", {"train": DATA}, config={"role": ROLES}, recipe=recipe, options={"seed": seed})
 
 
-def train(out: str | Path, *, seed: int = 0, resume: bool = False, **recipe: Any) -> LanguageModel:
-    """Train into the folder `out`, or go on there, and return the model.
+def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
+    """Train into the folder `out`, or go on there, and return the runs' folders: this one.
 
     Raises InputError where no WordNet is found, and Interrupted after a signal, with the state saved.
     """
-    run(config(seed, **recipe), out, resume=resume)
-    return load(out)
+    out = Path(out)
+    run(config(seed, **recipe), out, resume=collectives.broadcast_object((out / "config.yaml").exists()))
+    return [out]
 
 
 def scores(model: LanguageModel) -> dict[str, Any]:
@@ -92,8 +92,9 @@ hold what was learnt; the text does not ship.
 """
 
 
-def card(model: LanguageModel, found: Mapping[str, Any], training: Mapping[str, Any], seconds: float) -> str:
-    """The model's card, in Markdown."""
+def card(model: LanguageModel, found: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], seconds: float) -> str:
+    """The model's card, in Markdown; `trainings` is what the run's description says."""
+    [training] = trainings
     return _CARD.format(
         millions=sum(parameter.numel() for parameter in model.lm.parameters()) / 1e6,
         prompts=found["prompts"],

@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from diptych.data.batch import Batch
 from diptych.data.plan import Distinct, Shuffled, Together
 from diptych.data.views import Augment, PictureView, TextView, View
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Method, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
@@ -16,9 +19,10 @@ from diptych.towers.dual import DualEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """`role` is the role of the texts; `distinct` names a label of which a batch holds each value at most once, so that
-    pictures of one thing are no false negatives of each other; `together` consecutive samples meet in a batch, so that
-    siblings (of `scenes:siblings=4`) are each other's hard negatives."""
+    """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give each picture as
+    many texts, and the loss is the mean of those against each. `distinct` names a label of which a batch holds each
+    value at most once, so that pictures of one thing are no false negatives of each other; `together` consecutive
+    samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard negatives."""
 
     role: str = "caption"
     augment: Mapping[str, Any] = field(default_factory=dict)  # options of data.views.Augment
@@ -34,7 +38,7 @@ class PairConfig:
 
 
 class Pairs(Method):
-    """A dual encoder on pairs: a subclass builds `self.model` and gives the loss on unit-norm features (B, E)."""
+    """A dual encoder on pairs: a subclass builds `self.model` and gives `terms`, the loss of pictures and texts."""
 
     Config = PairConfig
     model: DualEncoder
@@ -42,6 +46,22 @@ class Pairs(Method):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
+        # by what their names end in: "", "2", "3", …
+        self.roles = {str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)}
+
+    def terms(self, image: Tensor, text: Tensor) -> Mapping[str, Tensor]:
+        """The terms of the loss of unit vectors (B, E) and (B, E), by name."""
+        raise NotImplementedError
+
+    def logged(self, features: Features) -> Mapping[str, Tensor | float]:
+        """What is reported beside the loss."""
+        return {"scale": self.model.scale()}
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        found = [self.terms(features["image"], features[f"text{end}"]) for end in self.roles]
+        return Losses(
+            {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}, self.logged(features)
+        )
 
     def stages(self) -> Sequence[Stage]:
         config = self.config
@@ -51,7 +71,10 @@ class Pairs(Method):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (
             PictureView(preprocess=self.model.image.preprocess, augment=self.augment),
-            TextView(tokenizer=self.make.tokenizer, role=self.config.role),
+            *(
+                TextView(tokenizer=self.make.tokenizer, name=f"main{end}", role=role)
+                for end, role in self.roles.items()
+            ),
         )
 
     def encode(self, batch: Batch, at: At) -> Features:
@@ -64,7 +87,7 @@ class Pairs(Method):
         return {"image": self.model.embed_images(batch.image.flat)}
 
     def _encode_texts(self, batch: Batch, at: At) -> Features:
-        return {"text": self.model.embed_texts(*batch.text.flat)}
+        return {f"text{end}": self.model.embed_texts(*batch.texts[f"main{end}"].flat) for end in self.roles}
 
 
 # What learns pairs from scratch in minutes on two cores. Augmentation grows from nothing: at full strength from the

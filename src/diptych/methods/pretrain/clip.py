@@ -9,8 +9,9 @@ X, Y (B, E) are the unit-norm embeddings. Inference: cosine of embeddings; class
 
 from dataclasses import dataclass, replace
 
-from diptych.data.batch import Batch
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from torch import Tensor
+
+from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig, Pairs
 from diptych.objectives import info_nce
@@ -42,9 +43,8 @@ class CLIP(Pairs):
         super().__init__(config, make)
         self.model = make.dual(scale=Temperature(config.scale, clamp=(1.0, config.max_scale)))
 
-    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        scale = self.model.scale()
-        return Losses({"contrastive": info_nce(features["image"], features["text"], scale)}, logged={"scale": scale})
+    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        return {"contrastive": info_nce(image, text, self.model.scale())}
 
 
 CLIP.presets = {

@@ -14,15 +14,15 @@ The published code takes every term within a rank; its recipe has one of 64 pair
 as everywhere; `local` takes them within parts of the batch of so many pairs instead, on any number of ranks. [choice]
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from diptych.data.batch import Batch
 from diptych.errors import InputError, unknown
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from diptych.methods.base import Features, Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig, Pairs
 from diptych.objectives import alignment, cross_uniformity, info_nce, uniformity
@@ -86,20 +86,19 @@ class ContrastiveGap(Pairs):
         if config.reproject is not None:
             self.model = DualEncoder(self.model.image, self.model.text, config.reproject, scale=self.model.scale)
 
-    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        image, text, scale = features["image"], features["text"], self.model.scale()
+    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         parts = -(-len(image) // (self.config.local or len(image)))
-        found = [
-            self._terms(*pair, scale) for pair in zip(image.tensor_split(parts), text.tensor_split(parts), strict=True)
-        ]
-        terms = {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
-        gap = (image.detach().mean(0) - text.detach().mean(0)).norm()
-        return Losses(terms, logged={"scale": scale, "centroid_distance": gap})
+        found = [self._of_part(*pair) for pair in zip(image.tensor_split(parts), text.tensor_split(parts), strict=True)]
+        return {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
 
-    def _terms(self, image: Tensor, text: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    def logged(self, features: Features) -> Mapping[str, Tensor | float]:
+        gap = (features["image"].detach().mean(0) - features["text"].detach().mean(0)).norm()
+        return {"scale": self.model.scale(), "centroid_distance": gap}
+
+    def _of_part(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         config, terms = self.config, {}
         if not config.remove_contrastive:
-            terms["contrastive"] = info_nce(image, text, scale)
+            terms["contrastive"] = info_nce(image, text, self.model.scale())
         if config.mode != "clip":
             terms["alignment"] = config.align * alignment(image, text)
             terms["uniformity"] = config.uniform * (self._spread(image, image) + self._spread(text, text)) / 2

@@ -7,10 +7,12 @@ Each of the B x B pairs is a yes/no question of its own, so no row needs the oth
 theta_0 = ln 10, b_0 = -10: at the start nearly every pair is rightly a no. Inference: cosine, or sigmoid(s x.y + b).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from diptych.data.batch import Batch
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from torch import Tensor
+
+from diptych.methods.base import Features, Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig, Pairs
 from diptych.objectives import sigmoid_pairs
@@ -42,11 +44,13 @@ class SigLIP(Pairs):
         super().__init__(config, make)
         self.model = make.dual(scale=Temperature(config.scale), bias=config.bias)
 
-    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        scale, bias = self.model.scale(), self.model.bias
-        assert bias is not None
-        loss = sigmoid_pairs(features["image"], features["text"], scale, bias)
-        return Losses({"contrastive": loss}, logged={"scale": scale, "bias": bias})
+    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        assert self.model.bias is not None
+        return {"contrastive": sigmoid_pairs(image, text, self.model.scale(), self.model.bias)}
+
+    def logged(self, features: Features) -> Mapping[str, Tensor | float]:
+        assert self.model.bias is not None
+        return {"scale": self.model.scale(), "bias": self.model.bias}
 
 
 SigLIP.presets = {
