@@ -94,18 +94,20 @@ def page(source: Any, tell: Any) -> str:
     """The page of samples: pictures, masks, depth, boxes, edits with instructions, and the texts of every role."""
     from diptych.lab import report
 
-    parts = [_STYLE, _fields(source)]
+    parts = [_STYLE]
     for at in range(len(source)):
         sample = source[at]
         shown = _shown(sample, source.schema())
         pieces = [report.strip(shown)] if shown else []
-        pieces.append(report.table(("role", "text", "notes"), [_row(text) for text in sample.texts]))
+        rows, head = [_row(text) for text in sample.texts], ("role", "text", "notes")
+        columns = 3 if any(notes for *_, notes in rows) else 2
+        pieces.append(report.table(head[:columns], [row[:columns] for row in rows]))
         parts.append(report.section(sample.key, _labels(sample, source.schema()), *pieces))
         tell(at + 1, len(source))
     title = source.world.name
     from diptych.data.worlds import cards
 
-    return report.page(title.capitalize(), f"{cards()[title]['title']}. Made by {source.name}.", *parts)
+    return report.page(title.capitalize(), f"{cards()[title]['title']}. Made by {source.name}.", *parts, _fields(source))
 
 
 def _fields(source: Any) -> str:

@@ -37,15 +37,19 @@ from diptych.training.run import run
 
 FACTS = "styles=seen:texts=caption+paraphrase+long:drop=0.4"
 STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
+    # What things are, where no text is ambiguous: scenes of one thing, or several alike.
     "facts": (
         f"scenes:count=68000:same=1:{FACTS},scenes:count=32000:number=1:seed=1:{FACTS}",
         {},
-        {"epochs": 3.0, "min_lr": 0.2},
+        {"epochs": 1.0, "min_lr": 0.1},
     ),
+    # Which thing has which colour and place, from scenes beside their twins and edits.
     "scenes": (
-        f"scenes:count=60000:siblings=4:edits=swap+replace+move:seed=2:{FACTS},scenes:count=60000:same=1:seed=3:{FACTS}",
+        f"scenes:count=60000:same=0:number=2-4:siblings=2:edits=swap:seed=2:{FACTS},"
+        f"scenes:count=30000:siblings=4:edits=replace+move:seed=3:{FACTS},"
+        f"scenes:count=30000:same=1:seed=4:{FACTS}",
         {"together": 4},
-        {"epochs": 3.0, "lr": 1e-3},
+        {"epochs": 2.0, "lr": 1e-3},
     ),
 }
 WORDS = "scenes:count=8000:styles=all:objects=all:split=test:texts=caption+paraphrase+long"
