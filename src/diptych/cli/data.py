@@ -107,7 +107,9 @@ def page(source: Any, tell: Any) -> str:
     title = source.world.name
     from diptych.data.worlds import cards
 
-    return report.page(title.capitalize(), f"{cards()[title]['title']}. Made by {source.name}.", *parts, _fields(source))
+    return report.page(
+        title.capitalize(), f"{cards()[title]['title']}. Made by {source.name}.", *parts, _fields(source)
+    )
 
 
 def _fields(source: Any) -> str:

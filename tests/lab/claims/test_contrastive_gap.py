@@ -41,7 +41,7 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(gap, "load", lambda folder: None)
     monkeypatch.setattr(gap, "measure", lambda model: {})
     for name, arm in gap.claim.arms.items():
-        if name != "start":
+        if name not in ("start", "twins"):
             arm(Trial(seed=3, folder=tmp_path, prelude="the/prelude"))
     losses = {name: (c["mode"], c.get("remove_contrastive", False), c.get("uniform", 1), c.get("align", 1))
               for name, c in ((name, config.config) for name, config in begun.items())}  # fmt: skip
@@ -51,7 +51,12 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
         "cuaxu": ("cuaxu", False, 1, 1),
         "spread": ("cua", True, 1, 0.0),
         "flipped": ("cua", False, -1.0, 1),
+        "narrow": ("clip", False, 1, 1),
+        "small_batch": ("clip", False, 1, 1),
     }
+    assert begun.pop("narrow").config["reproject"] == 16
+    small = begun.pop("small_batch").recipe
+    assert small.batch_size / small.epochs == pytest.approx(64 / begun["clip"].recipe.epochs)  # as many steps
     for config in begun.values():
         assert (config.init, config.options.seed) == ("the/prelude", 3)
         assert (config.recipe, config.data) == (begun["clip"].recipe, begun["clip"].data)
@@ -63,7 +68,7 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
 def test_what_is_measured_of_a_model_that_knows_nothing(monkeypatch):
     monkeypatch.setattr(gap, "MEASURED", "glyphs:split=test:design=noto")
     found = gap.measure(fresh_model())
-    assert set(gap.claim.shown) <= set(found)
+    assert set(gap.claim.shown) - {"first", "widest"} <= set(found)
     assert all(np.isfinite(value) for value in found.values())
     assert found["r1"] < 0.1
     assert found["linear_separability"] > 0.9  # two towers that never met
@@ -73,3 +78,9 @@ def test_what_is_measured_of_a_model_that_knows_nothing(monkeypatch):
 def test_quick_is_less_work(tmp_path, quick):
     config = gap.settings(Trial(seed=0, folder=tmp_path, quick=quick, prelude="x"), {})
     assert config.recipe.epochs == (1 if quick else 6)
+
+
+def test_twins_begin_without_a_gap_and_training_opens_one(tmp_path):
+    found = gap.twins(Trial(seed=100, folder=tmp_path, quick=True))
+    assert found["first"] < 0.1 < found["widest"]
+    assert found["widest"] >= found["centroid_distance"]

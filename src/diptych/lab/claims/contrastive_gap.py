@@ -9,6 +9,13 @@ learn from the drawings of three hands and are measured on a fourth hand's, whic
     spread              uniformity alone, without contrastive loss and alignment: nothing pairs anything
     flipped             L_CUA with the sign of its uniformity flipped: it gathers where it should spread
 
+Three more arms show where a gap comes from, with L_clip alone; they are told and not judged:
+
+    narrow              new projections to 16 numbers
+    small_batch         batches of 16, for as many steps
+    twins               no texts: two towers of one shape see the same pictures, and their centroids begin as one.
+                        `first` is their distance then, `widest` the largest on the way
+
 The recipe is that of the `small` presets, Muon in place of the paper's AdamW, for fewer epochs. These and the lack of
 augmentation were chosen on seed 100: augmented, the contrastive term stays at about 2 nats, the others have little say,
 and pictures and texts stay separable. There `flipped` showed, too, that what is gathered has a smaller centroid
@@ -20,14 +27,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from diptych.data.sources import open_source
 from diptych.evaluation import gap
 from diptych.evaluation.embed import Steps, embed_pictures, embed_texts
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
-from diptych.lab.demo import FINAL
+from diptych.lab.demo.trial import FINAL, small_pixels
 from diptych.methods.store import load
 from diptych.metrics import ranks
+from diptych.objectives import info_nce
+from diptych.rng import generator, torch_seed
 from diptych.towers.model import Model
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import build_method, run
@@ -36,6 +48,7 @@ LEARNT = FINAL.spec(FINAL.learnt, *FINAL.hands)
 MEASURED = FINAL.spec(FINAL.learnt, FINAL.held_out)
 PAIRS = 1440  # of the measured hand, each with a name of its own
 PLAIN = {"ramp": (1.0, 1.0)}  # pictures as they are: augmentation would begin at the end
+BATCH, EPOCHS = 64, 6
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 
 
@@ -53,9 +66,9 @@ def pretrain(trial: Trial) -> str:
     return str(trial.folder / "run")
 
 
-def settings(trial: Trial, config: dict[str, Any]) -> RunConfig:
-    """How an arm is tuned."""
-    recipe = {"epochs": 1 if trial.quick else 6}
+def settings(trial: Trial, config: dict[str, Any], batch: int = BATCH) -> RunConfig:
+    """How an arm is tuned: for as many steps, whatever its batch."""
+    recipe = {"epochs": (1 if trial.quick else EPOCHS) * batch / BATCH, "batch_size": batch}
     return resolve(
         "contrastive_gap",
         {"train": LEARNT},
@@ -66,11 +79,11 @@ def settings(trial: Trial, config: dict[str, Any]) -> RunConfig:
     )
 
 
-def tuned(**config: Any) -> Callable[[Trial], dict[str, float]]:
+def tuned(batch: int = BATCH, **config: Any) -> Callable[[Trial], dict[str, float]]:
     """An arm: the prelude's model tuned with options of the method, measured."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        run(settings(trial, config), trial.folder / "run")
+        run(settings(trial, config, batch), trial.folder / "run")
         return measure(load(trial.folder / "run"))
 
     return arm
@@ -89,13 +102,47 @@ def measure(model: Model) -> dict[str, float]:
     images = embed_pictures(
         model, source, lambda sample: sample.captions()[0], exact=False, batch_size=256, steps=steps
     )
-    x, y = images.vectors, embed_texts(model, images.facts, batch_size=256, steps=steps)
+    return figures(images.vectors, embed_texts(model, images.facts, batch_size=256, steps=steps))
+
+
+def figures(x: Tensor, y: Tensor) -> dict[str, float]:
+    """The same of unit vectors (N, E), (N, E) whose rows are pairs."""
     pairs = np.arange(len(x))
     recall = np.mean([(ranks(a, b, pairs) == 1).mean() for a, b in ((x, y), (y, x))])
     found = gap.report(x, y)
-    figures = {name: float(found[name]) for name in ("centroid_distance", "linear_separability", "matched_cosine")}
+    told = {name: float(found[name]) for name in ("centroid_distance", "linear_separability", "matched_cosine")}
     uniformity = (found["uniformity_image"] + found["uniformity_text"]) / 2
-    return {"r1": float(recall), "uniformity": float(uniformity), **figures}
+    return {"r1": float(recall), "uniformity": float(uniformity), **told}
+
+
+def twins(trial: Trial) -> dict[str, float]:
+    """Two towers of one shape on the same pictures: their centroids on these are nearly one before the first step,
+    since each tower's mean is taken from its outputs."""
+    torch.manual_seed(torch_seed(trial.seed, "twins"))
+    learnt, measured = (small_pixels(open_source(spec)) for spec in (LEARNT, MEASURED))  # type: ignore[arg-type]
+    towers = nn.ModuleList(
+        nn.Sequential(nn.Linear(learnt.shape[1], 256), nn.GELU(), nn.Linear(256, 64)) for _ in range(2)
+    )
+    with torch.no_grad():
+        for tower in towers:
+            tower[-1].bias -= tower(learnt).mean(0)  # type: ignore[index]
+    optimizer = torch.optim.AdamW(towers.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    distances, steps = [], (1 if trial.quick else EPOCHS) * len(learnt) // BATCH
+    for step in range(steps + 1):
+        if step % 10 == 0 or step == steps:
+            with torch.no_grad():
+                x, y = (F.normalize(tower(learnt), dim=1) for tower in towers)
+            distances.append(float((x.mean(0) - y.mean(0)).norm()))
+        if step == steps:
+            break
+        rows = learnt[torch.from_numpy(generator(trial.seed, "twins", step).choice(len(learnt), BATCH, replace=False))]
+        loss = info_nce(*(F.normalize(tower(rows), dim=1) for tower in towers), scale=100.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        x, y = (F.normalize(tower(measured), dim=1) for tower in towers)
+    return {**figures(x, y), "first": distances[0], "widest": max(distances)}
 
 
 claim = Claim(
@@ -112,6 +159,9 @@ claim = Claim(
         "start": start,
         "spread": tuned(mode="cua", remove_contrastive=True, align=0.0),
         "flipped": tuned(mode="cua", uniform=-1.0),
+        "narrow": tuned(mode="clip", reproject=16),
+        "small_batch": tuned(mode="clip", batch=16),
+        "twins": twins,
     },
     expect=(
         better("centroid_distance", "cua", over="clip", higher=False),
@@ -126,5 +176,5 @@ claim = Claim(
         better("r1", "cua", over="start", breaking=("spread",)),
     ),
     floor=Floor("r1", chance=1 / PAIRS, arms=("clip", "cua", "cuaxu")),
-    table=("r1", "centroid_distance", "linear_separability", "uniformity", "matched_cosine"),
+    table=("r1", "centroid_distance", "linear_separability", "uniformity", "matched_cosine", "first", "widest"),
 )
