@@ -8,9 +8,9 @@ X, Y (B, E) are unit-norm embeddings. Without the positive in the denominator, a
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from diptych.data.batch import Batch
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import PairConfig, Pairs
 from diptych.towers.parts import Temperature
@@ -40,12 +40,12 @@ class Decoupled(Pairs):
         super().__init__(config, make)
         self.model = make.dual(scale=Temperature(config.scale, form="fixed"))
 
-    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        logits = self.model.scale() * features["image"] @ features["text"].T
+    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        logits = self.model.scale() * image @ text.T
         own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         others = logits.masked_fill(own, -torch.inf)
         denominators = (others.logsumexp(1) + others.logsumexp(0)) / 2
-        return Losses({"contrastive": (denominators - logits.diagonal()).mean()})
+        return {"contrastive": (denominators - logits.diagonal()).mean()}
 
 
 Decoupled.presets = {
