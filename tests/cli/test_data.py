@@ -1,8 +1,10 @@
 """`diptych data`: shards that other commands read, a page to look at, and what bad words are told."""
 
+import json
 import re
 
 import pytest
+from PIL import Image
 
 from diptych.data.sources import open_source
 
@@ -46,6 +48,23 @@ def test_show_works_for_every_world(diptych, tmp_path):
         assert open_source(f"{name}:count=2")[1].key in (tmp_path / f"{name}.html").read_text("utf-8")
 
 
+def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_path):
+    table = tmp_path / "pairs.jsonl"
+    texts = ["a red cat", "a red cat on snow", "photo", *["click here now"] * 4]
+    for at in range(len(texts)):
+        Image.new("RGB", (40, 40), (at, 0, 0)).save(tmp_path / f"{at}.png")
+    rows = [json.dumps({"image": f"{at}.png", "caption": text}) for at, text in enumerate(texts)]
+    table.write_text("\n".join(rows) + "\n", "utf-8")
+    out = tmp_path / "lists" / "kept.npz"
+    rules = "shorter_side=None:pictures_a_text=3"
+    called = diptych("data", "filter", table, "--rules", rules, "--out", out)
+    assert called.code == 0, called
+    assert re.search(r"shared-text\s+4\s+57", called.out), called.out
+    assert re.search(r"short\s+1\s+14", called.out), called.out
+    assert [sample.captions() for sample in open_source(f"kept:{out}")] == [[texts[0]], [texts[1]]]
+    assert diptych("check", f"kept:{out}").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -62,6 +81,13 @@ def test_show_works_for_every_world(diptych, tmp_path):
         (["make", "scenes", "--conut", "4", "--out", "x"], "did you mean '--count'"),
         (["show", "scenes", "--shard", "4", "--out", "x"], "goes with `data make`"),
         (["show", "scenes", "--count", "1", "--out", "."], "is a folder; give a file"),
+        (["filter", "--out", "x.npz"], "has no source"),
+        (["filter", "glyphs", "--out", "x"], "give --out x.npz"),
+        (["filter", "glyphs", "--out", "x.npz", "--count", "3"], "--count goes with `data make`"),
+        (["filter", "glyphs", "--out", "x.npz", "--rules", "aspekt=3"], "did you mean 'aspect'"),
+        (["filter", "glyphs", "--out", "x.npz", "--rules", "aspect=0"], "aspect is 0"),
+        (["filter", "glyphs:split=val", "--out", "x.npz", "--role", "web"], "no text of role 'web'"),
+        (["make", "scenes", "--out", "x", "--role", "web"], "--role goes with `data filter`"),
     ],
 )
 def test_bad_input(refused, tmp_path, monkeypatch, words, message):

@@ -33,6 +33,7 @@ COLOURS = {
     "blue": (0, 0, 255),
     "white": (255, 255, 255),
     "yellow": (255, 255, 0),
+    "magenta": (255, 0, 255),
 }
 
 
@@ -305,6 +306,25 @@ def test_best_keeps_the_first_of_many_equals():
     scores = torch.zeros(2, 1000)
     scores[1, 998] = 1
     assert best(scores, 3).tolist() == [[0, 1, 2], [998, 0, 1]]
+
+
+def test_a_picture_and_words_are_asked_together(tmp_path):
+    """Colours as vectors: red plus blue is nearest to magenta, magenta minus blue plus green to yellow."""
+    for name in ("red", "magenta"):
+        Image.new("RGB", (5, 5), COLOURS[name]).save(tmp_path / f"{name}.png")
+    embed_source(ColourModel(), paintings("red", "green", "blue", "magenta", "yellow"), tmp_path / "emb")
+    opened = Index.open(tmp_path / "emb")
+
+    def found(**asked):
+        return query(ColourModel(), opened, k=1, **asked)[0].caption
+
+    assert found(image=tmp_path / "red.png", text="blue") == "magenta"
+    assert found(image=tmp_path / "magenta.png", text="green", minus="blue") == "yellow"
+    assert found(text="magenta", minus="red") == "blue"
+    with pytest.raises(InputError, match="nothing is asked for"):
+        found(image=tmp_path / "red.png", minus="red")
+    with pytest.raises(InputError, match="empty"):
+        found(image=tmp_path / "red.png", minus=" ")
 
 
 def test_another_dimension_another_model_and_bad_questions_are_refused(tmp_path):

@@ -88,3 +88,15 @@ def test_an_unknown_model_names_the_nearest_and_a_missing_library_its_extra(monk
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"pip install 'diptych\[vision\]'"):
         image_tower("timm:resnet18")
+
+
+def test_an_efficientnet_goes_without_its_head_convolution():
+    """ALIGN's image towers: B7 is 640 wide then, and its pooled features are the mean of its last map."""
+    tower = image_tower("timm:efficientnet_b0:image_size=64:head_conv=false").eval()
+    encoded = tower(pictures(64))
+    assert encoded.pooled.shape == (2, 320) == (2, tower.width)
+    torch.testing.assert_close(encoded.pooled, encoded.tokens.mean(1))
+    with torch.device("meta"):
+        assert image_tower("timm:efficientnet_b7:head_conv=false").width == 640
+    with pytest.raises(InputError, match="no head convolution"):
+        image_tower("timm:resnet10t:head_conv=false")

@@ -1,8 +1,9 @@
-"""Make data of any size from a world, as tar shards, or look at samples of it on a page.
+"""Make data of any size from a world, look at samples of it on a page, or filter noisy pairs of any source.
 
-A world is named with its options, as `scenes:size=96:number=2`. Shards are read by every command
-(`--data 'DIR/*.tar'`); so is the world itself, which needs no disk (`--data scenes:count=5000`). A run of `make` that
-was stopped goes on where it was.
+A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which every command reads
+(`--data 'DIR/*.tar'`); the world itself needs no disk (`--data scenes:count=5000`). A run of `make` that was stopped
+goes on where it was. `filter` drops pairs by ALIGN's rules of frequency, and writes a list that is read in place of
+the source (`--data kept:FILE`).
 """
 
 from collections.abc import Sequence
@@ -10,42 +11,58 @@ from pathlib import Path
 from typing import Any
 
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import progress
+from diptych.cli._screen import progress, show_table
 from diptych.errors import InputError, unknown
 
 GROUP = "Look up"
-USAGE = "make WORLD --count N --out DIR | show WORLD --out page.html"
+USAGE = "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz"
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
     "diptych data show scenes:edits=all:styles=seen --out page.html",
+    "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
 )
 _SHOWN, _COUNT = 12, 1000
+_OPTIONS = {  # what goes with each word
+    "make": ("count", "seed", "start", "shard"),
+    "show": ("count", "seed", "start"),
+    "filter": ("rules", "role"),
+}
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "what", help="make (tar shards) or show (a page of samples)")
-    parser.option("What", "world", help="a world with its options, such as scenes or scenes:size=96:seed=1")
-    parser.option("How", "--out", metavar="PATH", help="the folder of the shards, or the page")
+    parser.option("What", "what", help="make (tar shards), show (a page of samples) or filter (a list of what to keep)")
+    parser.option(
+        "What", "world", help="a world with its options, such as scenes or scenes:size=96:seed=1; or a source"
+    )
+    parser.option("How", "--out", metavar="PATH", help="the folder of the shards, the page, or the list (.npz)")
     parser.option("How", "--count", type=int, metavar="N", help=f"how many samples (default: {_COUNT}, or {_SHOWN})")
     parser.option("How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)")
     parser.option("How", "--start", type=int, metavar="N", help="the first sample of the stream (default: 0)")
     parser.option("How", "--shard", type=int, metavar="N", help="samples a shard (default: 1000)")
+    parser.option("How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out")
+    parser.option("How", "--role", metavar="ROLE", help="the texts that filter looks at (default: caption)")
 
 
 def run(args: Namespace) -> None:
-    if args.what not in ("make", "show"):
-        raise unknown("word behind `diptych data`", args.what or "", ("make", "show"))
+    if args.what not in _OPTIONS:
+        raise unknown("word behind `diptych data`", args.what or "", _OPTIONS)
     if not args.world:
-        raise InputError(f"diptych data {args.what} has no world; name one, such as scenes")
+        what = "source" if args.what == "filter" else "world"
+        raise InputError(f"diptych data {args.what} has no {what}; name one, such as scenes")
     if "out" not in args:
         raise InputError(f"diptych data {args.what} has nowhere to write; give --out")
-    source = _open(args)
+    for name in ("count", "seed", "start", "shard", "rules", "role"):
+        if name in args and name not in _OPTIONS[args.what]:
+            others = [what for what, options in _OPTIONS.items() if name in options]
+            raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
     out = Path(args.out)
+    if args.what == "filter":
+        _filter(args, out)
+        return
+    source = _open(args)
     if args.what == "make":
         _make(source, out, args)
         return
-    if "shard" in args:
-        raise InputError("--shard goes with `data make`, not with `data show`")
     from diptych.files import write_atomic
 
     with progress("drawing") as report:
@@ -55,6 +72,32 @@ def run(args: Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, lambda at: at.write_text(html, "utf-8"))
     print(f"{out} shows {len(source)} samples of {source.name}")
+
+
+def _filter(args: Namespace, out: Path) -> None:
+    """Write the list of kept pairs, and show how many each rule dropped."""
+    from diptych.data.frequency import Rules, filtered
+    from diptych.data.sources import kept, open_source
+    from diptych.spec import configure, parse
+
+    if out.suffix != ".npz":
+        raise InputError(f"{out}: the list of what is kept is a .npz file; give --out {out.with_suffix('.npz')}")
+    limits = parse(f"rules:{args.rules}").options if "rules" in args else {}
+    rules = configure(Rules, limits, "--rules")
+    source, role = open_source(args.world), args.get("role", "caption")
+    with progress("reading") as report:
+        found = filtered(source, rules, role=role, progress=report)
+    kept.write(out, args.world, source, role, found.samples, found.texts, found.reasons)
+    left, pairs = int((found.reasons < 0).sum()), len(found.reasons)
+    rows = [(name, f"{count:,}", f"{count / pairs:.1%}") for name, count in found.counts().items()]
+    show_table(
+        f"{args.world}: {pairs:,} pairs",
+        ("rule", "drops", "of all"),
+        [*rows, ("kept", f"{left:,}", f"{left / pairs:.1%}")],
+    )
+    if found.damaged:
+        print(f"{len(found.damaged):,} samples cannot be read and are left out; `diptych check` tells which")
+    print(f"{out} lists what is kept; read it as kept:{out}")
 
 
 def _open(args: Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""Find pictures by a text or by a picture.
+"""Find pictures by a text, by a picture, or by a picture and what should differ in it.
 
 Every embedding is compared, or the index is asked that `diptych index` made. The model that made the folder embeds the
 query.
@@ -13,17 +13,19 @@ from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "EMB 'some words' | EMB --image FILE [options]"
+USAGE = "EMB 'some words' | EMB --image FILE ['more of this'] [--minus 'less of that'] [options]"
 EXAMPLES = (
     "diptych search emb 'two dogs on a beach' -k 10",
     "diptych search emb --image query.jpg --json",
+    "diptych search emb --image red-house.jpg blue --minus red",
 )
 
 
 def add(parser: Parser) -> None:
     parser.option("What", "emb", help="a folder that `diptych embed` made")
     parser.option("What", "text", help="the words to look for")
-    parser.option("What", "--image", metavar="FILE", help="a picture to look for, in place of words")
+    parser.option("What", "--image", metavar="FILE", help="a picture to look for, in place of words or with them")
+    parser.option("What", "--minus", metavar="WORDS", help="words for what the pictures should not have")
     parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many to show (default: 10)")
     parser.option("How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)")
     parser.option("More", "--exact", type=bool, help="compare every embedding although there is an index")
@@ -45,12 +47,13 @@ def run(args: Namespace) -> None:
     if "model" not in args and Path(spec).is_absolute() and not Path(spec).is_dir():
         raise InputError(f"{args.emb} was made with the model in {spec}, which is not there; name it with --model")
     model = load_model(spec, args.get("weights"), args.get("precision", "float32"))
-    hits = query(model, index, text=args.text, image=args.get("image"), k=args.get("k", 10))
+    hits = query(model, index, text=args.text, image=args.get("image"), minus=args.get("minus"), k=args.get("k", 10))
     if args.get("json"):
         show_json([asdict(hit) for hit in hits])
         return
     rows = [(hit.rank, hit.score, hit.key, hit.caption or "", hit.image_path) for hit in hits]
-    asked = f"“{args.text}”" if args.text is not None else args.image
+    given = [args.get("image"), f"“{args.text}”" if args.text is not None else None]
+    asked = " + ".join(part for part in given if part) + (f" - “{args.minus}”" if "minus" in args else "")
     columns = ("#", "cosine", "key", "caption", "file")
     if not any(hit.image_path for hit in hits):  # pictures in tars have no file of their own
         columns, rows = columns[:-1], [row[:-1] for row in rows]

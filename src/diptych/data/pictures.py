@@ -84,6 +84,21 @@ def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PI
         raise _bad(data, error) from error
 
 
+def dimensions(data: bytes) -> tuple[int, int]:
+    """Width and height of the picture in `data` as it is stored, from its header alone. Raises BadSample as `decode`.
+
+    >>> dimensions(b"")
+    Traceback (most recent call last):
+    diptych.data.sample.BadSample: zero-byte
+    """
+    plugin = _plugin(data)
+    try:
+        image = plugin(io.BytesIO(data))
+    except Exception as error:
+        raise _bad(data, error) from error
+    return image.width, image.height
+
+
 def opened(image: Image.Image) -> Image.Image:
     """A picture that someone else opened, as `decode` gives it: upright, RGB or RGBA. Raises BadSample: unsupported.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.towers.build import image_tower, text_tower
-from diptych.towers.dual import DualEncoder
+from diptych.towers.dual import DualEncoder, Projection
 from diptych.towers.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.towers.model import Model
 from diptych.towers.parts import Temperature
@@ -88,10 +88,10 @@ class Make:
         check_tokenizer(self.tokenizer)
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
-    def dual(self, *, scale: Temperature, bias: float | None = None) -> DualEncoder:
-        """A new dual encoder. A given model keeps its own scale; a bias it lacks is added."""
+    def dual(self, *, scale: Temperature, bias: float | None = None, **projections: Projection) -> DualEncoder:
+        """A new dual encoder. A given model keeps its own scale and projections; a bias it lacks is added."""
         if self._dual is None:
-            return DualEncoder(self.image(), self.text(), self.embed_dim, scale=scale, bias=bias)
+            return DualEncoder(self.image(), self.text(), self.embed_dim, scale=scale, bias=bias, **projections)
         config = dict(self._dual)
         missing_bias = bias is not None and config.get("bias") is None
         if missing_bias:

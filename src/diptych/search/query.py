@@ -1,9 +1,11 @@
-"""One question to an index: pictures for a text, or pictures like a picture."""
+"""One question to an index: pictures for a text, pictures like a picture, or like a picture but for what is said."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch.nn.functional import normalize
 
 from diptych.errors import InputError
 from diptych.search.embed import embed_source
@@ -17,21 +19,30 @@ def query(
     *,
     text: str | None = None,
     image: str | Path | Image.Image | None = None,
+    minus: str | None = None,
     k: int = 10,
 ) -> list[Hit]:
-    """The `k` pictures of `index` nearest to a text or to a picture (a path or PIL), best first.
+    """The `k` pictures of `index` nearest to a text, to a picture (a path or PIL), or to both, best first.
 
-    Raises InputError: neither or both are given, an empty text, an unreadable picture, a model other than the index's.
+    With several, the query is image + text - minus of their unit vectors (Jia et al., 2021), made one again: a picture
+    of a red house, minus "red", plus "blue". Raises InputError: neither text nor picture, an empty text, an unreadable
+    picture, a sum of nothing, a model other than the index's.
     """
     index.check(model)
-    if (text is None) == (image is None):
-        raise InputError("a search takes a text or a picture; give one of them")
-    if image is not None:
-        vectors = model.embed_images([image], exact=index.manifest.exact)
-    elif text is not None and text.strip():
-        vectors = model.embed_texts([text])
-    else:
-        raise InputError("the text to search for is empty; give some words")
+    if text is None and image is None:
+        raise InputError("a search takes a text, a picture or both; give one of them")
+    for said in (text, minus):
+        if said is not None and not said.strip():
+            raise InputError("the text to search for is empty; give some words")
+    parts = [] if image is None else [model.embed_images([image], exact=index.manifest.exact)]
+    parts += [] if text is None else [model.embed_texts([text])]
+    parts += [] if minus is None else [-model.embed_texts([minus])]
+    vectors = parts[0]
+    if len(parts) > 1:
+        vectors = torch.stack(parts).sum(0)
+        if float(vectors.norm()) < 1e-6:
+            raise InputError("what is added and what is taken away are the same, so nothing is asked for")
+        vectors = normalize(vectors, dim=-1)
     scores, rows = index.top(vectors, k)
     return index.hits(scores[0], rows[0])
 

@@ -16,14 +16,15 @@ from diptych.towers.encoded import Encoded
 from diptych.towers.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
-Projection = Literal["linear", "affine", "none"]
+Projection = Literal["linear", "affine", "none", "fit"]
 
 
 class DualEncoder(nn.Module):
     """Pictures and texts to unit vectors of one space; similarity is their dot product.
 
     `scale()` is the multiplier of similarities, `bias` what is added to them (SigLIP), or None. A projection is
-    "linear" (no bias, CLIP), "affine" (with bias, SigLIP's text) or "none" (the tower's width is E).
+    "linear" (no bias, CLIP), "affine" (with bias, SigLIP's text), "none" (the tower's width is E) or "fit" (none where
+    it is, else linear).
 
     >>> from diptych.towers.build import image_tower, text_tower
     >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")
@@ -103,6 +104,8 @@ class DualEncoder(nn.Module):
 
 
 def _projection(kind: str, width: int, embed_dim: int, side: str) -> nn.Module:
+    if kind == "fit":
+        kind = "none" if width == embed_dim else "linear"
     if kind == "none":
         if width != embed_dim:
             raise InputError(
@@ -110,7 +113,7 @@ def _projection(kind: str, width: int, embed_dim: int, side: str) -> nn.Module:
             )
         return nn.Identity()
     if kind not in ("linear", "affine"):
-        raise unknown(f"{side} projection", kind, ("linear", "affine", "none"))
+        raise unknown(f"{side} projection", kind, ("linear", "affine", "none", "fit"))
     layer = nn.Linear(width, embed_dim, bias=kind == "affine")
     nn.init.normal_(layer.weight, std=width**-0.5)
     if layer.bias is not None:

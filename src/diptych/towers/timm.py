@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
@@ -25,6 +25,7 @@ class TimmConfig:
     pretrained: bool = False  # fetch timm's weights when building; not part of the spec afterwards
     drop_path: float = 0.0
     levels: bool = False  # give the maps of all stages (or layers)
+    head_conv: bool = True  # False: an EfficientNet without the 1x1 convolution that widens its last map
     preprocess: Mapping[str, Any] | None = None
 
 
@@ -59,7 +60,16 @@ class TimmTower(ImageTower):
             raise InputError(f"timm model {config.model!r} does not take {', '.join(options)}: {error}") from error
         self.config = replace(config, image_size=size, pretrained=False)
         self.width = int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
+        if not config.head_conv:
+            self.width = self._without_head_conv()
         self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+
+    def _without_head_conv(self) -> int:
+        if not (hasattr(self.model, "conv_head") and hasattr(self.model, "bn2")):
+            raise InputError(f"timm model {self.config.model!r} has no head convolution; leave out head_conv=false")
+        width = int(self.model.conv_head.in_channels)
+        self.model.conv_head, self.model.bn2 = nn.Identity(), nn.Identity()
+        return width
 
     def embed(self, x: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), normalised: timm's models embed and encode in one call."""

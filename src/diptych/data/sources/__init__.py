@@ -12,6 +12,7 @@ where it has one, goes to no other. Add a file, and `open_source`, and with it e
     captions_val2017.json:images=val2017/       COCO captions
     results_20130124.token                      Flickr8k and Flickr30k text files
     datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them
+    kept:kept.npz                               what `diptych data filter` kept of another source
 """
 
 import importlib

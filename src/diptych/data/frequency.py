@@ -1,0 +1,178 @@
+"""ALIGN's rules for noisy pairs, by frequency alone (Jia et al., 2021): no model, no list of words.
+
+In this order, as published; a pair is dropped by the first rule that it breaks:
+
+    small         the picture's shorter side has at most 200 pixels
+    narrow        its longer side is at least 3 times its shorter one
+    many-texts    more than 1,000 pairs have this picture
+    shared-text   more than 10 pictures have this text
+    rare          a word or two neighbours are not among the 100 million most frequent ones of the corpus
+    short, long   fewer than 3 words, more than 20
+
+Counts are those of the whole corpus, taken before anything is dropped [choice]. Words are what is left of a text in
+lower case between white space and punctuation [choice: the paper does not say how it splits]; of words and pairs of
+words that occur equally often at the edge of the limit none is kept, so that the answer depends on no order [choice].
+The paper also drops pornography, for which there is no rule here, and near-duplicates of test pictures, which
+`diptych check --val` finds. `diptych data filter` applies the rules to a source, `kept:FILE` reads what is left.
+
+Dimensions: P pairs.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from diptych.data.pictures import dimensions
+from diptych.data.sample import BadSample, Picture, Source
+from diptych.data.sources.compact import hash64
+from diptych.errors import InputError
+
+REASONS = ("small", "narrow", "many-texts", "shared-text", "rare", "short", "long")
+_WORD = re.compile(r"\w+(?:'\w+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The limits; None leaves a rule out."""
+
+    shorter_side: int | None = 200  # pixels; must be above
+    aspect: float | None = 3.0  # must be below
+    texts_a_picture: int | None = 1000  # at most
+    pictures_a_text: int | None = 10  # at most
+    vocabulary: int | None = 100_000_000  # how many words and pairs of words are frequent
+    fewest_words: int | None = 3
+    most_words: int | None = 20
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value}; give a number above 0, or none to leave the rule out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What the rules see of a pair: `picture` tells pictures apart, as a checksum does; sizes in pixels, 0 unknown."""
+
+    picture: str | int
+    text: str
+    width: int = 0
+    height: int = 0
+
+
+def grams(text: str) -> Iterator[str]:
+    """The words of a text, and each two neighbours.
+
+    >>> list(grams("A red cat."))
+    ['a', 'red', 'cat', 'a red', 'red cat']
+    """
+    words = _WORD.findall(text.lower())
+    yield from words
+    for one, two in pairwise(words):
+        yield f"{one} {two}"
+
+
+def frequent(texts: Iterable[str], most: int) -> frozenset[str]:
+    """The `most` most frequent words and pairs of words; those that tie across the limit are left out together.
+
+    >>> sorted(frequent(["a cat", "a cat", "a dog"], 3))
+    ['a', 'a cat', 'cat']
+    """
+    counts = Counter(gram for text in texts for gram in grams(text))
+    if len(counts) <= most:
+        return frozenset(counts)
+    edge = counts.most_common(most + 1)[-1][1]
+    return frozenset(gram for gram, count in counts.items() if count > edge)
+
+
+def broken(pairs: Sequence[Pair], rules: Rules = Rules()) -> np.ndarray:
+    """Of each pair the first rule that it breaks, as its place in REASONS, or -1: (P,) int8.
+
+    >>> pairs = [Pair(picture=at, text=text) for at, text in enumerate(["a red cat", "photo", "a red cat"])]
+    >>> [REASONS[reason] if reason >= 0 else "kept" for reason in broken(pairs)]
+    ['kept', 'short', 'kept']
+    """
+    texts = Counter(pair.picture for pair in pairs)
+    pictures = Counter(text for _, text in {(pair.picture, pair.text) for pair in pairs})
+    known = None if rules.vocabulary is None else frequent((pair.text for pair in pairs), rules.vocabulary)
+    return np.array([_first(pair, rules, texts, pictures, known) for pair in pairs], dtype=np.int8)
+
+
+def _first(
+    pair: Pair, rules: Rules, texts: Counter[str | int], pictures: Counter[str], known: frozenset[str] | None
+) -> int:
+    shorter, longer = sorted((pair.width, pair.height))
+    words = len(_WORD.findall(pair.text))
+    breaks = (
+        rules.shorter_side is not None and 0 < shorter <= rules.shorter_side,
+        rules.aspect is not None and shorter > 0 and longer >= rules.aspect * shorter,
+        rules.texts_a_picture is not None and texts[pair.picture] > rules.texts_a_picture,
+        rules.pictures_a_text is not None and pictures[pair.text] > rules.pictures_a_text,
+        known is not None and any(gram not in known for gram in grams(pair.text)),
+        rules.fewest_words is not None and words < rules.fewest_words,
+        rules.most_words is not None and words > rules.most_words,
+    )
+    return breaks.index(True) if True in breaks else -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filtered:
+    """Of every pair of a source the number of its sample, which of the role's texts it has, and what `broken` says:
+    each (P,). `damaged` tells of the samples that cannot be read, which have no pair."""
+
+    samples: np.ndarray
+    texts: np.ndarray
+    reasons: np.ndarray
+    damaged: dict[str, str]
+
+    def counts(self) -> dict[str, int]:
+        """How many pairs each rule drops, in the order of the rules."""
+        return {name: int((self.reasons == number).sum()) for number, name in enumerate(REASONS)}
+
+
+def filtered(
+    source: Source,
+    rules: Rules = Rules(),
+    *,
+    role: str = "caption",
+    progress: Callable[[int, int], None] | None = None,
+) -> Filtered:
+    """Apply the rules to all pairs of a picture `main` and a text of `role`; pictures are read, not decoded.
+
+    >>> from diptych.data.sources import open_source
+    >>> found = filtered(open_source("scenes:count=50:noise=junk=0.3"), Rules(shorter_side=None, vocabulary=400))
+    >>> found.counts()["rare"] > 10
+    True
+    """
+    pairs: list[Pair] = []
+    samples, texts, damaged, keys = [], [], {}, source.keys()
+    for number in range(len(source)):
+        try:
+            sample = source[number]
+            picture, width, height = _measured(sample.images.get("main"))
+        except BadSample as bad:
+            damaged[keys[number]] = bad.reason
+            continue
+        for which, text in enumerate(sample.captions(role)):
+            pairs.append(Pair(picture=number if picture is None else picture, text=text, width=width, height=height))
+            samples.append(number)
+            texts.append(which)
+        if progress:
+            progress(number + 1, len(source))
+    if not pairs:
+        raise InputError(f"{source.name} has no text of role {role!r}; name one that it has with --role")
+    return Filtered(
+        samples=np.array(samples, np.int64), texts=np.array(texts, np.int32), reasons=broken(pairs, rules),
+        damaged=damaged,
+    )  # fmt: skip
+
+
+def _measured(picture: Picture | None) -> tuple[str | None, int, int]:
+    """What tells the picture apart, and its size."""
+    if picture is None:
+        return None, 0, 0
+    data = picture.read()
+    return f"{hash64(data):016x}", *dimensions(data)

@@ -1,0 +1,130 @@
+"""What a filter kept of another source: `kept:FILE`, where `diptych data filter` wrote FILE.
+
+The file is a .npz of plain arrays. It names the source, and of every pair (a sample, one of its texts) why it was
+dropped, or that it was not; pictures and texts stay where they are. A sample without a kept text is left out, and so
+are its other dropped texts of that role.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from diptych.data.sample import Sample, Schema, Source
+from diptych.data.sources.compact import hash64
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.spec import Spec, configure
+
+FORMAT, PREFIX = "kept", "kept:"
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`: by the prefix."""
+    return spec.name.startswith(PREFIX)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptOptions:
+    """`source` is where the data lies now; without it, where it lay when it was filtered."""
+
+    source: str | None = None
+
+
+def open(spec: Spec) -> "Kept":
+    """`kept:FILE[:source=SPEC]`. Raises InputError where FILE is no such list, or the source has changed since."""
+    from diptych.data.sources import open_source  # which looks for formats here
+
+    options = configure(KeptOptions, spec.options, f"source {spec.name!r}")
+    path = spec.name.removeprefix(PREFIX)
+    head, samples, texts, reasons = _read(path)
+    source = open_source(options.source or head["source"])
+    if _print(source) != head["print"]:
+        raise InputError(f"{path} was made of {head['source']} with other samples than are there now; filter it again")
+    kept = reasons < 0
+    return Kept(source, samples[kept], texts[kept], role=head["role"], name=str(spec))
+
+
+def write(
+    path: Path, spec: str, source: Source, role: str, samples: np.ndarray, texts: np.ndarray, reasons: np.ndarray
+) -> None:
+    """Write the list that `kept:` reads of the source that `spec` opens: of each pair its sample (P,), which of the
+    role's texts it has (P,), and -1 where it is kept, else the number of a reason (P,)."""
+    head = json.dumps({"source": spec, "role": role, "print": _print(source)})
+
+    def fill(at: Path) -> None:
+        with at.open("wb") as file:
+            np.savez_compressed(file, head=np.array(head), samples=samples, texts=texts, reasons=reasons)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, fill)
+
+
+def _read(path: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            head = json.loads(str(found["head"]))
+            return head, found["samples"], found["texts"], found["reasons"]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `diptych data filter SOURCE --out {path}` makes it") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile, EOFError) as error:
+        raise InputError(f"{path} is no list of what was kept; make it with `diptych data filter`") from error
+
+
+def _print(source: Source) -> str:
+    """A fingerprint of the source's keys in order."""
+    keys = "\0".join(source.keys()).encode("utf-8", "surrogateescape")
+    return f"{hash64(keys):016x}-{len(source)}"
+
+
+class Kept:
+    """The samples (K,) of `source` that still have one of these texts: of pair p the one at `texts[p]` among those of
+    `role` in sample `samples[p]`. Pairs stand in the order of the samples."""
+
+    def __init__(self, source: Source, samples: np.ndarray, texts: np.ndarray, *, role: str, name: str):
+        if not len(samples):
+            raise InputError(f"{name}: nothing was kept; loosen the rules")
+        self.source, self.role, self.name = source, role, name
+        self._rows, starts = np.unique(samples, return_index=True)
+        self._starts, self._texts = [*starts.tolist(), len(samples)], texts
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        at = range(len(self))[index]
+        sample = self.source[int(self._rows[at])]
+        kept = set(self._texts[self._starts[at] : self._starts[at + 1]].tolist())
+        numbered, texts = 0, []
+        for text in sample.texts:
+            if text.role != self.role:
+                texts.append(text)
+                continue
+            if numbered in kept:
+                texts.append(text)
+            numbered += 1
+        return replace(sample, texts=texts)
+
+    def keys(self) -> Sequence[str]:
+        """Keys of the samples that are left."""
+        keys = self.source.keys()
+        return [keys[row] for row in self._rows.tolist()]
+
+    def labels(self, name: str) -> np.ndarray:
+        """A label of every sample that is left (K,)."""
+        if hasattr(self.source, "labels"):
+            return np.asarray(self.source.labels(name))[self._rows]  # type: ignore[attr-defined]
+        return np.array([self.source[int(row)].labels.get(name, -1) for row in self._rows])
+
+    @property
+    def damage(self) -> Mapping[str, str]:
+        """What the source lost while it was indexed."""
+        return getattr(self.source, "damage", {})
+
+    def schema(self) -> Schema:
+        """The fields of the source."""
+        return self.source.schema()
