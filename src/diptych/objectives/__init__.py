@@ -2,15 +2,24 @@
 
 from diptych.objectives.contrastive import info_nce, sigmoid_pairs
 from diptych.objectives.core import RowLosses, both_losses, pair_losses
+from diptych.objectives.multiview import average, dhel, kcl, mv_dhel, mv_infonce, nt_xent, pairwise, poly_view
 from diptych.objectives.uniformity import alignment, cross_uniformity, uniformity
 
 __all__ = [
     "RowLosses",
     "alignment",
+    "average",
     "both_losses",
     "cross_uniformity",
+    "dhel",
     "info_nce",
+    "kcl",
+    "mv_dhel",
+    "mv_infonce",
+    "nt_xent",
     "pair_losses",
+    "pairwise",
+    "poly_view",
     "sigmoid_pairs",
     "uniformity",
 ]

@@ -105,6 +105,15 @@ def normalisers(
         return _Normalisers.apply(x, y, scale, bias, allowed, True, False, tile or _tile(x, y))[0]  # type: ignore[index]
 
 
+def others(device: torch.device) -> Allowed:
+    """Which pairs of two slices are of different indices: what `allowed` takes where a point is not its own pair."""
+
+    def block(i: slice, j: slice) -> Tensor:
+        return torch.arange(i.start, i.stop, device=device)[:, None] != torch.arange(j.start, j.stop, device=device)
+
+    return block
+
+
 def question_mean(
     rows: Tensor,
     columns: Tensor,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError
-from diptych.objectives.core import normalisers
+from diptych.objectives.core import normalisers, others
 
 
 def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
@@ -69,7 +69,7 @@ def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
         raise InputError(f"points of shape {tuple(x.shape)} have no uniformity; give (N, D) with at least two rows")
     with torch.autocast(x.device.type, enabled=False):
         rows, columns = _extended(x, last=True), _extended(y, last=False)
-        by_row = normalisers(rows, columns, 2 * t, allowed=_others(x.device), tile=tile)
+        by_row = normalisers(rows, columns, 2 * t, allowed=others(x.device), tile=tile)
         return by_row.logsumexp(0) - math.log(len(x) * (len(x) - 1))
 
 
@@ -78,15 +78,6 @@ def _extended(x: Tensor, *, last: bool) -> Tensor:
     x = _wide(x)
     half, one = x.square().sum(1, keepdim=True) / -2, x.new_ones(len(x), 1)
     return torch.cat([x, half, one] if last else [x, one, half], 1)
-
-
-def _others(device: torch.device):
-    """Which pairs of two slices are of different indices."""
-
-    def block(i: slice, j: slice) -> Tensor:
-        return torch.arange(i.start, i.stop, device=device)[:, None] != torch.arange(j.start, j.stop, device=device)
-
-    return block
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,0 +1,182 @@
+"""Contrastive losses of any number of views of each instance: of one picture, of a picture and its captions, of any
+modalities whose embeddings share a space.
+
+Views are unit vectors U (N, M, D): N views of M instances, U[l, i] is instance i in view l; s = <·, ·> / tau, and
+P_i = Σ_{l≠m} exp s(U[l,i], U[m,i]) runs over the N(N-1) ordered pairs of views of instance i.
+
+    mv_infonce   all views of an instance at once, against all other embeddings
+    mv_dhel      alignment across views, uniformity inside each view: no negative crosses views
+    nt_xent      two views (SimCLR's loss), and what was made of it for more: `pairwise`, `average`, `poly_view`
+    dhel, kcl    two views, decoupled; by kernels
+
+Sums over views are sums: the weight of uniformity in `mv_dhel` grows with N. Memory is O(N · M · tile) (see `core`);
+half precision is computed in float32. Sources: Koromilas et al. 2025 (MV-InfoNCE, MV-DHEL), 2024 (DHEL, KCL); Chen et
+al. 2020 (NT-Xent); Shidani et al. 2024 (poly-view).
+
+Dimensions: N views, M instances, D width.
+"""
+
+import itertools
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diptych.errors import InputError
+from diptych.objectives.core import Allowed, normalisers, others, pair_losses
+from diptych.objectives.uniformity import uniformity
+
+Form = Literal["code", "paper"]
+
+
+def mv_infonce(views: Tensor, tau: float, *, form: Form = "code", tile: int | None = None) -> Tensor:
+    """One term an instance, which draws all of its views together and away from everything else.
+
+        L = mean_i [ log Σ_l Z[l,i] - log P_i ],   Z[l,i] = Σ exp s(U[l,i], U[m,j])
+
+    `form="code"`: Z runs over all (m, j) but (l, i) itself, as published in code; "paper": over the other views m ≠ l,
+    j = i among them. Raises InputError for fewer than two views or instances.
+
+    >>> views = torch.eye(3).expand(3, 3, 3)
+    >>> round(mv_infonce(views, 0.5).item(), 6)
+    0.340753
+    """
+    count, instances = _check(views, form)
+    flat = views.flatten(0, 1)
+
+    def other_views(i: slice, j: slice) -> Tensor:
+        return _view_of(i, instances, views.device)[:, None] != _view_of(j, instances, views.device)
+
+    allowed: Allowed = others(views.device) if form == "code" else other_views
+    by_row = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(0, (count, instances))
+    return (by_row.logsumexp(0) - _positives(views, tau)).mean()
+
+
+def mv_dhel(views: Tensor, tau: float, *, form: Form = "code", tile: int | None = None) -> Tensor:
+    """Alignment of all views of an instance, and apart from it uniformity inside each view.
+
+        L = mean_i [ -log A_i + Σ_l log Σ_{j≠i} exp s(U[l,i], U[l,j]) ]
+
+    `form="code"`: A_i = P_i / 2, over unordered pairs; "paper": A_i = P_i. They differ by log 2, not in gradients.
+    Raises InputError for fewer than two views or instances.
+
+    >>> views = torch.eye(3).expand(3, 3, 3)
+    >>> round(mv_dhel(views, 0.5).item(), 6)
+    -1.019171
+    """
+    _check(views, form)
+    spread = torch.stack([_spread(view, tau, tile) for view in views])
+    return (spread.sum(0) - _positives(views, tau)).mean() + (math.log(2) if form == "code" else 0.0)
+
+
+def dhel(x: Tensor, y: Tensor, tau: float, *, both: bool = True, tile: int | None = None) -> Tensor:
+    """Two views (M, D), decoupled.
+
+        L = mean_i [ -s(x_i, y_i) + log Σ_{j≠i} exp s(x_i, x_j) + log Σ_{j≠i} exp s(y_i, y_j) ]
+
+    It is `mv_dhel` of two views; `both=False` leaves out the last term.
+    """
+    views = torch.stack([x, y])
+    _check(views, "code")
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = _wide(views)
+        loss = _spread(x, tau, tile) - (x * y).sum(1) / tau
+        return (loss + _spread(y, tau, tile) if both else loss).mean()
+
+
+def kcl(x: Tensor, y: Tensor, *, t: float = 2.0, gamma: float = 16.0, tile: int | None = None) -> Tensor:
+    """Kernel contrastive loss of two views (M, D), k(a, b) = exp(-t |a - b|²).
+
+    L = gamma · [ E(x) + E(y) ] - 2 mean_i k(x_i, y_i),   E = mean of k over the M(M-1)/2 distinct pairs of a view
+    """
+    views = torch.stack([x, y])
+    _check(views, "code")
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = _wide(views)
+        aligned = (-t * (x - y).square().sum(1)).exp().mean()
+        return gamma * (uniformity(x, t, tile=tile).exp() + uniformity(y, t, tile=tile).exp()) - 2 * aligned
+
+
+def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
+    """SimCLR's loss of two views (M, D): each of the 2M embeddings has to find its partner among the 2M - 1 others.
+
+    >>> x = torch.eye(2)
+    >>> round(nt_xent(x, x, 1.0).item(), 4)  # log(e + 2) - 1
+    0.5514
+    """
+    _check(torch.stack([x, y]), "code")
+    flat, count = torch.cat([x, y]), len(x)
+    partner = torch.arange(2 * count, device=x.device).roll(count)
+    return pair_losses(flat, flat, 1 / tau, targets=partner, allowed=others(x.device), tile=tile).mean()
+
+
+def pairwise(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
+    """The mean of `nt_xent` over the N(N-1)/2 pairs of views (PWE)."""
+    count, _ = _check(views, "code")
+    pairs = itertools.combinations(range(count), 2)
+    return torch.stack([nt_xent(views[a], views[b], tau, tile=tile) for a, b in pairs]).mean()
+
+
+def average(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
+    """The mean over views of `nt_xent` of a view and the mean of the others, which is not made a unit vector (AVG)."""
+    count, _ = _check(views, "code")
+    rest = (views.sum(0) - views) / (count - 1)
+    return torch.stack([nt_xent(views[at], rest[at], tau, tile=tile) for at in range(count)]).mean()
+
+
+def poly_view(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
+    """For each ordered pair (a, b) of views, instance i of a finds its own b among that and the others' views (PVC).
+
+        L = mean over a ≠ b and i of -log [ exp s(U[a,i], U[b,i]) / ( the same + Σ_m Σ_{j≠i} exp s(U[a,i], U[m,j]) ) ]
+
+    The geometric form: the mean over views is one of losses.
+    """
+    count, instances = _check(views, "code")
+    flat = views.flatten(0, 1)
+
+    def other_instances(i: slice, j: slice) -> Tensor:
+        rows, columns = (torch.arange(s.start, s.stop, device=views.device) % instances for s in (i, j))
+        return rows[:, None] != columns
+
+    negatives = normalisers(flat, flat, 1 / tau, allowed=other_instances, tile=tile).unflatten(0, (count, instances))
+    found = _similarities(views, tau)  # (M, N, N)
+    loss = torch.logaddexp(negatives.T[:, :, None], found) - found
+    return loss.masked_fill(torch.eye(count, dtype=torch.bool, device=views.device), 0).sum() / (
+        instances * count * (count - 1)
+    )
+
+
+def _check(views: Tensor, form: str) -> tuple[int, int]:
+    if form not in ("code", "paper"):
+        raise InputError(f"form is {form!r}; choose 'code' or 'paper'")
+    if views.dim() != 3 or views.shape[0] < 2 or views.shape[1] < 2:
+        raise InputError(f"views of shape {tuple(views.shape)} cannot be contrasted; give (N, M, D), two views of two "
+                         "instances at the least")  # fmt: skip
+    return views.shape[0], views.shape[1]
+
+
+def _wide(views: Tensor) -> Tensor:
+    return views.to(torch.promote_types(views.dtype, torch.float32))
+
+
+def _similarities(views: Tensor, tau: float) -> Tensor:
+    """s of each two views of each instance (M, N, N)."""
+    with torch.autocast(views.device.type, enabled=False):
+        own = _wide(views).transpose(0, 1)
+        return own @ own.transpose(1, 2) / tau
+
+
+def _positives(views: Tensor, tau: float) -> Tensor:
+    """log P_i (M,)."""
+    same = torch.eye(len(views), dtype=torch.bool, device=views.device)
+    return _similarities(views, tau).masked_fill(same, -torch.inf).flatten(1).logsumexp(1)
+
+
+def _spread(view: Tensor, tau: float, tile: int | None) -> Tensor:
+    """log Σ_{j≠i} exp s(u_i, u_j) of each instance (M,)."""
+    return normalisers(view, view, 1 / tau, allowed=others(view.device), tile=tile)
+
+
+def _view_of(rows: slice, instances: int, device: torch.device) -> Tensor:
+    return torch.arange(rows.start, rows.stop, device=device) // instances
