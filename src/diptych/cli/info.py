@@ -78,7 +78,7 @@ def parts(model: Any) -> dict[str, Any]:
     return {
         "parameters": count(encoder),
         "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
-        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters",
+        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters" if encoder.text else None,
         "embed_dim": encoder.embed_dim,
     }
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.towers.build import image_tower, text_tower
-from diptych.towers.dual import DualEncoder, Projection
+from diptych.towers.dual import DualEncoder
 from diptych.towers.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.towers.model import Model
 from diptych.towers.parts import Temperature
@@ -17,7 +17,7 @@ from diptych.towers.tower import ImageTower, Tower
 T = TypeVar("T", bound=nn.Module)
 
 NO_TOWER = "none"
-"""The image tower of what reads texts alone."""
+"""The image tower of what reads texts alone, the text tower of what sees pictures alone."""
 
 
 class Make:
@@ -38,7 +38,7 @@ class Make:
         state: Mapping[str, Tensor] | None = None,
     ):
         self.image_spec, self.text_spec, self.embed_dim = image, text, embed_dim
-        self._tokenizer, self._dual, self._state = tokenizer, dual, state
+        self.words, self._dual, self._state = tokenizer, dual, state
 
     @classmethod
     def of(cls, model: Model | LanguageModel) -> "Make":
@@ -51,7 +51,7 @@ class Make:
         config = encoder.config()
         return cls(
             image=config["image"],
-            text=config["text"],
+            text=config["text"] or NO_TOWER,
             embed_dim=config["embed_dim"],
             tokenizer=model.tokenizer,
             dual=config,
@@ -60,8 +60,9 @@ class Make:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        assert self._tokenizer is not None, "this model came without a tokenizer"
-        return self._tokenizer
+        """The tokenizer, where there is one (`words` is None where there is not)."""
+        assert self.words is not None, "this model came without a tokenizer"
+        return self.words
 
     def image(self) -> ImageTower:
         """A new image tower. Raises InputError where the model that training starts from reads texts alone."""
@@ -71,7 +72,9 @@ class Make:
         return self._load(tower, "image.")
 
     def text(self) -> Tower:
-        """A new text tower for the tokenizer's vocabulary."""
+        """A new text tower for the tokenizer's vocabulary. Raises InputError where there are to be pictures alone."""
+        if self.text_spec == NO_TOWER:
+            raise InputError("there is no text tower, and this method reads texts; give one with --text-tower")
         tokenizer = self.tokenizer
         tower = text_tower(
             self.text_spec,
@@ -88,10 +91,12 @@ class Make:
         check_tokenizer(self.tokenizer)
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
-    def dual(self, *, scale: Temperature, bias: float | None = None, **projections: Projection) -> DualEncoder:
-        """A new dual encoder. A given model keeps its own scale and projections; a bias it lacks is added."""
+    def dual(self, *, scale: Temperature, bias: float | None = None, **projections: str) -> DualEncoder:
+        """A new dual encoder, without a text tower where that is `NO_TOWER`. A given model keeps its own scale and
+        projections; a bias it lacks is added."""
         if self._dual is None:
-            return DualEncoder(self.image(), self.text(), self.embed_dim, scale=scale, bias=bias, **projections)
+            text = None if self.text_spec == NO_TOWER else self.text()
+            return DualEncoder(self.image(), text, self.embed_dim, scale=scale, bias=bias, **projections)
         config = dict(self._dual)
         missing_bias = bias is not None and config.get("bias") is None
         if missing_bias:

@@ -91,7 +91,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or by its name one that `shipped` lists.
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships: `tiny`, `tiny-lm`.
 
     A `Model`, which embeds; a RUN of a language model is a `LanguageModel`, which generates.
 
@@ -114,7 +114,7 @@ def load(spec: str | Path, weights: str | Path | None = None, precision: str = "
 
 
 def shipped() -> dict[str, Path]:
-    """The models that come with the package, by name: what `make tiny` has stored in it, which is none so far."""
+    """The models that come with the package, by name: what `make tiny` has stored in it."""
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/model.json"))}
 
 
@@ -155,7 +155,8 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     if lm is not None:
         make = Make(image=NO_TOWER, text=lm["text"], embed_dim=0, tokenizer=tokenizer)
     else:
-        make = Make(image=dual["image"], text=dual["text"], embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
+        text = dual["text"] or NO_TOWER
+        make = Make(image=dual["image"], text=text, embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
     return cls(cls.configure(description["config"]), make).deliver()
 
 

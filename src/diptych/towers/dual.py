@@ -4,7 +4,7 @@ Dimensions: N pictures or texts, L tokens, D tower width, E embedding, K pooled 
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,16 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.encoded import Encoded
+from diptych.towers.heads import fitted, head
 from diptych.towers.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
-
-Projection = Literal["linear", "affine", "none", "fit"]
 
 
 class DualEncoder(nn.Module):
     """Pictures and texts to unit vectors of one space; similarity is their dot product.
 
-    `scale()` is the multiplier of similarities, `bias` what is added to them (SigLIP), or None. A projection is
-    "linear" (no bias, CLIP), "affine" (with bias, SigLIP's text), "none" (the tower's width is E) or "fit" (none where
-    it is, else linear).
+    `scale()` is the multiplier of similarities, `bias` what is added to them (SigLIP), or None. A projection is the
+    spec of a head (`towers.heads`), such as "linear". A model of pictures alone has no text tower (None).
 
     >>> from diptych.towers.build import image_tower, text_tower
     >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")
@@ -37,13 +35,15 @@ class DualEncoder(nn.Module):
     """
 
     def __init__(
-        self, image: ImageTower, text: Tower, embed_dim: int, *, scale: Temperature | None = None,
-        bias: float | None = None, image_projection: Projection = "linear", text_projection: Projection = "linear",
+        self, image: ImageTower, text: Tower | None, embed_dim: int, *, scale: Temperature | None = None,
+        bias: float | None = None, image_projection: str = "linear", text_projection: str = "linear",
     ):  # fmt: skip
         super().__init__()
         self.image, self.text, self.embed_dim = image, text, embed_dim
-        self.image_projection = _projection(image_projection, image.width, embed_dim, "image")
-        self.text_projection = _projection(text_projection, text.width, embed_dim, "text")
+        image_projection = fitted(image_projection, image.width, embed_dim)
+        text_projection = text_projection if text is None else fitted(text_projection, text.width, embed_dim)
+        self.image_projection = head(image_projection, image.width, embed_dim, "image")
+        self.text_projection = None if text is None else head(text_projection, text.width, embed_dim, "text")
         self.scale = scale or Temperature()
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         self._plain = {"image_projection": image_projection, "text_projection": text_projection, "bias": bias}
@@ -54,6 +54,8 @@ class DualEncoder(nn.Module):
 
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Encoded:
         """Ids (N, L) with lengths (N,) -> Encoded in tower width; keywords (`edit`, `memory`, …) go to the tower."""
+        if self.text is None:
+            raise InputError("this model has no text tower: it embeds pictures alone")
         return self.text(ids, lengths, **how)
 
     def project_image(self, x: Tensor) -> Tensor:
@@ -62,6 +64,7 @@ class DualEncoder(nn.Module):
 
     def project_text(self, x: Tensor) -> Tensor:
         """Pooled vectors or tokens (…, D) -> (…, E), not normalised."""
+        assert self.text_projection is not None, "encode_text refuses where there is no text tower"
         return self.text_projection(x)
 
     def embed_images(self, x: Tensor, **how: Any) -> Tensor:
@@ -80,7 +83,7 @@ class DualEncoder(nn.Module):
         """Plain values from which `from_config` makes the same module."""
         return {
             "image": self.image.spec,
-            "text": self.text.spec,
+            "text": None if self.text is None else self.text.spec,
             "embed_dim": self.embed_dim,
             "scale": self.scale.config(),
             **self._plain,
@@ -100,22 +103,5 @@ class DualEncoder(nn.Module):
             scale = Temperature(**config.get("scale", {}))
         except TypeError as error:
             raise InputError(f"the scale of this dual encoder's config: {error}") from error
-        return cls(image_tower(config["image"]), text_tower(config["text"]), scale=scale, **options)
-
-
-def _projection(kind: str, width: int, embed_dim: int, side: str) -> nn.Module:
-    if kind == "fit":
-        kind = "none" if width == embed_dim else "linear"
-    if kind == "none":
-        if width != embed_dim:
-            raise InputError(
-                f"the {side} tower is {width} wide and has no projection to {embed_dim}; choose a linear one"
-            )
-        return nn.Identity()
-    if kind not in ("linear", "affine"):
-        raise unknown(f"{side} projection", kind, ("linear", "affine", "none", "fit"))
-    layer = nn.Linear(width, embed_dim, bias=kind == "affine")
-    nn.init.normal_(layer.weight, std=width**-0.5)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
+        text = None if config["text"] is None else text_tower(config["text"])
+        return cls(image_tower(config["image"]), text, scale=scale, **options)

@@ -83,7 +83,8 @@ def _convert(model: Model, precision: str) -> Model:
 def _towers(model: Model) -> tuple[torch.nn.Module, ...]:
     """What is converted: towers and projections; the scale and bias of similarities stay float32."""
     encoder = model.encoder
-    return encoder.image, encoder.text, encoder.image_projection, encoder.text_projection
+    parts = encoder.image, encoder.text, encoder.image_projection, encoder.text_projection
+    return tuple(part for part in parts if part is not None)
 
 
 def _auto(model: Model) -> Model:

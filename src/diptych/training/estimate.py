@@ -16,6 +16,7 @@ from diptych.data.plan import Shuffled
 from diptych.data.sample import Source
 from diptych.data.tokenizers import build
 from diptych.methods.base import At, Method, Recipe
+from diptych.methods.make import NO_TOWER
 from diptych.training import gradcache, optim
 from diptych.training.config import RunConfig
 from diptych.training.run import build_method, texts_of
@@ -47,7 +48,8 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     Memory is that of activations as autograd keeps them; libraries' own buffers come on top. Time is the better of two
     steps. With the recipe's `chunk` both are those of gradient caching. Raises InputError where it cannot cut.
     """
-    tokenizer = None if config.init else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
+    wordless = config.init or config.text_tower == NO_TOWER
+    tokenizer = None if wordless else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
     method, _ = build_method(config, tokenizer)
     stage = method.stages()[0]
     source = sources[stage.streams[0]]

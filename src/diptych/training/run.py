@@ -20,7 +20,7 @@ from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.methods import store
 from diptych.methods.base import Method
-from diptych.methods.make import Make
+from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.rng import torch_seed
 from diptych.towers.dual import DualEncoder
@@ -52,19 +52,22 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
     if held_out is not None:
+        if config.text_tower == NO_TOWER:
+            raise InputError("the validation matches pictures and texts, and this run has no text tower; leave out "
+                             "--val, and measure the model with `diptych evaluate --suite probe`")  # fmt: skip
         fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)
         require(held_out, fields, "validation")  # now, not after the first epoch
     if collectives.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)
         configs.write(config, out / "config.yaml")
-        _write_tokenizer(method.make.tokenizer, out)
+        _write_tokenizer(method.make.words, out)
     collectives.barrier()
     preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
 
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
         assert held_out is not None
-        tokenizer = method.make.tokenizer
+        tokenizer = method.make.words
         return validate(store.usable(module, tokenizer, preprocess and preprocess.to_dict(), name=str(out)), held_out)
 
     engine = Engine(
@@ -80,9 +83,7 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     summary = engine.run(resume)
     weights = engine.weights()
     if collectives.rank() == 0:
-        description = store.describe(
-            config.method, config.config, engine.delivered(), method.make.tokenizer, preprocess
-        )
+        description = store.describe(config.method, config.config, engine.delivered(), method.make.words, preprocess)
         store.save_model(out, {**description, "training": _training(config, summary)}, weights)
     collectives.barrier()
     return summary
@@ -112,7 +113,7 @@ def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:
 
 def _tokenizer(config: RunConfig, out: Path, sources: Mapping[str, Source], resume: bool) -> Tokenizer | None:
     """The tokenizer of a config; one that is learnt from the captions is learnt once, on rank 0."""
-    if config.init:
+    if config.init or config.text_tower == NO_TOWER:
         return None
     if resume:
         return tokenizer_from(json.loads((out / "state" / "tokenizer.json").read_text(encoding="utf-8")))
@@ -122,7 +123,9 @@ def _tokenizer(config: RunConfig, out: Path, sources: Mapping[str, Source], resu
     return tokenizer_from(collectives.broadcast_object(learnt))
 
 
-def _write_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
+def _write_tokenizer(tokenizer: Tokenizer | None, out: Path) -> None:
+    if tokenizer is None:
+        return
     (out / "state").mkdir(exist_ok=True)
     text = json.dumps(tokenizer.to_dict(), ensure_ascii=False)
     write_atomic(out / "state" / "tokenizer.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -1,0 +1,142 @@
+"""MV-InfoNCE and MV-DHEL: A Principled Framework for Multi-View Contrastive Learning (Koromilas et al., 2025).
+
+One loss term an instance aligns all of its N views at once; MV-DHEL also parts alignment, across views, from
+uniformity, inside each view, so that many views do not collapse the space. U[l, i] are unit vectors:
+
+    MV-DHEL      L = mean_i [ -log A_i + Σ_l log Σ_{j≠i} exp(U[l,i]·U[l,j] / tau) ]
+    MV-InfoNCE   L = mean_i [ -log P_i + log Σ_l Σ exp(U[l,i]·U[m,j] / tau) ]
+
+P_i sums exp(U[l,i]·U[m,i] / tau) over the ordered pairs of views, A_i over the unordered ones (`objectives.multiview`
+has both as in the code and as in the paper, and what they are compared with: NT-Xent over pairs of views, against the
+mean of the others, poly-view; DHEL and KCL for two views). Views are those of a picture and its texts: `pictures`
+augmentations and `texts` captions, each modality with its tower and projector.
+Inference: `represent` gives the towers' outputs before the projectors, as in the paper; embeddings are those behind.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.views import PictureView, TextView, View
+from diptych.errors import InputError, unknown
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.pairs import SMALL, PairConfig, Pairs
+from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
+from diptych.objectives.multiview import average
+from diptych.towers.parts import Temperature
+
+card = {
+    "title": "A Principled Framework for Multi-View Contrastive Learning",
+    "year": 2025,
+    "kind": "method",
+    "entry": "MultiView",
+    "provenance": "code",
+}
+
+LOSSES: Mapping[str, Callable[..., Tensor]] = {
+    "mv_dhel": mv_dhel,
+    "mv_infonce": mv_infonce,
+    "pairwise": pairwise,
+    "average": average,
+    "poly_view": poly_view,
+    "dhel": lambda views, tau: dhel(views[0], views[1], tau),
+    "kcl": lambda views, tau: kcl(views[0], views[1]),
+}
+_OF_TWO, _FORMS = ("dhel", "kcl"), ("mv_dhel", "mv_infonce")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PairConfig):
+    """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed. `pictures` and `texts` are
+    the numbers of views; texts of `role` are drawn without repeating one before all have had their turn. `projector`
+    is the head behind each tower (`towers.heads`)."""
+
+    objective: str = "mv_dhel"
+    form: Literal["code", "paper"] = "code"
+    tau: float = 0.2
+    pictures: int = 1
+    texts: int = 4
+    projector: str = "mlp:last_norm=scaled"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective not in LOSSES:
+            raise unknown("objective of multi_view", self.objective, LOSSES)
+        if self.form not in ("code", "paper"):
+            raise unknown("form of multi_view", self.form, ("code", "paper"))
+        if min(self.pictures, self.texts) < 0 or self.pictures + self.texts < 2 or self.pictures < 1:
+            raise InputError(f"{self.pictures} pictures and {self.texts} texts are no views to contrast; give at least "
+                             "one picture, and two views in all")  # fmt: skip
+        if self.objective in _OF_TWO and self.pictures + self.texts > 2:
+            raise InputError(f"{self.objective} takes two views, not {self.pictures + self.texts}; choose mv_dhel")
+        if self.tau <= 0:
+            raise InputError(f"tau is {self.tau}; it must be above 0")
+        if ";" in self.role:
+            raise InputError(f"role {self.role!r}: the texts of multi_view are views of one role or mixture of roles")
+
+
+class MultiView(Pairs):
+    """Views of a picture and its texts under one of the losses."""
+
+    Config = Config
+    cut = False  # the projectors have batch norm, in which samples meet
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        if (make.text_spec == NO_TOWER) != (config.texts == 0):
+            raise InputError("views without texts go with --text-tower none, and only those: set texts=0 with it")
+        self.model = make.dual(
+            scale=Temperature(1 / config.tau, form="fixed"),
+            image_projection=config.projector,
+            text_projection=config.projector,
+        )
+        loss = LOSSES[config.objective]
+        self.objective = partial(loss, form=config.form) if config.objective in _FORMS else loss
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        config, preprocess = self.config, self.model.image.preprocess
+        views: list[View] = [PictureView(preprocess=preprocess, augment=self.augment, count=config.pictures)]
+        if config.texts:
+            views.append(TextView(tokenizer=self.make.tokenizer, role=config.role, count=config.texts))
+        return views
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        count = len(batch)
+        found = [self.model.embed_images(batch.image.flat).unflatten(0, (count, -1))]
+        if self.config.texts:
+            found.append(self.model.embed_texts(*batch.text.flat).unflatten(0, (count, -1)))
+        return {"views": torch.cat(found, 1)}
+
+    def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
+        return {"all": self.encode}
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        views = features["views"].transpose(0, 1)
+        return Losses({self.config.objective: self.objective(views, self.config.tau)})
+
+
+# As SimCLR's: crops, mirrored, colours varied. A torchvision colour distortion of strength s is about `colour` = 0.8 s.
+_STRONG: dict[str, Any] = {"crop": (0.08, 1.0), "flip": True, "colour": 0.4}
+
+MultiView.presets = {
+    "small": replace(
+        SMALL,
+        config={**SMALL.config, "role": "*", "texts": 2, "pictures": 2},
+        recipe=replace(SMALL.recipe, batch_size=128),
+    ),
+    "paper": Preset(
+        config={"pictures": 4, "texts": 0, "tau": 0.1, "augment": _STRONG},
+        image="timm:resnet50:image_size=224",
+        text=NO_TOWER,
+        embed_dim=128,
+        recipe=Recipe(
+            optimizer="sgd", lr=0.3, betas=(0.9, 0.0), weight_decay=1e-6, warmup=0.1, epochs=100, batch_size=256
+        ),
+    ),
+}

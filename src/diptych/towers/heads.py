@@ -1,0 +1,91 @@
+"""Heads: from a tower's width to the space where embeddings are compared.
+
+    linear    W x, no bias (CLIP)              none    the tower's width is that of the space
+    affine    W x + b (SigLIP's text)          fit     none where the widths are equal, else linear
+    mlp       layers of W, batch norm and ReLU, the last without ReLU: `mlp:hidden=4096:layers=3`
+
+Dimensions: D tower width, E width of the space.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from diptych.errors import InputError, unknown
+from diptych.spec import configure, parse
+
+KINDS = ("linear", "affine", "none", "fit", "mlp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """`hidden` is the width between the layers (None: the tower's); `bias` and `last_bias` say whether linear layers
+    have one. `last_norm` is the batch norm behind the last layer: none, plain (nothing learned), scaled (a learned
+    factor, no shift), affine (both)."""
+
+    hidden: int | None = None
+    layers: int = 2
+    bias: bool = False
+    last_bias: bool = False
+    last_norm: Literal["none", "plain", "scaled", "affine"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or (self.hidden is not None and self.hidden < 1):
+            raise InputError(f"a head of {self.layers} layers of {self.hidden} is none; both must be at least 1")
+        if self.last_norm not in ("none", "plain", "scaled", "affine"):
+            raise unknown("last_norm of a head", self.last_norm, ("none", "plain", "scaled", "affine"))
+
+
+def fitted(spec: str, width: int, embed_dim: int) -> str:
+    """The spec with `fit` decided.
+
+    >>> fitted("fit", 8, 8), fitted("fit", 8, 4), fitted("affine", 8, 8)
+    ('none', 'linear', 'affine')
+    """
+    return spec if spec != "fit" else "none" if width == embed_dim else "linear"
+
+
+def head(spec: str, width: int, embed_dim: int, where: str) -> nn.Module:
+    """The head of a spec, (…, D) to (…, E); `where` names the tower in errors.
+
+    >>> [type(layer).__name__ for layer in head("mlp:last_norm=plain", 8, 4, "image")]
+    ['Linear', 'BatchNorm1d', 'ReLU', 'Linear', 'BatchNorm1d']
+    """
+    parsed = parse(fitted(spec, width, embed_dim))
+    if parsed.name not in KINDS:
+        raise unknown(f"{where} projection", parsed.name, KINDS)
+    if parsed.name == "mlp":
+        return _mlp(configure(MLPConfig, parsed.options, f"{where} projection"), width, embed_dim)
+    if parsed.options:
+        raise InputError(f"{where} projection {spec!r}: {parsed.name} takes no options")
+    if parsed.name == "none" and width != embed_dim:
+        raise InputError(f"the {where} tower is {width} wide and has no projection to {embed_dim}; choose a linear one")
+    if parsed.name == "none":
+        return nn.Identity()
+    layer = nn.Linear(width, embed_dim, bias=parsed.name == "affine")
+    nn.init.normal_(layer.weight, std=width**-0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Sequential):
+    """Layers on vectors (…, D); all but the last dimension are samples to its batch norms."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # of Sequential, whose input is called input
+        found = super().forward(x.flatten(0, -2))
+        return found.reshape(*x.shape[:-1], -1)
+
+
+def _mlp(config: MLPConfig, width: int, embed_dim: int) -> MLP:
+    hidden, layers = config.hidden or width, []
+    for into in (width, *[hidden] * (config.layers - 2))[: config.layers - 1]:
+        layers += [nn.Linear(into, hidden, bias=config.bias), nn.BatchNorm1d(hidden), nn.ReLU()]
+    layers.append(nn.Linear(hidden if config.layers > 1 else width, embed_dim, bias=config.last_bias))
+    if config.last_norm != "none":
+        norm = nn.BatchNorm1d(embed_dim, affine=config.last_norm != "plain")
+        if config.last_norm == "scaled":
+            norm.bias.requires_grad_(False).frozen = True  # type: ignore[attr-defined]  # which the engine keeps so
+        layers.append(norm)
+    return MLP(*layers)

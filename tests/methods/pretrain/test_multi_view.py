@@ -1,0 +1,138 @@
+"""Multi-view: views are counted and stand in the loss as the sheet has them, with and without texts."""
+
+import pytest
+import torch
+from tests.training.helpers import TEXT, tokenizer
+
+import diptych
+from diptych.data.batch import Batch, Images, Tokens
+from diptych.errors import InputError
+from diptych.methods.base import At
+from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.pretrain.multi_view import LOSSES, MultiView
+from diptych.objectives import mv_dhel, mv_infonce
+from diptych.training.config import resolve
+from diptych.training.run import run
+
+AT = At(0, 10, 0, 0)
+
+
+def method(text=f"{TEXT}:causal=false:pooling=mean", **config):
+    torch.manual_seed(0)
+    make = Make(
+        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2",
+        text=text,
+        embed_dim=16,
+        tokenizer=None if text == NO_TOWER else tokenizer(),
+    )
+    return MultiView(MultiView.configure(config), make).eval()
+
+
+def batch(pictures, texts, count=6):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, pictures, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    ids = torch.randint(4, 60, (count, texts, 5), generator=generator)
+    words = {"main": Tokens(ids, torch.full((count, texts), 5))} if texts else {}
+    return Batch(images={"main": Images(pixels)}, texts=words, keys=tuple(map(str, range(count))))
+
+
+@pytest.mark.parametrize(("pictures", "texts"), [(1, 4), (3, 2), (1, 1), (2, 0), (5, 0)])
+def test_every_view_stands_once_in_the_loss(pictures, texts):
+    tower = f"{TEXT}:causal=false:pooling=mean" if texts else NO_TOWER
+    held = method(tower, pictures=pictures, texts=texts, tau=0.3)
+    given = batch(pictures, texts)
+    with torch.no_grad():
+        views = held.encode(given, AT)["views"]
+        assert views.shape == (6, pictures + texts, 16)
+        torch.testing.assert_close(views[:, pictures - 1], held.model.embed_images(given.image.pixels[:, pictures - 1]))
+        if texts:
+            last = held.model.embed_texts(given.text.ids[:, -1], given.text.lengths[:, -1])
+            torch.testing.assert_close(views[:, -1], last)
+        losses = held.loss({"views": views}, given, AT)
+    torch.testing.assert_close(losses.total, mv_dhel(views.transpose(0, 1), 0.3))
+
+
+def test_form_and_objective_are_those_asked_for():
+    views = torch.nn.functional.normalize(torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(1)), dim=-1)
+    found = {
+        (name, form): method(objective=name, form=form, tau=0.5).loss({"views": views}, batch(1, 4), AT).total.item()
+        for name, form in (("mv_dhel", "code"), ("mv_dhel", "paper"), ("mv_infonce", "code"), ("mv_infonce", "paper"))
+    }
+    over = views.transpose(0, 1)
+    assert found["mv_infonce", "paper"] == pytest.approx(mv_infonce(over, 0.5, form="paper").item())
+    assert found["mv_dhel", "code"] - found["mv_dhel", "paper"] == pytest.approx(torch.log(torch.tensor(2.0)).item())
+    assert len(set(found.values())) == 4
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_objective_has_a_gradient(name):
+    two = name in ("dhel", "kcl")
+    held = method(objective=name, texts=1 if two else 4).train()
+    losses = held.loss(held.encode(batch(1, 1 if two else 4), AT), batch(1, 1 if two else 4), AT)
+    assert losses.terms.keys() == {name}
+    losses.total.backward()
+    assert all(parameter.grad is not None for parameter in held.parameters() if parameter.requires_grad)
+
+
+def test_the_projector_is_the_papers():
+    head = method().model.image_projection
+    assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert [layer.bias is None for layer in head if isinstance(layer, torch.nn.Linear)] == [True, True]
+    assert head[-1].weight.requires_grad
+    assert not head[-1].bias.requires_grad
+
+
+def test_pictures_alone_train_and_are_loaded_without_a_text_tower(tmp_path):
+    config = resolve(
+        "multi_view",
+        {"train": "glyphs:split=val:design=noto"},
+        image_tower="conv:image_size=32:widths=(8,16):depths=(1,1)",
+        text_tower=NO_TOWER,
+        config={"pictures": 2, "texts": 0},
+        recipe={"steps": 2, "batch_size": 32},
+        options={"quiet": True},
+    )
+    run(config, tmp_path / "run")
+    model = diptych.load(tmp_path / "run")
+    pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    assert model.embed_images(pixels).shape == (2, 192)
+    assert model.represent(pixels).pooled.shape == (2, 16)
+    with pytest.raises(InputError, match="without a tokenizer"):
+        model.embed_texts("a cat")
+    again = resolve("multi_view", {"train": "glyphs:split=val:design=noto"}, init=str(tmp_path / "run"),
+                    config={"pictures": 2, "texts": 0}, recipe={"steps": 1, "batch_size": 32},
+                    options={"quiet": True})  # fmt: skip
+    run(again, tmp_path / "again")
+    assert diptych.load(tmp_path / "again").encoder.text is None
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"objective": "mv_dehl"}, "did you mean 'mv_dhel'"),
+        ({"form": "cod"}, "did you mean 'code'"),
+        ({"texts": 0}, "two views in all"),
+        ({"pictures": 0, "texts": 3}, "at least one picture"),
+        ({"objective": "dhel"}, "takes two views, not 5"),
+        ({"tau": 0.0}, "tau is 0"),
+        ({"role": "caption;long"}, "one role"),
+    ],
+)
+def test_bad_options_are_refused(config, said):
+    with pytest.raises(InputError, match=said):
+        MultiView.configure(config)
+
+
+def test_texts_and_a_text_tower_go_together():
+    with pytest.raises(InputError, match="--text-tower none"):
+        method(pictures=2, texts=0)
+    with pytest.raises(InputError, match="--text-tower none"):
+        method(NO_TOWER)
+
+
+def test_validation_without_a_text_tower_is_refused_before_training(tmp_path):
+    config = resolve("multi_view", {"train": "glyphs:split=val:design=noto"}, text_tower=NO_TOWER,
+                     val="glyphs:split=val:design=noto", config={"pictures": 2, "texts": 0})  # fmt: skip
+    with pytest.raises(InputError, match="leave out --val"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
