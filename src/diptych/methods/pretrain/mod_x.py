@@ -1,0 +1,117 @@
+"""Mod-X: Continual Vision-Language Representation Learning with Off-Diagonal Information (Ni et al., ICML 2023).
+
+CLIP is trained on one domain after another. From the second phase on, a frozen copy of the model as the phase before
+left it says what its matrix of cosines looked like on the new pairs, and the new one keeps the shape of the rows that
+the old one got right:
+
+    L = L_CLIP + alpha · L_dist,   L_dist = ½ [ Σ_i KL(softmax M'_i || softmax M_i) + the same of the columns ]
+
+M (B, B) are the raw cosines of the batch, M' those of the copy; softmax at temperature 1, diagonal included, summed
+over the rows whose largest entry in M' is the partner. Nothing of earlier phases is shown again. Each phase begins with
+a new optimiser and schedule. Inference: plain CLIP.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.make import Make
+from diptych.methods.pairs import SMALL
+from diptych.methods.pretrain.clip import CLIP
+from diptych.methods.pretrain.clip import Config as CLIPConfig
+from diptych.objectives.distillation import off_diagonal
+from diptych.towers.parts import Momentum
+
+card = {
+    "title": "Continual Vision-Language Representation Learning with Off-Diagonal Information",
+    "year": 2023,
+    "kind": "method",
+    "entry": "ModX",
+    "provenance": "code",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CLIPConfig):
+    """`phases` is the number of domains, in order the streams `train`, `phase1`, `phase2`, …. The first is learnt as by
+    CLIP, unless `pretrained` says that the model given by `--init` is that of an earlier phase. `alpha` weighs the
+    distillation; `screen`, `include_diagonal` and `reduction` are those of `objectives.distillation.off_diagonal`."""
+
+    phases: int = 2
+    pretrained: bool = False
+    alpha: float = 20.0
+    screen: bool = True
+    include_diagonal: bool = True
+    reduction: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.phases < 1:
+            raise InputError(f"phases is {self.phases}; it is a number of domains, at least 1")
+        if self.alpha < 0:
+            raise InputError(f"alpha is {self.alpha}; it must not be negative")
+        if ";" in self.role:
+            raise InputError(f"role {self.role!r}: mod_x takes one text a picture, of one role or mixture of roles")
+
+
+class ModX(CLIP):
+    """CLIP, phase by phase, held to the matrix of the phase before."""
+
+    Config = Config
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        self.old = Momentum(self.model, m=1.0)  # stands still but where a phase begins
+
+    def stages(self) -> Sequence[Stage]:
+        [whole] = super().stages()
+        names = ["train", *(f"phase{number}" for number in range(1, self.config.phases))]
+        return [
+            replace(whole, name=name, streams=(name,), prepare=self._keep if self._distilled(name) else None)
+            for name in names
+        ]
+
+    def _distilled(self, stage: str) -> bool:
+        return stage != "train" or self.config.pretrained
+
+    def _keep(self, run: Any) -> None:
+        """Before a phase: the model as it is becomes the old one."""
+        self.old.update(0.0)
+
+    def _encode_images(self, batch: Batch, at: At) -> Features:
+        old: Any = self.old.module
+        kept = {"old_image": old.embed_images(batch.image.flat)} if self._distilled(at.stage) else {}
+        return {**super()._encode_images(batch, at), **kept}
+
+    def _encode_texts(self, batch: Batch, at: At) -> Features:
+        old: Any = self.old.module
+        kept = {"old_text": old.embed_texts(*batch.text.flat)} if self._distilled(at.stage) else {}
+        return {**super()._encode_texts(batch, at), **kept}
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        losses = super().loss(features, batch, at)
+        if not self._distilled(at.stage):
+            return losses
+        names = ("image", "text", "old_image", "old_text")
+        how = {name: getattr(self.config, name) for name in ("screen", "include_diagonal", "reduction")}
+        distance: Tensor = off_diagonal(*(features[name] for name in names), **how)
+        kept = {"distillation": self.config.alpha * distance}
+        return Losses({**losses.terms, **kept}, {**losses.logged, "distance": distance.detach()})
+
+
+ModX.presets = {
+    "small": replace(SMALL, config={**SMALL.config, "scale": 5.0}, recipe=replace(SMALL.recipe, epochs=10)),
+    "paper": Preset(
+        config={"phases": 6},
+        image="timm:resnet50_clip:image_size=224",
+        text="text:width=512:depth=6:heads=8",
+        tokenizer="clip",
+        embed_dim=1024,
+        recipe=Recipe(lr=5e-4, weight_decay=0.1, betas=(0.9, 0.999), warmup=0.2, epochs=35, batch_size=280),
+    ),
+}
