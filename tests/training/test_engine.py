@@ -332,3 +332,15 @@ def recall(method, source, indices):
     image = method.model.embed_images(batch.image.flat)
     text = method.model.embed_texts(*batch.text.flat)
     return float(((image @ text.T).argmax(1) == torch.arange(len(batch))).float().mean())
+
+
+def test_an_average_longer_than_the_run_is_warned_of(tmp_path, caplog):
+    engine = make_engine(tmp_path / "long", recipe={"ema": 0.999, "steps": 2})
+    engine.options = replace(engine.options, quiet=False)
+    engine.run()
+    assert "ema 0.999 averages over about 1000 steps and there are 2" in caplog.text
+    caplog.clear()
+    engine = make_engine(tmp_path / "short", recipe={"ema": 0.5, "steps": 4})
+    engine.options = replace(engine.options, quiet=False)
+    engine.run()
+    assert not caplog.text

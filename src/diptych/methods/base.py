@@ -63,7 +63,8 @@ class Recipe:
 
     `steps` wins over `epochs`. `warmup` is a number of steps, or a share of all steps where below 1. Weight decay skips
     parameters of one dimension or less. `clip` bounds the gradient norm. `ema` keeps an averaged copy, which is what
-    gets delivered. `chunk` is the most tokens that a tower encodes at once, None all (see `training.gradcache`).
+    gets delivered: it looks back over about 1 / (1 - ema) steps, and belongs to runs several times as long. `chunk` is
+    the most tokens that a tower encodes at once, None all (see `training.gradcache`).
     """
 
     optimizer: str = "adamw"

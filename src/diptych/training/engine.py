@@ -6,6 +6,7 @@ Everything that a step does follows from (seed, stage, step) and the state, so a
 from its last checkpoint as if nothing had happened.
 """
 
+import logging
 import signal
 import threading
 from collections import Counter
@@ -34,6 +35,8 @@ from diptych.training.prepare import Run, load_columns, save_columns, with_colum
 from diptych.training.schedule import factor
 from diptych.training.state import Checkpoints
 from diptych.training.step import Step, clamp, freeze_modes
+
+log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -168,6 +171,7 @@ class Engine:
         loaders = self._loaders(stage, recipe)
         steps = next(iter(loaders.values())).steps
         assert steps is not None
+        self._warn_of_average(steps)
         self.step.precision = recipe.precision
         self.method.train()
         freeze_modes(self.method)
@@ -195,6 +199,14 @@ class Engine:
         self.position = Position(stage=self.position.stage + 1, done=self.position.done)
         self.guard.losses = []
         self._save(None)
+
+    def _warn_of_average(self, steps: int) -> None:
+        """An average that looks back further than the run delivers weights from its beginning."""
+        ema = self.recipe.ema
+        if ema is None or self.options.quiet or collectives.rank() or steps * (1 - ema) >= 2:
+            return
+        log.warning("ema %g averages over about %.0f steps and there are %d: much of what is delivered is the start; "
+                    "lower --recipe.ema", ema, 1 / (1 - ema), steps)  # fmt: skip
 
     # ---- one step, in the order that the design fixes
 
