@@ -268,6 +268,59 @@ def _take(order: list[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SentenceView:
+    """`count` sentences of a sample's texts as token ids (B, C, L), drawn from all texts of some roles.
+
+    In training none comes twice where there are enough, else they are drawn with repetition; outside it they are the
+    first. `merged` sentences that follow each other in a role are joined to one. Raises BadSample("no-caption")
+    where there is no sentence.
+    """
+
+    tokenizer: Tokenizer
+    name: str = "sentences"
+    roles: tuple[str, ...] = ("caption", "long")
+    count: int = 1
+    merged: int = 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(f"texts.{role}" for role in self.roles)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"texts.{self.name}",)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        pool = []
+        for role in self.roles:
+            said = [part for text in sample.captions(role) for part in sentences(text)]
+            last = max(1, len(said) - self.merged + 1)
+            pool += [". ".join(said[at : at + self.merged]) for at in range(last) if said]
+        if not pool:
+            raise BadSample("no-caption", f"no sentence in texts of role {' or '.join(self.roles)}")
+        if progress is None:
+            rows = np.arange(self.count) % len(pool)
+        else:
+            rows = rng.choice(len(pool), self.count, replace=len(pool) < self.count)
+        return {f"texts.{self.name}": self.tokenizer.encode([pool[row] for row in rows])}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a long caption: what stands between full stops, line breaks and "</s>", without blanks around.
+
+    A full stop inside a number or a word ("3.5", "e.g") parts nothing.
+
+    >>> sentences("A red cat. It sits on a mat.\\n\\nA lamp of 3.5 kg.</s>")
+    ['A red cat', 'It sits on a mat', 'A lamp of 3.5 kg']
+    """
+    parts = (part.strip() for part in _SENTENCE.split(text))
+    return [part for part in parts if part]
+
+
+_SENTENCE = re.compile(r"\.(?!\w)|\n|</s>")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelView:
     """A label as a number a sample."""
 

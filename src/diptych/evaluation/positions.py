@@ -51,7 +51,7 @@ def cell_classes(plane: np.ndarray, grid: tuple[int, int], void: int) -> np.ndar
     """
     values, number = np.unique(plane, return_inverse=True)
     counts = np.zeros((grid[0] * grid[1], len(values)), int)
-    np.add.at(counts, (_cells(plane.shape, grid).ravel(), number.ravel()), 1)
+    np.add.at(counts, (cells_of(plane.shape, grid).ravel(), number.ravel()), 1)
     return values[counts.argmax(1)]
 
 
@@ -61,7 +61,7 @@ def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     >>> cell_means(np.array([[1.0, 3, np.nan, np.nan]]), (1, 2))
     array([ 2., nan])
     """
-    cell, finite = _cells(plane.shape, grid).ravel(), np.isfinite(plane).ravel()
+    cell, finite = cells_of(plane.shape, grid).ravel(), np.isfinite(plane).ravel()
     total = np.bincount(cell, minlength=grid[0] * grid[1])
     count = np.bincount(cell[finite], minlength=len(total))
     with np.errstate(invalid="ignore"):
@@ -69,7 +69,7 @@ def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return np.where(2 * count > total, mean, np.nan)
 
 
-def _cells(shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
+def cells_of(shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
     """Which cell of the grid each pixel lies in, row by row."""
     rows, columns = (np.arange(side) * count // side for side, count in zip(shape, grid, strict=True))
     return rows[:, None] * grid[1] + columns

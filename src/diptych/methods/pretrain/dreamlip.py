@@ -1,0 +1,139 @@
+"""DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., ECCV 2024).
+
+A long caption is cut into sentences; several of them, and the raw caption, are positives of their picture, and each
+gathers the patches that it speaks of.
+
+    L = w_g · mean_k ½ [ CE(s X T_k^T, diagonal) + CE(s T_k X^T, diagonal) ] + w_s · L_sub
+
+X (B, E) are the pictures, T_k (B, E) the k-th texts of all of them: each column is a loss of its own, so that texts of
+one picture are neither positives nor negatives of each other there. L_sub makes each text find, among its picture's
+texts, the mean g_ik of its patches (`objectives.grouping`), and gradients flow through the weights of that mean.
+Text 0 is the raw caption, the others are drawn from a pool of sentences. The negatives of the paper's L_sub are in the
+picture; `negatives="batch"` is the published code's, which does not run as published. [choice] The scale of L_sub is
+learned apart; patches pass through the final norm and the projection of the picture's vector.
+Inference: plain CLIP; `evaluation.pointing.ground(model, picture, texts)` gives the weights of the patches. Of a long
+text, embed the sentences and take the mean or the best.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch.nn.functional import normalize
+
+from diptych.data.batch import Batch
+from diptych.data.views import SentenceView, View
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.make import Make
+from diptych.methods.pairs import SMALL
+from diptych.methods.pretrain.clip import CLIP
+from diptych.methods.pretrain.clip import Config as CLIPConfig
+from diptych.objectives import info_nce
+from diptych.objectives.grouping import Weighting, grouped, grouping
+from diptych.towers.parts import Temperature
+
+card = {
+    "title": "DreamLIP: Language-Image Pre-training with Long Captions",
+    "year": 2024,
+    "kind": "method",
+    "entry": "DreamLIP",
+    "provenance": "code",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CLIPConfig):
+    """`role` is that of the raw caption, `pool` the roles whose sentences are drawn, joined by `+`; `sentences` of them
+    a picture, `merged` neighbours joined to one. `contrastive` and `subcaption` are w_g and w_s; `sigma` the weight
+    below which a patch is cut off (None: 1 / number of patches), `weighting` how weights are made, `negatives` and
+    `local_scale` those of L_sub."""
+
+    pool: str = "caption+synthetic+long"
+    sentences: int = 6
+    merged: int = 1
+    contrastive: float = 1.0
+    subcaption: float = 1.0
+    sigma: float | None = None
+    weighting: Weighting = "minmax"
+    negatives: Literal["picture", "batch"] = "picture"
+    local_scale: float = 1 / 0.07
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sentences", "merged"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("contrastive", "subcaption"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; a weight must not be negative")
+        if self.sigma is not None and not 0 <= self.sigma <= 1:
+            raise InputError(f"sigma is {self.sigma}; it is a share between 0 and 1")
+        if ";" in self.role:
+            raise InputError(f"role {self.role!r}: the raw caption of dreamlip is of one role or mixture of roles")
+
+
+class DreamLIP(CLIP):
+    """CLIP on several sentences of a long caption, each with its own patches."""
+
+    Config = Config
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        if config.subcaption:
+            self.local = Temperature(config.local_scale, clamp=(1.0, config.max_scale))
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        config = self.config
+        drawn = SentenceView(
+            tokenizer=self.make.tokenizer, roles=tuple(config.pool.split("+")), count=config.sentences,
+            merged=config.merged,
+        )  # fmt: skip
+        return (*super().views(stage, stream), drawn)
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        count = len(batch)
+        encoded = self.model.encode_image(batch.image.flat)
+        image = normalize(self.model.project_image(encoded.pooled), dim=-1)
+        texts = torch.cat(
+            [
+                self.model.embed_texts(*batch.texts[name].flat).unflatten(0, (count, -1))
+                for name in ("main", "sentences")
+            ],
+            1,
+        )
+        features = {"image": image, "texts": texts}
+        if self.config.subcaption:
+            patches = normalize(self.model.project_image(encoded.patches), dim=-1)
+            sigma = 1 / patches.shape[1] if self.config.sigma is None else self.config.sigma
+            features["groups"] = grouped(texts, patches, sigma=sigma, weighting=self.config.weighting)
+        return features
+
+    def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
+        return {"all": self.encode}
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        config, texts, scale = self.config, features["texts"], self.model.scale()
+        columns = [info_nce(features["image"], texts[:, k], scale) for k in range(texts.shape[1])]
+        terms = {"contrastive": config.contrastive * torch.stack(columns).mean()}
+        if config.subcaption:
+            local = grouping(texts, features["groups"], self.local(), negatives=config.negatives)
+            terms["subcaption"] = config.subcaption * local
+        return Losses(terms, self.logged(features))
+
+
+DreamLIP.presets = {
+    "small": replace(
+        SMALL,
+        config={**SMALL.config, "scale": 5.0, "local_scale": 5.0, "sentences": 3, "pool": "caption+long"},
+    ),
+    "paper": Preset(
+        config={"augment": {"crop": (0.9, 1.0)}},
+        image="vit:image_size=224:patch=16:width=768:depth=12:heads=12:pre_norm=true",
+        text="text:width=512:depth=12:heads=8",
+        tokenizer="clip",
+        embed_dim=512,
+        recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=10_000, epochs=32, batch_size=1024, precision="bfloat16"),
+    ),
+}

@@ -1,0 +1,90 @@
+"""Texts and the patches they speak of: each text gathers its own group of patches, and has to find it again.
+
+    S_ikn = <t_ik, p_in>                          text k and patch n of picture i, no other picture's
+    W = S scaled to 0 … 1 over n (or its softmax), what is below sigma cut off, divided by its sum
+    g_ik = unit(Σ_n W_ikn p_in)
+
+Gradients flow through W. Half precision is computed in float32. Sources: Zheng et al. 2024 (DreamLIP).
+
+Dimensions: B pictures, K texts a picture, P patches, D width.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.errors import InputError
+from diptych.objectives.contrastive import info_nce
+
+_EDGE = 1e-6  # the best patch is a hair below 1 after scaling
+
+Weighting = Literal["minmax", "softmax"]
+
+
+def group_weights(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: Weighting = "minmax") -> Tensor:
+    """W (B, K, P) of unit texts (B, K, D) and unit patches (B, P, D): each row sums to 1.
+
+    With "minmax", similarities are scaled so that a text's worst patch is 0 and its best 1, and what is below `sigma`
+    (at most 1) is cut off; the best is always kept. Where all patches are alike they share the weight evenly. "softmax"
+    is taken over the patches before the cut.
+
+    >>> patches = torch.tensor([[[1.0, 0], [0.6, 0.8], [0, 1]]])
+    >>> text = F.normalize(torch.tensor([[[1.0, 0.2]]]), dim=-1)
+    >>> group_weights(text, patches).round(decimals=4)
+    tensor([[[0.5882, 0.4118, 0.0000]]])
+    """
+    if weighting not in ("minmax", "softmax"):
+        raise InputError(f"weighting is {weighting!r}; choose 'minmax' or 'softmax'")
+    if not 0 <= sigma <= 1:
+        raise InputError(f"sigma is {sigma}; it is a share between 0 and 1")
+    if texts.dim() != 3 or patches.dim() != 3 or len(texts) != len(patches) or texts.shape[2] != patches.shape[2]:
+        raise InputError(f"texts {tuple(texts.shape)} and patches {tuple(patches.shape)} must be (B, K, D), (B, P, D)")
+    with torch.autocast(texts.device.type, enabled=False):
+        found = _wide(texts) @ _wide(patches).mT
+        if weighting == "minmax":
+            low, high = found.amin(2, keepdim=True), found.amax(2, keepdim=True)
+            weights = (found - low) / (high - low + 1e-10)
+        else:
+            weights = found.softmax(2)
+        kept = (weights >= sigma - _EDGE) | (weights >= weights.amax(2, keepdim=True) - _EDGE)
+        weights = weights * kept
+        total = weights.sum(2, keepdim=True)
+        even = torch.full_like(weights, 1 / weights.shape[2])
+        # Where all patches are alike the sum is 0: the divisor is made safe on both ways, or its gradient is no number.
+        return torch.where(total > _EDGE, weights / total.clamp(min=_EDGE), even)
+
+
+def grouped(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: Weighting = "minmax") -> Tensor:
+    """g (B, K, D): for each text the unit mean of its patches, by `group_weights`."""
+    weights = group_weights(texts, patches, sigma=sigma, weighting=weighting)
+    with torch.autocast(texts.device.type, enabled=False):
+        return F.normalize(weights @ _wide(patches), dim=-1)
+
+
+def grouping(
+    texts: Tensor, groups: Tensor, scale: Tensor | float, *, negatives: Literal["picture", "batch"] = "picture"
+) -> Tensor:
+    """Each text finds its group among those of its picture's other texts, each group its text.
+
+        L = mean_i ½ [ mean_k CE(scale · <g_ik, t_im>, m = k) + mean_k CE(scale · <t_ik, g_im>, m = k) ]
+
+    texts, groups (B, K, D), unit vectors. `negatives="batch"` is one InfoNCE over all B · K of them.
+
+    >>> x = F.normalize(torch.eye(2).expand(3, 2, 2), dim=-1)
+    >>> round(grouping(x, x, 1.0).item(), 4)  # log(1 + 1 / e)
+    0.3133
+    """
+    if negatives not in ("picture", "batch"):
+        raise InputError(f"negatives is {negatives!r}; choose 'picture' or 'batch'")
+    if negatives == "batch":
+        return info_nce(groups.flatten(0, 1), texts.flatten(0, 1), scale)
+    with torch.autocast(texts.device.type, enabled=False):
+        logits = scale * (_wide(groups) @ _wide(texts).mT)  # (B, K, K): small
+        own = logits.diagonal(dim1=1, dim2=2)
+        return ((logits.logsumexp(2) - own).mean() + (logits.logsumexp(1) - own).mean()) / 2
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
