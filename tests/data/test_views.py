@@ -173,3 +173,52 @@ def test_a_weight_that_is_no_number_is_refused():
 def test_what_is_no_role_is_refused(role):
     with pytest.raises(InputError, match="is no role; write ROLE=WEIGHT"):
         _ = TextView(tokenizer=WORDS, role=role).reads
+
+
+# ---- colours
+
+
+def varied(pixels, seed=0, progress=0.9, **augment):
+    """What a picture of these pixels becomes, neither cropped nor turned."""
+    plain = Augment(crop=(1.0, 1.0), ratio=(1.0, 1.0), **augment)
+    view = PictureView(preprocess=Preprocess(size=len(pixels)), augment=plain)
+    sample = Sample(key="a", source="s", images={"main": Held(Image.fromarray(pixels))})
+    return view(sample, np.random.default_rng(seed), progress)["images.main"][0]
+
+
+NOISE = np.random.default_rng(0).integers(40, 200, (16, 16, 3), dtype=np.uint8)
+
+
+def test_one_strength_of_colour_stands_for_brightness_contrast_and_twice_the_saturation():
+    assert torch.equal(varied(NOISE, colour=0.2), varied(NOISE, colour=(0.2, 0.2, 0.4, 0.0)))
+    assert not torch.equal(varied(NOISE, colour=0.2), varied(NOISE))
+
+
+def test_hue_keeps_greys_and_the_largest_of_the_three_colours():
+    grey = np.repeat(NOISE[:, :, :1], 3, axis=2)
+    turned = [varied(NOISE, seed, colour=(0.0, 0.0, 0.0, 0.5)) for seed in range(5)]
+    assert torch.equal(varied(grey, colour=(0.0, 0.0, 0.0, 0.5)), varied(grey))
+    for found in turned:
+        assert (found.amax(0).int() - torch.from_numpy(NOISE).amax(2).int()).abs().max() <= 2
+    assert len({found.numpy().tobytes() for found in turned}) == 5
+
+
+def test_a_share_is_recoloured_grey_or_blurred():
+    large = np.random.default_rng(1).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    plain = varied(large)
+    for how in ({"colour": 0.3, "recoloured": 0.5}, {"grey": 0.5}, {"blur": 0.5}):
+        changed = sum(not torch.equal(varied(large, seed, **how), plain) for seed in range(60))
+        assert 15 <= changed <= 45
+        assert torch.equal(varied(large, progress=0.0, ramp=(0.1, 0.5), **how), plain)
+    grey = varied(NOISE, grey=1.0)
+    assert torch.equal(grey[0], grey[1])
+    assert torch.equal(grey[0], grey[2])
+
+
+def test_a_blur_smooths_and_keeps_the_mean():
+    large = np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    plain = varied(large).float()
+    blurred = [varied(large, seed, blur=1.0).float() for seed in range(4)]
+    for found in blurred:
+        assert abs(found.mean() - plain.mean()) < 1
+    assert min(found.std() for found in blurred) < 0.6 * plain.std()

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from diptych.data.batch import Batch, Images, Tokens
@@ -48,8 +48,10 @@ class Augment:
     `crop` is the share of the picture's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
     mirrors half of the pictures. A picture with transparency is not cropped but placed: shrunk by 1/s, s uniform in
     [1, `place`], wholly inside at a uniform place, turned by up to `turn` degrees, on a ground of one random colour.
-    `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c. All of this grows from nothing
-    to full strength between the shares `ramp` of training.
+    `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c; (b, c, s, h) says each of them
+    and the turn of the hue, of 1 for a whole turn, in ± h; a share `recoloured` of the pictures is so varied. A share
+    `grey` loses its colour, a share `blur` is blurred with sigma in 0.1 … 2 pixels of a picture of 224. All of this
+    grows from nothing to full strength between the shares `ramp` of training.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)
@@ -57,8 +59,16 @@ class Augment:
     flip: bool = False
     place: float = 1.8
     turn: float = 0.0
-    colour: float = 0.0
+    colour: float | tuple[float, float, float, float] = 0.0
+    recoloured: float = 1.0
+    grey: float = 0.0
+    blur: float = 0.0
     ramp: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def colours(self) -> tuple[float, float, float, float]:
+        """How far brightness, contrast, saturation and hue vary."""
+        return self.colour if isinstance(self.colour, tuple) else (self.colour, self.colour, 2 * self.colour, 0.0)
 
     def strength(self, progress: float) -> float:
         """0 before the ramp, 1 after it."""
@@ -139,14 +149,31 @@ class PictureView:
         if augment.flip and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.array(image)
-        if augment.colour:
-            pixels = _recolour(pixels, augment.colour * strength, rng)
+        if augment.colour and (augment.recoloured == 1 or rng.uniform() < augment.recoloured):
+            pixels = _recolour(pixels, augment.colours, strength, rng)
+        if augment.grey and rng.uniform() < augment.grey * strength:
+            pixels = np.repeat(np.rint(_grey(pixels)).astype(np.uint8), 3, axis=2)
+        if augment.blur and rng.uniform() < augment.blur * strength:
+            sigma = rng.uniform(0.1, 2.0) * size / 224
+            pixels = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _recolour(pixels: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast about the mean, saturation about the grey of each pixel: (H, W, 3) uint8 to the same."""
-    brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3) * (1, 1, 2)
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """The luma of each pixel (H, W, 1) by the weights of ITU-R 601."""
+    return pixels @ np.array([[0.299], [0.587], [0.114]], np.float32)
+
+
+def _recolour(
+    pixels: np.ndarray, most: tuple[float, float, float, float], strength: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Hue, brightness, contrast about the mean, saturation about each pixel's grey: (H, W, 3) uint8 to the same."""
+    *factors, hue = most
+    brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3) * factors
+    if hue:
+        by_hue = np.array(Image.fromarray(pixels).convert("HSV"))
+        by_hue[..., 0] += np.uint8(round(255 * hue * strength * rng.uniform(-1, 1)) % 256)  # a circle of 256
+        pixels = np.array(Image.fromarray(by_hue, "HSV").convert("RGB"))
     values = pixels.astype(np.float32) * brightness
     mean = values.mean()
     values = (values - mean) * contrast + mean
