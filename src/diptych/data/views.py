@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from diptych.data.batch import Batch, Images, Tokens
+from diptych.data.eda import synonyms, varied, without_stop_words
 from diptych.data.pictures import Preprocess
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
@@ -253,8 +254,12 @@ class TextView:
                 weights = np.cumsum([weight for _, weight in possible])
                 roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]
             parts = [" ".join(held[_bare(r)]) if _is_whole(r) else _take(orders[r]) for r in roles]
-            drawn.append(", ".join(parts))
+            drawn.append(self.said(", ".join(parts), rng, progress))
         return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
+
+    def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:
+        """What is made of a text that was drawn: the text."""
+        return text
 
 
 def _is_whole(role: str) -> bool:
@@ -292,6 +297,23 @@ def _take(order: list[str]) -> str:
     text = order.pop(0)
     order.append(text)
     return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariedTextView(TextView):
+    """Texts as of `TextView`, varied in training by their words (`data.eda`): stop words go with probability
+    `stop_words`, and where `strong` one of synonyms, a swap or deletion follows, with the table `synonyms`."""
+
+    stop_words: float = 0.8
+    strong: bool = False
+    synonyms: str = "none"
+
+    def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:
+        if progress is None:
+            return text
+        if rng.uniform() < self.stop_words:
+            text = without_stop_words(text)
+        return varied(text, rng, synonyms(self.synonyms)) if self.strong else text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,10 +48,17 @@ class Subject:
     name: str | None = None
 
     def preset(self, name: str, shrink: int) -> Preset:
-        """A preset with towers `shrink` times narrower, no dropout, and a vocabulary that the toy's words can fill."""
+        """A preset with towers and heads `shrink` times narrower (widths among its options end in `width` or `hidden`),
+        no dropout, and a vocabulary that the toy's words can fill."""
         preset = self.cls.presets[name]
         narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
-        return replace(preset, **narrow, embed_dim=max(16, preset.embed_dim // shrink))
+        config = dict(preset.config)
+        for key, value in config.items():
+            if key.endswith("dropout"):
+                config[key] = 0.0
+            elif key.endswith(("hidden", "width")) and isinstance(value, int):
+                config[key] = max(16, value // shrink)
+        return replace(preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink))
 
     def make(self, preset: Preset) -> Method:
         """A method with fresh weights, always the same."""

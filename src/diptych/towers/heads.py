@@ -3,19 +3,23 @@
     linear    W x, no bias (CLIP)              none    the tower's width is that of the space
     affine    W x + b (SigLIP's text)          fit     none where the widths are equal, else linear
     mlp       layers of W, batch norm and ReLU, the last without ReLU: `mlp:hidden=4096:layers=3`
+    two       a linear head and an mlp side by side, E/2 each (CLIP-rocket)
 
 Dimensions: D tower width, E width of the space.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
 from diptych.spec import configure, parse
 
-KINDS = ("linear", "affine", "none", "fit", "mlp")
+KINDS = ("linear", "affine", "none", "fit", "mlp", "two")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ def head(spec: str, width: int, embed_dim: int, where: str) -> nn.Module:
         raise unknown(f"{where} projection", parsed.name, KINDS)
     if parsed.name == "mlp":
         return _mlp(configure(MLPConfig, parsed.options, f"{where} projection"), width, embed_dim)
+    if parsed.name == "two":
+        return TwoHeads(configure(TwoConfig, parsed.options, f"{where} projection"), width, embed_dim)
     if parsed.options:
         raise InputError(f"{where} projection {spec!r}: {parsed.name} takes no options")
     if parsed.name == "none" and width != embed_dim:
@@ -76,6 +82,45 @@ class MLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # of Sequential, whose input is called input
         found = super().forward(x.flatten(0, -2))
         return found.reshape(*x.shape[:-1], -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoConfig:
+    """`share` is the weight of the linear head's cosine in that of both; `hidden` and `layers` are the mlp's."""
+
+    share: float = 0.5
+    hidden: int | None = None
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise InputError(f"the share of the first of two heads is {self.share}; it lies between 0 and 1")
+
+
+class TwoHeads(nn.Module):
+    """Two heads in one vector, whose cosine is share · cos(first) + (1 - share) · cos(second).
+
+        y = ( √share · unit(W x), √(1 - share) · unit(MLP x) )
+
+    Linear layers of the mlp have biases. `share` may be set later, for other weights of the two.
+    """
+
+    def __init__(self, config: TwoConfig, width: int, embed_dim: int):
+        super().__init__()
+        if embed_dim % 2:
+            raise InputError(f"two heads cannot share {embed_dim} numbers evenly; give an even --embed-dim")
+        self.share = config.share
+        self.first = head("linear", width, embed_dim // 2, "")
+        mlp = MLPConfig(hidden=config.hidden, layers=config.layers, bias=True, last_bias=True)
+        self.second = _mlp(mlp, width, embed_dim // 2)
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The unit vectors of the two heads, (…, E/2) each."""
+        return F.normalize(self.first(x), dim=-1), F.normalize(self.second(x), dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.both(x)
+        return torch.cat([math.sqrt(self.share) * first, math.sqrt(1 - self.share) * second], -1)
 
 
 def _mlp(config: MLPConfig, width: int, embed_dim: int) -> MLP:

@@ -1,0 +1,298 @@
+"""CLIP-rocket: Improved baselines for vision-language pre-training (Fini et al., TMLR 2023).
+
+CLIP with weakly and strongly varied pictures and texts, a second head for the strong ones, label smoothing and text
+dropout: what losses without negatives seemed to add to CLIP, this "improved recipe" has without them. z are unit
+vectors of the linear head on the weak pair, h_a those of the MLP head on strong view a of K:
+
+    global   g_I = CE(s z_I z_T^T),   local   l_I = mean_{a,b} CE_e(s' h_I^a h_T^bT)
+    L = ½ Σ_{I,T} (g + K l) / (1 + K)                                                     K = 0: plain CLIP
+
+`extra` adds one of the losses that the paper takes apart: SLIP, SiamLIP, BYOLIP, BarLIP, SwALIP. Inference: the cosine
+of both heads, share · cos z + (1 - share) · cos h; texts and pictures are not varied.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, normalize
+
+from diptych.data.batch import Batch
+from diptych.data.views import Augment, PictureView, VariedTextView, View
+from diptych.errors import InputError, unknown
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.make import Make
+from diptych.methods.pairs import SMALL, PairConfig
+from diptych.objectives import nt_xent, pair_losses
+from diptych.objectives.noncontrastive import assignment_loss, negative_cosine, redundancy, sinkhorn
+from diptych.spec import configure
+from diptych.towers.dual import DualEncoder
+from diptych.towers.heads import TwoHeads, head
+from diptych.towers.parts import Momentum, Temperature
+
+card = {
+    "title": "Improved baselines for vision-language pre-training",
+    "year": 2023,
+    "kind": "method",
+    "entry": "CLIPRocket",
+    "provenance": "code",
+}
+
+EXTRAS = {  # hidden width, width, layers, last norm and weight of the projectors and losses
+    "none": (0, 0, 0, "none", 0.0),
+    "slip": (4096, 256, 3, "none", 1.0),
+    "siamlip": (2048, 128, 2, "plain", 1.0),
+    "byolip": (2048, 128, 2, "plain", 1.0),
+    "barlip": (3000, 8192, 3, "affine", 0.025),
+    "swalip": (0, 0, 0, "none", 0.2),
+}
+STRONG: Mapping[str, Any] = {
+    "crop": (0.08, 1.0), "flip": True, "colour": (0.4, 0.4, 0.4, 0.1), "recoloured": 0.8, "grey": 0.2, "blur": 0.5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PairConfig):
+    """`augment` and `strong` are how weak and strong pictures are varied, `local` is K. `stop_words` is the probability
+    that a text loses its stop words, `synonyms` the table of strong texts (`data.eda`). `smoothing` is that of the
+    local terms, `text_dropout` that before each block in the strong pass. `scale` and `local_scale` are learned, up to
+    `max_scale`. `hidden` is the width of the second head; `extra_hidden` and `extra_width` those of the extra loss's
+    projectors, None as published; `weight` that loss's. `momentum` is BYOLIP's."""
+
+    augment: Mapping[str, Any] = field(default_factory=lambda: {"crop": (0.5, 1.0)})
+    strong: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
+    local: int = 2
+    stop_words: float = 0.8
+    synonyms: str = "common"
+    smoothing: float = 0.1
+    text_dropout: float = 0.0
+    scale: float = 1 / 0.07
+    local_scale: float = 10.0
+    max_scale: float = 100.0
+    hidden: int = 4096
+    reduction: Literal["mean", "sum"] = "mean"
+    extra: str = "none"
+    extra_hidden: int | None = None
+    extra_width: int | None = None
+    weight: float | None = None
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.extra not in EXTRAS:
+            raise unknown("extra loss of cliprocket", self.extra, EXTRAS)
+        if self.local < 0:
+            raise InputError(f"local is {self.local}; it is a number of strong views, 0 for plain CLIP")
+        if self.extra != "none" and self.local != 2:
+            raise InputError(f"{self.extra} is made for two strong views, not {self.local}; set local=2")
+        if self.extra == "swalip" and self.smoothing:
+            raise InputError("swalip takes no label smoothing; set smoothing=0")
+        if self.reduction not in ("mean", "sum"):
+            raise unknown("reduction of cliprocket", self.reduction, ("mean", "sum"))
+        for name in ("smoothing", "text_dropout", "stop_words"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
+        if ";" in self.role:
+            raise InputError(f"role {self.role!r}: views of cliprocket are of one role or mixture of roles")
+
+
+class CLIPRocket(Method):
+    """Weak pairs through one head, strong ones through another, and an extra loss where one is asked for."""
+
+    Config = Config
+    cut = False  # the second head has batch norm, in which samples meet
+    model: DualEncoder
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        self.augment = configure(Augment, dict(config.augment), "augment")
+        self.strong = configure(Augment, dict(config.strong), "strong")
+        both = f"two:hidden={config.hidden}"
+        self.model = make.dual(
+            scale=Temperature(config.scale, clamp=(1.0, config.max_scale)), image_projection=both, text_projection=both
+        )
+        for name in ("image_projection", "text_projection"):
+            if not isinstance(getattr(self.model, name), TwoHeads):
+                raise InputError(
+                    "cliprocket trains models with two heads; start from a run of its own, or from scratch"
+                )
+        if config.local:
+            self.local = Temperature(config.local_scale, clamp=(1.0, config.max_scale))
+        else:  # plain CLIP: the second head is as it is
+            for parameter in (*self._image_heads.second.parameters(), *self._text_heads.second.parameters()):
+                parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
+        self.projectors, self.predictors = self._extra_heads()
+        if config.extra == "byolip":
+            self.slow = Momentum(nn.ModuleList([self.model, self.projectors]), config.momentum)
+
+    @property
+    def _image_heads(self) -> TwoHeads:
+        assert isinstance(self.model.image_projection, TwoHeads)
+        return self.model.image_projection
+
+    @property
+    def _text_heads(self) -> TwoHeads:
+        assert isinstance(self.model.text_projection, TwoHeads)
+        return self.model.text_projection
+
+    def _extra_heads(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """Projectors of pictures and texts, and predictors behind them."""
+        config = self.config
+        hidden, width, layers, norm, _ = EXTRAS[config.extra]
+        if not width:
+            return nn.ModuleList(), nn.ModuleList()
+        hidden, width = config.extra_hidden or hidden, config.extra_width or width
+        spec = f"mlp:hidden={hidden}:layers={layers}:last_norm={norm}"
+        assert self.model.text is not None
+        widths = [self.model.image.width] + ([] if config.extra == "slip" else [self.model.text.width])
+        projectors = [head(spec, own, width, "extra") for own in widths]
+        behind = f"mlp:hidden={hidden}:last_bias=true" if config.extra in ("siamlip", "byolip") else ""
+        predictors = [head(behind, width, width, "extra") for _ in widths if behind]
+        return nn.ModuleList(projectors), nn.ModuleList(predictors)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        config, preprocess = self.config, self.model.image.preprocess
+        words = {"tokenizer": self.make.tokenizer, "role": config.role, "stop_words": config.stop_words}
+        views: list[View] = [
+            PictureView(preprocess=preprocess, augment=self.augment),
+            VariedTextView(**words),
+        ]
+        if config.local:
+            views += [
+                PictureView(preprocess=preprocess, name="strong", augment=self.strong, count=config.local),
+                VariedTextView(**words, name="strong", strong=True, synonyms=config.synonyms, count=config.local),
+            ]
+        return views
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        count = len(batch)
+        image, text = self._pooled(self.model, batch, "main")
+        found = {"image": normalize(self._image_heads.first(image), dim=-1),
+                 "text": normalize(self._text_heads.first(text), dim=-1)}  # fmt: skip
+        if not self.config.local:
+            return found
+        strong_image, strong_text = self._pooled(self.model, batch, "strong")
+        local = {
+            "image": self._image_heads.second(strong_image),
+            "text": self._text_heads.second(strong_text),
+        }
+        found |= {f"local_{side}": normalize(x, dim=-1).unflatten(0, (count, -1)) for side, x in local.items()}
+        if self.projectors:
+            found |= self._projected(batch, (image, text), (strong_image, strong_text))
+        return found
+
+    def _pooled(self, model: Any, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """What both towers pool of a view, before the heads; texts of strong views under dropout."""
+        rate = self.config.text_dropout if name == "strong" and self.training else 0.0
+
+        def edit(layer: int, tokens: Tensor) -> Tensor:
+            return dropout(tokens, rate)
+
+        image = model.encode_image(batch.images[name].flat).pooled
+        return image, model.encode_text(*batch.texts[name].flat, **({"edit": edit} if rate else {})).pooled
+
+    def _projected(self, batch: Batch, weak: Sequence[Tensor], strong: Sequence[Tensor]) -> Features:
+        """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is predicted from them."""
+        count, found = len(batch), {}
+        for side, at in (("image", 0), ("text", 1))[: len(self.projectors)]:
+            views = self._side_by_side(weak[at], strong[at], count)
+            found[f"v_{side}"] = self.projectors[at](views)
+            if self.predictors:
+                found[f"p_{side}"] = self.predictors[at](found[f"v_{side}"])
+        if self.config.extra == "byolip":
+            model, projectors = self.slow.module  # type: ignore[misc]
+            with torch.no_grad():
+                slow = zip(self._pooled(model, batch, "main"), self._pooled(model, batch, "strong"), strict=True)
+                for side, at, (one, others) in zip(("image", "text"), (0, 1), slow, strict=True):
+                    found[f"v_{side}"] = projectors[at](self._side_by_side(one, others, count))
+        return found
+
+    @staticmethod
+    def _side_by_side(weak: Tensor, strong: Tensor, count: int) -> Tensor:
+        return torch.cat([weak[:, None], strong.unflatten(0, (count, -1))], 1)
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        config, K = self.config, self.config.local
+        scale, terms = self.model.scale(), {}
+        image, text = features["image"], features["text"]
+        factor = (1 if config.reduction == "sum" else 0.5) / (1 + K)
+        terms["global"] = factor * (_ce(image, text, scale) + _ce(text, image, scale))
+        logged: dict[str, Tensor | float] = {"scale": scale}
+        if K:
+            images, texts = features["local_image"].unbind(1), features["local_text"].unbind(1)
+            local = [
+                _ce(one, other, self.local(), config.smoothing) + _ce(other, one, self.local(), config.smoothing)
+                for one, other in product(images, texts)
+            ]
+            terms["local"] = factor * K * torch.stack(local).mean()
+            logged["local_scale"] = self.local()
+        if config.extra != "none":
+            weight = EXTRAS[config.extra][-1] if config.weight is None else config.weight
+            terms[config.extra] = weight * self._extra(features)
+        return Losses(terms, logged)
+
+    def _extra(self, features: Features) -> Tensor:
+        """The extra loss before its weight."""
+        name = self.config.extra
+        if name == "swalip":
+            return swapped(features["local_image"], features["local_text"], self.local())
+        image = features["v_image"].unbind(1)
+        if name == "slip":  # the two strong pictures
+            one, other = (normalize(view, dim=-1) for view in image[1:])
+            return nt_xent(one, other, 0.1)
+        text = features["v_text"].unbind(1)
+        views = [(0, 0), *product((1, 2), (1, 2))]  # weak with weak, strong with strong
+        if name == "barlip":
+            return torch.stack([redundancy(image[a], text[b]) for a, b in views]).mean()
+        of_image, of_text = features["p_image"].unbind(1), features["p_text"].unbind(1)
+        both = [negative_cosine(of_image[a], text[b]) + negative_cosine(of_text[b], image[a]) for a, b in views]
+        return torch.stack(both).mean() / 2
+
+    def after_step(self, carry: Mapping[str, Any], at: At) -> None:
+        if self.config.extra == "byolip":
+            self.slow.update()
+
+
+def _ce(rows: Tensor, columns: Tensor, scale: Tensor | float, smoothing: float = 0.0) -> Tensor:
+    return pair_losses(rows, columns, scale, smoothing=smoothing).mean()
+
+
+def swapped(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
+    """SwALIP: the other side's batch stands for prototypes, and each pair of views predicts the assignment of the other
+    two, both indices swapped. image, text (B, 2, E), unit vectors."""
+    scores = {(a, b): image[:, a] @ text[:, b].T for a, b in product((0, 1), (0, 1))}
+    terms = []
+    for (a, b), mine in scores.items():
+        other = scores[1 - a, 1 - b]
+        by_image = assignment_loss(mine, sinkhorn(other), scale)
+        terms.append((by_image + assignment_loss(mine.T, sinkhorn(other.T), scale)) / 2)
+    return torch.stack(terms).mean()
+
+
+_FEW: Mapping[str, Any] = {"hidden": 256, "extra_hidden": 256, "extra_width": 128}
+
+CLIPRocket.presets = {
+    "small": replace(
+        SMALL,
+        config={
+            **_FEW, "scale": 5.0, "local_scale": 5.0, "text_dropout": 0.05,
+            "augment": {"crop": (0.5, 1.0), "ramp": (0.06, 0.6)},
+            "strong": {**STRONG, "crop": (0.3, 1.0), "ramp": (0.06, 0.6)},
+        },
+        embed_dim=384,
+    ),
+    "paper": Preset(
+        config={"text_dropout": 0.2, "hidden": 4096},
+        image="timm:resnet50:image_size=224",
+        text="text:width=512:depth=6:heads=8",
+        tokenizer="clip",
+        embed_dim=512,
+        recipe=Recipe(
+            lr=3e-3, eps=1e-8, weight_decay=0.5, warmup=1 / 32, min_lr=1 / 300, epochs=32, batch_size=4096,
+            precision="bfloat16",
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,222 @@
+"""CLIP-rocket: the sheet's figures, weights of global and local terms, the extra losses, two heads in one vector."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from tests.training.helpers import TEXT, tokenizer
+from torch.nn.functional import normalize
+
+import diptych
+from diptych.data.batch import Batch, Images, Tokens
+from diptych.data.sample import Sample, Text
+from diptych.data.views import VariedTextView
+from diptych.errors import InputError
+from diptych.methods.base import At
+from diptych.methods.make import Make
+from diptych.methods.pretrain.cliprocket import EXTRAS, CLIPRocket, swapped
+from diptych.objectives import info_nce
+from diptych.training.config import resolve
+from diptych.training.run import run
+
+AT = At(0, 10, 0, 0)
+FEW = {"hidden": 16, "extra_hidden": 16, "extra_width": 8}
+
+
+def method(**config):
+    torch.manual_seed(0)
+    make = Make(
+        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2", text=TEXT, embed_dim=32, tokenizer=tokenizer()
+    )
+    return CLIPRocket(CLIPRocket.configure({**FEW, **config}), make).double()
+
+
+def raw(k):
+    m = np.arange(12).reshape(4, 3)
+    return normalize(torch.from_numpy(np.sin(1.7 * m + k) + 0.3 * np.cos(0.9 * m * (k + 1))), dim=1)
+
+
+def features(image, text, local_image, local_text):
+    return {"image": image, "text": text, "local_image": torch.stack(local_image, 1),
+            "local_text": torch.stack(local_text, 1)}  # fmt: skip
+
+
+def batch(count=6, local=2):
+    generator = torch.Generator().manual_seed(0)
+
+    def pixels(views):
+        return Images(torch.randint(0, 256, (count, views, 3, 32, 32), generator=generator, dtype=torch.uint8))
+
+    def words(views):
+        return Tokens(torch.randint(4, 60, (count, views, 5), generator=generator), torch.full((count, views), 5))
+
+    images, texts = {"main": pixels(1)}, {"main": words(1)}
+    if local:
+        images["strong"], texts["strong"] = pixels(local), words(local)
+    return Batch(images=images, texts=texts, keys=tuple(map(str, range(count))))
+
+
+SHEET = features(raw(0), raw(1), [raw(2), raw(3)], [raw(4), raw(5)])
+
+
+def test_the_sheets_figures():
+    one = method(smoothing=0.1).loss(SHEET, batch(4), AT).total.item()
+    assert one == pytest.approx(9.2367147895, abs=1e-6)
+    both = method(smoothing=0.1, reduction="sum").loss(SHEET, batch(4), AT).total.item()
+    assert both == pytest.approx(18.4734295790, abs=1e-6)
+    equal = features(raw(0), raw(1), [raw(0)] * 2, [raw(1)] * 2)
+    plain = method(smoothing=0.0, scale=10.0).loss(equal, batch(4), AT).total.item()
+    assert plain == pytest.approx(5.1346860493, abs=1e-6)
+    swalip = method(smoothing=0.0, extra="swalip").loss(SHEET, batch(4), AT)
+    assert swapped(SHEET["local_image"], SHEET["local_text"], 10.0).item() == pytest.approx(7.2423279509, abs=1e-9)
+    assert swalip.total.item() == pytest.approx(10.8283497271, abs=1e-6)
+
+
+def test_smoothing_is_on_the_local_terms_alone_which_weigh_two_thirds():
+    smooth, sharp = (method(smoothing=e).loss(SHEET, batch(4), AT).terms for e in (0.1, 0.0))
+    assert smooth["global"] == sharp["global"]
+    assert smooth["local"] != sharp["local"]
+    clip = info_nce(raw(0), raw(1), 1 / 0.07)
+    assert smooth["global"].item() == pytest.approx(clip.item() / 3, abs=1e-6)
+
+
+def test_without_strong_views_it_is_clip():
+    held = method(local=0).eval()
+    assert {name for view in held.views(held.stages()[0]) for name in view.gives} == {"images.main", "texts.main"}
+    given = held.encode(batch(local=0), AT)
+    assert given.keys() == {"image", "text"}
+    total = held.loss(given, batch(local=0), AT).total
+    torch.testing.assert_close(total, info_nce(given["image"], given["text"], held.model.scale()))
+    assert all(not value.requires_grad for value in held.model.image_projection.second.parameters())
+
+
+def test_weak_views_pass_through_the_first_head_and_strong_ones_through_the_second():
+    held, given = method().eval(), batch()
+    with torch.no_grad():
+        found = held.encode(given, AT)
+        image = held.model.encode_image(given.images["strong"].pixels[:, 1]).pooled
+        second = normalize(held.model.image_projection.second(image), dim=-1)
+        text = held.model.encode_text(*given.text.flat).pooled
+        torch.testing.assert_close(found["local_image"][:, 1], second)
+        torch.testing.assert_close(found["text"], normalize(held.model.text_projection.first(text), dim=-1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_vectors_cosine_is_that_of_both_heads(share):
+    held, given = method().eval(), batch()
+    with torch.no_grad():
+        for projection in (held.model.image_projection, held.model.text_projection):
+            projection.share = share
+        image, text = held.model.embed_images(given.image.flat), held.model.embed_texts(*given.text.flat)
+        z, h = held.model.image_projection.both(held.model.encode_image(given.image.flat).pooled)
+        zt, ht = held.model.text_projection.both(held.model.encode_text(*given.text.flat).pooled)
+    torch.testing.assert_close(image @ text.T, share * z @ zt.T + (1 - share) * h @ ht.T)
+    torch.testing.assert_close(image.norm(dim=1), torch.ones(6, dtype=torch.float64))
+
+
+def test_dropout_is_in_the_strong_pass_alone():
+    held, given = method(text_dropout=0.5), batch()
+    one, other = (held.encode(given, AT) for _ in range(2))
+    assert torch.equal(one["text"], other["text"])
+    assert torch.equal(one["local_image"], other["local_image"])
+    assert not torch.allclose(one["local_text"], other["local_text"])
+    held.eval()
+    assert torch.equal(held.encode(given, AT)["local_text"], held.encode(given, AT)["local_text"])
+
+
+@pytest.mark.parametrize("extra", [name for name in EXTRAS if name != "none"])
+def test_every_extra_loss_is_added_with_its_weight_and_trains_all(extra):
+    smoothing = 0.0 if extra == "swalip" else 0.1
+    held = method(extra=extra, smoothing=smoothing)
+    given = batch(12)
+    losses = held.loss(held.encode(given, AT), given, AT)
+    assert losses.terms.keys() == {"global", "local", extra}
+    losses.total.backward()
+    lacking = [name for name, value in held.named_parameters() if value.requires_grad and value.grad is None]
+    assert not lacking
+    again = method(extra=extra, smoothing=smoothing, weight=0.0)
+    terms = again.loss(again.encode(given, AT), given, AT).terms
+    assert terms[extra] == 0
+    torch.testing.assert_close(terms["local"], losses.terms["local"])
+
+
+def test_byolip_follows_and_no_gradient_reaches_the_copy():
+    held, given = method(extra="byolip"), batch(12)
+    held.loss(held.encode(given, AT), given, AT).total.backward()
+    slow = dict(held.slow.module.named_parameters())
+    assert all(value.grad is None for value in slow.values())
+    before = {name: value.clone() for name, value in slow.items()}
+    with torch.no_grad():
+        for parameter in held.model.parameters():
+            parameter.add_(1.0)
+    held.after_step({}, AT)
+    moved = [name for name, value in slow.items() if not torch.equal(value, before[name])]
+    assert moved
+    torch.testing.assert_close(slow[moved[0]], before[moved[0]] + 0.01)
+
+
+def test_siamlips_pairs_are_weak_with_weak_and_strong_with_strong():
+    held = method(extra="siamlip")
+    given = {name: torch.zeros(4, 3, 5, dtype=torch.float64) for name in ("p_image", "p_text", "v_image", "v_text")}
+    for at, (p, v) in product(range(3), (("p_image", "v_image"), ("p_text", "v_text"))):
+        given[p][:, at, int(at > 0)] = given[v][:, at, int(at > 0)] = 1.0  # weak: the first axis, strong: the second
+    assert held._extra(given).item() == pytest.approx(0)
+    given["v_text"][:, 0] = -given["v_text"][:, 0]
+    assert held._extra(given).item() == pytest.approx(4 / 10)
+
+
+# ---- texts
+
+
+def test_texts_vary_in_training_alone_and_strong_ones_more():
+    sample = Sample(key="a", source="s", texts=[Text(text="there is a large red circle on the left of the square")])
+
+    def drawn(strong, progress, seed):
+        view = VariedTextView(tokenizer=tokenizer(), strong=strong, synonyms="common")
+        return tokenizer().decode(view(sample, np.random.default_rng(seed), progress)["texts.main"][0]).strip()
+
+    whole = drawn(True, None, 0)
+    weak = {drawn(False, 0.5, seed) for seed in range(40)}
+    strong = {drawn(True, 0.5, seed) for seed in range(40)}
+    assert whole in weak
+    assert len(weak) == 2  # with and without stop words
+    assert len(strong) > 8
+
+
+def test_a_run_is_loaded_and_started_from(tmp_path):
+    config = resolve(
+        "cliprocket",
+        {"train": "glyphs:split=val:design=noto"},
+        image_tower="conv:image_size=32:widths=(8,16):depths=(1,1)",
+        text_tower="text:width=16:depth=1:heads=2",
+        embed_dim=16,
+        config=FEW,
+        recipe={"steps": 2, "batch_size": 32, "ema": None},
+        options={"quiet": True},
+    )
+    run(config, tmp_path / "run")
+    model = diptych.load(tmp_path / "run")
+    assert model.embed_texts("a cat").shape == (1, 16)
+    again = resolve("cliprocket", {"train": "glyphs:split=val:design=noto"}, init=str(tmp_path / "run"), config=FEW,
+                    recipe={"steps": 1, "batch_size": 32}, options={"quiet": True})  # fmt: skip
+    run(again, tmp_path / "again")
+    with pytest.raises(InputError, match="two heads"):
+        run(resolve("cliprocket", {"train": "glyphs:split=val:design=noto"}, init="tiny"), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"extra": "siamlp"}, "did you mean 'siamlip'"),
+        ({"local": -1}, "0 for plain CLIP"),
+        ({"extra": "slip", "local": 3}, "two strong views"),
+        ({"extra": "swalip"}, "set smoothing=0"),
+        ({"reduction": "men"}, "did you mean 'mean'"),
+        ({"text_dropout": 2.0}, "a share between 0 and 1"),
+        ({"role": "caption;long"}, "one role"),
+    ],
+)
+def test_bad_options_are_refused(config, said):
+    with pytest.raises(InputError, match=said):
+        CLIPRocket.configure(config)
