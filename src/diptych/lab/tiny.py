@@ -35,6 +35,12 @@ from diptych.towers.model import Model
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import run
 
+
+def _asked(*facts: str) -> str:
+    """The texts of a picture: a caption, and a sentence about each of these facts; without it, about any other."""
+    return ";".join(["caption=0.4,paraphrase=0.6", *(f"long[fact={fact}],long=0.001" for fact in facts)])
+
+
 FACTS = "styles=seen:texts=caption+paraphrase+long:drop=0.4"
 STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
     # What things are, where no text is ambiguous: scenes of one thing, or several alike.
@@ -49,7 +55,15 @@ STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
         f"scenes:count=30000:siblings=4:edits=replace+move:seed=3:{FACTS},"
         f"scenes:count=30000:same=1:seed=4:{FACTS}",
         {"together": 4},
-        {"epochs": 2.0, "lr": 1e-3},
+        {"epochs": 1.0, "lr": 1e-3},
+    ),
+    # The same of two things beside their twin alone: each sentence about colour or place is wrong of the twin.
+    "twins": (
+        f"scenes:count=24000:same=0:number=2:siblings=2:edits=swap:seed=5:{FACTS},"
+        f"scenes:count=12000:same=0:number=2-4:siblings=2:edits=swap:seed=6:{FACTS},"
+        f"scenes:count=12000:same=1:seed=7:{FACTS}",
+        {"together": 2, "role": _asked("place", "colour", "colour", "number")},
+        {"epochs": 3.0, "ema": 0.99},
     ),
 }
 WORDS = "scenes:count=8000:styles=all:objects=all:split=test:texts=caption+paraphrase+long"
@@ -60,12 +74,7 @@ RECIPE = {
     "optimizer": "muon", "lr": 2e-3, "weight_decay": 0.05, "warmup": 0.03, "clip": 1.0, "ema": 0.999,
     "batch_size": 128, "precision": "bfloat16",
 }  # fmt: skip
-ASKED = ("there", "place", "colour", "number")
-METHOD = {
-    # a caption, and one sentence about each of these facts; a scene without it gives any other
-    "role": ";".join(["caption=0.4,paraphrase=0.6", *(f"long[fact={fact}],long=0.001" for fact in ASKED)]),
-    "scale": 10.0, "augment": {},
-}  # fmt: skip
+METHOD = {"role": _asked("there", "place", "colour", "number"), "scale": 10.0, "augment": {}}
 
 SCENES = "scenes:styles=seen:texts=caption"
 ALIKE = f"{SCENES}:same=1"
@@ -235,8 +244,8 @@ Factors are those of scenes of one thing, or several alike; a linear probe learn
 
 ## Training
 
-{minutes:.0f} minutes on {ranks} processes of one thread, seed {seed}. Towers: `{image}`, `{text}`. Each picture has
-{texts} texts, each with a loss of its own (`--method.role`): {roles}.
+{minutes:.0f} minutes on {ranks} processes of one thread, seed {seed}, in {count} stages, each from where the one
+before it ended. Towers: `{image}`, `{text}`. Each picture has several texts, each with a loss of its own.
 
 {stages}
 
@@ -270,8 +279,7 @@ def card(
         ranks=collectives.world_size(),
         image=IMAGE,
         text=TEXT,
-        texts=len(METHOD["role"].split(";")),
-        roles=", ".join(f"`{role}`" for role in METHOD["role"].split(";")),
+        count=len(STAGES),
         stages="\n".join(map(_stage, STAGES, trainings)),
         reserved=", ".join(RESERVED),
         styles=" and ".join(RESERVED_STYLES),
@@ -280,8 +288,14 @@ def card(
 
 
 def _stage(name: str, training: Mapping[str, Any]) -> str:
-    recipe = ", ".join(f"{name} {value}" for name, value in training["recipe"].items() if value is not None)
-    return f"- {name}: {training['steps']:,} steps on `{training['data']['train']}`; {recipe}."
+    recipe = ", ".join(f"{key} {value}" for key, value in training["recipe"].items() if value is not None)
+    method = {**METHOD, **STAGES[name][1]}
+    together = method.get("together", 1)
+    meet = f", {together} neighbours together in a batch" if together > 1 else ""
+    return (
+        f"- **{name}**: {training['steps']:,} steps on `{training['data']['train']}`; texts `{method['role']}`{meet}; "
+        f"{recipe}."
+    )
 
 
 def _rows(found: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -1,0 +1,84 @@
+"""The models that ship: they load by name, are small, and reach the scores that their cards tell."""
+
+import pytest
+
+import diptych
+from diptych.data.sources import open_source
+from diptych.evaluation import evaluate
+from diptych.evaluation.degeneration import report, words
+from diptych.lab import tiny, tiny_lm
+from diptych.methods.store import shipped
+
+
+def test_both_ship_with_cards_and_are_small():
+    assert set(shipped()) == {"tiny", "tiny-lm"}
+    for name, most in (("tiny", 6e6), ("tiny-lm", 3e6)):
+        folder = shipped()[name]
+        assert {path.name for path in folder.iterdir()} == {"README.md", "model.json", "model.safetensors"}
+        assert (folder / "model.safetensors").stat().st_size <= most
+
+
+def card_rows(name):
+    """The numbers of the card's first table, by the row's name."""
+    lines = (shipped()[name] / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_card_of_tiny_tells_scores_above_every_bar():
+    rows = card_rows("tiny")
+    for name, (probe, zero_shot) in tiny.BARS.items():
+        told = rows[name]
+        assert float(told[2]) >= zero_shot
+        assert probe is None or float(told[0]) >= probe
+
+
+@pytest.fixture(scope="module")
+def found():
+    return tiny.scores(diptych.load("tiny"), train=1500, count=600)
+
+
+@pytest.mark.parametrize("name", tiny.BARS)
+def test_tiny_reaches_its_scores_on_scenes_that_it_never_saw(found, name):
+    """Fewer scenes than for the card, so the probes learn from less."""
+    probe, zero_shot = tiny.BARS[name]
+    assert found[name]["zero_shot"] >= zero_shot
+    assert probe is None or found[name]["probe"] >= probe
+
+
+# ---- the language model
+
+PROMPTS = [
+    "run, hurry: move fast on foot", "paint: cover a wall with colour", "sing: make music with the voice,",
+    "bake: cook bread or cakes in the dry heat of", "guard: keep watch over a house so that no one",
+    "row: move a boat over the water with long", "knit: make cloth from wool with two",
+    "climb: go up a hill, a ladder or a tree with",
+]  # fmt: skip
+
+
+def test_tiny_lm_repeats_itself_under_greedy_decoding_and_not_where_it_is_sampled():
+    model = diptych.load("tiny-lm")
+    found = {
+        name: report([words(text) for text in model.generate(PROMPTS, max_tokens=64, min_tokens=64, **how)])[
+            "diversity"
+        ]
+        for name, how in (("greedy", {"strategy": "greedy"}), ("sample", {"strategy": "sample", "top_p": 0.95}))
+    }
+    assert found["sample"] > 0.7
+    assert found["greedy"] < 0.5 * found["sample"]
+
+
+def test_the_card_of_tiny_lm_tells_diversities_within_the_bars():
+    lines = (shipped()["tiny-lm"] / "README.md").read_text(encoding="utf-8").splitlines()
+    told = {
+        line.split()[0]: float(line.split("diversity ")[1].split(",")[0]) for line in lines if "diversity 0" in line
+    }
+    assert told[tiny_lm.GREEDY] <= tiny_lm.BARS[tiny_lm.GREEDY] * told["text"]
+    assert told[tiny_lm.SAMPLE] >= tiny_lm.BARS[tiny_lm.SAMPLE] * told["text"]
+
+
+def test_tiny_lm_knows_what_the_worlds_say():
+    found = evaluate(
+        diptych.load("tiny-lm"), open_source("scenes:split=test:count=100"), ["perplexity"], role="caption"
+    )
+    assert found["perplexity"]["perplexity"] < 0.01 * found["perplexity"]["chance_perplexity"]
