@@ -98,7 +98,7 @@ def config(
     """What decides a stage's run: `words` is the tokenizer's file or `init` the run to go on from; `recipe` overrides
     the stage's."""
     data, method, differs = STAGES[stage]
-    start = {"init": str(init)} if init else {
+    start: dict[str, Any] = {"init": str(init)} if init else {
         "image_tower": IMAGE, "text_tower": TEXT, "tokenizer": f"saved:{words}", "embed_dim": EMBED_DIM
     }  # fmt: skip
     return resolve(

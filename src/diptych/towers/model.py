@@ -207,6 +207,8 @@ def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -
 
 def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:
     """Ids must have rows in the table, texts must fit, and padding must be what the tower was trained on."""
+    if encoder.text is None:
+        raise InputError(f"{name} has no text tower for its tokenizer; leave the tokenizer out")
     tower = encoder.text.spec
     rows, context = tower.get("vocab_size"), tower.get("context")
     problem = None

@@ -112,7 +112,7 @@ class Kept:
     def keys(self) -> Sequence[str]:
         """Keys of the samples that are left."""
         keys = self.source.keys()
-        return [keys[row] for row in self._rows.tolist()]
+        return [keys[int(row)] for row in self._rows]
 
     def labels(self, name: str) -> np.ndarray:
         """A label of every sample that is left (K,)."""

@@ -106,7 +106,7 @@ class CLIPRocket(Method):
     cut = False  # the second head has batch norm, in which samples meet
     model: DualEncoder
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
         self.strong = configure(Augment, dict(config.strong), "strong")
