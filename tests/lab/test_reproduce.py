@@ -197,6 +197,7 @@ def test_what_other_code_has_done_is_done_again(file, tmp_path):
             assert "files.py" in done["used"]
             done["used"]["files.py"] = "what it was before"
             (todo.shelf / name).write_text(json.dumps(done))
+        assert board(todo)[0].full is (not arms)
         reproduce(todo)
         assert ran(file) == arms
 

@@ -173,3 +173,56 @@ def test_what_cannot_be_contrasted_is_refused():
             mv.mv_dhel(torch.ones(shape), 0.5)
     with pytest.raises(InputError, match="choose 'code' or 'paper'"):
         mv.mv_infonce(views(2), 0.5, form="cod")
+
+
+# ---- DCL and SupCon
+
+
+@SETTINGS
+@given(st.integers(2, 5), st.integers(1, 9), st.sampled_from([None, 0.5]), st.integers(0, 99))
+def test_dcl_equals_loops(instances, tile, sigma, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u = F.normalize(torch.randn(2, instances, 3, generator=generator, dtype=torch.float64), dim=-1)
+    one, other = u.clone().requires_grad_(), u.clone().requires_grad_()
+    cosines = [float((u[0, i] * u[1, i]).sum()) for i in range(instances)]
+    total = 0
+    for v in range(2):
+        for i in range(instances):
+            weight = 1.0
+            if sigma is not None:
+                mean = sum(math.exp(c / sigma) for c in cosines) / instances
+                weight = 2 - math.exp(cosines[i] / sigma) / mean
+            spread = sum(
+                torch.exp((other[v, i] * other[m, j]).sum() / 0.3)
+                for m in range(2) for j in range(instances) if j != i
+            )  # fmt: skip
+            total = total + torch.log(spread) - weight * (other[v, i] * other[1 - v, i]).sum() / 0.3
+    expected = total / (2 * instances)
+    found = mv.dcl(one[0], one[1], 0.3, sigma=sigma, tile=tile)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+@SETTINGS
+@given(st.integers(2, 3), st.lists(st.integers(-1, 2), min_size=2, max_size=5), st.integers(1, 9), st.integers(0, 99))
+def test_supervised_equals_loops(count, labels, tile, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u = F.normalize(torch.randn(count, len(labels), 3, generator=generator, dtype=torch.float64), dim=-1)
+    every = list(itertools.product(range(count), range(len(labels))))
+    total = 0.0
+    for v, i in every:
+        s = {(m, j): float((u[v, i] * u[m, j]).sum() / 0.3) for m, j in every if (m, j) != (v, i)}
+        normaliser = math.log(sum(map(math.exp, s.values())))
+        positive = [key for key in s if key[1] == i or (labels[key[1]] == labels[i] >= 0)]
+        total += sum(normaliser - s[key] for key in positive) / len(positive) / len(every)
+    found = mv.supervised(u, torch.tensor(labels), 0.3, tile=tile)
+    assert found.item() == pytest.approx(total)
+
+
+def test_labels_that_are_all_different_make_supcon_nt_xent():
+    u = views(2)
+    assert mv.supervised(u, torch.arange(4), 0.5).item() == pytest.approx(mv.nt_xent(u[0], u[1], 0.5).item())
+    with pytest.raises(InputError, match="one for each of the 4"):
+        mv.supervised(u, torch.arange(3), 0.5)

@@ -324,9 +324,10 @@ def board(todo: Plan) -> tuple[Board, pool.Hear]:
     rows = {**({_PRELUDE: count} if todo.claim.prelude else {}), **dict.fromkeys(todo.claim.arms, count)}
     table = Board(f"{todo.name}: {todo.claim.question}", rows, todo.claim.shown)
     for seed in todo.seeds:
+        whole = all(_is_done(_task(todo, seed, arm)) for arm in todo.claim.arms)  # then its prelude is not needed
         for row in rows:
             task = _task(todo, seed, None if row == _PRELUDE else row)
-            if task.done.exists():
+            if _is_done(task) or (row == _PRELUDE and whole and task.done.exists()):
                 table.known(row, _read_json(task.done).get("metrics", {}))
 
     def hear(event: str, job: Job, value: Any) -> None:

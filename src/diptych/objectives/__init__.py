@@ -2,7 +2,18 @@
 
 from diptych.objectives.contrastive import info_nce, sigmoid_pairs
 from diptych.objectives.core import RowLosses, both_losses, pair_losses
-from diptych.objectives.multiview import average, dhel, kcl, mv_dhel, mv_infonce, nt_xent, pairwise, poly_view
+from diptych.objectives.multiview import (
+    average,
+    dcl,
+    dhel,
+    kcl,
+    mv_dhel,
+    mv_infonce,
+    nt_xent,
+    pairwise,
+    poly_view,
+    supervised,
+)
 from diptych.objectives.uniformity import alignment, cross_uniformity, uniformity
 
 __all__ = [
@@ -11,6 +22,7 @@ __all__ = [
     "average",
     "both_losses",
     "cross_uniformity",
+    "dcl",
     "dhel",
     "info_nce",
     "kcl",
@@ -21,5 +33,6 @@ __all__ = [
     "pairwise",
     "poly_view",
     "sigmoid_pairs",
+    "supervised",
     "uniformity",
 ]

@@ -111,6 +111,56 @@ def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Ten
     return pair_losses(flat, flat, 1 / tau, targets=partner, allowed=others(x.device), tile=tile).mean()
 
 
+def dcl(x: Tensor, y: Tensor, tau: float, *, sigma: float | None = None, tile: int | None = None) -> Tensor:
+    """NT-Xent of two views (M, D) with the partner left out of its own normaliser.
+
+        L = mean over the 2M of -w_i s_i + log Σ_{k≠i, k≠partner} exp s_ik,   s_i that of the partner
+
+    w_i = 1, or with `sigma` 2 - exp(<x_i, y_i> / sigma) / mean_i exp(<x_i, y_i> / sigma), which gets no gradient.
+    Source: Yeh et al. 2022.
+
+    >>> x = torch.eye(2)
+    >>> round(dcl(x, x, 1.0).item(), 4)  # log 2 - 1
+    -0.3069
+    """
+    views = torch.stack([x, y])
+    _, count = _check(views, "code")
+    flat = views.flatten(0, 1)
+
+    def strangers(i: slice, j: slice) -> Tensor:
+        rows, columns = (torch.arange(s.start, s.stop, device=x.device) % count for s in (i, j))
+        return rows[:, None] != columns
+
+    spread = normalisers(flat, flat, 1 / tau, allowed=strangers, tile=tile)
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = _wide(views)
+        cosine = (x * y).sum(1)
+        weight = torch.ones_like(cosine) if sigma is None else 2 - (cosine.detach() / sigma).softmax(0) * count
+        return spread.mean() - (weight * cosine).mean() / tau
+
+
+def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
+    """All views (N, M, D) of one label are positives of each other: the mean over them is outside the logarithm.
+
+        L = mean over the N·M of -1/|P(i)| Σ_{p in P(i)} log [ exp s_ip / Σ_{k≠i} exp s_ik ]
+
+    labels (M,): P(i) are the other views with the label of i; a negative label is nobody else's. Source: Khosla et al.
+    2020 (SupCon, L_out).
+
+    >>> x = torch.eye(2).expand(2, 2, 2)
+    >>> round(supervised(x, torch.tensor([0, 1]), 1.0).item(), 4)  # as NT-Xent: log(e + 2) - 1
+    0.5514
+    """
+    count, instances = _check(views, "code")
+    if labels.shape != (instances,):
+        raise InputError(f"labels {tuple(labels.shape)} must be one for each of the {instances} instances")
+    own = torch.where(labels < 0, -1 - torch.arange(instances, device=labels.device), labels).repeat(count)
+    positive = (own[:, None] == own).float().fill_diagonal_(0)
+    flat = views.flatten(0, 1)
+    targets = positive / positive.sum(1, keepdim=True)
+    return pair_losses(flat, flat, 1 / tau, targets=targets, allowed=others(views.device), tile=tile).mean()
+
+
 def pairwise(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
     """The mean of `nt_xent` over the N(N-1)/2 pairs of views (PWE)."""
     count, _ = _check(views, "code")

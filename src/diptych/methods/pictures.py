@@ -1,0 +1,66 @@
+"""What methods on pictures alone share: several views of each, one tower and a projector, no text.
+
+They are the baselines that vision-language methods build on and are compared with. `represent` gives what the tower
+pools before the projector, which is what their papers probe; `embed_images` is behind it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.views import Augment, PictureView, View
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Method, Recipe, Stage
+from diptych.methods.make import NO_TOWER, Make
+from diptych.spec import configure
+from diptych.towers.dual import DualEncoder
+from diptych.towers.parts import Temperature
+
+STRONG: Mapping[str, Any] = {
+    "crop": (0.08, 1.0), "flip": True, "colour": (0.8, 0.8, 0.8, 0.2), "recoloured": 0.8, "grey": 0.2, "blur": 0.5,
+}  # fmt: skip
+"""SimCLR's augmentation at full strength."""
+
+SMALL_TOWER = "conv:image_size=48:widths=(48,96,192):depths=(1,1,1):pooling=max"
+SMALL_AUGMENT: Mapping[str, Any] = {**STRONG, "crop": (0.3, 1.0), "colour": (0.4, 0.4, 0.4, 0.1)}
+SMALL_RECIPE = Recipe(optimizer="muon", lr=4e-3, warmup=0.1, clip=1.0, ema=0.99, batch_size=128, epochs=30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesConfig:
+    """`augment` are options of `data.views.Augment`, `projector` the head behind the tower (`towers.heads`)."""
+
+    augment: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
+    projector: str = "mlp:hidden=2048"
+
+
+class Pictures(Method):
+    """Two views of each picture, (B, 2, E) behind the projector, not normalised."""
+
+    Config = PicturesConfig
+    cut = False  # the projectors have batch norm, in which samples meet
+    model: DualEncoder
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        if make.text_spec != NO_TOWER:
+            raise InputError(
+                "this method sees pictures alone; leave out --text-tower, and start from no model of texts"
+            )
+        self.augment = configure(Augment, dict(config.augment), "augment")
+        self.model = make.dual(scale=Temperature(1.0, form="fixed"), image_projection=config.projector)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        return (PictureView(preprocess=self.model.image.preprocess, augment=self.augment, count=2),)
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        return {"views": self.projected(self.model, batch)}
+
+    @staticmethod
+    def projected(model: Any, batch: Batch) -> Tensor:
+        """What the projector makes of every view (B, V, E)."""
+        pooled = model.encode_image(batch.image.flat).pooled
+        return model.project_image(pooled).unflatten(0, (len(batch), -1))

@@ -1,0 +1,64 @@
+"""Barlow Twins: Self-Supervised Learning via Redundancy Reduction (Zbontar et al., ICML 2021).
+
+The cross-correlation C (D, D) of the projections of two augmentations is drawn to the identity: each number says the
+same of both views, and no two numbers say the same.
+
+    L = Σ_d (1 - C_dd)² + λ Σ_{d≠e} C_de²,   C = Z_1^T Z_2 / B
+
+Z are standardised over the batch by the projector's last batch norm. Inference: the tower before the projector.
+"""
+
+from dataclasses import dataclass
+
+from diptych.data.batch import Batch
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from diptych.methods.make import NO_TOWER
+from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.objectives.noncontrastive import redundancy
+
+card = {
+    "title": "Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
+    "year": 2021,
+    "kind": "method",
+    "entry": "BarlowTwins",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PicturesConfig):
+    """`off_diagonal` is λ, `weight` that of the whole loss, which sums over the space's numbers."""
+
+    projector: str = "mlp:hidden=8192:layers=3:last_norm=plain"
+    off_diagonal: float = 0.0051
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.off_diagonal, self.weight) < 0:
+            raise InputError(f"off_diagonal is {self.off_diagonal}, weight {self.weight}; neither may be negative")
+
+
+class BarlowTwins(Pictures):
+    """Redundancy reduction of two views."""
+
+    Config = Config
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        one, other = features["views"].unbind(1)
+        loss = self.config.weight * redundancy(one, other, off_diagonal=self.config.off_diagonal)
+        return Losses({"redundancy": loss})
+
+
+BarlowTwins.presets = {
+    "small": Preset(
+        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256:layers=3:last_norm=plain", "weight": 0.1},
+        image=SMALL_TOWER, text=NO_TOWER, embed_dim=256, recipe=SMALL_RECIPE,
+    ),
+    "paper": Preset(
+        config={"weight": 0.024},
+        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=8192,
+        recipe=Recipe(optimizer="sgd", lr=1.6, betas=(0.9, 0.0), weight_decay=1.5e-6, warmup=0.01, min_lr=0.001,
+                      epochs=1000, batch_size=2048, precision="bfloat16"),
+    ),
+}  # fmt: skip

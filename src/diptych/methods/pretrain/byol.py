@@ -1,0 +1,84 @@
+"""BYOL: Bootstrap Your Own Latent (Grill et al., NeurIPS 2020).
+
+Each augmentation of a picture predicts what a momentum copy makes of the other one, without negatives:
+
+    L = [2 - 2 mean cos(q(z_1), z'_2)] + [2 - 2 mean cos(q(z_2), z'_1)]
+
+z are behind tower and projector, z' behind their copy, which follows by p' <- m p' + (1 - m) p with
+m = 1 - (1 - m_0) (cos(pi t) + 1) / 2, t the share of training that is done; q predicts. Inference: the tower before the
+projector. [choice] The copy is in evaluation mode, with the running statistics of the model's batch norms.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diptych.data.batch import Batch
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.objectives.noncontrastive import negative_cosine
+from diptych.towers.heads import head
+from diptych.towers.parts import Momentum
+
+card = {
+    "title": "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
+    "year": 2020,
+    "kind": "method",
+    "entry": "BYOL",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PicturesConfig):
+    """`predictor` is the head that predicts, `momentum` m_0."""
+
+    projector: str = "mlp:hidden=4096"
+    predictor: str = "mlp:hidden=4096"
+    momentum: float = 0.996
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise InputError(f"momentum is {self.momentum}; it is a share between 0 and 1")
+
+
+class BYOL(Pictures):
+    """Each view predicts the copy's projection of the other."""
+
+    Config = Config
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        self.predictor = head(config.predictor, self.model.embed_dim, self.model.embed_dim, "prediction")
+        self.slow = Momentum(self.model, config.momentum)
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        predictions = self.predictor(self.projected(self.model, batch))
+        with torch.no_grad():
+            return {"predictions": predictions, "targets": self.projected(self.slow.module, batch)}
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        (p1, p2), (z1, z2) = features["predictions"].unbind(1), features["targets"].unbind(1)
+        return Losses({"negative_cosine": negative_cosine(p1, z2) + negative_cosine(p2, z1)})
+
+    def after_step(self, carry: Mapping[str, Any], at: At) -> None:
+        self.slow.update(1 - (1 - self.config.momentum) * (math.cos(math.pi * at.progress) + 1) / 2)
+
+
+BYOL.presets = {
+    "small": Preset(
+        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256", "predictor": "mlp:hidden=256",
+                "momentum": 0.98},
+        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
+    ),
+    "paper": Preset(
+        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=256,
+        recipe=Recipe(optimizer="sgd", lr=3.2, betas=(0.9, 0.0), weight_decay=1.5e-6, warmup=0.01, epochs=1000,
+                      batch_size=4096, precision="bfloat16"),
+    ),
+}  # fmt: skip

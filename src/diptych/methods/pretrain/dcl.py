@@ -1,0 +1,69 @@
+"""DCL: Decoupled Contrastive Learning (Yeh et al., ECCV 2022).
+
+SimCLR's loss with the positive left out of its own normaliser, so that its gradient does not vanish where the pair is
+easy, and small batches suffice:
+
+    L = mean over the 2B views of -w_i z_i·z_j / tau + log Σ_{k≠i,j} exp(z_i·z_k / tau),   j the partner of i
+
+w_i = 1, or with `sigma` (DCLW) 2 - exp(z_i·z_j / sigma) / mean_i exp(z_i·z_j / sigma). z are unit vectors behind a
+projector of two layers. Inference: the tower before the projector.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from diptych.data.batch import Batch
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Preset, Recipe
+from diptych.methods.make import NO_TOWER
+from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.objectives import dcl
+
+card = {
+    "title": "Decoupled Contrastive Learning",
+    "year": 2022,
+    "kind": "method",
+    "entry": "DCL",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PicturesConfig):
+    """`tau` is the temperature, `sigma` that of the weights of DCLW, None: all are 1."""
+
+    projector: str = "mlp:hidden=2048:last_norm=scaled"
+    tau: float = 0.1
+    sigma: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "sigma"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value}; it must be above 0")
+
+
+class DCL(Pictures):
+    """NT-Xent without the positive in the normaliser."""
+
+    Config = Config
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        one, other = normalize(features["views"], dim=-1).unbind(1)
+        loss: Tensor = dcl(one, other, self.config.tau, sigma=self.config.sigma)
+        return Losses({"decoupled": loss})
+
+
+DCL.presets = {
+    "small": Preset(
+        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5},
+        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
+    ),
+    "paper": Preset(
+        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
+        recipe=Recipe(optimizer="sgd", lr=0.03, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.05, epochs=200,
+                      batch_size=256),
+    ),
+}  # fmt: skip

@@ -1,0 +1,70 @@
+"""SupCon: Supervised Contrastive Learning (Khosla et al., NeurIPS 2020).
+
+All views of all pictures of a class are positives of each other:
+
+    L = mean over the 2B views of -1/|P(i)| Σ_{p in P(i)} log [ exp(z_i·z_p / tau) / Σ_{k≠i} exp(z_i·z_k / tau) ]
+
+P(i) are the other views of the same label (L_out: the mean is outside the logarithm). A picture whose label is missing
+has its other view alone. z are unit vectors behind a projector of two layers. Inference: the tower before the
+projector.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.nn.functional import normalize
+
+from diptych.data.batch import Batch
+from diptych.data.views import LabelView, View
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.make import NO_TOWER
+from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.objectives import supervised
+
+card = {
+    "title": "Supervised Contrastive Learning",
+    "year": 2020,
+    "kind": "method",
+    "entry": "SupCon",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PicturesConfig):
+    """`label` is the label whose equal values are positives, `tau` the temperature."""
+
+    projector: str = "mlp:hidden=2048"
+    label: str = "class"
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.tau <= 0:
+            raise InputError(f"tau is {self.tau}; it must be above 0")
+
+
+class SupCon(Pictures):
+    """Views of one label find each other."""
+
+    Config = Config
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        return (*super().views(stage, stream), LabelView(label=self.config.label, name="label"))
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        views = normalize(features["views"], dim=-1).transpose(0, 1)
+        return Losses({"supervised": supervised(views, batch.fields["label"], self.config.tau)})  # type: ignore[arg-type]
+
+
+SupCon.presets = {
+    "small": Preset(
+        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256"},
+        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
+    ),
+    "paper": Preset(
+        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
+        recipe=Recipe(optimizer="sgd", lr=0.8, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.03, epochs=350,
+                      batch_size=6144, precision="bfloat16"),
+    ),
+}  # fmt: skip

@@ -1,0 +1,131 @@
+"""SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (Caron et al., NeurIPS 2020).
+
+Learned prototypes c_k are assigned to two full crops of each picture so that all are used alike; every other crop of
+the picture, the small ones too, predicts that assignment:
+
+    L = mean over full crops v and other crops u of -mean_i Σ_k Q^v_ik log softmax(z^u_i·c_k / tau)
+
+Q^v is Sinkhorn's assignment of the batch, with a queue of earlier embeddings where the batch is smaller than the
+prototypes are many. z and c are unit vectors; prototypes stand still at first. Inference: the tower before the
+projector.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from diptych.data.batch import Batch
+from diptych.data.views import Augment, PictureView, View
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, STRONG, Pictures, PicturesConfig
+from diptych.objectives.noncontrastive import assignment_loss, sinkhorn
+from diptych.spec import configure
+from diptych.towers.parts import Queue
+
+card = {
+    "title": "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+    "year": 2020,
+    "kind": "method",
+    "entry": "SwAV",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PicturesConfig):
+    """`crops` is the number of small crops, of `crop_size` pixels (None: as large as the full ones), varied by `small`.
+    `prototypes` are assigned with `eps` and `iterations`, predicted at `tau`, and stand still for `still` of training.
+    `queue` is the number of earlier embeddings of each full crop, 0 for none."""
+
+    augment: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.14, 1.0)})
+    small: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.05, 0.14)})
+    crops: int = 6
+    crop_size: int | None = None
+    prototypes: int = 3000
+    eps: float = 0.05
+    iterations: int = 3
+    tau: float = 0.1
+    still: float = 0.01
+    queue: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prototypes < 2 or self.crops < 0 or self.queue < 0 or self.iterations < 1:
+            raise InputError(f"prototypes is {self.prototypes}, crops {self.crops}, queue {self.queue}, iterations "
+                             f"{self.iterations}; give at least 2, 0, 0 and 1")  # fmt: skip
+        if min(self.eps, self.tau) <= 0:
+            raise InputError(f"eps is {self.eps}, tau {self.tau}; both must be above 0")
+
+
+class SwAV(Pictures):
+    """Crops predict each other's assignment to prototypes."""
+
+    Config = Config
+    reaches_all = False  # prototypes stand still at first
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        self.small = configure(Augment, dict(config.small), "small")
+        self.prototypes = nn.Linear(self.model.embed_dim, config.prototypes, bias=False)
+        if config.queue:
+            self.queues = nn.ModuleList([Queue(config.queue, self.model.embed_dim, seed) for seed in (0, 1)])
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        config, preprocess = self.config, self.model.image.preprocess
+        if not config.crops:
+            return super().views(stage, stream)
+        size = preprocess if config.crop_size is None else replace(preprocess, size=config.crop_size)
+        small = PictureView(preprocess=size, name="small", augment=self.small, count=config.crops)
+        return (*super().views(stage, stream), small)
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        features = super().encode(batch, at)
+        if self.config.crops:
+            pooled = self.model.encode_image(batch.images["small"].flat).pooled
+            features["crops"] = self.model.project_image(pooled).unflatten(0, (len(batch), -1))
+        return {name: normalize(views, dim=-1) for name, views in features.items()}
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        config = self.config
+        full = features["views"].unbind(1)
+        crops = [*full, *(features["crops"].unbind(1) if config.crops else ())]
+        held = self.prototypes.weight.detach() if at.progress < config.still else self.prototypes.weight
+        prototypes = normalize(held, dim=1)
+        scores = [crop @ prototypes.T for crop in crops]
+        terms = []
+        for number, mine in enumerate(full):
+            assigned = self._assigned(mine.detach(), prototypes.detach(), number)
+            others = [each for at_, each in enumerate(scores) if at_ != number]
+            terms += [assignment_loss(each, assigned, 1 / config.tau) for each in others]
+        return Losses({"assignment": torch.stack(terms).mean()}, carry={"full": [view.detach() for view in full]})
+
+    def _assigned(self, z: Tensor, prototypes: Tensor, number: int) -> Tensor:
+        """Q (B, K) of the batch, balanced together with the queue."""
+        rows = torch.cat([z, self.queues[number].rows.to(z)]) if self.config.queue else z  # type: ignore[union-attr]
+        found = sinkhorn(rows @ prototypes.T, eps=self.config.eps, iterations=self.config.iterations)
+        return found[: len(z)]
+
+    def after_step(self, carry: Mapping[str, Any], at: At) -> None:
+        if self.config.queue:
+            for queue, rows in zip(self.queues, carry["full"], strict=True):
+                queue.push(rows)  # type: ignore[operator]
+
+
+SwAV.presets = {
+    "small": Preset(
+        config={"augment": SMALL_AUGMENT, "small": {**SMALL_AUGMENT, "crop": (0.1, 0.3)}, "crops": 2, "crop_size": 32,
+                "projector": "mlp:hidden=256", "prototypes": 256},
+        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
+    ),
+    "paper": Preset(
+        config={"crop_size": 96},
+        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
+        recipe=Recipe(optimizer="sgd", lr=4.8, betas=(0.9, 0.0), weight_decay=1e-6, warmup=0.0125, min_lr=0.001,
+                      epochs=800, batch_size=4096, precision="bfloat16"),
+    ),
+}  # fmt: skip
