@@ -1,5 +1,7 @@
 """The models that ship: they load by name, are small, and reach the scores that their cards tell."""
 
+import itertools
+
 import pytest
 
 import diptych
@@ -21,7 +23,9 @@ def test_both_ship_with_cards_and_are_small():
 def card_rows(name):
     """The numbers of the card's first table, by the row's name."""
     lines = (shipped()[name] / "README.md").read_text(encoding="utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    first = itertools.dropwhile(lambda line: not line.startswith("|"), lines)
+    table = itertools.takewhile(lambda line: line.startswith("|"), first)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return {row[0]: row[1:] for row in rows}
 
 

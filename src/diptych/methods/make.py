@@ -95,8 +95,9 @@ class Make:
         """A new dual encoder, without a text tower where that is `NO_TOWER`. A given model keeps its own scale and
         projections; a bias it lacks is added."""
         if self._dual is None:
+            image = self.image()  # first: the draws of both towers come from one stream
             text = None if self.text_spec == NO_TOWER else self.text()
-            return DualEncoder(self.image(), text, self.embed_dim, scale=scale, bias=bias, **projections)
+            return DualEncoder(image, text, self.embed_dim, scale=scale, bias=bias, **projections)
         config = dict(self._dual)
         missing_bias = bias is not None and config.get("bias") is None
         if missing_bias:
