@@ -58,6 +58,8 @@ class Subject:
                 config[key] = 0.0
             elif key.endswith(("hidden", "width")) and isinstance(value, int):
                 config[key] = max(16, value // shrink)
+            elif isinstance(value, str) and value.startswith("mlp:"):
+                config[key] = str(narrower(value, shrink))
         return replace(preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink))
 
     def make(self, preset: Preset) -> Method:
@@ -98,7 +100,7 @@ def narrower(spec: str, factor: int) -> Spec:
     for key, value in options.items():
         if key.endswith("dropout"):
             options[key] = 0.0
-        elif key in {"width", "widths"}:
+        elif key in {"width", "widths", "hidden"}:
             options[key] = tuple(map(cut, value)) if isinstance(value, tuple) else cut(value)
     return Spec(name, options)
 

@@ -56,7 +56,7 @@ BarlowTwins.presets = {
         image=SMALL_TOWER, text=NO_TOWER, embed_dim=256, recipe=SMALL_RECIPE,
     ),
     "paper": Preset(
-        config={"weight": 0.024},
+        config={"projector": "mlp:hidden=8192:layers=3:last_norm=plain", "weight": 0.024},
         image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=8192,
         recipe=Recipe(optimizer="sgd", lr=1.6, betas=(0.9, 0.0), weight_decay=1.5e-6, warmup=0.01, min_lr=0.001,
                       epochs=1000, batch_size=2048, precision="bfloat16"),

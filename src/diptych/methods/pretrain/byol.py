@@ -77,6 +77,7 @@ BYOL.presets = {
         image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
     ),
     "paper": Preset(
+        config={"projector": "mlp:hidden=4096", "predictor": "mlp:hidden=4096"},
         image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=256,
         recipe=Recipe(optimizer="sgd", lr=3.2, betas=(0.9, 0.0), weight_decay=1.5e-6, warmup=0.01, epochs=1000,
                       batch_size=4096, precision="bfloat16"),

@@ -62,6 +62,7 @@ DCL.presets = {
         image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
     ),
     "paper": Preset(
+        config={"projector": "mlp:hidden=2048:last_norm=scaled"},
         image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
         recipe=Recipe(optimizer="sgd", lr=0.03, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.05, epochs=200,
                       batch_size=256),

@@ -55,6 +55,7 @@ SimCLR.presets = {
         image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
     ),
     "paper": Preset(
+        config={"projector": "mlp:hidden=2048:last_norm=scaled"},
         image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
         recipe=Recipe(optimizer="sgd", lr=4.8, betas=(0.9, 0.0), weight_decay=1e-6, warmup=0.1, epochs=100,
                       batch_size=4096, precision="bfloat16"),

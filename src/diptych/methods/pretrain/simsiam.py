@@ -61,6 +61,7 @@ SimSiam.presets = {
         image=SMALL_TOWER, text=NO_TOWER, embed_dim=256, recipe=SMALL_RECIPE,
     ),
     "paper": Preset(
+        config={"projector": "mlp:hidden=2048:layers=3:last_norm=plain", "predictor": "mlp:hidden=512:last_bias=true"},
         image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=2048,
         recipe=Recipe(optimizer="sgd", lr=0.1, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0, epochs=100,
                       batch_size=512),

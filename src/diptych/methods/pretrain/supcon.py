@@ -63,6 +63,7 @@ SupCon.presets = {
         image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
     ),
     "paper": Preset(
+        config={"projector": "mlp:hidden=2048"},
         image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
         recipe=Recipe(optimizer="sgd", lr=0.8, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.03, epochs=350,
                       batch_size=6144, precision="bfloat16"),

@@ -66,7 +66,6 @@ class SwAV(Pictures):
     """Crops predict each other's assignment to prototypes."""
 
     Config = Config
-    reaches_all = False  # prototypes stand still at first
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
@@ -94,8 +93,9 @@ class SwAV(Pictures):
         config = self.config
         full = features["views"].unbind(1)
         crops = [*full, *(features["crops"].unbind(1) if config.crops else ())]
-        held = self.prototypes.weight.detach() if at.progress < config.still else self.prototypes.weight
-        prototypes = normalize(held, dim=1)
+        free = float(at.progress >= config.still)  # else the gradient is 0, not missing
+        weight = self.prototypes.weight
+        prototypes = normalize(free * weight + (1 - free) * weight.detach(), dim=1)
         scores = [crop @ prototypes.T for crop in crops]
         terms = []
         for number, mine in enumerate(full):
@@ -123,7 +123,7 @@ SwAV.presets = {
         image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
     ),
     "paper": Preset(
-        config={"crop_size": 96},
+        config={"crop_size": 96, "projector": "mlp:hidden=2048"},
         image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
         recipe=Recipe(optimizer="sgd", lr=4.8, betas=(0.9, 0.0), weight_decay=1e-6, warmup=0.0125, min_lr=0.001,
                       epochs=800, batch_size=4096, precision="bfloat16"),
