@@ -60,7 +60,7 @@ def row(folders, name="clip", **options):
 
 def test_the_league_has_a_row_for_every_card(folders):
     found = league.league(folders / "results", lambda name: f"[{name}]({name}.md)", folders / "claims")
-    assert found[0] == "| method | year | kind | provenance | verdict | main effect | 95 % interval |"
+    assert found[0] == "| method | year | kind | provenance | verdict | by its effect | 95 % interval |"
     assert len(found) == 2 + len(cards())
     assert any(line.startswith("| [siglip](siglip.md) | 2023 | method | code |") for line in found)
 
@@ -69,9 +69,14 @@ def test_a_row_tells_verdict_main_effect_and_its_interval(folders):
     assert row(folders) == [
         "clip", "2021", "method", "code", "**holds**", "r1: ours above theirs", "[+0.189, +0.2177]"
     ]  # fmt: skip
-    assert row(folders, "siglip")[4:] == ["no claim yet", "", ""]
+    assert row(folders, "siglip")[4:] == ["no claim", "", ""]
     (folders / "claims" / "siglip.py").write_text("")
-    assert row(folders, "siglip")[4] == "not tried yet"
+    assert row(folders, "siglip")[4] == "not tried"
+
+
+def test_the_effect_is_the_one_that_decides(folders):
+    store(folders, record([(0.95, 0.5), (0.95, 0.5)]))
+    assert row(folders)[4:6] == ["**fails**", "r1: ours at most 0.9"]
 
 
 def test_a_claim_that_has_changed_since_and_real_data_are_told(folders):

@@ -9,11 +9,11 @@ from diptych.lab.provenance import blob_of
 from diptych.lab.stored import Record, read_result, result_path
 from diptych.methods.registry import cards
 
-COLUMNS = ("method", "year", "kind", "provenance", "verdict", "main effect", "95 % interval")
+COLUMNS = ("method", "year", "kind", "provenance", "verdict", "by its effect", "95 % interval")
 
 
 def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIMS) -> list[str]:
-    """All cards with the verdict on their claims and the interval of the first effect that was expected.
+    """All cards with the verdict on their claims and the interval of the effect that decided it: of several, the first.
 
     `results` is the folder of stored verdicts; `link` makes a method's name into the Markdown that stands for it.
     """
@@ -27,15 +27,17 @@ def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIM
 
 
 def _effect(record: Record) -> tuple[str, str]:
-    first = record["expect"][0]
-    return first["says"], tables.ends(first["interval"], "" if first["kind"] == "at_most" else "+")
+    """The first expectation whose outcome is the verdict; the first of all where the arms did not even learn."""
+    deciding = [each for each in record["expect"] if each["outcome"] == record["verdict"]]
+    found = (deciding or record["expect"])[0]
+    return found["says"], tables.ends(found["interval"], "" if found["kind"] == "at_most" else "+")
 
 
 def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> str:
     """The verdict, whether the claim has changed since, and the verdict on real data where there is one."""
     path = claims / f"{name}.py"
     if record is None:
-        return "not tried yet" if path.exists() else "no claim yet"
+        return "not tried" if path.exists() else "no claim"
     told = f"**{record['verdict']}**"
     if not path.exists() or blob_of(path.read_bytes()) != record["file"]["blob"]:
         told += ", of an earlier form of the claim"
