@@ -1,0 +1,59 @@
+"""The claim on noisy pairs asks what it says: equal steps, noise at its rate, filters that keep what they should."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diptych.data.sources import open_source
+from diptych.lab.claim import Trial, block, find
+from diptych.lab.claims import align
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return align.draw(Trial(seed=5, folder=tmp_path_factory.mktemp("align"), quick=True))
+
+
+def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():
+    claim = block(find("align"))
+    assert len(claim.seeds) >= 5
+    assert 100 not in claim.seeds
+    assert claim.floor.chance == 1 / align.PAIRS
+    assert not {"noise8", "fixed"} & set(claim.learning)
+
+
+def test_sets_are_nested_and_noisy_as_they_say(drawn):
+    sets = {name: open_source(spec) for name, spec in drawn.items()}
+    assert [len(sets[f"noisy{times}"]) for times in (1, 2, 4, 8)] == [150, 300, 600, 1200]
+    assert list(sets["noisy2"].keys())[:150] == list(sets["noisy1"].keys())
+    assert list(sets["clean1"].keys()) == list(sets["noisy1"].keys())  # the same scenes, their captions apart
+    noise = np.array([sample.labels["noise"] for sample in sets["noisy8"]])
+    assert np.mean(noise > 0) == pytest.approx(0.4, abs=0.05)
+    assert {sample.labels["noise"] for sample in sets["clean1"]} == {0}
+    names = sets["noise8"].schema()["labels.noise"].classes
+    assert {names[sample.labels["noise"]] for sample in sets["noise8"]} == {"swap"}
+
+
+def test_the_filter_drops_noise_and_as_many_are_dropped_at_random(drawn):
+    kept = {name: open_source(drawn[name]) for name in ("filtered", "dropped")}
+    assert len(kept["filtered"]) == len(kept["dropped"])
+    share = {name: np.mean([sample.labels["noise"] > 0 for sample in source]) for name, source in kept.items()}
+    assert share["filtered"] < 0.3
+    assert share["dropped"] == pytest.approx(0.4, abs=0.06)
+
+
+def test_arms_differ_in_data_and_divisor_alone(tmp_path, monkeypatch, drawn):
+    begun = {}
+    monkeypatch.setattr(align, "run", lambda config, folder: begun.__setitem__(name, config))
+    monkeypatch.setattr(align, "measure", lambda trial: {})
+    for name, arm in align.claim.arms.items():  # noqa: B007  (the patched run reads it)
+        arm(Trial(seed=5, folder=tmp_path, prelude=drawn))
+    assert {str(replace(config, data={}, config={})) for config in begun.values()} == {
+        str(replace(begun["clean"], data={}, config={}))
+    }
+    divisors = {name: (c.config.get("sigma", 1.0), c.config.get("learned", True)) for name, c in begun.items()}
+    assert divisors.pop("fixed") == (1.0, False)
+    assert divisors.pop("best_fixed") == (align.BEST_SIGMA, False)
+    assert set(divisors.values()) == {(1.0, True)}
+    assert begun["fixed"].data == begun["best_fixed"].data == begun["noisy8"].data
