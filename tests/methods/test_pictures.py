@@ -98,7 +98,7 @@ def test_a_run_is_loaded_without_a_text_tower(name, tmp_path):
         {"train": "glyphs:split=val:design=noto"},
         image_tower="conv:image_size=32:widths=(8,16):depths=(1,1)",
         embed_dim=16,
-        config={**FEW[name], **{"supcon": {"label": "group"}, "swav": {"queue": 0}}.get(name, {})},
+        config={**FEW[name], **{"supcon": {"label": "group"}}.get(name, {})},
         recipe={"steps": 2, "batch_size": 16, "ema": None},
         options={"quiet": True},
     )

@@ -118,9 +118,14 @@ def test_queue_is_first_in_first_out_starts_on_the_sphere_and_is_state():
     assert not again.rows.requires_grad
 
 
-def test_queue_refuses_a_batch_that_does_not_divide_it():
-    with pytest.raises(InputError, match="a queue of 6 cannot take batches of 4"):
-        Queue(6, 2).push(torch.zeros(4, 2))
+def test_queue_takes_batches_of_any_size_and_keeps_the_last_rows_in_order():
+    queue, pushed = Queue(6, 1), []
+    for size in (4, 5, 1, 6, 15, 3):
+        rows = torch.arange(size).float()[:, None] + 100 * len(pushed)
+        queue.push(rows)
+        pushed += rows[:, 0].tolist()
+        newest_last = queue.rows.roll(-int(queue.position), 0)[:, 0].tolist()
+        assert newest_last[-min(6, len(pushed)) :] == pushed[-6:]
 
 
 def test_queue_and_momentum_build_on_the_meta_device():

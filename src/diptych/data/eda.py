@@ -16,306 +16,40 @@ import numpy as np
 
 from diptych.errors import InputError
 
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "this",
-        "that",
-        "these",
-        "those",
-        "some",
-        "any",
-        "each",
-        "every",
-        "either",
-        "neither",
-        "both",
-        "all",
-        "such",
-        "own",
-        "same",
-        "other",
-        "another",
-        "i",
-        "me",
-        "my",
-        "mine",
-        "myself",
-        "we",
-        "us",
-        "our",
-        "ours",
-        "ourselves",
-        "you",
-        "your",
-        "yours",
-        "yourself",
-        "yourselves",
-        "he",
-        "him",
-        "his",
-        "himself",
-        "she",
-        "her",
-        "hers",
-        "herself",
-        "it",
-        "its",
-        "itself",
-        "they",
-        "them",
-        "their",
-        "theirs",
-        "themselves",
-        "who",
-        "whom",
-        "whose",
-        "which",
-        "what",
-        "am",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "have",
-        "has",
-        "had",
-        "having",
-        "do",
-        "does",
-        "did",
-        "doing",
-        "will",
-        "would",
-        "shall",
-        "should",
-        "can",
-        "could",
-        "may",
-        "might",
-        "must",
-        "about",
-        "above",
-        "across",
-        "after",
-        "against",
-        "along",
-        "among",
-        "around",
-        "as",
-        "at",
-        "before",
-        "behind",
-        "below",
-        "beneath",
-        "beside",
-        "between",
-        "beyond",
-        "by",
-        "down",
-        "during",
-        "for",
-        "from",
-        "in",
-        "inside",
-        "into",
-        "near",
-        "of",
-        "off",
-        "on",
-        "onto",
-        "out",
-        "outside",
-        "over",
-        "past",
-        "through",
-        "to",
-        "toward",
-        "towards",
-        "under",
-        "until",
-        "up",
-        "upon",
-        "with",
-        "within",
-        "without",
-        "and",
-        "but",
-        "or",
-        "nor",
-        "so",
-        "yet",
-        "if",
-        "because",
-        "while",
-        "than",
-        "then",
-        "though",
-        "although",
-        "whether",
-        "again",
-        "also",
-        "ever",
-        "here",
-        "how",
-        "just",
-        "more",
-        "most",
-        "no",
-        "not",
-        "now",
-        "once",
-        "only",
-        "quite",
-        "rather",
-        "there",
-        "too",
-        "very",
-        "when",
-        "where",
-        "why",
-        "few",
-        "s",
-        "t",
-        "d",
-        "m",
-        "o",
-        "re",
-        "ve",
-        "ll",
-        "y",
-        "don",
-        "isn",
-        "aren",
-        "wasn",
-        "weren",
-        "hasn",
-        "haven",
-        "hadn",
-        "doesn",
-        "didn",
-        "won",
-        "wouldn",
-        "shouldn",
-        "couldn",
-        "mustn",
-    ]
-)
+_WORDS = """
+a an the this that these those some any each every either neither both all such own same other another i me my
+mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers herself
+it its itself they them their theirs themselves who whom whose which what am is are was were be been being have
+has had having do does did doing will would shall should can could may might must about above across after
+against along among around as at before behind below beneath beside between beyond by down during for from in
+inside into near of off on onto out outside over past through to toward towards under until up upon with within
+without and but or nor so yet if because while than then though although whether again also ever here how just
+more most no not now once only quite rather there too very when where why few s t d m o re ve ll y don isn aren
+wasn weren hasn haven hadn doesn didn won wouldn shouldn couldn mustn
+"""
+STOP_WORDS = frozenset(_WORDS.split())
 """Function words of English."""
 
 COMMON = """
-big large huge
-small little tiny
-striped stripy banded
-dotted spotted speckled
-checked chequered checkered
-plain solid unpatterned
-man guy gentleman
-woman lady
-child kid youngster
-children kids youngsters
-boy lad
-girl lass
-baby infant
-person individual
-people folks persons
-crowd throng
-friend pal
-photo photograph picture image
-drawing sketch
-painting artwork
-car automobile
-bike bicycle
-motorbike motorcycle
-plane airplane aeroplane aircraft
-boat vessel
-ship vessel
-truck lorry
-street road
-path trail track
-shop store
-house home
-couch sofa
-cup mug
-phone telephone
-television tv
-movie film
-stone rock
-hill mound
-sea ocean
-forest woods woodland
-field meadow
-garden yard
-sand beach
-grass lawn
-lake pond
-cat feline
-dog hound
-puppy pup
-rabbit bunny
-horse steed
-flower blossom bloom
-bird fowl
-food meal
-dinner supper
-sweet sugary
-cake gateau
-hat cap
-coat jacket
-trousers pants
-shoes footwear
-glasses spectacles
-purple violet
-turquoise teal
-grey gray
-golden gilded
-bright vivid
-dark dim
-old aged ancient
-new recent
-young youthful
-happy glad cheerful
-sad unhappy
-angry cross
-pretty beautiful lovely
-ugly unsightly
-quick fast rapid
-slow sluggish
-tall high
-wide broad
-thin slim slender
-fat plump
-empty vacant
-full filled
-wet damp
-dry arid
-clean spotless
-dirty filthy
-near close
-far distant
-top upper
-bottom lower
-middle centre center
-front fore
-back rear
-holding carrying
-sitting seated
-standing upright
-walking strolling
-running sprinting
-jumping leaping
-looking gazing
-smiling grinning
-eating munching
-riding mounted
-throwing tossing
+big large huge / small little tiny / striped stripy banded / dotted spotted speckled /
+checked chequered checkered / plain solid unpatterned / man guy gentleman / woman lady / child kid youngster /
+children kids youngsters / boy lad / girl lass / baby infant / person individual / people folks persons /
+crowd throng / friend pal / photo photograph picture image / drawing sketch / painting artwork / car automobile
+/ bike bicycle / motorbike motorcycle / plane airplane aeroplane aircraft / boat vessel / ship vessel /
+truck lorry / street road / path trail track / shop store / house home / couch sofa / cup mug / phone telephone
+/ television tv / movie film / stone rock / hill mound / sea ocean / forest woods woodland / field meadow /
+garden yard / sand beach / grass lawn / lake pond / cat feline / dog hound / puppy pup / rabbit bunny /
+horse steed / flower blossom bloom / bird fowl / food meal / dinner supper / sweet sugary / cake gateau /
+hat cap / coat jacket / trousers pants / shoes footwear / glasses spectacles / purple violet / turquoise teal /
+grey gray / golden gilded / bright vivid / dark dim / old aged ancient / new recent / young youthful /
+happy glad cheerful / sad unhappy / angry cross / pretty beautiful lovely / ugly unsightly / quick fast rapid /
+slow sluggish / tall high / wide broad / thin slim slender / fat plump / empty vacant / full filled / wet damp /
+dry arid / clean spotless / dirty filthy / near close / far distant / top upper / bottom lower /
+middle centre center / front fore / back rear / holding carrying / sitting seated / standing upright /
+walking strolling / running sprinting / jumping leaping / looking gazing / smiling grinning / eating munching /
+riding mounted / throwing tossing
 """
-"""Words of captions that may stand for each other, a group a line."""
+"""Words of captions that may stand for each other, groups between slashes."""
 
 _MARKS = ".,;:!?()'" + '"'
 
@@ -388,7 +122,7 @@ def synonyms(source: str) -> Synonyms:
     if source == "none":
         return {}
     if source == "common":
-        return _table([line.split() for line in COMMON.strip().splitlines()])
+        return _table([group.split() for group in COMMON.split("/")])
     if source.partition(":")[0] == "wordnet":
         from diptych.data.sources import open_source
 

@@ -150,6 +150,8 @@ def filtered(
     pairs: list[Pair] = []
     samples, texts, damaged, keys = [], [], {}, source.keys()
     for number in range(len(source)):
+        if progress:
+            progress(number, len(source))
         try:
             sample = source[number]
             picture, width, height = _measured(sample.images.get("main"))
@@ -160,8 +162,8 @@ def filtered(
             pairs.append(Pair(picture=number if picture is None else picture, text=text, width=width, height=height))
             samples.append(number)
             texts.append(which)
-        if progress:
-            progress(number + 1, len(source))
+    if progress:
+        progress(len(source), len(source))
     if not pairs:
         raise InputError(f"{source.name} has no text of role {role!r}; name one that it has with --role")
     return Filtered(

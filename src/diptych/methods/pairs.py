@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,12 @@ class PairConfig:
     distinct: str | None = None
     together: int = 1
 
+    several: ClassVar[bool] = True
+    """Whether `role` may name several texts, each with a loss of its own."""
+
     def __post_init__(self) -> None:
+        if not self.several and ";" in self.role:
+            raise InputError(f"role {self.role!r} names several texts; this method takes one role or mixture of roles")
         if self.together < 1:
             raise InputError(f"together is {self.together}; it is a number of samples, at least 1")
         if self.distinct and self.together > 1:

@@ -5,7 +5,7 @@ pools before the projector, which is what their papers probe; `embed_images` is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,8 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.data.views import Augment, PictureView, View
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Method, Recipe, Stage
+from diptych.methods import pairs
+from diptych.methods.base import At, Features, Method, Preset, Stage
 from diptych.methods.make import NO_TOWER, Make
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
@@ -24,9 +25,14 @@ STRONG: Mapping[str, Any] = {
 }  # fmt: skip
 """SimCLR's augmentation at full strength."""
 
-SMALL_TOWER = "conv:image_size=48:widths=(48,96,192):depths=(1,1,1):pooling=max"
-SMALL_AUGMENT: Mapping[str, Any] = {**STRONG, "crop": (0.3, 1.0), "colour": (0.4, 0.4, 0.4, 0.1)}
-SMALL_RECIPE = Recipe(optimizer="muon", lr=4e-3, warmup=0.1, clip=1.0, ema=0.99, batch_size=128, epochs=30)
+SMALL = replace(
+    pairs.SMALL,
+    config={"augment": {**STRONG, "crop": (0.3, 1.0), "colour": (0.4, 0.4, 0.4, 0.1)}},
+    text=NO_TOWER,
+    embed_dim=128,
+)
+PAPER = Preset(image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128)
+"""The tower that all of these papers use; what differs is each one's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,17 @@ class PicturesConfig:
 
     augment: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
     projector: str = "mlp:hidden=2048"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(PicturesConfig):
+    """`tau` is the temperature."""
+
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.tau <= 0:
+            raise InputError(f"tau is {self.tau}; it must be above 0")
 
 
 class Pictures(Method):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.errors import InputError
+from diptych.objectives.core import wide
 
 
 def off_diagonal(
@@ -52,8 +53,7 @@ def off_diagonal(
 
 
 def _cosines(image: Tensor, text: Tensor) -> Tensor:
-    dtype = torch.promote_types(image.dtype, torch.float32)
-    return image.to(dtype) @ text.to(dtype).T
+    return wide(image) @ wide(text).T
 
 
 def _rows(new: Tensor, old: Tensor, screen: bool, include_diagonal: bool) -> Tensor:

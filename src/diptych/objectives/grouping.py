@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diptych.errors import InputError
 from diptych.objectives.contrastive import info_nce
+from diptych.objectives.core import wide
 
 _EDGE = 1e-6  # the best patch is a hair below 1 after scaling
 
@@ -42,7 +43,7 @@ def group_weights(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighti
     if texts.dim() != 3 or patches.dim() != 3 or len(texts) != len(patches) or texts.shape[2] != patches.shape[2]:
         raise InputError(f"texts {tuple(texts.shape)} and patches {tuple(patches.shape)} must be (B, K, D), (B, P, D)")
     with torch.autocast(texts.device.type, enabled=False):
-        found = _wide(texts) @ _wide(patches).mT
+        found = wide(texts) @ wide(patches).mT
         if weighting == "minmax":
             low, high = found.amin(2, keepdim=True), found.amax(2, keepdim=True)
             weights = (found - low) / (high - low + 1e-10)
@@ -60,7 +61,7 @@ def grouped(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: We
     """g (B, K, D): for each text the unit mean of its patches, by `group_weights`."""
     weights = group_weights(texts, patches, sigma=sigma, weighting=weighting)
     with torch.autocast(texts.device.type, enabled=False):
-        return F.normalize(weights @ _wide(patches), dim=-1)
+        return F.normalize(weights @ wide(patches), dim=-1)
 
 
 def grouping(
@@ -81,10 +82,6 @@ def grouping(
     if negatives == "batch":
         return info_nce(groups.flatten(0, 1), texts.flatten(0, 1), scale)
     with torch.autocast(texts.device.type, enabled=False):
-        logits = scale * (_wide(groups) @ _wide(texts).mT)  # (B, K, K): small
+        logits = scale * (wide(groups) @ wide(texts).mT)  # (B, K, K): small
         own = logits.diagonal(dim1=1, dim2=2)
         return ((logits.logsumexp(2) - own).mean() + (logits.logsumexp(1) - own).mean()) / 2
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

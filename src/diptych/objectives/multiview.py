@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError
-from diptych.objectives.core import Allowed, normalisers, others, pair_losses
+from diptych.objectives.core import Allowed, normalisers, others, pair_losses, wide
 from diptych.objectives.uniformity import uniformity
 
 Form = Literal["code", "paper"]
@@ -44,11 +44,7 @@ def mv_infonce(views: Tensor, tau: float, *, form: Form = "code", tile: int | No
     """
     count, instances = _check(views, form)
     flat = views.flatten(0, 1)
-
-    def other_views(i: slice, j: slice) -> Tensor:
-        return _view_of(i, instances, views.device)[:, None] != _view_of(j, instances, views.device)
-
-    allowed: Allowed = others(views.device) if form == "code" else other_views
+    allowed = others(views.device) if form == "code" else _other_views(instances, views.device)
     by_row = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(0, (count, instances))
     return (by_row.logsumexp(0) - _positives(views, tau)).mean()
 
@@ -80,7 +76,7 @@ def dhel(x: Tensor, y: Tensor, tau: float, *, both: bool = True, tile: int | Non
     views = torch.stack([x, y])
     _check(views, "code")
     with torch.autocast(x.device.type, enabled=False):
-        x, y = _wide(views)
+        x, y = wide(views)
         loss = _spread(x, tau, tile) - (x * y).sum(1) / tau
         return (loss + _spread(y, tau, tile) if both else loss).mean()
 
@@ -93,7 +89,7 @@ def kcl(x: Tensor, y: Tensor, *, t: float = 2.0, gamma: float = 16.0, tile: int 
     views = torch.stack([x, y])
     _check(views, "code")
     with torch.autocast(x.device.type, enabled=False):
-        x, y = _wide(views)
+        x, y = wide(views)
         aligned = (-t * (x - y).square().sum(1)).exp().mean()
         return gamma * (uniformity(x, t, tile=tile).exp() + uniformity(y, t, tile=tile).exp()) - 2 * aligned
 
@@ -127,13 +123,9 @@ def dcl(x: Tensor, y: Tensor, tau: float, *, sigma: float | None = None, tile: i
     _, count = _check(views, "code")
     flat = views.flatten(0, 1)
 
-    def strangers(i: slice, j: slice) -> Tensor:
-        rows, columns = (torch.arange(s.start, s.stop, device=x.device) % count for s in (i, j))
-        return rows[:, None] != columns
-
-    spread = normalisers(flat, flat, 1 / tau, allowed=strangers, tile=tile)
+    spread = normalisers(flat, flat, 1 / tau, allowed=_other_instances(count, x.device), tile=tile)
     with torch.autocast(x.device.type, enabled=False):
-        x, y = _wide(views)
+        x, y = wide(views)
         cosine = (x * y).sum(1)
         weight = torch.ones_like(cosine) if sigma is None else 2 - (cosine.detach() / sigma).softmax(0) * count
         return spread.mean() - (weight * cosine).mean() / tau
@@ -184,12 +176,8 @@ def poly_view(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
     """
     count, instances = _check(views, "code")
     flat = views.flatten(0, 1)
-
-    def other_instances(i: slice, j: slice) -> Tensor:
-        rows, columns = (torch.arange(s.start, s.stop, device=views.device) % instances for s in (i, j))
-        return rows[:, None] != columns
-
-    negatives = normalisers(flat, flat, 1 / tau, allowed=other_instances, tile=tile).unflatten(0, (count, instances))
+    allowed = _other_instances(instances, views.device)
+    negatives = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(0, (count, instances))
     found = _similarities(views, tau)  # (M, N, N)
     loss = torch.logaddexp(negatives.T[:, :, None], found) - found
     return loss.masked_fill(torch.eye(count, dtype=torch.bool, device=views.device), 0).sum() / (
@@ -206,14 +194,10 @@ def _check(views: Tensor, form: str) -> tuple[int, int]:
     return views.shape[0], views.shape[1]
 
 
-def _wide(views: Tensor) -> Tensor:
-    return views.to(torch.promote_types(views.dtype, torch.float32))
-
-
 def _similarities(views: Tensor, tau: float) -> Tensor:
     """s of each two views of each instance (M, N, N)."""
     with torch.autocast(views.device.type, enabled=False):
-        own = _wide(views).transpose(0, 1)
+        own = wide(views).transpose(0, 1)
         return own @ own.transpose(1, 2) / tau
 
 
@@ -228,5 +212,21 @@ def _spread(view: Tensor, tau: float, tile: int | None) -> Tensor:
     return normalisers(view, view, 1 / tau, allowed=others(view.device), tile=tile)
 
 
-def _view_of(rows: slice, instances: int, device: torch.device) -> Tensor:
-    return torch.arange(rows.start, rows.stop, device=device) // instances
+def _other_instances(instances: int, device: torch.device) -> Allowed:
+    """Which pairs of rows of flat views (N·M, D) are of different instances."""
+
+    def block(i: slice, j: slice) -> Tensor:
+        rows, columns = (torch.arange(s.start, s.stop, device=device) % instances for s in (i, j))
+        return rows[:, None] != columns
+
+    return block
+
+
+def _other_views(instances: int, device: torch.device) -> Allowed:
+    """Which pairs of rows of flat views (N·M, D) are of different views."""
+
+    def block(i: slice, j: slice) -> Tensor:
+        rows, columns = (torch.arange(s.start, s.stop, device=device) // instances for s in (i, j))
+        return rows[:, None] != columns
+
+    return block

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.errors import InputError
+from diptych.objectives.core import wide
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """
     _check(prediction, target)
     with torch.autocast(prediction.device.type, enabled=False):
-        return 2 - 2 * F.cosine_similarity(_wide(prediction), _wide(target).detach(), dim=1).mean()
+        return 2 - 2 * F.cosine_similarity(wide(prediction), wide(target).detach(), dim=1).mean()
 
 
 def redundancy(x: Tensor, y: Tensor, *, off_diagonal: float = 0.005) -> Tensor:
@@ -45,7 +46,7 @@ def redundancy(x: Tensor, y: Tensor, *, off_diagonal: float = 0.005) -> Tensor:
     """
     _check(x, y)
     with torch.autocast(x.device.type, enabled=False):
-        correlation = _wide(x).T @ _wide(y) / len(x)
+        correlation = wide(x).T @ wide(y) / len(x)
         diagonal = correlation.diagonal()
         others = correlation.square().sum() - diagonal.square().sum()
         return (diagonal - 1).square().sum() + off_diagonal * others
@@ -61,7 +62,7 @@ def sinkhorn(scores: Tensor, *, eps: float = 0.05, iterations: int = 3) -> Tenso
     """
     if scores.dim() != 2:
         raise InputError(f"scores of shape {tuple(scores.shape)} cannot be assigned; give (B, K)")
-    logs = _wide(scores) / eps  # in logarithms: the exponentials of cosines at 0.05 span 17 decades
+    logs = wide(scores) / eps  # in logarithms: the exponentials of cosines at 0.05 span 17 decades
     for _ in range(iterations):
         logs = logs - logs.logsumexp(0, keepdim=True)  # each prototype
         logs = logs - logs.logsumexp(1, keepdim=True)  # each sample
@@ -76,11 +77,7 @@ def assignment_loss(scores: Tensor, assigned: Tensor, scale: Tensor | float) -> 
     """
     _check(scores, assigned)
     with torch.autocast(scores.device.type, enabled=False):
-        return -(assigned.detach() * F.log_softmax(scale * _wide(scores), 1)).sum(1).mean()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+        return -(assigned.detach() * F.log_softmax(scale * wide(scores), 1)).sum(1).mean()
 
 
 def _check(x: Tensor, y: Tensor) -> None:

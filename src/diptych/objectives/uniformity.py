@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError
-from diptych.objectives.core import normalisers, others
+from diptych.objectives.core import normalisers, others, wide
 
 
 def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
@@ -61,7 +61,7 @@ def alignment(x: Tensor, y: Tensor) -> Tensor:
     """
     _check(x, y)
     with torch.autocast(x.device.type, enabled=False):
-        return (_wide(x) - _wide(y)).square().sum(1).mean()
+        return (wide(x) - wide(y)).square().sum(1).mean()
 
 
 def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
@@ -75,13 +75,9 @@ def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
 
 def _extended(x: Tensor, *, last: bool) -> Tensor:
     """(x, -|x|²/2, 1), or with the two swapped."""
-    x = _wide(x)
+    x = wide(x)
     half, one = x.square().sum(1, keepdim=True) / -2, x.new_ones(len(x), 1)
     return torch.cat([x, half, one] if last else [x, one, half], 1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check(x: Tensor, y: Tensor) -> None:

@@ -125,13 +125,11 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Put rows (B, E) in place of the oldest. Raises InputError where B does not divide the size."""
-        Q, B = len(self.rows), len(rows)
-        if Q % B:
-            raise InputError(f"a queue of {Q} cannot take batches of {B}; choose a size that the global batch divides")
-        start = int(self.position)
-        self.rows[start : start + B] = rows.to(self.rows)
-        self.position.fill_((start + B) % Q)
+        """Put rows (B, E) in place of the oldest, from the end on to the beginning; of more than Q the last Q stay."""
+        Q = len(self.rows)
+        places = (int(self.position) + torch.arange(len(rows), device=self.rows.device)) % Q
+        self.rows[places[-Q:]] = rows[-Q:].to(self.rows)
+        self.position.add_(len(rows)).remainder_(Q)
 
 
 class Frozen(nn.Module):

@@ -52,7 +52,7 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
     if held_out is not None:
-        if config.text_tower == NO_TOWER:
+        if isinstance(delivered, DualEncoder) and delivered.text is None:
             raise InputError("the validation matches pictures and texts, and this run has no text tower; leave out "
                              "--val, and measure the model with `diptych evaluate --suite probe`")  # fmt: skip
         fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)

@@ -89,7 +89,7 @@ def test_a_phase_is_held_to_what_the_one_before_left(tmp_path):
     [
         ({"phases": 0}, "phases is 0"),
         ({"alpha": -1.0}, "alpha is -1"),
-        ({"role": "caption;long"}, "one text a picture"),
+        ({"role": "caption;long"}, "one role"),
         ({"reduktion": "sum"}, "did you mean 'reduction'"),
     ],
 )

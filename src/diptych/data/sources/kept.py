@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from diptych.data.plan import labels_of
 from diptych.data.sample import Sample, Schema, Source
 from diptych.data.sources.compact import hash64
 from diptych.errors import InputError
@@ -116,9 +117,7 @@ class Kept:
 
     def labels(self, name: str) -> np.ndarray:
         """A label of every sample that is left (K,)."""
-        if hasattr(self.source, "labels"):
-            return np.asarray(self.source.labels(name))[self._rows]  # type: ignore[attr-defined]
-        return np.array([self.source[int(row)].labels.get(name, -1) for row in self._rows])
+        return labels_of(self.source, name)[self._rows]
 
     @property
     def damage(self) -> Mapping[str, str]:

@@ -8,13 +8,12 @@ same of both views, and no two numbers say the same.
 Z are standardised over the batch by the projector's last batch norm. Inference: the tower before the projector.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diptych.data.batch import Batch
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
-from diptych.methods.make import NO_TOWER
-from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.methods.base import At, Features, Losses, Recipe
+from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import redundancy
 
 card = {
@@ -51,14 +50,25 @@ class BarlowTwins(Pictures):
 
 
 BarlowTwins.presets = {
-    "small": Preset(
-        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256:layers=3:last_norm=plain", "weight": 0.1},
-        image=SMALL_TOWER, text=NO_TOWER, embed_dim=256, recipe=SMALL_RECIPE,
+    "small": replace(
+        SMALL,
+        config={**SMALL.config, "projector": "mlp:hidden=256:layers=3:last_norm=plain", "weight": 0.1},
+        embed_dim=256,
     ),
-    "paper": Preset(
+    "paper": replace(
+        PAPER,
         config={"projector": "mlp:hidden=8192:layers=3:last_norm=plain", "weight": 0.024},
-        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=8192,
-        recipe=Recipe(optimizer="sgd", lr=1.6, betas=(0.9, 0.0), weight_decay=1.5e-6, warmup=0.01, min_lr=0.001,
-                      epochs=1000, batch_size=2048, precision="bfloat16"),
+        embed_dim=8192,
+        recipe=Recipe(
+            optimizer="sgd",
+            lr=1.6,
+            betas=(0.9, 0.0),
+            weight_decay=1.5e-6,
+            warmup=0.01,
+            min_lr=0.001,
+            epochs=1000,
+            batch_size=2048,
+            precision="bfloat16",
+        ),
     ),
-}  # fmt: skip
+}

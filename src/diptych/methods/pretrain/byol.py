@@ -11,16 +11,16 @@ projector. [choice] The copy is in evaluation mode, with the running statistics 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from diptych.data.batch import Batch
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
-from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.methods.base import At, Features, Losses, Recipe
+from diptych.methods.make import Make
+from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import negative_cosine
 from diptych.towers.heads import head
 from diptych.towers.parts import Momentum
@@ -71,15 +71,22 @@ class BYOL(Pictures):
 
 
 BYOL.presets = {
-    "small": Preset(
-        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256", "predictor": "mlp:hidden=256",
-                "momentum": 0.98},
-        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
+    "small": replace(
+        SMALL, config={**SMALL.config, "projector": "mlp:hidden=256", "predictor": "mlp:hidden=256", "momentum": 0.98}
     ),
-    "paper": Preset(
+    "paper": replace(
+        PAPER,
         config={"projector": "mlp:hidden=4096", "predictor": "mlp:hidden=4096"},
-        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=256,
-        recipe=Recipe(optimizer="sgd", lr=3.2, betas=(0.9, 0.0), weight_decay=1.5e-6, warmup=0.01, epochs=1000,
-                      batch_size=4096, precision="bfloat16"),
+        embed_dim=256,
+        recipe=Recipe(
+            optimizer="sgd",
+            lr=3.2,
+            betas=(0.9, 0.0),
+            weight_decay=1.5e-6,
+            warmup=0.01,
+            epochs=1000,
+            batch_size=4096,
+            precision="bfloat16",
+        ),
     ),
-}  # fmt: skip
+}

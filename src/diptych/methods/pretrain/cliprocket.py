@@ -14,7 +14,7 @@ of both heads, share · cos z + (1 - share) · cos h; texts and pictures are not
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch.nn.functional import dropout, normalize
 from diptych.data.batch import Batch
 from diptych.data.views import Augment, PictureView, VariedTextView, View
 from diptych.errors import InputError, unknown
+from diptych.methods import pictures
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig
@@ -49,9 +50,7 @@ EXTRAS = {  # hidden width, width, layers, last norm and weight of the projector
     "barlip": (3000, 8192, 3, "affine", 0.025),
     "swalip": (0, 0, 0, "none", 0.2),
 }
-STRONG: Mapping[str, Any] = {
-    "crop": (0.08, 1.0), "flip": True, "colour": (0.4, 0.4, 0.4, 0.1), "recoloured": 0.8, "grey": 0.2, "blur": 0.5,
-}  # fmt: skip
+STRONG: Mapping[str, Any] = {**pictures.STRONG, "colour": (0.4, 0.4, 0.4, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +79,8 @@ class Config(PairConfig):
     weight: float | None = None
     momentum: float = 0.99
 
+    several: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.extra not in EXTRAS:
@@ -95,8 +96,6 @@ class Config(PairConfig):
         for name in ("smoothing", "text_dropout", "stop_words"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
-        if ";" in self.role:
-            raise InputError(f"role {self.role!r}: views of cliprocket are of one role or mixture of roles")
 
 
 class CLIPRocket(Method):

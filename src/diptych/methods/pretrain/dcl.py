@@ -9,16 +9,15 @@ w_i = 1, or with `sigma` (DCLW) 2 - exp(z_i·z_j / sigma) / mean_i exp(z_i·z_j 
 projector of two layers. Inference: the tower before the projector.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
-from diptych.methods.make import NO_TOWER
-from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.methods.base import At, Features, Losses, Recipe
+from diptych.methods.pictures import PAPER, SMALL, ContrastiveConfig, Pictures
 from diptych.objectives import dcl
 
 card = {
@@ -31,18 +30,16 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
-    """`tau` is the temperature, `sigma` that of the weights of DCLW, None: all are 1."""
+class Config(ContrastiveConfig):
+    """`sigma` is the temperature of the weights of DCLW, None: all are 1."""
 
     projector: str = "mlp:hidden=2048:last_norm=scaled"
-    tau: float = 0.1
     sigma: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tau", "sigma"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name} is {value}; it must be above 0")
+        super().__post_init__()
+        if self.sigma is not None and self.sigma <= 0:
+            raise InputError(f"sigma is {self.sigma}; it must be above 0")
 
 
 class DCL(Pictures):
@@ -57,14 +54,12 @@ class DCL(Pictures):
 
 
 DCL.presets = {
-    "small": Preset(
-        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5},
-        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
-    ),
-    "paper": Preset(
+    "small": replace(SMALL, config={**SMALL.config, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5}),
+    "paper": replace(
+        PAPER,
         config={"projector": "mlp:hidden=2048:last_norm=scaled"},
-        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
-        recipe=Recipe(optimizer="sgd", lr=0.03, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.05, epochs=200,
-                      batch_size=256),
+        recipe=Recipe(
+            optimizer="sgd", lr=0.03, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.05, epochs=200, batch_size=256
+        ),
     ),
-}  # fmt: skip
+}

@@ -17,7 +17,7 @@ text, embed the sentences and take the mean or the best.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch.nn.functional import normalize
@@ -60,6 +60,8 @@ class Config(CLIPConfig):
     negatives: Literal["picture", "batch"] = "picture"
     local_scale: float = 1 / 0.07
 
+    several: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("sentences", "merged"):
@@ -70,8 +72,6 @@ class Config(CLIPConfig):
                 raise InputError(f"{name} is {getattr(self, name)}; a weight must not be negative")
         if self.sigma is not None and not 0 <= self.sigma <= 1:
             raise InputError(f"sigma is {self.sigma}; it is a share between 0 and 1")
-        if ";" in self.role:
-            raise InputError(f"role {self.role!r}: the raw caption of dreamlip is of one role or mixture of roles")
 
 
 class DreamLIP(CLIP):

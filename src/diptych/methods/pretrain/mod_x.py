@@ -13,7 +13,7 @@ a new optimiser and schedule. Inference: plain CLIP.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -49,14 +49,14 @@ class Config(CLIPConfig):
     include_diagonal: bool = True
     reduction: Literal["sum", "mean"] = "sum"
 
+    several: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.phases < 1:
             raise InputError(f"phases is {self.phases}; it is a number of domains, at least 1")
         if self.alpha < 0:
             raise InputError(f"alpha is {self.alpha}; it must not be negative")
-        if ";" in self.role:
-            raise InputError(f"role {self.role!r}: mod_x takes one text a picture, of one role or mixture of roles")
 
 
 class ModX(CLIP):

@@ -16,7 +16,7 @@ Inference: `represent` gives the towers' outputs before the projectors, as in th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.pairs import SMALL, PairConfig, Pairs
+from diptych.methods.pictures import STRONG
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
 from diptych.towers.parts import Temperature
@@ -64,6 +65,8 @@ class Config(PairConfig):
     texts: int = 4
     projector: str = "mlp:last_norm=scaled"
 
+    several: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.objective not in LOSSES:
@@ -77,8 +80,6 @@ class Config(PairConfig):
             raise InputError(f"{self.objective} takes two views, not {self.pictures + self.texts}; choose mv_dhel")
         if self.tau <= 0:
             raise InputError(f"tau is {self.tau}; it must be above 0")
-        if ";" in self.role:
-            raise InputError(f"role {self.role!r}: the texts of multi_view are views of one role or mixture of roles")
 
 
 class MultiView(Pairs):
@@ -121,9 +122,6 @@ class MultiView(Pairs):
         return Losses({self.config.objective: self.objective(views, self.config.tau)})
 
 
-# As SimCLR's: crops, mirrored, colours varied. A torchvision colour distortion of strength s is about `colour` = 0.8 s.
-_STRONG: dict[str, Any] = {"crop": (0.08, 1.0), "flip": True, "colour": 0.4}
-
 MultiView.presets = {
     "small": replace(
         SMALL,
@@ -131,7 +129,7 @@ MultiView.presets = {
         recipe=replace(SMALL.recipe, batch_size=128),
     ),
     "paper": Preset(
-        config={"pictures": 4, "texts": 0, "tau": 0.1, "augment": _STRONG},
+        config={"pictures": 4, "texts": 0, "tau": 0.1, "augment": STRONG},
         image="timm:resnet50:image_size=224",
         text=NO_TOWER,
         embed_dim=128,

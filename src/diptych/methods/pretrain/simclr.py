@@ -7,15 +7,13 @@ Two augmentations of each picture find each other among all of the batch's other
 z are unit vectors behind a projector of two layers. Inference: the tower before the projector.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
-from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
-from diptych.methods.make import NO_TOWER
-from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.methods.base import At, Features, Losses, Recipe
+from diptych.methods.pictures import PAPER, SMALL, ContrastiveConfig, Pictures
 from diptych.objectives import nt_xent
 
 card = {
@@ -28,15 +26,10 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
-    """`tau` is the temperature."""
+class Config(ContrastiveConfig):
+    """The projector ends in a batch norm without shift."""
 
     projector: str = "mlp:hidden=2048:last_norm=scaled"
-    tau: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.tau <= 0:
-            raise InputError(f"tau is {self.tau}; it must be above 0")
 
 
 class SimCLR(Pictures):
@@ -50,14 +43,19 @@ class SimCLR(Pictures):
 
 
 SimCLR.presets = {
-    "small": Preset(
-        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5},
-        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
-    ),
-    "paper": Preset(
+    "small": replace(SMALL, config={**SMALL.config, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5}),
+    "paper": replace(
+        PAPER,
         config={"projector": "mlp:hidden=2048:last_norm=scaled"},
-        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
-        recipe=Recipe(optimizer="sgd", lr=4.8, betas=(0.9, 0.0), weight_decay=1e-6, warmup=0.1, epochs=100,
-                      batch_size=4096, precision="bfloat16"),
+        recipe=Recipe(
+            optimizer="sgd",
+            lr=4.8,
+            betas=(0.9, 0.0),
+            weight_decay=1e-6,
+            warmup=0.1,
+            epochs=100,
+            batch_size=4096,
+            precision="bfloat16",
+        ),
     ),
-}  # fmt: skip
+}

@@ -8,13 +8,13 @@ gets no gradient:
 z are behind a projector of three layers, p = predictor(z). Inference: the tower before the projector.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych.data.batch import Batch
-from diptych.methods.base import At, Features, Losses, Preset, Recipe
-from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.methods.base import At, Features, Losses, Recipe
+from diptych.methods.make import Make
+from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import negative_cosine
 from diptych.towers.heads import head
 
@@ -55,15 +55,21 @@ class SimSiam(Pictures):
 
 
 SimSiam.presets = {
-    "small": Preset(
-        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256:layers=3:last_norm=plain",
-                "predictor": "mlp:hidden=64:last_bias=true"},
-        image=SMALL_TOWER, text=NO_TOWER, embed_dim=256, recipe=SMALL_RECIPE,
+    "small": replace(
+        SMALL,
+        config={
+            **SMALL.config,
+            "projector": "mlp:hidden=256:layers=3:last_norm=plain",
+            "predictor": "mlp:hidden=64:last_bias=true",
+        },
+        embed_dim=256,
     ),
-    "paper": Preset(
+    "paper": replace(
+        PAPER,
         config={"projector": "mlp:hidden=2048:layers=3:last_norm=plain", "predictor": "mlp:hidden=512:last_bias=true"},
-        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=2048,
-        recipe=Recipe(optimizer="sgd", lr=0.1, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0, epochs=100,
-                      batch_size=512),
+        embed_dim=2048,
+        recipe=Recipe(
+            optimizer="sgd", lr=0.1, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0, epochs=100, batch_size=512
+        ),
     ),
-}  # fmt: skip
+}

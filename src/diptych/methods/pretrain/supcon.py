@@ -10,16 +10,14 @@ projector.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.data.views import LabelView, View
-from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
-from diptych.methods.make import NO_TOWER
-from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, Pictures, PicturesConfig
+from diptych.methods.base import At, Features, Losses, Recipe, Stage
+from diptych.methods.pictures import PAPER, SMALL, ContrastiveConfig, Pictures
 from diptych.objectives import supervised
 
 card = {
@@ -32,16 +30,11 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
-    """`label` is the label whose equal values are positives, `tau` the temperature."""
+class Config(ContrastiveConfig):
+    """`label` is the label whose equal values are positives."""
 
     projector: str = "mlp:hidden=2048"
     label: str = "class"
-    tau: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.tau <= 0:
-            raise InputError(f"tau is {self.tau}; it must be above 0")
 
 
 class SupCon(Pictures):
@@ -58,14 +51,19 @@ class SupCon(Pictures):
 
 
 SupCon.presets = {
-    "small": Preset(
-        config={"augment": SMALL_AUGMENT, "projector": "mlp:hidden=256"},
-        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
-    ),
-    "paper": Preset(
+    "small": replace(SMALL, config={**SMALL.config, "projector": "mlp:hidden=256"}),
+    "paper": replace(
+        PAPER,
         config={"projector": "mlp:hidden=2048"},
-        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
-        recipe=Recipe(optimizer="sgd", lr=0.8, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.03, epochs=350,
-                      batch_size=6144, precision="bfloat16"),
+        recipe=Recipe(
+            optimizer="sgd",
+            lr=0.8,
+            betas=(0.9, 0.0),
+            weight_decay=1e-4,
+            warmup=0.03,
+            epochs=350,
+            batch_size=6144,
+            precision="bfloat16",
+        ),
     ),
-}  # fmt: skip
+}

@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import Augment, PictureView, View
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
-from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.pictures import SMALL_AUGMENT, SMALL_RECIPE, SMALL_TOWER, STRONG, Pictures, PicturesConfig
+from diptych.methods.base import At, Features, Losses, Recipe, Stage
+from diptych.methods.make import Make
+from diptych.methods.pictures import PAPER, SMALL, STRONG, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import assignment_loss, sinkhorn
 from diptych.spec import configure
 from diptych.towers.parts import Queue
@@ -117,15 +117,30 @@ class SwAV(Pictures):
 
 
 SwAV.presets = {
-    "small": Preset(
-        config={"augment": SMALL_AUGMENT, "small": {**SMALL_AUGMENT, "crop": (0.1, 0.3)}, "crops": 2, "crop_size": 32,
-                "projector": "mlp:hidden=256", "prototypes": 256},
-        image=SMALL_TOWER, text=NO_TOWER, embed_dim=128, recipe=SMALL_RECIPE,
+    "small": replace(
+        SMALL,
+        config={
+            **SMALL.config,
+            "projector": "mlp:hidden=256",
+            "prototypes": 256,
+            "crops": 2,
+            "crop_size": 32,
+            "small": {**SMALL.config["augment"], "crop": (0.1, 0.3)},
+        },
     ),
-    "paper": Preset(
+    "paper": replace(
+        PAPER,
         config={"crop_size": 96, "projector": "mlp:hidden=2048"},
-        image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128,
-        recipe=Recipe(optimizer="sgd", lr=4.8, betas=(0.9, 0.0), weight_decay=1e-6, warmup=0.0125, min_lr=0.001,
-                      epochs=800, batch_size=4096, precision="bfloat16"),
+        recipe=Recipe(
+            optimizer="sgd",
+            lr=4.8,
+            betas=(0.9, 0.0),
+            weight_decay=1e-6,
+            warmup=0.0125,
+            min_lr=0.001,
+            epochs=800,
+            batch_size=4096,
+            precision="bfloat16",
+        ),
     ),
-}  # fmt: skip
+}
