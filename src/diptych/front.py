@@ -28,6 +28,7 @@ def train(
     val: str | None = None,
     preset: str = "small",
     init: str | None = None,
+    added: Sequence[str] = (),
     image_tower: str | None = None,
     text_tower: str | None = None,
     tokenizer: str | None = None,
@@ -38,8 +39,9 @@ def train(
 ) -> Any:
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
-    `data` is a source spec, or a mapping of streams to specs. `config` are the method's own options; `settings` are
-    those of the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
+    `data` is a source spec, or a mapping of streams to specs. `config` are the method's own options, `added` other
+    methods whose losses are added, as "multi_view:weight=0.5" (`methods.mix`); `settings` are those of the recipe (lr,
+    epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
     Raises InputError for a name, an option or data that does not fit.
     """
     given = {"recipe": {}, "options": {}}
@@ -56,6 +58,7 @@ def train(
         val=val,
         preset=preset,
         init=init,
+        added=added,
         image_tower=image_tower,
         text_tower=text_tower,
         tokenizer=tokenizer,

@@ -28,6 +28,7 @@ EXAMPLES = (
     "diptych train clip --data photos/ --out runs/first",
     "diptych train siglip --data 'shards/{0000..0099}.tar' --val val.tar --epochs 5 --lr 0.001 --out runs/web",
     "diptych train clip --data pairs.csv --init openclip:ViT-B-32/laion2b_s34b_b79k --out runs/mine",
+    "diptych train clip --with multi_view --with contrastive_gap:weight=0.5 --data photos/ --out runs/both",
     "diptych train clip --config runs/first/config.yaml --seed 1 --out runs/second",
     "diptych train --resume --out runs/first",
 )
@@ -39,6 +40,8 @@ _ROLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 def add(parser: Parser) -> None:
     parser.option("Method", "name", metavar="METHOD", help="one of `diptych list`")
     parser.option("Method", "--preset", metavar="small|paper", help="small: two cores, minutes; paper: as published")
+    parser.option("Method", "--with", dest="added", metavar="METHOD[:OPTION=VALUE]", action="append",
+                  help="add another method's loss (with :weight=X); may be given again")  # fmt: skip
     parser.option(_DATA, "--data", metavar="SOURCE[,SOURCE]", action="append",
                   help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE")  # fmt: skip
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
@@ -98,9 +101,13 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
     given = {word.partition("=")[0] for word in words}
     if "data" in tree:
         tree["data"] = _joined(tree["data"], path) if "--data" not in given else None
+    added = tree.pop("added", None) or tree.pop("with", None) or []
+    if not (isinstance(added, list) and all(isinstance(spec, str) for spec in added)):
+        raise InputError(f"with in {path} is {added!r}; write a list of methods, such as [multi_view]")
+    joined = [] if "--with" in given else [f"--with={spec}" for spec in added]
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # the newer word on how long wins
-    return [*([] if method else [named]), *parser.words_of(tree, str(path)), *words]
+    return [*([] if method else [named]), *parser.words_of(tree, str(path)), *joined, *words]
 
 
 def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Path | None:
@@ -205,7 +212,7 @@ def run(args: Namespace) -> int:
     from diptych.training.engine import Interrupted
     from diptych.training.run import run as train
 
-    names = ("preset", "val", "image_tower", "text_tower", "tokenizer", "embed_dim", "init")
+    names = ("preset", "val", "image_tower", "text_tower", "tokenizer", "embed_dim", "init", "added")
     groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
     given = {name: args[name] for name in names if name in args}
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)

@@ -146,6 +146,11 @@ class Method(nn.Module):
         self.config = config
         self.make = make
 
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return type(self).__name__
+
     @classmethod
     def configure(cls, options: Mapping[str, Any]) -> Any:
         """The typed options; an unknown one names the nearest."""
@@ -176,6 +181,13 @@ class Method(nn.Module):
         return {"all": self.encode}
 
     def loss(self, features: Features, batch: Any, at: At) -> Losses:
+        raise NotImplementedError
+
+    def adopt(self, features: Features, owner: str) -> Features:
+        """The features of method `owner` as this one's `loss` reads them, where it is added to that one (`--with`).
+
+        Raises InputError where they do not fit. A method that does not say how is added to none.
+        """
         raise NotImplementedError
 
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:

@@ -68,6 +68,10 @@ class Pairs(Method):
             {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}, self.logged(features)
         )
 
+    def adopt(self, features: Features, owner: str) -> Features:
+        """A vector of the picture and one for each text, as methods on pairs give them."""
+        return adopted(self.name, features, owner, "image", *(f"text{end}" for end in self.roles))
+
     def stages(self) -> Sequence[Stage]:
         config = self.config
         plan = Distinct(config.distinct) if config.distinct else Together(config.together)
@@ -93,6 +97,16 @@ class Pairs(Method):
 
     def _encode_texts(self, batch: Batch, at: At) -> Features:
         return {f"text{end}": self.model.embed_texts(*batch.texts[f"main{end}"].flat) for end in self.roles}
+
+
+def adopted(reader: str, features: Features, owner: str, *names: str) -> Features:
+    """The features of these names, vectors (B, E), of method `owner`; InputError where it gives no such."""
+    for name in names:
+        if name not in features or features[name].dim() != 2:
+            have = ", ".join(f"{name} {tuple(value.shape)}" for name, value in features.items())
+            raise InputError(f"{reader} reads {' and '.join(names)}, a vector a sample, which {owner} does not give "
+                             f"(it gives {have}); leave out --with, or train it with another method")  # fmt: skip
+    return {name: features[name] for name in names}
 
 
 # What learns pairs from scratch in minutes on two cores. Augmentation grows from nothing: at full strength from the

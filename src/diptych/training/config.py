@@ -1,6 +1,6 @@
 """The resolved config of a run: plain values and registry names, what RUN/config.yaml holds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ _MAY_DIFFER = {"options"}  # how the engine runs may change between a run and it
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. `data` maps streams to source specs; `config` are the method's own options."""
+    """Everything that decides a run. `data` maps streams to source specs; `config` are the method's own options,
+    `added` the methods whose losses are added to it (`methods.mix`)."""
 
     method: str
     data: Mapping[str, str]
@@ -31,6 +32,7 @@ class RunConfig:
     tokenizer: str = ""
     embed_dim: int = 0
     init: str | None = None
+    added: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe = Recipe()
     options: Options = Options()
@@ -47,6 +49,7 @@ def resolve(
     tokenizer: str | None = None,
     embed_dim: int | None = None,
     init: str | None = None,
+    added: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -78,6 +81,7 @@ def resolve(
         tokenizer="" if init else tokenizer or chosen.tokenizer,
         embed_dim=0 if init else embed_dim or chosen.embed_dim,
         init=init,
+        added=tuple(added),
         config=merged,
         recipe=configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe"),
         options=configure(Options, dict(options or {}), "the run"),

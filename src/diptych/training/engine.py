@@ -283,16 +283,16 @@ class Engine:
         for stream in stage.streams:
             if stream not in sources:
                 raise InputError(
-                    f"stage {stage.name!r} of {type(self.method).__name__} reads the stream {stream!r}; "
+                    f"stage {stage.name!r} of {self.method.name} reads the stream {stream!r}; "
                     f"give it with --data {stream}=SOURCE"
                 )
             views = self.method.views(stage, stream)
-            require(sources[stream], [name for view in views for name in view.reads], type(self.method).__name__)
+            require(sources[stream], [name for view in views for name in view.reads], self.method.name)
             plan: Plan = stage.plan
             if recipe.batch_size < stage.min_batch:
                 raise InputError(
                     f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
-                    f"{type(self.method).__name__} needs; raise --batch-size"
+                    f"{self.method.name} needs; raise --batch-size"
                 )
             loaders[stream] = Loader(
                 sources[stream],

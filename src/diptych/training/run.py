@@ -21,6 +21,7 @@ from diptych.files import write_atomic
 from diptych.methods import store
 from diptych.methods.base import Method
 from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.mix import mixed
 from diptych.methods.registry import method_class
 from diptych.rng import torch_seed
 from diptych.towers.dual import DualEncoder
@@ -37,11 +38,19 @@ _TEXTS = 1_000_000
 """Captions that a tokenizer is learnt from, at the most; of more, every n-th."""
 
 
-def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: Validate | None = None) -> Summary:
+def run(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    validate: Validate | None = None,
+    change: Callable[[Method], None] | None = None,
+) -> Summary:
     """Train as `config` says into the folder `out`.
 
     Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted after a signal.
-    `validate(model, source)` gives numbers for the validation source after each epoch.
+    `validate(model, source)` gives numbers for the validation source after each epoch. `change(method)` alters the
+    method before it trains: what a claim's ablations break is no option of any method.
     """
     out = Path(out).expanduser()
     tracker = Tracker(config.options.tracker, out, configs.plain(config)) if config.options.tracker else None
@@ -51,6 +60,8 @@ def run(config: RunConfig, out: str | Path, *, resume: bool = False, validate: V
     held_out = open_source(config.val) if config.val else None
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
+    if change is not None:
+        change(method)
     if held_out is not None:
         if isinstance(delivered, DualEncoder) and delivered.text is None:
             raise InputError("the validation matches pictures and texts, and this run has no text tower; leave out "
@@ -97,7 +108,7 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
     else:
         make = Make(image=config.image_tower, text=config.text_tower, embed_dim=config.embed_dim, tokenizer=tokenizer)
     cls = method_class(config.method)
-    method = cls(cls.configure(config.config), make)
+    method = mixed(cls(cls.configure(config.config), make), config.added)
     return method, method.deliver()
 
 
@@ -154,6 +165,7 @@ def _has_learnt(out: Path) -> bool:
 def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:
     return {
         "data": dict(config.data),
+        **({"added": list(config.added)} if config.added else {}),
         "seed": config.options.seed,
         "steps": summary.steps,
         "skipped": summary.skipped,

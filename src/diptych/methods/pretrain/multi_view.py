@@ -26,7 +26,7 @@ from diptych.data.views import PictureView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs
+from diptych.methods.pairs import SMALL, PairConfig, Pairs, adopted
 from diptych.methods.pictures import STRONG
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
@@ -116,6 +116,15 @@ class MultiView(Pairs):
 
     def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
         return {"all": self.encode}
+
+    def adopt(self, features: Features, owner: str) -> Features:
+        """The picture and the texts of a method on pairs as views, as many as it gives."""
+        texts = [name for name in features if name.rstrip("0123456789") == "text"]
+        if self.config.objective in _OF_TWO and len(texts) > 1:
+            raise InputError(f"{self.config.objective} takes two views, and {owner} gives {1 + len(texts)}; choose "
+                             "multi_view:objective=mv_dhel")  # fmt: skip
+        found = adopted(self.name, features, owner, "image", *(texts or ["text"]))
+        return {"views": torch.stack([*found.values()], 1)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         views = features["views"].transpose(0, 1)

@@ -1,0 +1,125 @@
+"""Methods mixed: the losses of others on the features of one (`diptych train clip --with multi_view --with …`).
+
+    L = L_main + Σ_m w_m L_m(adopted features)
+
+The main method says what is seen, encoded and delivered. An added one brings its loss, with a temperature (and bias) of
+its own, and reads what the main one has encoded: its `adopt` says how, and refuses features that do not fit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from diptych.data.batch import Batch
+from diptych.data.views import View
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Method, Stage
+from diptych.methods.make import Make
+from diptych.methods.registry import method_class
+from diptych.spec import parse
+from diptych.towers.dual import DualEncoder
+from diptych.towers.parts import Temperature
+
+
+class Mixed(Method):
+    """`main` with the losses of `added`, by name with their weights."""
+
+    def __init__(self, main: Method, added: Mapping[str, tuple[Method, float]]):
+        super().__init__(main.config, main.make)
+        self.main = main
+        self.added = nn.ModuleDict({name: method for name, (method, _) in added.items()})
+        self.weights = {name: weight for name, (_, weight) in added.items()}
+        self.cut, self.reaches_all = main.cut, main.reaches_all  # type: ignore[misc]  # of this one, not of all
+
+    @property
+    def name(self) -> str:
+        return f"{self.main.name} with {' and '.join(method.name for method in self._others())}"
+
+    def stages(self) -> Sequence[Stage]:
+        return [
+            replace(stage, scale={f"main.{prefix}".rstrip("."): times for prefix, times in stage.scale.items()})
+            for stage in self.main.stages()
+        ]
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        return self.main.views(stage, stream)
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        return self.main.encode(batch, at)
+
+    def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
+        return self.main.parts()
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        found = self.main.loss(features, batch, at)
+        terms, logged, carry = dict(found.terms), dict(found.logged), {"main": found.carry}
+        for (name, weight), method in zip(self.weights.items(), self._others(), strict=True):
+            theirs = method.loss(method.adopt(features, self.main.name), batch, at)
+            terms |= {f"{name}/{term}": weight * value for term, value in theirs.terms.items()}
+            logged |= {f"{name}/{key}": value for key, value in theirs.logged.items()}
+            carry[name] = theirs.carry
+        return Losses(terms, logged, carry)
+
+    def after_step(self, carry: Mapping[str, Any], at: At) -> None:
+        self.main.after_step(carry["main"], at)
+        for name, method in zip(self.weights, self._others(), strict=True):
+            method.after_step(carry[name], at)
+
+    def deliver(self) -> nn.Module:
+        return self.main.deliver()
+
+    def _others(self) -> list[Method]:
+        return list(self.added.values())  # type: ignore[arg-type]
+
+
+def mixed(main: Method, specs: Sequence[str]) -> Method:
+    """`main` with the losses of other methods, NAME or NAME:option=value:… each; `weight` is that of the whole loss.
+
+    An added method starts from the options of its preset `small`. Raises InputError for a method that does not exist,
+    comes twice, or has no loss for another's features.
+    """
+    added: dict[str, tuple[Method, float]] = {}
+    for spec in specs:
+        name, options = (parsed := parse(spec)).name, dict(parsed.options)
+        cls = method_class(name)
+        if name in added:
+            raise InputError(f"--with {name} is given twice; give it once, with the weight that you want")
+        if cls.adopt is Method.adopt:
+            raise InputError(f"{name} cannot be added to another method: its loss needs features of its own; train it "
+                             "by itself")  # fmt: skip
+        weight = options.pop("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise InputError(f"--with {spec}: weight is {weight!r}; it is a number, such as 0.5")
+        if getattr(cls.Config, "several", False) and hasattr(main.config, "role"):
+            options = {"role": main.config.role, **options}  # the texts that there are
+        config = cls.configure({**cls.presets["small"].config, **options})
+        added[name] = cls(config, Lent(main)), float(weight)
+    return Mixed(main, added) if added else main
+
+
+class Lent(Make):
+    """Makes the towers of a method that is there already, for one whose loss is added to it."""
+
+    def __init__(self, main: Method):
+        make = main.make
+        super().__init__(image=make.image_spec, text=make.text_spec, embed_dim=make.embed_dim, tokenizer=make.words)
+        self._lender = main.deliver()
+
+    def dual(self, *, scale: Temperature, bias: float | None = None, **projections: str) -> DualEncoder:
+        """The lender's towers and projections, with a temperature and bias apart."""
+        return _LentEncoder(self._lender, scale, bias)
+
+
+class _LentEncoder(DualEncoder):
+    """A dual encoder whose towers are another's: they are reached, and not registered, so that they are saved, trained
+    and averaged once."""
+
+    def __init__(self, lender: nn.Module, scale: Temperature, bias: float | None):
+        nn.Module.__init__(self)
+        for name in ("image", "text", "image_projection", "text_projection", "embed_dim", "_plain"):
+            self.__dict__[name] = getattr(lender, name)
+        self.scale = scale
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
