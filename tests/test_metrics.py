@@ -20,6 +20,7 @@ from diptych.metrics import (
     chance_reciprocal_rank,
     class_ranks,
     correlation,
+    covariance_rank,
     effective_rank,
     first,
     harmonic_mean,
@@ -32,6 +33,7 @@ from diptych.metrics import (
     ranks_of_two_stages,
     recall_at_k,
     spread,
+    wasserstein_uniformity,
 )
 
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -322,3 +324,30 @@ def test_a_library_of_the_lab_that_is_missing_is_told_with_its_remedy(monkeypatc
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(InputError, match=r"needs scipy; install it with: pip install 'diptych\[lab\]'"):
         correlation(np.arange(5), np.arange(5))
+
+
+def test_covariance_rank_counts_directions_that_vary():
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    inside = base @ torch.randn(3, 8, generator=generator, dtype=torch.float64) + 5.0  # a shifted plane
+    assert covariance_rank(inside) == 3 == np.linalg.matrix_rank(np.cov(inside.numpy().T))
+    assert covariance_rank(inside.float() + 0) == 3  # rounding is no direction
+    assert covariance_rank(torch.randn(5, 8, generator=generator)) == 4
+    assert covariance_rank(torch.ones(1, 8)) == 0
+
+
+def test_wasserstein_uniformity_is_the_distance_of_two_gaussians():
+    """Against scipy's matrix square root: W² = |μ|² + tr(Σ + Q - 2 (Q^½ Σ Q^½)^½)."""
+    from scipy.linalg import sqrtm
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(50, 4, generator=generator, dtype=torch.float64) + 0.3, dim=1).numpy()
+    target = np.eye(4) / 4
+    covariance = np.cov(x.T, bias=True)
+    between = sqrtm(sqrtm(target) @ covariance @ sqrtm(target))
+    expected = math.sqrt((x.mean(0) ** 2).sum() + np.trace(covariance + target - 2 * between).real)
+    assert wasserstein_uniformity(x) == pytest.approx(expected, abs=1e-7)
+    collapsed = np.tile([[1.0, 0, 0, 0]], (9, 1))
+    assert wasserstein_uniformity(collapsed) == pytest.approx(math.sqrt(2))
+    flat = np.concatenate([np.eye(4)[:2], -np.eye(4)[:2]])  # half of the directions
+    assert 0 < wasserstein_uniformity(flat) < wasserstein_uniformity(collapsed)

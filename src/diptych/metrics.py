@@ -273,6 +273,40 @@ def effective_rank(x: Array) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
+def covariance_rank(x: Array) -> int:
+    """How many directions the rows of x (N, E) vary in: the rank of their covariance, up to min(N - 1, E).
+
+    An eigenvalue counts above E times float32's epsilon of the greatest, since embeddings come in float32.
+
+    >>> covariance_rank(np.eye(5)), covariance_rank(np.ones((5, 3)))
+    (4, 0)
+    """
+    values = _finite("vectors", x).double()
+    if len(values) < 2:
+        return 0
+    spectrum = torch.linalg.eigvalsh(torch.cov(values.T).reshape(values.shape[1], -1))
+    return int((spectrum > values.shape[1] * torch.finfo(torch.float32).eps * spectrum.max().clamp(min=1e-12)).sum())
+
+
+def wasserstein_uniformity(x: Array) -> float:
+    """How far the rows of x (N, E), unit vectors, are from being spread evenly, as Gaussians: lower is more even.
+
+        W = sqrt( |μ|² + 1 + tr Σ - 2/sqrt(E) · tr Σ^½ )
+
+    the 2-Wasserstein distance of N(μ, Σ), their mean and covariance, from N(0, I/E). Between 0 and 2; 0 needs all
+    directions, so points that fill a subspace alone are far from it. Source: Fang et al. 2024.
+
+    >>> round(wasserstein_uniformity(np.concatenate([np.eye(3), -np.eye(3)])), 6)
+    0.0
+    """
+    values = _finite("vectors", x).double()
+    mean = values.mean(0)
+    centred = values - mean
+    spectrum = torch.linalg.svdvals(centred).square() / len(values)
+    square = mean.square().sum() + 1 + spectrum.sum() - 2 / math.sqrt(values.shape[1]) * spectrum.sqrt().sum()
+    return float(square.clamp(min=0).sqrt())
+
+
 def isotropy(x: Array) -> float:
     """How evenly the rows of x (N, E) point: least over greatest partition function along their principal axes.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diptych.errors import InputError
 from diptych.objectives import both_losses, info_nce, pair_losses, sigmoid_pairs
-from diptych.objectives.core import question_mean
+from diptych.objectives.core import alike, question_mean, unlike
 
 SETTINGS = settings(max_examples=40, deadline=None)
 
@@ -288,3 +288,32 @@ def test_the_mean_of_questions_makes_each_strip_once_and_no_gradient_where_none_
     monkeypatch.setattr(torch, "mm", None)  # what makes a gradient
     with torch.no_grad():
         assert question_mean(x, y, scale, bias, tile=2) == loss
+
+
+@pytest.mark.parametrize("groups", [[0], [3, 1, 3, 3, 1, 9], [4] * 5, [2, 1, 0]])
+@pytest.mark.parametrize("share", [True, False])
+def test_alike_are_the_rows_of_a_group(groups, share):
+    found = alike(torch.tensor(groups), share=share).to_dense()
+    expected = torch.tensor([[float(i == j) / (groups.count(i) if share else 1) for j in groups] for i in groups])
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("tile", [1, 4, None])
+def test_duplicates_are_right_as_well_or_neither(tile):
+    """Sparse targets and a block of allowed pairs, against loops."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    groups = torch.tensor([1, 0, 1, 2, 1, 0, 3])
+    logits = 2.0 * x @ y.T
+    same = groups[:, None] == groups
+    right = same / same.sum(1, keepdim=True)
+    expected = (logits.logsumexp(1) - (right * logits).sum(1)).mean()
+    found = pair_losses(x, y, 2.0, targets=alike(groups), tile=tile).mean()
+    torch.testing.assert_close(found, expected)
+    ours, theirs = torch.autograd.grad(found, (x, y)), torch.autograd.grad(expected, (x, y))
+    torch.testing.assert_close(ours, theirs)
+    loss = 0.0
+    for i in range(7):
+        kept = [j for j in range(7) if j == i or groups[j] != groups[i]]
+        loss = loss + (logits[i, kept].logsumexp(0) - logits[i, i]) / 7
+    torch.testing.assert_close(pair_losses(x, y, 2.0, allowed=unlike(groups), tile=tile).mean(), loss)

@@ -11,6 +11,7 @@ from diptych.methods.base import Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.siglip import SigLIP
+from diptych.methods.registry import method_class
 from diptych.testing import Toy
 from diptych.training.engine import Engine, Options
 
@@ -26,7 +27,7 @@ def tokenizer():
 
 def make_method(name="clip", seed=0, image=IMAGE, text=TEXT, **config):
     torch.manual_seed(seed)
-    cls = METHODS[name]
+    cls = method_class(name)
     make = Make(image=image, text=text, embed_dim=32, tokenizer=tokenizer())
     return cls(cls.configure(config), make)
 

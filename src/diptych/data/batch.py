@@ -36,6 +36,10 @@ class Tokens:
         """(B * C, L) and (B * C,), as towers take them."""
         return self.ids.flatten(0, 1), self.lengths.flatten()
 
+    def columns(self) -> "list[Tokens]":
+        """The c-th captions of all samples, (B, 1, L) each."""
+        return [Tokens(*column) for column in zip(self.ids.split(1, 1), self.lengths.split(1, 1), strict=True)]
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:

@@ -204,7 +204,8 @@ class TextView:
     `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption with probability 0.7,
     else a caption and a text of role tags, joined by a comma; "long*" is all texts of role long, in their order, joined
     by blanks; "long[fact=place]" are those whose attribute `fact` is "place". A sample that lacks a role of the drawn
-    form takes part with the forms that it can give. Outside training the first form is used.
+    form takes part with the forms that it can give. Outside training the first form is used. A sample with fewer texts
+    than `count` repeats them, or with repeat=False is BadSample("few-captions").
     Raises BadSample("no-caption") where a sample can give none.
     """
 
@@ -212,6 +213,7 @@ class TextView:
     name: str = "main"
     role: str = "caption"
     count: int = 1
+    repeat: bool = True
 
     @cached_property
     def forms(self) -> list[tuple[tuple[str, ...], float]]:
@@ -244,12 +246,15 @@ class TextView:
         ]
         if not possible:
             raise BadSample("no-caption", f"no text of role {self.role!r}")
+        most = max(map(len, held.values()))
+        if most < self.count and not self.repeat:
+            raise BadSample("few-captions", f"{most} texts of role {self.role!r} for {self.count} views")
         orders = {name: list(texts) for name, texts in held.items()}
         drawn = []
         for number in range(self.count):
             roles = possible[0][0]
             if progress is not None:
-                if number % max(map(len, held.values())) == 0:  # all texts once before any twice
+                if number % most == 0:  # all texts once before any twice
                     orders = {name: [texts[i] for i in rng.permutation(len(texts))] for name, texts in held.items()}
                 weights = np.cumsum([weight for _, weight in possible])
                 roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]

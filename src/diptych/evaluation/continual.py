@@ -47,7 +47,7 @@ def ready(
     for task in tasks:
         check(model, task, [suite])
     for each in earlier:
-        _loaded(each)
+        loaded(each)
 
 
 def continual(
@@ -75,10 +75,10 @@ def continual(
     settings = {name: value for name, value in given.items() if name in takes and value is not None}
     matrix, chance, protocols, bad = np.zeros((len(stages), len(tasks))), [], [], {}
     for i, stage in enumerate(stages):
-        loaded = _loaded(stage)
+        held = loaded(stage)
         for j, task in enumerate(tasks):
             share = _share(progress, i * len(tasks) + j, matrix.size)
-            results = evaluate(loaded, task, [suite], progress=share, **settings)[suite]
+            results = evaluate(held, task, [suite], progress=share, **settings)[suite]
             for number in numbers:
                 if not isinstance(results.get(number), float):
                     numeric = [name for name, value in results.items() if isinstance(value, float)]
@@ -143,7 +143,8 @@ def _asked(source: Source, earlier: Sequence[Checkpoint], measure: str) -> tuple
     return tasks, suite, numbers.split("+")
 
 
-def _loaded(checkpoint: Checkpoint) -> Any:
+def loaded(checkpoint: Checkpoint) -> Any:
+    """A model, loaded where its name is given."""
     if not isinstance(checkpoint, str | Path):
         return checkpoint
     from diptych.methods.store import load

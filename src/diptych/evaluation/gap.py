@@ -7,6 +7,8 @@
     uniformity_SIDE       log mean_{i<j} exp(-2 |x_i - x_j|²)            -8 to 0, lower is more even
     cross_uniformity      log mean_{i≠j} exp(-2 |x_i - y_j|²)            over pairs that are no partners
     effective_rank_SIDE   exp of the entropy of the singular values      1 to the width
+    covariance_rank_SIDE  rank of the covariance                         up to the width
+    wasserstein_SIDE      distance of N(mean, covariance) from N(0, I/E) 0 where points are spread evenly
     isotropy_SIDE         least over greatest partition function         1 where all directions are alike
     mean_cosine_SIDE      mean_{i≠j} <x_i, x_j>                          0 where points are spread evenly, 1 collapsed
     collapse_SIDE         1 - sqrt( sum_j var_j )                        1 where all points are one
@@ -15,8 +17,8 @@ SIDE is image or text. All are of unit vectors. For the separability the pairs a
 on the same side of the cut.
 
 Sources: Liang et al. 2022 (centroids); Fahim et al. 2024 (separability, uniformity across); Wang and Isola 2020
-(alignment, uniformity); Roy and Vetterli 2007 (effective rank); Mu and Viswanath 2018 (isotropy); Ethayarajh 2019 (mean
-cosine); Chen and He 2021 (collapse).
+(alignment, uniformity); Fang et al. 2024 (Wasserstein distance); Roy and Vetterli 2007 (effective rank); Mu and
+Viswanath 2018 (isotropy); Ethayarajh 2019 (mean cosine); Chen and He 2021 (collapse).
 
 Dimensions: N pairs, E embedding.
 """
@@ -34,7 +36,7 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.retrieval import role_of, texts_of
-from diptych.metrics import Array, effective_rank, isotropy, lab, spread
+from diptych.metrics import Array, covariance_rank, effective_rank, isotropy, lab, spread, wasserstein_uniformity
 from diptych.objectives.uniformity import alignment, cross_uniformity, uniformity
 from diptych.rng import generator
 
@@ -108,6 +110,8 @@ def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[
     for side, values in (("image", x), ("text", y)):
         found[f"uniformity_{side}"] = float(uniformity(values))
         found[f"effective_rank_{side}"] = effective_rank(values)
+        found[f"covariance_rank_{side}"] = float(covariance_rank(values))
+        found[f"wasserstein_{side}"] = wasserstein_uniformity(values)
         found[f"isotropy_{side}"] = isotropy(values)
         found[f"mean_cosine_{side}"] = mean_cosine(values)
         found[f"collapse_{side}"] = 1 - spread(values)

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from diptych.data.batch import Batch
+from diptych.data.batch import Batch, Tokens
 from diptych.data.plan import Distinct, Shuffled, Together
 from diptych.data.views import Augment, PictureView, TextView, View
-from diptych.errors import InputError
+from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
+from diptych.objectives.core import alike, unlike
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
 
@@ -42,10 +43,41 @@ class PairConfig:
                              "leave one out")  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class DuplicatesConfig(PairConfig):
+    """`duplicates` says what equal texts of a batch are to each other's pictures: "apart", as if they differed;
+    "positives", right as well; "masked", neither right nor wrong. Texts are equal where the tower reads the same."""
+
+    duplicates: Literal["apart", "positives", "masked"] = "apart"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.duplicates not in (known := get_args(DuplicatesConfig.__annotations__["duplicates"])):
+            raise unknown("way with duplicates", self.duplicates, known)
+
+    def equal(self, tokens: Tokens, *, share: bool = True) -> dict[str, Any]:
+        """What an objective is told of texts (B, 1, L) that are not "apart", as keywords; `share`: a row's right texts
+        share a weight of 1.
+
+        >>> ids = torch.tensor([[[5, 6]], [[7, 0]], [[5, 6]]])
+        >>> found = DuplicatesConfig(duplicates="positives").equal(Tokens(ids, torch.tensor([[2], [1], [2]])))
+        >>> found["targets"].to_dense()[0]
+        tensor([0.5000, 0.0000, 0.5000])
+        """
+        ids, lengths = tokens.flat
+        read = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        groups = torch.unique(ids.masked_fill(~read, -1), dim=0, return_inverse=True)[1]
+        if self.duplicates == "masked":
+            return {"allowed": unlike(groups)}
+        return {"targets": alike(groups, share=share)}
+
+
 class Pairs(Method):
     """A dual encoder on pairs: a subclass builds `self.model` and gives `terms`, the loss of pictures and texts."""
 
     Config = PairConfig
+    share: ClassVar[bool] = True
+    """Whether the right texts of a picture share one weight, as where they compete."""
     model: DualEncoder
 
     def __init__(self, config: Any, make: Make):
@@ -54,16 +86,23 @@ class Pairs(Method):
         # by what their names end in: "", "2", "3", …
         self.roles = {str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)}
 
-    def terms(self, image: Tensor, text: Tensor) -> Mapping[str, Tensor]:
-        """The terms of the loss of unit vectors (B, E) and (B, E), by name."""
+    def terms(self, image: Tensor, text: Tensor, **equal: Any) -> Mapping[str, Tensor]:
+        """The terms of the loss of unit vectors (B, E) and (B, E), by name; `equal` is what the objective is told of
+        equal texts (`DuplicatesConfig.equal`)."""
         raise NotImplementedError
+
+    def equal(self, batch: Batch, end: str) -> dict[str, Any]:
+        """What the objective is told of equal texts of one role."""
+        if getattr(self.config, "duplicates", "apart") == "apart":
+            return {}
+        return self.config.equal(batch.texts[f"main{end}"], share=self.share)
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
         """What is reported beside the loss."""
         return {"scale": self.model.scale()}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        found = [self.terms(features["image"], features[f"text{end}"]) for end in self.roles]
+        found = [self.terms(features["image"], features[f"text{end}"], **self.equal(batch, end)) for end in self.roles]
         return Losses(
             {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}, self.logged(features)
         )

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from diptych.errors import InputError
-from diptych.objectives.core import Targets, both_losses, pair_losses, question_mean
+from diptych.objectives.core import Allowed, Targets, both_losses, pair_losses, question_mean
 
 
 def info_nce(
@@ -21,6 +21,7 @@ def info_nce(
     image_keys: Tensor | None = None,
     text_keys: Tensor | None = None,
     targets: Targets | tuple[Targets, Targets] = None,
+    allowed: Allowed | None = None,
     smoothing: float = 0.0,
     directions: Literal["mean", "sum"] = "mean",
     tile: int | None = None,
@@ -32,7 +33,8 @@ def info_nce(
     image, text (B, D); the keys (K, D) are the other side of the batch unless given (a momentum encoder's, a queue's).
     `scale` multiplies (1/temperature). `targets` are those of each direction's rows among its keys: None (row i, key
     i), (B,) long, or (B, K) float that sum to 1; a pair of them where image→text and text→image differ. A row without
-    target (index -1, weights 0) is left out of the mean. `smoothing` e spreads e/K over all keys.
+    target (index -1, weights 0) is left out of the mean. `allowed` are the pairs that compete, of the batch with itself
+    (`core.unlike`). `smoothing` e spreads e/K over all keys.
     `directions="sum"` leaves out the ½. Raises InputError for shapes that do not fit.
 
     Sources: Radford et al. 2021 (CLIP); keys and soft targets as in Li et al. 2021 (ALBEF); sum and smoothing as in
@@ -46,8 +48,12 @@ def info_nce(
     if directions not in ("mean", "sum"):
         raise InputError(f"directions is {directions!r}; choose 'mean' or 'sum'")
     to_text, to_image = targets if isinstance(targets, tuple) else (targets, targets)
+    if allowed is not None and not (image_keys is None and text_keys is None):
+        raise InputError("allowed pairs are those of a batch with itself; leave it out where keys are given")
     if image_keys is None and text_keys is None:
-        pair = both_losses(image, text, scale, targets=(to_text, to_image), smoothing=smoothing, tile=tile)
+        pair = both_losses(
+            image, text, scale, targets=(to_text, to_image), allowed=allowed, smoothing=smoothing, tile=tile
+        )
     else:
         texts, images = text if text_keys is None else text_keys, image if image_keys is None else image_keys
         pair = (
@@ -65,6 +71,7 @@ def sigmoid_pairs(
     bias: Tensor | float,
     *,
     targets: Targets = None,
+    allowed: Allowed | None = None,
     tile: int | None = None,
 ) -> Tensor:
     """Each image-text pair as its own question, does it match?
@@ -72,11 +79,12 @@ def sigmoid_pairs(
         L = -(1/B) Σ_ij log σ(z_ij (scale · <image_i, text_j> + bias)),      z = +1 for a match, -1 otherwise
 
     image (B, D), text (K, D). `targets`: None (image i matches text i), (B,) long, or (B, K) float, the probability of
-    a match. Raises InputError for shapes that do not fit. Source: Zhai et al. 2023 (SigLIP).
+    a match; `allowed` are the pairs that are asked (`core.unlike`). Raises InputError for shapes that do not fit.
+    Source: Zhai et al. 2023 (SigLIP).
 
     >>> import torch
     >>> x = torch.eye(2)
     >>> round(sigmoid_pairs(x, x, 10.0, -5.0).item(), 4)  # 2 pairs a row, each log(1 + e^-5)
     0.0134
     """
-    return question_mean(image, text, scale, bias, targets=targets, tile=tile)
+    return question_mean(image, text, scale, bias, targets=targets, allowed=allowed, tile=tile)

@@ -27,7 +27,8 @@ Allowed = Tensor | Callable[[slice, slice], Tensor]
 """(R, C) bool, or weights >= 0 of the pairs in the normaliser; or what gives the block of two slices of it."""
 
 Targets = Tensor | None
-"""None: row i belongs to column i. (R,) long: the column of each row, -1 for none. (R, C) float: weights."""
+"""None: row i belongs to column i. (R,) long: the column of each row, -1 for none. (R, C) float: weights, which may be
+sparse."""
 
 
 class RowLosses(NamedTuple):
@@ -115,6 +116,37 @@ def others(device: torch.device) -> Allowed:
 
     def block(i: slice, j: slice) -> Tensor:
         return torch.arange(i.start, i.stop, device=device)[:, None] != torch.arange(j.start, j.stop, device=device)
+
+    return block
+
+
+def alike(groups: Tensor, *, share: bool = True) -> Tensor:
+    """Targets (B, B), sparse, of rows whose partner and all that are of its group are right: each 1 / (size of the
+    group), or 1 where they do not `share`. groups (B,) long.
+
+    >>> alike(torch.tensor([5, 7, 5])).to_dense()
+    tensor([[0.5000, 0.0000, 0.5000],
+            [0.0000, 1.0000, 0.0000],
+            [0.5000, 0.0000, 0.5000]])
+    """
+    _, group, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
+    places = torch.arange(len(group), device=groups.device)
+    order, starts, mine = group.argsort(stable=True), (sizes.cumsum(0) - sizes)[group], sizes[group]
+    rows = places.repeat_interleave(mine)
+    within = torch.arange(len(rows), device=groups.device) - (mine.cumsum(0) - mine).repeat_interleave(mine)
+    columns = order[starts.repeat_interleave(mine) + within]
+    values = 1 / mine[rows] if share else torch.ones(len(rows), device=groups.device)
+    shape = (len(group), len(group))
+    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False)
+
+
+def unlike(groups: Tensor) -> Allowed:
+    """Which pairs of two slices are partners or of different groups: what `allowed` takes where others of a row's group
+    are neither right nor wrong. groups (B,) long."""
+
+    def block(i: slice, j: slice) -> Tensor:
+        own = ~others(groups.device)(i, j)
+        return own | (groups[i, None] != groups[j])
 
     return block
 
@@ -208,7 +240,7 @@ def _dots(
         if targets.shape != (len(x), len(y)):
             raise InputError(f"targets {tuple(targets.shape)} must be ({len(x)}, {len(y)}), a weight for each pair")
         soft = targets.detach().to(x.dtype)
-        weight, mixed = soft.sum(1), soft @ y
+        weight, mixed = (torch.sparse.sum(soft, 1).to_dense() if soft.is_sparse else soft.sum(1)), soft @ y
     if smoothing:
         mixed = (1 - smoothing) * mixed + smoothing * (weight > 0).to(x.dtype)[:, None] * y.mean(0)
         weight = (1 - smoothing) * weight + smoothing * (weight > 0).to(x.dtype)

@@ -12,13 +12,14 @@ difference of their unit vectors.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from diptych.errors import InputError
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs
+from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
 from diptych.objectives import info_nce
 from diptych.towers.parts import Temperature
 
@@ -32,7 +33,7 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PairConfig):
+class Config(DuplicatesConfig):
     """`sigma` is the divisor at the start, `learned` whether it moves, never below `least_sigma` [choice: the paper
     names no bound, but a divisor could cross 0]. `smoothing` is e."""
 
@@ -63,8 +64,8 @@ class ALIGN(Pairs):
         )
         self.model = make.dual(scale=scale, image_projection="fit", text_projection="affine")
 
-    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        loss = info_nce(image, text, self.model.scale(), smoothing=self.config.smoothing, directions="sum")
+    def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
+        loss = info_nce(image, text, self.model.scale(), smoothing=self.config.smoothing, directions="sum", **equal)
         return {"contrastive": loss}
 
 

@@ -8,12 +8,13 @@ X, Y (B, E) are the unit-norm embeddings. Inference: cosine of embeddings; class
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs
+from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
 from diptych.objectives import info_nce
 from diptych.towers.parts import Temperature
 
@@ -27,7 +28,7 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PairConfig):
+class Config(DuplicatesConfig):
     """`scale` multiplies the cosines at the start; learned in log space up to `max_scale`."""
 
     scale: float = 1 / 0.07
@@ -43,8 +44,8 @@ class CLIP(Pairs):
         super().__init__(config, make)
         self.model = make.dual(scale=Temperature(config.scale, clamp=(1.0, config.max_scale)))
 
-    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        return {"contrastive": info_nce(image, text, self.model.scale())}
+    def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
+        return {"contrastive": info_nce(image, text, self.model.scale(), **equal)}
 
 
 CLIP.presets = {

@@ -87,8 +87,12 @@ class Config(PairConfig):
             raise unknown("extra loss of cliprocket", self.extra, EXTRAS)
         if self.local < 0:
             raise InputError(f"local is {self.local}; it is a number of strong views, 0 for plain CLIP")
-        if self.extra != "none" and self.local != 2:
+        if self.extra in ("slip", "swalip") and self.local != 2:
             raise InputError(f"{self.extra} is made for two strong views, not {self.local}; set local=2")
+        if self.extra != "none" and self.local not in (0, 2):
+            raise InputError(
+                f"{self.extra} is made for no or two strong views, not {self.local}; set local=2 or local=0"
+            )
         if self.extra == "swalip" and self.smoothing:
             raise InputError("swalip takes no label smoothing; set smoothing=0")
         if self.reduction not in ("mean", "sum"):
@@ -171,17 +175,13 @@ class CLIPRocket(Method):
         image, text = self._pooled(self.model, batch, "main")
         found = {"image": normalize(self._image_heads.first(image), dim=-1),
                  "text": normalize(self._text_heads.first(text), dim=-1)}  # fmt: skip
-        if not self.config.local:
-            return found
-        strong_image, strong_text = self._pooled(self.model, batch, "strong")
-        local = {
-            "image": self._image_heads.second(strong_image),
-            "text": self._text_heads.second(strong_text),
-        }
-        found |= {f"local_{side}": normalize(x, dim=-1).unflatten(0, (count, -1)) for side, x in local.items()}
-        if self.projectors:
-            found |= self._projected(batch, (image, text), (strong_image, strong_text))
-        return found
+        views = [(image, text)]
+        if self.config.local:
+            views.append(self._pooled(self.model, batch, "strong"))
+            heads = {"image": self._image_heads.second, "text": self._text_heads.second}
+            for (side, second), strong in zip(heads.items(), views[1], strict=True):
+                found[f"local_{side}"] = normalize(second(strong), dim=-1).unflatten(0, (count, -1))
+        return {**found, **self._projected(batch, views)} if self.projectors else found
 
     def _pooled(self, model: Any, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """What both towers pool of a view, before the heads; texts of strong views under dropout."""
@@ -193,25 +193,24 @@ class CLIPRocket(Method):
         image = model.encode_image(batch.images[name].flat).pooled
         return image, model.encode_text(*batch.texts[name].flat, **({"edit": edit} if rate else {})).pooled
 
-    def _projected(self, batch: Batch, weak: Sequence[Tensor], strong: Sequence[Tensor]) -> Features:
+    def _projected(self, batch: Batch, views: Sequence[tuple[Tensor, Tensor]]) -> Features:
         """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is predicted from them."""
         count, found = len(batch), {}
+
+        def side_by_side(views: Sequence[tuple[Tensor, Tensor]], at: int) -> Tensor:
+            return torch.cat([pair[at].unflatten(0, (count, -1)) for pair in views], 1)
+
         for side, at in (("image", 0), ("text", 1))[: len(self.projectors)]:
-            views = self._side_by_side(weak[at], strong[at], count)
-            found[f"v_{side}"] = self.projectors[at](views)
+            found[f"v_{side}"] = self.projectors[at](side_by_side(views, at))
             if self.predictors:
                 found[f"p_{side}"] = self.predictors[at](found[f"v_{side}"])
         if self.config.extra == "byolip":
             model, projectors = self.slow.module  # type: ignore[misc]
             with torch.no_grad():
-                slow = zip(self._pooled(model, batch, "main"), self._pooled(model, batch, "strong"), strict=True)
-                for side, at, (one, others) in zip(("image", "text"), (0, 1), slow, strict=True):
-                    found[f"v_{side}"] = projectors[at](self._side_by_side(one, others, count))
+                slow = [self._pooled(model, batch, name) for name in ("main", "strong")[: len(views)]]
+                for side, at in (("image", 0), ("text", 1)):
+                    found[f"v_{side}"] = projectors[at](side_by_side(slow, at))
         return found
-
-    @staticmethod
-    def _side_by_side(weak: Tensor, strong: Tensor, count: int) -> Tensor:
-        return torch.cat([weak[:, None], strong.unflatten(0, (count, -1))], 1)
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         config, K = self.config, self.config.local
@@ -243,7 +242,8 @@ class CLIPRocket(Method):
             one, other = (normalize(view, dim=-1) for view in image[1:])
             return nt_xent(one, other, 0.1)
         text = features["v_text"].unbind(1)
-        views = [(0, 0), *product((1, 2), (1, 2))]  # weak with weak, strong with strong
+        strong = range(1, 1 + self.config.local)
+        views = [(0, 0), *product(strong, strong)]  # weak with weak, strong with strong
         if name == "barlip":
             return torch.stack([redundancy(image[a], text[b]) for a, b in views]).mean()
         of_image, of_text = features["p_image"].unbind(1), features["p_text"].unbind(1)

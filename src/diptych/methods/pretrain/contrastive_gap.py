@@ -16,7 +16,7 @@ as everywhere; `local` takes them within parts of the batch of so many pairs ins
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class ContrastiveGap(Pairs):
         if config.reproject is not None:
             self.model = DualEncoder(self.model.image, self.model.text, config.reproject, scale=self.model.scale)
 
-    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+    def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         parts = -(-len(image) // (self.config.local or len(image)))
         found = [self._of_part(*pair) for pair in zip(image.tensor_split(parts), text.tensor_split(parts), strict=True)]
         return {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}

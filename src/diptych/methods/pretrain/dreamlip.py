@@ -17,7 +17,7 @@ text, embed the sentences and take the mean or the best.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.nn.functional import normalize
@@ -116,7 +116,10 @@ class DreamLIP(CLIP):
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         config, texts, scale = self.config, features["texts"], self.model.scale()
-        columns = [info_nce(features["image"], texts[:, k], scale) for k in range(texts.shape[1])]
+        equal: list[dict[str, Any]] = [{}] * texts.shape[1]
+        if config.duplicates != "apart":
+            equal = [config.equal(column) for name in ("main", "sentences") for column in batch.texts[name].columns()]
+        columns = [info_nce(features["image"], texts[:, k], scale, **equal[k]) for k in range(texts.shape[1])]
         terms = {"contrastive": config.contrastive * torch.stack(columns).mean()}
         if config.subcaption:
             local = grouping(texts, features["groups"], self.local(), negatives=config.negatives)

@@ -55,8 +55,8 @@ _OF_TWO, _FORMS = ("dhel", "kcl"), ("mv_dhel", "mv_infonce")
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
     """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed. `pictures` and `texts` are
-    the numbers of views; texts of `role` are drawn without repeating one before all have had their turn. `projector`
-    is the head behind each tower (`towers.heads`)."""
+    the numbers of views; no text of `role` is drawn twice, and a sample with too few is left out. `projector` is the
+    head behind each tower (`towers.heads`)."""
 
     objective: str = "mv_dhel"
     form: Literal["code", "paper"] = "code"
@@ -104,7 +104,7 @@ class MultiView(Pairs):
         config, preprocess = self.config, self.model.image.preprocess
         views: list[View] = [PictureView(preprocess=preprocess, augment=self.augment, count=config.pictures)]
         if config.texts:
-            views.append(TextView(tokenizer=self.make.tokenizer, role=config.role, count=config.texts))
+            views.append(TextView(tokenizer=self.make.tokenizer, role=config.role, count=config.texts, repeat=False))
         return views
 
     def encode(self, batch: Batch, at: At) -> Features:
@@ -134,7 +134,7 @@ class MultiView(Pairs):
 MultiView.presets = {
     "small": replace(
         SMALL,
-        config={**SMALL.config, "role": "*", "texts": 2, "pictures": 2},
+        config={**SMALL.config, "role": "*", "texts": 1, "pictures": 2},
         recipe=replace(SMALL.recipe, batch_size=128),
     ),
     "paper": Preset(

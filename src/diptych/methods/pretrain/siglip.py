@@ -9,12 +9,13 @@ theta_0 = ln 10, b_0 = -10: at the start nearly every pair is rightly a no. Infe
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from diptych.methods.base import Features, Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs
+from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
 from diptych.objectives import sigmoid_pairs
 from diptych.towers.parts import Temperature
 
@@ -28,7 +29,7 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PairConfig):
+class Config(DuplicatesConfig):
     """`scale` and `bias` are where the logits s x.y + b start."""
 
     scale: float = 10.0
@@ -39,14 +40,15 @@ class SigLIP(Pairs):
     """The pairwise sigmoid loss over one batch of pairs."""
 
     Config = Config
+    share = False  # each pair is a question of its own
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
         self.model = make.dual(scale=Temperature(config.scale), bias=config.bias)
 
-    def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+    def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         assert self.model.bias is not None
-        return {"contrastive": sigmoid_pairs(image, text, self.model.scale(), self.model.bias)}
+        return {"contrastive": sigmoid_pairs(image, text, self.model.scale(), self.model.bias, **equal)}
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
         assert self.model.bias is not None
