@@ -89,7 +89,6 @@ def test_the_suite_compares_two_models():
     assert found["n"] == 6
     assert found["deviation"] == pytest.approx(0, abs=0.1)
     assert found["rotation_image"] > 10
-    assert "rotation" in found["protocol"]
 
 
 @pytest.mark.parametrize("earlier", [[], [1, 2]])

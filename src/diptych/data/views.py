@@ -393,6 +393,35 @@ class LabelView:
         return {self.gives[0]: sample.labels.get(self.label, -1)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArrayView:
+    """An array of the sample as one vector (B, `size`) of float32, such as features of another encoder.
+
+    Raises BadSample where there is none, of another size, or with what is not finite.
+    """
+
+    array: str
+    size: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"arrays.{self.array}",)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"fields.{self.array}",)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        if self.array not in sample.arrays:
+            raise BadSample("no-array", f"no array {self.array!r}")
+        values = np.asarray(sample.arrays[self.array], np.float32).ravel()
+        if len(values) != self.size:
+            raise BadSample("array-size", f"array {self.array!r} has {len(values)} numbers, not {self.size}")
+        if not np.isfinite(values).all():
+            raise BadSample("not-finite", f"array {self.array!r} holds what is no number")
+        return {self.gives[0]: torch.from_numpy(values.copy())}
+
+
 def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None) -> dict[str, Any]:
     """All views of one sample; view number v draws from `generator(*at, v)`, at = (seed, epoch, position)."""
     values: dict[str, Any] = {}

@@ -78,7 +78,8 @@ def rotation(
     (before, texts_before), (now, texts_now) = found
     protocol = protocol_of(
         "rotation", source, model, exact=exact, field=role,
-        rule="unit vectors; the first text of each picture; degrees",        options=(f"earlier={getattr(old, 'name', 'model')}",),
+        rule="unit vectors; the first text of each picture; degrees",
+        options=(f"earlier={getattr(old, 'name', 'model')}",),
     )  # fmt: skip
     numbers = report(before.vectors, texts_before, now.vectors, texts_now)
     return {"n": len(texts_now)} | numbers | {"bad": dict(now.bad)} | describe(protocol, model)

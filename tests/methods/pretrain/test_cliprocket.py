@@ -15,7 +15,7 @@ from diptych.data.views import VariedTextView
 from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.make import Make
-from diptych.methods.pretrain.cliprocket import EXTRAS, CLIPRocket, swapped
+from diptych.methods.pretrain.cliprocket import EXTRAS, CLIPRocket, Thinned, swapped
 from diptych.objectives import info_nce
 from diptych.training.config import resolve
 from diptych.training.run import run
@@ -220,3 +220,59 @@ def test_a_run_is_loaded_and_started_from(tmp_path):
 def test_bad_options_are_refused(config, said):
     with pytest.raises(InputError, match=said):
         CLIPRocket.configure(config)
+
+
+@pytest.mark.parametrize("extra", ["siamlip", "byolip", "barlip"])
+def test_cross_modal_losses_stand_on_plain_clip_too(extra):
+    held = method(local=0, extra=extra)
+    given = batch(local=0)
+    found = held.encode(given, AT)
+    assert found["v_image"].shape == (6, 1, 8)
+    losses = held.loss(found, given, AT)
+    assert losses.terms.keys() == {"global", extra}
+    losses.total.backward()
+
+
+@pytest.mark.parametrize("extra", ["siamlip", "byolip", "barlip"])
+def test_strong_views_may_have_heads_of_their_own(extra):
+    held, given = method(extra=extra, strong_heads=True).eval(), batch()
+    with torch.no_grad():
+        found = held.encode(given, AT)
+        strong = held.model.encode_image(given.images["strong"].flat).pooled
+        weak = held.model.encode_image(given.images["main"].flat).pooled
+        heads = held.slow.module[1] if extra == "byolip" else held.projectors
+        torch.testing.assert_close(found["v_image"][:, 0], heads[0][0](weak))
+        torch.testing.assert_close(found["v_image"][:, 1:].flatten(0, 1), heads[1][0](strong))
+        if extra == "siamlip":
+            predicted = held.predictors[1][1](found["v_text"][:, 1:])
+            torch.testing.assert_close(found["p_text"][:, 1:], predicted)
+    held.train()
+    held.loss(held.encode(given, AT), given, AT).total.backward()
+    assert all(p.grad is not None for p in [*held.projectors.parameters(), *held.predictors.parameters()])
+
+
+def test_strong_heads_without_strong_views_are_refused():
+    for bad in ({"extra": "none"}, {"extra": "slip"}, {"extra": "siamlip", "local": 0}):
+        with pytest.raises(InputError, match="strong_heads are those of"):
+            method(strong_heads=True, **bad)
+
+
+def test_a_skipped_block_leaves_a_text_as_it_was():
+    torch.manual_seed(0)
+    thinned, tokens = Thinned(0.0, 0.5), torch.randn(400, 3, 4)
+    assert torch.equal(thinned(0, tokens), tokens)
+    after = thinned(1, tokens + 1)
+    moved = (after - tokens)[:, 0, 0]
+    assert set(moved.round(decimals=3).tolist()) == {0.0, 2.0}  # skipped, or scaled up by 1 / (1 - 0.5)
+    assert 150 < (moved == 0).sum() < 250
+    torch.testing.assert_close(after - tokens, moved[:, None, None].expand_as(tokens))
+
+
+def test_drop_path_acts_in_the_strong_pass_of_training_alone():
+    held, given = method(drop_path=0.9), batch()
+    calls = []
+    encode = held.model.encode_text
+    held.model.encode_text = lambda *args, **how: calls.append(how) or encode(*args, **how)
+    held.train().encode(given, AT)
+    held.eval().encode(given, AT)
+    assert [set(how) for how in calls] == [set(), {"edit"}, set(), set()]

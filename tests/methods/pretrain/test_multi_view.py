@@ -1,16 +1,21 @@
 """Multi-view: views are counted and stand in the loss as the sheet has them, with and without texts."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
-from tests.training.helpers import TEXT, tokenizer
+from tests.training.helpers import TEXT, make_engine, tokenizer
 
 import diptych
 from diptych.data.batch import Batch, Images, Tokens
+from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.pretrain.multi_view import LOSSES, MultiView
 from diptych.objectives import mv_dhel, mv_infonce
+from diptych.testing import Toy
 from diptych.training.config import resolve
 from diptych.training.run import run
 
@@ -115,6 +120,8 @@ def test_pictures_alone_train_and_are_loaded_without_a_text_tower(tmp_path):
         ({"pictures": 0, "texts": 3}, "at least one picture"),
         ({"objective": "dhel"}, "takes two views, not 5"),
         ({"tau": 0.0}, "tau is 0"),
+        ({"arrays": {"sound": 0}}, "array 'sound' has 0 numbers"),
+        ({"objective": "dhel", "texts": 1, "arrays": {"sound": 8}}, "takes two views, not 3"),
         ({"role": "caption;long"}, "one role"),
     ],
 )
@@ -136,3 +143,40 @@ def test_validation_without_a_text_tower_is_refused_before_training(tmp_path):
     with pytest.raises(InputError, match="leave out --val"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Sounds(Toy):
+    """Drawings with a caption and a vector, which some samples lack, or have too short."""
+
+    def schema(self):
+        return {**super().schema(), "arrays.sound": Field(kind="array")}
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        lacking = {3: {}, 5: {"sound": np.zeros(4)}, 7: {"sound": np.full(8, np.nan)}}
+        return replace(sample, arrays=lacking.get(index, {"sound": np.arange(8.0) + index}))
+
+
+def test_an_array_is_a_third_modality_with_layers_of_its_own(tmp_path):
+    held = method(texts=1, arrays={"sound": 8}, tau=0.5)
+    assert held.needs(held.stages()[0]) == ("images.main", "texts.caption", "arrays.sound")
+    engine = make_engine(tmp_path, method=held.train(), source=Sounds(48), recipe={"steps": 3}, max_bad=0.1)
+    assert engine.run().damaged == {"no-array": 1, "array-size": 1, "not-finite": 1}
+    sound = held.encoders["sound"][0][0].weight
+    assert sound.grad is None
+    given = batch(1, 1)
+    given = Batch(images=given.images, texts=given.texts, keys=given.keys, fields={"sound": torch.rand(6, 8)})
+    views = held.eval().encode(given, AT)["views"]
+    assert views.shape == (6, 3, 16)
+    expected = torch.nn.functional.normalize(held.encoders["sound"](given.fields["sound"]), dim=-1)
+    torch.testing.assert_close(views[:, 2], expected)
+    losses = held.loss({"views": views}, given, AT)
+    torch.testing.assert_close(losses.total, mv_dhel(views.transpose(0, 1), 0.5))
+    losses.total.backward()
+    assert sound.grad.abs().sum() > 0
+
+
+def test_more_views_than_texts_are_damage_that_is_named(tmp_path):
+    engine = make_engine(tmp_path, method=method(texts=2), source=Toy(48), recipe={"steps": 3})
+    with pytest.raises(InputError, match="few-captions"):
+        engine.run()

@@ -58,8 +58,10 @@ class Config(PairConfig):
     """`augment` and `strong` are how weak and strong pictures are varied, `local` is K. `stop_words` is the probability
     that a text loses its stop words, `synonyms` the table of strong texts (`data.eda`). `smoothing` is that of the
     local terms, `text_dropout` that before each block in the strong pass. `scale` and `local_scale` are learned, up to
-    `max_scale`. `hidden` is the width of the second head; `extra_hidden` and `extra_width` those of the extra loss's
-    projectors, None as published; `weight` that loss's. `momentum` is BYOLIP's."""
+    `max_scale`. `drop_path` is the share of texts that skip a block there (whole blocks, all but the last [choice]).
+    `hidden` is the width of the second head; `extra_hidden` and `extra_width` those of the extra loss's
+    projectors, None as published; `strong_heads` gives the strong views projectors and predictors of their own;
+    `weight` is that loss's. `momentum` is BYOLIP's."""
 
     augment: Mapping[str, Any] = field(default_factory=lambda: {"crop": (0.5, 1.0)})
     strong: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
@@ -68,6 +70,7 @@ class Config(PairConfig):
     synonyms: str = "common"
     smoothing: float = 0.1
     text_dropout: float = 0.0
+    drop_path: float = 0.0
     scale: float = 1 / 0.07
     local_scale: float = 10.0
     max_scale: float = 100.0
@@ -76,6 +79,7 @@ class Config(PairConfig):
     extra: str = "none"
     extra_hidden: int | None = None
     extra_width: int | None = None
+    strong_heads: bool = False
     weight: float | None = None
     momentum: float = 0.99
 
@@ -97,7 +101,10 @@ class Config(PairConfig):
             raise InputError("swalip takes no label smoothing; set smoothing=0")
         if self.reduction not in ("mean", "sum"):
             raise unknown("reduction of cliprocket", self.reduction, ("mean", "sum"))
-        for name in ("smoothing", "text_dropout", "stop_words"):
+        if self.strong_heads and (self.extra in ("none", "slip", "swalip") or not self.local):
+            raise InputError(f"strong_heads are those of siamlip, byolip and barlip beside weak ones; {self.extra} "
+                             f"with local={self.local} has none")  # fmt: skip
+        for name in ("smoothing", "text_dropout", "stop_words", "drop_path"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
 
@@ -127,7 +134,9 @@ class CLIPRocket(Method):
         else:  # plain CLIP: the second head is as it is
             for parameter in (*self._image_heads.second.parameters(), *self._text_heads.second.parameters()):
                 parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
-        self.projectors, self.predictors = self._extra_heads()
+        heads = [self._extra_heads() for _ in range(1 + config.strong_heads)]  # of the weak views, of the strong ones
+        self.projectors = nn.ModuleList([projectors for projectors, _ in heads if len(projectors)])
+        self.predictors = nn.ModuleList([predictors for _, predictors in heads if len(predictors)])
         if config.extra == "byolip":
             self.slow = Momentum(nn.ModuleList([self.model, self.projectors]), config.momentum)
 
@@ -185,31 +194,33 @@ class CLIPRocket(Method):
 
     def _pooled(self, model: Any, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """What both towers pool of a view, before the heads; texts of strong views under dropout."""
-        rate = self.config.text_dropout if name == "strong" and self.training else 0.0
-
-        def edit(layer: int, tokens: Tensor) -> Tensor:
-            return dropout(tokens, rate)
-
+        how: dict[str, Any] = {}
+        if name == "strong" and self.training and (self.config.text_dropout or self.config.drop_path):
+            how["edit"] = Thinned(self.config.text_dropout, self.config.drop_path)
         image = model.encode_image(batch.images[name].flat).pooled
-        return image, model.encode_text(*batch.texts[name].flat, **({"edit": edit} if rate else {})).pooled
+        return image, model.encode_text(*batch.texts[name].flat, **how).pooled
 
     def _projected(self, batch: Batch, views: Sequence[tuple[Tensor, Tensor]]) -> Features:
         """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is predicted from them."""
         count, found = len(batch), {}
 
-        def side_by_side(views: Sequence[tuple[Tensor, Tensor]], at: int) -> Tensor:
-            return torch.cat([pair[at].unflatten(0, (count, -1)) for pair in views], 1)
+        def through(heads: Any, views: Sequence[tuple[Tensor, Tensor]], at: int) -> Tensor:
+            by_kind = [pair[at].unflatten(0, (count, -1)) for pair in views]
+            if len(heads) == 1:  # the same for weak and strong
+                return heads[0][at](torch.cat(by_kind, 1))
+            return torch.cat([own[at](mine) for own, mine in zip(heads, by_kind, strict=True)], 1)
 
-        for side, at in (("image", 0), ("text", 1))[: len(self.projectors)]:
-            found[f"v_{side}"] = self.projectors[at](side_by_side(views, at))
+        for side, at in (("image", 0), ("text", 1))[: len(self.projectors[0])]:  # type: ignore[arg-type]
+            found[f"v_{side}"] = through(self.projectors, views, at)
             if self.predictors:
-                found[f"p_{side}"] = self.predictors[at](found[f"v_{side}"])
+                kinds = found[f"v_{side}"].split((1, self.config.local), 1)[: len(views)]
+                found[f"p_{side}"] = through(self.predictors, [(kind.flatten(0, 1),) * 2 for kind in kinds], at)
         if self.config.extra == "byolip":
             model, projectors = self.slow.module  # type: ignore[misc]
             with torch.no_grad():
                 slow = [self._pooled(model, batch, name) for name in ("main", "strong")[: len(views)]]
                 for side, at in (("image", 0), ("text", 1)):
-                    found[f"v_{side}"] = projectors[at](side_by_side(slow, at))
+                    found[f"v_{side}"] = through(projectors, slow, at)
         return found
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
@@ -253,6 +264,22 @@ class CLIPRocket(Method):
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:
         if self.config.extra == "byolip":
             self.slow.update()
+
+
+class Thinned:
+    """The edit of the strong text pass: dropout of the residual stream at the input of each block, and whole blocks
+    that a share of the texts skips, what is left being scaled up."""
+
+    def __init__(self, rate: float, drop_path: float):
+        self.rate, self.drop_path = rate, drop_path
+        self.before: Tensor | None = None
+
+    def __call__(self, layer: int, tokens: Tensor) -> Tensor:
+        if self.before is not None and self.drop_path:
+            kept = dropout(torch.ones_like(tokens[:, :1, :1]), self.drop_path)
+            tokens = self.before + kept * (tokens - self.before)
+        self.before = dropout(tokens, self.rate)
+        return self.before
 
 
 def _ce(rows: Tensor, columns: Tensor, scale: Tensor | float, smoothing: float = 0.0) -> Tensor:

@@ -14,15 +14,16 @@ Inference: `represent` gives the towers' outputs before the projectors, as in th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
-from diptych.data.views import PictureView, TextView, View
+from diptych.data.views import ArrayView, PictureView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import NO_TOWER, Make
@@ -30,6 +31,7 @@ from diptych.methods.pairs import SMALL, PairConfig, Pairs, adopted
 from diptych.methods.pictures import STRONG
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
+from diptych.towers.heads import head
 from diptych.towers.parts import Temperature
 
 card = {
@@ -56,7 +58,8 @@ _OF_TWO, _FORMS = ("dhel", "kcl"), ("mv_dhel", "mv_infonce")
 class Config(PairConfig):
     """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed. `pictures` and `texts` are
     the numbers of views; no text of `role` is drawn twice, and a sample with too few is left out. `projector` is the
-    head behind each tower (`towers.heads`)."""
+    head behind each tower (`towers.heads`). `arrays` names further modalities, arrays of the data with the count of
+    their numbers, such as another encoder's features: one view each, through layers and a projector of its own."""
 
     objective: str = "mv_dhel"
     form: Literal["code", "paper"] = "code"
@@ -64,6 +67,7 @@ class Config(PairConfig):
     pictures: int = 1
     texts: int = 4
     projector: str = "mlp:last_norm=scaled"
+    arrays: Mapping[str, int] = field(default_factory=dict)
 
     several: ClassVar[bool] = False
 
@@ -73,11 +77,15 @@ class Config(PairConfig):
             raise unknown("objective of multi_view", self.objective, LOSSES)
         if self.form not in ("code", "paper"):
             raise unknown("form of multi_view", self.form, ("code", "paper"))
-        if min(self.pictures, self.texts) < 0 or self.pictures + self.texts < 2 or self.pictures < 1:
+        views = self.pictures + self.texts + len(self.arrays)
+        if min(self.pictures, self.texts) < 0 or views < 2 or self.pictures < 1:
             raise InputError(f"{self.pictures} pictures and {self.texts} texts are no views to contrast; give at least "
                              "one picture, and two views in all")  # fmt: skip
-        if self.objective in _OF_TWO and self.pictures + self.texts > 2:
-            raise InputError(f"{self.objective} takes two views, not {self.pictures + self.texts}; choose mv_dhel")
+        if self.objective in _OF_TWO and views > 2:
+            raise InputError(f"{self.objective} takes two views, not {views}; choose mv_dhel")
+        for name, size in self.arrays.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"the array {name!r} has {size!r} numbers; give its count, as {{{name}: 512}}")
         if self.tau <= 0:
             raise InputError(f"tau is {self.tau}; it must be above 0")
 
@@ -97,6 +105,11 @@ class MultiView(Pairs):
             image_projection=config.projector,
             text_projection=config.projector,
         )
+        inner, outer = self.model.image.width, self.model.embed_dim
+        self.encoders = nn.ModuleDict({
+            name: nn.Sequential(head("mlp", size, inner, name), head(config.projector, inner, outer, name))
+            for name, size in config.arrays.items()
+        })  # fmt: skip
         loss = LOSSES[config.objective]
         self.objective = partial(loss, form=config.form) if config.objective in _FORMS else loss
 
@@ -105,13 +118,16 @@ class MultiView(Pairs):
         views: list[View] = [PictureView(preprocess=preprocess, augment=self.augment, count=config.pictures)]
         if config.texts:
             views.append(TextView(tokenizer=self.make.tokenizer, role=config.role, count=config.texts, repeat=False))
-        return views
+        return [*views, *(ArrayView(array=name, size=size) for name, size in config.arrays.items())]
 
     def encode(self, batch: Batch, at: At) -> Features:
         count = len(batch)
         found = [self.model.embed_images(batch.image.flat).unflatten(0, (count, -1))]
         if self.config.texts:
             found.append(self.model.embed_texts(*batch.text.flat).unflatten(0, (count, -1)))
+        for name, encoder in self.encoders.items():
+            values: Any = batch.fields[name]
+            found.append(normalize(encoder(values), dim=-1)[:, None])
         return {"views": torch.cat(found, 1)}
 
     def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
