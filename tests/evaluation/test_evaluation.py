@@ -206,3 +206,22 @@ def test_every_suite_has_a_section_in_the_docs():
     for name in cards():
         assert f"\n### {name}\n" in page, name
         assert f"--suite {name}" in page or f",{name}" in page, name
+
+
+def test_a_long_text_is_the_mean_of_its_sentences():
+    table = vectors(0)
+    source = Rows([row("a", 1, "A 1. B 2\nC 3.", "D 4"), row("b", 2, "E 5"), row("c", 3, "no number. F 6. F 6")])
+    model, calls = Fake(table), []
+    result = retrieval(model, source, ks=(1,), by_sentence=True, progress=lambda *done: calls.append(done))
+    assert model.seen == ["A 1", "B 2", "C 3", "D 4", "E 5", "no number", "F 6", "F 6"]
+    assert calls[-1][0] == calls[-1][1] == 3 + 8
+    owners = [[1, 2, 3, 4], [5], [0, 6, 6]]
+    means = np.stack([model.vectors.numpy()[numbers].mean(0) for numbers in owners])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    scores = model.vectors.numpy()[[1, 2, 3]] @ means.T
+    assert result["i2t_r1"] == pytest.approx((scores.argmax(1) == np.arange(3)).mean())
+    assert result["t2i_r1"] == pytest.approx((scores.argmax(0) == np.arange(3)).mean())
+    short = Rows([row("a", 1, "A 1")])
+    assert len({retrieval(Fake(table), short, by_sentence=how)["protocol"] for how in (True, False)}) == 2
+    with pytest.raises(InputError, match="leave out either rerank or by_sentence"):
+        evaluate(Fake(table), source, ["retrieval"], by_sentence=True, rerank=2)

@@ -37,6 +37,7 @@ def add(parser: Parser) -> None:
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(some, "--group", metavar="LABEL", help="zeroshot: accuracy for each of its values, and the worst")
     parser.option(some, "--rerank", type=int, metavar="K", help="retrieval: the first K are ordered by match")
+    parser.option(some, "--by-sentence", type=bool, help="retrieval: a long text is the mean of its sentences")
     parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
     parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
     parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
@@ -63,7 +64,7 @@ def add(parser: Parser) -> None:
 _WHOLE = ("shots", "seeds")  # lists of numbers
 _LISTS = ("roles", "negatives", "labels", "earlier", "strategies")  # lists of names
 _PLAIN = (
-    *("role", "label", "batch_size", "exact", "group", "rerank", "query", "score", "siblings", "flag"),
+    *("role", "label", "batch_size", "exact", "group", "rerank", "by_sentence", "query", "score", "siblings", "flag"),
     *("train", "features", "by", "measure", "prefix", "length"),
 )
 

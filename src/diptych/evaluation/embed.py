@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from diptych.data.ahead import ahead
 from diptych.data.sample import BadSample, Picture, Sample, Source
+from diptych.data.views import sentences
 from diptych.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -136,6 +138,16 @@ def embed_texts(model: Any, texts: Sequence[str], *, batch_size: int, steps: Ste
         vectors.append(as_vectors(model.embed_texts(list(part))))
         steps.add(len(part))
     return torch.cat(vectors)
+
+
+def embed_long(model: Any, texts: Sequence[str], *, batch_size: int, steps: Steps) -> Tensor:
+    """Embed long texts (n, E), each as the unit mean of its sentences' vectors (`data.views.sentences`)."""
+    parts = [sentences(text) or [text] for text in texts]
+    owner = torch.tensor([at for at, said in enumerate(parts) for _ in said])
+    steps.total += len(owner) - len(texts)
+    vectors = embed_texts(model, [part for said in parts for part in said], batch_size=batch_size, steps=steps)
+    total = vectors.new_zeros(len(texts), vectors.shape[1]).index_add_(0, owner.to(vectors.device), vectors)
+    return normalize(total, dim=1)
 
 
 class Texts:

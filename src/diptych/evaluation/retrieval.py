@@ -5,8 +5,9 @@ case and outer blanks are one text: they are one target and one query. Ties coun
 
     R@k = mean_q [rank_q <= k],    MRR = mean_q 1 / rank_q,    rank_q = 1 + #{wrong items scoring >= the best right one}
 
-With `rerank=k` the first k of each query are put into the order of the model's `match`; of wrong items that tie for the
-k-th place those that come first in the data are taken.
+With `by_sentence` all texts that a picture has in the role are one long text, whose vector is the unit mean of its
+sentences' vectors. With `rerank=k` the first k of each query are put into the order of the model's `match`; of wrong
+items that tie for the k-th place those that come first in the data are taken.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ import numpy as np
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, Texts, embed_pictures, embed_texts
+from diptych.evaluation.embed import Progress, Steps, Texts, embed_long, embed_pictures, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.rerank import match_some
 from diptych.metrics import chance_recall, chance_reciprocal_rank, first, ranks, ranks_of_two_stages
@@ -32,11 +33,14 @@ card = {
 _RULE = "every different text is a target and a query; equal texts (case, outer blanks) are one; ties lose"
 
 
-def ready(model: Any, source: Source, *, role: str | None = None, rerank: int = 0) -> None:
-    """Raises InputError for a role that the source lacks, and for reranking by a model that cannot match."""
+def ready(model: Any, source: Source, *, role: str | None = None, rerank: int = 0, by_sentence: bool = False) -> None:
+    """Raises InputError for a role that the source lacks, for reranking by a model that cannot match, and of texts that
+    are embedded by sentence."""
     role_of("retrieval", source, role)
     if rerank < 0:
         raise InputError(f"rerank is {rerank}; give how many of each query's first are matched, such as 32")
+    if rerank and by_sentence:
+        raise InputError("match reads whole texts; leave out either rerank or by_sentence")
     if rerank:
         able("reranking", model, "match")
 
@@ -47,6 +51,7 @@ def retrieval(
     *,
     role: str | None = None,
     rerank: int = 0,
+    by_sentence: bool = False,
     batch_size: int = 64,
     ks: Sequence[int] = (1, 5, 10),
     exact: bool = False,
@@ -58,13 +63,14 @@ def retrieval(
     texts, median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples left out by reason, and the protocol.
     `rerank` many of each query's first are ordered anew by `model.match`: `reranked_i2t_r1` … stand beside the rest.
     """
-    ready(model, source, role=role, rerank=rerank)
+    ready(model, source, role=role, rerank=rerank, by_sentence=by_sentence)
     role = role_of("retrieval", source, role)
     texts = Texts()
 
     def captions(sample: Sample) -> list[int]:
         """The numbers of a sample's texts."""
-        return [texts.add(text) for text in texts_of(sample, role)]
+        said = texts_of(sample, role)
+        return [texts.add(text) for text in (["\n".join(said)] if by_sentence else said)]
 
     steps = Steps(progress, len(source))
     images = embed_pictures(model, source, captions, exact=exact, batch_size=batch_size, steps=steps)
@@ -76,7 +82,7 @@ def retrieval(
     position = {text: at for at, text in enumerate(used)}
     written = [texts.written[text] for text in used]
     steps.total += len(used)
-    vectors = embed_texts(model, written, batch_size=batch_size, steps=steps)
+    vectors = (embed_long if by_sentence else embed_texts)(model, written, batch_size=batch_size, steps=steps)
 
     to_text = [sorted({position[text] for text in numbers}) for numbers in images.facts]
     to_image = [sorted(set(owners[text])) for text in used]
@@ -98,7 +104,7 @@ def retrieval(
         for name, (_, _, right) in directions.items():
             rank = ranks_of_two_stages(found[name], chosen[name], scores[name], right)
             results |= summary(f"reranked_{name}", rank, *sizes[name], ks)
-    options = (f"rerank={rerank}",) if rerank else ()
+    options = (*([f"rerank={rerank}"] if rerank else []), *(["by_sentence"] if by_sentence else []))
     protocol = protocol_of("retrieval", source, model, exact=exact, field=role, rule=_RULE, options=options)
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 

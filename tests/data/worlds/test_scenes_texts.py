@@ -23,6 +23,7 @@ WORLDS = {
     "signals": {"easy": 0.5, "hard": 0.5, "overlay": 0.7},
     "clutter": {"number": "2-4", "same": 0, "described": 1, "distractors": 1},
     "novel": {"split": "novel"},
+    "by object": {"long": "objects", "styles": "all", "same": 0.3},
 }
 
 
@@ -189,6 +190,19 @@ def test_long_texts_tell_one_fact_a_sentence_of_the_objects_they_name():
         "rendering",
         "palette",
     }
+
+
+def test_long_texts_by_object_tell_all_of_one_object_a_sentence():
+    for scene, texts in told({"number": "1-4", "long": "objects", "styles": "seen"}, 60):
+        long = of(texts, "long")
+        things = [(text, *parse(text.text).things) for text in long if text.attrs["fact"] == "object"]
+        assert len(things) == len(scene.known)
+        for (text, found), thing in zip(things, scene.known, strict=True):
+            assert text.attrs["objects"] == thing.ids
+            expected = (thing.concept, thing.count, thing.size, thing.texture, thing.colour, thing.place)
+            assert (found.noun, found.count, found.size, found.texture, found.colour, found.place) == expected
+        rest = {text.attrs["fact"] for text in long} - {"object"}
+        assert "ground" in rest <= {"ground", "rendering", "palette"}
 
 
 def test_depth_is_told_of_objects_that_overlap():

@@ -30,10 +30,10 @@ from diptych.towers.model import Model
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-SCENES = "scenes:number=1:size=32:texts=caption:drop=0"
+SCENES = "scenes:number=1:size=32:texts=caption:drop=0:overlap=0.5"
 DOMAINS = ("plain", "sketch", "dusk", "poster")
 LEARNT = (2000, 400, 400, 400)
-BASE_STEPS, STEPS = 400, 150
+BASE_STEPS, STEPS = 400, 100
 PAIRS = 300  # held out, of each domain
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 RECIPE = {"batch_size": 64, "warmup": 0.2, "ema": None}  # so short a phase has no use for averaged weights

@@ -76,7 +76,7 @@ class World(_base.World[Scene]):
         """The texts of the config's roles; an edited scene brings the instruction that makes it, a document its own."""
         config = self.config
         drop = 0.0 if config.kinds or facts.change or config.siblings > 1 else config.drop
-        found = texts(facts, config.roles, drop, self.catalogue.classes)
+        found = texts(facts, config.roles, drop, self.catalogue.classes, config.long)
         if facts.change:
             found.append(Text(text=instruction(facts), role="instruction"))
         return found + (told(facts) if facts.pages else [])

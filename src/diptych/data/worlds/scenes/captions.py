@@ -84,7 +84,7 @@ def phrase(thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False) ->
     return article(text) if thing.count == 1 else f"{NUMBERS[thing.count]} {text}"
 
 
-def _placed(thing: Thing, ways: Ways, drop: float, coarse: bool, first: bool) -> str:
+def placed(thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False, first: bool = False) -> str:
     """A thing in words, with its place before or behind."""
     text = phrase(thing, ways, drop, coarse)
     if not thing.place or ways.number("drop place", thing) < drop:
@@ -105,7 +105,7 @@ def short(scene: Scene, ways: Ways, template: int, drop: float = 0.0, coarse: bo
     opening = ways.say("opening", RENDERINGS[scene.rendering])
     if ways.number("drop rendering") < (0.7 if scene.rendering == "flat" else drop):
         opening = ""
-    phrases = [_placed(thing, ways, drop, coarse, template == 1) for thing in things]
+    phrases = [placed(thing, ways, drop, coarse, template == 1) for thing in things]
     text = _form(template, phrases, ground, opening, _total(scene))
     if template == 4 and things and things[0].count > 1:
         text = text.replace("there is", "there are", 1)

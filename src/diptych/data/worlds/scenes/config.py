@@ -10,6 +10,7 @@ from diptych.spec import several
 
 SPLITS = ("train", "val", "test", "unseen", "novel")
 NOISES = ("swap", "boilerplate", "junk", "drop", "wrong")
+LONG = ("facts", "objects")
 EDITS = ("swap", "replace", "add", "remove", "recolour", "move")
 ROLES = (
     "caption",
@@ -49,6 +50,7 @@ class Config:
         overlap      share of a domain's parts (ground, palette, rendering, lexicon) that come from any domain
     Texts
         texts        the roles to give, or `all`
+        long         what each sentence of a long text tells: `facts` (one) or `objects` (all of one object)
         drop         share of facts that captions and paraphrases leave out; none where there are edits or siblings
         noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
     Beside the picture
@@ -77,6 +79,7 @@ class Config:
     styles: str = "plain"
     overlap: float = 0.0
     texts: str = "all"
+    long: str = "facts"
     drop: float = 0.2
     noise: str = ""
     edits: str = ""
@@ -104,6 +107,8 @@ class Config:
             if item.type is float and not 0 <= value <= (0.5 if item.name == "held_out" else 1):
                 most = 0.5 if item.name == "held_out" else 1
                 raise InputError(f"option {item.name!r} of world 'scenes' is {value}; it must be 0 to {most}")
+        if self.long not in LONG:
+            raise unknown("kind of long texts of scenes", self.long, LONG)
         if self.split not in SPLITS:
             raise unknown("split of scenes", self.split, SPLITS)
         if max(self.lengths) > 1 and (self.siblings > 1 or self.edits):

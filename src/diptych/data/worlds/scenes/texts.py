@@ -11,12 +11,14 @@ from diptych.data.worlds.scenes.facts import Scene
 EACH = 4  # questions, statements and hypotheses of a scene
 
 
-def texts(scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str]) -> list[Text]:
-    """The texts of these roles; each says in `attrs["objects"]` of which objects it speaks."""
+def texts(scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str], long: str = "facts") -> list[Text]:
+    """The texts of these roles; each says in `attrs["objects"]` of which objects it speaks. `long` says what a sentence
+    of a long text tells."""
     ways = Ways.of(scene)
     found: list[Text] = []
     for role in roles:
-        found += _ROLES[role](scene, ways, drop, classes)
+        maker = _by_object if (role, long) == ("long", "objects") else _ROLES[role]
+        found += maker(scene, ways, drop, classes)
     return found
 
 
@@ -48,6 +50,20 @@ def _long(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[st
         Text(text=sentence(claim, way, way.free(at)), role="long", attrs={"objects": claim.ids, "fact": claim.kind})
         for at, claim in enumerate(claims(scene))
     ]
+
+
+def _by_object(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+    """A sentence for each thing, with all that is told of it, and those of the whole picture."""
+    way = ways["long"]
+    found = [
+        Text(
+            text=f"there {'is' if thing.count == 1 else 'are'} {captions.placed(thing, way)}.",
+            role="long",
+            attrs={"objects": thing.ids, "fact": "object"},
+        )
+        for thing in scene.known
+    ]
+    return found + [text for text in _long(scene, ways, drop, classes) if not text.attrs["objects"]]
 
 
 def _drawn(scene: Scene, way: Ways) -> list[Claim]:
