@@ -1,9 +1,12 @@
 """Views: pure functions of (sample, generator), and the pictures that they make."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from diptych.data.pictures import Preprocess
 from diptych.data.sample import BadSample, Sample, Text
@@ -222,3 +225,26 @@ def test_a_blur_smooths_and_keeps_the_mean():
     for found in blurred:
         assert abs(found.mean() - plain.mean()) < 1
     assert min(found.std() for found in blurred) < 0.6 * plain.std()
+
+
+def test_a_view_like_another_makes_its_choices_again():
+    """A teacher's view: the same crop, colours and words, at its own size and by its own tokenizer."""
+    augment = Augment(crop=(0.2, 0.6), flip=True, colour=(0.4, 0.4, 0.4, 0.1), grey=0.5)
+    other = build("bpe:vocab_size=280:context=24", ["something else"])
+    pictures = [
+        PictureView(preprocess=Preprocess(size=32), augment=augment),
+        PictureView(preprocess=Preprocess(size=32), augment=augment, name="own"),
+        PictureView(preprocess=Preprocess(size=32), augment=augment, name="same", like="images.main"),
+        PictureView(preprocess=Preprocess(size=64), augment=augment, name="large", like="images.main"),
+    ]
+    words = [TextView(tokenizer=WORDS), TextView(tokenizer=other, name="same", like="texts.main")]
+    texts = [Text(text=f"a {colour} circle", role="caption") for colour in ("red", "green", "blue", "pink", "grey")]
+    for position in range(6):
+        sample = replace(Toy(8)[position], texts=texts)
+        seen = look(sample, [*pictures, *words], (0, 0, position), 1.0)
+        assert torch.equal(seen["images.main"], seen["images.same"])
+        assert not torch.equal(seen["images.main"], seen["images.own"])
+        shrunk = F.avg_pool2d(seen["images.large"].float(), 2)
+        assert (shrunk - seen["images.main"].float()).abs().mean() < 6
+        assert other.decode(seen["texts.same"][0]) == WORDS.decode(seen["texts.main"][0])
+        assert torch.equal(seen["images.main"], look(sample, pictures[:1], (0, 0, position), 1.0)["images.main"])

@@ -1,4 +1,4 @@
-"""Losses without negatives: the sheet's figures, loops, parity with lightly's equations by hand, gradients."""
+"""Losses without negatives: the sheet's figures, loops, the published iteration by hand, gradients."""
 
 import numpy as np
 import pytest

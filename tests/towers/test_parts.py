@@ -161,6 +161,19 @@ def test_frozen_leaves_its_checksum_alone_in_checkpoints_and_checks_it():
         nn.ModuleDict({"v": other}).load_state_dict(state)
 
 
+def test_frozen_may_take_its_model_later_and_compares_it_with_what_a_checkpoint_said():
+    state = nn.ModuleDict({"v": Frozen(victim(), "victim")}).state_dict()
+    for owner in (nn.ModuleDict({"v": Frozen(None, "victim")}) for _ in range(2)):
+        assert list(owner.state_dict()) == ["v.checksum"]
+        owner.load_state_dict(state)
+        with pytest.raises(InputError, match="made with another 'victim'"):
+            owner["v"].hold(nn.Linear(3, 3))
+        owner.to(torch.float64)["v"].hold(victim().train())
+        assert torch.equal(owner["v"].checksum, checksum(victim()))
+        assert not owner["v"].module.training
+        assert not list(owner.parameters())
+
+
 def test_frozen_moves_with_its_owner_and_keeps_its_checksum():
     owner = nn.ModuleDict({"v": Frozen(victim(), "victim")}).to(torch.float64)
     assert owner["v"].module[0].weight.dtype == torch.float64

@@ -31,7 +31,9 @@ from diptych.rng import generator
 
 class View(Protocol):
     """`view(sample, rng, progress)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C lists of ids} or
-    {"fields.NAME": a number or tensor}. `progress` is the share of training that is done, None outside training."""
+    {"fields.NAME": a number or tensor}. `progress` is the share of training that is done, None outside training.
+    Where a view has the attribute `like`, it names what another view of the list gives, whose random choices it makes
+    again."""
 
     @property
     def reads(self) -> tuple[str, ...]: ...
@@ -98,13 +100,17 @@ def place(
 
 @dataclass(frozen=True, kw_only=True)
 class PictureView:
-    """One picture of a role, augmented in training, as `count` views (B, V, 3, H, W)."""
+    """One picture of a role, augmented in training, as `count` views (B, V, 3, H, W).
+
+    With `like` and the same augmentation these are the crops and colours of another view, at a size of their own.
+    """
 
     preprocess: Preprocess
     name: str = "main"
     role: str = "main"
     augment: Augment = Augment()
     count: int = 1
+    like: str | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -205,7 +211,8 @@ class TextView:
     else a caption and a text of role tags, joined by a comma; "long*" is all texts of role long, in their order, joined
     by blanks; "long[fact=place]" are those whose attribute `fact` is "place". A sample that lacks a role of the drawn
     form takes part with the forms that it can give. Outside training the first form is used. A sample with fewer texts
-    than `count` repeats them, or with repeat=False is BadSample("few-captions").
+    than `count` repeats them, or with repeat=False is BadSample("few-captions"). With `like` and the same roles the
+    texts are those of another view, by a tokenizer of their own.
     Raises BadSample("no-caption") where a sample can give none.
     """
 
@@ -214,6 +221,7 @@ class TextView:
     role: str = "caption"
     count: int = 1
     repeat: bool = True
+    like: str | None = None
 
     @cached_property
     def forms(self) -> list[tuple[tuple[str, ...], float]]:
@@ -423,10 +431,13 @@ class ArrayView:
 
 
 def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None) -> dict[str, Any]:
-    """All views of one sample; view number v draws from `generator(*at, v)`, at = (seed, epoch, position)."""
+    """All views of one sample; view number v draws from `generator(*at, v)`, at = (seed, epoch, position), and one that
+    is `like` another from that one's."""
+    numbers = {name: number for number, view in enumerate(views) for name in view.gives}
     values: dict[str, Any] = {}
     for number, view in enumerate(views):
-        values |= view(sample, generator(*at, number), progress)
+        like = getattr(view, "like", None)
+        values |= view(sample, generator(*at, number if like is None else numbers[like]), progress)
     return values
 
 

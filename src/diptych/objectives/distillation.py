@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.errors import InputError
+from diptych.objectives.contrastive import info_nce
 from diptych.objectives.core import wide
 
 
@@ -43,13 +44,50 @@ def off_diagonal(
     """
     if reduction not in ("sum", "mean"):
         raise InputError(f"reduction is {reduction!r}; choose 'sum' or 'mean'")
-    if not (image.shape == text.shape and old_image.shape == old_text.shape and len(image) == len(old_image)):
-        raise InputError(f"pairs {tuple(image.shape)}, {tuple(text.shape)} and the older model's "
-                         f"{tuple(old_image.shape)}, {tuple(old_text.shape)} are not of one batch")  # fmt: skip
+    _check(image, text, old_image, old_text, "older model")
     with torch.autocast(image.device.type, enabled=False):
         new, old = _cosines(image, text), _cosines(old_image, old_text).detach()
         total = (_rows(new, old, screen, include_diagonal) + _rows(new.T, old.T, screen, include_diagonal)) / 2
     return total if reduction == "sum" else total / len(image)
+
+
+def distilled(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    teacher_image: Tensor,
+    teacher_text: Tensor,
+    teacher_scale: Tensor | float,
+    *,
+    tile: int | None = None,
+) -> Tensor:
+    """Give each picture's texts, and each text's pictures, the probabilities that a teacher gives them.
+
+        L = ½ [ mean_i CE(softmax S'_i, S_i) + the same of S^T, S'^T ],   S = scale · X Y^T, S' the teacher's
+
+    image, text (B, D) and the teacher's (B, D'), unit vectors, each pair with its own scale. It is `info_nce` with the
+    teacher's probabilities for targets: not 0 where the two agree but their entropy, and the gradient of the KL
+    divergence. No gradient reaches the teacher. `tile` is that of `info_nce`, for the student's matrix; the teacher's
+    is kept whole. A bias of all logits, as SigLIP's, would change nothing. Raises InputError for shapes that differ.
+
+    Source: open_clip's distillation; its temperatures as in Hinton et al. 2015, each model's own in place of one.
+
+    >>> x = torch.eye(4)
+    >>> uniform = distilled(x, x, 1.0, x, x, 0.0)  # a teacher that tells nothing: log(e + 3) - 1/4
+    >>> round(uniform.item(), 6)
+    1.493668
+    """
+    _check(image, text, teacher_image, teacher_text, "teacher")
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        logits = teacher_scale * _cosines(teacher_image, teacher_text)
+        targets = logits.softmax(1), logits.T.softmax(1)
+    return info_nce(image, text, scale, targets=targets, tile=tile)
+
+
+def _check(image: Tensor, text: Tensor, other_image: Tensor, other_text: Tensor, who: str) -> None:
+    if not (image.shape == text.shape and other_image.shape == other_text.shape and len(image) == len(other_image)):
+        raise InputError(f"pairs {tuple(image.shape)}, {tuple(text.shape)} and the {who}'s "
+                         f"{tuple(other_image.shape)}, {tuple(other_text.shape)} are not of one batch")  # fmt: skip
 
 
 def _cosines(image: Tensor, text: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = 
     if labels.shape != (instances,):
         raise InputError(f"labels {tuple(labels.shape)} must be one for each of the {instances} instances")
     own = torch.where(labels < 0, -1 - torch.arange(instances, device=labels.device), labels).repeat(count)
-    positive = (own[:, None] == own).float().fill_diagonal_(0)
+    positive = (own[:, None] == own).to(wide(views).dtype).fill_diagonal_(0)  # 1/3 is not the same in float32
     flat = views.flatten(0, 1)
     targets = positive / positive.sum(1, keepdim=True)
     return pair_losses(flat, flat, 1 / tau, targets=targets, allowed=others(views.device), tile=tile).mean()

@@ -138,6 +138,7 @@ class Frozen(nn.Module):
     The model is kept outside torch's registry: `parameters()` is empty (no optimiser, no gradient exchange, no weight
     decay), `state_dict()` holds its checksum alone, and loading a checkpoint made with another model is an InputError.
     `name` says where it came from, such as the spec that `diptych.load` took. Devices and precisions still reach it.
+    Where `module` is None, `hold` takes the model in later, and compares it with what a checkpoint has said meanwhile.
 
     >>> frozen = Frozen(nn.Linear(2, 2), "a small layer")
     >>> list(frozen.parameters()), list(frozen.state_dict())
@@ -146,11 +147,20 @@ class Frozen(nn.Module):
 
     checksum: Tensor
 
-    def __init__(self, module: nn.Module, name: str):
+    def __init__(self, module: nn.Module | None, name: str):
         super().__init__()
         self.name = name
+        self._module: tuple[nn.Module, ...] = ()
+        self.register_buffer("checksum", torch.zeros(32, dtype=torch.uint8, device="cpu"))
+        if module is not None:
+            self.hold(module)
+
+    def hold(self, module: nn.Module) -> None:
+        """Take the model in. Raises InputError where the checkpoint that was loaded before was made with another."""
+        found = checksum(module)
+        self._compare(found)
         self._module = (module.requires_grad_(False).eval(),)
-        self.register_buffer("checksum", checksum(module))
+        self.checksum = found.to(self.checksum.device)
 
     @property
     def module(self) -> nn.Module:
@@ -161,15 +171,20 @@ class Frozen(nn.Module):
         return self.module(*args, **kwargs)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Frozen":
-        self.module._apply(fn, recurse)  # what `.to()`, `.half()` and the like call
+        for module in self._module:
+            module._apply(fn, recurse)  # what `.to()`, `.half()` and the like call
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        found = state_dict.get(f"{prefix}checksum")
-        if found is not None and self.checksum.any() and not torch.equal(found.cpu(), self.checksum.cpu()):
+    def _compare(self, found: Tensor) -> None:
+        if self.checksum.any() and not torch.equal(found.cpu(), self.checksum.cpu()):
             raise InputError(
                 f"this checkpoint was made with another {self.name!r}; give the frozen model that it was trained with"
             )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = state_dict.get(f"{prefix}checksum")
+        if found is not None:
+            self._compare(found)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
