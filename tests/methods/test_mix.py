@@ -89,6 +89,7 @@ def test_towers_are_registered_and_delivered_once():
         ("clip", ["dreamlip"], "dreamlip cannot be added"),
         ("clip", ["mod_x"], "mod_x cannot be added"),
         ("clip", ["simclr"], "simclr cannot be added"),
+        ("clip", ["distill_clip"], "distill_clip cannot be added"),
         ("clip", ["multi_veiw"], "did you mean 'multi_view'"),
         ("clip", ["multi_view", "multi_view:tau=1"], "given twice"),
         ("clip", ["multi_view:weight=much"], "weight is 'much'"),

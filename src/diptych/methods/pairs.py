@@ -80,6 +80,11 @@ class Pairs(Method):
     """Whether the right texts of a picture share one weight, as where they compete."""
     model: DualEncoder
 
+    def __init_subclass__(cls, **how: Any) -> None:
+        super().__init_subclass__(**how)
+        if "loss" in cls.__dict__ and "adopt" not in cls.__dict__:
+            cls.adopt = Method.adopt  # a loss of its own may read more than a picture and texts
+
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")

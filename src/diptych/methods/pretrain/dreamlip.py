@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import SentenceView, View
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL
 from diptych.methods.pretrain.clip import CLIP
@@ -78,7 +78,6 @@ class DreamLIP(CLIP):
     """CLIP on several sentences of a long caption, each with its own patches."""
 
     Config = Config
-    adopt = Method.adopt  # its loss needs sentences and patches
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)

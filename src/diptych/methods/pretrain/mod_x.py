@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diptych.data.batch import Batch
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL
 from diptych.methods.pretrain.clip import CLIP
@@ -63,7 +63,6 @@ class ModX(CLIP):
     """CLIP, phase by phase, held to the matrix of the phase before."""
 
     Config = Config
-    adopt = Method.adopt  # its loss needs the old model's features
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
