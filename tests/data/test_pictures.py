@@ -6,6 +6,7 @@ import pickle
 import struct
 import tracemalloc
 import warnings
+import zipfile
 import zlib
 
 import numpy as np
@@ -15,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diptych.data import pictures
 from diptych.data.pictures import (
     HALF,
     BytesPicture,
     FilePicture,
     MemberPicture,
     Preprocess,
+    ZipPicture,
     decode,
     on_ground,
 )
@@ -245,6 +248,31 @@ def test_files_that_are_gone_or_cut_are_bad_samples(tmp_path):
 
 
 SIZES = [(57, 40), (40, 57), (33, 32), (32, 35), (32, 32), (20, 90), (500, 61), (7, 9)]
+
+
+def test_pictures_in_a_zip_are_read_or_bad(tmp_path, monkeypatch):
+    data = encoded(photo(), "PNG")
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("in/a.png", data)
+    assert ZipPicture(str(path), "in/a.png").read() == data
+    assert pickle.loads(pickle.dumps(ZipPicture(str(path), "in/a.png"))).decode(20).size == (40, 30)
+    (tmp_path / "b.zip").write_bytes(path.read_bytes()[:-30])
+    spoilt = bytearray(path.read_bytes())
+    spoilt[60] ^= 255
+    (tmp_path / "c.zip").write_bytes(spoilt)
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "folder.zip" / "a.png").write_bytes(data)
+    assert ZipPicture(str(tmp_path / "folder.zip"), "a.png").read() == data
+    expected = [("a.zip", "b.png", "missing"), ("no.zip", "a.png", "missing"), ("folder.zip", "b.png", "missing"),
+                ("b.zip", "in/a.png", "unreadable"), ("c.zip", "in/a.png", "unreadable")]  # fmt: skip
+    for name, member, reason in expected:
+        with pytest.raises(BadSample) as caught:
+            ZipPicture(str(tmp_path / name), member).decode()
+        assert caught.value.reason == reason
+    monkeypatch.setattr(pictures, "MAX_PIXELS", len(data) // 8 - 1)
+    with pytest.raises(BadSample, match="unpacks to"):
+        ZipPicture(str(path), "in/a.png").read()
 
 
 @pytest.mark.parity

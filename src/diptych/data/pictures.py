@@ -1,10 +1,11 @@
-"""Bytes to pictures to tensors: one safe decoder, three places a picture can lie, and the one preprocessing.
+"""Bytes to pictures to tensors: one safe decoder, four places a picture can lie, and the one preprocessing.
 
 `decode` looks at the first bytes, opens the header with the one plugin that fits, refuses what is too large, and only
 then touches pixels. Nothing here changes Pillow's global settings, so it is safe in threads and in other people's code.
 """
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -260,6 +261,35 @@ class MemberPicture:
         if data is None or len(data) < self.size:
             raise BadSample("truncated", f"{self.path} ends before byte {self.offset + self.size}")
         return data
+
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """As `diptych.data.pictures.decode`."""
+        return decode(self.read(), at_least=at_least)
+
+
+@dataclass(frozen=True, slots=True)
+class ZipPicture:
+    """A picture inside a zip archive; the archive is opened anew for each, and nothing of it is extracted."""
+
+    path: str
+    member: str
+
+    def read(self) -> bytes:
+        """The member's bytes. Raises BadSample: missing (it or the archive), bomb, or unreadable."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                size = archive.getinfo(self.member).file_size
+                if size > 8 * MAX_PIXELS:  # no picture that `decode` takes is larger; zip can pack zeros 1000 times
+                    raise BadSample("bomb", f"{self.member} of {self.path} unpacks to {size:,} bytes")
+                return archive.read(self.member)
+        except BadSample:
+            raise
+        except (FileNotFoundError, KeyError) as error:
+            raise BadSample("missing", f"{self.path}/{self.member}") from error
+        except IsADirectoryError:
+            return FilePicture(f"{self.path}/{self.member}").read()  # a folder may be called *.zip
+        except Exception as error:  # as many kinds as archives can be broken in
+            raise BadSample("unreadable", f"{self.path}/{self.member}: {error}") from error
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """As `diptych.data.pictures.decode`."""

@@ -44,6 +44,17 @@ def test_a_shipped_card_reads_its_pack(data_pack, monkeypatch):
     assert open_source("grocery:split=val")[0].captions()
 
 
+def test_dreamlips_card_names_the_roles_of_its_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
+    (tmp_path / "dreamlip-cc3m").mkdir()
+    (tmp_path / "dreamlip-cc3m" / "train.csv").write_text(
+        "image,raw,shortIB,longIB,shortSV,longSV,shortLLA,longLLA\na.jpg,r,s1,l1. l2.,s2,l3,s3,l4\n"
+    )
+    [sample] = open_source("dreamlip-cc3m")
+    found = {role: sample.captions(role) for role in ("caption", "synthetic", "long")}
+    assert found == {"caption": ["r"], "synthetic": ["s1", "s2", "s3"], "long": ["l1. l2.", "l3", "l4"]}
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

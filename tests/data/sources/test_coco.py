@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import chain
 
 import pytest
 from PIL import Image
@@ -64,6 +65,58 @@ def test_karpathys_splits(tmp_path):
             open_source(spec)
 
 
+FLICKR30K = {
+    "images": [
+        {
+            "sentids": [5 * at, 5 * at + 1],
+            "imgid": at,
+            "sentences": [
+                {"tokens": ["one"], "raw": f"one {at}.", "imgid": at, "sentid": 5 * at},
+                {"tokens": ["two"], "raw": f"two {at}.", "imgid": at, "sentid": 5 * at + 1},
+            ],
+            "split": ["train", "test", "train", "val", "train", "train"][at % 6],
+            "filename": f"{1000092795 + at}.jpg",
+        }
+        for at in range(18)
+    ],
+    "dataset": "flickr30k",
+}
+
+
+@pytest.mark.parametrize("folder", [".", "flickr30k-images", "flickr30k_images", "images"])
+def test_splits_are_joined_and_cut_into_phases(tmp_path, folder):
+    path = tmp_path / "dataset_flickr30k.json"
+    path.write_text(json.dumps(FLICKR30K))
+    put(tmp_path / folder, *(image["filename"] for image in FLICKR30K["images"]))
+    wanted = [image["filename"] for image in FLICKR30K["images"] if image["split"] != "test"]
+    whole = open_source(f"{path}:split=train+val")
+    assert list(whole.keys()) == wanted
+    assert list(open_source(f"{path}:split=val+train").keys()) == wanted
+    phases = [open_source(f"{path}:split=train+val:part={at}/5") for at in range(1, 6)]
+    assert list(chain.from_iterable(phase.keys() for phase in phases)) == wanted
+    assert [len(phase) for phase in phases] == [3, 3, 3, 3, 3]
+    assert phases[1][0].captions() == whole[3].captions()
+    assert phases[1][0].images["main"].decode().size == (4, 4)
+    with pytest.raises(InputError, match="'vall'; did you mean 'val'"):
+        open_source(f"{path}:split=train+vall")
+
+
+def test_captions_that_are_no_text_are_counted(tmp_path):
+    coco = {**COCO, "annotations": [*COCO["annotations"][:2], {"image_id": 37777, "id": 9, "caption": None}]}
+    (tmp_path / "captions_val2017.json").write_text(json.dumps(coco))
+    put(tmp_path, "000000397133.jpg", "000000037777.jpg")
+    source = open_source(str(tmp_path / "captions_val2017.json"))
+    assert list(source.damage.values()) == ["columns"]
+    assert "annotation 9" in next(iter(source.damage))
+    assert len(source[1].captions()) == 1
+    images = [{"filename": "a.jpg", "split": "test", "sentences": [{"raw": 5}, {"raw": "two"}]}]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    put(tmp_path, "a.jpg")
+    source = open_source(f"{tmp_path / 'dataset_coco.json'}:split=test")
+    assert list(source.damage.values()) == ["columns"]
+    assert source[0].captions() == ["two"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -71,6 +124,8 @@ def test_karpathys_splits(tmp_path):
         ("[]", "no list 'images'"),
         ('{"images": []}', "no list 'images'"),
         ('{"images": [{"id": 1}]}', "lacks 'file_name'"),
+        ('{"images": [{"id": 1, "file_name": 5}]}', "is 5, no name"),
+        ('{"images": [{"sentences": [], "split": "a"}, 5]}', "compare it with COCO"),
         (json.dumps(COCO), ":images=FOLDER"),
         (json.dumps({**COCO, "images": COCO["images"][:1] * 2, "annotations": []}), "FOLDER|twice"),
     ],

@@ -45,6 +45,10 @@ def test_texts_beside_pictures_are_captions(tmp_path):
     assert "labels.class" not in schema
     assert source.damage == {}
     assert open_source(f"{tmp_path}:text=question")[1].captions() == ["why?"]
+    assert [len(sample.captions()) for sample in open_source(f"{tmp_path}:text=question")] == [0, 1, 0]
+    kept = open_source(f"{tmp_path}:text=long=question")
+    assert [len(sample.captions()) for sample in kept] == [2, 1, 0]
+    assert kept[1].captions("long") == ["why?"]
 
 
 def test_captions_without_pictures_are_counted_as_missing(tmp_path):

@@ -1,13 +1,16 @@
 """Finding the format, joining sources."""
 
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data.sample import Source
-from diptych.data.sources import Concat, formats, open_source
+from diptych.data.sources import Concat, Part, formats, open_source
 from diptych.data.sources.compact import Groups, Strings
 from diptych.errors import InputError
 
@@ -128,3 +131,68 @@ def test_strings_take_any_text():
 def test_one_source_may_be_joined_too():
     source = open_source("glyphs:split=val")
     assert list(Concat([source]).keys()) == list(source.keys())
+
+
+class Numbers:
+    """A source of numbers, for what is cut and joined."""
+
+    name = "numbers"
+
+    def __init__(self, count: int, lost: int = 0):
+        self.items = list(range(count))
+        self.damage = {f"row {at}": "columns" for at in range(lost)}
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+    def keys(self):
+        return list(map(str, self.items))
+
+    def schema(self):
+        return {}
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
+def test_parts_are_disjoint_cover_all_and_are_of_equal_size(count, parts, lost):
+    parts = min(parts, count)
+    whole = Numbers(count, lost)
+    found = [Part(whole, f"{at}/{parts}") for at in range(1, parts + 1)]
+    assert [part[at] for part in found for at in range(len(part))] == whole.items
+    assert list(chain.from_iterable(part.keys() for part in found)) == whole.keys()
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert [place for part in found for place in part.damage] == list(whole.damage)
+
+
+def test_any_source_is_cut_by_the_same_option(tmp_path):
+    whole = open_source("glyphs:split=val")
+    part = open_source("glyphs:split=val:part=2/3")
+    assert isinstance(part, Source)
+    start = len(whole) // 3
+    assert part[0] == whole[start]
+    assert part[-1] == whole[start + len(part) - 1]
+    assert part.keys()[0] == whole.keys()[start]
+    assert part.labels("concept").tolist() == whole.labels("concept")[start : start + len(part)].tolist()
+    assert part.schema() == whole.schema()
+    assert part.name.endswith(":part=2/3")
+    with pytest.raises(IndexError):
+        part[len(part)]
+    put(tmp_path, "a.png", "b.png", "c.png")
+    joined = open_source(f"{tmp_path}:part=1/3,{tmp_path}:part=3/3")
+    assert list(joined.keys()) == ["a.png", "c.png"]
+    assert list(open_source(f"{tmp_path}:part=2/3:text=x").keys()) == ["b.png"]
+
+
+@pytest.mark.parametrize("part", ["6/5", "0/5", "1/0", "-1/5", "1", "1/5/2", "first", "0.2", "", "None"])
+def test_what_is_no_part_is_told(tmp_path, part):
+    put(tmp_path, *(f"{at}.png" for at in range(6)))
+    with pytest.raises(InputError, match=r"is none; write :part=1/N to :part=N/N"):
+        open_source(f"{tmp_path}:part={part}")
+
+
+def test_a_part_without_a_sample_is_told(tmp_path):
+    put(tmp_path, "a.png", "b.png")
+    with pytest.raises(InputError, match=r"part=1/3 of .* is empty: it has 2 samples; ask for fewer"):
+        open_source(f"{tmp_path}:part=1/3")

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import pickle
+import zipfile
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from PIL import Image
 
 from diptych.data.sample import BadSample
 from diptych.data.sources import open_source
+from diptych.data.views import SentenceView
 from diptych.errors import InputError
 
 ROWS = [
@@ -98,6 +101,80 @@ def test_random_tables_round_trip(tmp_path_factory, rows, suffix):
         if text and text not in texts:
             texts.append(text)
     assert {sample.key: sample.captions() for sample in source} == expected
+
+
+DREAMLIP = (
+    "image,raw,shortIB,longIB,shortSV,longSV,shortLLA,longLLA\n"
+    'a.png,"red, mostly",a red square,"A square. It is red.</s>",red,"The square is 3.5 cm wide.\n\nIt is red.",'
+    'a square,"Red all over. No border"\n'
+    "b.png,blue,a blue square,A square.,,,,\n"
+    "a.png,too,few\n"
+)
+ROLES = "text=raw;synthetic=shortIB+shortSV+shortLLA;long=longIB+longSV+longLLA"
+
+
+def test_columns_get_roles_and_sentences_are_drawn_of_them(folder):
+    (folder / "cc3m.csv").write_text(DREAMLIP)
+    source = open_source(f"{folder / 'cc3m.csv'}:{ROLES}")
+    assert list(source.damage.values()) == ["columns"]
+    assert source[0].captions() == ["red, mostly"]
+    assert source[0].captions("synthetic") == ["a red square", "red", "a square"]
+    assert [len(sample.captions("long")) for sample in source] == [3, 1]
+    assert set(source.schema()) == {"images.main", "texts.caption", "texts.synthetic", "texts.long"}
+    assert source[0].images["main"].decode().size == (4, 4)
+    tokenizer = WordTokenizer()
+    view = SentenceView(tokenizer=tokenizer, roles=("synthetic", "long"), count=9)
+    view(source[0], np.random.default_rng(0), None)
+    assert tokenizer.seen == ["a red square", "red", "a square", "A square", "It is red", "The square is 3.5 cm wide",
+                              "It is red", "Red all over", "No border"]  # fmt: skip
+
+
+class WordTokenizer:
+    """Remembers what it was given."""
+
+    def encode(self, texts):
+        self.seen = texts
+        return []
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_role_alone_leaves_the_captions_where_they_are(folder, suffix):
+    rows = [{"file": "a.png", "caption": "short", "more": "long", "title": "t"}]
+    source = open_source(f"{write(folder / f't{suffix}', rows)}:text=long=more")
+    assert [(text.role, text.text) for text in source[0].texts] == [
+        ("caption", "short"),
+        ("long", "long"),
+        ("title", "t"),
+    ]
+    source = open_source(f"{folder / f't{suffix}'}:text=title+more")
+    assert source[0].captions() == ["long", "t"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raw;long=longIB+longSW", "'longSW'; did you mean 'longSV'"),
+        ("raw;long=longIB+raw", "names the field 'raw' twice"),
+        ("raw;long=", "does not read; write FIELD"),
+        ("raw;", "does not read"),
+        ("=raw", "does not read"),
+        ("a=b=raw", "does not read"),
+    ],
+)
+def test_roles_that_do_not_fit_are_told(folder, text, message):
+    (folder / "cc3m.csv").write_text(DREAMLIP)
+    with pytest.raises(InputError, match=message):
+        open_source(f"{folder / 'cc3m.csv'}:text={text}")
+
+
+def test_a_picture_may_lie_in_a_zip(folder):
+    with zipfile.ZipFile(folder / "p.zip", "w") as archive:
+        archive.write(folder / "a.png", "in/a.png")
+    source = open_source(str(write(folder / "t.csv", [{"image": "p.zip/in/a.png", "caption": "x"}])))
+    assert source[0].images["main"].decode().getpixel((0, 0)) == (255, 0, 0)
+    source = open_source(str(write(folder / "t.jsonl", [{"image": 5, "caption": "x"}])))
+    with pytest.raises(BadSample, match="5 is no path"):
+        source[0]
 
 
 def test_damaged_rows_are_counted_by_reason(folder):

@@ -118,6 +118,8 @@ def test_the_caption_field_can_be_chosen(tmp_path):
     path = write(tmp_path / "a.tar", members)
     assert open_source(str(path))[0].captions() == ["an apple"]
     assert open_source(f"{path}:text=name")[0].captions() == ["gala"]
+    both = open_source(f"{path}:text=long=name")[0]
+    assert (both.captions(), both.captions("long")) == (["an apple"], ["gala"])
     with pytest.raises(InputError, match="did you mean 'text'"):
         open_source(f"{path}:txt=name")
 

@@ -34,7 +34,7 @@ def _file(kind: str, digest: str, suffix: str) -> Path:
 
 
 def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:
-    """Write a cache file whole or not at all; False where the disk does not let us."""
+    """Write a cache file whole or not at all; False where the disk does not let us. What `fill` raises passes."""
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,11 @@ def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:
             temporary = Path(file.name)
             fill(file)  # type: ignore[arg-type]
         temporary.replace(target)
-    except OSError:
+    except BaseException as error:
         if temporary:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        return False
+        if isinstance(error, OSError):
+            return False
+        raise
     return True

@@ -1,4 +1,5 @@
-"""COCO captions (`captions_val2017.json`) and Karpathy's splits (`dataset_coco.json`): JSON beside picture folders."""
+"""COCO captions (`captions_val2017.json`) and Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`): JSON
+beside picture folders."""
 
 import json
 from collections import Counter
@@ -12,8 +13,8 @@ import numpy as np
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.data.sources.compact import Strings, is_folder
-from diptych.errors import InputError, unknown
-from diptych.spec import Spec, configure
+from diptych.errors import InputError
+from diptych.spec import Spec, configure, several
 
 FORMAT = "coco"
 
@@ -24,7 +25,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Coco":
-    """`captions_val2017.json[:images=FOLDER]`, `dataset_coco.json:split=test[:images=FOLDER]`."""
+    """`captions_val2017.json[:images=FOLDER]`, `dataset_coco.json:split=train+restval[:images=FOLDER]`."""
     options = configure(CocoOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     try:
@@ -41,9 +42,11 @@ def open(spec: Spec) -> "Coco":
     try:
         karpathy = "sentences" in images[0]
         found = _karpathy(images, path, options.split) if karpathy else _coco(data, path, options.split)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: an image or annotation lacks {error}; compare it with COCO's own files") from error
     names, captions, damage = found
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files")
     root = options.images or _root(path, names[0])
     return Coco(spec.name, root, names, captions, damage)
 
@@ -68,27 +71,37 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
         texts = captions.get(annotation["image_id"])
         if texts is None:
             damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # a caption without a picture
-        elif "caption" in annotation:
-            texts.append(str(annotation["caption"]))
+        elif isinstance(caption := annotation.get("caption", ""), str):
+            texts.append(caption)
+        else:
+            damage[f"{path}:annotation {annotation.get('id', at)}"] = "columns"
     return [image["file_name"] for image in data["images"]], list(captions.values()), damage
 
 
 def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None) -> _Found:
     splits = sorted({image["split"] for image in images})
-    if split not in splits:
-        if split is None:
-            raise InputError(f"{path}: holds the splits {', '.join(splits)}; choose one, such as :split={splits[0]}")
-        raise unknown(f"split of {path}", split, splits)
-    chosen = [image for image in images if image["split"] == split]
+    if split is None:
+        raise InputError(
+            f"{path}: holds the splits {', '.join(splits)}; choose one, such as :split={splits[0]}, or some joined by +"
+        )
+    wanted = several(f"split of {path}", split, splits)
+    chosen = [image for image in images if image["split"] in wanted]
     names = [str(Path(image.get("filepath", ""), image["filename"])) for image in chosen]
-    return names, [[sentence["raw"] for sentence in image["sentences"]] for image in chosen], {}
+    captions, damage = [], {}
+    for name, image in zip(names, chosen, strict=True):
+        texts = [sentence["raw"] for sentence in image["sentences"]]
+        captions.append([text for text in texts if isinstance(text, str)])
+        damage |= {f"{path}:{name} sentence {at}": "columns" for at, text in enumerate(texts, 1)
+                   if not isinstance(text, str)}  # fmt: skip
+    return names, captions, damage
 
 
 def _root(path: Path, first: str) -> str:
-    """The folder that holds the first picture: beside the file or above it, under a name that COCO uses."""
-    word = path.stem.rpartition("_")[2]  # captions_val2017 -> val2017
+    """The folder that holds the first picture: beside the file or above it, by a name that COCO or Flickr30k uses."""
+    word = path.stem.rpartition("_")[2]  # captions_val2017 -> val2017, dataset_flickr30k -> flickr30k
+    below = ("", word, "images", f"images/{word}", "Images", f"{word}-images", f"{word}_images")
     for base in (path.parent, path.parent.parent):
-        for folder in (base, base / word, base / "images", base / "images" / word, base / "Images"):
+        for folder in (base / name for name in below):
             if (folder / first).is_file():
                 return str(folder)
     raise InputError(f"{path}: its first picture, {first}, is not near it; name the folder with :images=FOLDER")

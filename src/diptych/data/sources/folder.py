@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from diptych.data.pictures import FilePicture
 from diptych.data.sample import Sample, Schema
 from diptych.data.sources import card, glyphs, wordnet, worlds
 from diptych.data.sources.compact import Strings, is_folder
-from diptych.data.sources.records import CAPTIONS, Parts, labels_of, read_json, read_text, schema_of
+from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
@@ -31,9 +32,9 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Folder":
-    """`photos/`, with subfolders; `:text=FIELD` names the JSON field that holds the captions."""
+    """`photos/`, with subfolders; `:text=FIELD` names JSON fields as in `roles_of`."""
     options = configure(FolderOptions, spec.options, f"source {spec.name!r}")
-    return Folder(spec.name, captions=(options.text,) if options.text else CAPTIONS)
+    return Folder(spec.name, roles_of(options.text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +47,13 @@ class FolderOptions:
 class Folder:
     """The pictures below a folder, in order of their paths; a picture's path is its key.
 
+    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is none.
     Where some pictures have texts, a text whose picture is not there is counted in `damage` as missing. Raises
     InputError for a folder without pictures.
     """
 
-    def __init__(self, root: str, captions: Sequence[str] = CAPTIONS):
-        self.name, self.root, self.captions = root, root, tuple(captions)
+    def __init__(self, root: str, roles: Mapping[str, str] = MappingProxyType({})):
+        self.name, self.root, self.roles = root, root, dict(roles)
         pictures, texts = [], set()
         for path in _walk(root):
             suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)
@@ -91,11 +93,11 @@ class Folder:
         parts = Parts()
         if self._classes:
             parts.labels["class"] = int(self._label[index])
-        if self._has[".txt"][index] and self.captions == CAPTIONS:
+        if self._has[".txt"][index] and "caption" not in self.roles.values():
             for line in read_text(_bytes(full, ".txt")).splitlines():
                 parts.add_text(line, "caption")
         if self._has[".json"][index]:
-            parts.add(read_json(_bytes(full, ".json")), self.captions)
+            parts.add(read_json(_bytes(full, ".json")), self.roles)
         return Sample(
             key=self._keys[index],
             source=self.name,

@@ -50,9 +50,10 @@ def open_rows(path: str) -> Rows:
 
 
 class _Lines:
-    """Bytes of each row of a text file, by an array of offsets."""
+    """Bytes of each row of a text file, by an array of offsets. `path` is what errors name, `file` what is read."""
 
     path: str
+    file: str
     _offsets: np.ndarray
 
     def __len__(self) -> int:
@@ -63,7 +64,7 @@ class _Lines:
 
     def _line(self, index: int) -> bytes:
         start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
-        with Path(self.path).open("rb", buffering=0) as file:
+        with Path(self.file).open("rb", buffering=0) as file:
             file.seek(start)
             return file.read(stop - start)
 
@@ -73,7 +74,7 @@ class _Lines:
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
         """Every row in order; a damaged one as its error."""
-        with Path(self.path).open("rb") as file:
+        with Path(self.file).open("rb") as file:
             file.seek(int(self._offsets[0]))
             for index, size in enumerate(np.diff(self._offsets).tolist()):
                 try:
@@ -90,7 +91,7 @@ class CsvRows(_Lines):
     """Delimited text. The first row names the columns, unless they are given; `quoted` says whether quotes group."""
 
     def __init__(self, path: str, *, delimiter: str = ",", columns: Sequence[str] = (), quoted: bool = True):
-        self.path = path
+        self.path = self.file = path
         self._dialect: dict[str, Any] = {
             "delimiter": delimiter,
             "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
@@ -149,11 +150,11 @@ class CsvRows(_Lines):
 class JsonRows(_Lines):
     """One JSON object a line."""
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, file: str | None = None):
+        self.path, self.file = path, file or path
         offsets, position = [], 0
-        with Path(path).open("rb") as file:
-            for line in file:
+        with Path(self.file).open("rb") as lines:
+            for line in lines:
                 if line.strip():
                     offsets.append(position)
                 position += len(line)

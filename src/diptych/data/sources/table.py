@@ -1,7 +1,8 @@
 """Tables of pictures and texts: CSV, TSV, JSON lines, Parquet; pictures as paths or as bytes.
 
 Rows that name the same picture are one sample with several texts. The columns are found by their usual names, or given:
-`table.csv:image=file:text=caption:label=kind:key=id`.
+`table.csv:image=file:text=caption:label=kind:key=id`. Texts may have several columns and roles, `text=raw;long=longSV`,
+and a picture may lie in a zip archive, `12/345.zip/678.jpg`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.pictures import BytesPicture, FilePicture
+from diptych.data.pictures import BytesPicture, FilePicture, ZipPicture
 from diptych.data.sample import BadSample, Picture, Sample, Schema
 from diptych.data.sources.compact import Groups, Strings, hash64, is_folder
-from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, schema_of
+from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, roles_of, schema_of
 from diptych.data.sources.rows import Rows, open_rows
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure
@@ -37,7 +38,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Table":
-    """`table.csv[:image=COLUMN][:text=COLUMN][:label=COLUMN][:key=COLUMN][:root=FOLDER]`."""
+    """`table.csv[:image=COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN][:root=FOLDER]`."""
     options = configure(TableOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")
@@ -58,7 +59,7 @@ class TableOptions:
 @dataclass(frozen=True)
 class _Columns:
     image: str | None
-    captions: tuple[str, ...]
+    roles: Mapping[str, str]  # of the columns that hold texts under another name than their role's
     label: str | None
     key: str | None
     aside: frozenset[str] = field(default_factory=frozenset)  # columns that are no text, label or array of a sample
@@ -139,7 +140,7 @@ class Table:
             row = self.rows[number]
             if columns.image and picture is None:
                 picture = self._picture(row.get(columns.image))
-            parts.add({name: row[name] for name in row if name not in columns.aside}, columns.captions)
+            parts.add({name: row[name] for name in row if name not in columns.aside}, columns.roles)
         if self._label is not None and columns.label:
             parts.labels[columns.label] = self._label[index].item()
         return Sample(
@@ -157,7 +158,13 @@ class Table:
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
             return BytesPicture(value)
-        return FilePicture(str(Path(self.root, value))) if value else None
+        if not value:
+            return None
+        if not isinstance(value, str):
+            raise BadSample("columns", f"{str(value)[:40]} is no path of a picture")
+        archive, inside, member = value.partition(".zip/")
+        path = str(Path(self.root, archive + inside.rstrip("/")))
+        return ZipPicture(path, member) if inside else FilePicture(path)
 
     def keys(self) -> Sequence[str]:
         """The unique keys: the key column, or the pictures' paths, or row numbers."""
@@ -191,8 +198,8 @@ def _is_number(text: str) -> bool:
 
 
 def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
-    columns = list(rows.columns)
-    for wanted in (options.image, options.text, options.label, options.key):
+    columns, roles = list(rows.columns), roles_of(options.text)
+    for wanted in (options.image, *roles, options.label, options.key):
         if wanted is not None and wanted not in columns:
             raise unknown(f"column of {rows.path}", wanted, columns)
     by_name = {name.lower(): name for name in reversed(columns)}
@@ -202,15 +209,19 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
             f"{rows.path}: column {address!r} holds web addresses; download the pictures first "
             "(img2dataset makes tar shards of such a table)"
         )
-    text = options.text or next((by_name[name] for name in _TEXTS if name in by_name), None)
-    if image is None and text is None:
+    if "caption" not in roles.values():
+        roles |= {found: "caption" for found in _first(by_name, _TEXTS, roles)}
+    if image is None and not roles:
         raise InputError(
             f"{rows.path}: no column of pictures or texts among {', '.join(columns)}; name them with "
             ":image=COLUMN:text=COLUMN"
         )
-    label = options.label or next(
-        (by_name[name] for name in _LABELS if name in by_name and by_name[name] != text), None
-    )
+    label = options.label or next(iter(_first(by_name, _LABELS, roles)), None)
     key = options.key or by_name.get("key")
     aside = frozenset(name for name in (image, label, key) if name)
-    return _Columns(image, (text,) if text else CAPTIONS, label, key, aside)
+    return _Columns(image, roles, label, key, aside)
+
+
+def _first(by_name: Mapping[str, str], usual: Sequence[str], taken: Mapping[str, str]) -> list[str]:
+    """The first column of a usual name that is not taken, or none."""
+    return [by_name[name] for name in usual if name in by_name and by_name[name] not in taken][:1]

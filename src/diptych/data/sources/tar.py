@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,13 +18,13 @@ from diptych.data.pictures import Mask, MemberPicture
 from diptych.data.sample import BadSample, Sample, Schema
 from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import (
-    CAPTIONS,
     Parts,
     class_names,
     labels_of,
     read_json,
     read_npy,
     read_text,
+    roles_of,
     schema_of,
 )
 from diptych.data.sources.tarindex import load_index
@@ -41,9 +42,9 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Tar":
-    """`shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names the JSON field that holds the captions."""
+    """`shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names JSON fields as in `roles_of`."""
     options = configure(TarOptions, spec.options, f"source {spec.name!r}")
-    return Tar(spec.name, expand(spec.name), captions=(options.text,) if options.text else CAPTIONS)
+    return Tar(spec.name, expand(spec.name), roles_of(options.text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,13 @@ def _alternatives(text: str) -> list[str]:
 class Tar:
     """Samples of tar shards, in file order. Keys get their shard's name in front where two shards share a key.
 
+    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is none.
     `damage` holds what the shards lost (place -> checksum, truncated, duplicate-key). Raises InputError for what is not
     a tar, for members that a tar of samples has no business holding (see `tarindex`), and where no sample is left.
     """
 
-    def __init__(self, name: str, paths: Sequence[str], captions: Sequence[str] = CAPTIONS):
-        self.name, self.paths, self.captions = name, list(paths), tuple(captions)
+    def __init__(self, name: str, paths: Sequence[str], roles: Mapping[str, str] = MappingProxyType({})):
+        self.name, self.paths, self.roles = name, list(paths), dict(roles)
         self._index = load_index(self.paths)
         self.damage: Mapping[str, str] = self._index.damage
         if not len(self):
@@ -140,9 +142,9 @@ class Tar:
     def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberPicture) -> None:
         """Read one member that is no picture; kinds that mean nothing to us (audio, video, …) are passed over."""
         if kind == "json":
-            parts.add(read_json(member.read()), self.captions)
+            parts.add(read_json(member.read()), self.roles)
         elif kind in ("txt", "text", "caption"):
-            if role or self.captions == CAPTIONS:
+            if role or "caption" not in self.roles.values():
                 parts.add_text(read_text(member.read()), role or "caption")
         elif kind == "cls":
             text = read_text(member.read()).strip()
