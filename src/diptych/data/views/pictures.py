@@ -1,0 +1,172 @@
+"""Views of pictures: crops, placing, colours, blur, all drawn from the generator that the view is handed.
+
+Dimensions: B samples, V views, H x W pixels.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import BadSample, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How a training picture is varied, all at once and before it is resized.
+
+    `crop` is the share of the picture's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
+    mirrors half of the pictures. A picture with transparency is not cropped but placed: shrunk by 1/s, s uniform in
+    [1, `place`], wholly inside at a uniform place, turned by up to `turn` degrees, on a ground of one random colour.
+    `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c; (b, c, s, h) says each of them
+    and the turn of the hue, of 1 for a whole turn, in ± h; a share `recoloured` of the pictures is so varied. A share
+    `grey` loses its colour, a share `blur` is blurred with sigma in 0.1 … 2 pixels of a picture of 224. All of this
+    grows from nothing to full strength between the shares `ramp` of training.
+    """
+
+    crop: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: bool = False
+    place: float = 1.8
+    turn: float = 0.0
+    colour: float | tuple[float, float, float, float] = 0.0
+    recoloured: float = 1.0
+    grey: float = 0.0
+    blur: float = 0.0
+    ramp: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def colours(self) -> tuple[float, float, float, float]:
+        """How far brightness, contrast, saturation and hue vary."""
+        return self.colour if isinstance(self.colour, tuple) else (self.colour, self.colour, 2 * self.colour, 0.0)
+
+    def strength(self, progress: float) -> float:
+        """0 before the ramp, 1 after it."""
+        start, end = self.ramp
+        return float(np.clip((progress - start) / (end - start), 0, 1)) if end > start else float(progress >= end)
+
+
+def place(
+    tile: Image.Image, size: int, shrink: float, at: tuple[float, float], ground: tuple[int, int, int]
+) -> Image.Image:
+    """Paste an RGBA tile, shrunk by 1/`shrink`, wholly inside a `size` x `size` canvas of one colour.
+
+    `at` says where: (0, 0) top left, (1, 1) bottom right.
+
+    >>> place(Image.new("RGBA", (8, 8), (255, 0, 0, 255)), 16, 2.0, (1.0, 1.0), (0, 0, 0)).getpixel((15, 15))
+    (255, 0, 0)
+    """
+    side = max(1, round(size / shrink))
+    height, width = round(side * tile.height / max(tile.size)), round(side * tile.width / max(tile.size))
+    small = tile.resize((max(width, 1), max(height, 1)), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    canvas = Image.new("RGB", (size, size), ground)
+    corner = (round(at[0] * (size - small.width)), round(at[1] * (size - small.height)))
+    canvas.paste(small, corner, small.getchannel("A"))
+    return canvas
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureView:
+    """One picture of a role, augmented in training, as `count` views (B, V, 3, H, W).
+
+    With `like` and the same augmentation these are the crops and colours of another view, at a size of their own.
+    """
+
+    preprocess: Preprocess
+    name: str = "main"
+    role: str = "main"
+    augment: Augment = Augment()
+    count: int = 1
+    like: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"images.{self.role}",)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"images.{self.name}",)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        picture = sample.images.get(self.role)
+        if picture is None:
+            raise BadSample("no-picture", f"no picture of role {self.role!r}")
+        image = picture.decode(self._least(progress))
+        if progress is None:
+            views = [self.preprocess(image, exact=False)] * self.count
+        else:
+            views = [self._vary(image, rng, self.augment.strength(progress)) for _ in range(self.count)]
+        return {f"images.{self.name}": torch.stack(views)}
+
+    def _least(self, progress: float | None) -> int | None:
+        """The pixels that the picture's short side must keep so that the smallest crop still has the target's size."""
+        if progress is None:
+            return self.preprocess.least()
+        augment, strength = self.augment, self.augment.strength(progress)
+        area = 1 + (min(augment.crop) - 1) * strength
+        stretch = max(max(augment.ratio), 1 / min(augment.ratio)) ** strength
+        return math.ceil(self.preprocess.size * math.sqrt(stretch / area))
+
+    def _vary(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Tensor:
+        size, augment = self.preprocess.size, self.augment
+        if image.mode == "RGBA":
+            shrink, x, y = 1 + (augment.place - 1) * strength * rng.uniform(), rng.uniform(), rng.uniform()
+            colour = rng.integers(0, 256, 3)
+            ground = tuple(int(255 + (value - 255) * strength) for value in colour)
+            if augment.turn:
+                angle = augment.turn * strength * rng.uniform(-1, 1)
+                image = image.rotate(angle, Image.Resampling.BILINEAR)
+            image = place(image, size, shrink, (x, y), ground)  # type: ignore[arg-type]
+        else:
+            box = _crop_box(image.size, augment, strength, rng)
+            image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        if augment.flip and rng.uniform() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.array(image)
+        if augment.colour and (augment.recoloured == 1 or rng.uniform() < augment.recoloured):
+            pixels = _recolour(pixels, augment.colours, strength, rng)
+        if augment.grey and rng.uniform() < augment.grey * strength:
+            pixels = np.repeat(np.rint(_grey(pixels)).astype(np.uint8), 3, axis=2)
+        if augment.blur and rng.uniform() < augment.blur * strength:
+            sigma = rng.uniform(0.1, 2.0) * size / 224
+            pixels = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """The luma of each pixel (H, W, 1) by the weights of ITU-R 601."""
+    return pixels @ np.array([[0.299], [0.587], [0.114]], np.float32)
+
+
+def _recolour(
+    pixels: np.ndarray, most: tuple[float, float, float, float], strength: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Hue, brightness, contrast about the mean, saturation about each pixel's grey: (H, W, 3) uint8 to the same."""
+    *factors, hue = most
+    brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3) * factors
+    if hue:
+        by_hue = np.array(Image.fromarray(pixels).convert("HSV"))
+        by_hue[..., 0] += np.uint8(round(255 * hue * strength * rng.uniform(-1, 1)) % 256)  # a circle of 256
+        pixels = np.array(Image.fromarray(by_hue, "HSV").convert("RGB"))
+    values = pixels.astype(np.float32) * brightness
+    mean = values.mean()
+    values = (values - mean) * contrast + mean
+    grey = values.mean(axis=2, keepdims=True)
+    return np.clip((values - grey) * saturation + grey, 0, 255).astype(np.uint8)
+
+
+def _crop_box(
+    size: tuple[int, int], augment: Augment, strength: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A crop of random area and aspect, cut to the picture where it would not fit."""
+    width, height = size
+    area = width * height * (1 + (rng.uniform(*augment.crop) - 1) * strength)
+    aspect = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])) * strength)
+    w, h = min(width, np.sqrt(area * aspect)), min(height, np.sqrt(area / aspect))
+    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    return float(x), float(y), float(x + w), float(y + h)

@@ -1,0 +1,197 @@
+"""Views of texts: mixtures of roles, words that are varied, sentences of long texts.
+
+Dimensions: B samples, C captions, L text length.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from diptych.data.eda import synonyms, varied, without_stop_words
+from diptych.data.sample import BadSample, Sample
+from diptych.data.tokenizers import Tokenizer
+from diptych.errors import InputError
+
+_FORM = re.compile(r"(?P<roles>(?:[^=\[\]]|\[[^=\[\]]+=[^=\[\]]*\])+)(?:=(?P<weight>.*))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextView:
+    """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else the first.
+
+    `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption with probability 0.7,
+    else a caption and a text of role tags, joined by a comma; "long*" is all texts of role long, in their order, joined
+    by blanks; "long[fact=place]" are those whose attribute `fact` is "place". A sample that lacks a role of the drawn
+    form takes part with the forms that it can give. Outside training the first form is used. A sample with fewer texts
+    than `count` repeats them, or with repeat=False is BadSample("few-captions"). With `like` and the same roles the
+    texts are those of another view, by a tokenizer of their own.
+    Raises BadSample("no-caption") where a sample can give none.
+    """
+
+    tokenizer: Tokenizer
+    name: str = "main"
+    role: str = "caption"
+    count: int = 1
+    repeat: bool = True
+    like: str | None = None
+
+    @cached_property
+    def forms(self) -> list[tuple[tuple[str, ...], float]]:
+        """The roles of each form, with its weight."""
+        forms = []
+        for part in self.role.split(","):
+            found = _FORM.fullmatch(part.strip())
+            if not found:
+                raise InputError(f"role {self.role!r}: {part!r} is no role; write ROLE=WEIGHT,… or ROLE[NAME=VALUE]")
+            try:
+                forms.append((tuple(found["roles"].split("+")), float(found["weight"] or 1)))
+            except ValueError:
+                raise InputError(f"role {self.role!r}: {found['weight']!r} is no number; write ROLE=WEIGHT,…") from None
+        return forms
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_field(role) for roles, _ in self.forms for role in roles))
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"texts.{self.name}",)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        held = {_bare(role): _texts(sample, _bare(role)) for roles, _ in self.forms for role in roles}
+        possible = [
+            (roles, weight)
+            for roles, weight in self.forms
+            if all(len(held[_bare(role)]) >= (1 if _is_whole(role) else roles.count(role)) for role in roles)
+        ]
+        if not possible:
+            raise BadSample("no-caption", f"no text of role {self.role!r}")
+        most = max(map(len, held.values()))
+        if most < self.count and not self.repeat:
+            raise BadSample("few-captions", f"{most} texts of role {self.role!r} for {self.count} views")
+        orders = {name: list(texts) for name, texts in held.items()}
+        drawn = []
+        for number in range(self.count):
+            roles = possible[0][0]
+            if progress is not None:
+                if number % most == 0:  # all texts once before any twice
+                    orders = {name: [texts[i] for i in rng.permutation(len(texts))] for name, texts in held.items()}
+                weights = np.cumsum([weight for _, weight in possible])
+                roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]
+            parts = [" ".join(held[_bare(r)]) if _is_whole(r) else _take(orders[r]) for r in roles]
+            drawn.append(self.said(", ".join(parts), rng, progress))
+        return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
+
+    def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:
+        """What is made of a text that was drawn: the text."""
+        return text
+
+
+def _is_whole(role: str) -> bool:
+    """Whether a part of a form stands for all texts of its role ("long*"; "*" alone is a role, that of any text)."""
+    return len(role) > 1 and role.endswith("*")
+
+
+def _bare(role: str) -> str:
+    """A role without the star that asks for all of its texts."""
+    return role[:-1] if _is_whole(role) else role
+
+
+def _field(role: str) -> str:
+    """The field of a source that a role is read from.
+
+    >>> _field("caption"), _field("long*"), _field("long[fact=place]"), _field("*")
+    ('texts.caption', 'texts.long', 'texts.long', 'texts.*')
+    """
+    return f"texts.{_bare(role).partition('[')[0]}"
+
+
+def _texts(sample: Sample, role: str) -> list[str]:
+    """The texts of a role that say something, only those whose attribute has a value where the role asks for one."""
+    name, _, condition = role.removesuffix("]").partition("[")
+    attribute, _, value = condition.partition("=")
+    return [
+        text.text
+        for text in sample.texts
+        if name in (text.role, "*") and text.text.strip() and (not condition or str(text.attrs.get(attribute)) == value)
+    ]
+
+
+def _take(order: list[str]) -> str:
+    """The next text, which goes to the end of the line."""
+    text = order.pop(0)
+    order.append(text)
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariedTextView(TextView):
+    """Texts as of `TextView`, varied in training by their words (`data.eda`): stop words go with probability
+    `stop_words`, and where `strong` one of synonyms, a swap or deletion follows, with the table `synonyms`."""
+
+    stop_words: float = 0.8
+    strong: bool = False
+    synonyms: str = "none"
+
+    def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:
+        if progress is None:
+            return text
+        if rng.uniform() < self.stop_words:
+            text = without_stop_words(text)
+        return varied(text, rng, synonyms(self.synonyms)) if self.strong else text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceView:
+    """`count` sentences of a sample's texts as token ids (B, C, L), drawn from all texts of some roles.
+
+    In training none comes twice where there are enough, else they are drawn with repetition; outside it they are the
+    first. `merged` sentences that follow each other in a role are joined to one. Raises BadSample("no-caption")
+    where there is no sentence.
+    """
+
+    tokenizer: Tokenizer
+    name: str = "sentences"
+    roles: tuple[str, ...] = ("caption", "long")
+    count: int = 1
+    merged: int = 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(f"texts.{role}" for role in self.roles)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"texts.{self.name}",)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        pool = []
+        for role in self.roles:
+            said = [part for text in sample.captions(role) for part in sentences(text)]
+            last = max(1, len(said) - self.merged + 1)
+            pool += [". ".join(said[at : at + self.merged]) for at in range(last) if said]
+        if not pool:
+            raise BadSample("no-caption", f"no sentence in texts of role {' or '.join(self.roles)}")
+        if progress is None:
+            rows = np.arange(self.count) % len(pool)
+        else:
+            rows = rng.choice(len(pool), self.count, replace=len(pool) < self.count)
+        return {f"texts.{self.name}": self.tokenizer.encode([pool[row] for row in rows])}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a long caption: what stands between full stops, line breaks and "</s>", without blanks around.
+
+    A full stop inside a number or a word ("3.5", "e.g") parts nothing.
+
+    >>> sentences("A red cat. It sits on a mat.\\n\\nA lamp of 3.5 kg.</s>")
+    ['A red cat', 'It sits on a mat', 'A lamp of 3.5 kg']
+    """
+    parts = (part.strip() for part in _SENTENCE.split(text))
+    return [part for part in parts if part]
+
+
+_SENTENCE = re.compile(r"\.(?!\w)|\n|</s>")
