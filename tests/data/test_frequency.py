@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.frequency import REASONS, Pair, Rules, broken, frequent, grams
+from diptych.data.frequency import REASONS, Pair, Rules, broken, filtered, frequent, grams
+from diptych.data.sources import open_source
 from diptych.errors import InputError
 
 NONE = dict.fromkeys(vars(Rules()))
@@ -75,6 +76,7 @@ PAIRS = st.lists(
         text=st.lists(st.sampled_from(["red", "cat", "zyx", "a"]), max_size=4).map(" ".join),
         width=st.sampled_from([0, 100, 300]),
         height=st.sampled_from([0, 300, 1000]),
+        tested=st.booleans(),
     ),
     max_size=12,
 )
@@ -93,7 +95,8 @@ def slow(pairs):
         rare = any(every.count(gram) <= edge for gram in grams(pair.text))
         low, high = sorted((pair.width, pair.height))
         words = len(pair.text.split())
-        breaks = [0 < low <= 200, low > 0 and high >= 3 * low, texts > 3, pictures > 2, rare, words < 1, words > 3]
+        shape = [0 < low <= 200, low > 0 and high >= 3 * low]
+        breaks = [*shape, texts > 3, pair.tested, pictures > 2, rare, words < 1, words > 3]
         found.append(breaks.index(True) if any(breaks) else -1)
     return found
 
@@ -105,3 +108,16 @@ def test_equal_to_counting_by_hand_in_any_order(pairs, luck):
     order = list(range(len(pairs)))
     luck.shuffle(order)
     assert np.array_equal(broken([pairs[at] for at in order], RULES), found[order] if order else found)
+
+
+def test_pictures_that_are_tested_on_go_and_those_that_look_like_them():
+    """Equal bytes, and the same picture written anew at another size; the order of the rules holds."""
+    train = open_source("scenes:count=6:seed=3:size=64:texts=caption")
+    same, resized = (open_source(f"scenes:count=1:start={at}:seed=3:size={size}:texts=caption") for at, size in
+                     ((1, 64), (4, 96)))  # fmt: skip
+    rules = Rules(**NONE)
+    assert (filtered(train, rules).reasons == -1).all()
+    found = filtered(train, rules, tests=[same, resized])
+    assert [REASONS[reason] if reason >= 0 else "" for reason in found.reasons] == ["", "test", "", "", "test", ""]
+    assert found.counts()["test"] == 2
+    assert REASONS.index("many-texts") < REASONS.index("test") < REASONS.index("shared-text")

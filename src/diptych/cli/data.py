@@ -25,7 +25,7 @@ _SHOWN, _COUNT = 12, 1000
 _OPTIONS = {  # what goes with each word
     "make": ("count", "seed", "start", "shard"),
     "show": ("count", "seed", "start"),
-    "filter": ("rules", "role"),
+    "filter": ("rules", "role", "test"),
 }
 
 
@@ -40,6 +40,8 @@ def add(parser: Parser) -> None:
     parser.option("How", "--start", type=int, metavar="N", help="the first sample of the stream (default: 0)")
     parser.option("How", "--shard", type=int, metavar="N", help="samples a shard (default: 1000)")
     parser.option("How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out")
+    parser.option("How", "--test", metavar="SOURCE", action="append",
+                  help="filter drops pictures that it shows, or that look alike; may be given again")  # fmt: skip
     parser.option("How", "--role", metavar="ROLE", help="the texts that filter looks at (default: caption)")
 
 
@@ -51,7 +53,7 @@ def run(args: Namespace) -> None:
         raise InputError(f"diptych data {args.what} has no {what}; name one, such as scenes")
     if "out" not in args:
         raise InputError(f"diptych data {args.what} has nowhere to write; give --out")
-    for name in ("count", "seed", "start", "shard", "rules", "role"):
+    for name in ("count", "seed", "start", "shard", "rules", "role", "test"):
         if name in args and name not in _OPTIONS[args.what]:
             others = [what for what, options in _OPTIONS.items() if name in options]
             raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
@@ -85,8 +87,9 @@ def _filter(args: Namespace, out: Path) -> None:
     limits = parse(f"rules:{args.rules}").options if "rules" in args else {}
     rules = configure(Rules, limits, "--rules")
     source, role = open_source(args.world), args.get("role", "caption")
+    tests = [open_source(spec) for spec in args.get("test", ())]
     with progress("reading") as report:
-        found = filtered(source, rules, role=role, progress=report)
+        found = filtered(source, rules, role=role, tests=tests, progress=report)
     kept.write(out, args.world, source, role, found.samples, found.texts, found.reasons)
     left, pairs = int((found.reasons < 0).sum()), len(found.reasons)
     rows = [(name, f"{count:,}", f"{count / pairs:.1%}") for name, count in found.counts().items()]

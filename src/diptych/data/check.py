@@ -367,12 +367,36 @@ def _false_negatives(facts: _Facts, batch: int) -> FalseNegatives:
     )
 
 
+def shown_elsewhere(
+    source: Source, others: Sequence[Source], *, workers: int = 0, progress: Callable[[int, int], None] | None = None
+) -> set[str]:
+    """The keys of a source's samples whose main picture is one of the others', or looks like one.
+
+    >>> from diptych.data.sources import open_source
+    >>> one, other = open_source("scenes:count=6:texts=caption"), open_source("scenes:count=4:start=4:texts=caption")
+    >>> sorted(shown_elsewhere(one, [other]))
+    ['train-0-000004', 'train-0-000005']
+    """
+    ticks = _Ticks(progress, len(source) + sum(len(other) for other in others))
+    mine = _look(source, None, workers, ticks)
+    theirs = _Facts()
+    for other in others:
+        theirs.add(_look(other, None, workers, ticks))
+    same, alike = _shared(theirs, mine)
+    return same | alike
+
+
+def _shared(first: _Facts, second: _Facts) -> tuple[set[str], set[str]]:
+    """The keys of the second whose picture is equal to one of the first, and whose picture looks like one."""
+    pictures, border = set(first.exact), len(first.thumbnails)
+    same = {key for key, code in zip(second.picture_keys, second.exact, strict=True) if code in pictures}
+    pairs = _alike([*first.thumbnails, *second.thumbnails])
+    return same, {second.picture_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}
+
+
 def _leakage(train: _Facts, val: _Facts) -> Leakage:
-    pictures, captions = set(train.exact), {entry[1] for entry in train.captions}
-    same = {key for key, code in zip(val.picture_keys, val.exact, strict=True) if code in pictures}
-    border = len(train.thumbnails)
-    pairs = _alike([*train.thumbnails, *val.thumbnails])
-    alike = {val.picture_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}
+    captions = {entry[1] for entry in train.captions}
+    same, alike = _shared(train, val)
     told = {val.keys[entry[2]] for entry in val.captions if entry[1] in captions}
     return Leakage(
         samples=len(val.keys),

@@ -5,6 +5,7 @@ In this order, as published; a pair is dropped by the first rule that it breaks:
     small         the picture's shorter side has at most 200 pixels
     narrow        its longer side is at least 3 times its shorter one
     many-texts    more than 1,000 pairs have this picture
+    test          the picture is one of those that will be tested on, or looks like one (where these are given)
     shared-text   more than 10 pictures have this text
     rare          a word or two neighbours are not among the 100 million most frequent ones of the corpus
     short, long   fewer than 3 words, more than 20
@@ -12,8 +13,8 @@ In this order, as published; a pair is dropped by the first rule that it breaks:
 Counts are those of the whole corpus, taken before anything is dropped [choice]. Words are what is left of a text in
 lower case between white space and punctuation [choice: the paper does not say how it splits]; of words and pairs of
 words that occur equally often at the edge of the limit none is kept, so that the answer depends on no order [choice].
-The paper also drops pornography, for which there is no rule here, and near-duplicates of test pictures, which
-`diptych check --val` finds. `diptych data filter` applies the rules to a source, `kept:FILE` reads what is left.
+What looks like a test picture is told by `data.check`, by thumbnails [choice]. The paper also drops pornography, for
+which there is no rule here. `diptych data filter` applies the rules to a source, `kept:FILE` reads what is left.
 
 Dimensions: P pairs.
 """
@@ -26,12 +27,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from diptych.data.check import shown_elsewhere
 from diptych.data.pictures import dimensions
 from diptych.data.sample import BadSample, Picture, Source
 from diptych.data.sources.compact import hash64
 from diptych.errors import InputError
 
-REASONS = ("small", "narrow", "many-texts", "shared-text", "rare", "short", "long")
+REASONS = ("small", "narrow", "many-texts", "test", "shared-text", "rare", "short", "long")
 _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
@@ -61,6 +63,7 @@ class Pair:
     text: str
     width: int = 0
     height: int = 0
+    tested: bool = False  # whether its picture is tested on
 
 
 def grams(text: str) -> Iterator[str]:
@@ -110,6 +113,7 @@ def _first(
         rules.shorter_side is not None and 0 < shorter <= rules.shorter_side,
         rules.aspect is not None and shorter > 0 and longer >= rules.aspect * shorter,
         rules.texts_a_picture is not None and texts[pair.picture] > rules.texts_a_picture,
+        pair.tested,
         rules.pictures_a_text is not None and pictures[pair.text] > rules.pictures_a_text,
         known is not None and any(gram not in known for gram in grams(pair.text)),
         rules.fewest_words is not None and words < rules.fewest_words,
@@ -138,9 +142,11 @@ def filtered(
     rules: Rules = Rules(),
     *,
     role: str = "caption",
+    tests: Sequence[Source] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Filtered:
-    """Apply the rules to all pairs of a picture `main` and a text of `role`; pictures are read, not decoded.
+    """Apply the rules to all pairs of a picture `main` and a text of `role`; pictures are decoded only where there are
+    `tests`, the sources that will be tested on.
 
     >>> from diptych.data.sources import open_source
     >>> found = filtered(open_source("scenes:count=50:noise=junk=0.3"), Rules(shorter_side=None, vocabulary=400))
@@ -149,6 +155,7 @@ def filtered(
     """
     pairs: list[Pair] = []
     samples, texts, damaged, keys = [], [], {}, source.keys()
+    shown = shown_elsewhere(source, tests, progress=progress) if tests else set()
     for number in range(len(source)):
         if progress:
             progress(number, len(source))
@@ -159,7 +166,8 @@ def filtered(
             damaged[keys[number]] = bad.reason
             continue
         for which, text in enumerate(sample.captions(role)):
-            pairs.append(Pair(picture=number if picture is None else picture, text=text, width=width, height=height))
+            told = {"picture": number if picture is None else picture, "text": text, "tested": keys[number] in shown}
+            pairs.append(Pair(**told, width=width, height=height))
             samples.append(number)
             texts.append(which)
     if progress:
