@@ -401,3 +401,59 @@ def test_a_defect_of_ours_keeps_its_traceback(train, photos, tmp_path, monkeypat
     monkeypatch.setattr("diptych.training.engine.optim.build", broken)
     with pytest.raises(RuntimeError, match="our fault"):
         train(photos, tmp_path / "run")
+
+
+# ---- methods on pairs
+
+PRETRAINING = {  # options by which one caption a picture is enough
+    "align": (),
+    "multi_view": ("--method.texts", "1", "--method.role", "caption"),
+    "cliprocket": ("--method.hidden", "16"),
+    "dreamlip": ("--method.pool", "caption", "--method.sentences", "2"),
+    "mod_x": ("--method.phases", "1"),
+    "distill_clip": (),
+}
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_a_batch_of_one_has_nothing_to_be_told_apart_from(name, refused, photos, tmp_path):
+    options = (*TINY, *PRETRAINING[name], "--batch-size", "1", "--quiet")
+    message = refused("train", name, "--data", photos, *options, "--out", tmp_path / "run")
+    has(message, "batch size 1 is below the 2", "raise --batch-size")
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_captions_without_words_are_texts_or_counted_damage(name, diptych, tmp_path):
+    """Marks alone are a text as good as any; blanks are none, and are counted and replaced."""
+    folder = make_folder(tmp_path / "photos")
+    texts = sorted(folder.rglob("*.txt"))
+    for path, said in zip(texts, ("!?", "🎉", "…", "the of and", "   "), strict=False):
+        path.write_text(said, "utf-8")
+    options = (*TINY, *PRETRAINING[name], "--max-bad", "0.2", "--epochs", "2", "--quiet")
+    called = diptych("train", name, "--data", folder, *options, "--out", tmp_path / "run")
+    assert called.code == 0, called.err
+    has(called.err, "1 no-caption")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "parts"),
+    [
+        (
+            "multi_view",
+            ("--method.role", "caption", "--method.texts", "3"),
+            ("few-captions: 1 texts of role 'caption' for 3 views",),
+        ),
+        ("multi_view", ("--method.pictures", "0", "--method.texts", "2"), ("0 pictures", "at least one picture")),
+        ("multi_view", ("--method.arrays", "{sound: 8}", "--method.texts", "1"), ("arrays.sound", "MultiView")),
+        ("dreamlip", ("--method.pool", "long"), ("texts.long", "DreamLIP")),
+        ("dreamlip", ("--method.sentences", "0", "--method.pool", "caption"), ("sentences is 0", "at least 1")),
+        ("cliprocket", ("--method.role", "web"), ("texts.web", "CLIPRocket")),
+        ("cliprocket", ("--method.extra", "slip", "--method.local", "3"), ("two strong views", "local=2")),
+        ("mod_x", ("--method.phases", "2"), ("'phase1'", "--data phase1=SOURCE")),
+        ("align", ("--method.duplicates", "postives"), ("'postives'", "did you mean 'positives'")),
+        ("distill_clip", ("--method.teacher", "tnyy"), ("teacher", "tnyy")),
+        ("clip", ("--with", "simclr"), ("simclr cannot be added",)),
+    ],
+)
+def test_views_and_roles_that_the_data_cannot_give_are_refused(name, words, parts, refused, photos, tmp_path):
+    has(refused("train", name, "--data", photos, *TINY, *words, "--quiet", "--out", tmp_path / "run"), *parts)

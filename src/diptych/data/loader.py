@@ -71,7 +71,7 @@ class _Batches(Dataset):
         }
 
     def __getitem__(self, request: Request) -> tuple[Batch, list[tuple[str, str]]]:
-        keys, rows, bad = [], [], []
+        keys, rows, bad, why = [], [], [], BadSample("")
         taken = set(request.indices.tolist())
         for offset, index in enumerate(request.indices.tolist()):
             position = request.position + offset
@@ -83,11 +83,12 @@ class _Batches(Dataset):
                     break
                 except BadSample as error:
                     bad.append((self.source.keys()[index], error.reason))
+                    why = error
                     index = self._another(request.epoch, position, attempt, taken)
             else:
                 raise InputError(
-                    f"{self.source.name}: {_ATTEMPTS} samples in a row are damaged (last: {bad[-1][1]}, "
-                    f"{bad[-1][0]}); run `diptych check` on the data"
+                    f"{self.source.name}: {_ATTEMPTS} samples in a row are damaged (the last, {bad[-1][0]}: {why}); "
+                    "run `diptych check` on the data"
                 )
         return collate(keys, rows, self.tokenizers), bad
 
