@@ -23,7 +23,7 @@ import numpy as np
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Trial
+from diptych.lab.claim import Claim, Floor, Trial, better
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.towers.model import Model
@@ -124,3 +124,31 @@ def measure(model: Model, trial: Trial) -> dict[str, float]:
 
 def _steps(trial: Trial) -> int:
     return 20 if trial.quick else STEPS
+
+
+claim = Claim(
+    question=(
+        "Held to the similarities of the phase before, CLIP keeps more of the base domain as it learns further ones; "
+        "what it pays on the newest is told, and learning all domains at once is the ceiling."
+    ),
+    seeds=(0, 1, 2),
+    prelude=pretrain,
+    arms={
+        "start": start,
+        "finetune": held(alpha=0.0),
+        "alpha1": held(alpha=1.0),
+        "alpha5": held(alpha=5.0),
+        "alpha20": held(alpha=20.0),
+        "unscreened": held(alpha=20.0, screen=False),
+        "stranger": held(alpha=20.0, change=estrange),
+        "joint": joint,
+    },
+    expect=(
+        better("base", "alpha5", over="finetune"),
+        better("base", "alpha20", over="finetune", breaking=("stranger",)),
+        better("all", "joint", over="alpha20"),
+        better("all", "joint", over="finetune"),
+    ),
+    floor=Floor("base", chance=1 / PAIRS, arms=("start", "finetune", "alpha1", "alpha5", "alpha20", "joint")),
+    table=("base", "earlier", "last", "all"),
+)

@@ -1,0 +1,62 @@
+"""The claim on long captions asks what it says: one source, equal steps, texts and losses as named."""
+
+from dataclasses import replace
+
+import torch
+
+from diptych.data.sources import open_source
+from diptych.lab.claim import Trial, block, find
+from diptych.lab.claims import dreamlip
+
+
+def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
+    claim = block(find("dreamlip"))
+    assert len(claim.seeds) >= 3
+    assert 100 not in claim.seeds
+    assert claim.floor.chance == 1 / dreamlip.PAIRS
+    assert "even" not in claim.learning
+
+
+def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
+    begun, changes = {}, {}
+
+    def run(config, folder, change=None):
+        begun[name], changes[name] = config, change
+
+    monkeypatch.setattr(dreamlip, "run", run)
+    monkeypatch.setattr(dreamlip, "measure", lambda trial: {})
+    for name, arm in dreamlip.claim.arms.items():  # noqa: B007  (the patched run reads it)
+        arm(Trial(seed=3, folder=tmp_path, prelude="scenes:count=4"))
+    assert {name: (c.method, c.config["role"], c.config.get("subcaption")) for name, c in begun.items()} == {
+        "raw": ("clip", "web", None), "cut": ("clip", "long*", None), "one": ("clip", "long", None),
+        "one_longer": ("clip", "long", None), "several": ("dreamlip", "web", 0.0),
+        "grouped": ("dreamlip", "web", None), "even": ("dreamlip", "web", None),
+    }  # fmt: skip
+    assert begun["one_longer"].recipe.steps == 4 * begun["one"].recipe.steps
+    assert {name for name, change in changes.items() if change} == {"even"}
+    same = {str(replace(c, method="", config={}, recipe=replace(c.recipe, steps=1))) for c in begun.values()}
+    assert len(same) == 1
+
+
+def test_one_quick_arm_runs_by_even_weights(tmp_path):
+    trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
+    prelude = dreamlip.draw(trial)
+    source = open_source(prelude)
+    assert set(source.schema()) >= {"texts.web", "texts.long"}
+    assert "texts.caption" not in source.schema()
+    assert len(source[0].captions("long")) >= 3
+    (tmp_path / "arm").mkdir()
+    seen = []
+
+    def change(method):
+        dreamlip.even(method)
+        encode = method.encode
+        method.encode = lambda batch, at: seen.append(encode(batch, at)) or seen[-1]
+
+    arm = dreamlip.trained("dreamlip", change=change, **dreamlip.SEVERAL)
+    found = arm(replace(trial, folder=tmp_path / "arm", prelude=prelude))
+    assert set(found) == {"r1", "r5", "pointing", "iou", "chance"}
+    groups = seen[0]["groups"]
+    assert torch.equal(groups, groups[:, :1].expand_as(groups))
+    held_out = open_source(f"{dreamlip.SCENES}:seed=5:split=val:count=20")
+    assert not set(held_out.keys()) & set(source.keys())

@@ -1,0 +1,72 @@
+"""The claim on a stream of domains asks what it says: domains apart, equal steps, a teacher that never learnt."""
+
+from dataclasses import replace
+
+import torch
+
+from diptych.data.sources import open_source
+from diptych.lab.claim import Trial, block, find
+from diptych.lab.claims import mod_x
+from diptych.training.config import resolve
+from diptych.training.run import build_method
+
+
+def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
+    claim = block(find("mod_x"))
+    assert len(claim.seeds) >= 3
+    assert 100 not in claim.seeds
+    assert claim.floor.chance == 1 / mod_x.PAIRS
+    assert "stranger" not in claim.learning
+
+
+def test_arms_differ_in_what_is_kept_alone(tmp_path, monkeypatch):
+    begun, changes = {}, {}
+
+    def run(config, folder, change=None):
+        begun[name], changes[name] = config, change
+
+    monkeypatch.setattr(mod_x, "run", run)
+    monkeypatch.setattr(mod_x, "load", lambda folder: None)
+    monkeypatch.setattr(mod_x, "measure", lambda model, trial: {})
+    prelude = {name: f"{name}/*.tar" for name in (*mod_x.DOMAINS, "base")}
+    for name, arm in mod_x.claim.arms.items():  # noqa: B007  (the patched run reads it)
+        arm(Trial(seed=3, folder=tmp_path, prelude=prelude))
+    assert "start" not in begun
+    joint = begun.pop("joint")
+    assert joint.data["train"].count(".tar") == 4
+    assert joint.recipe.steps == 3 * begun["finetune"].recipe.steps
+    assert {name: (c.config["alpha"], c.config.get("screen", True)) for name, c in begun.items()} == {
+        "finetune": (0.0, True), "alpha1": (1.0, True), "alpha5": (5.0, True), "alpha20": (20.0, True),
+        "unscreened": (20.0, False), "stranger": (20.0, True),
+    }  # fmt: skip
+    assert {name for name, change in changes.items() if change} == {"stranger"}
+    same = {str(replace(c, config={k: v for k, v in c.config.items() if k not in ("alpha", "screen")}))
+            for c in begun.values()}  # fmt: skip
+    assert len(same) == 1
+    assert "plain" not in str(begun["finetune"].data)
+
+
+def test_the_stranger_never_learnt_and_stays_so():
+    config = resolve("mod_x", {"train": "scenes", "phase1": "scenes"}, init="tiny",
+                     config={"phases": 2, "pretrained": True})  # fmt: skip
+    method, model = build_method(config, None)
+    before = {name: value.clone() for name, value in method.old.module.state_dict().items()}
+    mod_x.estrange(method)
+    weights = [name for name, value in before.items() if name.endswith("weight") and value.dim() > 1]
+    changed = [name for name in weights if not torch.equal(before[name], method.old.module.state_dict()[name])]
+    assert len(changed) > len(weights) / 2
+    method.stages()[0].prepare(None)
+    assert all(not torch.equal(before[name], method.old.module.state_dict()[name]) for name in changed)
+    assert torch.equal(model.state_dict()[changed[0]], before[changed[0]])  # the new model learns on as it was
+
+
+def test_one_quick_arm_runs_and_domains_share_no_scene(tmp_path):
+    trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
+    prelude = mod_x.pretrain(trial)
+    keys = [set(open_source(prelude[name]).keys()) for name in mod_x.DOMAINS]
+    assert [len(each) for each in keys] == [500, 100, 100, 100]
+    assert not set.intersection(*({key.split("-")[-1] for key in each} for each in keys))
+    (tmp_path / "arm").mkdir()
+    found = mod_x.claim.arms["alpha20"](replace(trial, folder=tmp_path / "arm", prelude=prelude))
+    assert set(found) == {"base", "earlier", "last", "all"}
+    assert all(0 <= value <= 1 for value in found.values())
