@@ -7,10 +7,11 @@ held-out clean scenes. Arms of one seed share their scenes: the first n are thos
     clean, noisy, noisy2, noisy4, noisy8    n clean pairs; n, 2n, 4n and 8n of which 40 % are noise
     noise8              8n pairs, all of them captions of other scenes: number alone is worth nothing
     filtered, dropped   noisy8 after the rules of frequency, and after dropping as many pairs at random
-    fixed, best_fixed   noisy8 with the divisor fixed at 1, and at the best of 1/8, 1/16, 1/32 and 1/64
+    fixed, best_fixed   noisy8 with the divisor fixed at 1, and at the best of those tried
 
-No arm has been run in full yet: the size n, the number of steps, the filter's vocabulary and the best divisor are to be
-settled on seed 100 before the first result. Rules on pictures' sizes are left out: all scenes have one.
+The size n, the number of steps and the best divisor (of 1/4, 1/8 and 1/16) were settled on seed 100, where 500 clean
+pairs were too many for noise to be worth having. Rules on pictures' sizes are left out: all scenes have one. The
+temperature is learned at the rate of all weights, so so short a run ends far from the paper's 1/64.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-N, STEPS = 500, 400
+N, STEPS = 150, 400
 SCENES = "scenes:number=1:size=32:texts=caption"
 SETS = {  # noise; how many times n pairs
     "clean": ("", (1,)),
@@ -43,11 +44,10 @@ BEST_SIGMA = 1 / 16
 
 def draw(trial: Trial) -> dict[str, str]:
     """All pairs of the seed as shards, and the lists of what is kept of them; sources by name."""
-    n = 150 if trial.quick else N
     found = {}
     for name, (noise, times) in SETS.items():
-        spec = f"{SCENES}:seed={trial.seed}:count={times[-1] * n}:noise={noise}"
-        write_shards(open_source(spec), trial.folder / name, per_shard=n)
+        spec = f"{SCENES}:seed={trial.seed}:count={times[-1] * N}:noise={noise}"
+        write_shards(open_source(spec), trial.folder / name, per_shard=N)
         for each in times:
             found[f"{name}{each}"] = f"{trial.folder / name}/{{00000..{each - 1:05d}}}.tar"
     every = found["noisy8"]
@@ -86,7 +86,7 @@ def measure(trial: Trial) -> dict[str, float]:
     told = evaluate(model, source, ["retrieval"])["retrieval"]  # type: ignore[arg-type]
     return {
         "r1": float(np.mean([told["i2t_r1"], told["t2i_r1"]])),
-        "sigma": 1 / float(model.encoder.scale()),  # type: ignore[union-attr]
+        "sigma": 1 / float(model.encoder.scale().detach()),  # type: ignore[union-attr]
     }
 
 
@@ -95,7 +95,7 @@ claim = Claim(
         "More noisy pairs beat fewer clean ones; filters by frequency help more than dropping as many pairs at random; "
         "the temperature is learned from 1.0 as well as the best fixed one is found."
     ),
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),
     prelude=draw,
     arms={
         "clean": trained("clean1"),
@@ -114,7 +114,7 @@ claim = Claim(
         better("r1", "noisy8", over="clean", breaking=("noise8",)),
         better("r1", "filtered", over="noisy8", breaking=("dropped",)),
         better("r1", "noisy8", over="fixed"),
-        equal("r1", "noisy8", to="best_fixed", margin=0.03),
+        equal("r1", "noisy8", to="best_fixed", margin=0.02),
     ),
     floor=Floor("r1", chance=1 / PAIRS, arms=("clean", "noisy", "noisy2", "noisy4", "noisy8", "filtered")),
     table=("r1", "sigma", "pairs"),
