@@ -144,9 +144,10 @@ def unlike(groups: Tensor) -> Allowed:
     """Which pairs of two slices are partners or of different groups: what `allowed` takes where others of a row's group
     are neither right nor wrong. groups (B,) long."""
 
+    different: Any = others(groups.device)
+
     def block(i: slice, j: slice) -> Tensor:
-        own = ~others(groups.device)(i, j)
-        return own | (groups[i, None] != groups[j])
+        return (groups[i, None] != groups[j]) | ~different(i, j)
 
     return block
 

@@ -29,7 +29,7 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-N, STEPS = 150, 400
+N, STEPS, BATCH = 150, 800, 64
 SCENES = "scenes:number=1:size=32:texts=caption"
 SETS = {  # noise; how many times n pairs
     "clean": ("", (1,)),
@@ -70,7 +70,7 @@ def trained(data: str, **config: Any) -> Callable[[Trial], dict[str, float]]:
             {"train": trial.prelude[data]},
             image_tower=TOWER,
             config={"augment": {}, **config},
-            recipe={"steps": 20 if trial.quick else STEPS},
+            recipe={"steps": 20 if trial.quick else STEPS, "batch_size": BATCH},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run")

@@ -99,7 +99,7 @@ def start(trial: Trial) -> dict[str, float]:
 
 def estrange(method: Method) -> None:
     """Make the old model one that never learnt, in every phase."""
-    old = method.old.module  # type: ignore[union-attr]
+    old: Any = method.old.module  # type: ignore[union-attr]
     for module in old.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
