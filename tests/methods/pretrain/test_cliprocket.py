@@ -89,6 +89,8 @@ def test_without_strong_views_it_is_clip():
     total = held.loss(given, batch(local=0), AT).total
     torch.testing.assert_close(total, info_nce(given["image"], given["text"], held.model.scale()))
     assert all(not value.requires_grad for value in held.model.image_projection.second.parameters())
+    cosines = held.model.embed_images(batch().image.flat) @ held.model.embed_texts(*batch().text.flat).T
+    torch.testing.assert_close(cosines, given["image"] @ given["text"].T)  # the second head, not trained, has no say
 
 
 def test_weak_views_pass_through_the_first_head_and_strong_ones_through_the_second():

@@ -120,7 +120,7 @@ class CLIPRocket(Method):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
         self.strong = configure(Augment, dict(config.strong), "strong")
-        both = f"two:hidden={config.hidden}"
+        both = f"two:hidden={config.hidden}" + ("" if config.local else ":share=1.0")  # a head that learns nothing
         self.model = make.dual(
             scale=Temperature(config.scale, clamp=(1.0, config.max_scale)), image_projection=both, text_projection=both
         )
