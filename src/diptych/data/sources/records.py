@@ -49,12 +49,14 @@ class Parts:
     labels: dict[str, int | float] = field(default_factory=dict)
     boxes: list[Box] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    _told: set[tuple[str, str]] = field(default_factory=set)
 
     def add_text(self, text: str, role: str) -> None:
         """Append a text unless it is blank or there already (the .txt beside a .json often repeats it)."""
-        new = Text(text=text.strip(), role=role)
-        if new.text and new not in self.texts:
-            self.texts.append(new)
+        text = text.strip()
+        if text and (text, role) not in self._told:
+            self._told.add((text, role))
+            self.texts.append(Text(text=text, role=role))
 
     def add(self, record: Mapping[str, Any], roles: Mapping[str, str] = MappingProxyType({})) -> None:
         """Add the fields of a record, `roles` being those of `roles_of`; of labels and arrays the first stays."""
