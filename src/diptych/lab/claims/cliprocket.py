@@ -38,8 +38,9 @@ MEASURED = FINAL.spec(FINAL.learnt, FINAL.held_out)
 PAIRS = 1440  # of the measured hand, each with a name of its own
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 EPOCHS, BATCH = 12, 64
-WEAK: Mapping[str, Any] = {"place": 1.4}
-VARIED: Mapping[str, Any] = {**STRONG, "place": 2.5}
+RAMP = (0.06, 0.6)  # as in the small presets: at full strength from the start so small a model learns nothing for long
+WEAK: Mapping[str, Any] = {"place": 1.4, "ramp": RAMP}
+VARIED: Mapping[str, Any] = {**STRONG, "place": 2.5, "ramp": RAMP}
 BASIC = {"local": 0, "stop_words": 0.0}
 
 
