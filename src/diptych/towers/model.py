@@ -38,6 +38,7 @@ class Model:
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+        self.classes: tuple[str, ...] = ()  # what `class_logits` chooses from
         self.precision = "float32"  # what it computes in: `towers.precision.set_precision` changes it
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
@@ -94,6 +95,31 @@ class Model:
         )
         found = self._embed(batches, self.encoder.embed_texts, len(rows), progress)
         return found[torch.tensor(order, dtype=torch.int64).argsort()] if order else found
+
+    def set_classes(self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, batch_size: int = 256) -> None:
+        """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates.
+
+        Raises InputError where a name is empty or comes twice, or a template has no single {} for it.
+        """
+        names = check_names(names)
+        for template in templates:
+            if template.count("{}") != 1:
+                raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        vectors = self.embed_texts(prompts, batch_size=batch_size).unflatten(0, (len(names), -1))
+        self.classes, self._class_vectors = names, F.normalize(vectors.mean(1), dim=1)
+
+    def class_logits(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        """Logits (N, C) of pictures over the classes that were set: scale · cosine; their softmax are probabilities.
+
+        `images` and what is raised are those of `embed_images`; InputError also where no classes were set.
+        """
+        if not self.classes:
+            raise InputError(f"{self.name} knows no classes; name them first, with set_classes or --names")
+        vectors = self.embed_images(images, batch_size=batch_size, exact=exact, progress=progress)
+        return float(self.encoder.scale().detach()) * self.similarity(vectors, self._class_vectors)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines (N, M) of embeddings (N, E) and (M, E)."""
@@ -183,6 +209,21 @@ class Model:
         raise InputError(
             f"picture {place} is a {type(item).__name__}; give a path, a PIL picture, or one tensor of all"
         )
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal.
+
+    >>> check_names([" cat", "dog"])
+    ('cat', 'dog')
+    """
+    found = tuple(name.strip() for name in names)
+    if not found or not all(found):
+        raise InputError(f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class")
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise InputError(f"two classes are called {twice!r}; give each a name of its own")
+    return found
 
 
 @contextmanager
