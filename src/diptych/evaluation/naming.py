@@ -60,7 +60,7 @@ def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[
     """
     share, which = logits.float().softmax(1).cpu().topk(min(k, logits.shape[1]), dim=1)
     return [
-        tuple((names[at], value) for at, value in zip(places, shares, strict=True))
+        tuple((names[int(at)], float(value)) for at, value in zip(places, shares, strict=True))
         for places, shares in zip(which.tolist(), share.tolist(), strict=True)
     ]
 
