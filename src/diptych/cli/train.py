@@ -244,7 +244,10 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")
     from diptych.methods.store import read_description
 
-    if read_description(out)["lm"]:
+    if "classes" in read_description(out):
+        print(f"  diptych classify {out} PICTURES --names 'A,B,C'")
+        print(f"  diptych evaluate {out} --data {val or 'SOURCE'} --suite zeroshot")
+    elif read_description(out)["lm"]:
         print(f"  diptych evaluate {out} --data {val or 'SOURCE'} --suite perplexity")
         print(f"  diptych generate {out} 'SOME WORDS'")
     else:

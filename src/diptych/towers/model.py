@@ -6,7 +6,7 @@ Dimensions: N pictures or texts, E embedding, H x W pixels, L text length.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -22,6 +22,7 @@ from diptych.data.pictures import FilePicture, Preprocess, opened
 from diptych.data.sample import BadSample, Picture
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
+from diptych.towers.classifier import Classifier, check_names
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
@@ -146,11 +147,16 @@ class Model:
             "preprocess": self.preprocess.to_dict(),
         }
         total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, value in sorted(self.encoder.state_dict().items()):
+        for name, value in sorted(self._state.items()):
             value = value.detach().cpu().contiguous()
             total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             total.update(value.reshape(-1).view(torch.uint8).numpy())
         return total.hexdigest()
+
+    @property
+    def _state(self) -> Mapping[str, Tensor]:
+        """All weights that decide what the model gives."""
+        return self.encoder.state_dict()
 
     def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
         found, done = [torch.empty(0, self.encoder.embed_dim)], 0
@@ -211,19 +217,41 @@ class Model:
         )
 
 
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal.
+class Adapted(Model):
+    """A model whose prompts were learnt on a few pictures: `class_logits` are those of its classifier, for the classes
+    that it was trained on or any that are named."""
 
-    >>> check_names([" cat", "dog"])
-    ('cat', 'dog')
-    """
-    found = tuple(name.strip() for name in names)
-    if not found or not all(found):
-        raise InputError(f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class")
-    if len(set(found)) < len(found):
-        twice = next(name for name in found if found.count(name) > 1)
-        raise InputError(f"two classes are called {twice!r}; give each a name of its own")
-    return found
+    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
+        super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
+        self.classifier = classifier
+        self.classes = classifier.classes
+
+    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
+        """Name the classes; the prompts are those that were learnt, whatever the templates."""
+        self.classifier.set_classes(names)
+        self.classes = self.classifier.classes
+
+    def class_logits(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        batches, count = self._batches(images, batch_size, exact)
+        found, done = [], 0
+        with evaluating(self.classifier), torch.inference_mode():
+            for (pixels,) in batches:
+                found.append(self.classifier(pixels.to(self.device)).float().cpu())
+                done += len(pixels)
+                if progress:
+                    progress(done, count)
+        return torch.cat(found).clone()
+
+    def to(self, device: torch.device | str) -> "Adapted":
+        super().to(device)
+        self.classifier.to(device)
+        return self
+
+    @property
+    def _state(self) -> Mapping[str, Tensor]:
+        return self.classifier.state_dict()
 
 
 @contextmanager
