@@ -25,9 +25,10 @@ STD = 0.02  # of vectors that begin at random
 class Prompted(Classifier):
     """Vectors in the prompts beside the names: the context that CoOp and its kin learn.
 
-    `length` vectors stand in place of the template's words before the name (None: as many as those have tokens). With `start` they begin as those tokens' embeddings, else
-    as N(0, 0.02²). `position` puts the name behind them ("end"), between two halves ("middle") or before them
-    ("front"). With `own` each class has vectors of its own, which fit no other names.
+    `length` vectors stand in place of the template's words before the name (None: as many as those have tokens). With
+    `start` they begin as those tokens' embeddings, else as N(0, 0.02²). `position` puts the name behind them ("end"),
+    between two halves ("middle") or before them ("front"). With `own` each class has vectors of its own, which fit no
+    other names.
     """
 
     places: Tensor
@@ -111,10 +112,11 @@ class Prompted(Classifier):
 class Deep(Prompted):
     """Vectors in both towers, at their inputs and at the inputs of further blocks.
 
-    Text: `length` vectors P_0 take the place of the template's first words, the others stay; P_i overwrites the same places at the input of block i < `depth`.
-    Pictures: `image_length` vectors Q_0 are put behind the patches, without positions and through the tower's norm
-    before its blocks; Q_i takes their place at the input of block i < `image_depth`. `coupled`: Q_i = F_i(P_i), F_i
-    linear, those of blocks 1 … beginning equal; then lengths and depths are one. Else Q_i are free.
+    Text: `length` vectors P_0 take the place of the template's first words, the others stay; P_i overwrites the same
+    places at the input of block i < `depth`. Pictures: `image_length` vectors Q_0 are put behind the patches, without
+    positions and through the tower's norm before its blocks; Q_i takes their place at the input of block i <
+    `image_depth`. `coupled`: Q_i = F_i(P_i), F_i linear, those of blocks 1 … beginning equal; then lengths and depths
+    are one. Else Q_i are free.
     """
 
     keeps = True
