@@ -6,22 +6,26 @@ With `novel` the classes fall into two halves, and each picture is named among t
 
     H = 2 · base · novel / (base + novel)
 
+A model whose prompts were learnt (`towers.classifier`) gives its own logits, whatever the templates.
+
 With `group` a second label says which pictures belong together, and accuracy is told for each group and for the worst.
 
 Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023 (MaPLe), base and
 novel classes; Sagawa et al. 2020, the worst group.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
+from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
 
@@ -100,8 +104,12 @@ def zeroshot(
         return value, group_of(sample, group)
 
     steps = Steps(progress, len(source) + len(names) * len(templates))
-    classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
-    images = embed_pictures(model, source, known, exact=exact, batch_size=batch_size, steps=steps)
+    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    if learnt := hasattr(model, "classifier"):
+        images, classes = judged_pictures(model, source, known, names, **how)
+    else:
+        classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
+        images = embed_pictures(model, source, known, **how)
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
     by_class = per_class(rank <= 1, labels, len(names))
@@ -126,8 +134,9 @@ def zeroshot(
         results |= worst(by_group) | {"chance_worst_group_top1": 1 / len(names), "by_group": by_group}
         options.append(f"group={group}")
     protocol = protocol_of(
-        "zeroshot", source, model, exact=exact, field=label, prompts=tuple(templates), classes=names,
-        rule="mean of unit prompt vectors, unit; ties lose", options=tuple(options),
+        "zeroshot", source, model, exact=exact, field=label, prompts=() if learnt else tuple(templates), classes=names,
+        rule="the model's own logits; ties lose" if learnt else "mean of unit prompt vectors, unit; ties lose",
+        options=tuple(options),
     )  # fmt: skip
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 
@@ -139,6 +148,20 @@ def class_vectors(
     prompts = [template.replace("{}", name) for name in names for template in templates]
     vectors = normalize(embed_texts(model, prompts, batch_size=batch_size, steps=steps), dim=1)
     return normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=1)
+
+
+def judged_pictures(
+    model: Any, source: Source, facts: Callable[[Sample], Any], names: Sequence[str], *,
+    exact: bool, batch_size: int, steps: Steps,
+) -> tuple[Embedded, Tensor]:  # fmt: skip
+    """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that are its classes."""
+    model.set_classes(names)
+    bad: Counter[str] = Counter()
+    logits, kept = [], []
+    for pixels, told in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+        logits.append(model.class_logits(pixels, batch_size=batch_size))
+        kept += told
+    return Embedded(torch.cat(logits), kept, bad), torch.eye(len(names))
 
 
 def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray) -> dict[str, float]:

@@ -45,6 +45,7 @@ class Classify(Method):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
         self.model = self.build(make.dual(scale=Temperature(100.0, form="fixed")))
+        self.model.label = config.label
 
     def build(self, encoder: DualEncoder) -> Classifier:
         """The classifier that is trained on the encoder."""

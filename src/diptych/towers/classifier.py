@@ -48,6 +48,7 @@ class Classifier(nn.Module):
             raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
         self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
         self.classes: tuple[str, ...] = ()
+        self.label = ""  # of the data that it was trained on
         self.register_buffer("ids", torch.empty(0, 0, dtype=torch.int64), persistent=False)
         self.register_buffer("lengths", torch.empty(0, dtype=torch.int64), persistent=False)
         for parameter in encoder.parameters():

@@ -223,7 +223,7 @@ class Adapted(Model):
 
     def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
         super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
-        self.classifier = classifier
+        self.classifier, self.label = classifier, classifier.label
         self.classes = classifier.classes
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
