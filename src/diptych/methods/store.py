@@ -161,7 +161,7 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     else:
         text = dual["text"] or NO_TOWER
         make = Make(image=dual["image"], text=text, embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
-    module = cls(cls.configure(description["config"]), make).deliver()
+    module: Any = cls(cls.configure(description["config"]), make).deliver()
     if description.get("classes"):
         module.set_classes(description["classes"])
     return module

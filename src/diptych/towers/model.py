@@ -6,11 +6,12 @@ Dimensions: N pictures or texts, E embedding, H x W pixels, L text length.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,9 +155,9 @@ class Model:
         return total.hexdigest()
 
     @property
-    def _state(self) -> Mapping[str, Tensor]:
+    def _state(self) -> dict[str, Any]:
         """All weights that decide what the model gives."""
-        return self.encoder.state_dict()
+        return dict(self.encoder.state_dict())
 
     def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
         found, done = [torch.empty(0, self.encoder.embed_dim)], 0
@@ -250,8 +251,8 @@ class Adapted(Model):
         return self
 
     @property
-    def _state(self) -> Mapping[str, Tensor]:
-        return self.classifier.state_dict()
+    def _state(self) -> dict[str, Any]:
+        return dict(self.classifier.state_dict())
 
 
 @contextmanager
