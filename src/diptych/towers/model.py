@@ -220,7 +220,7 @@ class Model:
 
 class Adapted(Model):
     """A model whose prompts were learnt on a few pictures: `class_logits` are those of its classifier, for the classes
-    that it was trained on or any that are named."""
+    that it was trained on or any that are named. Embeddings are those of the model that was adapted."""
 
     def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
         super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
