@@ -37,8 +37,7 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
     assert told == {
         "clip": (0, "none", False, False), "siamlip": (0, "siamlip", False, False),
         "improved": (2, "none", False, False), "improved_siamlip": (2, "siamlip", False, False),
-        "plain": (2, "none", True, True), "plain_pictures": (2, "none", True, False),
-        "plain_texts": (2, "none", False, True), "clip_longer": (0, "none", False, False),
+        "plain": (2, "none", True, True), "clip_longer": (0, "none", False, False),
     }  # fmt: skip
     assert begun["clip_longer"].recipe.epochs == 3 * begun["clip"].recipe.epochs
     assert {c.config["stop_words"] for name, c in begun.items() if "clip" in name[:5] or name == "siamlip"} == {0.0}
