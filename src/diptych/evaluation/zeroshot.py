@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.sample import BadSample, Field, Sample, Source
+from diptych.data.sources.subset import novel_half
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
@@ -220,7 +221,7 @@ def group_of(sample: Sample, group: str | None) -> int:
 def novel_classes(names: Sequence[str], novel: Novel) -> np.ndarray:
     """Which classes are novel (C,) bool. "half": all but the first ceil(C / 2)."""
     if novel == "half":
-        chosen = np.arange(len(names)) >= -(-len(names) // 2)
+        chosen = novel_half(len(names))
     else:
         asked = [novel] if isinstance(novel, str) else list(novel)
         for name in asked:
