@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
+from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
@@ -32,15 +33,7 @@ card = {
     "abilities": ["embed_images", "embed_texts"],
 }
 
-TEMPLATES = (
-    "{}",
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a close-up of a {}.",
-    "a picture that shows a {}.",
-    "a drawing of a {}.",
-    "an image of one {}.",
-)
+TEMPLATES = BANKS["pictures"]
 
 Novel = Literal["half"] | Sequence[str]
 """Names of the novel classes, or "half": the later half of the classes in the order of their numbers."""
@@ -57,11 +50,7 @@ def ready(
 ) -> None:
     """Raises InputError for labels, templates and class names that do not fit the source."""
     label = named_label("zeroshot", source, label)
-    for template in templates:
-        if template.count("{}") != 1:
-            raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
-    if not templates:
-        raise InputError("no template is given; give at least '{}'")
+    checked(templates, "zeroshot")
     if group is not None:
         group_field(source, group)
     if novel is not None:
