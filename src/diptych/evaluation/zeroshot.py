@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.sample import BadSample, Field, Sample, Source
+from diptych.data.sources.subset import novel_half
+from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
 from diptych.evaluation.protocol import describe, protocol_of
@@ -35,15 +37,7 @@ card = {
     "abilities": ["embed_images", "embed_texts"],
 }
 
-TEMPLATES = (
-    "{}",
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a close-up of a {}.",
-    "a picture that shows a {}.",
-    "a drawing of a {}.",
-    "an image of one {}.",
-)
+TEMPLATES = BANKS["pictures"]
 
 Novel = Literal["half"] | Sequence[str]
 """Names of the novel classes, or "half": the later half of the classes in the order of their numbers."""
@@ -60,11 +54,7 @@ def ready(
 ) -> None:
     """Raises InputError for labels, templates and class names that do not fit the source."""
     label = named_label("zeroshot", source, label)
-    for template in templates:
-        if template.count("{}") != 1:
-            raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
-    if not templates:
-        raise InputError("no template is given; give at least '{}'")
+    checked(templates, "zeroshot")
     if group is not None:
         group_field(source, group)
     if novel is not None:
@@ -243,7 +233,7 @@ def group_of(sample: Sample, group: str | None) -> int:
 def novel_classes(names: Sequence[str], novel: Novel) -> np.ndarray:
     """Which classes are novel (C,) bool. "half": all but the first ceil(C / 2)."""
     if novel == "half":
-        chosen = np.arange(len(names)) >= -(-len(names) // 2)
+        chosen = novel_half(len(names))
     else:
         asked = [novel] if isinstance(novel, str) else list(novel)
         for name in asked:
