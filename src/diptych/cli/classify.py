@@ -26,8 +26,8 @@ def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
     parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
     parser.option("What", "--names", metavar="A,B,…|FILE", help="the classes: names, or a file with one a line")
-    parser.option("What", "--template", metavar="TEXT", action="append",
-                  help="words around a name, with {} for it; may be given again (default: a few)")  # fmt: skip
+    parser.option("What", "--template", "--templates", action="append", metavar="SPEC",
+                  help="prompts around a name: 'a {} | one {}', a bank, or a file (default: pictures)")  # fmt: skip
     parser.option("What", "--label", metavar="LABEL", help="whose class names to take where --names is not given")
     parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many classes to tell of each (default: 3)")
     parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
@@ -47,12 +47,13 @@ def run(args: Namespace) -> None:
             raise InputError(f"{'-k' if name == 'k' else '--batch-size'} is {args[name]}; it must be at least 1")
     from diptych.data.pictures import is_picture
     from diptych.data.sources import open_source
+    from diptych.data.templates import templates
     from diptych.evaluation.naming import Named, likeliest, name_pictures
-    from diptych.evaluation.zeroshot import TEMPLATES
 
     source = None if is_picture(args.pictures) else open_source(args.pictures)
     model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
-    model.set_classes(_names(args, source), tuple(args.get("template", TEMPLATES)))
+    prompts = [template for spec in args.get("templates", ["pictures"]) for template in templates(spec)]
+    model.set_classes(_names(args, source), prompts)
     if source is None:
         logits = model.class_logits(args.pictures, exact=bool(args.get("exact")))
         [classes] = likeliest(logits, model.classes, args.get("k", 3))

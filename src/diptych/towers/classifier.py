@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.towers.dual import DualEncoder
@@ -44,8 +45,7 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}."):
         super().__init__()
-        if template.count("{}") != 1:
-            raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
+        checked([template], "the prompts")
         self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
         self.classes: tuple[str, ...] = ()
         self.label = ""  # of the data that it was trained on

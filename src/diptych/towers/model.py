@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess, opened
 from diptych.data.sample import BadSample, Picture
+from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names
@@ -103,10 +104,7 @@ class Model:
 
         Raises InputError where a name is empty or comes twice, or a template has no single {} for it.
         """
-        names = check_names(names)
-        for template in templates:
-            if template.count("{}") != 1:
-                raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
+        names, templates = check_names(names), checked(templates, "set_classes")
         prompts = [template.replace("{}", name) for name in names for template in templates]
         vectors = self.embed_texts(prompts, batch_size=batch_size).unflatten(0, (len(names), -1))
         self.classes, self._class_vectors = names, F.normalize(vectors.mean(1), dim=1)
