@@ -36,14 +36,24 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
+    """Keep the parameters of modules, or parameters, as they are: the engine never trains them."""
+    for part in parts:
+        own = [part] if isinstance(part, nn.Parameter) else [] if part is None else list(part.parameters())
+        for parameter in own:
+            parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
+
+
 class Classifier(nn.Module):
-    """A frozen dual encoder and what is learnt beside it. A subclass overrides `text_features`, `image_features`, or
-    `forward` where a picture changes the prompts."""
+    """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
+    A subclass overrides `text_features`, `image_features`, or `forward` where a picture changes the prompts."""
 
     ids: Tensor
     lengths: Tensor
 
-    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}."):
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *, frozen: bool = True
+    ):
         super().__init__()
         checked([template], "the prompts")
         self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
@@ -51,8 +61,8 @@ class Classifier(nn.Module):
         self.label = ""  # of the data that it was trained on
         self.register_buffer("ids", torch.empty(0, 0, dtype=torch.int64), persistent=False)
         self.register_buffer("lengths", torch.empty(0, dtype=torch.int64), persistent=False)
-        for parameter in encoder.parameters():
-            parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]  # which the engine keeps so
+        if frozen:
+            freeze(encoder)
 
     @property
     def image(self) -> ImageTower:

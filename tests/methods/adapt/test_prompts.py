@@ -19,10 +19,10 @@ CLIP_B16 = {
 }
 
 
-def method(name, *, image="vit:image_size=32:patch=16:width=64:depth=3:pre_norm=true", text=None, embed_dim=32,
+def method(name, *, image="vit:image_size=32:patch=16:width=64:depth=3:pre_norm=true", tower=None, embed_dim=32,
            words=None, names=NAMES, **config):  # fmt: skip
     torch.manual_seed(0)
-    tower = text or "text:width=32:depth=3:heads=2"
+    tower = tower or "text:width=32:depth=3:heads=2"
     make = Make(image=image, text=tower, embed_dim=embed_dim, tokenizer=words or tokenizer())
     cls = method_class(name)
     made = cls(cls.configure(config), make)
