@@ -71,9 +71,23 @@ def test_sources_joined_by_commas_are_tasks(diptych, run):
     assert "backward_transfer" in shown
 
 
+def test_templates_are_named_read_from_a_file_or_written_out(diptych, run, tmp_path):
+    (tmp_path / "mine.txt").write_text("one {}\n")
+    words = ("--template", "a {} | the {}", "--templates", "plain", "--templates", tmp_path / "mine.txt")
+    data = ("--data", "scenes:count=30:size=32:classes=novel:of=colour", "--label", "colour")
+    called = diptych("evaluate", run, *data, "--suite", "zeroshot", *words, "--json")
+    assert called.code == 0, called
+    found = json.loads(called.out)["zeroshot"]
+    assert found["prompts"] == ["a {}", "the {}", "a photo of a {}.", "one {}"]
+    assert found["n"] < 30
+    assert found["chance_top1"] == 1 / found["classes"] == 1 / 4
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
+        (["--suite", "zeroshot", "--templates", "imagnet"], ["unknown templates 'imagnet'; did you mean 'imagenet'"]),
+        (["--suite", "zeroshot", "--template", "a {} {}"], ["template 'a {} {}'", "must hold {} once"]),
         (["--suite", "probe", "--shots", "few"], ["--shots is 'few'", "--shots 1,4,16"]),
         (["--suite", "probe", "--features", "tokens"], ["--features 'tokens'", "embedding or pooled"]),
         (["--suite", "answers", "--by", "loking"], ["--by 'loking'"]),

@@ -225,3 +225,25 @@ def test_what_is_represented_is_what_is_projected(model: Model, pictures: list[I
     assert_close(projected.detach(), model.embed_images(pictures))
     with pytest.raises(InputError, match="toy has no picture to represent"):
         model.represent([])
+
+
+def test_classes_are_the_mean_directions_of_their_prompts(model: Model, pictures: list[Image.Image]):
+    names, templates = ["red thing", "blue thing", "green"], ("a {}", "one {} here", "{}")
+    model.set_classes([f" {name} " for name in names], templates)
+    assert model.classes == tuple(names)
+    means = [model.embed_texts([template.format(name) for template in templates]).mean(0) for name in names]
+    classes = torch.nn.functional.normalize(torch.stack(means), dim=1)
+    expected = model.encoder.scale().detach() * model.embed_images(pictures) @ classes.T
+    torch.testing.assert_close(model.class_logits(pictures), expected)
+    assert not model.class_logits(pictures).requires_grad
+
+
+def test_classes_are_named_before_pictures_are():
+    fresh = make()
+    with pytest.raises(InputError, match="knows no classes; name them first"):
+        fresh.class_logits(Image.new("RGB", (8, 8)))
+    for names, said in (([], "the 0 class names"), (["a", " "], "empty one"), (["a", "b", "a"], "called 'a'")):
+        with pytest.raises(InputError, match=said):
+            fresh.set_classes(names)
+    with pytest.raises(InputError, match="must hold {} once"):
+        fresh.set_classes(["a"], ["{} and {}"])

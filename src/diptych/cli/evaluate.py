@@ -33,7 +33,8 @@ def add(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     some = "For some suites"
-    parser.option(some, "--template", action="append", metavar="'a {}'", help="zeroshot: prompt; several: an ensemble")
+    parser.option(some, "--template", "--templates", action="append", metavar="SPEC",
+                  help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again")  # fmt: skip
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(some, "--group", metavar="LABEL", help="zeroshot: accuracy for each of its values, and the worst")
     parser.option(some, "--rerank", type=int, metavar="K", help="retrieval: the first K are ordered by match")
@@ -97,8 +98,10 @@ def _settings(args: Namespace) -> dict[str, Any]:
     settings: dict[str, Any] = {name: args[name] for name in _PLAIN if name in args}
     settings |= {name: _names(args[name]) for name in _LISTS if name in args}
     settings |= {name: _numbers(name, args[name]) for name in _WHOLE if name in args}
-    if "template" in args:
-        settings["templates"] = args.template
+    if "templates" in args:
+        from diptych.data.templates import templates
+
+        settings["templates"] = [template for spec in args.templates for template in templates(spec)]
     if "novel" in args:
         settings["novel"] = "half" if args.novel == "half" else _names(args.novel)
     if settings.get("batch_size", 1) < 1:

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ EXAMPLES = (
     "diptych train clip --data photos/ --out runs/first",
     "diptych train siglip --data 'shards/{0000..0099}.tar' --val val.tar --epochs 5 --lr 0.001 --out runs/web",
     "diptych train clip --data pairs.csv --init openclip:ViT-B-32/laion2b_s34b_b79k --out runs/mine",
+    "diptych train supcon --data pets/ --shots 16 --out runs/few",
     "diptych train clip --with multi_view --with contrastive_gap:weight=0.5 --data photos/ --out runs/both",
     "diptych train clip --config runs/first/config.yaml --seed 1 --out runs/second",
     "diptych train --resume --out runs/first",
@@ -44,6 +45,7 @@ def add(parser: Parser) -> None:
                   help="add another method's loss (with :weight=X); may be given again")  # fmt: skip
     parser.option(_DATA, "--data", metavar="SOURCE[,SOURCE]", action="append",
                   help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE")  # fmt: skip
+    parser.option(_DATA, "--shots", type=int, metavar="K", help="of each class K samples, drawn by --seed (all)")
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
     parser.option(_DATA, "--workers", dest="options.workers", type=int, metavar="N", help="processes that decode (0)")
     parser.option(_DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE",
@@ -190,13 +192,30 @@ def streams(words: Sequence[str]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for word in words:
         role = "train"
-        for part in [word] if Path(word).exists() else re.split(r",(?![^{]*\})", word):
+        for part in _sources(word):
             if (named := _ROLE.fullmatch(part)) is not None:
                 role, part = named.groups()
             if not part:
                 raise InputError(f"--data {word!r} names no source; write --data SOURCE, or --data {role}=SOURCE")
             found.setdefault(role, []).append(part)
     return {role: ",".join(parts) for role, parts in found.items()}
+
+
+def few(data: Mapping[str, str], shots: int, seed: int) -> dict[str, str]:
+    """The streams with the options behind each source of `train` that draw so many samples of each of its classes.
+
+    >>> few({"train": "a.tar,b.{tar,tgz}", "web": "c.tar"}, 16, seed=1)
+    {'train': 'a.tar:shots=16:draw=1,b.{tar,tgz}:shots=16:draw=1', 'web': 'c.tar'}
+    """
+    if "train" not in data:
+        names = ", ".join(data)
+        raise InputError(f"--shots is of the stream train, and --data names {names}; write SOURCE:shots={shots} there")
+    drawn = [f"{part}:shots={shots}:draw={seed}" for part in _sources(data["train"])]
+    return {**data, "train": ",".join(drawn)}
+
+
+def _sources(word: str) -> list[str]:
+    return [word] if Path(word).exists() else re.split(r",(?![^{]*\})", word)
 
 
 def run(args: Namespace) -> int:
@@ -216,6 +235,8 @@ def run(args: Namespace) -> int:
     groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
     given = {name: args[name] for name in names if name in args}
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
+    if "shots" in args:  # into the specs, so that config.yaml tells the samples in full
+        config = replace(config, data=few(config.data, args.shots, config.options.seed))
     out = Path(args.out).expanduser()
     with _interruptible() as interrupted:
         try:
@@ -244,7 +265,10 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")
     from diptych.methods.store import read_description
 
-    if read_description(out)["lm"]:
+    if "classes" in read_description(out):
+        print(f"  diptych classify {out} PICTURES --names 'A,B,C'")
+        print(f"  diptych evaluate {out} --data {val or 'SOURCE'} --suite zeroshot")
+    elif read_description(out)["lm"]:
         print(f"  diptych evaluate {out} --data {val or 'SOURCE'} --suite perplexity")
         print(f"  diptych generate {out} 'SOME WORDS'")
     else:

@@ -27,6 +27,9 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""The endings of files that are taken for pictures."""
+
 # The formats a training set holds. Pillow's other plugins (PostScript, FITS, …) are attack surface and stay closed.
 _PLUGINS = (
     (b"\xff\xd8", JpegImagePlugin.JpegImageFile),
@@ -83,6 +86,11 @@ def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PI
         raise
     except Exception as error:
         raise _bad(data, error) from error
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a path is that of a file that ends as a picture's."""
+    return Path(path).suffix.lower()[1:] in PICTURES and Path(path).is_file()
 
 
 def dimensions(data: bytes) -> tuple[int, int]:

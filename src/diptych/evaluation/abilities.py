@@ -23,6 +23,17 @@ class Embeds(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Tensor: ...
 
 
+class ClassLogits(Protocol):
+    """class_logits: logits (N, C) over the classes that `set_classes` named; `classes` are their names."""
+
+    preprocess: Preprocess
+    classes: Sequence[str]
+
+    def set_classes(self, names: Sequence[str]) -> None: ...
+
+    def class_logits(self, images: Tensor, *, batch_size: int) -> Tensor: ...
+
+
 class Represents(Protocol):
     """represent: what the image tower gives before the projection, tokens (N, T, D) on their grid and pooled (N, D)."""
 

@@ -6,22 +6,28 @@ With `novel` the classes fall into two halves, and each picture is named among t
 
     H = 2 · base · novel / (base + novel)
 
+A model whose prompts were learnt (`towers.classifier`) gives its own logits, whatever the templates.
+
 With `group` a second label says which pictures belong together, and accuracy is told for each group and for the worst.
 
 Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023 (MaPLe), base and
 novel classes; Sagawa et al. 2020, the worst group.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.sample import BadSample, Field, Sample, Source
+from diptych.data.sources.subset import novel_half
+from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
+from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
 
@@ -31,15 +37,7 @@ card = {
     "abilities": ["embed_images", "embed_texts"],
 }
 
-TEMPLATES = (
-    "{}",
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a close-up of a {}.",
-    "a picture that shows a {}.",
-    "a drawing of a {}.",
-    "an image of one {}.",
-)
+TEMPLATES = BANKS["pictures"]
 
 Novel = Literal["half"] | Sequence[str]
 """Names of the novel classes, or "half": the later half of the classes in the order of their numbers."""
@@ -56,11 +54,7 @@ def ready(
 ) -> None:
     """Raises InputError for labels, templates and class names that do not fit the source."""
     label = named_label("zeroshot", source, label)
-    for template in templates:
-        if template.count("{}") != 1:
-            raise InputError(f"template {template!r} must hold {{}} once, where the class name goes")
-    if not templates:
-        raise InputError("no template is given; give at least '{}'")
+    checked(templates, "zeroshot")
     if group is not None:
         group_field(source, group)
     if novel is not None:
@@ -100,8 +94,12 @@ def zeroshot(
         return value, group_of(sample, group)
 
     steps = Steps(progress, len(source) + len(names) * len(templates))
-    classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
-    images = embed_pictures(model, source, known, exact=exact, batch_size=batch_size, steps=steps)
+    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    if learnt := hasattr(model, "classifier"):
+        images, classes = judged_pictures(model, source, known, names, **how)
+    else:
+        classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
+        images = embed_pictures(model, source, known, **how)
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
     by_class = per_class(rank <= 1, labels, len(names))
@@ -126,8 +124,9 @@ def zeroshot(
         results |= worst(by_group) | {"chance_worst_group_top1": 1 / len(names), "by_group": by_group}
         options.append(f"group={group}")
     protocol = protocol_of(
-        "zeroshot", source, model, exact=exact, field=label, prompts=tuple(templates), classes=names,
-        rule="mean of unit prompt vectors, unit; ties lose", options=tuple(options),
+        "zeroshot", source, model, exact=exact, field=label, prompts=() if learnt else tuple(templates), classes=names,
+        rule="the model's own logits; ties lose" if learnt else "mean of unit prompt vectors, unit; ties lose",
+        options=tuple(options),
     )  # fmt: skip
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 
@@ -139,6 +138,20 @@ def class_vectors(
     prompts = [template.replace("{}", name) for name in names for template in templates]
     vectors = normalize(embed_texts(model, prompts, batch_size=batch_size, steps=steps), dim=1)
     return normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=1)
+
+
+def judged_pictures(
+    model: Any, source: Source, facts: Callable[[Sample], Any], names: Sequence[str], *,
+    exact: bool, batch_size: int, steps: Steps,
+) -> tuple[Embedded, Tensor]:  # fmt: skip
+    """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that are its classes."""
+    model.set_classes(names)
+    bad: Counter[str] = Counter()
+    logits, kept = [], []
+    for pixels, told in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+        logits.append(model.class_logits(pixels, batch_size=batch_size))
+        kept += told
+    return Embedded(torch.cat(logits), kept, bad), torch.eye(len(names))
 
 
 def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray) -> dict[str, float]:
@@ -220,7 +233,7 @@ def group_of(sample: Sample, group: str | None) -> int:
 def novel_classes(names: Sequence[str], novel: Novel) -> np.ndarray:
     """Which classes are novel (C,) bool. "half": all but the first ceil(C / 2)."""
     if novel == "half":
-        chosen = np.arange(len(names)) >= -(-len(names) // 2)
+        chosen = novel_half(len(names))
     else:
         asked = [novel] if isinstance(novel, str) else list(novel)
         for name in asked:

@@ -141,6 +141,9 @@ class Method(nn.Module):
     reaches_all: ClassVar[bool] = True
     """Whether every step gives every trainable parameter a gradient. False lets ranks look for those left out."""
 
+    adapts: ClassVar[bool] = False
+    """Whether it starts from a model that has learnt already, given by `--init`."""
+
     def __init__(self, config: Any, make: "Make"):
         super().__init__()
         self.config = config
@@ -162,6 +165,9 @@ class Method(nn.Module):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         """How a sample of a stream becomes fields of the batch."""
         raise NotImplementedError
+
+    def meet(self, sources: Mapping[str, Any]) -> None:
+        """Look at the sources once, before anything is trained on them: class names and the like."""
 
     def needs(self, stage: Stage) -> tuple[str, ...]:
         """Fields of the source that the stage reads; by default what its views read."""

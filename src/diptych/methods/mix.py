@@ -38,6 +38,9 @@ class Mixed(Method):
     def name(self) -> str:
         return f"{self.main.name} with {' and '.join(method.name for method in self._others())}"
 
+    def meet(self, sources: Mapping[str, Any]) -> None:
+        self.main.meet(sources)
+
     def stages(self) -> Sequence[Stage]:
         return [
             replace(stage, scale={f"main.{prefix}".rstrip("."): times for prefix, times in stage.scale.items()})

@@ -23,9 +23,10 @@ from diptych.files import write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.towers import pretrained
+from diptych.towers.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 from diptych.towers.language import CausalLM, LanguageModel
-from diptych.towers.model import Model
+from diptych.towers.model import Adapted, Model
 from diptych.towers.precision import set_precision
 
 FORMAT = "diptych-model/1"
@@ -47,7 +48,8 @@ def describe(
         "diptych": __version__,
         "method": method,
         "config": dict(config),
-        "dual": delivered.config() if isinstance(delivered, DualEncoder) else None,
+        "dual": delivered.config() if isinstance(delivered, DualEncoder | Classifier) else None,
+        **({"classes": list(delivered.classes)} if isinstance(delivered, Classifier) else {}),
         "lm": delivered.config() if isinstance(delivered, CausalLM) else None,
         "tokenizer": tokenizer.to_dict() if tokenizer else None,
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
@@ -143,8 +145,10 @@ def usable(
     if isinstance(module, CausalLM):
         assert tokenizer is not None, "a language model is made for a tokenizer"
         return LanguageModel(module, tokenizer, name=name)
-    assert isinstance(module, DualEncoder)
+    assert isinstance(module, DualEncoder | Classifier)
     assert preprocess is not None, "a dual encoder has a preprocessing"
+    if isinstance(module, Classifier):
+        return Adapted(module, Preprocess.from_dict(preprocess), name=name)
     return Model(module, tokenizer, Preprocess.from_dict(preprocess), name=name)
 
 
@@ -157,7 +161,10 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     else:
         text = dual["text"] or NO_TOWER
         make = Make(image=dual["image"], text=text, embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
-    return cls(cls.configure(description["config"]), make).deliver()
+    module: Any = cls(cls.configure(description["config"]), make).deliver()
+    if description.get("classes"):
+        module.set_classes(description["classes"])
+    return module
 
 
 def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:

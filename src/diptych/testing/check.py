@@ -353,6 +353,7 @@ def _rows(batch: Any, start: int, stop: int) -> Any:
 def _batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
     """One batch for each stage that has no columns to wait for, this rank's part of it."""
     sources = subject.sources(method)
+    method.meet(sources)
     found = []
     for stage in method.stages():
         parts: dict[str, Batch] = {}

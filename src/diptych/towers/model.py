@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess, opened
 from diptych.data.sample import BadSample, Picture
+from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
+from diptych.towers.classifier import Classifier, check_names
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
@@ -38,6 +41,7 @@ class Model:
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+        self.classes: tuple[str, ...] = ()  # what `class_logits` chooses from
         self.precision = "float32"  # what it computes in: `towers.precision.set_precision` changes it
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
@@ -95,6 +99,28 @@ class Model:
         found = self._embed(batches, self.encoder.embed_texts, len(rows), progress)
         return found[torch.tensor(order, dtype=torch.int64).argsort()] if order else found
 
+    def set_classes(self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, batch_size: int = 256) -> None:
+        """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates.
+
+        Raises InputError where a name is empty or comes twice, or a template has no single {} for it.
+        """
+        names, templates = check_names(names), checked(templates, "set_classes")
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        vectors = self.embed_texts(prompts, batch_size=batch_size).unflatten(0, (len(names), -1))
+        self.classes, self._class_vectors = names, F.normalize(vectors.mean(1), dim=1)
+
+    def class_logits(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        """Logits (N, C) of pictures over the classes that were set: scale · cosine; their softmax are probabilities.
+
+        `images` and what is raised are those of `embed_images`; InputError also where no classes were set.
+        """
+        if not self.classes:
+            raise InputError(f"{self.name} knows no classes; name them first, with set_classes or --names")
+        vectors = self.embed_images(images, batch_size=batch_size, exact=exact, progress=progress)
+        return float(self.encoder.scale().detach()) * self.similarity(vectors, self._class_vectors)
+
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines (N, M) of embeddings (N, E) and (M, E)."""
         return self.encoder.similarity(a, b)
@@ -120,11 +146,16 @@ class Model:
             "preprocess": self.preprocess.to_dict(),
         }
         total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, value in sorted(self.encoder.state_dict().items()):
+        for name, value in sorted(self._state.items()):
             value = value.detach().cpu().contiguous()
             total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             total.update(value.reshape(-1).view(torch.uint8).numpy())
         return total.hexdigest()
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        """All weights that decide what the model gives."""
+        return dict(self.encoder.state_dict())
 
     def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
         found, done = [torch.empty(0, self.encoder.embed_dim)], 0
@@ -183,6 +214,43 @@ class Model:
         raise InputError(
             f"picture {place} is a {type(item).__name__}; give a path, a PIL picture, or one tensor of all"
         )
+
+
+class Adapted(Model):
+    """A model whose prompts were learnt on a few pictures: `class_logits` are those of its classifier, for the classes
+    that it was trained on or any that are named. Embeddings are those of the model that was adapted."""
+
+    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
+        super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
+        self.classifier, self.label = classifier, classifier.label
+        self.classes = classifier.classes
+
+    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
+        """Name the classes; the prompts are those that were learnt, whatever the templates."""
+        self.classifier.set_classes(names)
+        self.classes = self.classifier.classes
+
+    def class_logits(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        batches, count = self._batches(images, batch_size, exact)
+        found, done = [], 0
+        with evaluating(self.classifier), torch.inference_mode():
+            for (pixels,) in batches:
+                found.append(self.classifier(pixels.to(self.device)).float().cpu())
+                done += len(pixels)
+                if progress:
+                    progress(done, count)
+        return torch.cat(found).clone()
+
+    def to(self, device: torch.device | str) -> "Adapted":
+        super().to(device)
+        self.classifier.to(device)
+        return self
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        return dict(self.classifier.state_dict())
 
 
 @contextmanager

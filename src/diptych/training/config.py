@@ -64,6 +64,9 @@ def resolve(
             f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
             "--tokenizer and --embed-dim, or leave out --init"
         )
+    if cls.adapts and not init:
+        raise InputError(f"{method} adapts a model that has learnt already; name one with --init, such as tiny, a RUN "
+                         "or openclip:ViT-B-32/laion2b_s34b_b79k")  # fmt: skip
     if chosen.image == NO_TOWER and (image_tower or embed_dim):
         raise InputError(f"{method} reads texts alone; leave out --image-tower and --embed-dim")
     merged = {**chosen.config, **(config or {})}

@@ -102,6 +102,7 @@ class Engine:
         self.accelerator = accelerator or make_accelerator()
         self.ranks = over_ranks(self.accelerator, options.shard)
         self.device: torch.device = self.accelerator.device
+        method.meet(sources)
         self.method = method.to(self.device)
         self.step = Step(self.method, recipe.precision)
         self.recipe, self.sources, self.out, self.options = recipe, dict(sources), out, options

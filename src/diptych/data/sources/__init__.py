@@ -14,8 +14,9 @@ where it has one, goes to no other. Add a file, and `open_source`, and with it e
     cc12m.npy, yfcc15m.pkl                      pickled lists of pictures and captions
     datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them
     kept:kept.npz                               what `diptych data filter` kept of another source
+    split_zhou_OxfordPets.json:split=train      CoOp's splits of classified pictures
 
-Any of them may end with `:part=1/5`, the first of five parts of it.
+Any of them may end with options that take a part of it: `:part=1/5`, `:shots=16`, `:classes=base` (see `subset`).
 """
 
 import importlib
@@ -32,9 +33,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.plan import labels_of
 from diptych.data.sample import Field, Sample, Schema, Source
 from diptych.data.sources.compact import hash64
+from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, parse
 
@@ -64,9 +65,9 @@ def open_source(spec: str) -> Source:
 def _open_one(spec: Spec) -> Source:
     if re.match(r"\w+://", spec.name):
         raise InputError(f"{spec.name}: data is read from disks, not from the network; download it first")
-    if "part" in spec.options:
-        rest = {key: value for key, value in spec.options.items() if key != "part"}
-        return Part(_open_one(replace(spec, options=rest)), str(spec.options["part"]))
+    own = {key: value for key, value in spec.options.items() if key not in OPTIONS}
+    if len(own) < len(spec.options):
+        return narrowed(_open_one(replace(spec, options=own)), spec.options)
     prefixed = [module for module in formats().values() if spec.name.startswith(getattr(module, "PREFIX", "\0"))]
     claiming = prefixed or [module for module in formats().values() if module.claims(spec)]
     assert len(claiming) <= 1, f"{spec.name} is claimed by several formats: {claiming}"
@@ -157,54 +158,6 @@ class _Keys(Sequence[str]):
             return [self[at] for at in range(len(self))[index]]
         which, at = self._concat._find(index)
         return f"{which}/{self._keys[which][at]}" if self._concat._prefixed else self._keys[which][at]
-
-
-class Part:
-    """The samples of a source from one place to another, in order: `part="2/5"` is the second of five parts.
-
-    Parts share nothing, together are the whole, and differ in size by one sample at most; so it is with what the source
-    lost while it was indexed. Raises InputError for what is no such part, or one without a sample.
-    """
-
-    def __init__(self, source: Source, part: str):
-        found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
-        if found is None or int(found[1]) > int(found[2]):
-            raise InputError(f"part={part} of {source.name} is none; write :part=1/N to :part=N/N, such as part=2/5")
-        self._at, self._of = int(found[1]), int(found[2])
-        self.source, self.name = source, f"{source.name}:part={part}"
-        self._range = self._share(len(source))
-        if not self._range:
-            raise InputError(
-                f"part={part} of {source.name} is empty: it has {len(source)} samples; ask for fewer parts"
-            )
-
-    def _share(self, count: int) -> range:
-        """Which of `count` things in order are this part's."""
-        return range(count * (self._at - 1) // self._of, count * self._at // self._of)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self._range[index]]
-
-    def keys(self) -> Sequence[str]:
-        """The keys that the samples have in the whole."""
-        return self.source.keys()[self._range.start : self._range.stop]
-
-    def labels(self, name: str) -> np.ndarray:
-        """One label of every sample of the part."""
-        return labels_of(self.source, name)[self._range.start : self._range.stop]
-
-    @property
-    def damage(self) -> Mapping[str, str]:
-        """This part's share of what the source lost while it was indexed."""
-        lost = list(getattr(self.source, "damage", {}).items())
-        return dict(lost[at] for at in self._share(len(lost)))
-
-    def schema(self) -> Schema:
-        """The fields of the whole, so that all parts have the same."""
-        return self.source.schema()
 
 
 def _collide(all_keys: Sequence[Sequence[str]]) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.sources import split_zhou
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.errors import InputError
 from diptych.spec import Spec, configure, several
@@ -20,8 +21,8 @@ FORMAT = "coco"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`."""
-    return spec.name.lower().endswith(".json") and not is_folder(spec)
+    """Whether this file reads `spec`: by its suffix, but for CoOp's splits."""
+    return spec.name.lower().endswith(".json") and not is_folder(spec) and not split_zhou.claims(spec)
 
 
 def open(spec: Spec) -> "Coco":
@@ -37,7 +38,8 @@ def open(spec: Spec) -> "Coco":
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list) or not images:
         raise InputError(
-            f"{path}: no list 'images' as COCO's and Karpathy's files have; for a table use .jsonl or .csv"
+            f"{path}: no list 'images' as COCO's and Karpathy's files have; for a table use .jsonl or .csv, and call "
+            "CoOp's splits split_zhou_NAME.json"
         )
     try:
         karpathy = "sentences" in images[0]

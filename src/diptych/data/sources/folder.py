@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from diptych.data.pictures import FilePicture
+from diptych.data.pictures import PICTURES, FilePicture
 from diptych.data.sample import Sample, Schema
 from diptych.data.sources import card, glyphs, wordnet, worlds
 from diptych.data.sources.compact import Strings, is_folder
@@ -21,7 +21,6 @@ from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "folder"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _TEXTS = (".txt", ".json")
 _ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about a picture
 
@@ -57,7 +56,7 @@ class Folder:
         pictures, texts = [], set()
         for path in _walk(root):
             suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)
-            if suffix in _PICTURES:
+            if suffix[1:] in PICTURES:
                 pictures.append(path)
             elif suffix in _TEXTS:
                 texts.add(path)
@@ -159,4 +158,4 @@ def _nothing(root: str, texts: int) -> str:
         return f"{root}: no pictures, but a table; write {Path(root) / tables[0]}"
     if texts:
         return f"{root}: {texts} texts and no picture; put each picture beside its text, under the same name"
-    return f"{root}: no pictures in this folder; the kinds read are {' '.join(_PICTURES)}"
+    return f"{root}: no pictures in this folder; the kinds read are {' '.join(PICTURES)}"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from diptych.data.pictures import Mask, MemberPicture
+from diptych.data.pictures import PICTURES, Mask, MemberPicture
 from diptych.data.sample import BadSample, Sample, Schema
 from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import (
@@ -32,7 +32,6 @@ from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "tar"
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 

@@ -47,10 +47,11 @@ class View(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelView:
-    """A label as a number a sample."""
+    """A label as a number a sample, -1 where there is none; where it is `needed`, that is BadSample("no-label")."""
 
     label: str
     name: str = ""
+    needed: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -61,7 +62,10 @@ class LabelView:
         return (f"fields.{self.name or self.label}",)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        return {self.gives[0]: sample.labels.get(self.label, -1)}
+        value = sample.labels.get(self.label, -1)
+        if self.needed and value == -1:
+            raise BadSample("no-label", f"no label {self.label!r}")
+        return {self.gives[0]: value}
 
 
 @dataclass(frozen=True, kw_only=True)

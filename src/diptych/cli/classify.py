@@ -1,0 +1,111 @@
+"""Name the pictures of a folder, or of any source, by classes that you name.
+
+A class is the mean direction of its name in the templates. A folder with a subfolder a class, and other sources with
+named labels, bring their class names along; --names wins over them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._model import MODELS, add_precision, add_weights, load_model
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress, say, show_json, show_table
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "MODEL PICTURES [--names 'A,B,C' | --names FILE.txt] [options]"
+EXAMPLES = (
+    "diptych classify tiny pictures/ --names 'cat,dog,strawberry'",
+    "diptych classify openclip:ViT-B-32/laion2b_s34b_b79k photos/ --names classes.txt --template 'a photo of a {}.'",
+    "diptych classify runs/mine 'shards/*.tar' --names 'ripe,unripe' --json",
+)
+_SHOWN = 40  # pictures in the table
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help=MODELS)
+    parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
+    parser.option("What", "--names", metavar="A,B,…|FILE", help="the classes: names, or a file with one a line")
+    parser.option("What", "--template", "--templates", action="append", metavar="SPEC",
+                  help="prompts around a name: 'a {} | one {}', a bank, or a file (default: pictures)")  # fmt: skip
+    parser.option("What", "--label", metavar="LABEL", help="whose class names to take where --names is not given")
+    parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many classes to tell of each (default: 3)")
+    parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
+    parser.option("More", "--json", type=bool, help="JSON, of all pictures, in place of tables")
+    add_precision(parser)
+    add_weights(parser)
+
+
+def run(args: Namespace) -> None:
+    if not args.model:
+        raise InputError(f"diptych classify has no model; name {MODELS}")
+    if not args.pictures:
+        raise InputError("diptych classify has no pictures; name a folder, a picture, or any other source")
+    for name in ("k", "batch_size"):
+        if name in args and args[name] < 1:
+            raise InputError(f"{'-k' if name == 'k' else '--batch-size'} is {args[name]}; it must be at least 1")
+    from diptych.data.pictures import is_picture
+    from diptych.data.sources import open_source
+    from diptych.data.templates import templates
+    from diptych.evaluation.naming import Named, likeliest, name_pictures
+
+    source = None if is_picture(args.pictures) else open_source(args.pictures)
+    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    prompts = [template for spec in args.get("templates", ["pictures"]) for template in templates(spec)]
+    model.set_classes(_names(args, source), prompts)
+    if source is None:
+        logits = model.class_logits(args.pictures, exact=bool(args.get("exact")))
+        [classes] = likeliest(logits, model.classes, args.get("k", 3))
+        found, bad = [Named(Path(args.pictures).name, args.pictures, classes)], {}
+    else:
+        settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
+        with progress("naming") as report:
+            found, bad = name_pictures(model, source, progress=report, **settings)
+    if args.get("json"):
+        told = [{"key": each.key, "path": each.path,
+                 "classes": [{"name": name, "probability": share} for name, share in each.classes]}
+                for each in found]  # fmt: skip
+        show_json({"model": args.model, "names": list(model.classes), "pictures": told, "bad": dict(bad)})
+    else:
+        _show(args, model, found)
+    if bad:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
+        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.pictures}` tells which)")
+
+
+def _names(args: Namespace, source: Any) -> list[str]:
+    """The classes that are asked for."""
+    if "names" not in args and source is None:
+        raise InputError("no class is named; give --names 'A,B,C', or a file with one a line")
+    if "names" not in args:
+        from diptych.evaluation.zeroshot import named_label
+
+        try:
+            return list(source.schema()[f"labels.{named_label('classify', source, args.get('label'))}"].classes)
+        except InputError as error:
+            raise InputError(f"no class is named; give --names 'A,B,C', or a file with one a line ({error})") from None
+    path = Path(args.names).expanduser()
+    if path.is_file():
+        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if path.suffix == ".txt":
+        raise InputError(f"--names {args.names}: there is no such file; check the path")
+    return args.names.split(",")
+
+
+def _show(args: Namespace, model: Any, found: list[Any]) -> None:
+    from diptych.evaluation.naming import counts
+
+    rows = []
+    for each in found[:_SHOWN]:
+        name, share = each.classes[0]
+        others = ", ".join(f"{other} {value:.2f}" for other, value in each.classes[1:])
+        rows.append((each.path or each.key, name, share, others))
+    more = len(found) - len(rows)
+    note = f"and {more:,} more pictures; --json tells all" if more > 0 else ""
+    show_table(f"{args.pictures} by {args.model}", ("picture", "class", "probability", "then"), rows, note)
+    if len(found) > 1:
+        print()
+        given = counts(found)
+        table = [(name, given.get(name, 0), given.get(name, 0) / len(found)) for name in model.classes]
+        show_table("classes", ("class", "pictures", "share"), sorted(table, key=lambda row: -row[1]))

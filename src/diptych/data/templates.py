@@ -1,0 +1,121 @@
+"""Templates of prompts: banks by name, files, or as they stand.
+
+    plain               "a photo of a {}."
+    pictures            seven that fit photos and drawings, what `zeroshot` takes where none are given
+    imagenet            the 80 that CLIP's authors used on ImageNet, from open_clip; imagenet-simple: 7 of them
+    styles              for the world `scenes`, in groups by its styles
+    prompts.txt         a template on each line
+    groups.json         groups of templates: {"sketch": ["a sketch of a {}", …], …}
+    'a {} | one {}'     these
+
+Every template holds {} once, where the class name goes.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from diptych.errors import InputError, unknown
+
+BANKS = {
+    "plain": ("a photo of a {}.",),
+    "pictures": (
+        "{}",
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a close-up of a {}.",
+        "a picture that shows a {}.",
+        "a drawing of a {}.",
+        "an image of one {}.",
+    ),
+}
+GROUPS = {
+    "styles": {  # as captions of `scenes` say it, each style in its own words
+        "plain": ("a picture of a {}", "an image of a {}", "there is a {}"),
+        "sketch": ("a pencil drawing of a {}", "a pencil drawing of a {} on paper, in pale colours"),
+        "pixel": ("a pixelated picture of a {}", "a pixelated picture of a {}, in bright colours"),
+        "dusk": ("a {}, in deep tones", "a view of a {}, in deep tones"),
+        "photo": ("a noisy photo of a {}", "a noisy photo of a {}, in washed-out colours"),
+        "poster": ("a printed poster of a {}", "a printed poster of a {}, in strong tones"),
+    },
+}
+_OPENCLIP = {"imagenet": "OPENAI_IMAGENET_TEMPLATES", "imagenet-simple": "SIMPLE_IMAGENET_TEMPLATES"}
+
+
+def templates(spec: str) -> tuple[str, ...]:
+    """The templates of a bank, of a file (.txt: one a line; .json: of all groups), or those that `|` parts.
+
+    Raises InputError for what is none of these, and for a template that does not hold {} once.
+
+    >>> templates("a {} | one {}")
+    ('a {}', 'one {}')
+    >>> len(templates("pictures"))
+    7
+    """
+    if spec in BANKS:
+        return BANKS[spec]
+    if spec in _OPENCLIP:
+        return _openclip(spec)
+    if "{" in spec:
+        return checked([part.strip() for part in spec.split("|")], "the templates")
+    if spec in GROUPS or spec.lower().endswith(".json"):
+        return tuple(template for group in template_groups(spec).values() for template in group)
+    if spec.lower().endswith(".txt"):
+        return checked([line.strip() for line in _text(spec).splitlines() if line.strip()], spec)
+    raise unknown("templates", spec, [*BANKS, *_OPENCLIP, *GROUPS, "FILE.txt", "FILE.json", "'a {} | one {}'"])
+
+
+def template_groups(spec: str) -> dict[str, tuple[str, ...]]:
+    """Groups of templates by name, in order: of a bank that has groups, or of a file {"name": ["template", …], …}.
+
+    Raises InputError for what is neither, an empty group, and a template that does not hold {} once.
+
+    >>> list(template_groups("styles"))
+    ['plain', 'sketch', 'pixel', 'dusk', 'photo', 'poster']
+    """
+    if spec in GROUPS:
+        return dict(GROUPS[spec])
+    if not spec.lower().endswith(".json"):
+        raise unknown("groups of templates", spec, [*GROUPS, "FILE.json"])
+    try:
+        groups = json.loads(_text(spec))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{spec}: not JSON ({error}); write {_FORM}") from error
+    if not isinstance(groups, dict) or not groups or not all(isinstance(group, list) for group in groups.values()):
+        raise InputError(f"{spec}: no groups of templates; write {_FORM}")
+    return {name: checked(group, f"group {name!r} of {spec}") for name, group in groups.items()}
+
+
+_FORM = '{"group": ["a sketch of a {}", …], …}'
+
+
+def checked(given: Sequence[str], where: str) -> tuple[str, ...]:
+    """Templates, each of which holds {} once; else InputError, which says `where` they stand.
+
+    >>> checked(["a {}", "photo"], "prompts.txt")
+    Traceback (most recent call last):
+    diptych.errors.InputError: template 'photo' of prompts.txt must hold {} once, where the class name goes
+    """
+    for template in given:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise InputError(f"template {template!r} of {where} must hold {{}} once, where the class name goes")
+    if not given:
+        raise InputError(f"{where}: no template is given; give at least '{{}}'")
+    return tuple(given)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a file of text ({error}); save it as UTF-8") from error
+
+
+def _openclip(bank: str) -> tuple[str, ...]:
+    try:
+        from open_clip import zero_shot_metadata
+    except ImportError:
+        raise InputError(f"templates {bank!r} are open_clip_torch's; pip install 'diptych[openclip]'") from None
+    return tuple(template("{}") for template in getattr(zero_shot_metadata, _OPENCLIP[bank]))

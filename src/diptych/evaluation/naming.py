@@ -1,0 +1,74 @@
+"""Naming: the class of every picture of a source, by a model that has `class_logits`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from diptych.data.pictures import FilePicture
+from diptych.data.sample import Sample, Source
+from diptych.evaluation import able
+from diptych.evaluation.embed import Progress, Steps, main_picture, read_pictures
+
+
+@dataclass(frozen=True)
+class Named:
+    """A picture by its key, and its file where it is one; the likeliest classes with their probabilities."""
+
+    key: str
+    path: str
+    classes: tuple[tuple[str, float], ...]
+
+
+def name_pictures(
+    model: Any,
+    source: Source,
+    *,
+    k: int = 3,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> tuple[list[Named], Counter[str]]:
+    """The `k` likeliest of `model.classes` for every picture `main`, in the source's order, and how many pictures could
+    not be read, by reason.
+
+    Probabilities are the softmax over all classes. Raises InputError for a model without classes, or where no picture
+    can be read.
+    """
+    able("naming pictures", model, "class_logits")
+    found: list[Named] = []
+    bad: Counter[str] = Counter()
+
+    def told(sample: Sample) -> tuple[str, str]:
+        [picture] = main_picture(sample)
+        return sample.key, picture.path if isinstance(picture, FilePicture) else ""
+
+    steps = Steps(progress, len(source))
+    for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+        classes = likeliest(model.class_logits(pixels, batch_size=batch_size), model.classes, k)
+        found += [Named(key, path, named) for (key, path), named in zip(facts, classes, strict=True)]
+    return found, bad
+
+
+def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[str, float], ...]]:
+    """For each row of logits (N, C) the `k` classes of most probability, most first.
+
+    >>> likeliest(torch.tensor([[0.0, 2.0, 1.0]]), ("cat", "dog", "owl"), 2)
+    [(('dog', 0.665...), ('owl', 0.244...))]
+    """
+    share, which = logits.float().softmax(1).cpu().topk(min(k, logits.shape[1]), dim=1)
+    return [
+        tuple((names[int(at)], float(value)) for at, value in zip(places, shares, strict=True))
+        for places, shares in zip(which.tolist(), share.tolist(), strict=True)
+    ]
+
+
+def counts(named: Sequence[Named]) -> dict[str, int]:
+    """How many pictures each class has been given, most first.
+
+    >>> counts([Named("a", "", (("cat", 0.9),)), Named("b", "", (("dog", 0.6), ("cat", 0.4)))])
+    {'cat': 1, 'dog': 1}
+    """
+    return dict(Counter(each.classes[0][0] for each in named).most_common())

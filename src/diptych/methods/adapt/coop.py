@@ -1,0 +1,63 @@
+"""CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022).
+
+The words before a class name are replaced by vectors, which are learnt on a few labelled pictures of each class; both
+towers stay as they are.
+
+    t_c = text([v_1, …, v_M, name_c, "."]),   L = mean_i CE(s <x_i, t_c>, c = y_i)
+
+All classes share the vectors, or each has its own. Inference: the same prompts; with shared vectors any other names.
+"""
+
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from diptych.errors import InputError, unknown
+from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.towers.dual import DualEncoder
+from diptych.towers.prompts import Position, Prompted
+
+card = {
+    "title": "Learning to Prompt for Vision-Language Models",
+    "year": 2022,
+    "kind": "method",
+    "entry": "CoOp",
+    "provenance": "code",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifyConfig):
+    """`length` is the number of vectors, None as many as the template's words have tokens; with `start` they begin as
+    those words. `position` says where the name stands among them, `own` whether each class has vectors of its own."""
+
+    length: int | None = None
+    start: bool = True
+    position: str = "end"
+    own: bool = False
+
+    def __post_init__(self) -> None:
+        if self.position not in get_args(Position):
+            raise unknown("position of the name", self.position, get_args(Position))
+        if self.length is not None and self.length < 1:
+            raise InputError(f"length is {self.length}; it is a number of vectors, at least 1")
+
+
+class CoOp(Classify):
+    """Vectors in front of the names."""
+
+    Config = Config
+
+    def build(self, encoder: DualEncoder) -> Prompted:
+        config = self.config
+        how = {"length": config.length, "start": config.start, "position": config.position, "own": config.own}
+        return Prompted(encoder, self.make.tokenizer, config.template, **how)
+
+
+CoOp.presets = {
+    "small": replace(SMALL, recipe=replace(SMALL.recipe, lr=0.02, epochs=30)),
+    "paper": replace(
+        PAPER,
+        config={**PAPER.config, "length": 16, "start": False},
+        recipe=replace(PAPER.recipe, lr=0.002, warmup=1 / 200, epochs=200, batch_size=32),
+    ),
+}

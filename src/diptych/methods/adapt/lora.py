@@ -1,0 +1,81 @@
+"""LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., ICLR 2022), on the towers of a dual encoder.
+
+Each chosen weight W stays as it is and gets a product of two thin ones beside it, which alone is learnt:
+
+    y = W x + (alpha / r) B A x,   A (r, D) random, B (D', r) zero at the start
+
+The classes are their names in a prompt, as for zero-shot:  L = mean_i CE(s <x_i, t_c>, c = y_i). The layers are peft's.
+Inference: the same, with any names.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from diptych.errors import InputError
+from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.towers.classifier import Classifier
+from diptych.towers.dual import DualEncoder
+
+card = {
+    "title": "LoRA: Low-Rank Adaptation, on both towers",
+    "year": 2022,
+    "kind": "method",
+    "entry": "LoRA",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifyConfig):
+    """`rank` is r, `alpha` its numerator, `dropout` that before A; `layers` are the linear layers of each block, joined
+    by `+`, `towers` which towers have them."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    layers: str = "q+v"
+    towers: str = "image+text"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError(f"rank is {self.rank}; it must be at least 1")
+        for name in self.towers.split("+"):
+            if name not in ("image", "text"):
+                raise InputError(f"towers is {self.towers!r}; join image and text by +")
+
+
+class LoRA(Classify):
+    """Thin products beside the weights of the blocks."""
+
+    Config = Config
+
+    def build(self, encoder: DualEncoder) -> Classifier:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError:
+            raise InputError("lora needs peft; install it with: pip install 'diptych[language]'") from None
+        config = self.config
+        classifier = Classifier(encoder, self.make.tokenizer, config.template)
+        wanted = set(config.layers.split("+"))
+        for name in config.towers.split("+"):
+            tower: Any = getattr(encoder, name)
+            found = {path.rpartition(".")[2] for path, module in tower.named_modules() if isinstance(module, nn.Linear)}
+            if missing := wanted - found:
+                raise InputError(f"the {name} tower has no linear layer {sorted(missing)[0]!r}; there are "
+                                 f"{', '.join(sorted(found))}: name them with --method.layers")  # fmt: skip
+            options = LoraConfig(
+                r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(wanted)
+            )
+            inject_adapter_in_model(options, tower)
+        return classifier
+
+
+LoRA.presets = {
+    "small": replace(SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-3)),
+    # The paper's own are of language models; [choice] a rate for few pictures.
+    "paper": replace(
+        PAPER, recipe=replace(PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-4, batch_size=32)
+    ),
+}

@@ -1,0 +1,92 @@
+"""What methods share that adapt a dual encoder to named classes: labelled pictures in, a classifier out.
+
+    L = mean_i CE(s <x_i, t_c>, c = y_i)
+
+The class names are those of the label in the training data; the classifier takes others later. Such methods start from
+a model (`--init`), whose weights stay as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch.nn.functional import cross_entropy
+
+from diptych.data.batch import Batch
+from diptych.data.sample import Source
+from diptych.data.views import Augment, LabelView, PictureView, View
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.make import Make
+from diptych.spec import configure
+from diptych.towers.classifier import Classifier
+from diptych.towers.dual import DualEncoder
+from diptych.towers.parts import Temperature
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig:
+    """`label` is that of the classes, `template` the prompt that the name stands in, `augment` options of
+    `data.views.Augment`."""
+
+    label: str = "class"
+    template: str = "a photo of a {}."
+    augment: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Classify(Method):
+    """A classifier on a frozen encoder: a subclass gives `build`."""
+
+    Config = ClassifyConfig
+    adapts: ClassVar[bool] = True
+    model: Classifier
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        self.augment = configure(Augment, dict(config.augment), "augment")
+        self.model = self.build(make.dual(scale=Temperature(100.0, form="fixed")))
+        self.model.label = config.label
+
+    def build(self, encoder: DualEncoder) -> Classifier:
+        """The classifier that is trained on the encoder."""
+        raise NotImplementedError
+
+    def meet(self, sources: Mapping[str, Source]) -> None:
+        """Take the class names of the training data. Raises InputError where the label has none."""
+        field = sources["train"].schema().get(f"labels.{self.config.label}")
+        if field is not None and not field.classes:
+            raise InputError(f"the label {self.config.label!r} of {sources['train'].name!r} has no class names; name "
+                             "another with --method.label, or give a folder a class")  # fmt: skip
+        if field is not None:  # else the missing field is told with all that are missing
+            self.model.set_classes(field.classes)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        picture = PictureView(preprocess=self.model.image.preprocess, augment=self.augment)
+        return picture, LabelView(label=self.config.label, name="class", needed=True)
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        return {"logits": self.model(batch.image.flat)}
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        labels: Any = batch.fields["class"]
+        hits = (features["logits"].argmax(1) == labels).float().mean()
+        return Losses({"classes": cross_entropy(features["logits"], labels.long())}, {"accuracy": hits})
+
+
+# Towers are those of the model that is given; these are what the contract suite builds without one.
+SMALL = Preset(
+    image="vit:image_size=64:patch=8:width=128:depth=4",
+    text="text:width=128:depth=4",
+    tokenizer="bpe:vocab_size=2048:context=32",
+    embed_dim=128,
+    recipe=Recipe(optimizer="sgd", lr=0.02, betas=(0.9, 0.0), weight_decay=5e-4, warmup=0.1, batch_size=16, epochs=10),
+)
+# CLIP's ViT-B/16, given by --init; the published cosine goes by epochs, with one first epoch at 1e-5 [choice: a ramp].
+PAPER = Preset(
+    config={"augment": {"crop": (0.08, 1.0), "flip": True}},
+    image="vit:image_size=224:patch=16:width=768:depth=12:heads=12:pre_norm=true",
+    text="text:width=512:depth=12:heads=8",
+    tokenizer="clip",
+    embed_dim=512,
+    recipe=Recipe(optimizer="sgd", lr=0.0035, betas=(0.9, 0.0), weight_decay=5e-4, warmup=0.2, batch_size=4, epochs=5),
+)

@@ -1,0 +1,99 @@
+"""Classifiers of named classes on a dual encoder: what methods deliver that adapt a model to a few labelled pictures.
+
+    logits_c = s <x, t_c>
+
+x is a picture's unit vector, t_c that of class c, s the encoder's scale. What is learnt is how x and t_c come about;
+the classes are named afterwards, new names included.
+
+Dimensions: N pictures, C classes, L tokens of a prompt, D tower width, E embedding.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.data.templates import checked
+from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.errors import InputError
+from diptych.towers.dual import DualEncoder
+from diptych.towers.tower import ImageTower
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal.
+
+    >>> check_names([" cat", "dog"])
+    ('cat', 'dog')
+    """
+    found = tuple(name.strip() for name in names)
+    if not found or not all(found):
+        raise InputError(f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class")
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise InputError(f"two classes are called {twice!r}; give each a name of its own")
+    return found
+
+
+def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
+    """Keep the parameters of modules, or parameters, as they are: the engine never trains them."""
+    for part in parts:
+        own = [part] if isinstance(part, nn.Parameter) else [] if part is None else list(part.parameters())
+        for parameter in own:
+            parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
+
+
+class Classifier(nn.Module):
+    """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
+    A subclass overrides `text_features`, `image_features`, or `forward` where a picture changes the prompts."""
+
+    ids: Tensor
+    lengths: Tensor
+
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *, frozen: bool = True
+    ):
+        super().__init__()
+        checked([template], "the prompts")
+        self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
+        self.classes: tuple[str, ...] = ()
+        self.label = ""  # of the data that it was trained on
+        self.register_buffer("ids", torch.empty(0, 0, dtype=torch.int64), persistent=False)
+        self.register_buffer("lengths", torch.empty(0, dtype=torch.int64), persistent=False)
+        if frozen:
+            freeze(encoder)
+
+    @property
+    def image(self) -> ImageTower:
+        """The image tower, which knows the preprocessing."""
+        return self.encoder.image
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Name the classes. Raises InputError as `check_names` does, and for a name that the context cuts."""
+        classes = check_names(names)
+        prompts = [self.template.replace("{}", name) for name in classes]
+        for name, prompt in zip(classes, prompts, strict=True):
+            if lost := self.tokenizer.lost(prompt):
+                raise InputError(f"the class name {name!r} does not fit: its prompt loses {lost} tokens beyond the "
+                                 f"context of {self.tokenizer.context}; shorten it")  # fmt: skip
+        ids, lengths = pad_batch(self.tokenizer.encode(prompts), self.tokenizer)
+        self.classes, self.ids, self.lengths = classes, ids.to(self.ids.device), lengths.to(self.ids.device)
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) -> unit vectors (N, E)."""
+        return self.encoder.embed_images(x)
+
+    def text_features(self) -> Tensor:
+        """The classes as unit vectors (C, E)."""
+        return self.encoder.embed_texts(self.ids, self.lengths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) -> logits (N, C). Raises InputError where no class was named."""
+        if not self.classes:
+            raise InputError("the classifier knows no classes; name them first, with set_classes or --names")
+        return self.encoder.scale() * self.image_features(x) @ self.text_features().T
+
+    def config(self) -> dict[str, Any]:
+        """The encoder's plain values."""
+        return self.encoder.config()

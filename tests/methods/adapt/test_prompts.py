@@ -1,0 +1,184 @@
+"""Learnt prompts: the sheet's counts and identities, where vectors stand, names that were not trained on."""
+
+import pytest
+import torch
+from tests.training.helpers import tokenizer
+
+from diptych.errors import InputError
+from diptych.methods.base import At
+from diptych.methods.make import Make
+from diptych.methods.registry import method_class
+from diptych.towers.dual import DualEncoder
+
+AT = At(0, 10, 0, 0)
+NAMES = ("red circle", "blue square", "bar")
+CLIP_B16 = {
+    "image": "vit:image_size=224:patch=16:width=768:depth=12:heads=12:pre_norm=true",
+    "text": "text:width=512:depth=12:heads=8",
+    "embed_dim": 512,
+}
+
+
+def method(name, *, image="vit:image_size=32:patch=16:width=64:depth=3:pre_norm=true", tower=None, embed_dim=32,
+           words=None, names=NAMES, **config):  # fmt: skip
+    torch.manual_seed(0)
+    tower = tower or "text:width=32:depth=3:heads=2"
+    make = Make(image=image, text=tower, embed_dim=embed_dim, tokenizer=words or tokenizer())
+    cls = method_class(name)
+    made = cls(cls.configure(config), make)
+    made.model.set_classes(names)
+    return made.eval()
+
+
+def pictures(count=4, size=32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def learnt(made):
+    return sum(p.numel() for p in made.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "count"),
+    [
+        ("maple", {"depth": 9}, 3_555_072),
+        ("maple", {"depth": 3}, 1_185_024),
+        ("maple", {"depth": 1}, 395_008),
+        ("ivlp", {}, 30_720),
+        ("coop", {"length": 16, "start": False}, 8_192),
+        ("cocoop", {}, 35_360),
+    ],
+)
+def test_as_many_numbers_are_learnt_as_published(name, config, count):
+    from diptych.data.tokenizers import build
+
+    with torch.device("meta"):
+        cls = method_class(name)
+        make = Make(**CLIP_B16, tokenizer=build("clip"))
+        made = cls(cls.configure(config), make)
+    assert learnt(made) == count
+
+
+def zero_shot(made, template="a photo of a {}."):
+    encoder: DualEncoder = made.model.encoder
+    words = made.model.tokenizer
+    rows = words.encode([template.replace("{}", name) for name in made.model.classes])
+    features = [encoder.embed_texts(torch.tensor([row]), torch.tensor([len(row)])) for row in rows]
+    return torch.cat(features)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("coop", {}), ("maple", {"depth": 1}), ("ivlp", {"depth": 1, "image_depth": 1})]
+)
+def test_vectors_that_begin_as_words_give_the_zero_shot_classes(name, config):
+    made = method(name, **config)
+    with torch.no_grad():
+        torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+        made.model.set_classes(["a green triangle", "bar"])  # names that were not trained on
+        torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+
+
+def test_cocoop_without_shift_is_coop():
+    coop, cocoop = method("coop"), method("cocoop")
+    torch.nn.init.zeros_(cocoop.model.meta[2].weight)
+    torch.nn.init.zeros_(cocoop.model.meta[2].bias)
+    cocoop.model.load_state_dict({**cocoop.model.state_dict(), **coop.model.state_dict()})
+    with torch.no_grad():
+        torch.testing.assert_close(cocoop.model(pictures()), coop.model(pictures()), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [1, 5, 1000])
+def test_prompts_of_pairs_are_the_same_in_chunks_with_their_gradients(prompts):
+    made = method("cocoop", prompts=prompts)
+    logits = made.model(pictures())
+    one_by_one = torch.cat([made.model(each[None]) for each in pictures()])
+    torch.testing.assert_close(logits, one_by_one, atol=1e-4, rtol=1e-4)
+    logits.square().sum().backward()
+    whole = method("cocoop")
+    whole.model(pictures()).square().sum().backward()
+    torch.testing.assert_close(made.model.context.grad, whole.model.context.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_picture_prompts_stand_last_and_their_number_stays():
+    made = method("maple", depth=3)
+    lengths = []
+    tower = made.model.encoder.image
+    for layer in tower.transformer.layers:
+        layer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    with torch.no_grad():
+        made.model.image_features(pictures())
+    assert lengths == [1 + 4 + 2] * 3
+
+
+def test_deep_prompts_reach_the_loss_through_both_towers():
+    """Without the coupling's gradient the text path's is what it was: the sum of two paths."""
+    made = method("maple", depth=3)
+    x, y = pictures(3), torch.tensor([0, 1, 2])
+
+    def gradient(detached):
+        made.zero_grad()
+        prompts = type(made.model).image_prompts
+        if detached:
+            made.model.image_prompts = lambda: [vectors.detach() for vectors in prompts(made.model)]
+        else:
+            made.model.__dict__.pop("image_prompts", None)
+        torch.nn.functional.cross_entropy(made.model(x), y).backward()
+        return made.model.deep[0].grad.clone()
+
+    both, text = gradient(False), gradient(True)
+    features = made.model.text_features().detach()
+    made.zero_grad()
+    made.model.__dict__.pop("image_prompts", None)
+    logits = made.model.encoder.scale() * made.model.image_features(x) @ features.T
+    torch.nn.functional.cross_entropy(logits, y).backward()
+    torch.testing.assert_close(both, text + made.model.deep[0].grad, rtol=1e-3, atol=1e-5)
+
+
+def test_coupling_functions_of_later_blocks_begin_equal():
+    couple = method("maple", depth=3).model.couple
+    assert torch.equal(couple[1].weight, couple[2].weight)
+    assert couple[1].weight is not couple[2].weight
+    assert not torch.equal(couple[0].weight, couple[1].weight)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_the_name_stands_where_it_should(position):
+    made = method("coop", length=4, start=False, position=position)
+    words = made.model.tokenizer
+    for row, places, name in zip(made.model.ids, made.model.places, NAMES, strict=True):
+        kept = [int(token) for at, token in enumerate(row) if at not in places.tolist() and int(token) != words.pad]
+        whole = words.ids(f"a photo of a {name}.")
+        assert kept == [*words.before, *whole[len(words.ids("a photo of a")) :], *words.after]
+    first = {"end": [1, 2, 3, 4], "middle": [1, 2], "front": []}[position]
+    assert made.model.places[0].tolist()[: len(first)] == first
+
+
+def test_vectors_of_each_class_fit_no_other_names():
+    made = method("coop", length=3, start=False, own=True)
+    assert made.model.context.shape == (3, 3, 32)
+    made.model.set_classes(NAMES)
+    with pytest.raises(InputError, match="fit no other names"):
+        made.model.set_classes(["tree", "house", "cat"])
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("coop", {"length": 9}, "9 vectors cannot begin as the"),
+        ("coop", {"length": 0}, "length is 0"),
+        ("coop", {"position": "midle"}, "did you mean 'middle'"),
+        ("coop", {"own": True}, "set start=false"),
+        ("coop", {"template": "a photo"}, "must hold {} once"),
+        ("maple", {"depth": 4}, "a depth of 4 does not fit the text tower, which has 3 blocks"),
+        ("cocoop", {"prompts": 0}, "prompts is 0"),
+    ],
+)
+def test_bad_options_are_refused(name, config, said):
+    with pytest.raises(InputError, match=said):
+        method(name, **config)
+
+
+def test_a_name_beyond_the_context_is_named():
+    with pytest.raises(InputError, match="does not fit"):
+        method("coop", names=("circle", "very " * 30 + "long"))

@@ -1,0 +1,58 @@
+"""Fine-tuning and LoRA: what learns at which rate, and that both begin as zero-shot."""
+
+import pytest
+import torch
+from tests.methods.adapt.test_prompts import learnt, method, pictures, zero_shot
+
+from diptych.errors import InputError
+from diptych.training import optim
+
+
+@pytest.mark.parametrize("name", ["fine_tune", "lora"])
+def test_the_first_step_is_zero_shot(name):
+    made = method(name)
+    with torch.no_grad():
+        torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+
+
+def test_rates_fall_from_block_to_block_and_texts_stay():
+    made = method("fine_tune", decay=0.5)
+    [stage] = made.stages()
+    optim.freeze(made, stage.scale)
+    groups = optim.build(made, made.presets["small"].recipe, stage.scale).param_groups
+    rates = {name: group["multiplier"] for group in groups for name in group["names"]}
+    assert {rates[f"model.encoder.image.transformer.layers.{at}.attn.q.weight"] for at in range(3)} == {0.25, 0.5, 1.0}
+    assert rates["model.encoder.image.positions"] == 0.125
+    assert rates["model.encoder.image.norm.weight"] == rates["model.encoder.image_projection.weight"] == 1.0
+    assert not any("text" in name or "scale" in name for name in rates)
+    both = method("fine_tune", decay=0.5, text=True)
+    [stage] = both.stages()
+    optim.freeze(both, stage.scale)
+    assert both.model.encoder.text.positions.requires_grad
+    assert stage.scale["model.encoder.text"] == 0.125
+
+
+def test_lora_learns_two_thin_matrices_a_layer():
+    made = method("lora", rank=4, layers="q+v")
+    image, text = 3 * 2 * 4 * (64 + 64), 3 * 2 * 4 * (32 + 32)
+    assert learnt(made) == image + text
+    assert learnt(method("lora", rank=4, layers="q+v", towers="image")) == image
+    made.train()
+    torch.nn.functional.cross_entropy(made.model(pictures(3)), torch.tensor([0, 1, 2])).backward()
+    moved = {name for name, p in made.named_parameters() if p.grad is not None}
+    assert moved
+    assert all("lora_" in name for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("fine_tune", {"decay": 0.0}, "decay is 0"),
+        ("lora", {"rank": 0}, "rank is 0"),
+        ("lora", {"towers": "image+words"}, "join image and text"),
+        ("lora", {"layers": "query"}, "no linear layer 'query'; there are"),
+    ],
+)
+def test_bad_options_are_refused(name, config, said):
+    with pytest.raises(InputError, match=said):
+        method(name, **config)
