@@ -108,7 +108,9 @@ def test_no_training_crop_is_smaller_than_the_target(width, height, share, stret
     view = PictureView(preprocess=Preprocess(size=32), augment=augment)
     scale = max([n for n in (1, 2, 4, 8) if min(width, height) // n >= view._least(progress)], default=1)
     size = -(-width // scale), -(-height // scale)
-    left, top, right, bottom = views._crop_box(size, augment, augment.strength(progress), np.random.default_rng(seed))
+    left, top, right, bottom = views.pictures._crop_box(
+        size, augment, augment.strength(progress), np.random.default_rng(seed)
+    )
     assert scale == 1 or min(right - left, bottom - top) >= 32 - 1e-6
 
 

@@ -55,6 +55,7 @@ def name_pictures(
 def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[str, float], ...]]:
     """For each row of logits (N, C) the `k` classes of most probability, most first.
 
+    >>> import torch
     >>> likeliest(torch.tensor([[0.0, 2.0, 1.0]]), ("cat", "dog", "owl"), 2)
     [(('dog', 0.665...), ('owl', 0.244...))]
     """

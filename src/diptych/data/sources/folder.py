@@ -158,4 +158,4 @@ def _nothing(root: str, texts: int) -> str:
         return f"{root}: no pictures, but a table; write {Path(root) / tables[0]}"
     if texts:
         return f"{root}: {texts} texts and no picture; put each picture beside its text, under the same name"
-    return f"{root}: no pictures in this folder; the kinds read are {' '.join(PICTURES)}"
+    return f"{root}: no pictures in this folder; the kinds read are {' '.join(f'.{ending}' for ending in PICTURES)}"
