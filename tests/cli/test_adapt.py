@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from diptych.data.sources import open_source
+from diptych.methods.store import load
 
 KINDS = "objects=banana+cat+guitar+house"
 
@@ -68,6 +69,53 @@ def test_what_it_learnt_does_not_hang_on_its_base_being_there(folder, diptych, t
     assert json.loads(first)["pictures"] == json.loads(second)["pictures"]
 
 
+def test_validation_on_other_classes_leaves_training_as_it_is(folder, diptych, tmp_path):
+    """The classes of --val are its own: fewer, and numbered otherwise."""
+    other = tmp_path / "other"
+    shutil.copytree(folder / "guitar", other / "guitar")
+    shutil.copytree(folder / "house", other / "house")
+    words = ("train", "coop", "--init", "tiny", "--data", folder, "--epochs", "2", "--batch-size", "8", "--quiet")
+    assert diptych(*words, "--out", tmp_path / "a").code == 0
+    assert diptych(*words, "--val", other, "--out", tmp_path / "b").code == 0
+    losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+               if '"loss"' in line] for name in "ab"]  # fmt: skip
+    assert losses[0] == losses[1]
+    assert json.loads((tmp_path / "b" / "model.json").read_text())["classes"] == ["banana", "cat", "guitar", "house"]
+
+
+def test_pictures_without_classes_get_those_of_the_run(folder, diptych, refused, tmp_path):
+    run, loose = tmp_path / "run", tmp_path / "loose"
+    words = ("--init", "tiny", "--data", folder, "--steps", "1", "--batch-size", "8", "--quiet")
+    assert diptych("train", "maple", "--method.depth", "2", *words, "--out", run).code == 0
+    loose.mkdir()
+    for path in sorted(folder.glob("*/*.png"))[:5]:
+        shutil.copy(path, loose / path.name)
+        (loose / path.name).with_suffix(".txt").write_text("a thing")
+    told = json.loads(diptych("classify", run, loose, "--json").out)
+    assert told["names"] == ["banana", "cat", "guitar", "house"]
+    one = json.loads(diptych("classify", run, loose / path.name, "--json").out)
+    assert one["names"] == told["names"]
+    assert "prompts of its own" in refused("classify", run, loose, "--templates", "plain")
+    assert "prompts of its own" in refused(
+        "evaluate", run, "--data", folder, "--suite", "zeroshot", "--templates", "plain"
+    )
+
+
+def test_a_lora_run_is_an_encoder_as_any_other_once_it_is_loaded(folder, diptych, tmp_path):
+    run, next_run = tmp_path / "run", tmp_path / "next"
+    words = ("--data", folder, "--steps", "2", "--batch-size", "8", "--quiet")
+    assert diptych("train", "lora", "--init", "tiny", *words, "--out", run).code == 0
+    model, tiny = load(run), load("tiny")
+    assert model.encoder.state_dict().keys() == tiny.encoder.state_dict().keys()
+    moved = [
+        name for name, value in tiny.encoder.state_dict().items() if not value.equal(model.encoder.state_dict()[name])
+    ]
+    assert moved
+    assert all(name.endswith(("q.weight", "v.weight")) for name in moved)
+    called = diptych("train", "coop", "--init", run, *words, "--out", next_run)
+    assert called.code == 0, called.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -75,9 +123,14 @@ def test_what_it_learnt_does_not_hang_on_its_base_being_there(folder, diptych, t
         (("--init", "tiny", "--data", "scenes:count=8:texts=caption", "--method.label", "colours"), "labels.colours"),
         (("--init", "tiny", "--data", "{folder}", "--method.length", "70", "--method.start", "false"), "does not fit"),
         (("--init", "tiny-lm", "--data", "{folder}"), "image tower"),
+        (("--init", "{pictures}", "--data", "{folder}"), "start from one of pictures and texts"),
     ],
 )
-def test_what_cannot_be_adapted_is_told_in_one_line(words, message, folder, refused, tmp_path):
-    given = [folder if word == "{folder}" else word for word in words]
+def test_what_cannot_be_adapted_is_told_in_one_line(words, message, folder, diptych, refused, tmp_path):
+    pictures = tmp_path / "pictures"
+    if "{pictures}" in words:
+        few = ("--data", folder, "--steps", "1", "--batch-size", "4", "--quiet")
+        assert diptych("train", "simclr", *few, "--out", pictures).code == 0
+    given = [{"{folder}": folder, "{pictures}": pictures}.get(word, word) for word in words]
     assert message in refused("train", "coop", *given, "--batch-size", "4", "--steps", "1", "--quiet",
                               "--out", tmp_path / "run")  # fmt: skip

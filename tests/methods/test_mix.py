@@ -182,3 +182,19 @@ def test_the_command_tells_in_one_line_what_does_not_fit(tmp_path, capsys):
     assert len(told) == 1
     assert "MultiView reads image and text" in told[0]
     assert "DreamLIP does not give" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["language_model", "--with", "clip"], "trains no dual encoder"),
+        (["coop", "--init", "tiny", "--method.label", "label", "--with", "clip"], "trains no dual encoder"),
+        (["simclr", "--with", "clip"], "SimCLR does not give"),
+    ],
+)
+def test_methods_that_no_pair_loss_fits_say_so_in_one_line(words, said, tmp_path, capsys):
+    data = str(make_pairs(tmp_path / "data", 24))
+    assert main(["train", *words, "--data", data, "--quiet", "--batch-size", "8", "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert said in told[0]

@@ -1,7 +1,7 @@
 """Name the pictures of a folder, or of any source, by classes that you name.
 
-A class is the mean direction of its name in the templates. A folder with a subfolder a class, and other sources with
-named labels, bring their class names along; --names wins over them.
+A class is the mean direction of its name in the templates; a run that was trained on classes has prompts of its own.
+Without --names they are the classes of such a run, else those that the pictures bring along: subfolders, named labels.
 """
 
 from pathlib import Path
@@ -52,8 +52,9 @@ def run(args: Namespace) -> None:
 
     source = None if is_picture(args.pictures) else open_source(args.pictures)
     model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
-    prompts = [template for spec in args.get("templates", ["pictures"]) for template in templates(spec)]
-    model.set_classes(_names(args, source), prompts)
+    own = () if model.classes else ("pictures",)  # a run that was trained on classes has its prompts
+    prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
+    model.set_classes(_names(args, model, source), prompts)
     if source is None:
         logits = model.class_logits(args.pictures, exact=bool(args.get("exact")))
         [classes] = likeliest(logits, model.classes, args.get("k", 3))
@@ -74,8 +75,10 @@ def run(args: Namespace) -> None:
         say(f"left out, as they cannot be read: {reasons} (`diptych check {args.pictures}` tells which)")
 
 
-def _names(args: Namespace, source: Any) -> list[str]:
-    """The classes that are asked for."""
+def _names(args: Namespace, model: Any, source: Any) -> list[str]:
+    """The classes that are asked for, else those that the model was trained on, else the pictures' own."""
+    if "names" not in args and model.classes and "label" not in args:
+        return list(model.classes)
     if "names" not in args and source is None:
         raise InputError("no class is named; give --names 'A,B,C', or a file with one a line")
     if "names" not in args:

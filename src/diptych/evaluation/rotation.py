@@ -47,7 +47,6 @@ def ready(model: Any, source: Source, *, earlier: Sequence[Checkpoint] = (), rol
             f"rotation compares the model with one earlier one, not {len(earlier)}; name it with --earlier"
         )
     role_of("rotation", source, role)
-    loaded(earlier[0])
 
 
 def rotation(

@@ -6,7 +6,7 @@ With `novel` the classes fall into two halves, and each picture is named among t
 
     H = 2 · base · novel / (base + novel)
 
-A model whose prompts were learnt (`towers.classifier`) gives its own logits, whatever the templates.
+A model whose prompts were learnt (`towers.classifier`) gives its own logits, and takes no templates.
 
 With `group` a second label says which pictures belong together, and accuracy is told for each group and for the worst.
 
@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
@@ -30,6 +29,7 @@ from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
+from diptych.towers.classifier import mean_directions
 
 card = {
     "title": "Zero-shot classification by class names",
@@ -54,6 +54,8 @@ def ready(
 ) -> None:
     """Raises InputError for labels, templates and class names that do not fit the source."""
     label = named_label("zeroshot", source, label)
+    if _learnt(model) and tuple(templates) != TEMPLATES:
+        raise InputError(f"{model.name} was trained with prompts of its own; leave the templates out")
     checked(templates, "zeroshot")
     if group is not None:
         group_field(source, group)
@@ -93,9 +95,10 @@ def zeroshot(
             raise BadSample("no-label", f"{sample.key} has no {label}")
         return value, group_of(sample, group)
 
-    steps = Steps(progress, len(source) + len(names) * len(templates))
+    learnt = _learnt(model)
+    steps = Steps(progress, len(source) + (0 if learnt else len(names) * len(templates)))
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
-    if learnt := hasattr(model, "classifier"):
+    if learnt:
         images, classes = judged_pictures(model, source, known, names, **how)
     else:
         classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
@@ -136,22 +139,34 @@ def class_vectors(
 ) -> Tensor:
     """The direction of each class (C, E): the mean of its unit prompt vectors, made unit."""
     prompts = [template.replace("{}", name) for name in names for template in templates]
-    vectors = normalize(embed_texts(model, prompts, batch_size=batch_size, steps=steps), dim=1)
-    return normalize(vectors.unflatten(0, (len(names), len(templates))).mean(1), dim=1)
+    return mean_directions(embed_texts(model, prompts, batch_size=batch_size, steps=steps), len(names))
 
 
 def judged_pictures(
     model: Any, source: Source, facts: Callable[[Sample], Any], names: Sequence[str], *,
     exact: bool, batch_size: int, steps: Steps,
 ) -> tuple[Embedded, Tensor]:  # fmt: skip
-    """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that are its classes."""
+    """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that are its classes.
+
+    Afterwards the model has the classes that it had: it may be in the middle of its training.
+    """
+    before = model.classes
     model.set_classes(names)
     bad: Counter[str] = Counter()
     logits, kept = [], []
-    for pixels, told in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
-        logits.append(model.class_logits(pixels, batch_size=batch_size))
-        kept += told
+    try:
+        for pixels, told in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+            logits.append(model.class_logits(pixels, batch_size=batch_size))
+            kept += told
+    finally:
+        if before:
+            model.set_classes(before)
     return Embedded(torch.cat(logits), kept, bad), torch.eye(len(names))
+
+
+def _learnt(model: Any) -> bool:
+    """Whether a model has a classifier of its own (`towers.model.Adapted`)."""
+    return hasattr(model, "classifier")
 
 
 def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray) -> dict[str, float]:

@@ -44,7 +44,11 @@ class Classify(Method):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
-        self.model = self.build(make.dual(scale=Temperature(100.0, form="fixed")))
+        encoder = make.dual(scale=Temperature(100.0, form="fixed"))
+        if encoder.text is None or make.words is None:
+            raise InputError("classes are told by their names, and this model has no text tower or came without its "
+                             "tokenizer; start from one of pictures and texts")  # fmt: skip
+        self.model = self.build(encoder)
         self.model.label = config.label
 
     def build(self, encoder: DualEncoder) -> Classifier:

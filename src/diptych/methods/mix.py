@@ -109,10 +109,14 @@ class Lent(Make):
     def __init__(self, main: Method):
         make = main.make
         super().__init__(image=make.image_spec, text=make.text_spec, embed_dim=make.embed_dim, tokenizer=make.words)
-        self._lender = main.deliver()
+        self._lender, self._name = main.deliver(), main.name
 
     def dual(self, *, scale: Temperature, bias: float | None = None, **projections: str) -> DualEncoder:
-        """The lender's towers and projections, with a temperature and bias apart."""
+        """The lender's towers and projections, with a temperature and bias apart. InputError where it is no dual
+        encoder's method."""
+        if not isinstance(self._lender, DualEncoder):
+            raise InputError(f"losses of pictures and texts cannot be added to {self._name}, which trains no dual "
+                             "encoder; leave out --with")  # fmt: skip
         return _LentEncoder(self._lender, scale, bias)
 
 
@@ -120,7 +124,7 @@ class _LentEncoder(DualEncoder):
     """A dual encoder whose towers are another's: they are reached, and not registered, so that they are saved, trained
     and averaged once."""
 
-    def __init__(self, lender: nn.Module, scale: Temperature, bias: float | None):
+    def __init__(self, lender: DualEncoder, scale: Temperature, bias: float | None):
         nn.Module.__init__(self)
         for name in ("image", "text", "image_projection", "text_projection", "embed_dim", "_plain"):
             self.__dict__[name] = getattr(lender, name)

@@ -135,6 +135,8 @@ def _load_run(folder: Path, name: str) -> Model | LanguageModel:
         )
     module = rebuild(description, tokenizer).eval()
     load_state(module, path, half=description.get("stored") == "float16")
+    if isinstance(module, Classifier):
+        module.settle()
     return usable(module, tokenizer, description["preprocess"], name=name)
 
 

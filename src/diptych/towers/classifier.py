@@ -9,10 +9,11 @@ Dimensions: N pictures, C classes, L tokens of a prompt, D tower width, E embedd
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
@@ -36,6 +37,11 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def mean_directions(vectors: Tensor, classes: int) -> Tensor:
+    """The direction of each class (C, E): the mean of its unit prompt vectors (C · T, E), class by class, made unit."""
+    return normalize(normalize(vectors, dim=1).unflatten(0, (classes, -1)).mean(1), dim=1)
+
+
 def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
     """Keep the parameters of modules, or parameters, as they are: the engine never trains them."""
     for part in parts:
@@ -46,10 +52,15 @@ def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
 
 class Classifier(nn.Module):
     """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
-    A subclass overrides `text_features`, `image_features`, or `forward` where a picture changes the prompts."""
+
+    A subclass overrides `text_features`, `image_features`, or `logits` where a picture changes the prompts (`fixed` is
+    False then).
+    """
 
     ids: Tensor
     lengths: Tensor
+    fixed: ClassVar[bool] = True
+    """Whether the classes are the same for every picture."""
 
     def __init__(
         self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *, frozen: bool = True
@@ -59,6 +70,7 @@ class Classifier(nn.Module):
         self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
         self.classes: tuple[str, ...] = ()
         self.label = ""  # of the data that it was trained on
+        self._still: Tensor | None = None  # the classes, where nothing that decides them is trained
         self.register_buffer("ids", torch.empty(0, 0, dtype=torch.int64), persistent=False)
         self.register_buffer("lengths", torch.empty(0, dtype=torch.int64), persistent=False)
         if frozen:
@@ -77,8 +89,13 @@ class Classifier(nn.Module):
             if lost := self.tokenizer.lost(prompt):
                 raise InputError(f"the class name {name!r} does not fit: its prompt loses {lost} tokens beyond the "
                                  f"context of {self.tokenizer.context}; shorten it")  # fmt: skip
-        ids, lengths = pad_batch(self.tokenizer.encode(prompts), self.tokenizer)
+        self._name(classes, self.tokenizer.encode(prompts))
+
+    def _name(self, classes: tuple[str, ...], rows: Sequence[Sequence[int]]) -> None:
+        """Take the ids of the classes' prompts."""
+        ids, lengths = pad_batch(rows, self.tokenizer)
         self.classes, self.ids, self.lengths = classes, ids.to(self.ids.device), lengths.to(self.ids.device)
+        self._still = None
 
     def image_features(self, x: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) -> unit vectors (N, E)."""
@@ -88,11 +105,37 @@ class Classifier(nn.Module):
         """The classes as unit vectors (C, E)."""
         return self.encoder.embed_texts(self.ids, self.lengths)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) -> logits (N, C). Raises InputError where no class was named."""
+    def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
+        """Pictures (N, 3, H, W) and, where they are `fixed`, the classes (C, E) -> logits (N, C)."""
+        assert texts is not None
+        return self.encoder.scale() * self.image_features(x) @ texts.T
+
+    def forward(self, x: Tensor, texts: Tensor | None = None) -> Tensor:
+        """Pictures (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there already. Raises
+        InputError where no class was named."""
         if not self.classes:
             raise InputError("the classifier knows no classes; name them first, with set_classes or --names")
-        return self.encoder.scale() * self.image_features(x) @ self.text_features().T
+        if texts is None and self.fixed:
+            texts = self._classes_now()
+        return self.logits(x, texts)
+
+    def _classes_now(self) -> Tensor:
+        """`text_features`, computed once for all steps in training where no step changes them."""
+        still = self._still
+        if still is not None and still.device == self.ids.device:
+            return still
+        texts = self.text_features()
+        if self.training and torch.is_grad_enabled() and not texts.requires_grad:
+            self._still = texts.detach()
+        return texts
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As of every module; what was kept for training is forgotten, since weights may be loaded in between."""
+        self._still = None
+        return super().train(mode)
+
+    def settle(self) -> None:
+        """Put what was learnt beside weights into them, where it can be: called once a trained classifier is loaded."""
 
     def config(self) -> dict[str, Any]:
         """The encoder's plain values."""

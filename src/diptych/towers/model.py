@@ -24,7 +24,7 @@ from diptych.data.sample import BadSample, Picture
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
-from diptych.towers.classifier import Classifier, check_names
+from diptych.towers.classifier import Classifier, check_names, mean_directions
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
@@ -39,9 +39,11 @@ class Model:
     Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
     """
 
+    classes: tuple[str, ...] = ()
+    """What `class_logits` chooses from."""
+
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
-        self.classes: tuple[str, ...] = ()  # what `class_logits` chooses from
         self.precision = "float32"  # what it computes in: `towers.precision.set_precision` changes it
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
@@ -106,8 +108,8 @@ class Model:
         """
         names, templates = check_names(names), checked(templates, "set_classes")
         prompts = [template.replace("{}", name) for name in names for template in templates]
-        vectors = self.embed_texts(prompts, batch_size=batch_size).unflatten(0, (len(names), -1))
-        self.classes, self._class_vectors = names, F.normalize(vectors.mean(1), dim=1)
+        vectors = self.embed_texts(prompts, batch_size=batch_size)
+        self.classes, self._class_vectors = names, mean_directions(vectors, len(names))
 
     def class_logits(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
@@ -217,8 +219,8 @@ class Model:
 
 
 class Adapted(Model):
-    """A model whose prompts were learnt on a few pictures: `class_logits` are those of its classifier, for the classes
-    that it was trained on or any that are named. Embeddings are those of the model that was adapted."""
+    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
+    was trained on or any that are named. Embeddings are its encoder's, without the prompts that were learnt."""
 
     def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
         super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
@@ -226,7 +228,9 @@ class Adapted(Model):
         self.classes = classifier.classes
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
-        """Name the classes; the prompts are those that were learnt, whatever the templates."""
+        """Name the classes. Raises InputError for templates: the prompts are those of its training."""
+        if templates:
+            raise InputError(f"{self.name} was trained with prompts of its own; leave the templates out")
         self.classifier.set_classes(names)
         self.classes = self.classifier.classes
 
@@ -236,8 +240,9 @@ class Adapted(Model):
         batches, count = self._batches(images, batch_size, exact)
         found, done = [], 0
         with evaluating(self.classifier), torch.inference_mode():
+            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
             for (pixels,) in batches:
-                found.append(self.classifier(pixels.to(self.device)).float().cpu())
+                found.append(self.classifier(pixels.to(self.device), texts).float().cpu())
                 done += len(pixels)
                 if progress:
                     progress(done, count)

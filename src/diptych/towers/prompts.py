@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.towers.classifier import Classifier, check_names
+from diptych.towers.classifier import Classifier, check_names, freeze
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
 from diptych.towers.transformer import Insert, chain
@@ -41,11 +41,14 @@ class Prompted(Classifier):
     ):  # fmt: skip
         super().__init__(encoder, tokenizer, template)
         assert encoder.text is not None
-        table: Any = encoder.text.table
+        table: Any = getattr(encoder.text, "table", None)
+        if table is None:
+            raise InputError("prompts are learnt in the place of a text tower's embeddings, which this one does not "
+                             "show; start from a run, openclip: or a CLIP of hf:")  # fmt: skip
         before = template.partition("{}")[0]
         self.words = tokenizer.ids(before.strip())
         self.length = len(self.words) if length is None else length
-        if self.length < 1:
+        if self.length < (0 if self.keeps else 1):
             raise InputError(f"a context of {self.length} vectors has nothing to learn; give one at least")
         if start and self.length > len(self.words):
             raise InputError(f"{self.length} vectors cannot begin as the {len(self.words)} tokens of "
@@ -56,7 +59,9 @@ class Prompted(Classifier):
         vectors = torch.randn(self.length, table.embedding_dim) * STD
         if start:
             vectors = table.weight[self.words[: self.length]].detach().clone()
-        self.context = nn.Parameter(vectors)
+        self.context = nn.Parameter(vectors, requires_grad=bool(self.length))
+        if not self.length:
+            freeze(self.context)
         self.register_buffer("places", torch.empty(0, 0, dtype=torch.int64), persistent=False)
 
     def set_classes(self, names: Sequence[str]) -> None:
@@ -66,10 +71,8 @@ class Prompted(Classifier):
         if self.own and self.classes and self.classes != classes:
             raise InputError("each class has learnt vectors of its own, which fit no other names; train with own=false")
         rows, places = zip(*(self._prompt(name) for name in classes), strict=True)
-        ids, lengths = pad_batch(rows, self.tokenizer)
-        device = self.ids.device
-        self.classes, self.ids, self.lengths = classes, ids.to(device), lengths.to(device)
-        self.places = torch.tensor(places, device=device)
+        self._name(classes, rows)
+        self.places = torch.tensor(places, dtype=torch.int64, device=self.ids.device).view(len(classes), -1)
         if self.own and self.context.dim() == 2:
             vectors = torch.randn(len(classes), *self.context.shape) * STD
             self.context = nn.Parameter(vectors.to(self.context))
@@ -89,21 +92,25 @@ class Prompted(Classifier):
         kept = self.words[self.length :] if self.keeps else []  # words that stay as they are
         filler = [named[0]] * self.length
         split = {"end": self.length, "middle": self.length // 2, "front": 0}[self.position]
-        own = [*filler[:split], *(kept if split else []), *named, *filler[split:], *rest]
+        own = [*filler[:split], *kept, *named, *filler[split:], *rest]
         if len(own) > tokenizer.room:
             raise InputError(f"the class name {name!r} does not fit: its prompt has {len(own)} tokens, and there is "
                              f"room for {tokenizer.room}; shorten it")  # fmt: skip
-        start, gap = len(tokenizer.before), len(kept if split else []) + len(named)
+        start, gap = len(tokenizer.before), len(kept) + len(named)
         places = [start + at + (gap if at >= split else 0) for at in range(self.length)]
         return [*tokenizer.before, *own, *tokenizer.after], places
 
     def embeddings(self, context: Tensor) -> Tensor:
-        """The prompts' embeddings (C, L, D), `context` (M, D) or (C, M, D) in its places."""
+        """The prompts' embeddings (…, C, L, D), `context` (…, M, D), or (C, M, D) for each class, in its places."""
         assert self.encoder.text is not None
         table: Any = self.encoder.text.table
         tokens = table(self.ids)
-        vectors = context.to(tokens.dtype).expand(len(tokens), -1, -1)
-        return tokens.scatter(1, self.places[..., None].expand_as(vectors), vectors)
+        vectors = context.to(tokens.dtype)
+        if not self.own:
+            vectors = vectors.unsqueeze(-3)
+        vectors = vectors.expand(*vectors.shape[:-3], len(tokens), -1, -1)
+        tokens = tokens.expand(*vectors.shape[:-3], -1, -1, -1)
+        return tokens.scatter(-2, self.places[..., None].expand_as(vectors), vectors)
 
     def text_features(self) -> Tensor:
         return self.encoder.embed_texts(None, self.lengths, embeddings=self.embeddings(self.context))
@@ -116,7 +123,7 @@ class Deep(Prompted):
     places at the input of block i < `depth`. Pictures: `image_length` vectors Q_0 are put behind the patches, without
     positions and through the tower's norm before its blocks; Q_i takes their place at the input of block i <
     `image_depth`. `coupled`: Q_i = F_i(P_i), F_i linear, those of blocks 1 … beginning equal; then lengths and depths
-    are one. Else Q_i are free.
+    are one. Else Q_i are free, and a length of 0 leaves its tower as it is.
     """
 
     keeps = True
@@ -129,21 +136,27 @@ class Deep(Prompted):
         super().__init__(encoder, tokenizer, template, length=length, start=length <= words)
         if coupled and (length, depth) != (image_length, image_depth):
             raise InputError("coupled prompts have one length and depth in both towers")
+        if length + image_length < 1 or min(length, image_length) < 0:
+            raise InputError(f"{length} and {image_length} vectors leave nothing to learn; give one at least")
         assert encoder.text is not None
-        for tower, deep, what in ((encoder.text, depth, "text"), (encoder.image, image_depth, "image")):
+        sizes = ((encoder.text, length, depth, "text"), (encoder.image, image_length, image_depth, "image"))
+        for tower, count, deep, what in sizes:
+            if not count:
+                continue
             blocks = len(getattr(getattr(tower, "transformer", None), "layers", ()))
             if deep < 1 or deep > blocks:
                 raise InputError(f"a depth of {deep} does not fit the {what} tower, which has {blocks} blocks to put "
                                  "prompts into")  # fmt: skip
         wide, broad = encoder.text.width, encoder.image.width
-        self.deep = nn.ParameterList(torch.randn(length, wide) * STD for _ in range(depth - 1))
+        self.deep = nn.ParameterList(torch.randn(length, wide) * STD for _ in range(depth - 1 if length else 0))
         self.couple: nn.ModuleList | None = None
         self.visual: nn.ParameterList | None = None
         if coupled:
             later = nn.Linear(wide, broad)
             self.couple = nn.ModuleList([nn.Linear(wide, broad), *(copy.deepcopy(later) for _ in range(depth - 1))])
         else:
-            self.visual = nn.ParameterList(torch.randn(image_length, broad) * STD for _ in range(image_depth))
+            deep = image_depth if image_length else 0
+            self.visual = nn.ParameterList(torch.randn(image_length, broad) * STD for _ in range(deep))
 
     def image_prompts(self) -> list[Tensor]:
         """Q_0, Q_1, … (M, D)."""
@@ -155,12 +168,16 @@ class Deep(Prompted):
     def text_features(self) -> Tensor:
         first = len(self.tokenizer.before)
         edits = [Insert(vectors, layer=at, at=first) for at, vectors in enumerate(self.deep, 1)]
+        embeddings = self.embeddings(self.context)
         return self.encoder.embed_texts(
-            None, self.lengths, embeddings=self.embeddings(self.context), edit=chain(*edits)
+            None, self.lengths, embeddings=embeddings, edit=chain(*edits) if edits else None
         )
 
     def image_features(self, x: Tensor) -> Tensor:
-        first, *later = self.image_prompts()
+        prompts = self.image_prompts()
+        if not prompts:
+            return super().image_features(x)
+        first, *later = prompts
         tower: Any = self.encoder.image
         edits: list[Edit] = [Insert(tower.pre_norm(first), layer=0, at=-1, how="after")]
         edits += [Insert(vectors, layer=at, at=-len(vectors)) for at, vectors in enumerate(later, 1)]
@@ -173,6 +190,8 @@ class Conditional(Prompted):
     h: two layers with ReLU between, D/16 wide as published, on the picture's unit vector. Prompts are encoded for N · C
     pairs, `chunk` at once, and computed again in backward.
     """
+
+    fixed = False
 
     def __init__(
         self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *,
@@ -196,15 +215,12 @@ class Conditional(Prompted):
         return torch.cat(rows)
 
     def _shifted(self, shift: Tensor) -> Tensor:
-        context = self.context + shift[:, None]  # (n, M, D)
         count, classes = len(shift), len(self.classes)
-        prompts = torch.stack([self.embeddings(own) for own in context]).flatten(0, 1)
+        prompts = self.embeddings(self.context + shift[:, None]).flatten(0, 1)  # (n · C, L, D)
         return self.encoder.embed_texts(None, self.lengths.repeat(count), embeddings=prompts).unflatten(
             0, (count, classes)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.classes:
-            return super().forward(x)  # which says so
+    def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         image = self.image_features(x)
         return self.encoder.scale() * torch.einsum("ne,nce->nc", image, self.pair_features(self.meta(image)))

@@ -135,6 +135,36 @@ def test_deep_prompts_reach_the_loss_through_both_towers():
     torch.testing.assert_close(both, text + made.model.deep[0].grad, rtol=1e-3, atol=1e-5)
 
 
+def test_one_sided_prompts_leave_the_other_tower_as_it_is():
+    """VPT and deep language prompting."""
+    visual = method("ivlp", length=0, depth=3, image_length=2, image_depth=3)
+    language = method("ivlp", length=2, depth=3, image_length=0, image_depth=3)
+    assert learnt(visual) == 3 * 2 * 64
+    assert learnt(language) == 3 * 2 * 32
+    x = pictures()
+    with torch.no_grad():
+        torch.testing.assert_close(visual.model.text_features(), zero_shot(visual), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(language.model.image_features(x), language.model.encoder.embed_images(x))
+    for made in (visual, language):
+        torch.nn.functional.cross_entropy(made.model(x), torch.tensor([0, 1, 2, 0])).backward()
+        assert all(p.grad is not None for p in made.parameters() if p.requires_grad)
+    with pytest.raises(InputError, match="nothing to learn"):
+        method("ivlp", length=0, image_length=0)
+
+
+def test_hidden_picture_prompts_leave_the_zero_shot_vector(monkeypatch):
+    """With the prompts' keys masked at every block the picture is what it was (the sheet's check)."""
+    made = method("maple", depth=3)
+    tower, x = made.model.encoder.image, pictures()
+    blocks = tower.blocks
+    seen = torch.tensor([[True] * 5 + [False] * 2]).expand(4, -1)
+    with torch.no_grad():
+        plain = made.model.encoder.embed_images(x)
+        assert not torch.allclose(made.model.image_features(x), plain, atol=1e-4)
+        monkeypatch.setattr(tower, "blocks", lambda tokens, edit=None, mask=None: blocks(tokens, edit, mask=seen))
+        torch.testing.assert_close(made.model.image_features(x), plain, atol=1e-5, rtol=1e-5)
+
+
 def test_coupling_functions_of_later_blocks_begin_equal():
     couple = method("maple", depth=3).model.couple
     assert torch.equal(couple[1].weight, couple[2].weight)

@@ -5,6 +5,7 @@ import torch
 from tests.methods.adapt.test_prompts import learnt, method, pictures, zero_shot
 
 from diptych.errors import InputError
+from diptych.methods.adapt.fine_tune import layer_rates
 from diptych.training import optim
 
 
@@ -42,6 +43,41 @@ def test_lora_learns_two_thin_matrices_a_layer():
     moved = {name for name, p in made.named_parameters() if p.grad is not None}
     assert moved
     assert all("lora_" in name for name in moved)
+
+
+def test_the_same_rate_everywhere_asks_nothing_of_a_tower():
+    assert layer_rates("model.encoder.image", torch.nn.Linear(2, 2), 1.0) == {}
+    with pytest.raises(InputError, match="set decay=1"):
+        layer_rates("model.encoder.image", torch.nn.Linear(2, 2), 0.5)
+
+
+def test_adding_the_products_to_the_weights_changes_no_logit():
+    made = method("lora", rank=4)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+        before = made.model(pictures())
+        made.model.settle()
+        torch.testing.assert_close(made.model(pictures()), before, atol=1e-3, rtol=1e-4)
+    assert not any("lora" in name for name in made.state_dict())
+
+
+def test_texts_that_no_step_changes_are_encoded_once_in_training():
+    for name, config, times in (("fine_tune", {}, 1), ("fine_tune", {"text": True}, 3), ("coop", {}, 3)):
+        made, calls = method(name, **config).train(), []
+        encode = made.model.encoder.encode_text
+        made.model.encoder.encode_text = lambda *args, encode=encode, calls=calls, **how: (
+            calls.append(1) or encode(*args, **how)
+        )
+        with torch.no_grad():
+            made.model(pictures())  # as gradient caching looks ahead: nothing of it is kept
+        calls.clear()
+        for _ in range(3):
+            made.model(pictures())
+        assert len(calls) == times, name
+        made.model.set_classes(["one", "two"])
+        assert made.model(pictures()).shape == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """COCO captions (`captions_val2017.json`) and Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`): JSON
 beside picture folders."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.data.sources import split_zhou
 from diptych.data.sources.compact import Strings, is_folder
+from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure, several
 
@@ -29,12 +29,7 @@ def open(spec: Spec) -> "Coco":
     """`captions_val2017.json[:images=FOLDER]`, `dataset_coco.json:split=train+restval[:images=FOLDER]`."""
     options = configure(CocoOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); check where it came from") from error
+    data = json_of(path)
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list) or not images:
         raise InputError(

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -189,6 +190,16 @@ def read_json(data: bytes) -> dict:
     if not isinstance(record, dict):
         raise BadSample("json", f"a {type(record).__name__}, not an object")
     return record
+
+
+def json_of(path: Path) -> Any:
+    """What a JSON file that is a source of its own holds. Raises InputError where it is not there, or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); check where it came from") from error
 
 
 def read_npy(data: bytes) -> np.ndarray:

@@ -1,6 +1,5 @@
 """CoOp's splits of classified pictures (`split_zhou_OxfordPets.json`): JSON lists of path, label and class name."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Sample, Schema
 from diptych.data.sources.compact import Strings, is_folder
+from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure, several
 
@@ -61,12 +61,7 @@ _Entry = tuple[str, int, str]
 
 def _read(path: Path) -> Mapping[str, Sequence[_Entry]]:
     """The file's lists by split, every entry of the true form."""
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); check where it came from") from error
+    data = json_of(path)
     if not isinstance(data, dict) or not data or not all(isinstance(entries, list) for entries in data.values()):
         raise InputError(f"{path}: no lists by split, such as {{'train': [[path, label, name], …], 'test': …}}")
     for split, entries in data.items():

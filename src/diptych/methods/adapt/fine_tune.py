@@ -60,13 +60,15 @@ class FineTune(Classify):
 
 def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
     """Multipliers by prefix of a tower's parameters: decay^(K - l) for block l of K, all below the first by K, what
-    stands behind the blocks by 0.
+    stands behind the blocks by 0. A decay of 1 needs none. Raises InputError for a tower without transformer blocks.
 
     >>> from diptych.towers.build import image_tower
     >>> rates = layer_rates("t", image_tower("vit:image_size=32:patch=16:width=64:depth=2"), 0.5)
     >>> rates["t"], rates["t.transformer.layers.0"], rates["t.transformer.layers.1"], rates["t.norm"]
     (0.25, 0.5, 1.0, 1.0)
     """
+    if decay == 1:
+        return {}
     layers = getattr(getattr(tower, "transformer", None), "layers", None)
     if layers is None:
         raise InputError("layer decay needs a tower of transformer blocks; set decay=1")

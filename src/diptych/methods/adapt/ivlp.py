@@ -4,8 +4,7 @@ Vectors are learnt at the inputs of the first blocks of both towers, those of ea
 
     L = mean_i CE(s <x_i(Q), t_c(P)>, c = y_i)
 
-With the text tower's `depth` at 1 and few vectors it is near deep visual prompting (Jia et al., 2022), with
-`image_depth` at 1 near deep language prompting.
+With `length` 0 it is deep visual prompting (VPT, Jia et al., ECCV 2022), with `image_length` 0 deep language prompting.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ card = {
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
     """`length` vectors at each of the first `depth` blocks of the text tower, `image_length` at each of the first
-    `image_depth` of the image tower."""
+    `image_depth` of the image tower; 0 of them leave a tower as it is."""
 
     length: int = 2
     depth: int = 12

@@ -46,6 +46,20 @@ class Config(ClassifyConfig):
                 raise InputError(f"towers is {self.towers!r}; join image and text by +")
 
 
+class LowRank(Classifier):
+    """A classifier with thin products beside its encoder's weights; once loaded they are added to them, and the encoder
+    is one as any other, to embed with, to export and to start from."""
+
+    def settle(self) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        for parent in list(self.encoder.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, LoraLayer):
+                    layer.merge()  # type: ignore[attr-defined]  # of the linear ones
+                    setattr(parent, name, layer.get_base_layer())
+
+
 class LoRA(Classify):
     """Thin products beside the weights of the blocks."""
 
@@ -57,7 +71,7 @@ class LoRA(Classify):
         except ImportError:
             raise InputError("lora needs peft; install it with: pip install 'diptych[language]'") from None
         config = self.config
-        classifier = Classifier(encoder, self.make.tokenizer, config.template)
+        classifier = LowRank(encoder, self.make.tokenizer, config.template)
         wanted = set(config.layers.split("+"))
         for name in config.towers.split("+"):
             tower: Any = getattr(encoder, name)
