@@ -12,7 +12,8 @@ is shown again. Each phase has as many steps, a new optimiser, warm-up and cosin
     joint               as many steps on all domains at once, which continual learning does without
 
 `base` is recall at 1 on held-out plain scenes, `earlier` the mean of that on the domains between, `last` on the newest:
-what the method pays. Each is the mean of both ways.
+what the method pays. Each is the mean of both ways. The overlap of the domains and the length of a phase were chosen on
+seed 100; seeds 0, 1 and 2 were run once before with nothing else changed, and tied for want of seeds.
 """
 
 from collections.abc import Callable
@@ -131,7 +132,7 @@ claim = Claim(
         "Held to the similarities of the phase before, CLIP keeps more of the base domain as it learns further ones; "
         "what it pays on the newest is told, and learning all domains at once is the ceiling."
     ),
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4),
     prelude=pretrain,
     arms={
         "start": start,
