@@ -11,7 +11,7 @@ from diptych.evaluation import evaluate as run_suites
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
 from diptych.towers.language import LanguageModel
-from diptych.towers.model import Adapted, Model
+from diptych.towers.model import Model
 from diptych.training.config import resolve
 from diptych.training.engine import Options
 from diptych.training.run import run
@@ -85,13 +85,8 @@ def evaluate(
 
 
 def validation(model: Any, source: Source) -> dict[str, float]:
-    """What is measured on `--val` after each epoch: recall both ways, a language model's perplexity, or the accuracy of
-    a model that was adapted to classes."""
-    if isinstance(model, Adapted):
-        result = run_suites(model, source, ["zeroshot"], label=model.label)["zeroshot"]
-        return {f"val/{name}": result[name] for name in ("top1", "top5")}
-    if not hasattr(model, "embed_images"):
-        result = run_suites(model, source, ["perplexity"])["perplexity"]
-        return {f"val/{name}": result[name] for name in ("perplexity", "bits_per_character")}
-    result = run_suites(model, source, ["retrieval"])["retrieval"]
-    return {f"val/{name}": value for name, value in result.items() if name.startswith(("i2t_", "t2i_"))}
+    """What is measured on `--val` after each epoch: recall both ways, a language model's perplexity, or whatever else
+    the model says (`towers.delivered.Validation`)."""
+    how = model.validation
+    result = run_suites(model, source, [how.suite], **how.settings)[how.suite]
+    return {f"val/{name}": value for name, value in result.items() if name.startswith(tuple(how.names))}

@@ -263,17 +263,11 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
     if numbers := _last_validation(out):
         say("validation: " + ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()))
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")
+    from diptych.methods.registry import method_class
     from diptych.methods.store import read_description
 
-    if "classes" in read_description(out):
-        print(f"  diptych classify {out} PICTURES --names 'A,B,C'")
-        print(f"  diptych evaluate {out} --data {val or 'SOURCE'} --suite zeroshot")
-    elif read_description(out)["lm"]:
-        print(f"  diptych evaluate {out} --data {val or 'SOURCE'} --suite perplexity")
-        print(f"  diptych generate {out} 'SOME WORDS'")
-    else:
-        print(f"  diptych evaluate {out} --data {val or 'SOURCE'}")
-        print(f"  diptych embed {out} SOURCE --out EMB")
+    for command in method_class(read_description(out)["method"]).then:
+        print("  diptych " + command.format(run=out, data=val or "SOURCE"))
 
 
 def _last_validation(out: Path) -> dict[str, float]:

@@ -163,6 +163,11 @@ class Engine:
 
     def _run_stage(self, stage: Stage, saved: Any) -> None:
         recipe = replace(self.recipe, **stage.recipe)
+        if not stage.descend:
+            self._loaders(stage, recipe)  # which says what the data lack
+            self._prepare(stage)
+            self._end_stage()
+            return
         optim.freeze(self.method, stage.scale)
         optimizer = optim.build(self.method, recipe, stage.scale)
         if saved is not None and saved["optimizer"] is not None:
@@ -197,6 +202,9 @@ class Engine:
                     break
                 self._snapshot(optimizer)
         self.log.end()
+        self._end_stage()
+
+    def _end_stage(self) -> None:
         self.position = Position(stage=self.position.stage + 1, done=self.position.done)
         self.guard.losses = []
         self._save(None)
@@ -329,13 +337,26 @@ class Engine:
             self.columns = load_columns(path)
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
-        run = Run(self.method, with_columns(self.sources, self.columns), at, self.device, self.options.workers)
+        sources = with_columns(self.sources, self.columns)
+        run = Run(self.method, sources, at, self.device, self.options.workers, partial(self._note, stage, epoch))
         with self.ranks.gathered():
             stage.prepare(run)
+        self.log.end()
         for stream, columns in run.columns.items():
             self.columns.setdefault(stream, {}).update(columns)
         if collectives.rank() == 0:
             save_columns(path, self.columns)
+
+    def _note(self, stage: Stage, epoch: int, step: int, steps: int, loss: float, **logged: float) -> None:
+        """One iteration of a search is done: log it; all ranks come here together."""
+        self.log.begin(stage.name, steps, step)
+        self.log.write(stage=stage.name, done=self.position.done, epoch=epoch, step=step, loss=loss, **logged)
+        self.log.advance(step + 1, loss)
+        self.position = replace(self.position, done=self.position.done + 1)
+        self.summary.steps = self.position.done
+        if collectives.any_rank(self._stop)[0]:
+            raise Interrupted(f"stopped by a signal in stage {stage.name!r}, which saves nothing on its way; the same "
+                              "command and --resume begin it anew")  # fmt: skip
 
     def _note_damage(self, loaders: Mapping[str, Loader]) -> bool:
         """Add what this rank's loaders could not read; whether there was anything new."""

@@ -24,7 +24,7 @@ from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
 from diptych.methods.registry import method_class
 from diptych.rng import torch_seed
-from diptych.towers.classifier import Classifier
+from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
@@ -68,8 +68,8 @@ def run(
             raise InputError("the validation matches pictures and texts, and this run has no text tower; leave out "
                              "--val, and measure the model with `diptych evaluate --suite probe`")  # fmt: skip
         fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)
-        if isinstance(delivered, Classifier):
-            fields = ("images.main", f"labels.{method.config.label}")
+        if isinstance(delivered, Delivered):
+            fields = delivered.reads
         require(held_out, fields, "validation")  # now, not after the first epoch
     if collectives.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)
