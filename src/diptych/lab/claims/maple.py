@@ -24,7 +24,7 @@ from diptych.towers.classifier import freeze
 
 NOISE = 30.0
 DEPTH = 6  # of both towers of `tiny`
-RECIPE = {"steps": 150, "batch_size": 16, "lr": 0.02, "warmup": 0.1}
+RECIPE = {"steps": 150, "batch_size": 16, "lr": 0.05, "warmup": 0.1}
 
 
 def prelude(trial: Trial) -> dict:
