@@ -7,7 +7,7 @@ of one thing in styles that `tiny` never saw, and what a poor camera adds: noise
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,16 +34,12 @@ TEMPLATE = "a picture of a {}"
 LABEL = "pair"
 
 
-@dataclass(frozen=True)
 class Noisy:
-    """A source whose pictures have Gaussian noise of standard deviation `noise` (of 255) in every value."""
+    """A source whose pictures have Gaussian noise of standard deviation `noise` (of 255), which hangs on their keys."""
 
-    source: Source
-    noise: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.source.name}:noise={self.noise:g}"
+    def __init__(self, source: Source, noise: float):
+        self.source, self.noise = source, noise
+        self.name = f"{source.name}:noise={noise:g}"
 
     def __len__(self) -> int:
         return len(self.source)

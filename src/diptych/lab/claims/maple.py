@@ -15,6 +15,8 @@ that `tiny` never saw and under noise (`lab.adapting`). Ten novel classes are th
 rates and the number of steps were chosen on seed 100. The small gap to `ivlp` is told, and asked only not to be a loss.
 """
 
+from typing import Any
+
 import torch
 
 from diptych.lab.adapting import adapted, names_alone, pictures
@@ -34,7 +36,7 @@ def prelude(trial: Trial) -> dict:
 
 def uncoupled(method: Method) -> None:
     """No signal to the image tower: its prompts are zero, whatever the text tower's are."""
-    functions = method.model.couple  # type: ignore[union-attr]
+    functions: Any = method.model.couple  # type: ignore[union-attr]
     freeze(functions)
     with torch.no_grad():
         for parameter in functions.parameters():
