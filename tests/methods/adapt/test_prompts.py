@@ -20,13 +20,13 @@ CLIP_B16 = {
 
 
 def method(name, *, image="vit:image_size=32:patch=16:width=64:depth=3:pre_norm=true", tower=None, embed_dim=32,
-           words=None, names=NAMES, **config):  # fmt: skip
+           words=None, classes=NAMES, **config):  # fmt: skip
     torch.manual_seed(0)
     tower = tower or "text:width=32:depth=3:heads=2"
     make = Make(image=image, text=tower, embed_dim=embed_dim, tokenizer=words or tokenizer())
     cls = method_class(name)
     made = cls(cls.configure(config), make)
-    made.model.set_classes(names)
+    made.model.set_classes(classes)
     return made.eval()
 
 
@@ -212,4 +212,4 @@ def test_bad_options_are_refused(name, config, said):
 
 def test_a_name_beyond_the_context_is_named():
     with pytest.raises(InputError, match="does not fit"):
-        method("coop", names=("circle", "very " * 30 + "long"))
+        method("coop", classes=("circle", "very " * 30 + "long"))
