@@ -51,8 +51,8 @@ class Prompted(Classifier):
     `start` they begin as those tokens' embeddings, else as N(0, 0.02²). `position` puts the name behind them ("end"),
     between two halves ("middle"), before them ("front"), or where the template has it ("around"): then the words behind
     the name, but for a final stop, are vectors too. With `own` each class has vectors of its own, which fit no other
-    names. `more` templates give further prompts of every class, each template with vectors of its own: there are
-    R = C times as many prompts as templates, template by template.
+    names. `more` templates give each class further prompts, with vectors of their own: prompts are all classes in the
+    first template, then all in the second, and so on.
     """
 
     slots: Tensor
@@ -117,7 +117,7 @@ class Prompted(Classifier):
         self._name(classes, [ids for ids, _ in prompts])
         slots = torch.full(self.ids.shape, -1)
         for row, (_, numbers) in zip(slots, prompts, strict=True):
-            row[: len(numbers)] = torch.tensor(numbers)
+            row[: len(numbers)] = torch.tensor(numbers[: len(row)])  # a name may hold the id that ends a text
         self.slots = slots.to(self.ids.device)
         if self.own and self.context.dim() == 2:
             vectors = torch.randn(len(classes), *self.context.shape) * STD
