@@ -101,6 +101,15 @@ def test_what_are_no_templates_is_told(tmp_path, spec, text, message):
         templates(spec)
 
 
+def test_groups_may_be_given_as_they_stand():
+    groups = {"sketch": ["a sketch of a {}"], "photo": ("a photo, {}", "a {}")}
+    assert template_groups(groups) == {"sketch": ("a sketch of a {}",), "photo": ("a photo, {}", "a {}")}
+    assert template_groups(template_groups("styles")) == template_groups("styles")
+    for wrong in ({}, {"one": "a {}"}, {"one": []}, {"one": ["a"]}):
+        with pytest.raises(InputError, match="the templates"):
+            template_groups(wrong)
+
+
 def test_other_things_have_no_groups(tmp_path):
     with pytest.raises(InputError, match="unknown groups of templates 'plain'"):
         template_groups("plain")

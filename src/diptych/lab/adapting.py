@@ -106,14 +106,16 @@ def adapted(
     method: str, *, recipe: Mapping[str, Any], change: Callable[[Method], None] | None = None,
     measure: Callable[[Any, Trial], dict[str, float]] | None = None, **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:  # fmt: skip
-    """An arm: `tiny`, adapted by a method to the pictures of `trial.prelude`."""
+    """An arm: `tiny`, adapted by a method to the pictures of `trial.prelude`, with a template of its own unless it has
+    groups of them."""
+    words = {} if "templates" in config else {"template": TEMPLATE}
 
     def arm(trial: Trial) -> dict[str, float]:
         settings = resolve(
             method,
             {"train": trial.prelude["train"]},
             init="tiny",
-            config={"label": LABEL, "template": TEMPLATE, "augment": {}, **config},
+            config={"label": LABEL, "augment": {}, **words, **config},
             recipe={**recipe, **({"steps": 5} if trial.quick else {})},
             options={"seed": trial.seed, "quiet": True},
         )

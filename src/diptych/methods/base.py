@@ -166,6 +166,11 @@ class Method(nn.Module):
         """The typed options; an unknown one names the nearest."""
         return configure(cls.Config, dict(options), f"method {cls.__name__}")
 
+    @classmethod
+    def kept(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as a run keeps them: what they name in a file is read into them, so that a run is whole."""
+        return options
+
     def stages(self) -> Sequence[Stage]:
         return (Stage(),)
 

@@ -25,13 +25,18 @@ from diptych.towers.parts import Temperature
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyConfig:
-    """`label` is that of the classes, `template` the prompt that the name stands in, `augment` options of
-    `data.views.Augment`."""
+class PicturesConfig:
+    """`label` is that of the classes, `augment` options of `data.views.Augment`."""
 
     label: str = "class"
-    template: str = "a photo of a {}."
     augment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(PicturesConfig):
+    """`template` is the prompt that the name stands in."""
+
+    template: str = "a photo of a {}."
 
 
 class Classify(Method):
@@ -64,6 +69,9 @@ class Classify(Method):
                              "another with --method.label, or give a folder a class")  # fmt: skip
         if field is not None:  # else the missing field is told with all that are missing
             self.model.set_classes(field.classes)
+
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(min_batch=1),)  # no picture looks at another
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         picture = PictureView(preprocess=self.model.image.preprocess, augment=self.augment)

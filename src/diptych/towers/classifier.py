@@ -52,6 +52,13 @@ def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
             parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
 
 
+def thaw(*parts: nn.Module) -> None:
+    """Let what was frozen learn again."""
+    for part in parts:
+        for parameter in part.parameters():
+            parameter.requires_grad_(True).frozen = False  # type: ignore[attr-defined]
+
+
 class Classifier(Delivered):
     """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
 

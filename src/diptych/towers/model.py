@@ -28,6 +28,7 @@ from diptych.towers.classifier import Classifier, check_names, mean_directions
 from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
+from diptych.towers.mixture import Mixture
 
 Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | Image.Image | Picture]
 Progress = Callable[[int, int], None]
@@ -240,12 +241,20 @@ class Adapted(Model):
     def class_logits(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Tensor:
+        with evaluating(self.classifier), torch.inference_mode():
+            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
+        return self._answers(lambda x: self.classifier(x, texts), images, batch_size, exact, progress)
+
+    def _answers(
+        self, answer: Callable[[Tensor], Tensor], images: Pictures, batch_size: int, exact: bool,
+        progress: Progress | None,
+    ) -> Tensor:  # fmt: skip
+        """What the classifier answers to pictures (N, …), float32, on the CPU."""
         batches, count = self._batches(images, batch_size, exact)
         found, done = [], 0
         with evaluating(self.classifier), torch.inference_mode():
-            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
             for (pixels,) in batches:
-                found.append(self.classifier(pixels.to(self.device), texts).float().cpu())
+                found.append(answer(pixels.to(self.device)).float().cpu())
                 done += len(pixels)
                 if progress:
                     progress(done, count)
@@ -259,6 +268,22 @@ class Adapted(Model):
     @property
     def _state(self) -> dict[str, Any]:
         return dict(self.classifier.state_dict())
+
+
+class Routed(Adapted):
+    """One whose classifier mixes the prompts of some groups, which it chooses by the picture."""
+
+    classifier: Mixture
+
+    def route(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> list[tuple[tuple[str, float], ...]]:
+        """For each picture the groups whose prompts are mixed, with their weights, most first."""
+        weights = self._answers(self.classifier.route, images, batch_size, exact, progress)
+        names = tuple(self.classifier.groups)
+        most = weights.topk(self.classifier.k, dim=1)
+        pairs = zip(most.indices.tolist(), most.values.tolist(), strict=True)
+        return [tuple((names[at], share) for at, share in zip(*pair, strict=True)) for pair in pairs]
 
 
 @contextmanager

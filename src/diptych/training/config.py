@@ -88,7 +88,7 @@ def resolve(
         embed_dim=0 if init else embed_dim or chosen.embed_dim,
         init=init,
         added=tuple(added),
-        config=merged,
+        config=dict(cls.kept(merged)),
         recipe=configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe"),
         options=configure(Options, dict(options or {}), "the run"),
     )
