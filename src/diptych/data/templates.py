@@ -111,6 +111,23 @@ def template_groups(spec: str | Mapping[str, Sequence[str]]) -> dict[str, tuple[
 _FORM = '{"group": ["a sketch of a {}", …], …}'
 
 
+def with_types(given: Sequence[str], types: Sequence[str]) -> tuple[str, ...]:
+    """Templates, and for each the variants that say what kind of thing the classes are, each once.
+
+    >>> with_types(["a photo of a {}."], ["pet"])
+    ('a photo of a {}.', 'a photo of a {}, a type of pet.', 'a photo of a pet: {}.', 'a pet of a {}.',
+     'a pet photo of a {}.')
+    """
+    found = []
+    for template in given:
+        found.append(template)
+        for kind in types:
+            found.append(template.replace(".", f", a type of {kind}."))
+            found.append(template.replace("{}", f"{kind}: {{}}"))
+            found += [template.replace("photo", kind), template.replace("photo", f"{kind} photo")]
+    return tuple(dict.fromkeys(found))
+
+
 def checked(given: Sequence[str], where: str) -> tuple[str, ...]:
     """Templates, each of which holds {} once; else InputError, which says `where` they stand.
 

@@ -146,6 +146,9 @@ class Method(nn.Module):
     reaches_all: ClassVar[bool] = True
     """Whether every step gives every trainable parameter a gradient. False lets ranks look for those left out."""
 
+    toy: ClassVar[Mapping[str, Any]] = {}
+    """Options in place of the presets', where the contract suite's toys do not fit those: files, prompts."""
+
     adapts: ClassVar[bool] = False
     """Whether it starts from a model that has learnt already, given by `--init`."""
     then: ClassVar[Sequence[str]] = ("evaluate {run} --data {data}", "embed {run} SOURCE --out EMB")

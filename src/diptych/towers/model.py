@@ -22,7 +22,7 @@ from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess, opened
 from diptych.data.sample import BadSample, Picture
 from diptych.data.templates import checked
-from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, mean_directions
 from diptych.towers.delivered import Validation
@@ -96,13 +96,8 @@ class Model:
             raise InputError(f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
                              "holds its tokenizer files (tokenizer.json or spiece.model)")  # fmt: skip
         rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths meet: little padding
-        batches = (
-            pad_batch([rows[i] for i in order[start : start + batch_size]], self.tokenizer)
-            for start in range(0, len(rows), batch_size)
-        )
-        found = self._embed(batches, self.encoder.embed_texts, len(rows), progress)
-        return found[torch.tensor(order, dtype=torch.int64).argsort()] if order else found
+        batches, places = by_length(rows, self.tokenizer, batch_size)
+        return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, batch_size: int = 256) -> None:
         """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates.

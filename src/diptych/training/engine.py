@@ -120,7 +120,7 @@ class Engine:
         self.guard = Guard(options.spike)
         self.memory = Memory(remember, options.forget, out / "state")
         self.average: Momentum | None = None
-        if recipe.ema is not None:
+        if recipe.ema is not None and any(stage.descend for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
         self._stop = False
 
@@ -175,6 +175,7 @@ class Engine:
         if not stage.descend:
             self.feed.loaders(stage, recipe)  # which says what the data lack
             self._prepare(stage)
+            self._validate()
             self._end_stage()
             return
         optim.freeze(self.method, stage.scale)

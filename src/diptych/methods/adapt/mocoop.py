@@ -69,6 +69,7 @@ class MoCoOp(Classify):
     """Prompts in groups, mixed by a router."""
 
     Config = Config
+    toy = {"templates": {"one": ["a {}"], "this": ["the {}", "that {}"], "behind": ["{} on a line"]}}
     model: Mixture
 
     @classmethod
