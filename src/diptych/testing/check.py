@@ -50,8 +50,8 @@ class Subject:
 
     def preset(self, name: str, shrink: int) -> Preset:
         """A preset with towers and heads `shrink` times narrower (widths among its options end in `width` or `hidden`),
-        no dropout, the model that ships for a `teacher`, the method's own `toy` options, and a vocabulary that the toy's
-        words can fill."""
+        no dropout, the model that ships for a `teacher`, the method's own `toy` options, and a vocabulary that the
+        toy's words can fill."""
         preset = self.cls.presets[name]
         narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
         config = dict(preset.config)

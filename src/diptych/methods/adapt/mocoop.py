@@ -17,7 +17,7 @@ code was.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -69,7 +69,7 @@ class MoCoOp(Classify):
     """Prompts in groups, mixed by a router."""
 
     Config = Config
-    toy = {"templates": {"one": ["a {}"], "this": ["the {}", "that {}"], "behind": ["{} on a line"]}}
+    toy: ClassVar = {"templates": {"one": ["a {}"], "this": ["the {}", "that {}"], "behind": ["{} on a line"]}}
     model: Mixture
 
     @classmethod

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class ProAPO(Classify):
 
     Config = Config
     then = ("info {run}", *Classify.then)
-    toy = {"descriptions": str(Path(__file__).parents[2] / "testing" / "toy.json")}
+    toy: ClassVar = {"descriptions": str(Path(__file__).parents[2] / "testing" / "toy.json")}
     model: PromptSets
     of_templates: Tensor
     of_units: Tensor
