@@ -296,7 +296,8 @@ class Engine:
                     f"give it with --data {stream}=SOURCE"
                 )
             views = self.method.views(stage, stream)
-            require(sources[stream], [name for view in views for name in view.reads], self.method.name)
+            source = self.method.samples(stage, stream, sources[stream])
+            require(source, [name for view in views for name in view.reads], self.method.name)
             plan: Plan = stage.plan
             if recipe.batch_size < stage.min_batch:
                 raise InputError(
@@ -304,7 +305,7 @@ class Engine:
                     f"{self.method.name} needs; raise --batch-size"
                 )
             loaders[stream] = Loader(
-                sources[stream],
+                source,
                 views,
                 plan,
                 recipe.batch_size,
@@ -338,7 +339,8 @@ class Engine:
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
         sources = with_columns(self.sources, self.columns)
-        run = Run(self.method, sources, at, self.device, self.options.workers, partial(self._note, stage, epoch))
+        note = partial(self._note, stage, epoch)
+        run = Run(self.method, sources, at, self.device, self.options.workers, note, self.out)
         with self.ranks.gathered():
             stage.prepare(run)
         self.log.end()
