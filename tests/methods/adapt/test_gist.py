@@ -18,6 +18,7 @@ from diptych.errors import InputError
 from diptych.methods.adapt.gist import GIST, matched, spread
 from diptych.methods.base import At
 from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.mix import mixed
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.towers.parts import Temperature
@@ -272,6 +273,14 @@ def test_grouped_pairs_of_a_picture_are_right_for_each_other():
 def test_grouped_pairs_train(tmp_path, bank):
     held = method(bank=bank, group_positives=True)
     make_engine(tmp_path, method=held, source=TOY, recipe={"steps": 2}).run()
+
+
+def test_another_loss_is_added_to_the_pairs(tmp_path, bank):
+    both = mixed(method(bank=bank), ["siglip:weight=0.5"])
+    make_engine(tmp_path, method=both, source=TOY, recipe={"steps": 2}).run()
+    losses = [line for line in read_log(tmp_path) if line.get("stage") == "train"]
+    assert len(losses) == 2
+    assert any(name.startswith("loss/siglip") for name in losses[0])
 
 
 def test_one_caption_without_its_name_before_it_is_class_name_fine_tuning(tmp_path):
