@@ -1,12 +1,10 @@
-"""Descriptions of classes: banks of texts, each of which belongs to a class by the class's name.
+"""Texts about classes, as a language model or a person writes them, in a JSON file {"cat": ["it has whiskers.", …], …}.
 
-    bank.json                               {"laysan albatross": ["a white bird with dark wings", …], …}
-    generate(names, describe)               what any callable says of each name: a language model, a person, a template
-    'a photo of a {}.', pictures, FILE.txt  templates (`data.templates`), which say the same of all classes
+Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}; texts of pictures too, by their keys. Names
+come with line breaks at their ends, with dashes and in any case; they are compared by their words (`normal`).
 
-A bank is a dict of a name and its different texts, in order. Names in files come with line breaks at their ends and
-with dashes in place of blanks; they are compared by their words, whatever the case. Synonyms of classes, or texts
-of pictures by their files, have the same form.
+    generate(names, say)       what any callable says of each name: a language model, a person, a template
+    templated("a young {}")    such a callable: templates (`data.templates`), which say the same of all classes
 """
 
 import json
@@ -14,82 +12,87 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.data.sources.records import json_of
 from diptych.data.templates import templates
 from diptych.errors import InputError, nearest
 from diptych.files import write_atomic
 
-Bank = Mapping[str, Sequence[str]]
-"""Texts by name."""
-Describe = Callable[[str], Iterable[str]]
+Say = Callable[[str], Iterable[str]]
 """What says something of a class, by its name."""
 
-FORM = '{"class": ["a text", …], …}'
+_FORM = '{"cat": ["a cat has whiskers.", …], …}'
 
 
-def plain(name: str) -> str:
-    """A name in words: without blanks around, blanks in place of dashes and underscores.
+def normal(name: str) -> str:
+    """How names of classes are compared: in lower case, one blank for every gap.
 
-    >>> plain("black-footed_albatross\\n")
-    'black footed albatross'
+    >>> normal("American_Bulldog"), normal("black-footed-albatross\\n")
+    ('american bulldog', 'black footed albatross')
     """
-    return " ".join(name.replace("-", " ").replace("_", " ").split())
+    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())
 
 
 def read(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """The bank in a JSON file {name: [text, …], …}: names as `plain` has them, no text of a name twice.
-
-    Raises InputError, which names the file and the class, for another form, a class without a text, an empty text, and
-    two names that say the same.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    seen: dict[str, str] = {}
-    for name, texts in read_lists(path).items():
-        if (before := seen.setdefault(plain(name).casefold(), name)) != name:
-            raise InputError(f"{path}: the classes {before!r} and {name!r} have one name; join their texts")
-        found[plain(name)] = texts
-    return found
+    """The different sentences of each class, by its `normal` name. Raises InputError, with file and class, for another
+    form."""
+    sentences: dict[str, tuple[str, ...]] = {}
+    for name, given in read_lists(path).items():
+        if normal(name) in sentences:
+            raise InputError(f"{path}: the class {name!r} stands there twice; put its sentences into one list")
+        sentences[normal(name)] = given
+    return sentences
 
 
-def read_lists(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """The texts of a JSON file {key: [text, …], …} with the keys as they stand; raises as `read` does."""
-    given = json_of(Path(path))
-    if not isinstance(given, dict) or not given:
-        raise InputError(f"{path}: no lists of texts; write {FORM}")
-    return {key: _checked(texts, f"{key!r} of {path}") for key, texts in given.items()}
+def read_lists(path: str | Path, what: str = "class") -> dict[str, tuple[str, ...]]:
+    """The different texts of each class, or of each `what`, by its name as it stands there. Raises as `read` does."""
+    found = _json(path)
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{path}: no sentences by {what}; write {_FORM}")
+    return {name: _checked(given, f"{path}: the {what} {name!r}") for name, given in found.items()}
 
 
-def _checked(given: Any, where: str) -> tuple[str, ...]:
-    """Different texts without blanks around; else InputError, which says `where` they stand."""
-    texts = list(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else None
-    if texts is None:
-        raise InputError(f"{where}: {given!r} is no list of texts; write {FORM}")
+def _json(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); write {_FORM}") from error
+
+
+def _checked(given: Any, whose: str) -> tuple[str, ...]:
+    """Different texts without blanks around; InputError for what is no list, and for what is no text in it."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise InputError(f"{whose} has no list of sentences but {given!r}; write {_FORM}")
+    texts = list(given)
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{where}: text {number} is {text!r}; write a text there, or take it out")
-    if not texts:
-        raise InputError(f"{where}: there is no text; give at least one")
+            raise InputError(f"{whose} has no list of sentences: number {number} is {text!r}; write {_FORM}")
     return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
-def write(path: str | Path, bank: Bank) -> None:
-    """Write a bank where `read` finds it."""
-    text = json.dumps({name: list(texts) for name, texts in bank.items()}, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def of_classes(path: str | Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The sentences of these classes, in their order. Raises InputError for a class that the file has not."""
+    found = read(path)
+    for name in names:
+        if normal(name) not in found:
+            close = nearest(normal(name), found)
+            hint = f"; it has {close!r}" if close else ""
+            raise InputError(f"{path}: there is no class {name!r}{hint}; add it, with [] where there is nothing to say")
+    return tuple(found[normal(name)] for name in names)
 
 
-def generate(names: Iterable[str], describe: Describe) -> dict[str, tuple[str, ...]]:
-    """The bank of what a callable says of each name: one call a name, in order.
+def generate(names: Iterable[str], say: Say) -> dict[str, tuple[str, ...]]:
+    """What a callable says of each name, one call a name, in order; `write` makes a file of it.
 
-    Raises InputError, which names the class, where it says nothing or what is no text.
+    Raises InputError, with the class, where it says what is no text.
 
     >>> generate(["owl"], lambda name: [f"a grey {name}", f"a young {name}", f"a grey {name}"])
     {'owl': ('a grey owl', 'a young owl')}
     """
-    return {name: _checked(describe(name), f"what was said of the class {name!r}") for name in names}
+    return {name: _checked(say(name), f"what was said of the class {name!r}") for name in names}
 
 
-def templated(spec: str) -> Describe:
+def templated(spec: str) -> Say:
     """What says of every class the same: `templates` (see there) with its name filled in.
 
     >>> templated("a male {} | a female {}")("finch")
@@ -99,55 +102,47 @@ def templated(spec: str) -> Describe:
     return lambda name: tuple(form.replace("{}", name) for form in forms)
 
 
-def describe(spec: str, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts of each class: of a bank's file (`.json`), or of templates.
+def bank(spec: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The texts of these classes, of each at least one: of a file (`.json`), or of templates.
 
-    Raises InputError for a bank that lacks one of the classes, and as `read` and `templates` do.
+    Raises InputError for a class without a text, and as `of_classes` and `templates` do.
 
-    >>> describe("a {}, seen from above", ["key"])
-    [('a key, seen from above',)]
+    >>> bank("a {}, seen from above", ["key"])
+    (('a key, seen from above',),)
     """
     if not spec.lower().endswith(".json"):
-        return list(generate(names, templated(spec)).values())
-    return of_classes(read(spec), names, spec)
+        return tuple(generate(names, templated(spec)).values())
+    found = of_classes(spec, names)
+    for name, texts in zip(names, found, strict=True):
+        if not texts:
+            raise InputError(f"{spec}: the class {name!r} has no sentence; write at least one")
+    return found
 
 
-def of_classes(bank: Bank, names: Sequence[str], where: str) -> list[tuple[str, ...]]:
-    """The texts of each of some classes, found by the words of their names; `where` says whose bank it is.
-
-    Raises InputError, with the classes that the bank lacks.
-
-    >>> of_classes({"black footed albatross": ["a dark bird"]}, ["Black-footed Albatross"], "birds.json")
-    [('a dark bird',)]
-    """
-    known = {plain(name).casefold(): tuple(texts) for name, texts in bank.items()}
-    missing = [name for name in names if plain(name).casefold() not in known]
-    if missing:
-        near = nearest(plain(missing[0]), known)
-        hint = f" (the nearest that it has is {near!r})" if near else ""
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(f"{where} has no texts of the class {missing[0]!r}{hint}{more}; add them")
-    return [known[plain(name).casefold()] for name in names]
+def write(path: str | Path, texts: Mapping[str, Sequence[str]]) -> None:
+    """Write texts by name where `read` finds them."""
+    plain = json.dumps({name: list(given) for name, given in texts.items()}, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(Path(path).expanduser(), lambda temporary: temporary.write_text(plain, encoding="utf-8"))
 
 
-def shorten(bank: Bank, summarise: Callable[[str], str]) -> dict[str, str]:
-    """Each text of a bank and what a callable makes of it: a language model's summary, say, that fits a text tower.
+def shorten(texts: Mapping[str, Sequence[str]], summarise: Callable[[str], str]) -> dict[str, str]:
+    """Each text of some classes and what a callable makes of it: a language model's summary that fits a text tower.
 
-    Raises InputError, which names the class, where it gives none.
+    Raises InputError, with the class, where it gives no text.
 
     >>> shorten({"owl": ["There is a grey owl"]}, lambda text: text.removeprefix("There is "))
     {'There is a grey owl': 'a grey owl'}
     """
     return {
         text: _checked([summarise(text)], f"the summary of a text of the class {name!r}")[0]
-        for name, texts in bank.items()
-        for text in texts
+        for name, given in texts.items()
+        for text in given
     }
 
 
 def read_summaries(path: str | Path) -> dict[str, str]:
-    """The summaries in a JSON file {text: summary, …}, what `shorten` gives. Raises InputError for another form."""
-    given = json_of(Path(path))
-    if not isinstance(given, dict) or not all(isinstance(short, str) and short.strip() for short in given.values()):
+    """What `shorten` gave, in a JSON file {text: short text, …}. Raises InputError for another form."""
+    found = _json(path)
+    if not isinstance(found, dict) or not all(isinstance(short, str) and short.strip() for short in found.values()):
         raise InputError(f'{path}: no summaries; write {{"a long text": "a short one", …}}')
-    return {text.strip(): short.strip() for text, short in given.items()}
+    return {text.strip(): short.strip() for text, short in found.items()}

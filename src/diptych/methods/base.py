@@ -147,6 +147,9 @@ class Method(nn.Module):
     reaches_all: ClassVar[bool] = True
     """Whether every step gives every trainable parameter a gradient. False lets ranks look for those left out."""
 
+    toy: ClassVar[Mapping[str, Any]] = {}
+    """Options in place of the presets', where the contract suite's toys do not fit those: files, prompts."""
+
     adapts: ClassVar[bool] = False
     """Whether it starts from a model that has learnt already, given by `--init`."""
     then: ClassVar[Sequence[str]] = ("evaluate {run} --data {data}", "embed {run} SOURCE --out EMB")
@@ -166,6 +169,11 @@ class Method(nn.Module):
     def configure(cls, options: Mapping[str, Any]) -> Any:
         """The typed options; an unknown one names the nearest."""
         return configure(cls.Config, dict(options), f"method {cls.__name__}")
+
+    @classmethod
+    def kept(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as a run keeps them: what they name in a file is read into them, so that a run is whole."""
+        return options
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(),)

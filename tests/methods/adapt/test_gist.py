@@ -109,7 +109,7 @@ def test_the_stage_matches_with_the_model_as_it_starts_and_writes_what_it_found(
         images = fresh.eval().model.embed_images(pixels)
     texts = fresh.matcher.embed_texts([text for name in COLOURS for text in BANK[name]])
     places, _ = matched(images, torch.arange(48) % 8, texts, [len(BANK[name]) for name in COLOURS], 2)
-    assert torch.equal(torch.from_numpy(engine.columns["train"]["matched"]), places)
+    assert torch.equal(torch.from_numpy(engine.feed.columns["train"]["matched"]), places)
     written = json.loads((tmp_path / "run" / "captions_top2.json").read_text())
     assert written == {f"{at:03d}": [BANK[COLOURS[at % 8]][place] for place in places[at].tolist()] for at in range(48)}
     [told] = [line for line in read_log(tmp_path / "run") if line.get("stage") == "match"]
@@ -127,7 +127,7 @@ def test_another_model_matches_and_stays_as_it_is(tmp_path, bank):
     assert not any(name.startswith("teacher") for name, _ in held.named_parameters())
     own = make_engine(tmp_path / "own", method=method(bank=bank, top=1, use=1), source=TOY, recipe={"steps": 2})
     own.run()
-    assert not np.array_equal(engine.columns["train"]["matched"], own.columns["train"]["matched"])
+    assert not np.array_equal(engine.feed.columns["train"]["matched"], own.feed.columns["train"]["matched"])
 
 
 def test_a_run_that_goes_on_does_not_match_again(tmp_path, bank):
@@ -189,7 +189,7 @@ def test_long_captions_are_matched_and_short_ones_trained_on(tmp_path, bank):
     engine.run()
     plain = make_engine(tmp_path / "plain", method=method(bank=bank, top=2, use=2), source=TOY, recipe={"steps": 1})
     plain.run()
-    assert np.array_equal(engine.columns["train"]["matched"], plain.columns["train"]["matched"])
+    assert np.array_equal(engine.feed.columns["train"]["matched"], plain.feed.columns["train"]["matched"])
     assert held.table()[:3] == ["red: circle", "red: bar", "orange: circle"]
     written = json.loads((tmp_path / "run" / "captions_top2.json").read_text())
     assert set(written["000"]) == {"circle", "bar"}
@@ -200,7 +200,7 @@ def test_what_one_run_matched_another_takes_as_it_is(tmp_path, bank):
     engine.run()
     ready = method(captions=str(tmp_path / "run" / "captions_top5.json"))
     assert [stage.name for stage in ready.stages()] == ["train"]
-    one, other = pairs(ready), pairs(method(bank=bank), engine.columns["train"])
+    one, other = pairs(ready), pairs(method(bank=bank), engine.feed.columns["train"])
     assert [sample.captions("*") for sample in one] == [sample.captions("*") for sample in other]
     make_engine(tmp_path / "ready", method=ready, source=TOY, recipe={"steps": 3}).run()
     losses = [[line["loss"] for line in read_log(tmp_path / name) if line.get("stage") == "train"]
@@ -343,7 +343,7 @@ def test_captions_that_the_matcher_would_cut_are_refused_unless_it_may(tmp_path)
 
 def test_classes_and_pictures_without_captions_are_named(tmp_path):
     descriptions.write(tmp_path / "bank.json", {name: ["x"] for name in COLOURS[1:]})
-    with pytest.raises(InputError, match=r"bank\.json has no texts of the class 'red'"):
+    with pytest.raises(InputError, match=r"bank\.json: there is no class 'red'"):
         method(bank=str(tmp_path / "bank.json")).meet({"train": TOY})
     descriptions.write(tmp_path / "captions.json", {f"{at:03d}": ["x"] for at in range(40)})
     with pytest.raises(InputError, match=r"captions\.json has no captions of 8 of the 48 pictures, such as '040'"):

@@ -20,13 +20,13 @@ CLIP_B16 = {
 
 
 def method(name, *, image="vit:image_size=32:patch=16:width=64:depth=3:pre_norm=true", tower=None, embed_dim=32,
-           words=None, names=NAMES, **config):  # fmt: skip
+           words=None, classes=NAMES, **config):  # fmt: skip
     torch.manual_seed(0)
     tower = tower or "text:width=32:depth=3:heads=2"
     make = Make(image=image, text=tower, embed_dim=embed_dim, tokenizer=words or tokenizer())
     cls = method_class(name)
     made = cls(cls.configure(config), make)
-    made.model.set_classes(names)
+    made.model.set_classes(classes)
     return made.eval()
 
 
@@ -176,12 +176,13 @@ def test_coupling_functions_of_later_blocks_begin_equal():
 def test_the_name_stands_where_it_should(position):
     made = method("coop", length=4, start=False, position=position)
     words = made.model.tokenizer
-    for row, places, name in zip(made.model.ids, made.model.places, NAMES, strict=True):
-        kept = [int(token) for at, token in enumerate(row) if at not in places.tolist() and int(token) != words.pad]
+    for row, slots, name in zip(made.model.ids, made.model.slots, NAMES, strict=True):
+        kept = [int(token) for token, slot in zip(row, slots, strict=True) if slot < 0 and int(token) != words.pad]
         whole = words.ids(f"a photo of a {name}.")
         assert kept == [*words.before, *whole[len(words.ids("a photo of a")) :], *words.after]
+        assert [int(slot) for slot in slots if slot >= 0] == [0, 1, 2, 3]
     first = {"end": [1, 2, 3, 4], "middle": [1, 2], "front": []}[position]
-    assert made.model.places[0].tolist()[: len(first)] == first
+    assert (made.model.slots[0] >= 0).nonzero().flatten().tolist()[: len(first)] == first
 
 
 def test_vectors_of_each_class_fit_no_other_names():
@@ -211,4 +212,4 @@ def test_bad_options_are_refused(name, config, said):
 
 def test_a_name_beyond_the_context_is_named():
     with pytest.raises(InputError, match="does not fit"):
-        method("coop", names=("circle", "very " * 30 + "long"))
+        method("coop", classes=("circle", "very " * 30 + "long"))

@@ -198,8 +198,6 @@ def json_of(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: not a file that can be read ({error}); check the path") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); check where it came from") from error
 

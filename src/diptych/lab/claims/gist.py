@@ -2,9 +2,8 @@
 
 Twelve kinds of penguin differ in the ground they stand on (four) and in their size (three). Each comes in three
 colours, and its name says nothing of all that. The bank has four descriptions of each colour of each kind, in words
-that `tiny` knows. All arms start from it and are measured by one probe, that of the paper, on pictures kept apart; those
-that train take
-as many steps of as many pairs.
+that `tiny` knows. All arms start from it, those that train take as many steps of as many pairs, and one probe, that of
+the paper, measures them on pictures kept apart.
 
     probe     tiny as it is
     class     fine-tuned on "a photo of a NAME." for every picture of a class

@@ -17,7 +17,7 @@ a linear probe of the pictures' embeddings (`evaluation.probe`), or classes by t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, PictureView, View
 from diptych.errors import InputError
 from diptych.methods.base import Preset, Recipe, Stage
-from diptych.methods.classify import SMALL, class_names
+from diptych.methods.classify import SMALL, PicturesConfig, class_names
 from diptych.methods.make import Make
 from diptych.methods.pairs import Pairs
 from diptych.methods.teacher import Teacher
@@ -61,16 +61,14 @@ _MATCH, _ROLE = "match", "matched"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """`label` is that of the classes. `bank` are their descriptions: a JSON file {class: [text, …]}, or templates
-    (`data.descriptions`); `summaries` is a JSON file {description: short text}, for those that are too long to train
-    on. `matcher` is a model as `--init` takes it, "" the one that training starts from; it refuses captions that it
-    cannot read whole, or with `cut` reads their beginnings. `top` captions of each picture are kept, and the first
-    `use` of them trained on. With `captions`, a JSON file {picture: [text, …]}, there is nothing to match. `prefix`
-    puts the class's name before each caption. With `group_positives` all pairs of one picture are right for each
-    other. `augment` are options of `data.views.Augment`."""
+class Config(PicturesConfig):
+    """`bank` are descriptions of the classes: a JSON file {class: [text, …]}, or templates (`data.descriptions`);
+    `summaries` is a JSON file {description: short text}, for those that are too long to train on. `matcher` is a model
+    as `--init` takes it, "" the one that training starts from; it refuses captions that it cannot read whole, or with
+    `cut` reads their beginnings. `top` captions of each picture are kept, and the first `use` of them trained on. With
+    `captions`, a JSON file {picture: [text, …]}, there is nothing to match. `prefix` puts the class's name before each
+    caption. With `group_positives` all pairs of one picture are right for each other."""
 
-    label: str = "class"
     bank: str = ""
     summaries: str = ""
     matcher: str = ""
@@ -80,7 +78,6 @@ class Config:
     captions: str = ""
     prefix: bool = True
     group_positives: bool = False
-    augment: Mapping[str, Any] = field(default_factory=dict)
 
     role: ClassVar[str] = _ROLE
 
@@ -98,6 +95,7 @@ class GIST(Pairs):
     """Pairs of a picture and the descriptions of its class that fit it."""
 
     Config = Config
+    toy: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json"), "matcher": ""}
     adapts: ClassVar[bool] = True
     then = ("evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} PICTURES --names 'A,B,C'")
 
@@ -110,7 +108,7 @@ class GIST(Pairs):
         self.model.scale.clamp = None
         self.teacher = Teacher(config.matcher) if config.matcher else None
         self.names: tuple[str, ...] = ()
-        self.bank: list[tuple[str, ...]] = []  # of each class its captions
+        self.bank: tuple[tuple[str, ...], ...] = ()  # of each class its captions
         self.summaries: Mapping[str, str] = {}
         self.ready: Mapping[str, Sequence[str]] = {}  # of each picture its captions, where they are matched already
 
@@ -133,13 +131,13 @@ class GIST(Pairs):
         if config.summaries:
             self.summaries = descriptions.read_summaries(config.summaries)
         if config.captions:
-            self.ready = descriptions.read_lists(config.captions)
+            self.ready = descriptions.read_lists(config.captions, "picture")
             without = [key for key in source.keys() if key not in self.ready]  # noqa: SIM118  (a source is no dict)
             if without:
                 raise InputError(f"{config.captions} has no captions of {len(without)} of the {len(source)} pictures, "
                                  f"such as {without[0]!r}; its keys are those of {source.name!r}")  # fmt: skip
             return
-        self.bank = descriptions.describe(config.bank, self.names)
+        self.bank = descriptions.bank(config.bank, self.names)
         self._check(self.table(), self.make.tokenizer, "the text tower reads; shorten them, or give short forms with "
                     "--method.summaries")  # fmt: skip
 
@@ -149,7 +147,7 @@ class GIST(Pairs):
         if not self.config.prefix:
             return text
         start, colon, rest = text.partition(":")
-        same = colon and descriptions.plain(start).casefold() == descriptions.plain(name).casefold()
+        same = colon and descriptions.normal(start) == descriptions.normal(name)
         return f"{name}: {rest.strip() if same else text}"
 
     def table(self) -> list[str]:
@@ -270,20 +268,16 @@ def spread(first: Tensor, labels: Tensor) -> float:
     return round(float(torch.stack([(-(share * share.log()).sum()).exp() for share in shares]).mean()), 4)
 
 
-# A bank is the user's own; templates say nothing of what differs inside a class.
-TEMPLATES = "a photo of a {}. | a close-up of a {}. | a drawing of a {}."
-
 GIST.presets = {
     "small": replace(
         SMALL,
-        config={"bank": TEMPLATES},
         recipe=replace(
             SMALL.recipe, optimizer="adam", betas=(0.9, 0.98), eps=1e-6, lr=1e-4, weight_decay=1e-3, batch_size=20
         ),
     ),
     "paper": Preset(
         config={
-            "bank": TEMPLATES, "matcher": "openclip:ViT-B-32/laion2b_s34b_b79k", "cut": True,
+            "matcher": "openclip:ViT-B-32/laion2b_s34b_b79k", "cut": True,
             "augment": {"crop": (0.08, 1.0), "flip": True},
         },
         image="vit:image_size=336:patch=14:width=1024:depth=24:heads=16:pre_norm=true",
