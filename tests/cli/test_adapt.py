@@ -162,3 +162,31 @@ def test_what_cannot_be_adapted_is_told_in_one_line(words, message, folder, dipt
     given = [{"{folder}": folder, "{pictures}": pictures}.get(word, word) for word in words]
     assert message in refused("train", "coop", *given, "--batch-size", "4", "--steps", "1", "--quiet",
                               "--out", tmp_path / "run")  # fmt: skip
+
+
+def test_a_bank_of_descriptions_becomes_captions_pairs_and_a_probe(folder, diptych, tmp_path):
+    run, bank = tmp_path / "run", tmp_path / "bank.json"
+    colours = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
+    bank.write_text(
+        json.dumps(
+            {name: [f"a {colour} {name}" for colour in colours] for name in ("banana", "cat", "guitar", "house")}
+        )
+    )
+    words = ("--init", "tiny", "--data", folder, "--steps", "4", "--batch-size", "8", "--quiet")
+    called = diptych("train", "gist", *words, "--method.bank", bank, "--out", run)
+    assert called.code == 0, called.err
+    assert f"diptych evaluate {run} --data SOURCE --suite probe,zeroshot" in called.out
+    source = open_source(str(folder))
+    found = json.loads((run / "captions_top5.json").read_text())
+    assert list(found) == list(source.keys())
+    scenes = open_source(f"scenes:count=40:number=1:seed=9:{KINDS}")
+    names = scenes.schema()["labels.colour"].classes
+    told = {f"{sample.key}.png": names[sample.labels["colour"]] for sample in scenes}
+    assert sum(told[key.split("/")[1]] in texts[0] for key, texts in found.items()) > 30  # the colour is seen
+    assert all(key.split("/")[0] in text for key, texts in found.items() for text in texts)
+    measure = ("evaluate", run, "--data", folder, "--train", folder, "--val", folder, "--suite", "probe")
+    probed = json.loads(diptych(*measure, "--fit", "sgd", "--features", "projected", "--bootstrap", "20", "--json").out)
+    numbers = probed["results"]["probe"] if "results" in probed else probed["probe"]
+    assert numbers["epoch"] == 1000
+    assert {"linear_top1_std", "linear_top3_std"} <= set(numbers)
+    assert numbers["linear_top1"] > 0.9

@@ -227,7 +227,7 @@ def test_a_prefix_that_fits_nothing_is_refused():
 
 def test_unknown_optimizer_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'adamw'"):
-        optim.build(make_method(), replace(Recipe(), optimizer="adamv"), {})
+        optim.build(make_method(), replace(Recipe(), optimizer="adamww"), {})
 
 
 def test_average_follows_the_weights_and_is_what_is_delivered(tmp_path):

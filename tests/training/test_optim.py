@@ -46,6 +46,18 @@ def test_muon_follows_torchs_muon_on_matrices_and_adamw_elsewhere():
     assert torch.allclose(ours[1].weight, theirs[1].weight, atol=2e-3)
 
 
+def test_adams_decay_is_a_part_of_the_gradient():
+    """By hand at the first step: the moments of g + decay · w, whose size the step then loses."""
+    layer = nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+    optimizer = optim.build(layer, Recipe(optimizer="adam", lr=0.1, weight_decay=0.5, eps=1e-8), {})
+    layer.weight.grad, layer.bias.grad = torch.tensor([[-0.25]]), torch.zeros(1)
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(2.0 - 0.1)  # the sign of -0.25 + 0.5 · 2; AdamW would step up
+    assert not optimizer.param_groups[-1]["weight_decay"]
+
+
 def test_a_convolution_is_a_matrix_of_filters():
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, 2, bias=False)

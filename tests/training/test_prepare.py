@@ -1,5 +1,7 @@
 """Stages that compute columns before they begin, and streams side by side: the contracts that odd methods rest on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tests.training.test_engine import run_until
 
 from diptych.data.batch import Batch
 from diptych.data.plan import Distinct
+from diptych.data.sources import Concat
 from diptych.data.views import LabelView
 from diptych.errors import InputError
 from diptych.methods.base import Losses, Stage
@@ -84,6 +87,33 @@ def test_a_run_broken_off_around_prepare_resumes_to_the_bit(tmp_path, step):
     resumed.run(resume=True)
     assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
+
+
+class Doubled(Clustered):
+    """Its second stage learns from each sample twice: another source, made of the stream's with its columns."""
+
+    def samples(self, stage, stream, source):
+        if stage.name == "first":
+            return source
+        assert "labels.cluster" in source.schema(), "columns are there"
+        return Concat([source, source])
+
+    def loss(self, features, batch: Batch, at):
+        self.met = [*getattr(self, "met", []), *(batch.keys if at.stage == "second" else ())]
+        return CLIP.loss(self, features, batch, at)
+
+
+def test_a_stage_may_make_other_samples_of_its_source(tmp_path):
+    method = make_method()
+    method.__class__ = Doubled
+    engine = make_engine(tmp_path, method=method, source=Toy(16))
+    stages = method.stages()
+    method.stages = lambda: [stages[0], replace(stages[1], recipe={"batch_size": 4, "epochs": 1.0})]
+    engine.recipe = replace(engine.recipe, steps=None, batch_size=8)
+    engine.run()
+    keys = sorted(key.split("/")[1] for key in method.met)
+    assert keys == sorted(2 * [f"{at:03d}" for at in range(16)])
+    assert {key.split("/")[0] for key in method.met} == {"0", "1"}
 
 
 class TwoStreams(CLIP):

@@ -47,8 +47,12 @@ def add(parser: Parser) -> None:
     parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
     parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from")
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
-    parser.option(some, "--features", type=Literal["embedding", "pooled"], metavar="KIND",
-                  help="probe, factors: embedding (default), or pooled before the projection")  # fmt: skip
+    parser.option(some, "--features", type=Literal["embedding", "projected", "pooled"], metavar="KIND",
+                  help="probe, factors: embedding (default), projected but not unit, or pooled before")  # fmt: skip
+    parser.option(some, "--fit", type=Literal["logistic", "sgd"], metavar="WAY",
+                  help="probe: logistic regression (default), or a layer by SGD")  # fmt: skip
+    parser.option(some, "--val", metavar="SOURCE", help="probe: what C, or the epoch, is chosen on")
+    parser.option(some, "--bootstrap", type=int, metavar="N", help="probe: draws of the test set, for its spread")
     parser.option(some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class")
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob"], metavar="ABILITY",
@@ -66,7 +70,7 @@ _WHOLE = ("shots", "seeds")  # lists of numbers
 _LISTS = ("roles", "negatives", "labels", "earlier", "strategies")  # lists of names
 _PLAIN = (
     *("role", "label", "batch_size", "exact", "group", "rerank", "by_sentence", "query", "score", "siblings", "flag"),
-    *("train", "features", "by", "measure", "prefix", "length"),
+    *("train", "features", "fit", "val", "bootstrap", "by", "measure", "prefix", "length"),
 )
 
 

@@ -1,13 +1,23 @@
-"""Sentences about classes, as a language model writes them, in a JSON file: {"cat": ["a cat has whiskers.", …], …}.
+"""Texts about classes, as a language model or a person writes them, in a JSON file {"cat": ["it has whiskers.", …], …}.
 
-Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}.
+Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}; texts of pictures too, by their keys. Names
+come with line breaks at their ends, with dashes and in any case; they are compared by their words (`normal`).
+
+    generate(names, say)       what any callable says of each name: a language model, a person, a template
+    templated("a young {}")    such a callable: templates (`data.templates`), which say the same of all classes
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from diptych.data.templates import templates
 from diptych.errors import InputError, nearest
+from diptych.files import write_atomic
+
+Say = Callable[[str], Iterable[str]]
+"""What says something of a class, by its name."""
 
 _FORM = '{"cat": ["a cat has whiskers.", …], …}'
 
@@ -15,30 +25,49 @@ _FORM = '{"cat": ["a cat has whiskers.", …], …}'
 def normal(name: str) -> str:
     """How names of classes are compared: in lower case, one blank for every gap.
 
-    >>> normal("American_Bulldog")
-    'american bulldog'
+    >>> normal("American_Bulldog"), normal("black-footed-albatross\\n")
+    ('american bulldog', 'black footed albatross')
     """
-    return " ".join(name.replace("_", " ").lower().split())
+    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())
 
 
 def read(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """The sentences of each class, by its `normal` name. Raises InputError, with file and class, for another form."""
+    """The different sentences of each class, by its `normal` name. Raises InputError, with file and class, for another
+    form."""
+    sentences: dict[str, tuple[str, ...]] = {}
+    for name, given in read_lists(path).items():
+        if normal(name) in sentences:
+            raise InputError(f"{path}: the class {name!r} stands there twice; put its sentences into one list")
+        sentences[normal(name)] = given
+    return sentences
+
+
+def read_lists(path: str | Path, what: str = "class") -> dict[str, tuple[str, ...]]:
+    """The different texts of each class, or of each `what`, by its name as it stands there. Raises as `read` does."""
+    found = _json(path)
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{path}: no sentences by {what}; write {_FORM}")
+    return {name: _checked(given, f"{path}: the {what} {name!r}") for name, given in found.items()}
+
+
+def _json(path: str | Path) -> Any:
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); write {_FORM}") from error
-    if not isinstance(found, dict) or not found:
-        raise InputError(f"{path}: no sentences of classes; write {_FORM}")
-    sentences: dict[str, tuple[str, ...]] = {}
-    for name, given in found.items():
-        if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
-            raise InputError(f"{path}: the class {name!r} has no list of sentences; write {_FORM}")
-        if normal(name) in sentences:
-            raise InputError(f"{path}: the class {name!r} stands there twice; put its sentences into one list")
-        sentences[normal(name)] = tuple(text.strip() for text in given)
-    return sentences
+
+
+def _checked(given: Any, whose: str) -> tuple[str, ...]:
+    """Different texts without blanks around; InputError for what is no list, and for what is no text in it."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise InputError(f"{whose} has no list of sentences but {given!r}; write {_FORM}")
+    texts = list(given)
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{whose} has no list of sentences: number {number} is {text!r}; write {_FORM}")
+    return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
 def of_classes(path: str | Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -50,3 +79,70 @@ def of_classes(path: str | Path, names: Sequence[str]) -> tuple[tuple[str, ...],
             hint = f"; it has {close!r}" if close else ""
             raise InputError(f"{path}: there is no class {name!r}{hint}; add it, with [] where there is nothing to say")
     return tuple(found[normal(name)] for name in names)
+
+
+def generate(names: Iterable[str], say: Say) -> dict[str, tuple[str, ...]]:
+    """What a callable says of each name, one call a name, in order; `write` makes a file of it.
+
+    Raises InputError, with the class, where it says what is no text.
+
+    >>> generate(["owl"], lambda name: [f"a grey {name}", f"a young {name}", f"a grey {name}"])
+    {'owl': ('a grey owl', 'a young owl')}
+    """
+    return {name: _checked(say(name), f"what was said of the class {name!r}") for name in names}
+
+
+def templated(spec: str) -> Say:
+    """What says of every class the same: `templates` (see there) with its name filled in.
+
+    >>> templated("a male {} | a female {}")("finch")
+    ('a male finch', 'a female finch')
+    """
+    forms = templates(spec)
+    return lambda name: tuple(form.replace("{}", name) for form in forms)
+
+
+def bank(spec: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The texts of these classes, of each at least one: of a file (`.json`), or of templates.
+
+    Raises InputError for a class without a text, and as `of_classes` and `templates` do.
+
+    >>> bank("a {}, seen from above", ["key"])
+    (('a key, seen from above',),)
+    """
+    if not spec.lower().endswith(".json"):
+        return tuple(generate(names, templated(spec)).values())
+    found = of_classes(spec, names)
+    for name, texts in zip(names, found, strict=True):
+        if not texts:
+            raise InputError(f"{spec}: the class {name!r} has no sentence; write at least one")
+    return found
+
+
+def write(path: str | Path, texts: Mapping[str, Sequence[str]]) -> None:
+    """Write texts by name where `read` finds them."""
+    plain = json.dumps({name: list(given) for name, given in texts.items()}, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(Path(path).expanduser(), lambda temporary: temporary.write_text(plain, encoding="utf-8"))
+
+
+def shorten(texts: Mapping[str, Sequence[str]], summarise: Callable[[str], str]) -> dict[str, str]:
+    """Each text of some classes and what a callable makes of it: a language model's summary that fits a text tower.
+
+    Raises InputError, with the class, where it gives no text.
+
+    >>> shorten({"owl": ["There is a grey owl"]}, lambda text: text.removeprefix("There is "))
+    {'There is a grey owl': 'a grey owl'}
+    """
+    return {
+        text: _checked([summarise(text)], f"the summary of a text of the class {name!r}")[0]
+        for name, given in texts.items()
+        for text in given
+    }
+
+
+def read_summaries(path: str | Path) -> dict[str, str]:
+    """What `shorten` gave, in a JSON file {text: short text, …}. Raises InputError for another form."""
+    found = _json(path)
+    if not isinstance(found, dict) or not all(isinstance(short, str) and short.strip() for short in found.values()):
+        raise InputError(f'{path}: no summaries; write {{"a long text": "a short one", …}}')
+    return {text.strip(): short.strip() for text, short in found.items()}

@@ -23,6 +23,14 @@ class Embeds(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Tensor: ...
 
 
+class Projects(Protocol):
+    """project: pictures in the space of `embed` (N, E), with the lengths that they had before they were made unit."""
+
+    preprocess: Preprocess
+
+    def project_images(self, images: Tensor, *, batch_size: int) -> Tensor: ...
+
+
 class ClassLogits(Protocol):
     """class_logits: logits (N, C) over the classes that `set_classes` named; `classes` are their names."""
 

@@ -18,8 +18,11 @@ from diptych.evaluation.embed import Steps, as_vectors, read_pictures
 from diptych.evaluation.protocol import data_of, split_of
 from diptych.rng import generator
 
-Features = Literal["embedding", "pooled"]
-"""What a probe reads: the embedding (unit vectors), or what the image tower pools before the projection."""
+Features = Literal["embedding", "projected", "pooled"]
+"""What a probe reads: the embedding (unit vectors), the same with its own length, or what the image tower pools before
+the projection."""
+
+_ABILITY = {"embedding": "embed_images", "projected": "project_images", "pooled": "represent"}
 
 KEPT = 0.2
 """The share of samples that are kept aside: to judge on where there is one source, to choose C or alpha on."""
@@ -66,20 +69,26 @@ def split(source: Source, train: Source | str | None, seed: int) -> Split:
             raise InputError(f"{len(source)} samples of {source.name!r} are too few to learn from and be judged on")
         parts = Part(source, sorted(order[kept:].tolist())), Part(source, sorted(order[:kept].tolist()))
         return Split(*parts, (f"train=the other samples by seed {seed}",))
-    if isinstance(train, str):
-        from diptych.data.sources import open_source
-
-        train = open_source(train)
+    train = opened(train)
     if not len(train):
         raise InputError(f"source {train.name!r} is empty; a probe has nothing to learn from")
     return Split(train, source, (f"train={data_of(train)} {split_of(train.keys())}",))
 
 
+def opened(source: Source | str) -> Source:
+    """A source, or the one of a spec."""
+    if not isinstance(source, str):
+        return source
+    from diptych.data.sources import open_source
+
+    return open_source(source)
+
+
 def features_ready(model: Any, features: Features) -> None:
     """Raises InputError where the model cannot give such features."""
-    if features not in ("embedding", "pooled"):
-        raise InputError(f"features are {features!r}; they are embedding or pooled")
-    able("a probe", model, "embed_images" if features == "embedding" else "represent")
+    if features not in _ABILITY:
+        raise InputError(f"features are {features!r}; they are {', '.join(_ABILITY)}")
+    able("a probe", model, _ABILITY[features])
 
 
 def frozen(
@@ -96,10 +105,9 @@ def frozen(
     """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see `read_pictures`)."""
     found, kept = [], []
     for pixels, of_batch in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
-        if features == "embedding":
-            vectors = model.embed_images(pixels, batch_size=batch_size)
-        else:
-            vectors = model.represent(pixels, batch_size=batch_size).pooled.flatten(1)
+        vectors = getattr(model, _ABILITY[features])(pixels, batch_size=batch_size)
+        if features == "pooled":
+            vectors = vectors.pooled.flatten(1)
         found.append(as_vectors(vectors))
         kept += of_batch
     return torch.cat(found).numpy(), np.asarray(kept)

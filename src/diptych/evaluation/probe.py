@@ -1,7 +1,7 @@
 """Probes of frozen picture features: what can be read off them by a line, from a few examples, or from neighbours.
 
     linear     multinomial logistic regression on standardised features; C is chosen on a fifth of the samples kept
-               aside, then it is fitted on all
+               aside, then it is fitted on all. Or a layer fitted by SGD (`layer`), its epoch chosen likewise
     few-shot   the same on `shots` samples a class, drawn anew for each seed; C is chosen on min(shots, 4) others of it
     kNN        the class most often met among the k nearest by cosine
 
@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,9 +26,11 @@ from diptych.data.plan import labels_of
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, label_of
-from diptych.evaluation.frozen import Features, features_ready, frozen, kept_aside, split
-from diptych.evaluation.protocol import describe, protocol_of
-from diptych.metrics import TIE, class_ranks, lab, per_class
+from diptych.evaluation.frozen import Features, features_ready, frozen, kept_aside, opened, split
+from diptych.evaluation.hits import among_first, hit_rates, hits, report
+from diptych.evaluation.layer import layer
+from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
+from diptych.metrics import TIE, lab
 from diptych.rng import generator
 
 card = {
@@ -36,6 +38,8 @@ card = {
     "needs": ["images.main", "labels"],
     "abilities": [],  # embed_images or represent, as `features` says
 }
+
+Fit = Literal["logistic", "sgd"]
 
 CS = tuple(10.0**power for power in range(-4, 3))
 """The values of C that are tried."""
@@ -51,17 +55,23 @@ def ready(
     shots: Sequence[int] = (),
     seeds: Sequence[int] = (0,),
     k: int = 20,
+    fit: Fit = "logistic",
+    val: Source | str | None = None,
+    bootstrap: int = 0,
 ) -> None:
     """Raises InputError for a label, features or numbers that do not fit."""
     features_ready(model, features)
-    for name, values in (("shots", shots), ("k", (k,))):
-        if any(value < 1 for value in values):
-            raise InputError(f"{name} is {min(values)}; it must be at least 1")
+    for name, values, least in (("shots", shots, 1), ("k", (k,), 1), ("bootstrap", (bootstrap,), 0)):
+        if any(value < least for value in values):
+            raise InputError(f"{name} is {min(values)}; it must be at least {least}")
+    if fit not in get_args(Fit):
+        raise unknown("way to fit a probe", fit, get_args(Fit))
     if not seeds:
         raise InputError("a probe has no seed; give one at least, such as 0")
     label = class_label(source, label)
     halves = split(source, train, seeds[0])
-    _same_classes(halves.train, halves.test, label)
+    for other in (halves.train, *([opened(val)] if val is not None else ())):
+        _same_classes(other, halves.test, label)
     if shots:
         labels = labels_of(halves.train, label)
         _enough(labels[labels >= 0], max(shots), source.schema()[f"labels.{label}"].classes)
@@ -77,41 +87,71 @@ def probe(
     shots: Sequence[int] = (),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     k: int = 20,
+    fit: Fit = "logistic",
+    val: Source | str | None = None,
+    bootstrap: int = 0,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of a linear probe and of nearest neighbours: `linear_top1`, `linear_mean_per_class`, `C`, `knn_top1`.
+    """Accuracy of a linear probe and of nearest neighbours: `linear_top1`, `linear_top3`, `linear_mean_per_class`, `C`,
+    `knn_top1`.
 
     The probes learn from `train`, a source or its spec, and are judged on `source`; without it `source` is cut in two
-    by the first seed. `label` is class, or the first whole-number label. `shots` add few-shot probes, their mean and
-    standard deviation over `seeds` in `by_shots`. Also given: `n` pictures judged on, `n_train`, what chance gives,
-    `bad` samples by reason, and the protocol.
+    by the first seed. `label` is class, or the first whole-number label. `fit` is logistic regression or "sgd", whose
+    chosen `epoch` is given in place of C. C, or the epoch, is chosen on `val`, a source or its spec, without it on a
+    fifth of the samples to learn from. With `bootstrap` there are also `linear_top1_std` and `linear_top3_std`, over so
+    many draws of the pictures judged on. `shots` add few-shot probes by logistic regression, their mean and standard
+    deviation over `seeds` in `by_shots`. Also given: `n` pictures judged on, `n_train`, what chance gives, `bad`
+    samples by reason, and the protocol.
     """
-    ready(model, source, label=label, train=train, features=features, shots=shots, seeds=seeds, k=k)
-    label = class_label(source, label)
-    halves, bad = split(source, train, seeds[0]), Counter()
+    ready(model, source, label=label, train=train, features=features, shots=shots, seeds=seeds, k=k, fit=fit, val=val,
+          bootstrap=bootstrap)  # fmt: skip
+    label, seed = class_label(source, label), seeds[0]
+    halves, bad = split(source, train, seed), Counter()
+    choosing = () if val is None else (opened(val),)
 
     def known(sample: Sample) -> int:
         return int(label_of(sample, label))
 
-    steps = Steps(progress, len(halves.train) + len(halves.test))
+    parts = (halves.train, halves.test, *choosing)
+    steps = Steps(progress, sum(map(len, parts)))
     read = partial(frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps)
-    (x, y), (test_x, test_y) = (read(part, known, bad) for part in (halves.train, halves.test))
-    by_line = linear(x, y, test_x, test_y, seed=seeds[0])
-    by_neighbours = knn(x, y, test_x, test_y, k=k)
+    (x, y), (test_x, test_y), *aside = (read(part, known, bad) for part in parts)
+    chosen: dict[str, float] = {}
+    if fit == "sgd":
+        line = layer(*_parted(x, y, seed, *aside), seed=seed)
+        chosen["epoch"] = line.epoch
+    else:
+        line, chosen["C"] = classifier(x, y, seed=seed, aside=aside[0] if aside else None)
+    by_line = report(line, y, test_x, test_y, bootstrap=bootstrap, seed=seed)
     results: dict[str, Any] = {"n": len(test_y), "n_train": len(y), "classes": len(np.unique(y))}
-    results |= {f"linear_{name}": by_line[name] for name in ("top1", "mean_per_class")} | {"C": by_line["C"]}
-    results |= {"knn_top1": by_neighbours["top1"]}
-    results |= dict.fromkeys(("chance_linear_top1", "chance_knn_top1"), by_line["chance_top1"])
-    results |= {"chance_linear_mean_per_class": by_line["chance_mean_per_class"]}
-    options = [*halves.options, f"features={features}", f"seed={seeds[0]}", f"k={k}"]
+    results |= {f"linear_{name}": value for name, value in by_line.items() if not name.startswith("chance_")} | chosen
+    results |= {"knn_top1": knn(x, y, test_x, test_y, k=k)["top1"], "chance_knn_top1": by_line["chance_top1"]}
+    results |= {f"chance_linear_{name}": by_line[f"chance_{name}"] for name in ("top1", "top3", "mean_per_class")}
+    options = [*halves.options, f"features={features}", f"seed={seed}", f"k={k}"]
+    options += [f"val={data_of(part)} {split_of(part.keys())}" for part in choosing]
     if shots:
         results["by_shots"] = {str(count): few_shot(x, y, test_x, test_y, shots=count, seeds=seeds) for count in shots}
         options += [f"shots={','.join(map(str, shots))}", f"seeds={','.join(map(str, seeds))}"]
-    rule = "standardised features, logistic regression, C by a fifth kept aside; kNN by cosine; ties lose"
-    protocol = protocol_of("probe", source, model, exact=exact, field=label, rule=rule, options=tuple(options))
+    protocol = protocol_of("probe", source, model, exact=exact, field=label, rule=_RULES[fit], options=tuple(options))
     return results | {"bad": dict(bad)} | describe(protocol, model)
+
+
+_RULES: dict[Fit, str] = {
+    "logistic": "standardised features, logistic regression, C by a fifth kept aside; kNN by cosine; ties lose",
+    "sgd": "features over their mean norm, a layer by SGD, epoch by a fifth kept aside; kNN by cosine; ties lose",
+}
+
+
+def _parted(
+    x: np.ndarray, y: np.ndarray, seed: int, aside: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features and labels to fit on and to choose by: all and those `aside`, or four fifths and a fifth."""
+    if aside is not None:
+        return x, y, *aside
+    fit, choose = kept_aside(len(y), seed)
+    return x[fit], y[fit], x[choose], y[choose]
 
 
 def linear(
@@ -133,7 +173,7 @@ def linear(
     True
     """
     model, C = classifier(features, labels, seed=seed, cs=cs)
-    return {**hit_rates(_hits(model, test_features, test_labels), labels, test_labels), "C": C}
+    return {**hit_rates(hits(model, test_features, test_labels), labels, test_labels), "C": C}
 
 
 def classifier(
@@ -141,17 +181,21 @@ def classifier(
     labels: np.ndarray,
     *,
     owners: np.ndarray | None = None,
+    aside: tuple[np.ndarray, np.ndarray] | None = None,
     seed: int = 0,
     cs: Sequence[float] = CS,
 ) -> tuple[Any, float]:
     """scikit-learn's logistic regression on standardised features, as `linear` fits it, and its C.
 
-    `owners` are those of `kept_aside`.
+    `owners` are those of `kept_aside`; C is chosen on the features and labels `aside`, where they are given.
     """
-    fit, aside = kept_aside(len(labels), seed, owners)
+    if aside is not None:
+        C = _chosen(cs, features, labels, *aside)
+        return _fitted(features, labels, C), C
+    fit, kept = kept_aside(len(labels), seed, owners)
     if len(np.unique(labels[fit])) < 2:
-        fit = aside = np.arange(len(labels))  # too few to keep any aside
-    C = _chosen(cs, features[fit], labels[fit], features[aside], labels[aside])
+        fit = kept = np.arange(len(labels))  # too few to keep any aside
+    C = _chosen(cs, features[fit], labels[fit], features[kept], labels[kept])
     return _fitted(features, labels, C), C
 
 
@@ -179,7 +223,7 @@ def few_shot(
         aside = np.concatenate([order[shots : shots + min(shots, 4)] for order in orders])
         aside = aside if len(aside) else fit
         C = _chosen(cs, features[fit], labels[fit], features[aside], labels[aside])
-        found.append(float(_hits(_fitted(features[fit], labels[fit], C), test_features, test_labels).mean()))
+        found.append(float(hits(_fitted(features[fit], labels[fit], C), test_features, test_labels).mean()))
     chance = hit_rates(np.zeros(len(test_labels)), labels, test_labels)["chance_top1"]
     return {"top1": float(np.mean(found)), "std": float(np.std(found)), "chance_top1": chance}
 
@@ -199,18 +243,18 @@ def knn(
     classes, number = np.unique(labels, return_inverse=True)
     one_hot = torch.eye(len(classes))[torch.from_numpy(number)]
     a, b = (normalize(torch.as_tensor(values).float(), dim=1) for values in (test_features, features))
-    hits = []
+    right = []
     for part, wanted in zip(a.split(1024), np.array_split(test_labels, range(1024, len(a), 1024)), strict=True):
         near = part @ b.T
         last = near.topk(min(k, len(b)), dim=1).values[:, -1:]
         votes = (near >= last - TIE).float() @ one_hot
-        hits.append(_first(votes, classes, wanted))
-    return hit_rates(np.concatenate(hits), labels, test_labels)
+        right.append(among_first(votes, classes, wanted))
+    return hit_rates(np.concatenate(right), labels, test_labels)
 
 
 def _chosen(cs: Sequence[float], x: np.ndarray, y: np.ndarray, aside_x: np.ndarray, aside_y: np.ndarray) -> float:
     """The C with the best accuracy on samples kept aside; of equal ones the first."""
-    return max(cs, key=lambda C: float(_hits(_fitted(x, y, C), aside_x, aside_y).mean()))
+    return max(cs, key=lambda C: float(hits(_fitted(x, y, C), aside_x, aside_y).mean()))
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, C: float) -> Any:
@@ -223,33 +267,6 @@ def _fitted(x: np.ndarray, y: np.ndarray, C: float) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")  # so it is with one shot
         return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, y)
-
-
-def _hits(model: Any, test_x: np.ndarray, test_y: np.ndarray) -> np.ndarray:
-    """Whether a classifier puts each test sample's class alone in the first place: (M,) bool."""
-    scores = model.decision_function(test_x)
-    if scores.ndim == 1:  # two classes
-        scores = np.stack([-scores, scores], 1)
-    return _first(scores, model.classes_, test_y)
-
-
-def _first(scores: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the right class alone has the highest score (M,): scores (M, C) of `classes` (C,), labels (M,)."""
-    place = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return (class_ranks(scores, place) <= 1) & (classes[place] == labels)
-
-
-def hit_rates(hits: np.ndarray, labels: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
-    """Top-1 and the mean over classes of hits (M,), and both for always naming the most common class of `labels`."""
-    values, counts = np.unique(labels, return_counts=True)
-    common = test_labels == values[counts.argmax()]
-    classes, number = np.unique(test_labels, return_inverse=True)
-    return {
-        "top1": float(np.mean(hits)),
-        "mean_per_class": float(per_class(hits, number, len(classes)).mean()),
-        "chance_top1": float(common.mean()),
-        "chance_mean_per_class": float(per_class(common, number, len(classes)).mean()),
-    }
 
 
 def class_label(source: Source, label: str | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diptych.data.batch import Batch
 from diptych.data.plan import Plan, Shuffled
+from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError
 from diptych.spec import configure
@@ -183,6 +184,11 @@ class Method(nn.Module):
 
     def meet(self, sources: Mapping[str, Any]) -> None:
         """Look at the sources once, before anything is trained on them: class names and the like."""
+
+    def samples(self, stage: Stage, stream: str, source: Source) -> Source:
+        """What a stage learns from, of a stream's source with the columns of earlier stages: by default all of it as it
+        is. A method may make other samples of it, such as one for each of several texts."""
+        return source
 
     def needs(self, stage: Stage) -> tuple[str, ...]:
         """Fields of the source that the stage reads; by default what its views read."""

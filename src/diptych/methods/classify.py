@@ -63,12 +63,8 @@ class Classify(Method):
 
     def meet(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data. Raises InputError where the label has none."""
-        field = sources["train"].schema().get(f"labels.{self.config.label}")
-        if field is not None and not field.classes:
-            raise InputError(f"the label {self.config.label!r} of {sources['train'].name!r} has no class names; name "
-                             "another with --method.label, or give a folder a class")  # fmt: skip
-        if field is not None:  # else the missing field is told with all that are missing
-            self.model.set_classes(field.classes)
+        if names := class_names(sources["train"], self.config.label):  # else the missing field is told with all others
+            self.model.set_classes(names)
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(min_batch=1),)  # no picture looks at another
@@ -84,6 +80,15 @@ class Classify(Method):
         labels: Any = batch.fields["class"]
         hits = (features["logits"].argmax(1) == labels).float().mean()
         return Losses({"classes": cross_entropy(features["logits"], labels.long())}, {"accuracy": hits})
+
+
+def class_names(source: Source, label: str) -> tuple[str, ...]:
+    """The names of a label's classes; none where the source lacks it. Raises InputError where it has no names."""
+    field = source.schema().get(f"labels.{label}")
+    if field is not None and not field.classes:
+        raise InputError(f"the label {label!r} of {source.name!r} has no class names; name another with "
+                         "--method.label, or give a folder a class")  # fmt: skip
+    return () if field is None else field.classes
 
 
 # Towers are those of the model that is given; these are what the contract suite builds without one.

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from diptych.data.batch import Batch
+from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Stage
@@ -40,6 +41,9 @@ class Mixed(Method):
 
     def meet(self, sources: Mapping[str, Any]) -> None:
         self.main.meet(sources)
+
+    def samples(self, stage: Stage, stream: str, source: Source) -> Source:
+        return self.main.samples(stage, stream, source)
 
     def stages(self) -> Sequence[Stage]:
         return [

@@ -35,7 +35,7 @@ from diptych.training.engine import Engine, Options
 from diptych.training.gradcache import strategy
 from diptych.training.launch import across_ranks, make_accelerator
 from diptych.training.optim import freeze
-from diptych.training.prepare import Run
+from diptych.training.prepare import Run, with_columns
 from diptych.training.step import Step, whole
 
 BATCH = 8
@@ -79,12 +79,12 @@ class Subject:
 
     def sources(self, method: Method, without: str | None = None) -> dict[str, Source]:
         """Toys that give what each stream of each stage reads."""
-        sources: dict[str, Source] = {}
+        reads: dict[str, dict[str, None]] = {}
         for stage in method.stages():
             for stream in stage.streams:
-                reads = [name for view in method.views(stage, stream) for name in view.reads]
-                sources[stream] = Toy(48, [name for name in dict.fromkeys(reads) if name != without])
-        return sources
+                names = (name for view in method.views(stage, stream) for name in view.reads if name != without)
+                reads.setdefault(stream, {}).update(dict.fromkeys(names))
+        return {stream: Toy(48, list(names)) for stream, names in reads.items()}
 
 
 def narrower(spec: str, factor: int) -> Spec:
@@ -367,17 +367,21 @@ def _rows(batch: Any, start: int, stop: int) -> Any:
 
 
 def _batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
-    """One batch for each stage that has no columns to wait for, this rank's part of it."""
+    """One batch for each stage that descends, this rank's part of it. What searches before one gives its columns."""
     sources = subject.sources(method)
     method.meet(sources)
-    found = []
-    for stage in method.stages():
+    found, stages = [], method.stages()
+    for at, stage in enumerate(stages):
         if not stage.descend:
+            if any(later.descend for later in stages[at:]):
+                run = Run(method, sources, At(0, 0, 0, 0, stage.name), torch.device("cpu"))
+                stage.prepare(run)  # type: ignore[misc]  # it has one
+                sources = with_columns(sources, run.columns)
             continue
         parts: dict[str, Batch] = {}
         for stream in stage.streams:
             loader = Loader(
-                sources[stream],
+                method.samples(stage, stream, sources[stream]),
                 method.views(stage, stream),
                 stage.plan,
                 batch,

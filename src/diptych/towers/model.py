@@ -65,6 +65,15 @@ class Model:
         batches, count = self._batches(images, batch_size, exact)
         return self._embed(batches, self.encoder.embed_images, count, progress)
 
+    def project_images(self, images: Pictures, *, batch_size: int = 64, exact: bool = False) -> Tensor:
+        """Vectors (N, E) that keep the length they had before `embed_images` made them unit; else as there."""
+        batches, count = self._batches(images, batch_size, exact)
+
+        def project(pixels: Tensor) -> Tensor:
+            return self.encoder.project_image(self.encoder.encode_image(pixels).pooled).float()
+
+        return self._embed(batches, project, count, None)
+
     def represent(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Encoded:

@@ -329,8 +329,8 @@ class Engine:
             self.feed.columns = load_columns(path)
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
-        sources = self.feed.sources
-        run = Run(self.method, sources, at, self.device, self.options.workers, partial(self._note, stage, epoch))
+        note = partial(self._note, stage, epoch)
+        run = Run(self.method, self.feed.sources, at, self.device, self.options.workers, note, self.out)
         with self.ranks.gathered():
             stage.prepare(run)
         self.log.end()

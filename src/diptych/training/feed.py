@@ -41,7 +41,8 @@ class Feed:
                     f"give it with --data {stream}=SOURCE"
                 )
             views = self.method.views(stage, stream)
-            require(sources[stream], [name for view in views for name in view.reads], self.method.name)
+            source = self.method.samples(stage, stream, sources[stream])
+            require(source, [name for view in views for name in view.reads], self.method.name)
             plan: Plan = stage.plan
             if recipe.batch_size < stage.min_batch:
                 raise InputError(
@@ -49,7 +50,7 @@ class Feed:
                     f"{self.method.name} needs; raise --batch-size"
                 )
             loaders[stream] = Loader(
-                sources[stream],
+                source,
                 views,
                 plan,
                 recipe.batch_size,

@@ -31,6 +31,7 @@ class Run:
     """Handed to `prepare(run)`. `columns[stream]` is what later stages read as fields of that stream's samples.
 
     `note(step, steps, loss, **logged)` tells of one iteration of a search, on all ranks: it is logged like a step.
+    `out` is the run's folder, for what a person may want to read; None where there is none.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Run:
         device: torch.device,
         workers: int = 0,
         note: Callable[..., None] = lambda *told, **logged: None,
+        out: Path | None = None,
     ):
         self.method, self.sources, self.at, self.device, self.workers = method, sources, at, device, workers
-        self.note = note
+        self.note, self.out = note, out
         self.columns: dict[str, dict[str, np.ndarray]] = {}
 
     @torch.no_grad()

@@ -209,6 +209,30 @@ def test_relative_paths_start_at_the_table_or_at_the_root_option(folder, monkeyp
     assert open_source(str(up.name))[0].images["main"].decode().size == (4, 4)
 
 
+def test_a_split_takes_its_rows_and_keeps_the_numbers_of_classes(folder):
+    # the form of GIST's metadata.csv: numbered rows, the split and the class's number and name in columns of their own
+    path = folder / "metadata.csv"
+    path.write_text(
+        ",Unnamed: 0,ID,filename,split,label,species\n"
+        "0,0,1,001.Wren/a.png,test,0,House Wren\n"
+        "1,1,2,002.Gull/b.png,train,1,Ivory Gull\n"
+        "2,2,3,002.Gull/c.png,val,1,Ivory Gull\n"
+        "3,3,4,003.Tern/d.png,train,2,Black Tern\n"
+    )
+    source = open_source(f"{path}:label=species:split=train")
+    assert list(source.keys()) == ["002.Gull/b.png", "003.Tern/d.png"]
+    assert source.schema()["labels.species"].classes == ("Black Tern", "House Wren", "Ivory Gull")
+    assert source.labels("species").tolist() == [2, 0]
+    assert (source[1].labels["species"], source[1].captions("split")) == (0, [])
+    assert len(open_source(f"{path}:label=species:split=val+train")) == 3
+    assert len(open_source(f"{path}:label=species")) == 4
+    with pytest.raises(InputError, match="unknown split of .*metadata.csv 'trian'; did you mean 'train'"):
+        open_source(f"{path}:label=species:split=trian")
+    plain = write(folder / "t.csv", [{"image": "a.png", "caption": "x"}])
+    with pytest.raises(InputError, match="unknown column of .*t.csv 'split'"):
+        open_source(f"{plain}:split=train")
+
+
 def test_texts_without_pictures_are_a_source_too(folder):
     source = open_source(str(write(folder / "t.jsonl", [{"key": "k", "captions": ["x", "y"]}])))
     assert (source[0].captions(), dict(source[0].images)) == (["x", "y"], {})

@@ -1,11 +1,12 @@
 """Tables of pictures and texts: CSV, TSV, JSON lines, Parquet; pictures as paths or as bytes.
 
 Rows that name the same picture are one sample with several texts. The columns are found by their usual names, or given:
-`table.csv:image=file:text=caption:label=kind:key=id`. Texts may have several columns and roles, `text=raw;long=longSV`,
-and a picture may lie in a zip archive, `12/345.zip/678.jpg`.
+`table.csv:image=file:text=caption:label=kind:key=id`; `split=train+val` takes the rows whose column `split` says so.
+Texts may have several columns and roles, `text=raw;long=longSV`, and a picture may lie in a zip archive,
+`12/345.zip/678.jpg`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from diptych.data.sources.compact import Groups, Strings, hash64, is_folder
 from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, roles_of, schema_of
 from diptych.data.sources.rows import Rows, open_rows
 from diptych.errors import InputError, unknown
-from diptych.spec import Spec, configure
+from diptych.spec import Spec, configure, several
 
 FORMAT = "table"
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -28,6 +29,7 @@ _IMAGES = (
 )
 _TEXTS = (*CAPTIONS, "title", "description", "sentence", "comment", "alt_text", "alt")
 _LABELS = ("class", "label", "category")
+_SPLIT = "split"
 
 
 def claims(spec: Spec) -> bool:
@@ -38,7 +40,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Table":
-    """`table.csv[:image=COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN][:root=FOLDER]`."""
+    """`table.csv[:image=COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN][:split=A+B][:root=FOLDER]`."""
     options = configure(TableOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")
@@ -47,12 +49,14 @@ def open(spec: Spec) -> "Table":
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """What may follow a table's path: columns, and the folder that relative paths start from (the table's own)."""
+    """What may follow a table's path: columns, the values of column `split` whose rows are taken (all), and the folder
+    that relative paths start from (the table's own)."""
 
     image: str | None = None
     text: str | None = None
     label: str | None = None
     key: str | None = None
+    split: str | None = None
     root: str | None = None
 
 
@@ -79,13 +83,13 @@ class Table:
         self._columns = _find_columns(rows, options)
         self.damage: Mapping[str, str] = {}
         self._classes: dict[str, Sequence[str]] = {}
-        self._index()
+        self._index(options.split)
         self._schema: Schema | None = None
 
-    def _index(self) -> None:
-        """One pass over the rows: which picture each names, its key, its label."""
+    def _index(self, split: str | None) -> None:
+        """One pass over the rows: which picture each names, its key, its label; only those of `split` are kept."""
         columns, damage, last = self._columns, {}, None
-        ids, good, keys, labels = [], [], [], []
+        ids, good, keys, labels, splits = [], [], [], [], []
         for number, row in enumerate(self.rows.scan()):
             if isinstance(row, BadSample):
                 damage[f"{self.rows.path}:{number + 1}"] = row.reason
@@ -101,11 +105,17 @@ class Table:
             ids.append(hash64(path.encode("utf-8", "replace")) if path else number)
             keys.append(str(row[columns.key]) if columns.key in row else path or str(number))
             labels.append(str(row.get(columns.label, "")) if columns.label else "")
+            splits.append(str(row.get(_SPLIT, "")))
         if not good:
             raise InputError(
                 f"{self.rows.path}: none of its {len(self.rows)} rows can be read (the last: {last}); save it as "
                 "UTF-8, cells that hold the delimiter in quotes"
             )
+        named = set(labels)  # of all splits, so that classes have one number in each
+        if split is not None:
+            wanted = several(f"split of {self.rows.path}", split, sorted(set(splits)))
+            rows = [at for at, name in enumerate(splits) if name in wanted]
+            ids, good, keys, labels = ([values[at] for at in rows] for values in (ids, good, keys, labels))
         self.damage = damage
         self._good, self._groups = np.array(good, np.int64), Groups(np.array(ids, np.uint64))
         firsts = [int(self._groups[at][0]) for at in range(len(self._groups))]
@@ -113,14 +123,14 @@ class Table:
         if len(set(keys)) < len(keys):
             keys = [f"{key}#{good[at] + 1}" for key, at in zip(keys, firsts, strict=True)]
         self._keys = Strings(keys)
-        self._number_classes([labels[at] for at in firsts])
+        self._number_classes([labels[at] for at in firsts], named)
 
-    def _number_classes(self, values: Sequence[str]) -> None:
-        """Labels that are words get numbers in order of the alphabet; labels that are numbers stay."""
+    def _number_classes(self, values: Sequence[str], named: Set[str]) -> None:
+        """Labels that are words get numbers in order of the alphabet of those `named`; labels that are numbers stay."""
         self._label = None
         if not self._columns.label:
             return
-        present = sorted({value for value in values if value})
+        present = sorted(named - {""})
         if all(value.lstrip("-").isdigit() for value in present):
             self._label = np.array([int(value or -1) for value in values], np.int64)
         elif all(map(_is_number, present)):
@@ -199,7 +209,7 @@ def _is_number(text: str) -> bool:
 
 def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
     columns, roles = list(rows.columns), roles_of(options.text)
-    for wanted in (options.image, *roles, options.label, options.key):
+    for wanted in (options.image, *roles, options.label, options.key, _SPLIT if options.split else None):
         if wanted is not None and wanted not in columns:
             raise unknown(f"column of {rows.path}", wanted, columns)
     by_name = {name.lower(): name for name in reversed(columns)}
@@ -218,7 +228,7 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
         )
     label = options.label or next(iter(_first(by_name, _LABELS, roles)), None)
     key = options.key or by_name.get("key")
-    aside = frozenset(name for name in (image, label, key) if name)
+    aside = frozenset(name for name in (image, label, key, _SPLIT if options.split else None) if name)
     return _Columns(image, roles, label, key, aside)
 
 

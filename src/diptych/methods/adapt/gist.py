@@ -1,0 +1,292 @@
+"""GIST: Generating Image-Specific Text for Fine-grained Object Classification (Lewis et al., 2023).
+
+Labelled pictures get captions of their own: a bank holds many descriptions of each class, a frozen model picks those of
+the picture's own class that fit it best, and CLIP is trained on the pairs, both towers and the scale.
+
+    match    s_ik = softmax_k(100 <u_i, w_ck>), c = y_i;   the T largest, in order
+    train    L = ½ [ CE(exp(t) X Y^T, diagonal) + CE(exp(t) Y X^T, diagonal) ],   text "<class>: <caption>"
+
+u_i and w_ck are the matcher's unit vectors of picture i and of caption k of class c: no other class's caption is
+looked at. Each of the first `use` captions makes a pair with the picture, and the pairs are shuffled apart from each
+other. The matcher is the model that training starts from, as it stands before the first step, or another one; it is not
+asked again. Long captions may be matched, and trained on in short (`summaries`). The scale has no bounds, as published.
+
+[choice] The class stands before a caption once, where published summaries that begin with it got it twice. [choice] A
+picture's pairs are each other's false negatives as published; `group_positives` makes all of them right. Inference:
+a linear probe of the pictures' embeddings (`evaluation.probe`), or classes by the text of their names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from diptych import collectives
+from diptych.data import descriptions
+from diptych.data.batch import Batch
+from diptych.data.columns import WithColumns
+from diptych.data.loader import require
+from diptych.data.paired import ORIGIN, Paired
+from diptych.data.plan import labels_of
+from diptych.data.sample import Source
+from diptych.data.tokenizers import Tokenizer
+from diptych.data.views import LabelView, PictureView, View
+from diptych.errors import InputError
+from diptych.methods.base import Preset, Recipe, Stage
+from diptych.methods.classify import SMALL, PicturesConfig, class_names
+from diptych.methods.make import Make
+from diptych.methods.pairs import Pairs
+from diptych.methods.teacher import Teacher
+from diptych.objectives import info_nce
+from diptych.objectives.core import alike
+from diptych.towers.model import Model
+from diptych.towers.parts import Temperature
+
+card = {
+    "title": "GIST: Generating Image-Specific Text for Fine-grained Object Classification",
+    "year": 2023,
+    "kind": "method",
+    "entry": "GIST",
+    "provenance": "code",
+}
+
+FACTOR = 100.0
+"""The multiplier of cosines in the softmax over a class's captions, which only tells how sure the matcher is."""
+_MATCH, _ROLE = "match", "matched"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PicturesConfig):
+    """`bank` are descriptions of the classes: a JSON file {class: [text, …]}, or templates (`data.descriptions`);
+    `summaries` is a JSON file {description: short text}, for those that are too long to train on. `matcher` is a model
+    as `--init` takes it, "" the one that training starts from; it refuses captions that it cannot read whole, or with
+    `cut` reads their beginnings. `top` captions of each picture are kept, and the first `use` of them trained on. With
+    `captions`, a JSON file {picture: [text, …]}, there is nothing to match. `prefix` puts the class's name before each
+    caption. With `group_positives` all pairs of one picture are right for each other."""
+
+    bank: str = ""
+    summaries: str = ""
+    matcher: str = ""
+    cut: bool = False
+    top: int = 5
+    use: int = 4
+    captions: str = ""
+    prefix: bool = True
+    group_positives: bool = False
+
+    role: ClassVar[str] = _ROLE
+
+    def __post_init__(self) -> None:
+        if not self.bank and not self.captions:
+            raise InputError("bank is not given; name a JSON file of descriptions, {class: [text, …]}, or templates, "
+                             "with --method.bank")  # fmt: skip
+        if self.top < 1:
+            raise InputError(f"top is {self.top}; it is a number of captions, at least 1")
+        if not 1 <= self.use <= self.top:
+            raise InputError(f"use is {self.use}; of the {self.top} captions that are kept (top) use at least 1")
+
+
+class GIST(Pairs):
+    """Pairs of a picture and the descriptions of its class that fit it."""
+
+    Config = Config
+    toy: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json"), "matcher": ""}
+    adapts: ClassVar[bool] = True
+    then = ("evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} PICTURES --names 'A,B,C'")
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        self.model = make.dual(scale=Temperature(FACTOR))
+        if self.model.text is None or make.words is None:
+            raise InputError("gist trains on texts, and this model has no text tower or came without its tokenizer; "
+                             "start from one of pictures and texts")  # fmt: skip
+        self.model.scale.clamp = None
+        self.teacher = Teacher(config.matcher) if config.matcher else None
+        self.names: tuple[str, ...] = ()
+        self.bank: tuple[tuple[str, ...], ...] = ()  # of each class its captions
+        self.summaries: Mapping[str, str] = {}
+        self.ready: Mapping[str, Sequence[str]] = {}  # of each picture its captions, where they are matched already
+
+    @property
+    def matcher(self) -> Model:
+        """The frozen model that matches: before the first step the trained one is what it started from."""
+        if self.teacher is not None:
+            return self.teacher.model
+        return Model(self.model, self.make.tokenizer, self.model.image.preprocess, name="the model that is trained")
+
+    def meet(self, sources: Mapping[str, Source]) -> None:
+        """Take the class names of the training data and what the files say of them.
+
+        Raises InputError for a class or a picture without captions, and texts that are longer than the tower reads.
+        """
+        source, config = sources["train"], self.config
+        if not config.captions or config.prefix:
+            require(source, (f"labels.{config.label}",), self.name)
+            self.names = class_names(source, config.label)
+        if config.summaries:
+            self.summaries = descriptions.read_summaries(config.summaries)
+        if config.captions:
+            self.ready = descriptions.read_lists(config.captions, "picture")
+            without = [key for key in source.keys() if key not in self.ready]  # noqa: SIM118  (a source is no dict)
+            if without:
+                raise InputError(f"{config.captions} has no captions of {len(without)} of the {len(source)} pictures, "
+                                 f"such as {without[0]!r}; its keys are those of {source.name!r}")  # fmt: skip
+            return
+        self.bank = descriptions.bank(config.bank, self.names)
+        self._check(self.table(), self.make.tokenizer, "the text tower reads; shorten them, or give short forms with "
+                    "--method.summaries")  # fmt: skip
+
+    def said(self, name: str, caption: str) -> str:
+        """What is trained on of a caption of a class: its summary where it has one, with the name before it once."""
+        text = self.summaries.get(caption, caption)
+        if not self.config.prefix:
+            return text
+        start, colon, rest = text.partition(":")
+        same = colon and descriptions.normal(start) == descriptions.normal(name)
+        return f"{name}: {rest.strip() if same else text}"
+
+    def table(self) -> list[str]:
+        """What is trained on of all captions of the bank, class by class."""
+        return [self.said(name, text) for name, texts in zip(self.names, self.bank, strict=True) for text in texts]
+
+    def stages(self) -> Sequence[Stage]:
+        match = Stage(name=_MATCH, prepare=self.match, descend=False)
+        return (Stage(),) if self.config.captions else (match, Stage())
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        if stage.name == _MATCH:
+            picture = PictureView(preprocess=self.matcher.preprocess)
+            return picture, LabelView(label=self.config.label, name="class", needed=True)
+        origin = (LabelView(label=ORIGIN),) if self.config.group_positives else ()
+        return (*super().views(stage, stream), *origin)
+
+    def match(self, run: Any) -> None:
+        """Find each picture's captions, and keep their places in the list of its class as the column `matched`."""
+        config, matcher, source = self.config, self.matcher, run.sources["train"]
+        captions = [text for texts in self.bank for text in texts]
+        if not config.cut:
+            assert matcher.tokenizer is not None, "a matcher reads texts"
+            self._check(captions, matcher.tokenizer, "the matcher reads; shorten them, or let it read their beginnings "
+                        "with --method.cut true")  # fmt: skip
+
+        def look(batch: Batch) -> Mapping[str, Tensor]:
+            labels: Any = batch.fields["class"]
+            return {"image": matcher.encoder.embed_images(batch.image.flat), "class": labels}
+
+        found = run.map(look, self.views(self.stages()[0]), source)
+        images, labels = torch.from_numpy(found["image"]), torch.from_numpy(found["class"]).long()
+        sizes = [len(texts) for texts in self.bank]
+        places, shares = matched(images, labels, matcher.embed_texts(captions), sizes, config.top)
+        run.store("train", {"matched": places.numpy()})
+        run.note(0, 1, float(-shares[:, 0].log().mean()), spread=spread(places[:, 0], labels))
+        if run.out is not None and collectives.rank() == 0:
+            self._write(run.out / f"captions_top{config.top}.json", source, places.numpy(), labels.numpy())
+
+    def _write(self, path: Path, source: Source, places: np.ndarray, labels: np.ndarray) -> None:
+        """What was matched, for people, and for `captions` of another run."""
+        short = [[self.summaries.get(text, text) for text in texts] for texts in self.bank]
+        rows = zip(source.keys(), labels.tolist(), places.tolist(), strict=True)
+        descriptions.write(path, {key: [short[label][at] for at in row if at >= 0] for key, label, row in rows})
+
+    def samples(self, stage: Stage, stream: str, source: Source) -> Source:
+        """A pair of the picture with each of the first captions that were found for it."""
+        if stage.name == _MATCH:
+            return source
+        if self.config.captions:
+            return self._of_ready(source)
+        assert isinstance(source, WithColumns), "captions are matched before they are trained on"
+        labels, places = labels_of(source, self.config.label), source.columns["matched"][:, : self.config.use]
+        starts = np.cumsum([0, *(len(texts) for texts in self.bank)])
+        samples, at = np.nonzero(places >= 0)
+        return Paired(source, samples, starts[labels[samples]] + places[samples, at], self.table(), _ROLE)
+
+    def _of_ready(self, source: Source) -> Paired:
+        named = [""] * len(source)
+        if self.config.prefix:
+            named = [self.names[label] for label in labels_of(source, self.config.label)]
+        numbers: dict[str, int] = {}
+        samples, texts = [], []
+        for origin, (key, name) in enumerate(zip(source.keys(), named, strict=True)):
+            for caption in self.ready[key][: self.config.use]:
+                samples.append(origin)
+                texts.append(numbers.setdefault(self.said(name, caption), len(numbers)))
+        self._check(list(numbers), self.make.tokenizer, f"the text tower reads; shorten them in {self.config.captions}")
+        return Paired(source, np.array(samples), np.array(texts), list(numbers), _ROLE)
+
+    def _check(self, texts: Sequence[str], tokenizer: Tokenizer, whose: str) -> None:
+        """InputError where texts are longer than the context, which would cut them unseen."""
+        if long := [text for text in texts if tokenizer.lost(text)]:
+            raise InputError(f"{len(long)} of {len(texts)} captions, such as {long[0]!r}, are longer than the "
+                             f"{tokenizer.context} tokens that {whose}")  # fmt: skip
+
+    def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
+        return {"contrastive": info_nce(image, text, self.model.scale(), **equal)}
+
+    def equal(self, batch: Batch, end: str) -> dict[str, Any]:
+        if not self.config.group_positives:
+            return {}
+        origin: Any = batch.fields[ORIGIN]
+        return {"targets": alike(origin.long())}
+
+
+def matched(images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int], top: int) -> tuple[Tensor, Tensor]:
+    """The captions of each picture's own class that fit it best, in order: their places in the list of the class
+    (n, top) long, -1 where that is shorter, and their shares of the softmax over it (n, top), 0 there.
+
+    images (n, E) and labels (n,); texts (K, E) of all classes, one after the other, `sizes` of them each. Lengths of
+    vectors do not count. Of captions that fit alike, the earlier comes first.
+
+    >>> images, texts = torch.tensor([[1.0, 0.2]]), torch.tensor([[9.0, 9.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> matched(images, torch.tensor([1]), texts, [1, 3], 2)[0]  # of class 1, whose captions are the last three
+    tensor([[2, 1]])
+    """
+    places = torch.full((len(images), top), -1)
+    shares = images.new_zeros(len(images), top)
+    for label, own in enumerate(normalize(texts, dim=1).split(list(sizes))):
+        rows = torch.nonzero(labels == label)[:, 0]
+        cosines = normalize(images[rows], dim=1) @ own.T
+        found = cosines.argsort(dim=1, descending=True, stable=True)[:, :top]
+        places[rows, : found.shape[1]] = found
+        shares[rows, : found.shape[1]] = (FACTOR * cosines).softmax(1).gather(1, found)
+    return places, shares
+
+
+def spread(first: Tensor, labels: Tensor) -> float:
+    """How many captions of a class come first for its pictures, in the mean over classes: the exponential of the
+    entropy of `first` (n,). With 1 a class's pictures all have the same text, as with the name alone.
+
+    >>> spread(torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 1, 1]))
+    1.5
+    """
+    counts = [torch.unique(first[labels == label], return_counts=True)[1].float() for label in labels.unique()]
+    shares = [count / count.sum() for count in counts]
+    return round(float(torch.stack([(-(share * share.log()).sum()).exp() for share in shares]).mean()), 4)
+
+
+GIST.presets = {
+    "small": replace(
+        SMALL,
+        recipe=replace(
+            SMALL.recipe, optimizer="adam", betas=(0.9, 0.98), eps=1e-6, lr=1e-4, weight_decay=1e-3, batch_size=20
+        ),
+    ),
+    "paper": Preset(
+        config={
+            "matcher": "openclip:ViT-B-32/laion2b_s34b_b79k", "cut": True,
+            "augment": {"crop": (0.08, 1.0), "flip": True},
+        },
+        image="vit:image_size=336:patch=14:width=1024:depth=24:heads=16:pre_norm=true",
+        text="text:width=768:depth=12:heads=12",
+        tokenizer="clip",
+        embed_dim=768,
+        recipe=Recipe(
+            optimizer="adam", lr=1e-6, betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-3, schedule="constant", warmup=0.0,
+            batch_size=20, epochs=40,
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,11 @@
+"""Adam (Kingma and Ba, ICLR 2015), torch's: weight decay is an L2 term of the gradient, which passes through the
+moments; AdamW's does not."""
+
+from typing import Any
+
+import torch
+
+
+def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
+    """Adam with the recipe's betas and eps; the groups bring rates and decay."""
+    return torch.optim.Adam(groups, betas=tuple(recipe.betas), eps=recipe.eps)
