@@ -90,7 +90,7 @@ class Prompted(Classifier):
             named = tail
         rest = tail[len(named) :]
         kept = self.words[self.length :] if self.keeps else []  # words that stay as they are
-        filler = [named[0]] * self.length
+        filler = [*self.words, *named[:1] * self.length][: self.length]  # the words themselves, where there are enough
         split = {"end": self.length, "middle": self.length // 2, "front": 0}[self.position]
         own = [*filler[:split], *kept, *named, *filler[split:], *rest]
         if len(own) > tokenizer.room:
@@ -100,17 +100,14 @@ class Prompted(Classifier):
         places = [start + at + (gap if at >= split else 0) for at in range(self.length)]
         return [*tokenizer.before, *own, *tokenizer.after], places
 
-    def embeddings(self, context: Tensor) -> Tensor:
-        """The prompts' embeddings (…, C, L, D), `context` (…, M, D), or (C, M, D) for each class, in its places."""
+    def embeddings(self, context: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
+        """The embeddings (n, L, D) of the prompts of `which` classes, by default all, with the vectors (M, D), or
+        (n, M, D) for each, in their places."""
         assert self.encoder.text is not None
         table: Any = self.encoder.text.table
-        tokens = table(self.ids)
-        vectors = context.to(tokens.dtype)
-        if not self.own:
-            vectors = vectors.unsqueeze(-3)
-        vectors = vectors.expand(*vectors.shape[:-3], len(tokens), -1, -1)
-        tokens = tokens.expand(*vectors.shape[:-3], -1, -1, -1)
-        return tokens.scatter(-2, self.places[..., None].expand_as(vectors), vectors)
+        tokens = table(self.ids[which])
+        vectors = context.to(tokens.dtype).expand(len(tokens), -1, -1)
+        return tokens.scatter(1, self.places[which][..., None].expand_as(vectors), vectors)
 
     def text_features(self) -> Tensor:
         return self.encoder.embed_texts(None, self.lengths, embeddings=self.embeddings(self.context))
@@ -185,10 +182,10 @@ class Deep(Prompted):
 
 
 class Conditional(Prompted):
-    """Vectors that each picture shifts: `shift(x)` (N, D) is added to all of them, for all classes.
+    """Vectors that each picture shifts, all M of a prompt alike, by h of its unit vector: the same for all classes.
 
-    h: two layers with ReLU between, D/16 wide as published, on the picture's unit vector. Prompts are encoded for N · C
-    pairs, `chunk` at once, and computed again in backward.
+    h: two layers with ReLU between, D/16 wide as published. Prompts are encoded for N · C pairs, `chunk` at once, and
+    computed again in backward. A subclass may shift each class by a vector of its own.
     """
 
     fixed = False
@@ -206,21 +203,25 @@ class Conditional(Prompted):
         self.chunk = chunk
 
     def pair_features(self, shift: Tensor) -> Tensor:
-        """The classes for each picture (N, C, E), by shifts (N, D)."""
-        per = max(1, self.chunk // len(self.classes))
-        rows = [
-            checkpoint(self._shifted, part, use_reentrant=False) if torch.is_grad_enabled() else self._shifted(part)
-            for part in shift.split(per)
-        ]
-        return torch.cat(rows)
-
-    def _shifted(self, shift: Tensor) -> Tensor:
+        """The classes for each picture (N, C, E), by shifts (N, C, D), or (N, 1, D) for all classes."""
         count, classes = len(shift), len(self.classes)
-        prompts = self.embeddings(self.context + shift[:, None]).flatten(0, 1)  # (n · C, L, D)
-        return self.encoder.embed_texts(None, self.lengths.repeat(count), embeddings=prompts).unflatten(
-            0, (count, classes)
-        )
+        shifts = shift.expand(-1, classes, -1).flatten(0, 1).split(self.chunk)
+        which = torch.arange(classes, device=shift.device).repeat(count).split(self.chunk)
+        pairs = [
+            checkpoint(self._shifted, *part, use_reentrant=False) if torch.is_grad_enabled() else self._shifted(*part)
+            for part in zip(shifts, which, strict=True)
+        ]
+        return torch.cat(pairs).unflatten(0, (count, classes))
+
+    def _shifted(self, shift: Tensor, which: Tensor) -> Tensor:
+        """The unit vectors (n, E) of `which` classes (n,), by a shift (n, D) for each."""
+        prompts = self.embeddings(self.context + shift[:, None], which)
+        return self.encoder.embed_texts(None, self.lengths[which], embeddings=prompts)
+
+    def class_features(self, x: Tensor) -> Tensor:
+        return self.pair_features(self.meta(self.image_features(x))[:, None])
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         image = self.image_features(x)
-        return self.encoder.scale() * torch.einsum("ne,nce->nc", image, self.pair_features(self.meta(image)))
+        classes = self.pair_features(self.meta(image)[:, None])
+        return self.encoder.scale() * torch.einsum("ne,nce->nc", image, classes)
