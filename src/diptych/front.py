@@ -11,7 +11,7 @@ from diptych.evaluation import evaluate as run_suites
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
 from diptych.towers.language import LanguageModel
-from diptych.towers.model import Adapted, Model
+from diptych.towers.model import Model
 from diptych.training.config import resolve
 from diptych.training.engine import Options
 from diptych.training.run import run
@@ -26,6 +26,7 @@ def train(
     out: str | Path,
     *,
     val: str | None = None,
+    guard: str | None = None,
     preset: str = "small",
     init: str | None = None,
     added: Sequence[str] = (),
@@ -39,9 +40,10 @@ def train(
 ) -> Any:
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
-    `data` is a source spec, or a mapping of streams to specs. `config` are the method's own options, `added` other
-    methods whose losses are added, as "multi_view:weight=0.5" (`methods.mix`); `settings` are those of the recipe (lr,
-    epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
+    `data` is a source spec, or a mapping of streams to specs. `guard` is one of what a model could do before: training
+    ends before its accuracy (or recall) there falls by more than `forget`. `config` are the method's own options,
+    `added` other methods whose losses are added, as "multi_view:weight=0.5" (`methods.mix`); `settings` are those of
+    the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
     Raises InputError for a name, an option or data that does not fit.
     """
     given = {"recipe": {}, "options": {}}
@@ -56,6 +58,7 @@ def train(
         method,
         streams,
         val=val,
+        guard=guard,
         preset=preset,
         init=init,
         added=added,
@@ -66,7 +69,7 @@ def train(
         config=config,
         **given,
     )
-    run(resolved, out, resume=resume, validate=validation)
+    run(resolved, out, resume=resume, validate=validation, remember=remembered)
     return load(out)
 
 
@@ -85,13 +88,16 @@ def evaluate(
 
 
 def validation(model: Any, source: Source) -> dict[str, float]:
-    """What is measured on `--val` after each epoch: recall both ways, a language model's perplexity, or the accuracy of
-    a model that was adapted to classes."""
-    if isinstance(model, Adapted):
-        result = run_suites(model, source, ["zeroshot"], label=model.label)["zeroshot"]
-        return {f"val/{name}": result[name] for name in ("top1", "top5")}
-    if not hasattr(model, "embed_images"):
-        result = run_suites(model, source, ["perplexity"])["perplexity"]
-        return {f"val/{name}": result[name] for name in ("perplexity", "bits_per_character")}
+    """What is measured on `--val` after each epoch: recall both ways, a language model's perplexity, or whatever else
+    the model says (`towers.delivered.Validation`)."""
+    how = model.validation
+    result = run_suites(model, source, [how.suite], **how.settings)[how.suite]
+    return {f"val/{name}": value for name, value in result.items() if name.startswith(tuple(how.names))}
+
+
+def remembered(model: Any, source: Source) -> float:
+    """What `--guard` keeps: accuracy by names where the source names classes, else recall at 1, the mean of both."""
+    if any(name.startswith("labels.") and field.classes for name, field in source.schema().items()):
+        return run_suites(model, source, ["zeroshot"])["zeroshot"]["top1"]
     result = run_suites(model, source, ["retrieval"])["retrieval"]
-    return {f"val/{name}": value for name, value in result.items() if name.startswith(("i2t_", "t2i_"))}
+    return (result["i2t_r1"] + result["t2i_r1"]) / 2

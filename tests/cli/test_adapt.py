@@ -80,7 +80,12 @@ def test_validation_on_other_classes_leaves_training_as_it_is(folder, diptych, t
     losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
                if '"loss"' in line] for name in "ab"]  # fmt: skip
     assert losses[0] == losses[1]
-    assert json.loads((tmp_path / "b" / "model.json").read_text())["classes"] == ["banana", "cat", "guitar", "house"]
+    assert json.loads((tmp_path / "b" / "model.json").read_text())["kept"]["classes"] == [
+        "banana",
+        "cat",
+        "guitar",
+        "house",
+    ]
 
 
 def test_pictures_without_classes_get_those_of_the_run(folder, diptych, refused, tmp_path):

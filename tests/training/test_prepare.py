@@ -13,6 +13,7 @@ from diptych.errors import InputError
 from diptych.methods.base import Losses, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
+from diptych.training.engine import Interrupted
 from diptych.training.prepare import Run
 
 
@@ -128,3 +129,47 @@ def test_a_stream_without_source_says_how_to_give_one(tmp_path):
     method.__class__ = TwoStreams
     with pytest.raises(InputError, match="--data other=SOURCE"):
         make_engine(tmp_path, method=method).run()
+
+
+class Counting(CLIP):
+    """Its one stage searches: no step, no optimiser, what it finds is in a buffer."""
+
+    def __init__(self, config, make):
+        super().__init__(config, make)
+        self.model.register_buffer("found", torch.zeros(()))
+        self.model.requires_grad_(False)
+
+    def stages(self):
+        return (Stage(name="search", prepare=self.search, descend=False),)
+
+    def search(self, run: Run) -> None:
+        for step in range(3):
+            self.model.found += 1
+            run.note(step, 3, float(-self.model.found), fitness=float(self.model.found))
+
+
+def test_a_stage_that_does_not_descend_takes_no_step_and_is_logged(tmp_path):
+    method = make_method()
+    config, make = method.config, method.make
+    engine = make_engine(tmp_path, method=Counting(config, make))
+    assert engine.run().steps == 3
+    lines = [line for line in read_log(tmp_path) if "loss" in line]
+    assert [(line["done"], line["step"], line["loss"], line["fitness"]) for line in lines] == [
+        (0, 0, -1, 1),
+        (1, 1, -2, 2),
+        (2, 2, -3, 3),
+    ]
+    again = make_engine(tmp_path, method=Counting(config, make))
+    again.run(resume=True)
+    assert float(again.method.model.found) == 3  # it was finished, and is not begun anew
+
+
+def test_a_signal_stops_a_search_which_is_begun_anew(tmp_path):
+    method = make_method()
+    engine = make_engine(tmp_path, method=Counting(method.config, method.make))
+    engine._on_signal(15, None)
+    with pytest.raises(Interrupted, match="begin it anew"):
+        engine.run()
+    again = make_engine(tmp_path, method=Counting(method.config, method.make))
+    assert again.run(resume=True).steps == 3
+    assert [line["step"] for line in read_log(tmp_path) if "loss" in line] == [0, 1, 2]

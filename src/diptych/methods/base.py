@@ -118,7 +118,8 @@ class Stage:
     """A stretch of training with one optimiser and one schedule.
 
     `streams` names the sources that run side by side. `scale` multiplies learning rates by parameter prefix: the
-    longest prefix wins, 0 freezes. `prepare(run)` fills columns before the stage (`every="stage"`) or each epoch.
+    longest prefix wins, 0 freezes. `prepare(run)` fills columns before the stage (`every="stage"`) or each epoch. A
+    stage that does not `descend` has no steps: its `prepare` searches or solves, and changes the method's buffers.
     """
 
     name: str = "train"
@@ -129,6 +130,10 @@ class Stage:
     prepare: Callable[[Any], None] | None = None
     every: Literal["stage", "epoch"] = "stage"
     min_batch: int = 2
+    descend: bool = True
+
+    def __post_init__(self):
+        assert self.descend or (self.prepare and self.every == "stage"), "a stage takes steps, or prepares once"
 
 
 class Method(nn.Module):
@@ -143,6 +148,8 @@ class Method(nn.Module):
 
     adapts: ClassVar[bool] = False
     """Whether it starts from a model that has learnt already, given by `--init`."""
+    then: ClassVar[Sequence[str]] = ("evaluate {run} --data {data}", "embed {run} SOURCE --out EMB")
+    """What one does next with a run of it: commands of `diptych`."""
 
     def __init__(self, config: Any, make: "Make"):
         super().__init__()

@@ -39,6 +39,7 @@ class Classify(Method):
 
     Config = ClassifyConfig
     adapts: ClassVar[bool] = True
+    then = ("classify {run} PICTURES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot")
     model: Classifier
 
     def __init__(self, config: Any, make: Make):

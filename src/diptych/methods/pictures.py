@@ -58,6 +58,7 @@ class Pictures(Method):
     """Two views of each picture, (B, 2, E) behind the projector, not normalised."""
 
     Config = PicturesConfig
+    then = ("evaluate {run} --data {data} --suite probe", "embed {run} SOURCE --out EMB")
     cut = False  # the projectors have batch norm, in which samples meet
     model: DualEncoder
 

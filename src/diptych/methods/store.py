@@ -23,10 +23,10 @@ from diptych.files import write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.towers import pretrained
-from diptych.towers.classifier import Classifier
+from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.language import CausalLM, LanguageModel
-from diptych.towers.model import Adapted, Model
+from diptych.towers.model import Model
 from diptych.towers.precision import set_precision
 
 FORMAT = "diptych-model/1"
@@ -43,14 +43,16 @@ def describe(
     """What model.json says, less the checksum."""
     from diptych import __version__
 
+    encoder = delivered if isinstance(delivered, DualEncoder) else getattr(delivered, "encoder", None)
+    lm = delivered if isinstance(delivered, CausalLM) else getattr(delivered, "lm", None)
     return {
         "format": FORMAT,
         "diptych": __version__,
         "method": method,
         "config": dict(config),
-        "dual": delivered.config() if isinstance(delivered, DualEncoder | Classifier) else None,
-        **({"classes": list(delivered.classes)} if isinstance(delivered, Classifier) else {}),
-        "lm": delivered.config() if isinstance(delivered, CausalLM) else None,
+        "dual": None if encoder is None else encoder.config(),
+        "lm": None if lm is None else lm.config(),
+        "kept": delivered.remember() if isinstance(delivered, Delivered) else {},
         "tokenizer": tokenizer.to_dict() if tokenizer else None,
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
         "preprocess": preprocess.to_dict() if preprocess else None,
@@ -120,7 +122,7 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/model.json"))}
 
 
-def _load_run(folder: Path, name: str) -> Model | LanguageModel:
+def _load_run(folder: Path, name: str) -> Any:
     description = read_description(folder)
     path = folder / "model.safetensors"
     if "weights" not in description or not path.exists():
@@ -135,37 +137,37 @@ def _load_run(folder: Path, name: str) -> Model | LanguageModel:
         )
     module = rebuild(description, tokenizer).eval()
     load_state(module, path, half=description.get("stored") == "float16")
-    if isinstance(module, Classifier):
+    if isinstance(module, Delivered):
         module.settle()
     return usable(module, tokenizer, description["preprocess"], name=name)
 
 
-def usable(
-    module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str
-) -> Model | LanguageModel:
+def usable(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str) -> Any:
     """What takes pictures and strings, around a delivered module; `preprocess` in plain values."""
+    pictures = Preprocess.from_dict(preprocess) if preprocess else None
+    if isinstance(module, Delivered):
+        return module.usable(tokenizer, pictures, name)
     if isinstance(module, CausalLM):
         assert tokenizer is not None, "a language model is made for a tokenizer"
         return LanguageModel(module, tokenizer, name=name)
-    assert isinstance(module, DualEncoder | Classifier)
-    assert preprocess is not None, "a dual encoder has a preprocessing"
-    if isinstance(module, Classifier):
-        return Adapted(module, Preprocess.from_dict(preprocess), name=name)
-    return Model(module, tokenizer, Preprocess.from_dict(preprocess), name=name)
+    assert isinstance(module, DualEncoder)
+    assert pictures is not None, "a dual encoder has a preprocessing"
+    return Model(module, tokenizer, pictures, name=name)
 
 
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """The delivered module of a description, weights fresh."""
     dual, lm = description["dual"], description.get("lm")
     cls = method_class(description["method"])
-    if lm is not None:
+    if dual is None:
+        assert lm is not None
         make = Make(image=NO_TOWER, text=lm["text"], embed_dim=0, tokenizer=tokenizer)
     else:
         text = dual["text"] or NO_TOWER
         make = Make(image=dual["image"], text=text, embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
     module: Any = cls(cls.configure(description["config"]), make).deliver()
-    if description.get("classes"):
-        module.set_classes(description["classes"])
+    if isinstance(module, Delivered):
+        module.recall(description["kept"])
     return module
 
 

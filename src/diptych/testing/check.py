@@ -35,6 +35,7 @@ from diptych.training.engine import Engine, Options
 from diptych.training.gradcache import strategy
 from diptych.training.launch import across_ranks, make_accelerator
 from diptych.training.optim import freeze
+from diptych.training.prepare import Run
 from diptych.training.step import Step, whole
 
 BATCH = 8
@@ -180,7 +181,7 @@ def every_parameter_learns(subject: Subject) -> None:
     """Each stage's loss is one finite number; every trainable parameter gets a finite gradient in some stage, and in
     every stage where the class has `reaches_all`."""
     method = subject.small()
-    lost: set[str] | None = None
+    lost: set[str] | None = None if any(stage.descend for stage in method.stages()) else _trainable(method)
     for stage, batch in _batches(subject, method):
         freeze(method, stage.scale)
         method.zero_grad(set_to_none=True)
@@ -199,14 +200,27 @@ def every_parameter_learns(subject: Subject) -> None:
     assert not lost, f"no gradient ever reaches {', '.join(sorted(lost)[:5])}; freeze or remove what is not trained"
 
 
+def _trainable(method: Method) -> set[str]:
+    return {name for name, parameter in method.named_parameters() if parameter.requires_grad}
+
+
 def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
     """Encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of the whole batch."""
-    if subject.cls.cut:
+    if subject.cls.cut and any(stage.descend for stage in subject.small().stages()):
         _compare(_gradients(subject, BATCH), _gradients(subject, BATCH, chunk=40), "when encoded in pieces")
 
 
 def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
-    """On two ranks, loss and gradients equal those of one process."""
+    """On two ranks, loss and gradients equal those of one process; so does what a search finds."""
+    if not subject.small().stages()[0].descend:
+        one = _found(subject)
+        for rank, two in enumerate(ranks.run(_found, subject)):
+            for name, value in one.items():
+                assert torch.allclose(value, two[name], atol=1e-4, rtol=1e-3), (
+                    f"{name} is another on rank {rank} of two"
+                )
+    if not any(stage.descend for stage in subject.small().stages()):
+        return
     one = _gradients(subject, BATCH)
     for rank, two in enumerate(ranks.run(_gradients, subject, BATCH)):
         _compare(one, two, f"on rank {rank} of two")
@@ -356,6 +370,8 @@ def _batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple
     method.meet(sources)
     found = []
     for stage in method.stages():
+        if not stage.descend:
+            continue
         parts: dict[str, Batch] = {}
         for stream in stage.streams:
             loader = Loader(
@@ -382,6 +398,16 @@ def _gradients(subject: Subject, batch: int, chunk: int | None = None) -> dict[s
     losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
     gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     return {"loss": float(losses.total.detach()), "gradients": gradients}
+
+
+def _found(subject: Subject) -> dict[str, Tensor]:
+    """What a method's first stage, which does not descend, has put into its buffers."""
+    torch.set_num_threads(1)
+    method = subject.small()
+    sources = subject.sources(method)
+    method.meet(sources)
+    method.stages()[0].prepare(Run(method, sources, At(0, 0, 0, 0), torch.device("cpu")))  # type: ignore[misc]
+    return {name: value.clone() for name, value in method.named_buffers()}
 
 
 def _engine(

@@ -8,16 +8,18 @@ the classes are named afterwards, new names included.
 Dimensions: N pictures, C classes, L tokens of a prompt, D tower width, E embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from diptych.data.pictures import Preprocess
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
+from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.tower import ImageTower
 
@@ -50,7 +52,7 @@ def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
             parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
 
 
-class Classifier(nn.Module):
+class Classifier(Delivered):
     """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
 
     A subclass overrides `text_features`, `image_features`, or, where a picture changes the prompts, `class_features`
@@ -140,9 +142,20 @@ class Classifier(nn.Module):
         self._still = None
         return super().train(mode)
 
-    def settle(self) -> None:
-        """Put what was learnt beside weights into them, where it can be: called once a trained classifier is loaded."""
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the label is known once it is made
+        """Fields of a source that it is validated on."""
+        return "images.main", f"labels.{self.label}"
 
-    def config(self) -> dict[str, Any]:
-        """The encoder's plain values."""
-        return self.encoder.config()
+    def remember(self) -> dict[str, Any]:
+        return {"classes": list(self.classes)}
+
+    def recall(self, values: Mapping[str, Any]) -> None:
+        if values["classes"]:
+            self.set_classes(values["classes"])
+
+    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+        from diptych.towers.model import Adapted  # which knows classifiers
+
+        assert preprocess is not None, "a dual encoder has a preprocessing"
+        return Adapted(self, preprocess, name=name)

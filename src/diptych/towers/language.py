@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
+from diptych.towers.delivered import Validation
 from diptych.towers.generate import generate
 from diptych.towers.kept import Cache
 from diptych.towers.model import Model, evaluating
@@ -185,6 +186,7 @@ class LanguageModel:
     """
 
     precision = "float32"
+    validation = Validation("perplexity", ("perplexity", "bits_per_character"))
 
     def __init__(self, lm: CausalLM, tokenizer: Tokenizer, *, name: str):
         check_tokenizer(tokenizer)

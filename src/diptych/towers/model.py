@@ -25,6 +25,7 @@ from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, mean_directions
+from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
@@ -41,6 +42,7 @@ class Model:
 
     classes: tuple[str, ...] = ()
     """What `class_logits` chooses from."""
+    validation = Validation("retrieval", ("i2t_", "t2i_"))
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
@@ -226,6 +228,7 @@ class Adapted(Model):
         super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
         self.classifier, self.label = classifier, classifier.label
         self.classes = classifier.classes
+        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
         """Name the classes. Raises InputError for templates: the prompts are those of its training."""

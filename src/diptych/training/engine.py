@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum
 from diptych.training import gradcache, optim
-from diptych.training.guard import Guard, write_samples
+from diptych.training.guard import LOOKS, Guard, Memory, write_samples
 from diptych.training.launch import make_accelerator, over_ranks
 from diptych.training.log import Log, finite
 from diptych.training.prepare import Run, load_columns, save_columns, with_columns
@@ -57,8 +57,9 @@ class Position:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step; `spike`: skip a
-    step whose loss is above so many times the running median (`training.guard`). `shard`: each rank holds its share of
-    parameters, gradients and optimiser state (`training.shard`)."""
+    step whose loss is above so many times the running median (`training.guard`). `forget`: how far the guarded score
+    may fall below that of the start. `shard`: each rank holds its share of parameters, gradients and optimiser state
+    (`training.shard`)."""
 
     seed: int = 0
     workers: int = 0
@@ -66,6 +67,7 @@ class Options:
     save_every: int = 500
     nonfinite: str = "stop"
     spike: float | None = None
+    forget: float = 0.02
     shard: bool = False
     quiet: bool = False
     tracker: str | None = None
@@ -78,13 +80,16 @@ class Summary:
     steps: int
     skipped: int = 0
     damaged: dict[str, int] = field(default_factory=dict)
+    forgot: Mapping[str, float] = field(default_factory=dict)  # of the guard, where it ended the run
 
 
 class Engine:
     """Trains a method on named sources into the folder `out`.
 
     `validate(module, done) -> numbers` is called after each epoch on rank 0. `backward(step, batch, at)` runs forward
-    and backward of a step, in place of the recipe's way. `accelerator` gives the device and wraps for the ranks.
+    and backward of a step, in place of the recipe's way. `remember(module) -> score` is what the run must not lose: it
+    is measured `LOOKS` times a stage, and where it falls by more than `forget` the run ends with the weights of the
+    look before. `accelerator` gives the device and wraps for the ranks.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Engine:
         accelerator: Any = None,
         validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
         backward: Callable[[nn.Module, Any, At], Losses] | None = None,
+        remember: Callable[[nn.Module], float] | None = None,
     ):
         self.accelerator = accelerator or make_accelerator()
         self.ranks = over_ranks(self.accelerator, options.shard)
@@ -113,6 +119,7 @@ class Engine:
         self.columns: dict[str, dict[str, Any]] = {}
         self.summary = Summary(steps=0)
         self.guard = Guard(options.spike)
+        self.memory = Memory(remember, options.forget, out / "state")
         self.damaged: dict[str, str] = {}
         self.average: Momentum | None = None
         if recipe.ema is not None:
@@ -143,7 +150,10 @@ class Engine:
                 event="start", done=self.position.done, world_size=collectives.world_size(), device=str(self.device)
             )
             stages = self.method.stages()
-            while self.position.stage < len(stages):
+            self._check_search(stages)
+            if self.position.done == 0:
+                self._forgets()
+            while self.position.stage < len(stages) and not self.memory.lost:
                 self._run_stage(stages[self.position.stage], saved)
                 saved = None
         finally:
@@ -151,6 +161,7 @@ class Engine:
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
         self.summary.damaged = dict(Counter(self.damaged.values()))
+        self.summary.forgot = dict(self.memory.lost)
         return self.summary
 
     def delivered(self) -> nn.Module:
@@ -159,10 +170,17 @@ class Engine:
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict of what is delivered, on rank 0; all ranks take part."""
+        if self.memory.lost:
+            return self.memory.weights()
         return self.ranks.whole(dict(self.delivered().state_dict()))
 
     def _run_stage(self, stage: Stage, saved: Any) -> None:
         recipe = replace(self.recipe, **stage.recipe)
+        if not stage.descend:
+            self._loaders(stage, recipe)  # which says what the data lack
+            self._prepare(stage)
+            self._end_stage()
+            return
         optim.freeze(self.method, stage.scale)
         optimizer = optim.build(self.method, recipe, stage.scale)
         if saved is not None and saved["optimizer"] is not None:
@@ -193,10 +211,36 @@ class Engine:
                     self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
                 if self.position.batch == 0 or self.position.step == steps:
                     self._validate()
-                if self.position.step == steps:
+                look = self.position.step % max(1, steps // LOOKS) == 0 or self.position.step == steps
+                if (look and self._forgets()) or self.position.step == steps:
                     break
                 self._snapshot(optimizer)
+            if self.memory.lost:
+                break
         self.log.end()
+        self._end_stage()
+
+    def _check_search(self, stages: Sequence[Stage]) -> None:
+        if self.options.shard and collectives.world_size() > 1 and not all(stage.descend for stage in stages):
+            raise InputError(f"{self.method.name} searches with whole weights, which shards do not have; leave --shard "
+                             "out")  # fmt: skip
+
+    def _forgets(self) -> bool:
+        """Measure what is guarded, on rank 0: whether it fell too far. The run then ends with the weights of the last
+        look at which it had not; all ranks come here together."""
+        if self.memory.remember is None:
+            return False
+        score = 0.0
+        with self.ranks.plain(self.delivered()) as module:
+            if module is not None:
+                with evaluating(module):
+                    score = self.memory.remember(module)
+        score = collectives.broadcast_object(score)
+        lost = self.memory.look(score, self.position.done, self.weights)
+        self.log.write(event="guard", done=self.position.done - 1, score=score, **({"lost": True} if lost else {}))
+        return lost
+
+    def _end_stage(self) -> None:
         self.position = Position(stage=self.position.stage + 1, done=self.position.done)
         self.guard.losses = []
         self._save(None)
@@ -329,13 +373,26 @@ class Engine:
             self.columns = load_columns(path)
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
-        run = Run(self.method, with_columns(self.sources, self.columns), at, self.device, self.options.workers)
+        sources = with_columns(self.sources, self.columns)
+        run = Run(self.method, sources, at, self.device, self.options.workers, partial(self._note, stage, epoch))
         with self.ranks.gathered():
             stage.prepare(run)
+        self.log.end()
         for stream, columns in run.columns.items():
             self.columns.setdefault(stream, {}).update(columns)
         if collectives.rank() == 0:
             save_columns(path, self.columns)
+
+    def _note(self, stage: Stage, epoch: int, step: int, steps: int, loss: float, **logged: float) -> None:
+        """One iteration of a search is done: log it; all ranks come here together."""
+        self.log.begin(stage.name, steps, step)
+        self.log.write(stage=stage.name, done=self.position.done, epoch=epoch, step=step, loss=loss, **logged)
+        self.log.advance(step + 1, loss)
+        self.position = replace(self.position, done=self.position.done + 1)
+        self.summary.steps = self.position.done
+        if collectives.any_rank(self._stop)[0]:
+            raise Interrupted(f"stopped by a signal in stage {stage.name!r}, which saves nothing on its way; the same "
+                              "command and --resume begin it anew")  # fmt: skip
 
     def _note_damage(self, loaders: Mapping[str, Loader]) -> bool:
         """Add what this rank's loaders could not read; whether there was anything new."""
@@ -380,6 +437,7 @@ class Engine:
                 "damaged": dict(self.damaged),
                 "skipped": self.summary.skipped,
                 "guard": self.guard.losses,
+                "memory": self.memory.state(),
             }
         )
         if collectives.rank() == 0:
@@ -392,6 +450,7 @@ class Engine:
         if self.average is not None:
             self.average.module.load_state_dict(saved["average"])
         self.damaged, self.guard.losses = dict(saved["damaged"]), list(saved.get("guard", ()))
+        self.memory.restore(saved.get("memory", {}))
         self.summary.skipped, self.summary.steps = saved["skipped"], self.position.done
         for path in sorted((self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime):
             self.columns = load_columns(path)

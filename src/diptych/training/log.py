@@ -62,8 +62,8 @@ class Log:
                 self.tracker.write(values)
 
     def begin(self, name: str, steps: int, done: int) -> None:
-        """A stage begins: draw its bar."""
-        if self.path is None or self.quiet:
+        """A stage begins: draw its bar, where there is none yet."""
+        if self.path is None or self.quiet or self._progress is not None:
             return
         self._name, self._steps = name, steps
         if Console(stderr=True).is_terminal:

@@ -28,10 +28,22 @@ class _InOrder:
 
 
 class Run:
-    """Handed to `prepare(run)`. `columns[stream]` is what later stages read as fields of that stream's samples."""
+    """Handed to `prepare(run)`. `columns[stream]` is what later stages read as fields of that stream's samples.
 
-    def __init__(self, method: Method, sources: Mapping[str, Source], at: At, device: torch.device, workers: int = 0):
+    `note(step, steps, loss, **logged)` tells of one iteration of a search, on all ranks: it is logged like a step.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        sources: Mapping[str, Source],
+        at: At,
+        device: torch.device,
+        workers: int = 0,
+        note: Callable[..., None] = lambda *told, **logged: None,
+    ):
         self.method, self.sources, self.at, self.device, self.workers = method, sources, at, device, workers
+        self.note = note
         self.columns: dict[str, dict[str, np.ndarray]] = {}
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
 from diptych.methods.registry import method_class
 from diptych.rng import torch_seed
-from diptych.towers.classifier import Classifier
+from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
@@ -45,12 +45,14 @@ def run(
     *,
     resume: bool = False,
     validate: Validate | None = None,
+    remember: Callable[[Any, Source], float] | None = None,
     change: Callable[[Method], None] | None = None,
 ) -> Summary:
     """Train as `config` says into the folder `out`.
 
     Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted after a signal.
-    `validate(model, source)` gives numbers for the validation source after each epoch. `change(method)` alters the
+    `validate(model, source)` gives numbers for the validation source after each epoch, `remember(model, source)` the
+    score of the guard's (`Engine`). `change(method)` alters the
     method before it trains: what a claim's ablations break is no option of any method.
     """
     out = Path(out).expanduser()
@@ -59,6 +61,7 @@ def run(
     resume = _check_folder(config, out, resume)
     sources = {stream: open_source(spec) for stream, spec in config.data.items()}
     held_out = open_source(config.val) if config.val else None
+    guarded = open_source(config.guard) if config.guard else None
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
     if change is not None:
@@ -68,8 +71,8 @@ def run(
             raise InputError("the validation matches pictures and texts, and this run has no text tower; leave out "
                              "--val, and measure the model with `diptych evaluate --suite probe`")  # fmt: skip
         fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)
-        if isinstance(delivered, Classifier):
-            fields = ("images.main", f"labels.{method.config.label}")
+        if isinstance(delivered, Delivered):
+            fields = delivered.reads
         require(held_out, fields, "validation")  # now, not after the first epoch
     if collectives.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,11 +81,18 @@ def run(
     collectives.barrier()
     preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
 
+    def loaded(module: nn.Module) -> Any:
+        return store.usable(module, method.make.words, preprocess and preprocess.to_dict(), name=str(out))
+
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
         assert held_out is not None
-        tokenizer = method.make.words
-        return validate(store.usable(module, tokenizer, preprocess and preprocess.to_dict(), name=str(out)), held_out)
+        return validate(loaded(module), held_out)
+
+    def on_look(module: nn.Module) -> float:
+        assert remember is not None
+        assert guarded is not None
+        return remember(loaded(module), guarded)
 
     engine = Engine(
         method,
@@ -92,6 +102,7 @@ def run(
         config.options,
         accelerator=accelerator,
         validate=on_epoch if validate and held_out else None,
+        remember=on_look if remember and guarded else None,
     )
     engine.log.tracker = tracker
     summary = engine.run(resume)

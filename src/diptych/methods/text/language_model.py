@@ -43,6 +43,7 @@ class LanguageModelling(Method):
     """The mean log-loss of a batch's tokens."""
 
     Config = Config
+    then = ("evaluate {run} --data {data} --suite perplexity", "generate {run} 'SOME WORDS'")
     model: CausalLM
 
     def __init__(self, config: Any, make: Make):
