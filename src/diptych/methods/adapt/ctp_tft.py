@@ -74,7 +74,7 @@ class ClassAware(Conditional):
     ):  # fmt: skip
         super().__init__(encoder, tokenizer, template, chunk=chunk)
         E = encoder.embed_dim
-        self.reads, self.independent = tft, tft == "pool"
+        self.pool = self.independent = tft == "pool"
         self.ctp, self.tft = (Attention(E, heads, bias=False) for _ in range(2))
         self.norm = nn.LayerNorm(E)
         self.alpha = nn.Parameter(torch.tensor(1.0))
@@ -98,7 +98,7 @@ class ClassAware(Conditional):
 
     def tuned(self, picture: Tensor, patches: Tensor, classes: Tensor) -> Tensor:
         """The picture by what it reads of the classes, unit vectors (N, 1, E), or (N, C, E), one for each class."""
-        read = self.tft(classes, patches) if self.reads == "pool" else self.tft(picture, classes)
+        read = self.tft(classes, patches) if self.pool else self.tft(picture, classes)
         return normalize(picture + self.alpha * read, dim=-1)
 
     def class_features(self, x: Tensor) -> Tensor:
