@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("name", ["coop", "cocoop", "ivlp", "maple", "mocoop"])
+@pytest.mark.parametrize("name", ["coop", "cocoop", "ctp_tft", "ivlp", "maple", "mocoop"])
 def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, diptych, tmp_path):
     run = tmp_path / "run"
     options = {"maple": ("--method.depth", "3"), "ivlp": ("--method.depth", "2", "--method.image_depth", "4")}

@@ -1,6 +1,7 @@
 """Base and novel classes, groups and prompt ensembles of zero-shot classification, against loops."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,42 @@ def test_base_and_novel_equal_loops_over_their_own_classes(labels, tied, seed):
     assert result["harmonic"] == pytest.approx(2 * base * novel / (base + novel) if base + novel else 0)
     assert (result["chance_base_top1"], result["chance_novel_top1"]) == (1 / 3, 1 / 2)
     assert result["chance_harmonic"] == pytest.approx(2 / 5)
+
+
+class Learnt(Fake):
+    """A classifier; where its classes look at each other, more than three of them turn its logits round."""
+
+    def __init__(self, table: np.ndarray, independent: bool):
+        super().__init__(table)
+        self.name, self.classes, self.classifier = "learnt", (), SimpleNamespace(independent=independent)
+
+    def set_classes(self, names):
+        self.classes = tuple(names)
+
+    def class_logits(self, images, *, batch_size):
+        scores = self.embed_images(images, batch_size=batch_size) @ self.embed_texts(self.classes).T
+        return scores if self.classifier.independent or len(self.classes) <= 3 else -scores
+
+
+def test_classes_that_look_at_each_other_are_named_a_half_at_a_time():
+    labels, table = [0, 1, 2, 3, 3, 4, 4, 1], vectors(3, 30)
+    table[10:18] = table[labels]
+    model = Learnt(table, independent=False)
+    model.set_classes(("in", "training"))
+    done: list[tuple[int, int]] = []
+    found = zeroshot(model, source(labels), novel="half", progress=lambda *at: done.append(at))
+    assert (found["base_top1"], found["novel_top1"]) == (1.0, 1.0)
+    assert found["top1"] == 0.0  # among all five
+    assert model.classes == ("in", "training")
+    assert done[-1] == (24, 24)
+
+
+def test_classes_that_do_not_are_named_once():
+    labels, named = [0, 1, 2, 3, 4], []
+    model = Learnt(vectors(3, 30), independent=True)
+    model.set_classes = lambda names: (named.append(tuple(names)), Learnt.set_classes(model, names))
+    zeroshot(model, source(labels), novel="half")
+    assert named == [tuple(NAMES)]
 
 
 def test_novel_classes_may_be_named_and_need_a_rest():

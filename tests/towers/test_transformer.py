@@ -65,6 +65,17 @@ def test_cross_attention_reads_a_memory_of_another_width_under_a_mask_for_each_q
     torch.testing.assert_close(layer(x, memory, mask=mask), slow_attention(layer, x, memory, mask))
 
 
+def test_weights_are_those_that_attention_reads_by_and_only_out_keeps_a_bias():
+    layer = Attention(8, 2, bias=False).double()
+    assert {name for name, _ in layer.named_parameters() if name.endswith("bias")} == {"out.bias"}
+    x, memory = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 4, 8, dtype=torch.float64)
+    torch.testing.assert_close(layer(x, memory), slow_attention(layer, x, memory))
+    weights = layer.weights(x, memory)
+    assert weights.shape == (2, 2, 3, 4)
+    read = torch.stack([weights[:, h] @ layer.v(memory)[..., 4 * h : 4 * h + 4] for h in range(2)], 2)
+    torch.testing.assert_close(layer(x, memory), layer.out(read.flatten(2)))
+
+
 def test_a_query_that_may_see_nothing_gets_nothing():
     layer = Attention(8, 2)
     torch.nn.init.normal_(layer.out.bias)

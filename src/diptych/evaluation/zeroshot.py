@@ -6,7 +6,8 @@ With `novel` the classes fall into two halves, and each picture is named among t
 
     H = 2 · base · novel / (base + novel)
 
-A model whose prompts were learnt (`towers.classifier`) gives its own logits, and takes no templates.
+A model whose prompts were learnt (`towers.classifier`) gives its own logits, and takes no templates. Where its classes
+look at each other, those of each half are named alone and the pictures judged anew.
 
 With `group` a second label says which pictures belong together, and accuracy is told for each group and for the worst.
 
@@ -96,7 +97,8 @@ def zeroshot(
         return value, group_of(sample, group)
 
     learnt = _learnt(model)
-    steps = Steps(progress, len(source) + (0 if learnt else len(names) * len(templates)))
+    again = novel is not None and learnt and not model.classifier.independent
+    steps = Steps(progress, len(source) * (3 if again else 1) + (0 if learnt else len(names) * len(templates)))
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
     if learnt:
         images, classes = judged_pictures(model, source, known, names, **how)
@@ -120,6 +122,10 @@ def zeroshot(
     options = []
     if novel is not None:
         held_out = novel_classes(names, novel)
+        if again:  # the columns of each half are its logits where no other class is named
+            for half in (~held_out, held_out):
+                inside, _ = judged_pictures(model, source, known, np.array(names)[half].tolist(), **how)
+                images.vectors[:, half] = inside.vectors
         results |= base_and_novel(images.vectors, classes, labels, held_out)
         options.append(f"novel={','.join(np.array(names)[held_out])}")
     if group is not None:

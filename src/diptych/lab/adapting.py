@@ -131,7 +131,8 @@ def names_alone(trial: Trial) -> dict[str, float]:
 
 
 def halves(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
-    """Accuracy among the base classes, among the novel ones, and the harmonic mean H of both, of the test pictures."""
+    """Accuracy among the base classes, among the novel ones, the harmonic mean H of both, and accuracy among all
+    classes, of the test pictures."""
     source = open_source(trial.prelude["test"])
     told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **how)["zeroshot"]
-    return {"base": told["base_top1"], "novel": told["novel_top1"], "H": told["harmonic"]}
+    return {"base": told["base_top1"], "novel": told["novel_top1"], "H": told["harmonic"], "all": told["top1"]}

@@ -69,14 +69,16 @@ def thaw(*parts: nn.Module) -> None:
 class Classifier(Delivered):
     """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
 
-    A subclass overrides `text_features`, `image_features`, or `logits` where a picture changes the prompts (`fixed` is
-    False then).
+    A subclass overrides `text_features`, `image_features`, or, where a picture changes the prompts, `class_features`
+    and `logits`.
     """
 
     ids: Tensor
     lengths: Tensor
     fixed: ClassVar[bool] = True
-    """Whether the classes are the same for every picture."""
+    """Whether `logits` reads `text_features`, which are the same for every picture."""
+    independent: bool = True
+    """Whether the logit of a class is the same whatever other classes are named."""
 
     def __init__(
         self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *, frozen: bool = True
@@ -120,6 +122,10 @@ class Classifier(Delivered):
     def text_features(self) -> Tensor:
         """The classes as unit vectors (C, E)."""
         return self.encoder.embed_texts(self.ids, self.lengths)
+
+    def class_features(self, x: Tensor) -> Tensor:
+        """The classes as each of the pictures (N, 3, H, W) has them, unit vectors (N, C, E)."""
+        return self.text_features().expand(len(x), -1, -1)
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         """Pictures (N, 3, H, W) and, where they are `fixed`, the classes (C, E) -> logits (N, C)."""

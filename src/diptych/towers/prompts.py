@@ -133,7 +133,9 @@ class Prompted(Classifier):
         kept = frame.words[frame.length :] if self.keeps else []  # words that stay as they are
         numbers = range(frame.first, frame.first + frame.length)
         fixed, rest = [*kept, *named], rest[len(frame.tail) :]
-        filler = [named[0]] * frame.length
+        filler = [*frame.words, *named[:1] * frame.length][
+            : frame.length
+        ]  # the words themselves, where they are enough
         own = [*filler[: frame.before], *fixed, *filler[frame.before :], *rest]
         if len(own) > tokenizer.room:
             raise InputError(f"the class name {name!r} does not fit: its prompt has {len(own)} tokens, and there is "
@@ -241,10 +243,10 @@ class Deep(Prompted):
 
 
 class Conditional(Prompted):
-    """Vectors that each picture shifts: `shift(x)` (N, D) is added to all of them, for all classes.
+    """Vectors that each picture shifts, all M of a prompt alike, by h of its unit vector: the same for all classes.
 
-    h: two layers with ReLU between, D/16 wide as published, on the picture's unit vector. Prompts are encoded for N · C
-    pairs, `chunk` at once, and computed again in backward.
+    h: two layers with ReLU between, D/16 wide as published. Prompts are encoded for N · C pairs, `chunk` at once, and
+    computed again in backward. A subclass may shift each class by a vector of its own.
     """
 
     fixed = False
@@ -262,20 +264,25 @@ class Conditional(Prompted):
         self.chunk = chunk
 
     def pair_features(self, shift: Tensor) -> Tensor:
-        """The classes for each picture (N, C, E), by shifts (N, D)."""
-        per = max(1, self.chunk // len(self.classes))
-        rows = [
-            checkpoint(self._shifted, part, use_reentrant=False) if torch.is_grad_enabled() else self._shifted(part)
-            for part in shift.split(per)
-        ]
-        return torch.cat(rows)
-
-    def _shifted(self, shift: Tensor) -> Tensor:
+        """The classes for each picture (N, C, E), by shifts (N, C, D), or (N, 1, D) for all classes."""
         count, classes = len(shift), len(self.classes)
-        which = torch.arange(classes, device=shift.device).repeat(count)
-        prompts = self.embeddings((self.context + shift[:, None]).repeat_interleave(classes, 0), which)
-        return self.encoder.embed_texts(None, self.lengths[which], embeddings=prompts).unflatten(0, (count, classes))
+        shifts = shift.expand(-1, classes, -1).flatten(0, 1).split(self.chunk)
+        which = torch.arange(classes, device=shift.device).repeat(count).split(self.chunk)
+        pairs = [
+            checkpoint(self._shifted, *part, use_reentrant=False) if torch.is_grad_enabled() else self._shifted(*part)
+            for part in zip(shifts, which, strict=True)
+        ]
+        return torch.cat(pairs).unflatten(0, (count, classes))
+
+    def _shifted(self, shift: Tensor, which: Tensor) -> Tensor:
+        """The unit vectors (n, E) of `which` classes (n,), by a shift (n, D) for each."""
+        prompts = self.embeddings(self.context + shift[:, None], which)
+        return self.encoder.embed_texts(None, self.lengths[which], embeddings=prompts)
+
+    def class_features(self, x: Tensor) -> Tensor:
+        return self.pair_features(self.meta(self.image_features(x))[:, None])
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         image = self.image_features(x)
-        return self.encoder.scale() * torch.einsum("ne,nce->nc", image, self.pair_features(self.meta(image)))
+        classes = self.pair_features(self.meta(image)[:, None])
+        return self.encoder.scale() * torch.einsum("ne,nce->nc", image, classes)

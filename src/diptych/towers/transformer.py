@@ -38,17 +38,19 @@ class Attention(nn.Module):
     """Multi-head attention: softmax(q k^T / sqrt(D / heads)) v, over the tokens themselves or over a memory.
 
     `mask` is True where a key may be seen: (B, M) for all queries alike, or (B, N, M). A query that may see nothing
-    attends to nothing: its result is the bias of `out`.
+    attends to nothing: its result is the bias of `out`. `bias` says whether q, k and v have one.
     """
 
-    def __init__(self, width: int, heads: int, *, memory_width: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self, width: int, heads: int, *, memory_width: int | None = None, bias: bool = True, dropout: float = 0.0
+    ):
         super().__init__()
         if width % heads:
             raise InputError(f"width {width} cannot be split over {heads} heads; choose heads that divide the width")
         self.heads, self.dropout = heads, dropout
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(memory_width or width, width)
-        self.v = nn.Linear(memory_width or width, width)
+        self.q = nn.Linear(width, width, bias=bias)
+        self.k = nn.Linear(memory_width or width, width, bias=bias)
+        self.v = nn.Linear(memory_width or width, width, bias=bias)
         self.out = nn.Linear(width, width)
         self.qkv: nn.Module | None = None  # in place of the three where int8 packs them in one
 
@@ -87,6 +89,11 @@ class Attention(nn.Module):
             mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
         y = attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0)
         return self.out(y.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, memory: Tensor) -> Tensor:
+        """What each of x (B, N, D) reads of the memory (B, M, ·): the softmax, (B, heads, N, M)."""
+        q, k = self._heads(self.q(x)), self._heads(self.k(memory))
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, heads, N, D / heads)."""

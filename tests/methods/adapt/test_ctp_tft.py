@@ -1,0 +1,252 @@
+"""CTP and TFT: the sheet's numbers and identities, and the whole of it against loops."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.methods.adapt.test_prompts import CLIP_B16, NAMES, learnt, method, pictures, zero_shot
+
+from diptych.data.tokenizers import build
+from diptych.errors import InputError
+from diptych.methods.make import Make
+from diptych.methods.registry import method_class
+from diptych.towers.transformer import Attention
+
+ATTENTION = 3 * 512**2 + 512**2 + 512
+
+
+def moved(tft="query_image", heads=2, **config):
+    """A method whose every part has a say, in float64."""
+    made = method("ctp_tft", tft=tft, heads=heads, **config).double()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
+    return made
+
+
+def plain(size: int) -> Attention:
+    """One head whose projections are the identity."""
+    layer = Attention(size, 1, bias=False)
+    for part in (layer.q, layer.k, layer.v, layer.out):
+        torch.nn.init.eye_(part.weight)
+    torch.nn.init.zeros_(layer.out.bias)
+    return layer.requires_grad_(False)
+
+
+def test_as_many_numbers_are_learnt_as_the_sheet_counts():
+    with torch.device("meta"):
+        cls = method_class("ctp_tft")
+        made = cls(cls.configure({}), Make(**CLIP_B16, tokenizer=build("clip")))
+    parts = {name: learnt(getattr(made.model, name)) for name in ("ctp", "meta", "norm", "tft")}
+    assert parts == {"ctp": 1_049_088, "meta": 33_312, "norm": 1_024, "tft": ATTENTION}
+    assert made.model.alpha.shape == ()
+    assert learnt(made) == 2 * 1_049_088 + 33_312 + 1_024 + 1 + 4 * 512
+
+
+def test_a_class_reads_the_picture_as_worked_out_by_hand():
+    layer, tokens = plain(2), torch.tensor([[[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+    weights = torch.tensor([[0.575975, 0.140029, 0.283995], [0.197776, 0.401112, 0.401112]])
+    torch.testing.assert_close(layer.weights(torch.eye(2)[None], tokens)[0, 0], weights, atol=2e-6, rtol=0)
+    read = torch.tensor([[1.435946, 0.424025], [0.796664, 0.802224]])
+    torch.testing.assert_close(layer(torch.eye(2)[None], tokens)[0], read, atol=2e-6, rtol=0)
+
+
+def test_the_picture_reads_the_classes_as_worked_out_by_hand():
+    layer, picture = plain(2), torch.tensor([[[1.0, 0.5]]])
+    weights = torch.tensor([0.587479, 0.412521])
+    torch.testing.assert_close(layer.weights(picture, torch.eye(2)[None]).flatten(), weights, atol=2e-6, rtol=0)
+    made = method("ctp_tft").model
+    made.tft, made.alpha = layer, torch.nn.Parameter(torch.tensor(0.5))
+    tuned = made.tuned(picture, torch.zeros(1, 1, 2), torch.eye(2)[None])
+    torch.testing.assert_close(tuned.flatten(), torch.tensor([0.877729, 0.479158]), atol=2e-6, rtol=0)
+    made.alpha.data.zero_()
+    untuned = made.tuned(picture, torch.zeros(1, 1, 2), torch.eye(2)[None])
+    torch.testing.assert_close(untuned.flatten(), torch.tensor([0.894427, 0.447214]), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("tft", ["query_image", "pool"])
+def test_the_first_step_is_zero_shot_with_any_names(tft):
+    made, x = method("ctp_tft", tft=tft), pictures()
+    for names in (NAMES, ["a green triangle", "bar"]):
+        made.model.set_classes(names)
+        with torch.no_grad():
+            expected = made.model.encoder.scale() * made.model.encoder.embed_images(x) @ zero_shot(made).T
+            torch.testing.assert_close(made.model(x), expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+
+
+def slow_read(layer, query, keys):
+    """One query (E,) over keys (M, E), head by head."""
+    heads = []
+    for q, k, v in zip(*(f(x).unflatten(-1, (layer.heads, -1)).movedim(-2, 0)
+                         for f, x in ((layer.q, query), (layer.k, keys), (layer.v, keys))), strict=True):  # fmt: skip
+        scores = torch.stack([sum(a * b for a, b in zip(q, one, strict=True)) / len(q) ** 0.5 for one in k])
+        share = scores.exp() / scores.exp().sum()
+        heads.append(sum(s * one for s, one in zip(share, v, strict=True)))
+    return layer.out(torch.cat(heads))
+
+
+def slow_logits(made, x, tft):
+    """Picture by picture and class by class, each prompt a text of its own."""
+    model, rows = made.model, []
+    encoder, words = model.encoder, model.tokenizer
+    for picture in x:
+        seen = encoder.encode_image(picture[None])
+        whole = F.normalize(encoder.image_projection(seen.pooled[0]), dim=0)
+        patches = F.normalize(encoder.image_projection(seen.patches[0]), dim=1)
+        classes = []
+        for name in model.classes:
+            ids = torch.tensor(words.encode([f"a photo of a {name}."]))
+            asks = encoder.embed_texts(ids, torch.tensor([ids.shape[1]]))[0]
+            read = slow_read(model.ctp, asks, torch.cat([whole[None], patches]))
+            tokens = encoder.text.table(ids)
+            count = len(words.ids("a photo of a"))
+            tokens[0, 1 : 1 + count] = model.context + model.meta(model.norm(read))
+            classes.append(encoder.embed_texts(None, torch.tensor([ids.shape[1]]), embeddings=tokens)[0])
+        row = []
+        for one in classes:
+            if tft == "pool":
+                read = slow_read(model.tft, one, patches)
+            else:
+                read = slow_read(model.tft, whole, torch.stack(classes))
+            row.append(encoder.scale() * F.normalize(whole + model.alpha * read, dim=0) @ one)
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("tft", ["query_image", "pool"])
+def test_logits_and_their_gradients_equal_loops_over_pictures_classes_and_heads(tft):
+    made, x = moved(tft, prompts=4), pictures(3)
+    grads = []
+    for logits in (made.model(x), slow_logits(made, x, tft)):
+        made.zero_grad()
+        F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+        grads.append([logits.detach(), *(p.grad.clone() for p in made.parameters() if p.requires_grad)])
+    for fast, slow in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-8, rtol=1e-6)
+
+
+def test_gradients_are_those_of_finite_differences():
+    made, x = moved(names=("bar", "car")), pictures(1)
+    model = made.model
+    picture, patches = (part.detach() for part in model.look(model.encoder.encode_image(x)))
+    texts = model.text_features()
+
+    def loss(alpha, bias):
+        model.alpha.data.copy_(alpha)
+        classes = model.aware(picture + bias, patches, texts)
+        return (F.normalize(picture + alpha * model.tft(picture, classes), dim=-1) * classes).sum(-1)
+
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(1, 1, 32, generator=generator, dtype=torch.float64) * 0.1
+    inputs = (torch.tensor(0.7, dtype=torch.float64, requires_grad=True), bias.requires_grad_())
+    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+
+
+def test_a_query_of_no_class_shifts_all_classes_alike():
+    """Which is CoCoOp's structure: the same shift of every class."""
+    model, x = moved().model, pictures(2)
+    shifts = []
+    pairs = model.pair_features
+    model.pair_features = lambda shift: shifts.append(shift) or pairs(shift)
+    own = model.class_features(x)
+    mean = model.text_features().mean(0, keepdim=True).expand(3, -1)
+    model.text_features = lambda: mean
+    alike = model.class_features(x)
+    assert not torch.allclose(shifts[0][:, 0], shifts[0][:, 1])
+    torch.testing.assert_close(shifts[1], shifts[1][:, :1].expand(-1, 3, -1))
+    torch.testing.assert_close(alike, pairs(shifts[1][:, :1]))
+    assert not torch.allclose(own, alike)
+
+
+@pytest.mark.parametrize("tft", ["query_image", "pool"])
+def test_the_order_of_patches_does_not_matter_and_that_of_classes_is_the_logits(tft):
+    made, x = moved(tft), pictures(2)
+    model = made.model
+    with torch.no_grad():
+        picture, patches = model.look(model.encoder.encode_image(x))
+        turned = patches[:, torch.tensor([2, 0, 3, 1])]
+        classes = model.aware(picture, patches, model.text_features())
+        torch.testing.assert_close(model.aware(picture, turned, model.text_features()), classes)
+        torch.testing.assert_close(model.tuned(picture, turned, classes), model.tuned(picture, patches, classes))
+        logits = model(x)
+        order = [2, 0, 1]
+        model.set_classes([NAMES[at] for at in order])
+        torch.testing.assert_close(model(x), logits[:, order])
+
+
+@pytest.mark.parametrize(("tft", "independent"), [("query_image", False), ("pool", True)])
+def test_it_says_whether_a_class_hangs_on_the_others(tft, independent):
+    made, x = moved(tft), pictures(2)
+    with torch.no_grad():
+        whole = made.model(x)
+        made.model.set_classes(NAMES[:2])
+        assert torch.allclose(made.model(x), whole[:, :2]) == independent == made.model.independent
+
+
+def test_one_class_alone_teaches_nothing():
+    made = moved(names=("bar",))
+    loss = F.cross_entropy(made.model(pictures(2)), torch.zeros(2, dtype=torch.long))
+    loss.backward()
+    assert loss == 0
+    assert all(bool((p.grad == 0).all()) for p in made.parameters() if p.requires_grad)
+
+
+def test_without_alpha_the_classes_learn_as_without_tuning():
+    made, x, y = moved(), pictures(3), torch.tensor([0, 1, 2])
+    model = made.model
+    model.alpha.data.zero_()
+    F.cross_entropy(model(x), y).backward()
+    with_it = {name: p.grad.clone() for name, p in made.named_parameters() if p.requires_grad and "tft" not in name}
+    made.zero_grad()
+    picture = model.encoder.embed_images(x)[:, None]
+    F.cross_entropy(model.encoder.scale() * (picture * model.class_features(x)).sum(-1), y).backward()
+    for name, parameter in made.named_parameters():
+        if parameter.requires_grad and "tft" not in name and "alpha" not in name:
+            torch.testing.assert_close(parameter.grad, with_it[name])
+
+
+def test_the_names_that_ask_get_no_gradient_and_are_encoded_once_in_training():
+    made, calls = method("ctp_tft").train(), []
+    encode = made.model.encoder.encode_text
+    made.model.encoder.encode_text = lambda ids, lengths, **how: calls.append(ids) or encode(ids, lengths, **how)
+    for _ in range(3):
+        F.cross_entropy(made.model(pictures()), torch.tensor([0, 1, 2, 0])).backward()
+    assert sum(ids is not None for ids in calls) == 1
+    assert not made.model.text_features().requires_grad
+    asks = made.model.text_features().requires_grad_()
+    made.model.logits(pictures(), asks).sum().backward()
+    assert asks.grad is None
+
+
+def test_maps_say_where_each_class_looks():
+    model, x = moved().model, pictures(2)
+    maps = model.attention(x)
+    assert maps.shape == (2, 3, 2, 2)
+    assert not maps.requires_grad
+    picture, patches = model.look(model.encoder.encode_image(x))
+    tokens = torch.cat([picture, patches], 1)
+    weights = model.ctp.weights(model.text_features().expand(2, -1, -1), tokens).mean(1)
+    torch.testing.assert_close(maps.flatten(2).sum(-1), 1 - weights[..., 0])
+    torch.testing.assert_close(maps.flatten(2), weights[..., 1:])
+    seen = model.encoder.encode_image(x)
+    model.encoder.encode_image = lambda x: replace(seen, grid=None)
+    with pytest.raises(InputError, match="grid"):
+        model.attention(x)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"tft": "query"}, "did you mean 'query_image'"),
+        ({"heads": 0}, "heads is 0"),
+        ({"heads": 5}, "cannot be split over 5 heads"),
+        ({"prompts": 0}, "prompts is 0"),
+    ],
+)
+def test_bad_options_are_refused(config, said):
+    with pytest.raises(InputError, match=said):
+        method("ctp_tft", **config)
