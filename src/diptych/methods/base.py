@@ -166,6 +166,11 @@ class Method(nn.Module):
         """The typed options; an unknown one names the nearest."""
         return configure(cls.Config, dict(options), f"method {cls.__name__}")
 
+    @classmethod
+    def commands(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """`then`, where it hangs on the method's options."""
+        return cls.then
+
     def stages(self) -> Sequence[Stage]:
         return (Stage(),)
 

@@ -39,6 +39,8 @@ class Classify(Method):
 
     Config = ClassifyConfig
     adapts: ClassVar[bool] = True
+    named: ClassVar[bool] = True
+    """Whether the classes are told by their names, through the text tower."""
     then = ("classify {run} PICTURES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot")
     model: Classifier
 
@@ -46,7 +48,7 @@ class Classify(Method):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
         encoder = make.dual(scale=Temperature(100.0, form="fixed"))
-        if encoder.text is None or make.words is None:
+        if self.named and (encoder.text is None or make.words is None):
             raise InputError("classes are told by their names, and this model has no text tower or came without its "
                              "tokenizer; start from one of pictures and texts")  # fmt: skip
         self.model = self.build(encoder)
@@ -58,12 +60,8 @@ class Classify(Method):
 
     def meet(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data. Raises InputError where the label has none."""
-        field = sources["train"].schema().get(f"labels.{self.config.label}")
-        if field is not None and not field.classes:
-            raise InputError(f"the label {self.config.label!r} of {sources['train'].name!r} has no class names; name "
-                             "another with --method.label, or give a folder a class")  # fmt: skip
-        if field is not None:  # else the missing field is told with all that are missing
-            self.model.set_classes(field.classes)
+        if names := class_names(sources["train"], self.config.label):
+            self.model.set_classes(names)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         picture = PictureView(preprocess=self.model.image.preprocess, augment=self.augment)
@@ -76,6 +74,18 @@ class Classify(Method):
         labels: Any = batch.fields["class"]
         hits = (features["logits"].argmax(1) == labels).float().mean()
         return Losses({"classes": cross_entropy(features["logits"], labels.long())}, {"accuracy": hits})
+
+
+def class_names(source: Source, label: str) -> tuple[str, ...]:
+    """The class names of a label; () where the source lacks it, which is told with all that is missing.
+
+    Raises InputError where the label has none.
+    """
+    field = source.schema().get(f"labels.{label}")
+    if field is not None and not field.classes:
+        raise InputError(f"the label {label!r} of {source.name!r} has no class names; name another with "
+                         "--method.label, or give a folder a class")  # fmt: skip
+    return () if field is None else field.classes
 
 
 # Towers are those of the model that is given; these are what the contract suite builds without one.

@@ -13,12 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.towers.classifier import Classifier, check_names, freeze
+from diptych.towers.classifier import Classifier, check_names, freeze, parted
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
 from diptych.towers.transformer import Insert, chain
 
-Position = Literal["end", "middle", "front"]
+Position = Literal["end", "middle", "front", "name"]
 STD = 0.02  # of vectors that begin at random
 
 
@@ -27,8 +27,9 @@ class Prompted(Classifier):
 
     `length` vectors stand in place of the template's words before the name (None: as many as those have tokens). With
     `start` they begin as those tokens' embeddings, else as N(0, 0.02²). `position` puts the name behind them ("end"),
-    between two halves ("middle") or before them ("front"). With `own` each class has vectors of its own, which fit no
-    other names.
+    between two halves ("middle") or before them ("front"); with "name" the words stay, and the vectors (None: one) take
+    the name's place, which is textual inversion (Gal et al., ICLR 2023). With `own` each class has vectors of its own,
+    which fit no other names.
     """
 
     places: Tensor
@@ -47,7 +48,7 @@ class Prompted(Classifier):
                              "show; start from a run, openclip: or a CLIP of hf:")  # fmt: skip
         before = template.partition("{}")[0]
         self.words = tokenizer.ids(before.strip())
-        self.length = len(self.words) if length is None else length
+        self.length = length if length is not None else 1 if position == "name" else len(self.words)
         if self.length < (0 if self.keeps else 1):
             raise InputError(f"a context of {self.length} vectors has nothing to learn; give one at least")
         if start and self.length > len(self.words):
@@ -55,6 +56,8 @@ class Prompted(Classifier):
                              f"{before.strip()!r}; give fewer, or start at random")  # fmt: skip
         if own and start:
             raise InputError("vectors of its own for each class begin at random; set start=false")
+        if position == "name" and not own:
+            raise InputError("vectors in the place of the names make all classes one if they are shared; set own=true")
         self.position, self.own = position, own
         vectors = torch.randn(self.length, table.embedding_dim) * STD
         if start:
@@ -79,19 +82,13 @@ class Prompted(Classifier):
 
     def _prompt(self, name: str) -> tuple[list[int], list[int]]:
         """The ids of a class's prompt, and where its vectors go."""
-        tokenizer, words = self.tokenizer, len(self.words)
-        whole = tokenizer.ids(self.template.replace("{}", name))
-        if whole[:words] != self.words:
-            raise InputError(f"in {self.template.replace('{}', name)!r} the words before the name have other tokens "
-                             "than alone; put a blank between them and {}")  # fmt: skip
-        tail = whole[words:]
-        named = tokenizer.ids(self.template.partition("{}")[0] + name)[words:]
-        if tail[: len(named)] != named:  # the name and what follows share a token
-            named = tail
-        rest = tail[len(named) :]
-        kept = self.words[self.length :] if self.keeps else []  # words that stay as they are
+        tokenizer = self.tokenizer
+        words, named, rest = parted(tokenizer, self.template, name)
         filler = [named[0]] * self.length
-        split = {"end": self.length, "middle": self.length // 2, "front": 0}[self.position]
+        kept = words[self.length :] if self.keeps else []  # words that stay as they are
+        if self.position == "name":
+            kept, named = words, []
+        split = {"end": self.length, "middle": self.length // 2, "front": 0, "name": 0}[self.position]
         own = [*filler[:split], *kept, *named, *filler[split:], *rest]
         if len(own) > tokenizer.room:
             raise InputError(f"the class name {name!r} does not fit: its prompt has {len(own)} tokens, and there is "

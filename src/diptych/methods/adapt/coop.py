@@ -28,7 +28,8 @@ card = {
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
     """`length` is the number of vectors, None as many as the template's words have tokens; with `start` they begin as
-    those words. `position` says where the name stands among them, `own` whether each class has vectors of its own."""
+    those words. `position` says where the name stands among them, or that they take its place; `own` whether each class
+    has vectors of its own."""
 
     length: int | None = None
     start: bool = True
