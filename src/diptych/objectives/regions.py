@@ -24,7 +24,8 @@ def target_matrix(classes: Tensor, owner: Tensor) -> Tensor:
 def word_regions(logits: Tensor, classes: Tensor, owner: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """The sigmoid focal loss of S (B, N, L) against the target matrix, over the number of regions that hold something
     (1 at least)."""
-    total = sigmoid_focal_loss(logits, target_matrix(classes, owner), alpha=alpha, gamma=gamma, reduction="sum")
+    targets = target_matrix(classes, owner).to(logits.dtype)
+    total = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma, reduction="sum")
     return total / (classes >= 0).sum().clamp(min=1)
 
 

@@ -42,7 +42,7 @@ class HeadConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.depth < 0:
+        if self.width < 1 or self.depth < 1:
             raise InputError(f"a head of {self.depth} blocks {self.width} wide is none; give positive numbers")
 
 
