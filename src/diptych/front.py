@@ -26,6 +26,7 @@ def train(
     out: str | Path,
     *,
     val: str | None = None,
+    guard: str | None = None,
     preset: str = "small",
     init: str | None = None,
     added: Sequence[str] = (),
@@ -39,9 +40,10 @@ def train(
 ) -> Any:
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
-    `data` is a source spec, or a mapping of streams to specs. `config` are the method's own options, `added` other
-    methods whose losses are added, as "multi_view:weight=0.5" (`methods.mix`); `settings` are those of the recipe (lr,
-    epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
+    `data` is a source spec, or a mapping of streams to specs. `guard` is one of what a model could do before: training
+    ends before its accuracy (or recall) there falls by more than `forget`. `config` are the method's own options,
+    `added` other methods whose losses are added, as "multi_view:weight=0.5" (`methods.mix`); `settings` are those of
+    the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
     Raises InputError for a name, an option or data that does not fit.
     """
     given = {"recipe": {}, "options": {}}
@@ -56,6 +58,7 @@ def train(
         method,
         streams,
         val=val,
+        guard=guard,
         preset=preset,
         init=init,
         added=added,
@@ -66,7 +69,7 @@ def train(
         config=config,
         **given,
     )
-    run(resolved, out, resume=resume, validate=validation)
+    run(resolved, out, resume=resume, validate=validation, remember=remembered)
     return load(out)
 
 
@@ -90,3 +93,11 @@ def validation(model: Any, source: Source) -> dict[str, float]:
     how = model.validation
     result = run_suites(model, source, [how.suite], **how.settings)[how.suite]
     return {f"val/{name}": value for name, value in result.items() if name.startswith(tuple(how.names))}
+
+
+def remembered(model: Any, source: Source) -> float:
+    """What `--guard` keeps: accuracy by names where the source names classes, else recall at 1, the mean of both."""
+    if any(name.startswith("labels.") and field.classes for name, field in source.schema().items()):
+        return run_suites(model, source, ["zeroshot"])["zeroshot"]["top1"]
+    result = run_suites(model, source, ["retrieval"])["retrieval"]
+    return (result["i2t_r1"] + result["t2i_r1"]) / 2

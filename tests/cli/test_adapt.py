@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("name", ["coop", "cocoop", "ivlp", "maple"])
+@pytest.mark.parametrize("name", ["coop", "cocoop", "ivlp", "maple", "mocoop"])
 def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, diptych, tmp_path):
     run = tmp_path / "run"
     options = {"maple": ("--method.depth", "3"), "ivlp": ("--method.depth", "2", "--method.image_depth", "4")}
@@ -104,6 +104,29 @@ def test_pictures_without_classes_get_those_of_the_run(folder, diptych, refused,
     assert "prompts of its own" in refused(
         "evaluate", run, "--data", folder, "--suite", "zeroshot", "--templates", "plain"
     )
+
+
+def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_picture(folder, diptych, refused, tmp_path):
+    run, groups = tmp_path / "run", tmp_path / "groups.json"
+    groups.write_text(json.dumps({"plain": ["a {}", "the {}"], "drawn": ["a pencil drawing of a {}, in pale colours"]}))
+    words = ("--init", "tiny", "--data", folder, "--steps", "2", "--batch-size", "2", "--quiet")
+    called = diptych("train", "mocoop", *words, "--method.templates", groups, "--method.names", "owl,cat", "--out", run)
+    assert called.code == 0, called.err
+    groups.unlink()
+    told = json.loads(diptych("classify", run, folder, "--names", "cat,tree", "--route", "--json").out)
+    assert told["names"] == ["cat", "tree"]
+    for each in told["pictures"]:
+        assert sorted(group["name"] for group in each["groups"]) == ["drawn", "plain"]
+        assert sum(group["weight"] for group in each["groups"]) == pytest.approx(1, abs=1e-5)
+    table = diptych("classify", run, next(folder.glob("*/*.png")), "--route").out
+    assert "groups" in table
+    assert "plain 0." in table
+    assert "plain 0." not in diptych("classify", run, folder).out
+    assert "no groups of prompts" in refused("classify", "tiny", folder, "--route")
+    again = diptych("train", "mocoop", "--config", run / "config.yaml", "--out", tmp_path / "again")
+    assert again.code == 0, again.err
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "again")]
+    assert weights[0] == weights[1]
 
 
 def test_a_lora_run_is_an_encoder_as_any_other_once_it_is_loaded(folder, diptych, tmp_path):

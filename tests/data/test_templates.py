@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from diptych.data.templates import BANKS, GROUPS, template_groups, templates
+from diptych.data.templates import BANKS, GROUPS, template_groups, templates, with_types
 from diptych.data.worlds.scenes.parse import parse
 from diptych.data.worlds.scenes.words import GROUNDS, PALETTES, RENDERINGS, STYLES
 from diptych.errors import InputError
@@ -101,6 +101,15 @@ def test_what_are_no_templates_is_told(tmp_path, spec, text, message):
         templates(spec)
 
 
+def test_groups_may_be_given_as_they_stand():
+    groups = {"sketch": ["a sketch of a {}"], "photo": ("a photo, {}", "a {}")}
+    assert template_groups(groups) == {"sketch": ("a sketch of a {}",), "photo": ("a photo, {}", "a {}")}
+    assert template_groups(template_groups("styles")) == template_groups("styles")
+    for wrong in ({}, {"one": "a {}"}, {"one": []}, {"one": ["a"]}):
+        with pytest.raises(InputError, match="the templates"):
+            template_groups(wrong)
+
+
 def test_other_things_have_no_groups(tmp_path):
     with pytest.raises(InputError, match="unknown groups of templates 'plain'"):
         template_groups("plain")
@@ -109,3 +118,14 @@ def test_other_things_have_no_groups(tmp_path):
     for name in ("a.txt", "b.txt"):
         with pytest.raises(InputError, match="not a file of text"):
             templates(str(tmp_path / name))
+
+
+def test_words_for_what_the_classes_are_make_further_templates():
+    found = with_types(["a photo of a {}.", "a {}"], ["pet", "cat"])
+    assert found[:5] == (
+        "a photo of a {}.", "a photo of a {}, a type of pet.", "a photo of a pet: {}.", "a pet of a {}.",
+        "a pet photo of a {}.",
+    )  # fmt: skip
+    assert found[9:] == ("a {}", "a pet: {}", "a cat: {}")  # without a full stop or a photo, nothing more comes of it
+    assert len(set(found)) == len(found)
+    assert with_types(["a {}"], []) == ("a {}",)

@@ -40,6 +40,26 @@ def test_no_more_classes_are_told_than_there_are():
     assert likeliest(torch.zeros(1, 2), ("a", "b"), 5) == [(("a", 0.5), ("b", 0.5))]
 
 
+class Guide(Judge):
+    """Routes each picture by the sign of its first number."""
+
+    def route(self, images, *, batch_size):
+        return [(("up" if self.vectors[at][0] > 0 else "down", 1.0),) for at in self.numbers(images)]
+
+
+def test_groups_are_told_where_they_are_asked_for():
+    source = Rows([row(f"k{i}", i, f"t {i}", damage="cut" if i == 1 else "") for i in range(5)])
+    model = Guide(vectors(0))
+    found, _ = name_pictures(model, source, route=True, batch_size=2)
+    assert [each.groups[0][0] for each in found] == [
+        "up" if model.vectors[int(each.key[1:])][0] > 0 else "down" for each in found
+    ]
+    assert len({each.groups[0][0] for each in found}) == 2
+    assert all(each.groups == () for each in name_pictures(model, source)[0])
+    with pytest.raises(InputError, match="groups of prompts needs a model with route"):
+        name_pictures(Judge(vectors(0)), source, route=True)
+
+
 def test_a_model_that_names_nothing_is_refused():
     with pytest.raises(InputError, match="class_logits"):
         name_pictures(Fake(vectors(0)), Rows([row("a", 1, "t")]))

@@ -110,7 +110,7 @@ def test_streams_run_side_by_side_and_resume_to_the_bit(tmp_path):
         method = make_method()
         method.__class__ = TwoStreams
         made = make_engine(tmp_path / name, method=method, save_every=1)
-        made.sources["other"] = Toy(20)
+        made.feed.given["other"] = Toy(20)
         return made
 
     unbroken = engine("a")

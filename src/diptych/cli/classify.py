@@ -18,6 +18,7 @@ EXAMPLES = (
     "diptych classify tiny pictures/ --names 'cat,dog,strawberry'",
     "diptych classify openclip:ViT-B-32/laion2b_s34b_b79k photos/ --names classes.txt --template 'a photo of a {}.'",
     "diptych classify runs/mine 'shards/*.tar' --names 'ripe,unripe' --json",
+    "diptych classify runs/mocoop photos/ --route",
 )
 _SHOWN = 40  # pictures in the table
 
@@ -30,6 +31,7 @@ def add(parser: Parser) -> None:
                   help="prompts around a name: 'a {} | one {}', a bank, or a file (default: pictures)")  # fmt: skip
     parser.option("What", "--label", metavar="LABEL", help="whose class names to take where --names is not given")
     parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many classes to tell of each (default: 3)")
+    parser.option("How", "--route", type=bool, help="tell which groups of prompts were mixed, by a run that has such")
     parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON, of all pictures, in place of tables")
@@ -52,20 +54,26 @@ def run(args: Namespace) -> None:
 
     source = None if is_picture(args.pictures) else open_source(args.pictures)
     model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    route = bool(args.get("route"))
+    if route and not hasattr(model, "route"):
+        raise InputError(f"{args.model} has no groups of prompts to choose from, which --route tells; train some with "
+                         "`diptych train mocoop`, or leave --route out")  # fmt: skip
     own = () if model.classes else ("pictures",)  # a run that was trained on classes has its prompts
     prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
     model.set_classes(_names(args, model, source), prompts)
     if source is None:
         logits = model.class_logits(args.pictures, exact=bool(args.get("exact")))
         [classes] = likeliest(logits, model.classes, args.get("k", 3))
-        found, bad = [Named(Path(args.pictures).name, args.pictures, classes)], {}
+        [groups] = model.route(args.pictures, exact=bool(args.get("exact"))) if route else [()]
+        found, bad = [Named(Path(args.pictures).name, args.pictures, classes, groups)], {}
     else:
         settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
         with progress("naming") as report:
-            found, bad = name_pictures(model, source, progress=report, **settings)
+            found, bad = name_pictures(model, source, route=route, progress=report, **settings)
     if args.get("json"):
         told = [{"key": each.key, "path": each.path,
-                 "classes": [{"name": name, "probability": share} for name, share in each.classes]}
+                 "classes": [{"name": name, "probability": share} for name, share in each.classes],
+                 **({"groups": [{"name": name, "weight": share} for name, share in each.groups]} if route else {})}
                 for each in found]  # fmt: skip
         show_json({"model": args.model, "names": list(model.classes), "pictures": told, "bad": dict(bad)})
     else:
@@ -102,11 +110,13 @@ def _show(args: Namespace, model: Any, found: list[Any]) -> None:
     rows = []
     for each in found[:_SHOWN]:
         name, share = each.classes[0]
-        others = ", ".join(f"{other} {value:.2f}" for other, value in each.classes[1:])
-        rows.append((each.path or each.key, name, share, others))
+        others, groups = (", ".join(f"{other} {value:.2f}" for other, value in told)
+                          for told in (each.classes[1:], each.groups))  # fmt: skip
+        rows.append((each.path or each.key, name, share, others, *[groups] * bool(groups)))
     more = len(found) - len(rows)
     note = f"and {more:,} more pictures; --json tells all" if more > 0 else ""
-    show_table(f"{args.pictures} by {args.model}", ("picture", "class", "probability", "then"), rows, note)
+    heads = ("picture", "class", "probability", "then", *["groups"] * bool(args.get("route")))
+    show_table(f"{args.pictures} by {args.model}", heads, rows, note)
     if len(found) > 1:
         print()
         given = counts(found)

@@ -53,8 +53,8 @@ def add(parser: Parser) -> None:
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob"], metavar="ABILITY",
                   help="answers, composition, hard_negatives, flags: how it scores")  # fmt: skip
-    parser.option(some, "--earlier", metavar="MODEL,…", help="continual, rotation: checkpoints of the stages before")
-    parser.option(some, "--measure", metavar="SUITE.NUMBER", help="continual: what is measured of each task")
+    parser.option(some, "--earlier", metavar="MODEL,…", help="continual, rotation, wise: checkpoints from before")
+    parser.option(some, "--measure", metavar="SUITE.NUMBER", help="continual, wise: what is measured of each task")
     parser.option(some, "--strategies", metavar="NAME,…", help="degeneration: of greedy, sample, beam, with options")
     parser.option(some, "--prefix", type=int, metavar="N", help="degeneration: tokens of the text that are given")
     parser.option(some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated")

@@ -65,6 +65,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "identity": model.identity,
         "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
         "diptych": stored.get("diptych"),
+        **{name: value or None for name, value in stored.get("kept", {}).items()},  # classes, prompts that it found
     }
 
 
@@ -89,6 +90,6 @@ def count(module: Any) -> int:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     return f"{value:,}" if isinstance(value, int) else str(value)

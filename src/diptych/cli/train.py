@@ -47,6 +47,10 @@ def add(parser: Parser) -> None:
                   help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE")  # fmt: skip
     parser.option(_DATA, "--shots", type=int, metavar="K", help="of each class K samples, drawn by --seed (all)")
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
+    parser.option(_DATA, "--guard", metavar="SOURCE",
+                  help="what the model could do before: training ends before it forgets that")  # fmt: skip
+    parser.option(_DATA, "--forget", dest="options.forget", type=float, metavar="X",
+                  help="how far accuracy or recall on the guard may fall (0.02)")  # fmt: skip
     parser.option(_DATA, "--workers", dest="options.workers", type=int, metavar="N", help="processes that decode (0)")
     parser.option(_DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE",
                   help="damaged samples allowed (0.01)")  # fmt: skip
@@ -226,12 +230,12 @@ def run(args: Namespace) -> int:
         raise InputError("diptych train has no place to write to; name a folder with --out RUN")
     if "data" not in args:
         raise InputError("diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs")
-    from diptych.front import validation
+    from diptych.front import remembered, validation
     from diptych.training.config import resolve
     from diptych.training.engine import Interrupted
     from diptych.training.run import run as train
 
-    names = ("preset", "val", "image_tower", "text_tower", "tokenizer", "embed_dim", "init", "added")
+    names = ("preset", "val", "guard", "image_tower", "text_tower", "tokenizer", "embed_dim", "init", "added")
     groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
     given = {name: args[name] for name in names if name in args}
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
@@ -240,7 +244,7 @@ def run(args: Namespace) -> int:
     out = Path(args.out).expanduser()
     with _interruptible() as interrupted:
         try:
-            summary = train(config, out, resume=bool(args.get("resume")), validate=validation)
+            summary = train(config, out, resume=bool(args.get("resume")), validate=validation, remember=remembered)
         except Interrupted:
             say(f"stopped, and the state is saved; go on with: diptych train --resume --out {out}")
             return 130 if interrupted() else 0
@@ -260,6 +264,9 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
         say(f"damaged samples, whose places others took: {reasons}")
     if summary.skipped:
         say(f"steps skipped because their loss was not finite, or a spike: {summary.skipped}")
+    if lost := summary.forgot:
+        say(f"ended at step {lost['step']:,.0f}: the guard's score fell from {lost['start']:.3f} to "
+            f"{lost['score']:.3f}; the model is that of step {lost['kept']:,.0f}")  # fmt: skip
     if numbers := _last_validation(out):
         say("validation: " + ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()))
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")

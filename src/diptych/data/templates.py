@@ -4,6 +4,7 @@
     pictures            seven that fit photos and drawings, what `zeroshot` takes where none are given
     imagenet            the 80 that CLIP's authors used on ImageNet, from open_clip; imagenet-simple: 7 of them
     styles              for the world `scenes`, in groups by its styles
+    quality             eight for photos, in groups by what kind of photo they tell of
     prompts.txt         a template on each line
     groups.json         groups of templates: {"sketch": ["a sketch of a {}", …], …}
     'a {} | one {}'     these
@@ -12,8 +13,9 @@ Every template holds {} once, where the class name goes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diptych.errors import InputError, unknown
 
@@ -30,6 +32,17 @@ BANKS = {
     ),
 }
 GROUPS = {
+    "quality": {  # MoCoOp's groups that are of no one data set, as far as its sizes and words are known
+        "plain": ("a photo of a {}.",),
+        "many": ("a photo of many {}.",),
+        "poor": (
+            "a low resolution photo of a {}.",
+            "a low resolution photo of the {}.",
+            "a pixelated photo of a {}.",
+            "a pixelated photo of the {}.",
+        ),
+        "good": ("a good photo of a {}.", "a good photo of the {}."),
+    },
     "styles": {  # as captions of `scenes` say it, each style in its own words
         "plain": ("a picture of a {}", "an image of a {}", "there is a {}"),
         "sketch": ("a pencil drawing of a {}", "a pencil drawing of a {} on paper, in pale colours"),
@@ -65,28 +78,54 @@ def templates(spec: str) -> tuple[str, ...]:
     raise unknown("templates", spec, [*BANKS, *_OPENCLIP, *GROUPS, "FILE.txt", "FILE.json", "'a {} | one {}'"])
 
 
-def template_groups(spec: str) -> dict[str, tuple[str, ...]]:
-    """Groups of templates by name, in order: of a bank that has groups, or of a file {"name": ["template", …], …}.
+def template_groups(spec: str | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Groups of templates by name, in order: of a bank that has groups, of a file {"name": ["template", …], …}, or such
+    a mapping itself.
 
     Raises InputError for what is neither, an empty group, and a template that does not hold {} once.
 
     >>> list(template_groups("styles"))
     ['plain', 'sketch', 'pixel', 'dusk', 'photo', 'poster']
     """
-    if spec in GROUPS:
-        return dict(GROUPS[spec])
-    if not spec.lower().endswith(".json"):
+    where = spec if isinstance(spec, str) else "the templates"
+    if not isinstance(spec, str):
+        groups: Any = dict(spec)
+    elif spec in GROUPS:
+        groups = GROUPS[spec]
+    elif spec.lower().endswith(".json"):
+        try:
+            groups = json.loads(_text(spec))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{spec}: not JSON ({error}); write {_FORM}") from error
+    else:
         raise unknown("groups of templates", spec, [*GROUPS, "FILE.json"])
-    try:
-        groups = json.loads(_text(spec))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{spec}: not JSON ({error}); write {_FORM}") from error
-    if not isinstance(groups, dict) or not groups or not all(isinstance(group, list) for group in groups.values()):
-        raise InputError(f"{spec}: no groups of templates; write {_FORM}")
-    return {name: checked(group, f"group {name!r} of {spec}") for name, group in groups.items()}
+    if (
+        not isinstance(groups, dict)
+        or not groups
+        or not all(isinstance(group, list | tuple) for group in groups.values())
+    ):
+        raise InputError(f"{where}: no groups of templates; write {_FORM}")
+    return {name: checked(group, f"group {name!r} of {where}") for name, group in groups.items()}
 
 
 _FORM = '{"group": ["a sketch of a {}", …], …}'
+
+
+def with_types(given: Sequence[str], types: Sequence[str]) -> tuple[str, ...]:
+    """Templates, and for each the variants that say what kind of thing the classes are, each once.
+
+    >>> with_types(["a photo of a {}."], ["pet"])
+    ('a photo of a {}.', 'a photo of a {}, a type of pet.', 'a photo of a pet: {}.', 'a pet of a {}.',
+     'a pet photo of a {}.')
+    """
+    found = []
+    for template in given:
+        found.append(template)
+        for kind in types:
+            found.append(template.replace(".", f", a type of {kind}."))
+            found.append(template.replace("{}", f"{kind}: {{}}"))
+            found += [template.replace("photo", kind), template.replace("photo", f"{kind} photo")]
+    return tuple(dict.fromkeys(found))
 
 
 def checked(given: Sequence[str], where: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ Dimensions: S stages, T tasks.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ card = {
     "abilities": [],
 }
 
+SEVERAL = frozenset(("continual", "rotation", "wise"))
+"""Suites of several models, which measure none of their own."""
 Checkpoint = Any
 """A model, or what `diptych.load` takes."""
 
@@ -70,20 +72,14 @@ def continual(
     """
     tasks, suite, numbers = _asked(source, earlier, measure)
     stages = [*earlier, model]
-    takes = inspect.signature(getattr(import_module(f"diptych.evaluation.{suite}"), suite)).parameters
-    given = {"role": role, "label": label, "batch_size": batch_size, "exact": exact}
-    settings = {name: value for name, value in given.items() if name in takes and value is not None}
+    settings = settings_of(suite, role=role, label=label, batch_size=batch_size, exact=exact)
     matrix, chance, protocols, bad = np.zeros((len(stages), len(tasks))), [], [], {}
     for i, stage in enumerate(stages):
         held = loaded(stage)
         for j, task in enumerate(tasks):
-            share = _share(progress, i * len(tasks) + j, matrix.size)
+            share = share_of(progress, i * len(tasks) + j, matrix.size)
             results = evaluate(held, task, [suite], progress=share, **settings)[suite]
-            for number in numbers:
-                if not isinstance(results.get(number), float):
-                    numeric = [name for name, value in results.items() if isinstance(value, float)]
-                    raise unknown(f"number of {suite}", number, numeric)
-            matrix[i, j] = np.mean([results[number] for number in numbers])
+            matrix[i, j] = mean_of(results, suite, numbers)
             if i == len(stages) - 1:
                 chance.append(float(np.mean([results.get(f"chance_{number}", 0.0) for number in numbers])))
                 protocols.append(results["protocol"])
@@ -135,12 +131,32 @@ def _asked(source: Source, earlier: Sequence[Checkpoint], measure: str) -> tuple
             f"continual has {len(tasks)} tasks and {len(earlier) + 1} checkpoints with the model itself; name "
             f"{len(tasks) - 1} earlier ones, or {len(tasks)} with one from before the first task"
         )
+    return tasks, *measured_by(measure)
+
+
+def measured_by(measure: str) -> tuple[str, list[str]]:
+    """The suite and the numbers of SUITE.NUMBER+NUMBER; InputError where it is none, or one of several models."""
     suite, _, numbers = measure.partition(".")
-    if suite not in cards() or suite == "continual":
-        raise unknown("suite to measure by", suite, set(cards()) - {"continual"})
+    if suite not in cards() or suite in SEVERAL:
+        raise unknown("suite to measure by", suite, set(cards()) - SEVERAL)
     if not numbers:
         raise InputError(f"measure is {measure!r}; write SUITE.NUMBER, such as zeroshot.top1")
-    return tasks, suite, numbers.split("+")
+    return suite, numbers.split("+")
+
+
+def settings_of(suite: str, **given: Any) -> dict[str, Any]:
+    """Those of the settings that are given and that the suite takes."""
+    takes = inspect.signature(getattr(import_module(f"diptych.evaluation.{suite}"), suite)).parameters
+    return {name: value for name, value in given.items() if name in takes and value is not None}
+
+
+def mean_of(results: Mapping[str, Any], suite: str, numbers: Sequence[str]) -> float:
+    """The mean of some numbers of a suite's results; InputError for one that it does not give."""
+    for number in numbers:
+        if not isinstance(results.get(number), float):
+            numeric = [name for name, value in results.items() if isinstance(value, float)]
+            raise unknown(f"number of {suite}", number, numeric)
+    return float(np.mean([results[number] for number in numbers]))
 
 
 def loaded(checkpoint: Checkpoint) -> Any:
@@ -152,6 +168,6 @@ def loaded(checkpoint: Checkpoint) -> Any:
     return load(checkpoint)
 
 
-def _share(progress: Progress | None, at: int, of: int) -> Callable[[int, int], None] | None:
+def share_of(progress: Progress | None, at: int, of: int) -> Callable[[int, int], None] | None:
     """The progress of evaluation `at` of `of` equal ones."""
     return None if progress is None else lambda done, total: progress(at * total + done, of * total)

@@ -15,11 +15,13 @@ from diptych.evaluation.embed import Progress, Steps, main_picture, read_picture
 
 @dataclass(frozen=True)
 class Named:
-    """A picture by its key, and its file where it is one; the likeliest classes with their probabilities."""
+    """A picture by its key, and its file where it is one; the likeliest classes with their probabilities, and the
+    groups of prompts with their weights, where they were asked for."""
 
     key: str
     path: str
     classes: tuple[tuple[str, float], ...]
+    groups: tuple[tuple[str, float], ...] = ()
 
 
 def name_pictures(
@@ -27,6 +29,7 @@ def name_pictures(
     source: Source,
     *,
     k: int = 3,
+    route: bool = False,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -34,10 +37,12 @@ def name_pictures(
     """The `k` likeliest of `model.classes` for every picture `main`, in the source's order, and how many pictures could
     not be read, by reason.
 
-    Probabilities are the softmax over all classes. Raises InputError for a model without classes, or where no picture
-    can be read.
+    Probabilities are the softmax over all classes. With `route` it is told too which groups of prompts a picture was
+    routed to. Raises InputError for a model without classes, or without such groups, or where no picture can be read.
     """
     able("naming pictures", model, "class_logits")
+    if route:
+        able("telling the groups of prompts", model, "route")
     found: list[Named] = []
     bad: Counter[str] = Counter()
 
@@ -48,7 +53,8 @@ def name_pictures(
     steps = Steps(progress, len(source))
     for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
         classes = likeliest(model.class_logits(pixels, batch_size=batch_size), model.classes, k)
-        found += [Named(key, path, named) for (key, path), named in zip(facts, classes, strict=True)]
+        groups = model.route(pixels, batch_size=batch_size) if route else [()] * len(classes)
+        found += [Named(*fact, *told) for fact, *told in zip(facts, classes, groups, strict=True)]
     return found, bad
 
 

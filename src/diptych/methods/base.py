@@ -146,6 +146,9 @@ class Method(nn.Module):
     reaches_all: ClassVar[bool] = True
     """Whether every step gives every trainable parameter a gradient. False lets ranks look for those left out."""
 
+    toy: ClassVar[Mapping[str, Any]] = {}
+    """Options in place of the presets', where the contract suite's toys do not fit those: files, prompts."""
+
     adapts: ClassVar[bool] = False
     """Whether it starts from a model that has learnt already, given by `--init`."""
     then: ClassVar[Sequence[str]] = ("evaluate {run} --data {data}", "embed {run} SOURCE --out EMB")
@@ -170,6 +173,11 @@ class Method(nn.Module):
     def commands(cls, options: Mapping[str, Any]) -> Sequence[str]:
         """`then`, where it hangs on the method's options."""
         return cls.then
+
+    @classmethod
+    def kept(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as a run keeps them: what they name in a file is read into them, so that a run is whole."""
+        return options
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(),)

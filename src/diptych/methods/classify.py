@@ -25,13 +25,18 @@ from diptych.towers.parts import Temperature
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyConfig:
-    """`label` is that of the classes, `template` the prompt that the name stands in, `augment` options of
-    `data.views.Augment`."""
+class PicturesConfig:
+    """`label` is that of the classes, `augment` options of `data.views.Augment`."""
 
     label: str = "class"
-    template: str = "a photo of a {}."
     augment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(PicturesConfig):
+    """`template` is the prompt that the name stands in."""
+
+    template: str = "a photo of a {}."
 
 
 class Classify(Method):
@@ -62,6 +67,9 @@ class Classify(Method):
         """Take the class names of the training data. Raises InputError where the label has none."""
         if names := class_names(sources["train"], self.config.label):
             self.model.set_classes(names)
+
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(min_batch=1),)  # no picture looks at another
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         picture = PictureView(preprocess=self.model.image.preprocess, augment=self.augment)

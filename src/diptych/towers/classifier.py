@@ -64,9 +64,16 @@ def parted(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], l
     return words, named, tail[len(named) :]
 
 
-def mean_directions(vectors: Tensor, classes: int) -> Tensor:
-    """The direction of each class (C, E): the mean of its unit prompt vectors (C · T, E), class by class, made unit."""
-    return normalize(normalize(vectors, dim=1).unflatten(0, (classes, -1)).mean(1), dim=1)
+def mean_directions(vectors: Tensor, classes: int | Sequence[int]) -> Tensor:
+    """The direction of each class (C, E): the mean of its unit prompt vectors, made unit. `vectors` (P, E) stand class
+    by class, as many of each, or as many as `classes` says of each.
+
+    >>> mean_directions(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), [2, 1])
+    tensor([[0.7071, 0.7071],
+            [0.0000, 1.0000]])
+    """
+    sizes = [len(vectors) // classes] * classes if isinstance(classes, int) else list(classes)
+    return normalize(torch.stack([part.mean(0) for part in normalize(vectors, dim=1).split(sizes)]), dim=1)
 
 
 def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
@@ -75,6 +82,13 @@ def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
         own = [part] if isinstance(part, nn.Parameter) else [] if part is None else list(part.parameters())
         for parameter in own:
             parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
+
+
+def thaw(*parts: nn.Module) -> None:
+    """Let what was frozen learn again."""
+    for part in parts:
+        for parameter in part.parameters():
+            parameter.requires_grad_(True).frozen = False  # type: ignore[attr-defined]
 
 
 class Classifier(Delivered):

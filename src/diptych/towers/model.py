@@ -22,12 +22,13 @@ from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess, opened
 from diptych.data.sample import BadSample, Picture
 from diptych.data.templates import checked
-from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, mean_directions
 from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
+from diptych.towers.mixture import Mixture
 
 Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | Image.Image | Picture]
 Progress = Callable[[int, int], None]
@@ -95,13 +96,8 @@ class Model:
             raise InputError(f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
                              "holds its tokenizer files (tokenizer.json or spiece.model)")  # fmt: skip
         rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths meet: little padding
-        batches = (
-            pad_batch([rows[i] for i in order[start : start + batch_size]], self.tokenizer)
-            for start in range(0, len(rows), batch_size)
-        )
-        found = self._embed(batches, self.encoder.embed_texts, len(rows), progress)
-        return found[torch.tensor(order, dtype=torch.int64).argsort()] if order else found
+        batches, places = by_length(rows, self.tokenizer, batch_size)
+        return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, batch_size: int = 256) -> None:
         """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates.
@@ -240,12 +236,20 @@ class Adapted(Model):
     def class_logits(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Tensor:
+        with evaluating(self.classifier), torch.inference_mode():
+            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
+        return self._answers(lambda x: self.classifier(x, texts), images, batch_size, exact, progress)
+
+    def _answers(
+        self, answer: Callable[[Tensor], Tensor], images: Pictures, batch_size: int, exact: bool,
+        progress: Progress | None,
+    ) -> Tensor:  # fmt: skip
+        """What the classifier answers to pictures (N, …), float32, on the CPU."""
         batches, count = self._batches(images, batch_size, exact)
         found, done = [], 0
         with evaluating(self.classifier), torch.inference_mode():
-            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
             for (pixels,) in batches:
-                found.append(self.classifier(pixels.to(self.device), texts).float().cpu())
+                found.append(answer(pixels.to(self.device)).float().cpu())
                 done += len(pixels)
                 if progress:
                     progress(done, count)
@@ -259,6 +263,22 @@ class Adapted(Model):
     @property
     def _state(self) -> dict[str, Any]:
         return dict(self.classifier.state_dict())
+
+
+class Routed(Adapted):
+    """One whose classifier mixes the prompts of some groups, which it chooses by the picture."""
+
+    classifier: Mixture
+
+    def route(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> list[tuple[tuple[str, float], ...]]:
+        """For each picture the groups whose prompts are mixed, with their weights, most first."""
+        weights = self._answers(self.classifier.route, images, batch_size, exact, progress)
+        names = tuple(self.classifier.groups)
+        most = weights.topk(self.classifier.k, dim=1)
+        pairs = zip(most.indices.tolist(), most.values.tolist(), strict=True)
+        return [tuple((names[at], share) for at, share in zip(*pair, strict=True)) for pair in pairs]
 
 
 @contextmanager

@@ -1,16 +1,19 @@
 """Prompts that are learnt: vectors beside the names (CoOp), and in the residual streams of both towers (MaPLe and kin).
 
-Dimensions: N pictures, C classes, L tokens of a prompt, M vectors, D tower width, E embedding.
+Dimensions: N pictures, C classes, R prompts, L tokens of a prompt, M vectors, D tower width, E embedding.
 """
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
+from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, freeze, parted
@@ -18,8 +21,27 @@ from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
 from diptych.towers.transformer import Insert, chain
 
-Position = Literal["end", "middle", "front", "name"]
+Position = Literal["end", "middle", "front", "around", "name"]
 STD = 0.02  # of vectors that begin at random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A template, and how many vectors stand `before` and `behind` the name in it; `first` is the number of the first
+    of them. `words` and `tail` are the ids of the template's words before the name, and of those behind it whose place
+    vectors take."""
+
+    template: str
+    words: list[int]
+    tail: list[int]
+    first: int
+    before: int
+    behind: int
+
+    @property
+    def length(self) -> int:
+        """How many vectors."""
+        return self.before + self.behind
 
 
 class Prompted(Classifier):
@@ -27,18 +49,21 @@ class Prompted(Classifier):
 
     `length` vectors stand in place of the template's words before the name (None: as many as those have tokens). With
     `start` they begin as those tokens' embeddings, else as N(0, 0.02²). `position` puts the name behind them ("end"),
-    between two halves ("middle") or before them ("front"); with "name" the words stay, and the vectors (None: one) take
-    the name's place, which is textual inversion (Gal et al., ICLR 2023). With `own` each class has vectors of its own,
-    which fit no other names.
+    between two halves ("middle"), before them ("front"), or where the template has it ("around"): then the words behind
+    the name, but for a final stop, are vectors too; with "name" the words stay and the vectors (None: one) are in place
+    of the name, which is textual inversion (Gal et al., ICLR 2023). With `own` each class has vectors of its own, which
+    fit no other names. `more` templates give each class further prompts, with vectors of their own: prompts are all
+    classes in the first template, then all in the second, and so on.
     """
 
-    places: Tensor
+    slots: Tensor
     keeps: ClassVar[bool] = False
     """Whether fewer vectors than words take the place of the first of them, and the others stay."""
 
     def __init__(
         self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *,
         length: int | None = None, start: bool = True, position: Position = "end", own: bool = False,
+        more: Sequence[str] = (),
     ):  # fmt: skip
         super().__init__(encoder, tokenizer, template)
         assert encoder.text is not None
@@ -46,26 +71,45 @@ class Prompted(Classifier):
         if table is None:
             raise InputError("prompts are learnt in the place of a text tower's embeddings, which this one does not "
                              "show; start from a run, openclip: or a CLIP of hf:")  # fmt: skip
-        before = template.partition("{}")[0]
-        self.words = tokenizer.ids(before.strip())
-        self.length = length if length is not None else 1 if position == "name" else len(self.words)
+        if position == "around" and length is not None:
+            raise InputError("vectors around the name take the place of the template's words; leave their length out")
+        self.position, self.own = position, own
+        self.frames: list[Frame] = []
+        for one in checked([template, *more], "the prompts"):
+            self.frames.append(self._frame(one, length, start))
+        self.length = sum(frame.length for frame in self.frames)
         if self.length < (0 if self.keeps else 1):
             raise InputError(f"a context of {self.length} vectors has nothing to learn; give one at least")
-        if start and self.length > len(self.words):
-            raise InputError(f"{self.length} vectors cannot begin as the {len(self.words)} tokens of "
-                             f"{before.strip()!r}; give fewer, or start at random")  # fmt: skip
         if own and start:
             raise InputError("vectors of its own for each class begin at random; set start=false")
         if position == "name" and not own:
             raise InputError("vectors in the place of the names make all classes one if they are shared; set own=true")
-        self.position, self.own = position, own
         vectors = torch.randn(self.length, table.embedding_dim) * STD
         if start:
-            vectors = table.weight[self.words[: self.length]].detach().clone()
+            begin = [token for frame in self.frames for token in [*frame.words, *frame.tail][: frame.length]]
+            vectors = table.weight[begin].detach().clone()
         self.context = nn.Parameter(vectors, requires_grad=bool(self.length))
         if not self.length:
             freeze(self.context)
-        self.register_buffer("places", torch.empty(0, 0, dtype=torch.int64), persistent=False)
+        self.register_buffer("slots", torch.empty(0, 0, dtype=torch.int64), persistent=False)
+
+    def _frame(self, template: str, length: int | None, start: bool) -> Frame:
+        """How vectors stand in a template, numbered after those of the frames that there are."""
+        before, _, behind = (part.strip() for part in template.partition("{}"))
+        words, tail = self.tokenizer.ids(before), list[int]()
+        if self.position == "around" and behind.removesuffix("."):
+            tail = parted(self.tokenizer, template.rstrip().removesuffix("."), "thing")[2]
+            if not tail:
+                raise InputError(f"in {template!r} the words behind the name share a token with it; put a blank "
+                                 "between {} and them")  # fmt: skip
+        if length is None:
+            length = 1 if self.position == "name" else len(words) + len(tail)
+        if start and length > len(words) + len(tail):
+            raise InputError(f"{length} vectors cannot begin as the {len(words)} tokens of {before!r}; give fewer, or "
+                             "start at random")  # fmt: skip
+        first = sum(frame.length for frame in self.frames)
+        split = {"end": length, "middle": length // 2, "around": len(words)}.get(self.position, 0)
+        return Frame(template=template, words=words, tail=tail, first=first, before=split, behind=length - split)
 
     def set_classes(self, names: Sequence[str]) -> None:
         """Name the classes. Raises InputError for names that do not fit, and for others than those that vectors of
@@ -73,41 +117,48 @@ class Prompted(Classifier):
         classes = check_names(names)
         if self.own and self.classes and self.classes != classes:
             raise InputError("each class has learnt vectors of its own, which fit no other names; train with own=false")
-        rows, places = zip(*(self._prompt(name) for name in classes), strict=True)
-        self._name(classes, rows)
-        self.places = torch.tensor(places, dtype=torch.int64, device=self.ids.device).view(len(classes), -1)
+        prompts = [self._prompt(frame, name) for frame in self.frames for name in classes]
+        self._name(classes, [ids for ids, _ in prompts])
+        slots = torch.full(self.ids.shape, -1)
+        for row, (_, numbers) in zip(slots, prompts, strict=True):
+            row[: len(numbers)] = torch.tensor(numbers[: len(row)])  # a name may hold the id that ends a text
+        self.slots = slots.to(self.ids.device)
         if self.own and self.context.dim() == 2:
             vectors = torch.randn(len(classes), *self.context.shape) * STD
             self.context = nn.Parameter(vectors.to(self.context))
 
-    def _prompt(self, name: str) -> tuple[list[int], list[int]]:
-        """The ids of a class's prompt, and where its vectors go."""
+    def _prompt(self, frame: Frame, name: str) -> tuple[list[int], list[int]]:
+        """The ids of a class's prompt, and the number of the vector that stands at each, -1 where it is a word."""
         tokenizer = self.tokenizer
-        words, named, rest = parted(tokenizer, self.template, name)
-        filler = [named[0]] * self.length
-        kept = words[self.length :] if self.keeps else []  # words that stay as they are
-        if self.position == "name":
-            kept, named = words, []
-        split = {"end": self.length, "middle": self.length // 2, "front": 0, "name": 0}[self.position]
-        own = [*filler[:split], *kept, *named, *filler[split:], *rest]
+        words, named, rest = parted(tokenizer, frame.template, name)
+        if rest[: len(frame.tail)] != frame.tail:
+            raise InputError(f"in {frame.template.replace('{}', name)!r} the words behind the name have other tokens "
+                             "than elsewhere; put a blank between {} and them")  # fmt: skip
+        kept = words[frame.length :] if self.keeps else []  # words that stay as they are
+        numbers = range(frame.first, frame.first + frame.length)
+        fixed, rest = words if self.position == "name" else [*kept, *named], rest[len(frame.tail) :]
+        filler = [named[0]] * frame.length
+        own = [*filler[: frame.before], *fixed, *filler[frame.before :], *rest]
         if len(own) > tokenizer.room:
             raise InputError(f"the class name {name!r} does not fit: its prompt has {len(own)} tokens, and there is "
                              f"room for {tokenizer.room}; shorten it")  # fmt: skip
-        start, gap = len(tokenizer.before), len(kept) + len(named)
-        places = [start + at + (gap if at >= split else 0) for at in range(self.length)]
-        return [*tokenizer.before, *own, *tokenizer.after], places
+        slots = [*numbers[: frame.before], *[-1] * len(fixed), *numbers[frame.before :]]
+        return [*tokenizer.before, *own, *tokenizer.after], [*[-1] * len(tokenizer.before), *slots]
 
-    def embeddings(self, context: Tensor) -> Tensor:
-        """The prompts' embeddings (…, C, L, D), `context` (…, M, D), or (C, M, D) for each class, in its places."""
+    def embeddings(self, context: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
+        """The embeddings (n, L, D) of `which` prompts, by default of all, with the vectors (M, D), or (n, M, D) for
+        each prompt, in their places."""
         assert self.encoder.text is not None
         table: Any = self.encoder.text.table
-        tokens = table(self.ids)
-        vectors = context.to(tokens.dtype)
-        if not self.own:
-            vectors = vectors.unsqueeze(-3)
-        vectors = vectors.expand(*vectors.shape[:-3], len(tokens), -1, -1)
-        tokens = tokens.expand(*vectors.shape[:-3], -1, -1, -1)
-        return tokens.scatter(-2, self.places[..., None].expand_as(vectors), vectors)
+        tokens, slots = table(self.ids[which]), self.slots[which]
+        vectors, at = context.to(tokens.dtype), slots.clamp(min=0)
+        if not vectors.shape[-2]:
+            return tokens
+        if vectors.dim() == 2:
+            filled = embedding(at, vectors)
+        else:
+            filled = vectors.gather(1, at[..., None].expand(-1, -1, vectors.shape[-1]))
+        return torch.where(slots[..., None] >= 0, filled, tokens)
 
     def text_features(self) -> Tensor:
         return self.encoder.embed_texts(None, self.lengths, embeddings=self.embeddings(self.context))
@@ -213,10 +264,9 @@ class Conditional(Prompted):
 
     def _shifted(self, shift: Tensor) -> Tensor:
         count, classes = len(shift), len(self.classes)
-        prompts = self.embeddings(self.context + shift[:, None]).flatten(0, 1)  # (n · C, L, D)
-        return self.encoder.embed_texts(None, self.lengths.repeat(count), embeddings=prompts).unflatten(
-            0, (count, classes)
-        )
+        which = torch.arange(classes, device=shift.device).repeat(count)
+        prompts = self.embeddings((self.context + shift[:, None]).repeat_interleave(classes, 0), which)
+        return self.encoder.embed_texts(None, self.lengths[which], embeddings=prompts).unflatten(0, (count, classes))
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         image = self.image_features(x)

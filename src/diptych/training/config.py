@@ -26,6 +26,7 @@ class RunConfig:
     method: str
     data: Mapping[str, str]
     val: str | None = None
+    guard: str | None = None
     preset: str = "small"
     image_tower: str = ""
     text_tower: str = ""
@@ -44,6 +45,7 @@ def resolve(
     *,
     preset: str = "small",
     val: str | None = None,
+    guard: str | None = None,
     image_tower: str | None = None,
     text_tower: str | None = None,
     tokenizer: str | None = None,
@@ -78,6 +80,7 @@ def resolve(
         method=method,
         data=dict(data),
         val=val,
+        guard=guard,
         preset=preset,
         image_tower="" if init else image_tower or chosen.image,
         text_tower="" if init else text_tower or chosen.text,
@@ -85,7 +88,7 @@ def resolve(
         embed_dim=0 if init else embed_dim or chosen.embed_dim,
         init=init,
         added=tuple(added),
-        config=merged,
+        config=dict(cls.kept(merged)),
         recipe=configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe"),
         options=configure(Options, dict(options or {}), "the run"),
     )

@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from diptych import collectives
-from diptych.data.loader import Loader, require
-from diptych.data.plan import Plan
 from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum
 from diptych.training import gradcache, optim
-from diptych.training.guard import Guard, write_samples
+from diptych.training.feed import Feed
+from diptych.training.guard import LOOKS, Guard, Memory, write_samples
 from diptych.training.launch import make_accelerator, over_ranks
 from diptych.training.log import Log, finite
-from diptych.training.prepare import Run, load_columns, save_columns, with_columns
+from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.schedule import factor
 from diptych.training.state import Checkpoints
 from diptych.training.step import Step, clamp, freeze_modes
@@ -57,8 +56,9 @@ class Position:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step; `spike`: skip a
-    step whose loss is above so many times the running median (`training.guard`). `shard`: each rank holds its share of
-    parameters, gradients and optimiser state (`training.shard`)."""
+    step whose loss is above so many times the running median (`training.guard`). `forget`: how far the guarded score
+    may fall below that of the start. `shard`: each rank holds its share of parameters, gradients and optimiser state
+    (`training.shard`)."""
 
     seed: int = 0
     workers: int = 0
@@ -66,6 +66,7 @@ class Options:
     save_every: int = 500
     nonfinite: str = "stop"
     spike: float | None = None
+    forget: float = 0.02
     shard: bool = False
     quiet: bool = False
     tracker: str | None = None
@@ -78,13 +79,16 @@ class Summary:
     steps: int
     skipped: int = 0
     damaged: dict[str, int] = field(default_factory=dict)
+    forgot: Mapping[str, float] = field(default_factory=dict)  # of the guard, where it ended the run
 
 
 class Engine:
     """Trains a method on named sources into the folder `out`.
 
     `validate(module, done) -> numbers` is called after each epoch on rank 0. `backward(step, batch, at)` runs forward
-    and backward of a step, in place of the recipe's way. `accelerator` gives the device and wraps for the ranks.
+    and backward of a step, in place of the recipe's way. `remember(module) -> score` is what the run must not lose: it
+    is measured `LOOKS` times a stage, and where it falls by more than `forget` the run ends with the weights of the
+    look before. `accelerator` gives the device and wraps for the ranks.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Engine:
         accelerator: Any = None,
         validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
         backward: Callable[[nn.Module, Any, At], Losses] | None = None,
+        remember: Callable[[nn.Module], float] | None = None,
     ):
         self.accelerator = accelerator or make_accelerator()
         self.ranks = over_ranks(self.accelerator, options.shard)
@@ -105,17 +110,17 @@ class Engine:
         method.meet(sources)
         self.method = method.to(self.device)
         self.step = Step(self.method, recipe.precision)
-        self.recipe, self.sources, self.out, self.options = recipe, dict(sources), out, options
+        self.recipe, self.out, self.options = recipe, out, options
+        self.feed = Feed(method, sources, options, self.device)
         self.validate, self.backward = validate, backward
         self.checkpoints = Checkpoints(out / "state")
         self.log = Log(out / "metrics.jsonl" if collectives.rank() == 0 else None, options.quiet)
         self.position = Position()
-        self.columns: dict[str, dict[str, Any]] = {}
         self.summary = Summary(steps=0)
         self.guard = Guard(options.spike)
-        self.damaged: dict[str, str] = {}
+        self.memory = Memory(remember, options.forget, out / "state")
         self.average: Momentum | None = None
-        if recipe.ema is not None:
+        if recipe.ema is not None and any(stage.descend for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
         self._stop = False
 
@@ -129,9 +134,7 @@ class Engine:
         if saved is not None:
             self._restore(saved)
         self.ranks.begin(self.step, self.average)
-        for source in self.sources.values():  # what could not even be indexed, such as a tar cut short
-            self.damaged.update(getattr(source, "damage", {}))
-        self._check_damage()
+        self.feed.check()
         self.log.open(self.position.done if resume else None)
         previous = (
             signal.signal(signal.SIGTERM, self._on_signal)
@@ -143,14 +146,18 @@ class Engine:
                 event="start", done=self.position.done, world_size=collectives.world_size(), device=str(self.device)
             )
             stages = self.method.stages()
-            while self.position.stage < len(stages):
+            self._check_search(stages)
+            if self.position.done == 0:
+                self._forgets()
+            while self.position.stage < len(stages) and not self.memory.lost:
                 self._run_stage(stages[self.position.stage], saved)
                 saved = None
         finally:
             self.log.close()
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
-        self.summary.damaged = dict(Counter(self.damaged.values()))
+        self.summary.damaged = dict(Counter(self.feed.damaged.values()))
+        self.summary.forgot = dict(self.memory.lost)
         return self.summary
 
     def delivered(self) -> nn.Module:
@@ -159,13 +166,16 @@ class Engine:
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict of what is delivered, on rank 0; all ranks take part."""
+        if self.memory.lost:
+            return self.memory.weights()
         return self.ranks.whole(dict(self.delivered().state_dict()))
 
     def _run_stage(self, stage: Stage, saved: Any) -> None:
         recipe = replace(self.recipe, **stage.recipe)
         if not stage.descend:
-            self._loaders(stage, recipe)  # which says what the data lack
+            self.feed.loaders(stage, recipe)  # which says what the data lack
             self._prepare(stage)
+            self._validate()
             self._end_stage()
             return
         optim.freeze(self.method, stage.scale)
@@ -174,7 +184,7 @@ class Engine:
             self.ranks.load(optimizer, saved["optimizer"])
         if stage.prepare and stage.every == "stage":
             self._prepare(stage)
-        loaders = self._loaders(stage, recipe)
+        loaders = self.feed.loaders(stage, recipe)
         steps = next(iter(loaders.values())).steps
         assert steps is not None
         self._warn_of_average(steps)
@@ -189,20 +199,43 @@ class Engine:
         while self.position.step < steps:
             if stage.prepare and stage.every == "epoch":
                 self._prepare(stage)
-                loaders = self._loaders(stage, recipe)
+                loaders = self.feed.loaders(stage, recipe)
             length = len(loaders[stage.streams[0]].batches(self.position.epoch))
-            for batch in self._epoch(stage, loaders):
-                new_damage = self._note_damage(loaders)
+            for batch in self.feed.epoch(stage, loaders, self.position):
+                new_damage = self.feed.note(loaders)
                 self._step(backward, optimizer, batch, stage, recipe, steps, new_damage)
                 if self.position.batch == length:
                     self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
                 if self.position.batch == 0 or self.position.step == steps:
                     self._validate()
-                if self.position.step == steps:
+                look = self.position.step % max(1, steps // LOOKS) == 0 or self.position.step == steps
+                if (look and self._forgets()) or self.position.step == steps:
                     break
                 self._snapshot(optimizer)
+            if self.memory.lost:
+                break
         self.log.end()
         self._end_stage()
+
+    def _check_search(self, stages: Sequence[Stage]) -> None:
+        if self.options.shard and collectives.world_size() > 1 and not all(stage.descend for stage in stages):
+            raise InputError(f"{self.method.name} searches with whole weights, which shards do not have; leave --shard "
+                             "out")  # fmt: skip
+
+    def _forgets(self) -> bool:
+        """Measure what is guarded, on rank 0: whether it fell too far. The run then ends with the weights of the last
+        look at which it had not; all ranks come here together."""
+        if self.memory.remember is None:
+            return False
+        score = 0.0
+        with self.ranks.plain(self.delivered()) as module:
+            if module is not None:
+                with evaluating(module):
+                    score = self.memory.remember(module)
+        score = collectives.broadcast_object(score)
+        lost = self.memory.look(score, self.position.done, self.weights)
+        self.log.write(event="guard", done=self.position.done - 1, score=score, **({"lost": True} if lost else {}))
+        return lost
 
     def _end_stage(self) -> None:
         self.position = Position(stage=self.position.stage + 1, done=self.position.done)
@@ -240,7 +273,7 @@ class Engine:
         leap = self.guard.leap(total)
         broken, spike, self._stop, new_damage = collectives.any_rank(broken, leap is not None, self._stop, new_damage)
         if new_damage:
-            self._check_damage()
+            self.feed.check()
         if broken:
             self._non_finite(batch, at)
         elif spike:
@@ -286,47 +319,6 @@ class Engine:
 
     # ---- data
 
-    def _loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
-        sources = with_columns(self.sources, self.columns)
-        loaders = {}
-        for stream in stage.streams:
-            if stream not in sources:
-                raise InputError(
-                    f"stage {stage.name!r} of {self.method.name} reads the stream {stream!r}; "
-                    f"give it with --data {stream}=SOURCE"
-                )
-            views = self.method.views(stage, stream)
-            require(sources[stream], [name for view in views for name in view.reads], self.method.name)
-            plan: Plan = stage.plan
-            if recipe.batch_size < stage.min_batch:
-                raise InputError(
-                    f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
-                    f"{self.method.name} needs; raise --batch-size"
-                )
-            loaders[stream] = Loader(
-                sources[stream],
-                views,
-                plan,
-                recipe.batch_size,
-                seed=self.options.seed,
-                workers=self.options.workers,
-                rank=collectives.rank(),
-                ranks=collectives.world_size(),
-                pin=self.device.type == "cuda",
-            )
-        length = len(loaders[stage.streams[0]].batches(0))
-        for loader in loaders.values():
-            loader.steps = recipe.steps or max(1, round(recipe.epochs * length))
-        return loaders
-
-    def _epoch(self, stage: Stage, loaders: Mapping[str, Loader]) -> Iterator[Any]:
-        """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""
-        first, *others = stage.streams
-        rounds = {name: loaders[name].endless(self.position.step) for name in others}
-        for batch in loaders[first].epoch(self.position.epoch, self.position.batch, self.position.step):
-            moved = batch.to(self.device)
-            yield {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}} if others else moved
-
     def _prepare(self, stage: Stage) -> None:
         """Fill the stage's columns, or read those that a run broken off in this stage has left."""
         assert stage.prepare is not None
@@ -334,18 +326,18 @@ class Engine:
         path = self.out / "state" / f"columns-{stage.name}-{epoch}.safetensors"
         started = self.position.batch > 0 or (stage.every == "stage" and self.position.step > 0)
         if started and path.exists():
-            self.columns = load_columns(path)
+            self.feed.columns = load_columns(path)
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
-        sources = with_columns(self.sources, self.columns)
+        sources = self.feed.sources
         run = Run(self.method, sources, at, self.device, self.options.workers, partial(self._note, stage, epoch))
         with self.ranks.gathered():
             stage.prepare(run)
         self.log.end()
         for stream, columns in run.columns.items():
-            self.columns.setdefault(stream, {}).update(columns)
+            self.feed.columns.setdefault(stream, {}).update(columns)
         if collectives.rank() == 0:
-            save_columns(path, self.columns)
+            save_columns(path, self.feed.columns)
 
     def _note(self, stage: Stage, epoch: int, step: int, steps: int, loss: float, **logged: float) -> None:
         """One iteration of a search is done: log it; all ranks come here together."""
@@ -357,28 +349,6 @@ class Engine:
         if collectives.any_rank(self._stop)[0]:
             raise Interrupted(f"stopped by a signal in stage {stage.name!r}, which saves nothing on its way; the same "
                               "command and --resume begin it anew")  # fmt: skip
-
-    def _note_damage(self, loaders: Mapping[str, Loader]) -> bool:
-        """Add what this rank's loaders could not read; whether there was anything new."""
-        before = len(self.damaged)
-        for loader in loaders.values():
-            self.damaged.update(loader.damage.seen)
-        return len(self.damaged) > before
-
-    def _check_damage(self) -> None:
-        """All ranks come here together: count each damaged sample once, stop where there are too many."""
-        for seen in collectives.gather_objects(self.damaged):
-            self.damaged.update(seen)
-        total = sum(len(source) + len(getattr(source, "damage", ())) for source in self.sources.values())
-        if len(self.damaged) <= self.options.max_bad * total:
-            return
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self.damaged.values()).most_common())
-        some = ", ".join(list(self.damaged)[:3])
-        raise InputError(
-            f"{len(self.damaged)} of {total} samples are damaged so far ({reasons}; such as {some}), more "
-            f"than --max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or "
-            "raise --max-bad"
-        )
 
     # ---- state
 
@@ -398,9 +368,10 @@ class Engine:
                 "method": dict(self.method.state_dict()),
                 "optimizer": optimizer.state_dict() if optimizer is not None else None,
                 "average": dict(self.average.module.state_dict()) if self.average is not None else None,
-                "damaged": dict(self.damaged),
+                "damaged": dict(self.feed.damaged),
                 "skipped": self.summary.skipped,
                 "guard": self.guard.losses,
+                "memory": self.memory.state(),
             }
         )
         if collectives.rank() == 0:
@@ -412,10 +383,11 @@ class Engine:
         self.method.load_state_dict(saved["method"])
         if self.average is not None:
             self.average.module.load_state_dict(saved["average"])
-        self.damaged, self.guard.losses = dict(saved["damaged"]), list(saved.get("guard", ()))
+        self.feed.damaged, self.guard.losses = dict(saved["damaged"]), list(saved.get("guard", ()))
+        self.memory.restore(saved.get("memory", {}))
         self.summary.skipped, self.summary.steps = saved["skipped"], self.position.done
         for path in sorted((self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime):
-            self.columns = load_columns(path)
+            self.feed.columns = load_columns(path)
 
     def _validate(self) -> None:
         if self.validate is not None:

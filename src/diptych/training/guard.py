@@ -1,11 +1,15 @@
-"""Steps that must not be taken: how a spike of the loss is seen, and which samples met in a refused step."""
+"""Steps that must not be taken: how a spike of the loss is seen, which samples met in a refused step, and where a model
+begins to forget what it could do before."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from diptych import collectives
 from diptych.errors import InputError
@@ -41,6 +45,51 @@ class Guard:
         usual = median(self.losses) if len(self.losses) >= WARM_UP else 0.0
         self.losses = [*self.losses, loss][-_WINDOW:]
         return loss / usual if 0 < usual * self.factor < loss else None
+
+
+LOOKS = 20
+"""How often a stage looks at what is guarded, at the most."""
+
+
+class Memory:
+    """Sees a model forget: a score (`remember(module)`, larger is better) more than `forget` below that of the start.
+
+    The weights of the last look at which it had not are kept in `folder`. Raises InputError for a `forget` below 0.
+    """
+
+    def __init__(self, remember: Callable[[Any], float] | None, forget: float, folder: Path):
+        if forget < 0:
+            raise InputError(f"forget is {forget}; it is how far a score may fall, 0 or more")
+        self.remember, self.forget, self.path = remember, forget, folder / "kept.safetensors"
+        self.start: float | None = None
+        self.kept = 0  # the step of the weights that are kept
+        self.lost: dict[str, float] = {}
+
+    def look(self, score: float, done: int, weights: Callable[[], Mapping[str, Tensor]]) -> bool:
+        """Whether the score fell too far; else the weights are kept. All ranks come here together."""
+        self.start = score if self.start is None else self.start
+        if score < self.start - self.forget:
+            self.lost = {"start": self.start, "score": score, "step": done, "kept": self.kept}
+            return True
+        state = {name: value.detach().cpu().contiguous() for name, value in weights().items()}
+        if collectives.rank() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, lambda path: save_file(state, path))
+        self.kept = done
+        return False
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those that are kept, on rank 0."""
+        return load_file(self.path) if collectives.rank() == 0 else {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, beside the file."""
+        return {"start": self.start, "kept": self.kept, "lost": dict(self.lost)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if state:
+            self.start, self.kept, self.lost = state["start"], state["kept"], dict(state["lost"])
 
 
 def write_samples(path: Path, batch: Any, at: At) -> str:

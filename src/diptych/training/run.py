@@ -45,12 +45,14 @@ def run(
     *,
     resume: bool = False,
     validate: Validate | None = None,
+    remember: Callable[[Any, Source], float] | None = None,
     change: Callable[[Method], None] | None = None,
 ) -> Summary:
     """Train as `config` says into the folder `out`.
 
     Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted after a signal.
-    `validate(model, source)` gives numbers for the validation source after each epoch. `change(method)` alters the
+    `validate(model, source)` gives numbers for the validation source after each epoch, `remember(model, source)` the
+    score of the guard's (`Engine`). `change(method)` alters the
     method before it trains: what a claim's ablations break is no option of any method.
     """
     out = Path(out).expanduser()
@@ -59,6 +61,7 @@ def run(
     resume = _check_folder(config, out, resume)
     sources = {stream: open_source(spec) for stream, spec in config.data.items()}
     held_out = open_source(config.val) if config.val else None
+    guarded = open_source(config.guard) if config.guard else None
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
     if change is not None:
@@ -78,11 +81,18 @@ def run(
     collectives.barrier()
     preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
 
+    def loaded(module: nn.Module) -> Any:
+        return store.usable(module, method.make.words, preprocess and preprocess.to_dict(), name=str(out))
+
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
         assert held_out is not None
-        tokenizer = method.make.words
-        return validate(store.usable(module, tokenizer, preprocess and preprocess.to_dict(), name=str(out)), held_out)
+        return validate(loaded(module), held_out)
+
+    def on_look(module: nn.Module) -> float:
+        assert remember is not None
+        assert guarded is not None
+        return remember(loaded(module), guarded)
 
     engine = Engine(
         method,
@@ -92,6 +102,7 @@ def run(
         config.options,
         accelerator=accelerator,
         validate=on_epoch if validate and held_out else None,
+        remember=on_look if remember and guarded else None,
     )
     engine.log.tracker = tracker
     summary = engine.run(resume)

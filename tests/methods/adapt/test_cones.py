@@ -57,7 +57,7 @@ def test_it_begins_as_zero_shot_and_a_step_of_no_size_stays_there(tmp_path):
     """The sheet's ablation: concepts that are held are the names."""
     names = Toy(1, FIELDS["classify"]).schema()["labels.class"].classes
     image, text = "vit:image_size=32:patch=16:width=64:depth=2:pre_norm=true", "text:width=32:depth=2:heads=2"
-    plain = method("fine_tune", image=image, tower=text, names=names)
+    plain = method("fine_tune", image=image, tower=text, classes=names)
     made = cones()
     made.model.encoder.load_state_dict(plain.model.encoder.state_dict())
     engine(made, tmp_path, lr=1e-30).run()

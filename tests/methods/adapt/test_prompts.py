@@ -21,13 +21,13 @@ CLIP_B16 = {
 
 
 def method(name, *, image="vit:image_size=32:patch=16:width=64:depth=3:pre_norm=true", tower=None, embed_dim=32,
-           words=None, names=NAMES, **config):  # fmt: skip
+           words=None, classes=NAMES, **config):  # fmt: skip
     torch.manual_seed(0)
     tower = tower or "text:width=32:depth=3:heads=2"
     make = Make(image=image, text=tower, embed_dim=embed_dim, tokenizer=words or tokenizer())
     cls = method_class(name)
     made = cls(cls.configure(config), make)
-    made.model.set_classes(names)
+    made.model.set_classes(classes)
     return made.eval()
 
 
@@ -177,12 +177,13 @@ def test_coupling_functions_of_later_blocks_begin_equal():
 def test_the_name_stands_where_it_should(position):
     made = method("coop", length=4, start=False, position=position)
     words = made.model.tokenizer
-    for row, places, name in zip(made.model.ids, made.model.places, NAMES, strict=True):
-        kept = [int(token) for at, token in enumerate(row) if at not in places.tolist() and int(token) != words.pad]
+    for row, slots, name in zip(made.model.ids, made.model.slots, NAMES, strict=True):
+        kept = [int(token) for token, slot in zip(row, slots, strict=True) if slot < 0 and int(token) != words.pad]
         whole = words.ids(f"a photo of a {name}.")
         assert kept == [*words.before, *whole[len(words.ids("a photo of a")) :], *words.after]
+        assert [int(slot) for slot in slots if slot >= 0] == [0, 1, 2, 3]
     first = {"end": [1, 2, 3, 4], "middle": [1, 2], "front": []}[position]
-    assert made.model.places[0].tolist()[: len(first)] == first
+    assert (made.model.slots[0] >= 0).nonzero().flatten().tolist()[: len(first)] == first
 
 
 def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
@@ -191,7 +192,7 @@ def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
     assert made.model.context.shape == (3, 1, 32)
     for at, name in enumerate(NAMES):
         before, _, rest = parted(words, "a photo of a {}.", name)
-        row, place = made.model.ids[at, : made.model.lengths[at]].tolist(), int(made.model.places[at])
+        row, [place] = made.model.ids[at, : made.model.lengths[at]].tolist(), (made.model.slots[at] >= 0).nonzero()[0]
         assert row[:place] == [*words.before, *before]
         assert row[place + 1 :] == [*rest, *words.after]
         with torch.no_grad():  # a word's own embedding there gives the prompt with that word
@@ -230,4 +231,4 @@ def test_bad_options_are_refused(name, config, said):
 
 def test_a_name_beyond_the_context_is_named():
     with pytest.raises(InputError, match="does not fit"):
-        method("coop", names=("circle", "very " * 30 + "long"))
+        method("coop", classes=("circle", "very " * 30 + "long"))

@@ -92,3 +92,19 @@ def test_texts_that_no_step_changes_are_encoded_once_in_training():
 def test_bad_options_are_refused(name, config, said):
     with pytest.raises(InputError, match=said):
         method(name, **config)
+
+
+def test_wise_ft_goes_back_to_where_its_alpha_says():
+    made = method("wise_ft", alpha=0.25)
+    name = "image_projection.weight"
+    start = made.model.encoder.state_dict()[name].clone()
+    with torch.no_grad():
+        for parameter in made.model.encoder.parameters():
+            parameter.add_(1.0)
+    end = made.model.encoder.state_dict()[name].clone()
+    train, mix = made.stages()
+    assert (train.descend, mix.descend) == (True, False)
+    mix.prepare(None)
+    torch.testing.assert_close(made.model.encoder.state_dict()[name], 0.75 * start + 0.25 * end)
+    with pytest.raises(InputError, match="alpha is 2"):
+        method("wise_ft", alpha=2.0)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.data.tokenizers.base import Tokenizer, pad_batch
+from diptych.data.tokenizers.base import Tokenizer, by_length, pad_batch
 from diptych.data.tokenizers.bpe import Bpe, train_bpe
 from diptych.data.tokenizers.clip import Clip
 from diptych.data.tokenizers.hf import HuggingFace, from_folder
@@ -16,8 +16,8 @@ from diptych.data.tokenizers.sentencepiece import SentencePiece
 from diptych.errors import InputError, brief, unknown
 from diptych.spec import parse
 
-__all__ = ["Bpe", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "build", "from_dict", "from_folder", "pad_batch",
-           "train_bpe"]  # fmt: skip
+__all__ = ["Bpe", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "build", "by_length", "from_dict", "from_folder",
+           "pad_batch", "train_bpe"]  # fmt: skip
 
 KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFace, SentencePiece)}
 

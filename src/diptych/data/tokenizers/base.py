@@ -6,7 +6,7 @@ Dimensions: N texts, L ids a text.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -101,6 +101,18 @@ def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tens
         row = torch.as_tensor(row[:width], dtype=torch.int64)
         target[: len(row)] = row
     return ids, lengths
+
+
+def by_length(
+    rows: Sequence[Sequence[int]], tokenizer: Tokenizer, size: int
+) -> tuple[Iterator[tuple[Tensor, Tensor]], Tensor]:
+    """Batches of `size` encoded texts as `pad_batch` gives them, short ones first, so that little is padding; and where
+    each text (N,) stands among the rows of all batches."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    batches = (
+        pad_batch([rows[i] for i in order[start : start + size]], tokenizer) for start in range(0, len(rows), size)
+    )
+    return batches, torch.tensor(order, dtype=torch.int64).argsort()
 
 
 def _end(row: Sequence[int], eot: int | None) -> int:

@@ -1,0 +1,137 @@
+"""What claims on adaptation share: a small set of labelled pictures, unlike those that `tiny` learnt from.
+
+Classes are things in a colour ("blue crab"), drawn by the seed: five things, four colours. Half of the combinations,
+as the fields of a chessboard, are base classes; the others are novel, and made of the same parts. Pictures are scenes
+of one thing in styles that `tiny` never saw, and what a poor camera adds: noise, the same in training and test.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diptych.data.pictures import BytesPicture
+from diptych.data.sample import Picture, Sample, Schema, Source
+from diptych.data.shards import write_shards
+from diptych.data.sources import open_source
+from diptych.data.worlds.scenes.concepts import COMMON
+from diptych.data.worlds.scenes.words import COLOURS, RESERVED_STYLES
+from diptych.evaluation import evaluate
+from diptych.lab.claim import Trial
+from diptych.methods.base import Method
+from diptych.methods.store import load
+from diptych.rng import generator
+from diptych.training.config import resolve
+from diptych.training.run import run
+
+THINGS, TINTS = 5, 4
+SHOTS, TESTED = 16, 25  # pictures of each class
+DRAWN = 40  # scenes for each combination of all things and colours, so that every class has enough of them
+TEMPLATE = "a picture of a {}"
+LABEL = "pair"
+
+
+class Noisy:
+    """A source whose pictures have Gaussian noise of standard deviation `noise` (of 255), which hangs on their keys."""
+
+    def __init__(self, source: Source, noise: float):
+        self.source, self.noise = source, noise
+        self.name = f"{source.name}:noise={noise:g}"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.source[index]
+        grain = generator(0, "noise", sample.key)
+        return replace(sample, images={role: self._worn(picture, grain) for role, picture in sample.images.items()})
+
+    def _worn(self, picture: Picture, grain: np.random.Generator) -> BytesPicture:
+        pixels = np.asarray(picture.decode().convert("RGB"), np.float32)
+        pixels = np.clip(pixels + grain.normal(0, self.noise, pixels.shape), 0, 255).round().astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return BytesPicture(file.getvalue())
+
+    def keys(self) -> Sequence[str]:
+        return self.source.keys()
+
+    def schema(self) -> Schema:
+        return self.source.schema()
+
+
+def classes(seed: int) -> tuple[list[str], list[str]]:
+    """Base and novel classes of a seed.
+
+    >>> base, novel = classes(0)
+    >>> len(base), len(novel), sorted({name.split()[0] for name in base}) == sorted({n.split()[0] for n in novel})
+    (10, 10, True)
+    """
+    draw = generator(seed, "adapting")
+    things = draw.permutation(COMMON)[:THINGS].tolist()
+    colours = draw.permutation(list(COLOURS))[:TINTS].tolist()
+    halves: tuple[list[str], list[str]] = ([], [])
+    for row, thing in enumerate(things):
+        for column, colour in enumerate(colours):
+            halves[(row + column) % 2].append(f"{colour} {thing}")
+    return halves
+
+
+def pictures(
+    trial: Trial, *, options: str = "number=1", styles: Sequence[str] = RESERVED_STYLES, noise: float = 0.0,
+    shots: int = SHOTS,
+) -> dict[str, Any]:  # fmt: skip
+    """The pictures of a seed as shards: `train`, `shots` of each base class, and `test`, of all classes; and `novel`,
+    the names of the novel classes. `options` are those of the world `scenes`."""
+    base, novel = classes(trial.seed)
+    count = DRAWN * len(COMMON) * len(COLOURS)
+    found: dict[str, Any] = {"novel": novel}
+    for name, split, names, number in (
+        ("train", "train", base, shots),
+        ("test", "val", base + novel, TESTED // 5 if trial.quick else TESTED),
+    ):
+        spec = (
+            f"scenes:{options}:held_out=0.0:styles={'+'.join(styles)}:texts=caption:seed={trial.seed}:split={split}:"
+            f"count={count}:classes={'+'.join(names)}:shots={number}:draw={trial.seed}:of={LABEL}"
+        )
+        write_shards(Noisy(open_source(spec), noise), trial.folder / name)
+        found[name] = f"{trial.folder / name}/*.tar"
+    return found
+
+
+def adapted(
+    method: str, *, recipe: Mapping[str, Any], change: Callable[[Method], None] | None = None,
+    measure: Callable[[Any, Trial], dict[str, float]] | None = None, **config: Any,
+) -> Callable[[Trial], dict[str, float]]:  # fmt: skip
+    """An arm: `tiny`, adapted by a method to the pictures of `trial.prelude`, with a template of its own unless it has
+    groups of them."""
+    words = {} if "templates" in config else {"template": TEMPLATE}
+
+    def arm(trial: Trial) -> dict[str, float]:
+        settings = resolve(
+            method,
+            {"train": trial.prelude["train"]},
+            init="tiny",
+            config={"label": LABEL, "augment": {}, **words, **config},
+            recipe={**recipe, **({"steps": 5} if trial.quick else {})},
+            options={"seed": trial.seed, "quiet": True},
+        )
+        run(settings, trial.folder / "run", change=change)
+        return (measure or halves)(load(trial.folder / "run"), trial)
+
+    return arm
+
+
+def names_alone(trial: Trial) -> dict[str, float]:
+    """An arm: `tiny` as it is, told the names in the template."""
+    return halves(load("tiny"), trial, templates=(TEMPLATE,))
+
+
+def halves(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
+    """Accuracy among the base classes, among the novel ones, and the harmonic mean H of both, of the test pictures."""
+    source = open_source(trial.prelude["test"])
+    told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **how)["zeroshot"]
+    return {"base": told["base_top1"], "novel": told["novel_top1"], "H": told["harmonic"]}

@@ -1,0 +1,166 @@
+"""Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., ECCV 2022).
+
+The labelled pictures themselves are the adapter: a cache of their vectors, which votes for the classes of those that a
+new picture is near to, beside the class names.
+
+    logits_c = s <x, t_c> + alpha · sum_{k: y_k = c} exp(-beta (1 - <x, F_k>))
+
+F_k are the unit vectors of the labelled pictures, y_k their classes. Nothing is trained; with `tune` (Tip-Adapter-F)
+the F_k then learn by the cross-entropy of these logits. Names that were not in the training have no votes: of them
+their prompts alone speak.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from diptych.data.batch import Batch
+from diptych.data.plan import labels_of
+from diptych.data.sample import Source
+from diptych.errors import InputError
+from diptych.methods.base import Stage
+from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.towers.classifier import Classifier
+from diptych.towers.dual import DualEncoder
+
+card = {
+    "title": "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification",
+    "year": 2022,
+    "kind": "method",
+    "entry": "TipAdapter",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifyConfig):
+    """`alpha` weighs the votes, `beta` says how fast they fall with distance; with `tune` the cache is trained on."""
+
+    alpha: float = 1.0
+    beta: float = 5.5
+    tune: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+class Cached(Classifier):
+    """A classifier with a cache: `keys` (K, E) and `owners` (K,), the numbers of their classes among `trained`."""
+
+    owners: Tensor
+
+    def __init__(self, encoder: DualEncoder, tokenizer: Any, template: str, *, alpha: float, beta: float):
+        super().__init__(encoder, tokenizer, template)
+        self.alpha, self.beta = alpha, beta
+        self.trained: tuple[str, ...] = ()
+        self.hold(0)
+
+    def hold(self, count: int, trained: Sequence[str] = ()) -> None:
+        """Make room for the vectors of `count` pictures of the classes `trained`."""
+        device = self.ids.device
+        self.trained = tuple(trained)
+        self.keys = nn.Parameter(torch.zeros(count, self.encoder.embed_dim, device=device))
+        self.register_buffer("owners", torch.zeros(count, dtype=torch.int64, device=device))
+
+    def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
+        assert texts is not None
+        return self.judged(self.image_features(x), texts)
+
+    def judged(self, image: Tensor, texts: Tensor, without: Tensor | None = None) -> Tensor:
+        """Unit vectors of pictures (N, E) and classes (C, E) -> logits (N, C); of picture i the vote `without[i]` does
+        not count."""
+        near = torch.exp(-self.beta * (1 - image @ self.keys.T))  # (N, K)
+        if without is not None:
+            near = near.scatter(1, without[:, None], 0.0)
+        votes = near.new_zeros(len(near), max(1, len(self.trained))).index_add(1, self.owners, near)
+        return self.encoder.scale() * image @ texts.T + self.alpha * self._named(votes)
+
+    def _named(self, votes: Tensor) -> Tensor:
+        """Votes for the classes of the training (N, C') as votes for those that are named now (N, C)."""
+        if self.classes == self.trained:
+            return votes
+        place = {name: number for number, name in enumerate(self.trained)}
+        known = torch.tensor([name in place for name in self.classes], device=votes.device)
+        at = torch.tensor([place.get(name, 0) for name in self.classes], device=votes.device)
+        return votes[:, at] * known
+
+    def remember(self) -> dict[str, Any]:
+        return {**super().remember(), "trained": list(self.trained), "pictures": len(self.keys)}
+
+    def recall(self, values: Mapping[str, Any]) -> None:
+        super().recall(values)
+        self.hold(values["pictures"], values["trained"])
+
+
+class TipAdapter(Classify):
+    """Votes of the labelled pictures."""
+
+    Config = Config
+    model: Cached  # type: ignore[assignment]
+
+    def build(self, encoder: DualEncoder) -> Cached:
+        config = self.config
+        return Cached(encoder, self.make.tokenizer, config.template, alpha=config.alpha, beta=config.beta)
+
+    def meet(self, sources: Mapping[str, Source]) -> None:
+        super().meet(sources)
+        if self.model.classes:
+            self.model.hold(len(sources["train"]), self.model.classes)
+            self.model.keys.requires_grad_(self.config.tune)
+
+    def stages(self) -> Sequence[Stage]:
+        cache = Stage(name="cache", prepare=self.fill, descend=False)
+        return (cache, Stage(name="tune")) if self.config.tune else (cache,)
+
+    @torch.no_grad()
+    def fill(self, run: Any) -> None:
+        """Put the pictures' vectors into the cache, in the order of the source."""
+
+        def vectors(batch: Batch) -> dict[str, Tensor]:
+            return {"keys": self.model.image_features(batch.image.flat)}
+
+        source = run.sources["train"]
+        owners = torch.from_numpy(np.asarray(labels_of(source, self.config.label), np.int64))
+        if (owners < 0).any():
+            key = source.keys()[int((owners < 0).nonzero()[0])]
+            raise InputError(f"{source.name}: {key} has no {self.config.label}; take it out of the data, or draw "
+                             "--shots, which passes it over")  # fmt: skip
+        keys = torch.from_numpy(run.map(vectors, self.views(self.stages()[0])[:1], source)["keys"])
+        self.model.keys.copy_(keys)
+        self.model.owners.copy_(owners)
+        loss, accuracy = self.without_itself()
+        run.note(0, 1, loss, accuracy=accuracy)
+
+    def without_itself(self) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy of the cached pictures, each without its own vote."""
+        model = self.model.eval()
+        texts, losses, hits = model.text_features(), [], []
+        for rows in torch.arange(len(model.keys), device=model.keys.device).split(1024):
+            logits = model.judged(model.keys[rows], texts, without=rows)
+            losses.append(cross_entropy(logits, model.owners[rows], reduction="sum"))
+            hits.append((logits.argmax(1) == model.owners[rows]).sum())
+        count = max(1, len(model.keys))
+        return float(sum(losses)) / count, float(sum(hits)) / count
+
+
+TipAdapter.presets = {
+    "small": replace(
+        SMALL, config={"tune": True}, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=1e-3)
+    ),
+    # Tip-Adapter-F as published: 20 epochs of AdamW, its epsilon with it; alpha and beta are to be chosen.
+    "paper": replace(
+        PAPER,
+        config={**PAPER.config, "tune": True},
+        recipe=replace(
+            PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), eps=1e-4, lr=1e-3, weight_decay=0.01, batch_size=256,
+            epochs=20, warmup=0.0,
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,65 @@
+"""WiSE-FT: Robust fine-tuning of zero-shot models (Wortsman et al., CVPR 2022).
+
+Full fine-tuning on labelled pictures, then weights between those of before and those of after:
+
+    weights = (1 - alpha) · zero-shot + alpha · fine-tuned
+
+so that much of what is won on the new data stays, and little of what the model could do is lost. Inference: as
+zero-shot, with any names. The suite `wise` goes through all alphas of a run of `fine_tune`.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from diptych.errors import InputError
+from diptych.methods.adapt import fine_tune
+from diptych.methods.base import Stage
+from diptych.methods.make import Make
+from diptych.towers.parts import Frozen
+
+card = {
+    "title": "Robust fine-tuning of zero-shot models",
+    "year": 2022,
+    "kind": "method",
+    "entry": "WiSEFT",
+    "provenance": "paper",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(fine_tune.Config):
+    """`alpha` is the share of the fine-tuned weights."""
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha is {self.alpha}; it is a share, from 0, all as before, to 1")
+
+
+class WiSEFT(fine_tune.FineTune):
+    """Fine-tuned, and half-way back."""
+
+    Config = Config
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        self.before = Frozen(copy.deepcopy(self.model.encoder), "the model before")
+
+    def stages(self) -> Sequence[Stage]:
+        return (*super().stages(), Stage(name="mix", prepare=self.mix, descend=False))
+
+    @torch.no_grad()
+    def mix(self, run: Any) -> None:
+        """Go back towards the weights of before."""
+        before = dict(self.before.module.named_parameters())
+        for name, parameter in self.model.encoder.named_parameters():
+            parameter.copy_(torch.lerp(before[name].to(parameter), parameter, self.config.alpha))
+
+
+WiSEFT.presets = {name: replace(preset) for name, preset in fine_tune.FineTune.presets.items()}

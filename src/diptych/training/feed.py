@@ -1,0 +1,97 @@
+"""The data of a run: a stage's loaders, the columns that stages computed, and the samples that were damaged."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diptych import collectives
+from diptych.data.loader import Loader, require
+from diptych.data.plan import Plan
+from diptych.data.sample import Source
+from diptych.errors import InputError
+from diptych.methods.base import Method, Recipe, Stage
+from diptych.training.prepare import with_columns
+
+if TYPE_CHECKING:
+    from diptych.training.engine import Options, Position
+
+
+class Feed:
+    """What the engine reads: sources as `given`, `columns` of each stream, and of each `damaged` sample the reason."""
+
+    def __init__(self, method: Method, sources: Mapping[str, Source], options: "Options", device: torch.device):
+        self.method, self.given, self.options, self.device = method, dict(sources), options, device
+        self.columns: dict[str, dict[str, Any]] = {}
+        self.damaged: dict[str, str] = {}
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The streams' sources, with the columns that there are."""
+        return with_columns(self.given, self.columns)
+
+    def loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
+        """One for each stream of a stage, all of as many steps. Raises InputError for what the data lack."""
+        sources, loaders = self.sources, {}
+        for stream in stage.streams:
+            if stream not in sources:
+                raise InputError(
+                    f"stage {stage.name!r} of {self.method.name} reads the stream {stream!r}; "
+                    f"give it with --data {stream}=SOURCE"
+                )
+            views = self.method.views(stage, stream)
+            require(sources[stream], [name for view in views for name in view.reads], self.method.name)
+            plan: Plan = stage.plan
+            if recipe.batch_size < stage.min_batch:
+                raise InputError(
+                    f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
+                    f"{self.method.name} needs; raise --batch-size"
+                )
+            loaders[stream] = Loader(
+                sources[stream],
+                views,
+                plan,
+                recipe.batch_size,
+                seed=self.options.seed,
+                workers=self.options.workers,
+                rank=collectives.rank(),
+                ranks=collectives.world_size(),
+                pin=self.device.type == "cuda",
+            )
+        length = len(loaders[stage.streams[0]].batches(0))
+        for loader in loaders.values():
+            loader.steps = recipe.steps or max(1, round(recipe.epochs * length))
+        return loaders
+
+    def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: "Position") -> Iterator[Any]:
+        """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""
+        first, *others = stage.streams
+        rounds = {name: loaders[name].endless(at.step) for name in others}
+        for batch in loaders[first].epoch(at.epoch, at.batch, at.step):
+            moved = batch.to(self.device)
+            yield {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}} if others else moved
+
+    def note(self, loaders: Mapping[str, Loader]) -> bool:
+        """Add what this rank's loaders could not read; whether there was anything new."""
+        before = len(self.damaged)
+        for loader in loaders.values():
+            self.damaged.update(loader.damage.seen)
+        return len(self.damaged) > before
+
+    def check(self) -> None:
+        """All ranks come here together: count each damaged sample once, stop where there are too many."""
+        for source in self.given.values():  # what could not even be indexed, such as a tar cut short
+            self.damaged.update(getattr(source, "damage", {}))
+        for seen in collectives.gather_objects(self.damaged):
+            self.damaged.update(seen)
+        total = sum(len(source) + len(getattr(source, "damage", ())) for source in self.given.values())
+        if len(self.damaged) <= self.options.max_bad * total:
+            return
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self.damaged.values()).most_common())
+        some = ", ".join(list(self.damaged)[:3])
+        raise InputError(
+            f"{len(self.damaged)} of {total} samples are damaged so far ({reasons}; such as {some}), more "
+            f"than --max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or "
+            "raise --max-bad"
+        )

@@ -1,0 +1,30 @@
+"""The claim on MaPLe asks what it says: equal recipes, a depth that is `tiny`'s, an image tower without a signal."""
+
+import torch
+from tests.methods.adapt.test_prompts import method, pictures
+
+from diptych.lab.claim import block, find
+from diptych.lab.claims import maple
+from diptych.methods.store import load
+
+
+def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
+    claim = block(find("maple"))
+    assert len(claim.seeds) >= 5
+    assert 100 not in claim.seeds
+    assert "uncoupled" not in claim.learning
+
+
+def test_the_depth_is_that_of_both_towers():
+    encoder = load("tiny").encoder
+    assert len(encoder.image.transformer.layers) == len(encoder.text.transformer.layers) == maple.DEPTH
+
+
+def test_uncoupled_prompts_are_zero_in_the_image_tower_and_stay_so():
+    made = method("maple", depth=3)
+    maple.uncoupled(made)
+    assert all(float(vectors.abs().max()) == 0 for vectors in made.model.image_prompts())
+    made.train()
+    torch.nn.functional.cross_entropy(made.model(pictures(3)), torch.tensor([0, 1, 2])).backward()
+    assert all(parameter.grad is None for parameter in made.model.couple.parameters())
+    assert made.model.context.grad is not None

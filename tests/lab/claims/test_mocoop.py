@@ -1,0 +1,80 @@
+"""The claim on pictures of several styles asks what it says: equal steps and pictures, groups and losses as named."""
+
+from dataclasses import replace
+
+import pytest
+
+from diptych.data.sources import open_source
+from diptych.data.templates import templates
+from diptych.data.worlds.scenes.words import RESERVED_STYLES, STYLES
+from diptych.lab import adapting
+from diptych.lab.claim import Trial, block, find
+from diptych.lab.claims import mocoop
+
+
+def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
+    claim = block(find("mocoop"))
+    assert len(claim.seeds) >= 5
+    assert 100 not in claim.seeds
+    assert claim.floor.chance == 1 / len(adapting.classes(0)[0])
+    assert {*mocoop.STYLES} == {*STYLES} - {*RESERVED_STYLES}  # templates name what the model knows, and nothing else
+
+
+def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
+    begun = {}
+    monkeypatch.setattr(adapting, "run", lambda config, folder, change=None: begun.__setitem__(name, config))
+    monkeypatch.setattr(adapting, "load", lambda folder: None)
+    monkeypatch.setattr(mocoop, "load", lambda name: None)
+    given = {}
+    monkeypatch.setattr(mocoop, "evaluate", lambda model, source, suites, **how: given.__setitem__(name, how) or {
+        "zeroshot": dict.fromkeys(("base_top1", "novel_top1", "harmonic", "worst_group_top1"), 0.5)})  # fmt: skip
+    monkeypatch.setattr(mocoop, "open_source", lambda spec: None)
+    for name, arm in mocoop.claim.arms.items():  # noqa: B007  (the patched functions read it)
+        arm(Trial(seed=3, folder=tmp_path, prelude={"train": "scenes:count=4", "test": "scenes", "novel": ["red cat"]}))
+    assert {name: how["templates"] for name, how in given.items() if "templates" in how} == {
+        "names": (adapting.TEMPLATE,), "ensemble": templates("styles")
+    }  # fmt: skip
+    assert all(how["group"] == "style" for how in given.values())
+    told = {
+        name: (len(c.config.get("templates", ())), c.config.get("gate", 1.0), c.config.get("text", 5.0),
+               c.config.get("norms", 0.1), c.config.get("k", 2))
+        for name, c in begun.items()
+    }  # fmt: skip
+    assert told.pop("coop")[0] == 0
+    assert told == {
+        "mocoop": (6, 1.0, 5.0, 0.1, 2), "ungated": (6, 0.0, 5.0, 0.1, 2), "untaught": (6, 1.0, 0.0, 0.1, 2),
+        "one": (1, 1.0, 5.0, 0.1, 1), "still": (6, 1.0, 5.0, 0.0, 2),
+    }  # fmt: skip
+    assert all("names" not in c.config for c in begun.values())  # no name of a novel class
+    assert len({str(replace(c, method="", config={})) for c in begun.values()}) == 1
+    [one] = begun["one"].config["templates"].values()
+    assert tuple(one) == templates("styles")
+
+
+def test_what_a_router_tells_of_the_style_is_its_information():
+    source = open_source("scenes:count=12:number=1:size=32:styles=seen")
+    styles = [sample.labels["style"] for sample in source]
+    assert len(set(styles)) > 2
+
+    class Guide:
+        def __init__(self, groups):
+            self.groups = groups
+
+        def route(self, images):
+            return [((str(group), 0.7), ("other", 0.3)) for group in self.groups]
+
+    shares = [styles.count(style) / 12 for style in set(styles)]
+    from math import log
+
+    assert mocoop.routed(Guide(styles), source) == pytest.approx(-sum(share * log(share) for share in shares))
+    assert mocoop.routed(Guide([0] * 12), source) == pytest.approx(0)
+
+
+def test_one_quick_arm_runs(tmp_path):
+    trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
+    prelude = mocoop.prelude(trial)
+    (tmp_path / "arm").mkdir()
+    found = mocoop.claim.arms["mocoop"](replace(trial, folder=tmp_path / "arm", prelude=prelude))
+    assert set(found) == {"base", "novel", "H", "worst", "style"}
+    assert found["style"] >= 0
+    assert 0 < found["worst"] < found["base"] <= 1

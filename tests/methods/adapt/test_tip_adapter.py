@@ -1,0 +1,120 @@
+"""Tip-Adapter: the cache's votes against loops, names without votes, what is kept, and the tuned form."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.methods.adapt.test_prompts import learnt, method, pictures
+
+from diptych.errors import InputError
+from diptych.methods.base import At
+from diptych.testing import Toy
+from diptych.training.prepare import Run
+
+
+class Labelled(Toy):
+    """Toys of three named classes; `lost` of them have no label."""
+
+    def __init__(self, count, lost=()):
+        super().__init__(count, ["images.main", "labels.class"])
+        self.lost = lost
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return replace(sample, labels={"class": int(self.labels("class")[index])})
+
+    def labels(self, name):
+        return np.array([-1 if index in self.lost else index % 3 for index in range(len(self))])
+
+
+def filled(count=7, lost=(), **config):
+    made = method("tip_adapter", **config)
+    source = Labelled(count, lost)
+    made.meet({"train": source})
+    made.fill(Run(made, {"train": source}, At(0, 0, 0, 0), torch.device("cpu")))
+    return made.eval(), source
+
+
+def test_votes_are_those_of_a_loop():
+    made, _ = filled(alpha=2.0, beta=3.0)
+    model, classes = made.model, len(made.model.classes)
+    with torch.no_grad():
+        found = model(pictures()).double()
+        images, texts = model.encoder.embed_images(pictures()).double(), model.text_features().double()
+        keys = model.keys.double()
+    for row, image in enumerate(images):
+        for c in range(classes):
+            votes = sum(
+                math.exp(-3.0 * (1 - float(image @ key))) for i, key in enumerate(keys) if int(model.owners[i]) == c
+            )
+            expected = float(model.encoder.scale()) * float(image @ texts[c]) + 2.0 * votes
+            assert float(found[row, c]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_cache_holds_the_vectors_of_the_pictures_in_order():
+    made, source = filled()
+    view = made.views(made.stages()[0])[0]
+    with torch.no_grad():
+        for at in (0, 4):
+            pixels = next(iter(view(source[at], None, None).values()))
+            pixels = torch.as_tensor(pixels.pixels if hasattr(pixels, "pixels") else pixels).reshape(1, 3, 32, 32)
+            torch.testing.assert_close(made.model.keys[at], made.model.encoder.embed_images(pixels)[0])
+
+
+def test_names_that_were_not_trained_have_no_votes():
+    made, _ = filled()
+    trained = made.model.classes
+    with torch.no_grad():
+        before = made.model(pictures())
+        made.model.set_classes([trained[2], "violin"])
+        after = made.model(pictures())
+        plain = made.model.encoder.scale() * made.model.encoder.embed_images(pictures()) @ made.model.text_features().T
+    torch.testing.assert_close(after[:, 0], before[:, 2])
+    torch.testing.assert_close(after[:, 1], plain[:, 1])
+
+
+def test_no_weight_on_the_votes_is_zero_shot():
+    made, _ = filled(alpha=0.0)
+    with torch.no_grad():
+        plain = made.model.encoder.scale() * made.model.encoder.embed_images(pictures()) @ made.model.text_features().T
+        torch.testing.assert_close(made.model(pictures()), plain)
+
+
+def test_a_picture_does_not_vote_for_itself_when_the_cache_is_judged():
+    made, _ = filled(count=5, alpha=50.0)
+    loss, _ = made.without_itself()
+    model, losses = made.model, []
+    with torch.no_grad():
+        texts = model.text_features()
+        for i in range(5):
+            logits = model.encoder.scale() * texts @ model.keys[i]
+            for k in range(5):
+                if k != i:
+                    logits[model.owners[k]] += 50.0 * torch.exp(-5.5 * (1 - model.keys[i] @ model.keys[k]))
+            losses.append(-float(logits.log_softmax(0)[model.owners[i]]))
+    assert loss == pytest.approx(sum(losses) / 5, rel=1e-4)
+
+
+def test_the_cache_alone_is_trained_and_only_where_it_is_tuned():
+    assert learnt(filled()[0]) == 0
+    made, _ = filled(count=7, tune=True)
+    assert learnt(made) == 7 * 32
+    assert [stage.name for stage in made.stages()] == ["cache", "tune"]
+
+
+def test_a_cache_is_made_again_from_what_is_remembered():
+    made, _ = filled()
+    fresh = method("tip_adapter", classes=("other",))
+    fresh.model.recall(made.model.remember())
+    fresh.model.load_state_dict(made.model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(fresh.model(pictures()), made.model(pictures()))
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match="3 has no class; take it out"):
+        filled(lost=(3,))
+    with pytest.raises(InputError, match="beta is -1"):
+        method("tip_adapter", beta=-1.0)

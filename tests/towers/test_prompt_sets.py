@@ -1,0 +1,83 @@
+"""Classes by sets of prompts: means of unit vectors, remembered as text, new names in the templates alone."""
+
+import logging
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+import diptych
+from diptych.errors import InputError
+from diptych.towers.prompt_sets import PromptSets
+
+PROMPTS = {"cat": ("a red cat.", "a cat in the top left.", "two cats."), "bus": ("a bus.",)}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return diptych.load("tiny")
+
+
+@pytest.fixture
+def sets(tiny):
+    made = PromptSets(tiny.encoder, tiny.tokenizer)
+    made.choose(["a {}", "one {}."], PROMPTS)
+    return made
+
+
+def slow(tiny, prompts):
+    """One class, one text at a time."""
+    each = [tiny.embed_texts(prompt)[0] for prompt in prompts]
+    return normalize(sum(vector / vector.norm() for vector in each) / len(each), dim=0)
+
+
+def test_a_class_is_the_mean_direction_of_its_prompts_however_many(sets, tiny):
+    sets.set_classes(["bus", "house", "cat"])
+    expected = [PROMPTS["bus"], ("a house", "one house."), PROMPTS["cat"]]
+    torch.testing.assert_close(sets.text_features(), torch.stack([slow(tiny, each) for each in expected]))
+    sets.choose(["a {}"], {"cat": PROMPTS["cat"][::-1]})
+    torch.testing.assert_close(sets.text_features()[2], slow(tiny, PROMPTS["cat"]))  # their order does not matter
+
+
+def test_it_is_kept_as_text_and_comes_back(sets, tiny):
+    sets.set_classes(["bus", "cat"])
+    fresh = PromptSets(tiny.encoder, tiny.tokenizer)
+    fresh.recall(sets.remember())
+    assert fresh.classes == ("bus", "cat")
+    assert torch.equal(fresh.text_features(), sets.text_features())
+    assert fresh.remember() == sets.remember()
+
+
+def test_a_new_name_is_told_to_have_no_prompts_of_its_own(sets, caplog):
+    with caplog.at_level(logging.WARNING):
+        sets.set_classes(["cat", "bus"])
+        assert not caplog.messages
+        sets.set_classes(["cat", "house", "key"])
+    [told] = caplog.messages
+    assert told == "no prompts were chosen for house, key (2 of 3 classes): the name stands in the templates alone"
+    sets.choose(["a {}"])
+    caplog.clear()
+    sets.set_classes(["house"])
+    assert not caplog.messages  # where no class has its own there is nothing to tell
+
+
+def test_vectors_are_computed_once_and_anew_for_other_classes(sets, monkeypatch):
+    sets.set_classes(["cat", "bus"])
+    first = sets.text_features()
+    assert sets.text_features() is first
+    sets.set_classes(["bus", "cat"])
+    assert torch.equal(sets.text_features(), first.flip(0))
+
+
+def test_vectors_that_were_computed_in_inference_meet_gradients(sets):
+    sets.set_classes(["cat", "bus"])
+    with torch.inference_mode():
+        sets.text_features()
+    x = torch.randn(1, 192, requires_grad=True)
+    (x @ sets.text_features().T).sum().backward()
+    assert x.grad is not None
+
+
+def test_a_name_beyond_the_context_is_refused(sets):
+    with pytest.raises(InputError, match="does not fit"):
+        sets.set_classes(["very " * 80 + "long"])
