@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 from torch.nn.functional import cross_entropy
 
 from diptych.data.batch import Batch
+from diptych.data.loader import require
 from diptych.data.sample import Source
-from diptych.data.views import Augment, LabelView, PictureView, View
+from diptych.data.views import ArrayView, Augment, LabelView, PictureView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
@@ -52,12 +53,19 @@ class Classify(Method):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
+        if self.cached and config.augment:
+            raise InputError("pictures that are cached are embedded once and cannot vary; leave augment out")
         encoder = make.dual(scale=Temperature(100.0, form="fixed"))
         if self.named and (encoder.text is None or make.words is None):
             raise InputError("classes are told by their names, and this model has no text tower or came without its "
                              "tokenizer; start from one of pictures and texts")  # fmt: skip
         self.model = self.build(encoder)
         self.model.label = config.label
+
+    @property
+    def cached(self) -> bool:
+        """Whether each picture is embedded once, before training, and steps read its vector in its place."""
+        return getattr(self.config, "cached", False)
 
     def build(self, encoder: DualEncoder) -> Classifier:
         """The classifier that is trained on the encoder."""
@@ -69,14 +77,28 @@ class Classify(Method):
             self.model.set_classes(names)
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(min_batch=1),)  # no picture looks at another
+        return (Stage(min_batch=1, prepare=self.embed if self.cached else None),)  # no picture looks at another
+
+    def embed(self, run: Any) -> None:
+        """Let the stage read vectors of the pictures, not varied."""
+        source, picture = run.sources["train"], self.picture
+        require(source, picture.reads, self.name)
+        embed = self.model.image_features
+        run.store("train", run.map(lambda batch: {"picture": embed(batch.image.flat)}, [picture], source))
+
+    @property
+    def picture(self) -> PictureView:
+        """The view of pictures."""
+        return PictureView(preprocess=self.model.image.preprocess, augment=self.augment)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        picture = PictureView(preprocess=self.model.image.preprocess, augment=self.augment)
-        return picture, LabelView(label=self.config.label, name="class", needed=True)
+        kept = ArrayView(array="picture", size=self.model.encoder.embed_dim)
+        label = LabelView(label=self.config.label, name="class", needed=True)
+        return kept if stage.prepare == self.embed else self.picture, label
 
     def encode(self, batch: Batch, at: At) -> Features:
-        return {"logits": self.model(batch.image.flat)}
+        vectors: Any = batch.fields.get("picture")
+        return {"logits": self.model(batch.image.flat) if vectors is None else self.model.of_vectors(vectors)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         labels: Any = batch.fields["class"]

@@ -144,7 +144,15 @@ class Classifier(Delivered):
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         """Pictures (N, 3, H, W) and, where they are `fixed`, the classes (C, E) -> logits (N, C)."""
         assert texts is not None
-        return self.encoder.scale() * self.image_features(x) @ texts.T
+        return self.judged(self.image_features(x), texts)
+
+    def judged(self, image: Tensor, texts: Tensor) -> Tensor:
+        """Unit vectors of pictures (N, E) and of classes (C, E) -> logits (N, C)."""
+        return self.encoder.scale() * image.to(texts.dtype) @ texts.T
+
+    def of_vectors(self, image: Tensor) -> Tensor:
+        """Pictures that are `image_features` (N, E) already -> logits (N, C), where classes are `fixed`."""
+        return self.judged(image, self._classes_now())
 
     def forward(self, x: Tensor, texts: Tensor | None = None) -> Tensor:
         """Pictures (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there already. Raises

@@ -279,10 +279,6 @@ class Concepts(Searched, Classifier):
     def text_features(self) -> Tensor:
         return normalize(self.class_rows()[0][:, 0], dim=-1)
 
-    def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
-        assert texts is not None
-        return self.encoder.scale() * self.image_features(x).to(texts.dtype) @ texts.T
-
     def image_means(self, features: Tensor, labels: Tensor) -> Tensor:
         """The mean unit vector (C, E) of the pictures of each class. Raises InputError for a class without one."""
         C = len(self.bank.names)

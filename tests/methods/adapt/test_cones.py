@@ -236,3 +236,32 @@ def test_scores_and_losses_come_from_the_same_rows():
 def test_bad_options_are_refused(config, said):
     with pytest.raises(InputError, match=said):
         method("cones", **config)
+
+
+@pytest.mark.parametrize("name", ["coop", "cones"])
+def test_vectors_that_are_kept_give_the_same_training(name, tmp_path):
+    """Of pictures that do not vary, with fewer passes of the image tower."""
+    found, passes = {}, {}
+    for cached in (False, True):
+        torch.manual_seed(0)
+        made = method(name, cached=cached)
+        made.augment = replace(made.augment, crop=(1.0, 1.0), ratio=(1.0, 1.0))
+        calls = []
+        made.model.encoder.image.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        engine(made, tmp_path / f"{cached}", steps=5).run()
+        found[cached], passes[cached] = made.model.state_dict(), len(calls)
+    assert passes == {False: 5, True: 1}
+    for key, value in found[False].items():
+        torch.testing.assert_close(value, found[True][key], rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_cached_cannot_vary_and_pictures_are_still_asked_for(tmp_path):
+    with pytest.raises(InputError, match="leave augment out"):
+        method("cones", cached=True, augment={"flip": True})
+    made = cones(cached=True)
+    sources = {"train": Toy(32, ["labels.class"])}
+    tmp_path.joinpath("run").mkdir()
+    with pytest.raises(InputError, match=r"has no images.main"):
+        Engine(
+            made, replace(ConES.presets["small"].recipe, **ADAM), sources, tmp_path / "run", Options(quiet=True)
+        ).run()

@@ -52,6 +52,7 @@ _OF = {  # options that not every task has
     "whole": ("generate",),
     "role": ("generate",),
     "label": ("classify", "generate"),
+    "cached": ("classify",),
 }
 START = Literal["names", "random", "images"]
 
@@ -64,7 +65,8 @@ class Config(ClassifyConfig):
     of the prompt are learnt in generation. With `keep_norm` rows keep the length that they began with; with `keep_text`
     the text tower stays, so that other names can be told. `second` is in what the recipe of the second stage differs
     (nothing: there is none); with `hold` the concepts stay in it. `head` are the options of head or denoiser, `base` is
-    in what the recipe of the stage that trains it differs, `role` that of its captions.
+    in what the recipe of the stage that trains it differs, `role` that of its captions. With `cached` pictures are
+    embedded once for the search.
     """
 
     task: str = "classify"
@@ -78,6 +80,7 @@ class Config(ClassifyConfig):
     head: Mapping[str, Any] = field(default_factory=dict)
     base: Mapping[str, Any] = field(default_factory=dict)
     role: str = "caption"
+    cached: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in (known := ("classify", *TASKS)):
@@ -169,7 +172,8 @@ class ConES(Classify):
             return found
         if config.start == "images":
             found.append(Stage(name="means", prepare=self._means, descend=False))
-        found.append(Stage(name="search", scale={"": 0.0, "model.bank": 1.0}, min_batch=1))
+        embed = self.embed if self.cached else None
+        found.append(Stage(name="search", scale={"": 0.0, "model.bank": 1.0}, prepare=embed, min_batch=1))
         if config.second:
             rates = {"": 0.0, "model.bank": 0.0 if config.hold else 1.0, **dict.fromkeys(self.vision, 1.0)}
             found.append(Stage(name="second", scale=rates, recipe=config.second, min_batch=1))
@@ -177,11 +181,9 @@ class ConES(Classify):
 
     def _means(self, run: Any) -> None:
         """Let each concept begin as the mean unit vector of its pictures."""
-        picture, label = super().views(Stage())
-        assert isinstance(label, LabelView)
         found = run.map(
             lambda batch: {"image": self.model.image_features(batch.image.flat), "class": batch.fields["class"]},
-            (picture, replace(label, needed=False)),
+            (self.picture, LabelView(label=self.config.label, name="class")),
             run.sources["train"],
         )
         labels, features = torch.from_numpy(found["class"]), torch.from_numpy(found["image"])
