@@ -273,7 +273,8 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
     from diptych.methods.registry import method_class
     from diptych.methods.store import read_description
 
-    for command in method_class(read_description(out)["method"]).then:
+    stored = read_description(out)
+    for command in method_class(stored["method"]).commands(stored["config"]):
         print("  diptych " + command.format(run=out, data=val or "SOURCE"))
 
 

@@ -5,8 +5,9 @@ pixels (N, 3, H, W), uint8, as `model.preprocess` makes them; answers are on any
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from PIL import Image
 from torch import Tensor
 
 from diptych.data.pictures import Preprocess
@@ -48,6 +49,28 @@ class Represents(Protocol):
     preprocess: Preprocess
 
     def represent(self, images: Tensor, *, batch_size: int) -> Encoded: ...
+
+
+class EmbedsRegions(Protocol):
+    """embed_regions: boxes, as shares of the picture, with vectors (N, R, E) and scores (N, R, C) of `classes`.
+    `detect`: those that are chosen in each picture, likeliest first: `boxes` (n, 4), `classes` and `scores` (n,)."""
+
+    preprocess: Preprocess
+    classes: Sequence[str]
+
+    def set_classes(self, names: Sequence[str]) -> None: ...
+
+    def embed_regions(self, images: Tensor, *, batch_size: int) -> Any: ...
+
+    def detect(self, images: Tensor, *, batch_size: int) -> Sequence[Any]: ...
+
+
+class Draws(Protocol):
+    """draw: so many pictures of a class by its name."""
+
+    def set_classes(self, names: Sequence[str]) -> None: ...
+
+    def draw(self, name: str, count: int, *, guidance: float, seed: int) -> Sequence[Image.Image]: ...
 
 
 class Matches(Protocol):

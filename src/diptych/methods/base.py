@@ -171,6 +171,11 @@ class Method(nn.Module):
         return configure(cls.Config, dict(options), f"method {cls.__name__}")
 
     @classmethod
+    def commands(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """`then`, where it hangs on the method's options."""
+        return cls.then
+
+    @classmethod
     def kept(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options as a run keeps them: what they name in a file is read into them, so that a run is whole."""
         return options

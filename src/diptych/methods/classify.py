@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 from torch.nn.functional import cross_entropy
 
 from diptych.data.batch import Batch
+from diptych.data.loader import require
 from diptych.data.sample import Source
-from diptych.data.views import Augment, LabelView, PictureView, View
+from diptych.data.views import ArrayView, Augment, LabelView, PictureView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
@@ -44,18 +45,27 @@ class Classify(Method):
 
     Config = ClassifyConfig
     adapts: ClassVar[bool] = True
+    named: ClassVar[bool] = True
+    """Whether the classes are told by their names, through the text tower."""
     then = ("classify {run} PICTURES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot")
     model: Classifier
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
+        if self.cached and config.augment:
+            raise InputError("pictures that are cached are embedded once and cannot vary; leave augment out")
         encoder = make.dual(scale=Temperature(100.0, form="fixed"))
-        if encoder.text is None or make.words is None:
+        if self.named and (encoder.text is None or make.words is None):
             raise InputError("classes are told by their names, and this model has no text tower or came without its "
                              "tokenizer; start from one of pictures and texts")  # fmt: skip
         self.model = self.build(encoder)
         self.model.label = config.label
+
+    @property
+    def cached(self) -> bool:
+        """Whether each picture is embedded once, before training, and steps read its vector in its place."""
+        return getattr(self.config, "cached", False)
 
     def build(self, encoder: DualEncoder) -> Classifier:
         """The classifier that is trained on the encoder."""
@@ -63,18 +73,32 @@ class Classify(Method):
 
     def meet(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data. Raises InputError where the label has none."""
-        if names := class_names(sources["train"], self.config.label):  # else the missing field is told with all others
+        if names := class_names(sources["train"], self.config.label):
             self.model.set_classes(names)
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(min_batch=1),)  # no picture looks at another
+        return (Stage(min_batch=1, prepare=self.embed if self.cached else None),)  # no picture looks at another
+
+    def embed(self, run: Any) -> None:
+        """Let the stage read vectors of the pictures, not varied."""
+        source, picture = run.sources["train"], self.picture
+        require(source, picture.reads, self.name)
+        embed = self.model.image_features
+        run.store("train", run.map(lambda batch: {"picture": embed(batch.image.flat)}, [picture], source))
+
+    @property
+    def picture(self) -> PictureView:
+        """The view of pictures."""
+        return PictureView(preprocess=self.model.image.preprocess, augment=self.augment)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        picture = PictureView(preprocess=self.model.image.preprocess, augment=self.augment)
-        return picture, LabelView(label=self.config.label, name="class", needed=True)
+        kept = ArrayView(array="picture", size=self.model.encoder.embed_dim)
+        label = LabelView(label=self.config.label, name="class", needed=True)
+        return kept if stage.prepare == self.embed else self.picture, label
 
     def encode(self, batch: Batch, at: At) -> Features:
-        return {"logits": self.model(batch.image.flat)}
+        vectors: Any = batch.fields.get("picture")
+        return {"logits": self.model(batch.image.flat) if vectors is None else self.model.of_vectors(vectors)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         labels: Any = batch.fields["class"]
@@ -83,7 +107,10 @@ class Classify(Method):
 
 
 def class_names(source: Source, label: str) -> tuple[str, ...]:
-    """The names of a label's classes; none where the source lacks it. Raises InputError where it has no names."""
+    """The class names of a label; () where the source lacks it, which is told with all that is missing.
+
+    Raises InputError where the label has none.
+    """
     field = source.schema().get(f"labels.{label}")
     if field is not None and not field.classes:
         raise InputError(f"the label {label!r} of {source.name!r} has no class names; name another with "

@@ -24,7 +24,8 @@ class Make:
     """Builds towers as often as asked; each call gives new parameters.
 
     `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an existing dual
-    encoder, `state` its weights: where given, they win over specs and the method's defaults.
+    encoder, `state` its weights: where given, they win over specs and the method's defaults. `delivered` is the whole
+    of what the method before delivered, where that is more (`towers.delivered`).
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Make:
         tokenizer: Tokenizer | None,
         dual: Mapping[str, Any] | None = None,
         state: Mapping[str, Tensor] | None = None,
+        delivered: nn.Module | None = None,
     ):
         self.image_spec, self.text_spec, self.embed_dim = image, text, embed_dim
-        self.words, self._dual, self._state = tokenizer, dual, state
+        self.words, self._dual, self._state, self.delivered = tokenizer, dual, state, delivered
 
     @classmethod
     def of(cls, model: Model | LanguageModel) -> "Make":
@@ -56,6 +58,7 @@ class Make:
             tokenizer=model.tokenizer,
             dual=config,
             state=encoder.state_dict(),
+            delivered=getattr(model, "delivered", None),
         )
 
     @property

@@ -39,6 +39,31 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> list[list[int]]:
+    """The ids of each name's prompt. Raises InputError for a name that the context cuts."""
+    prompts = [template.replace("{}", name) for name in names]
+    for name, prompt in zip(names, prompts, strict=True):
+        if lost := tokenizer.lost(prompt):
+            raise InputError(f"the class name {name!r} does not fit: its prompt loses {lost} tokens beyond the "
+                             f"context of {tokenizer.context}; shorten it")  # fmt: skip
+    return tokenizer.encode(prompts)
+
+
+def parted(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:
+    """The ids of a prompt, special ones left out: the words before the name, the name, what follows it; where the last
+    two share a token, all of both is the name. Raises InputError where the words before it share one with it."""
+    before, prompt = template.partition("{}")[0], template.replace("{}", name)
+    words, whole = tokenizer.ids(before.strip()), tokenizer.ids(prompt)
+    if whole[: len(words)] != words:
+        raise InputError(f"in {prompt!r} the words before the name have other tokens than alone; put a blank between "
+                         "them and {}")  # fmt: skip
+    tail = whole[len(words) :]
+    named = tokenizer.ids(before + name)[len(words) :]
+    if tail[: len(named)] != named:
+        named = tail
+    return words, named, tail[len(named) :]
+
+
 def mean_directions(vectors: Tensor, classes: int | Sequence[int]) -> Tensor:
     """The direction of each class (C, E): the mean of its unit prompt vectors, made unit. `vectors` (P, E) stand class
     by class, as many of each, or as many as `classes` says of each.
@@ -102,12 +127,7 @@ class Classifier(Delivered):
     def set_classes(self, names: Sequence[str]) -> None:
         """Name the classes. Raises InputError as `check_names` does, and for a name that the context cuts."""
         classes = check_names(names)
-        prompts = [self.template.replace("{}", name) for name in classes]
-        for name, prompt in zip(classes, prompts, strict=True):
-            if lost := self.tokenizer.lost(prompt):
-                raise InputError(f"the class name {name!r} does not fit: its prompt loses {lost} tokens beyond the "
-                                 f"context of {self.tokenizer.context}; shorten it")  # fmt: skip
-        self._name(classes, self.tokenizer.encode(prompts))
+        self._name(classes, prompt_ids(self.tokenizer, self.template, classes))
 
     def _name(self, classes: tuple[str, ...], rows: Sequence[Sequence[int]]) -> None:
         """Take the ids of the classes' prompts."""
@@ -130,7 +150,15 @@ class Classifier(Delivered):
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         """Pictures (N, 3, H, W) and, where they are `fixed`, the classes (C, E) -> logits (N, C)."""
         assert texts is not None
-        return self.encoder.scale() * self.image_features(x) @ texts.T
+        return self.judged(self.image_features(x), texts)
+
+    def judged(self, image: Tensor, texts: Tensor) -> Tensor:
+        """Unit vectors of pictures (N, E) and of classes (C, E) -> logits (N, C)."""
+        return self.encoder.scale() * image.to(texts.dtype) @ texts.T
+
+    def of_vectors(self, image: Tensor) -> Tensor:
+        """Pictures that are `image_features` (N, E) already -> logits (N, C), where classes are `fixed`."""
+        return self.judged(image, self._classes_now())
 
     def forward(self, x: Tensor, texts: Tensor | None = None) -> Tensor:
         """Pictures (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there already. Raises

@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.towers.classifier import Classifier, check_names, freeze
+from diptych.towers.classifier import Classifier, check_names, freeze, parted
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
 from diptych.towers.transformer import Insert, chain
 
-Position = Literal["end", "middle", "front", "around"]
+Position = Literal["end", "middle", "front", "around", "name"]
 STD = 0.02  # of vectors that begin at random
 
 
@@ -50,9 +50,10 @@ class Prompted(Classifier):
     `length` vectors stand in place of the template's words before the name (None: as many as those have tokens). With
     `start` they begin as those tokens' embeddings, else as N(0, 0.02²). `position` puts the name behind them ("end"),
     between two halves ("middle"), before them ("front"), or where the template has it ("around"): then the words behind
-    the name, but for a final stop, are vectors too. With `own` each class has vectors of its own, which fit no other
-    names. `more` templates give each class further prompts, with vectors of their own: prompts are all classes in the
-    first template, then all in the second, and so on.
+    the name, but for a final stop, are vectors too; with "name" the words stay and the vectors (None: one) are in place
+    of the name, which is textual inversion (Gal et al., ICLR 2023). With `own` each class has vectors of its own, which
+    fit no other names. `more` templates give each class further prompts, with vectors of their own: prompts are all
+    classes in the first template, then all in the second, and so on.
     """
 
     slots: Tensor
@@ -81,6 +82,8 @@ class Prompted(Classifier):
             raise InputError(f"a context of {self.length} vectors has nothing to learn; give one at least")
         if own and start:
             raise InputError("vectors of its own for each class begin at random; set start=false")
+        if position == "name" and not own:
+            raise InputError("vectors in the place of the names make all classes one if they are shared; set own=true")
         vectors = torch.randn(self.length, table.embedding_dim) * STD
         if start:
             begin = [token for frame in self.frames for token in [*frame.words, *frame.tail][: frame.length]]
@@ -95,16 +98,17 @@ class Prompted(Classifier):
         before, _, behind = (part.strip() for part in template.partition("{}"))
         words, tail = self.tokenizer.ids(before), list[int]()
         if self.position == "around" and behind.removesuffix("."):
-            tail = self._cut(template.rstrip().removesuffix("."), "thing", words)[1]
+            tail = parted(self.tokenizer, template.rstrip().removesuffix("."), "thing")[2]
             if not tail:
                 raise InputError(f"in {template!r} the words behind the name share a token with it; put a blank "
                                  "between {} and them")  # fmt: skip
-        length = len(words) + len(tail) if length is None else length
+        if length is None:
+            length = 1 if self.position == "name" else len(words) + len(tail)
         if start and length > len(words) + len(tail):
             raise InputError(f"{length} vectors cannot begin as the {len(words)} tokens of {before!r}; give fewer, or "
                              "start at random")  # fmt: skip
         first = sum(frame.length for frame in self.frames)
-        split = {"end": length, "middle": length // 2, "front": 0, "around": len(words)}[self.position]
+        split = {"end": length, "middle": length // 2, "around": len(words)}.get(self.position, 0)
         return Frame(template=template, words=words, tail=tail, first=first, before=split, behind=length - split)
 
     def set_classes(self, names: Sequence[str]) -> None:
@@ -126,34 +130,20 @@ class Prompted(Classifier):
     def _prompt(self, frame: Frame, name: str) -> tuple[list[int], list[int]]:
         """The ids of a class's prompt, and the number of the vector that stands at each, -1 where it is a word."""
         tokenizer = self.tokenizer
-        named, rest = self._cut(frame.template, name, frame.words)
+        words, named, rest = parted(tokenizer, frame.template, name)
         if rest[: len(frame.tail)] != frame.tail:
             raise InputError(f"in {frame.template.replace('{}', name)!r} the words behind the name have other tokens "
                              "than elsewhere; put a blank between {} and them")  # fmt: skip
-        kept = frame.words[frame.length :] if self.keeps else []  # words that stay as they are
+        kept = words[frame.length :] if self.keeps else []  # words that stay as they are
         numbers = range(frame.first, frame.first + frame.length)
-        fixed, rest = [*kept, *named], rest[len(frame.tail) :]
-        filler = [*frame.words, *named[:1] * frame.length][
-            : frame.length
-        ]  # the words themselves, where they are enough
+        fixed, rest = words if self.position == "name" else [*kept, *named], rest[len(frame.tail) :]
+        filler = [*words, *named[:1] * frame.length][: frame.length]  # the words themselves, if they are enough
         own = [*filler[: frame.before], *fixed, *filler[frame.before :], *rest]
         if len(own) > tokenizer.room:
             raise InputError(f"the class name {name!r} does not fit: its prompt has {len(own)} tokens, and there is "
                              f"room for {tokenizer.room}; shorten it")  # fmt: skip
         slots = [*numbers[: frame.before], *[-1] * len(fixed), *numbers[frame.before :]]
         return [*tokenizer.before, *own, *tokenizer.after], [*[-1] * len(tokenizer.before), *slots]
-
-    def _cut(self, template: str, name: str, words: list[int]) -> tuple[list[int], list[int]]:
-        """The ids of a name in a template, and of what follows it; `words` are those before it."""
-        whole = self.tokenizer.ids(template.replace("{}", name))
-        if whole[: len(words)] != words:
-            raise InputError(f"in {template.replace('{}', name)!r} the words before the name have other tokens "
-                             "than alone; put a blank between them and {}")  # fmt: skip
-        tail = whole[len(words) :]
-        named = self.tokenizer.ids(template.partition("{}")[0] + name)[len(words) :]
-        if tail[: len(named)] != named:  # the name and what follows share a token
-            named = tail
-        return named, tail[len(named) :]
 
     def embeddings(self, context: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
         """The embeddings (n, L, D) of `which` prompts, by default of all, with the vectors (M, D), or (n, M, D) for

@@ -24,6 +24,24 @@ COCO = {
         {"image_id": 99, "id": 4, "caption": "A caption whose picture is not listed."},
     ],
 }
+INSTANCES = {
+    "info": {"description": "COCO 2017 Dataset"},
+    "images": COCO["images"],
+    "annotations": [
+        {"segmentation": [[1, 2, 3]], "area": 702.1, "iscrowd": 0, "image_id": 37777, "bbox": [10.5, 20, 30, 40],
+         "category_id": 18, "id": 1768},
+        {"iscrowd": 0, "image_id": 397133, "bbox": [0, 0, 5, 6.5], "category_id": 1, "id": 2},
+        {"iscrowd": 0, "image_id": 37777, "bbox": [1, 2, 3, 4], "category_id": 1, "id": 3},
+        {"iscrowd": 1, "image_id": 37777, "bbox": [0, 0, 100, 100], "category_id": 1, "id": 4},
+        {"iscrowd": 0, "image_id": 37777, "bbox": [1, 2, 0, 4], "category_id": 1, "id": 5},
+        {"iscrowd": 0, "image_id": 37777, "bbox": [1, 2, 3, 4], "category_id": 99, "id": 6},
+        {"iscrowd": 0, "image_id": 99, "bbox": [1, 2, 3, 4], "category_id": 1, "id": 7},
+    ],
+    "categories": [
+        {"supercategory": "animal", "id": 18, "name": "dog"},
+        {"supercategory": "person", "id": 1, "name": "person"},
+    ],
+}  # fmt: skip
 KARPATHY = {
     "dataset": "coco",
     "images": [
@@ -52,6 +70,20 @@ def test_coco_captions_find_their_pictures(tmp_path, folder):
     assert source[1].images["main"].decode().size == (4, 4)
     assert Counter(source.damage.values()) == {"missing": 1}
     assert not source.schema()["texts.caption"].optional
+
+
+def test_coco_boxes_with_their_categories(tmp_path):
+    path = tmp_path / "instances_val2017.json"
+    path.write_text(json.dumps(INSTANCES))
+    put(tmp_path / "val2017", "000000397133.jpg", "000000037777.jpg")
+    source = open_source(str(path))
+    assert source.schema()["boxes"].classes == ("person", "dog")  # in the order of their ids
+    assert "texts.caption" not in source.schema()
+    assert [[(box.xyxy, box.text, box.label) for box in sample.boxes] for sample in source] == [
+        [((0, 0, 5, 6.5), "person", 0)],
+        [((10.5, 20, 40.5, 60), "dog", 1), ((1, 2, 4, 6), "person", 0)],
+    ]
+    assert Counter(source.damage.values()) == {"missing": 1, "box": 2}
 
 
 def test_karpathys_splits(tmp_path):
@@ -127,6 +159,8 @@ def test_captions_that_are_no_text_are_counted(tmp_path):
         ('{"images": [{"id": 1, "file_name": 5}]}', "is 5, no name"),
         ('{"images": [{"sentences": [], "split": "a"}, 5]}', "compare it with COCO"),
         (json.dumps(COCO), ":images=FOLDER"),
+        (json.dumps({**INSTANCES, "categories": [{"id": 1}]}), "lacks 'name'"),
+        (json.dumps({**INSTANCES, "annotations": [{"image_id": 37777, "bbox": [1]}]}), "lacks"),
         (json.dumps({**COCO, "images": COCO["images"][:1] * 2, "annotations": []}), "FOLDER|twice"),
     ],
 )

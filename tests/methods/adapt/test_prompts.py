@@ -8,6 +8,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
+from diptych.towers.classifier import parted
 from diptych.towers.dual import DualEncoder
 
 AT = At(0, 10, 0, 0)
@@ -185,6 +186,23 @@ def test_the_name_stands_where_it_should(position):
     assert (made.model.slots[0] >= 0).nonzero().flatten().tolist()[: len(first)] == first
 
 
+def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
+    made = method("coop", start=False, own=True, position="name")
+    words, encoder = made.model.tokenizer, made.model.encoder
+    assert made.model.context.shape == (3, 1, 32)
+    for at, name in enumerate(NAMES):
+        before, _, rest = parted(words, "a photo of a {}.", name)
+        row, [place] = made.model.ids[at, : made.model.lengths[at]].tolist(), (made.model.slots[at] >= 0).nonzero()[0]
+        assert row[:place] == [*words.before, *before]
+        assert row[place + 1 :] == [*rest, *words.after]
+        with torch.no_grad():  # a word's own embedding there gives the prompt with that word
+            made.model.context[at] = encoder.text.table.weight[77]
+            wanted = encoder.embed_texts(
+                torch.tensor([[*row[:place], 77, *row[place + 1 :]]]), torch.tensor([len(row)])
+            )
+            torch.testing.assert_close(made.model.text_features()[at], wanted[0], atol=1e-5, rtol=1e-5)
+
+
 def test_vectors_of_each_class_fit_no_other_names():
     made = method("coop", length=3, start=False, own=True)
     assert made.model.context.shape == (3, 3, 32)
@@ -201,6 +219,7 @@ def test_vectors_of_each_class_fit_no_other_names():
         ("coop", {"position": "midle"}, "did you mean 'middle'"),
         ("coop", {"own": True}, "set start=false"),
         ("coop", {"template": "a photo"}, "must hold {} once"),
+        ("coop", {"position": "name", "start": False}, "set own=true"),
         ("maple", {"depth": 4}, "a depth of 4 does not fit the text tower, which has 3 blocks"),
         ("cocoop", {"prompts": 0}, "prompts is 0"),
     ],

@@ -9,7 +9,7 @@ where it has one, goes to no other. Add a file, and `open_source`, and with it e
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
     photos/                                     a folder: class/picture.jpg, or picture.jpg + picture.txt
     table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; pictures as paths or bytes
-    captions_val2017.json:images=val2017/       COCO captions
+    captions_val2017.json:images=val2017/       COCO captions; instances_val2017.json: its boxes
     results_20130124.token                      Flickr8k and Flickr30k text files
     cc12m.npy, yfcc15m.pkl                      pickled lists of pictures and captions
     datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them

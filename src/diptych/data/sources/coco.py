@@ -1,5 +1,5 @@
-"""COCO captions (`captions_val2017.json`) and Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`): JSON
-beside picture folders."""
+"""COCO captions (`captions_val2017.json`), COCO boxes (`instances_val2017.json`) and Karpathy's splits
+(`dataset_coco.json`, `dataset_flickr30k.json`): JSON beside picture folders."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.pictures import FilePicture
-from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.sample import Box, Field, Sample, Schema, Text
 from diptych.data.sources import split_zhou
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import json_of
@@ -26,7 +26,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Coco":
-    """`captions_val2017.json[:images=FOLDER]`, `dataset_coco.json:split=train+restval[:images=FOLDER]`."""
+    """`captions_val2017.json[:images=FOLDER]`, `instances_val2017.json`, `dataset_coco.json:split=train+restval`."""
     options = configure(CocoOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     data = json_of(path)
@@ -42,10 +42,14 @@ def open(spec: Spec) -> "Coco":
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: an image or annotation lacks {error}; compare it with COCO's own files") from error
     names, captions, damage = found
+    try:
+        boxes = None if karpathy or "categories" not in data else _boxes(data, path, damage)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: a category or box lacks {error}; compare it with COCO's own files") from error
     if odd := [name for name in names if not isinstance(name, str)]:
         raise InputError(f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files")
     root = options.images or _root(path, names[0])
-    return Coco(spec.name, root, names, captions, damage)
+    return Coco(spec.name, root, names, captions, damage, boxes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +71,41 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
     for at, annotation in enumerate(data.get("annotations", ())):
         texts = captions.get(annotation["image_id"])
         if texts is None:
-            damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # a caption without a picture
+            damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # of no picture
         elif isinstance(caption := annotation.get("caption", ""), str):
             texts.append(caption)
         else:
             damage[f"{path}:annotation {annotation.get('id', at)}"] = "columns"
     return [image["file_name"] for image in data["images"]], list(captions.values()), damage
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of all pictures: `classes` are the categories in the order of their ids, `rows` (n, 5) the number of the
+    class and x0, y0, x1, y1, `ends` (N,) where each picture's rows end."""
+
+    classes: tuple[str, ...]
+    rows: np.ndarray
+    ends: np.ndarray
+
+
+def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes:
+    """Crowds are no boxes of one thing and are left out; boxes that are none are counted in `damage`."""
+    categories = sorted(data["categories"], key=lambda category: category["id"])
+    number = {category["id"]: at for at, category in enumerate(categories)}
+    mine: dict[Any, list[list[float]]] = {image["id"]: [] for image in data["images"]}
+    for at, annotation in enumerate(data.get("annotations", ())):
+        if annotation["image_id"] not in mine or annotation.get("iscrowd") or "bbox" not in annotation:
+            continue
+        x, y, width, height = (float(value) for value in annotation["bbox"])
+        kind = number.get(annotation["category_id"])
+        if kind is None or not (width > 0 and height > 0):
+            damage[f"{path}:annotation {annotation.get('id', at)}"] = "box"
+        else:
+            mine[annotation["image_id"]].append([kind, x, y, x + width, y + height])
+    rows = np.array([row for boxes in mine.values() for row in boxes], np.float32).reshape(-1, 5)
+    names = tuple(str(category["name"]) for category in categories)
+    return Boxes(names, rows, np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64))
 
 
 def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None) -> _Found:
@@ -105,7 +138,8 @@ def _root(path: Path, first: str) -> str:
 
 
 class Coco:
-    """One sample for each picture, with all its captions. Captions of no picture are counted in `damage` as missing."""
+    """One sample for each picture, with all its captions, or its boxes. Those of no picture are counted in `damage` as
+    missing."""
 
     def __init__(
         self,
@@ -114,7 +148,9 @@ class Coco:
         pictures: Sequence[str],
         captions: Sequence[Sequence[str]],
         damage: Mapping[str, str],
+        boxes: Boxes | None = None,
     ):
+        self._boxes = boxes
         self.name, self.root, self.damage = name, root, damage
         self._pictures = Strings(pictures)
         self._captions = Strings([text for texts in captions for text in texts])
@@ -136,6 +172,17 @@ class Coco:
             source=self.name,
             images={"main": FilePicture(str(Path(self.root, self._pictures[index])))},
             texts=tuple(Text(text=text) for text in texts if text),
+            boxes=self._boxes_of(index),
+        )
+
+    def _boxes_of(self, index: int) -> tuple[Box, ...]:
+        if self._boxes is None:
+            return ()
+        start, end = int(self._boxes.ends[index - 1]) if index else 0, int(self._boxes.ends[index])
+        rows = self._boxes.rows[start:end].tolist()
+        classes = self._boxes.classes
+        return tuple(
+            Box(xyxy=(x0, y0, x1, y1), text=classes[int(kind)], label=int(kind)) for kind, x0, y0, x1, y1 in rows
         )
 
     def keys(self) -> Sequence[str]:
@@ -143,5 +190,8 @@ class Coco:
         return self._pictures
 
     def schema(self) -> Schema:
-        """Pictures and captions."""
-        return {"images.main": Field(kind="image"), "texts.caption": Field(kind="text", optional=self._optional)}
+        """Pictures, and captions or boxes."""
+        found = {"images.main": Field(kind="image")}
+        if self._boxes is not None:
+            return found | {"boxes": Field(kind="box", classes=self._boxes.classes)}
+        return found | {"texts.caption": Field(kind="text", optional=self._optional)}

@@ -20,13 +20,15 @@ from torch import Tensor
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.data.views.boxes import BoxView
+from diptych.data.views.noise import NoiseView
 from diptych.data.views.pictures import Augment, PictureView, place
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
 from diptych.rng import generator
 
 __all__ = [
-    "ArrayView", "Augment", "LabelView", "PictureView", "SentenceView", "TextView", "VariedTextView", "View", "collate",
-    "look", "place", "sentences",
+    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "PictureView", "SentenceView", "TextView",
+    "VariedTextView", "View", "collate", "look", "place", "sentences",
 ]  # fmt: skip
 
 

@@ -28,12 +28,14 @@ card = {
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
     """`length` is the number of vectors, None as many as the template's words have tokens; with `start` they begin as
-    those words. `position` says where the name stands among them, `own` whether each class has vectors of its own."""
+    those words. `position` says where the name stands among them, or that they take its place; `own` whether each class
+    has vectors of its own; `cached` that pictures are embedded once."""
 
     length: int | None = None
     start: bool = True
     position: str = "end"
     own: bool = False
+    cached: bool = False
 
     def __post_init__(self) -> None:
         if self.position not in get_args(Position):

@@ -1,0 +1,73 @@
+"""Find classes in the pictures of a folder, or of any source, by a run that was trained on boxes.
+
+The classes are those of its training, or those that you name. A box is told by its left, upper, right and lower side,
+in pixels of the picture.
+"""
+
+from typing import Any
+
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress, say, show_json, show_table
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "RUN PICTURES [--names A,B,…] [options]"
+EXAMPLES = (
+    "diptych detect runs/cells smears/",
+    "diptych detect runs/cells smear.png --least 0.3 --json",
+)
+_SHOWN = 40  # boxes in the table
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help="a RUN of `cones` that detects")
+    parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
+    parser.option("What", "--names", metavar="A,B,…", help="the classes (default: those of its training)")
+    parser.option("How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)")
+    parser.option("How", "--overlap", type=float, metavar="IOU",
+                  help="of boxes of a class that overlap by more one is told (0.6)")  # fmt: skip
+    parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
+
+
+def run(args: Namespace) -> None:
+    if not args.model:
+        raise InputError("diptych detect has no model; name a RUN of `cones` that detects")
+    if not args.pictures:
+        raise InputError("diptych detect has no pictures; name a folder, a picture, or any other source")
+    for name in ("least", "overlap"):
+        if name in args and not 0 <= args[name] <= 1:
+            raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
+    if args.get("batch_size", 1) < 1:
+        raise InputError(f"--batch-size is {args.batch_size}; it must be at least 1")
+    from dataclasses import asdict
+
+    from diptych.cli._model import load_model
+    from diptych.data.pictures import FilePicture, is_picture
+    from diptych.data.sources import open_source
+    from diptych.evaluation.finding import boxed, find_in_pictures
+
+    model: Any = load_model(args.model)
+    if not hasattr(model, "detect"):
+        raise InputError(f"{args.model} finds nothing in pictures; name a RUN of `cones` trained with --preset detect")
+    if "names" in args:
+        model.set_classes(args.names.split(","))
+    settings = {"least": 0.1, **{name: args[name] for name in ("least", "overlap", "batch_size") if name in args}}
+    if is_picture(args.pictures):
+        [each] = model.detect(args.pictures, **settings)
+        found, bad = boxed(args.pictures, FilePicture(args.pictures).decode().size, each, model.classes), {}
+    else:
+        with progress("detecting") as report:
+            found, bad = find_in_pictures(model, open_source(args.pictures), progress=report, **settings)
+    if args.get("json"):
+        told = [asdict(each) for each in found]
+        show_json({"model": args.model, "names": list(model.classes), "boxes": told, "bad": dict(bad)})
+    else:
+        rows = [(each.picture, each.name, each.score, *map(round, each.box)) for each in found[:_SHOWN]]
+        more = len(found) - len(rows)
+        note = f"and {more:,} more boxes; --json tells all" if more > 0 else ""
+        columns = ("picture", "class", "score", "left", "top", "right", "bottom")
+        show_table(f"{args.pictures} by {args.model}", columns, rows, note)
+    if bad:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
+        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.pictures}` tells which)")

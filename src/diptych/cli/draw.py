@@ -1,0 +1,51 @@
+"""Draw pictures of a concept by a run that was trained to, into a folder.
+
+The concept is a name that it learnt; `--words` are ordinary ones beside it, where the run keeps its text tower.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._parser import Namespace, Parser
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "RUN NAME --out FOLDER [options]"
+EXAMPLES = (
+    "diptych draw runs/mine 'my cat' --out drawn/",
+    "diptych draw runs/mine 'my cat' --words 'on grass' --guidance 5 --count 8 --out drawn/",
+)
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help="a RUN of `cones` that draws")
+    parser.option("What", "name", metavar="NAME", help="the concept, in quotes")
+    parser.option("What", "--words", metavar="TEXT", help="ordinary words beside it")
+    parser.option("What", "--out", metavar="FOLDER", help="where the pictures go")
+    parser.option("How", "--count", type=int, metavar="N", help="pictures (4)")
+    parser.option("How", "--guidance", type=float, metavar="X", help="how far away from no text at all (3; 1: not)")
+    parser.option("How", "--steps", type=int, metavar="N", help="steps from noise to a picture (50)")
+    parser.option("How", "--seed", type=int, metavar="N", help="decides the noise (0)")
+
+
+def run(args: Namespace) -> None:
+    if not args.model:
+        raise InputError("diptych draw has no model; name a RUN of `cones` that draws")
+    if not args.name:
+        raise InputError("diptych draw has nothing to draw; give the name of a concept")
+    if "out" not in args:
+        raise InputError("diptych draw has no place to write to; name a folder with --out FOLDER")
+    from diptych.cli._model import load_model
+
+    model: Any = load_model(args.model)
+    if not hasattr(model, "draw"):
+        raise InputError(f"{args.model} draws nothing; name a RUN of `cones` trained with --preset generate")
+    settings = {name: args[name] for name in ("words", "guidance", "steps", "seed") if name in args}
+    pictures = model.draw(args.name, args.get("count", 4), **settings)
+    out = Path(args.out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures):
+        picture.save(out / f"{args.name.replace('/', ' ')}-{number:03d}.png")
+    print(f"{out} holds {len(pictures)} pictures of {args.name!r}")

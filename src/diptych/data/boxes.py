@@ -1,0 +1,88 @@
+"""Boxes by name, and laid on a grid: what a head that scores the positions of a picture is taught.
+
+Dimensions: n boxes of a picture, h x w cells.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diptych.data.sample import BadSample, Box, Sample, Source
+from diptych.errors import InputError
+
+
+def thing_of(box: Box, classes: Sequence[str]) -> str:
+    """The name of what is in a box: of its class where `classes` names them, else its text; "" where it has none.
+
+    >>> thing_of(Box(xyxy=(0, 0, 1, 1), label=1), ("cat", "dog")), thing_of(Box(xyxy=(0, 0, 1, 1), text="a cup"), ())
+    ('dog', 'a cup')
+    """
+    if not classes:
+        return box.text.strip()
+    return classes[box.label] if 0 <= box.label < len(classes) else ""
+
+
+def things(source: Source) -> tuple[str, ...]:
+    """The names of what a source's boxes hold: its box classes, else all texts of boxes, in alphabetical order.
+
+    The texts are read once, without decoding a picture. Raises InputError where there is none.
+    """
+    classes = source.schema()["boxes"].classes
+    if classes:
+        return classes
+    found: set[str] = set()
+    for index in range(len(source)):
+        try:
+            found |= {thing_of(box, ()) for box in source[index].boxes}
+        except BadSample:
+            continue
+    if not found - {""}:
+        raise InputError(f"the boxes of {source.name} have neither classes nor texts; name what is in them")
+    return tuple(sorted(found - {""}))
+
+
+def shares(sample: Sample, size: tuple[int, int], classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """The boxes of the main picture (n, 4), x0, y0, x1, y1 as shares of its width and height (`size`), cut to it, and
+    their names. Boxes without a name, or with nothing inside the picture, are left out."""
+    width, height = size
+    boxes, names = [], []
+    for box in sample.boxes:
+        name = thing_of(box, classes)
+        xyxy = np.clip(np.array(box.xyxy, np.float64) / (width, height, width, height), 0, 1)
+        if box.image == "main" and name and (xyxy[2:] > xyxy[:2]).all():
+            boxes.append(xyxy)
+            names.append(name)
+    return np.array(boxes, np.float32).reshape(-1, 4), names
+
+
+def on_grid(boxes: np.ndarray, numbers: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """What lies at the centre of each cell: (h · w, 6), the number of the box's class (-1: nothing), how far its left,
+    upper, right and lower sides are, and how central the cell is in it.
+
+        centrality = sqrt( min(l, r) / max(l, r) · min(t, b) / max(t, b) )
+
+    boxes (n, 4) and distances are shares of the picture. Of several boxes the smallest wins; one that holds no cell's
+    centre teaches nothing. Source: Tian et al. 2019 (FCOS), on one level.
+
+    >>> found = on_grid(np.array([[0.0, 0, 0.5, 1]]), np.array([3]), (1, 2))
+    >>> found[0].tolist(), found[1, 0]
+    ([3.0, 0.25, 0.5, 0.25, 0.5, 1.0], -1.0)
+    """
+    h, w = grid
+    y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
+    found = np.zeros((h * w, 6), np.float32)
+    found[:, 0] = -1
+    if not len(boxes):
+        return found
+    centre = np.stack([x.ravel(), y.ravel()], axis=1)[:, None]  # (h · w, 1, 2)
+    sides = np.concatenate([centre - boxes[:, :2], boxes[:, 2:] - centre], axis=2)  # (h · w, n, 4)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    inside = np.where((sides > 0).all(axis=2), area, np.inf)
+    best = inside.argmin(axis=1)
+    held = np.isfinite(inside[np.arange(h * w), best])
+    mine = sides[np.arange(h * w), best][held]
+    near, far = np.minimum(mine[:, :2], mine[:, 2:]), np.maximum(mine[:, :2], mine[:, 2:])
+    found[held, 0] = numbers[best[held]]
+    found[held, 1:5] = mine
+    found[held, 5] = np.sqrt((near / far).prod(axis=1))
+    return found

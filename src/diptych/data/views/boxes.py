@@ -1,0 +1,61 @@
+"""A picture with its boxes, which move together.
+
+Dimensions: B samples, h x w cells, H x W pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diptych.data.boxes import on_grid, shares
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import BadSample, Sample
+from diptych.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxView:
+    """The whole main picture (B, 1, 3, H, W), and what its boxes say of each cell of a grid (B, h · w, 6), as
+    `data.boxes.on_grid` has it.
+
+    `names` are the classes in order; boxes of others are ground. `classes` are the names of the box labels in the data,
+    () where boxes have texts. With `flip` half of the pictures are mirrored in training.
+    """
+
+    preprocess: Preprocess
+    grid: tuple[int, int]
+    names: Sequence[str]
+    classes: Sequence[str] = ()
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.preprocess.resize != "squash":
+            raise InputError("boxes are laid on whole pictures; give a preprocess with resize=squash")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return "images.main", "boxes"
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return "images.main", "fields.regions"
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        picture = sample.images.get("main")
+        if picture is None:
+            raise BadSample("no-picture", "no picture of role 'main'")
+        image = picture.decode()  # in full: boxes are in its pixels
+        boxes, held = shares(sample, image.size, self.classes)
+        if self.flip and progress is not None and rng.uniform() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+        number = {name: at for at, name in enumerate(self.names)}
+        known = [name in number for name in held]
+        numbers = np.array([number[name] for name in held if name in number], np.int64)
+        regions = on_grid(boxes[np.array(known, bool)], numbers, self.grid)
+        pixels = self.preprocess(image, exact=False)
+        return {"images.main": pixels[None], "fields.regions": torch.from_numpy(regions)}

@@ -1,0 +1,224 @@
+"""ConES: Concept Embedding Search for Parameter Efficient Tuning Large Vision Language Models (2023).
+
+The text encoder is left out. What the vision side would have received from it, behind its final norm and projection and
+before any similarity or fusion, is searched for itself, by the loss of the task, with all weights frozen:
+
+    E* = argmin_E  Σ_i L( F(x_i, E), a_i )
+
+    classify    one row a class: logits_c = s <x, E_c / ||E_c||>, cross-entropy; s is the model's and stays
+    detect      the tokens of each name: S = O E^T against regions, focal loss, with those of boxes and centrality
+    generate    the tokens of each name in its prompt, the other rows stay: E || e - eps(x_t, t, E) ||²
+
+Rows begin as the text tower's output for the names, at random with the spread of those, or as the mean of the pictures'
+vectors (one row alone). A second stage may fine-tune the vision side at a small rate, E held or learning on. For
+detection and generation a stage `base` comes first, which trains a small head or denoiser on other classes or captions
+by the text tower's rows; a run that has one already is started from by --init.
+Inference: E takes the text's place; neither tokenizer nor text tower is needed, and by default none is kept.
+
+Reconstructed from the paper's abstract: only that E is searched for without the text encoder, for those tasks, in two
+possible stages, is the paper's; form, heads and recipes are ours (docs/methods/cones.md says what is a choice).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+
+from diptych.data.sample import Source
+from diptych.data.views import LabelView, View
+from diptych.errors import InputError, unknown
+from diptych.methods.base import At, Features, Losses, Stage
+from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig, class_names
+from diptych.methods.concepts import TASKS, Task
+from diptych.towers.classifier import check_names, freeze
+from diptych.towers.concepts import Concepts, Rows, TextSide
+from diptych.towers.dual import DualEncoder
+from diptych.towers.parts import Frozen
+
+card = {
+    "title": "ConES: Concept Embedding Search for Parameter Efficient Tuning Large Vision Language Models",
+    "year": 2023,
+    "kind": "method",
+    "entry": "ConES",
+    "provenance": "abstract",
+}
+
+_OF = {  # options that not every task has
+    "vectors": ("detect",),
+    "head": ("detect", "generate"),
+    "base": ("detect", "generate"),
+    "whole": ("generate",),
+    "role": ("generate",),
+    "label": ("classify", "generate"),
+    "cached": ("classify",),
+}
+START = Literal["names", "random", "images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifyConfig):
+    """`task` is classify, detect or generate; `start` how rows begin: as names, random, or images.
+
+    `vectors` is how many rows a concept has in detection (None: one for each token of its name); with `whole` all rows
+    of the prompt are learnt in generation. With `keep_norm` rows keep the length that they began with; with `keep_text`
+    the text tower stays, so that other names can be told. `second` is in what the recipe of the second stage differs
+    (nothing: there is none); with `hold` the concepts stay in it. `head` are the options of head or denoiser, `base` is
+    in what the recipe of the stage that trains it differs, `role` that of its captions. With `cached` pictures are
+    embedded once for the search.
+    """
+
+    task: str = "classify"
+    start: str = "names"
+    vectors: int | None = None
+    whole: bool = False
+    keep_norm: bool = False
+    keep_text: bool = False
+    second: Mapping[str, Any] = field(default_factory=dict)
+    hold: bool = True
+    head: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] = field(default_factory=dict)
+    role: str = "caption"
+    cached: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task not in (known := ("classify", *TASKS)):
+            raise unknown("task of cones", self.task, known)
+        if self.start not in get_args(START):
+            raise unknown("start of cones", self.start, get_args(START))
+        if self.start == "images" and self.task != "classify":
+            raise InputError("rows of several tokens cannot begin as the mean of pictures; set start=names")
+        if self.vectors is not None and self.vectors < 1:
+            raise InputError(f"vectors is {self.vectors}; it is how many rows a concept has, at least 1")
+        for item in fields(self):
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            if self.task not in _OF.get(item.name, (self.task,)) and getattr(self, item.name) != default:
+                raise InputError(f"{item.name} is no option of the task {self.task}; leave it out")
+
+
+class ConES(Classify):
+    """Rows in the place of the text tower's output. Classification is what `Classify` has, the others are tasks."""
+
+    Config = Config
+    named: ClassVar[bool] = False
+    model: Any  # of the task
+    side: Frozen | None
+
+    def build(self, encoder: DualEncoder) -> Any:
+        config, make = self.config, self.make
+        known = encoder.text is not None and make.words is not None
+        self.side = Frozen(TextSide(encoder, make.tokenizer, config.template), "the text side") if known else None
+        self.task: Task | None = None
+        self.alone = False  # whether there is nothing to search for, and the head is all that is trained
+        freeze(encoder.text, encoder.text_projection, encoder.scale, encoder.bias)
+        if config.task == "classify":
+            self.vision: Sequence[str] = ("model.encoder.image", "model.encoder.image_projection")
+            model: Any = Concepts(encoder, make.words, config.template)
+        else:
+            self.task = task = TASKS[config.task](config, make, encoder, self.augment)
+            self.vision, model = task.vision, task.model
+        if not config.second or config.task != "classify":
+            freeze(encoder.image_projection)
+        if not config.second or "model.encoder.image" not in self.vision:
+            freeze(encoder.image)
+        return model
+
+    def meet(self, sources: Mapping[str, Source]) -> None:
+        """Let the concepts of the training data begin, and leave the text tower out."""
+        side = None if self.side is None else self.side.module
+        assert side is None or isinstance(side, TextSide)
+        if self.task is not None:
+            self.task.meet(None if self.task.trained else sources.get("base"), side)
+            self.alone = not self.task.trained and "train" not in sources
+        if "train" in sources:
+            source, label = sources["train"], self.config.label
+            if names := class_names(source, label) if self.task is None else self.task.names(source):
+                self.model.learn(self._begin(check_names(names), side))
+        if not self.config.keep_text and not self.alone:
+            self.model.leave_text()
+            self.make = copy.copy(self.make)
+            self.make.words = None  # what is stored of the run holds no tokenizer
+
+    def _begin(self, names: tuple[str, ...], side: TextSide | None) -> dict[str, Rows]:
+        """The concepts as they begin; those that begin as means of pictures do so in a stage of their own."""
+        config = self.config
+        if config.start == "images":
+            nothing = torch.zeros(1, self.model.encoder.embed_dim)
+            return {name: Rows(nothing, [True]) for name in names}
+        if side is None:
+            raise InputError("concepts begin as their names, and this model has no text tower; start from one of "
+                             "pictures and texts, or set start=images to classify")  # fmt: skip
+        found = side.concepts(names, self.model.form, config.vectors)
+        if config.start == "random":
+            std = torch.cat([each.values for each in found.values()]).std()
+            found = {name: replace(each, values=self._drawn(each, std)) for name, each in found.items()}
+        if config.whole:
+            found = {name: Rows(each.values, [True] * len(each.learnt)) for name, each in found.items()}
+        return found
+
+    @staticmethod
+    def _drawn(rows: Rows, std: torch.Tensor) -> torch.Tensor:
+        """Rows drawn with a spread, but for those that stay."""
+        learnt = torch.tensor(rows.learnt, device=rows.values.device)
+        return torch.where(learnt[:, None], torch.randn_like(rows.values) * std, rows.values)
+
+    def stages(self) -> Sequence[Stage]:
+        config, found = self.config, list[Stage]()
+        if self.task is not None and not self.task.trained:
+            recipe = {**self.task.recipe, **config.base}
+            found.append(Stage(name="base", streams=("base",), scale={"": 0.0, self.task.head: 1.0}, recipe=recipe))
+        if self.alone:
+            return found
+        if config.start == "images":
+            found.append(Stage(name="means", prepare=self._means, descend=False))
+        embed = self.embed if self.cached else None
+        found.append(Stage(name="search", scale={"": 0.0, "model.bank": 1.0}, prepare=embed, min_batch=1))
+        if config.second:
+            rates = {"": 0.0, "model.bank": 0.0 if config.hold else 1.0, **dict.fromkeys(self.vision, 1.0)}
+            found.append(Stage(name="second", scale=rates, recipe=config.second, min_batch=1))
+        return found
+
+    def _means(self, run: Any) -> None:
+        """Let each concept begin as the mean unit vector of its pictures."""
+        found = run.map(
+            lambda batch: {"image": self.model.image_features(batch.image.flat), "class": batch.fields["class"]},
+            (self.picture, LabelView(label=self.config.label, name="class")),
+            run.sources["train"],
+        )
+        labels, features = torch.from_numpy(found["class"]), torch.from_numpy(found["image"])
+        known = labels >= 0
+        self.model.bank.begin(self.model.image_means(features[known], labels[known]))
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        return super().views(stage, stream) if self.task is None else self.task.views(stage.name == "base")
+
+    def encode(self, batch: Any, at: At) -> Features:
+        return super().encode(batch, at) if self.task is None else self.task.encode(batch, at.stage == "base")
+
+    def loss(self, features: Features, batch: Any, at: At) -> Losses:
+        if self.task is None:
+            return super().loss(features, batch, at)
+        return self.task.loss(features, batch, at.stage == "base")
+
+    def after_step(self, carry: Mapping[str, Any], at: At) -> None:
+        if self.config.keep_norm and not (at.stage == "second" and self.config.hold):
+            self.model.bank.keep_norms()
+
+    @classmethod
+    def commands(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return {
+            "classify": ("classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot"),
+            "detect": ("detect {run} PICTURES", "evaluate {run} --data {data} --suite detection"),
+            "generate": ("draw {run} NAME --out PICTURES", "evaluate {run} --data {data} --suite likeness"),
+        }[options.get("task", "classify")]
+
+
+# The search is an abstract's: rate, steps and batch are ours, as are the presets `detect` and `generate`.
+_SEARCH = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "lr": 0.05, "warmup": 0.0}
+ConES.presets = {
+    "small": replace(SMALL, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)),
+    "detect": replace(SMALL, config={"task": "detect"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)),
+    "generate": replace(SMALL, config={"task": "generate"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)),
+    "paper": replace(PAPER, recipe=replace(PAPER.recipe, **_SEARCH, batch_size=32, steps=500)),
+}

@@ -1,0 +1,290 @@
+"""Concepts that are searched for in the place of a text tower's output, and the classifier of them (ConES).
+
+    E_c (L, E)    the rows of concept c: behind the text tower's final norm and projection, before any similarity or
+                  fusion; some or all of them are learnt
+
+One row, L = 1, is what the text tower pools; several are what it gives for each token. Once there are rows, the text
+tower is not needed: not in training, where no gradient goes through it, and not afterwards.
+
+Dimensions: C concepts, L rows of a concept, R rows that are learnt, E embedding, N pictures or texts.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
+
+from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.towers.classifier import Classifier, check_names, parted, prompt_ids
+from diptych.towers.delivered import Delivered
+from diptych.towers.dual import DualEncoder
+
+Form = Literal["pooled", "name", "prompt"]
+"""What a concept's rows are: the pooled vector of its prompt, the tokens of its name in the prompt, or all tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A concept as it begins: rows (L, E), and which of them are learnt; the others stay."""
+
+    values: Tensor
+    learnt: Sequence[bool]
+
+
+def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows (L_c, E) of several concepts as (C, L, E), and which of them are there (C, L).
+
+    >>> padded([torch.ones(1, 2), torch.ones(2, 2)])[1].tolist()
+    [[True, False], [True, True]]
+    """
+    values = pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(each) for each in rows], device=values.device)
+    return values, torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+
+
+class ConceptBank(nn.Module):
+    """Concepts by name as rows in the place of a text tower's output: `vectors` (R, E) are learnt, `fixed` stay.
+
+    >>> bank = ConceptBank(2)
+    >>> bank.fill({"dax": Rows(torch.ones(1, 2), [True]), "wug": Rows(torch.zeros(2, 2), [True, False])})
+    >>> rows, mask = bank.as_text_embeddings()
+    >>> rows.shape, mask.tolist(), bank.vectors.shape
+    (torch.Size([2, 2, 2]), [[True, False], [True, True]], torch.Size([2, 2]))
+    """
+
+    fixed: Tensor
+    norms: Tensor
+    rows: Tensor
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.lay({})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts, in order."""
+        return tuple(self.plan)
+
+    def lay(self, plan: Mapping[str, Sequence[bool]]) -> None:
+        """Make room for the concepts of a plan: which rows of each are learnt. It is plain values, as JSON keeps it."""
+        self.plan = {name: [bool(each) for each in learnt] for name, learnt in plan.items()}
+        counts = {True: 0, False: 0}
+        places: list[Tensor] = []
+        learnt_rows = sum(sum(learnt) for learnt in self.plan.values())
+        for learnt in self.plan.values():
+            row = []
+            for each in learnt:
+                row.append(counts[each] + (0 if each else learnt_rows))
+                counts[each] += 1
+            places.append(torch.tensor(row, dtype=torch.int64))
+        self.vectors = nn.Parameter(torch.zeros(counts[True], self.embed_dim))
+        self.register_buffer("norms", torch.zeros(counts[True]))
+        self.register_buffer("fixed", torch.zeros(counts[False], self.embed_dim))
+        rows = pad_sequence(places, batch_first=True, padding_value=-1) if places else torch.empty(0, 0).long()
+        self.register_buffer("rows", rows, persistent=False)  # follows from the plan
+
+    @torch.no_grad()
+    def fill(self, concepts: Mapping[str, Rows]) -> None:
+        """Take these concepts in the place of all that there were."""
+        self.lay({name: each.learnt for name, each in concepts.items()})
+        for name, each in concepts.items():
+            assert len(each.values) == len(each.learnt), name
+        values = torch.cat([each.values for each in concepts.values()])
+        learnt = torch.tensor([flag for each in concepts.values() for flag in each.learnt])
+        self.begin(values[learnt])
+        self.fixed.copy_(values[~learnt])
+
+    @torch.no_grad()
+    def begin(self, vectors: Tensor) -> None:
+        """Let the learnt rows begin at these (R, E)."""
+        self.vectors.copy_(vectors)
+        self.norms.copy_(self.vectors.norm(dim=1))
+
+    def as_text_embeddings(self) -> tuple[Tensor, Tensor]:
+        """The rows (C, L, E), as a text tower would give them, and which of them are there (C, L)."""
+        mask = self.rows >= 0
+        table = torch.cat([self.vectors, self.fixed])
+        return table[self.rows.clamp(min=0)] * mask[..., None], mask
+
+    @torch.no_grad()
+    def keep_norms(self) -> None:
+        """Bring each learnt row back to the length that it began with."""
+        self.vectors.mul_((self.norms / self.vectors.norm(dim=1).clamp(min=1e-12))[:, None])
+
+    def save(self, path: str | Path) -> None:
+        """Write the bank alone, some kilobytes, for a model that has its encoder already."""
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        write_atomic(Path(path), lambda temporary: save_file(state, temporary, {"concepts": json.dumps(self.plan)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ConceptBank":
+        """The inverse of `save`. Raises InputError for a file that holds no bank."""
+        try:
+            with safe_open(str(path), "pt") as file:
+                plan = json.loads((file.metadata() or {})["concepts"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            bank = cls(state["vectors"].shape[1])
+            bank.lay(plan)
+            bank.load_state_dict(state)
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path} holds no bank of concepts ({error}); name a file that ConceptBank.save "
+                             "wrote") from None  # fmt: skip
+        return bank
+
+
+class TextSide(nn.Module):
+    """The text side of a dual encoder by itself, with its tokenizer and a prompt: names to rows, without gradient.
+
+    It may outlive the encoder's own, which is left out once the concepts have begun.
+    """
+
+    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, template: str):
+        super().__init__()
+        assert encoder.text is not None, "whoever has no text tower has no side"
+        self.text, self.projection = encoder.text, encoder.text_projection
+        self.tokenizer, self.template = tokenizer, template
+
+    @torch.no_grad()
+    def tokens(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids of texts to rows (N, L, E), one a token, and which of them are there (N, L)."""
+        return self.encode(*pad_batch(rows, self.tokenizer))
+
+    @torch.no_grad()
+    def encode(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of padded ids (N, L) with lengths (N,)."""
+        device = next(self.text.parameters()).device
+        ids, lengths = ids.to(device), lengths.to(device)
+        encoded, mask = self.text(ids, lengths), torch.arange(ids.shape[1], device=device) < lengths[:, None]
+        if self.tokenizer.padding == "max":  # this tower reads its padding
+            mask = torch.ones_like(mask)
+        return self.projection(encoded.tokens), mask  # type: ignore[misc]
+
+    @torch.no_grad()
+    def concepts(self, names: Sequence[str], form: Form, count: int | None = None) -> dict[str, Rows]:
+        """Names as rows. `count` is how many a name's tokens become, beginning anew behind the last (None: all once).
+
+        Raises InputError for a name that the context cuts.
+        """
+        prompts = prompt_ids(self.tokenizer, self.template, names)
+        if form == "pooled":
+            device = next(self.text.parameters()).device
+            ids, lengths = (part.to(device) for part in pad_batch(prompts, self.tokenizer))
+            vectors = self.projection(self.text(ids, lengths).pooled)  # type: ignore[misc]
+            return {name: Rows(vector[None], [True]) for name, vector in zip(names, vectors, strict=True)}
+        found, (values, mask) = {}, self.tokens(prompts)
+        for at, name in enumerate(names):
+            words, named, _ = parted(self.tokenizer, self.template, name)
+            start = len(self.tokenizer.before) + len(words)
+            if form == "prompt":
+                rows = values[at][mask[at]]
+                inside = range(start, start + len(named))
+                found[name] = Rows(rows, [place in inside for place in range(len(rows))])
+            else:
+                rows = values[at, start : start + len(named)]
+                repeated = rows[torch.arange(count or len(rows)) % len(rows)]
+                found[name] = Rows(repeated, [True] * len(repeated))
+        return found
+
+
+class Searched(Delivered):
+    """What is delivered beside an encoder: a bank of concepts. Beside learnt names others can be named as long as the
+    encoder has its text tower.
+
+    A subclass sets `encoder`, `tokenizer`, `template`, `bank`, `classes` and `label` in `__init__`.
+    """
+
+    form: Form
+    tokenizer: Any
+    template: str
+    bank: ConceptBank
+    classes: tuple[str, ...]
+    encoder: DualEncoder
+    count: int | None = None
+    """How many rows an ordinary name has, as of `TextSide.concepts`."""
+
+    def side(self) -> TextSide | None:
+        """The text side, where the encoder has one."""
+        if self.encoder.text is None or self.tokenizer is None:
+            return None
+        return TextSide(self.encoder, self.tokenizer, self.template)
+
+    def leave_text(self) -> None:
+        """Leave out text tower and tokenizer: what is named afterwards are the concepts of the bank."""
+        self.encoder.text = self.encoder.text_projection = self.tokenizer = None
+
+    def learn(self, concepts: Mapping[str, Rows]) -> None:
+        """Let these be the concepts that are searched for, and the classes."""
+        self.bank.fill(concepts)
+        self.set_classes(tuple(concepts))
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Name the classes. Raises InputError as `check_names` does, for a name that the context cuts, and for one that
+        was not learnt where there is no text tower."""
+        classes = check_names(names)
+        other = [name for name in classes if name not in self.bank.plan]
+        if other:
+            side = self.side()
+            if side is None:
+                some = ", ".join(self.bank.names[:5]) + (", …" if len(self.bank.names) > 5 else "")
+                raise InputError(f"{other[0]!r} is no concept that was learnt ({some or 'none was'}), and the text "
+                                 "tower, which knows other names, was left out; name learnt ones, or train with "
+                                 "--method.keep_text true")  # fmt: skip
+            prompt_ids(side.tokenizer, side.template, other)
+        self.classes = classes
+
+    def class_rows(self) -> tuple[Tensor, Tensor]:
+        """The classes as rows (C, L, E), and which of them are there (C, L): learnt, or of the text tower."""
+        values, mask = self.bank.as_text_embeddings()
+        if self.classes == self.bank.names:
+            return values, mask
+        other = [name for name in self.classes if name not in self.bank.plan]
+        side = self.side()
+        told = side.concepts(other, self.form, self.count) if other and side is not None else {}
+        own = dict(zip(self.bank.names, zip(values, mask, strict=True), strict=True))
+        return padded([told[name].values if name in told else own[name][0][own[name][1]] for name in self.classes])
+
+    def remember(self) -> dict[str, Any]:
+        return {"concepts": self.bank.plan, "classes": list(self.classes)}
+
+    def recall(self, values: Mapping[str, Any]) -> None:
+        self.bank.lay(values["concepts"])
+        if values["classes"]:
+            self.set_classes(values["classes"])
+
+
+class Concepts(Searched, Classifier):
+    """A classifier of concepts, one row each: logits_c = s <x, E_c / ||E_c||>."""
+
+    form = "pooled"
+
+    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str = "a photo of a {}."):
+        Classifier.__init__(self, encoder, tokenizer, template, frozen=False)  # type: ignore[arg-type]
+        self.bank = ConceptBank(encoder.embed_dim)
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        super().set_classes(names)
+        self._still = None
+
+    def text_features(self) -> Tensor:
+        return normalize(self.class_rows()[0][:, 0], dim=-1)
+
+    def image_means(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The mean unit vector (C, E) of the pictures of each class. Raises InputError for a class without one."""
+        C = len(self.bank.names)
+        counts = torch.bincount(labels, minlength=C)
+        if not bool((counts > 0).all()):
+            name = self.bank.names[int((counts == 0).nonzero()[0])]
+            raise InputError(f"no picture is of {name!r}, so it cannot begin as the mean of its pictures; start=names")
+        total = features.new_zeros(C, features.shape[1]).index_add_(0, labels, features)
+        return total / counts[:, None]

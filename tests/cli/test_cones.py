@@ -1,0 +1,95 @@
+"""Concepts from the command line: named, found and drawn by runs that hold no text tower."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from diptych.data.sources import open_source
+
+NEW, OLD = "scenes:number=1:split=novel:count=24", "scenes:number=1-2:count=24"
+FEW = ("--steps", "3", "--batch-size", "8", "--quiet")
+BASE = "{steps: 2, batch_size: 8}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Scenes of two things that the model has never seen, a folder a thing."""
+    place = tmp_path_factory.mktemp("things")
+    source = open_source(f"{NEW}:seed=9")
+    names = source.schema()["labels.object"].classes
+    for sample in source:
+        if (name := names[sample.labels["object"]]) in ("owl", "snake", "violin"):
+            (place / name).mkdir(exist_ok=True)
+            sample.images["main"].decode().save(place / name / f"{sample.key}.png")
+    return place
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_folder_becomes_concepts_that_need_no_text_tower(keep, folder, diptych, refused, tmp_path):
+    run = tmp_path / "run"
+    words = ("--init", "tiny", "--data", folder, "--val", folder, "--steps", "20", "--batch-size", "4", "--quiet")
+    called = diptych("train", "cones", *words, *(("--method.keep_text", "true") if keep else ()), "--out", run)
+    assert called.code == 0, called.err
+    assert "validation: top1 " in called.err
+    assert f"diptych classify {run} PICTURES" in called.out
+    told = json.loads(diptych("classify", run, folder, "--json").out)
+    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["pictures"]]
+    assert sum(right) > 0.7 * len(right)
+    fewer = json.loads(diptych("classify", run, folder, "--names", "violin,owl", "--json").out)
+    assert fewer["names"] == ["violin", "owl"]
+    stored = json.loads((run / "model.json").read_text())
+    assert (stored["tokenizer"] is None, stored["dual"]["text"] is None) == (not keep, not keep)
+    other = ("classify", run, folder, "--names", "violin,tree")
+    if keep:
+        assert json.loads(diptych(*other, "--json").out)["names"] == ["violin", "tree"]
+    else:
+        assert "'tree' is no concept that was learnt (owl, snake, violin)" in refused(*other)
+
+
+def test_boxes_become_a_detector(diptych, refused, tmp_path):
+    run, picture = tmp_path / "run", tmp_path / "one.png"
+    words = ("--init", "tiny", "--data", f"train={NEW},base={OLD}", "--val", NEW, *FEW, "--method.base", BASE)
+    called = diptych("train", "cones", "--preset", "detect", *words, "--out", run)
+    assert called.code == 0, called.err
+    assert "validation: ap50 " in called.err
+    assert f"diptych detect {run} PICTURES" in called.out
+    open_source(NEW)[0].images["main"].decode().resize((128, 96)).save(picture)
+    told = json.loads(diptych("detect", run, picture, "--least", "0", "--json").out)
+    assert told["names"][:2] == ["rabbit", "owl"]
+    assert len(told["boxes"]) > 1
+    for each in told["boxes"]:
+        left, top, right, bottom = each["box"]
+        assert 0 <= left <= right <= 128
+        assert 0 <= top <= bottom <= 96
+    scores = [each["score"] for each in told["boxes"]]
+    assert scores == sorted(scores, reverse=True)
+    shown = diptych("detect", run, tmp_path, "--names", "owl", "--least", "0")
+    assert shown.code == 0, shown.err
+    assert "owl" in shown.out
+    assert "'tree' is no concept" in refused("detect", run, tmp_path, "--names", "tree")
+    assert "--least is 2" in refused("detect", run, tmp_path, "--least", "2")
+    assert "finds nothing in pictures" in refused("detect", "tiny", tmp_path)
+    assert "use detect" in refused("classify", run, tmp_path)
+
+
+def test_a_denoiser_draws_a_concept_into_a_folder(diptych, refused, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "drawn"
+    head = ("--method.head", "{size: 16, width: 32, depth: 1}", "--method.base", BASE, "--method.label", "object")
+    words = ("--init", "tiny", "--data", f"train={NEW},base={OLD}", *FEW, *head)
+    called = diptych("train", "cones", "--preset", "generate", *words, "--out", run)
+    assert called.code == 0, called.err
+    assert f"diptych draw {run} NAME" in called.out
+    called = diptych("draw", run, "owl", "--count", "2", "--steps", "3", "--out", out)
+    assert called.code == 0, called.err
+    assert "2 pictures of 'owl'" in called.out
+    assert [Image.open(path).size for path in sorted(out.iterdir())] == [(16, 16), (16, 16)]
+    for words, said in (
+        (("owl",), "--out FOLDER"),
+        (("tree", "--out", out), "'tree' is no concept"),
+        (("owl", "--words", "on grass", "--out", out), "keep_text true"),
+        (("owl", "--count", "0", "--out", out), "0 pictures"),
+        (("owl", "--out", run / "model.json"), "is a file"),
+    ):
+        assert said in refused("draw", run, *words)
+    assert "draws nothing" in refused("draw", "tiny", "owl", "--out", out)
