@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.towers.build import image_tower, text_tower
+from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.towers.model import Model
@@ -24,7 +25,8 @@ class Make:
     """Builds towers as often as asked; each call gives new parameters.
 
     `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an existing dual
-    encoder, `state` its weights: where given, they win over specs and the method's defaults.
+    encoder, `state` its weights: where given, they win over specs and the method's defaults. `begun` is what else the
+    model that training starts from has learnt.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class Make:
         tokenizer: Tokenizer | None,
         dual: Mapping[str, Any] | None = None,
         state: Mapping[str, Tensor] | None = None,
+        begun: Delivered | None = None,
     ):
         self.image_spec, self.text_spec, self.embed_dim = image, text, embed_dim
-        self.words, self._dual, self._state = tokenizer, dual, state
+        self.words, self._dual, self._state, self._begun = tokenizer, dual, state, begun
 
     @classmethod
     def of(cls, model: Model | LanguageModel) -> "Make":
@@ -56,6 +59,7 @@ class Make:
             tokenizer=model.tokenizer,
             dual=config,
             state=encoder.state_dict(),
+            begun=model.delivered,
         )
 
     @property
@@ -109,6 +113,19 @@ class Make:
                 state["bias"] = encoder.state_dict()["bias"]
             encoder.load_state_dict(state)
         return encoder
+
+    def go_on(self, module: Delivered) -> None:
+        """Give a module the weights of the one that training starts from, where that is of the same class. Raises
+        InputError where it has other sizes."""
+        if type(self._begun) is not type(module):
+            return
+        have, own = self._begun.state_dict(), module.state_dict()  # type: ignore[union-attr]
+        for name in have.keys() | own.keys():
+            if name not in have or name not in own or have[name].shape != own[name].shape:
+                sizes = [tuple(state[name].shape) if name in state else "none" for state in (have, own)]
+                raise InputError(f"the run that training starts from has {name} {sizes[0]}, this one would have "
+                                 f"{sizes[1]}; give the options that it was trained with")  # fmt: skip
+        module.load_state_dict(have)
 
     def _load(self, tower: T, prefix: str) -> T:
         if self._state is not None:
