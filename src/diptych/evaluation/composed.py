@@ -87,12 +87,10 @@ def composed(
     results: dict[str, Any] = {"n": len(targets), "gallery": len(found.contents)}
     sizes = [len(found.contents) - len(left_out) for left_out in ignored]
     results |= summary("all", rank["all"], [1] * len(targets), sizes, ks)
-    if siblings is not None:
+    if any(query.group >= 0 for query in found.queries):
         members = [[place[content] for content in found.groups.get(query.group, ())] for query in found.queries]
         rank["subset"], sizes = _within(found.vectors, found.index, targets, members, ignored)
         grouped = rank["subset"][rank["subset"] > 0]
-        if not len(grouped):
-            raise InputError(f"no query of {source.name!r} has a group by label {siblings!r}; name another one")
         results |= summary("subset", grouped, [1] * len(grouped), sizes, (1, 2, 3))
         if 5 in ks:
             results["mean"] = (results["all_r5"] + results["subset_r1"]) / 2

@@ -87,9 +87,10 @@ class Composer(Delivered):
         found = self.qformer(*self.words(ids, lengths), queries=prompts, inserted=inserted)
         return normalize(self.text_projection(found.pooled), dim=-1)
 
-    def compose(self, x: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) and words -> unit vectors (N, E)."""
-        return self.query(self.prompt(self.look(x), ids, lengths), ids, lengths)
+    def ask(self, x: Tensor, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (N, 3, H, W) and words -> unit vectors (N, E), and the prompts (N, P, D) before the words."""
+        prompts = self.prompt(self.look(x), ids, lengths)
+        return self.query(prompts, ids, lengths), prompts
 
     def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
@@ -145,8 +146,8 @@ class Composing(Model):
             for (pixels,) in batches:
                 ids, lengths = pad_batch(rows[done : done + len(pixels)], self.tokenizer)
                 done += len(pixels)
-                part = self.composer.compose(*(each.to(self.device) for each in (pixels, ids, lengths)))
-                found.append(part.float().cpu())
+                query, _ = self.composer.ask(*(each.to(self.device) for each in (pixels, ids, lengths)))
+                found.append(query.float().cpu())
         return torch.cat(found).clone()
 
     def search(

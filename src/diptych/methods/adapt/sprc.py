@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diptych.data.batch import Batch
 from diptych.data.plan import Having, Shuffled, Together
@@ -140,15 +140,11 @@ class SPRC(Method):
         found = {"targets": model.targets(model.look(batch.image.flat))}
         if self.config.task == "pairs":
             return found | {"query": model.query(None, *words)}
-        found |= self.asked(batch.images["reference"].flat, *words)
+        query, prompts = model.ask(batch.images["reference"].flat, *words)
+        found |= {"query": query, "prompt": prompts.mean(1)}
         if self.auxiliary is not None and self.config.rtc:
             found["auxiliary"] = model.query(None, *words, inserted=self.auxiliary)
         return found
-
-    def asked(self, reference: Tensor, ids: Tensor, lengths: Tensor) -> Features:
-        """The query of reference pictures (B, 3, H, W) and words, and the mean of its prompt."""
-        prompt = self.model.prompt(self.model.look(reference), ids, lengths)
-        return {"query": self.model.query(prompt, ids, lengths), "prompt": prompt.mean(1)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         scale, targets = self.model.scale(), features["targets"]
@@ -157,7 +153,7 @@ class SPRC(Method):
         terms = {"itc": token_nce(features["query"], targets, scale)}
         if "auxiliary" in features:
             terms["rtc"] = self.config.rtc * token_nce(features["auxiliary"], targets, scale)
-        if self.auxiliary is not None and self.config.align and "prompt" in features:
+        if self.auxiliary is not None and self.config.align:
             terms["align"] = self.config.align * prompt_alignment(features["prompt"], self.auxiliary)
         return Losses(terms, {"scale": scale})
 
