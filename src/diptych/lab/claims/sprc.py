@@ -13,12 +13,12 @@ a scene has five siblings. The prelude trains an image tower (CLIP on the captio
     four            four of the eight
     sprc            all eight, the method
     zeroed          the same, with zeros in place of the prompt when it is measured
-    no_align, no_rtc    the method without the alignment, without the learned prompt's own loss (and so the alignment
-                    has a random prompt to go to)
+    no_align        the method without the alignment
+    no_rtc          without the learned prompt's own loss, so that the alignment has a random prompt to go to
 
-`r1` is recall at 1 in the gallery, `rs1` among the siblings, `remove`, `swap`, … recall at 1 by kind of edit. The second
-claim, `real`, is of drawings of people and hands whose gender and skin tone change (the pack glyph-variants), on actions
-that training does not show. Sizes and rates were chosen on seed 100.
+`r1` is recall at 1 in the gallery, `rs1` among the siblings, `remove`, `swap`, … recall at 1 by kind of edit. The
+second claim, `real`, is of drawings of people and hands whose gender and skin tone change (the pack glyph-variants), on
+actions that training does not show. Sizes and rates were chosen on seed 100.
 """
 
 from collections.abc import Callable, Mapping
@@ -112,7 +112,7 @@ def of_zeros(composer: Composer, x: Tensor, ids: Tensor, lengths: Tensor) -> Ten
     return composer.query(prompts, ids, lengths)
 
 
-ALONE = {"rtc": 0.0, "align": 0.0}  # where there is no prompt, there is none to be regularised
+ALONE: dict[str, Any] = {"rtc": 0.0, "align": 0.0}  # where there is no prompt, there is none to be regularised
 
 
 def trained(
@@ -176,4 +176,35 @@ EXPECT = (
     better("r1", "sprc", over="sum", breaking=("zeroed",)),
     better("r1", "sprc", over="pseudo"),
     better("r1", "pseudo", over="sum"),
+)
+
+claim = Claim(
+    question=(
+        "A prompt of sentence length finds edited pictures above the reference alone, the instruction alone, their sum "
+        "and a single pseudo-word; with zeros in its place the gain is gone."
+    ),
+    seeds=(0, 1, 2, 3, 4),
+    prelude=scenes,
+    arms={
+        **arms(together=5),
+        "four": trained(prompts=4),
+        "no_align": trained(align=0.0),
+        "no_rtc": trained(rtc=0.0),
+    },
+    expect=EXPECT,
+    floor=Floor("r1", chance=1 / (6 * GROUPS - 1), arms=("sum", "pseudo", "four", "sprc", "no_align", "no_rtc")),
+    table=("r1", "rs1", "add", "remove", "move", "recolour", "replace", "swap"),
+)
+
+real = Claim(
+    question=(
+        "The same of drawings of people and hands, whose gender and skin tone are to change, on actions that training "
+        "does not show."
+    ),
+    seeds=(0, 1, 2, 3, 4),
+    prelude=variants,
+    arms=arms(together=1),
+    expect=EXPECT,
+    floor=Floor("r1", chance=1 / 968, arms=("sum", "pseudo", "sprc")),
+    table=("r1", "rs1", "tone", "gender", "both"),
 )
