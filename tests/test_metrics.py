@@ -351,3 +351,18 @@ def test_wasserstein_uniformity_is_the_distance_of_two_gaussians():
     assert wasserstein_uniformity(collapsed) == pytest.approx(math.sqrt(2))
     flat = np.concatenate([np.eye(4)[:2], -np.eye(4)[:2]])  # half of the directions
     assert 0 < wasserstein_uniformity(flat) < wasserstein_uniformity(collapsed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(q=st.integers(1, 6), g=st.integers(1, 7), k=st.integers(1, 4), tile=st.integers(1, 8), seed=st.integers(0, 99))
+def test_items_of_several_vectors_score_as_the_best_of_them(q, g, k, tile, seed):
+    rng = np.random.default_rng(seed)
+    queries, gallery = rng.normal(size=(q, 3)), rng.normal(size=(g, k, 3))
+    positives = rng.integers(g, size=q)
+    scores = np.array([[max(x @ y for y in item) for item in gallery] for x in queries])
+    wanted = [1 + sum(scores[i, j] >= scores[i, p] for j in range(g) if j != p) for i, p in enumerate(positives)]
+    assert metrics.ranks(queries, gallery, positives, tile=tile).tolist() == wanted
+    found = metrics.similarities(torch.from_numpy(queries), torch.from_numpy(gallery))
+    np.testing.assert_allclose(found.numpy(), scores)
+    with pytest.raises(InputError, match="two or three dimensions"):
+        metrics.ranks(queries, gallery[None], positives)

@@ -49,9 +49,9 @@ def ranks(
 ) -> np.ndarray:
     """The rank of the best right item of each query, 1 for the top: 1 + the wrong items that score as high or higher.
 
-    queries (Q, E) and gallery (G, E) are compared by dot product, `tile` queries at a time: O(tile · G) memory.
-    `ignored` are items that are neither right nor wrong, such as the query itself. Returns (Q,) integers. Raises
-    InputError where a query has no right item, or values are not finite.
+    queries (Q, E) and gallery (G, E), or (G, K, E), are compared by `similarities`, `tile` queries at a time:
+    O(tile · G · K) memory. `ignored` are items that are neither right nor wrong, such as the query itself. Returns (Q,)
+    integers. Raises InputError where a query has no right item, or values are not finite.
 
     >>> ranks(np.eye(3), np.eye(3), np.array([0, 1, 0]))  # the third ties with the wrong 1, and loses to 2
     array([1, 1, 3])
@@ -63,6 +63,17 @@ def ranks(
         above = (scores >= bar[:, None]).sum(1, dtype=torch.int32)
         found.append(1 + above.index_add(0, owner, -(own >= bar[owner]).to(above.dtype)))
     return torch.cat(found).cpu().numpy().astype(np.int64)
+
+
+def similarities(queries: Tensor, gallery: Tensor) -> Tensor:
+    """Dot products (Q, G) of queries (Q, E) with items (G, E); of items with K vectors (G, K, E), the largest of K.
+
+    >>> similarities(torch.eye(2), torch.tensor([[[1.0, 0.0], [0.0, 0.5]], [[-1.0, 0.0], [0.0, 2.0]]]))
+    tensor([[1.0000, 0.0000],
+            [0.5000, 2.0000]])
+    """
+    found = queries @ gallery.flatten(0, -2).T
+    return found if gallery.dim() == 2 else found.unflatten(1, gallery.shape[:2]).amax(2)
 
 
 def first(queries: Array, gallery: Array, positives: Positives, k: int, *, tile: int = 128) -> np.ndarray:
@@ -340,11 +351,12 @@ def spread(x: Array) -> float:
     return float(values.var(0, correction=0).sum().sqrt())
 
 
-def _finite(name: str, array: Array) -> Tensor:
+def _finite(name: str, array: Array, dimensions: tuple[int, ...] = (2,)) -> Tensor:
     values = torch.as_tensor(array)
     values = values if values.dtype == torch.float64 else values.float()
-    if values.dim() != 2 or not len(values):
-        raise InputError(f"{name} has shape {tuple(values.shape)}; two dimensions and at least one row are needed")
+    if values.dim() not in dimensions or not len(values):
+        wanted = " or ".join(("two", "three")[each - 2] for each in dimensions)
+        raise InputError(f"{name} has shape {tuple(values.shape)}; {wanted} dimensions and at least one row are needed")
     # The extremes are finite where all are, and need no memory; NaN is both.
     if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
         raise InputError(f"{name} holds values that are not finite; the model that made them is broken")
@@ -356,21 +368,21 @@ def _tiles(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """For `tile` queries at a time: scores (t, G), the right pairs as queries (P,) and items (P,), and what counts as a
     tie (t,). Ignored items score -inf."""
-    q, g = _finite("queries", queries), _finite("gallery", gallery)
-    if len(positives) != len(q) or q.shape[1] != g.shape[1]:
+    q, g = _finite("queries", queries), _finite("gallery", gallery, (2, 3))
+    if len(positives) != len(q) or q.shape[1] != g.shape[-1]:
         raise InputError(
             f"{len(q)} queries of width {q.shape[1]}, {len(positives)} lists of positives and a gallery of width "
-            f"{g.shape[1]} do not fit"
+            f"{g.shape[-1]} do not fit"
         )
     dtype = torch.promote_types(q.dtype, g.dtype)
     q, g = q.to(dtype), g.to(q.device, dtype)
-    longest = g.norm(dim=1).max()
+    longest = g.norm(dim=-1).max()
     for start in range(0, len(q), tile):
         owner, items, sizes = _pairs(positives[start : start + tile], q.device)
         if not sizes.all():
             raise InputError(f"query {start + int(np.argmin(sizes))} has no right item in the gallery; leave it out")
         part = q[start : start + tile]
-        scores = part @ g.T
+        scores = similarities(part, g)
         if ignored is not None:
             scores[_pairs(ignored[start : start + tile], q.device)[:2]] = -torch.inf
         yield scores, owner, items, TIE * longest * part.norm(dim=1)

@@ -333,3 +333,35 @@ def test_preprocess_round_trips_through_plain_values_and_refuses_bad_ones():
     ]:
         with pytest.raises(InputError, match=message):
             Preprocess.from_dict({**ours.to_dict(), **change})
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=st.integers(1, 60), height=st.integers(1, 60), ratio=st.floats(1, 3))
+def test_bars_bring_a_picture_to_the_ratio_and_leave_it_whole(width, height, ratio):
+    image = Image.new("RGB", (width, height), (9, 99, 199))
+    padded = pictures.barred(image, ratio)
+    long, short = max(padded.size), min(padded.size)
+    assert long == max(width, height)
+    if max(width, height) < ratio * min(width, height):
+        assert padded is image
+        return
+    assert short - 2 < long / ratio + 1e-6  # bars are of whole pixels, as many on each side
+    assert short > long / ratio - 2
+    values = np.array(padded)
+    left, top = (padded.width - width) // 2, (padded.height - height) // 2
+    assert (values[top : top + height, left : left + width] == (9, 99, 199)).all()
+    assert (values.sum(2) > 0).sum() == width * height
+
+
+def test_a_ratio_pads_before_scaling_and_is_told_only_where_there_is_one():
+    image = Image.new("RGB", (100, 20), (255, 255, 255))
+    plain, padded = Preprocess(size=16), Preprocess(size=16, ratio=1.25)
+    assert (plain(image) == 255).all()
+    assert torch.equal(padded(image), plain(pictures.barred(image, 1.25)))
+    assert 0.15 < (padded(image) > 127).float().mean() < 0.4
+    assert torch.equal(padded(Image.new("RGB", (20, 20), (1, 2, 3))), plain(Image.new("RGB", (20, 20), (1, 2, 3))))
+    assert "ratio" not in plain.to_dict()
+    assert Preprocess.from_dict(padded.to_dict()) == padded
+    assert Preprocess.from_dict(plain.to_dict()) == plain
+    with pytest.raises(InputError, match="ratio 0.8 is the long side over the short one"):
+        Preprocess(size=16, ratio=0.8)

@@ -1,11 +1,14 @@
 """Plans: pure, complete, independent of ranks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.plan import Distinct, Shuffled, Together, labels_of
+from diptych.data.plan import Distinct, Having, Shuffled, Together, labels_of
+from diptych.data.sample import BadSample, Field
 from diptych.errors import InputError
 from diptych.testing import Toy
 
@@ -64,3 +67,45 @@ def test_distinct_names_a_label_that_the_source_lacks():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(InputError, match="batch size 60 is larger than the 50 samples of toy"):
         Shuffled()(Toy(50), 0, 0, 60)
+
+
+class Some(Toy):
+    """Every third sample has no reference, and one cannot be read."""
+
+    def __init__(self, count, optional=True):
+        super().__init__(count, ["images.main", "images.reference"])
+        self.optional, self.read = optional, 0
+
+    def schema(self):
+        return {**super().schema(), "images.reference": Field(kind="image", optional=self.optional)}
+
+    def __getitem__(self, index):
+        self.read += 1
+        if index == 4:
+            raise BadSample("utf8")
+        sample = super().__getitem__(index)
+        return replace(sample, images={"main": sample.images["main"]}) if index % 3 == 0 else sample
+
+
+def test_having_leaves_out_samples_without_the_picture_and_keeps_blocks_of_the_others():
+    source, plan = Some(24), Having("reference")
+    batches = plan(source, 0, 0, 5)
+    assert sorted(np.concatenate(batches).tolist()) == [at for at in range(24) if at % 3]
+    assert max(map(len, batches)) <= 5
+    seen = source.read
+    assert not np.array_equal(np.concatenate(plan(source, 0, 1, 5)), np.concatenate(batches))
+    assert source.read == seen == 24, "each sample is looked at once, whatever the epoch"
+    pairs = Having("reference", Together(2))(Some(24), 0, 0, 6)
+    assert sorted(np.concatenate(pairs).tolist()) == [at for at in range(24) if at % 3]
+    for each in pairs:
+        assert {at + 1 if at % 3 == 1 else at - 1 for at in each.tolist()} == set(each.tolist())
+
+
+def test_having_reads_nothing_where_all_have_the_picture_and_refuses_where_none_has():
+    source = Some(24, optional=False)
+    assert sorted(np.concatenate(Having("reference")(source, 0, 0, 5)).tolist()) == list(range(24))
+    assert source.read == 0
+    with pytest.raises(InputError, match="no sample of toy has a picture of role 'reference'"):
+        Having("reference")(Some(1), 0, 0, 1)
+    with pytest.raises(InputError, match="batch size 17 is larger than the 16 samples of toy"):
+        Having("reference")(Some(24), 0, 0, 17)

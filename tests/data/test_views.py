@@ -248,3 +248,20 @@ def test_a_view_like_another_makes_its_choices_again():
         assert (shrunk - seen["images.main"].float()).abs().mean() < 6
         assert other.decode(seen["texts.same"][0]) == WORDS.decode(seen["texts.main"][0])
         assert torch.equal(seen["images.main"], look(sample, pictures[:1], (0, 0, position), 1.0)["images.main"])
+
+
+def test_without_augmentation_a_training_picture_is_as_outside():
+    sample = Toy(8)[3]
+    plain = PictureView(preprocess=Preprocess(size=24), augment=None)
+    varied = PictureView(preprocess=Preprocess(size=24), augment=Augment(crop=(0.3, 0.5)))
+    outside = plain(sample, generator(0), None)["images.main"]
+    assert torch.equal(outside, varied(sample, generator(0), None)["images.main"])
+    assert torch.equal(outside, plain(sample, generator(0), 0.7)["images.main"])
+    assert not torch.equal(outside, varied(sample, generator(0), 0.7)["images.main"])
+
+
+def test_texts_are_joined_by_what_stands_between():
+    texts = [Text(text="a red"), Text(text="left")]
+    sample = Sample(key="a", source="s", texts=texts)
+    view = TextView(tokenizer=WORDS, role="caption+caption", between=" and ")
+    assert WORDS.decode(view(sample, generator(0), None)["texts.main"][0]) == "a red and left"

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,3 +30,43 @@ def test_warmup_below_one_is_a_share():
 def test_unknown_schedule_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'cosine'"):
         factor(0, 10, schedule="cosin")
+
+
+@pytest.mark.parametrize(("share", "start", "length"), [(0.02, 25, 1.6), (0.05, 100, 1.0), (0.3, 25, 1.0), (0.1, 4, 2)])
+def test_onecycle_is_torchs(share, start, length):
+    steps = 200
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=round(length * steps), pct_start=share, div_factor=start, cycle_momentum=False
+    )
+    for step in range(steps):
+        ours = factor(step, steps, schedule=f"onecycle:start={start}:length={length}", warmup=share)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize(("per_epoch", "figure"), [(220, 3.20e-6), (20, 3.19e-6)])
+def test_sprc_stops_on_its_way_down(per_epoch, figure):
+    """Made for 80 epochs, stopped after 50."""
+    rate = factor(50 * per_epoch, 50 * per_epoch, schedule="onecycle:length=1.6", warmup=1 / 50)
+    assert 1e-5 * rate == pytest.approx(figure, abs=5e-9)
+
+
+@given(steps=st.integers(1, 60), warmup=st.floats(0, 0.9), step=st.integers(0, 59), length=st.floats(1, 3))
+def test_onecycle_lies_between_zero_and_one(steps, warmup, step, length):
+    assert 0 <= factor(min(step, steps - 1), steps, schedule=f"onecycle:length={length:.3f}", warmup=warmup) <= 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("onecycle:length=0.5", "none below 1"),
+        ("onecycle:strt=4", "did you mean 'start'"),
+        ("cosine:start=4", "takes no options; write cosine"),
+    ],
+)
+def test_options_of_schedules_are_checked(schedule, message):
+    with pytest.raises(InputError, match=message):
+        factor(0, 10, schedule=schedule)

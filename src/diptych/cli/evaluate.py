@@ -42,7 +42,9 @@ def add(parser: Parser) -> None:
     parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
     parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
     parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
-    parser.option(some, "--siblings", metavar="LABEL", help="composition: samples that share it are edits of the first")
+    parser.option(some, "--siblings", metavar="LABEL",
+                  help="composition: samples that share it are edits of the first; composed: alike")  # fmt: skip
+    parser.option(some, "--keep-reference", type=bool, help="composed: the reference is one of the wrong pictures")
     parser.option(some, "--flag", metavar="LABEL", help="flags: what marks a wrong pair (default: noise)")
     parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
     parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from")
@@ -70,7 +72,7 @@ _WHOLE = ("shots", "seeds")  # lists of numbers
 _LISTS = ("roles", "negatives", "labels", "earlier", "strategies")  # lists of names
 _PLAIN = (
     *("role", "label", "batch_size", "exact", "group", "rerank", "by_sentence", "query", "score", "siblings", "flag"),
-    *("train", "features", "fit", "val", "bootstrap", "by", "measure", "prefix", "length"),
+    *("train", "features", "fit", "val", "bootstrap", "by", "measure", "prefix", "length", "keep_reference"),
 )
 
 
@@ -126,6 +128,7 @@ def _numbers(name: str, text: str) -> list[int]:
 
 _COUNTS = {  # numbers that stand above the table, and what they count
     "n": "",
+    "gallery": "pictures",
     "texts": "texts",
     "n_train": "learnt from",
     "classes": "classes",
@@ -135,6 +138,7 @@ _COUNTS = {  # numbers that stand above the table, and what they count
 }
 _OF = {  # what `n` counts where it is not pictures
     "answers": "questions",
+    "composed": "queries",
     "composition": "units",
     "continual": "tasks",
     "dense": "positions",

@@ -4,12 +4,12 @@ A plan is a pure function of (source, seed, epoch, batch size). It gives the who
 slice of each, so the order depends on neither ranks nor workers, and an epoch meets every sample exactly once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from diptych.data.sample import Source
+from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.rng import generator
 
@@ -82,6 +82,52 @@ class Distinct:
         for number in range(int(rounds.max()) + 1):
             batches += _even(order[rounds[order] == number], batch)
         return [batches[i] for i in generator(seed, "rounds", epoch).permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class Having:
+    """Only samples that have a picture of the role `role` meet, as `plan` would have it if there were no others.
+
+    Where the source says that all have one, nothing is read; else each sample is looked at once, no picture decoded. A
+    damaged one stays, to be counted where it is read.
+    """
+
+    role: str
+    plan: Plan = Shuffled()
+    _rows: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
+        if not source.schema()[f"images.{self.role}"].optional:
+            return self.plan(source, seed, epoch, batch)
+        if source.name not in self._rows:
+            self._rows[source.name] = np.array([at for at in range(len(source)) if self._fits(source, at)], np.int64)
+        rows = self._rows[source.name]
+        if not len(rows):
+            raise InputError(f"no sample of {source.name} has a picture of role {self.role!r}; name another source")
+        return [rows[indices] for indices in self.plan(_Rows(source, rows), seed, epoch, batch)]
+
+    def _fits(self, source: Source, at: int) -> bool:
+        try:
+            return self.role in source[at].images
+        except BadSample:
+            return True
+
+
+class _Rows:
+    """Some rows of a source, as a plan sees them."""
+
+    def __init__(self, source: Source, rows: np.ndarray):
+        self.source, self.rows, self.name, self.schema = source, rows, source.name, source.schema
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[int(self.rows[index])]
+
+    def keys(self) -> list[str]:
+        keys = self.source.keys()
+        return [keys[int(row)] for row in self.rows]
 
 
 def labels_of(source: Source, label: str) -> np.ndarray:

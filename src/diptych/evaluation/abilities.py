@@ -97,3 +97,14 @@ class LogProb(Protocol):
     def log_prob(
         self, images: Tensor, texts: Sequence[str], prompts: Sequence[str] | None = None, *, batch_size: int
     ) -> Tensor: ...
+
+
+class Composes(Protocol):
+    """compose: what is kept of pictures to find them, unit vectors (N, K, E), and a query (N, E) of picture i and
+    instruction i; a picture scores the largest of its K dot products with it."""
+
+    preprocess: Preprocess
+
+    def index(self, images: Tensor, *, batch_size: int) -> Tensor: ...
+
+    def compose(self, images: Tensor, texts: Sequence[str], *, batch_size: int) -> Tensor: ...

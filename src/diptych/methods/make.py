@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.towers.build import image_tower, text_tower
+from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.towers.model import Model
@@ -37,7 +38,7 @@ class Make:
         tokenizer: Tokenizer | None,
         dual: Mapping[str, Any] | None = None,
         state: Mapping[str, Tensor] | None = None,
-        delivered: nn.Module | None = None,
+        delivered: Delivered | None = None,
     ):
         self.image_spec, self.text_spec, self.embed_dim = image, text, embed_dim
         self.words, self._dual, self._state, self.delivered = tokenizer, dual, state, delivered
@@ -58,7 +59,7 @@ class Make:
             tokenizer=model.tokenizer,
             dual=config,
             state=encoder.state_dict(),
-            delivered=getattr(model, "delivered", None),
+            delivered=model.delivered,
         )
 
     @property
@@ -112,6 +113,19 @@ class Make:
                 state["bias"] = encoder.state_dict()["bias"]
             encoder.load_state_dict(state)
         return encoder
+
+    def go_on(self, module: Delivered) -> None:
+        """Give a module the weights of the one that training starts from, where that is of the same class. Raises
+        InputError where it has other sizes."""
+        if type(self.delivered) is not type(module):
+            return
+        have, own = self.delivered.state_dict(), module.state_dict()  # type: ignore[union-attr]
+        for name in have.keys() | own.keys():
+            if name not in have or name not in own or have[name].shape != own[name].shape:
+                sizes = [tuple(state[name].shape) if name in state else "none" for state in (have, own)]
+                raise InputError(f"the run that training starts from has {name} {sizes[0]}, this one would have "
+                                 f"{sizes[1]}; give the options that it was trained with")  # fmt: skip
+        module.load_state_dict(have)
 
     def _load(self, tower: T, prefix: str) -> T:
         if self._state is not None:

@@ -25,7 +25,7 @@ from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, mean_directions
-from diptych.towers.delivered import Validation
+from diptych.towers.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.mixture import Mixture
@@ -41,8 +41,8 @@ class Model:
     Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
     """
 
-    classes: tuple[str, ...] = ()
-    """What `class_logits` chooses from."""
+    classes: tuple[str, ...] = ()  # what `class_logits` chooses from
+    delivered: Delivered | None = None  # what it holds beyond the encoder
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
@@ -304,10 +304,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -> None:
     built, given = encoder.image.preprocess.to_dict(), preprocess.to_dict()
-    for key, value in built.items():
-        if given[key] != value:
-            raise InputError(f"{name}: the image tower was built for {key} {value}, the preprocessing has "
-                             f"{given[key]}; use the one it was trained with")  # fmt: skip
+    for key in built | given:
+        if given.get(key) != built.get(key):
+            raise InputError(f"{name}: the image tower was built for {key} {built.get(key)}, the preprocessing has "
+                             f"{given.get(key)}; use the one it was trained with")  # fmt: skip
 
 
 def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:

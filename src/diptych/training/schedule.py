@@ -1,25 +1,58 @@
 """Learning-rate schedules: a factor between 0 and 1 for each step."""
 
+from dataclasses import dataclass
 from math import cos, pi
 
-from diptych.errors import unknown
+from diptych.errors import InputError, unknown
+from diptych.spec import configure, parse
 
-SCHEDULES = ("cosine", "constant", "linear")
+SCHEDULES = ("cosine", "constant", "linear", "onecycle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """Options of `onecycle`: it begins at 1/`start` and ends at 1/`end` of that, and is made for `length` times as many
+    steps as are taken, so that a run may stop on its way down."""
+
+    start: float = 25.0
+    end: float = 1e4
+    length: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.start, self.end, self.length) < 1:
+            raise InputError(f"onecycle has start={self.start}, end={self.end}, length={self.length}; none below 1")
 
 
 def factor(step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0.0, min_lr: float = 0.0) -> float:
     """The factor at `step` (0 … steps-1): a linear warm-up, then the schedule down to `min_lr`.
 
-    `warmup` is a number of steps, or a share of all steps where below 1.
+    `warmup` is a number of steps, or a share of all steps where below 1. "onecycle" rises and falls by cosines instead,
+    between ends of its own (`OneCycle`, as "onecycle:start=100"); its share is of the steps that it is made for. It is
+    torch's OneCycleLR.
 
     >>> [round(factor(step, 6, warmup=2), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
-    if schedule not in SCHEDULES:
-        raise unknown("schedule", schedule, SCHEDULES)
+    parsed = parse(schedule)
+    if parsed.name not in SCHEDULES:
+        raise unknown("schedule", parsed.name, SCHEDULES)
+    if parsed.name == "onecycle":
+        return _one_cycle(step, steps, warmup, configure(OneCycle, parsed.options, "schedule 'onecycle'"))
+    if parsed.options:
+        raise InputError(f"schedule {schedule!r} takes no options; write {parsed.name}")
     rising = round(warmup * steps) if warmup < 1 else int(warmup)
     if step < rising:
         return (step + 1) / rising
     done = (step - rising) / max(steps - rising, 1)
-    shape = {"cosine": 0.5 * (1 + cos(pi * done)), "linear": 1 - done, "constant": 1.0}[schedule]
+    shape = {"cosine": 0.5 * (1 + cos(pi * done)), "linear": 1 - done, "constant": 1.0}[parsed.name]
     return min_lr + (1 - min_lr) * shape
+
+
+def _one_cycle(step: int, steps: int, warmup: float, options: OneCycle) -> float:
+    """Up from `low` to 1 at the last step of the warm-up, then down."""
+    total, low = round(options.length * steps), 1 / options.start
+    peak = (warmup * total if warmup < 1 else warmup) - 1
+    if step <= peak:
+        return 1 + (low - 1) / 2 * (1 + cos(pi * step / peak))
+    peak, last = max(peak, 0), low / options.end
+    return last + (1 - last) / 2 * (1 + cos(pi * min(1, (step - peak) / max(total - 1 - peak, 1))))

@@ -84,7 +84,7 @@ class GlyphPicture:
 
     def read(self) -> bytes:
         """The drawing as a PNG file."""
-        return _png(self.decode())
+        return png_of(self.decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,11 @@ class GlyphMask:
 
     def read(self) -> bytes:
         """The alpha channel as a PNG file."""
-        return _png(self.decode())
+        return png_of(self.decode())
 
 
-def _png(image: Image.Image) -> bytes:
+def png_of(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

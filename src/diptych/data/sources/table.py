@@ -33,10 +33,12 @@ _SPLIT = "split"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix, but for Flickr30k's results.csv, whose cells `|` parts."""
-    from diptych.data.sources import flickr
+    """Whether this file reads `spec`: by its suffix, but for Flickr30k's results.csv, whose cells `|` parts, and the
+    list of `variants`."""
+    from diptych.data.sources import flickr, variants
 
-    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec) and not flickr.claims(spec)
+    others = any(other.claims(spec) for other in (flickr, variants))
+    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec) and not others
 
 
 def open(spec: Spec) -> "Table":

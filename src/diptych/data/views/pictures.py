@@ -74,13 +74,14 @@ def place(
 class PictureView:
     """One picture of a role, augmented in training, as `count` views (B, V, 3, H, W).
 
-    With `like` and the same augmentation these are the crops and colours of another view, at a size of their own.
+    Without augmentation (None) it is in training as it is outside. With `like` and the same augmentation these are the
+    crops and colours of another view, at a size of their own.
     """
 
     preprocess: Preprocess
     name: str = "main"
     role: str = "main"
-    augment: Augment = Augment()
+    augment: Augment | None = Augment()
     count: int = 1
     like: str | None = None
 
@@ -97,23 +98,23 @@ class PictureView:
         if picture is None:
             raise BadSample("no-picture", f"no picture of role {self.role!r}")
         image = picture.decode(self._least(progress))
-        if progress is None:
+        if progress is None or self.augment is None:
             views = [self.preprocess(image, exact=False)] * self.count
         else:
-            views = [self._vary(image, rng, self.augment.strength(progress)) for _ in range(self.count)]
+            views = [self._vary(image, rng, self.augment, progress) for _ in range(self.count)]
         return {f"images.{self.name}": torch.stack(views)}
 
     def _least(self, progress: float | None) -> int | None:
         """The pixels that the picture's short side must keep so that the smallest crop still has the target's size."""
-        if progress is None:
+        if progress is None or self.augment is None:
             return self.preprocess.least()
         augment, strength = self.augment, self.augment.strength(progress)
         area = 1 + (min(augment.crop) - 1) * strength
         stretch = max(max(augment.ratio), 1 / min(augment.ratio)) ** strength
         return math.ceil(self.preprocess.size * math.sqrt(stretch / area))
 
-    def _vary(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Tensor:
-        size, augment = self.preprocess.size, self.augment
+    def _vary(self, image: Image.Image, rng: np.random.Generator, augment: Augment, progress: float) -> Tensor:
+        size, strength = self.preprocess.size, augment.strength(progress)
         if image.mode == "RGBA":
             shrink, x, y = 1 + (augment.place - 1) * strength * rng.uniform(), rng.uniform(), rng.uniform()
             colour = rng.integers(0, 256, 3)

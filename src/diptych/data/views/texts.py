@@ -23,11 +23,11 @@ class TextView:
     """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else the first.
 
     `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption with probability 0.7,
-    else a caption and a text of role tags, joined by a comma; "long*" is all texts of role long, in their order, joined
-    by blanks; "long[fact=place]" are those whose attribute `fact` is "place". A sample that lacks a role of the drawn
-    form takes part with the forms that it can give. Outside training the first form is used. A sample with fewer texts
-    than `count` repeats them, or with repeat=False is BadSample("few-captions"). With `like` and the same roles the
-    texts are those of another view, by a tokenizer of their own.
+    else a caption and a text of role tags, joined by `between`; "long*" is all texts of role long, in their order,
+    joined by blanks; "long[fact=place]" are those whose attribute `fact` is "place". A sample that lacks a role of the
+    drawn form takes part with the forms that it can give. Outside training the first form is used. A sample with fewer
+    texts than `count` repeats them, or with repeat=False is BadSample("few-captions"). With `like` and the same roles
+    the texts are those of another view, by a tokenizer of their own.
     Raises BadSample("no-caption") where a sample can give none.
     """
 
@@ -37,6 +37,7 @@ class TextView:
     count: int = 1
     repeat: bool = True
     like: str | None = None
+    between: str = ", "
 
     @cached_property
     def forms(self) -> list[tuple[tuple[str, ...], float]]:
@@ -82,7 +83,7 @@ class TextView:
                 weights = np.cumsum([weight for _, weight in possible])
                 roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]
             parts = [" ".join(held[_bare(r)]) if _is_whole(r) else _take(orders[r]) for r in roles]
-            drawn.append(self.said(", ".join(parts), rng, progress))
+            drawn.append(self.said(self.between.join(parts), rng, progress))
         return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
 
     def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:

@@ -48,8 +48,8 @@ def misfit(model: Model) -> str | None:
             return f"it has {key}={config[key]!r} (wanted: {allowed[0]!r})"
     if not _siglip(config) and tokenizer.eot is None:
         return "its tokenizer ends no text with an id of its own"
-    if preprocess.resize == "longest":
-        return "its pictures are padded (resize='longest')"
+    if preprocess.resize == "longest" or preprocess.ratio is not None:
+        return f"its pictures are padded (resize={preprocess.resize!r}, ratio={preprocess.ratio})"
     clean = getattr(tokenizer, "clean", None)
     if clean != ("lower" if isinstance(tokenizer, Clip) else None):
         return f"its tokenizer cleans texts first (clean={clean!r})"

@@ -40,6 +40,8 @@ def misfit(model: Model) -> str | None:
     pooled = image.get("pooling") == "map"
     if problem := common.differs(image, TIMM if pooled else OWN, "image") or common.differs(text, WORDS, "text"):
         return problem
+    if model.preprocess.ratio is not None:
+        return f"its pictures are padded (ratio={model.preprocess.ratio})"
     if not text["causal"] and text["padding"] != "max":
         return "its text tower is not causal and does not read padding"
     if config["image_projection"] != ("none" if pooled else "linear"):

@@ -6,7 +6,7 @@ from diptych.data.sample import Field, Picture, Sample, Schema
 from diptych.data.sources.glyphs import DESIGNS
 from diptych.data.worlds._base import Drawn
 from diptych.data.worlds.scenes.concepts import KINDS, Catalogue, table
-from diptych.data.worlds.scenes.config import NOISES, Config
+from diptych.data.worlds.scenes.config import EDITS, NOISES, Config
 from diptych.data.worlds.scenes.documents import image_of
 from diptych.data.worlds.scenes.draw import number_of
 from diptych.data.worlds.scenes.facts import Scene
@@ -86,7 +86,7 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
     }
     signals = {"frame": (config.easy, tuple(COLOURS)), "lines": (config.hard, LINES), "stamp": (config.overlay, SHAPES)}
     found |= {name: values for name, (strength, values) in signals.items() if strength}
-    return found | ({"member": ()} if config.siblings > 1 else {})
+    return found | ({"member": (), "edit": EDITS} if config.siblings > 1 else {})
 
 
 def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | float]:
@@ -118,7 +118,10 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
         found["lines"] = number_of(scene.hard, LINES)
     if config.overlay:
         found["stamp"] = number_of(scene.salient, SHAPES)
-    return found | ({"member": scene.member} if config.siblings > 1 else {})
+    if config.siblings > 1:
+        change = scene.change.kind if scene.change else ""
+        found |= {"member": scene.member, "edit": number_of(change, EDITS)}
+    return found
 
 
 def schema(config: Config, cat: Catalogue) -> Schema:

@@ -1,0 +1,52 @@
+"""CIRR: `cap.rc2.val.json`, instructions on photographs in sets of six, with `split.rc2.val.json`, their paths."""
+
+import os
+from pathlib import Path
+
+from diptych.data.sources.compact import is_folder
+from diptych.data.sources.records import json_of
+from diptych.data.sources.triples import Triple, TripleOptions, Triples, below, beside, entries, root_of
+from diptych.errors import InputError
+from diptych.spec import Spec, configure
+
+FORMAT = "cirr"
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`: by its name."""
+    name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
+    return name.startswith("cap.rc2.") and name.endswith(".json") and not is_folder(spec)
+
+
+def open(spec: Spec) -> Triples:
+    """`cap.rc2.SPLIT.json[:images=FOLDER][:pictures=FILE]`; the list of pictures is `split.rc2.SPLIT.json` in the same
+    folder or in `image_splits` beside it.
+
+    Raises InputError for what is no such file, for a split without targets, and where list or pictures are not found.
+    """
+    options = configure(TripleOptions, spec.options, f"source {spec.name!r}")
+    path = Path(spec.name)
+    data = entries(path, json_of(path), {"pairid": int, "reference": str, "caption": str, "img_set": dict})
+    if not any("target_hard" in entry for entry in data):
+        raise InputError(f"{path}: has no targets, which CIRR's server keeps for the test; measure on cap.rc2.val.json")
+    data = entries(path, data, {"target_hard": str})
+    listing = beside(path, path.name.replace("cap.", "split.", 1), options.pictures, ["image_splits"])
+    pictures = json_of(listing)
+    if not isinstance(pictures, dict) or not pictures or not all(isinstance(each, str) for each in pictures.values()):
+        raise InputError(f"{listing}: no paths by name, such as {{'dev-0-0-img0': './dev/dev-0-0-img0.png', …}}")
+    members: dict[int, list[str]] = {}
+    for at, entry in enumerate(data, 1):
+        group = entry["img_set"]
+        if type(group.get("id")) is not int or not isinstance(group.get("members"), list):
+            raise InputError(
+                f"{path}: img_set of triple {at} has no id with members; compare it with the published file"
+            )
+        members[group["id"]] = group["members"]
+    triples = [
+        Triple(key=str(entry["pairid"]), reference=entry["reference"], target=entry["target_hard"],
+               texts=(entry["caption"],), group=entry["img_set"]["id"])
+        for entry in data
+    ]  # fmt: skip
+    paths = {name: below(listing, each) for name, each in pictures.items()}
+    root, _ = root_of(path, [next(iter(paths.values()))], options.images, ["img_raw", "images_raw", "images"])
+    return Triples(spec.name, root, paths, triples, members)

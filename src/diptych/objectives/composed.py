@@ -1,0 +1,55 @@
+"""Objectives of composed retrieval: a query among targets that are several vectors each, and prompts that agree.
+
+Dimensions: B queries, C targets, M vectors of a target, E embedding, K prompt vectors, D width.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from diptych.errors import InputError
+
+
+def token_nce(
+    queries: Tensor, targets: Tensor, scale: Tensor | float, *, directions: Literal["query", "mean"] = "query"
+) -> Tensor:
+    """Cross-entropy of each query among targets, of which it is compared with the vector that fits best.
+
+        S_ij = max_k <f_i, g_jk>,      L = mean_i CE(scale · S_i, i)
+
+    queries (B, E), targets (C, M, E) with C >= B, target i being that of query i. With directions="mean" the mean of
+    this and of targets among queries, for C = B. All B · C · M products are in memory at once: a maximum over vectors
+    has no sum to be split. Raises InputError for shapes that do not fit.
+
+    Sources: Li et al. 2023 (BLIP-2's contrastive loss, both directions); Bai et al. 2024 (SPRC, query to target).
+
+    >>> queries = torch.eye(2)
+    >>> targets = torch.tensor([[[1.0, 0.0], [0.5**0.5, 0.5**0.5]], [[0.0, 1.0], [-1.0, 0.0]]])
+    >>> round(token_nce(queries, targets, 1.0).item(), 6)
+    0.435324
+    """
+    if queries.dim() != 2 or targets.dim() != 3 or queries.shape[1] != targets.shape[2] or len(queries) > len(targets):
+        raise InputError(f"queries {tuple(queries.shape)} and targets {tuple(targets.shape)} must be (B, E) and "
+                         "(C, M, E), a target for each query")  # fmt: skip
+    if directions not in ("query", "mean"):
+        raise InputError(f"directions is {directions!r}; choose 'query' or 'mean'")
+    logits = scale * (queries @ targets.flatten(0, 1).T).unflatten(1, targets.shape[:2]).amax(2)
+    own = torch.arange(len(queries), device=queries.device)
+    loss = cross_entropy(logits, own)
+    return loss if directions == "query" else (loss + cross_entropy(logits.T, own)) / 2
+
+
+def prompt_alignment(prompts: Tensor, wanted: Tensor) -> Tensor:
+    """How far the mean prompts (B, D) of samples are from that of `wanted` (K, D), which gets no gradient.
+
+        L = mean_id ( p_id - mean_k sg(wanted_kd) )²
+
+    Means over the vectors come first, so that single vectors stay free. Source: Bai et al. 2024 (SPRC).
+
+    >>> prompts = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mean(0, keepdim=True)
+    >>> prompt_alignment(prompts, torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    tensor(4.2500)
+    """
+    return mse_loss(prompts, wanted.detach().mean(0).expand_as(prompts))

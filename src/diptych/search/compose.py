@@ -1,0 +1,63 @@
+"""Pictures of a source that are meant by a reference picture and an instruction, by a model that has `compose`."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.data.pictures import FilePicture
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.errors import InputError
+from diptych.evaluation import able
+from diptych.evaluation.composed import content_of
+from diptych.evaluation.embed import Progress, Steps, main_picture, read_pictures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meant:
+    """One picture found: `rank` from 1, its score, its key, and its file where it is one."""
+
+    rank: int
+    score: float
+    key: str
+    path: str
+
+
+def compose(
+    model: Any,
+    source: Source,
+    reference: str | Path,
+    instruction: str,
+    *,
+    k: int = 10,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> tuple[list[Meant], Counter[str]]:
+    """The `k` pictures of a source that fit best, and how many could not be read, by reason. The reference itself is
+    none of them, wherever it lies. Raises InputError for a model that cannot compose and a reference that is none."""
+    able("a search by picture and instruction", model, "compose")
+    try:
+        itself = content_of(FilePicture(str(reference)))
+    except BadSample as error:
+        raise InputError(f"{reference} cannot be read ({error}); name a picture to start from") from None
+    model.compose(reference, instruction, exact=exact)  # what is wrong with it is told before the pictures are read
+    bad: Counter[str] = Counter()
+
+    def told(sample: Sample) -> tuple[str, str, bool]:
+        [picture] = main_picture(sample)
+        path = picture.path if isinstance(picture, FilePicture) else ""
+        return sample.key, path, content_of(picture) == itself
+
+    facts: list[tuple[str, str]] = []
+    parts: list[torch.Tensor] = []
+    steps = Steps(progress, len(source))
+    for pixels, those in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+        others = [at for at, (_, _, same) in enumerate(those) if not same]
+        parts.append(model.index(pixels, batch_size=batch_size)[others])
+        facts += [those[at][:2] for at in others]
+    found = model.search(torch.cat(parts), reference, instruction, k, exact=exact)
+    return [Meant(rank=rank, score=score, key=facts[at][0], path=facts[at][1])
+            for rank, (at, score) in enumerate(found, 1)], bad  # fmt: skip
