@@ -11,7 +11,7 @@ import numpy as np
 
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Sample, Schema, Text
-from diptych.data.sources import split_zhou
+from diptych.data.sources import split_zhou, vqa
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
@@ -21,8 +21,9 @@ FORMAT = "coco"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix, but for CoOp's splits."""
-    return spec.name.lower().endswith(".json") and not is_folder(spec) and not split_zhou.claims(spec)
+    """Whether this file reads `spec`: by its suffix, but for CoOp's splits and VQA's questions."""
+    others = split_zhou.claims(spec) or vqa.claims(spec)
+    return spec.name.lower().endswith(".json") and not is_folder(spec) and not others
 
 
 def open(spec: Spec) -> "Coco":

@@ -31,10 +31,11 @@ _LABELS = ("class", "label", "category")
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix, but for Flickr30k's results.csv, whose cells `|` parts."""
-    from diptych.data.sources import flickr
+    """Whether this file reads `spec`: by its suffix, but for Flickr30k's results.csv, parted by `|`, and SNLI."""
+    from diptych.data.sources import flickr, snli
 
-    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec) and not flickr.claims(spec)
+    others = flickr.claims(spec) or snli.claims(spec)
+    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec) and not others
 
 
 def open(spec: Spec) -> "Table":

@@ -1,5 +1,5 @@
 """Views: how one sample becomes the named values of a batch. Crops, caption choice, corruption and the like are views;
-those of pictures and of texts have files of their own.
+those of pictures, of texts and of tasks have files of their own.
 
 A view is a callable with `reads` (fields of the sample) and `gives` (fields of the batch). All its random choices come
 from the generator that it is handed, which is a function of (seed, epoch, position, view): never of worker, rank or
@@ -21,12 +21,13 @@ from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views.pictures import Augment, PictureView, place
+from diptych.data.views.tasks import Task, TaskView
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
 from diptych.rng import generator
 
 __all__ = [
-    "ArrayView", "Augment", "LabelView", "PictureView", "SentenceView", "TextView", "VariedTextView", "View", "collate",
-    "look", "place", "sentences",
+    "ArrayView", "Augment", "LabelView", "NormalView", "PictureView", "SentenceView", "Task", "TaskView", "TextView",
+    "VariedTextView", "View", "collate", "look", "place", "sentences",
 ]  # fmt: skip
 
 
@@ -95,6 +96,25 @@ class ArrayView:
         if not np.isfinite(values).all():
             raise BadSample("not-finite", f"array {self.array!r} holds what is no number")
         return {self.gives[0]: torch.from_numpy(values.copy())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalView:
+    """Independent standard normal numbers (B, *shape), drawn anew each time that a sample is seen; zeros outside
+    training. So noise, as all that is random, is a function of (seed, epoch, position), whatever ranks and batches."""
+
+    shape: tuple[int, ...]
+    name: str = "normal"
+    reads: tuple[str, ...] = ()
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"fields.{self.name}",)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        if progress is None:
+            return {self.gives[0]: torch.zeros(self.shape)}
+        return {self.gives[0]: torch.from_numpy(rng.standard_normal(self.shape, dtype=np.float32))}
 
 
 def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None) -> dict[str, Any]:
