@@ -70,17 +70,19 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
 
 def parts(model: Any) -> dict[str, Any]:
-    """What a model is made of: two towers, or a language model."""
+    """What a model is made of: two towers, a language model, or all three."""
     if not hasattr(model, "encoder"):
         spec = model.lm.config()["text"]
         shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
         return {"parameters": count(model.lm), "language_model": shape}
     encoder = model.encoder
+    writes = {} if not hasattr(model, "lm") else {"language_model": f"{count(model.lm):,} parameters"}
     return {
         "parameters": count(encoder),
         "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
         "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters" if encoder.text else None,
         "embed_dim": encoder.embed_dim,
+        **writes,
     }
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.data.questions import answered
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import unknown
 from diptych.evaluation import able
@@ -132,22 +133,9 @@ def questions(sample: Sample, choose: bool = False) -> list[Question]:
 
     Raises BadSample where there are none, or answers that belong to no question.
     """
-    asked = [text for text in sample.texts if text.role == "question"]
-    answered: list[list[str]] = []
-    for text in sample.texts:
-        if text.role == "question":
-            answered.append([])
-        elif text.role == "answer" and answered:
-            answered[-1].append(text.text)
-    if not all(answered):
-        found = sample.captions("answer")
-        if len(found) != len(asked):
-            raise BadSample("unpaired", f"{sample.key} has {len(asked)} questions and {len(found)} answers")
-        answered = [[text] for text in found]
     common = sample.captions("choice")
     made = [
-        Question(text.text, tuple(right), tuple(text.attrs.get("choices", common)))
-        for text, right in zip(asked, answered, strict=True)
+        Question(text.text, tuple(right), tuple(text.attrs.get("choices", common))) for text, right in answered(sample)
     ]
     if choose:
         made = [each for each in made if 0 < _rightness(each).sum() < len(each.choices)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.ahead import ahead
+from diptych.data.pictures import FilePicture
 from diptych.data.sample import BadSample, Picture, Sample, Source
 from diptych.data.views import sentences
 from diptych.errors import InputError
@@ -43,6 +44,16 @@ def main_picture(sample: Sample) -> Sequence[Picture]:
     if "main" not in sample.images:
         raise BadSample("no-picture", f"{sample.key} has no picture 'main'")
     return (sample.images["main"],)
+
+
+def place_of(sample: Sample) -> tuple[str, str]:
+    """A sample's key, and the path of its picture where it is a file.
+
+    >>> place_of(Sample(key="a", source="", images={"main": FilePicture("photos/a.jpg")}))
+    ('a', 'photos/a.jpg')
+    """
+    [picture] = main_picture(sample)
+    return sample.key, picture.path if isinstance(picture, FilePicture) else ""
 
 
 def pictures_with_edits(sample: Sample) -> Sequence[Picture]:

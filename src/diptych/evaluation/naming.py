@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.data.pictures import FilePicture
-from diptych.data.sample import Sample, Source
+from diptych.data.sample import Source
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, main_picture, read_pictures
+from diptych.evaluation.embed import Progress, Steps, place_of, read_pictures
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,8 @@ def name_pictures(
     found: list[Named] = []
     bad: Counter[str] = Counter()
 
-    def told(sample: Sample) -> tuple[str, str]:
-        [picture] = main_picture(sample)
-        return sample.key, picture.path if isinstance(picture, FilePicture) else ""
-
     steps = Steps(progress, len(source))
-    for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, facts in read_pictures(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
         classes = likeliest(model.class_logits(pixels, batch_size=batch_size), model.classes, k)
         groups = model.route(pixels, batch_size=batch_size) if route else [()] * len(classes)
         found += [Named(*fact, *told) for fact, *told in zip(facts, classes, groups, strict=True)]

@@ -49,9 +49,9 @@ class Subject:
     name: str | None = None
 
     def preset(self, name: str, shrink: int) -> Preset:
-        """A preset with towers and heads `shrink` times narrower (widths among its options end in `width` or `hidden`),
-        no dropout, the model that ships for a `teacher`, the method's own `toy` options, and a vocabulary that the
-        toy's words can fill."""
+        """A preset with towers and heads `shrink` times narrower, also those that an option of the method spells out
+        (bare widths among its options end in `width` or `hidden`), no dropout, the model that ships for a `teacher`,
+        the method's own `toy` options, and a vocabulary that the toy's words can fill."""
         preset = self.cls.presets[name]
         narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
         config = dict(preset.config)
@@ -60,7 +60,7 @@ class Subject:
                 config[key] = 0.0
             elif key.endswith(("hidden", "width")) and isinstance(value, int):
                 config[key] = max(16, value // shrink)
-            elif isinstance(value, str) and value.startswith("mlp:"):
+            elif isinstance(value, str) and value.startswith(("mlp:", "text:", "t5:")):
                 config[key] = str(narrower(value, shrink))
             elif key == "teacher":
                 config[key] = "tiny"

@@ -15,6 +15,8 @@ where it has one, goes to no other. Add a file, and `open_source`, and with it e
     datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them
     kept:kept.npz                               what `diptych data filter` kept of another source
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified pictures
+    snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
+    v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 
 Any of them may end with options that take a part of it: `:part=1/5`, `:shots=16`, `:classes=base` (see `subset`).
 """

@@ -11,7 +11,7 @@ import numpy as np
 
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Box, Field, Sample, Schema, Text
-from diptych.data.sources import cirr, fashioniq, split_zhou
+from diptych.data.sources import cirr, fashioniq, split_zhou, vqa
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
@@ -22,7 +22,7 @@ FORMAT = "coco"
 
 def claims(spec: Spec) -> bool:
     """Whether this file reads `spec`: by its suffix, but for what other formats know by its name."""
-    others = any(other.claims(spec) for other in (cirr, fashioniq, split_zhou))
+    others = any(other.claims(spec) for other in (cirr, fashioniq, split_zhou, vqa))
     return spec.name.lower().endswith(".json") and not is_folder(spec) and not others
 
 

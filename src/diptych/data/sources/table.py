@@ -33,11 +33,10 @@ _SPLIT = "split"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix, but for Flickr30k's results.csv, whose cells `|` parts, and the
-    list of `variants`."""
-    from diptych.data.sources import flickr, variants
+    """Whether this file reads `spec`: by its suffix, but for what other formats know by its name."""
+    from diptych.data.sources import flickr, snli, variants
 
-    others = any(other.claims(spec) for other in (flickr, variants))
+    others = any(other.claims(spec) for other in (flickr, snli, variants))
     return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec) and not others
 
 

@@ -1,5 +1,5 @@
 """Views: how one sample becomes the named values of a batch. Crops, caption choice, corruption and the like are views;
-those of pictures and of texts have files of their own.
+those of pictures, of texts and of tasks have files of their own.
 
 A view is a callable with `reads` (fields of the sample) and `gives` (fields of the batch). All its random choices come
 from the generator that it is handed, which is a function of (seed, epoch, position, view): never of worker, rank or
@@ -21,13 +21,15 @@ from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views.boxes import BoxView
-from diptych.data.views.noise import NoiseView
+from diptych.data.views.noise import NoiseView, NormalView
 from diptych.data.views.pictures import Augment, PictureView, place
+from diptych.data.views.tasks import Task, TaskView
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
 from diptych.rng import generator
 
 __all__ = [
-    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "PictureView", "SentenceView", "TextView",
+    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "NormalView", "PictureView", "SentenceView", "Task",
+    "TaskView", "TextView",
     "VariedTextView", "View", "collate", "look", "place", "sentences",
 ]  # fmt: skip
 

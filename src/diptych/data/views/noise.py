@@ -33,3 +33,22 @@ class NoiseView:
         noise = torch.from_numpy(rng.standard_normal((3, self.size, self.size), dtype=np.float32))
         time, dropped = int(rng.integers(self.steps)), bool(rng.uniform() < self.drop)
         return {"fields.noise": noise, "fields.time": time, "fields.dropped": dropped}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalView:
+    """Independent standard normal numbers (B, *shape), drawn anew each time that a sample is seen; zeros outside
+    training. So noise, as all that is random, is a function of (seed, epoch, position), whatever ranks and batches."""
+
+    shape: tuple[int, ...]
+    name: str = "normal"
+    reads: tuple[str, ...] = ()
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"fields.{self.name}",)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+        if progress is None:
+            return {self.gives[0]: torch.zeros(self.shape)}
+        return {self.gives[0]: torch.from_numpy(rng.standard_normal(self.shape, dtype=np.float32))}

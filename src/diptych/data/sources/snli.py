@@ -1,0 +1,141 @@
+"""SNLI and SNLI-VE (`snli_1.0_train.jsonl`, `snli_ve_dev.jsonl`): JSON lines of a premise, a hypothesis and a label.
+
+The premise is the caption of a picture of Flickr30k, which SNLI-VE asks about in its place. So the premise is a caption
+here, the hypothesis a question and the label its answer.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.data.pictures import FilePicture
+from diptych.data.sample import BadSample, Field, Picture, Sample, Schema, Text
+from diptych.data.sources.compact import Strings, is_folder
+from diptych.data.sources.rows import JsonRows
+from diptych.errors import InputError
+from diptych.spec import Spec, configure
+
+FORMAT = "snli"
+CLASSES = ("entailment", "neutral", "contradiction")
+_DISPUTED = "-"  # the label where people disagree
+_FOLDERS = ("flickr30k-images", "flickr30k_images", "Flickr30K", "images", "Images")
+
+
+def claims(spec: Spec) -> bool:
+    """Whether this file reads `spec`: by its name."""
+    name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
+    return name.startswith("snli") and name.endswith(".jsonl") and not is_folder(spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnliOptions:
+    """What may follow the file's path: the folder of Flickr30k's pictures."""
+
+    images: str | None = None
+
+
+def open(spec: Spec) -> "Snli":
+    """`snli_ve_dev.jsonl[:images=FOLDER]`; without pictures in a usual folder beside it, it is a source of texts."""
+    options = configure(SnliOptions, spec.options, f"source {spec.name!r}")
+    path = Path(spec.name)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
+    return Snli(spec.name, JsonRows(spec.name), options.images)
+
+
+class Snli:
+    """One sample a row, in order, with the label `entailment`; the pair's name is its key.
+
+    Rows whose label people could not agree on are left out, as usual. Rows that do not read are counted in `damage`
+    (json, utf8, columns). Raises InputError for a file without such rows, and for a folder without the first picture.
+    """
+
+    def __init__(self, name: str, rows: JsonRows, images: str | None = None):
+        self.name, self._rows = name, rows
+        self.damage: Mapping[str, str] = {}
+        good, keys, labels, damage, first = [], [], [], {}, ""
+        for number, row in enumerate(rows.scan()):
+            bad = row.reason if isinstance(row, BadSample) else "" if _fits(row) else "columns"
+            if bad:
+                damage[f"{name}:{number + 1}"] = bad
+            elif row["gold_label"] != _DISPUTED:  # type: ignore[index]
+                good.append(number)
+                keys.append(str(row.get("pairID", number)))  # type: ignore[union-attr]
+                labels.append(CLASSES.index(row["gold_label"]))  # type: ignore[index]
+                first = first or _picture(row)
+        if not good:
+            raise InputError(f"{name}: no line is {{'sentence1': …, 'sentence2': …, 'gold_label': "
+                             f"{' | '.join(CLASSES)}}}; call a table of another form by another name")  # fmt: skip
+        if len(set(keys)) < len(keys):
+            keys = [f"{key}#{number + 1}" for key, number in zip(keys, good, strict=True)]
+        self.damage, self._good, self._keys = damage, np.array(good, np.int64), Strings(keys)
+        self._label = np.array(labels, np.int64)
+        self.root = _root(Path(name), first, images)
+
+    def __len__(self) -> int:
+        return len(self._good)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        row = self._rows[int(self._good[index])]
+        name = _picture(row)
+        pictures: dict[str, Picture] = {}
+        if self.root is not None and name:
+            pictures["main"] = FilePicture(str(Path(self.root, name)))
+        return Sample(
+            key=self._keys[index],
+            source=self.name,
+            images=pictures,
+            texts=(
+                Text(text=row["sentence1"].strip()),
+                Text(text=row["sentence2"].strip(), role="question", attrs={"choices": CLASSES}),
+                Text(text=row["gold_label"], role="answer"),
+            ),
+            labels={"entailment": int(self._label[index])},
+        )
+
+    def keys(self) -> Sequence[str]:
+        """The names of the pairs."""
+        return self._keys
+
+    def labels(self, name: str) -> np.ndarray:
+        """The label `entailment` of every sample (N,)."""
+        assert name == "entailment"
+        return self._label
+
+    def schema(self) -> Schema:
+        """Premise, hypothesis and label; pictures where they were found."""
+        found = {} if self.root is None else {"images.main": Field(kind="image")}
+        texts = {f"texts.{role}": Field(kind="text") for role in ("caption", "question", "answer")}
+        return {**found, **texts, "labels.entailment": Field(kind="int", classes=CLASSES)}
+
+
+def _fits(row: Mapping[str, Any]) -> bool:
+    return (
+        all(isinstance(row.get(name), str) and row[name].strip() for name in ("sentence1", "sentence2"))
+        and row.get("gold_label") in (*CLASSES, _DISPUTED)
+        and os.path.basename(_picture(row)) == _picture(row)  # noqa: PTH119
+    )
+
+
+def _picture(row: Any) -> str:
+    """The file of the picture: SNLI-VE gives its number, SNLI the number of its caption, `4705552913.jpg#2`."""
+    number = row.get("Flickr30K_ID")
+    if number is not None:
+        return f"{number}.jpg"
+    return str(row.get("captionID", "")).partition("#")[0]
+
+
+def _root(path: Path, first: str, images: str | None) -> str | None:
+    """The folder of the pictures: the one that is named, or a usual one beside the file; None where there is none."""
+    folders = [Path(images)] if images is not None else [path.parent / name for name in _FOLDERS]
+    for folder in folders:
+        if first and (folder / first).is_file():
+            return str(folder)
+    if images is not None:
+        raise InputError(f"{path}: its first picture, {first}, is not in {images}; name Flickr30k's folder of pictures")
+    return None

@@ -1,0 +1,44 @@
+"""Writing: a text about every picture of a source, by a model that has `generate`."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from diptych.data.sample import Source
+from diptych.evaluation import able
+from diptych.evaluation.embed import Progress, Steps, place_of, read_pictures
+
+
+@dataclass(frozen=True)
+class Written:
+    """A picture by its key, and its file where it is one, and what was written about it."""
+
+    key: str
+    path: str
+    text: str
+
+
+def write_about(
+    model: Any,
+    source: Source,
+    prompt: str | None = None,
+    *,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[list[Written], Counter[str]]:
+    """A text about every picture `main`, in the source's order, and how many pictures could not be read, by reason.
+
+    With a prompt each is asked that. `settings` are those of the model's `generate`. Raises InputError where no picture
+    can be read.
+    """
+    able("writing about pictures", model, "generate")
+    found: list[Written] = []
+    bad: Counter[str] = Counter()
+    steps = Steps(progress, len(source))
+    for pixels, facts in read_pictures(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
+        prompts = None if prompt is None else [prompt] * len(pixels)
+        texts = model.generate(pixels, prompts, batch_size=batch_size, **settings)
+        found += [Written(key, path, text) for (key, path), text in zip(facts, texts, strict=True)]
+    return found, bad
