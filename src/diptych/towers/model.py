@@ -42,7 +42,7 @@ class Model:
     """
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
-    delivered: Delivered | None = None  # what it holds beyond the encoder
+    delivered: Any = None  # the `Delivered` that it holds beyond the encoder
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
