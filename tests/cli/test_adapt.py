@@ -46,6 +46,40 @@ def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, dipt
     assert {"base_top1", "novel_top1", "harmonic"} <= set(numbers)
 
 
+def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych, tmp_path, caplog):
+    run, told = tmp_path / "run", tmp_path / "told.json"
+    names = ["banana", "cat", "guitar", "house"]
+    told.write_text(json.dumps({name: [f"It is a {other}." for other in names] for name in names}))
+    words = ("--init", "tiny", "--data", folder, "--shots", "1", "--val", folder, "--quiet", "--method.rounds", "1")
+    called = diptych(
+        "train", "proapo", *words, "--method.descriptions", told, "--method.types", "[drawing]", "--out", run
+    )
+    assert called.code == 0, called.err
+    assert "validation: top1 " in called.err
+    assert f"diptych info {run}" in called.out
+    kept = json.loads(diptych("info", run, "--json").out)["kept"]
+    assert kept["classes"] == names
+    assert len(kept["templates"]) >= 1
+    said = {name: set(units[name]) for name, units in kept["prompts"].items()}
+    assert set(said) == set(names)
+    assert set.union(*said.values()) <= {"", *(f"it is a {name}." for name in names)}
+    assert "prompts cat" in diptych("info", run).out
+    told.unlink()
+    named = json.loads(diptych("classify", run, folder, "--json").out)
+    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in named["pictures"]]
+    assert sum(right) > 30
+    other = diptych("classify", run, folder, "--names", "violin,cat", "--json")
+    assert json.loads(other.out)["names"] == ["violin", "cat"]
+    assert "no sentences were chosen for violin (1 of 2 classes)" in caplog.text
+
+
+def test_sentences_that_lack_a_class_are_refused_before_anything_is_searched(folder, refused, tmp_path):
+    told = tmp_path / "told.json"
+    told.write_text(json.dumps({"cat": ["It purrs."]}))
+    words = ("--init", "tiny", "--data", folder, "--method.descriptions", told, "--out", tmp_path / "run")
+    assert "there is no class 'banana'" in refused("train", "proapo", *words)
+
+
 def test_what_it_learnt_does_not_hang_on_its_base_being_there(folder, diptych, tmp_path):
     run, moved = tmp_path / "run", tmp_path / "moved"
     diptych(

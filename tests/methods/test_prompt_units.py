@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from diptych.methods.prompt_units import prompts_of, starts, table, units_of
+from diptych.methods.prompt_units import starts, table, units_of
+from diptych.towers.prompt_sets import prompts
 
 
 def test_a_class_is_called_by_each_of_its_names_and_nothing_is_said_twice():
@@ -12,7 +13,7 @@ def test_a_class_is_called_by_each_of_its_names_and_nothing_is_said_twice():
         ("Ox", ""), ("bull", ""), ("Ox", "an Ox in a box."), ("Ox", "it is big."), ("bull", "an bull in a box."),
         ("bull", "it is big."),
     )  # fmt: skip
-    told = [prompt for unit in units for prompt in prompts_of(unit, ["a {}.", "{}"])]
+    told = [prompt for unit in units for prompt in prompts(unit, ["a {}.", "{}"])]
     assert len(set(told)) == len(told) == 12
 
 

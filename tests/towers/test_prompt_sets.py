@@ -1,5 +1,6 @@
 """Classes by sets of prompts: means of unit vectors, remembered as text, new names in the templates alone."""
 
+import json
 import logging
 
 import pytest
@@ -10,7 +11,12 @@ import diptych
 from diptych.errors import InputError
 from diptych.towers.prompt_sets import PromptSets
 
-PROMPTS = {"cat": ("a red cat.", "a cat in the top left.", "two cats."), "bus": ("a bus.",)}
+UNITS = {"cat": (("cat", "it is red."), ("kitten", ""), ("kitten", "two.")), "bus": (("bus", ""),)}
+SAID = {
+    "cat": ("a cat it is red.", "one cat. it is red.", "a kitten", "one kitten.", "a kitten two.", "one kitten. two."),
+    "bus": ("a bus", "one bus."),
+    "house": ("a house", "one house."),
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,7 @@ def tiny():
 @pytest.fixture
 def sets(tiny):
     made = PromptSets(tiny.encoder, tiny.tokenizer)
-    made.choose(["a {}", "one {}."], PROMPTS)
+    made.choose(["a {}", "one {}."], UNITS)
     return made
 
 
@@ -32,29 +38,30 @@ def slow(tiny, prompts):
 
 
 def test_a_class_is_the_mean_direction_of_its_prompts_however_many(sets, tiny):
-    sets.set_classes(["bus", "house", "cat"])
-    expected = [PROMPTS["bus"], ("a house", "one house."), PROMPTS["cat"]]
-    torch.testing.assert_close(sets.text_features(), torch.stack([slow(tiny, each) for each in expected]))
-    sets.choose(["a {}"], {"cat": PROMPTS["cat"][::-1]})
-    torch.testing.assert_close(sets.text_features()[2], slow(tiny, PROMPTS["cat"]))  # their order does not matter
+    names = ["bus", "house", "cat"]
+    sets.set_classes(names)
+    assert [sets.prompts_of(name) for name in names] == [SAID[name] for name in names]
+    torch.testing.assert_close(sets.text_features(), torch.stack([slow(tiny, SAID[name]) for name in names]))
+    sets.choose(["one {}.", "a {}"], {"cat": UNITS["cat"][::-1]})
+    torch.testing.assert_close(sets.text_features()[2], slow(tiny, SAID["cat"]))  # their order does not matter
 
 
 def test_it_is_kept_as_text_and_comes_back(sets, tiny):
     sets.set_classes(["bus", "cat"])
     fresh = PromptSets(tiny.encoder, tiny.tokenizer)
-    fresh.recall(sets.remember())
+    fresh.recall(json.loads(json.dumps(sets.remember())))
     assert fresh.classes == ("bus", "cat")
     assert torch.equal(fresh.text_features(), sets.text_features())
     assert fresh.remember() == sets.remember()
 
 
-def test_a_new_name_is_told_to_have_no_prompts_of_its_own(sets, caplog):
+def test_a_new_name_is_told_to_have_no_sentences(sets, caplog):
     with caplog.at_level(logging.WARNING):
         sets.set_classes(["cat", "bus"])
         assert not caplog.messages
         sets.set_classes(["cat", "house", "key"])
     [told] = caplog.messages
-    assert told == "no prompts were chosen for house, key (2 of 3 classes): the name stands in the templates alone"
+    assert told == "no sentences were chosen for house, key (2 of 3 classes): the name stands in the templates alone"
     sets.choose(["a {}"])
     caplog.clear()
     sets.set_classes(["house"])

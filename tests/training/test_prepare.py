@@ -194,6 +194,20 @@ def test_a_stage_that_does_not_descend_takes_no_step_and_is_logged(tmp_path):
     assert float(again.method.model.found) == 3  # it was finished, and is not begun anew
 
 
+def test_what_a_search_found_is_validated(tmp_path):
+    method, seen = make_method(), []
+    counting = Counting(method.config, method.make)
+    engine = make_engine(
+        tmp_path,
+        method=counting,
+        recipe={"ema": 0.9},  # of which there is nothing to average
+        validate=lambda module, done: {"val/found": seen.append((float(module.found), done)) or 1.0},
+    )
+    engine.run()
+    assert seen == [(3, 3)]
+    assert engine.delivered() is counting.model
+
+
 def test_a_signal_stops_a_search_which_is_begun_anew(tmp_path):
     method = make_method()
     engine = make_engine(tmp_path, method=Counting(method.config, method.make))

@@ -1,6 +1,7 @@
 """Tell what a model or run is: method, size, data, tokenizer, preprocessing, checksum."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,16 @@ def run(args: Namespace) -> None:
     if args.get("json"):
         show_json(facts)
         return
-    rows = [(name, _cell(value)) for name, value in facts.items() if value is not None]
+    kept = facts.pop("kept") or {}
+    rows = [(name, _cell(value)) for name, value in [*facts.items(), *_each(kept)] if value is not None]
     show_table(str(args.model), ("what", "value"), rows)
+
+
+def _each(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a model keeps, a row each; of what it keeps for each class, a row a class."""
+    for name, value in kept.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        yield from ((f"{name} {part}".strip(), each) for part, each in parts if each)
 
 
 def _where(folder: Path) -> str:
@@ -65,7 +74,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "identity": model.identity,
         "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
         "diptych": stored.get("diptych"),
-        **{name: value or None for name, value in stored.get("kept", {}).items()},  # classes, prompts that it found
+        "kept": stored.get("kept") or None,  # beside weights: classes, prompts that it found
     }
 
 

@@ -1,7 +1,6 @@
 """What may tell a class, in words: each of its names alone, and each sentence about it under each name.
 
-A unit is a name and a sentence, "" for the name alone. Its prompts are all templates with the name, and the sentence
-behind. Dimensions: C classes, K units of the class that has most, G sets.
+Units are those of `towers.prompt_sets`. Dimensions: C classes, K units of the class that has most, G sets.
 """
 
 import re
@@ -9,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Unit = tuple[str, str]
+from diptych.towers.prompt_sets import Unit
+
 SAMPLES = 16  # random starts of each kind
 
 
@@ -23,16 +23,6 @@ def units_of(name: str, sentences: Sequence[str] = (), synonyms: Sequence[str] =
     own = re.compile(rf"(?<!\w){re.escape(name.lower())}(?!\w)")
     told = [(called, own.sub(lambda _, by=called: by, text.lower())) for called in names for text in sentences]
     return tuple(dict.fromkeys([*((called, "") for called in names), *told]))
-
-
-def prompts_of(unit: Unit, templates: Sequence[str]) -> tuple[str, ...]:
-    """The prompts of a unit.
-
-    >>> prompts_of(("cat", "a cat has whiskers."), ["a {}.", "one {}."])
-    ('a cat. a cat has whiskers.', 'one cat. a cat has whiskers.')
-    """
-    name, sentence = unit
-    return tuple(f"{template.replace('{}', name)} {sentence}".strip() for template in templates)
 
 
 def table(units: Sequence[Sequence[Unit]]) -> tuple[np.ndarray, np.ndarray]:

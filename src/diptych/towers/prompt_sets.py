@@ -2,7 +2,8 @@
 
     t_c = unit( mean_k unit(text(p_ck)) )
 
-Dimensions: C classes, P prompts of all classes, E embedding.
+A unit is a name and a sentence, "" for the name alone; its prompts are all templates with the name, and the sentence
+behind. Dimensions: C classes, P prompts of all classes, E embedding.
 """
 
 import logging
@@ -17,45 +18,60 @@ from diptych.towers.classifier import Classifier, mean_directions
 from diptych.towers.dual import DualEncoder
 from diptych.towers.model import evaluating
 
+Unit = tuple[str, str]
+
 log = logging.getLogger(__name__)
 _CHUNK = 256  # prompts that are encoded at once
 
 
+def prompts(unit: Unit, templates: Sequence[str]) -> tuple[str, ...]:
+    """The prompts of a unit.
+
+    >>> prompts(("cat", "a cat has whiskers."), ["a {}.", "one {}."])
+    ('a cat. a cat has whiskers.', 'one cat. a cat has whiskers.')
+    """
+    name, sentence = unit
+    return tuple(f"{template.replace('{}', name)} {sentence}".strip() for template in templates)
+
+
 class PromptSets(Classifier):
-    """Templates that any name stands in, and prompts of their own for some classes, both as text. Nothing is trained.
+    """Templates that any name stands in, and for some classes units of their own, all as text. Nothing is trained.
 
     >>> import diptych
     >>> tiny = diptych.load("tiny")
     >>> sets = PromptSets(tiny.encoder, tiny.tokenizer)
-    >>> sets.choose(["a {}", "one {}"], {"cat": ["a cat in the top left."]})
+    >>> sets.choose(["a {}", "one {}"], {"cat": [("kitten", "it is red")]})
     >>> sets.set_classes(["bus", "cat"])
-    >>> [sets.prompts_of(name) for name in sets.classes], sets.text_features().shape
-    ([('a bus', 'one bus'), ('a cat in the top left.',)], torch.Size([2, 192]))
+    >>> [sets.prompts_of(name) for name in sets.classes]
+    [('a bus', 'one bus'), ('a kitten it is red', 'one kitten it is red')]
+    >>> sets.text_features().shape
+    torch.Size([2, 192])
     """
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}."):
         super().__init__(encoder, tokenizer, template)
         self.templates: tuple[str, ...] = (template,)
-        self.prompts: dict[str, tuple[str, ...]] = {}
+        self.units: dict[str, tuple[Unit, ...]] = {}
         self._vectors: Tensor | None = None
 
-    def choose(self, templates: Sequence[str], prompts: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Take templates, and the prompts of classes that have their own."""
+    def choose(self, templates: Sequence[str], units: Mapping[str, Sequence[Unit]] | None = None) -> None:
+        """Take templates, and the units of classes that have their own."""
         self.templates = tuple(templates)
-        self.prompts = {name: tuple(given) for name, given in (prompts or {}).items()}
+        self.units = {name: tuple(given) for name, given in (units or {}).items()}
         self._vectors = None
 
     def prompts_of(self, name: str) -> tuple[str, ...]:
-        """What tells a class: its own prompts, or its name in the templates."""
-        return self.prompts.get(name) or tuple(template.replace("{}", name) for template in self.templates)
+        """What tells a class: its units, or its name alone, in all templates."""
+        units = self.units.get(name, ((name, ""),))
+        return tuple(prompt for unit in units for prompt in prompts(unit, self.templates))
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes; a warning tells which have the templates alone, where others have prompts of their own."""
+        """Name the classes; a warning tells which have the templates alone, where others have units of their own."""
         super().set_classes(names)
-        plain = [name for name in self.classes if name not in self.prompts]
-        if self.prompts and plain:
+        plain = [name for name in self.classes if name not in self.units]
+        if self.units and plain:
             more = ", …" if len(plain) > 3 else ""
-            log.warning("no prompts were chosen for %s%s (%d of %d classes): the name stands in the templates alone",
+            log.warning("no sentences were chosen for %s%s (%d of %d classes): the name stands in the templates alone",
                         ", ".join(plain[:3]), more, len(plain), len(self.classes))  # fmt: skip
 
     def _name(self, classes: tuple[str, ...], rows: Sequence[Sequence[int]]) -> None:
@@ -76,14 +92,21 @@ class PromptSets(Classifier):
         if self._vectors is None or self._vectors.device != self.ids.device:
             sets = [self.prompts_of(name) for name in self.classes]
             with torch.inference_mode(False):  # so that they may meet gradients later
-                vectors = self.embed([prompt for prompts in sets for prompt in prompts])
-                self._vectors = mean_directions(vectors, [len(prompts) for prompts in sets])
+                vectors = self.embed([prompt for each in sets for prompt in each])
+                self._vectors = mean_directions(vectors, [len(each) for each in sets])
         return self._vectors
 
     def remember(self) -> dict[str, Any]:
-        prompts = {name: list(given) for name, given in self.prompts.items()}
-        return {**super().remember(), "templates": list(self.templates), "prompts": prompts}
+        by_name: dict[str, dict[str, list[str]]] = {}
+        for name, units in self.units.items():
+            for called, sentence in units:
+                by_name.setdefault(name, {}).setdefault(called, []).append(sentence)
+        return {**super().remember(), "templates": list(self.templates), "prompts": by_name}
 
     def recall(self, values: Mapping[str, Any]) -> None:
-        self.choose(values["templates"], values["prompts"])
+        units = {
+            name: [(called, sentence) for called, sentences in given.items() for sentence in sentences]
+            for name, given in values["prompts"].items()
+        }
+        self.choose(values["templates"], units)
         super().recall(values)

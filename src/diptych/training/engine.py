@@ -173,7 +173,8 @@ class Engine:
     def _run_stage(self, stage: Stage, saved: Any) -> None:
         recipe = replace(self.recipe, **stage.recipe)
         if not stage.descend:
-            self.feed.loaders(stage, recipe)  # which says what the data lack
+            whole = replace(recipe, batch_size=collectives.world_size())  # the recipe's batch means nothing here
+            self.feed.loaders(replace(stage, min_batch=1), whole)  # which says what the data lack
             self._prepare(stage)
             self._validate()
             self._end_stage()

@@ -126,11 +126,12 @@ def searched(change: Callable[[Method], None] | None = None, **config: Any) -> C
     """An arm: prompts that were searched for."""
 
     def arm(trial: Trial) -> dict[str, float]:
+        bank = "pictures" if trial.quick else "imagenet"
         settings = resolve(
             "proapo",
             {"train": trial.prelude["data"]},
             init="tiny",
-            config={"templates": "imagenet", "descriptions": trial.prelude["descriptions"], **config},
+            config={"templates": bank, "descriptions": trial.prelude["descriptions"], **config},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
@@ -144,11 +145,10 @@ def given(bank: str, described: bool = False) -> Callable[[Trial], dict[str, flo
 
     def arm(trial: Trial) -> dict[str, float]:
         tiny: Any = load("tiny")
-        sets, lot = PromptSets(tiny.encoder, tiny.tokenizer), templates(bank)
-        prompts = {kind.name: [f"{template.replace('{}', kind.name)} {sentence}" for template in lot
-                               for sentence in kind.sentences] for kind in kinds(trial.seed)}  # fmt: skip
-        sets.choose(lot, prompts if described else {})
-        sets.set_classes([kind.name for kind in kinds(trial.seed)])
+        sets, found = PromptSets(tiny.encoder, tiny.tokenizer), kinds(trial.seed)
+        units = {kind.name: [(kind.name, sentence) for sentence in kind.sentences] for kind in found}
+        sets.choose(templates(bank), units if described else {})
+        sets.set_classes([kind.name for kind in found])
         return measure(sets, trial)
 
     return arm
@@ -160,9 +160,8 @@ def measure(sets: PromptSets, trial: Trial) -> dict[str, float]:
     columns = [sets.classes.index(kind.name) for kind in found]
     rank = class_ranks(trial.prelude["vectors"] @ sets.text_features()[columns].T, trial.prelude["labels"])
     numbers = {"top1": float((rank <= 1).mean())}
-    if sets.prompts:
-        kept = [(kind, sentence) for kind in found for sentence in kind.sentences
-                if any(prompt.endswith(sentence) for prompt in sets.prompts_of(kind.name))]  # fmt: skip
+    if sets.units:
+        kept = [(kind, sentence) for kind in found for _, sentence in sets.units[kind.name] if sentence]
         false = sum(sentence in kind.false for kind, sentence in kept)
         numbers["false"] = false / len(kept) if kept else len(found[0].false) / len(found[0].sentences)
         numbers["kept"] = len(kept) / len(found)
@@ -179,8 +178,7 @@ def by_lot(method: Any) -> None:
     chosen = method.groups
 
     def groups(search: Any) -> list[np.ndarray]:
-        rng = generator(0, "proapo", "lot", len(method.units))
-        return [rng.permutation(len(method.units))[: len(group)] for group in chosen(search)]
+        return [search.rng.permutation(len(search.there))[: len(group)] for group in chosen(search)]
 
     method.groups = groups
 

@@ -41,10 +41,10 @@ from diptych.methods.evolution import Operators, Record, Room, evolve
 from diptych.methods.make import Make
 from diptych.methods.prompt_fitness import Judge, Scores, Weights, directions, tolerance
 from diptych.methods.prompt_search import Descriptions
-from diptych.methods.prompt_units import Unit, prompts_of, table, units_of
+from diptych.methods.prompt_units import table, units_of
 from diptych.rng import generator
 from diptych.towers.dual import DualEncoder
-from diptych.towers.prompt_sets import PromptSets
+from diptych.towers.prompt_sets import PromptSets, Unit, prompts
 
 card = {
     "title": "ProAPO: Progressively Automatic Prompt Optimization for Visual Classification",
@@ -66,7 +66,7 @@ class Config(ClassifyConfig):
     """
 
     templates: str = "imagenet"
-    types: Sequence[str] = ()
+    types: tuple[str, ...] = ()
     most: int | None = None
     descriptions: str | None = None
     synonyms: str | None = None
@@ -101,12 +101,11 @@ class ProAPO(Classify):
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        given = with_types([config.template, *templates(config.templates)], config.types)
-        self.library = tuple(dict.fromkeys(template.lower() for template in given))  # `template` is the first
         self.weights = Weights(top1=config.w1, top5=config.w5, alike=config.w_r, entropy=config.w_ce)
         self.operators = Operators()
+        self.library: tuple[str, ...] = ()
         self.units: tuple[tuple[Unit, ...], ...] = ()
-        self.register_buffer("of_templates", torch.zeros(len(self.library), dtype=torch.bool))
+        self.register_buffer("of_templates", torch.zeros(0, dtype=torch.bool))
         self.register_buffer("of_units", torch.zeros(0, 0, dtype=torch.bool))
 
     def build(self, encoder: DualEncoder) -> PromptSets:
@@ -119,11 +118,15 @@ class ProAPO(Classify):
         return found
 
     def meet(self, sources: Mapping[str, Source]) -> None:
-        """Take the class names, and what the files say of them. Raises InputError where a file lacks a class."""
+        """Take the class names, the templates, and what the files say of the classes: a model that is loaded needs none
+        of them. Raises InputError where a file lacks a class."""
         super().meet(sources)
         names = self.model.classes
         if not names:
             return  # there is no label, which is told with all that is missing
+        given = with_types([self.config.template, *templates(self.config.templates)], self.config.types)
+        self.library = tuple(dict.fromkeys(template.lower() for template in given))  # `template` is the first
+        self.of_templates = torch.zeros(len(self.library), dtype=torch.bool)
         nothing = ((),) * len(names)
         files = self.config.descriptions, self.config.synonyms
         told, called = (of_classes(path, names) if path else nothing for path in files)
@@ -134,12 +137,12 @@ class ProAPO(Classify):
         """The classifier with what was chosen, which a resumed run finds in the buffers."""
         if self.of_templates.any():
             chosen = [template for template, bit in zip(self.library, self.of_templates, strict=True) if bit]
-            prompts = {}
-            if self.of_units.any():
-                for name, units, bits in zip(self.model.classes, self.units, self.of_units.tolist(), strict=True):
-                    held = [unit for unit, bit in zip(units, bits, strict=False) if bit]
-                    prompts[name] = [prompt for unit in held for prompt in prompts_of(unit, chosen)]
-            self.model.choose(chosen, prompts)
+            held = {
+                name: [unit for unit, bit in zip(units, bits, strict=False) if bit]
+                for name, units, bits in zip(self.model.classes, self.units, self.of_units.tolist(), strict=True)
+                if any(bits)
+            }
+            self.model.choose(chosen, held)
         return self.model
 
     # ---- the search
@@ -176,8 +179,8 @@ class ProAPO(Classify):
         chosen = self.deliver().templates
         there, named = table(self.units)
         vectors = torch.zeros(*there.shape, self.model.encoder.embed_dim, device=run.device)
-        prompts = [prompts_of(unit, chosen) for units in self.units for unit in units]
-        vectors[torch.from_numpy(there)] = self._embed(prompts).mean(1)
+        texts = [prompts(unit, chosen) for units in self.units for unit in units]
+        vectors[torch.from_numpy(there)] = self._embed(texts).mean(1)
         search = Descriptions(self._judge(run), vectors, there, named, run.at.seed)
         groups = self.groups(search)
         operators = replace(self.operators, mutate=self.operators.mutate // 2)
