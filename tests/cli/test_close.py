@@ -48,7 +48,7 @@ def test_texts_alone_become_captions_of_pictures(places, diptych, tmp_path):
     assert "language_model" in told
     result = json.loads(diptych("evaluate", run, "--data", f"{SCENES}:texts=caption", "--suite", "captions,gap",
                                 "--json").out)  # fmt: skip
-    assert {"captions", "gap"} <= set(result["results"] if "results" in result else result)
+    assert {"captions", "gap"} <= set(result.get("results", result))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_every_task_is_a_matter_of_options(data, words, places, diptych, tmp_pat
     if "answer" in words:
         told = json.loads(diptych("evaluate", tmp_path / "run", "--data", f"{SCENES}:texts=question", "--suite",
                                   "answers", "--json").out)  # fmt: skip
-        numbers = (told["results"] if "results" in told else told)["answers"]
+        numbers = told.get("results", told)["answers"]
         assert 0 <= numbers["exact"] <= 1
 
 
@@ -92,7 +92,7 @@ def test_entailment_is_learnt_from_snli_and_asked_of_pictures(places, diptych, t
     for by, name in (("generate", "exact"), ("log_prob", "chosen")):
         told = json.loads(diptych("evaluate", tmp_path / "run", "--data", path, "--suite", "answers", "--by", by,
                                   "--json").out)  # fmt: skip
-        numbers = (told["results"] if "results" in told else told)["answers"]
+        numbers = told.get("results", told)["answers"]
         assert numbers["n"] == 24
         assert numbers[f"chance_{name}"] == pytest.approx(1 / 3)
 

@@ -100,8 +100,8 @@ def test_noise_hangs_on_places_alone():
     whole = next(iter(Loader(Toy(8), views, Shuffled(), 8, steps=9).epoch(0)))
     halves = [next(iter(Loader(Toy(8), views, Shuffled(), 8, steps=9, rank=rank, ranks=2).epoch(0))) for rank in (0, 1)]
     assert torch.equal(whole.fields["noise"], torch.cat([half.fields["noise"] for half in halves]))
-    many = torch.cat([torch.from_numpy(np.asarray(
-        NormalView(shape=(2, 5))(None, np.random.default_rng(seed), 0.1)["fields.normal"])) for seed in range(400)])  # fmt: skip
+    view = NormalView(shape=(2, 5))
+    many = torch.cat([view(None, np.random.default_rng(seed), 0.1)["fields.normal"] for seed in range(400)])
     assert float(many.mean()) == pytest.approx(0, abs=0.06)
     assert float(many.std()) == pytest.approx(1, abs=0.05)
 

@@ -29,7 +29,7 @@ def test_noise_turns_vectors_as_far_as_published(width, noise, cosine):
 
 
 def test_noise_is_larger_than_the_signal_at_every_width():
-    assert 0.08 * 512**0.5 == pytest.approx(1.810, abs=1e-3)
+    assert usual_noise(768) == pytest.approx(0.08)
     for width in (32, 192, 768):
         assert usual_noise(width) * width**0.5 == pytest.approx(2.217, abs=1e-3)
         assert gap("none", width).noise == usual_noise(width)

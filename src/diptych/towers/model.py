@@ -25,7 +25,7 @@ from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, mean_directions
-from diptych.towers.delivered import Delivered, Validation
+from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.mixture import Mixture

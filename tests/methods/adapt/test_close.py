@@ -61,7 +61,8 @@ def reference(made, batch):
     encoder, lm = model.encoder, model.lm
     for row in range(len(batch)):
         raw = [encoder.project_text(encoder.encode_text(ids[None, :n], n[None]).pooled)[0]
-               for ids, n in zip(batch.texts["source"].ids[row], batch.texts["source"].lengths[row], strict=True) if n]  # fmt: skip
+               for ids, n in zip(batch.texts["source"].ids[row], batch.texts["source"].lengths[row], strict=True)
+               if n]  # fmt: skip
         z = sum(raw) / len(raw)
         z = z / z.norm()
         z = z + gap.noise * batch.fields["noise"][row, 0].double()

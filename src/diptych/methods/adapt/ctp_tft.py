@@ -16,7 +16,7 @@ the classes, and that one contrastive loss trains both; every form here is ours.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,7 @@ class ClassAware(Conditional):
         self.ctp, self.tft = (Attention(E, heads, bias=False) for _ in range(2))
         self.norm = nn.LayerNorm(E)
         self.alpha = nn.Parameter(torch.tensor(1.0))
+        last: Any
         for last in (self.meta[2], self.tft.out):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
