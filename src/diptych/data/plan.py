@@ -4,12 +4,13 @@ A plan is a pure function of (source, seed, epoch, batch size). It gives the who
 slice of each, so the order depends on neither ranks nor workers, and an epoch meets every sample exactly once.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from diptych.data.sample import Source
+from diptych.data.sample import BadSample, Source
 from diptych.errors import InputError
 from diptych.rng import generator
 
@@ -82,6 +83,38 @@ class Distinct:
         for number in range(int(rounds.max()) + 1):
             batches += _even(order[rounds[order] == number], batch)
         return [batches[i] for i in generator(seed, "rounds", epoch).permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """Every batch has its share of each kind of sample, but for one or two.
+
+    `field` tells the kinds: "labels.NAME" by the values of a label, "images.NAME" by whether there is such a picture.
+    Each kind is shuffled and laid evenly over the epoch, from a random place on.
+    """
+
+    field: str
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
+        _check(source, batch)
+        kinds, rng = kinds_of(source, self.field), generator(seed, "plan", epoch)
+        places = np.empty(len(kinds))
+        for kind in np.unique(kinds):
+            mine = np.flatnonzero(kinds == kind)
+            places[rng.permutation(mine)] = (np.arange(len(mine)) + rng.random()) / len(mine)
+        return _even(np.argsort(places, kind="stable"), batch)
+
+
+def kinds_of(source: Source, field: str) -> np.ndarray:
+    """What a field, as `Stratified` takes it, says of every sample (N,); of a damaged one 0. Decodes no picture."""
+    group, _, name = field.partition(".")
+    if group == "labels":
+        return labels_of(source, name)
+    found = np.zeros(len(source), np.int64)
+    for index in range(len(source)):
+        with suppress(BadSample):
+            found[index] = name in source[index].images
+    return found
 
 
 def labels_of(source: Source, label: str) -> np.ndarray:

@@ -80,8 +80,10 @@ class Subject:
         sources: dict[str, Source] = {}
         for stage in method.stages():
             for stream in stage.streams:
-                reads = [name for view in method.views(stage, stream) for name in view.reads]
-                sources[stream] = Toy(48, [name for name in dict.fromkeys(reads) if name != without])
+                views = method.views(stage, stream)
+                reads = [name for view in views for name in view.reads]
+                lacked = [name for view in views for name in getattr(view, "optional", ())]
+                sources[stream] = Toy(48, [name for name in dict.fromkeys(reads) if name != without], lacked=lacked)
         return sources
 
 

@@ -164,8 +164,10 @@ class Engine:
     def _run_stage(self, stage: Stage, saved: Any) -> None:
         recipe = replace(self.recipe, **stage.recipe)
         if not stage.descend:
-            self._loaders(stage, recipe)  # which says what the data lack
+            self._streams(stage)  # which says what the data lack
             self._prepare(stage)
+            if self.average is not None:
+                self.average.update(1.0)  # what it found are buffers; averaged weights stay
             self._end_stage()
             return
         optim.freeze(self.method, stage.scale)
@@ -286,9 +288,9 @@ class Engine:
 
     # ---- data
 
-    def _loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
+    def _streams(self, stage: Stage) -> dict[str, Source]:
+        """The sources that a stage reads, by stream. Raises InputError where one is missing, or lacks a field."""
         sources = with_columns(self.sources, self.columns)
-        loaders = {}
         for stream in stage.streams:
             if stream not in sources:
                 raise InputError(
@@ -297,6 +299,11 @@ class Engine:
                 )
             views = self.method.views(stage, stream)
             require(sources[stream], [name for view in views for name in view.reads], self.method.name)
+        return {stream: sources[stream] for stream in stage.streams}
+
+    def _loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
+        loaders = {}
+        for stream, source in self._streams(stage).items():
             plan: Plan = stage.plan
             if recipe.batch_size < stage.min_batch:
                 raise InputError(
@@ -304,8 +311,8 @@ class Engine:
                     f"{self.method.name} needs; raise --batch-size"
                 )
             loaders[stream] = Loader(
-                sources[stream],
-                views,
+                source,
+                self.method.views(stage, stream),
                 plan,
                 recipe.batch_size,
                 seed=self.options.seed,

@@ -22,11 +22,12 @@ from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views.pictures import Augment, PictureView, place
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
+from diptych.data.views.visual import OwnPictureView, VisualView, is_visual
 from diptych.rng import generator
 
 __all__ = [
-    "ArrayView", "Augment", "LabelView", "PictureView", "SentenceView", "TextView", "VariedTextView", "View", "collate",
-    "look", "place", "sentences",
+    "ArrayView", "Augment", "LabelView", "OwnPictureView", "PictureView", "SentenceView", "TextView", "VariedTextView",
+    "View", "VisualView", "collate", "is_visual", "look", "place", "sentences",
 ]  # fmt: skip
 
 
@@ -34,7 +35,7 @@ class View(Protocol):
     """`view(sample, rng, progress)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C lists of ids} or
     {"fields.NAME": a number or tensor}. `progress` is the share of training that is done, None outside training.
     Where a view has the attribute `like`, it names what another view of the list gives, whose random choices it makes
-    again."""
+    again; `optional` are fields of `reads` that single samples may lack."""
 
     @property
     def reads(self) -> tuple[str, ...]: ...
