@@ -82,6 +82,9 @@ class TIPCLIP(Pairs):
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
         encoder = make.dual(scale=Temperature(1 / 0.07, clamp=(1.0, 100.0)))
+        if encoder.text is None or make.words is None:
+            raise InputError("visualness is of texts, and this model has no text tower or came without its tokenizer; "
+                             "start from one of pictures and texts")  # fmt: skip
         null = null_picture(encoder.image.preprocess, config.null_seed)
         self.delivered = Visualness(encoder, null, config.label)
         self.streams: Sequence[str] = STREAMS

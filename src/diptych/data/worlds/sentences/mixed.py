@@ -1,44 +1,44 @@
-"""Sentences about things of another world, in words that both kinds share: an abstract one holds something about them,
-a text that shows them gets phrases around it that say nothing.
+"""Two kinds of sentences about things of another world that have the same words: what is shown, and what is held of it.
 
-Half of these phrases hold words of what is held ("by right", "before long", "without any obligation"), and the verbs
-are theirs too. So no word alone tells the kinds apart, and neither does the length.
+    shown   "a red cat on grass that someone has no right to see", with or without "that"
+    held    "someone has no right to see a red cat on grass"
+
+Their order tells which is which: no word does, nor does the length, which phrases that say nothing fill up.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.data.worlds.sentences.grammar import _fill, _padding, _spell, abstract
+from diptych.data.worlds.sentences.grammar import fill, padding, spell
 from diptych.data.worlds.sentences.words import STANCES
 
-VERBS = ("expect", "explain", "know", "mind", "see", "hear of")
-"""What one can do with anything; each a word of the phrases."""
+AGENTS = ("someone", "everybody", "anybody", "one")
+VERBS = ("see", "expect", "explain", "know", "mind", "remember", "forget", "describe", "find", "mention")
 
 
-def _templates(wording: str) -> list[str]:
-    """The templates of a stance's wording that take a verb's infinitive alone."""
-    return [template for template in abstract(wording) if not {"Ving", "Ven"} & set(template.split())]
+def shown(thing: str, rng: np.random.Generator) -> str:
+    """A thing with a clause that holds something of it; without a capital and a full stop.
 
-
-TEMPLATES: dict[str, Sequence[str]] = {
-    name: [template for wording in wordings for template in _templates(wording)] for name, wordings in STANCES.items()
-}
-"""By stance."""
-
-
-def held(
-    agent: str, thing: str, place: str, rng: np.random.Generator, stances: Sequence[str] = tuple(TEMPLATES)
-) -> str:
-    """What someone may, must or hopes to do with a thing, affirmed or denied, as a row of words without a full stop.
-
-    >>> held("a red cat", "two keys", "on grass", np.random.default_rng(3))
-    'the worry is that there is a red cat who mind two keys on grass'
+    >>> shown("a red cat on grass", np.random.default_rng(2))
+    'a red cat on grass that someone has promised to explain'
     """
-    templates = TEMPLATES[stances[int(rng.integers(len(stances)))]]
-    template = templates[int(rng.integers(len(templates)))]
-    verb = VERBS[int(rng.integers(len(VERBS)))]
-    return _fill(template, {"A": agent, "O": thing, "V": verb, "@": place}, bool(rng.random() < 0.5))
+    clause = _clause("", rng)
+    return f"{thing} that {clause}" if rng.random() < 0.5 else f"{thing} {clause}"
+
+
+def held(thing: str, rng: np.random.Generator) -> str:
+    """The clause alone, with the thing in it: what someone may, must or hopes to do with it, affirmed or denied.
+
+    >>> held("a red cat on grass", np.random.default_rng(2))
+    'someone has promised to explain a red cat on grass'
+    """
+    return _clause(thing, rng)
+
+
+def _clause(thing: str, rng: np.random.Generator) -> str:
+    wordings = list(STANCES.values())[int(rng.integers(len(STANCES)))]
+    template = wordings[int(rng.integers(len(wordings)))].replace(" S", " A does V O").replace(" @", "")
+    parts = {"A": str(rng.choice(AGENTS)), "V": str(rng.choice(VERBS)), "O": thing}
+    return fill(template, parts, bool(rng.random() < 0.5)).strip()
 
 
 def padded(text: str, length: int, rng: np.random.Generator) -> str:
@@ -46,8 +46,7 @@ def padded(text: str, length: int, rng: np.random.Generator) -> str:
     capital and a full stop.
 
     >>> padded("a red cat on grass", 11, np.random.default_rng(0))
-    'In the end, a red cat on grass on purpose.'
+    'As it so happens, a red cat on grass anyway, apparently.'
     """
-    spare = max(0, length - len(text.split()))
-    before, after, aside = _padding(spare, rng)
-    return _spell([before, f"{text} {after}", aside])
+    before, after, aside = padding(max(0, length - len(text.split())), rng)
+    return spell([before, f"{text} {after}", aside])
