@@ -94,13 +94,13 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(diptych, ru
     assert called.code == 0, called
     visualness, retrieval = called.out.split("retrieval on ")
     assert "visual" in visualness.splitlines()[0]
-    for name in ("f1", "precision", "recall", "accuracy", "auroc", "threshold"):
+    for name in ("macro_f1", "macro_precision", "macro_recall", "accuracy", "auroc", "threshold"):
         assert name in visualness
     assert "no-picture" in retrieval
     assert "t2i_mrr" in retrieval
     plain = diptych("evaluate", "tiny", "--data", corpus / "auto.jsonl", "--train", corpus / "auto.jsonl",
                     "--suite", "visualness", "--json")  # fmt: skip
-    assert "f1" in json.loads(plain.out)["visualness"]
+    assert "macro_f1" in json.loads(plain.out)["visualness"]
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (64, 64), "red").save(tmp_path / "photos" / "a.png")
     assert diptych("embed", run, tmp_path / "photos", "--out", tmp_path / "emb").code == 0

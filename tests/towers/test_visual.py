@@ -1,7 +1,5 @@
 """Scores of texts by the NULL picture, and the threshold against all there are."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -84,9 +82,5 @@ def test_it_embeds_as_the_model_that_it_was_made_of_and_is_another(model):
 
 
 def test_the_null_picture_is_the_same_everywhere():
-    """Stored with a model, but a new one should find it again: by its sum, since numpy promises the stream."""
-    assert int(null_picture(Preprocess(size=224)).long().sum()) == SUM
-    assert math.isfinite(SUM)
-
-
-SUM = 0
+    """A model keeps its own, but other machines should give a new model the same one."""
+    assert int(null_picture(Preprocess(size=224)).long().sum()) == 19_217_250

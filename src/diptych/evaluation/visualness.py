@@ -3,9 +3,9 @@
     S(t) = 1 - <x_null, t>,      visual where S > threshold
 
 x_null is the NULL picture of a model that was trained with one, `model.null`; for any other that embeds it is the one
-of seed 0 (`towers.visual`). Which texts are visual is said by a label, or by whether their sample has a picture. F1,
-precision and recall are the means of both classes'; AUROC, of S, needs no threshold. What is left of retrieval is told
-by the suite `retrieval` on the same data, which leaves samples without a picture out.
+of seed 0 (`towers.visual`). Which texts are visual is said by a label, or by whether their sample has a picture. What
+is called macro is the mean of both classes; AUROC, of S, needs no threshold. What is left of retrieval is told by the
+suite `retrieval` on the same data, which leaves samples without a picture out.
 
 Source: Verma et al. 2023 (TIP-CLIP).
 """
@@ -55,7 +55,7 @@ def visualness(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`f1`, `precision`, `recall`, `accuracy` at the threshold, `auroc`, and what chance gives.
+    """`macro_f1`, `macro_precision`, `macro_recall`, `accuracy` at the threshold, `auroc`, and what chance gives.
 
     The threshold is the best on `train`, a source or its spec, else the model's own; without either AUROC alone is
     told. `label` is 1 for visual texts: visual or label, or the one named; without any, visual is what has a
@@ -86,7 +86,7 @@ def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = Non
     """The numbers of scores (N,) of texts, of those (N,) that are visual, and chance: a guess by the classes' shares,
     and for accuracy the larger class. Without a threshold AUROC alone.
 
-    >>> report(np.array([0.9, 0.8, 0.3, 0.6]), np.array([1, 1, 0, 0]), 0.5)["recall"]
+    >>> report(np.array([0.9, 0.8, 0.3, 0.6]), np.array([1, 1, 0, 0]), 0.5)["macro_recall"]
     0.75
     """
     with lab("visualness"):
@@ -100,7 +100,7 @@ def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = Non
         return found
     called = np.asarray(scores) > threshold
     precision, recall, f1, _ = precision_recall_fscore_support(given, called, average="macro", zero_division=0)
-    numbers = {"f1": f1, "precision": precision, "recall": recall}
+    numbers = {"macro_f1": f1, "macro_precision": precision, "macro_recall": recall}
     found = {name: float(value) for name, value in numbers.items()} | found  # type: ignore[arg-type]
     found |= {f"chance_{name}": 0.5 for name in numbers}
     found |= {"accuracy": float(accuracy_score(given, called))}

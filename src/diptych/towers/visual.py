@@ -116,7 +116,7 @@ class TextVisualness(Model):
         super().__init__(visual.encoder, tokenizer, preprocess, name=name)
         self.visual = visual
         label = {} if visual.label is None else {"label": visual.label}
-        self.validation = Validation("visualness", ("auroc", "f1"), label)
+        self.validation = Validation("visualness", ("auroc", "macro_f1"), label)
 
     @classmethod
     def of(cls, model: Model, seed: int = 0) -> "TextVisualness":
@@ -149,7 +149,7 @@ class TextVisualness(Model):
                              "about; calibrate it on some whose kind is known, or give one")  # fmt: skip
         return self.score(texts, **how) > threshold
 
-    def calibrate(self, texts: Sequence[str], visual: Sequence[bool], **how: Any) -> float:
+    def calibrate(self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **how: Any) -> float:
         """Find the threshold by texts of which it is known whether they are visual, and keep it (`best_threshold`)."""
         if len(texts) != len(visual):
             raise InputError(f"{len(texts)} texts and {len(visual)} truths do not fit; give one for each")

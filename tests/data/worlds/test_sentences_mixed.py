@@ -29,7 +29,7 @@ def test_no_word_tells_the_kinds_apart():
     count = {kind: Counter() for kind in (shown, held)}
     for seed in range(4000):
         kind, rng = (shown, held)[seed % 2], np.random.default_rng(seed)
-        count[kind].update(set(words(padded(kind(THING, rng), 20, rng))))
+        count[kind].update(set(words(padded(kind(THING, rng), (20,), rng))))
     for word, times in (count[shown] + count[held]).items():
         if times >= 100:
             assert 0.2 < count[shown][word] / times < 0.8, word
@@ -39,22 +39,16 @@ def test_no_word_tells_the_kinds_apart():
 def test_sentences_are_as_long_as_asked(length):
     for seed in range(100):
         for kind in (shown, held):
-            text = padded(kind(THING, np.random.default_rng(seed)), length, np.random.default_rng(seed))
+            text = padded(kind(THING, np.random.default_rng(seed)), (length,), np.random.default_rng(seed))
             assert len(text.split()) == length
             assert text[0].isupper()
             assert text.endswith(".")
-    assert len(padded("a long text that has more words than that already", 3, np.random.default_rng(0)).split()) == 10
+    long = "a long text that has more words than that already"
+    assert len(padded(long, (3,), np.random.default_rng(0)).split()) == 10
 
 
 def test_all_that_is_held_comes_affirmed_and_denied():
     found = {held(THING, np.random.default_rng(seed)) for seed in range(3000)}
-    for part in (
-        "has the right",
-        "has no right",
-        "people long",
-        "nobody longs",
-        "there is a chance",
-        "there is no chance",
-    ):
+    for part in ("has the right", "has no right", "people long", "nobody longs", "is a chance", "is no chance"):
         assert any(part in text for text in found), part
     assert not any(re.search(r"[|@]|\b[AOVS]\b", text) for text in found)

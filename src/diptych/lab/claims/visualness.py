@@ -87,17 +87,13 @@ class Writer:
         path = self.folder / f"{self.next}.png"
         self.world.example(scene, path.stem).images["main"].decode().save(path)
         text, image = self._said(scene), f"{self.folder.name}/{path.name}"
-        said = padded(shown(text, self.rng), int(self.rng.choice(LENGTHS)), self.rng)
+        said = padded(shown(text, self.rng), LENGTHS, self.rng)
         return scene, {"text": said, "image": image, "label": 1, "plain": text}
 
     def other(self, about: Scene | None = None) -> Row:
         """A sentence that holds something of what a scene shows."""
-        text = self._said(about or self.scene())
-        return {
-            "text": padded(held(text, self.rng), int(self.rng.choice(LENGTHS)), self.rng),
-            "image": None,
-            "label": 0,
-        }
+        said = held(self._said(about or self.scene()), self.rng)
+        return {"text": padded(said, LENGTHS, self.rng), "image": None, "label": 0}
 
     def _said(self, scene: Scene) -> str:
         """A caption that is no sentence of its own."""
@@ -185,7 +181,7 @@ def measure(model: Any, trial: Trial, rated: bool) -> dict[str, float]:
     source = open_source(trial.prelude["test"])
     told = evaluate(model, source, ["visualness", "retrieval"])
     plain = evaluate(model, source, ["retrieval"], role="plain")["retrieval"]
-    found = {name: told["visualness"][name] for name in ("f1", "auroc")}
+    found = {"f1": told["visualness"]["macro_f1"], "auroc": told["visualness"]["auroc"]}
     found |= {"mrr": told["retrieval"]["t2i_mrr"], "mrr_plain": plain["t2i_mrr"]}
     if rated:
         known = ratings()
@@ -202,7 +198,7 @@ def judged(trial: Trial, score: Callable[[Sequence[str]], np.ndarray]) -> dict[s
     found = report(score(test[0]), test[1], threshold)
     visual = int(test[1].sum())
     chance = float((1 / np.arange(1, visual + 1)).sum() / visual)
-    return {"f1": found["f1"], "auroc": found["auroc"], "mrr": chance, "mrr_plain": chance}
+    return {"f1": found["macro_f1"], "auroc": found["auroc"], "mrr": chance, "mrr_plain": chance}
 
 
 def learnt_from(trial: Trial) -> tuple[list[str], np.ndarray]:

@@ -161,8 +161,8 @@ class TIPCLIP(Pairs):
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         """CLIP's loss; how far it is above its floor is logged beside it, since with many NULL rows that is most."""
-        losses, visual = super().loss(features, batch, at), batch.fields["visual"]
-        assert isinstance(visual, Tensor)
+        losses = super().loss(features, batch, at)
+        visual: Any = batch.fields["visual"]
         told = {"above_floor": losses.total.detach() - floor(self.groups(visual)), "visual": visual.float().mean()}
         return replace(losses, logged={**losses.logged, **told})
 

@@ -6,6 +6,8 @@
 Their order tells which is which: no word does, nor does the length, which phrases that say nothing fill up.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diptych.data.worlds.sentences.grammar import fill, padding, spell
@@ -41,12 +43,13 @@ def _clause(thing: str, rng: np.random.Generator) -> str:
     return fill(template, parts, bool(rng.random() < 0.5)).strip()
 
 
-def padded(text: str, length: int, rng: np.random.Generator) -> str:
-    """The text with phrases that say nothing before and behind it, `length` words long where it was shorter, with a
-    capital and a full stop.
+def padded(text: str, lengths: Sequence[int], rng: np.random.Generator) -> str:
+    """The text with phrases that say nothing before and behind it, as long as one of `lengths` in words where it was
+    shorter, with a capital and a full stop.
 
-    >>> padded("a red cat on grass", 11, np.random.default_rng(0))
+    >>> padded("a red cat on grass", (11,), np.random.default_rng(0))
     'As it so happens, a red cat on grass anyway, apparently.'
     """
+    length = lengths[int(rng.integers(len(lengths)))]
     before, after, aside = padding(max(0, length - len(text.split())), rng)
     return spell([before, f"{text} {after}", aside])
