@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.plan import Distinct, Having, Shuffled, Together, labels_of
+from diptych.data.plan import Distinct, Having, Shuffled, Stratified, Together, kinds_of, labels_of
 from diptych.data.sample import BadSample, Field
 from diptych.errors import InputError
 from diptych.testing import Toy
@@ -109,3 +109,29 @@ def test_having_reads_nothing_where_all_have_the_picture_and_refuses_where_none_
         Having("reference")(Some(1), 0, 0, 1)
     with pytest.raises(InputError, match="batch size 17 is larger than the 16 samples of toy"):
         Having("reference")(Some(24), 0, 0, 17)
+
+
+@given(count=st.integers(6, 90), batch=st.integers(2, 30), epoch=st.integers(0, 3), seed=st.integers(0, 3))
+def test_stratified_gives_every_batch_its_share_of_each_kind(count, batch, epoch, seed):
+    if batch > count:
+        return
+    source = Toy(count, ["images.main", "texts.caption"], lacked=["images.main"])
+    pictured = np.array(["main" in source[index].images for index in range(count)])
+    assert kinds_of(source, "images.main").tolist() == pictured.tolist()
+    batches = Stratified("images.main")(source, seed, epoch, batch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    for each in batches:
+        assert len(each) <= batch
+        assert abs(pictured[each].sum() - pictured.mean() * len(each)) <= 2
+
+
+def test_stratified_by_a_label_shuffles_each_kind_anew():
+    source = Toy(64, ["labels.colour"])
+    first, second = (np.concatenate(Stratified("labels.colour")(source, 0, epoch, 16)) for epoch in (0, 1))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, np.concatenate(Stratified("labels.colour")(source, 0, 0, 16)))
+    colours = labels_of(source, "colour")
+    for each in Stratified("labels.colour")(source, 0, 0, 16):
+        assert np.bincount(colours[each], minlength=8).min() >= 1
+    with pytest.raises(InputError, match="no label 'size'"):
+        Stratified("labels.size")(source, 0, 0, 16)

@@ -1,36 +1,49 @@
-"""Make data of any size from a world, look at samples of it on a page, or filter noisy pairs of any source.
+"""Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any source, or label the
+sentences of documents.
 
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which every command reads
 (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data scenes:count=5000`). A run of `make` that was stopped
 goes on where it was. `filter` drops pairs by ALIGN's rules of frequency, and writes a list that is read in place of
-the source (`--data kept:FILE`).
+the source (`--data kept:FILE`). `label` tells by a model which sentences of a page speak of one of its pictures, and
+writes a table that `diptych train visualness` reads.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.cli._model import MODELS, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
 from diptych.errors import InputError, unknown
 
 GROUP = "Look up"
-USAGE = "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz"
+USAGE = (
+    "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
+    "label SOURCE --model MODEL --out labels.jsonl"
+)
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
     "diptych data show scenes:edits=all:styles=seen --out page.html",
     "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
+    "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
 )
 _SHOWN, _COUNT = 12, 1000
 _OPTIONS = {  # what goes with each word
     "make": ("count", "seed", "start", "shard"),
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test"),
+    "label": ("model", "positive", "negative", "page", "role"),
 }
+_OF_SOURCES = ("filter", "label")  # of any source, not of worlds alone
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "what", help="make (tar shards), show (a page of samples) or filter (a list of what to keep)")
+    parser.option(
+        "What",
+        "what",
+        help="make (tar shards), show (a page of samples), filter (a list of what to keep) or label (a table)",
+    )
     parser.option(
         "What", "world", help="a world with its options, such as scenes or scenes:size=96:seed=1; or a source"
     )
@@ -42,24 +55,28 @@ def add(parser: Parser) -> None:
     parser.option("How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out")
     parser.option("How", "--test", metavar="SOURCE", action="append",
                   help="filter drops pictures that it shows, or that look alike; may be given again")  # fmt: skip
-    parser.option("How", "--role", metavar="ROLE", help="the texts that filter looks at (default: caption)")
+    parser.option("How", "--role", metavar="ROLE", help="the texts that filter or label looks at (default: caption)")
+    parser.option("How", "--model", metavar="MODEL", help=f"label: by {MODELS}")
+    parser.option("How", "--positive", metavar="X|N%", help="label: visual above this cosine, or the top share (1%%)")
+    parser.option("How", "--negative", metavar="X|N%", help="label: not visual below it, or the bottom share (5%%)")
+    parser.option("How", "--page", metavar="FIELD", help="label: what samples of one page share (default: page_id)")
 
 
 def run(args: Namespace) -> None:
     if args.what not in _OPTIONS:
         raise unknown("word behind `diptych data`", args.what or "", _OPTIONS)
     if not args.world:
-        what = "source" if args.what == "filter" else "world"
+        what = "source" if args.what in _OF_SOURCES else "world"
         raise InputError(f"diptych data {args.what} has no {what}; name one, such as scenes")
     if "out" not in args:
         raise InputError(f"diptych data {args.what} has nowhere to write; give --out")
-    for name in ("count", "seed", "start", "shard", "rules", "role", "test"):
+    for name in dict.fromkeys(name for options in _OPTIONS.values() for name in options):
         if name in args and name not in _OPTIONS[args.what]:
             others = [what for what, options in _OPTIONS.items() if name in options]
             raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
     out = Path(args.out)
-    if args.what == "filter":
-        _filter(args, out)
+    if args.what in _OF_SOURCES:
+        (_filter if args.what == "filter" else _label)(args, out)
         return
     source = _open(args)
     if args.what == "make":
@@ -101,6 +118,35 @@ def _filter(args: Namespace, out: Path) -> None:
     if found.damaged:
         print(f"{len(found.damaged):,} samples cannot be read and are left out; `diptych check` tells which")
     print(f"{out} lists what is kept; read it as kept:{out}")
+
+
+def _label(args: Namespace, out: Path) -> None:
+    """Write the table of labelled sentences, and show how many there are of each kind."""
+    from diptych.data.pages import label, write
+    from diptych.data.sources import open_source
+
+    if out.suffix != ".jsonl":
+        raise InputError(f"{out}: the labelled sentences are a .jsonl file; give --out {out.with_suffix('.jsonl')}")
+    if "model" not in args:
+        raise InputError(f"diptych data label has no model to compare with; name {MODELS} with --model")
+    source = open_source(args.world)
+    settings = {name: args[name] for name in ("positive", "negative", "page", "role") if name in args}
+    model = load_model(args.model)
+    with progress("comparing") as report:
+        found = label(source, model, progress=report, **settings)
+    count = write(found, source, out)
+    total = len(found.texts)
+    between = ~(found.visual | found.other)
+    kinds = {"visual": (found.visual, f"above {found.positive:.3f}"),
+             "not": (found.other, f"below {found.negative:.3f}"), "left out": (between, "between")}  # fmt: skip
+    rows = [(name, f"{int(which.sum()):,}", f"{which.mean():.1%}", told) for name, (which, told) in kinds.items()]
+    show_table(f"{args.world}: {total:,} sentences of {len(set(found.pages)):,} pages",
+               ("kind", "sentences", "of all", "cosine"), rows)  # fmt: skip
+    if found.alone:
+        print(f"{found.alone:,} pages have no picture and are left out")
+    if found.damaged:
+        print(f"{len(found.damaged):,} samples cannot be read whole; `diptych check` tells which")
+    print(f"{out} holds {count:,} sentences; train with: diptych train visualness --init MODEL --data {out} --out RUN")
 
 
 def _open(args: Namespace) -> Any:

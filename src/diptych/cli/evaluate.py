@@ -47,7 +47,7 @@ def add(parser: Parser) -> None:
     parser.option(some, "--keep-reference", type=bool, help="composed: the reference is one of the wrong pictures")
     parser.option(some, "--flag", metavar="LABEL", help="flags: what marks a wrong pair (default: noise)")
     parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
-    parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from")
+    parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from; visualness: its threshold")
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(some, "--features", type=Literal["embedding", "projected", "pooled"], metavar="KIND",
                   help="probe, factors: embedding (default), projected but not unit, or pooled before")  # fmt: skip
@@ -135,6 +135,7 @@ _COUNTS = {  # numbers that stand above the table, and what they count
     "classes_seen": "classes with pictures",
     "pairs": "pairs",
     "flagged": "flagged",
+    "visual": "visual",
 }
 _OF = {  # what `n` counts where it is not pictures
     "answers": "questions",
@@ -148,6 +149,7 @@ _OF = {  # what `n` counts where it is not pictures
     "hard_negatives": "wrong texts",
     "sts": "pairs",
     "text_retrieval": "queries",
+    "visualness": "texts",
 }
 
 

@@ -4,6 +4,7 @@ A plan is a pure function of (source, seed, epoch, batch size). It gives the who
 slice of each, so the order depends on neither ranks nor workers, and an epoch meets every sample exactly once.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -128,6 +129,38 @@ class _Rows:
     def keys(self) -> list[str]:
         keys = self.source.keys()
         return [keys[int(row)] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """Every batch has its share of each kind of sample, but for one or two.
+
+    `field` tells the kinds: "labels.NAME" by the values of a label, "images.NAME" by whether there is such a picture.
+    Each kind is shuffled and laid evenly over the epoch, from a random place on.
+    """
+
+    field: str
+
+    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
+        _check(source, batch)
+        kinds, rng = kinds_of(source, self.field), generator(seed, "plan", epoch)
+        places = np.empty(len(kinds))
+        for kind in np.unique(kinds):
+            mine = np.flatnonzero(kinds == kind)
+            places[rng.permutation(mine)] = (np.arange(len(mine)) + rng.random()) / len(mine)
+        return _even(np.argsort(places, kind="stable"), batch)
+
+
+def kinds_of(source: Source, field: str) -> np.ndarray:
+    """What a field, as `Stratified` takes it, says of every sample (N,); of a damaged one 0. Decodes no picture."""
+    group, _, name = field.partition(".")
+    if group == "labels":
+        return labels_of(source, name)
+    found = np.zeros(len(source), np.int64)
+    for index in range(len(source)):
+        with suppress(BadSample):
+            found[index] = name in source[index].images
+    return found
 
 
 def labels_of(source: Source, label: str) -> np.ndarray:

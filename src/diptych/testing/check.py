@@ -80,11 +80,14 @@ class Subject:
     def sources(self, method: Method, without: str | None = None) -> dict[str, Source]:
         """Toys that give what each stream of each stage reads."""
         reads: dict[str, dict[str, None]] = {}
+        lacked: dict[str, list[str]] = {}
         for stage in method.stages():
             for stream in stage.streams:
-                names = (name for view in method.views(stage, stream) for name in view.reads if name != without)
+                views = method.views(stage, stream)
+                names = (name for view in views for name in view.reads if name != without)
                 reads.setdefault(stream, {}).update(dict.fromkeys(names))
-        return {stream: Toy(48, list(names)) for stream, names in reads.items()}
+                lacked.setdefault(stream, []).extend(name for view in views for name in getattr(view, "optional", ()))
+        return {stream: Toy(48, list(names), lacked=lacked[stream]) for stream, names in reads.items()}
 
 
 def narrower(spec: str, factor: int) -> Spec:

@@ -42,7 +42,8 @@ class Drawn:
 
 
 class Toy:
-    """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`, `labels.NAME`, `boxes`).
+    """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`, `labels.NAME`, `boxes`); of
+    those that are `lacked`, pictures, every third sample has none.
 
     >>> Toy(2, ["texts.caption"])[1].captions()
     ['a orange circle on the left']
@@ -50,9 +51,13 @@ class Toy:
 
     name = "toy"
 
-    def __init__(self, count: int = 64, fields: Sequence[str] = ("images.main", "texts.caption"), size: int = 32):
+    def __init__(
+        self, count: int = 64, fields: Sequence[str] = ("images.main", "texts.caption"), size: int = 32,
+        lacked: Sequence[str] = (),
+    ):  # fmt: skip
         assert count <= len(_COLOURS) * len(_SHAPES) * len(_PLACES), "there are only 128 different drawings"
-        self.count, self.fields, self.size = count, tuple(fields), size
+        assert all(name.startswith("images.") for name in lacked), "only pictures may be lacked"
+        self.count, self.fields, self.size, self.lacked = count, tuple(fields), size, frozenset(lacked)
 
     def __len__(self) -> int:
         return self.count
@@ -63,14 +68,19 @@ class Toy:
     def schema(self) -> Schema:
         kinds = {"images": "image", "texts": "text", "labels": "int", "boxes": "box"}
         return {
-            name: Field(kind=kinds[name.split(".")[0]], classes=_COLOURS if name.startswith("labels.") else ())
+            name: Field(
+                kind=kinds[name.split(".")[0]],
+                optional=name in self.lacked,
+                classes=_COLOURS if name.startswith("labels.") else (),
+            )
             for name in self.fields
         }
 
     def __getitem__(self, index: int) -> Sample:
         colour, shape, place = index % 8, index // 8 % 4, index // 32 % 4
         words = f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
-        named = [name.split(".", 1) for name in self.fields if "." in name]
+        held = self.fields if index % 3 else [name for name in self.fields if name not in self.lacked]
+        named = [name.split(".", 1) for name in held if "." in name]
         return Sample(
             key=f"{index:03d}",
             source=self.name,

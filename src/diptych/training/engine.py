@@ -173,9 +173,10 @@ class Engine:
     def _run_stage(self, stage: Stage, saved: Any) -> None:
         recipe = replace(self.recipe, **stage.recipe)
         if not stage.descend:
-            whole = replace(recipe, batch_size=collectives.world_size())  # the recipe's batch means nothing here
-            self.feed.loaders(replace(stage, min_batch=1), whole)  # which says what the data lack
+            self.feed.streams(stage)  # which says what the data lack
             self._prepare(stage)
+            if self.average is not None:
+                self.average.update(1.0)  # what it found are buffers; averaged weights stay
             self._validate()
             self._end_stage()
             return

@@ -8,7 +8,6 @@ import torch
 
 from diptych import collectives
 from diptych.data.loader import Loader, require
-from diptych.data.plan import Plan
 from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.methods.base import Method, Recipe, Stage
@@ -31,19 +30,24 @@ class Feed:
         """The streams' sources, with the columns that there are."""
         return with_columns(self.given, self.columns)
 
-    def loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
-        """One for each stream of a stage, all of as many steps. Raises InputError for what the data lack."""
-        sources, loaders = self.sources, {}
+    def streams(self, stage: Stage) -> dict[str, Source]:
+        """What a stage reads, by stream. Raises InputError where one is missing, or lacks a field."""
+        found = {}
         for stream in stage.streams:
-            if stream not in sources:
+            if stream not in self.given:
                 raise InputError(
                     f"stage {stage.name!r} of {self.method.name} reads the stream {stream!r}; "
                     f"give it with --data {stream}=SOURCE"
                 )
+            found[stream] = self.method.samples(stage, stream, self.sources[stream])
             views = self.method.views(stage, stream)
-            source = self.method.samples(stage, stream, sources[stream])
-            require(source, [name for view in views for name in view.reads], self.method.name)
-            plan: Plan = stage.plan
+            require(found[stream], [name for view in views for name in view.reads], self.method.name)
+        return found
+
+    def loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
+        """One for each stream of a stage, all of as many steps. Raises InputError for what the data lack."""
+        loaders = {}
+        for stream, source in self.streams(stage).items():
             if recipe.batch_size < stage.min_batch:
                 raise InputError(
                     f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
@@ -51,8 +55,8 @@ class Feed:
                 )
             loaders[stream] = Loader(
                 source,
-                views,
-                plan,
+                self.method.views(stage, stream),
+                stage.plan,
                 recipe.batch_size,
                 seed=self.options.seed,
                 workers=self.options.workers,

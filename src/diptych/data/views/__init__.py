@@ -25,12 +25,13 @@ from diptych.data.views.noise import NoiseView, NormalView
 from diptych.data.views.pictures import Augment, PictureView, place
 from diptych.data.views.tasks import Task, TaskView
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
+from diptych.data.views.visual import OwnPictureView, VisualView, is_visual
 from diptych.rng import generator
 
 __all__ = [
-    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "NormalView", "PictureView", "SentenceView", "Task",
-    "TaskView", "TextView",
-    "VariedTextView", "View", "collate", "look", "place", "sentences",
+    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "NormalView", "OwnPictureView", "PictureView",
+    "SentenceView", "Task", "TaskView", "TextView", "VariedTextView", "View", "VisualView", "collate", "is_visual", "look",
+    "place", "sentences",
 ]  # fmt: skip
 
 
@@ -38,7 +39,7 @@ class View(Protocol):
     """`view(sample, rng, progress)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C lists of ids} or
     {"fields.NAME": a number or tensor}. `progress` is the share of training that is done, None outside training.
     Where a view has the attribute `like`, it names what another view of the list gives, whose random choices it makes
-    again."""
+    again; `optional` are fields of `reads` that single samples may lack."""
 
     @property
     def reads(self) -> tuple[str, ...]: ...

@@ -112,11 +112,11 @@ def write(meaning: Meaning, words: Wordings, rng: np.random.Generator) -> str:
             plain = short or not templates[at].startswith(("A ", "O "))  # clefts have a "who" or "that" of their own
             parts = _parts(meaning, words, articles, relative if not plain else (False, False))
             parts["@"] = " ".join(phrases[len(front) :])
-            core = _fill(templates[at], parts, meaning.negative)
+            core = fill(templates[at], parts, meaning.negative)
             spare = length - sum(len(part.split()) for part in (*front, core))
             if spare >= 0:
-                before, after, aside = _padding(spare, rng)
-                return _spell([before, *front, f"{core} {after}", aside])
+                before, after, aside = padding(spare, rng)
+                return spell([before, *front, f"{core} {after}", aside])
     raise AssertionError(f"no template is short enough for {length} words: {meaning}")
 
 
@@ -144,7 +144,7 @@ def _noun(noun: str | None, pronoun: str, attribute: str | None, article: str, r
     return f"{article} {attribute} {noun}" if attribute else f"{article} {noun}"
 
 
-def _fill(template: str, parts: dict[str, str], negative: bool) -> str:
+def fill(template: str, parts: dict[str, str], negative: bool) -> str:
     """The template with its signs replaced."""
     signs = (sign.split("|")[-1 if negative else 0] for sign in template.split())
     return " ".join(parts.get(sign, sign) for sign in signs)
@@ -168,7 +168,7 @@ def _splits(spare: int) -> list[tuple[int, ...]]:
     return [sizes for sizes in itertools.product(*_by_length()) if sum(sizes) == spare]
 
 
-def _padding(spare: int, rng: np.random.Generator) -> list[str]:
+def padding(spare: int, rng: np.random.Generator) -> list[str]:
     """Empty phrases of `spare` words together, no two alike: before, after, aside."""
     splits = _splits(spare)
     chosen: list[str] = []
@@ -178,7 +178,7 @@ def _padding(spare: int, rng: np.random.Generator) -> list[str]:
     return chosen
 
 
-def _spell(parts: Sequence[str]) -> str:
+def spell(parts: Sequence[str]) -> str:
     """Parts joined by commas, `an` before vowels, a capital and a full stop."""
     words = ", ".join(part.strip() for part in parts if part).split()
     for at in range(len(words) - 1):

@@ -1,0 +1,92 @@
+"""Tell which texts speak of what can be seen, by a model that was trained with `visualness`.
+
+Larger scores are more visual, and texts above the threshold are called so. It is the run's own, or the best on texts of
+your own whose kind is known (--val), or the one that you give.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._model import add_precision, add_weights, load_model
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress, show_json, show_table
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "RUN 'a text' | RUN TEXTS.txt [options]"
+EXAMPLES = (
+    "diptych visual runs/visual 'two dogs on a beach'",
+    "diptych visual runs/visual sentences.txt --json",
+    "diptych visual runs/visual sentences.txt --val labelled.jsonl --label label",
+)
+_SHOWN = 40  # texts in the table
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help="a RUN of visualness; with --val any model that embeds")
+    parser.option("What", "texts", help="a text in quotes, or a .txt file with one a line")
+    parser.option("How", "--threshold", type=float, metavar="X", help="in place of the run's own")
+    parser.option("How", "--val", metavar="SOURCE", help="texts whose kind is known, to find the threshold by")
+    parser.option("How", "--label", help="of --val: 1 for visual texts (default: visual, label, or what has a picture)")
+    parser.option("How", "--role", help="of --val: role of the texts (default: caption)")
+    parser.option("More", "--json", type=bool, help="JSON, of all texts, in place of a table")
+    add_precision(parser)
+    add_weights(parser)
+
+
+def run(args: Namespace) -> None:
+    if not args.model or not args.texts:
+        raise InputError("diptych visual has no model or no texts; write diptych visual RUN 'a text', or a .txt file")
+    if "threshold" in args and "val" in args:
+        raise InputError("--threshold and --val both say the threshold; leave one out")
+    if loose := [name for name in ("label", "role") if name in args and "val" not in args]:
+        raise InputError(f"--{loose[0]} is of the texts of --val; name them, or leave it out")
+    texts = _texts(args.texts)
+    model = _model(args)
+    with progress("scoring") as report:
+        scores = model.score(texts, progress=report).tolist()
+    threshold = args.get("threshold", model.threshold)
+    if threshold is None:
+        raise InputError(f"{args.model} has no threshold; find it by texts whose kind is known, --val SOURCE, or give "
+                         "--threshold")  # fmt: skip
+    told = [{"text": text, "score": score, "visual": score > threshold}
+            for text, score in zip(texts, scores, strict=True)]  # fmt: skip
+    if args.get("json"):
+        show_json({"model": args.model, "threshold": threshold, "texts": told})
+        return
+    rows = [(each["text"], each["score"], "yes" if each["visual"] else "no") for each in told[:_SHOWN]]
+    more = f"; and {len(told) - _SHOWN:,} more, --json tells all" if len(told) > _SHOWN else ""
+    count = sum(each["visual"] for each in told)
+    note = f"{count:,} of {len(told):,} are above {threshold:.3f}{more}"
+    show_table(f"{args.texts} by {args.model}", ("text", "score", "visual"), rows, note)
+
+
+def _model(args: Namespace) -> Any:
+    """The model, with its threshold found anew where texts are given for it."""
+    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    if not hasattr(model, "score"):
+        if "val" not in args:
+            raise InputError(f"{args.model} was not trained with visualness, so it knows no threshold; train it with "
+                             "`diptych train visualness`, or give --val SOURCE")  # fmt: skip
+        from diptych.towers.visual import TextVisualness
+
+        model = TextVisualness.of(model)
+    if "val" in args:
+        from diptych.data.sources import open_source
+        from diptych.evaluation.visualness import labelled
+
+        model.calibrate(*labelled(open_source(args.val), role=args.get("role"), label=args.get("label")))
+    return model
+
+
+def _texts(given: str) -> list[str]:
+    """One text, or those of a file, one a line."""
+    path = Path(given).expanduser()
+    if path.suffix != ".txt":
+        return [given]
+    if not path.is_file():
+        raise InputError(f"{given}: there is no such file; check the path")
+    texts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if not texts:
+        raise InputError(f"{given} holds no text; write one a line")
+    return texts

@@ -1,0 +1,166 @@
+"""Visualness: how far a text speaks of what can be seen, told by its distance to a picture of nothing.
+
+    S(t) = 1 - <x_null, t>        visual where S > threshold
+
+x_null is the unit vector of the NULL picture, pixels drawn at random once and kept with the model, t that of the text.
+
+Dimensions: N texts, S pixels a side, E embedding.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diptych.data.pictures import Preprocess
+from diptych.data.tokenizers import Tokenizer
+from diptych.errors import InputError
+from diptych.rng import generator
+from diptych.towers.delivered import Delivered, Validation
+from diptych.towers.dual import DualEncoder
+from diptych.towers.model import Model, Progress
+from diptych.towers.tower import ImageTower
+
+
+def null_picture(preprocess: Preprocess, seed: int = 0) -> Tensor:
+    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and of its own, as a picture that was preprocessed.
+
+    >>> null_picture(Preprocess(size=32)).shape
+    torch.Size([3, 32, 32])
+    """
+    size = preprocess.size
+    pixels = generator(seed, "null").integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return preprocess(Image.fromarray(pixels))
+
+
+def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
+    """The threshold above which scores (N,) are called visual with the greatest macro F1, of those (N,) that are so.
+
+        F1 = mean of 2 TP / (2 TP + FP + FN) over the two classes
+
+    It lies in the middle between two scores; of several that are as good it is the one in the middle. Raises
+    InputError where all texts are of one class.
+
+    >>> best_threshold(np.array([0.25, 0.5, 0.75, 1.0]), np.array([0, 0, 1, 1]))
+    0.625
+    """
+    visual = np.asarray(visual, bool)
+    if visual.all() or not visual.any():
+        raise InputError(f"{int(visual.sum())} of the {len(visual)} texts to find a threshold by are visual; some must "
+                         "be, and some not: give texts of both kinds, with a label that says which")  # fmt: skip
+    values, number = np.unique(np.asarray(scores, np.float64), return_inverse=True)
+    ours = np.bincount(number, visual).cumsum()[:-1]  # visual texts at or below each score but the last
+    others = np.bincount(number, ~visual).cumsum()[:-1]
+    if not len(ours):
+        raise InputError(f"all {len(visual)} texts to find a threshold by have the score {values[0]:g}; the model that "
+                         "made them is broken")  # fmt: skip
+    positives, negatives = visual.sum(), (~visual).sum()
+    of_visual = 2 * (positives - ours) / (2 * positives - ours + negatives - others)
+    of_others = 2 * others / (negatives + others + ours)
+    total = of_visual + of_others
+    best = np.flatnonzero(total >= total.max() - 1e-12)
+    at = best[len(best) // 2]
+    return float((values[at] + values[at + 1]) / 2)
+
+
+class Visualness(Delivered):
+    """A dual encoder with its NULL picture `null` (3, S, S), uint8, and the threshold of its scores, inf before one is
+    found."""
+
+    null: Tensor
+    threshold: Tensor
+
+    def __init__(self, encoder: DualEncoder, null: Tensor, label: str | None = None):
+        super().__init__()
+        self.encoder, self.label = encoder, label
+        self.register_buffer("null", null.to(torch.get_default_device()))
+        self.register_buffer("threshold", torch.tensor(math.inf))
+
+    @property
+    def image(self) -> ImageTower:
+        """The image tower, which knows the preprocessing."""
+        return self.encoder.image
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the label is known once it is made
+        """Fields of a source that it is validated on."""
+        return "texts.*", "images.main" if self.label is None else f"labels.{self.label}"
+
+    def null_vector(self) -> Tensor:
+        """The unit vector (E,) of the NULL picture."""
+        return self.encoder.embed_images(self.null[None])[0]
+
+    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "TextVisualness":
+        assert preprocess is not None, "a dual encoder has a preprocessing"
+        return TextVisualness(self, tokenizer, preprocess, name=name)
+
+
+class TextVisualness(Model):
+    """A model that embeds as any other and says how visual a text is. `of` makes one of a model as it is.
+
+    >>> import diptych
+    >>> model = TextVisualness.of(diptych.load("tiny"))
+    >>> texts = ["a small red cat on grass", "two blue keys", "nobody knows why", "it is a matter of principle"]
+    >>> model.score(texts).shape
+    torch.Size([4])
+    >>> threshold = model.calibrate(texts, [True, True, False, False])
+    >>> model.is_visual(texts).dtype
+    torch.bool
+    """
+
+    def __init__(self, visual: Visualness, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+        super().__init__(visual.encoder, tokenizer, preprocess, name=name)
+        self.visual = visual
+        label = {} if visual.label is None else {"label": visual.label}
+        self.validation = Validation("visualness", ("auroc", "macro_f1"), label)
+
+    @classmethod
+    def of(cls, model: Model, seed: int = 0) -> "TextVisualness":
+        """A model that was never trained with a NULL picture, with that of `seed` and without a threshold."""
+        visual = Visualness(model.encoder, null_picture(model.preprocess, seed)).to(model.device)
+        return cls(visual, model.tokenizer, model.preprocess, name=model.name)
+
+    @property
+    def null(self) -> Tensor:
+        """The pixels (3, S, S) of the NULL picture."""
+        return self.visual.null
+
+    @property
+    def threshold(self) -> float | None:
+        """Above which a score is called visual; None before one was found."""
+        value = float(self.visual.threshold)
+        return value if math.isfinite(value) else None
+
+    def score(self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None) -> Tensor:
+        """S (N,), float32 in [0, 2], larger for what can be seen. Raises InputError as `embed_texts` does."""
+        [anchor] = self.embed_images(self.null[None])
+        return 1 - self.embed_texts(texts, batch_size=batch_size, progress=progress) @ anchor
+
+    def is_visual(self, texts: str | Sequence[str], threshold: float | None = None, **how: Any) -> Tensor:
+        """Whether S is above a threshold (N,), by default the model's; keywords go to `score`. Raises InputError where
+        there is none."""
+        threshold = self.threshold if threshold is None else threshold
+        if threshold is None:
+            raise InputError(f"{self.name} has no threshold, which depends on the model and on what the texts are "
+                             "about; calibrate it on some whose kind is known, or give one")  # fmt: skip
+        return self.score(texts, **how) > threshold
+
+    def calibrate(self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **how: Any) -> float:
+        """Find the threshold by texts of which it is known whether they are visual, and keep it (`best_threshold`)."""
+        if len(texts) != len(visual):
+            raise InputError(f"{len(texts)} texts and {len(visual)} truths do not fit; give one for each")
+        self.visual.threshold.fill_(best_threshold(self.score(texts, **how).numpy(), np.asarray(visual)))
+        return float(self.visual.threshold)
+
+    def to(self, device: torch.device | str) -> "TextVisualness":
+        super().to(device)
+        self.visual.to(device)
+        return self
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state, "null": self.null}
