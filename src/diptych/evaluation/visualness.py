@@ -99,7 +99,8 @@ def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = Non
     if threshold is None:
         return found
     called = np.asarray(scores) > threshold
-    precision, recall, f1, _ = precision_recall_fscore_support(given, called, average="macro", zero_division=0)
+    scored: Any = precision_recall_fscore_support(given, called, average="macro", zero_division=0)  # type: ignore[arg-type]
+    precision, recall, f1, _ = scored
     numbers = {"macro_f1": f1, "macro_precision": precision, "macro_recall": recall}
     found = {name: float(value) for name, value in numbers.items()} | found  # type: ignore[arg-type]
     found |= {f"chance_{name}": 0.5 for name in numbers}

@@ -141,6 +141,7 @@ class Method(nn.Module):
     """Base of the published methods. A subclass gives `Config`, `views`, `encode`, `loss`, and mostly nothing else."""
 
     Config: ClassVar[type]
+    model: Any  # what most of them deliver
     presets: ClassVar[Mapping[str, Preset]]
     cut: ClassVar[bool] = True
     """Whether a batch may be encoded in pieces (gradient caching). False where samples must meet; say why beside it."""

@@ -30,8 +30,8 @@ from diptych.rng import generator
 
 __all__ = [
     "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "NormalView", "OwnPictureView", "PictureView",
-    "SentenceView", "Task", "TaskView", "TextView", "VariedTextView", "View", "VisualView", "collate", "is_visual", "look",
-    "place", "sentences",
+    "SentenceView", "Task", "TaskView", "TextView", "VariedTextView", "View", "VisualView", "collate", "is_visual",
+    "look", "place", "sentences",
 ]  # fmt: skip
 
 
