@@ -50,8 +50,8 @@ class Subject:
 
     def preset(self, name: str, shrink: int) -> Preset:
         """A preset with towers and heads `shrink` times narrower, also those that an option of the method spells out
-        (bare widths among its options end in `width` or `hidden`), no dropout, the model that ships for a `teacher`,
-        the method's own `toy` options, and a vocabulary that the toy's words can fill."""
+        (bare widths among its options end in `width` or `hidden`), no dropout, the model that ships for a `teacher` or
+        `matcher`, the method's own `toy` options, and a vocabulary that the toy's words can fill."""
         preset = self.cls.presets[name]
         narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
         config = dict(preset.config)
@@ -62,7 +62,7 @@ class Subject:
                 config[key] = max(16, value // shrink)
             elif isinstance(value, str) and value.startswith(("mlp:", "text:", "t5:")):
                 config[key] = str(narrower(value, shrink))
-            elif key == "teacher":
+            elif key in ("teacher", "matcher"):
                 config[key] = "tiny"
         config |= self.cls.toy
         return replace(preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink))

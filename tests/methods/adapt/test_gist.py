@@ -311,7 +311,6 @@ def test_one_caption_without_its_name_before_it_is_class_name_fine_tuning(tmp_pa
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({}, "bank is not given; name a JSON file"),
         ({"bank": "a {}", "top": 0}, "top is 0"),
         ({"bank": "a {}", "use": 0}, "use is 0; of the 5 captions"),
         ({"bank": "a {}", "use": 6}, "use is 6; of the 5 captions"),
@@ -351,6 +350,11 @@ def test_classes_and_pictures_without_captions_are_named(tmp_path):
     descriptions.write(tmp_path / "long.json", {f"{at:03d}": ["square " * 30] for at in range(48)})
     with pytest.raises(InputError, match=r"8 of 8 captions, .* shorten them in .*long\.json"):
         pairs(method(captions=str(tmp_path / "long.json")))
+
+
+def test_without_a_bank_the_way_to_give_one_is_told():
+    with pytest.raises(InputError, match=r"gist has no bank; name a JSON file .* with --method\.bank"):
+        method().meet({"train": TOY})
 
 
 def test_a_model_without_texts_is_refused():

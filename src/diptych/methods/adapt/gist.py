@@ -82,9 +82,6 @@ class Config(PicturesConfig):
     role: ClassVar[str] = _ROLE
 
     def __post_init__(self) -> None:
-        if not self.bank and not self.captions:
-            raise InputError("bank is not given; name a JSON file of descriptions, {class: [text, …]}, or templates, "
-                             "with --method.bank")  # fmt: skip
         if self.top < 1:
             raise InputError(f"top is {self.top}; it is a number of captions, at least 1")
         if not 1 <= self.use <= self.top:
@@ -95,7 +92,7 @@ class GIST(Pairs):
     """Pairs of a picture and the descriptions of its class that fit it."""
 
     Config = Config
-    toy: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json"), "matcher": ""}
+    toy: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json")}
     adapts: ClassVar[bool] = True
     then = ("evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} PICTURES --names 'A,B,C'")
 
@@ -125,6 +122,9 @@ class GIST(Pairs):
         Raises InputError for a class or a picture without captions, and texts that are longer than the tower reads.
         """
         source, config = sources["train"], self.config
+        if not config.bank and not config.captions:
+            raise InputError("gist has no bank; name a JSON file of descriptions, {class: [text, …]}, or templates, "
+                             "with --method.bank")  # fmt: skip
         if not config.captions or config.prefix:
             require(source, (f"labels.{config.label}",), self.name)
             self.names = class_names(source, config.label)
