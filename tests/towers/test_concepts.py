@@ -206,3 +206,17 @@ def test_rows_of_several_lengths_are_padded():
     values, mask = padded([torch.ones(2, 3), torch.ones(1, 3)])
     assert values.sum() == 9
     assert mask.tolist() == [[True, True], [True, False]]
+
+
+def test_a_plain_model_takes_concepts_in_the_texts_place():
+    from diptych.towers.model import Model
+
+    searched = begun()
+    with torch.no_grad():
+        searched.bank.vectors.add_(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)))
+        wanted = searched(pictures())
+    plain = Model(searched.encoder, searched.tokenizer, searched.image.preprocess, name="plain")
+    plain.set_classes(NAMES, text_embeddings=searched.bank.as_text_embeddings()[0][:, 0])
+    torch.testing.assert_close(plain.class_logits(pictures()), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match=r"\(2, 32\) are no vectors of 3 classes; give \(3, 32\)"):
+        plain.set_classes(NAMES, text_embeddings=torch.zeros(2, 32))

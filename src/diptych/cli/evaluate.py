@@ -134,6 +134,7 @@ _COUNTS = {  # numbers that stand above the table, and what they count
     "classes": "classes",
     "classes_seen": "classes with pictures",
     "pairs": "pairs",
+    "boxes": "boxes",
     "flagged": "flagged",
     "visual": "visual",
 }
@@ -147,6 +148,7 @@ _OF = {  # what `n` counts where it is not pictures
     "flags": "pairs",
     "gap": "pairs",
     "hard_negatives": "wrong texts",
+    "likeness": "drawings",
     "sts": "pairs",
     "text_retrieval": "queries",
     "visualness": "texts",

@@ -99,11 +99,10 @@ def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = Non
     if threshold is None:
         return found
     called = np.asarray(scores) > threshold
-    scored: Any = precision_recall_fscore_support(given, called, average="macro", zero_division=0)  # type: ignore[arg-type]
-    precision, recall, f1, _ = scored
-    numbers = {"macro_f1": f1, "macro_precision": precision, "macro_recall": recall}
-    found = {name: float(value) for name, value in numbers.items()} | found  # type: ignore[arg-type]
-    found |= {f"chance_{name}": 0.5 for name in numbers}
+    how: Any = {"average": "macro", "zero_division": 0}  # of the stubs' zero_division a word alone may be given
+    macro = precision_recall_fscore_support(given, called, **how)[:3]
+    names = ("macro_precision", "macro_recall", "macro_f1")
+    found = dict(zip(names, map(float, macro), strict=True)) | found | {f"chance_{name}": 0.5 for name in names}
     found |= {"accuracy": float(accuracy_score(given, called))}
     return found | {"chance_accuracy": float(max(given.mean(), 1 - given.mean())), "threshold": float(threshold)}
 

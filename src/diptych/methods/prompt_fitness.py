@@ -53,14 +53,14 @@ def fitness(logits: Tensor, labels: Tensor, classes: Tensor | None = None, weigh
     array([45.0958])
     """
     right = logits.gather(2, labels[None, :, None].expand(len(logits), -1, 1))
-    rank = (logits >= right).sum(2)
+    rank = (logits >= right).sum(2).cpu()  # float64, which follows, is not on every device
     top1, top5 = (100 * (rank <= k).double().mean(1) for k in (1, 5))
-    entropy = (logits.logsumexp(2) - right[..., 0]).double().mean(1)
+    entropy = (logits.logsumexp(2) - right[..., 0]).cpu().double().mean(1)
     found = weights.top1 * top1 + weights.top5 * top5 - weights.entropy * entropy
     if weights.alike:
         assert classes is not None, "likeness is that of the classes"
-        found = found + weights.alike * likeness(classes).double()
-    return Scores(found.cpu().numpy(), top1.cpu().numpy())
+        found = found + weights.alike * likeness(classes).cpu().double()
+    return Scores(found.numpy(), top1.numpy())
 
 
 def likeness(classes: Tensor) -> Tensor:

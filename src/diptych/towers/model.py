@@ -108,12 +108,24 @@ class Model:
         batches, places = by_length(rows, self.tokenizer, batch_size)
         return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
 
-    def set_classes(self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, batch_size: int = 256) -> None:
-        """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates.
+    def set_classes(
+        self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, text_embeddings: Tensor | None = None,
+        batch_size: int = 256,
+    ) -> None:  # fmt: skip
+        """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
+        of a vector (C, E) in the text's place (`towers.concepts`).
 
-        Raises InputError where a name is empty or comes twice, or a template has no single {} for it.
+        Raises InputError where a name is empty or comes twice, a template has no single {} for it, or vectors do not
+        fit.
         """
         names, templates = check_names(names), checked(templates, "set_classes")
+        if text_embeddings is not None:
+            if text_embeddings.shape != (wanted := (len(names), self.encoder.embed_dim)):
+                raise InputError(
+                    f"{tuple(text_embeddings.shape)} are no vectors of {len(names)} classes; give {wanted}"
+                )
+            self.classes, self._class_vectors = names, F.normalize(text_embeddings.detach().float().cpu(), dim=1)
+            return
         prompts = [template.replace("{}", name) for name in names for template in templates]
         vectors = self.embed_texts(prompts, batch_size=batch_size)
         self.classes, self._class_vectors = names, mean_directions(vectors, len(names))
