@@ -100,7 +100,7 @@ def test_unknown_names_inside_a_run_are_told_with_the_nearest(refused_training, 
     has(refused_training(photos, out, "--image-tower", "vit:widht=32"), "tower 'vit'", "'widht'", "'width'")
     has(refused_training(photos, out, "--text-tower", "txet"), "text tower 'txet'", "'text'")
     has(refused_training(photos, out, "--tokenizer", "bpee"), "tokenizer 'bpee'", "'bpe'")
-    has(refused_training(photos, out, "--optimizer", "adamv"), "optimizer 'adamv'", "'adamw'")
+    has(refused_training(photos, out, "--optimizer", "adamww"), "optimizer 'adamww'", "'adamw'")
     has(refused_training(f"{photos}:txt=a", out), "'txt'", "'text'")
 
 

@@ -89,7 +89,7 @@ def test_templates_are_named_read_from_a_file_or_written_out(diptych, run, tmp_p
         (["--suite", "zeroshot", "--templates", "imagnet"], ["unknown templates 'imagnet'; did you mean 'imagenet'"]),
         (["--suite", "zeroshot", "--template", "a {} {}"], ["template 'a {} {}'", "must hold {} once"]),
         (["--suite", "probe", "--shots", "few"], ["--shots is 'few'", "--shots 1,4,16"]),
-        (["--suite", "probe", "--features", "tokens"], ["--features 'tokens'", "embedding or pooled"]),
+        (["--suite", "probe", "--features", "tokens"], ["--features 'tokens'", "embedding or projected or pooled"]),
         (["--suite", "answers", "--by", "loking"], ["--by 'loking'"]),
         (["--suite", "captions"], ["captions needs a model with generate"]),
         (["--suite", "retrieval", "--rerank", "5"], ["reranking needs a model with match"]),

@@ -65,7 +65,7 @@ def on_grid(boxes: np.ndarray, numbers: np.ndarray, grid: tuple[int, int]) -> np
     centre teaches nothing. Source: Tian et al. 2019 (FCOS), on one level.
 
     >>> found = on_grid(np.array([[0.0, 0, 0.5, 1]]), np.array([3]), (1, 2))
-    >>> found[0].tolist(), found[1, 0]
+    >>> found[0].tolist(), float(found[1, 0])
     ([3.0, 0.25, 0.5, 0.25, 0.5, 1.0], -1.0)
     """
     h, w = grid

@@ -132,7 +132,7 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> float
     are no hits go first.
 
     >>> round(average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2), 4)
-    0.8350
+    0.835
     """
     order = np.lexsort((hits, -scores))
     right = hits[order].cumsum()

@@ -15,6 +15,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 def target_matrix(classes: Tensor, owner: Tensor) -> Tensor:
     """T (…, N, L) of regions (…, N), numbers of concepts or -1, and rows (L,), each owned by a concept.
 
+    >>> import torch
     >>> target_matrix(torch.tensor([0, -1]), torch.tensor([0, 0, 1])).tolist()
     [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """

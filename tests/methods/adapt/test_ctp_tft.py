@@ -130,7 +130,7 @@ def test_logits_and_their_gradients_equal_loops_over_pictures_classes_and_heads(
 
 
 def test_gradients_are_those_of_finite_differences():
-    made, x = moved(names=("bar", "car")), pictures(1)
+    made, x = moved(classes=("bar", "car")), pictures(1)
     model = made.model
     picture, patches = (part.detach() for part in model.look(model.encoder.encode_image(x)))
     texts = model.text_features()
@@ -188,7 +188,7 @@ def test_it_says_whether_a_class_hangs_on_the_others(tft, independent):
 
 
 def test_one_class_alone_teaches_nothing():
-    made = moved(names=("bar",))
+    made = moved(classes=("bar",))
     loss = F.cross_entropy(made.model(pictures(2)), torch.zeros(2, dtype=torch.long))
     loss.backward()
     assert loss == 0

@@ -212,7 +212,7 @@ def train(folder, **streams):
     config = streams.pop("config", {})
     recipe = {"steps": 4, **streams.pop("recipe", {})}
     engine = make_engine(folder, method=make_method("visualness", **config), source=streams["train"], recipe=recipe)
-    engine.sources = streams
+    engine.feed.given = streams
     engine.method.meet(streams)
     engine.run()
     return engine

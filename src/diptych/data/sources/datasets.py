@@ -36,7 +36,7 @@ def open(spec: Spec) -> Table:
     """A table of the rows of one split. Raises InputError where there is none, or where it cannot be read."""
     options = configure(DatasetsOptions, spec.options, f"source {spec.name!r}")
     rows = DatasetRows(spec.name, _load(spec.name.removeprefix(PREFIX), options.split, spec.name))
-    chosen = {name: getattr(options, name) for name in TableOptions.__dataclass_fields__}
+    chosen = {name: getattr(options, name) for name in TableOptions.__dataclass_fields__ if name != "split"}
     return Table(spec.name, rows, replace(TableOptions(**chosen), **rows.columns_of_kinds(chosen)))
 
 
