@@ -130,7 +130,7 @@ class WritingModel(Model):
         vectors = self._vectors(images, texts, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
         lm, found = self.lm, []
-        most = max_tokens or min(self.writer.longest, lm.tokenizer.room)
+        most = min(self.writer.longest, lm.tokenizer.room) if max_tokens is None else max_tokens
         if strategy == "beam":
             options = {"beams": BEAMS, **options}
         with evaluating(self.writer), torch.inference_mode():

@@ -289,3 +289,11 @@ def test_more_than_255_classes_have_no_class_mask():
     source = WorldSource(build("scenes", {"objects": "all"}), 1)
     assert "masks.class" not in source.schema()
     assert sorted(source[0].masks) == ["coarse", "instance"]
+
+
+def test_a_thing_too_thin_to_cover_a_pixel_by_half_is_drawn():
+    source = WorldSource(build("scenes", {"number": 1, "size": 32, "distractors": 2}), 1, seed=100, start=4190)
+    net = source.world.sample(100, 4190).things[2]
+    assert net.concept == "goal net"
+    assert source[0].images["main"].decode().size == (32, 32)
+    assert source[0].boxes[2].xyxy == (0, 0, 0, 0)  # nobody sees it

@@ -59,7 +59,7 @@ class Config:
     train_on: TrainOn = "texts"
     noise: float | None = None
     gap: str = "none"
-    lm: str = "text:width=256:depth=4"
+    lm: str = "text:width=128:depth=2:heads=4"
     tokens: int = 4
     max_tokens: int = 32
 

@@ -58,7 +58,8 @@ def _cut(image: Image.Image, side: int) -> Image.Image:
 def _tone(pixels: np.ndarray) -> np.ndarray:
     """Lightness about the drawing's own median: details stay, and the pure colour fills most of it."""
     light = pixels[..., :3] @ np.array((0.299, 0.587, 0.114), np.float32)
-    inside = light[pixels[..., 3] >= 128]
+    alpha = pixels[..., 3]
+    inside = light[alpha >= min(128, alpha.max())]  # a net of a few pixels covers none by half
     middle = np.median(inside)
     spread = max(float(np.percentile(np.abs(inside - middle), 90)), 30.0)
     return np.clip(np.round(128 + (light - middle) * (70 / spread)), 36, 215).astype(np.uint8)
