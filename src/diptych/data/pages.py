@@ -109,7 +109,8 @@ def label(
     groups, damaged = _grouped(source, page)
     texts, pages, cosines, nearest, alone, names = [], [], [], [], 0, list(groups)
     for start in range(0, len(names), AT_ONCE):
-        read = [_read(source, model, name, groups[name], (role, page), damaged) for name in names[start:][:AT_ONCE]]
+        some = names[start : start + AT_ONCE]
+        read = [_read(source, model, name, groups[name], (role, page), damaged) for name in some]
         alone += sum(1 for each in read if each.said and not each.places)
         for each, similarity in _compared(model, [each for each in read if each.said and each.places]):
             texts += each.said
@@ -117,7 +118,7 @@ def label(
             cosines.append(similarity.max(1))
             nearest += [each.places[at] for at in similarity.argmax(1)]
         if progress:
-            progress(min(start + AT_ONCE, len(names)), len(names))
+            progress(start + len(some), len(names))
     if not texts:
         raise InputError(f"no page of {source.name} has both a picture and a text of role {role!r}; name the field "
                          "that joins samples into pages with --page, or the role with --role")  # fmt: skip
