@@ -18,7 +18,8 @@ a scene has five siblings. The prelude trains an image tower (CLIP on the captio
 
 `r1` is recall at 1 in the gallery, `rs1` among the siblings, `remove`, `swap`, … recall at 1 by kind of edit. The
 second claim, `real`, is of drawings of people and hands whose gender and skin tone change (the pack glyph-variants), on
-actions that training does not show. Sizes and rates were chosen on seed 100.
+actions that training does not show. Sizes were looked at on seed 100 with the arm `sprc` alone; no
+rate was searched for any arm.
 """
 
 from collections.abc import Callable, Mapping
