@@ -77,3 +77,10 @@ def test_one_quick_arm_runs_and_the_matcher_sees_the_colours(tmp_path, drawn):
     assert set(found) == {"top1", "top3", "hit", "mode"}
     assert all(0 <= value <= 1 for value in found.values())
     assert found["hit"] > 0.8
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("random", 0.15, 0.55), ("wrong", 0.15, 0.55)])
+def test_redrawn_texts_reach_the_pairs(name, least, most, tmp_path, monkeypatch, drawn):
+    monkeypatch.setattr(gist, "measure", lambda model, trial, train: {})
+    found = gist.claim.arms[name](Trial(seed=5, folder=tmp_path, quick=True, prelude=drawn))
+    assert least < found["hit"] < most  # a third of the texts name the colour by chance
