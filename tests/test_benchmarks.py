@@ -144,3 +144,19 @@ def test_the_table_of_the_docs_is_that_of_the_stored_results():
 
     page = benchmark_table.PAGE.read_text(encoding="utf-8")
     assert page == benchmark_table.rewritten(page), "run `python tools/benchmark_table.py`"
+
+
+def test_the_row_of_concepts_run_small():
+    from benchmarks import concepts
+
+    towers = {
+        "image": "vit:image_size=32:patch=16:width=32:depth=1:heads=2",
+        "text": "text:width=32:depth=2:heads=2",
+        "embed_dim": 16,
+    }
+    kept, embedded, held = concepts.run(pairs=1, classes=5, batch=4, towers=towers)
+    assert (kept["unit"], embedded["unit"], held["unit"]) == ("CPU s", "CPU s", "bytes")
+    assert held["ratio"] < 0.5  # which needs no quiet machine
+    ours = concepts.Side("cones", {}, 5, 4, towers)
+    assert [tuple(parameter.shape) for parameter in ours.learnt] == [(5, 16)]
+    torch.testing.assert_close(ours.loss(True), ours.loss(False))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "results" / "benchmarks"
 BEGIN, END = "<!-- measured: by tools/benchmark_table.py -->\n", "<!-- end -->\n"
 ORDER = ("text", "images", "folder", "step", "loss_softmax", "loss_sigmoid", "loss_memory", "tar", "recall", "ivf",
-         "growth", "scenes", "adapt", "gpu")  # fmt: skip
+         "growth", "scenes", "adapt", "concepts", "gpu")  # fmt: skip
 
 
 def table(results: Path = RESULTS) -> str:

@@ -82,17 +82,17 @@ def classes(seed: int) -> tuple[list[str], list[str]]:
 
 def pictures(
     trial: Trial, *, options: str = "number=1", styles: Sequence[str] = RESERVED_STYLES, noise: float = 0.0,
-    shots: int = SHOTS,
+    shots: int = SHOTS, tested: int = TESTED,
 ) -> dict[str, Any]:  # fmt: skip
-    """The pictures of a seed as shards: `train`, `shots` of each base class, and `test`, of all classes; and `novel`,
-    the names of the novel classes. `options` are those of the world `scenes`."""
+    """The pictures of a seed as shards: `train`, `shots` of each base class, and `test`, `tested` of each class; and
+    `novel`, the names of the novel classes. `options` are those of the world `scenes`."""
     base, novel = classes(trial.seed)
-    count = DRAWN * len(COMMON) * len(COLOURS)
     found: dict[str, Any] = {"novel": novel}
     for name, split, names, number in (
         ("train", "train", base, shots),
-        ("test", "val", base + novel, TESTED // 5 if trial.quick else TESTED),
+        ("test", "val", base + novel, 5 if trial.quick else tested),
     ):
+        count = DRAWN * -(-number // TESTED) * len(COMMON) * len(COLOURS)
         spec = (
             f"scenes:{options}:held_out=0.0:styles={'+'.join(styles)}:texts=caption:seed={trial.seed}:split={split}:"
             f"count={count}:classes={'+'.join(names)}:shots={number}:draw={trial.seed}:of={LABEL}"

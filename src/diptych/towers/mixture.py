@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.pictures import Preprocess
-from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
-from diptych.towers.classifier import check_names, mean_directions, thaw
+from diptych.towers.classifier import check_names, mean_directions, prompt_ids, thaw
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompts import Prompted
 from diptych.towers.tower import Tower
@@ -110,10 +110,12 @@ class Mixture(Prompted):
         cosines = torch.einsum("ne,gce->ngc", image, texts)
         return self.encoder.scale() * (mixing(scores, self.k)[..., None] * cosines).sum(1)
 
-    def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
-        assert texts is not None
-        image = self.image_features(x)
+    def judged(self, image: Tensor, texts: Tensor) -> Tensor:
         return self.mixed(image, self.router(image), texts)
+
+    def class_features(self, x: Tensor) -> Tensor:
+        """The classes as they are mixed for each picture (N, C, E): shorter than unit where the groups disagree."""
+        return torch.einsum("ng,gce->nce", self.route(x), self.text_features())
 
     def route(self, x: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) -> the weights (N, G) of the groups."""
@@ -137,11 +139,7 @@ class Mixture(Prompted):
         return self._hard
 
     def _prototypes(self, templates: Sequence[str]) -> Tensor:
-        prompts = [template.replace("{}", name) for name in self.names for template in templates]
-        for prompt in prompts:
-            if lost := self.tokenizer.lost(prompt):
-                raise InputError(f"the prompt {prompt!r} loses {lost} tokens beyond the context of "
-                                 f"{self.tokenizer.context}; shorten the name or the template")  # fmt: skip
-        ids, lengths = (part.to(self.ids.device) for part in pad_batch(self.tokenizer.encode(prompts), self.tokenizer))
-        parts = zip(ids.split(_AT_ONCE), lengths.split(_AT_ONCE), strict=True)
-        return mean_directions(torch.cat([self.encoder.embed_texts(*part) for part in parts]), len(self.names))
+        prompts = zip(*(prompt_ids(self.tokenizer, template, self.names) for template in templates), strict=True)
+        batches, places = by_length([row for rows in prompts for row in rows], self.tokenizer, _AT_ONCE)
+        vectors = [self.encoder.embed_texts(*(part.to(self.ids.device) for part in batch)) for batch in batches]
+        return mean_directions(torch.cat(vectors)[places], len(self.names))

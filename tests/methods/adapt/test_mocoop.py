@@ -141,6 +141,7 @@ def test_all_groups_are_the_soft_ensemble_of_their_texts():
         mixture = torch.einsum("ng,gce->nce", made.model.router(x).softmax(1), texts)
         expected = made.model.encoder.scale() * torch.einsum("ne,nce->nc", x, mixture)
         torch.testing.assert_close(made.model(pictures()), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(made.model.class_features(pictures()), mixture, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "temperature"), [(6, None), (6, 0.1), (2, None)])
@@ -294,7 +295,7 @@ def test_a_run_keeps_the_templates_and_not_the_name_of_their_file(tmp_path):
         ({"groups": {"one": "a {}."}}, "no groups of templates"),
         ({"groups": {"one": ["{}."]}, "k": 1}, "nothing to learn"),
         ({"image": "conv:image_size=32:widths=(16,32):depths=(1,1)"}, "set norms=0"),
-        ({"groups": {"one": ["a {}.", "a {} which is very, very, very far away from here."]}, "k": 1}, "loses"),
+        ({"groups": {"one": ["a {}.", "a {} which is very, very, very far away from here."]}, "k": 1}, "does not fit"),
     ],
 )
 def test_bad_options_are_refused(config, said):

@@ -30,13 +30,14 @@ from diptych.methods.store import load
 GROUPS = "styles"
 STYLES = tuple(template_groups(GROUPS))
 NOISE = 30.0
-RECIPE = {"steps": 150, "batch_size": 16, "lr": 0.02, "warmup": 0.1}
+TESTED = 75  # pictures of each class: the worst style is a sixth of them
+RECIPE = {"steps": 150, "batch_size": 16, "lr": 0.1, "warmup": 0.1}
 ONE = {"one": templates(GROUPS)}
 
 
 def prelude(trial: Trial) -> dict[str, Any]:
     """The pictures of the seed."""
-    return pictures(trial, styles=STYLES, noise=NOISE)
+    return pictures(trial, styles=STYLES, noise=NOISE, tested=TESTED)
 
 
 def zero_shot(prompts: Sequence[str]) -> Callable[[Trial], dict[str, float]]:
