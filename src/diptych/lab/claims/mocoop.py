@@ -15,6 +15,10 @@ novel classes are the same things in the other colours. The groups are the bank 
 
 `worst` is the accuracy in the worst style, among all twenty classes; `style` the mutual information, in nats, of a
 picture's style and the group that weighs most, 0 where there is no router.
+
+Noise, steps and rate were chosen on seed 100, the rate from .02, .1, .2 and .3; .02 taught no arm much. There, at .1, H
+and `worst` were .85 and .34 (coop), .89 and .41 (mocoop), .88 and .39 (one), .84 and .31 (still): most of what is won
+is won by the norms.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,7 +95,8 @@ claim = Claim(
         "still": mixed(norms=0.0),
     },
     expect=(
-        better("worst", "mocoop", over="coop", breaking=("one",)),
+        better("worst", "mocoop", over="coop"),
+        better("worst", "mocoop", over="one"),
         better("H", "mocoop", over="coop"),
         better("novel", "mocoop", over="untaught"),
         better("style", "mocoop", over="ungated"),
