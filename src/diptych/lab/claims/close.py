@@ -1,9 +1,10 @@
 """Does noise on vectors of texts let what was learnt from texts alone write about pictures?
 
-The prelude trains a CLIP from scratch on drawn scenes of one thing, among small things that no text tells of, at the
-temperature to which CLIP's own goes; so it has a gap as those have that were trained on photographs. All arms learn the
-captions of further scenes from it with the same small encoder-decoder and recipe, and write about the pictures of
-scenes held out, by greedy decoding. [choice: beam search, five times as dear, is the method's own]
+The prelude trains a CLIP from scratch on drawn scenes of one thing, among small things that no text tells of, by
+captions that leave out half of the facts, at the temperature to which CLIP's own goes; so it has a gap as those have
+that were trained on photographs. All arms learn full captions of further scenes from it with the same small
+encoder-decoder and recipe, and write about the pictures of scenes held out, by greedy decoding. [choice: beam search,
+five times as dear, is the method's own]
 
     encoder                     measured alone: `excess`, the cosine of pictures with their captions less that of
                                 unrelated captions, is below 0 where there is a gap; its `facts` are those of another
@@ -11,12 +12,18 @@ scenes held out, by greedy decoding. [choice: beam search, five times as dear, i
     w0, w02, w04, w08, w16, w32 the noise in hundredths, at 768 dimensions; here w √(768 / d)
     images                      learnt from the pictures of the same scenes, without noise
     mean_shift                  no noise, texts moved by the mean difference of the pairs that the CLIP has seen
-    not_unit                    noise as w08, the noisy vectors not made unit again
-    random_shift                noise as w08, texts moved by a constant of length .5
+    not_unit                    noise as w04, the noisy vectors not made unit again
+    random_shift                noise as w04, texts moved by a constant of length .5
 
 `facts` is how much of object, colour, place, texture, size and ground a caption tells rightly, what it does not tell
-counting as wrong; `texts` the same of captions written from held-out captions in place of pictures; `shuffled` the same
-of captions and the pictures behind theirs. CHANCE is always telling the commonest value.
+counting as wrong; `texts` the same of captions written from held-out captions in place of pictures; `own` that of both
+which the arm has learnt from; `shuffled` the same of captions and the pictures behind theirs. CHANCE is always telling
+the commonest value.
+
+What the prelude's captions leave out, its steps and the noise that counts as tuned were chosen on seed 100. There is no
+gap where they tell all (`excess` .43), hardly one where they leave out .3, and -.04 at a half; then `facts` are .28
+without noise, .51, .47 and .33 at .04, .08 and .16, .39 by the mean shift and .60 from pictures. "Near" is what the
+paper loses at its common noise, a third of what noise can win: .1 here.
 """
 
 import json
@@ -36,22 +43,23 @@ from diptych.methods.store import load
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-SCENES = "scenes:number=1:size=32:texts=caption:drop=0:distractors=2"
+SCENES = "scenes:number=1:size=32:texts=caption:distractors=2"
+LITTLE, ALL = "drop=0.5", "drop=0"  # what captions tell: half of the facts, as people's do, or all
 FACTS = ("object", "colour", "quadrant", "texture", "size", "ground")
 CHANCE = 0.25
 PAIRS, LEARNT, HELD_OUT = 3000, 3000, 300
 CLIP_STEPS, STEPS = 300, 300
 WIDTH = 64  # of the space
-TUNED = 0.08
+TUNED = 0.04
 
 
 def draw(trial: Trial) -> dict[str, str]:
     """A CLIP of its own pairs, the task's scenes as shards, and their captions alone."""
     folder, places = trial.folder, {}
     start = 0
-    for name, count in (("pairs", PAIRS), ("task", LEARNT)):
+    for name, told, count in (("pairs", LITTLE, PAIRS), ("task", ALL, LEARNT)):
         count = count // 10 if trial.quick else count
-        source = open_source(f"{SCENES}:seed={trial.seed}:start={start}:count={count}")
+        source = open_source(f"{SCENES}:{told}:seed={trial.seed}:start={start}:count={count}")
         write_shards(source, folder / name)
         places[name] = f"{folder / name}/*.tar"
         start += count
@@ -64,7 +72,7 @@ def draw(trial: Trial) -> dict[str, str]:
         text_tower="text:width=128:depth=3:heads=4",
         embed_dim=WIDTH,
         config={"mode": "clip", "tau": 0.01, "augment": {}},
-        recipe={"lr": 1e-3, "ema": None, "batch_size": 128, "steps": 20 if trial.quick else CLIP_STEPS},
+        recipe={"lr": 1e-3, "ema": None, "batch_size": 128, "steps": 5 if trial.quick else CLIP_STEPS},
         options={"seed": trial.seed, "quiet": True},
     )
     run(settings, folder / "clip")
@@ -86,11 +94,12 @@ def written(
             data,
             init=prelude["clip"],
             config={"noise": noise * (768 / WIDTH) ** 0.5, **config},
-            recipe={"batch_size": 64, "steps": 20 if trial.quick else STEPS},
+            recipe={"batch_size": 64, "steps": 5 if trial.quick else STEPS},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
-        return measure(load(trial.folder / "run"), trial)
+        found = measure(load(trial.folder / "run"), trial)
+        return found | {"own": found["facts" if config.get("train_on") == "images" else "texts"]}
 
     return arm
 
@@ -130,7 +139,7 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
 
 def held_out(trial: Trial) -> Any:
     """Scenes that no arm has learnt from."""
-    return open_source(f"{SCENES}:seed={trial.seed}:split=val:count={60 if trial.quick else HELD_OUT}")
+    return open_source(f"{SCENES}:{ALL}:seed={trial.seed}:split=val:count={20 if trial.quick else HELD_OUT}")
 
 
 def told_of(samples: Sequence[Sample]) -> list[dict[str, str]]:
@@ -161,16 +170,16 @@ def rightly(captions: Sequence[str], facts: Sequence[Mapping[str, str]]) -> floa
 
 claim = Claim(
     question=(
-        "A captioner that has learnt from vectors of texts alone tells more of pictures where noise larger than the "
-        "vectors was added in training, and nearly as much as one that has learnt from pictures."
+        "A captioner that has learnt from vectors of texts alone tells more of pictures where noise was added in "
+        "training, and nearly as much as one that has learnt from pictures."
     ),
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),  # an arm takes more than a minute
     prelude=draw,
     arms={
         "encoder": encoder,
         "w0": written(0.0),
         "w02": written(0.02),
-        "w04": written(0.04),
+        "w04": written(TUNED),
         "w08": written(0.08),
         "w16": written(0.16),
         "w32": written(0.32),
@@ -181,12 +190,13 @@ claim = Claim(
     },
     expect=(
         at_most("excess", "encoder", 0.0),
-        better("facts", "w08", over="w0", breaking=("mean_shift", "not_unit")),
-        better("facts", "w08", over="w32"),
-        not_worse("facts", "w08", than="images", margin=0.1),
-        not_worse("facts", "random_shift", than="w08", margin=0.02),
-        at_most("shuffled", "w08", CHANCE),
+        better("facts", "w04", over="w0"),
+        better("facts", "w04", over="w32"),
+        better("facts", "w04", over="mean_shift"),
+        not_worse("facts", "w04", than="images", margin=0.1),
+        not_worse("facts", "random_shift", than="w04", margin=0.03),
+        at_most("shuffled", "w04", CHANCE),
     ),
-    floor=Floor("facts", chance=CHANCE, arms=("w08", "images")),
+    floor=Floor("own", chance=CHANCE, arms=("w0", "w04", "images")),
     table=("facts", "texts", "shuffled", "excess", "matched", "unrelated"),
 )
