@@ -29,6 +29,7 @@ def train(
     guard: str | None = None,
     preset: str = "small",
     init: str | None = None,
+    weights: str | Path | None = None,
     added: Sequence[str] = (),
     image_tower: str | None = None,
     text_tower: str | None = None,
@@ -40,7 +41,8 @@ def train(
 ) -> Any:
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
-    `data` is a source spec, or a mapping of streams to specs. `guard` is one of what a model could do before: training
+    `data` is a source spec, or a mapping of streams to specs. `weights` is the file of a foreign model that `init`
+    names. `guard` is one of what a model could do before: training
     ends before its accuracy (or recall) there falls by more than `forget`. `config` are the method's own options,
     `added` other methods whose losses are added, as "multi_view:weight=0.5" (`methods.mix`); `settings` are those of
     the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
@@ -61,6 +63,7 @@ def train(
         guard=guard,
         preset=preset,
         init=init,
+        weights=None if weights is None else str(weights),
         added=added,
         image_tower=image_tower,
         text_tower=text_tower,

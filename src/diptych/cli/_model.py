@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], or hf:REPO_OR_FOLDER"
 
 
-def add_weights(parser: Parser) -> None:
+def add_weights(parser: Parser, section: str = "More") -> None:
     """`--weights`, for foreign models whose file is at hand."""
-    parser.option("More", "--weights", metavar="FILE", help="local weights of an openclip: or hf: model")
+    parser.option(section, "--weights", metavar="FILE", help="local weights of an openclip: or hf: model")
 
 
 def add_precision(parser: Parser) -> None:

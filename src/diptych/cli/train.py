@@ -17,7 +17,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diptych.cli._model import MODELS
+from diptych.cli._model import MODELS, add_weights
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
@@ -55,6 +55,7 @@ def add(parser: Parser) -> None:
     parser.option(_DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE",
                   help="damaged samples allowed (0.01)")  # fmt: skip
     parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
+    add_weights(parser, _MODEL)
     parser.option(_MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18")
     parser.option(_MODEL, "--text-tower", metavar="SPEC", help="such as text:width=256:depth=4")
     parser.option(_MODEL, "--tokenizer", metavar="SPEC", help="bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE")
@@ -235,7 +236,8 @@ def run(args: Namespace) -> int:
     from diptych.training.engine import Interrupted
     from diptych.training.run import run as train
 
-    names = ("preset", "val", "guard", "image_tower", "text_tower", "tokenizer", "embed_dim", "init", "added")
+    names = ("preset", "val", "guard", "init", "weights", "image_tower", "text_tower", "tokenizer", "embed_dim",
+             "added")  # fmt: skip
     groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
     given = {name: args[name] for name in names if name in args}
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)

@@ -20,8 +20,9 @@ _MAY_DIFFER = {"options"}  # how the engine runs may change between a run and it
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. `data` maps streams to source specs; `config` are the method's own options,
-    `added` the methods whose losses are added to it (`methods.mix`)."""
+    """Everything that decides a run. `data` maps streams to source specs; `weights` is the file of a foreign model that
+    `init` names; `config` are the method's own options, `added` the methods whose losses are added to it
+    (`methods.mix`)."""
 
     method: str
     data: Mapping[str, str]
@@ -33,6 +34,7 @@ class RunConfig:
     tokenizer: str = ""
     embed_dim: int = 0
     init: str | None = None
+    weights: str | None = None
     added: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe = Recipe()
@@ -51,6 +53,7 @@ def resolve(
     tokenizer: str | None = None,
     embed_dim: int | None = None,
     init: str | None = None,
+    weights: str | None = None,
     added: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -66,6 +69,9 @@ def resolve(
             f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
             "--tokenizer and --embed-dim, or leave out --init"
         )
+    if weights and not init:
+        raise InputError(f"--weights {weights} are those of a model that --init names, such as openclip:ViT-B-32; give "
+                         "that too")  # fmt: skip
     if cls.adapts and not init:
         raise InputError(f"{method} adapts a model that has learnt already; name one with --init, such as tiny, a RUN "
                          "or openclip:ViT-B-32/laion2b_s34b_b79k")  # fmt: skip
@@ -87,6 +93,7 @@ def resolve(
         tokenizer="" if init else tokenizer or chosen.tokenizer,
         embed_dim=0 if init else embed_dim or chosen.embed_dim,
         init=init,
+        weights=weights,
         added=tuple(added),
         config=dict(cls.kept(merged)),
         recipe=configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe"),

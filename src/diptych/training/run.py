@@ -118,7 +118,7 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
     """The method of a config with fresh weights (or those of `init`), a function of the seed alone."""
     torch.manual_seed(torch_seed(config.options.seed, "init"))
     if config.init:
-        make = Make.of(store.load(config.init))
+        make = Make.of(store.load(config.init, weights=config.weights))
     else:
         make = Make(image=config.image_tower, text=config.text_tower, embed_dim=config.embed_dim, tokenizer=tokenizer)
     cls = method_class(config.method)

@@ -78,3 +78,17 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model = open_clip.create_model(name, pretrained_text=False)
             torch.save(tiny.stir(model).state_dict(), root / name / "weights.pt")
     return root
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of transformers."""
+    tiny.clip_like(folder := tmp_path_factory.mktemp("clip"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SigLIP of transformers."""
+    tiny.siglip_like(folder := tmp_path_factory.mktemp("siglip"))
+    return folder

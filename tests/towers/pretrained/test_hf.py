@@ -1,7 +1,5 @@
 """transformers' CLIP and SigLIP in our towers: equal embeddings through the full path, and refusals."""
 
-import gzip
-import importlib.util
 import json
 import logging
 import random
@@ -13,52 +11,15 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig, SiglipModel, SiglipTokenizer
+from transformers import AutoTokenizer, CLIPModel, SiglipModel, SiglipTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from diptych.data.tokenizers import from_dict
-from diptych.data.tokenizers.clip import MERGES, _vocabulary
 from diptych.errors import InputError
 from diptych.methods.store import load
 
-SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
-VISION = {**SMALL, "intermediate_size": 100, "image_size": 32, "patch_size": 8}
 TEXTS = [*tiny.TEXTS[:4], "<|endoftext|> a b", "snow " * 90]
-
-
-def clip_tokenizer() -> CLIPTokenizer:
-    """transformers' CLIP tokenizer with the vocabulary that open_clip carries."""
-    found = importlib.util.find_spec("open_clip")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
-    lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : MERGES + 1]
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocab = {names.get(token, token): number for token, number in _vocabulary()[0].items()}
-    return CLIPTokenizer(vocab=vocab, merges=[tuple(line.split()) for line in lines], model_max_length=77)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP folder with everything in it."""
-    folder = tmp_path_factory.mktemp("clip")
-    text = {**SMALL, "intermediate_size": 64, "vocab_size": 49408}
-    tiny.stir(CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=20))).save_pretrained(folder)
-    clip_tokenizer().save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SigLIP folder with everything in it."""
-    folder = tmp_path_factory.mktemp("siglip")
-    text = {**SMALL, "intermediate_size": 64, "vocab_size": 200, "bos_token_id": None, "eos_token_id": 1}
-    tiny.stir(SiglipModel(SiglipConfig(text_config=text, vision_config=VISION))).save_pretrained(folder)
-    tiny.t5_like(folder)
-    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
 
 
 def copied(source: Path, target: Path, *without: str) -> Path:

@@ -1,5 +1,7 @@
 """Tiny models of the true formats, made by the libraries themselves."""
 
+import gzip
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from diptych.data.tokenizers.clip import MERGES, _vocabulary
 
 TEXTS = [
     "a photo of a cat",
@@ -97,3 +101,43 @@ def siglip_spm(folder: Path) -> Path:
         eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
     )  # fmt: skip
     return folder / "spiece.model"
+
+
+_HF = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
+_HF_VISION = {**_HF, "intermediate_size": 100, "image_size": 32, "patch_size": 8}
+
+
+def clip_tokenizer() -> Any:
+    """transformers' CLIP tokenizer with the vocabulary that open_clip carries."""
+    from transformers import CLIPTokenizer
+
+    found = importlib.util.find_spec("open_clip")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : MERGES + 1]
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocab = {names.get(token, token): number for token, number in _vocabulary()[0].items()}
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(line.split()) for line in lines], model_max_length=77)
+
+
+def clip_like(folder: Path) -> None:
+    """transformers' folder of a CLIP with everything in it."""
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    text = {**_HF, "intermediate_size": 64, "vocab_size": 49408}
+    stir(CLIPModel(CLIPConfig(text_config=text, vision_config=_HF_VISION, projection_dim=24))).save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def siglip_like(folder: Path) -> None:
+    """transformers' folder of a SigLIP with everything in it."""
+    from transformers import SiglipConfig, SiglipModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    text = {**_HF, "intermediate_size": 64, "vocab_size": 200, "bos_token_id": None, "eos_token_id": 1}
+    stir(SiglipModel(SiglipConfig(text_config=text, vision_config=_HF_VISION))).save_pretrained(folder)
+    t5_like(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
