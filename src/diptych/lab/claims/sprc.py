@@ -184,7 +184,7 @@ claim = Claim(
         "A prompt of sentence length finds edited pictures above the reference alone, the instruction alone, their sum "
         "and a single pseudo-word; with zeros in its place the gain is gone."
     ),
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),  # an arm takes more than a minute
     prelude=scenes,
     arms={
         **arms(together=5),
@@ -202,7 +202,7 @@ real = Claim(
         "The same of drawings of people and hands, whose gender and skin tone are to change, on actions that training "
         "does not show."
     ),
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),  # an arm takes more than a minute
     prelude=variants,
     arms=arms(together=1),
     expect=EXPECT,
