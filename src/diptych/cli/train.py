@@ -260,8 +260,9 @@ def run(args: Namespace) -> int:
 
 def _report(out: Path, val: str | None, summary: Any) -> None:
     if summary.damaged:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.damaged.items())
-        say(f"damaged samples, whose places others took: {reasons}")
+        from diptych.data.sample import damage_told
+
+        say(f"damaged samples, whose places others took: {damage_told(summary.damaged)}")
     if summary.skipped:
         say(f"steps skipped because their loss was not finite, or a spike: {summary.skipped}")
     if lost := summary.forgot:

@@ -24,7 +24,7 @@ from diptych.data.sample import BadSample, Picture
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
-from diptych.towers.classifier import Classifier, check_names, mean_directions
+from diptych.towers.classifier import Classifier, check_names, mean_directions, prompts
 from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
@@ -115,8 +115,8 @@ class Model:
         """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
         of a vector (C, E) in the text's place (`towers.concepts`).
 
-        Raises InputError where a name is empty or comes twice, a template has no single {} for it, or vectors do not
-        fit.
+        Raises InputError where a name is empty, comes twice or is cut by the context, a template has no single {} for
+        it, or vectors do not fit.
         """
         names, templates = check_names(names), checked(templates, "set_classes")
         if text_embeddings is not None:
@@ -126,8 +126,8 @@ class Model:
                 )
             self.classes, self._class_vectors = names, F.normalize(text_embeddings.detach().float().cpu(), dim=1)
             return
-        prompts = [template.replace("{}", name) for name in names for template in templates]
-        vectors = self.embed_texts(prompts, batch_size=batch_size)
+        sets = zip(*(prompts(self.tokenizer, template, names) for template in templates), strict=True)
+        vectors = self.embed_texts([prompt for each in sets for prompt in each], batch_size=batch_size)
         self.classes, self._class_vectors = names, mean_directions(vectors, len(names))
 
     def class_logits(
