@@ -21,6 +21,7 @@ from diptych.cli._model import MODELS
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
+from diptych.spec import joined
 
 GROUP = "Train"
 USAGE = "METHOD --data SOURCE --out RUN [options]"
@@ -219,7 +220,7 @@ def few(data: Mapping[str, str], shots: int, seed: int) -> dict[str, str]:
 
 
 def _sources(word: str) -> list[str]:
-    return [word] if Path(word).exists() else re.split(r",(?![^{]*\})", word)
+    return [word] if os.path.exists(word) else joined(word)  # noqa: PTH110  (False for any text)
 
 
 def run(args: Namespace) -> int:

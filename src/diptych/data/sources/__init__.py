@@ -39,7 +39,7 @@ from diptych.data.sample import Field, Sample, Schema, Source
 from diptych.data.sources.compact import hash64
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
-from diptych.spec import Spec, parse
+from diptych.spec import Spec, joined, parse
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +59,7 @@ def open_source(spec: str) -> Source:
     """
     if not spec:
         raise InputError("no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'")
-    specs = [spec] if os.path.exists(spec) else re.split(r",(?![^{]*\})", spec)  # noqa: PTH110  (False for any text)
+    specs = [spec] if os.path.exists(spec) else joined(spec)  # noqa: PTH110  (False for any text)
     sources = [_open_one(parse(part)) for part in specs]
     return sources[0] if len(sources) == 1 else Concat(sources)
 
