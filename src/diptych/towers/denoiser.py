@@ -190,9 +190,11 @@ class Drawing(Searched):
 class Painter(Model):
     """A model that draws concepts; embeddings are its encoder's."""
 
+    delivered: Drawing
+
     def __init__(self, delivered: Drawing, preprocess: Preprocess, *, name: str):
-        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name)
-        self.delivered, self.label = delivered, delivered.label
+        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
+        self.label = delivered.label
         self.classes = delivered.classes
         self.validation = Validation("likeness", ("likeness", "top1"), {"label": self.label})
 
@@ -240,12 +242,3 @@ class Painter(Model):
                              "with --method.keep_text true")  # fmt: skip
         further, there = side.tokens(side.tokenizer.encode([words]))
         return torch.cat([rows, further], 1), torch.cat([mask, there], 1)
-
-    def to(self, device: torch.device | str) -> "Painter":
-        super().to(device)
-        self.delivered.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.delivered.state_dict())

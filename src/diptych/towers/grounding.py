@@ -172,9 +172,11 @@ class Found:
 class Detector(Model):
     """A model that finds classes in pictures; embeddings are its encoder's."""
 
+    delivered: Grounding
+
     def __init__(self, delivered: Grounding, preprocess: Preprocess, *, name: str):
-        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name)
-        self.delivered, self.classes = delivered, delivered.classes
+        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
+        self.classes = delivered.classes
         self.validation = Validation("detection", ("ap50",))
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
@@ -219,15 +221,6 @@ class Detector(Model):
         assert regions.scores is not None
         return [chosen(boxes, scores, least=least, overlap=overlap, most=most)
                 for boxes, scores in zip(regions.boxes, regions.scores, strict=True)]  # fmt: skip
-
-    def to(self, device: torch.device | str) -> "Detector":
-        super().to(device)
-        self.delivered.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.delivered.state_dict())
 
 
 def chosen(boxes: Tensor, scores: Tensor, *, least: float, overlap: float, most: int) -> Found:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, mean_directions, prompts
-from diptych.towers.delivered import Validation
+from diptych.towers.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.mixture import Mixture
@@ -36,17 +36,22 @@ Progress = Callable[[int, int], None]
 
 
 class Model:
-    """A dual encoder that takes pictures and strings. `name` is what it was loaded from.
+    """A dual encoder that takes pictures and strings. `name` is what it was loaded from, `delivered` what a method
+    handed over that holds the encoder and more.
 
     Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
     """
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
-    delivered: Any = None  # the `Delivered` that it holds beyond the encoder
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
-    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str,
+        delivered: Delivered | None = None,
+    ):  # fmt: skip
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+        self.delivered = delivered
+        self._kept = delivered.remember() if delivered is not None else {}  # before other classes are named
         self.precision = "float32"  # what it computes in: `towers.precision.set_precision` changes it
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
@@ -151,32 +156,34 @@ class Model:
         """Where the towers are."""
         return next(self.encoder.parameters()).device
 
-    def to(self, device: torch.device | str) -> "Model":
-        """Move the towers. Raises InputError for a model in int8, which runs on a CPU alone."""
+    def to(self, device: torch.device | str) -> Self:
+        """Move all that the model holds. Raises InputError for a model in int8, which runs on a CPU alone."""
         if self.precision == "int8" and torch.device(device).type != "cpu":
             raise InputError(f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}")
-        self.encoder.to(device)
+        self._whole.to(device)
         return self
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that decides embeddings: weights, towers, tokenizer, preprocessing. Computed at first use."""
+        """SHA-256 of all that decides what it gives: weights, towers, tokenizer, preprocessing, and the plain values
+        that a method handed over, such as prompts. Computed at first use; classes that are named later are no part."""
         config = {
             "towers": self.encoder.config(),
             "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
             "preprocess": self.preprocess.to_dict(),
+            **({"kept": self._kept} if self._kept else {}),
         }
         total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, value in sorted(self._state.items()):
+        for name, value in sorted(self._whole.state_dict().items()):
             value = value.detach().cpu().contiguous()
             total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             total.update(value.reshape(-1).view(torch.uint8).numpy())
         return total.hexdigest()
 
     @property
-    def _state(self) -> dict[str, Any]:
-        """All weights that decide what the model gives."""
-        return dict(self.encoder.state_dict())
+    def _whole(self) -> nn.Module:
+        """All that the model holds."""
+        return self.encoder if self.delivered is None else self.delivered
 
     def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
         found, done = [torch.empty(0, self.encoder.embed_dim)], 0
@@ -242,7 +249,7 @@ class Adapted(Model):
     was trained on or any that are named. Embeddings are its encoder's, without the prompts that were learnt."""
 
     def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
-        super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
+        super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name, delivered=classifier)
         self.classifier, self.label = classifier, classifier.label
         self.classes = classifier.classes
         self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
@@ -275,15 +282,6 @@ class Adapted(Model):
                 if progress:
                     progress(done, count)
         return torch.cat(found).clone()
-
-    def to(self, device: torch.device | str) -> "Adapted":
-        super().to(device)
-        self.classifier.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.classifier.state_dict())
 
 
 class Routed(Adapted):
