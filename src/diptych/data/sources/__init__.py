@@ -1,7 +1,8 @@
 """Where data comes from: one format a file, found by looking in this folder.
 
 A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`; what begins with its `PREFIX`,
-where it has one, goes to no other. Add a file, and `open_source`, and with it every command, reads the format.
+where it has one, goes to no other. One with `ANY = True` claims any file of its ending, or any folder, and gets those
+that no other format knows by name. Add a file, and `open_source`, and with it every command, reads the format.
 
     glyphs:split=train:design=noto+emojione     the drawings that ship with the package
     scenes:count=5000:number=2                  a world: data that is made, with exact annotation
@@ -72,6 +73,7 @@ def _open_one(spec: Spec) -> Source:
         return narrowed(_open_one(replace(spec, options=own)), spec.options)
     prefixed = [module for module in formats().values() if spec.name.startswith(getattr(module, "PREFIX", "\0"))]
     claiming = prefixed or [module for module in formats().values() if module.claims(spec)]
+    claiming = [module for module in claiming if not getattr(module, "ANY", False)] or claiming
     assert len(claiming) <= 1, f"{spec.name} is claimed by several formats: {claiming}"
     if claiming:
         return claiming[0].open(spec)

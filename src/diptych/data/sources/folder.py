@@ -15,21 +15,20 @@ import numpy as np
 
 from diptych.data.pictures import PICTURES, FilePicture
 from diptych.data.sample import Sample, Schema
-from diptych.data.sources import card, glyphs, wordnet, worlds
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
-FORMAT = "folder"
+FORMAT, ANY = "folder", True
 _TEXTS = (".txt", ".json")
 _LEFT_OUT = (".", "__MACOSX")  # how the names of folders begin that nobody means
 _ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about a picture
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: any folder, but for the names that the package itself knows (write ./glyphs)."""
-    return is_folder(spec) and not any(other.claims(spec) for other in (glyphs, card, worlds, wordnet))
+    """Whether this file reads `spec`: any folder (for one of a name that the package itself knows write ./glyphs)."""
+    return is_folder(spec)
 
 
 def open(spec: Spec) -> "Folder":
