@@ -100,7 +100,7 @@ def _trainable(method: Method) -> set[str]:
     return {name for name, parameter in method.named_parameters() if parameter.requires_grad}
 
 
-def cachedgradients_of_are_the_whole_batchs(subject: Subject) -> None:
+def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
     """Encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of the whole batch."""
     if subject.cls.cut and any(stage.descend for stage in subject.small().stages()):
         _compare(gradients_of(subject, BATCH), gradients_of(subject, BATCH, chunk=40), "when encoded in pieces")
@@ -199,13 +199,7 @@ def paper_preset_builds(subject: Subject) -> None:
 
 def golden_losses(subject: Subject, path: Path) -> None:
     """The losses of 20 steps are those in the stored file."""
-    with tempfile.TemporaryDirectory() as folder:
-        train(subject, Path(folder) / "run", 20)
-        losses = [
-            json.loads(line)["loss"]
-            for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-            if "loss" in json.loads(line)
-        ]
+    losses = _losses(subject)
     assert path.exists(), f"{path} is missing; write it with `python -m diptych.testing {subject.name} --golden {path}`"
     stored = [float(line) for line in path.read_text().split()]
     assert len(stored) == len(losses), f"{path} holds {len(stored)} losses, the run has {len(losses)}"
@@ -214,11 +208,18 @@ def golden_losses(subject: Subject, path: Path) -> None:
         assert abs(old - new) <= 1e-3 * max(1, abs(old)), f"at step {step} the loss is {new}, stored is {old} ({path})"
 
 
+def _losses(subject: Subject) -> list[float]:
+    with tempfile.TemporaryDirectory() as folder:
+        train(subject, Path(folder) / "run", 20)
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    return [told["loss"] for told in map(json.loads, lines) if "loss" in told]
+
+
 CHECKS: Sequence[Callable[[Subject], None]] = (
     encode_mixes_no_samples,
     loss_changes_no_state,
     every_parameter_learns,
-    cachedgradients_of_are_the_whole_batchs,
+    cached_gradients_are_the_whole_batchs,
     missing_field_is_refused,
     saved_model_loads,
     resume_is_exact,
@@ -249,8 +250,4 @@ def check_method(method: str | type[Method], *, ranks: Ranks | None = None, gold
 
 def write_golden(name: str, path: Path) -> None:
     """Store the losses of 20 steps; look at the difference before you commit it."""
-    subject = Subject(method_class(name), name)
-    with tempfile.TemporaryDirectory() as folder:
-        train(subject, Path(folder) / "run", 20)
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-    path.write_text("".join(f"{json.loads(line)['loss']:.6f}\n" for line in lines if "loss" in json.loads(line)))
+    path.write_text("".join(f"{loss:.6f}\n" for loss in _losses(Subject(method_class(name), name))))
