@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -245,22 +245,33 @@ class Model:
         )
 
 
-class Adapted(Model):
-    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
-    was trained on or any that are named. Embeddings are its encoder's, without the prompts that were learnt."""
+class Told(Model):
+    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`towers.concepts`).
+    Embeddings are its encoder's, without that."""
 
-    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
-        super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name, delivered=classifier)
-        self.classifier, self.label = classifier, classifier.label
-        self.classes = classifier.classes
-        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
+    delivered: Any
+
+    def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
+        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
+        self.classes, self.label = delivered.classes, delivered.label
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
-        """Name the classes. Raises InputError for templates: the prompts are those of its training."""
+        """Name the classes. Raises InputError as what was learnt does, and for templates: the prompts are those of its
+        training."""
         if templates:
             raise InputError(f"{self.name} was trained with prompts of its own; leave the templates out")
-        self.classifier.set_classes(names)
-        self.classes = self.classifier.classes
+        self.delivered.set_classes(names)
+        self.classes = self.delivered.classes
+
+
+class Adapted(Told):
+    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
+    was trained on or any that are named."""
+
+    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
+        super().__init__(classifier, preprocess, name=name)
+        self.classifier = classifier
+        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
 
     def class_logits(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None

@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.plan import labels_of
 from diptych.data.sample import Field, Sample, Schema, Source
 from diptych.data.sources.compact import hash64
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
@@ -129,12 +130,8 @@ class Concat:
         """The label of every sample (N,), -1 where a source has none; pictures are not decoded."""
         parts = []
         for source, renumber in zip(self.sources, self._renumber, strict=True):
-            if f"labels.{name}" not in source.schema():
-                values = np.full(len(source), -1)
-            elif hasattr(source, "labels"):
-                values = np.asarray(source.labels(name))  # type: ignore[attr-defined]
-            else:
-                values = np.array([source[at].labels.get(name, -1) for at in range(len(source))])
+            there = f"labels.{name}" in source.schema()
+            values = labels_of(source, name) if there else np.full(len(source), -1)
             table = renumber.get(name)
             parts.append(values if table is None else np.where(values < 0, -1, np.asarray(table)[values]))
         return np.concatenate(parts)
