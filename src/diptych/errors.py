@@ -6,11 +6,27 @@ exception is a defect of ours and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
     """Bad input: the message is one line, written for the person who gave the input."""
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Put the place in front of an error for users that something within tells without it.
+
+    >>> with at("pets/"):
+    ...     raise InputError("two classes are called 'cat'; give each a name of its own")
+    Traceback (most recent call last):
+    diptych.errors.InputError: pets/: two classes are called 'cat'; give each a name of its own
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -38,8 +54,18 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}; there are: {listed or 'none'}")
 
 
-def brief(error: BaseException, length: int = 120) -> str:
-    """What another library's error says, on one line and cut short, to be quoted in one of ours.
+def some(names: Iterable[str]) -> str:
+    """At most three names, and how many more there are.
+
+    >>> some("abcde")
+    'a, b, c and 2 more'
+    """
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def brief(error: BaseException | str, length: int = 120) -> str:
+    """What another library's error says, or a text of the user's, on one line and cut short, to be quoted in ours.
 
     >>> brief(OSError("no\\n  network"))
     'no network'

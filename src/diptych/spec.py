@@ -46,6 +46,26 @@ def parse(text: str) -> Spec:
     return Spec(name, options)
 
 
+def joined(text: str) -> list[str]:
+    """The specs that commas join; those in braces belong to a name.
+
+    >>> joined("photos/:part=1/5,{0..9},{a,b}.tar")
+    ['photos/:part=1/5', '{0..9}', '{a,b}.tar']
+    """
+    return re.split(r",(?![^{]*\})", text)
+
+
+def parted(text: str) -> tuple[str, str]:
+    """The name of a spec, and its options as they stand.
+
+    >>> parted("C:/photos/:part=1/5:draw=2")
+    ('C:/photos/', ':part=1/5:draw=2')
+    """
+    found = _OPTION.search(text)
+    at = found.start() if found else len(text)
+    return text[:at], text[at:]
+
+
 def _value(text: str) -> Any:
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"

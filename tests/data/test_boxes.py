@@ -110,7 +110,7 @@ def test_boxes_of_scenes_lie_where_their_masks_are():
 
 
 def test_noise_is_drawn_by_the_generator_alone():
-    noise = NoiseView(size=4, steps=10, drop=0.5)
+    noise = NoiseView(shape=(3, 4, 4), steps=10, drop=0.5)
     one, other = noise(sample(), generator(1, 2), 0.0), noise(sample(), generator(1, 2), 0.9)
     assert torch.equal(one["fields.noise"], other["fields.noise"])
     assert one["fields.time"] == other["fields.time"]
@@ -120,3 +120,4 @@ def test_noise_is_drawn_by_the_generator_alone():
     assert abs(float(every.std()) - 1) < 0.03
     assert {each["fields.time"] for each in drawn} == set(range(10))
     assert 0.4 < np.mean([each["fields.dropped"] for each in drawn]) < 0.6
+    assert NoiseView(shape=(3, 4, 4))(sample(), generator(1, 2), 0.0).keys() == {"fields.noise"}

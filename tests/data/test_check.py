@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data.check import _alike, check
+from diptych.data.alike import alike_pairs
+from diptych.data.check import check
 from diptych.data.pictures import BytesPicture
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
@@ -98,7 +99,7 @@ def test_exact_and_look_alike_pictures_are_found():
 
 def test_colours_alone_tell_pictures_apart():
     flat = [np.full((8, 9, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 2, 2))]
-    assert _alike(flat) == [(0, 2)]
+    assert alike_pairs(flat) == [(0, 2)]
 
 
 def test_caption_lengths_and_lost_tokens():

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data import views
-from diptych.data.pictures import BytesPicture, Preprocess, decode
+from diptych.data.decode import decode
+from diptych.data.pictures import BytesPicture, Preprocess
 from diptych.data.sample import BadSample, Sample
 from diptych.data.views import Augment, PictureView
 from diptych.rng import generator

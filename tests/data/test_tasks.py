@@ -9,7 +9,7 @@ from diptych.data.loader import Loader
 from diptych.data.plan import Shuffled
 from diptych.data.questions import agreed, answered
 from diptych.data.sample import BadSample, Sample, Text
-from diptych.data.views import NormalView, Task, TaskView
+from diptych.data.views import NoiseView, Task, TaskView
 from diptych.errors import InputError
 from diptych.testing import Toy
 
@@ -96,12 +96,12 @@ def test_views_of_one_task_draw_the_same_and_fill_up_with_nothing():
 
 
 def test_noise_hangs_on_places_alone():
-    views = [NormalView(shape=(2, 5), name="noise")]
+    views = [NoiseView(shape=(2, 5))]
     whole = next(iter(Loader(Toy(8), views, Shuffled(), 8, steps=9).epoch(0)))
     halves = [next(iter(Loader(Toy(8), views, Shuffled(), 8, steps=9, rank=rank, ranks=2).epoch(0))) for rank in (0, 1)]
     assert torch.equal(whole.fields["noise"], torch.cat([half.fields["noise"] for half in halves]))
-    view = NormalView(shape=(2, 5))
-    many = torch.cat([view(None, np.random.default_rng(seed), 0.1)["fields.normal"] for seed in range(400)])
+    view = NoiseView(shape=(2, 5))
+    many = torch.cat([view(None, np.random.default_rng(seed), 0.1)["fields.noise"] for seed in range(400)])
     assert float(many.mean()) == pytest.approx(0, abs=0.06)
     assert float(many.std()) == pytest.approx(1, abs=0.05)
 

@@ -12,7 +12,7 @@ from tests.evaluation.helpers import Fake, Rows, row, vectors
 from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import cards, evaluate
-from diptych.evaluation.protocol import Protocol, split_of
+from diptych.evaluation.protocol import Protocol, data_of, split_of
 from diptych.evaluation.retrieval import retrieval
 from diptych.evaluation.zeroshot import TEMPLATES, zeroshot
 
@@ -111,6 +111,24 @@ def test_zeroshot_equals_loops_and_leaves_unlabelled_samples_out(labels, seed):
     assert (result["n"], result["classes_seen"]) == (len(kept), len(hits))
     assert (result["chance_top1"], result["chance_top5"]) == (1 / 7, 5 / 7)
     assert result["bad"] == ({"no-label": len(labels) - len(kept)} if len(kept) < len(labels) else {})
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("/here/pets/:part=2/5", "pets:part=2/5"),
+        ("C:\\photos\\pets:classes=base:shots=2:draw=0:part=1/3", "pets:classes=base:shots=2:draw=0:part=1/3"),
+        ("a/x.tar:part=1/2,/b/y.tar", "x.tar:part=1/2,y.tar"),
+        ("a/{x,y}.tar", "{x,y}.tar"),
+        ("scenes:count=5", "scenes:count=5"),
+    ],
+)
+def test_data_is_named_without_its_folders_and_with_all_of_its_options(name, data):
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+    assert data_of(Named(name)) == data
 
 
 BASE = Protocol(task="retrieval", data="d", split=split_of(["a", "b"]), field="caption")

@@ -55,6 +55,26 @@ def test_it_is_kept_as_text_and_comes_back(sets, tiny):
     assert fresh.remember() == sets.remember()
 
 
+def test_models_with_other_prompts_or_classes_have_other_identities(tiny):
+    def identity(templates, units, classes, named=()):
+        made = PromptSets(tiny.encoder, tiny.tokenizer)
+        made.choose(templates, units)
+        made.set_classes(classes)
+        model = made.usable(tiny.tokenizer, tiny.preprocess, "toy")
+        if named:
+            model.set_classes(named)
+        return model.identity
+
+    told = (["a {}"], UNITS, ["bus", "cat"])
+    assert identity(*told) == identity(*told) == identity(*told, named=["house"])
+    others = {
+        identity(["one {}."], UNITS, ["bus", "cat"]),
+        identity(["a {}"], {**UNITS, "cat": (("cat", "it is blue."),)}, ["bus", "cat"]),
+        identity(["a {}"], UNITS, ["cat", "bus"]),
+    }
+    assert len(others | {identity(*told), tiny.identity}) == 5
+
+
 def test_a_new_name_is_told_to_have_no_sentences(sets, caplog):
     with caplog.at_level(logging.WARNING):
         sets.set_classes(["cat", "bus"])

@@ -13,7 +13,7 @@ from diptych.methods.base import Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
-from diptych.testing.check import toy_tokenizer
+from diptych.testing.subject import toy_tokenizer
 from diptych.training.engine import Engine, Options
 from diptych.training.step import whole
 

@@ -21,6 +21,7 @@ from diptych.cli._model import MODELS, add_weights
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
+from diptych.spec import joined
 
 GROUP = "Train"
 USAGE = "METHOD --data SOURCE --out RUN [options]"
@@ -220,7 +221,7 @@ def few(data: Mapping[str, str], shots: int, seed: int) -> dict[str, str]:
 
 
 def _sources(word: str) -> list[str]:
-    return [word] if Path(word).exists() else re.split(r",(?![^{]*\})", word)
+    return [word] if os.path.exists(word) else joined(word)  # noqa: PTH110  (False for any text)
 
 
 def run(args: Namespace) -> int:
@@ -262,8 +263,9 @@ def run(args: Namespace) -> int:
 
 def _report(out: Path, val: str | None, summary: Any) -> None:
     if summary.damaged:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.damaged.items())
-        say(f"damaged samples, whose places others took: {reasons}")
+        from diptych.data.sample import damage_told
+
+        say(f"damaged samples, whose places others took: {damage_told(summary.damaged)}")
     if summary.skipped:
         say(f"steps skipped because their loss was not finite, or a spike: {summary.skipped}")
     if lost := summary.forgot:

@@ -8,24 +8,18 @@ Dimensions: N samples, C captions of all samples together.
 """
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from diptych.data.pictures import on_ground
-from diptych.data.sample import BadSample, Source
-from diptych.data.sources.compact import hash64
+from diptych.data.alike import Facts, Ticks, groups_alike, groups_of_equal, look, shared
+from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 
 _SHOWN = 20  # examples of each kind kept in a report
-_CHUNK = 64  # samples handed to a process at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +140,12 @@ def check(
     `progress(done, total)` is called as they do.
     """
     total = len(source) + (len(val) if val else 0)
-    ticks = _Ticks(progress, total)
-    facts = _look(source, tokenizer, workers, ticks)
+    ticks = Ticks(progress, total)
+    facts = look(source, tokenizer, workers, ticks)
     lost = dict(getattr(source, "damage", {}))
     damaged = {**lost, **facts.bad}
-    exact = _groups_of_equal(facts.exact)
-    alike = _groups_alike(facts)
+    exact = groups_of_equal(facts.exact)
+    alike = groups_alike(facts)
     return Report(
         source=source.name,
         samples=len(source),
@@ -164,7 +158,7 @@ def check(
         alike=_duplicates(alike, facts.picture_keys),
         captions=_captions(facts, tokenizer),
         false_negatives=_false_negatives(facts, batch_size),
-        leakage=_leakage(facts, _look(val, None, workers, ticks)) if val else None,
+        leakage=_leakage(facts, look(val, None, workers, ticks)) if val else None,
         cost=Cost(
             read_ms=1000 * facts.seconds / max(1, len(facts.picture_keys)),
             epoch_seconds=facts.seconds / max(1, len(facts.picture_keys)) * len(source),
@@ -175,157 +169,6 @@ def check(
     )
 
 
-@dataclass
-class _Facts:
-    """What the pass keeps of a source: hashes and sizes, no pictures."""
-
-    keys: list[str] = field(default_factory=list)  # N
-    bad: dict[str, str] = field(default_factory=dict)
-    picture_keys: list[str] = field(default_factory=list)  # P: samples whose picture could be read
-    exact: list[int] = field(default_factory=list)  # P
-    thumbnails: list[np.ndarray] = field(default_factory=list)  # P x (8, 9, 3)
-    widths: list[int] = field(default_factory=list)
-    heights: list[int] = field(default_factory=list)
-    captions: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
-    # C: text, its hash, sample number, characters, tokens, tokens lost
-    counts: list[int] = field(default_factory=list)  # N
-    seconds: float = 0.0
-    stored: int = 0
-
-    def add(self, other: "_Facts") -> None:
-        """Append the facts of the samples that follow."""
-        first = len(self.keys)
-        shifted = [(text, code, at + first, *rest) for text, code, at, *rest in other.captions]
-        self.captions += shifted  # type: ignore[arg-type]
-        for name in ("keys", "picture_keys", "exact", "thumbnails", "widths", "heights", "counts"):
-            getattr(self, name).extend(getattr(other, name))
-        self.bad.update(other.bad)
-        self.seconds += other.seconds
-        self.stored += other.stored
-
-
-class _Ticks:
-    def __init__(self, progress: Callable[[int, int], None] | None, total: int):
-        self.progress, self.total, self.done = progress, total, 0
-
-    def __call__(self, count: int) -> None:
-        self.done += count
-        if self.progress:
-            self.progress(self.done, self.total)
-
-
-def _look(source: Source, tokenizer: Tokenizer | None, workers: int, ticks: _Ticks) -> _Facts:
-    ranges = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
-    look = partial(_look_at, source, tokenizer)
-    facts = _Facts()
-    for part in _mapped(look, ranges, workers):
-        facts.add(part)
-        ticks(len(part.keys))
-    return facts
-
-
-def _mapped(look: Callable[[range], _Facts], ranges: Sequence[range], workers: int) -> Iterator[_Facts]:
-    if workers < 1:
-        yield from map(look, ranges)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(look, ranges)
-
-
-def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> _Facts:
-    facts = _Facts()
-    keys = source.keys()
-    pictured = any(name.startswith("images.") for name in source.schema())
-    for index in indices:
-        facts.keys.append(keys[index])
-        try:
-            sample = source[index]
-        except BadSample as bad:
-            facts.bad[keys[index]] = bad.reason
-            facts.counts.append(0)
-            continue
-        texts = sample.captions()
-        facts.counts.append(len(texts))
-        for text in texts:
-            tokens, lost = (len(tokenizer.ids(text)), tokenizer.lost(text)) if tokenizer else (0, 0)
-            facts.captions.append((text, _code(text), len(facts.keys) - 1, len(text), tokens, lost))
-        if pictured and not sample.images:
-            facts.bad.setdefault(keys[index], "no-picture")
-        for role, picture in sample.images.items():
-            try:
-                start = time.perf_counter()
-                data = picture.read()
-                image = picture.decode()
-                facts.seconds += time.perf_counter() - start
-            except BadSample as bad:
-                facts.bad.setdefault(keys[index], bad.reason)
-                continue
-            facts.stored += len(data)
-            if role == "main":
-                facts.picture_keys.append(keys[index])
-                facts.exact.append(hash64(data))
-                facts.thumbnails.append(_thumbnail(image))
-                facts.widths.append(image.width)
-                facts.heights.append(image.height)
-    return facts
-
-
-def _code(caption: str) -> int:
-    """Captions that differ in case or spaces alone are equal."""
-    return hash64(" ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"))
-
-
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    return np.asarray(on_ground(image).resize((9, 8), Image.Resampling.BOX))
-
-
-def _groups_of_equal(codes: Sequence[int]) -> list[list[int]]:
-    """Places of equal codes, only where there are at least two."""
-    found: dict[int, list[int]] = {}
-    for place, code in enumerate(codes):
-        found.setdefault(code, []).append(place)
-    return [places for places in found.values() if len(places) > 1]
-
-
-def _groups_alike(facts: _Facts) -> list[list[int]]:
-    """Places of pictures that look the same, by single linkage of the pairs that `_alike` finds."""
-    parent = list(range(len(facts.thumbnails)))
-
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
-    for a, b in _alike(facts.thumbnails):
-        parent[root(b)] = root(a)
-    return _groups_of_equal([root(place) for place in range(len(parent))])
-
-
-def _alike(thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4) -> list[tuple[int, int]]:
-    """Pairs of thumbnails (8, 9, 3) that differ by less than `near` grey levels on average.
-
-    Candidates share one of four 16-bit parts of the difference hash (whether grey falls from each pixel to its right
-    neighbour) and stand within `reach` of each other when sorted by brightness: linear time, not every last pair.
-    """
-    if len(thumbnails) < 2:
-        return []
-    pixels = np.stack(thumbnails).astype(np.int16)
-    grey = pixels.mean(-1, dtype=np.float32)
-    falls = np.packbits(grey[:, :, :-1] - grey[:, :, 1:] > 2, axis=-1)[..., 0]  # (P, 8): a byte a row
-    parts = np.ascontiguousarray(falls).view(np.uint16)  # (P, 4): two rows each
-    pairs: set[tuple[int, int]] = set()
-    for part in parts.T:
-        order = np.lexsort((grey.mean((1, 2)), part))
-        for step in range(1, reach + 1):
-            a, b = order[:-step], order[step:]
-            same = part[a] == part[b]
-            a, b = a[same], b[same]
-            close = np.abs(pixels[a] - pixels[b]).mean((1, 2, 3)) < near
-            pairs.update(zip(np.minimum(a, b)[close].tolist(), np.maximum(a, b)[close].tolist(), strict=True))
-    return sorted(pairs)
-
-
 def _duplicates(groups: Sequence[Sequence[int]], keys: Sequence[str]) -> Duplicates:
     return Duplicates(
         pictures=sum(len(group) - 1 for group in groups),
@@ -333,7 +176,7 @@ def _duplicates(groups: Sequence[Sequence[int]], keys: Sequence[str]) -> Duplica
     )
 
 
-def _captions(facts: _Facts, tokenizer: Tokenizer | None) -> Captions:
+def _captions(facts: Facts, tokenizer: Tokenizer | None) -> Captions:
     lost = [entry[5] for entry in facts.captions]
     return Captions(
         count=len(facts.captions),
@@ -346,7 +189,7 @@ def _captions(facts: _Facts, tokenizer: Tokenizer | None) -> Captions:
     )
 
 
-def _false_negatives(facts: _Facts, batch: int) -> FalseNegatives:
+def _false_negatives(facts: Facts, batch: int) -> FalseNegatives:
     n = len(facts.keys)
     batch = min(batch, n)
     shares: dict[int, dict[int, float]] = {}  # caption -> sample -> w
@@ -367,36 +210,9 @@ def _false_negatives(facts: _Facts, batch: int) -> FalseNegatives:
     )
 
 
-def shown_elsewhere(
-    source: Source, others: Sequence[Source], *, workers: int = 0, progress: Callable[[int, int], None] | None = None
-) -> set[str]:
-    """The keys of a source's samples whose main picture is one of the others', or looks like one.
-
-    >>> from diptych.data.sources import open_source
-    >>> one, other = open_source("scenes:count=6:texts=caption"), open_source("scenes:count=4:start=4:texts=caption")
-    >>> sorted(shown_elsewhere(one, [other]))
-    ['train-0-000004', 'train-0-000005']
-    """
-    ticks = _Ticks(progress, len(source) + sum(len(other) for other in others))
-    mine = _look(source, None, workers, ticks)
-    theirs = _Facts()
-    for other in others:
-        theirs.add(_look(other, None, workers, ticks))
-    same, alike = _shared(theirs, mine)
-    return same | alike
-
-
-def _shared(first: _Facts, second: _Facts) -> tuple[set[str], set[str]]:
-    """The keys of the second whose picture is equal to one of the first, and whose picture looks like one."""
-    pictures, border = set(first.exact), len(first.thumbnails)
-    same = {key for key, code in zip(second.picture_keys, second.exact, strict=True) if code in pictures}
-    pairs = _alike([*first.thumbnails, *second.thumbnails])
-    return same, {second.picture_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}
-
-
-def _leakage(train: _Facts, val: _Facts) -> Leakage:
+def _leakage(train: Facts, val: Facts) -> Leakage:
     captions = {entry[1] for entry in train.captions}
-    same, alike = _shared(train, val)
+    same, alike = shared(train, val)
     told = {val.keys[entry[2]] for entry in val.captions if entry[1] in captions}
     return Leakage(
         samples=len(val.keys),

@@ -1,10 +1,5 @@
-"""Bytes to pictures to tensors: one safe decoder, four places a picture can lie, and the one preprocessing.
+"""Pictures to tensors: four places a picture can lie, and the one preprocessing. `data.decode` reads their bytes."""
 
-`decode` looks at the first bytes, opens the header with the one plugin that fits, refuses what is too large, and only
-then touches pixels. Nothing here changes Pillow's global settings, so it is safe in threads and in other people's code.
-"""
-
-import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image
 from torch import Tensor
 
+from diptych.data.decode import MAX_PIXELS, decode, decode_mask
 from diptych.data.sample import BadSample, Picture
 from diptych.errors import InputError, unknown
 from diptych.spec import configure
-
-MAX_PIXELS = 89_478_485  # a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras make 60 million
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,186 +24,10 @@ HALF = (0.5, 0.5, 0.5)
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """The endings of files that are taken for pictures."""
 
-# The formats a training set holds. Pillow's other plugins (PostScript, FITS, …) are attack surface and stay closed.
-_PLUGINS = (
-    (b"\xff\xd8", JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    (b"RIFF", WebPImagePlugin.WebPImageFile),
-    (b"GIF8", GifImagePlugin.GifImageFile),
-    (b"BM", BmpImagePlugin.BmpImageFile),
-    (b"II*\0", TiffImagePlugin.TiffImageFile),
-    (b"MM\0*", TiffImagePlugin.TiffImageFile),
-)
-_FOREIGN = (
-    b"\0\0\1\0",
-    b"8BPS",
-    b"%PDF",
-    b"%!PS",
-    b"\xff\x0a",
-    b"II+\0",
-    b"MM\0+",
-)  # real pictures that we do not read
-
-_UPRIGHT = {  # EXIF orientation -> the turn that undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF), upright, as RGB, or RGBA where it has transparency.
-
-    Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted. With `at_least` a JPEG is decoded
-    at the smallest of 1/1, 1/2, 1/4 and 1/8 whose short side keeps so many pixels; other formats cannot and ignore it.
-    Raises BadSample: zero-byte, html, unsupported, bomb (more than `max_pixels`, told from the header), truncated,
-    unreadable.
-
-    >>> decode(b"<html>404</html>")
-    Traceback (most recent call last):
-    diptych.data.sample.BadSample: html: a web page, not a picture
-    """
-    plugin = _plugin(data)
-    try:
-        # Plugins raise whatever comes to hand on damaged bytes (SyntaxError, struct.error, IndexError, …).
-        image = plugin(io.BytesIO(data))
-        _refuse_bomb(image, max_pixels)
-        if at_least is not None:
-            image.draft(None, (at_least, at_least))  # libjpeg leaves out the higher DCT coefficients
-        image.load()
-        return opened(image)
-    except BadSample:
-        raise
-    except Exception as error:
-        raise _bad(data, error) from error
-
 
 def is_picture(path: str | Path) -> bool:
     """Whether a path is that of a file that ends as a picture's."""
     return Path(path).suffix.lower()[1:] in PICTURES and Path(path).is_file()
-
-
-def dimensions(data: bytes) -> tuple[int, int]:
-    """Width and height of the picture in `data` as it is stored, from its header alone. Raises BadSample as `decode`.
-
-    >>> dimensions(b"")
-    Traceback (most recent call last):
-    diptych.data.sample.BadSample: zero-byte
-    """
-    plugin = _plugin(data)
-    try:
-        image = plugin(io.BytesIO(data))
-    except Exception as error:
-        raise _bad(data, error) from error
-    return image.width, image.height
-
-
-def opened(image: Image.Image) -> Image.Image:
-    """A picture that someone else opened, as `decode` gives it: upright, RGB or RGBA. Raises BadSample: unsupported.
-
-    >>> opened(Image.new("CMYK", (2, 1))).mode
-    'RGB'
-    """
-    return _upright(_eight_bit_rgb(image))
-
-
-def _bad(data: bytes, error: Exception) -> BadSample:
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return BadSample("bomb", str(error))
-    cut = "truncated" in str(error) or not _complete(data)
-    return BadSample("truncated" if cut else "unreadable", str(error))
-
-
-def _plugin(data: bytes) -> type:
-    if not data:
-        raise BadSample("zero-byte")
-    for magic, plugin in _PLUGINS:
-        if data.startswith(magic):
-            return plugin
-    start = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith(b"<"):
-        if b"<svg" in start:
-            raise BadSample("unsupported", "SVG is not a raster picture")
-        raise BadSample("html", "a web page, not a picture")
-    if data.startswith(_FOREIGN) or data[4:8] == b"ftyp":
-        raise BadSample("unsupported", "not JPEG, PNG, WebP, GIF, BMP or TIFF")
-    raise BadSample("unreadable", "not a picture")
-
-
-def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
-    pixels = image.width * image.height
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # A small picture may be cut from one enormous tile, which libtiff would allocate.
-        tags = image.tag_v2
-        pixels = max(pixels, int(tags.get(322, 0)) * int(tags.get(323, 0)))
-    if pixels > max_pixels:
-        raise BadSample("bomb", f"{image.width} x {image.height} pixels; the limit is {max_pixels:,} pixels")
-
-
-def _eight_bit_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise BadSample("unsupported", "32-bit integers have no agreed white")
-        image = _keep_exif(Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)), image)
-    elif image.mode == "F":
-        raise BadSample("unsupported", "floating-point pixels have no agreed white")
-    clear = "transparency" in image.info or image.mode in {"RGBA", "RGBa", "LA", "La", "PA"}
-    mode = "RGBA" if clear else "RGB"
-    return image if image.mode == mode else _keep_exif(image.convert(mode), image)
-
-
-def _keep_exif(new: Image.Image, old: Image.Image) -> Image.Image:
-    """`convert` and `fromarray` do not all carry the EXIF block; the turn is read from it afterwards."""
-    if "exif" in old.info:
-        new.info["exif"] = old.info["exif"]
-    return new
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # a damaged EXIF block says nothing about the pixels: take them as they are
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-def _complete(data: bytes) -> bool:
-    """Whether the file ends as its format ends, so that a failure is damage and not a lost tail."""
-    tail = data[-64:]
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in tail
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" in tail
-    if data.startswith(b"RIFF"):
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    if data.startswith(b"GIF8"):
-        return b";" in tail
-    if data.startswith(b"BM"):
-        return len(data) >= int.from_bytes(data[2:6], "little")
-    return True
-
-
-def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The mask in `data` as "L": the stored numbers (grey values, or indices into a palette), not colours.
-
-    Raises BadSample as `decode`, and unsupported where a pixel is not one number of at most 8 bits.
-    """
-    plugin = _plugin(data)
-    try:
-        image = plugin(io.BytesIO(data))
-        _refuse_bomb(image, max_pixels)
-        if image.mode not in {"1", "L", "P"}:
-            raise BadSample("unsupported", f"a mask of mode {image.mode}; a mask has one 8-bit number a pixel")
-        return Image.fromarray(np.asarray(image).astype(np.uint8))
-    except BadSample:
-        raise
-    except Exception as error:
-        raise _bad(data, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +46,7 @@ class FilePicture:
             raise BadSample("unreadable", f"{self.path}: {error.strerror}") from error
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """As `diptych.data.pictures.decode`."""
+        """As `diptych.data.decode.decode`."""
         return decode(self.read(), at_least=at_least)
 
 
@@ -243,7 +61,7 @@ class BytesPicture:
         return self.data
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """As `diptych.data.pictures.decode`."""
+        """As `diptych.data.decode.decode`."""
         return decode(self.data, at_least=at_least)
 
 
@@ -271,7 +89,7 @@ class MemberPicture:
         return data
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """As `diptych.data.pictures.decode`."""
+        """As `diptych.data.decode.decode`."""
         return decode(self.read(), at_least=at_least)
 
 
@@ -300,7 +118,7 @@ class ZipPicture:
             raise BadSample("unreadable", f"{self.path}/{self.member}: {error}") from error
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """As `diptych.data.pictures.decode`."""
+        """As `diptych.data.decode.decode`."""
         return decode(self.read(), at_least=at_least)
 
 

@@ -4,12 +4,15 @@ Fields are named by dotted strings everywhere: `images.main`, `texts.caption`, `
 `arrays.volume`, `edits`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
+
+from diptych.errors import some
 
 
 class BadSample(Exception):
@@ -21,6 +24,16 @@ class BadSample(Exception):
 
     def __reduce__(self):  # crosses worker processes whole
         return type(self), (self.reason, self.detail)
+
+
+def damage_told(damaged: Mapping[str, str]) -> str:
+    """Damaged samples (key -> reason) in words: how many by reason, and some of them.
+
+    >>> damage_told({"a.png": "truncated", "b.png": "html", "c.png": "truncated"})
+    '2 truncated, 1 html; such as a.png, b.png, c.png'
+    """
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(damaged.values()).most_common())
+    return f"{reasons}; such as {some(damaged)}"
 
 
 class Picture(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diptych.data.sample import Source
+from diptych.spec import joined, parted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,5 +91,6 @@ def precision_of(model: object) -> str:
 
 
 def data_of(source: Source) -> str:
-    """The name of a source without its folders: data that lies elsewhere is the same data."""
-    return ",".join(re.split(r"[/\\]", part.rstrip("/\\"))[-1] for part in source.name.split(","))
+    """The name of a source without its folders, its options whole: data that lies elsewhere is the same data."""
+    parts = (parted(part) for part in joined(source.name))
+    return ",".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] + options for name, options in parts)

@@ -10,17 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 from torch.nn.functional import cross_entropy
 
 from diptych.data.batch import Batch
 from diptych.data.loader import require
+from diptych.data.plan import labels_of
 from diptych.data.sample import Source
 from diptych.data.views import ArrayView, Augment, LabelView, PictureView, View
-from diptych.errors import InputError
+from diptych.errors import InputError, at, some
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.spec import configure
-from diptych.towers.classifier import Classifier
+from diptych.towers.classifier import Classifier, check_names
 from diptych.towers.dual import DualEncoder
 from diptych.towers.parts import Temperature
 
@@ -74,7 +76,8 @@ class Classify(Method):
     def meet(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data. Raises InputError where the label has none."""
         if names := class_names(sources["train"], self.config.label):
-            self.model.set_classes(names)
+            with at(sources["train"].name):
+                self.model.set_classes(names)
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(min_batch=1, prepare=self.embed if self.cached else None),)  # no picture looks at another
@@ -109,13 +112,20 @@ class Classify(Method):
 def class_names(source: Source, label: str) -> tuple[str, ...]:
     """The class names of a label; () where the source lacks it, which is told with all that is missing.
 
-    Raises InputError where the label has none.
+    Raises InputError where the label has none, two are equal, or no sample is of a class.
     """
     field = source.schema().get(f"labels.{label}")
     if field is not None and not field.classes:
         raise InputError(f"the label {label!r} of {source.name!r} has no class names; name another with "
                          "--method.label, or give a folder a class")  # fmt: skip
-    return () if field is None else field.classes
+    if field is None:
+        return ()
+    with at(source.name):
+        names = check_names(field.classes)
+    if len(empty := np.setdiff1d(np.arange(len(names)), labels_of(source, label))):
+        raise InputError(f"{source.name} has no sample of {some(names[number] for number in empty)}; add some, or name "
+                         "the classes that have samples, with :classes=NAME+NAME")  # fmt: skip
+    return names
 
 
 # Towers are those of the model that is given; these are what the contract suite builds without one.

@@ -160,7 +160,8 @@ class Generate:
 
     def views(self, base: bool) -> Sequence[View]:
         denoiser = self.model.denoiser
-        noise = NoiseView(size=denoiser.config.size, steps=denoiser.config.steps, drop=self.drop if base else 0.0)
+        shape = (3, denoiser.config.size, denoiser.config.size)
+        noise = NoiseView(shape=shape, steps=denoiser.config.steps, drop=self.drop if base else 0.0)
         picture = PictureView(preprocess=denoiser.preprocess, augment=self.augment)
         if not base:
             return picture, LabelView(label=self.config.label, name="class", needed=True), noise

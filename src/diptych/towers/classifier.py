@@ -8,6 +8,7 @@ the classes are named afterwards, new names included.
 Dimensions: N pictures, C classes, L tokens of a prompt, D tower width, E embedding.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -18,14 +19,15 @@ from torch.nn.functional import normalize
 from diptych.data.pictures import Preprocess
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
 from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.tower import ImageTower
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal.
+    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal, capital
+    letters or not: most tokenizers see no difference.
 
     >>> check_names([" cat", "dog"])
     ('cat', 'dog')
@@ -33,20 +35,26 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     found = tuple(name.strip() for name in names)
     if not found or not all(found):
         raise InputError(f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class")
-    if len(set(found)) < len(found):
-        twice = next(name for name in found if found.count(name) > 1)
-        raise InputError(f"two classes are called {twice!r}; give each a name of its own")
+    plain = [name.casefold() for name in found]
+    if twice := next((name for name, count in Counter(plain).items() if count > 1), None):
+        called = dict.fromkeys(repr(name) for name in found if name.casefold() == twice)
+        raise InputError(f"two classes are called {' and '.join(called)}; give each a name of its own")
+    return found
+
+
+def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) -> list[str]:
+    """Each name's prompt. Raises InputError for a name that the context cuts: it may be no other than the next."""
+    found = [template.replace("{}", name) for name in names]
+    for name, prompt in zip(names, found, strict=True):
+        if tokenizer is not None and (lost := tokenizer.lost(prompt)):
+            raise InputError(f"the class name {brief(name, 40)!r} does not fit: its prompt loses {lost} tokens "
+                             f"beyond the context of {tokenizer.context}; shorten it")  # fmt: skip
     return found
 
 
 def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> list[list[int]]:
-    """The ids of each name's prompt. Raises InputError for a name that the context cuts."""
-    prompts = [template.replace("{}", name) for name in names]
-    for name, prompt in zip(names, prompts, strict=True):
-        if lost := tokenizer.lost(prompt):
-            raise InputError(f"the class name {name!r} does not fit: its prompt loses {lost} tokens beyond the "
-                             f"context of {tokenizer.context}; shorten it")  # fmt: skip
-    return tokenizer.encode(prompts)
+    """The ids of each name's prompt; raises as `prompts`."""
+    return tokenizer.encode(prompts(tokenizer, template, names))
 
 
 def parted(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:

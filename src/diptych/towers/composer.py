@@ -103,8 +103,8 @@ class Composing(Model):
     validation = Validation("composed", ("all_", "subset_"))
 
     def __init__(self, composer: Composer, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
-        super().__init__(composer.encoder, tokenizer, preprocess, name=name)
-        self.delivered = self.composer = composer
+        super().__init__(composer.encoder, tokenizer, preprocess, name=name, delivered=composer)
+        self.composer = composer
 
     def index(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
@@ -166,12 +166,3 @@ class Composing(Model):
         scores = torch.cat([similarities(query, part.float()) for part in index.split(TILE)], 1)[0]
         best = scores.sort(descending=True, stable=True)
         return list(zip(best.indices[:k].tolist(), best.values[:k].tolist(), strict=True))
-
-    def to(self, device: torch.device | str) -> "Composing":
-        super().to(device)
-        self.composer.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.composer.state_dict())

@@ -10,7 +10,7 @@ Dimensions: B pictures, S x S pixels, W width, L rows of a text, E embedding.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from diptych.spec import configure
 from diptych.towers.concepts import ConceptBank, Searched
 from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model, evaluating
+from diptych.towers.model import Told, evaluating
 from diptych.towers.transformer import Transformer
 
 
@@ -187,21 +187,14 @@ class Drawing(Searched):
         return Painter(self, preprocess, name=name)
 
 
-class Painter(Model):
+class Painter(Told):
     """A model that draws concepts; embeddings are its encoder's."""
 
-    def __init__(self, delivered: Drawing, preprocess: Preprocess, *, name: str):
-        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name)
-        self.delivered, self.label = delivered, delivered.label
-        self.classes = delivered.classes
-        self.validation = Validation("likeness", ("likeness", "top1"), {"label": self.label})
+    delivered: Drawing
 
-    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
-        """Name what `draw` draws. Raises InputError for templates, and as `Searched.set_classes` does."""
-        if templates:
-            raise InputError(f"{self.name} was trained with a prompt of its own; leave the templates out")
-        self.delivered.set_classes(names)
-        self.classes = self.delivered.classes
+    def __init__(self, delivered: Drawing, preprocess: Preprocess, *, name: str):
+        super().__init__(delivered, preprocess, name=name)
+        self.validation = Validation("likeness", ("likeness", "top1"), {"label": self.label})
 
     def class_logits(self, images: Any, **how: Any) -> Tensor:
         raise InputError(f"{self.name} draws and names no pictures; name a classifier")
@@ -240,12 +233,3 @@ class Painter(Model):
                              "with --method.keep_text true")  # fmt: skip
         further, there = side.tokens(side.tokenizer.encode([words]))
         return torch.cat([rows, further], 1), torch.cat([mask, there], 1)
-
-    def to(self, device: torch.device | str) -> "Painter":
-        super().to(device)
-        self.delivered.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.delivered.state_dict())

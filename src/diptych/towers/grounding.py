@@ -8,7 +8,7 @@ are a text tower's tokens, or what was searched for in their place; nothing fuse
 Dimensions: B pictures, N regions (h x w), D tower width, E embedding, C concepts, L rows of all concepts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,7 @@ from diptych.towers.concepts import ConceptBank, Searched
 from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
-from diptych.towers.model import Model, Pictures, Progress, evaluating
+from diptych.towers.model import Pictures, Progress, Told, evaluating
 from diptych.towers.transformer import Transformer
 
 PRIOR = 0.01
@@ -169,20 +169,14 @@ class Found:
     scores: Tensor
 
 
-class Detector(Model):
+class Detector(Told):
     """A model that finds classes in pictures; embeddings are its encoder's."""
 
-    def __init__(self, delivered: Grounding, preprocess: Preprocess, *, name: str):
-        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name)
-        self.delivered, self.classes = delivered, delivered.classes
-        self.validation = Validation("detection", ("ap50",))
+    delivered: Grounding
 
-    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
-        """Name the classes. Raises InputError for templates, and as `Searched.set_classes` does."""
-        if templates:
-            raise InputError(f"{self.name} was trained with a prompt of its own; leave the templates out")
-        self.delivered.set_classes(names)
-        self.classes = self.delivered.classes
+    def __init__(self, delivered: Grounding, preprocess: Preprocess, *, name: str):
+        super().__init__(delivered, preprocess, name=name)
+        self.validation = Validation("detection", ("ap50",))
 
     def class_logits(self, images: Pictures, **how: Any) -> Tensor:
         raise InputError(f"{self.name} finds classes in pictures and names no whole picture; use detect")
@@ -219,15 +213,6 @@ class Detector(Model):
         assert regions.scores is not None
         return [chosen(boxes, scores, least=least, overlap=overlap, most=most)
                 for boxes, scores in zip(regions.boxes, regions.scores, strict=True)]  # fmt: skip
-
-    def to(self, device: torch.device | str) -> "Detector":
-        super().to(device)
-        self.delivered.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.delivered.state_dict())
 
 
 def chosen(boxes: Tensor, scores: Tensor, *, least: float, overlap: float, most: int) -> Found:

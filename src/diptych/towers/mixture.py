@@ -81,7 +81,8 @@ class Mixture(Prompted):
     def set_classes(self, names: Sequence[str]) -> None:
         """Name the classes; behind them `also`, as far as they are no classes, are taught with."""
         classes = check_names(names)
-        super().set_classes([*classes, *(name for name in self.also if name not in classes)])
+        known = {name.casefold() for name in classes}
+        super().set_classes([*classes, *(name for name in self.also if name.casefold() not in known)])
         self.names, self.classes = self.classes, classes
         self._hard = None
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diptych.data.ahead import ahead
-from diptych.data.pictures import FilePicture, Preprocess, opened
+from diptych.data.decode import opened
+from diptych.data.pictures import FilePicture, Preprocess
 from diptych.data.sample import BadSample, Picture
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
-from diptych.towers.classifier import Classifier, check_names, mean_directions
-from diptych.towers.delivered import Validation
+from diptych.towers.classifier import Classifier, check_names, mean_directions, prompts
+from diptych.towers.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.mixture import Mixture
@@ -36,17 +37,22 @@ Progress = Callable[[int, int], None]
 
 
 class Model:
-    """A dual encoder that takes pictures and strings. `name` is what it was loaded from.
+    """A dual encoder that takes pictures and strings. `name` is what it was loaded from, `delivered` what a method
+    handed over that holds the encoder and more.
 
     Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
     """
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
-    delivered: Any = None  # the `Delivered` that it holds beyond the encoder
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
-    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str,
+        delivered: Delivered | None = None,
+    ):  # fmt: skip
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+        self.delivered = delivered
+        self._kept = delivered.remember() if delivered is not None else {}  # before other classes are named
         self.precision = "float32"  # what it computes in: `towers.precision.set_precision` changes it
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
@@ -115,8 +121,8 @@ class Model:
         """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
         of a vector (C, E) in the text's place (`towers.concepts`).
 
-        Raises InputError where a name is empty or comes twice, a template has no single {} for it, or vectors do not
-        fit.
+        Raises InputError where a name is empty, comes twice or is cut by the context, a template has no single {} for
+        it, or vectors do not fit.
         """
         names, templates = check_names(names), checked(templates, "set_classes")
         if text_embeddings is not None:
@@ -126,8 +132,8 @@ class Model:
                 )
             self.classes, self._class_vectors = names, F.normalize(text_embeddings.detach().float().cpu(), dim=1)
             return
-        prompts = [template.replace("{}", name) for name in names for template in templates]
-        vectors = self.embed_texts(prompts, batch_size=batch_size)
+        sets = zip(*(prompts(self.tokenizer, template, names) for template in templates), strict=True)
+        vectors = self.embed_texts([prompt for each in sets for prompt in each], batch_size=batch_size)
         self.classes, self._class_vectors = names, mean_directions(vectors, len(names))
 
     def class_logits(
@@ -151,32 +157,34 @@ class Model:
         """Where the towers are."""
         return next(self.encoder.parameters()).device
 
-    def to(self, device: torch.device | str) -> "Model":
-        """Move the towers. Raises InputError for a model in int8, which runs on a CPU alone."""
+    def to(self, device: torch.device | str) -> Self:
+        """Move all that the model holds. Raises InputError for a model in int8, which runs on a CPU alone."""
         if self.precision == "int8" and torch.device(device).type != "cpu":
             raise InputError(f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}")
-        self.encoder.to(device)
+        self._whole.to(device)
         return self
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that decides embeddings: weights, towers, tokenizer, preprocessing. Computed at first use."""
+        """SHA-256 of all that decides what it gives: weights, towers, tokenizer, preprocessing, and the plain values
+        that a method handed over, such as prompts. Computed at first use; classes that are named later are no part."""
         config = {
             "towers": self.encoder.config(),
             "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
             "preprocess": self.preprocess.to_dict(),
+            **({"kept": self._kept} if self._kept else {}),
         }
         total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, value in sorted(self._state.items()):
+        for name, value in sorted(self._whole.state_dict().items()):
             value = value.detach().cpu().contiguous()
             total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             total.update(value.reshape(-1).view(torch.uint8).numpy())
         return total.hexdigest()
 
     @property
-    def _state(self) -> dict[str, Any]:
-        """All weights that decide what the model gives."""
-        return dict(self.encoder.state_dict())
+    def _whole(self) -> nn.Module:
+        """All that the model holds."""
+        return self.encoder if self.delivered is None else self.delivered
 
     def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
         found, done = [torch.empty(0, self.encoder.embed_dim)], 0
@@ -237,22 +245,33 @@ class Model:
         )
 
 
-class Adapted(Model):
-    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
-    was trained on or any that are named. Embeddings are its encoder's, without the prompts that were learnt."""
+class Told(Model):
+    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`towers.concepts`).
+    Embeddings are its encoder's, without that."""
 
-    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
-        super().__init__(classifier.encoder, classifier.tokenizer, preprocess, name=name)
-        self.classifier, self.label = classifier, classifier.label
-        self.classes = classifier.classes
-        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
+    delivered: Any
+
+    def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
+        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
+        self.classes, self.label = delivered.classes, delivered.label
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
-        """Name the classes. Raises InputError for templates: the prompts are those of its training."""
+        """Name the classes. Raises InputError as what was learnt does, and for templates: the prompts are those of its
+        training."""
         if templates:
             raise InputError(f"{self.name} was trained with prompts of its own; leave the templates out")
-        self.classifier.set_classes(names)
-        self.classes = self.classifier.classes
+        self.delivered.set_classes(names)
+        self.classes = self.delivered.classes
+
+
+class Adapted(Told):
+    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
+    was trained on or any that are named."""
+
+    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
+        super().__init__(classifier, preprocess, name=name)
+        self.classifier = classifier
+        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
 
     def class_logits(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
@@ -275,15 +294,6 @@ class Adapted(Model):
                 if progress:
                     progress(done, count)
         return torch.cat(found).clone()
-
-    def to(self, device: torch.device | str) -> "Adapted":
-        super().to(device)
-        self.classifier.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.classifier.state_dict())
 
 
 class Routed(Adapted):

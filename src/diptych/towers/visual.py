@@ -113,7 +113,7 @@ class TextVisualness(Model):
     """
 
     def __init__(self, visual: Visualness, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
-        super().__init__(visual.encoder, tokenizer, preprocess, name=name)
+        super().__init__(visual.encoder, tokenizer, preprocess, name=name, delivered=visual)
         self.visual = visual
         label = {} if visual.label is None else {"label": visual.label}
         self.validation = Validation("visualness", ("auroc", "macro_f1"), label)
@@ -155,12 +155,3 @@ class TextVisualness(Model):
             raise InputError(f"{len(texts)} texts and {len(visual)} truths do not fit; give one for each")
         self.visual.threshold.fill_(best_threshold(self.score(texts, **how).numpy(), np.asarray(visual)))
         return float(self.visual.threshold)
-
-    def to(self, device: torch.device | str) -> "TextVisualness":
-        super().to(device)
-        self.visual.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return {**super()._state, "null": self.null}

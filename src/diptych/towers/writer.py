@@ -103,7 +103,7 @@ class WritingModel(Model):
     """A model that writes about pictures; it embeds as its encoder does. What `diptych.load` returns for a writer."""
 
     def __init__(self, writer: Writer, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
-        super().__init__(writer.encoder, tokenizer, preprocess, name=name)
+        super().__init__(writer.encoder, tokenizer, preprocess, name=name, delivered=writer)
         self.writer, self.lm = writer, writer.lm
         self.validation = writer.validation
 
@@ -188,12 +188,3 @@ class WritingModel(Model):
             given = "one string" if isinstance(texts, str) else f"{len(texts)}"
             raise InputError(f"{count} pictures came with {given} of {what}; give a list with one for each")
         return list(texts)
-
-    def to(self, device: torch.device | str) -> "WritingModel":
-        super().to(device)
-        self.writer.to(device)
-        return self
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        return dict(self.writer.state_dict())

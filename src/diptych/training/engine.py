@@ -9,7 +9,6 @@ from its last checkpoint as if nothing had happened.
 import logging
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -78,7 +77,7 @@ class Summary:
 
     steps: int
     skipped: int = 0
-    damaged: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)  # key or place -> reason
     forgot: Mapping[str, float] = field(default_factory=dict)  # of the guard, where it ended the run
 
 
@@ -156,7 +155,7 @@ class Engine:
             self.log.close()
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
-        self.summary.damaged = dict(Counter(self.feed.damaged.values()))
+        self.summary.damaged = dict(self.feed.damaged)
         self.summary.forgot = dict(self.memory.lost)
         return self.summary
 

@@ -1,6 +1,5 @@
 """The data of a run: a stage's loaders, the columns that stages computed, and the samples that were damaged."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +7,7 @@ import torch
 
 from diptych import collectives
 from diptych.data.loader import Loader, require
-from diptych.data.sample import Source
+from diptych.data.sample import Source, damage_told
 from diptych.errors import InputError
 from diptych.methods.base import Method, Recipe, Stage
 from diptych.training.prepare import with_columns
@@ -93,10 +92,7 @@ class Feed:
         total = sum(len(source) + len(getattr(source, "damage", ())) for source in self.given.values())
         if len(self.damaged) <= self.options.max_bad * total:
             return
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self.damaged.values()).most_common())
-        some = ", ".join(list(self.damaged)[:3])
         raise InputError(
-            f"{len(self.damaged)} of {total} samples are damaged so far ({reasons}; such as {some}), more "
-            f"than --max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or "
-            "raise --max-bad"
+            f"{len(self.damaged)} of {total} samples are damaged so far ({damage_told(self.damaged)}), more than "
+            f"--max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or raise --max-bad"
         )

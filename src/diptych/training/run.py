@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -183,6 +184,6 @@ def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:
         "seed": config.options.seed,
         "steps": summary.steps,
         "skipped": summary.skipped,
-        "damaged": summary.damaged,
+        "damaged": dict(Counter(summary.damaged.values())),
         "recipe": configs.plain(asdict(config.recipe)),
     }

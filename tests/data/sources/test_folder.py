@@ -32,6 +32,17 @@ def test_subfolders_are_classes(tmp_path):
     assert len(pickle.loads(pickle.dumps(source))) == 3
 
 
+def test_a_subfolder_without_pictures_is_a_class_where_there_are_classes(tmp_path):
+    put(tmp_path, "dog/2.png")
+    for name in ("bird/deep", ".cache", "__MACOSX"):
+        (tmp_path / name).mkdir(parents=True)
+    source = open_source(str(tmp_path))
+    assert source.schema()["labels.class"].classes == ("bird", "dog")
+    assert source.labels("class").tolist() == [1]
+    put(tmp_path, "loose.png")
+    assert "labels.class" not in open_source(str(tmp_path)).schema()
+
+
 def test_texts_beside_pictures_are_captions(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         put(tmp_path, name)

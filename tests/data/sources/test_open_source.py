@@ -13,6 +13,7 @@ from diptych.data.sample import Source
 from diptych.data.sources import Concat, Part, formats, open_source
 from diptych.data.sources.compact import Groups, Strings
 from diptych.errors import InputError
+from diptych.spec import parse
 
 
 def put(root, *names):
@@ -27,6 +28,33 @@ def test_every_format_file_is_found():
     for module in formats().values():
         assert callable(module.claims)
         assert callable(module.open)
+
+
+@pytest.mark.parametrize(
+    ("name", "general", "reader"),
+    [
+        ("cap.rc2.val.json", "coco", "cirr"),
+        ("cap.dress.val.json", "coco", "fashioniq"),
+        ("split_zhou_Pets.json", "coco", "split_zhou"),
+        ("VQA-E_val_set.json", "coco", "vqa"),
+        ("instances.json", "coco", "coco"),
+        ("snli_1.0_dev.jsonl", "table", "snli"),
+        ("pairs.jsonl", "table", "table"),
+        ("glyphs", "folder", "glyphs"),
+        ("scenes", "folder", "world"),
+        ("./glyphs", "folder", "folder"),
+    ],
+)
+def test_what_a_format_knows_by_name_goes_to_no_reader_of_any(name, general, reader, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir() if general == "folder" else (tmp_path / name).touch()
+    claiming = [each for each, module in formats().items() if module.claims(parse(name))]
+    assert set(claiming) == {general, reader}
+    asked = []
+    for each in claiming:
+        monkeypatch.setattr(formats()[each], "open", lambda spec, each=each: asked.append(each))
+    open_source(name)
+    assert asked == [reader]
 
 
 def test_joined_sources_keep_order_and_find_every_sample(tmp_path):

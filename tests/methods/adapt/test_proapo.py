@@ -13,11 +13,11 @@ from diptych.errors import InputError
 from diptych.methods import store
 from diptych.methods.adapt import proapo
 from diptych.methods.adapt.proapo import INNER, ProAPO
-from diptych.methods.evolution import Operators
 from diptych.methods.make import Make
-from diptych.methods.prompt_fitness import Judge, Weights
-from diptych.methods.prompt_search import Descriptions
-from diptych.methods.prompt_units import table, units_of
+from diptych.methods.prompt_search.descriptions import Descriptions
+from diptych.methods.prompt_search.evolution import Operators
+from diptych.methods.prompt_search.fitness import Judge, Weights
+from diptych.methods.prompt_search.units import table, units_of
 from diptych.testing import Toy
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -276,7 +276,7 @@ def test_classes_are_judged_alone_against_the_names():
 
 def test_the_search_begins_from_the_fittest_start():
     search, _ = found()
-    from diptych.methods.prompt_units import starts
+    from diptych.methods.prompt_search.units import starts
     from diptych.rng import generator
 
     rows = starts(search.there, search.named, generator(0, "proapo", "descriptions"))

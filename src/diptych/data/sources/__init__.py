@@ -1,7 +1,8 @@
 """Where data comes from: one format a file, found by looking in this folder.
 
 A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`; what begins with its `PREFIX`,
-where it has one, goes to no other. Add a file, and `open_source`, and with it every command, reads the format.
+where it has one, goes to no other. One with `ANY = True` claims any file of its ending, or any folder, and gets those
+that no other format knows by name. Add a file, and `open_source`, and with it every command, reads the format.
 
     glyphs:split=train:design=noto+emojione     the drawings that ship with the package
     scenes:count=5000:number=2                  a world: data that is made, with exact annotation
@@ -35,11 +36,12 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.plan import labels_of
 from diptych.data.sample import Field, Sample, Schema, Source
 from diptych.data.sources.compact import hash64
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
-from diptych.spec import Spec, parse
+from diptych.spec import Spec, joined, parse
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +61,7 @@ def open_source(spec: str) -> Source:
     """
     if not spec:
         raise InputError("no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'")
-    specs = [spec] if os.path.exists(spec) else re.split(r",(?![^{]*\})", spec)  # noqa: PTH110  (False for any text)
+    specs = [spec] if os.path.exists(spec) else joined(spec)  # noqa: PTH110  (False for any text)
     sources = [_open_one(parse(part)) for part in specs]
     return sources[0] if len(sources) == 1 else Concat(sources)
 
@@ -72,6 +74,7 @@ def _open_one(spec: Spec) -> Source:
         return narrowed(_open_one(replace(spec, options=own)), spec.options)
     prefixed = [module for module in formats().values() if spec.name.startswith(getattr(module, "PREFIX", "\0"))]
     claiming = prefixed or [module for module in formats().values() if module.claims(spec)]
+    claiming = [module for module in claiming if not getattr(module, "ANY", False)] or claiming
     assert len(claiming) <= 1, f"{spec.name} is claimed by several formats: {claiming}"
     if claiming:
         return claiming[0].open(spec)
@@ -127,12 +130,8 @@ class Concat:
         """The label of every sample (N,), -1 where a source has none; pictures are not decoded."""
         parts = []
         for source, renumber in zip(self.sources, self._renumber, strict=True):
-            if f"labels.{name}" not in source.schema():
-                values = np.full(len(source), -1)
-            elif hasattr(source, "labels"):
-                values = np.asarray(source.labels(name))  # type: ignore[attr-defined]
-            else:
-                values = np.array([source[at].labels.get(name, -1) for at in range(len(source))])
+            there = f"labels.{name}" in source.schema()
+            values = labels_of(source, name) if there else np.full(len(source), -1)
             table = renumber.get(name)
             parts.append(values if table is None else np.where(values < 0, -1, np.asarray(table)[values]))
         return np.concatenate(parts)

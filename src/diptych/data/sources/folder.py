@@ -1,7 +1,8 @@
 """A folder of pictures: `class/picture.jpg` gives labels, `picture.jpg` with `picture.txt` or `.json` gives texts.
 
-Where every picture lies in a subfolder, the first subfolder names its class (label `class`). Each line of a .txt is one
-caption; a .json is read as in tar shards. Pictures without texts are welcome where a task needs none.
+Where every picture lies in a subfolder, the first subfolder names its class (label `class`); one without a picture is a
+class too, so that what needs pictures of every class can tell which has none. Each line of a .txt is one caption; a
+.json is read as in tar shards. Pictures without texts are welcome where a task needs none.
 """
 
 import os
@@ -14,20 +15,20 @@ import numpy as np
 
 from diptych.data.pictures import PICTURES, FilePicture
 from diptych.data.sample import Sample, Schema
-from diptych.data.sources import card, glyphs, wordnet, worlds
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
-FORMAT = "folder"
+FORMAT, ANY = "folder", True
 _TEXTS = (".txt", ".json")
+_LEFT_OUT = (".", "__MACOSX")  # how the names of folders begin that nobody means
 _ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about a picture
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: any folder, but for the names that the package itself knows (write ./glyphs)."""
-    return is_folder(spec) and not any(other.claims(spec) for other in (glyphs, card, worlds, wordnet))
+    """Whether this file reads `spec`: any folder (for one of a name that the package itself knows write ./glyphs)."""
+    return is_folder(spec)
 
 
 def open(spec: Spec) -> "Folder":
@@ -71,7 +72,7 @@ class Folder:
         self.damage = self._orphans(texts, set(stems))
         firsts = [path.partition(os.sep) for path in pictures]
         named = all(rest for _, _, rest in firsts)
-        self._classes = tuple(sorted({first for first, _, _ in firsts})) if named else ()
+        self._classes = tuple(sorted({first for first, _, _ in firsts}.union(_subfolders(root)))) if named else ()
         number = {name: at for at, name in enumerate(self._classes)}
         self._label = np.array([number.get(first, -1) for first, _, _ in firsts], np.int64)
         self._schema: Schema | None = None
@@ -143,10 +144,15 @@ def _walk(root: str) -> Iterator[str]:
             folders.clear()
             continue
         met.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        folders[:] = sorted(name for name in folders if not name.startswith(_LEFT_OUT))
         prefix = os.path.relpath(folder, root)
         found += [name if prefix == "." else os.path.join(prefix, name) for name in names if name[0] != "."]  # noqa: PTH118
     return iter(sorted(found))
+
+
+def _subfolders(root: str) -> list[str]:
+    with os.scandir(root) as entries:
+        return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(_LEFT_OUT)]
 
 
 def _nothing(root: str, texts: int) -> str:

@@ -10,7 +10,7 @@ Classes are chosen first, of these the shots are drawn, and the part is cut last
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from diptych.data.plan import labels_of
 from diptych.data.sample import Field, Sample, Schema, Source
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, some, unknown
 from diptych.rng import generator
 from diptych.spec import several
 
@@ -70,7 +70,7 @@ def of_classes(source: Source, classes: str, label: str | None = None) -> "Subse
     if empty := np.setdiff1d(kept, values).tolist():
         raise InputError(
             f"no sample of {source.name} is of the class{'es' if len(empty) > 1 else ''} "
-            f"{_three(names[number] for number in empty)}; choose others with :classes=NAME+NAME, or take more data"
+            f"{some(names[number] for number in empty)}; choose others with :classes=NAME+NAME, or take more data"
         )
     rows = np.flatnonzero(np.isin(values, kept))
     return Subset(source, rows, f"classes={classes}", label, values[rows], kept)
@@ -102,7 +102,7 @@ def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -
     few = [f"{name} ({size})" for name, size in zip(called, (ends - starts).tolist(), strict=True) if size < count]
     if few or not len(numbers):
         raise InputError(
-            f"shots={count} of {source.name} are more than there are of {_three(few) or 'any class'}; ask for fewer, "
+            f"shots={count} of {source.name} are more than there are of {some(few) or 'any class'}; ask for fewer, "
             "or leave classes out with :classes=NAME+NAME"
         )
     drawn = [
@@ -147,12 +147,6 @@ def novel_half(classes: int) -> np.ndarray:
     [False, False, True]
     """
     return np.arange(classes) >= -(-classes // 2)
-
-
-def _three(names: Iterable[str]) -> str:
-    """At most three names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class Subset:

@@ -21,7 +21,7 @@ from diptych.data.sources.rows import Rows, open_rows
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure, several
 
-FORMAT = "table"
+FORMAT, ANY = "table", True
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _IMAGES = (
     *("image", "image_path", "img_path", "filepath", "file_path", "file_name", "filename", "file", "path"),
@@ -33,11 +33,8 @@ _SPLIT = "split"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix, but for what other formats know by its name."""
-    from diptych.data.sources import flickr, snli, variants
-
-    others = any(other.claims(spec) for other in (flickr, snli, variants))
-    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec) and not others
+    """Whether this file reads `spec`: by its suffix."""
+    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec)
 
 
 def open(spec: Spec) -> "Table":

@@ -1,6 +1,6 @@
 """Noise that a sample meets, drawn as every other random choice: never by worker, rank or batch size.
 
-Dimensions: B samples, S x S pixels.
+Dimensions: B samples.
 """
 
 from dataclasses import dataclass
@@ -14,41 +14,22 @@ from diptych.data.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseView:
-    """Normal noise (B, 3, S, S), a time (B,) of 0 … `steps` - 1, and whether the text is left out (B,), in a share
-    `drop` of the samples."""
-
-    size: int
-    steps: int
-    drop: float = 0.0
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def gives(self) -> tuple[str, ...]:
-        return "fields.noise", "fields.time", "fields.dropped"
-
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        noise = torch.from_numpy(rng.standard_normal((3, self.size, self.size), dtype=np.float32))
-        time, dropped = int(rng.integers(self.steps)), bool(rng.uniform() < self.drop)
-        return {"fields.noise": noise, "fields.time": time, "fields.dropped": dropped}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NormalView:
-    """Independent standard normal numbers (B, *shape), drawn anew each time that a sample is seen; zeros outside
-    training. So noise, as all that is random, is a function of (seed, epoch, position), whatever ranks and batches."""
+    """Standard normal noise (B, *shape), drawn anew each time that a sample is seen; zeros outside training. With
+    `steps` also what a denoiser learns by: a time (B,) of 0 … `steps` - 1, and whether the text is left out (B,), in a
+    share `drop` of the samples."""
 
     shape: tuple[int, ...]
-    name: str = "normal"
+    steps: int | None = None
+    drop: float = 0.0
     reads: tuple[str, ...] = ()
 
     @property
     def gives(self) -> tuple[str, ...]:
-        return (f"fields.{self.name}",)
+        return "fields.noise", *(("fields.time", "fields.dropped") if self.steps else ())
 
     def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        if progress is None:
-            return {self.gives[0]: torch.zeros(self.shape)}
-        return {self.gives[0]: torch.from_numpy(rng.standard_normal(self.shape, dtype=np.float32))}
+        drawn = torch.from_numpy(rng.standard_normal(self.shape, dtype=np.float32))
+        found: list[Any] = [torch.zeros(self.shape) if progress is None else drawn]
+        if self.steps:
+            found += [int(rng.integers(self.steps)), bool(rng.uniform() < self.drop)]
+        return dict(zip(self.gives, found, strict=True))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diptych.data.batch import Batch
 from diptych.data.sample import Source
-from diptych.data.views import NormalView, PictureView, Task, TaskView, TextView, View
+from diptych.data.views import NoiseView, PictureView, Task, TaskView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
@@ -133,7 +133,7 @@ class CLOSE(Method):
         else:
             views = [
                 TaskView(tokenizer=words, task=self.task, part="source"),
-                NormalView(shape=(model.gap.draws, model.gap.width), name="noise"),
+                NoiseView(shape=(model.gap.draws, model.gap.width)),
             ]
         first = None if self.config.train_on == "images" else "texts.source"
         target = TaskView(tokenizer=model.lm.tokenizer, task=self.task, part="target", like=first)

@@ -3,12 +3,13 @@
 Prompts in plain words are searched, by evolution and without gradients, on a few labelled pictures: first templates for
 the task, then the sentences that describe each class, of which a language model has written wrong and useless ones too.
 
-    t_c = unit( mean_k unit(text(p_ck)) ),    F = 0.5 top1(%) - 10 CE      (`methods.prompt_fitness`)
+    t_c = unit( mean_k unit(text(p_ck)) ),    F = 0.5 top1(%) - 10 CE      (`prompt_search.fitness`)
 
 Stage `templates`: a library, less what costs two classes' pictures or more against `template`; from 4 single ones on,
-`generations` of `methods.evolution`. Stage `descriptions`, where sentences are given: the fittest of all sentences, the
-names alone and 32 random samples; then `rounds` over `groups` of classes, each searched for 4 generations among the
-names and sentences of its classes (`methods.prompt_search`). All is chosen by the fitness on the training pictures.
+`generations` of `prompt_search.evolution`. Stage `descriptions`, where sentences are given: the fittest of all
+sentences, the names alone and 32 random samples; then `rounds` over `groups` of classes, each searched for 4
+generations among the names and sentences of its classes (`prompt_search.descriptions`). All is chosen by the fitness on
+the training pictures.
 Every string is encoded once; candidates are sums of what was encoded.
 Inference: zero-shot with the prompts that were found; a new name stands in the templates alone.
 
@@ -37,11 +38,11 @@ from diptych.data.templates import templates, with_types
 from diptych.errors import InputError
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
-from diptych.methods.evolution import Operators, Record, Room, evolve
 from diptych.methods.make import Make
-from diptych.methods.prompt_fitness import Judge, Scores, Weights, directions, tolerance
-from diptych.methods.prompt_search import Descriptions
-from diptych.methods.prompt_units import table, units_of
+from diptych.methods.prompt_search.descriptions import Descriptions
+from diptych.methods.prompt_search.evolution import Operators, Record, Room, evolve
+from diptych.methods.prompt_search.fitness import Judge, Scores, Weights, directions, tolerance
+from diptych.methods.prompt_search.units import table, units_of
 from diptych.rng import generator
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompt_sets import PromptSets, Unit, prompts

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.methods.class_groups import confused_groups, salient_groups
-from diptych.methods.evolution import Operators, Record, Room, evolve
-from diptych.methods.prompt_fitness import Judge, Scores, directions, tolerance
-from diptych.methods.prompt_units import starts
+from diptych.methods.prompt_search.evolution import Operators, Record, Room, evolve
+from diptych.methods.prompt_search.fitness import Judge, Scores, directions, tolerance
+from diptych.methods.prompt_search.groups import confused_groups, salient_groups
+from diptych.methods.prompt_search.units import starts
 from diptych.rng import generator
 
 PASSED_OVER = 0.4  # the share of classes whose units help least, which are in no group by confusion

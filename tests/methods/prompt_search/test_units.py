@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.methods.prompt_units import starts, table, units_of
+from diptych.methods.prompt_search.units import starts, table, units_of
 from diptych.towers.prompt_sets import prompts
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from diptych.methods import prompt_fitness
-from diptych.methods.prompt_fitness import Judge, Weights, directions, fitness, likeness, tolerance
+from diptych.methods.prompt_search import fitness as measured
+from diptych.methods.prompt_search.fitness import Judge, Weights, directions, fitness, likeness, tolerance
 
 NEAR = torch.tensor([[2.0, 0, 0], [0.5, 1, 0], [0, 0, 1]])
 FAR = 4 * torch.eye(3)
@@ -66,7 +66,7 @@ def slow(images, labels, classes, scale, weights):
 @pytest.mark.parametrize("weights", [Weights(), Weights(top1=0.05, top5=0.2, alike=1.0), Weights(entropy=0.0)])
 @pytest.mark.parametrize("tile", [1, 200, 10**6])
 def test_the_fitness_is_that_of_loops(weights, tile, monkeypatch):
-    monkeypatch.setattr(prompt_fitness, "_LOGITS", tile)
+    monkeypatch.setattr(measured, "_LOGITS", tile)
     images, labels, classes = unit(9, 6), torch.arange(9) % 7, unit(5, 7, 6, seed=1)
     found = Judge(images, labels, 8.0, weights).whole(classes)
     expected = [slow(images, labels, each, 8.0, weights) for each in classes]
@@ -76,7 +76,7 @@ def test_the_fitness_is_that_of_loops(weights, tile, monkeypatch):
 @pytest.mark.parametrize("weights", [Weights(), Weights(top5=0.3, alike=0.5)])
 @pytest.mark.parametrize("tile", [1, 150, 10**6])
 def test_a_candidate_that_changes_some_classes_scores_as_the_whole_one(weights, tile, monkeypatch):
-    monkeypatch.setattr(prompt_fitness, "_LOGITS", tile)
+    monkeypatch.setattr(measured, "_LOGITS", tile)
     judge = Judge(unit(9, 6), torch.arange(9) % 7, 8.0, weights)
     before, new = unit(2, 7, 6, seed=2), unit(5, 3, 6, seed=3)
     origin = torch.tensor([0, 1, 1, 0, 1])

@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from diptych.methods import evolution
-from diptych.methods.evolution import Operators, Record, Room, added, children, crossed, evolve, mutated, removed
+from diptych.methods.prompt_search import evolution
+from diptych.methods.prompt_search.evolution import (
+    Operators,
+    Record,
+    Room,
+    added,
+    children,
+    crossed,
+    evolve,
+    mutated,
+    removed,
+)
 
 
 def rng(seed=0):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.methods import class_groups
-from diptych.methods.class_groups import (
+from diptych.methods.prompt_search import groups as grouping
+from diptych.methods.prompt_search.groups import (
     clusters,
     confused_groups,
     considered,
@@ -33,8 +33,8 @@ def test_salient_classes_come_by_what_they_gain():
 
 def test_confused_classes_meet_the_worst_first_by_their_true_number(monkeypatch):
     """Labels are not in the order of their cost, so a place in a sorted list would be another class."""
-    monkeypatch.setattr(class_groups, "group_size", lambda classes: 3)
-    monkeypatch.setattr(class_groups, "clusters", lambda classes, rng: np.array([0, 0, 1, 1, 0, 1, 1, 1]))
+    monkeypatch.setattr(grouping, "group_size", lambda classes: 3)
+    monkeypatch.setattr(grouping, "clusters", lambda classes, rng: np.array([0, 0, 1, 1, 0, 1, 1, 1]))
     labels = np.array([6, 2, 4, 0])
     logits = torch.full((4, 8), -9.0)
     logits[0, [6, 1, 3, 5, 7]] = torch.tensor([5.0, 1, 1, 1, 1])
@@ -54,8 +54,8 @@ def test_confused_classes_meet_the_worst_first_by_their_true_number(monkeypatch)
 
 
 def test_a_group_is_filled_with_neighbours_of_its_cluster(monkeypatch):
-    monkeypatch.setattr(class_groups, "group_size", lambda classes: 7)
-    monkeypatch.setattr(class_groups, "clusters", lambda classes, rng: np.array([0] * 8 + [1] * 4))
+    monkeypatch.setattr(grouping, "group_size", lambda classes: 7)
+    monkeypatch.setattr(grouping, "clusters", lambda classes, rng: np.array([0] * 8 + [1] * 4))
     logits = torch.full((1, 12), -9.0)
     logits[0, [0, 9, 10, 1, 2]] = torch.tensor([1.0, 2, 3, 4, 5])
     angles = torch.arange(12) * 0.1

@@ -1,0 +1,200 @@
+"""One pass over a source, of which hashes, sizes and thumbnails are kept, and which pictures are equal or look alike.
+
+Dimensions: N samples, P pictures that could be read, C captions of all samples together.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from diptych.data.pictures import on_ground
+from diptych.data.sample import BadSample, Source
+from diptych.data.sources.compact import hash64
+from diptych.data.tokenizers import Tokenizer
+
+_CHUNK = 64  # samples handed to a process at once
+
+
+@dataclass
+class Facts:
+    """What the pass keeps of a source: hashes and sizes, no pictures."""
+
+    keys: list[str] = field(default_factory=list)  # N
+    bad: dict[str, str] = field(default_factory=dict)
+    picture_keys: list[str] = field(default_factory=list)  # P: samples whose picture could be read
+    exact: list[int] = field(default_factory=list)  # P
+    thumbnails: list[np.ndarray] = field(default_factory=list)  # P x (8, 9, 3)
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    captions: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
+    # C: text, its hash, sample number, characters, tokens, tokens lost
+    counts: list[int] = field(default_factory=list)  # N
+    seconds: float = 0.0
+    stored: int = 0
+
+    def add(self, other: "Facts") -> None:
+        """Append the facts of the samples that follow."""
+        first = len(self.keys)
+        shifted = [(text, code, at + first, *rest) for text, code, at, *rest in other.captions]
+        self.captions += shifted  # type: ignore[arg-type]
+        for name in ("keys", "picture_keys", "exact", "thumbnails", "widths", "heights", "counts"):
+            getattr(self, name).extend(getattr(other, name))
+        self.bad.update(other.bad)
+        self.seconds += other.seconds
+        self.stored += other.stored
+
+
+class Ticks:
+    """Calls `progress(done, total)` for samples done in several passes."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int):
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+def look(source: Source, tokenizer: Tokenizer | None, workers: int, ticks: Ticks) -> Facts:
+    """The pass over all samples, by so many processes."""
+    ranges = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
+    facts = Facts()
+    for part in _mapped(partial(_look_at, source, tokenizer), ranges, workers):
+        facts.add(part)
+        ticks(len(part.keys))
+    return facts
+
+
+def _mapped(look: Callable[[range], Facts], ranges: Sequence[range], workers: int) -> Iterator[Facts]:
+    if workers < 1:
+        yield from map(look, ranges)
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            yield from pool.map(look, ranges)
+
+
+def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Facts:
+    facts = Facts()
+    keys = source.keys()
+    pictured = any(name.startswith("images.") for name in source.schema())
+    for index in indices:
+        facts.keys.append(keys[index])
+        try:
+            sample = source[index]
+        except BadSample as bad:
+            facts.bad[keys[index]] = bad.reason
+            facts.counts.append(0)
+            continue
+        texts = sample.captions()
+        facts.counts.append(len(texts))
+        for text in texts:
+            tokens, lost = (len(tokenizer.ids(text)), tokenizer.lost(text)) if tokenizer else (0, 0)
+            facts.captions.append((text, _code(text), len(facts.keys) - 1, len(text), tokens, lost))
+        if pictured and not sample.images:
+            facts.bad.setdefault(keys[index], "no-picture")
+        for role, picture in sample.images.items():
+            try:
+                start = time.perf_counter()
+                data = picture.read()
+                image = picture.decode()
+                facts.seconds += time.perf_counter() - start
+            except BadSample as bad:
+                facts.bad.setdefault(keys[index], bad.reason)
+                continue
+            facts.stored += len(data)
+            if role == "main":
+                facts.picture_keys.append(keys[index])
+                facts.exact.append(hash64(data))
+                facts.thumbnails.append(_thumbnail(image))
+                facts.widths.append(image.width)
+                facts.heights.append(image.height)
+    return facts
+
+
+def _code(caption: str) -> int:
+    """Captions that differ in case or spaces alone are equal."""
+    return hash64(" ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"))
+
+
+def _thumbnail(image: Image.Image) -> np.ndarray:
+    return np.asarray(on_ground(image).resize((9, 8), Image.Resampling.BOX))
+
+
+def groups_of_equal(codes: Sequence[int]) -> list[list[int]]:
+    """Places of equal codes, only where there are at least two."""
+    found: dict[int, list[int]] = {}
+    for place, code in enumerate(codes):
+        found.setdefault(code, []).append(place)
+    return [places for places in found.values() if len(places) > 1]
+
+
+def groups_alike(facts: Facts) -> list[list[int]]:
+    """Places of pictures that look the same, by single linkage of the pairs that `alike_pairs` finds."""
+    parent = list(range(len(facts.thumbnails)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for a, b in alike_pairs(facts.thumbnails):
+        parent[root(b)] = root(a)
+    return groups_of_equal([root(place) for place in range(len(parent))])
+
+
+def alike_pairs(thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4) -> list[tuple[int, int]]:
+    """Pairs of thumbnails (8, 9, 3) that differ by less than `near` grey levels on average.
+
+    Candidates share one of four 16-bit parts of the difference hash (whether grey falls from each pixel to its right
+    neighbour) and stand within `reach` of each other when sorted by brightness: linear time, not every last pair.
+    """
+    if len(thumbnails) < 2:
+        return []
+    pixels = np.stack(thumbnails).astype(np.int16)
+    grey = pixels.mean(-1, dtype=np.float32)
+    falls = np.packbits(grey[:, :, :-1] - grey[:, :, 1:] > 2, axis=-1)[..., 0]  # (P, 8): a byte a row
+    parts = np.ascontiguousarray(falls).view(np.uint16)  # (P, 4): two rows each
+    pairs: set[tuple[int, int]] = set()
+    for part in parts.T:
+        order = np.lexsort((grey.mean((1, 2)), part))
+        for step in range(1, reach + 1):
+            a, b = order[:-step], order[step:]
+            same = part[a] == part[b]
+            a, b = a[same], b[same]
+            close = np.abs(pixels[a] - pixels[b]).mean((1, 2, 3)) < near
+            pairs.update(zip(np.minimum(a, b)[close].tolist(), np.maximum(a, b)[close].tolist(), strict=True))
+    return sorted(pairs)
+
+
+def shown_elsewhere(
+    source: Source, others: Sequence[Source], *, workers: int = 0, progress: Callable[[int, int], None] | None = None
+) -> set[str]:
+    """The keys of a source's samples whose main picture is one of the others', or looks like one.
+
+    >>> from diptych.data.sources import open_source
+    >>> one, other = open_source("scenes:count=6:texts=caption"), open_source("scenes:count=4:start=4:texts=caption")
+    >>> sorted(shown_elsewhere(one, [other]))
+    ['train-0-000004', 'train-0-000005']
+    """
+    ticks = Ticks(progress, len(source) + sum(len(other) for other in others))
+    mine = look(source, None, workers, ticks)
+    theirs = Facts()
+    for other in others:
+        theirs.add(look(other, None, workers, ticks))
+    same, alike = shared(theirs, mine)
+    return same | alike
+
+
+def shared(first: Facts, second: Facts) -> tuple[set[str], set[str]]:
+    """The keys of the second whose picture is equal to one of the first, and whose picture looks like one."""
+    pictures, border = set(first.exact), len(first.thumbnails)
+    same = {key for key, code in zip(second.picture_keys, second.exact, strict=True) if code in pictures}
+    pairs = alike_pairs([*first.thumbnails, *second.thumbnails])
+    return same, {second.picture_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}

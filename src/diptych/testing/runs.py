@@ -1,0 +1,126 @@
+"""How the contract suite runs a method: batches, one step's gradients, a short training. Top-level functions, so that
+other ranks can be told them by name."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych import collectives
+from diptych.data.batch import Batch
+from diptych.data.loader import Loader
+from diptych.data.sample import Source
+from diptych.methods.base import At, Method, Stage
+from diptych.rng import torch_seed
+from diptych.testing.subject import Subject
+from diptych.training.engine import Engine, Options
+from diptych.training.gradcache import strategy
+from diptych.training.launch import across_ranks, make_accelerator
+from diptych.training.prepare import Run, with_columns
+from diptych.training.step import Step
+
+BATCH = 8
+
+
+def rows(batch: Any, start: int, stop: int) -> Any:
+    """Some samples of a batch, or of one of each stream."""
+    if isinstance(batch, Mapping):
+        return {name: each.rows(start, stop) for name, each in batch.items()}
+    return batch.rows(start, stop)
+
+
+def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
+    """One batch for each stage that descends, this rank's part of it. What searches before one gives its columns."""
+    sources = subject.sources(method)
+    method.meet(sources)
+    found, stages = [], method.stages()
+    for at, stage in enumerate(stages):
+        if not stage.descend:
+            if any(later.descend for later in stages[at:]):
+                run = Run(method, sources, At(0, 0, 0, 0, stage.name), torch.device("cpu"))
+                stage.prepare(run)  # type: ignore[misc]  # it has one
+                sources = with_columns(sources, run.columns)
+            continue
+        parts: dict[str, Batch] = {}
+        for stream in stage.streams:
+            loader = Loader(
+                method.samples(stage, stream, sources[stream]),
+                method.views(stage, stream),
+                stage.plan,
+                batch,
+                steps=10,
+                rank=collectives.rank(),
+                ranks=collectives.world_size(),
+            )
+            parts[stream] = next(iter(loader.epoch(0)))
+        found.append((stage, parts if len(parts) > 1 else parts[stage.streams[0]]))
+    return found
+
+
+def gradients_of(subject: Subject, batch: int, chunk: int | None = None) -> dict[str, Any]:
+    """Loss and parameter gradients of one step, averaged over the ranks as the engine does."""
+    torch.set_num_threads(1)
+    method = subject.small()
+    stage, part = batches(subject, method, batch)[0]
+    step = Step(method, "float32")
+    model = across_ranks(make_accelerator(), step) if chunk is None else step
+    losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
+    gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    return {"loss": float(losses.total.detach()), "gradients": gradients}
+
+
+def found_by(subject: Subject) -> dict[str, Tensor]:
+    """What a method's first stage, which does not descend, has put into its buffers."""
+    torch.set_num_threads(1)
+    method = subject.small()
+    sources = subject.sources(method)
+    method.meet(sources)
+    method.stages()[0].prepare(Run(method, sources, At(0, 0, 0, 0), torch.device("cpu")))  # type: ignore[misc]
+    return {name: value.clone() for name, value in method.named_buffers()}
+
+
+def engine_of(
+    subject: Subject,
+    method: Method,
+    sources: Mapping[str, Source],
+    out: Path,
+    steps: int,
+    *,
+    batch: int = BATCH,
+    **options: Any,
+) -> Engine:
+    """An engine with the recipe of `small`."""
+    recipe = replace(subject.cls.presets["small"].recipe, steps=steps, batch_size=batch)
+    return Engine(method, recipe, sources, out, Options(quiet=True, **options))
+
+
+class _Stop(Exception):
+    pass
+
+
+def train(subject: Subject, out: Path, steps: int, *, resume: bool = False, stop_after: int | None = None) -> Method:
+    """The method after a run of so many steps, or one that is broken off after some of them."""
+    method = subject.small()
+    engine = engine_of(subject, method, subject.sources(method), out, steps, save_every=1)
+    out.mkdir(exist_ok=True)
+    if stop_after is not None:
+        original = engine._snapshot
+
+        def stopping(optimizer: torch.optim.Optimizer) -> None:
+            original(optimizer)
+            if engine.position.done == stop_after:
+                raise _Stop
+
+        engine._snapshot = stopping  # type: ignore[method-assign]
+    with suppress(_Stop):
+        engine.run(resume)
+    return method
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Its parameters and buffers as they are now."""
+    return {name: value.clone() for name, value in module.state_dict().items()}

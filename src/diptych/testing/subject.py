@@ -1,0 +1,103 @@
+"""What the contract suite is run on: a method's presets, narrowed to what a second can train, and toys as its data."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from diptych.data.sample import Source
+from diptych.data.tokenizers import Tokenizer, build
+from diptych.methods.base import Method, Preset
+from diptych.methods.make import NO_TOWER, Make
+from diptych.spec import Spec, parse
+from diptych.testing.toy import Toy
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method under test: its class, and its name where it has one."""
+
+    cls: type[Method]
+    name: str | None = None
+
+    def preset(self, name: str, shrink: int) -> Preset:
+        """A preset with towers and heads `shrink` times narrower, also those that an option of the method spells out
+        (bare widths among its options end in `width` or `hidden`), no dropout, the model that ships for a `teacher` or
+        `matcher`, the method's own `toy` options, and a vocabulary that the toy's words can fill."""
+        preset = self.cls.presets[name]
+        narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
+        config = dict(preset.config)
+        for key, value in config.items():
+            if key.endswith("dropout"):
+                config[key] = 0.0
+            elif key.endswith(("hidden", "width")) and isinstance(value, int):
+                config[key] = max(16, value // shrink)
+            elif isinstance(value, str) and value.startswith(("mlp:", "text:", "t5:")):
+                config[key] = str(narrower(value, shrink))
+            elif key in ("teacher", "matcher"):
+                config[key] = "tiny"
+        config |= self.cls.toy
+        return replace(preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink))
+
+    def make(self, preset: Preset) -> Method:
+        """A method with fresh weights, always the same."""
+        torch.manual_seed(0)
+        maker = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=toy_tokenizer(preset))
+        return self.cls(self.cls.configure(preset.config), maker)
+
+    def small(self) -> Method:
+        """The `small` preset, narrowed to what a second can train."""
+        return self.make(self.preset("small", 4))
+
+    def sources(self, method: Method, without: str | None = None) -> dict[str, Source]:
+        """Toys that give what each stream of each stage reads."""
+        reads: dict[str, dict[str, None]] = {}
+        lacked: dict[str, list[str]] = {}
+        for stage in method.stages():
+            for stream in stage.streams:
+                views = method.views(stage, stream)
+                names = (name for view in views for name in view.reads if name != without)
+                reads.setdefault(stream, {}).update(dict.fromkeys(names))
+                lacked.setdefault(stream, []).extend(name for view in views for name in getattr(view, "optional", ()))
+        return {stream: Toy(48, list(names), lacked=lacked[stream]) for stream, names in reads.items()}
+
+
+def narrower(spec: str, factor: int) -> Spec:
+    """A tower spec with every width divided by `factor` and dropout off. Models of timm have widths of their own: in
+    their place comes timm's test model of the same family, on pictures of 64 pixels.
+
+    >>> str(narrower("vit:width=768:heads=12:dropout=0.1", 16)), str(narrower("timm:resnet50:image_size=224", 16))
+    ('vit:width=48:heads=12:dropout=0.0', 'timm:test_resnet:image_size=64')
+    """
+    name, options = (parsed := parse(spec)).name, dict(parsed.options)
+    if name.startswith("timm:") and factor > 1:
+        return Spec(_smallest_of_family(name), {**options, "image_size": 64})
+
+    def cut(value: int) -> int:
+        heads = options.get("heads", 1)
+        return max(2 * heads, value // factor // heads * heads)
+
+    for key, value in options.items():
+        if key.endswith("dropout"):
+            options[key] = 0.0
+        elif key in {"width", "widths", "hidden"}:
+            options[key] = tuple(map(cut, value)) if isinstance(value, tuple) else cut(value)
+    return Spec(name, options)
+
+
+def _smallest_of_family(spec: str) -> str:
+    from timm import list_models
+
+    model = spec.removeprefix("timm:")
+    families = [name for name in list_models("test_*") if model.startswith(name.removeprefix("test_"))]
+    return f"timm:{max(families, key=len, default=model)}"
+
+
+def toy_tokenizer(preset: Preset) -> Tokenizer | None:
+    """A small vocabulary of the toy's words, with the preset's padding rule; None where it reads no texts."""
+    if preset.text == NO_TOWER:
+        return None
+    toy = Toy(128)
+    padding = parse(preset.tokenizer).options.get("padding", "longest")
+    return build(
+        f"bpe:vocab_size=320:context=24:padding={padding}", (text for i in range(128) for text in toy[i].captions())
+    )
