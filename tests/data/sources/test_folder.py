@@ -32,8 +32,10 @@ def test_subfolders_are_classes(tmp_path):
     assert len(pickle.loads(pickle.dumps(source))) == 3
 
 
-def test_a_subfolder_without_pictures_is_a_class_where_there_are_classes(tmp_path):
+def test_an_empty_subfolder_is_a_class_where_there_are_classes(tmp_path):
     put(tmp_path, "dog/2.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "about.md").write_text("no class")
     for name in ("bird/deep", ".cache", "__MACOSX"):
         (tmp_path / name).mkdir(parents=True)
     source = open_source(str(tmp_path))

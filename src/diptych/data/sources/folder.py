@@ -1,8 +1,8 @@
 """A folder of pictures: `class/picture.jpg` gives labels, `picture.jpg` with `picture.txt` or `.json` gives texts.
 
-Where every picture lies in a subfolder, the first subfolder names its class (label `class`); one without a picture is a
-class too, so that what needs pictures of every class can tell which has none. Each line of a .txt is one caption; a
-.json is read as in tar shards. Pictures without texts are welcome where a task needs none.
+Where every picture lies in a subfolder, the first subfolder names its class (label `class`); an empty one is a class
+too, so that what needs pictures of every class can tell which has none. Each line of a .txt is one caption; a .json is
+read as in tar shards. Pictures without texts are welcome where a task needs none.
 """
 
 import os
@@ -54,12 +54,14 @@ class Folder:
 
     def __init__(self, root: str, roles: Mapping[str, str] = MappingProxyType({})):
         self.name, self.root, self.roles = root, root, dict(roles)
-        pictures, texts = [], set()
+        pictures, texts, others = [], set(), set()
         for path in _walk(root):
             suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)
             if suffix[1:] in PICTURES:
                 pictures.append(path)
-            elif suffix in _TEXTS:
+                continue
+            others.add(path.partition(os.sep)[0])
+            if suffix in _TEXTS:
                 texts.add(path)
         if not pictures:
             raise InputError(_nothing(root, len(texts)))
@@ -72,7 +74,8 @@ class Folder:
         self.damage = self._orphans(texts, set(stems))
         firsts = [path.partition(os.sep) for path in pictures]
         named = all(rest for _, _, rest in firsts)
-        self._classes = tuple(sorted({first for first, _, _ in firsts}.union(_subfolders(root)))) if named else ()
+        empty = set(_subfolders(root)) - others
+        self._classes = tuple(sorted(empty.union(first for first, _, _ in firsts))) if named else ()
         number = {name: at for at, name in enumerate(self._classes)}
         self._label = np.array([number.get(first, -1) for first, _, _ in firsts], np.int64)
         self._schema: Schema | None = None
