@@ -146,16 +146,20 @@ def goods(split: str, trial: Trial) -> str:
 
 
 def joined(trial: Trial) -> Shop:
-    """Join the towers, let them meet all photographs once, and write the shop's descriptions as sentences."""
+    """Join the towers, let them meet all photographs once, and write what is said of the classes."""
     pair = join(trial)
     model = pair.load()
     for split in ("train", "val", "test"):
         evaluate(model, open_source(goods(split, trial)), ["zeroshot"], label=GOODS)
-    rows = Path(os.environ["DIPTYCH_DATA"], "grocery", "classes.jsonl").read_text("utf-8").splitlines()
-    said = {row["name"]: re.split(r"(?<=[.!?])\s+", row["description"].strip()) for row in map(json.loads, rows)}
     bank = trial.folder / "bank.json"
-    descriptions.write(bank, said)
+    descriptions.write(bank, sentences(Path(os.environ["DIPTYCH_DATA"], "grocery", "classes.jsonl")))
     return Shop(pair, str(bank))
+
+
+def sentences(path: Path) -> dict[str, list[str]]:
+    """The shop's description of each class, sentence by sentence."""
+    rows = map(json.loads, path.read_text("utf-8").splitlines())
+    return {row["name"]: re.split(r"(?<=[.!?])\s+", row["description"].strip()) for row in rows}
 
 
 def told(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
