@@ -18,7 +18,7 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.dense import dense, ious, segmentation
 from diptych.evaluation.depth import depth
 from diptych.evaluation.positions import cell_classes, cell_means, laid_under
-from diptych.evaluation.probe import classifier
+from diptych.linear import classifier
 
 COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
 

@@ -9,11 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.frozen import kept_aside
-from diptych.evaluation.hits import hits, report, resampled
+from diptych.evaluation.hits import report, resampled
 from diptych.evaluation.layer import layer
-from diptych.evaluation.probe import classifier
 from diptych.evaluation.probe import probe as run
+from diptych.linear import classifier, hits, kept_aside
 
 
 def by_loops(x, y, val_x, val_y, lr, batch, epochs, seed):

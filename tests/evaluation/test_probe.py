@@ -20,10 +20,11 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation import probe as suite
 from diptych.evaluation.factors import factors
-from diptych.evaluation.frozen import kept_aside, split
-from diptych.evaluation.probe import CS, classifier, few_shot, knn, linear
+from diptych.evaluation.frozen import split
+from diptych.evaluation.probe import few_shot, knn, linear
 from diptych.evaluation.probe import probe as run
 from diptych.evaluation.regression import ALPHAS, ridge
+from diptych.linear import CS, classifier, kept_aside
 
 
 def clusters(seed: int, count: int = 120, classes: int = 4, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +109,7 @@ def test_few_shots_see_so_many_of_each_class_and_grow_better(monkeypatch):
     x, y = clusters(0, count=400, noise=1.5)
     test_x, test_y = clusters(1, count=400, noise=1.5)
     fitted = []
-    monkeypatch.setattr(suite, "_fitted", lambda a, b, C: fitted.append(b) or original(a, b, C))
+    monkeypatch.setattr(suite, "fitted", lambda a, b, C: fitted.append(b) or original(a, b, C))
     found = {shots: few_shot(x, y, test_x, test_y, shots=shots, seeds=(0, 1, 2)) for shots in (1, 16)}
     assert {tuple(np.bincount(labels)) for labels in fitted} == {(1,) * 4, (16,) * 4}
     assert found[1]["top1"] + 0.1 < found[16]["top1"] < linear(x, y, test_x, test_y)["top1"] + 0.02
@@ -117,7 +118,7 @@ def test_few_shots_see_so_many_of_each_class_and_grow_better(monkeypatch):
     assert again == found[16]
 
 
-original = suite._fitted
+original = suite.fitted
 
 
 def test_more_shots_than_a_class_has_are_an_error_that_names_it():

@@ -18,8 +18,8 @@ from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps
 from diptych.evaluation.frozen import split
 from diptych.evaluation.positions import MOST, cell_classes, laid_under, positions
-from diptych.evaluation.probe import CS, classifier
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.linear import CS, classifier
 from diptych.metrics import lab
 
 card = {

@@ -16,6 +16,7 @@ from diptych.errors import InputError
 from diptych.evaluation import able
 from diptych.evaluation.embed import Steps, as_vectors, read_pictures
 from diptych.evaluation.protocol import data_of, split_of
+from diptych.linear import KEPT
 from diptych.rng import generator
 
 Features = Literal["embedding", "projected", "pooled"]
@@ -23,9 +24,6 @@ Features = Literal["embedding", "projected", "pooled"]
 the projection."""
 
 _ABILITY = {"embedding": "embed_images", "projected": "project_images", "pooled": "represent"}
-
-KEPT = 0.2
-"""The share of samples that are kept aside: to judge on where there is one source, to choose C or alpha on."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +109,3 @@ def frozen(
         found.append(as_vectors(vectors))
         kept += of_batch
     return torch.cat(found).numpy(), np.asarray(kept)
-
-
-def kept_aside(count: int, seed: int, owners: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Two lists of indices of `count` samples: to fit on, and a fifth (one at least) to choose by.
-
-    `owners` (count,) says to which picture each position belongs: then a fifth of the pictures is kept aside, whole.
-
-    >>> fit, choose = kept_aside(10, seed=0)
-    >>> len(fit), len(choose), sorted([*fit, *choose]) == list(range(10))
-    (8, 2, True)
-    """
-    values = np.arange(count) if owners is None else owners
-    different = np.unique(values)
-    if len(different) < 2:
-        raise InputError(f"{len(different)} sample is too few to fit a probe and choose its strength; give more")
-    order = generator(seed, "evaluation", "kept").permutation(different)
-    aside = np.isin(values, order[: max(1, round(KEPT * len(order)))])
-    return np.flatnonzero(~aside), np.flatnonzero(aside)

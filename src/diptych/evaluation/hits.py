@@ -1,8 +1,5 @@
-"""What a classifier of frozen features gets right: ranks of the right class, hit rates beside chance, and how far the
-number of test samples lets them vary.
-
-Ties lose: a sample whose class shares a place with another has the worse one. A classifier is what has scikit-learn's
-`classes_` and `decision_function`.
+"""What a classifier of frozen features gets right (`linear.hits`): hit rates beside chance, and how far the number of
+test samples lets them vary. A classifier is what has scikit-learn's `classes_` and `decision_function`.
 
 Dimensions: N samples learnt from, M judged on, D width, C classes.
 """
@@ -11,22 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych.metrics import class_ranks, per_class
+from diptych.linear import hits
+from diptych.metrics import per_class
 from diptych.rng import generator
-
-
-def hits(model: Any, test_x: np.ndarray, test_y: np.ndarray, top: int = 1) -> np.ndarray:
-    """Whether a classifier puts each test sample's class among its first `top`: (M,) bool of features (M, D)."""
-    scores = model.decision_function(test_x)
-    if scores.ndim == 1:  # two classes
-        scores = np.stack([-scores, scores], 1)
-    return among_first(scores, model.classes_, test_y, top)
-
-
-def among_first(scores: Any, classes: np.ndarray, labels: np.ndarray, top: int = 1) -> np.ndarray:
-    """Whether the right class is among the `top` highest scores (M,): scores (M, C) of `classes` (C,), labels (M,)."""
-    place = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return (class_ranks(scores, place) <= top) & (classes[place] == labels)
 
 
 def hit_rates(right: np.ndarray, labels: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:

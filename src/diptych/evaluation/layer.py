@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from diptych.errors import InputError
-from diptych.evaluation.hits import among_first
+from diptych.linear import among_first
 
 
 @dataclass(frozen=True, kw_only=True)

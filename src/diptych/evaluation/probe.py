@@ -12,7 +12,6 @@ Sources: Radford et al. 2021 (CLIP), appendix A.3 (linear); Zhou et al. 2022 (Co
 Dimensions: N samples, D width, C classes.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -26,11 +25,12 @@ from diptych.data.plan import labels_of
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, label_of
-from diptych.evaluation.frozen import Features, features_ready, frozen, kept_aside, opened, split
-from diptych.evaluation.hits import among_first, hit_rates, hits, report
+from diptych.evaluation.frozen import Features, features_ready, frozen, opened, split
+from diptych.evaluation.hits import hit_rates, report
 from diptych.evaluation.layer import layer
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
-from diptych.metrics import TIE, lab
+from diptych.linear import CS, among_first, best_c, classifier, fitted, hits, kept_aside
+from diptych.metrics import TIE
 from diptych.rng import generator
 
 card = {
@@ -40,9 +40,6 @@ card = {
 }
 
 Fit = Literal["logistic", "sgd"]
-
-CS = tuple(10.0**power for power in range(-4, 3))
-"""The values of C that are tried."""
 
 
 def ready(
@@ -176,29 +173,6 @@ def linear(
     return {**hit_rates(hits(model, test_features, test_labels), labels, test_labels), "C": C}
 
 
-def classifier(
-    features: np.ndarray,
-    labels: np.ndarray,
-    *,
-    owners: np.ndarray | None = None,
-    aside: tuple[np.ndarray, np.ndarray] | None = None,
-    seed: int = 0,
-    cs: Sequence[float] = CS,
-) -> tuple[Any, float]:
-    """scikit-learn's logistic regression on standardised features, as `linear` fits it, and its C.
-
-    `owners` are those of `kept_aside`; C is chosen on the features and labels `aside`, where they are given.
-    """
-    if aside is not None:
-        C = _chosen(cs, features, labels, *aside)
-        return _fitted(features, labels, C), C
-    fit, kept = kept_aside(len(labels), seed, owners)
-    if len(np.unique(labels[fit])) < 2:
-        fit = kept = np.arange(len(labels))  # too few to keep any aside
-    C = _chosen(cs, features[fit], labels[fit], features[kept], labels[kept])
-    return _fitted(features, labels, C), C
-
-
 def few_shot(
     features: np.ndarray,
     labels: np.ndarray,
@@ -222,8 +196,8 @@ def few_shot(
         fit = np.concatenate([order[:shots] for order in orders])
         aside = np.concatenate([order[shots : shots + min(shots, 4)] for order in orders])
         aside = aside if len(aside) else fit
-        C = _chosen(cs, features[fit], labels[fit], features[aside], labels[aside])
-        found.append(float(hits(_fitted(features[fit], labels[fit], C), test_features, test_labels).mean()))
+        C = best_c(cs, features[fit], labels[fit], features[aside], labels[aside])
+        found.append(float(hits(fitted(features[fit], labels[fit], C), test_features, test_labels).mean()))
     chance = hit_rates(np.zeros(len(test_labels)), labels, test_labels)["chance_top1"]
     return {"top1": float(np.mean(found)), "std": float(np.std(found)), "chance_top1": chance}
 
@@ -250,23 +224,6 @@ def knn(
         votes = (near >= last - TIE).float() @ one_hot
         right.append(among_first(votes, classes, wanted))
     return hit_rates(np.concatenate(right), labels, test_labels)
-
-
-def _chosen(cs: Sequence[float], x: np.ndarray, y: np.ndarray, aside_x: np.ndarray, aside_y: np.ndarray) -> float:
-    """The C with the best accuracy on samples kept aside; of equal ones the first."""
-    return max(cs, key=lambda C: float(hits(_fitted(x, y, C), aside_x, aside_y).mean()))
-
-
-def _fitted(x: np.ndarray, y: np.ndarray, C: float) -> Any:
-    with lab("a linear probe"):
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    if len(np.unique(y)) < 2:
-        raise InputError("all samples that a probe learns from are of one class; give samples of others too")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")  # so it is with one shot
-        return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, y)
 
 
 def class_label(source: Source, label: str | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.evaluation.frozen import kept_aside
+from diptych.linear import kept_aside
 from diptych.metrics import lab
 
 ALPHAS = tuple(10.0**power for power in range(-2, 6))

@@ -22,6 +22,7 @@ from diptych.data.worlds.scenes.words import COLOURS, RESERVED_STYLES
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Trial
 from diptych.methods.base import Method
+from diptych.methods.registry import method_class
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
@@ -104,16 +105,18 @@ def pictures(
 
 def adapted(
     method: str, *, recipe: Mapping[str, Any], change: Callable[[Method], None] | None = None,
-    measure: Callable[[Any, Trial], dict[str, float]] | None = None, **config: Any,
+    measure: Callable[[Any, Trial], dict[str, float]] | None = None, shots: int | None = None, **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:  # fmt: skip
-    """An arm: `tiny`, adapted by a method to the pictures of `trial.prelude`, with a template of its own unless it has
-    groups of them."""
-    words = {} if "templates" in config else {"template": TEMPLATE}
+    """An arm: `tiny`, adapted by a method to the pictures of `trial.prelude`, or to so many `shots` of each class of
+    them; with a template of its own where it reads names and has no groups of templates."""
+    named = getattr(method_class(method), "named", True) and "templates" not in config
+    words = {"template": TEMPLATE} if named else {}
 
     def arm(trial: Trial) -> dict[str, float]:
+        few = "" if shots is None else f":shots={shots}:draw={trial.seed}:of={LABEL}"
         settings = resolve(
             method,
-            {"train": trial.prelude["train"]},
+            {"train": f"{trial.prelude['train']}{few}"},
             init="tiny",
             config={"label": LABEL, "augment": {}, **words, **config},
             recipe={**recipe, **({"steps": 5} if trial.quick else {})},

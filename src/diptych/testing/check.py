@@ -184,7 +184,8 @@ def missing_field_is_refused(subject: Subject) -> None:
 
 
 def paper_preset_builds(subject: Subject) -> None:
-    """`paper` builds at full size on the meta device, and takes two real steps at 1/16 of its width."""
+    """`paper` builds at full size on the meta device, and takes two real steps at 1/16 of its width (where nothing
+    descends it solves once)."""
     full = subject.cls.presets["paper"]
     with torch.device("meta"):
         maker = Make(image=full.image, text=full.text, embed_dim=full.embed_dim, tokenizer=toy_tokenizer(full))
@@ -194,7 +195,7 @@ def paper_preset_builds(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = subject.make(narrow)
         engine = engine_of(subject, small, subject.sources(small), Path(folder), 2, batch=4)
-        assert engine.run().steps >= 2
+        assert engine.run().steps >= (2 if any(stage.descend for stage in small.stages()) else 1)
 
 
 def golden_losses(subject: Subject, path: Path) -> None:

@@ -88,6 +88,11 @@ class HFTextTower(Tower):
         self.width = int(model.config.hidden_size)
 
     @property
+    def table(self) -> nn.Module:
+        """The embeddings of the words, as those of our own text tower are called."""
+        return self.model.get_input_embeddings()
+
+    @property
     def context(self) -> int | None:
         """The most tokens that a text may have, where there is a bound."""
         return self.config.context or getattr(self.model.config, "max_position_embeddings", None)
@@ -97,7 +102,7 @@ class HFTextTower(Tower):
         if embeddings is not None:
             return embeddings
         assert ids is not None, "a text tower takes either ids or embeddings"
-        return self.model.get_input_embeddings()(ids)
+        return self.table(ids)
 
     def mask(self, lengths: Tensor, L: int) -> Tensor | None:
         """(N, L), True at real tokens; None where the padding rule lets pads be read."""

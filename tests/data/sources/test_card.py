@@ -41,7 +41,8 @@ def test_cards_that_ship_are_short_and_complete():
 def test_a_shipped_card_reads_its_pack(data_pack, monkeypatch):
     monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("flickr8k-1k").parent))
     assert len(open_source("flickr8k-1k:split=test")) == 200
-    assert open_source("grocery:split=val")[0].captions()
+    grocery = open_source("grocery:split=test")
+    assert grocery[0].captions() == [grocery.schema()["labels.label"].classes[0]] == ["Golden Delicious"]
 
 
 def test_dreamlips_card_names_the_roles_of_its_columns(tmp_path, monkeypatch):

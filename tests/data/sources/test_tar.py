@@ -127,8 +127,11 @@ def test_the_caption_field_can_be_chosen(tmp_path):
 def test_class_names_come_from_the_paired_field(tmp_path):
     records = [{"label": n % 2, "name": ("cat", "dog")[n % 2], "n": n, "n_name": "same"} for n in range(6)]
     members = [(f"{n}.json", json.dumps(record).encode()) for n, record in enumerate(records)]
-    schema = open_source(str(write(tmp_path / "a.tar", members))).schema()
+    path = str(write(tmp_path / "a.tar", members))
+    schema = open_source(path).schema()
     assert schema["labels.label"].classes == ("cat", "dog")
+    captioned = open_source(f"{path}:text=name").schema()  # the names are the captions
+    assert captioned["labels.label"].classes == ("cat", "dog")
 
 
 @settings(max_examples=40, deadline=None)

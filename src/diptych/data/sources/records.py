@@ -124,18 +124,18 @@ def _fields(sample: Sample) -> Iterable[tuple[str, str]]:
         yield "boxes", "box"
 
 
-def class_names(source: Source) -> dict[str, list[str]]:
+def class_names(source: Source, roles: Mapping[str, str] = MappingProxyType({})) -> dict[str, list[str]]:
     """Names of the integer labels that come with a text: `label` with `name`, `x_id` with `x`, `x` with `x_name`.
 
-    Only pairs where each number has one name count. Reads every sample's texts once, and only where the first samples
-    show such a pair.
+    `roles` are those that fields were given (`roles_of`). Only pairs where each number has one name count. Reads every
+    sample's texts once, and only where the first samples show such a pair.
     """
-    if not _pairs(source, range(min(len(source), 100))):
+    if not _pairs(source, range(min(len(source), 100)), roles):
         return {}
-    return _pairs(source, range(len(source)))
+    return _pairs(source, range(len(source)), roles)
 
 
-def _pairs(source: Source, indices: Iterable[int]) -> dict[str, list[str]]:
+def _pairs(source: Source, indices: Iterable[int], roles: Mapping[str, str]) -> dict[str, list[str]]:
     names: dict[str, dict[int, str]] = {}
     refused: set[str] = set()
     for index in indices:
@@ -146,7 +146,8 @@ def _pairs(source: Source, indices: Iterable[int]) -> dict[str, list[str]]:
         for label, value in sample.labels.items():
             if label in refused or not isinstance(value, int):
                 continue
-            text = next((text for role in _partners(label) for text in sample.captions(role)[:1]), None)
+            held = (sample.captions(roles.get(name, name))[:1] for name in _partners(label))
+            text = next((text for texts in held for text in texts), None)
             if text is None or names.setdefault(label, {}).setdefault(value, text) != text:
                 refused.add(label)
     found = {}

@@ -187,7 +187,9 @@ class Table:
     def schema(self) -> Schema:
         """The fields as up to 1,000 samples show them; class names from words, metadata, or paired columns."""
         if self._schema is None:
-            self._schema = schema_of(self, {**class_names(self), **self.rows.classes(), **self._classes})
+            self._schema = schema_of(
+                self, {**class_names(self, self._columns.roles), **self.rows.classes(), **self._classes}
+            )
         return self._schema
 
 

