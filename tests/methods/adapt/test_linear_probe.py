@@ -109,5 +109,5 @@ def test_bad_input_is_named():
         method(Named(9), search="halvin")
     with pytest.raises(InputError, match="leave augment out"):
         method(Named(9), augment={"flip": True})
-    with pytest.raises(InputError, match="no picture of the class 'pink'"):
-        fitted(Named(9, lost=(2, 5, 8)))
+    with pytest.raises(InputError, match="no sample of pink"):
+        method(Named(9, lost=(2, 5, 8)))

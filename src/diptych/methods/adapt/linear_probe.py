@@ -136,7 +136,7 @@ class LinearProbe(Classify):
 
     @torch.no_grad()
     def fit(self, run: Any) -> None:
-        """Solve for the weights, and put them into the classifier. Raises InputError for a class without a picture."""
+        """Solve for the weights, and put them into the classifier."""
 
         def read(batch: Batch) -> dict[str, Tensor]:
             labels: Any = batch.fields["class"]
@@ -146,11 +146,6 @@ class LinearProbe(Classify):
         found = run.map(read, self.views(self.stages()[0]), source)
         known = found["labels"] >= 0
         x, y = found["features"][known], found["labels"][known].astype(np.int64)
-        if len(empty := np.setdiff1d(np.arange(len(model.trained)), y)):
-            raise InputError(
-                f"{source.name} has no picture of the class {model.trained[empty[0]]!r}, which a linear probe does not "
-                "know by its name; add one, or choose classes with :classes=NAME+NAME"
-            )
         solved, C = classifier(x, y, seed=run.at.seed, **SEARCHES[self.config.search])
         weight, bias = (torch.from_numpy(values).float() for values in weights(solved))
         model.weight.copy_(weight)
