@@ -25,7 +25,8 @@ photographs, about .245 (`i2t_r1`) where the towers are what they should be. Bes
     gist        the maps are trained on the sentences that fit each picture, then the linear probe
 
 Here `alpha` and `beta` are the best on the validation split, as published, which nothing else looks at. Steps and rates
-of this block were set beforehand, on no result.
+of this block were set beforehand, but for coop's: its vectors are each class's own and its rate is high, since on seed
+100 the training loss stayed at 3.7 with shared ones and came to 1.5 with these.
 """
 
 import itertools
@@ -127,6 +128,7 @@ claim = Claim(
 # ---- real photographs
 
 GOODS = "label"
+OWN = {"cached": True, "own": True, "start": False, "length": 4}  # vectors of each class's own
 ALPHAS, BETAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0), (1.0, 2.0, 5.5, 10.0, 20.0)
 
 
@@ -249,7 +251,7 @@ real = Claim(
         "proapo": searched,
         "probe": learnt("linear_probe"),
         "gist": captioned,
-        "coop": learnt("coop", {"cached": True}, steps=60, batch_size=64, lr=0.05, warmup=0.1),
+        "coop": learnt("coop", OWN, steps=60, batch_size=64, lr=0.3, warmup=0.1),
         "tip": voted(),
         "tuned": voted(tune=True),
         "dealt": voted(dealt),
@@ -259,6 +261,6 @@ real = Claim(
         better("top1", "tuned", over="tip"),
         not_worse("top1", "tuned", than="coop", margin=0.02),
     ),
-    floor=Floor("top1", chance=1 / 81, arms=("names", "probe", "coop", "tip", "tuned")),
+    floor=Floor("top1", chance=1 / 81, arms=("probe", "gist", "coop", "tip", "tuned")),
     table=("top1", "mean", "i2t_r1", "t2i_r1"),
 )
