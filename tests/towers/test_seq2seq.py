@@ -49,7 +49,7 @@ def test_log_prob_is_the_sum_over_the_tokens_behind_the_start(lm):
             n = int(mask[row].sum())
             state = lm.start(ids[row : row + 1, :at], None, memory[row : row + 1, :n])
             total += float(F.log_softmax(state.logits, -1)[0, ids[row, at]].detach())
-        assert float(found[row]) == pytest.approx(total, abs=1e-4)
+        assert float(found[row].detach()) == pytest.approx(total, abs=1e-4)
 
 
 def test_decoding_goes_on_as_the_whole_text_is_read(lm):
