@@ -28,7 +28,7 @@ def begun(tmp_path, monkeypatch):
 def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
     claim = block(find("close"))
     assert len(claim.seeds) >= 3
-    assert 100 not in claim.seeds
+    assert not {0, 1, 100, 101, 102} & set(claim.seeds)
     for expect in claim.expect:
         assert {expect.arm, expect.other} <= {*claim.arms, None}
 
@@ -65,13 +65,12 @@ def test_the_commonest_values_are_told_by_chance():
     assert close.rightly([sample.captions()[0] for sample in samples], facts) == 1
 
 
-def test_captions_of_the_encoder_leave_out_half_of_the_facts_and_those_of_the_task_none():
-    """At three of six facts and a word that says what the thing is, the rest is left to the picture."""
+def test_captions_of_the_encoder_leave_out_most_of_the_facts_and_those_of_the_task_none():
     told = {}
     for how in (close.LITTLE, close.ALL):
         samples = list(open_source(f"{close.SCENES}:{how}:seed=3:count=100"))
         told[how] = close.rightly([sample.captions()[0] for sample in samples], close.told_of(samples))
-    assert told[close.LITTLE] < 0.75
+    assert told[close.LITTLE] < 0.6
     assert told[close.ALL] == 1
 
 

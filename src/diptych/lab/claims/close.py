@@ -1,7 +1,7 @@
 """Does noise on vectors of texts let what was learnt from texts alone write about pictures?
 
 The prelude trains a CLIP from scratch on drawn scenes of one thing, among small things that no text tells of, by
-captions that leave out half of the facts, at the temperature to which CLIP's own goes; so it has a gap as those have
+captions that leave out most of the facts, at the temperature to which CLIP's own goes; so it has a gap as those have
 that were trained on photographs. All arms learn full captions of further scenes from it with the same small
 encoder-decoder and recipe, and write about the pictures of scenes held out, by greedy decoding. [choice: beam search,
 five times as dear, is the method's own]
@@ -20,10 +20,12 @@ counting as wrong; `texts` the same of captions written from held-out captions i
 which the arm has learnt from; `shuffled` the same of captions and the pictures behind theirs. CHANCE is always telling
 the commonest value.
 
-What the prelude's captions leave out, its steps and the noise that counts as tuned were chosen on seed 100. There is no
-gap where they tell all (`excess` .43), hardly one where they leave out .3, and -.04 at a half; then `facts` are .28
-without noise, .51, .47 and .33 at .04, .08 and .16, .39 by the mean shift and .60 from pictures. "Near" is what the
-paper loses at its common noise, a third of what noise can win: .1 here.
+What the prelude's captions leave out, its steps and the noise that counts as tuned were chosen on seed 100, where there
+is no gap if they tell all (`excess` .43) and one of .04 if half is left out; then `facts` are .28 without noise, .51,
+.47 and .33 at .04, .08 and .16, .39 by the mean shift and .60 from pictures. Begun so on seeds 0 and 1, there was no
+gap (.02 and .03), and the run was ended; at seven tenths it is .05 and .06 on seeds 101 and 102, with `facts` .23
+without noise, .44 at .04 and .58 from pictures on seed 101. So seeds begin at 3. "Near" is what the paper loses at its
+common noise, a third of what noise can win: .11 on both seeds.
 """
 
 import json
@@ -44,7 +46,7 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:number=1:size=32:texts=caption:distractors=2"
-LITTLE, ALL = "drop=0.5", "drop=0"  # what captions tell: half of the facts, as people's do, or all
+LITTLE, ALL = "drop=0.7", "drop=0"  # what captions tell: few of the facts, or all
 FACTS = ("object", "colour", "quadrant", "texture", "size", "ground")
 CHANCE = 0.25
 PAIRS, LEARNT, HELD_OUT = 3000, 3000, 300
@@ -173,7 +175,7 @@ claim = Claim(
         "A captioner that has learnt from vectors of texts alone tells more of pictures where noise was added in "
         "training, and nearly as much as one that has learnt from pictures."
     ),
-    seeds=(0, 1, 2),  # an arm takes more than a minute
+    seeds=(3, 4, 5),  # an arm takes more than a minute
     prelude=draw,
     arms={
         "encoder": encoder,
@@ -193,7 +195,7 @@ claim = Claim(
         better("facts", "w04", over="w0"),
         better("facts", "w04", over="w32"),
         better("facts", "w04", over="mean_shift"),
-        not_worse("facts", "w04", than="images", margin=0.1),
+        not_worse("facts", "w04", than="images", margin=0.11),
         not_worse("facts", "random_shift", than="w04", margin=0.03),
         at_most("shuffled", "w04", CHANCE),
     ),
