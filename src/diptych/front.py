@@ -42,10 +42,10 @@ def train(
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
     `data` is a source spec, or a mapping of streams to specs. `weights` is the file of a foreign model that `init`
-    names. `guard` is one of what a model could do before: training
-    ends before its accuracy (or recall) there falls by more than `forget`. `config` are the method's own options,
-    `added` other methods whose losses are added, as "multi_view:weight=0.5" (`methods.mix`); `settings` are those of
-    the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers, max_bad, …).
+    names. `guard` is one of what a model could do before: training ends before its accuracy (or recall) there falls by
+    more than `forget`. `config` are the method's own options, `added` other methods whose losses are added, as
+    "multi_view:weight=0.5" (`methods.mix`); `settings` are those of the recipe (lr, epochs, steps, batch_size,
+    optimizer, …) and of the engine (seed, workers, max_bad, …).
     Raises InputError for a name, an option or data that does not fit.
     """
     given = {"recipe": {}, "options": {}}

@@ -69,7 +69,8 @@ def test_all_goods_are_described_in_sentences(data_pack, monkeypatch):
     said = tip_adapter.sentences(folder / "classes.jsonl")
     names = open_source(str(folder / "val.tar")).schema()["labels.label"].classes
     assert len(said) == len(names) == 81
-    assert said["Pink Lady"] == ["Pink Lady reminds of Royal Gala, though it is an even sweeter and crispier apple."]
+    assert len(said["Pink Lady"]) == 1
+    assert max(map(len, said.values())) > 1
     assert all(sentence == sentence.strip() != "" for told in said.values() for sentence in told)
 
 

@@ -14,7 +14,8 @@ picture. Ten novel classes are the same things in the other colours.
 
 `cosine` is the mean cosine of two classes' text features, all twenty named, over the test pictures: the paper's
 argument against CoCoOp. `base` and `novel` are accuracies among the classes of their half, H is their harmonic mean,
-`all` the accuracy among all twenty. The number of things beside, rate and steps were chosen on seed 100.
+`all` the accuracy among all twenty. The number of things beside was chosen on seed 100. Rate and
+steps are those of CoCoOp's preset `small` and were searched for no arm.
 """
 
 from typing import Any

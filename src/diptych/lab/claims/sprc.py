@@ -19,7 +19,7 @@ a scene has five siblings. The prelude trains an image tower (CLIP on the captio
 `r1` is recall at 1 in the gallery, `rs1` among the siblings, `remove`, `swap`, … recall at 1 by kind of edit. The
 second claim, `real`, is of drawings of people and hands whose gender and skin tone change (the pack glyph-variants), on
 actions that training does not show. Sizes were looked at on seed 100 with the arm `sprc` alone; no
-rate was searched for any arm.
+rate was searched for any arm. Afterwards, there, 800 steps brought `sprc` from .35 to .63 and `sum` from .66 to .76.
 """
 
 from collections.abc import Callable, Mapping
@@ -184,7 +184,7 @@ claim = Claim(
         "A prompt of sentence length finds edited pictures above the reference alone, the instruction alone, their sum "
         "and a single pseudo-word; with zeros in its place the gain is gone."
     ),
-    seeds=(0, 1, 2),  # an arm takes more than a minute
+    seeds=(0, 1, 2, 3, 4),
     prelude=scenes,
     arms={
         **arms(together=5),
@@ -202,7 +202,7 @@ real = Claim(
         "The same of drawings of people and hands, whose gender and skin tone are to change, on actions that training "
         "does not show."
     ),
-    seeds=(0, 1, 2),  # an arm takes more than a minute
+    seeds=(0, 1, 2, 3, 4),
     prelude=variants,
     arms=arms(together=1),
     expect=EXPECT,
