@@ -14,8 +14,10 @@ picture. Ten novel classes are the same things in the other colours.
 
 `cosine` is the mean cosine of two classes' text features, all twenty named, over the test pictures: the paper's
 argument against CoCoOp. `base` and `novel` are accuracies among the classes of their half, H is their harmonic mean,
-`all` the accuracy among all twenty. The number of things beside was chosen on seed 100. Rate and
-steps are those of CoCoOp's preset `small` and were searched for no arm.
+`all` the accuracy among all twenty. The number of things beside was chosen on seed 100, and the rates on seeds 100 to
+102, by the mean H of cocoop and of ctp_tft at .0025, .005, .01 and .02 (.823, .826, .832, .841 and .863, .860, .865,
+.859). No rate was searched for coop and still, which take cocoop's; what varies the method takes the method's. Steps
+are those of CoCoOp's preset `small`. Seeds 0 to 4 were run with .02 for all; the claim begins at 5.
 """
 
 from typing import Any
@@ -33,6 +35,7 @@ from diptych.towers.classifier import freeze
 
 SCENES = "number=1:distractors=6"
 RECIPE = {"steps": 200, "batch_size": 8, "lr": 0.02, "warmup": 0.1}
+OURS = {**RECIPE, "lr": 0.01}
 SEEN = 100  # test pictures that `cosine` is the mean of
 
 
@@ -99,19 +102,17 @@ claim = Claim(
         "With many things beside the one that is named, prompts that each class shifts by what it reads of the "
         "picture keep classes further apart than CoCoOp's one shift for all, and name base and novel classes better."
     ),
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(5, 6, 7, 8, 9),
     prelude=prelude,
     arms={
         "names": names_alone,
         "coop": adapted("coop", recipe=RECIPE, measure=measure),
         "cocoop": adapted("cocoop", recipe=RECIPE, measure=measure),
         "still": adapted("cocoop", recipe=RECIPE, measure=measure, change=still),
-        "ctp_tft": adapted("ctp_tft", recipe=RECIPE, measure=measure),
-        "agnostic": adapted(
-            "ctp_tft", recipe=RECIPE, measure=measure_as_one, change=lambda method: as_one(method.model)
-        ),
-        "ctp": adapted("ctp_tft", recipe=RECIPE, measure=measure, change=ctp),
-        "tft": adapted("ctp_tft", recipe=RECIPE, measure=measure, change=tft),
+        "ctp_tft": adapted("ctp_tft", recipe=OURS, measure=measure),
+        "agnostic": adapted("ctp_tft", recipe=OURS, measure=measure_as_one, change=lambda method: as_one(method.model)),
+        "ctp": adapted("ctp_tft", recipe=OURS, measure=measure, change=ctp),
+        "tft": adapted("ctp_tft", recipe=OURS, measure=measure, change=tft),
     },
     expect=(
         better("cosine", "ctp_tft", over="cocoop", higher=False, breaking=("agnostic",)),
