@@ -1,7 +1,7 @@
 """Does noise on vectors of texts let what was learnt from texts alone write about pictures?
 
 The prelude trains a CLIP from scratch on drawn scenes of one thing, among small things that no text tells of, by
-captions that leave out most of the facts, at the temperature to which CLIP's own goes. It should have a gap, as those
+captions that leave out half of the facts, at the temperature to which CLIP's own goes. It should have a gap, as those
 have that were trained on photographs. All arms learn full captions of further scenes from it with the same small
 encoder-decoder and recipe, and write about the pictures of scenes held out, by greedy decoding. [choice: beam search,
 five times as dear, is the method's own]
@@ -20,13 +20,13 @@ counting as wrong; `texts` the same of captions written from held-out captions i
 which the arm has learnt from; `shuffled` the same of captions and the pictures behind theirs. CHANCE is always telling
 the commonest value.
 
-What the prelude's captions leave out, its steps and the noise that counts as tuned were chosen on seed 100, where there
-is no gap if they tell all (`excess` .43) and one of .04 if half is left out; then `facts` are .28 without noise, .51,
-.47 and .33 at .04, .08 and .16, .39 by the mean shift and .60 from pictures. Begun so on seeds 0 and 1, there was no
-gap (.02 and .03), and the run was ended; at seven tenths it is .05 and .06 on seeds 101 and 102, with `facts` .23
-without noise, .44 at .04 and .58 from pictures on seed 101. Begun again, seed 3 had none (.08): what gives a gap
-on every seed is still to be found, and no result is stored. Seeds begin at 4. "Near" is what the paper loses at its
-common noise, a third of what noise can win: .11 on both seeds.
+What the prelude's captions leave out, how long it learns and the noise that counts as tuned were chosen on seeds 100 to
+106. If captions tell all, there is no gap (`excess` .43 on seed 100). If they leave out half, or seven tenths, there is
+one that closes as the CLIP learns: after 300 steps `excess` is between -.11 and .08, above 0 on seeds 0, 1 and 3, where
+earlier forms of the claim were begun and ended; after 220 it is -.20 and -.17 on seeds 104 and 105. There, on seed 105,
+`facts` are .25 without noise, .47, .49 and .43 at .02, .04 and .08, and .60 from pictures; .18, .37, .42, .38 and .58
+where the CLIP's captions leave out seven tenths. Seeds begin at 4. "Near" is what the paper loses at its common noise,
+a third of what noise can win: .11 on seeds 100 and 101, where the margin comes from.
 """
 
 import json
@@ -47,11 +47,11 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:number=1:size=32:texts=caption:distractors=2"
-LITTLE, ALL = "drop=0.7", "drop=0"  # what captions tell: few of the facts, or all
+LITTLE, ALL = "drop=0.5", "drop=0"  # what captions tell: half of the facts, or all
 FACTS = ("object", "colour", "quadrant", "texture", "size", "ground")
 CHANCE = 0.25
 PAIRS, LEARNT, HELD_OUT = 3000, 3000, 300
-CLIP_STEPS, STEPS = 300, 300
+CLIP_STEPS, STEPS = 220, 300
 WIDTH = 64  # of the space
 TUNED = 0.04
 
@@ -176,7 +176,7 @@ claim = Claim(
         "A captioner that has learnt from vectors of texts alone tells more of pictures where noise was added in "
         "training, and nearly as much as one that has learnt from pictures."
     ),
-    seeds=(4, 5, 6),  # an arm takes more than a minute
+    seeds=(4, 5, 6, 7, 8),
     prelude=draw,
     arms={
         "encoder": encoder,
