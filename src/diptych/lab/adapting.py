@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.pictures import BytesPicture
+from diptych.data.plan import labels_of
 from diptych.data.sample import Picture, Sample, Schema, Source
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
+from diptych.data.sources.subset import shots as draw_shots
 from diptych.data.worlds.scenes.concepts import COMMON
 from diptych.data.worlds.scenes.words import COLOURS, RESERVED_STYLES
 from diptych.evaluation import evaluate
@@ -30,7 +32,7 @@ from diptych.training.run import run
 
 THINGS, TINTS = 5, 4
 SHOTS, TESTED = 16, 25  # pictures of each class
-DRAWN = 40  # scenes for each combination of all things and colours, so that every class has enough of them
+DRAWN = 40  # scenes for each combination of all things and colours, more where a class has too few of them
 TEMPLATE = "a picture of a {}"
 LABEL = "pair"
 
@@ -96,9 +98,13 @@ def pictures(
         count = DRAWN * -(-number // TESTED) * len(COMMON) * len(COLOURS)
         spec = (
             f"scenes:{options}:held_out=0.0:styles={'+'.join(styles)}:texts=caption:seed={trial.seed}:split={split}:"
-            f"count={count}:classes={'+'.join(names)}:shots={number}:draw={trial.seed}:of={LABEL}"
+            f"classes={'+'.join(names)}:of={LABEL}"
         )
-        write_shards(Noisy(open_source(spec), noise), trial.folder / name)
+        drawn = open_source(f"{spec}:count={count}")
+        while np.bincount(labels_of(drawn, LABEL), minlength=len(names)).min() < number:
+            count *= 2  # this seed drew few of one class
+            drawn = open_source(f"{spec}:count={count}")
+        write_shards(Noisy(draw_shots(drawn, number, trial.seed, LABEL), noise), trial.folder / name)
         found[name] = f"{trial.folder / name}/*.tar"
     return found
 
