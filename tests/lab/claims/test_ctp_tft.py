@@ -1,4 +1,4 @@
-"""The claim on class-aware prompts asks what it says: equal recipes, halves that stay out, one query where named."""
+"""The claim on class-aware prompts asks what it says: recipes alike but for rates, halves left out, one query."""
 
 from dataclasses import replace
 
@@ -17,11 +17,11 @@ WORLD = f"scenes:number=1:objects=cat+bus:colours=red+blue:held_out=0.0:texts=ca
 def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
     claim = block(find("ctp_tft"))
     assert len(claim.seeds) >= 5
-    assert 100 not in claim.seeds
+    assert not {100, 101, 102} & set(claim.seeds)
     assert "agnostic" not in claim.learning
 
 
-def test_arms_differ_in_method_and_change_alone(tmp_path, monkeypatch):
+def test_arms_differ_in_method_change_and_the_rate_of_the_method_alone(tmp_path, monkeypatch):
     begun, changes = {}, {}
 
     def run(config, folder, change=None):
@@ -39,7 +39,10 @@ def test_arms_differ_in_method_and_change_alone(tmp_path, monkeypatch):
         "coop": "coop", "cocoop": "cocoop", "still": "cocoop", "ctp_tft": "ctp_tft", "ctp": "ctp_tft", "tft": "ctp_tft",
     }  # fmt: skip
     assert {name for name, change in changes.items() if change} == {"still", "ctp", "tft"}
-    same = {str(replace(c, method="", recipe=replace(c.recipe, epochs=1.0))) for c in begun.values()}  # steps win
+    rates = {name: config.recipe.lr for name, config in begun.items()}
+    assert rates == {"coop": 0.02, "cocoop": 0.02, "still": 0.02, "ctp_tft": 0.01, "ctp": 0.01, "tft": 0.01}
+    alike = {"epochs": 1.0, "lr": 0.1}  # steps win over epochs
+    same = {str(replace(c, method="", recipe=replace(c.recipe, **alike))) for c in begun.values()}
     assert len(same) == 1
 
 
