@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from diptych.dtypes import wide
 from diptych.errors import InputError
 
 
@@ -199,7 +200,7 @@ class BatchNorm(_BatchNorm):
         self._check_input_dim(input)
         over = [0, *range(2, input.dim())]
         shape = (1, -1, *(1 for _ in over[1:]))
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = wide(input)
         count = x.new_tensor([x.numel() / x.shape[1]])
         # Two sums, not one of x and x²: subtracting the mean before squaring keeps the digits of small variances.
         sums = _Sum.apply(torch.cat([x.sum(over), count]))

@@ -200,7 +200,13 @@ def accuracy(scores: Array, labels: Array, topk: Sequence[int] = (1, 5)) -> dict
 
 
 def class_ranks(scores: Array, labels: Array) -> np.ndarray:
-    """The rank (N,) of each sample's right class among scores (N, C): 1 + the other classes as high or higher."""
+    """The rank (N,) of each sample's right class among scores (N, C): 1 + the other classes as high or higher.
+
+    Scores closer than `TIE` of the largest in their row count as the same.
+
+    >>> class_ranks(np.array([[0.3, 0.3 + 1e-8], [0.9, 0.1]]), np.array([1, 0]))
+    array([2, 1])
+    """
     values = _finite("scores", scores)
     index = torch.as_tensor(labels).long().to(values.device)
     if values.shape[:1] != index.shape or (
@@ -209,7 +215,8 @@ def class_ranks(scores: Array, labels: Array) -> np.ndarray:
         raise InputError(
             f"labels {tuple(index.shape)} do not fit scores {tuple(values.shape)}; give one class a sample"
         )
-    return (values >= values.gather(1, index[:, None])).sum(1).cpu().numpy()
+    slack = TIE * values.abs().amax(1, keepdim=True)
+    return (values >= values.gather(1, index[:, None]) - slack).sum(1).cpu().numpy()
 
 
 def per_class(hits: Array, labels: Array, classes: int) -> np.ndarray:

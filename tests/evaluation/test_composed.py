@@ -56,16 +56,19 @@ def table(seed=0, count=20):
 
 
 def slow(model, triples, gallery, groups, keep):
-    """Ranks in the gallery, and in the group where there is one, by looking at one picture after the other."""
+    """Ranks in the gallery, and in the group where there is one, by looking at one picture after the other. Scores
+    closer than the stated tolerance, a millionth of the norms, are ties."""
     found = {"all": [], "subset": []}
     for target, reference, text, group in triples:
-        query = model.query(torch.tensor([reference]), [digits(text)])[0]
-        score = {picture: max(float(query @ each) for each in model.tokens[picture]) for picture in gallery}
+        query = model.query(torch.tensor([reference]), [digits(text)])[0].double()
+        score = {picture: max(float(query @ each) for each in model.tokens[picture].double()) for picture in gallery}
         out = set() if keep or reference == target else {reference}
         for name, pictures in (("all", gallery), ("subset", groups.get(group, ()))):
-            others = [picture for picture in pictures if picture != target and picture not in out]
+            compared = [picture for picture in pictures if picture not in out]
             if pictures:
-                found[name].append(1 + sum(score[each] >= score[target] - 1e-7 for each in others))
+                longest = max(float(each.norm()) for picture in compared for each in model.tokens[picture].double())
+                bar = score[target] - 1e-6 * longest * float(query.norm())
+                found[name].append(1 + sum(score[each] >= bar for each in compared if each != target))
     return found
 
 

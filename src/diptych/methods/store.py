@@ -178,7 +178,10 @@ def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error})") from None
     if half:
-        state = {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+        state = {
+            name: value.to(torch.get_default_dtype()) if value.dtype == torch.float16 else value
+            for name, value in state.items()
+        }
     own = module.state_dict()
     problems = [f"lacks {name}" for name in own.keys() - state.keys()]
     problems += [f"has the unknown {name}" for name in state.keys() - own.keys()]

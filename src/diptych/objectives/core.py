@@ -106,11 +106,6 @@ def normalisers(
         return _Normalisers.apply(x, y, scale, bias, allowed, True, False, tile or _tile(x, y))[0]  # type: ignore[index]
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float32 or wider: half precision is computed in float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def others(device: torch.device) -> Allowed:
     """Which pairs of two slices are of different indices: what `allowed` takes where a point is not its own pair."""
 

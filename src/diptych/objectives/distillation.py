@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.objectives.contrastive import info_nce
-from diptych.objectives.core import wide
 
 
 def off_diagonal(

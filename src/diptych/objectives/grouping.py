@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.objectives.contrastive import info_nce
-from diptych.objectives.core import wide
 
 _EDGE = 1e-6  # the best patch is a hair below 1 after scaling
 

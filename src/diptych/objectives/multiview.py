@@ -23,8 +23,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.objectives.core import Allowed, normalisers, others, pair_losses, wide
+from diptych.objectives.core import Allowed, normalisers, others, pair_losses
 from diptych.objectives.uniformity import uniformity
 
 Form = Literal["code", "paper"]

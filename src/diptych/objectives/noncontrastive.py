@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.objectives.core import wide
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.objectives.core import pair_losses, wide
+from diptych.objectives.core import pair_losses
 
 
 def gate_target(similarities: Tensor, k: int = 2, bump: float = 10.0) -> Tensor:

@@ -20,8 +20,9 @@ import math
 import torch
 from torch import Tensor
 
+from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.objectives.core import normalisers, others, wide
+from diptych.objectives.core import normalisers, others
 
 
 def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:

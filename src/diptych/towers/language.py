@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.towers.delivered import Validation
 from diptych.towers.generate import generate
@@ -132,7 +133,7 @@ class CausalLM(nn.Module):
         mask = torch.ones(B, N, dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()
         last = N - 1 - mask.flip(1).int().argmax(1)
         logits = self.logits(hidden[torch.arange(B, device=hidden.device), last])
-        return State(logits.float(), hidden, mask, cache, memory, memory_mask)
+        return State(wide(logits), hidden, mask, cache, memory, memory_mask)
 
     def next(self, state: State, ids: Tensor) -> State:
         """Read one token more a row, ids (B,), or several, (B, n); the state itself stays as it is."""
@@ -140,7 +141,7 @@ class CausalLM(nn.Module):
         mask = torch.cat([state.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1)
         cache = state.cache.select()
         hidden = self(ids, mask, memory=state.memory, memory_mask=state.memory_mask, cache=cache)
-        logits = self.logits(hidden[:, -1]).float()
+        logits = wide(self.logits(hidden[:, -1]))
         return replace(state, logits=logits, hidden=torch.cat([state.hidden, hidden], 1), mask=mask, cache=cache)
 
     def token_log_probs(
@@ -165,7 +166,7 @@ class CausalLM(nn.Module):
         place = torch.arange(ids.shape[1], device=ids.device)
         counted = (place >= first[:, None]) & (place < lengths[:, None])
         logits = self.logits(before[counted])  # of counted places alone: the vocabulary is the widest product
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = wide(logits)
         found = logits.new_zeros(ids.shape)
         found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
         return found

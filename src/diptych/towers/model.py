@@ -24,6 +24,7 @@ from diptych.data.pictures import FilePicture, Preprocess
 from diptych.data.sample import BadSample, Picture
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
+from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.towers.classifier import Classifier, check_names, mean_directions, prompts
 from diptych.towers.delivered import Delivered, Validation
@@ -76,7 +77,7 @@ class Model:
         batches, count = self._batches(images, batch_size, exact)
 
         def project(pixels: Tensor) -> Tensor:
-            return self.encoder.project_image(self.encoder.encode_image(pixels).pooled).float()
+            return wide(self.encoder.project_image(self.encoder.encode_image(pixels).pooled))
 
         return self._embed(batches, project, count, None)
 
@@ -96,7 +97,7 @@ class Model:
                 found.append(self.encoder.encode_image(pixels.to(self.device)))
                 if progress:
                     progress(sum(len(each.pooled) for each in found), count)
-        tokens, pooled = (torch.cat([getattr(each, name).float().cpu() for each in found]).clone()
+        tokens, pooled = (torch.cat([wide(getattr(each, name)).cpu() for each in found]).clone()
                           for name in ("tokens", "pooled"))  # fmt: skip
         return replace(found[0], tokens=tokens, pooled=pooled, levels=())
 
@@ -191,8 +192,8 @@ class Model:
         with evaluating(self.encoder), torch.inference_mode():
             for batch in batches:
                 vectors = embed(*(part.to(self.device) for part in batch))
-                if vectors.dtype != torch.float32:  # unit norm to 8 bits; make it one to 24
-                    vectors = F.normalize(vectors.float(), dim=-1)
+                if wide(vectors) is not vectors:  # unit norm to 8 bits; make it one to 24
+                    vectors = F.normalize(wide(vectors), dim=-1)
                 vectors = vectors.cpu()
                 found.append(vectors)
                 done += len(vectors)
@@ -289,7 +290,7 @@ class Adapted(Told):
         found, done = [], 0
         with evaluating(self.classifier), torch.inference_mode():
             for (pixels,) in batches:
-                found.append(answer(pixels.to(self.device)).float().cpu())
+                found.append(wide(answer(pixels.to(self.device))).cpu())
                 done += len(pixels)
                 if progress:
                     progress(done, count)

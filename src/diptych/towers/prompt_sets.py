@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.tokenizers import Tokenizer, by_length
+from diptych.dtypes import wide
 from diptych.towers.classifier import Classifier, mean_directions
 from diptych.towers.dual import DualEncoder
 from diptych.towers.model import evaluating
@@ -85,7 +86,7 @@ class PromptSets(Classifier):
         device = self.ids.device
         with evaluating(self.encoder):
             found = [self.encoder.embed_texts(ids.to(device), lengths.to(device)) for ids, lengths in batches]
-        return torch.cat(found)[places.to(device)].float()
+        return wide(torch.cat(found)[places.to(device)])
 
     def text_features(self) -> Tensor:
         """The classes as unit vectors (C, E), computed once: nothing is trained that would change them."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diptych.data.tokenizers import HuggingFace, Tokenizer, from_dict
 from diptych.data.tokenizers import from_folder as tokenizer_from_folder
+from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.spec import configure
 from diptych.towers.language import CausalLM, State
@@ -98,7 +99,7 @@ class T5(CausalLM):
         hidden = self(ids, memory=memory, memory_mask=memory_mask)
         real = torch.ones_like(ids, dtype=torch.bool)
         cache: Any = _Written(ids)
-        return State(self.logits(hidden[:, -1]).float(), hidden, real, cache, memory, memory_mask)
+        return State(wide(self.logits(hidden[:, -1])), hidden, real, cache, memory, memory_mask)
 
     def next(self, state: State, ids: Tensor) -> State:
         written: Any = state.cache

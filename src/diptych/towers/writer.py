@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.spec import parse
 from diptych.towers import t5
@@ -64,13 +65,13 @@ class Writer(Delivered):
         """Ids (B, S, L) of lengths (B, S) -> the unit mean (B, d) of each row's vectors as the encoder projects them,
         not made unit before; texts of length 0 are none."""
         found = self.encoder.project_text(self.encoder.encode_text(ids.flatten(0, 1), lengths.flatten()).pooled)
-        there = (lengths > 0).float()[..., None]
-        return normalize((found.unflatten(0, ids.shape[:2]).float() * there).sum(1) / there.sum(1), dim=-1)
+        there = (lengths > 0)[..., None]
+        return normalize((wide(found).unflatten(0, ids.shape[:2]) * there).sum(1) / there.sum(1), dim=-1)
 
     @torch.no_grad()
     def of_images(self, pixels: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) -> unit vectors (B, d)."""
-        return self.encoder.embed_images(pixels).float()
+        return wide(self.encoder.embed_images(pixels))
 
     def read(self, z: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Vectors (B, d), and ids (B, L) with their start id of lengths (B,) -> memory (B, M, D), mask (B, M)."""

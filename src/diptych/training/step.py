@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diptych import collectives
 from diptych.data.batch import Batch, Ragged, Tokens
+from diptych.dtypes import wide
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
 from diptych.towers.parts import Temperature
@@ -39,7 +40,7 @@ class Step(nn.Module):
 
     def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
         """The loss of the whole world's batch, from this rank's features of it."""
-        features = {name: collectives.gather(_widen(value)) for name, value in features.items()}
+        features = {name: collectives.gather(wide(value)) for name, value in features.items()}
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
         return self.method.loss(features, gather_batch(batch), at)
 
@@ -54,11 +55,6 @@ class Step(nn.Module):
     def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Any], ...]:
         # By the class: on a sharded step the names of the instance put parameters together, which this has done.
         return Step.terms(self, Step.encode(self, batch, at), batch, at)
-
-
-def _widen(value: Tensor) -> Tensor:
-    """Losses are computed in at least single precision."""
-    return value.float() if value.dtype in {torch.bfloat16, torch.float16} else value
 
 
 def gather_batch(batch: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess
+from diptych.data.pictures import Preprocess, luma
 from diptych.data.sample import BadSample, Sample
 
 
@@ -132,16 +132,11 @@ class PictureView:
         if augment.colour and (augment.recoloured == 1 or rng.uniform() < augment.recoloured):
             pixels = _recolour(pixels, augment.colours, strength, rng)
         if augment.grey and rng.uniform() < augment.grey * strength:
-            pixels = np.repeat(np.rint(_grey(pixels)).astype(np.uint8), 3, axis=2)
+            pixels = np.repeat(np.rint(luma(pixels)[..., None]).astype(np.uint8), 3, axis=2)
         if augment.blur and rng.uniform() < augment.blur * strength:
             sigma = rng.uniform(0.1, 2.0) * size / 224
             pixels = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _grey(pixels: np.ndarray) -> np.ndarray:
-    """The luma of each pixel (H, W, 1) by the weights of ITU-R 601."""
-    return pixels @ np.array([[0.299], [0.587], [0.114]], np.float32)
 
 
 def _recolour(

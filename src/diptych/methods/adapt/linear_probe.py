@@ -22,6 +22,7 @@ from diptych.data.batch import Batch
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, View
+from diptych.dtypes import wide
 from diptych.errors import InputError, unknown
 from diptych.linear import SEARCHES, classifier, weights
 from diptych.methods.base import Stage
@@ -140,17 +141,17 @@ class LinearProbe(Classify):
 
         def read(batch: Batch) -> dict[str, Tensor]:
             labels: Any = batch.fields["class"]
-            return {"features": self.model.image_features(batch.image.flat).float(), "labels": labels}
+            return {"features": wide(self.model.image_features(batch.image.flat)), "labels": labels}
 
         source, model = run.sources["train"], self.model
         found = run.map(read, self.views(self.stages()[0]), source)
         known = found["labels"] >= 0
         x, y = found["features"][known], found["labels"][known].astype(np.int64)
         solved, C = classifier(x, y, seed=run.at.seed, **SEARCHES[self.config.search])
-        weight, bias = (torch.from_numpy(values).float() for values in weights(solved))
+        weight, bias = (torch.from_numpy(values).to(model.weight) for values in weights(solved))
         model.weight.copy_(weight)
         model.bias.copy_(bias)
-        logits, labels = F.linear(torch.from_numpy(x), weight, bias), torch.from_numpy(y)
+        logits, labels = F.linear(torch.from_numpy(x).to(weight), weight, bias), torch.from_numpy(y)
         hits = (logits.argmax(1) == labels).float().mean()
         run.note(0, 1, float(F.cross_entropy(logits, labels)), accuracy=float(hits), C=C)
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from diptych.data.pictures import luma
 from diptych.data.sources.glyphs import GlyphPicture
 from diptych.data.worlds.scenes.concepts import table
 from diptych.data.worlds.scenes.words import COLOURS
@@ -57,7 +58,7 @@ def _cut(image: Image.Image, side: int) -> Image.Image:
 
 def _tone(pixels: np.ndarray) -> np.ndarray:
     """Lightness about the drawing's own median: details stay, and the pure colour fills most of it."""
-    light = pixels[..., :3] @ np.array((0.299, 0.587, 0.114), np.float32)
+    light = luma(pixels[..., :3])
     alpha = pixels[..., 3]
     inside = light[alpha >= min(128, alpha.max())]  # a net of a few pixels covers none by half
     middle = np.median(inside)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diptych.data.pictures import luma
 from diptych.rng import generator
 
-_GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _PALETTES = {  # saturation, gain, offset
     "natural": (1.0, 1.0, 0.0),
     "pale": (0.72, 0.66, 84.0),
@@ -25,7 +25,7 @@ def palette(name: str, pixels: np.ndarray) -> np.ndarray:
     if name == "natural":
         return pixels
     saturation, gain, offset = _PALETTES[name]
-    grey = (pixels @ _GREY)[..., None]
+    grey = luma(pixels)[..., None]
     return np.clip((grey + (pixels - grey) * saturation) * gain + offset, 0, 255)
 
 
@@ -38,7 +38,7 @@ def render(name: str, pixels: np.ndarray, seed: int) -> np.ndarray:
 
 def _pencil(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
     """Dark edges, pale fill, hatched where it is dark."""
-    grey = pixels @ _GREY
+    grey = luma(pixels)
     edge = np.minimum(_steps(grey, unit) * 1.6, 170)
     pale = 255 - (255 - pixels) * 0.62
     size = len(pixels)
@@ -80,7 +80,7 @@ def _poster(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 def _neon(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
     """A dark picture whose edges and colours glow."""
-    grey = pixels @ _GREY
+    grey = luma(pixels)
     colour = pixels - pixels.min(-1, keepdims=True)
     glow = np.minimum(_steps(grey, unit) * 1.8, 130)[..., None]
     return np.clip(10 + pixels * 0.16 + colour * 1.25 + glow, 0, 255)
@@ -89,7 +89,7 @@ def _neon(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 def _wash(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
     """Soft colours that run, darker where they end, on a paper with a tooth."""
     soft = _blur(_blur(pixels, unit), unit)
-    rim = np.minimum(_steps(soft @ _GREY, unit) * 0.7, 50)[..., None]
+    rim = np.minimum(_steps(luma(soft), unit) * 0.7, 50)[..., None]
     size = -(-len(pixels) // (2 * unit))
     tooth = generator(seed, "tooth").random((size, size), np.float32)
     tooth = np.repeat(np.repeat(tooth, 2 * unit, 0), 2 * unit, 1)[: len(pixels), : len(pixels), None]
