@@ -9,6 +9,8 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from diptych.testing import Ranks
+
 torch.set_num_threads(1)
 
 # The same examples on every run of CI: a new one that fails is found while somebody looks, not when a change lands.
@@ -30,6 +32,20 @@ def data_pack():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def two():
+    """Two ranks for all tests: starting them costs more than most tests do."""
+    with Ranks(2) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="session")
+def four():
+    """Four ranks for all tests."""
+    with Ranks(4) as ranks:
+        yield ranks
 
 
 @pytest.fixture

@@ -9,15 +9,13 @@ from torch.nn.functional import normalize
 from diptych import collectives, metrics
 from diptych.errors import InputError
 from diptych.objectives import info_nce, sigmoid_pairs
-from diptych.testing.ranks import Ranks
 
 COUNTS = {1: (13,), 2: (8, 5), 4: (3, 4, 1, 5)}  # samples on each rank; 13 in all
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(params=["two", "four"])
 def ranks(request):
-    with Ranks(request.param) as pool:
-        yield pool
+    return request.getfixturevalue(request.param)
 
 
 def own(x: torch.Tensor, counts) -> torch.Tensor:

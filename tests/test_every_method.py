@@ -9,17 +9,10 @@ from diptych.methods.base import Losses
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.registry import cards
 from diptych.testing import check as suite
-from diptych.testing.ranks import Ranks
 
 GOLDEN = Path(__file__).parent / "golden"
 METHODS = [name for name, card in cards().items() if card.kind == "method"]
 TRAINED = [*METHODS, *(name for name, card in cards().items() if card.kind == "optimizer")]
-
-
-@pytest.fixture(scope="session")
-def two_ranks():
-    with Ranks(2) as ranks:
-        yield ranks
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -29,8 +22,8 @@ def test_method_keeps_contract(name, check):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_method_trains_on_two_ranks_as_on_one(name, two_ranks):
-    suite.two_ranks_train_as_one(suite.Subject(suite.method_class(name), name), two_ranks)
+def test_method_trains_on_two_ranks_as_on_one(name, two):
+    suite.two_ranks_train_as_one(suite.Subject(suite.method_class(name), name), two)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -152,12 +152,27 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def whole(x: Tensor) -> Tensor:
-    """A tensor that is sharded over the ranks (DTensor) put together, on every rank; any other as it is.
+    """A tensor that is sharded over the ranks (DTensor) put together, on every rank, without gradient; any other as it
+    is.
+
+    The gather waits until the rows are there. `DTensor.full_tensor` hands out a tensor that is still being written, and
+    on a CPU processes have died of memory that was freed meanwhile.
 
     >>> whole(torch.arange(3)).tolist()
     [0, 1, 2]
     """
-    return x.full_tensor() if hasattr(x, "full_tensor") else x  # type: ignore[attr-defined]
+    if not hasattr(x, "to_local"):
+        return x
+    from torch.distributed.tensor import DTensor, Shard
+
+    assert isinstance(x, DTensor)
+    (placement,) = x.placements  # one mesh, of all ranks
+    local = x.detach().to_local()
+    if not isinstance(placement, Shard):
+        assert placement.is_replicate(), f"a tensor that is {placement} is not put together here"
+        return local
+    rows, _ = _gather(local.movedim(placement.dim, 0).contiguous())
+    return rows.movedim(0, placement.dim)
 
 
 def shared(x: Tensor, like: Tensor) -> Tensor:

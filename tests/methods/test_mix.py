@@ -18,7 +18,6 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.registry import method_class
 from diptych.objectives import alignment, info_nce, mv_dhel, sigmoid_pairs, uniformity
 from diptych.testing import check as suite
-from diptych.testing.ranks import Ranks
 
 AT = At(0, 10, 0, 0)
 NOTHING = Batch(keys=tuple("abcdef"))
@@ -148,10 +147,9 @@ def test_mixed_methods_keep_the_contract(cls, check):
     check(suite.Subject(cls))
 
 
-def test_mixed_methods_train_on_two_ranks_as_on_one():
-    with Ranks(2) as ranks:
-        for cls in PAIRS:
-            suite.two_ranks_train_as_one(suite.Subject(cls), ranks)
+@pytest.mark.parametrize("cls", PAIRS)
+def test_mixed_methods_train_on_two_ranks_as_on_one(cls, two):
+    suite.two_ranks_train_as_one(suite.Subject(cls), two)
 
 
 def test_the_command_and_the_function_train_the_same_model(tmp_path, capsys):

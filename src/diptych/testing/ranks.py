@@ -17,45 +17,30 @@ class RankError(AssertionError):
 
 
 class Ranks:
-    """`count` processes, one rank each, started once: `run(fn, *args)` runs `fn` on all and gives their results.
+    """`count` processes, one rank each: `run(fn, *args)` runs `fn` on all and gives their results.
 
-    `fn`, its arguments and results must pickle. Use as a context manager, or call `close`.
+    They are started by the first `run`, serve all later ones, and are started anew after a `run` that failed: what one
+    function has broken, the next does not meet. `fn`, its arguments and results must pickle. Use as a context manager,
+    or call `close`.
     """
 
     def __init__(self, count: int):
         self.count = count
-        self._folder = tempfile.TemporaryDirectory(prefix="diptych-ranks-")
-        context = mp.get_context("spawn")
-        pipes = [context.Pipe() for _ in range(count)]
-        self._pipes = [ours for ours, _ in pipes]
-        self._processes = [
-            context.Process(target=_serve, args=(theirs, rank, count, self._folder.name), daemon=True)
-            for rank, (_, theirs) in enumerate(pipes)
-        ]
-        for process in self._processes:
-            process.start()
-        for _, theirs in pipes:
-            theirs.close()  # so that the end of a process is seen as the end of its pipe
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
 
     def run(self, fn: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
         """The results of `fn(*args)` in rank order; RankError where a rank failed, died or was too slow."""
-        for pipe in self._pipes:
-            pipe.send((fn, args))
-        results = []
-        for rank, pipe in enumerate(self._pipes):
-            if not pipe.poll(timeout):
-                self.close()
-                raise RankError(f"rank {rank} gave no answer in {timeout:.0f} s")
-            try:
-                good, value = pipe.recv()
-            except EOFError:
-                self.close()
-                raise RankError(f"rank {rank} died") from None
-            if not good:
-                self.close()
-                raise RankError(f"rank {rank} failed:\n{value}")
-            results.append(value)
-        return results
+        if not self._processes:
+            self._open()
+        try:
+            for pipe in self._pipes:
+                pipe.send((fn, args))
+            return [self._result(rank, pipe, timeout) for rank, pipe in enumerate(self._pipes)]
+        except RankError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the processes."""
@@ -66,7 +51,32 @@ class Ranks:
             process.join(5)
             if process.is_alive():
                 process.kill()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder, self._pipes, self._processes = None, [], []
+
+    def _open(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="diptych-ranks-")
+        context = mp.get_context("spawn")
+        for rank in range(self.count):
+            ours, theirs = context.Pipe()
+            arguments = (theirs, rank, self.count, self._folder.name)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            theirs.close()  # so that the end of a process is seen as the end of its pipe
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def _result(self, rank: int, pipe: Connection, timeout: float) -> Any:
+        if not pipe.poll(timeout):
+            raise RankError(f"rank {rank} gave no answer in {timeout:.0f} s")
+        try:
+            good, value = pipe.recv()
+        except EOFError:
+            raise RankError(f"rank {rank} died") from None
+        if not good:
+            raise RankError(f"rank {rank} failed:\n{value}")
+        return value
 
     def __enter__(self) -> "Ranks":
         return self

@@ -63,10 +63,12 @@ class Shards(Copies):
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
         for unit in self.units:
             unit.reshard()  # what ran without gradient at last is still whole
-        kinds = [[p for p in parameters if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
-        norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds if kind]
-        total = torch.stack([collectives.whole(norm) for norm in norms]).norm()
-        for kind in kinds:
+        sharded = [p for p in parameters if isinstance(p, DTensor)]
+        copied = [p for p in parameters if not isinstance(p, DTensor)]
+        own = nn.utils.get_total_norm([p.grad.to_local() for p in sharded if isinstance(p.grad, DTensor)])
+        rest = nn.utils.get_total_norm([p.grad for p in copied if p.grad is not None])
+        total = torch.cat([collectives.gather(own[None]), rest[None].to(own)]).norm()
+        for kind in (sharded, copied):
             nn.utils.clip_grads_with_norm_(kind, most, total)
         return total
 
@@ -99,7 +101,7 @@ class Shards(Copies):
 
     def whole(self, tree: Any) -> Any:
         if isinstance(tree, DTensor):
-            full = tree.full_tensor()
+            full = collectives.whole(tree)
             return full.cpu() if collectives.rank() == 0 else None
         if isinstance(tree, dict):
             return {key: self.whole(value) for key, value in tree.items()}
