@@ -24,6 +24,15 @@ from diptych.data.sample import BadSample
 from diptych.errors import InputError
 
 
+def test_luma_is_added_in_one_order():
+    """Bit-equal to single products and sums, which every processor rounds alike; a matrix product is not."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (40, 3)).astype(np.float32)
+    red, green, blue = (np.float32(weight) for weight in (0.299, 0.587, 0.114))
+    slow = [(pixel[0] * red + pixel[1] * green) + pixel[2] * blue for pixel in pixels]
+    assert pictures.luma(pixels).tolist() == [float(value) for value in slow]
+    assert pictures.luma(pixels.reshape(5, 8, 3)).shape == (5, 8)
+
+
 def test_pictures_read_from_file_memory_and_tar_pickle_and_agree(tmp_path):
     data = encoded(photo(), "PNG")
     (tmp_path / "a.png").write_bytes(data)
