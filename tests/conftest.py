@@ -1,6 +1,7 @@
 """What all tests share: where the real packs lie, and small data."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from PIL import Image
 from diptych.testing import Ranks
 
 torch.set_num_threads(1)
+
+# Started in the background of a script, a process ignores SIGINT, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every run of CI: a new one that fails is found while somebody looks, not when a change lands.
 settings.register_profile("repeatable", derandomize=True)
