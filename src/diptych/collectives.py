@@ -7,7 +7,7 @@ gradient of one process, for towers (each rank sees its own samples) and for sca
 Without an initialised process group there is one rank, and all of this is the identity.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -40,26 +40,29 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
-def _gather(x: Tensor) -> tuple[Tensor, int]:
-    """All ranks' rows in rank order, and where this rank's begin. Gathers padded to the longest, then cuts."""
+def _counts(x: Tensor) -> list[int]:
+    """How many rows each rank holds."""
     own = torch.tensor([len(x)], device=x.device)
     counts = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(counts, own)
-    sizes = [int(count) for count in counts]
-    longest = max(sizes)
-    padded = x.new_zeros((longest, *x.shape[1:]))
+    return [int(count) for count in counts]
+
+
+def _gather(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """All ranks' rows in rank order. Gathers padded to the longest, then cuts."""
+    padded = x.new_zeros((max(counts), *x.shape[1:]))
     padded[: len(x)] = x
-    parts = [torch.empty_like(padded) for _ in sizes]
+    parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), sum(sizes[: rank()])
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        whole, ctx.start = _gather(x.contiguous())
-        ctx.count = len(x)
-        return whole
+        counts = _counts(x)
+        ctx.start, ctx.count = sum(counts[: rank()]), len(x)
+        return _gather(x.contiguous(), counts)
 
     @staticmethod
     @once_differentiable
@@ -171,8 +174,10 @@ def whole(x: Tensor) -> Tensor:
     if not isinstance(placement, Shard):
         assert placement.is_replicate(), f"a tensor that is {placement} is not put together here"
         return local
-    rows, _ = _gather(local.movedim(placement.dim, 0).contiguous())
-    return rows.movedim(0, placement.dim)
+    length = x.shape[placement.dim]
+    share = -(-length // world_size())  # as torch.chunk cuts
+    counts = [max(0, min(share, length - share * number)) for number in range(world_size())]
+    return _gather(local.movedim(placement.dim, 0).contiguous(), counts).movedim(0, placement.dim)
 
 
 def shared(x: Tensor, like: Tensor) -> Tensor:
