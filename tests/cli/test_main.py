@@ -145,7 +145,8 @@ def test_a_run_is_trained_measured_embedded_searched_and_told(train, diptych, tm
     assert diptych("search", emb, "red", "--model", moved).code == 0
 
 
-PRECISIONS = {"bfloat16": 0.9995, "int8": 0.998}  # worst cosine to float32; here .9999 and .9993
+# Worst cosine to float32: .9999, and .9993, or .9981 where inputs have 7 bits.
+PRECISIONS = {"bfloat16": 0.9995, "int8": 0.996 if int8.available() and int8.saturates() else 0.998}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

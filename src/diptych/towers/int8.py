@@ -8,6 +8,7 @@ Dimensions: … samples and tokens, D inputs, K outputs.
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,24 +38,37 @@ class Int8Linear(nn.Module):
             weight = torch.cat([layer.weight.float() for layer in layers])
             bias = torch.cat([torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float()
                               for layer in layers])  # fmt: skip
-            scales = weight.abs().amax(1).clamp(min=1e-12).double() / 127
-            zeros = torch.zeros(len(weight), dtype=torch.int64)
-            with warnings.catch_warnings():
-                # torch means to take quantised tensors out one day; `available` says when it has
-                warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
-                quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        engine = torch.backends.quantized.engine
-        torch.backends.quantized.engine = ENGINE  # decides for whose kernels the weights are packed, not later calls
-        try:
-            self.packed: Any = torch.ops.quantized.linear_prepack(quantised, bias)
-        finally:
-            torch.backends.quantized.engine = engine
+            self.packed = _packed(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) -> (…, K). Raises InputError where a gradient is wanted: int8 does not train."""
         if torch.is_grad_enabled() and x.requires_grad:
             raise InputError("a model in int8 has no gradients; load it with precision='float32' to train it")
-        return torch.ops.quantized.linear_dynamic(x, self.packed, False)
+        return torch.ops.quantized.linear_dynamic(x, self.packed, saturates())
+
+
+@cache
+def saturates() -> bool:
+    """Whether the products overflow: processors without VNNI add two of them in 16 bits, where those of 8-bit inputs
+    with 8-bit weights do not fit. There inputs are quantised to 7 bits."""
+    packed = _packed(torch.ones(1, 64), torch.zeros(1))
+    return bool(torch.ops.quantized.linear_dynamic(torch.ones(1, 64), packed, False) < 60)
+
+
+def _packed(weight: Tensor, bias: Tensor) -> Any:
+    """Weights (K, D) in int8, one scale an output, and the bias (K,), as the products take them."""
+    scales = weight.abs().amax(1).clamp(min=1e-12).double() / 127
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    with warnings.catch_warnings():
+        # torch means to take quantised tensors out one day; `available` says when it has
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = ENGINE  # decides for whose kernels the weights are packed, not later calls
+    try:
+        return torch.ops.quantized.linear_prepack(quantised, bias)
+    finally:
+        torch.backends.quantized.engine = engine
 
 
 def quantise(tower: nn.Module) -> int:
