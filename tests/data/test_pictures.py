@@ -61,6 +61,25 @@ def test_files_that_are_gone_or_cut_are_bad_samples(tmp_path):
         assert caught.value.reason == expected
 
 
+def test_a_thin_picture_is_a_bomb_where_scaling_would_make_it_one():
+    # 661 bytes on disk; with a short side of 32 it would be 32 x 9,600,000.
+    thin = BytesPicture(encoded(Image.new("RGB", (1, 300_000)), "PNG"))
+    for preprocess in (
+        Preprocess(size=32),
+        Preprocess(size=32, ratio=1.25),
+        Preprocess(size=400, resize="squash"),  # 400 x 300,000 between the two steps
+    ):
+        for exact in (True, False):
+            with pytest.raises(BadSample, match="1 x 300000 pixels, scaled to") as caught:
+                preprocess.read(thin, exact=exact)
+            assert caught.value.reason == "bomb"
+    assert Preprocess(size=32, resize="longest").read(thin).shape == (3, 32, 32)
+
+
+def test_bomb_limits_do_not_touch_ordinary_panoramas():
+    assert Preprocess(size=32).read(BytesPicture(encoded(Image.new("L", (3000, 20)), "PNG"))).shape == (3, 32, 32)
+
+
 SIZES = [(57, 40), (40, 57), (33, 32), (32, 35), (32, 32), (20, 90), (500, 61), (7, 9)]
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from diptych.data.decode import refuse_scaled_bomb
 from diptych.data.pictures import on_ground
 from diptych.data.sample import BadSample, Source
 from diptych.data.sources.compact import hash64
@@ -104,6 +105,7 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
                 data = picture.read()
                 image = picture.decode()
                 facts.seconds += time.perf_counter() - start
+                thumbnail = _thumbnail(image)
             except BadSample as bad:
                 facts.bad.setdefault(keys[index], bad.reason)
                 continue
@@ -111,7 +113,7 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
             if role == "main":
                 facts.picture_keys.append(keys[index])
                 facts.exact.append(hash64(data))
-                facts.thumbnails.append(_thumbnail(image))
+                facts.thumbnails.append(thumbnail)
                 facts.widths.append(image.width)
                 facts.heights.append(image.height)
     return facts
@@ -123,6 +125,7 @@ def _code(caption: str) -> int:
 
 
 def _thumbnail(image: Image.Image) -> np.ndarray:
+    refuse_scaled_bomb(image.size, (9, 8))
     return np.asarray(on_ground(image).resize((9, 8), Image.Resampling.BOX))
 
 

@@ -128,6 +128,24 @@ def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
         raise BadSample("bomb", f"{image.width} x {image.height} pixels; the limit is {max_pixels:,} pixels")
 
 
+def refuse_scaled_bomb(size: tuple[int, int], scaled: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
+    """Raise BadSample("bomb") where scaling a picture from `size` to `scaled` (width, height) takes too many pixels.
+
+    A picture of 1 x 300,000 pixels is small, but scaled to a short side of 224 it has 15 billion. One side is scaled
+    after the other, so the picture between the two steps counts as well.
+
+    >>> refuse_scaled_bomb((640, 480), (298, 224))
+    >>> refuse_scaled_bomb((1, 300_000), (224, 67_200_000))
+    Traceback (most recent call last):
+    diptych.data.sample.BadSample: bomb: 1 x 300000 pixels, scaled to 224 x 67200000; the limit is 89,478,485 pixels
+    """
+    if max(size[0], scaled[0]) * max(size[1], scaled[1]) > max_pixels:
+        raise BadSample(
+            "bomb",
+            f"{size[0]} x {size[1]} pixels, scaled to {scaled[0]} x {scaled[1]}; the limit is {max_pixels:,} pixels",
+        )
+
+
 def _eight_bit_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.decode import MAX_PIXELS, decode, decode_mask
+from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
 from diptych.data.sample import BadSample, Picture
 from diptych.errors import InputError, unknown
 from diptych.spec import configure
@@ -215,11 +215,13 @@ class Preprocess:
 
         Unless `exact`, torch's vectorised kernel scales in Pillow's place: the same filter in 16-bit weights, four
         times as fast; photographs differ in fewer than 2 % of the numbers, and there by one or, rarely, two of 255.
+        Raises BadSample("bomb") for a picture so thin that the scaled one has more pixels than the limit.
         """
         image = on_ground(image, self.fill)
         if self.ratio is not None:
             image = barred(image, self.ratio)
         width, height = self.scaled(*image.size)
+        refuse_scaled_bomb(image.size, (width, height))
         if exact:
             image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -283,6 +285,8 @@ def on_ground(image: Image.Image, fill: tuple[int, int, int] = (255, 255, 255)) 
 def barred(image: Image.Image, ratio: float) -> Image.Image:
     """The picture (RGB) with as wide black bars beside it as its long side is at most `ratio` times the short one.
 
+    Raises BadSample("bomb") where it then has more pixels than the limit.
+
     >>> barred(Image.new("RGB", (20, 100)), 1.25).size, barred(Image.new("RGB", (90, 100)), 1.25).size
     ((80, 100), (90, 100))
     """
@@ -291,6 +295,8 @@ def barred(image: Image.Image, ratio: float) -> Image.Image:
         return image
     least = max(width, height) / ratio
     across, along = max(int((least - width) / 2), 0), max(int((least - height) / 2), 0)
-    ground = Image.new("RGB", (width + 2 * across, height + 2 * along))
+    size = (width + 2 * across, height + 2 * along)
+    refuse_scaled_bomb(image.size, size)
+    ground = Image.new("RGB", size)
     ground.paste(image, (across, along))
     return ground
