@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data.sample import BadSample
-from diptych.data.sources import open_source
+from diptych.data.sources import open_source, tarindex
 from diptych.data.sources.tar import expand
 from diptych.errors import InputError
 
@@ -243,6 +243,107 @@ def test_a_bad_header_costs_its_sample_and_reading_goes_on(tmp_path, at):
     assert damaged(source) == {"checksum": 1}
     whole = [sample.key for sample in source if sample.images and sample.captions()]
     assert whole == ["0000", "0001", "0003", "0004", "0005"]
+
+
+def patched(path, name: str, field: slice, value: bytes) -> None:
+    """Overwrite a field of a member's header, and its checksum so that the header is whole."""
+    data, at = bytearray(path.read_bytes()), header_of(path, name)
+    block = data[at : at + 512]
+    block[field] = value
+    block[148:156] = b" " * 8
+    block[148:156] = f"{sum(block):06o}".encode() + b"\0 "
+    data[at : at + 512] = block
+    path.write_bytes(data)
+
+
+SIZE, TYPE = slice(124, 136), slice(156, 157)
+
+
+@pytest.mark.parametrize("size", [b"-0000001750\0", b"-0000000001\0", b"\xff" * 12, b"\xff" + bytes(10) + b"\1"])
+def test_a_size_below_zero_is_a_bad_header(tmp_path, size):
+    path = write(tmp_path / "a.tar", samples(4))
+    patched(path, "0002.png", SIZE, size)
+    source = open_source(str(path))
+    assert list(source.keys()) == ["0000", "0001", "0003"]
+    assert damaged(source) == {"checksum": 1}
+
+
+def test_a_size_beyond_the_file_is_a_cut_and_ends_the_tar(tmp_path):
+    path = write(tmp_path / "a.tar", samples(4))
+    patched(path, "0002.png", SIZE, b"\x80" + b"\xff" * 11)
+    source = open_source(str(path))
+    assert (list(source.keys()), damaged(source)) == (["0000", "0001"], {"truncated": 1})
+
+
+@pytest.mark.parametrize("kind", [b"M", b"Z", b"A"])
+def test_members_of_an_unknown_type_are_counted(tmp_path, kind):
+    path = write(tmp_path / "a.tar", samples(3))
+    patched(path, "0001.png", TYPE, kind)
+    source = open_source(str(path))
+    assert (list(source.keys()), damaged(source)) == (["0000", "0002"], {"member-type": 1})
+
+
+def test_the_label_of_a_volume_is_passed_over(tmp_path):
+    label = tarfile.TarInfo("backup")
+    label.type = b"V"
+    source = open_source(str(write(tmp_path / "a.tar", [label, *samples(2)])))
+    assert (len(source), damaged(source)) == (2, {})
+
+
+def extended(body: bytes) -> tarfile.TarInfo:
+    """An extended header for the member that follows, as `write` takes it."""
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = b"x", len(body)
+    return info
+
+
+def write_extended(path, body: bytes):
+    """A tar of three samples, the second behind an extended header of these records."""
+    parts = list(samples(3))
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for at, (name, data) in enumerate(parts):
+            if at == 2:
+                tar.addfile(extended(body), io.BytesIO(body))
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+class Counting(bytes):
+    """Bytes that count how many of them are copied by slices."""
+
+    copied = 0
+
+    def __getitem__(self, at):
+        found = super().__getitem__(at)
+        if isinstance(at, slice):
+            Counting.copied += len(found)
+            return Counting(found)
+        return found
+
+
+def test_records_of_an_extended_header_are_cut_once(monkeypatch):
+    monkeypatch.setattr(Counting, "copied", 0)
+    body = Counting(b"6 a=b\n" * 2000 + b"14 path=x.png\n")
+    assert tarindex._pax(body, "", -1) == ("x.png", -1)
+    assert Counting.copied <= len(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"12 size=-99\n",
+        b"0 size=9\n",
+        b"99 path=x\n",
+        b"13 size=" + b"9" * 5000,
+        b"17 size=1_000_00\n",
+        b"6 a=b\n" * (1 << 18),  # above a MiB
+    ],
+)
+def test_a_bad_extended_header_is_counted(tmp_path, body):
+    source = open_source(str(write_extended(tmp_path / "a.tar", body)))
+    assert (list(source.keys()), damaged(source)) == (["0000", "0001", "0002"], {"checksum": 1})
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,6 +5,7 @@ Python's tarfile stops in silence at the first bad header; here the damage is co
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,9 @@ _BLOCK = 512
 _PICKLES = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")  # reading them runs the writer's code
 _UNSAFE_TYPES = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe", b"S": "sparse"}
 _FILE, _FOLDER, _PAX, _GLOBAL, _LONG_NAME, _LONG_LINK = (b"0", b"\0", b"7"), b"5", b"x", b"g", b"L", b"K"
-
+_PASSED_OVER = (_FOLDER, _GLOBAL, _LONG_LINK, b"V", b"D")  # V, D: GNU's label of a volume and list of a folder
+_LONGEST_HEADER = 1 << 20  # bytes of an extended header; a path is rarely above a thousand
+_LENGTH = re.compile(rb"(\d{1,7}) ")
 
 _CACHED_FROM = 50_000  # members; fewer are read in less than a second
 
@@ -107,15 +110,16 @@ class _Member:
     name: str
     offset: int
     size: int
-    damage: str = ""  # "checksum" or "truncated"; then only the name, where known, means something
+    damage: str = ""  # "checksum", "truncated" or "member-type"; then only the name, where known, means something
 
 
 def index_shard(path: str) -> Shard:
     """Index a tar. Members of one key form one sample, wherever in the tar they lie.
 
-    Damage, each counted once: a header with a wrong checksum costs its sample; a cut tail costs the sample that it runs
-    through; a key that comes again is a duplicate. Raises InputError for a file that is no tar, a compressed tar, and a
-    member that is absolute, climbs out with "..", is a link or device, or is a pickle.
+    Damage, each counted once: a header with a wrong checksum or size costs its sample, and so does a member of a type
+    that is not known; a cut tail costs the sample that it runs through; a key that comes again is a duplicate. Raises
+    InputError for a file that is no tar, a compressed tar, and a member that is absolute, climbs out with "..", is a
+    link or device, or is a pickle.
     """
     shard = Shard(path)
     samples: dict[str, dict[str, _Member]] = {}
@@ -206,16 +210,17 @@ def _members(path: str) -> Iterator[_Member]:
             if data + member_size > end:
                 yield _Member(member_name if kind in _FILE else "", data, 0, "truncated")
                 return
-            if kind == _LONG_NAME:
-                name = _text(_read(file, data, member_size).rstrip(b"\0"))
-            elif kind == _PAX:
+            if kind in (_LONG_NAME, _PAX):
                 try:
-                    name, size = _pax(_read(file, data, member_size), name, size)
+                    name, size = _extended(file, kind, data, member_size, name, size)
                 except ValueError:
                     yield _Member("", data, 0, "checksum")
-            elif kind not in (_GLOBAL, _LONG_LINK):
-                if kind in _FILE:
-                    yield _Member(member_name, data, member_size)
+                continue
+            if kind in _FILE:
+                yield _Member(member_name, data, member_size)
+            elif kind not in _PASSED_OVER:
+                yield _Member(member_name, data, 0, "member-type")
+            if kind not in (_GLOBAL, _LONG_LINK):
                 name, size = "", -1
         if not closed:  # a whole tar ends in blocks of zeros
             yield _Member("", end, 0, "truncated")
@@ -250,7 +255,7 @@ def _resync(file: BinaryIO, path: str, at: int, found: bool, block: bytes) -> in
 
 
 def _parse(block: bytes) -> tuple[bytes, str, int] | None:
-    """(type, name, size) of a header, or None where its checksum is wrong."""
+    """(type, name, size) of a header, or None where its checksum is wrong or its size is none."""
     try:
         stored = int(block[148:156].strip(b" \0") or b"0", 8)
         if stored != sum(block) - sum(block[148:156]) + 8 * ord(" "):
@@ -268,25 +273,40 @@ def _name(block: bytes) -> str:
 
 
 def _number(data: bytes) -> int:
-    if data[0] in (0x80, 0xFF):  # base 256, for members above 8 GB
+    if data[0] == 0x80:  # base 256, for members above 8 GB (0xFF begins a negative one)
         return int.from_bytes(data[1:], "big")
-    return int(data.strip(b" \0") or b"0", 8)
+    size = int(data.strip(b" \0") or b"0", 8)
+    if size < 0:
+        raise ValueError("a size below 0")
+    return size
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
+def _extended(file: BinaryIO, kind: bytes, offset: int, length: int, name: str, size: int) -> tuple[str, int]:
+    """Name and size for the member that follows, as an extended header gives them. Raises ValueError for a bad one."""
+    if length > _LONGEST_HEADER:
+        raise ValueError("an extended header that is too long")
+    data = _read(file, offset, length)
+    return (_text(data.rstrip(b"\0")), size) if kind == _LONG_NAME else _pax(data, name, size)
+
+
 def _pax(data: bytes, name: str, size: int) -> tuple[str, int]:
     """`path` and `size` of a POSIX extended header: records of "LENGTH KEY=VALUE\\n"."""
-    while data:
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(data):
+    at = 0
+    while at < len(data):
+        length = _LENGTH.match(data, at)
+        end = at + int(length[1]) if length else 0
+        if length is None or not length.end() < end <= len(data):
             raise ValueError("damaged extended header")
-        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        key, _, value = data[length.end() : end - 1].partition(b"=")
         if key == b"path":
             name = _text(value)
         elif key == b"size":
+            if not value.isdigit():
+                raise ValueError("a size that is no number")
             size = int(value)
-        data = data[int(length) :]
+        at = end
     return name, size
