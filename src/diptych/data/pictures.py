@@ -1,5 +1,8 @@
 """Pictures to tensors: four places a picture can lie, and the one preprocessing. `data.decode` reads their bytes."""
 
+import errno
+import os
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +23,9 @@ from diptych.spec import configure
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+
+MOST_BYTES = 8 * MAX_PIXELS
+"""Bytes of a file: no picture that `decode` takes is larger."""
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """The endings of files that are taken for pictures."""
@@ -49,10 +55,11 @@ class FilePicture:
     path: str
 
     def read(self) -> bytes:
-        """The file's bytes. Raises BadSample: missing, or unreadable."""
+        """The file's bytes. Raises BadSample: missing, bomb (a file too large for a picture), or unreadable."""
         try:
+            _refuse_irregular(self.path)
             return Path(self.path).read_bytes()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:  # ValueError: no file's name holds a NUL
             raise BadSample("missing", self.path) from error
         except OSError as error:
             raise BadSample("unreadable", f"{self.path}: {error.strerror}") from error
@@ -60,6 +67,17 @@ class FilePicture:
     def decode(self, at_least: int | None = None) -> Image.Image:
         """As `diptych.data.decode.decode`."""
         return decode(self.read(), at_least=at_least)
+
+
+def _refuse_irregular(path: str, most: int | None = MOST_BYTES) -> None:
+    """Raise BadSample for what may give bytes without end: a pipe, a device, a socket, a file of more than `most`."""
+    status = os.stat(path)  # noqa: PTH116
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise BadSample("unreadable", f"{path} is a pipe, a device or a socket, not a file")
+    if most is not None and status.st_size > most:
+        raise BadSample("bomb", f"{path} has {status.st_size:,} bytes; the limit is {most:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +133,10 @@ class ZipPicture:
     def read(self) -> bytes:
         """The member's bytes. Raises BadSample: missing (it or the archive), bomb, or unreadable."""
         try:
+            _refuse_irregular(self.path, most=None)
             with zipfile.ZipFile(self.path) as archive:
                 size = archive.getinfo(self.member).file_size
-                if size > 8 * MAX_PIXELS:  # no picture that `decode` takes is larger; zip can pack zeros 1000 times
+                if size > MOST_BYTES:  # zip can pack zeros 1000 times
                     raise BadSample("bomb", f"{self.member} of {self.path} unpacks to {size:,} bytes")
                 return archive.read(self.member)
         except BadSample:

@@ -36,6 +36,27 @@ def damage_told(damaged: Mapping[str, str]) -> str:
     return f"{reasons}; such as {some(damaged)}"
 
 
+def whole(text: str) -> str:
+    """The text with half surrogate pairs, which no UTF-8 can hold, shown as the replacement sign.
+
+    >>> whole("a\\ud83d")
+    'a�'
+    """
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def path_text(path: str) -> str:
+    """A path as text: bytes of a file's name that are no UTF-8 are written as `\\xNN`.
+
+    >>> path_text("caf\\udce9.png")
+    'caf\\\\xe9.png'
+    """
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return whole(path)
+
+
 class Picture(Protocol):
     """A picture not yet decoded."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess
-from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.sample import BadSample, Sample, Source, path_text
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.search import writer
@@ -115,7 +115,7 @@ def _settings(model: Model, spec: str, source: Source, texts: bool, batch_size: 
 def _row(sample: Sample, position: int) -> Row:
     picture = sample.images["main"]
     # Only a file of its own has a path that other programs can open; members of tars are found by key.
-    path = str(Path(picture.path).absolute()) if isinstance(picture, FilePicture) else ""
+    path = path_text(str(Path(picture.path).absolute())) if isinstance(picture, FilePicture) else ""
     captions = [text for text in sample.captions() or sample.captions("*") if text.strip()]
     return Row(sample.key, position, path, captions[0] if captions else None)
 

@@ -209,9 +209,9 @@ def test_entries_of_another_form_are_counted(tmp_path):
     ]
     path = write(tmp_path / "y.pkl", entries[:-2])
     source = open_source(str(path))
-    assert Counter(source.damage.values()) == {"columns": 8}
+    assert Counter(source.damage.values()) == {"columns": 7}  # half a surrogate pair is replaced
     assert next(iter(source.damage)) == f"{path}:2"
-    assert len(source) == 1
+    assert len(source) == 2
     for odd in entries[-2:]:
         with pytest.raises(InputError, match=r"wants to import|none of its 1 entries"):
             open_source(str(write(tmp_path / "z.pkl", [odd])))

@@ -72,6 +72,7 @@ def _open_one(spec: Spec) -> Source:
     own = {key: value for key, value in spec.options.items() if key not in OPTIONS}
     if len(own) < len(spec.options):
         return narrowed(_open_one(replace(spec, options=own)), spec.options)
+    _refuse_irregular(spec.name)
     prefixed = [module for module in formats().values() if spec.name.startswith(getattr(module, "PREFIX", "\0"))]
     claiming = prefixed or [module for module in formats().values() if module.claims(spec)]
     claiming = [module for module in claiming if not getattr(module, "ANY", False)] or claiming
@@ -87,6 +88,12 @@ def _open_one(spec: Spec) -> Source:
 
     here = (entry.name for entry in Path().iterdir() if entry.is_dir())
     raise unknown("source", spec.name, ["glyphs", "wordnet", *cards(), *here])
+
+
+def _refuse_irregular(name: str) -> None:
+    path = re.sub(r"^\w+:", "", name) if not os.path.exists(name) else name  # noqa: PTH110  (kept:FILE)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: PTH110,PTH112,PTH113
+        raise InputError(f"{path}: a pipe, a device or a socket, which cannot be read at random; save it as a file")
 
 
 class Concat:

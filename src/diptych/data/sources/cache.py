@@ -9,8 +9,9 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+T = TypeVar("T")
 _VERSION = 1  # of what is written; raise it when a layout changes
 
 
@@ -33,6 +34,18 @@ def _file(kind: str, digest: str, suffix: str) -> Path:
     return Path(root).expanduser() / "diptych" / f"{kind}-{digest[:24]}{suffix}"
 
 
+def read(target: Path, load: Callable[[Path], T]) -> T | None:
+    """What `load` reads from a cache file; None where there is none, or where it is damaged, and then it is deleted."""
+    if not target.is_file():
+        return None
+    try:
+        return load(target)
+    except Exception:  # whatever a file raises that a full disk or a power cut has damaged; it can be made again
+        with contextlib.suppress(OSError):
+            target.unlink()
+        return None
+
+
 def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:
     """Write a cache file whole or not at all; False where the disk does not let us. What `fill` raises passes."""
     temporary = None
@@ -41,6 +54,8 @@ def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
             temporary = Path(file.name)
             fill(file)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with half of the bytes
         temporary.replace(target)
     except BaseException as error:
         if temporary:

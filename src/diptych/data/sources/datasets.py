@@ -70,22 +70,47 @@ class DatasetRows:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return _present(self._read(range(len(self))[index]))
 
-    def _read(self, index: int) -> dict[str, Any]:
+    def _read(self, index: int, dataset: Any = None) -> dict[str, Any]:
         try:
-            return self._dataset[index]
+            return (dataset or self._dataset)[index]
         except UnicodeDecodeError as error:
             raise BadSample("utf8", f"row {index + 1}: {error}") from error
+        except (ValueError, ArithmeticError, NotImplementedError) as error:  # a time that no calendar has, …
+            raise BadSample("columns", f"row {index + 1}: {brief(error)}") from error
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
         """Every row in order, without encoded pictures."""
-        first = self[0]
-        heavy = [name for name in self._images if (first.get(name) or {}).get("bytes")]
+        heavy = [name for name in self._images if name in self._with_bytes()]
         if len(heavy) == len(self.columns):
             yield from ({} for _ in range(len(self)))
             return
-        for batch in self._dataset.remove_columns(heavy).iter(batch_size=1024):
-            names = list(batch)
-            yield from (_present(dict(zip(names, row, strict=True))) for row in zip(*batch.values(), strict=True))
+        light = self._dataset.remove_columns(heavy)
+        for start in range(0, len(light), 1024):
+            rows = range(start, min(start + 1024, len(light)))
+            try:
+                batch = light[rows.start : rows.stop]
+            except (ValueError, ArithmeticError, NotImplementedError):  # one of them does not read: look for it
+                yield from (self._one(index, light) for index in rows)
+            else:
+                names = list(batch)
+                yield from (_present(dict(zip(names, row, strict=True))) for row in zip(*batch.values(), strict=True))
+
+    def _one(self, index: int, dataset: Any) -> dict[str, Any] | BadSample:
+        try:
+            return _present(self._read(index, dataset))
+        except BadSample as bad:
+            return bad
+
+    def _with_bytes(self) -> set[str]:
+        """The columns of pictures whose bytes are in the rows, as the first row that has a picture shows."""
+        found: set[str] = set()
+        pictures = self._dataset.select_columns(self._images)
+        for index in range(min(len(pictures), 100)):
+            row = pictures[index]
+            found |= {name for name in self._images if (row[name] or {}).get("bytes")}
+            if any((row[name] or {}).get("path") for name in self._images) or found:
+                break
+        return found
 
     def classes(self) -> Mapping[str, Sequence[str]]:
         """The names of its ClassLabel columns."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from diptych.data.pictures import PICTURES, FilePicture
-from diptych.data.sample import Sample, Schema
+from diptych.data.sample import Sample, Schema, path_text
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
 from diptych.errors import InputError
@@ -66,7 +66,7 @@ class Folder:
         if not pictures:
             raise InputError(_nothing(root, len(texts)))
         self._paths = Strings(pictures)
-        keys = [_printable(path) for path in pictures]
+        keys = [path_text(path) for path in pictures]  # file names need not be text; keys must be
         self._keys = self._paths if keys == pictures else Strings(keys)
         stems = [os.path.splitext(path)[0] for path in pictures]  # noqa: PTH122
         # One bit a kind of text: which pictures have it.
@@ -75,8 +75,9 @@ class Folder:
         firsts = [path.partition(os.sep) for path in pictures]
         named = all(rest for _, _, rest in firsts)
         empty = set(_subfolders(root)) - others
-        self._classes = tuple(sorted(empty.union(first for first, _, _ in firsts))) if named else ()
-        number = {name: at for at, name in enumerate(self._classes)}
+        folders = sorted(empty.union(first for first, _, _ in firsts)) if named else []
+        self._classes = tuple(map(path_text, folders))
+        number = {name: at for at, name in enumerate(folders)}
         self._label = np.array([number.get(first, -1) for first, _, _ in firsts], np.int64)
         self._schema: Schema | None = None
 
@@ -84,7 +85,7 @@ class Folder:
         if not any(has.any() for has in self._has.values()):
             return {}
         alone = (path for path in sorted(texts) if os.path.splitext(path)[0] not in stems)  # noqa: PTH122
-        return {str(Path(self.root, path)): "missing" for path in alone if Path(path).stem.lower() not in _ABOUT}
+        return {path_text(str(Path(self.root, path))): "missing" for path in alone if Path(path).stem.lower() not in _ABOUT}
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -130,11 +131,6 @@ class Folder:
 
 def _bytes(picture: str, kind: str) -> bytes:
     return FilePicture(os.path.splitext(picture)[0] + kind).read()  # noqa: PTH122
-
-
-def _printable(path: str) -> str:
-    """File names need not be text; keys must be."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _walk(root: str) -> Iterator[str]:

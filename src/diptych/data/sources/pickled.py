@@ -13,15 +13,18 @@ once; what it says is kept in the user's cache as JSON lines, of which single ro
 """
 
 import json
+import os
 import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from diptych.data.sample import BadSample
+from diptych.data.sample import BadSample, whole
 from diptych.data.sources import cache
 from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import CAPTIONS
@@ -31,6 +34,9 @@ from diptych.errors import InputError, brief
 from diptych.spec import Spec, configure
 
 FORMAT = "pickled"
+_END = b"null\n"  # the last line of a copy that is whole
+_LONGEST = 1 << 20  # letters and values of an entry
+_EXPANSION = 64  # a copy may be so many times as long as the pickle, in which equal texts may be stored once
 _WHAT = "{'image_name': …, 'captions': […]} or (index, title, description)"
 
 
@@ -54,22 +60,11 @@ class PickledRows(JsonRows):
     """The entries of a pickled list as rows. Raises InputError for what is no such list, or would run code."""
 
     def __init__(self, path: str):
-        copy = cache.place("pickled", [path], ".jsonl")
-        if not copy.is_file():
-            entries = _read(path)
-
-            def fill(file: BinaryIO) -> None:
-                good = False
-                for line in map(_line, entries):
-                    good |= line.startswith(b"{")
-                    file.write(line)
-                if not good:
-                    first = json.loads(_line(entries[0]))
-                    raise InputError(f"{path}: none of its {len(entries)} entries is {_WHAT} (the first: {first})")
-
-            if not cache.write(copy, fill):
-                raise InputError(f"{copy}: cannot write the unpacked copy of {path}; set XDG_CACHE_HOME elsewhere")
+        copy = cache.place("entries", [path], ".jsonl")
+        if not cache.read(copy, _is_whole) and not cache.write(copy, partial(_write, path, _read(path))):
+            raise InputError(f"{copy}: cannot write the unpacked copy of {path}; set XDG_CACHE_HOME elsewhere")
         super().__init__(path, str(copy))
+        self._offsets = self._offsets[:-1]  # without the last line, _END
 
     def _row(self, data: bytes, index: int) -> dict[str, Any]:
         row = json.loads(data)
@@ -78,12 +73,51 @@ class PickledRows(JsonRows):
         return row
 
 
+def _write(path: str, entries: Sequence[Any], file: BinaryIO) -> None:
+    good, written, most = False, len(_END), _EXPANSION * (_LONGEST + Path(path).stat().st_size)
+    for line in map(_line, entries):
+        good |= line.startswith(b"{")
+        written += file.write(line)
+        if written > most:  # entries that occur millions of times in the pickle take a few bytes each
+            raise InputError(f"{path}: its entries take more than {most:,} bytes when they are written out; save it as "
+                             ".jsonl")  # fmt: skip
+    if not good:
+        first = json.loads(_line(entries[0]))
+        raise InputError(f"{path}: none of its {len(entries)} entries is {_WHAT} (the first: {first})")
+    file.write(_END)
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether a copy ends as `_write` ends it. Raises ValueError where it does not."""
+    with copy.open("rb") as file:
+        file.seek(-len(_END), os.SEEK_END)
+        if file.read() != _END:
+            raise ValueError(f"{copy} is cut")
+    return True
+
+
 def _line(entry: Any) -> bytes:
     """An entry as a line of JSON: an object, or a string that says what is wrong with it."""
     try:
-        return json.dumps(_record(entry), ensure_ascii=False).encode() + b"\n"
+        _bound(entry)
+        return whole(json.dumps(_record(entry), ensure_ascii=False)).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         return json.dumps(brief(error)).encode() + b"\n"
+
+
+def _bound(entry: Any) -> None:
+    """Raise ValueError where an entry would be longer than `_LONGEST`: lists that share a list ten times at each of ten
+    levels take 300 bytes in a pickle and 10 billion written out."""
+    size, waiting = 0, [entry]
+    while waiting:
+        value = waiting.pop()
+        size += 1 + (len(value) if isinstance(value, str | bytes) else 0)
+        if isinstance(value, list | tuple | dict):
+            size += len(value)
+            if size <= _LONGEST:
+                waiting += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        if size > _LONGEST:
+            raise ValueError(f"an entry of more than {_LONGEST:,} letters")
 
 
 def _record(entry: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ numbers an array, and `boxes` a list of `{"name": …, "box": [x, y, w, h]}`. Ev
 import codecs
 import io
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, Text
-from diptych.errors import InputError
+from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, Text, whole
+from diptych.errors import InputError, brief
 
 CAPTIONS = ("caption", "captions", "text", "texts")
 _LOOKED_AT = 1000  # samples that a schema is read from
@@ -72,7 +74,7 @@ class Parts:
             if isinstance(value, str):
                 self.add_text(value, role)
             elif isinstance(value, bool | int | float):
-                self.labels.setdefault(name, int(value) if isinstance(value, bool) else value)
+                self.labels.setdefault(name, number(value, name))
             elif name == "boxes":
                 self.boxes += [_box(entry) for entry in value or ()]
             elif isinstance(value, list) and value:
@@ -80,15 +82,37 @@ class Parts:
                     for entry in value:
                         self.add_text(entry, role)
                 elif all(isinstance(entry, int | float) for entry in value):
-                    self.arrays.setdefault(name, np.asarray(value))
+                    self.arrays.setdefault(name, np.asarray([number(entry, name) for entry in value]))
+
+
+def number(value: bool | int | float, name: str) -> int | float:
+    """A label or an entry of an array, which arrays can hold. Raises BadSample("number") beyond 64 bits.
+
+    >>> number(True, "seen"), number(0.5, "score")
+    (1, 0.5)
+    """
+    if isinstance(value, float):
+        return value
+    if not -(2**63) <= value < 2**63:
+        raise BadSample("number", f"{name} is a whole number beyond 64 bits")
+    return int(value)
+
+
+def whole_number(text: str, name: str) -> int:
+    """A label that is written out. Raises BadSample: label (no whole number), or number (beyond 64 bits)."""
+    if not re.fullmatch(r"-?[0-9]+", text):
+        raise BadSample("label", f"{text[:40]!r} in {name} is not a whole number")
+    if len(text.lstrip("-0")) > 19:
+        raise BadSample("number", f"{name} is a whole number beyond 64 bits")
+    return int(number(int(text), name))
 
 
 def _box(entry: Any) -> Box:
     try:
         x, y, w, h = (float(value) for value in entry["box"])
         return Box(xyxy=(x, y, x + w, y + h), text=str(entry.get("name", "")), label=int(entry.get("label", -1)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadSample("box", f"{entry!r} is not {{'name': …, 'box': [x, y, w, h]}}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadSample("box", f"{brief(repr(entry))} is not {{'name': …, 'box': [x, y, w, h]}}") from error
 
 
 def schema_of(source: Source, classes: Mapping[str, Sequence[str]]) -> Schema:
@@ -183,11 +207,12 @@ def read_text(data: bytes) -> str:
 
 
 def read_json(data: bytes) -> dict:
-    """A JSON object. Raises BadSample: utf8, or json."""
+    """A JSON object, half surrogate pairs in its texts replaced. Raises BadSample: utf8, or json."""
+    text = read_text(data)
     try:
-        record = json.loads(read_text(data))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadSample("json", str(error)) from error
+        record = _loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also of numbers with thousands of digits
+        raise BadSample("json", brief(error)) from error
     if not isinstance(record, dict):
         raise BadSample("json", f"a {type(record).__name__}, not an object")
     return record
@@ -196,18 +221,46 @@ def read_json(data: bytes) -> dict:
 def json_of(path: Path) -> Any:
     """What a JSON file that is a source of its own holds. Raises InputError where it is not there, or not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return _loads(_decoded(path.read_bytes()))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); check where it came from") from error
+        raise InputError(f"{path}: not JSON ({brief(error)}); check where it came from") from error
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+
+
+def _loads(text: str) -> Any:
+    value = json.loads(text)
+    return _whole(value) if "\\ud" in text or "\\uD" in text else value  # an emoji may be cut in half
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, list):
+        return [_whole(entry) for entry in value]
+    return {whole(name): _whole(entry) for name, entry in value.items()} if isinstance(value, dict) else value
 
 
 def read_npy(data: bytes) -> np.ndarray:
-    """A plain NumPy array. Raises BadSample: pickled (object arrays, which would run code), or npy."""
+    """A plain NumPy array of numbers. Raises BadSample: pickled (object arrays, which would run code), or npy."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = head(file)
+    except Exception as error:  # as many kinds as a header can be damaged in
+        raise BadSample("npy", brief(error)) from error
+    if kind.hasobject:
+        raise BadSample("pickled", "an array of objects, which would have to be unpickled")
+    if kind.kind not in "biufc":
+        raise BadSample("npy", f"an array of {brief(str(kind), 40)}, not of numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize > len(data) - file.tell():
+        raise BadSample("npy", f"an array of shape {brief(str(shape), 40)} in {len(data):,} bytes")
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
-        raise BadSample("pickled" if "pickle" in str(error) else "npy", str(error)) from error
-    except (EOFError, OSError, SyntaxError) as error:
-        raise BadSample("npy", str(error)) from error
+    except (ValueError, OverflowError, MemoryError) as error:  # a shape as (0, 10**30)
+        raise BadSample("npy", brief(error)) from error

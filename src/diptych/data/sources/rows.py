@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 from diptych.data.sample import BadSample
 from diptych.data.sources import cache
 from diptych.data.sources.records import read_json, read_text
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
 
 csv.field_size_limit(1 << 24)  # Python's own limit of 128 KB is below a long document
 
@@ -183,26 +184,48 @@ class ParquetRows:
         self.path = path
         self._arrow = cache.place("parquet", [path], ".arrow")
         self._table: Any = None
-        if not self._arrow.is_file() and not cache.write(self._arrow, self._copy):
-            raise InputError(f"{self._arrow}: cannot write the unpacked copy of {path}; set XDG_CACHE_HOME elsewhere")
         if len(self) < 1:
             raise InputError(f"{path}: the table has no rows")
         self.columns = list(self._open().column_names)
 
     def _copy(self, file: BinaryIO) -> None:
         pyarrow, parquet = _pyarrow(self.path)
-        try:
+        with self._named():
             reader = parquet.ParquetFile(self.path)
-            with pyarrow.ipc.new_file(file, reader.schema_arrow) as writer:
-                for batch in reader.iter_batches(batch_size=256):
-                    writer.write_batch(batch)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-            raise InputError(f"{self.path}: not a Parquet file ({error}); check where it came from") from error
+            batches = reader.iter_batches(batch_size=256)
+        with pyarrow.ipc.new_file(file, reader.schema_arrow) as writer:
+            while True:
+                with self._named():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                writer.write_batch(batch)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What reading the file raises, as an error that names it: pyarrow's are OSErrors, as those of writing are."""
+        pyarrow, _ = _pyarrow(self.path)
+        try:
+            yield
+        except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise InputError(
+                f"{self.path}: damaged, or not a Parquet file ({brief(error)}); check where it came from"
+            ) from error
+
+    def _map(self, arrow: Path) -> Any:
+        pyarrow, _ = _pyarrow(self.path)
+        return pyarrow.ipc.open_file(pyarrow.memory_map(str(arrow))).read_all()
 
     def _open(self) -> Any:
         if self._table is None:
-            pyarrow, _ = _pyarrow(self.path)
-            self._table = pyarrow.ipc.open_file(pyarrow.memory_map(str(self._arrow))).read_all()
+            self._table = cache.read(self._arrow, self._map)
+        if self._table is None:
+            if not cache.write(self._arrow, self._copy):
+                raise InputError(
+                    f"{self._arrow}: cannot write the unpacked copy of {self.path}; make room, or set XDG_CACHE_HOME "
+                    "elsewhere"
+                )
+            self._table = self._map(self._arrow)
         return self._table
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,23 +235,23 @@ class ParquetRows:
         return self._open().num_rows
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        try:
-            row = self._open().slice(range(len(self))[index], 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            raise BadSample("utf8", f"row {index + 1}: {error}") from error
-        return {name: value for name, value in row.items() if value is not None}
+        index = range(len(self))[index]
+        return _plain_row(self._open().slice(index, 1), index)
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
         """Every row in order, without encoded pictures."""
-        first = self[0]
-        light = [name for name in self.columns if not _holds_bytes(first.get(name))]
+        light = [name for name in self.columns if not _holds_bytes(self._open()[name])]
+        if not light:
+            yield from ({} for _ in range(len(self)))
+            return
+        number = 0
         for batch in self._open().select(light).to_batches(max_chunksize=1024):
             for at in range(batch.num_rows):
                 try:
-                    row = batch.slice(at, 1).to_pylist()[0]
-                    yield {name: value for name, value in row.items() if value is not None}
-                except UnicodeDecodeError as error:
-                    yield BadSample("utf8", str(error))
+                    yield _plain_row(batch.slice(at, 1), number)
+                except BadSample as bad:
+                    yield bad
+                number += 1
 
     def classes(self) -> Mapping[str, Sequence[str]]:
         """Class names that Hugging Face's `datasets` keeps in the file's metadata."""
@@ -240,8 +263,24 @@ class ParquetRows:
             return {}
 
 
-def _holds_bytes(value: Any) -> bool:
-    return isinstance(value, bytes) or (isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes))
+def _plain_row(row: Any, index: int) -> dict[str, Any]:
+    """A slice of one row as Python's values. Raises BadSample: utf8, or columns (a time that no calendar has, …)."""
+    try:
+        [values] = row.to_pylist()
+    except UnicodeDecodeError as error:
+        raise BadSample("utf8", f"row {index + 1}: {error}") from error
+    except (ValueError, ArithmeticError, NotImplementedError) as error:
+        raise BadSample("columns", f"row {index + 1}: {brief(error)}") from error
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _holds_bytes(column: Any) -> bool:
+    """Whether a column holds pictures: bytes, or structs with a field `bytes` that is not empty, as `datasets` has."""
+    from pyarrow import compute, types
+
+    if types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        return compute.struct_field(column, "bytes").null_count < len(column)
+    return types.is_binary(column.type) or types.is_large_binary(column.type)
 
 
 def _pyarrow(path: str) -> tuple[Any, Any]:

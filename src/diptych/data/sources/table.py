@@ -6,6 +6,7 @@ Texts may have several columns and roles, `text=raw;long=longSV`, and a picture 
 `12/345.zip/678.jpg`.
 """
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ _IMAGES = (
 _TEXTS = (*CAPTIONS, "title", "description", "sentence", "comment", "alt_text", "alt")
 _LABELS = ("class", "label", "category")
 _SPLIT = "split"
+_WHOLE = re.compile(r"-?[0-9]+")
 
 
 def claims(spec: Spec) -> bool:
@@ -70,7 +72,7 @@ class _Columns:
 class Table:
     """Samples of a table, in order of each picture's first row.
 
-    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8). Raises InputError for columns that
+    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises InputError for columns that
     are not there, web addresses in place of paths, and a table without a readable row.
     """
 
@@ -99,10 +101,14 @@ class Table:
                     f"{self.rows.path}: column {columns.image!r} holds web addresses; download the pictures first "
                     "(img2dataset makes tar shards of such a table)"
                 )
+            label = str(row.get(columns.label, "")) if columns.label else ""
+            if _WHOLE.fullmatch(label) and not -(2**63) <= int(label[:30]) < 2**63:
+                damage[f"{self.rows.path}:{number + 1}"] = "number"
+                continue
             good.append(number)
             ids.append(hash64(path.encode("utf-8", "replace")) if path else number)
             keys.append(str(row[columns.key]) if columns.key in row else path or str(number))
-            labels.append(str(row.get(columns.label, "")) if columns.label else "")
+            labels.append(label)
             splits.append(str(row.get(_SPLIT, "")))
         if not good:
             raise InputError(
@@ -129,7 +135,7 @@ class Table:
         if not self._columns.label:
             return
         present = sorted(named - {""})
-        if all(value.lstrip("-").isdigit() for value in present):
+        if all(map(_WHOLE.fullmatch, present)):
             self._label = np.array([int(value or -1) for value in values], np.int64)
         elif all(map(_is_number, present)):
             self._label = np.array([float(value or "nan") for value in values])

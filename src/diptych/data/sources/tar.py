@@ -5,6 +5,7 @@ reads away, in any order, in any process. Nothing is ever extracted or unpickled
 """
 
 import glob
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from diptych.data.pictures import PICTURES, Mask, MemberPicture
-from diptych.data.sample import BadSample, Sample, Schema
+from diptych.data.sample import Sample, Schema
 from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import (
     Parts,
@@ -26,12 +27,14 @@ from diptych.data.sources.records import (
     read_text,
     roles_of,
     schema_of,
+    whole_number,
 )
 from diptych.data.sources.tarindex import load_index
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "tar"
+_MOST_FILES = 1_000_000  # that braces may stand for
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -62,6 +65,8 @@ def expand(pattern: str) -> list[str]:
         return [pattern]
     parts = _BRACE.split(pattern)
     choices = [_alternatives(part) if at % 2 else [part] for at, part in enumerate(parts)]
+    if (count := math.prod(map(len, choices))) > _MOST_FILES:
+        raise InputError(f"{pattern}: the braces stand for {count:,} files, and at most {_MOST_FILES:,} are read; give a smaller range")
     paths: list[str] = []
     for path in map("".join, product(*choices)):
         # Path.glob does not take absolute patterns.
@@ -76,11 +81,23 @@ def expand(pattern: str) -> list[str]:
     return paths
 
 
-def _alternatives(text: str) -> list[str]:
-    if (bounds := re.fullmatch(r"(\d+)\.\.(\d+)", text)) is None:
+def _alternatives(text: str) -> "list[str] | _Range":
+    if (bounds := re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", text)) is None:
         return text.split(",")
-    first, last = bounds.groups()
-    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    return _Range(*bounds.groups())
+
+
+class _Range:
+    """The numbers `first` to `last`, as wide as `first`, written out only when asked for."""
+
+    def __init__(self, first: str, last: str):
+        self._numbers, self._width = range(int(first), int(last) + 1), len(first)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{number:0{self._width}d}" for number in self._numbers)
 
 
 class Tar:
@@ -146,10 +163,7 @@ class Tar:
             if role or "caption" not in self.roles.values():
                 parts.add_text(read_text(member.read()), role or "caption")
         elif kind == "cls":
-            text = read_text(member.read()).strip()
-            if not re.fullmatch(r"-?\d+", text):
-                raise BadSample("label", f"{text[:40]!r} in .cls is not a whole number")
-            parts.labels[role or "class"] = int(text)
+            parts.labels[role or "class"] = whole_number(read_text(member.read()).strip(), ".cls")
         elif kind == "npy":
             parts.arrays[role or "npy"] = read_npy(member.read())
 

@@ -63,13 +63,18 @@ class Index:
 def load_index(paths: Sequence[str]) -> Index:
     """The index of the shards; a large one is kept in the user's cache until a shard changes."""
     stored = cache.place("tar", paths, ".npz")
-    if stored.is_file():
-        with np.load(stored) as arrays:
-            return Index.from_arrays(arrays)
+    kept = cache.read(stored, _load)
+    if kept is not None:
+        return kept
     index = _join([index_shard(path) for path in paths], paths)
     if len(index.offset) >= _CACHED_FROM:
         cache.write(stored, lambda file: np.savez(file, **index.arrays()))
     return index
+
+
+def _load(stored: Path) -> Index:
+    with np.load(stored) as arrays:
+        return Index.from_arrays(arrays)
 
 
 def _join(shards: Sequence["Shard"], paths: Sequence[str]) -> Index:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from diptych.data.sample import whole
+
 
 class Tokenizer(ABC):
     """Splits text into ids. A text longer than `context` is cut so that the special ids at its ends stay.
@@ -77,15 +79,6 @@ class Tokenizer(ABC):
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
-
-
-def whole(text: str) -> str:
-    """The text with half surrogate pairs, which no UTF-8 can hold, shown as the replacement sign.
-
-    >>> whole("a\\ud83d")
-    'a�'
-    """
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from diptych.data.tokenizers.base import Tokenizer, whole
+from diptych.data.sample import whole
+from diptych.data.tokenizers.base import Tokenizer
 from diptych.errors import InputError, unknown
 
 # Loader workers are forked after texts were encoded; the library's own threads do not survive that and it would warn.

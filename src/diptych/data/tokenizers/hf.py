@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer as RustTokenizer
 
-from diptych.data.tokenizers.base import Tokenizer, whole
+from diptych.data.sample import whole
+from diptych.data.tokenizers.base import Tokenizer
 from diptych.data.tokenizers.clip import CLEAN
 from diptych.data.tokenizers.sentencepiece import SentencePiece, is_siglip
 from diptych.errors import InputError, brief, unknown

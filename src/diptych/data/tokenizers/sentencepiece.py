@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from diptych.data.tokenizers.base import Tokenizer, whole
+from diptych.data.sample import whole
+from diptych.data.tokenizers.base import Tokenizer
 from diptych.data.tokenizers.clip import CLEAN
 from diptych.errors import InputError
 
