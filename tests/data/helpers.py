@@ -1,6 +1,7 @@
 """Pictures for the tests of the decoder and of the preprocessing."""
 
 import io
+import struct
 
 import numpy as np
 from PIL import Image
@@ -16,3 +17,10 @@ def encoded(image: Image.Image, format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
+    """A little-endian TIFF header whose tags are all LONG."""
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (277, 1), *more]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags))
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0) + bytes(64)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.data.helpers import encoded, photo
+from tests.data.helpers import encoded, photo, tiff
 
 from diptych.data.decode import decode
 from diptych.data.pictures import on_ground
@@ -33,13 +33,6 @@ def png_header(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
     )
-
-
-def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
-    """A little-endian TIFF header whose tags are all LONG."""
-    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (277, 1), *more]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags))
-    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0) + bytes(64)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG"])

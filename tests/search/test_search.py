@@ -394,3 +394,20 @@ def test_a_real_model_embeds_glyphs_and_finds_each_picture_by_itself(tmp_path):
     for i, picture in enumerate(pictures):
         assert query(model, opened, image=picture, k=1)[0].position == i
     assert len(query(model, opened, text="grinning face", k=1000)) == len(source)
+
+
+def test_file_names_that_are_no_utf8_and_half_an_emoji_are_embedded(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    image, record = os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"caf\xe9.json")
+    Image.new("RGB", (6, 8), "red").save(folder / "red.png")
+    (folder / "red.png").rename(folder / image)
+    (folder / record).write_text('{"caption": "red \\ud83d"}')
+
+    class Reader(ColourModel):
+        def embed_texts(self, texts):
+            return super().embed_texts([text.removesuffix(" \ufffd") for text in texts])
+
+    embed_source(Reader(), open_source(str(folder)), tmp_path / "emb")
+    [hit] = query(Reader(), Index.open(tmp_path / "emb"), text="red", k=1)
+    assert (hit.key, hit.image_path, hit.caption) == (r"caf\xe9.png", f"{folder}/caf\\xe9.png", "red \ufffd")

@@ -20,6 +20,7 @@ from types import ModuleType
 
 from diptych import __version__
 from diptych.cli._parser import Parser
+from diptych.cli._screen import visible
 from diptych.errors import InputError, unknown
 
 GROUPS = ("Begin here", "Train", "Use a model", "Look up")
@@ -119,4 +120,4 @@ def _say(message: str) -> None:
     """One line on stderr. Under torchrun every rank speaks, since another's error may be its alone."""
     rank = os.environ.get("RANK", "0")
     name = "diptych" if rank == "0" else f"diptych, rank {rank}"
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"{name}: {visible(' '.join(message.split()))}", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,27 @@ PATIENCE = 3.0  # seconds that a person waits without asking what goes on
 EVERY = 10.0  # seconds between lines where stderr is no terminal
 
 
+_UNSEEN = re.compile(  # control characters, halves of surrogate pairs, and signs that turn the order of letters
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal would obey in place of show written as Python writes it; line breaks and tabs stay.
+
+    Captions, keys and file names come from whoever made the data.
+
+    >>> print(visible("a \\x1b[31mred\\x1b[0m cat"))
+    a \\x1b[31mred\\x1b[0m cat
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def show(text: str) -> None:
+    """Text on stdout."""
+    print(visible(text))
+
+
 def first_rank() -> bool:
     """Whether this process is the one that speaks: rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
@@ -21,12 +43,13 @@ def first_rank() -> bool:
 def say(line: str) -> None:
     """A line for the person who waits, on stderr."""
     if first_rank():
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 def show_json(value: Any) -> None:
     """A value as JSON on stdout; numbers that JSON cannot hold become null."""
-    print(json.dumps(_strict(value), indent=2, ensure_ascii=False))
+    text = json.dumps(_strict(value), indent=2, ensure_ascii=False)
+    print(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # all of them stand in strings
 
 
 def _strict(value: Any) -> Any:
@@ -45,7 +68,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for at, name in enumerate(columns):
+    for at, name in enumerate(map(visible, columns)):
         numbers = all(isinstance(row[at], int | float) or row[at] == "" for row in rows)
         table.add_column(name, justify="right" if numbers and rows else "left", overflow="fold")
     for row in rows:
@@ -56,11 +79,11 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    print("\n".join([title, "", *lines, *(["", note] if note else [])]))
+    print("\n".join([visible(title), "", *lines, *(["", visible(note)] if note else [])]))
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else visible(str(value))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from diptych.cli._model import load_model
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import progress, say, show_json
+from diptych.cli._screen import progress, say, show, show_json
 from diptych.errors import InputError
 
 GROUP = "Use a model"
@@ -63,7 +63,7 @@ def run(args: Namespace) -> None:
         show_json(texts)
         return
     for text in texts:
-        print(" ".join(text.split()))
+        show(" ".join(text.split()))
 
 
 def _of_pictures(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _of_pictures(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
         show_json([{"key": each.key, "path": each.path, "text": each.text} for each in found])
     else:
         for each in found:
-            print(f"{each.path or each.key}\t{' '.join(each.text.split())}")
+            show(f"{each.path or each.key}\t{' '.join(each.text.split())}")
     if bad:
         reasons = ", ".join(f"{number} {reason}" for reason, number in bad.items())
         say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")

@@ -85,7 +85,9 @@ class Folder:
         if not any(has.any() for has in self._has.values()):
             return {}
         alone = (path for path in sorted(texts) if os.path.splitext(path)[0] not in stems)  # noqa: PTH122
-        return {path_text(str(Path(self.root, path))): "missing" for path in alone if Path(path).stem.lower() not in _ABOUT}
+        return {
+            path_text(str(Path(self.root, path))): "missing" for path in alone if Path(path).stem.lower() not in _ABOUT
+        }
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -35,7 +35,7 @@ from diptych.spec import Spec, configure
 
 FORMAT = "pickled"
 _END = b"null\n"  # the last line of a copy that is whole
-_LONGEST = 1 << 20  # letters and values of an entry
+_LONGEST = 1 << 18  # letters and values of an entry
 _EXPANSION = 64  # a copy may be so many times as long as the pickle, in which equal texts may be stored once
 _WHAT = "{'image_name': …, 'captions': […]} or (index, title, description)"
 

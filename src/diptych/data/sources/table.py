@@ -72,8 +72,8 @@ class _Columns:
 class Table:
     """Samples of a table, in order of each picture's first row.
 
-    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises InputError for columns that
-    are not there, web addresses in place of paths, and a table without a readable row.
+    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises InputError for columns
+    that are not there, web addresses in place of paths, and a table without a readable row.
     """
 
     def __init__(self, name: str, rows: Rows, options: TableOptions | None = None):

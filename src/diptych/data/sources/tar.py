@@ -66,7 +66,9 @@ def expand(pattern: str) -> list[str]:
     parts = _BRACE.split(pattern)
     choices = [_alternatives(part) if at % 2 else [part] for at, part in enumerate(parts)]
     if (count := math.prod(map(len, choices))) > _MOST_FILES:
-        raise InputError(f"{pattern}: the braces stand for {count:,} files, and at most {_MOST_FILES:,} are read; give a smaller range")
+        raise InputError(
+            f"{pattern}: the braces stand for {count:,} files, at most {_MOST_FILES:,} are read; give a smaller range"
+        )
     paths: list[str] = []
     for path in map("".join, product(*choices)):
         # Path.glob does not take absolute patterns.

@@ -13,8 +13,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from diptych.data.sample import whole
-
 
 class Tokenizer(ABC):
     """Splits text into ids. A text longer than `context` is cut so that the special ids at its ends stay.
