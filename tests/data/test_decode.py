@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import sys
 import tracemalloc
 import warnings
 import zlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from tests.data.helpers import encoded, photo, tiff
 
 from diptych.data.decode import decode
@@ -45,6 +46,51 @@ def test_each_format_decodes_to_its_pixels(format):
     assert difference <= {"JPEG": 6, "GIF": 12}.get(format, 0)
 
 
+def encoded_boxed(format: str, image: Image.Image, **options) -> bytes:
+    """The picture in a format that an extra may have to write."""
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    return encoded(image, format, **options)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_avif_and_heic_decode_and_a_cut_one_is_truncated(format):
+    image = photo(64, 48)
+    data = encoded_boxed(format, image, quality=95)
+    got = decode(data)
+    assert (got.mode, got.size) == ("RGB", image.size)
+    assert np.abs(np.asarray(got).astype(int) - np.asarray(image)).mean() < 6
+    assert decode(data, at_least=8).size == image.size
+    for share in (0.5, 0.9):
+        assert reason(data[: int(len(data) * share)]) == "truncated"
+    assert reason(data, max_pixels=1000) == "bomb"
+
+
+def test_a_turned_avif_is_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded_boxed("AVIF", photo(64, 48), exif=exif)).size == (48, 64)
+
+
+def test_heic_without_its_reader_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    heic = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"
+    with pytest.raises(
+        BadSample, match=r"HEIC needs pillow-heif; install it with pip install 'diptych\[data\]'"
+    ) as bad:
+        decode(heic)
+    assert bad.value.reason == "unsupported"
+
+
+def test_avif_without_its_reader_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)
+    with pytest.raises(BadSample, match="AVIF needs Pillow 11.3") as bad:
+        decode(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
+    assert bad.value.reason == "unsupported"
+
+
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "JPEG", "TIFF", "BMP"])
 def test_a_cut_file_is_truncated(format):
     data = encoded(photo(200, 160), format)
@@ -59,7 +105,9 @@ def test_a_cut_file_is_truncated(format):
         (b"<!DOCTYPE html><html><body>404</body></html>", "html"),
         (b"\xef\xbb\xbf \n<HTML>", "html"),
         (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported"),
-        (b"\0\0\0\x1cftypavif", "unsupported"),
+        (b"\0\0\0\x1cftypmp42\0\0\0\0isommp41", "unsupported"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(30), "unsupported"),
+        (b"\xff\x4f\xff\x51" + bytes(30), "unsupported"),
         (b"%PDF-1.7", "unsupported"),
         (b"not a picture at all", "unreadable"),
         (b"RIFF\x04\0\0\0WAVE", "unreadable"),
@@ -72,8 +120,8 @@ def test_what_is_no_picture_is_named(data, expected):
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
 def test_flipped_bytes_never_escape_as_another_exception():
     rng = np.random.default_rng(0)
-    for format in ("PNG", "WEBP", "GIF", "JPEG", "TIFF", "BMP"):
-        data = encoded(photo(), format)
+    for format in ("PNG", "WEBP", "GIF", "JPEG", "TIFF", "BMP", "AVIF", "HEIF"):
+        data = encoded_boxed(format, photo())
         for _ in range(60):
             damaged = bytearray(data)
             for at in rng.integers(2, len(data), 4):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from tests.data.helpers import tiff
 
 from diptych.cli import main
@@ -111,6 +111,11 @@ def bmp_of(width: int, height: int) -> bytes:
     return patched(picture("BMP"), 18, struct.pack("<ii", width, height))
 
 
+def avif_of(width: int, height: int) -> bytes:
+    data = picture("AVIF")
+    return patched(data, data.index(b"ispe") + 8, struct.pack(">II", width, height))
+
+
 def cut(kind: str) -> bytes:
     data = picture(kind, (60, 50))
     return data[: len(data) // 2]
@@ -158,6 +163,8 @@ PICTURES = [
     Row(name="a web page", make=pictures(x__jpg=b"<!doctype html><p>404"), counts={"html": 1}),
     Row(name="an SVG", make=pictures(x__png=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), counts={"unsupported": 1}),
     Row(name="a PDF", make=pictures(x__jpg=b"%PDF-1.7"), counts={"unsupported": 1}),
+    Row(name="a JPEG 2000", make=pictures(x__jp2=b"x"), counts={"unsupported": 1}),
+    Row(name="a film as a HEIC", make=pictures(x__heic=b"\0\0\0\x10ftypmp42isom"), counts={"unsupported": 1}),
     Row(name="noise", make=pictures(x__jpg=bytes(range(7, 200))), counts={"unreadable": 1}),
     *[Row(name=f"a cut {kind}", make=pictures(x__png=cut(kind)), counts={"truncated": 1})
       for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")],
@@ -182,6 +189,12 @@ PICTURES = [
     Row(name="a picture of 64 GB", make=picture_of_terabytes, counts={"bomb": 1}),
     Row(name="a link to nothing", make=dangling, counts={"missing": 1}),
 ]  # fmt: skip
+
+
+AVIF = [
+    Row(name="a cut AVIF", make=pictures(x__avif=cut("AVIF")), counts={"truncated": 1}),
+    Row(name="an AVIF bomb", make=pictures(x__avif=avif_of(16_000, 16_000)), counts={"bomb": 1}),
+] if features.check("avif") else []  # fmt: skip
 
 
 # Tars
@@ -458,6 +471,12 @@ def boxed(*boxes: object) -> Callable[[Path], Path]:
     return coco(annotations=annotations, categories=[{"id": 1, "name": "cat"}])
 
 
+def raw_photographs(folder: Path) -> Path:
+    for name in ("a.nef", "b.cr2"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
 OTHERS = [
     Row(name="a pickle that runs code", make=pickled(GOOD, Runs()), says="wants to import 'posix.system'"),
     Row(name="a pickle of shared lists", make=pickled(GOOD, {**GOOD, "more": shared_lists()}), counts={"columns": 1}),
@@ -487,6 +506,7 @@ OTHERS = [
     Row(name="a list of what was kept that is cut", make=lambda folder: (
         f"kept:{raw('k.npz', b'PK' + bytes(9))(folder)}"),
         says="is no list of what was kept"),
+    Row(name="a folder of raw photographs", make=raw_photographs, says="2 pictures of kinds that are not read"),
     Row(name="an empty folder", make=lambda folder: folder, says="no pictures in this folder"),
     Row(name="a file of no format", make=raw("x.doc", b"x"), says="no format reads this file"),
     Row(name="a web address", make=lambda folder: "https://x.org/a.tar", says="not from the network"),
@@ -496,7 +516,7 @@ OTHERS = [
 ]  # fmt: skip
 
 
-ROWS = [*PICTURES, *TARS, *TABLES, *OTHERS]
+ROWS = [*PICTURES, *AVIF, *TARS, *TABLES, *OTHERS]
 
 
 def counted(source: Source) -> tuple[Counter[str], int]:

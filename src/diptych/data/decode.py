@@ -23,7 +23,7 @@ _PLUGINS = (
     (b"II*\0", TiffImagePlugin.TiffImageFile),
     (b"MM\0*", TiffImagePlugin.TiffImageFile),
 )
-_FOREIGN = (
+_FOREIGN = (  # real pictures that we do not read
     b"\0\0\1\0",
     b"8BPS",
     b"%PDF",
@@ -31,7 +31,12 @@ _FOREIGN = (
     b"\xff\x0a",
     b"II+\0",
     b"MM\0+",
-)  # real pictures that we do not read
+    b"\0\0\0\x0cjP  ",  # JPEG 2000
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cJXL ",
+)
+_AVIF = {b"avif", b"avis"}  # brands: what the first box of the file says that it is
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 
 _UPRIGHT = {  # EXIF orientation -> the turn that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +50,7 @@ _UPRIGHT = {  # EXIF orientation -> the turn that undoes it
 
 
 def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF), upright, as RGB, or RGBA where it has transparency.
+    """The picture in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC), upright, as RGB, or RGBA where transparent.
 
     Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted. With `at_least` a JPEG is decoded
     at the smallest of 1/1, 1/2, 1/4 and 1/8 whose short side keeps so many pixels; other formats cannot and ignore it.
@@ -61,7 +66,7 @@ def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PI
         # Plugins raise whatever comes to hand on damaged bytes (SyntaxError, struct.error, IndexError, …).
         image = plugin(io.BytesIO(data))
         _refuse_bomb(image, max_pixels)
-        if at_least is not None:
+        if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             image.draft(None, (at_least, at_least))  # libjpeg leaves out the higher DCT coefficients
         image.load()
         return opened(image)
@@ -113,9 +118,34 @@ def _plugin(data: bytes) -> type:
         if b"<svg" in start:
             raise BadSample("unsupported", "SVG is not a raster picture")
         raise BadSample("html", "a web page, not a picture")
-    if data.startswith(_FOREIGN) or data[4:8] == b"ftyp":
-        raise BadSample("unsupported", "not JPEG, PNG, WebP, GIF, BMP or TIFF")
+    if data[4:8] == b"ftyp":
+        return _boxed_plugin(data)
+    if data.startswith(_FOREIGN):
+        raise BadSample("unsupported", "not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC")
     raise BadSample("unreadable", "not a picture")
+
+
+def _boxed_plugin(data: bytes) -> type:
+    """The plugin of a file made of boxes, as AVIF and HEIC are (and MP4): the first one lists the kinds that it is."""
+    first = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    brands = {first[at : at + 4] for at in range(0, len(first), 4)}
+    if brands & _AVIF:
+        try:
+            from PIL.AvifImagePlugin import SUPPORTED, AvifImageFile
+        except ImportError:
+            SUPPORTED, AvifImageFile = False, None
+        if not SUPPORTED or AvifImageFile is None:
+            raise BadSample("unsupported", "AVIF needs Pillow 11.3 or later; install it with pip install -U pillow")
+        return AvifImageFile
+    if brands & _HEIC:
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise BadSample(
+                "unsupported", "HEIC needs pillow-heif; install it with pip install 'diptych[data]'"
+            ) from None
+        return HeifImageFile
+    raise BadSample("unsupported", "not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC")
 
 
 def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
@@ -187,7 +217,22 @@ def _complete(data: bytes) -> bool:
         return b";" in tail
     if data.startswith(b"BM"):
         return len(data) >= int.from_bytes(data[2:6], "little")
+    if data[4:8] == b"ftyp":
+        return _boxes_end(data) <= len(data)
     return True
+
+
+def _boxes_end(data: bytes) -> int:
+    """Where the boxes of a file end, by their sizes."""
+    at = 0
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < 8:  # 0: to the end of the file
+            return len(data)
+        at += size
+    return at
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

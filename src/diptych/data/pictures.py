@@ -27,13 +27,19 @@ HALF = (0.5, 0.5, 0.5)
 MOST_BYTES = 8 * MAX_PIXELS
 """Bytes of a file: no picture that `decode` takes is larger."""
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
 """The endings of files that are taken for pictures."""
+
+FOREIGN = (
+    *("jp2", "j2k", "jpf", "jpx", "jxl", "svg", "ico", "psd", "xcf", "tga", "ppm", "pgm", "pbm", "pnm", "exr", "hdr"),
+    *("eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
+)
+"""The endings of pictures that are not read: in a folder they are counted as unsupported."""
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether a path is that of a file that ends as a picture's."""
-    return Path(path).suffix.lower()[1:] in PICTURES and Path(path).is_file()
+    """Whether a path is that of a file that ends as a picture's, of a kind that is read or not."""
+    return Path(path).suffix.lower()[1:] in (*PICTURES, *FOREIGN) and Path(path).is_file()
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:

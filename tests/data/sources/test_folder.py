@@ -1,5 +1,6 @@
 """Folders of pictures: classes from subfolders, texts from neighbours, odd names, loops of links."""
 
+import errno
 import json
 import os
 import pickle
@@ -109,3 +110,49 @@ def test_a_folder_without_pictures_says_what_to_do(tmp_path, name, message):
         (tmp_path / name).write_text("x")
     with pytest.raises(InputError, match=message):
         open_source(str(tmp_path))
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path):
+    put(tmp_path, "a.png")
+    for name in ("b.jp2", "c.SVG", "d.nef", "movie.mp4", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").write_text("its picture is there, but not read")
+    source = open_source(str(tmp_path))
+    assert source.damage == {str(tmp_path / name): "unsupported" for name in ("b.jp2", "c.SVG", "d.nef")}
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match="3 pictures of kinds that are not read"):
+        open_source(str(tmp_path))
+
+
+def test_a_subfolder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    for name in ("cat/1.png", "dog/2.png", "owl/3.png"):
+        put(tmp_path, name)
+    scan = os.scandir
+
+    def scandir(path):
+        if os.path.basename(path) == "dog":  # noqa: PTH119
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    source = open_source(str(tmp_path))
+    assert list(source.keys()) == ["cat/1.png", "owl/3.png"]
+    assert source.damage == {str(tmp_path / "dog"): "unreadable"}
+    assert source.schema()["labels.class"].classes == ("cat", "owl")
+    with pytest.raises(InputError, match="cannot be read"):
+        open_source(str(tmp_path / "dog"))
+
+
+def test_names_that_are_no_utf8_are_text_in_keys_classes_and_damage(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102
+    put(tmp_path, "b/1.png").rename(os.fsdecode(folder + b"/\xff.png"))
+    (tmp_path / "b" / "lost.txt").write_text("x")
+    with open(folder + b"/\xff.txt", "w") as file:  # noqa: PTH123
+        file.write("y")
+    source = open_source(str(tmp_path))
+    assert list(source.keys()) == [r"caf\xe9/\xff.png"]
+    assert source.schema()["labels.class"].classes == (r"caf\xe9",)
+    assert source[0].images["main"].decode().size == (4, 4)
+    assert source.damage == {str(tmp_path / "b" / "lost.txt"): "missing"}

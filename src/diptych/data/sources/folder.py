@@ -6,18 +6,18 @@ read as in tar shards. Pictures without texts are welcome where a task needs non
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from diptych.data.pictures import PICTURES, FilePicture
+from diptych.data.pictures import FOREIGN, PICTURES, FilePicture
 from diptych.data.sample import Sample, Schema, path_text
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
-from diptych.errors import InputError
+from diptych.errors import InputError, some
 from diptych.spec import Spec, configure
 
 FORMAT, ANY = "folder", True
@@ -48,14 +48,16 @@ class Folder:
     """The pictures below a folder, in order of their paths; a picture's path is its key.
 
     `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is none.
-    Where some pictures have texts, a text whose picture is not there is counted in `damage` as missing. Raises
-    InputError for a folder without pictures.
+    `damage` counts pictures of kinds that are not read (unsupported), subfolders that cannot be read (unreadable), and
+    where some pictures have texts, a text whose picture is not there (missing). Raises InputError for a folder without
+    pictures.
     """
 
     def __init__(self, root: str, roles: Mapping[str, str] = MappingProxyType({})):
         self.name, self.root, self.roles = root, root, dict(roles)
-        pictures, texts, others = [], set(), set()
-        for path in _walk(root):
+        pictures, texts, foreign, others = [], set(), [], set()
+        paths, closed = _walk(root)
+        for path in paths:
             suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)
             if suffix[1:] in PICTURES:
                 pictures.append(path)
@@ -63,15 +65,22 @@ class Folder:
             others.add(path.partition(os.sep)[0])
             if suffix in _TEXTS:
                 texts.add(path)
+            elif suffix[1:] in FOREIGN:
+                foreign.append(path)
         if not pictures:
-            raise InputError(_nothing(root, len(texts)))
+            raise InputError(_nothing(root, len(texts), foreign))
+        others |= {path.partition(os.sep)[0] for path in closed}
         self._paths = Strings(pictures)
         keys = [path_text(path) for path in pictures]  # file names need not be text; keys must be
         self._keys = self._paths if keys == pictures else Strings(keys)
-        stems = [os.path.splitext(path)[0] for path in pictures]  # noqa: PTH122
+        stems = [_stem(path) for path in pictures]
         # One bit a kind of text: which pictures have it.
         self._has = {kind: np.array([stem + kind in texts for stem in stems], bool) for kind in _TEXTS}
-        self.damage = self._orphans(texts, set(stems))
+        lost = {path: "unsupported" for path in foreign} | {path: "unreadable" for path in closed}
+        self.damage: Mapping[str, str] = {
+            path_text(str(Path(root, path))): reason
+            for path, reason in {**self._orphans(texts, set(stems).union(map(_stem, foreign))), **lost}.items()
+        }
         firsts = [path.partition(os.sep) for path in pictures]
         named = all(rest for _, _, rest in firsts)
         empty = set(_subfolders(root)) - others
@@ -84,10 +93,8 @@ class Folder:
     def _orphans(self, texts: set[str], stems: set[str]) -> Mapping[str, str]:
         if not any(has.any() for has in self._has.values()):
             return {}
-        alone = (path for path in sorted(texts) if os.path.splitext(path)[0] not in stems)  # noqa: PTH122
-        return {
-            path_text(str(Path(self.root, path))): "missing" for path in alone if Path(path).stem.lower() not in _ABOUT
-        }
+        alone = (path for path in sorted(texts) if _stem(path) not in stems)
+        return {path: "missing" for path in alone if Path(path).stem.lower() not in _ABOUT}
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -132,14 +139,22 @@ class Folder:
 
 
 def _bytes(picture: str, kind: str) -> bytes:
-    return FilePicture(os.path.splitext(picture)[0] + kind).read()  # noqa: PTH122
+    return FilePicture(_stem(picture) + kind).read()
 
 
-def _walk(root: str) -> Iterator[str]:
-    """All files below `root`, relative to it, sorted; hidden ones and folders met before (by a link) are left out."""
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]  # noqa: PTH122
+
+
+def _walk(root: str) -> tuple[list[str], list[str]]:
+    """All files below `root`, relative to it, sorted, and the folders that cannot be read.
+
+    Hidden ones and folders met before (by a link) are left out. Raises InputError where `root` itself cannot be read.
+    """
     met: set[tuple[int, int]] = set()
     found: list[str] = []
-    for folder, folders, names in os.walk(root, followlinks=True):
+    errors: list[OSError] = []
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=errors.append):
         status = os.stat(folder)  # noqa: PTH116
         if (status.st_dev, status.st_ino) in met:
             folders.clear()
@@ -148,7 +163,10 @@ def _walk(root: str) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith(_LEFT_OUT))
         prefix = os.path.relpath(folder, root)
         found += [name if prefix == "." else os.path.join(prefix, name) for name in names if name[0] != "."]  # noqa: PTH118
-    return iter(sorted(found))
+    closed = sorted(os.path.relpath(error.filename, root) for error in errors)
+    if "." in closed:
+        raise InputError(f"{root}: this folder cannot be read ({errors[0].strerror}); check its permissions")
+    return sorted(found), closed
 
 
 def _subfolders(root: str) -> list[str]:
@@ -156,7 +174,11 @@ def _subfolders(root: str) -> list[str]:
         return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(_LEFT_OUT)]
 
 
-def _nothing(root: str, texts: int) -> str:
+def _nothing(root: str, texts: int, foreign: Sequence[str]) -> str:
+    if foreign:
+        return (
+            f"{root}: {len(foreign)} pictures of kinds that are not read ({some(foreign)}); convert them to JPEG or PNG"
+        )
     tars = sorted(Path(root).glob("*.tar"))
     if tars:
         return f"{root}: no pictures, but tar shards; write {Path(root) / '*.tar'}"
