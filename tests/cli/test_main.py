@@ -15,6 +15,7 @@ from diptych import cli
 from diptych.cli import main
 from diptych.cli._screen import progress
 from diptych.cli.train import streams
+from diptych.data.sources import formats
 from diptych.towers import int8
 from diptych.training import engine
 
@@ -60,6 +61,10 @@ def test_lists_as_tables_and_as_json(diptych, what, name):
     assert name in diptych("list", *words).out
     rows = json.loads(diptych("list", *words, "--json").out)
     assert any(name in row.values() for row in rows)
+
+
+def test_every_format_is_listed(diptych):
+    assert {row["format"] for row in json.loads(diptych("list", "sources", "--json").out)} == set(formats())
 
 
 def test_the_cards_of_methods_are_listed_in_full(diptych):

@@ -11,7 +11,7 @@ import torch
 from diptych.data import loader as loading
 from diptych.data.pictures import Preprocess
 from diptych.data.plan import Shuffled
-from diptych.data.sample import BadSample
+from diptych.data.sample import BadSample, Field
 from diptych.data.views import PictureView
 from diptych.errors import InputError
 from diptych.testing import Toy
@@ -114,3 +114,17 @@ def test_memory_stays_flat_over_epochs_with_persistent_workers():
             pass
         sizes.append(resident())
     assert np.mean(sizes[-2:]) < 1.02 * sizes[1]
+
+
+class Priced(Toy):
+    """A source whose label is not called `class`."""
+
+    def schema(self):
+        return {"images.main": Field(kind="image"), "labels.category": Field(kind="int", classes=("cup", "pot"))}
+
+
+def test_a_label_that_is_lacking_names_the_option_and_the_labels_there_are():
+    with pytest.raises(InputError, match=r"no labels\.class, which maple needs; .* with --method\.label: category$"):
+        loading.require(Priced(), ["images.main", "labels.class"], "maple")
+    with pytest.raises(InputError, match="name a source, column or role that has it"):
+        loading.require(Priced(), ["texts.caption"], "clip")

@@ -4,6 +4,7 @@
 """
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,24 @@ def _modules(folder: str, name: str | None) -> list[tuple[str, str]]:
     for path in sorted((Path(__file__).parents[1] / folder).glob("[a-z]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         about = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
-        literals = {
-            ast.unparse(node.targets[0]): ast.literal_eval(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        }
+        literals = dict(_literals(tree))
         if name is None or name in literals:
             found.append((literals[name] if name else path.stem, about))
     return found
+
+
+def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
+    """Names that a module gives a plain value, as in `FORMAT = "tar"` and `FORMAT, ANY = "table", True`."""
+    for node in tree.body:
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
+            names, values = [target], [node.value]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                names, values = target.elts, node.value.elts
+            for name, value in zip(names, values, strict=True):
+                if isinstance(value, ast.Constant):
+                    yield ast.unparse(name), value.value
 
 
 LISTS = {

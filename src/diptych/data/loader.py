@@ -173,7 +173,10 @@ def require(source: Source, names: Sequence[str], who: str) -> None:
     for name in names:
         kind, _, rest = name.partition(".")
         if name not in schema and not (rest == "*" and any(have.startswith(f"{kind}.") for have in schema)):
+            others = [have.removeprefix("labels.") for have in schema if have.startswith("labels.")]
+            remedy = "name a source, column or role that has it"
+            if kind == "labels" and others:
+                remedy = f"choose one of its labels with --method.label: {', '.join(others)}"
             raise InputError(
-                f"{source.name} has no {name}, which {who} needs; it has "
-                f"{', '.join(schema) or 'nothing'}; name a source, column or role that has it"
+                f"{source.name} has no {name}, which {who} needs; it has {', '.join(schema) or 'nothing'}; {remedy}"
             )

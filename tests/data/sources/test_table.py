@@ -281,3 +281,42 @@ def test_the_pack_of_captions_reads(data_pack):
     source = open_source(str(data_pack("flickr8k-1k") / "captions_only.jsonl"))
     assert len(source) == 7091
     assert len(source[5].captions()) == 5
+
+
+@pytest.mark.parametrize("name", ["tab", "semicolon", "pipe", "comma"])
+def test_the_delimiter_is_read_from_the_first_line_or_given(folder, name):
+    sign = {"tab": "\t", "semicolon": ";", "pipe": "|", "comma": ","}[name]
+    (folder / "t.csv").write_text(f'image{sign}text\na.png{sign}"one, or; two"\nb.png{sign}three\n')
+    for spec in (f"{folder / 't.csv'}", f"{folder / 't.csv'}:delimiter={name}"):
+        source = open_source(spec)
+        assert [sample.captions() for sample in source] == [["one, or; two"], ["three"]]
+    (folder / "t.tsv").write_bytes((folder / "t.csv").read_bytes())
+    assert len(open_source(f"{folder / 't.tsv'}:delimiter={name}")) == 2
+
+
+def test_any_sign_may_be_the_delimiter_and_bad_ones_are_refused(folder):
+    (folder / "t.csv").write_text("image~text\na.png~one, two\n")
+    assert open_source(f"{folder / 't.csv'}:delimiter=~")[0].captions() == ["one, two"]
+    with pytest.raises(InputError, match="give comma, tab, semicolon, pipe, or one sign"):
+        open_source(f"{folder / 't.csv'}:delimiter=dash")
+    (folder / "t.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(InputError, match="leave out :delimiter"):
+        open_source(f"{folder / 't.jsonl'}:delimiter=tab")
+
+
+def test_columns_of_numbers_in_a_csv_are_labels_as_in_parquet(folder):
+    rows = [
+        {"image": "a.png", "text": "1984", "price": "2.50", "stock": "3", "sku": "0042", "mixed": "7"},
+        {"image": "b.png", "text": "2001", "price": "-1e2", "stock": "", "sku": "0043", "mixed": "seven"},
+    ]
+    lines = [",".join(row.values()) for row in rows]
+    (folder / "t.csv").write_text("\n".join([",".join(rows[0]), *lines]) + "\n")
+    source = open_source(str(folder / "t.csv"))
+    assert [sample.labels for sample in source] == [{"price": 2.5, "stock": 3}, {"price": -100.0}]
+    assert [sample.captions() for sample in source] == [["1984"], ["2001"]]
+    schema = source.schema()
+    assert (schema["labels.price"].kind, schema["labels.stock"].kind) == ("float", "int")
+    assert {"texts.sku", "texts.mixed"} <= schema.keys()
+    assert source.labels("stock").tolist() == [3, -1]
+    assert open_source(f"{folder / 't.csv'}:text=text;stock=stock")[0].captions("stock") == ["3"]
+    assert pickle.loads(pickle.dumps(source))[0].labels == source[0].labels

@@ -40,14 +40,34 @@ class Rows(Protocol):
         ...
 
 
-def open_rows(path: str) -> Rows:
-    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError where it is empty or not such a file."""
+_DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
+
+
+def open_rows(path: str, delimiter: str | None = None) -> Rows:
+    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError where it is empty or not such a file.
+
+    `delimiter` is what stands between the cells of a .csv or .tsv file, a letter or its name: tab, comma, semicolon or
+    pipe. Without it a .tsv has tabs, and a .csv what its first line has: commas, else tabs, semicolons or pipes.
+    """
     suffix = Path(path).suffix.lower()
-    if suffix == ".parquet":
-        return ParquetRows(path)
-    if suffix == ".jsonl":
-        return JsonRows(path)
-    return CsvRows(path, delimiter="\t" if suffix == ".tsv" else ",")
+    if suffix in (".parquet", ".jsonl"):
+        if delimiter is not None:
+            raise InputError(f"{path}: cells have delimiters in .csv and .tsv files alone; leave out :delimiter")
+        return ParquetRows(path) if suffix == ".parquet" else JsonRows(path)
+    if delimiter is None:
+        return CsvRows(path, delimiter="\t" if suffix == ".tsv" else _sniffed(path))
+    delimiter = _DELIMITERS.get(delimiter, delimiter)
+    if len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii():
+        raise InputError(f"{path}: delimiter {delimiter!r} is none; give {', '.join(_DELIMITERS)}, or one sign")
+    return CsvRows(path, delimiter=delimiter)
+
+
+def _sniffed(path: str) -> str:
+    """The delimiter of the first line: a comma, else the one that gives most cells."""
+    with Path(path).open("rb") as file:
+        line = file.readline(1 << 20).decode("latin-1")
+    cells = {sign: len(next(csv.reader([line], delimiter=sign), [])) for sign in _DELIMITERS.values()}
+    return "," if cells[","] > 1 else max(cells, key=lambda sign: cells[sign])
 
 
 class _Lines:
@@ -89,7 +109,10 @@ class _Lines:
 
 
 class CsvRows(_Lines):
-    """Delimited text. The first row names the columns, unless they are given; `quoted` says whether quotes group."""
+    """Delimited text, all of whose cells are strings.
+
+    The first row names the columns, unless they are given; `quoted` says whether quotes group.
+    """
 
     def __init__(self, path: str, *, delimiter: str = ",", columns: Sequence[str] = (), quoted: bool = True):
         self.path = self.file = path

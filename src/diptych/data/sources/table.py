@@ -18,7 +18,7 @@ from diptych.data.pictures import BytesPicture, FilePicture, ZipPicture
 from diptych.data.sample import BadSample, Picture, Sample, Schema
 from diptych.data.sources.compact import Groups, Strings, hash64, is_folder
 from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, roles_of, schema_of
-from diptych.data.sources.rows import Rows, open_rows
+from diptych.data.sources.rows import CsvRows, Rows, open_rows
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure, several
 
@@ -31,6 +31,7 @@ _IMAGES = (
 _TEXTS = (*CAPTIONS, "title", "description", "sentence", "comment", "alt_text", "alt")
 _LABELS = ("class", "label", "category")
 _SPLIT = "split"
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})(?P<rest>(\.[0-9]*)?([eE][-+]?[0-9]+)?)")
 _WHOLE = re.compile(r"-?[0-9]+")
 
 
@@ -40,11 +41,12 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Table":
-    """`table.csv[:image=COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN][:split=A+B][:root=FOLDER]`."""
-    options = configure(TableOptions, spec.options, f"source {spec.name!r}")
+    """`table.csv[:image=COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN][:split=A+B][:root=FOLDER]
+    [:delimiter=tab|comma|semicolon|pipe|SIGN]`."""
+    options = configure(FileOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")
-    return Table(spec.name, open_rows(spec.name), options)
+    return Table(spec.name, open_rows(spec.name, options.delimiter), options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,13 @@ class TableOptions:
     root: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(TableOptions):
+    """Those of any table, and what stands between the cells of a text file: tab, comma, semicolon, pipe or a sign."""
+
+    delimiter: str | None = None
+
+
 @dataclass(frozen=True)
 class _Columns:
     image: str | None
@@ -67,6 +76,31 @@ class _Columns:
     label: str | None
     key: str | None
     aside: frozenset[str] = field(default_factory=frozenset)  # columns that are no text, label or array of a sample
+
+
+class _Numbers:
+    """Which columns of a text file hold numbers, and of what type: those that are no picture, text, label or key, and
+    all of whose cells are numbers. Digits behind a leading 0, as of article numbers and postal codes, are text, and so
+    are more than 18, as of serial numbers."""
+
+    def __init__(self, rows: Rows, columns: _Columns):
+        taken = {*columns.aside, *columns.roles, *CAPTIONS}
+        free = [name for name in rows.columns if name not in taken] if isinstance(rows, CsvRows) else []
+        self._kinds: dict[str, type[int] | type[float] | None] = dict.fromkeys(free)
+
+    def add(self, row: Mapping[str, str]) -> None:
+        """Look at one more row."""
+        for name in [name for name in self._kinds if name in row]:
+            found = _NUMBER.fullmatch(row[name])
+            if found is None:
+                del self._kinds[name]
+            elif self._kinds[name] is not float:
+                self._kinds[name] = float if found["rest"] else int
+
+    @property
+    def found(self) -> dict[str, type[int] | type[float]]:
+        """The type of each such column."""
+        return {name: kind for name, kind in self._kinds.items() if kind is not None}
 
 
 class Table:
@@ -90,6 +124,7 @@ class Table:
         """One pass over the rows: which picture each names, its key, its label; only those of `split` are kept."""
         columns, damage, last = self._columns, {}, None
         ids, good, keys, labels, splits = [], [], [], [], []
+        numbers = _Numbers(self.rows, columns)
         for number, row in enumerate(self.rows.scan()):
             if isinstance(row, BadSample):
                 damage[f"{self.rows.path}:{number + 1}"] = row.reason
@@ -105,6 +140,7 @@ class Table:
             if _WHOLE.fullmatch(label) and not -(2**63) <= int(label[:30]) < 2**63:
                 damage[f"{self.rows.path}:{number + 1}"] = "number"
                 continue
+            numbers.add(row)
             good.append(number)
             ids.append(hash64(path.encode("utf-8", "replace")) if path else number)
             keys.append(str(row[columns.key]) if columns.key in row else path or str(number))
@@ -115,6 +151,7 @@ class Table:
                 f"{self.rows.path}: none of its {len(self.rows)} rows can be read (the last: {last}); save it as "
                 "UTF-8, cells that hold the delimiter in quotes"
             )
+        self._numbers = numbers.found
         named = set(labels)  # of all splits, so that classes have one number in each
         if split is not None:
             wanted = several(f"split of {self.rows.path}", split, sorted(set(splits)))
@@ -154,7 +191,9 @@ class Table:
             row = self.rows[number]
             if columns.image and picture is None:
                 picture = self._picture(row.get(columns.image))
-            parts.add({name: row[name] for name in row if name not in columns.aside}, columns.roles)
+            fields = {name: row[name] for name in row if name not in columns.aside}
+            fields |= {name: kind(row[name]) for name, kind in self._numbers.items() if name in row}
+            parts.add(fields, columns.roles)
         if self._label is not None and columns.label:
             parts.labels[columns.label] = self._label[index].item()
         return Sample(
