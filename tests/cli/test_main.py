@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from tests.cli.helpers import TINY, finish, make_folder, make_table, make_tar, shell
+from tests.cli.helpers import TINY, encoded, finish, make_folder, make_table, make_tar, picture, shell
 
 from diptych import cli
 from diptych.cli import main
@@ -303,3 +303,17 @@ def test_a_shell_sees_one_line_and_the_exit_code(tmp_path):
     called = finish(shell("train", "clpi", "--data", "glyphs", "--out", tmp_path / "run"))
     assert (called.code, called.out) == (2, "")
     assert called.err == "diptych: unknown method 'clpi'; did you mean 'clip'?\n"
+
+
+def test_check_shows_classes_and_counts_equal_captions_by_sample(diptych, tmp_path):
+    for name, number in [("cat/1", 1), ("cat/2", 2), ("dog/3", 1)]:
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encoded(picture(number)))
+        path.with_suffix(".txt").write_text("the same")
+    (tmp_path / "owl").mkdir()
+    out = " ".join(diptych("check", tmp_path, "--method", "clip").out.split())
+    assert "classes of label class 3, 1 to 2 (half up to 1.5) samples in each cat 2, dog 1" in out
+    assert "without a sample 1 owl" in out
+    assert "pictures in two classes 1 cat/1.png = dog/3.png (cat, dog)" in out
+    assert "false negatives 2.00 a sample in a batch of 3" in out

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,3 +171,41 @@ def test_an_undamaged_pack_is_clean(data_pack):
     report = check(open_source(str(data_pack("flickr8k-1k") / "test.tar")))
     assert (report.damage, report.duplicates.pictures, report.alike.pictures) == ({}, 0, 0)
     assert report.captions.count == 1000
+
+
+def class_folder(folder):
+    """A folder a class: three cats, one dog, an empty one, and a cat that is a dog as well."""
+    for name, seed in [("cat/1", 1), ("cat/2", 2), ("cat/3", 3), ("dog/4", 4), ("dog/5", 3)]:
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(seed))
+    (folder / "owl").mkdir()
+    return folder
+
+
+def test_classes_are_counted_and_empty_and_shared_ones_named(tmp_path):
+    [classes] = check(open_source(str(class_folder(tmp_path)))).labels
+    assert (classes.label, classes.counts, classes.empty) == ("class", {"cat": 3, "dog": 2, "owl": 0}, ["owl"])
+    assert (classes.without, classes.pictures) == (0, 1)
+    assert classes.twice == [(["cat/3.png", "dog/5.png"], ["cat", "dog"])]
+
+
+def test_samples_of_no_class_are_counted(tmp_path):
+    (tmp_path / "a.png").write_bytes(photo(1))
+    (tmp_path / "t.csv").write_text("image,text,label\na.png,x,cat\nb.png,y,dog\nc.png,z,\n")
+    [classes] = check(open_source(str(tmp_path / "t.csv"))).labels
+    assert (classes.counts, classes.without) == ({"cat": 1, "dog": 1}, 1)
+    (tmp_path / "u.csv").write_text("image,text,label\na.png,x,1\n")
+    assert check(open_source(str(tmp_path / "u.csv"))).labels == []
+
+
+def test_a_label_beyond_the_classes_is_of_none():
+    class Beyond(Made):
+        def schema(self):
+            return {**super().schema(), "labels.class": Field(kind="int", classes=("cat", "dog"))}
+
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), labels={"class": 5 if index else 1})
+
+    [classes] = check(Beyond(("a", photo(1), []), ("b", photo(1), []))).labels
+    assert (classes.counts, classes.without, classes.pictures) == ({"cat": 0, "dog": 1}, 1, 0)

@@ -11,7 +11,7 @@ from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
 
 if TYPE_CHECKING:
-    from diptych.data.check import Report
+    from diptych.data.check import Classes, Report
     from diptych.training.estimate import Estimate
 
 GROUP = "Begin here"
@@ -87,6 +87,8 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
             ("the same picture again", f"{again.pictures:,}", _some(map(" = ".join, again.groups))),
             ("nearly the same picture", f"{alike.pictures:,}", _some(map(" ~ ".join, alike.groups))),
         ]
+    for label in found.labels:
+        rows += _label_rows(label)
     rows += [
         ("captions", f"{captions.count:,}, {_spread(captions.per_sample)} a sample", ""),
         ("length in letters", _spread(captions.characters), ""),
@@ -97,7 +99,7 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
             (f"cut at {captions.context} tokens", f"{captions.cut:,} captions lose {captions.lost:,} tokens", ""),
         ]
     often = _some(f"{text!r} ({count} times)" for text, count in negatives.captions)
-    rows.append(("false negatives", f"{negatives.per_batch:.1f} in a batch of {negatives.batch:,}", often))
+    rows.append(("false negatives", f"{negatives.per_sample:.2f} a sample in a batch of {negatives.batch:,}", often))
     if leakage is not None:
         rows += [
             ("validation data in here", f"{leakage.same_picture:,} of {leakage.samples:,} pictures", ""),
@@ -112,6 +114,26 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
         ("a batch in memory", f"{_bytes(cost.batch_bytes)} of pixels, {_bytes(cost.similarity_bytes)} of logits", ""),
         ("reading an epoch", f"{cost.epoch_seconds:,.1f} s in one process, {cost.read_ms:.1f} ms a picture", ""),
     ]
+
+
+def _label_rows(classes: "Classes") -> list[tuple[str, str, str]]:
+    from diptych.data.check import Spread
+
+    counts = [count for count in classes.counts.values() if count]
+    held = f", {_spread(Spread.of(counts))} samples in each" if counts else ""
+    largest = sorted(classes.counts.items(), key=lambda item: -item[1])
+    rows = [(
+        f"classes of label {classes.label}", f"{len(classes.counts):,}{held}",
+        _some(f"{name} {count:,}" for name, count in largest if count),
+    )]  # fmt: skip
+    if classes.empty:
+        rows.append(("  without a sample", f"{len(classes.empty):,}", _some(classes.empty)))
+    if classes.without:
+        rows.append(("  samples of no class", f"{classes.without:,}", ""))
+    if classes.pictures:
+        shown = (f"{' = '.join(keys)} ({', '.join(names)})" for keys, names in classes.twice)
+        rows.append(("  pictures in two classes", f"{classes.pictures:,}", _some(shown)))
+    return rows
 
 
 def _cost_rows(cost: "Estimate") -> list[tuple[str, str, str]]:

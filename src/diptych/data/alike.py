@@ -35,6 +35,7 @@ class Facts:
     captions: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
     # C: text, its hash, sample number, characters, tokens, tokens lost
     counts: list[int] = field(default_factory=list)  # N
+    labels: list[dict[str, int]] = field(default_factory=list)  # N: numbers of the labels whose classes have names
     seconds: float = 0.0
     stored: int = 0
 
@@ -43,7 +44,7 @@ class Facts:
         first = len(self.keys)
         shifted = [(text, code, at + first, *rest) for text, code, at, *rest in other.captions]
         self.captions += shifted  # type: ignore[arg-type]
-        for name in ("keys", "picture_keys", "exact", "thumbnails", "widths", "heights", "counts"):
+        for name in ("keys", "picture_keys", "exact", "thumbnails", "widths", "heights", "counts", "labels"):
             getattr(self, name).extend(getattr(other, name))
         self.bad.update(other.bad)
         self.seconds += other.seconds
@@ -83,7 +84,9 @@ def _mapped(look: Callable[[range], Facts], ranges: Sequence[range], workers: in
 def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Facts:
     facts = Facts()
     keys = source.keys()
-    pictured = any(name.startswith("images.") for name in source.schema())
+    schema = source.schema()
+    pictured = any(name.startswith("images.") for name in schema)
+    named = [name.removeprefix("labels.") for name in schema if name.startswith("labels.") and schema[name].classes]
     for index in indices:
         facts.keys.append(keys[index])
         try:
@@ -91,7 +94,9 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
         except BadSample as bad:
             facts.bad[keys[index]] = bad.reason
             facts.counts.append(0)
+            facts.labels.append({})
             continue
+        facts.labels.append({name: int(sample.labels.get(name, -1)) for name in named})
         texts = sample.captions()
         facts.counts.append(len(texts))
         for text in texts:

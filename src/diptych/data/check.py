@@ -50,6 +50,26 @@ class Duplicates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Classes:
+    """A label whose classes have names: how many readable samples each class has, and how many have none of them.
+
+    `twice` are pictures that lie in several classes, byte for byte: some of them, as their keys and their classes;
+    `pictures` counts them.
+    """
+
+    label: str
+    counts: dict[str, int]
+    without: int
+    pictures: int
+    twice: list[tuple[list[str], list[str]]]
+
+    @property
+    def empty(self) -> list[str]:
+        """The classes without a sample."""
+        return [name for name, count in self.counts.items() if not count]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Captions:
     """Captions of all samples. `cut` of them lose tokens to the tokenizer's context, `lost` tokens in all."""
 
@@ -72,7 +92,7 @@ class FalseNegatives:
 
     batch: int
     per_sample: float
-    per_batch: float
+    per_batch: float  # over all samples of a batch, so each pair of equal captions counts twice
     captions: list[tuple[str, int]]  # the captions that most samples share, with their number of samples
 
 
@@ -114,6 +134,7 @@ class Report:
     heights: Spread
     duplicates: Duplicates  # the same bytes
     alike: Duplicates  # nearly the same pixels, at 9 x 8
+    labels: list[Classes]
     captions: Captions
     false_negatives: FalseNegatives
     leakage: Leakage | None
@@ -156,6 +177,7 @@ def check(
         heights=Spread.of(facts.heights),
         duplicates=_duplicates(exact, facts.picture_keys),
         alike=_duplicates(alike, facts.picture_keys),
+        labels=_classes(source, facts, exact),
         captions=_captions(facts, tokenizer),
         false_negatives=_false_negatives(facts, batch_size),
         leakage=_leakage(facts, look(val, None, workers, ticks)) if val else None,
@@ -174,6 +196,33 @@ def _duplicates(groups: Sequence[Sequence[int]], keys: Sequence[str]) -> Duplica
         pictures=sum(len(group) - 1 for group in groups),
         groups=[[keys[place] for place in group[:_SHOWN]] for group in groups[:_SHOWN]],
     )
+
+
+def _classes(source: Source, facts: Facts, exact: Sequence[Sequence[int]]) -> list[Classes]:
+    """The classes of each label that names them; `exact` are groups of places in `facts.picture_keys`."""
+    schema = source.schema()
+    of_key = dict(zip(facts.keys, facts.labels, strict=True))
+    found = []
+    for name in (name for name in schema if name.startswith("labels.") and schema[name].classes):
+        label, names = name.removeprefix("labels."), schema[name].classes
+        numbers = [labels[label] for labels in facts.labels if label in labels]
+        groups = []
+        for group in exact:
+            keys = [facts.picture_keys[place] for place in group]
+            held = sorted({of_key[key][label] for key in keys} & set(range(len(names))))
+            if len(held) > 1:
+                groups.append((keys[:_SHOWN], [names[number] for number in held]))
+        counts = Counter(numbers)
+        found.append(
+            Classes(
+                label=label,
+                counts={each: counts[number] for number, each in enumerate(names)},
+                without=sum(not 0 <= number < len(names) for number in numbers),
+                pictures=len(groups),
+                twice=groups[:_SHOWN],
+            )
+        )
+    return found
 
 
 def _captions(facts: Facts, tokenizer: Tokenizer | None) -> Captions:

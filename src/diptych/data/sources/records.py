@@ -82,7 +82,9 @@ class Parts:
                     for entry in value:
                         self.add_text(entry, role)
                 elif all(isinstance(entry, int | float) for entry in value):
-                    self.arrays.setdefault(name, np.asarray([number(entry, name) for entry in value]))
+                    for entry in value:
+                        number(entry, name)  # refuses what would make an array of objects
+                    self.arrays.setdefault(name, np.asarray(value))
 
 
 def number(value: bool | int | float, name: str) -> int | float:
