@@ -209,3 +209,11 @@ def test_a_label_beyond_the_classes_is_of_none():
 
     [classes] = check(Beyond(("a", photo(1), []), ("b", photo(1), []))).labels
     assert (classes.counts, classes.without, classes.pictures) == ({"cat": 0, "dog": 1}, 1, 0)
+
+
+def test_a_picture_too_thin_for_the_size_of_training_is_damaged():
+    thin = io.BytesIO()
+    Image.new("L", (1, 3000)).save(thin, "PNG")
+    source = Made(("thin", thin.getvalue(), []), ("ok", photo(1), []))
+    assert check(source).damaged == {"thin": "bomb"}
+    assert check(source, size=32).damaged == {}

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from diptych.data.alike import Facts, Ticks, groups_alike, groups_of_equal, look, shared
-from diptych.data.sample import Source
+from diptych.data.decode import refuse_scaled_bomb
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import BadSample, Source
 from diptych.data.tokenizers import Tokenizer
 
 _SHOWN = 20  # examples of each kind kept in a report
@@ -164,7 +166,7 @@ def check(
     ticks = Ticks(progress, total)
     facts = look(source, tokenizer, workers, ticks)
     lost = dict(getattr(source, "damage", {}))
-    damaged = {**lost, **facts.bad}
+    damaged = {**lost, **facts.bad, **_too_thin(facts, size)}
     exact = groups_of_equal(facts.exact)
     alike = groups_alike(facts)
     return Report(
@@ -189,6 +191,17 @@ def check(
             similarity_bytes=4 * batch_size**2,
         ),
     )
+
+
+def _too_thin(facts: Facts, size: int) -> dict[str, str]:
+    """The pictures that are bombs once their short side is scaled to `size`, as embedding does."""
+    preprocess, found = Preprocess(size=size), {}
+    for key, width, height in zip(facts.picture_keys, facts.widths, facts.heights, strict=True):
+        try:
+            refuse_scaled_bomb((width, height), preprocess.scaled(width, height))
+        except BadSample as bad:
+            found[key] = bad.reason
+    return found
 
 
 def _duplicates(groups: Sequence[Sequence[int]], keys: Sequence[str]) -> Duplicates:

@@ -299,10 +299,10 @@ def _plain_row(row: Any, index: int) -> dict[str, Any]:
 
 def _holds_bytes(column: Any) -> bool:
     """Whether a column holds pictures: bytes, or structs with a field `bytes` that is not empty, as `datasets` has."""
-    from pyarrow import compute, types
+    from pyarrow import types
 
-    if types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-        return compute.struct_field(column, "bytes").null_count < len(column)
+    if types.is_struct(column.type) and (at := column.type.get_field_index("bytes")) >= 0:
+        return column.flatten()[at].null_count < len(column)
     return types.is_binary(column.type) or types.is_large_binary(column.type)
 
 
