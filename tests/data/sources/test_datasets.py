@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 
@@ -163,3 +164,12 @@ def test_bars_and_reports_of_the_library_come_back(saved: Path, capfd: pytest.Ca
     open_source(f"datasets:{saved / 'parquet'}:split=test")
     assert datasets.are_progress_bars_disabled() == before
     assert capfd.readouterr().err == ""
+
+
+def test_a_row_that_does_not_read_is_counted_and_the_others_stay(tmp_path):
+    times = pyarrow.array([2**62, 0, 5], pyarrow.timestamp("us"))  # the first is beyond any calendar
+    table = pyarrow.table({"text": ["a", "b", "c"], "when": times})
+    datasets.Dataset(table).save_to_disk(tmp_path / "saved")
+    source = open_source(f"datasets:{tmp_path / 'saved'}")
+    assert list(source.damage.values()) == ["columns"]
+    assert [sample.captions() for sample in source] == [["b"], ["c"]]
