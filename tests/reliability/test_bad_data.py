@@ -405,6 +405,7 @@ TABLES = [
         "t.csv", f"image,text,label\ngood.png,x,1\nb.png,y,1{'0' * 30}\n"),
         counts={"number": 1}),
     Row(name="labels of odd digits", make=table("t.csv", "text,label\na,1\nb,²\nc,--3\n"), good=3),
+    Row(name="a CSV of old line ends", make=table("t.csv", "image,text\rgood.png,x\r"), says="not a table"),
     Row(name="a quote without end", make=table("t.csv", 'image,text\ngood.png,"x\n' + "good.png,y\n" * 5), good=1),
     Row(name="a picture in a spoilt archive", make=spoilt_archive, counts={"unreadable": 1}),
     Row(name="a picture of 2 GB in an archive", make=archive_bomb, counts={"bomb": 1}),
@@ -471,6 +472,17 @@ def boxed(*boxes: object) -> Callable[[Path], Path]:
     return coco(annotations=annotations, categories=[{"id": 1, "name": "cat"}])
 
 
+def questions(folder: Path) -> Path:
+    entries = [{"img_id": number, "question": "q", "answers": ["a"], "explanation": ["e", 1]} for number in (1, 10**30)]
+    return raw("VQA-E_val_set.json", json.dumps(entries).encode())(folder)
+
+
+def cirr(folder: Path) -> Path:
+    triple = {"pairid": 1, "reference": "a", "target_hard": "b", "caption": "c", "img_set": {"id": 1, "members": [[]]}}
+    raw("split.rc2.val.json", b'{"a": "good.png", "b": "good.png"}')(folder)
+    return table("cap.rc2.val.json", json.dumps([triple]))(folder)
+
+
 def raw_photographs(folder: Path) -> Path:
     for name in ("a.nef", "b.cr2"):
         (folder / name).write_bytes(b"x")
@@ -506,6 +518,10 @@ OTHERS = [
     Row(name="a list of what was kept that is cut", make=lambda folder: (
         f"kept:{raw('k.npz', b'PK' + bytes(9))(folder)}"),
         says="is no list of what was kept"),
+    Row(name="a token file whose first row is bad", make=table("a.token", b"\xff#0\tx\ngood.png#0\ty\n"),
+        counts={"utf8": 1}),
+    Row(name="a question on picture 10^30", make=questions, counts={"number": 1}),
+    Row(name="CIRR with a set of lists", make=cirr, says="img_set of triple 1 has no id with members"),
     Row(name="a folder of raw photographs", make=raw_photographs, says="2 pictures of kinds that are not read"),
     Row(name="an empty folder", make=lambda folder: folder, says="no pictures in this folder"),
     Row(name="a file of no format", make=raw("x.doc", b"x"), says="no format reads this file"),
@@ -614,7 +630,8 @@ def hostile(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["table", "json"])
-def test_escapes_in_data_do_not_reach_the_terminal(words, tmp_path, capsys):
+def test_escapes_in_data_do_not_reach_the_terminal(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diptych.cli.check._estimate", lambda args, source: None)  # what training takes: seconds
     name = str(hostile(tmp_path))
     assert main(["check", name, "--tokenizer", "bpe:vocab_size=300:context=16", *words]) == 0
     out, err = capsys.readouterr()

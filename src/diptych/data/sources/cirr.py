@@ -37,7 +37,8 @@ def open(spec: Spec) -> Triples:
     members: dict[int, list[str]] = {}
     for at, entry in enumerate(data, 1):
         group = entry["img_set"]
-        if type(group.get("id")) is not int or not isinstance(group.get("members"), list):
+        fits = type(group.get("id")) is int and 0 <= group["id"] < 2**63 and isinstance(group.get("members"), list)
+        if not fits or not all(isinstance(name, str) for name in group["members"]):
             raise InputError(
                 f"{path}: img_set of triple {at} has no id with members; compare it with the published file"
             )

@@ -38,12 +38,12 @@ def open(spec: Spec) -> "Coco":
     try:
         karpathy = "sentences" in images[0]
         found = _karpathy(images, path, options.split) if karpathy else _coco(data, path, options.split)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: an image or annotation lacks {error}; compare it with COCO's own files") from error
     names, captions, damage = found
     try:
         boxes = None if karpathy or "categories" not in data else _boxes(data, path, damage)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: a category or box lacks {error}; compare it with COCO's own files") from error
     if odd := [name for name in names if not isinstance(name, str)]:
         raise InputError(f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files")

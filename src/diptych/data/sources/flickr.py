@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.data.sample import BadSample
 from diptych.data.sources.compact import is_folder
 from diptych.data.sources.rows import CsvRows
 from diptych.data.sources.table import Table, TableOptions
@@ -71,7 +72,7 @@ def _is_results(name: str) -> bool:
 
 def _root(path: Path, rows: CsvRows, image: str) -> str:
     """The folder beside the text file that holds the first picture."""
-    first = rows[0].get(image, "")
+    first = next((row[image] for row in rows.scan() if not isinstance(row, BadSample) and row.get(image)), "")
     beside = [
         path.parent,
         *(path.parent / name for name in _FOLDERS),

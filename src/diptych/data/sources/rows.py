@@ -66,6 +66,7 @@ def _sniffed(path: str) -> str:
     """The delimiter of the first line: a comma, else the one that gives most cells."""
     with Path(path).open("rb") as file:
         line = file.readline(1 << 20).decode("latin-1")
+    line = line.partition("\r")[0]
     cells = {sign: len(next(csv.reader([line], delimiter=sign), [])) for sign in _DELIMITERS.values()}
     return "," if cells[","] > 1 else max(cells, key=lambda sign: cells[sign])
 

@@ -18,7 +18,7 @@ from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Picture, Sample, Schema, Text
 from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import json_of
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
 from diptych.spec import Spec, configure
 
 FORMAT = "vqa"
@@ -54,9 +54,11 @@ def open(spec: Spec) -> "Vqa":
         else:
             asked, damage = _questions(data, path, options)
             captions = _captions(path, word, options.captions)
-    except (KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(
-            f"{path}: a question, answer or caption lacks {error}; compare it with VQA's own files"
+            f"{path}: a question, answer or caption lacks {brief(error)}; compare it with VQA's own files"
         ) from error
     if not asked:
         raise InputError(f"{path}: no question in it can be used; compare it with VQA's own files")
@@ -96,6 +98,8 @@ def _questions(data: Any, path: Path, options: VqaOptions) -> tuple[list[_Asked]
             damage[f"{path}:question {number}"] = "missing"
         elif not isinstance(each["question"], str) or not all(isinstance(one, str) for one in given):
             damage[f"{path}:question {number}"] = "columns"
+        elif not 0 <= int(each["image_id"]) < 2**63:
+            damage[f"{path}:question {number}"] = "number"
         else:
             found.append(_Asked(str(number), int(each["image_id"]), each["question"], given, int(each["image_id"])))
     return found, damage
@@ -107,7 +111,9 @@ def _explained(data: Sequence[Any], path: Path) -> tuple[list[_Asked], dict[str,
     found, damage, captions = [], {}, {}
     for at, each in enumerate(data):
         texts = [each["question"], each["explanation"][0], *each["answers"]]
-        if all(isinstance(text, str) for text in texts):
+        if not 0 <= int(each["img_id"]) < 2**63:
+            damage[f"{path}:entry {at + 1}"] = "number"
+        elif all(isinstance(text, str) for text in texts):
             captions[at] = [texts[1].strip()]
             found.append(_Asked(f"{int(each['img_id'])}-{at}", int(each["img_id"]), texts[0], texts[2:], at))
         else:
