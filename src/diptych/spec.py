@@ -8,14 +8,17 @@ Spec(name='vit', options={'width': 384, 'depth': 12})
 
 import ast
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, nearest, unknown
 
 _OPTION = re.compile(r":(?=[A-Za-z_][A-Za-z0-9_]*=)")
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,79 @@ def _value(text: str) -> Any:
     return value if isinstance(value, int | float | type(None) | tuple) else text
 
 
-def configure(cls: type, options: dict[str, Any], where: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit that a number of an option keeps; it stands in an annotation, as in `Annotated[float, Above(0)]`."""
+
+    limit: float
+    word: ClassVar[str]
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.limit:g}"
+
+    def allows(self, value: float) -> bool:
+        raise NotImplementedError
+
+
+class Above(Bound):
+    """
+    >>> Above(0).allows(0), str(Above(0))
+    (False, 'above 0')
+    """
+
+    word = "above"
+
+    def allows(self, value: float) -> bool:
+        return value > self.limit
+
+
+class AtLeast(Bound):
+    """
+    >>> AtLeast(1).allows(1), str(AtLeast(1))
+    (True, 'at least 1')
+    """
+
+    word = "at least"
+
+    def allows(self, value: float) -> bool:
+        return value >= self.limit
+
+
+class Below(Bound):
+    """
+    >>> Below(1).allows(1), str(Below(1))
+    (False, 'below 1')
+    """
+
+    word = "below"
+
+    def allows(self, value: float) -> bool:
+        return value < self.limit
+
+
+class AtMost(Bound):
+    """
+    >>> AtMost(1).allows(1), str(AtMost(1))
+    (True, 'at most 1')
+    """
+
+    word = "at most"
+
+    def allows(self, value: float) -> bool:
+        return value <= self.limit
+
+
+Positive = Annotated[float, Above(0)]
+NotNegative = Annotated[float, AtLeast(0)]
+Share = Annotated[float, AtLeast(0), AtMost(1)]
+ShareBelowOne = Annotated[float, AtLeast(0), Below(1)]
+Count = Annotated[int, AtLeast(1)]
+
+
+def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:
     """Build the frozen dataclass `cls` from plain options; an unknown key names the nearest field.
 
-    A number, a truth value or a text where the field is of another of these is an InputError too.
+    Raises InputError as `check` does.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, kw_only=True)
@@ -89,27 +161,123 @@ def configure(cls: type, options: dict[str, Any], where: str) -> Any:
     Traceback (most recent call last):
     diptych.errors.InputError: unknown option of tower 'vit' 'widht'; did you mean 'width'?
     """
-    assert is_dataclass(cls)
-    types = {item.name: item.type for item in fields(cls) if item.init}
-    for key, value in options.items():
-        if key not in types:
-            raise unknown(f"option of {where}", key, types)
-        if not _fits(value, types[key]):
-            wanted = getattr(types[key], "__name__", types[key])  # unions have no name
-            raise InputError(f"option {key!r} of {where} is {value!r}; it must be {wanted}")
+    check(cls, options, where)
     try:
         return cls(**options)
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value may stand where a plain type or a union is wanted; other types are left to the class."""
-    if isinstance(wanted, UnionType):
-        return any(_fits(value, part) for part in get_args(wanted))
-    if wanted in (int, float):
-        return isinstance(value, int | wanted) and not isinstance(value, bool)
+def check(cls: type, options: Mapping[str, Any], where: str) -> None:
+    """Raise InputError where an option is no field of the dataclass `cls`, or its value does not fit the annotation.
+
+    Numbers, truth values, texts, `Literal`, tuples, mappings and unions of them are checked, and each `Bound`.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Config:
+    ...     rate: Annotated[float, Above(0), Below(1)] = 0.5
+    >>> check(Config, {"rate": 1.0}, "tower 'vit'")
+    Traceback (most recent call last):
+    diptych.errors.InputError: option 'rate' of tower 'vit' is 1.0; it must be a number above 0 and below 1
+    """
+    hints = annotations(cls)
+    for key, value in options.items():
+        if key not in hints:
+            raise unknown(f"option of {where}", key, hints)
+        if not fits(value, hints[key]):
+            close = nearest(value, choices(hints[key])) if isinstance(value, str) else None
+            hinted = f"; did you mean {close!r}?" if close else ""
+            raise InputError(f"option {key!r} of {where} is {value!r}; it must be {takes(hints[key])}{hinted}")
+
+
+@cache
+def annotations(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields that its options may set, bounds included."""
+    assert is_dataclass(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    return {item.name: hints[item.name] for item in fields(cls) if item.init}
+
+
+def fits(value: Any, wanted: Any) -> bool:
+    """Whether a value may stand where an annotation is; types other than those that `check` names take anything.
+
+    >>> fits(-1, Annotated[int, AtLeast(0)] | None), fits(None, Annotated[int, AtLeast(0)] | None)
+    (False, True)
+    """
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin is Annotated:
+        bounds = [part for part in parts[1:] if isinstance(part, Bound)]
+        return fits(value, parts[0]) and all(bound.allows(value) for bound in bounds)
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        if parts[-1] is ...:
+            return all(fits(each, parts[0]) for each in value)
+        return len(value) == len(parts) and all(map(fits, value, parts))
+    if origin is Mapping or origin is dict:
+        return isinstance(value, Mapping)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if wanted is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     return isinstance(value, wanted) if wanted in (bool, str, NoneType) else True
+
+
+def choices(hint: Any) -> list[str]:
+    """The words that an annotation allows."""
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return [part for part in parts if isinstance(part, str)]
+    return [word for part in parts for word in choices(part)]
+
+
+def takes(hint: Any) -> str:
+    """An annotation in words.
+
+    >>> takes(int | None), takes(tuple[float, float]), takes(Literal["stop", "skip"])
+    ('a whole number or null', '[a number, a number]', 'stop or skip')
+    >>> takes(Annotated[float, Above(0)] | None)
+    'a number above 0 or null'
+    >>> takes(Count), takes(Share)
+    ('a whole number of at least 1', 'a number from 0 to 1')
+    """
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+    if hint in plain:
+        return plain[hint]
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        limits = bounds(hint)
+        return f"{takes(parts[0])} {'of ' if limits.startswith('at ') else ''}{limits}".rstrip()
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " or ".join(map(takes, parts))
+    if origin is tuple:
+        return f"[{', '.join('…' if part is ... else takes(part) for part in parts)}]"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a mapping, such as '{\"key\": 1}'"
+    return str(hint)
+
+
+def bounds(hint: Any) -> str:
+    """The limits of a number in words, "" where it has none.
+
+    >>> bounds(Annotated[float, Above(0), Below(1)] | None)
+    'above 0 and below 1'
+    """
+    if get_origin(hint) is Annotated:
+        limits = [part for part in get_args(hint)[1:] if isinstance(part, Bound)]
+        if [type(limit) for limit in limits] == [AtLeast, AtMost]:
+            return f"from {limits[0].limit:g} to {limits[1].limit:g}"
+        return " and ".join(map(str, limits))
+    if get_origin(hint) in (Union, UnionType):
+        return next(filter(None, map(bounds, get_args(hint))), "")
+    return ""
 
 
 def several(kind: str, given: str | int, choices: Sequence[str], also: Sequence[str] = ()) -> tuple[str, ...]:

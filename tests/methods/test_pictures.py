@@ -141,13 +141,13 @@ def test_small_crops_may_have_a_size_of_their_own():
 @pytest.mark.parametrize(
     ("name", "config", "said"),
     [
-        ("simclr", {"tau": 0.0}, "tau is 0"),
-        ("byol", {"momentum": 2.0}, "between 0 and 1"),
-        ("barlow_twins", {"weight": -1.0}, "negative"),
-        ("dcl", {"sigma": -1.0}, "sigma is -1"),
-        ("supcon", {"tau": -1.0}, "tau is -1"),
-        ("swav", {"prototypes": 1}, "prototypes is 1"),
-        ("swav", {"eps": 0.0}, "eps is 0"),
+        ("simclr", {"tau": 0.0}, "'tau' of method SimCLR is 0.0"),
+        ("byol", {"momentum": 2.0}, "'momentum' of method BYOL is 2.0"),
+        ("barlow_twins", {"weight": -1.0}, "'weight' of method BarlowTwins is -1.0"),
+        ("dcl", {"sigma": -1.0}, "'sigma' of method DCL is -1.0"),
+        ("supcon", {"tau": -1.0}, "'tau' of method SupCon is -1.0"),
+        ("swav", {"prototypes": 1}, "'prototypes' of method SwAV is 1"),
+        ("swav", {"eps": 0.0}, "'eps' of method SwAV is 0.0"),
     ],
 )
 def test_bad_options_are_refused(name, config, said):

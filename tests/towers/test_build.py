@@ -35,9 +35,9 @@ def test_a_word_and_a_plain_dict_say_the_same():
     [
         ("vitt", "unknown image tower 'vitt'; did you mean 'vit'"),
         ("vit:widht=3", "unknown option of image tower 'vit' 'widht'; did you mean 'width'"),
-        ("vit:width=abc", "option 'width' of image tower 'vit' is 'abc'; it must be int"),
-        ("vit:pre_norm=no", "option 'pre_norm' of image tower 'vit' is 'no'; it must be bool"),
-        ("vit:heads=2.5", "option 'heads' of image tower 'vit' is 2.5; it must be int | None"),
+        ("vit:width=abc", "option 'width' of image tower 'vit' is 'abc'; it must be a whole number"),
+        ("vit:pre_norm=no", "option 'pre_norm' of image tower 'vit' is 'no'; it must be true or false"),
+        ("vit:heads=2.5", "option 'heads' of image tower 'vit' is 2.5; it must be a whole number or null"),
         ("vit:large", "takes no 'large'; options are written vit:key=value"),
         ({"width": 3}, "has no 'name'; it has width"),
         ("text", "unknown image tower 'text'"),

@@ -243,7 +243,7 @@ def test_what_may_not_be_cut_is_refused_before_the_first_step(tmp_path):
         make_engine(tmp_path / "b", method=mixing, recipe={"chunk": 64}).run()
     assert not read_log(tmp_path / "a")
     assert not read_log(tmp_path / "b")
-    with pytest.raises(InputError, match="chunk is 0; it is a number of tokens"):
+    with pytest.raises(InputError, match="'chunk' of the recipe is 0"):
         Recipe(chunk=0)
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tests.training.helpers import make_engine, make_method, read_log
 
-from diptych.errors import InputError
 from diptych.methods.base import Losses
 from diptych.training.guard import WARM_UP, Guard
 from diptych.training.step import whole
@@ -78,8 +77,3 @@ def test_a_loss_that_stays_high_is_followed_within_half_a_window():
     assert acts == [True] * 50 + [False] * 50
     assert guard.leap(float("nan")) is None
     assert len(guard.losses) == 100
-
-
-def test_a_factor_that_would_skip_the_usual_is_refused():
-    with pytest.raises(InputError, match="spike is 1.0; it is a multiple of the usual loss above 1"):
-        Guard(1.0)

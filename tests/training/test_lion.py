@@ -296,9 +296,9 @@ def test_betas_are_lions_own_and_given_with_its_name():
     [
         ("lino", "did you mean 'lion'"),
         ("lion:facotr=3", "unknown option of optimizer 'lion' 'facotr'; did you mean 'factor'"),
-        ("lion:factor=0", "must be above 0"),
-        ("lion:factor=ten", "option 'factor' of optimizer 'lion' is 'ten'; it must be float"),
-        ("lion:betas=0.9", "betas of lion are 0.9"),
+        ("lion:factor=0", "'factor' of optimizer 'lion' is 0"),
+        ("lion:factor=ten", "option 'factor' of optimizer 'lion' is 'ten'; it must be a number above 0"),
+        ("lion:betas=0.9", "'betas' of optimizer 'lion' is 0.9"),
         ("adamw:eps=1", "optimizer 'adamw' takes no options"),
     ],
 )

@@ -62,7 +62,7 @@ def test_onecycle_lies_between_zero_and_one(steps, warmup, step, length):
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ("onecycle:length=0.5", "none below 1"),
+        ("onecycle:length=0.5", "of at least 1"),
         ("onecycle:strt=4", "did you mean 'start'"),
         ("cosine:start=4", "takes no options; write cosine"),
     ],

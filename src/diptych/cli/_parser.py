@@ -9,15 +9,15 @@ import itertools
 import json
 import re
 import shutil
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
 from diptych.errors import InputError, nearest, unknown
+from diptych.spec import choices, takes
 
 _NUMBER = re.compile(r"-\.?\d")
 _BAD_VALUE = re.compile(r'(?:Parser )?key "(?P<key>[^"]+)"', re.IGNORECASE)
@@ -142,7 +142,7 @@ class Parser(ArgumentParser):
             name = self.names.get(key["key"], key["key"].upper())
             hint = self.hints[key["key"]]
             value = f" {given['value'].strip()!r}" if given else ""
-            close = nearest(given["value"].strip(), _choices(hint)) if given else None
+            close = nearest(given["value"].strip(), choices(hint)) if given else None
             hinted = f"; did you mean {close!r}?" if close else ""
             return f"{self.prog} {name}{value}: it takes {takes(hint)}{hinted}"
         if "expected one argument" in message or "expected at least one argument" in message:
@@ -154,32 +154,6 @@ class Parser(ArgumentParser):
 
 def _settable(parser: Parser, name: str) -> bool:
     return parser._option_string_actions[name].nargs != 0
-
-
-def _choices(hint: Any) -> list[str]:
-    return [str(value) for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal
-            for value in typing.get_args(part)]  # fmt: skip
-
-
-def takes(hint: Any) -> str:
-    """A type in words.
-
-    >>> takes(int | None), takes(tuple[float, float]), takes(Literal["stop", "skip"])
-    ('a whole number or null', '[a number, a number]', 'stop or skip')
-    """
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    if hint in plain:
-        return plain[hint]
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(map(str, parts))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(map(takes, parts))
-    if typing.get_origin(hint) is tuple:
-        return f"[{', '.join(map(takes, parts))}]"
-    if isinstance(typing.get_origin(hint), type) and issubclass(typing.get_origin(hint), Mapping):
-        return "a mapping, such as '{\"key\": 1}'"
-    return str(hint)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -195,4 +169,4 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return ", ".join(action.option_strings) + value
 
 
-__all__ = ["Namespace", "Parser", "takes"]
+__all__ = ["Namespace", "Parser"]

@@ -21,7 +21,7 @@ from diptych.cli._model import MODELS, add_weights
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
-from diptych.spec import joined
+from diptych.spec import annotations, bounds, joined
 
 GROUP = "Train"
 USAGE = "METHOD --data SOURCE --out RUN [options]"
@@ -146,7 +146,7 @@ def _add_method(parser: Parser, name: str) -> None:
 
 def _add_fields(parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]) -> None:
     """An option for each field of a dataclass that has none yet; its help are the presets' values."""
-    hints = typing.get_type_hints(config)
+    hints, limits = typing.get_type_hints(config), annotations(config)
     for field in fields(config):
         key = f"{prefix}.{field.name}"
         if key in parser.names:
@@ -154,6 +154,7 @@ def _add_fields(parser: Parser, section: str, prefix: str, config: type, presets
         hint = dict if typing.get_origin(hints[field.name]) in (Mapping, typing.Mapping) else hints[field.name]
         values = {name: _value(given, field) for name, given in presets.items()}
         about = "; ".join(f"{name}: {value}" for name, value in values.items())
+        about += f" ({limit})" if (limit := bounds(limits[field.name])) else ""
         parser.option(section, f"--{key}", dest=key, type=hint, metavar=_metavar(hint), help=about)
 
 

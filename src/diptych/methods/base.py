@@ -7,7 +7,7 @@ mixes samples, `loss` changes no state and knows no ranks, and state changes in 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -15,8 +15,7 @@ from diptych.data.batch import Batch
 from diptych.data.plan import Plan, Shuffled
 from diptych.data.sample import Source
 from diptych.data.views import View
-from diptych.errors import InputError
-from diptych.spec import configure
+from diptych.spec import Above, Below, Count, NotNegative, Positive, Share, ShareBelowOne, check, configure
 
 if TYPE_CHECKING:
     from diptych.methods.make import Make
@@ -69,34 +68,23 @@ class Recipe:
     """
 
     optimizer: str = "adamw"
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.1
+    lr: Positive = 1e-3
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
+    eps: NotNegative = 1e-6
+    weight_decay: NotNegative = 0.1
     schedule: str = "cosine"
-    warmup: float = 0.05
-    min_lr: float = 0.0  # as a share of lr
-    epochs: float = 10.0
-    steps: int | None = None
-    batch_size: int = 256
-    clip: float | None = None
-    ema: float | None = None
+    warmup: NotNegative = 0.05
+    min_lr: Share = 0.0  # of lr
+    epochs: Positive = 10.0
+    steps: Count | None = None
+    batch_size: Count = 256
+    clip: Positive | None = None
+    ema: Annotated[float, Above(0), Below(1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    chunk: int | None = None
+    chunk: Count | None = None
 
     def __post_init__(self):
-        for name in ("lr", "batch_size", "epochs"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps is {self.steps}; it must be at least 1")
-        if self.chunk is not None and self.chunk < 1:
-            raise InputError(f"chunk is {self.chunk}; it is a number of tokens, such as 8192")
-        for name in ("warmup", "min_lr", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise InputError(f"ema is {self.ema}; it is a decay between 0 and 1, such as 0.999")
+        check(Recipe, vars(self), "the recipe")
 
 
 @dataclass(frozen=True, kw_only=True)

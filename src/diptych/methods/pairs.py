@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from torch import Tensor
 from diptych.data.batch import Batch, Tokens
 from diptych.data.plan import Distinct, Shuffled, Together
 from diptych.data.views import Augment, PictureView, TextView, View
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.objectives.core import alike, unlike
-from diptych.spec import configure
+from diptych.spec import Count, configure
 from diptych.towers.dual import DualEncoder
 
 
@@ -28,7 +28,7 @@ class PairConfig:
     role: str = "caption"
     augment: Mapping[str, Any] = field(default_factory=dict)  # options of data.views.Augment
     distinct: str | None = None
-    together: int = 1
+    together: Count = 1
 
     several: ClassVar[bool] = True
     """Whether `role` may name several texts, each with a loss of its own."""
@@ -36,8 +36,6 @@ class PairConfig:
     def __post_init__(self) -> None:
         if not self.several and ";" in self.role:
             raise InputError(f"role {self.role!r} names several texts; this method takes one role or mixture of roles")
-        if self.together < 1:
-            raise InputError(f"together is {self.together}; it is a number of samples, at least 1")
         if self.distinct and self.together > 1:
             raise InputError(f"distinct={self.distinct} keeps samples apart and together={self.together} joins them; "
                              "leave one out")  # fmt: skip
@@ -49,11 +47,6 @@ class DuplicatesConfig(PairConfig):
     "positives", right as well; "masked", neither right nor wrong. Texts are equal where the tower reads the same."""
 
     duplicates: Literal["apart", "positives", "masked"] = "apart"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.duplicates not in (known := get_args(DuplicatesConfig.__annotations__["duplicates"])):
-            raise unknown("way with duplicates", self.duplicates, known)
 
     def equal(self, tokens: Tokens, *, share: bool = True) -> dict[str, Any]:
         """What an objective is told of texts (B, 1, L) that are not "apart", as keywords; `share`: a row's right texts

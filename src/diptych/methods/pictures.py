@@ -16,7 +16,7 @@ from diptych.errors import InputError
 from diptych.methods import pairs
 from diptych.methods.base import At, Features, Method, Preset, Stage
 from diptych.methods.make import NO_TOWER, Make
-from diptych.spec import configure
+from diptych.spec import Positive, configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.parts import Temperature
 
@@ -47,11 +47,7 @@ class PicturesConfig:
 class ContrastiveConfig(PicturesConfig):
     """`tau` is the temperature."""
 
-    tau: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.tau <= 0:
-            raise InputError(f"tau is {self.tau}; it must be above 0")
+    tau: Positive = 0.1
 
 
 class Pictures(Method):

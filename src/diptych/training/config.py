@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
@@ -12,7 +12,7 @@ from diptych.files import write_atomic
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import method_class
-from diptych.spec import configure
+from diptych.spec import AtLeast, check, configure
 from diptych.training.engine import Options
 
 _MAY_DIFFER = {"options"}  # how the engine runs may change between a run and its resumption, what is learnt may not
@@ -32,13 +32,16 @@ class RunConfig:
     image_tower: str = ""
     text_tower: str = ""
     tokenizer: str = ""
-    embed_dim: int = 0
+    embed_dim: Annotated[int, AtLeast(0)] = 0
     init: str | None = None
     weights: str | None = None
     added: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe = Recipe()
     options: Options = Options()
+
+    def __post_init__(self) -> None:
+        check(RunConfig, vars(self), "the run")
 
 
 def resolve(

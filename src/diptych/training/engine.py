@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from diptych import collectives
 from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
+from diptych.spec import Above, AtLeast, Count, NotNegative, Share, check
 from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum
 from diptych.training import gradcache, optim
@@ -60,15 +61,18 @@ class Options:
     (`training.shard`)."""
 
     seed: int = 0
-    workers: int = 0
-    max_bad: float = 0.01
-    save_every: int = 500
-    nonfinite: str = "stop"
-    spike: float | None = None
-    forget: float = 0.02
+    workers: Annotated[int, AtLeast(0)] = 0
+    max_bad: Share = 0.01
+    save_every: Count = 500
+    nonfinite: Literal["stop", "skip"] = "stop"
+    spike: Annotated[float, Above(1)] | None = None
+    forget: NotNegative = 0.02
     shard: bool = False
     quiet: bool = False
-    tracker: str | None = None
+    tracker: Literal["tensorboard", "wandb", "trackio"] | None = None
+
+    def __post_init__(self) -> None:
+        check(Options, vars(self), "the run")
 
 
 @dataclass

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych import collectives
-from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.methods.base import At
 
@@ -33,8 +32,6 @@ class Guard:
     """
 
     def __init__(self, factor: float | None):
-        if factor is not None and factor <= 1:
-            raise InputError(f"spike is {factor}; it is a multiple of the usual loss above 1, such as 5")
         self.factor = factor
         self.losses: list[float] = []  # state: goes into checkpoints, starts anew with each stage
 
@@ -54,12 +51,10 @@ LOOKS = 20
 class Memory:
     """Sees a model forget: a score (`remember(module)`, larger is better) more than `forget` below that of the start.
 
-    The weights of the last look at which it had not are kept in `folder`. Raises InputError for a `forget` below 0.
+    The weights of the last look at which it had not are kept in `folder`.
     """
 
     def __init__(self, remember: Callable[[Any], float] | None, forget: float, folder: Path):
-        if forget < 0:
-            raise InputError(f"forget is {forget}; it is how far a score may fall, 0 or more")
         self.remember, self.forget, self.path = remember, forget, folder / "kept.safetensors"
         self.start: float | None = None
         self.kept = 0  # the step of the weights that are kept

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from math import cos, pi
+from typing import Annotated
 
 from diptych.errors import InputError, unknown
-from diptych.spec import configure, parse
+from diptych.spec import AtLeast, configure, parse
 
 SCHEDULES = ("cosine", "constant", "linear", "onecycle")
 
@@ -14,13 +15,9 @@ class OneCycle:
     """Options of `onecycle`: it begins at 1/`start` and ends at 1/`end` of that, and is made for `length` times as many
     steps as are taken, so that a run may stop on its way down."""
 
-    start: float = 25.0
-    end: float = 1e4
-    length: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.start, self.end, self.length) < 1:
-            raise InputError(f"onecycle has start={self.start}, end={self.end}, length={self.length}; none below 1")
+    start: Annotated[float, AtLeast(1)] = 25.0
+    end: Annotated[float, AtLeast(1)] = 1e4
+    length: Annotated[float, AtLeast(1)] = 1.0
 
 
 def factor(step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0.0, min_lr: float = 0.0) -> float:

@@ -70,7 +70,7 @@ def test_plans_read_labels():
     ("spec", "message"),
     [
         ("scenes:cuont=5", "unknown option of source 'scenes' 'cuont'; did you mean 'count'?"),
-        ("scenes:count=many", "'count' of source 'scenes' is 'many'; it must be int"),
+        ("scenes:count=many", "'count' of source 'scenes' is 'many'; it must be a whole number"),
         ("scenes:count=0", "'count' of source 'scenes' is 0; it must be at least 1"),
         ("scenes:seed=-1", "'seed' of source 'scenes' is -1; it must be at least 0"),
     ],

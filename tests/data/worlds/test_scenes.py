@@ -289,7 +289,7 @@ def test_no_two_objects_hide_each_other_and_every_one_is_inside():
         ("scenes:cuont=64", "did you mean 'count'"),
         ("scenes:count=0", "at least 1"),
         ("scenes:size=16", "'size' of world 'scenes' is 16; it must be 32 to 224"),
-        ("scenes:size=big", "'size' of world 'scenes' is 'big'; it must be int"),
+        ("scenes:size=big", "'size' of world 'scenes' is 'big'; it must be a whole number"),
         ("scenes:split=tets", "did you mean 'test'"),
         ("scenes:objects=cta", "did you mean 'cat'"),
         ("scenes:objects=cat+rabbit", "'rabbit' is in `objects` and in `reserved`"),

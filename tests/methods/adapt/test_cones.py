@@ -225,7 +225,7 @@ def test_scores_and_losses_come_from_the_same_rows():
         ({"start": "name"}, "did you mean 'names'"),
         ({"task": "detect", "start": "images"}, "set start=names"),
         ({"vectors": 2}, "vectors is no option of the task classify"),
-        ({"task": "detect", "vectors": 0}, "vectors is 0"),
+        ({"task": "detect", "vectors": 0}, "'vectors' of method ConES is 0"),
         ({"task": "detect", "whole": True}, "whole is no option of the task detect"),
         ({"head": {"width": 3}}, "head is no option of the task classify"),
         ({"task": "detect", "label": "kind"}, "label is no option of the task detect"),

@@ -242,9 +242,9 @@ def test_maps_say_where_each_class_looks():
     ("config", "said"),
     [
         ({"tft": "query"}, "did you mean 'query_image'"),
-        ({"heads": 0}, "heads is 0"),
+        ({"heads": 0}, "'heads' of method CTPTFT is 0"),
         ({"heads": 5}, "cannot be split over 5 heads"),
-        ({"prompts": 0}, "prompts is 0"),
+        ({"prompts": 0}, "'prompts' of method CTPTFT is 0"),
     ],
 )
 def test_bad_options_are_refused(config, said):

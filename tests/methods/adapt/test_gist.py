@@ -311,9 +311,9 @@ def test_one_caption_without_its_name_before_it_is_class_name_fine_tuning(tmp_pa
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"bank": "a {}", "top": 0}, "top is 0"),
-        ({"bank": "a {}", "use": 0}, "use is 0; of the 5 captions"),
-        ({"bank": "a {}", "use": 6}, "use is 6; of the 5 captions"),
+        ({"bank": "a {}", "top": 0}, "'top' of method GIST is 0"),
+        ({"bank": "a {}", "use": 0}, "'use' of method GIST is 0"),
+        ({"bank": "a {}", "use": 6}, "use is 6, and only 5 captions"),
         ({"bank": "a {}", "texts": 2}, "unknown option"),
     ],
 )

@@ -288,9 +288,9 @@ def test_a_run_keeps_the_templates_and_not_the_name_of_their_file(tmp_path):
     ("config", "said"),
     [
         ({"k": 4}, "k is 4 and there are 3 groups"),
-        ({"k": 0}, "k is 0"),
-        ({"text": -1.0}, "text is -1"),
-        ({"text_temperature": 0.0}, "text_temperature is 0"),
+        ({"k": 0}, "'k' of method MoCoOp is 0"),
+        ({"text": -1.0}, "'text' of method MoCoOp is -1.0"),
+        ({"text_temperature": 0.0}, "'text_temperature' of method MoCoOp is 0.0"),
         ({"groups": {"one": ["a {}."], "two": []}}, "group 'two' of the templates: no template"),
         ({"groups": {"one": "a {}."}}, "no groups of templates"),
         ({"groups": {"one": ["{}."]}, "k": 1}, "nothing to learn"),

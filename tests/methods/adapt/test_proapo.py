@@ -182,10 +182,10 @@ def test_synonyms_are_searched_beside_the_names(tmp_path, told):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"generations": 0}, "generations is 0"),
-        ({"groups": 0}, "groups is 0"),
-        ({"most": 0}, "most is 0"),
-        ({"types": "pet"}, "give a list of words, such as [pet]"),
+        ({"generations": 0}, "'generations' of method ProAPO is 0"),
+        ({"groups": 0}, "'groups' of method ProAPO is 0"),
+        ({"most": 0}, "'most' of method ProAPO is 0"),
+        ({"types": "pet"}, "is 'pet'; it must be [text, …]"),
         ({"templates": "a photo"}, "unknown templates"),
         ({"w2": 1.0}, "unknown option"),
     ],

@@ -215,13 +215,13 @@ def test_vectors_of_each_class_fit_no_other_names():
     ("name", "config", "said"),
     [
         ("coop", {"length": 9}, "9 vectors cannot begin as the"),
-        ("coop", {"length": 0}, "length is 0"),
+        ("coop", {"length": 0}, "'length' of method CoOp is 0"),
         ("coop", {"position": "midle"}, "did you mean 'middle'"),
         ("coop", {"own": True}, "set start=false"),
         ("coop", {"template": "a photo"}, "must hold {} once"),
         ("coop", {"position": "name", "start": False}, "set own=true"),
         ("maple", {"depth": 4}, "a depth of 4 does not fit the text tower, which has 3 blocks"),
-        ("cocoop", {"prompts": 0}, "prompts is 0"),
+        ("cocoop", {"prompts": 0}, "'prompts' of method CoCoOp is 0"),
     ],
 )
 def test_bad_options_are_refused(name, config, said):

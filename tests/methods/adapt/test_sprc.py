@@ -167,10 +167,10 @@ def test_siblings_meet_where_asked():
     ("config", "message"),
     [
         ({"task": "pair"}, "did you mean 'pairs'"),
-        ({"rtc": -1.0}, "must not be negative"),
-        ({"together": 0}, "together is 0"),
-        ({"queries": 0}, "queries of a Q-Former is 0"),
-        ({"ratio": 0.5}, "ratio 0.5 is the long side"),
+        ({"rtc": -1.0}, "'rtc' of method SPRC is -1.0"),
+        ({"together": 0}, "'together' of method SPRC is 0"),
+        ({"queries": 0}, "'queries' of method SPRC is 0"),
+        ({"ratio": 0.5}, "'ratio' of method SPRC is 0.5"),
         ({"augment": {"flp": True}}, "did you mean 'flip'"),
     ],
 )

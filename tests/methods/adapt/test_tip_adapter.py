@@ -120,5 +120,5 @@ def test_a_cache_is_made_again_from_what_is_remembered():
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="3 has no class; take it out"):
         filled(lost=(3,))
-    with pytest.raises(InputError, match="beta is -1"):
+    with pytest.raises(InputError, match="'beta' of method TipAdapter is -1.0"):
         method("tip_adapter", beta=-1.0)

@@ -271,7 +271,10 @@ def test_data_that_does_not_fit_is_refused_before_the_first_step(streams, config
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [({"null_positives": "many"}, "unknown null_positives 'many'"), ({"visual": "owm"}, "did you mean 'own'")],
+    [
+        ({"null_positives": "many"}, "'null_positives' of method TIPCLIP is 'many'"),
+        ({"visual": "owm"}, "did you mean 'own'"),
+    ],
 )
 def test_bad_options_are_refused(config, message):
     with pytest.raises(InputError, match=message):

@@ -83,8 +83,8 @@ def test_texts_that_no_step_changes_are_encoded_once_in_training():
 @pytest.mark.parametrize(
     ("name", "config", "said"),
     [
-        ("fine_tune", {"decay": 0.0}, "decay is 0"),
-        ("lora", {"rank": 0}, "rank is 0"),
+        ("fine_tune", {"decay": 0.0}, "'decay' of method FineTune is 0.0"),
+        ("lora", {"rank": 0}, "'rank' of method LoRA is 0"),
         ("lora", {"towers": "image+words"}, "join image and text"),
         ("lora", {"layers": "query"}, "no linear layer 'query'; there are"),
     ],
@@ -106,5 +106,5 @@ def test_wise_ft_goes_back_to_where_its_alpha_says():
     assert (train.descend, mix.descend) == (True, False)
     mix.prepare(None)
     torch.testing.assert_close(made.model.encoder.state_dict()[name], 0.75 * start + 0.25 * end)
-    with pytest.raises(InputError, match="alpha is 2"):
+    with pytest.raises(InputError, match="'alpha' of method WiSEFT is 2.0"):
         method("wise_ft", alpha=2.0)

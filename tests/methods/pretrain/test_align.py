@@ -87,7 +87,11 @@ def test_the_image_tower_is_projected_only_where_widths_differ():
 
 @pytest.mark.parametrize(
     ("config", "said"),
-    [({"smoothing": 1.0}, "smoothing is 1.0"), ({"sigma": 0.0}, "sigma is 0"), ({"least_sigma": 2.0}, "in order")],
+    [
+        ({"smoothing": 1.0}, "'smoothing' of method ALIGN is 1.0"),
+        ({"sigma": 0.0}, "'sigma' of method ALIGN is 0.0"),
+        ({"least_sigma": 2.0}, "in order"),
+    ],
 )
 def test_bad_options_are_refused(config, said):
     with pytest.raises(InputError, match=said):

@@ -211,11 +211,11 @@ def test_a_run_is_loaded_and_started_from(tmp_path):
     ("config", "said"),
     [
         ({"extra": "siamlp"}, "did you mean 'siamlip'"),
-        ({"local": -1}, "0 for plain CLIP"),
+        ({"local": -1}, "'local' of method CLIPRocket is -1"),
         ({"extra": "slip", "local": 3}, "two strong views"),
         ({"extra": "swalip"}, "set smoothing=0"),
         ({"reduction": "men"}, "did you mean 'mean'"),
-        ({"text_dropout": 2.0}, "a share between 0 and 1"),
+        ({"text_dropout": 2.0}, "'text_dropout' of method CLIPRocket is 2.0"),
         ({"role": "caption;long"}, "one role"),
     ],
 )

@@ -102,7 +102,7 @@ def test_gradient_reaches_both_sides_from_every_term():
         ({"mode": "cuax"}, "did you mean 'cuaxu'"),
         ({"mode": "clip", "remove_contrastive": True}, "no term but the contrastive"),
         ({"tau": 0.0}, "above 0"),
-        ({"local": 1}, "at least 2 pairs"),
+        ({"local": 1}, "'local' of method ContrastiveGap is 1"),
         ({"uniformity": 2.0}, "did you mean 'uniform'"),
     ],
 )

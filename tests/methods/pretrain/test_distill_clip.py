@@ -140,7 +140,7 @@ def test_a_run_goes_on_with_its_teacher_and_with_no_other(tmp_path):
     ("config", "said"),
     [
         ({"teacher": ""}, "name a model with --method.teacher"),
-        ({"distillation": -1.0}, "distillation is -1"),
+        ({"distillation": -1.0}, "'distillation' of method DistillCLIP is -1.0"),
         ({"role": "caption;long"}, "one role"),
         ({"teachr": "tiny"}, "did you mean 'teacher'"),
     ],

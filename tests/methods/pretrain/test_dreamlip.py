@@ -136,9 +136,9 @@ def test_scenes_give_what_it_reads_and_the_raw_caption_stands_first():
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"sentences": 0}, "sentences is 0"),
-        ({"sigma": 2.0}, "sigma is 2"),
-        ({"subcaption": -1.0}, "must not be negative"),
+        ({"sentences": 0}, "'sentences' of method DreamLIP is 0"),
+        ({"sigma": 2.0}, "'sigma' of method DreamLIP is 2.0"),
+        ({"subcaption": -1.0}, "'subcaption' of method DreamLIP is -1.0"),
         ({"role": "caption;long"}, "one role"),
     ],
 )

@@ -87,8 +87,8 @@ def test_a_phase_is_held_to_what_the_one_before_left(tmp_path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"phases": 0}, "phases is 0"),
-        ({"alpha": -1.0}, "alpha is -1"),
+        ({"phases": 0}, "'phases' of method ModX is 0"),
+        ({"alpha": -1.0}, "'alpha' of method ModX is -1.0"),
         ({"role": "caption;long"}, "one role"),
         ({"reduktion": "sum"}, "did you mean 'reduction'"),
     ],

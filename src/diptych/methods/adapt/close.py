@@ -18,7 +18,7 @@ train_on="images" the same is learnt from pictures, without noise: the upper bou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.data.sample import Source
 from diptych.data.views import NoiseView, PictureView, Task, TaskView, TextView, View
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
+from diptych.spec import Count, NotNegative
 from diptych.towers.delivered import Validation
 from diptych.towers.gap import gap
 from diptych.towers.parts import Temperature
@@ -54,21 +55,14 @@ class Config:
     source: str = "caption"
     context: str = ""
     target: str = ""
-    sources: int = 1
-    targets: int = 4
+    sources: Count = 1
+    targets: Count = 4
     train_on: TrainOn = "texts"
-    noise: float | None = None
+    noise: NotNegative | None = None
     gap: str = "none"
     lm: str = "text:width=128:depth=2:heads=4"
-    tokens: int = 4
-    max_tokens: int = 32
-
-    def __post_init__(self) -> None:
-        if self.train_on not in get_args(TrainOn):
-            raise unknown("train_on of close", self.train_on, get_args(TrainOn))
-        for name in ("tokens", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+    tokens: Count = 4
+    max_tokens: Count = 32
 
 
 class CLOSE(Method):

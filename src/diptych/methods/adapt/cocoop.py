@@ -10,8 +10,8 @@ Inference: the same, with any names.
 
 from dataclasses import dataclass, replace
 
-from diptych.errors import InputError
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompts import Conditional
 
@@ -29,13 +29,9 @@ class Config(ClassifyConfig):
     """`length` is the number of vectors, None as many as the template's words have tokens; with `start` they begin as
     those words. `prompts` are encoded at once."""
 
-    length: int | None = None
+    length: Count | None = None
     start: bool = True
-    prompts: int = 256
-
-    def __post_init__(self) -> None:
-        if self.prompts < 1:
-            raise InputError(f"prompts is {self.prompts}; it is how many are encoded at once, at least 1")
+    prompts: Count = 256
 
 
 class CoCoOp(Classify):

@@ -22,7 +22,7 @@ possible stages, is the paper's; form, heads and recipes are ours (docs/methods/
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -32,6 +32,7 @@ from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig, class_names
 from diptych.methods.concepts import TASKS, Task
+from diptych.spec import Count
 from diptych.towers.classifier import check_names, freeze
 from diptych.towers.concepts import Concepts, Rows, TextSide
 from diptych.towers.dual import DualEncoder
@@ -70,8 +71,8 @@ class Config(ClassifyConfig):
     """
 
     task: str = "classify"
-    start: str = "names"
-    vectors: int | None = None
+    start: START = "names"
+    vectors: Count | None = None
     whole: bool = False
     keep_norm: bool = False
     keep_text: bool = False
@@ -85,12 +86,8 @@ class Config(ClassifyConfig):
     def __post_init__(self) -> None:
         if self.task not in (known := ("classify", *TASKS)):
             raise unknown("task of cones", self.task, known)
-        if self.start not in get_args(START):
-            raise unknown("start of cones", self.start, get_args(START))
         if self.start == "images" and self.task != "classify":
             raise InputError("rows of several tokens cannot begin as the mean of pictures; set start=names")
-        if self.vectors is not None and self.vectors < 1:
-            raise InputError(f"vectors is {self.vectors}; it is how many rows a concept has, at least 1")
         for item in fields(self):
             default = item.default_factory() if callable(item.default_factory) else item.default
             if self.task not in _OF.get(item.name, (self.task,)) and getattr(self, item.name) != default:

@@ -9,10 +9,9 @@ All classes share the vectors, or each has its own. Inference: the same prompts;
 """
 
 from dataclasses import dataclass, replace
-from typing import get_args
 
-from diptych.errors import InputError, unknown
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompts import Position, Prompted
 
@@ -31,17 +30,11 @@ class Config(ClassifyConfig):
     those words. `position` says where the name stands among them, or that they take its place; `own` whether each class
     has vectors of its own; `cached` that pictures are embedded once."""
 
-    length: int | None = None
+    length: Count | None = None
     start: bool = True
-    position: str = "end"
+    position: Position = "end"
     own: bool = False
     cached: bool = False
-
-    def __post_init__(self) -> None:
-        if self.position not in get_args(Position):
-            raise unknown("position of the name", self.position, get_args(Position))
-        if self.length is not None and self.length < 1:
-            raise InputError(f"length is {self.length}; it is a number of vectors, at least 1")
 
 
 class CoOp(Classify):

@@ -16,15 +16,16 @@ the classes, and that one contrastive loss trains both; every form here is ours.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.tokenizers import Tokenizer
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.prompts import Conditional
@@ -47,15 +48,8 @@ class Config(ClassifyConfig):
     (`pool`), for a picture of its own. `heads` are those of both attentions; `prompts` are encoded at once."""
 
     tft: Reads = "query_image"
-    heads: int = 8
-    prompts: int = 256
-
-    def __post_init__(self) -> None:
-        if self.tft not in get_args(Reads):
-            raise unknown("text-guided tuning", self.tft, get_args(Reads))
-        for name in ("heads", "prompts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+    heads: Count = 8
+    prompts: Count = 256
 
 
 class ClassAware(Conditional):

@@ -10,11 +10,12 @@ of a block before the first, what stands behind the blocks the whole one. Infere
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from diptych.errors import InputError
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import Above, AtMost
 from diptych.towers.classifier import Classifier, freeze
 from diptych.towers.dual import DualEncoder
 
@@ -31,12 +32,8 @@ card = {
 class Config(ClassifyConfig):
     """`decay` is that of the rate from block to block, 1 for none; with `text` the text tower learns too."""
 
-    decay: float = 0.75
+    decay: Annotated[float, Above(0), AtMost(1)] = 0.75
     text: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise InputError(f"decay is {self.decay}; it is a share above 0, 1 for the same rate everywhere")
 
 
 class FineTune(Classify):

@@ -44,6 +44,7 @@ from diptych.methods.pairs import Pairs
 from diptych.methods.teacher import Teacher
 from diptych.objectives import info_nce
 from diptych.objectives.core import alike
+from diptych.spec import Count
 from diptych.towers.model import Model
 from diptych.towers.parts import Temperature
 
@@ -73,8 +74,8 @@ class Config(PicturesConfig):
     summaries: str = ""
     matcher: str = ""
     cut: bool = False
-    top: int = 5
-    use: int = 4
+    top: Count = 5
+    use: Count = 4
     captions: str = ""
     prefix: bool = True
     group_positives: bool = False
@@ -82,10 +83,8 @@ class Config(PicturesConfig):
     role: ClassVar[str] = _ROLE
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise InputError(f"top is {self.top}; it is a number of captions, at least 1")
-        if not 1 <= self.use <= self.top:
-            raise InputError(f"use is {self.use}; of the {self.top} captions that are kept (top) use at least 1")
+        if self.use > self.top:
+            raise InputError(f"use is {self.use}, and only {self.top} captions are kept (top); raise top or lower use")
 
 
 class GIST(Pairs):

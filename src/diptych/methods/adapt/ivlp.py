@@ -8,8 +8,10 @@ With `length` 0 it is deep visual prompting (VPT, Jia et al., ECCV 2022), with `
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import AtLeast
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompts import Deep
 
@@ -27,10 +29,10 @@ class Config(ClassifyConfig):
     """`length` vectors at each of the first `depth` blocks of the text tower, `image_length` at each of the first
     `image_depth` of the image tower; 0 of them leave a tower as it is."""
 
-    length: int = 2
-    depth: int = 12
-    image_length: int = 2
-    image_depth: int = 12
+    length: Annotated[int, AtLeast(0)] = 2
+    depth: Annotated[int, AtLeast(0)] = 12
+    image_length: Annotated[int, AtLeast(0)] = 2
+    image_depth: Annotated[int, AtLeast(0)] = 12
 
 
 class IVLP(Classify):

@@ -15,6 +15,7 @@ from torch import nn
 
 from diptych.errors import InputError
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import Count, ShareBelowOne
 from diptych.towers.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 
@@ -32,15 +33,13 @@ class Config(ClassifyConfig):
     """`rank` is r, `alpha` its numerator, `dropout` that before A; `layers` are the linear layers of each block, joined
     by `+`, `towers` which towers have them."""
 
-    rank: int = 8
+    rank: Count = 8
     alpha: float = 16.0
-    dropout: float = 0.0
+    dropout: ShareBelowOne = 0.0
     layers: str = "q+v"
     towers: str = "image+text"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise InputError(f"rank is {self.rank}; it must be at least 1")
         for name in self.towers.split("+"):
             if name not in ("image", "text"):
                 raise InputError(f"towers is {self.towers!r}; join image and text by +")

@@ -13,6 +13,7 @@ its scale stay as they are. Inference: the same prompts, with any names.
 from dataclasses import dataclass, replace
 
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompts import Deep
 
@@ -29,8 +30,8 @@ card = {
 class Config(ClassifyConfig):
     """`length` vectors at each of the first `depth` blocks of both towers."""
 
-    length: int = 2
-    depth: int = 9
+    length: Count = 2
+    depth: Count = 9
 
 
 class MaPLe(Classify):

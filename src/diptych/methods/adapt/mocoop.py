@@ -23,10 +23,10 @@ import torch
 
 from diptych.data.batch import Batch
 from diptych.data.templates import template_groups
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, PicturesConfig
 from diptych.objectives.routing import gate_loss, grouped_texts
+from diptych.spec import Count, NotNegative, Positive
 from diptych.towers.dual import DualEncoder
 from diptych.towers.mixture import Mixture, block_norms
 
@@ -50,19 +50,12 @@ class Config(PicturesConfig):
     with, parted by commas. `norms` is the rate of the norms of image blocks, as a share; 0 leaves them as they are."""
 
     templates: Mapping[str, Any] | str = "quality"
-    k: int = 2
-    text: float = 5.0
-    gate: float = 1.0
-    text_temperature: float | None = None
+    k: Count = 2
+    text: NotNegative = 5.0
+    gate: NotNegative = 1.0
+    text_temperature: Positive | None = None
     names: str = ""
-    norms: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("text", "gate", "norms"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.text_temperature is not None and self.text_temperature <= 0:
-            raise InputError(f"text_temperature is {self.text_temperature}; it divides, such as 0.01")
+    norms: NotNegative = 0.1
 
 
 class MoCoOp(Classify):

@@ -35,7 +35,6 @@ from diptych.data.batch import Batch
 from diptych.data.descriptions import of_classes
 from diptych.data.sample import Source
 from diptych.data.templates import templates, with_types
-from diptych.errors import InputError
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.methods.make import Make
@@ -44,6 +43,7 @@ from diptych.methods.prompt_search.evolution import Operators, Record, Room, evo
 from diptych.methods.prompt_search.fitness import Judge, Scores, Weights, directions, tolerance
 from diptych.methods.prompt_search.units import table, units_of
 from diptych.rng import generator
+from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompt_sets import PromptSets, Unit, prompts
 
@@ -68,25 +68,16 @@ class Config(ClassifyConfig):
 
     templates: str = "imagenet"
     types: tuple[str, ...] = ()
-    most: int | None = None
+    most: Count | None = None
     descriptions: str | None = None
     synonyms: str | None = None
-    generations: int = 8
-    rounds: int = 3
-    groups: int = 4
+    generations: Count = 8
+    rounds: Count = 3
+    groups: Count = 4
     w1: float = 0.5
     w5: float = 0.0
     w_r: float = 0.0
     w_ce: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("generations", "rounds", "groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.most is not None and self.most < 1:
-            raise InputError(f"most is {self.most}; it is how many templates are searched, at least 1")
-        if isinstance(self.types, str):
-            raise InputError(f"types is {self.types!r}; give a list of words, such as [{self.types}]")
 
 
 class ProAPO(Classify):

@@ -13,7 +13,7 @@ tower: that of a model given by --init, as it is. Inference: f against an index 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from torch import nn
 from diptych.data.batch import Batch
 from diptych.data.plan import Having, Shuffled, Together
 from diptych.data.views import Augment, PictureView, TextView, View
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.objectives.composed import prompt_alignment, token_nce
-from diptych.spec import configure
+from diptych.spec import AtLeast, Count, NotNegative, ShareBelowOne, configure
 from diptych.towers.classifier import freeze
 from diptych.towers.composer import Composer, cleaned
 from diptych.towers.fusion import STD, QFormer, QFormerConfig
@@ -58,28 +58,19 @@ class Config:
 
     task: Literal["compose", "pairs"] = "compose"
     role: str | None = None
-    rtc: float = 0.4
-    align: float = 0.4
-    width: int = 768
-    depth: int = 12
-    heads: int | None = None
-    queries: int = 32
-    dropout: float = 0.1
-    length: int = 32
-    prompts: int | None = None
-    embed: int = 256
-    ratio: float | None = 1.25
+    rtc: NotNegative = 0.4
+    align: NotNegative = 0.4
+    width: Count = 768
+    depth: Count = 12
+    heads: Count | None = None
+    queries: Count = 32
+    dropout: ShareBelowOne = 0.1
+    length: Count = 32
+    prompts: Count | None = None
+    embed: Count = 256
+    ratio: Annotated[float, AtLeast(1)] | None = 1.25
     augment: Mapping[str, Any] | None = None
-    together: int = 1
-
-    def __post_init__(self) -> None:
-        if self.task not in ("compose", "pairs"):
-            raise unknown("task of sprc", self.task, ("compose", "pairs"))
-        if min(self.rtc, self.align) < 0:
-            raise InputError(f"the weights rtc={self.rtc} and align={self.align} must not be negative")
-        for name in ("together", "embed", "length"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+    together: Count = 1
 
 
 @dataclass(frozen=True, kw_only=True)

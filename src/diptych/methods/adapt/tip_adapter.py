@@ -25,6 +25,7 @@ from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.spec import NotNegative
 from diptych.towers.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 
@@ -41,14 +42,9 @@ card = {
 class Config(ClassifyConfig):
     """`alpha` weighs the votes, `beta` says how fast they fall with distance; with `tune` the cache is trained on."""
 
-    alpha: float = 1.0
-    beta: float = 5.5
+    alpha: NotNegative = 1.0
+    beta: NotNegative = 5.5
     tune: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
 class Cached(Classifier):

@@ -14,7 +14,7 @@ people gave. Inference: S(t) = 1 - <x_null, t>, visual above a threshold that is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from diptych.methods.make import Make
 from diptych.methods.pairs import Pairs
 from diptych.objectives import info_nce
 from diptych.objectives.core import alike
+from diptych.spec import Positive
 from diptych.towers.dual import DualEncoder
 from diptych.towers.parts import Temperature
 from diptych.towers.visual import Visualness, best_threshold, null_picture
@@ -64,12 +65,7 @@ class Config:
     null_seed: int = 0
     null_positives: Literal["single", "multi"] = "single"
     visual: Literal["own", "common"] = "own"
-    human_epochs: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("null_positives", "visual"):
-            if getattr(self, name) not in (known := get_args(Config.__annotations__[name])):
-                raise unknown(name, getattr(self, name), known)
+    human_epochs: Positive = 2.0
 
 
 class TIPCLIP(Pairs):

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from diptych.errors import InputError
 from diptych.methods.adapt import fine_tune
 from diptych.methods.base import Stage
 from diptych.methods.make import Make
+from diptych.spec import Share
 from diptych.towers.parts import Frozen
 
 card = {
@@ -34,12 +34,7 @@ card = {
 class Config(fine_tune.Config):
     """`alpha` is the share of the fine-tuned weights."""
 
-    alpha: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha is {self.alpha}; it is a share, from 0, all as before, to 1")
+    alpha: Share = 0.5
 
 
 class WiSEFT(fine_tune.FineTune):

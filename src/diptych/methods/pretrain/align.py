@@ -21,6 +21,7 @@ from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
 from diptych.objectives import info_nce
+from diptych.spec import Positive, ShareBelowOne
 from diptych.towers.parts import Temperature
 
 card = {
@@ -37,17 +38,15 @@ class Config(DuplicatesConfig):
     """`sigma` is the divisor at the start, `learned` whether it moves, never below `least_sigma` [choice: the paper
     names no bound, but a divisor could cross 0]. `smoothing` is e."""
 
-    sigma: float = 1.0
+    sigma: Positive = 1.0
     learned: bool = True
-    least_sigma: float = 1e-3
-    smoothing: float = 0.1
+    least_sigma: Positive = 1e-3
+    smoothing: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.smoothing < 1:
-            raise InputError(f"smoothing is {self.smoothing}; it is a share from 0 up to below 1")
-        if not 0 < self.least_sigma <= self.sigma:
-            raise InputError(f"sigma is {self.sigma}, its least value {self.least_sigma}; both are above 0, in order")
+        if self.least_sigma > self.sigma:
+            raise InputError(f"sigma is {self.sigma} and its least value {self.least_sigma}; give them in order")
 
 
 class ALIGN(Pairs):

@@ -11,10 +11,10 @@ Z are standardised over the batch by the projector's last batch norm. Inference:
 from dataclasses import dataclass, replace
 
 from diptych.data.batch import Batch
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import redundancy
+from diptych.spec import NotNegative
 
 card = {
     "title": "Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
@@ -30,12 +30,8 @@ class Config(PicturesConfig):
     """`off_diagonal` is λ, `weight` that of the whole loss, which sums over the space's numbers."""
 
     projector: str = "mlp:hidden=8192:layers=3:last_norm=plain"
-    off_diagonal: float = 0.0051
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.off_diagonal, self.weight) < 0:
-            raise InputError(f"off_diagonal is {self.off_diagonal}, weight {self.weight}; neither may be negative")
+    off_diagonal: NotNegative = 0.0051
+    weight: NotNegative = 1.0
 
 
 class BarlowTwins(Pictures):

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from diptych.data.batch import Batch
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import negative_cosine
+from diptych.spec import Share
 from diptych.towers.heads import head
 from diptych.towers.parts import Momentum
 
@@ -40,11 +40,7 @@ class Config(PicturesConfig):
 
     projector: str = "mlp:hidden=4096"
     predictor: str = "mlp:hidden=4096"
-    momentum: float = 0.996
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum <= 1:
-            raise InputError(f"momentum is {self.momentum}; it is a share between 0 and 1")
+    momentum: Share = 0.996
 
 
 class BYOL(Pictures):

@@ -16,6 +16,7 @@ from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
 from diptych.objectives import info_nce
+from diptych.spec import Positive
 from diptych.towers.parts import Temperature
 
 card = {
@@ -31,8 +32,8 @@ card = {
 class Config(DuplicatesConfig):
     """`scale` multiplies the cosines at the start; learned in log space up to `max_scale`."""
 
-    scale: float = 1 / 0.07
-    max_scale: float = 100.0
+    scale: Positive = 1 / 0.07
+    max_scale: Positive = 100.0
 
 
 class CLIP(Pairs):

@@ -14,7 +14,7 @@ of both heads, share · cos z + (1 - share) · cos h; texts and pictures are not
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig
 from diptych.objectives import nt_xent, pair_losses
 from diptych.objectives.noncontrastive import assignment_loss, negative_cosine, redundancy, sinkhorn
-from diptych.spec import configure
+from diptych.spec import AtLeast, Count, Positive, Share, configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.heads import TwoHeads, head
 from diptych.towers.parts import Momentum, Temperature
@@ -65,23 +65,23 @@ class Config(PairConfig):
 
     augment: Mapping[str, Any] = field(default_factory=lambda: {"crop": (0.5, 1.0)})
     strong: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
-    local: int = 2
-    stop_words: float = 0.8
+    local: Annotated[int, AtLeast(0)] = 2
+    stop_words: Share = 0.8
     synonyms: str = "common"
-    smoothing: float = 0.1
-    text_dropout: float = 0.0
-    drop_path: float = 0.0
-    scale: float = 1 / 0.07
-    local_scale: float = 10.0
-    max_scale: float = 100.0
-    hidden: int = 4096
+    smoothing: Share = 0.1
+    text_dropout: Share = 0.0
+    drop_path: Share = 0.0
+    scale: Positive = 1 / 0.07
+    local_scale: Positive = 10.0
+    max_scale: Positive = 100.0
+    hidden: Count = 4096
     reduction: Literal["mean", "sum"] = "mean"
     extra: str = "none"
-    extra_hidden: int | None = None
-    extra_width: int | None = None
+    extra_hidden: Count | None = None
+    extra_width: Count | None = None
     strong_heads: bool = False
     weight: float | None = None
-    momentum: float = 0.99
+    momentum: Share = 0.99
 
     several: ClassVar[bool] = False
 
@@ -89,8 +89,6 @@ class Config(PairConfig):
         super().__post_init__()
         if self.extra not in EXTRAS:
             raise unknown("extra loss of cliprocket", self.extra, EXTRAS)
-        if self.local < 0:
-            raise InputError(f"local is {self.local}; it is a number of strong views, 0 for plain CLIP")
         if self.extra in ("slip", "swalip") and self.local != 2:
             raise InputError(f"{self.extra} is made for two strong views, not {self.local}; set local=2")
         if self.extra != "none" and self.local not in (0, 2):
@@ -99,14 +97,9 @@ class Config(PairConfig):
             )
         if self.extra == "swalip" and self.smoothing:
             raise InputError("swalip takes no label smoothing; set smoothing=0")
-        if self.reduction not in ("mean", "sum"):
-            raise unknown("reduction of cliprocket", self.reduction, ("mean", "sum"))
         if self.strong_heads and (self.extra in ("none", "slip", "swalip") or not self.local):
             raise InputError(f"strong_heads are those of siamlip, byolip and barlip beside weak ones; {self.extra} "
                              f"with local={self.local} has none")  # fmt: skip
-        for name in ("smoothing", "text_dropout", "stop_words", "drop_path"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
 
 
 class CLIPRocket(Method):

@@ -16,16 +16,17 @@ as everywhere; `local` takes them within parts of the batch of so many pairs ins
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError
 from diptych.methods.base import Features, Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig, Pairs
 from diptych.objectives import alignment, cross_uniformity, info_nce, uniformity
+from diptych.spec import AtLeast, Count, Positive
 from diptych.towers.dual import DualEncoder
 from diptych.towers.parts import Temperature
 
@@ -53,23 +54,17 @@ class Config(PairConfig):
     align: float = 1.0
     cross: float = 1.0
     t: float = 2.0
-    tau: float = 0.01
+    tau: Positive = 0.01
     learned: bool = False
-    reproject: int | None = None
-    local: int | None = None
+    reproject: Count | None = None
+    local: Annotated[int, AtLeast(2)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode not in get_args(Mode):
-            raise unknown("mode of contrastive_gap", self.mode, get_args(Mode))
         if self.mode == "clip" and self.remove_contrastive:
             raise InputError(
                 "mode 'clip' has no term but the contrastive one; keep it, or choose mode 'cua' or 'cuaxu'"
             )
-        if self.tau <= 0:
-            raise InputError(f"tau is {self.tau}; a temperature is above 0, such as 0.01")
-        if self.local is not None and self.local < 2:
-            raise InputError(f"local is {self.local}; a part of a batch has at least 2 pairs")
 
 
 class ContrastiveGap(Pairs):

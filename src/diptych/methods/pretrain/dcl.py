@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.pictures import PAPER, SMALL, ContrastiveConfig, Pictures
 from diptych.objectives import dcl
+from diptych.spec import Positive
 
 card = {
     "title": "Decoupled Contrastive Learning",
@@ -34,12 +34,7 @@ class Config(ContrastiveConfig):
     """`sigma` is the temperature of the weights of DCLW, None: all are 1."""
 
     projector: str = "mlp:hidden=2048:last_norm=scaled"
-    sigma: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sigma is not None and self.sigma <= 0:
-            raise InputError(f"sigma is {self.sigma}; it must be above 0")
+    sigma: Positive | None = None
 
 
 class DCL(Pictures):

@@ -26,6 +26,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.methods.teacher import Teacher
 from diptych.objectives.distillation import distilled
+from diptych.spec import NotNegative
 
 card = {
     "title": "Distillation of a CLIP model, as open_clip has it",
@@ -42,7 +43,7 @@ class Config(CLIPConfig):
     the weight of what is learnt from it."""
 
     teacher: str = ""
-    distillation: float = 1.0
+    distillation: NotNegative = 1.0
 
     several: ClassVar[bool] = False
 
@@ -51,8 +52,6 @@ class Config(CLIPConfig):
         if not self.teacher:
             raise InputError("teacher is not given, and this method learns from one; name a model with "
                              "--method.teacher, such as runs/large, openclip:NAME/TAG, hf:FOLDER or tiny")  # fmt: skip
-        if self.distillation < 0:
-            raise InputError(f"distillation is {self.distillation}; a weight must not be negative")
 
 
 class DistillCLIP(CLIP):

@@ -24,7 +24,6 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.data.views import SentenceView, View
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL
@@ -32,6 +31,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives import info_nce
 from diptych.objectives.grouping import Weighting, grouped, grouping
+from diptych.spec import Count, NotNegative, Positive, Share
 from diptych.towers.parts import Temperature
 
 card = {
@@ -51,27 +51,16 @@ class Config(CLIPConfig):
     `local_scale` those of L_sub."""
 
     pool: str = "caption+synthetic+long"
-    sentences: int = 6
-    merged: int = 1
-    contrastive: float = 1.0
-    subcaption: float = 1.0
-    sigma: float | None = None
+    sentences: Count = 6
+    merged: Count = 1
+    contrastive: NotNegative = 1.0
+    subcaption: NotNegative = 1.0
+    sigma: Share | None = None
     weighting: Weighting = "minmax"
     negatives: Literal["picture", "batch"] = "picture"
-    local_scale: float = 1 / 0.07
+    local_scale: Positive = 1 / 0.07
 
     several: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("sentences", "merged"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("contrastive", "subcaption"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; a weight must not be negative")
-        if self.sigma is not None and not 0 <= self.sigma <= 1:
-            raise InputError(f"sigma is {self.sigma}; it is a share between 0 and 1")
 
 
 class DreamLIP(CLIP):

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from diptych.data.batch import Batch
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives.distillation import off_diagonal
+from diptych.spec import Count, NotNegative
 from diptych.towers.parts import Momentum
 
 card = {
@@ -42,21 +42,14 @@ class Config(CLIPConfig):
     CLIP, unless `pretrained` says that the model given by `--init` is that of an earlier phase. `alpha` weighs the
     distillation; `screen`, `include_diagonal` and `reduction` are those of `objectives.distillation.off_diagonal`."""
 
-    phases: int = 2
+    phases: Count = 2
     pretrained: bool = False
-    alpha: float = 20.0
+    alpha: NotNegative = 20.0
     screen: bool = True
     include_diagonal: bool = True
     reduction: Literal["sum", "mean"] = "sum"
 
     several: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.phases < 1:
-            raise InputError(f"phases is {self.phases}; it is a number of domains, at least 1")
-        if self.alpha < 0:
-            raise InputError(f"alpha is {self.alpha}; it must not be negative")
 
 
 class ModX(CLIP):

@@ -16,7 +16,7 @@ Inference: `represent` gives the towers' outputs before the projectors, as in th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from diptych.methods.pairs import SMALL, PairConfig, Pairs, adopted
 from diptych.methods.pictures import STRONG
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
+from diptych.spec import AtLeast, Count, Positive, fits
 from diptych.towers.heads import head
 from diptych.towers.parts import Temperature
 
@@ -63,9 +64,9 @@ class Config(PairConfig):
 
     objective: str = "mv_dhel"
     form: Literal["code", "paper"] = "code"
-    tau: float = 0.2
-    pictures: int = 1
-    texts: int = 4
+    tau: Positive = 0.2
+    pictures: Count = 1
+    texts: Annotated[int, AtLeast(0)] = 4
     projector: str = "mlp:last_norm=scaled"
     arrays: Mapping[str, int] = field(default_factory=dict)
 
@@ -75,19 +76,14 @@ class Config(PairConfig):
         super().__post_init__()
         if self.objective not in LOSSES:
             raise unknown("objective of multi_view", self.objective, LOSSES)
-        if self.form not in ("code", "paper"):
-            raise unknown("form of multi_view", self.form, ("code", "paper"))
         views = self.pictures + self.texts + len(self.arrays)
-        if min(self.pictures, self.texts) < 0 or views < 2 or self.pictures < 1:
-            raise InputError(f"{self.pictures} pictures and {self.texts} texts are no views to contrast; give at least "
-                             "one picture, and two views in all")  # fmt: skip
+        if views < 2:
+            raise InputError("one picture is no views to contrast; give two views in all, with pictures=2 or texts=1")
         if self.objective in _OF_TWO and views > 2:
             raise InputError(f"{self.objective} takes two views, not {views}; choose mv_dhel")
         for name, size in self.arrays.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            if not fits(size, Count):
                 raise InputError(f"the array {name!r} has {size!r} numbers; give its count, as {{{name}: 512}}")
-        if self.tau <= 0:
-            raise InputError(f"tau is {self.tau}; it must be above 0")
 
 
 class MultiView(Pairs):

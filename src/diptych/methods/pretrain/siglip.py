@@ -17,6 +17,7 @@ from diptych.methods.base import Features, Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
 from diptych.objectives import sigmoid_pairs
+from diptych.spec import Positive
 from diptych.towers.parts import Temperature
 
 card = {
@@ -32,7 +33,7 @@ card = {
 class Config(DuplicatesConfig):
     """`scale` and `bias` are where the logits s x.y + b start."""
 
-    scale: float = 10.0
+    scale: Positive = 10.0
     bias: float = -10.0
 
 

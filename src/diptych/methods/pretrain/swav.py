@@ -12,7 +12,7 @@ projector.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,11 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.data.views import Augment, PictureView, View
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.pictures import PAPER, SMALL, STRONG, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import assignment_loss, sinkhorn
-from diptych.spec import configure
+from diptych.spec import AtLeast, Count, Positive, Share, configure
 from diptych.towers.parts import Queue
 
 card = {
@@ -45,21 +44,14 @@ class Config(PicturesConfig):
 
     augment: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.14, 1.0)})
     small: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.05, 0.14)})
-    crops: int = 6
-    crop_size: int | None = None
-    prototypes: int = 3000
-    eps: float = 0.05
-    iterations: int = 3
-    tau: float = 0.1
-    still: float = 0.01
-    queue: int = 0
-
-    def __post_init__(self) -> None:
-        if self.prototypes < 2 or self.crops < 0 or self.queue < 0 or self.iterations < 1:
-            raise InputError(f"prototypes is {self.prototypes}, crops {self.crops}, queue {self.queue}, iterations "
-                             f"{self.iterations}; give at least 2, 0, 0 and 1")  # fmt: skip
-        if min(self.eps, self.tau) <= 0:
-            raise InputError(f"eps is {self.eps}, tau {self.tau}; both must be above 0")
+    crops: Annotated[int, AtLeast(0)] = 6
+    crop_size: Count | None = None
+    prototypes: Annotated[int, AtLeast(2)] = 3000
+    eps: Positive = 0.05
+    iterations: Count = 3
+    tau: Positive = 0.1
+    still: Share = 0.01
+    queue: Annotated[int, AtLeast(0)] = 0
 
 
 class SwAV(Pictures):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError
+from diptych.spec import Positive
 
 # pyright: reportPrivateImportUsage=false
 # torch documents its calls for many tensors by the names torch._foreach_*.
@@ -25,12 +26,10 @@ class Options:
     """`factor` divides the recipe's rate and multiplies its decay; the paper advises 3 to 10. `betas` are Lion's own:
     (0.95, 0.98) is steadier, and the paper's choice for language models."""
 
-    factor: float = 10.0
+    factor: Positive = 10.0
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
-        if self.factor <= 0:
-            raise InputError(f"factor of lion is {self.factor}; it must be above 0, such as 10")
         _check_betas(self.betas)
 
 
