@@ -1,15 +1,24 @@
-"""Writing files so that nothing is ever half-written: into a neighbour, flushed to disk, then renamed over."""
+"""Files: written so that nothing is ever half-written, read without trust, and folders locked for one writer.
+
+A file is written into a neighbour, flushed to disk, then renamed over.
+"""
 
 import errno
+import fcntl
+import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
+from diptych.spec import problem
+
+MOST_JSON = 1 << 28
+"""Bytes of a JSON file that are read at the most."""
 
 
 def _umask() -> int:
@@ -51,7 +60,84 @@ def sync(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full (safetensors wraps the system's error in its own)."""
-    return (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}) or (
-        isinstance(error, SafetensorError) and "No space left" in str(error)
-    )
+    """Whether an error says that no more can be written: the disk is full, or the file as large as the user's limit.
+
+    safetensors wraps the system's error in its own.
+    """
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    if isinstance(error, OSError):
+        return error.errno in full
+    return isinstance(error, SafetensorError) and any(os.strerror(number) in str(error) for number in full)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a JSON file holds. FileNotFoundError (or NotADirectoryError) where it is not there; InputError, which ends
+    in the remedy, where it is no regular file, too large, or no JSON."""
+    if path.stat() and not path.is_file():
+        raise InputError(f"{path} is not a file; {remedy}")
+    if (size := path.stat().st_size) > MOST_JSON:
+        raise InputError(f"{path} is damaged ({size:,} bytes, and at most {MOST_JSON:,} are read); {remedy}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"{path} is damaged (it is nested too deeply); {remedy}") from None
+    except (ValueError, MemoryError) as error:  # no JSON, no UTF-8, a number of thousands of digits
+        raise InputError(f"{path} is damaged ({brief(error) or 'too large'}); {remedy}") from None
+
+
+def check_record(cls: type, values: Any, path: Path, remedy: str) -> dict[str, Any]:
+    """The values of a saved record whose types fit the fields of the dataclass `cls`; those of no field are left out.
+
+    InputError, which ends in the remedy, where one is missing or of another type.
+    """
+    wrong = problem(cls, values) if isinstance(values, Mapping) else f"it holds a {type(values).__name__}"
+    if wrong:
+        raise InputError(f"{path} is damaged ({wrong}); {remedy}")
+    return {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+
+
+def followed(path: str | Path) -> Path:
+    """A path with `~` expanded; where it is a link, dangling or not, what it points to, so that renames reach that."""
+    path = Path(path).expanduser()
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} is a link that leads nowhere ({brief(error)}); name another folder") from None
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder alone, as long as this lasts; the system frees it, however the process ends.
+
+    Raises InputError, with the message `busy`, where another process holds it; OSError where the file system has no
+    locks.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    _LOCKS.add(handle)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(busy) from None
+        if os.fstat(handle).st_nlink == 0:  # the other process has just finished and removed it
+            raise InputError(busy)
+        yield
+    finally:
+        _LOCKS.discard(handle)
+        os.close(handle)
+
+
+_LOCKS: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked process, such as a loader's worker: it may outlive the one that holds the locks."""
+    for handle in _LOCKS:
+        with suppress(OSError):
+            os.close(handle)
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -10,12 +10,12 @@ import ast
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from diptych.errors import InputError, nearest, unknown
+from diptych.errors import InputError, brief, nearest, unknown
 
 _OPTION = re.compile(r":(?=[A-Za-z_][A-Za-z0-9_]*=)")
 _LARGEST = sys.float_info.max
@@ -146,6 +146,7 @@ NotNegative = Annotated[float, AtLeast(0)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 ShareBelowOne = Annotated[float, AtLeast(0), Below(1)]
 Count = Annotated[int, AtLeast(1)]
+Natural = Annotated[int, AtLeast(0)]
 
 
 def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:
@@ -191,6 +192,26 @@ def check(cls: type, options: Mapping[str, Any], where: str) -> None:
             raise InputError(f"option {key!r} of {where} is {value!r}; it must be {takes(hints[key])}{hinted}")
 
 
+def problem(cls: type, values: Mapping[str, Any]) -> str:
+    """What is wrong with saved values of a dataclass, "" where nothing: a field that is missing or of another type.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Saved:
+    ...     count: int
+    >>> problem(Saved, {}), problem(Saved, {"count": "many"}), problem(Saved, {"count": 3, "more": 1})
+    ("it lacks 'count'", "'count' is 'many', not a whole number", '')
+    """
+    hints = annotations(cls)
+    for item in fields(cls):
+        if item.name in values:
+            if not fits(values[item.name], hints[item.name]):
+                return f"{item.name!r} is {brief(repr(values[item.name]), 40)}, not {takes(hints[item.name])}"
+        elif item.default is MISSING and item.default_factory is MISSING:
+            return f"it lacks {item.name!r}"
+    return ""
+
+
 @cache
 def annotations(cls: type) -> dict[str, Any]:
     """The annotations of a dataclass's fields that its options may set, bounds included."""
@@ -219,8 +240,12 @@ def fits(value: Any, wanted: Any) -> bool:
         if parts[-1] is ...:
             return all(fits(each, parts[0]) for each in value)
         return len(value) == len(parts) and all(map(fits, value, parts))
+    if origin is list:
+        return isinstance(value, list) and all(fits(each, parts[0]) for each in value)
     if origin is Mapping or origin is dict:
-        return isinstance(value, Mapping)
+        if not isinstance(value, Mapping):
+            return False
+        return all(fits(key, parts[0]) and fits(each, parts[1]) for key, each in value.items())
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if wanted is float:
@@ -259,7 +284,11 @@ def takes(hint: Any) -> str:
         return " or ".join(map(takes, parts))
     if origin is tuple:
         return f"[{', '.join('…' if part is ... else takes(part) for part in parts)}]"
+    if origin is list:
+        return f"[{takes(parts[0])}, …]"
     if isinstance(origin, type) and issubclass(origin, Mapping):
+        if parts[1] is not Any:
+            return f"a mapping of {takes(parts[0])} to {takes(parts[1])}"
         return "a mapping, such as '{\"key\": 1}'"
     return str(hint)
 

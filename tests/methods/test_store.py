@@ -4,6 +4,9 @@ import json
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.training.helpers import make_method
 
@@ -78,26 +81,81 @@ def test_swapped_weights_are_noticed_by_their_checksum(run):
         store.load(run)
 
 
-def test_a_changed_tokenizer_is_an_error(run):
+def edit(run, *path, value):
+    """Change one value of model.json, named by its keys."""
     description = json.loads((run / "model.json").read_text())
-    description["tokenizer"]["merges"] = "\n".join(description["tokenizer"]["merges"].split("\n")[:-1])
+    at = description
+    for key in path[:-1]:
+        at = at[key]
+    assert at[path[-1]] != value
+    at[path[-1]] = value
     (run / "model.json").write_text(json.dumps(description))
+
+
+def forget_description(run):
+    """Leave the weights as an older version wrote them, without the hash of their description."""
+    spoil(run, lambda state: None)
+
+
+CHANGES = {
+    "activation": (("dual", "text", "activation"), "quick_gelu"),
+    "heads": (("dual", "image", "heads"), 4),
+    "pooling": (("dual", "text", "pooling"), "mean"),
+    "eps": (("dual", "image", "eps"), 1e-3),
+    "context": (("tokenizer", "context"), 16),
+    "mean": (("preprocess", "mean"), [0.0, 0.0, 0.0]),
+    "mean in both places": (("dual", "image", "mean"), [0.0, 0.0, 0.0]),
+    "scale": (("dual", "scale", "start"), 3.0),
+    "rounding": (("stored",), "float16"),
+    "method": (("method",), "siglip"),
+    "option": (("config",), {"scale": 3.0}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_description_other_than_the_one_that_was_saved_is_an_error(run, name):
+    path, value = CHANGES[name]
+    if name == "mean in both places":
+        edit(run, "preprocess", "mean", value=value)
+    description = json.loads((run / "model.json").read_text())
+    at = description
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    (run / "model.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match=r"not the description that model.safetensors was saved with.*copy both"):
+        store.load(run)
+
+
+def test_what_does_not_turn_weights_into_embeddings_may_be_edited(run):
+    edit(run, "diptych", value="9.9")
+    store.load(run)
+
+
+def test_a_model_of_an_older_version_has_no_hash_and_is_loaded(run):
+    forget_description(run)
+    store.load(run)
+
+
+def test_shipped_models_keep_the_hash_of_their_description():
+    for folder in store.shipped().values():
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            assert file.metadata()[store._METADATA] == store.digest(json.loads((folder / "model.json").read_text()))
+
+
+def test_a_changed_tokenizer_is_an_error(run):
+    forget_description(run)
+    merges = json.loads((run / "model.json").read_text())["tokenizer"]["merges"]
+    edit(run, "tokenizer", "merges", value="\n".join(merges.split("\n")[:-1]))
     with pytest.raises(InputError, match="fingerprint differs"):
         store.load(run)
 
 
-def test_changed_mean_or_activation_is_an_error(run):
-    for change in ("mean", "activation"):
-        description = json.loads((run / "model.json").read_text())
-        if change == "mean":
-            description["preprocess"]["mean"] = [0.0, 0.0, 0.0]
-        else:
-            description["dual"]["text"]["activation"] = "gelux"
-        saved = (run / "model.json").read_text()
-        (run / "model.json").write_text(json.dumps(description))
-        with pytest.raises(InputError, match=change):
-            store.load(run)
-        (run / "model.json").write_text(saved)
+def test_an_unknown_activation_is_named(run):
+    forget_description(run)
+    edit(run, "dual", "text", "activation", value="gelux")
+    with pytest.raises(InputError, match="activation"):
+        store.load(run)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other/9"}'])
@@ -118,3 +176,37 @@ def test_an_unfinished_run_says_how_to_go_on(run):
     (run / "model.safetensors").unlink()
     with pytest.raises(InputError, match="--resume"):
         store.load(run)
+
+
+def paths_of(value, path=()):
+    """Every place in a tree of JSON."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from paths_of(inner, (*path, key))
+
+
+ODD = st.sampled_from([None, True, -1, 0, 7, 1e300, 2.5, "", "vit", "\x00", [], [1], {}, {"name": "vit"}, [[["a"]]]])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_description_that_nothing_vouches_for_is_refused_in_words_or_loads(run, data):
+    if not (run / "valid").exists():
+        forget_description(run)
+        (run / "valid").write_text((run / "model.json").read_text())
+    description = json.loads((run / "valid").read_text())
+    places = [path for path in paths_of(description) if path and "merges" not in path]
+    *parents, last = data.draw(st.sampled_from(places))
+    at = description
+    for key in parents:
+        at = at[key]
+    if data.draw(st.booleans()):
+        del at[last]
+    else:
+        at[last] = data.draw(ODD)
+    (run / "model.json").write_text(json.dumps(description))
+    try:
+        store.load(run)
+    except InputError as error:
+        assert "\n" not in str(error)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from diptych.cli import main
 from diptych.errors import InputError
+from diptych.files import locked
 from diptych.search import build
 from diptych.search.build import build_index
 from diptych.search.index import Index, take
@@ -260,7 +261,7 @@ def test_a_full_disk_says_so_and_leaves_the_old_index(emb, monkeypatch):
 
 
 def test_one_build_at_a_time(emb):
-    with build._alone(emb), pytest.raises(InputError, match="another build"):
+    with locked(emb, "busy"), pytest.raises(InputError, match="another build"):
         build_index(emb)
 
 

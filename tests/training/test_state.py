@@ -104,5 +104,5 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, name, damage):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(7, {"weights": torch.ones(3)})
     (Path(tmp_path) / "step-000000007" / name).write_bytes(damage)
-    with pytest.raises(InputError, match="step-000000007 is damaged.*remove it"):
+    with pytest.raises(InputError, match="step-000000007.* is damaged.*remove the checkpoint"):
         checkpoints.load()

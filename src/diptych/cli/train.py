@@ -285,7 +285,7 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
 
 def _last_validation(out: Path) -> dict[str, float]:
     last: dict[str, float] = {}
-    with (out / "metrics.jsonl").open(encoding="utf-8") as file:
+    with (out / "metrics.jsonl").open(encoding="utf-8", errors="replace") as file:
         for line in file:
             if '"validation"' in line:
                 last = {name: value for name, value in json.loads(line).items() if name.startswith("val/")}

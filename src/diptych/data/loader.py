@@ -138,9 +138,13 @@ class Loader:
         )
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """The global batches of an epoch, as index arrays."""
+        """The global batches of an epoch, as index arrays. Raises InputError where there is none."""
         if self._planned is None or self._planned[0] != epoch:
-            self._planned = (epoch, self.plan(self.source, self.seed, epoch, self.batch_size))
+            planned = self.plan(self.source, self.seed, epoch, self.batch_size)
+            if not planned:
+                raise InputError(f"{self.source.name} with {len(self.source)} samples gives no batch of "
+                                 f"{self.batch_size}; lower --batch-size, or name more data")  # fmt: skip
+            self._planned = (epoch, planned)
         return self._planned[1]
 
     def epoch(self, epoch: int, start: int = 0, step: int = 0) -> Iterator[Batch]:
@@ -152,6 +156,9 @@ class Loader:
             progress = None if self.steps is None else (step + number - start) / self.steps
             requests.append(Request(epoch, position + offset, parts[self.rank], progress))
             position += len(indices)
+        if start >= len(requests):
+            raise InputError(f"{self.source.name} gives {len(requests)} batches an epoch, and number {start + 1} is "
+                             "asked for; the data are not those that the run began with")  # fmt: skip
         self._requests.requests = requests[start:]
         for batch, bad in self._loader:
             self.damage.seen.update(bad)

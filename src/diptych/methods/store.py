@@ -6,20 +6,22 @@ the checksum of the weights. Both files are written beside the old ones and rena
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
-from diptych.errors import InputError
-from diptych.files import write_atomic
+from diptych.errors import InputError, brief
+from diptych.files import check_record, read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.towers import pretrained
@@ -30,6 +32,32 @@ from diptych.towers.model import Model
 from diptych.towers.precision import set_precision
 
 FORMAT = "diptych-model/1"
+
+_DECIDES = ("method", "config", "dual", "lm", "kept", "tokenizer", "tokenizer_fingerprint", "preprocess", "stored")
+"""What of a description turns weights into embeddings, so that one changed by hand would give others in silence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What model.json holds: `weights` is the checksum of model.safetensors, `stored` the type that its floats were
+    rounded to, `training` how it came about. A run that is not finished has no `weights`."""
+
+    format: str
+    diptych: str = ""
+    method: str
+    config: Mapping[str, Any]
+    dual: Mapping[str, Any] | None
+    lm: Mapping[str, Any] | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] | None
+    tokenizer_fingerprint: str | None
+    preprocess: Mapping[str, Any] | None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    stored: Literal["float16"] | None = None
+    weights: str | None = None
+
+
+_METADATA, _REMEDY = "diptych-description", "copy it again or resume the run"
 SHIPPED = Path(pretrained.__file__).parent
 
 
@@ -72,25 +100,43 @@ def save_model(
     if half:
         state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
         description = {**description, "stored": "float16"}
-    write_atomic(weights, lambda path: save_file(state, path))
+    write_atomic(weights, lambda path: save_file(state, path, {_METADATA: digest(description)}))
     text = json.dumps({**description, "weights": _checksum(weights)}, indent=1, ensure_ascii=False)
     write_atomic(folder / "model.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def digest(description: Mapping[str, Any]) -> str:
+    """SHA-256 of what turns weights into embeddings, as it stands in model.json; model.safetensors keeps it too.
+
+    What is empty is left out. It is of the values as they were saved, before any old name in them is translated.
+    """
+    saved = json.loads(json.dumps(description))
+    decides = {name: saved[name] for name in _DECIDES if saved.get(name)}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
 def read_description(folder: Path) -> dict[str, Any]:
-    """model.json as a dict; InputError where it is missing, damaged or of another format."""
+    """model.json as a dict with all fields of `Description`; InputError where it is missing, damaged or of another
+    format."""
+    return _described(_saved(folder), folder)
+
+
+def _described(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    return vars(Description(**check_record(Description, values, folder / "model.json", _REMEDY)))
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """The plain values of model.json, as they stand."""
     path = folder / "model.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        description = read_json(path, _REMEDY)
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{folder} has no model.json; name a RUN that `diptych train` finished, openclip:NAME/TAG or hf:FOLDER"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}); copy it again or resume the run") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__
-        raise InputError(f"{path} is of format {found!r}, this version reads {FORMAT!r}")
+        raise InputError(f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}")
     return description
 
 
@@ -123,12 +169,25 @@ def shipped() -> dict[str, Path]:
 
 
 def _load_run(folder: Path, name: str) -> Any:
-    description = read_description(folder)
+    values = _saved(folder)
+    description = _described(values, folder)
     path = folder / "model.safetensors"
-    if "weights" not in description or not path.exists():
+    if description["weights"] is None or not path.exists():
         raise InputError(f"{folder} holds an unfinished run; go on with `diptych train … --out {folder} --resume`")
     if _checksum(path) != description["weights"]:
         raise InputError(f"{path} is not the file that model.json describes (checksum differs); copy both again")
+    if (saved := _saved_digest(path)) is None:  # of a version that kept none
+        with _trusting_nothing(folder / "model.json"):
+            return _loaded(description, folder, name)
+    if saved != digest(values):
+        raise InputError(
+            f"{folder / 'model.json'} is not the description that {path.name} was saved with (towers, tokenizer or "
+            "preprocessing differ), and would give other embeddings; copy both files again from one run"
+        )
+    return _loaded(description, folder, name)
+
+
+def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
     tokenizer = tokenizer_from(description["tokenizer"]) if description["tokenizer"] else None
     if tokenizer and tokenizer.fingerprint != description["tokenizer_fingerprint"]:
         raise InputError(
@@ -136,10 +195,31 @@ def _load_run(folder: Path, name: str) -> Any:
             "(fingerprint differs); install the version it was trained with, or train anew"
         )
     module = rebuild(description, tokenizer).eval()
-    load_state(module, path, half=description.get("stored") == "float16")
+    load_state(module, folder / "model.safetensors", half=description["stored"] == "float16")
     if isinstance(module, Delivered):
         module.settle()
     return usable(module, tokenizer, description["preprocess"], name=name)
+
+
+@contextmanager
+def _trusting_nothing(path: Path) -> Iterator[None]:
+    """A description that nothing vouches for may say what no model can be: that is told of the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
+            ValueError) as error:  # fmt: skip
+        raise InputError(f"{path} describes no model ({type(error).__name__}: {brief(error)}); copy it again or resume "
+                         "the run") from error  # fmt: skip
+
+
+def _saved_digest(path: Path) -> str | None:
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get(_METADATA)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({brief(error)}); copy it again") from None
 
 
 def usable(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str) -> Any:

@@ -5,10 +5,8 @@ search, index.json is put in place, and only then is the old file removed.
 """
 
 import errno
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.errors import InputError
-from diptych.files import write_atomic
+from diptych.errors import InputError, brief
+from diptych.files import locked, write_atomic
 from diptych.rng import generator
-from diptych.search.index import Index, embeddings, take
-from diptych.search.ivf import Part, State, faiss, fingerprint, top
+from diptych.search.index import Index, embeddings, mapped, take
+from diptych.search.ivf import Part, State, anew, faiss, fingerprint, top
 from diptych.search.layout import Manifest, parquet, parts_of
 
 HELD_OUT = 1024
@@ -51,7 +49,9 @@ def build_index(
     folder = Path(folder).expanduser()
     manifest = Manifest.read(folder)
     library = faiss()
-    with _alone(folder):
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} cannot be written to; copy it to where you may write, and index it there")
+    with locked(folder, f"another build of {folder}'s index is under way; wait for it"):
         old = State.read(folder)
         if old is not None:
             old.check(folder, manifest)
@@ -74,7 +74,7 @@ def build_index(
         kept = np.setdiff1d(np.arange(sum(part.count for part in parts)), removed)
         held_out = generator(0, "held out").permutation(kept)[:HELD_OUT]
         if old and (add or remove) and lists is None:
-            index = library.read_index(str(folder / old.file))
+            index = _read(library, folder, old)
             index.remove_ids(np.asarray(gone, np.int64))
             _fill(index, exact, kept[kept >= start])
         else:
@@ -92,19 +92,6 @@ def build_index(
         state.write(folder)
         _sweep(folder, state)
     return state
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One build of a folder at a time; the lock goes with the process, however it ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(f"another build of {folder}'s index is under way; wait for it") from None
-    finally:
-        os.close(handle)
 
 
 def _sweep(folder: Path, state: State | None) -> None:
@@ -170,11 +157,18 @@ def _fill(index: Any, exact: Index, rows: np.ndarray) -> None:
         index.add_with_ids(exact.rows(chunk), chunk.astype(np.int64))
 
 
+def _read(library: Any, folder: Path, state: State) -> Any:
+    try:
+        return library.read_index(str(folder / state.file))
+    except RuntimeError as error:
+        raise InputError(f"{folder / state.file} is damaged ({brief(error)}); {anew(folder)}") from None
+
+
 def _save(library: Any, index: Any, path: Path) -> None:
     try:
         library.write_index(index, str(path))
     except RuntimeError as error:  # faiss tells the system's error in words
-        for number in (errno.ENOSPC, errno.EDQUOT):
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(path)) from error
         raise
@@ -236,7 +230,8 @@ def _without(own: Tensor | None, scores: Tensor, rows: Tensor, k: int) -> Tensor
 
 def _texts(exact: Index, rows: np.ndarray) -> Tensor | None:
     folders = dict.fromkeys(path.parent.parent for path in exact.metadata)
-    texts = [np.load(path, mmap_mode="r") for folder in folders for path in parts_of(folder, "text_emb")]
+    dimension = exact.manifest.dimension
+    texts = [mapped(path, dimension) for folder in folders for path in parts_of(folder, "text_emb")]
     if list(map(len, texts)) != list(map(len, exact.vectors)):
         return None
     words = take(texts, rows)

@@ -4,7 +4,6 @@ The same command goes on where it was killed (`diptych.search.writer`), with bat
 folder holds the bytes of an unbroken run.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess
-from diptych.data.sample import BadSample, Sample, Source, path_text
+from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_text
 from diptych.data.sources import open_source
 from diptych.errors import InputError
+from diptych.files import followed
 from diptych.search import writer
 from diptych.search.layout import Manifest, parquet
 from diptych.search.writer import Row, Stale, Writer
@@ -58,7 +58,7 @@ def embed_source(
     with writer.unfinished(out) as hidden, ExitStack() as stack:
         state = writer.saved(hidden, out, settings)
         damage = _Damage(source.name, len(source), max_bad, state.damaged, state.position)
-        folder = hidden / out.absolute().name
+        folder = hidden / followed(out).absolute().name
         rows: Writer | None = None
         if state.position:
             rows = stack.enter_context(Writer(folder, state, len(source), with_texts))
@@ -98,13 +98,12 @@ def embed_source(
 
 def _settings(model: Model, spec: str, source: Source, texts: bool, batch_size: int, exact: bool) -> dict[str, Any]:
     """All that decides the bytes of the folder, as far as it can be told without reading the pictures."""
-    keys = hashlib.sha256("\n".join(source.keys()).encode("utf-8", "surrogatepass")).hexdigest()
     return {
         "model": model.identity,
         "precision": str(getattr(model, "precision", "float32")),
         "source": spec,
         "samples": len(source),
-        "keys": keys,
+        "keys": keys_digest(source),
         "texts": texts,
         "batch size": batch_size,
         "exact": exact,

@@ -24,6 +24,9 @@ from diptych.towers.model import Model
 TILE = 16_384
 """Rows compared at once: 32 MB of vectors of 512 numbers."""
 
+_LOOKED_AT = 1024  # rows of a file whose length is checked when it is opened
+_OFF = 1e-3  # by which the length of a unit vector may be off
+
 _COLUMNS = ("key", "position", "image_path", "caption")
 
 
@@ -158,8 +161,16 @@ class Index:
 
     def _row(self, row: int) -> dict[str, Any]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        table = self._metadata(number).slice(row - int(self._starts[number]), 1).to_pylist()
-        return table[0]
+        return self._table(number).slice(row - int(self._starts[number]), 1).to_pylist()[0]
+
+    def _table(self, number: int) -> Any:
+        table = self._metadata(number)
+        if table.num_rows != len(self.vectors[number]):
+            raise InputError(
+                f"{self.metadata[number]} has {table.num_rows} rows for {len(self.vectors[number])} vectors; copy the "
+                "folder again or run `diptych embed`"
+            )
+        return table
 
 
 def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
@@ -196,7 +207,7 @@ def best(scores: Tensor, k: int) -> Tensor:
 def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
     """The manifest, mapped vectors and metadata files of one folder, whose counts agree."""
     manifest = Manifest.read(folder)
-    vectors = [_map(path, manifest.dimension) for path in parts_of(folder, "img_emb")]
+    vectors = [mapped(path, manifest.dimension) for path in parts_of(folder, "img_emb")]
     metadata = parts_of(folder, "metadata")
     count = sum(map(len, vectors))
     if count != manifest.count or len(metadata) != len(vectors):
@@ -207,7 +218,9 @@ def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
     return manifest, vectors, metadata
 
 
-def _map(path: Path, dimension: int) -> np.ndarray:
+def mapped(path: Path, dimension: int) -> np.ndarray:
+    """The vectors (N, dimension) of a part file, read as they are used; InputError where it is damaged, or its vectors
+    (of `_LOOKED_AT`, spread over the file) are neither of unit length nor zero."""
     try:
         # Copy-on-write: as lazy as read-only, and torch takes it without a copy.
         vectors = np.load(path, mmap_mode="c", allow_pickle=False)
@@ -218,6 +231,13 @@ def _map(path: Path, dimension: int) -> np.ndarray:
             f"{path} holds {vectors.dtype} {vectors.shape} where diptych.json says float32 (…, {dimension}); "
             "run `diptych embed` again"
         )
+    rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _LOOKED_AT).astype(int))[: len(vectors)]
+    lengths = np.linalg.norm(vectors[rows], axis=1)
+    wrong = ~(np.abs(lengths - 1) < _OFF) & (lengths != 0)  # a row without a caption has zeros
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InputError(f"row {rows[row]} of {path} has length {lengths[row]:.4g} and not 1, so that products are no "
+                         "cosines; run `diptych embed` again")  # fmt: skip
     return vectors
 
 

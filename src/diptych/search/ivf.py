@@ -10,6 +10,7 @@ index or the new one, whole, whenever a build dies.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.errors import InputError
-from diptych.files import write_atomic
+from diptych.errors import InputError, brief
+from diptych.files import check_record, read_json, write_atomic
 from diptych.search.layout import MANIFEST, Manifest
+from diptych.spec import Count, Natural
 
 FORMAT = "diptych-index/1"
 STATE = "index.json"
+_FILE = re.compile(r"index-\d{1,9}\.faiss")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +36,7 @@ class Part:
     """One folder of embeddings in an index: `path` relative to EMB ("." for itself), its rows, and `fingerprint`."""
 
     path: str
-    count: int
+    count: Count
     fingerprint: str
 
 
@@ -48,17 +51,17 @@ class State:
     """
 
     identity: str
-    dimension: int
+    dimension: Count
     parts: tuple[Part, ...]
-    removed: tuple[int, ...]
+    removed: tuple[Natural, ...]
     recall: float
-    k: int
-    lists: int
-    nprobe: int
+    k: Count
+    lists: Count
+    nprobe: Count
     measured: dict[str, float]
-    held_out: int
+    held_out: Natural
     file: str
-    size: int
+    size: Natural
     format: str = FORMAT
 
     def write(self, folder: Path) -> None:
@@ -69,19 +72,26 @@ class State:
     @classmethod
     def read(cls, folder: Path) -> "State | None":
         """Read EMB/index.json, None where there is none; InputError where it is damaged or of another format."""
-        path = folder / STATE
+        path, remedy = folder / STATE, anew(folder)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise InputError(
-                    f"{path} is of format {values['format']!r}, this version reads {FORMAT!r}; {anew(folder)}"
-                )
-            parts = tuple(Part(**part) for part in values.pop("parts"))
-            return cls(parts=parts, removed=tuple(values.pop("removed")), **values)
+            values = read_json(path, remedy)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({error}); {anew(folder)}") from None
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        if found != FORMAT:
+            raise InputError(f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}")
+        if isinstance(values.get("parts"), list):
+            values["parts"] = [Part(**check_record(Part, part, path, remedy)) for part in values["parts"]]
+        values = check_record(cls, values, path, remedy)
+        state = cls(**{**values, "parts": tuple(values["parts"]), "removed": tuple(values["removed"])})
+        if _FILE.fullmatch(state.file) is None or any(row >= state.rows for row in state.removed):
+            raise InputError(f"{path} is damaged (file {state.file!r}, {state.rows} rows); {remedy}")
+        return state
+
+    @property
+    def rows(self) -> int:
+        """The rows of all parts, those removed included."""
+        return sum(part.count for part in self.parts)
 
     def check(self, folder: Path, manifest: Manifest) -> None:
         """Refuse embeddings of another model or dimension than this index is of."""
@@ -127,7 +137,7 @@ class Ivf:
         except RuntimeError as error:
             reason = str(error).rpartition("Error: ")[2].splitlines()[0]
             raise InputError(f"{path} is damaged ({reason}); {anew(folder)}") from None
-        rows = sum(part.count for part in state.parts) - len(state.removed)
+        rows = state.rows - len(state.removed)
         if (index.ntotal, index.d) != (rows, state.dimension):
             raise InputError(
                 f"{path} holds {index.ntotal} rows of {index.d} numbers where {STATE} says {rows} of "

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
+from diptych.files import check_record, read_json
+from diptych.spec import Count, Natural
 
 FORMAT = "diptych-embeddings/1"
 MANIFEST = "diptych.json"
@@ -32,9 +34,9 @@ class Manifest:
 
     model: str
     identity: str
-    dimension: int
-    count: int
-    texts: int | None
+    dimension: Count
+    count: Count
+    texts: Natural | None
     source: str
     damaged: Mapping[str, list[str]]
     exact: bool = True
@@ -48,21 +50,16 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Read EMB/diptych.json; InputError where it is missing, damaged or of another format."""
-        path = folder / MANIFEST
+        path, remedy = folder / MANIFEST, "run `diptych embed` again"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path, remedy)
         except (FileNotFoundError, NotADirectoryError):
             what = "has no diptych.json" if folder.is_dir() else "is not a folder"
             raise InputError(f"{folder} {what}; make one with `diptych embed RUN SOURCE --out EMB`") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is damaged ({error}); run `diptych embed` again") from None
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         if found != FORMAT:
-            raise InputError(f"{path} is of format {found!r}, this version reads {FORMAT!r}; run `diptych embed` again")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise InputError(f"{path} is damaged ({error}); run `diptych embed` again") from None
+            raise InputError(f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}")
+        return cls(**check_record(cls, values, path, remedy))
 
 
 def part(folder: Path, kind: str, number: int, parts: int) -> Path:

@@ -9,14 +9,13 @@ Every few seconds the files are flushed to disk, and then progress.json is put i
 last such moment is cut off again when the writing goes on. Memory is bounded by one batch and one part's captions.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from diptych.errors import InputError
-from diptych.files import is_full, sync, write_atomic
+from diptych.files import check_record, followed, is_full, locked, read_json, sync, write_atomic
 from diptych.search.layout import parquet, part
+from diptych.spec import Natural
 
 PART_ROWS = 100_000
 """Rows in one part: 200 MB of vectors of 512 numbers, small enough to copy and to load whole elsewhere."""
@@ -54,10 +54,10 @@ class Progress:
     """
 
     settings: Mapping[str, Any]
-    position: int = 0
-    count: int = 0
-    texts: int = 0
-    dimension: int = 0
+    position: Natural = 0
+    count: Natural = 0
+    texts: Natural = 0
+    dimension: Natural = 0
     damaged: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -69,38 +69,25 @@ def unfinished(out: Path) -> Iterator[Path]:
     A user's error removes it; after anything else it stays, if progress was saved in it. Raises InputError: `out`
     exists or cannot be made, another process writes it, a full disk.
     """
-    whole = out.absolute()  # `.` has no name of its own
+    whole = followed(out).absolute()  # `.` has no name of its own
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists; name another --out, or remove it first")
     hidden = whole.with_name(f".{whole.name}.unfinished")
-    try:
-        hidden.mkdir(parents=True, exist_ok=True)
-        handle = os.open(hidden, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}); name another --out") from error
-    try:
-        _lock(handle, out)
-        with _kept_or_removed(hidden, out):
-            yield hidden
-            folder = hidden / whole.name
-            for path in folder.rglob("*"):
-                sync(path)
-            folder.replace(whole)
-            sync(whole.parent)
-            shutil.rmtree(hidden)
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, out: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it, however the process ends
-        if os.fstat(handle).st_nlink == 0:
-            raise BlockingIOError  # the other process has just finished and removed it
-    except BlockingIOError:
-        raise InputError(f"another process is writing {out}; wait for it, or name another --out") from None
-    except OSError as error:
-        raise InputError(f"{out} lies where files cannot be locked ({error.strerror}); name another --out") from error
+    with ExitStack() as stack:
+        try:
+            hidden.mkdir(parents=True, exist_ok=True)
+            busy = f"another process is writing {out}; wait for it, or name another --out"
+            stack.enter_context(locked(hidden, busy))
+        except OSError as error:
+            raise InputError(f"{out} cannot be made or locked ({error.strerror}); name another --out") from error
+        stack.enter_context(_kept_or_removed(hidden, out))
+        yield hidden
+        folder = hidden / whole.name
+        for path in folder.rglob("*"):
+            sync(path)
+        folder.replace(whole)
+        sync(whole.parent)
+        shutil.rmtree(hidden)
 
 
 @contextmanager
@@ -127,14 +114,14 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
 
     Raises Stale: it was begun with other settings, or is damaged.
     """
-    path = hidden / _PROGRESS
-    if not path.exists() or not (hidden / out.absolute().name).is_dir():
+    path, folder = hidden / _PROGRESS, hidden / followed(out).absolute().name
+    if not path.exists() or not folder.is_dir():
         for left in hidden.iterdir():  # killed before anything was saved, or between the last two steps
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         return Progress(settings)
     remedy = f"remove {hidden}, or name another --out"
     try:
-        progress = Progress(**json.loads(path.read_text("utf-8")))
+        progress = Progress(**check_record(Progress, read_json(path, remedy), path, remedy))
         begun = progress.settings
         changed = [key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)]
         if changed:
@@ -142,9 +129,13 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
             raise Stale(f"{hidden} holds an unfinished run with other settings ({told}); run that one again to go on "
                         f"with it, or {remedy}")  # fmt: skip
         for name, (size, checksum) in progress.files.items():
-            if _checksum(hidden / out.absolute().name / name, size) != checksum:
+            if _checksum(folder / name, size) != checksum:
                 raise Stale(f"{hidden}: {name} is damaged; {remedy}")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except Stale:
+        raise
+    except InputError as error:
+        raise Stale(str(error)) from error
+    except OSError as error:
         raise Stale(f"{hidden} is damaged ({error}); {remedy}") from error
     return progress
 

@@ -9,7 +9,8 @@ from its last checkpoint as if nothing had happened.
 import logging
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 
 from diptych import collectives
 from diptych.data.sample import Source
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
+from diptych.files import check_record
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
-from diptych.spec import Above, AtLeast, Count, NotNegative, Share, check
+from diptych.spec import Above, AtLeast, Count, Natural, NotNegative, Share, check, configure
 from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum
 from diptych.training import gradcache, optim
@@ -37,6 +39,8 @@ from diptych.training.step import Step, clamp, freeze_modes
 
 log = logging.getLogger(__name__)
 
+_REMEDY = "remove the checkpoint to go on from the one before, or begin a new run with another --out"
+
 
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved."""
@@ -46,11 +50,26 @@ class Interrupted(Exception):
 class Position:
     """The next step to take: `batch` of `epoch` is step `step` of stage number `stage`; `done` counts all stages'."""
 
-    stage: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    done: int = 0
+    stage: Natural = 0
+    epoch: Natural = 0
+    batch: Natural = 0
+    step: Natural = 0
+    done: Natural = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a checkpoint holds. Those of older versions lack `guard`, `memory` or `data`."""
+
+    position: Mapping[str, int]
+    method: Mapping[str, Any]
+    optimizer: Mapping[str, Any] | None
+    average: Mapping[str, Any] | None
+    damaged: Mapping[str, str]
+    skipped: Natural
+    guard: list[float] = field(default_factory=list)
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +152,10 @@ class Engine:
         """Train all stages from the start, or from the last checkpoint. Raises Interrupted after SIGTERM."""
         if collectives.rank() == 0:
             self.checkpoints.clean()
-        saved = self.checkpoints.load() if resume else None
+        saved = self._saved() if resume else None
         if saved is not None:
-            self._restore(saved)
+            with self._fitting():
+                self._restore(saved)
         self.ranks.begin(self.step, self.average)
         self.feed.check()
         self.log.open(self.position.done if resume else None)
@@ -173,7 +193,7 @@ class Engine:
             return self.memory.weights()
         return self.ranks.whole(dict(self.delivered().state_dict()))
 
-    def _run_stage(self, stage: Stage, saved: Any) -> None:
+    def _run_stage(self, stage: Stage, saved: Saved | None) -> None:
         recipe = replace(self.recipe, **stage.recipe)
         if not stage.descend:
             self.feed.streams(stage)  # which says what the data lack
@@ -185,8 +205,9 @@ class Engine:
             return
         optim.freeze(self.method, stage.scale)
         optimizer = optim.build(self.method, recipe, stage.scale)
-        if saved is not None and saved["optimizer"] is not None:
-            self.ranks.load(optimizer, saved["optimizer"])
+        if saved is not None and saved.optimizer is not None:
+            with self._fitting():
+                self.ranks.load(optimizer, dict(saved.optimizer))
         if stage.prepare and stage.every == "stage":
             self._prepare(stage)
         loaders = self.feed.loaders(stage, recipe)
@@ -377,20 +398,41 @@ class Engine:
                 "skipped": self.summary.skipped,
                 "guard": self.guard.losses,
                 "memory": self.memory.state(),
+                "data": self.feed.identity,
             }
         )
         if collectives.rank() == 0:
             self.checkpoints.save(self.position.done, state)
         collectives.barrier()
 
-    def _restore(self, saved: Mapping[str, Any]) -> None:
-        self.position = Position(**saved["position"])
-        self.method.load_state_dict(saved["method"])
+    def _saved(self) -> Saved | None:
+        values = self.checkpoints.load()
+        if values is None:
+            return None
+        return Saved(**check_record(Saved, values, self.checkpoints.newest(), _REMEDY))
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Say of a checkpoint what does not fit into this run: names, shapes."""
+        try:
+            yield
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            message = f"checkpoint {self.checkpoints.newest()} does not fit the run ({brief(error)}); {_REMEDY}"
+            raise InputError(message) from error
+
+    def _restore(self, saved: Saved) -> None:
+        self.feed.check_same(saved.data)
+        self.position = configure(Position, saved.position, f"checkpoint {self.checkpoints.newest()}")
+        if self.position.stage > len(self.method.stages()):
+            raise ValueError(f"stage {self.position.stage} of {len(self.method.stages())}")
+        self.method.load_state_dict(saved.method)
         if self.average is not None:
-            self.average.module.load_state_dict(saved["average"])
-        self.feed.damaged, self.guard.losses = dict(saved["damaged"]), list(saved.get("guard", ()))
-        self.memory.restore(saved.get("memory", {}))
-        self.summary.skipped, self.summary.steps = saved["skipped"], self.position.done
+            self.average.module.load_state_dict(dict(saved.average or {}))
+        self.feed.damaged, self.guard.losses = dict(saved.damaged), list(saved.guard)
+        self.memory.restore(saved.memory)
+        self.summary.skipped, self.summary.steps = saved.skipped, self.position.done
         for path in sorted((self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime):
             self.feed.columns = load_columns(path)
 

@@ -1,13 +1,14 @@
 """The data of a run: a stage's loaders, the columns that stages computed, and the samples that were damaged."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diptych import collectives
 from diptych.data.loader import Loader, require
-from diptych.data.sample import Source, damage_told
+from diptych.data.sample import Source, damage_told, keys_digest
 from diptych.errors import InputError
 from diptych.methods.base import Method, Recipe, Stage
 from diptych.training.prepare import with_columns
@@ -23,6 +24,25 @@ class Feed:
         self.method, self.given, self.options, self.device = method, dict(sources), options, device
         self.columns: dict[str, dict[str, Any]] = {}
         self.damaged: dict[str, str] = {}
+
+    @cached_property
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What tells the data apart, by stream: how many samples there are, and a hash of their keys."""
+        return {stream: {"samples": len(source), "keys": keys_digest(source)} for stream, source in self.given.items()}
+
+    def check_same(self, before: Mapping[str, Any]) -> None:
+        """Raise InputError where the data are not those of `before`, an `identity`: other samples, or another order."""
+        for stream, was in before.items():
+            now = self.identity.get(stream)
+            if now == was:
+                continue
+            told = "is not given"
+            if now is not None and now["samples"] != was["samples"]:
+                told = f"had {was['samples']:,} samples and has {now['samples']:,}"
+            elif now is not None:
+                told = f"has {now['samples']:,} samples as before, but others or in another order"
+            raise InputError(f"cannot resume with other data: the stream {stream!r} {told}; put the data back as they "
+                             "were, or begin a new run with another --out")  # fmt: skip
 
     @property
     def sources(self) -> dict[str, Source]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych import collectives
+from diptych.errors import InputError, brief
 from diptych.files import write_atomic
 from diptych.methods.base import At
 
@@ -75,7 +77,13 @@ class Memory:
 
     def weights(self) -> dict[str, Tensor]:
         """Those that are kept, on rank 0."""
-        return load_file(self.path) if collectives.rank() == 0 else {}
+        if collectives.rank() > 0:
+            return {}
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            message = f"{self.path}, the weights before the model forgot, is damaged ({brief(error)}); train anew"
+            raise InputError(message) from None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, beside the file."""

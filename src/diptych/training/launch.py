@@ -74,8 +74,12 @@ class Copies:
         return tree
 
     def load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Load an optimiser's state as `whole` gave it."""
+        """Load an optimiser's state as `whole` gave it. Raises ValueError where it is that of other parameters."""
         optimizer.load_state_dict(state)
+        for parameter, values in optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.ndim == parameter.ndim and value.shape != parameter.shape:
+                    raise ValueError(f"{name} of the optimiser is {tuple(value.shape)}, not {tuple(parameter.shape)}")
 
 
 def over_ranks(accelerator: Any, shard: bool) -> Copies:

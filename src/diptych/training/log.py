@@ -45,10 +45,8 @@ class Log:
         if keep_before is None:
             self.path.unlink(missing_ok=True)
         elif self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _done(line) < keep_before]
-            write_atomic(
-                self.path, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            )
+            kept = [line for line in self.path.read_bytes().splitlines() if _done(line) < keep_before]
+            write_atomic(self.path, lambda path: path.write_bytes(b"".join(line + b"\n" for line in kept)))
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
@@ -104,11 +102,11 @@ class Log:
                 self.tracker.close()
 
 
-def _done(line: str) -> float:
-    """The step count of a line; a line cut short by a kill counts as never written."""
+def _done(line: bytes) -> float:
+    """The step count of a line; a line cut short by a kill, or damaged, counts as never written."""
     try:
-        return json.loads(line)["done"]
-    except (json.JSONDecodeError, KeyError):
+        return float(json.loads(line)["done"])
+    except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
 
 

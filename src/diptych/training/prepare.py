@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from diptych.data.columns import WithColumns
 from diptych.data.loader import Loader
 from diptych.data.sample import Source
 from diptych.data.views import View
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
 from diptych.files import write_atomic
 from diptych.methods.base import At, Method
 
@@ -106,9 +107,12 @@ def save_columns(path: Path, columns: Mapping[str, Mapping[str, np.ndarray]]) ->
 def load_columns(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """The inverse of `save_columns`."""
     columns: dict[str, dict[str, np.ndarray]] = {}
-    for full, value in load_file(path).items():
-        stream, name = full.split("/", 1)
-        columns.setdefault(stream, {})[name] = value
+    try:
+        for full, value in load_file(path).items():
+            stream, name = full.split("/", 1)
+            columns.setdefault(stream, {})[name] = value
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged ({brief(error)}); begin a new run with another --out") from None
     return columns
 
 

@@ -1,9 +1,12 @@
 """From a resolved config to a trained model in a folder: opens the data, builds the method, runs the engine, saves."""
 
+import errno
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from diptych.data.sources import open_source
 from diptych.data.tokenizers import Tokenizer, build
 from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError
-from diptych.files import write_atomic
+from diptych.files import followed, locked, read_json, write_atomic
 from diptych.methods import store
 from diptych.methods.base import Method
 from diptych.methods.make import NO_TOWER, Make
@@ -35,6 +38,11 @@ from diptych.training.tracking import Tracker
 
 Validate = Callable[[Any, Source], Mapping[str, float]]
 """`validate(model, source)`: the model is what `diptych.load` would give."""
+
+log = logging.getLogger(__name__)
+
+_NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""Errors of file systems that cannot lock a folder, such as NFS."""
 
 _TEXTS = 1_000_000
 """Captions that a tokenizer is learnt from, at the most; of more, every n-th."""
@@ -56,9 +64,22 @@ def run(
     score of the guard's (`Engine`). `change(method)` alters the
     method before it trains: what a claim's ablations break is no option of any method.
     """
-    out = Path(out).expanduser()
-    tracker = Tracker(config.options.tracker, out, configs.plain(config)) if config.options.tracker else None
+    out = followed(out)
     accelerator = make_accelerator()  # first: it opens the process group
+    with _alone(out):
+        return _train(config, out, accelerator, resume, validate, remember, change)
+
+
+def _train(
+    config: RunConfig,
+    out: Path,
+    accelerator: Any,
+    resume: bool,
+    validate: Validate | None,
+    remember: Callable[[Any, Source], float] | None,
+    change: Callable[[Method], None] | None,
+) -> Summary:
+    tracker = Tracker(config.options.tracker, out, configs.plain(config)) if config.options.tracker else None
     resume = _check_folder(config, out, resume)
     sources = {stream: open_source(spec) for stream, spec in config.data.items()}
     held_out = open_source(config.val) if config.val else None
@@ -75,10 +96,11 @@ def run(
         if isinstance(delivered, Delivered):
             fields = delivered.reads
         require(held_out, fields, "validation")  # now, not after the first epoch
-    if collectives.rank() == 0 and not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        configs.write(config, out / "config.yaml")
-        _write_tokenizer(method.make.words, out)
+    if collectives.rank() == 0:
+        if not resume:
+            configs.write(config, out / "config.yaml")
+        if not (resume and _tokenizer_file(out).exists()):
+            _write_tokenizer(method.make.words, out)
     collectives.barrier()
     preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
 
@@ -141,8 +163,13 @@ def _tokenizer(config: RunConfig, out: Path, sources: Mapping[str, Source], resu
     """The tokenizer of a config; one that is learnt from the captions is learnt once, on rank 0."""
     if config.init or config.text_tower == NO_TOWER:
         return None
-    if resume:
-        return tokenizer_from(json.loads((out / "state" / "tokenizer.json").read_text(encoding="utf-8")))
+    path = _tokenizer_file(out)
+    if resume and (path.exists() or _has_learnt(out)):
+        remedy = "begin a new run with another --out"
+        try:
+            return tokenizer_from(read_json(path, remedy))
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing, and the run in {out} has learnt with it; {remedy}") from None
     learnt = None
     if collectives.rank() == 0:
         learnt = build(config.tokenizer, texts_of(sources)).to_dict()
@@ -154,7 +181,45 @@ def _write_tokenizer(tokenizer: Tokenizer | None, out: Path) -> None:
         return
     (out / "state").mkdir(exist_ok=True)
     text = json.dumps(tokenizer.to_dict(), ensure_ascii=False)
-    write_atomic(out / "state" / "tokenizer.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomic(_tokenizer_file(out), lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _tokenizer_file(out: Path) -> Path:
+    return out / "state" / "tokenizer.json"
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the run's folder, made where it is not there, so that no two runs write one; all ranks come here together.
+
+    Raises InputError on all of them where another run is in it, or it cannot be made.
+    """
+    with ExitStack() as stack:
+        refusal, made = "", False
+        if collectives.rank() == 0:
+            try:
+                made = not out.exists()
+                out.mkdir(parents=True, exist_ok=True)
+                busy = f"another run is writing {out}; wait for it, or name another --out"
+                stack.enter_context(locked(out, busy))
+            except FileExistsError:  # a file, which is refused with all else that is wrong with the folder
+                pass
+            except InputError as error:
+                refusal = str(error)
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    log.warning("%s lies where files cannot be locked; see that no other run writes it", out)
+                else:
+                    refusal = f"cannot make or open {out}: {error.strerror}; check the path and its permissions"
+        if refusal := collectives.broadcast_object(refusal):
+            raise InputError(refusal)
+        try:
+            yield
+        except BaseException:
+            if made:
+                with suppress(OSError):  # it stays where anything was written
+                    out.rmdir()
+            raise
 
 
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
@@ -173,8 +238,8 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
 
 def _has_learnt(out: Path) -> bool:
     """Whether the run in `out` took a step; one that was refused before (a batch too large, …) may be begun anew."""
-    log = out / "metrics.jsonl"
-    return any((out / "state").glob("step-*")) or (log.exists() and '"loss"' in log.read_text(encoding="utf-8"))
+    path = out / "metrics.jsonl"
+    return any((out / "state").glob("step-*")) or (path.exists() and b'"loss"' in path.read_bytes())
 
 
 def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:

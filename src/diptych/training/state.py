@@ -6,6 +6,7 @@ whole one in place. What a killed writer left behind is removed at the next star
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diptych.errors import InputError
-from diptych.files import is_full, sync
+from diptych.errors import InputError, brief
+from diptych.files import is_full, read_json, sync
 
 _TENSORS, _TREE = "tensors.safetensors", "state.json"
+_STEP = re.compile(r"step-(\d{9,18})")
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -69,7 +71,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the whole checkpoints, ascending."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        names = [_STEP.fullmatch(path.name) for path in self.folder.glob("step-*")]
+        return sorted(int(name[1]) for name in names if name)
+
+    def newest(self) -> Path:
+        """The folder of the newest checkpoint."""
+        return self.folder / f"step-{self.steps()[-1]:09d}"
 
     def save(self, step: int, tree: Any) -> None:
         """Write the checkpoint of `step`, then remove the oldest; a full disk leaves the earlier ones."""
@@ -98,14 +105,14 @@ class Checkpoints:
 
     def load(self) -> Any | None:
         """The newest checkpoint, or None where there is none."""
-        steps = self.steps()
-        if not steps:
+        if not self.steps():
             return None
-        folder = self.folder / f"step-{steps[-1]:09d}"
+        folder = self.newest()
+        remedy = "remove the checkpoint to go on from the one before"
         try:
-            plain = json.loads((folder / _TREE).read_text(encoding="utf-8"))
-            return unpack(plain, load_file(folder / _TENSORS))
-        except (OSError, ValueError, SafetensorError, KeyError) as error:
-            raise InputError(
-                f"checkpoint {folder} is damaged ({error}); remove it to go on from the one before"
-            ) from None
+            state = unpack(read_json(folder / _TREE, remedy), load_file(folder / _TENSORS))
+        except InputError:
+            raise
+        except (OSError, ValueError, SafetensorError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"checkpoint {folder} is damaged ({brief(error)}); {remedy}") from None
+        return state

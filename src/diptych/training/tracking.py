@@ -9,14 +9,22 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from diptych.errors import InputError, brief, unknown
-from diptych.files import write_atomic
+from diptych.files import check_record, read_json, write_atomic
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What tracker.json holds: the run's key with each tracker."""
+
+    runs: Mapping[str, str]
 
 
 class Tracker:
@@ -37,7 +45,11 @@ class Tracker:
     def open(self, keep_before: int | None) -> None:
         """Begin, or go on before step `keep_before`: later ones, which a killed run may have sent, come again."""
         path = self.out / "tracker.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if keep_before is not None and path.exists() else {}
+        known: dict[str, str] = {}
+        if keep_before is not None and path.exists():
+            remedy = "remove it to begin anew with the tracker"
+            values = {"runs": read_json(path, remedy)}
+            known = dict(check_record(_Known, values, path, remedy)["runs"])
         begun, key = self.name in known, known.get(self.name, uuid.uuid4().hex[:8])
         with redirect_stdout(sys.stderr):  # trackers greet; stdout is for what a verb returns
             try:

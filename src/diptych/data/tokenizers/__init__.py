@@ -3,7 +3,6 @@
 A tokenizer goes into a model's file as plain values (`to_dict`), with a fingerprint of what decides its ids.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from diptych.data.tokenizers.clip import Clip
 from diptych.data.tokenizers.hf import HuggingFace, from_folder
 from diptych.data.tokenizers.sentencepiece import SentencePiece
 from diptych.errors import InputError, brief, unknown
+from diptych.files import read_json
 from diptych.spec import parse
 
 __all__ = ["Bpe", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "build", "by_length", "from_dict", "from_folder",
@@ -50,15 +50,23 @@ def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
 def _saved(path: Path) -> Tokenizer:
     """What `to_dict` gave, in a JSON file, or under "tokenizer" in one."""
     try:
-        values = json.loads(path.expanduser().read_text(encoding="utf-8"))
-        return from_dict(values.get("tokenizer", values))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        values = read_json(path.expanduser(), "name a run's model.json")
+        return from_dict(values.get("tokenizer", values) if isinstance(values, dict) else values)
+    except (OSError, InputError) as error:
         raise InputError(f"{path} holds no saved tokenizer ({brief(error)}); name a run's model.json") from None
 
 
-def from_dict(values: Mapping[str, Any]) -> Tokenizer:
-    """The inverse of a tokenizer's `to_dict`."""
+def from_dict(values: Any) -> Tokenizer:
+    """The inverse of a tokenizer's `to_dict`; InputError for what none has given."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"a saved tokenizer is a mapping, and this is a {type(values).__name__}; copy its file again")
     kind = str(values.get("kind"))
     if kind not in KINDS:
         raise unknown("kind of tokenizer", kind, KINDS)
-    return KINDS[kind].from_dict(dict(values))
+    try:
+        return KINDS[kind].from_dict(dict(values))
+    except InputError:
+        raise
+    except Exception as error:  # of the libraries too, which raise what they like
+        message = f"the saved tokenizer is damaged ({type(error).__name__}: {brief(error)}); copy its file again"
+        raise InputError(message) from error

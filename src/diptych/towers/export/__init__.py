@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.errors import InputError, brief, unknown
-from diptych.files import is_full, sync
+from diptych.files import followed, is_full, sync
 from diptych.towers.model import Model
 
 LIMIT = 1e-5  # the largest difference of an entry of a unit vector that passes
@@ -58,7 +58,7 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
     its unit vectors differs from ours by more than 1e-5. Raises InputError for an unknown target, a missing package, a
     folder that exists, a model that the target cannot hold (with the targets that can), and a difference above that.
     """
-    folder = Path(folder).expanduser()
+    folder = followed(folder)
     module = _target(target)
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder")
