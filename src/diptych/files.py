@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,15 +74,21 @@ def is_full(error: BaseException) -> bool:
 def read_json(path: Path, remedy: str) -> Any:
     """What a JSON file holds. FileNotFoundError (or NotADirectoryError) where it is not there; InputError, which ends
     in the remedy, where it is no regular file, too large, or no JSON."""
-    if path.stat() and not path.is_file():
+    return parsed(path, remedy, json.loads, MOST_JSON)
+
+
+def parsed(path: Path, remedy: str, parse: Callable[[str], Any], most: int) -> Any:
+    """What `parse` makes of a text file of at most so many bytes, with the errors of `read_json`."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{path} is not a file; {remedy}")
-    if (size := path.stat().st_size) > MOST_JSON:
-        raise InputError(f"{path} is damaged ({size:,} bytes, and at most {MOST_JSON:,} are read); {remedy}")
+    if found.st_size > most:
+        raise InputError(f"{path} is damaged ({found.st_size:,} bytes, and at most {most:,} are read); {remedy}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise InputError(f"{path} is damaged (it is nested too deeply); {remedy}") from None
-    except (ValueError, MemoryError) as error:  # no JSON, no UTF-8, a number of thousands of digits
+    except (ValueError, MemoryError) as error:  # not of its format, no UTF-8, a number of thousands of digits
         raise InputError(f"{path} is damaged ({brief(error) or 'too large'}); {remedy}") from None
 
 

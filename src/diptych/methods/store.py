@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
-from diptych.errors import InputError, brief
+from diptych.errors import InputError, at, brief
 from diptych.files import check_record, read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
@@ -205,7 +205,8 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
 def _trusting_nothing(path: Path) -> Iterator[None]:
     """A description that nothing vouches for may say what no model can be: that is told of the file."""
     try:
-        yield
+        with at(str(path)):
+            yield
     except InputError:
         raise
     except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,

@@ -17,9 +17,9 @@ from torch import Tensor
 from diptych.errors import InputError, brief
 from diptych.files import locked, write_atomic
 from diptych.rng import generator
-from diptych.search.index import Index, embeddings, mapped, take
+from diptych.search.index import Index, embeddings, mapped, read_table, take
 from diptych.search.ivf import Part, State, anew, faiss, fingerprint, top
-from diptych.search.layout import Manifest, parquet, parts_of
+from diptych.search.layout import Manifest, parts_of
 
 HELD_OUT = 1024
 """Queries of each kind that the recall is measured with."""
@@ -128,7 +128,7 @@ def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
     wanted, removed = set(keys), set(index.removed)
     rows, found, start = list[int](), set[str](), 0
     for path in index.metadata if keys else ():
-        for key in parquet().read_table(path, columns=["key"])["key"].to_pylist():
+        for key in read_table(path, ["key"])["key"].to_pylist():
             if key in wanted:
                 found.add(key)
                 rows += [] if start in removed else [start]

@@ -60,7 +60,7 @@ class Index:
         self._starts = np.cumsum([0, *map(len, vectors)])
         self._alive = np.ones(self._starts[-1], bool)
         self._alive[list(removed)] = False
-        self._metadata = lru_cache(maxsize=8)(lambda number: _table(metadata[number]))
+        self._metadata = lru_cache(maxsize=8)(lambda number: read_table(metadata[number]))
 
     @classmethod
     def open(cls, folder: str | Path, *, exact: bool = False) -> "Index":
@@ -241,8 +241,9 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
     return vectors
 
 
-def _table(path: Path) -> Any:
+def read_table(path: Path, columns: Sequence[str] = _COLUMNS) -> Any:
+    """Columns of a metadata file, as a pyarrow table; InputError where it is damaged."""
     try:
-        return parquet().read_table(path, columns=list(_COLUMNS))
+        return parquet().read_table(path, columns=list(columns))
     except (ValueError, OSError, KeyError) as error:  # what pyarrow raises for a file cut short or of other columns
         raise InputError(f"{path} is damaged ({error}); copy it again or run `diptych embed`") from None

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import yaml
 
 from diptych.errors import InputError, unknown
-from diptych.files import write_atomic
+from diptych.files import parsed, write_atomic
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import method_class
 from diptych.spec import AtLeast, check, configure
 from diptych.training.engine import Options
 
+_MOST = 1 << 22  # bytes of a config
 _MAY_DIFFER = {"options"}  # how the engine runs may change between a run and its resumption, what is learnt may not
 
 
@@ -124,10 +125,10 @@ def write(config: RunConfig, path: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Read a YAML file of a mapping; InputError where it is none."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        tree = parsed(path, "copy it again, or begin a new run", yaml.safe_load, _MOST)
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"there is no {path}; begin the run without --resume") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path} holds no options; write lines such as `lr: 0.001`")
