@@ -40,12 +40,30 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
-def _counts(x: Tensor) -> list[int]:
-    """How many rows each rank holds."""
-    own = torch.tensor([len(x)], device=x.device)
-    counts = [torch.empty_like(own) for _ in range(world_size())]
-    dist.all_gather(counts, own)
-    return [int(count) for count in counts]
+_DIMENSIONS = 8
+_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+          torch.uint8, torch.bool)  # fmt: skip
+
+
+def _counts(x: Tensor, name: str) -> list[int]:
+    """How many rows each rank holds. Raises InputError on all ranks, with one message, where they differ in more
+    than the first dimension, or in type: the exchange of unequal sizes would end the process group."""
+    kind = _TYPES.index(x.dtype) if x.dtype in _TYPES else len(_TYPES)
+    assert x.ndim <= _DIMENSIONS
+    own = torch.tensor([kind, x.ndim, *x.shape, *([0] * (_DIMENSIONS - x.ndim))], device=x.device)
+    all_own = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(all_own, own)
+    found = [each.tolist() for each in all_own]
+    shapes = [tuple(each[2 : 2 + each[1]]) for each in found]
+    first = found[0]
+    for number, each in enumerate(found):
+        if each[:2] != first[:2] or each[3:] != first[3:] or 0 in (each[1], first[1]):
+            types = [str(_TYPES[kind]) if kind < len(_TYPES) else "another type" for kind in (first[0], each[0])]
+            raise InputError(
+                f"{name} is {types[0]} {shapes[0]} on rank 0 and {types[1]} {shapes[number]} on rank {number}; over the "
+                "ranks it may differ in its first dimension alone: pad it to one size"
+            )
+    return [shape[0] for shape in shapes]
 
 
 def _gather(x: Tensor, counts: Sequence[int]) -> Tensor:
@@ -59,30 +77,31 @@ def _gather(x: Tensor, counts: Sequence[int]) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        counts = _counts(x)
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        counts = _counts(x, name)
         ctx.start, ctx.count = sum(counts[: rank()]), len(x)
         return _gather(x.contiguous(), counts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return world_size() * grad[ctx.start : ctx.start + ctx.count]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return world_size() * grad[ctx.start : ctx.start + ctx.count], None
 
 
-def gather(x: Tensor) -> Tensor:
+def gather(x: Tensor, name: str = "a tensor") -> Tensor:
     """Concatenate a tensor over ranks along its first dimension: (n_r, …) on rank r to (n_0 + n_1 + …, …) on all.
 
     Ranks may hold different counts, also none. Backward gives rank r the rows of the incoming gradient that are its
     own, times the number of ranks (see the module's text): exact where every rank computes the same loss and parameter
-    gradients are averaged over ranks.
+    gradients are averaged over ranks. Raises InputError, which calls the tensor `name`, on all ranks where they differ
+    in another dimension or in type.
 
     >>> gather(torch.arange(3)).tolist()
     [0, 1, 2]
     """
     if world_size() == 1:
         return x
-    return _Gather.apply(x)  # type: ignore[return-value]
+    return _Gather.apply(x, name)  # type: ignore[return-value]
 
 
 class _Sum(torch.autograd.Function):

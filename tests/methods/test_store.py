@@ -206,7 +206,9 @@ def test_a_description_that_nothing_vouches_for_is_refused_in_words_or_loads(run
     else:
         at[last] = data.draw(ODD)
     (run / "model.json").write_text(json.dumps(description))
+    message = ""
     try:
         store.load(run)
     except InputError as error:
-        assert "\n" not in str(error)
+        message = str(error)
+    assert "\n" not in message

@@ -1,21 +1,27 @@
 """Training on several ranks: equal to one process, and of one mind when something is wrong."""
 
+import contextlib
+import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.training.helpers import make_engine, make_method
 
 from diptych import collectives
+from diptych.data.plan import Shuffled
 from diptych.data.sample import BadSample
 from diptych.errors import InputError
-from diptych.methods.base import Recipe
+from diptych.methods.base import At, Losses, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.testing.subject import toy_tokenizer
-from diptych.training.engine import Engine, Options
-from diptych.training.step import whole
+from diptych.training.engine import Engine, Interrupted, Options
+from diptych.training.step import Step, whole
 
 VIT = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
 
@@ -97,3 +103,107 @@ class HalfDamaged(Toy):
 def test_too_much_damage_stops_all_ranks_together(tmp_path, two):
     answers = two.run(train, str(tmp_path / "run"), None, "stop", HalfDamaged(44))
     assert all("truncated" in message for message, _, _ in answers)
+
+
+def saved_by(out: str, when: str) -> tuple[str, list[int]]:
+    """Runs on each rank: what rank 1 (or 0) being sent SIGTERM ends in, and the checkpoints."""
+
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def backward(step, batch, at):
+        if when == "step" and at.step == 1 and collectives.rank() == 1:
+            stop()
+        return whole(step, batch, at)
+
+    engine = make_engine(Path(out), backward=backward, recipe={"batch_size": 22, "steps": 4})
+    if when == "validation":
+        engine.validate = lambda module, done: stop() or {}
+    if when == "after" and collectives.rank() == 1:
+        engine.log.advance = lambda step, loss: stop() if step == 2 else None
+    try:
+        engine.run()
+    except Interrupted as error:
+        return str(error), engine.checkpoints.steps()
+    return "went on", engine.checkpoints.steps()
+
+
+@pytest.mark.parametrize(("when", "step"), [("step", 2), ("after", 3), ("validation", 3)])
+def test_a_signal_to_one_rank_saves_and_ends_all(tmp_path, two, when, step):
+    """A signal that comes behind the exchange of a step is heeded in the next, so that ranks stay together."""
+    for message, steps in two.run(saved_by, str(tmp_path / "run"), when):
+        assert f"after step {step}" in message
+        assert steps == [step]
+
+
+def weights_after_trouble(out: str, trouble: bool) -> list[dict]:
+    """Runs on each rank: the weights, and the averaged ones, of a run that stops at its second step, or ends there."""
+
+    def backward(step, batch, at):
+        losses = whole(step, batch, at)
+        if trouble and at.step == 1 and collectives.rank() == 1:
+            return Losses({name: term * float("nan") for name, term in losses.terms.items()})
+        return losses
+
+    engine = make_engine(Path(out), backward=backward, recipe={"batch_size": 22, "ema": 0.5, "steps": 4})
+    if not trouble:
+        engine._snapshot = lambda optimizer: (_ for _ in ()).throw(InputError("enough"))
+    with contextlib.suppress(InputError):
+        engine.run()
+    return [{k: v.clone() for k, v in module.state_dict().items()} for module in (engine.method, engine.delivered())]
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_updates_nothing_on_any(tmp_path, two):
+    spoilt = two.run(weights_after_trouble, str(tmp_path / "spoilt"), True)
+    sound = two.run(weights_after_trouble, str(tmp_path / "sound"), False)
+    for mine, theirs in zip(spoilt, sound, strict=True):
+        for ours, expected in zip(mine, theirs, strict=True):
+            assert all(torch.equal(value, ours[name]) for name, value in expected.items())
+    listed = json.loads((tmp_path / "spoilt" / "nonfinite-1.json").read_text())
+    assert sorted(listed["keys"]["train"]) == sorted(f"{i:03d}" for i in Shuffled()(Toy(44), 0, 0, 22)[1])
+
+
+class Drawing(CLIP):
+    """Features and losses that are draws."""
+
+    def encode(self, batch, at):
+        return {"image": torch.rand(4)}
+
+    def loss(self, features, batch, at):
+        return Losses({"draw": torch.rand(4)})
+
+
+def draws() -> tuple[torch.Tensor, torch.Tensor]:
+    method = make_method()
+    method.__class__ = Drawing
+    step = Step(method, "float32")
+    at = At(0, 1, 0, 0)
+    drawn = step.encode(None, at)["image"]
+    return drawn, step.loss({}, {}, at).terms["draw"]
+
+
+def test_ranks_draw_their_own_in_encode_and_the_same_in_the_loss(two):
+    (encoded, lost), (other_encoded, other_lost) = two.run(draws)
+    assert not torch.equal(encoded, other_encoded)
+    assert torch.equal(lost, other_lost)
+
+
+def ragged() -> list[str]:
+    """Runs on each rank: what is said of tensors that cannot be gathered."""
+    said = []
+    wide = torch.zeros(3, 5 + collectives.rank())
+    flat = wide[0] if collectives.rank() else wide
+    typed = torch.zeros(2, 5, dtype=(torch.int32, torch.float32)[collectives.rank()])
+    for x in (wide, flat, typed):
+        try:
+            collectives.gather(x, "feature 'tokens'")
+        except InputError as error:
+            said.append(str(error))
+    return said
+
+
+def test_features_of_other_sizes_are_refused_on_all_ranks_with_one_message(two):
+    first, second = two.run(ragged)
+    assert first == second
+    assert first[0].startswith("feature 'tokens' is torch.float32 (3, 5) on rank 0 and torch.float32 (3, 6) on rank 1")
+    assert "torch.int32 (2, 5) on rank 0 and torch.float32 (2, 5) on rank 1" in first[2]

@@ -12,6 +12,7 @@ is imported before `run`, so that help and lists come at once.
 
 import errno
 import importlib
+import io
 import os
 import pkgutil
 import sys
@@ -30,6 +31,8 @@ _OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     words = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a verb here, once its file is imported
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows ASCII alone shows ? for the rest
     try:
         code = _run(words)
         sys.stdout.flush()

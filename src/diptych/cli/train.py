@@ -5,10 +5,12 @@ Options come from the preset, over it from --config FILE.yaml, over both from th
 run's config.yaml. On several ranks: torchrun --nproc_per_node 8 -m diptych train …
 """
 
+import errno
 import json
 import os
 import re
 import signal
+import termios
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -294,7 +296,7 @@ def _last_validation(out: Path) -> dict[str, float]:
 
 @contextmanager
 def _interruptible() -> Iterator[Any]:
-    """Ctrl-C asks the engine to save and stop, as SIGTERM does; a second one stops at once.
+    """Ctrl-C and a closed terminal ask the engine to save and stop, as SIGTERM does; a second Ctrl-C stops at once.
 
     Yields a function that tells whether there was one. Processes forked from this one, which the terminal interrupts
     too, go on until the engine ends them.
@@ -314,8 +316,29 @@ def _interruptible() -> Iterator[Any]:
         say("stopping after this step; Ctrl-C again stops at once")
         signal.raise_signal(signal.SIGTERM)
 
-    previous = signal.signal(signal.SIGINT, first)
+    def hung_up(number: int, frame: Any) -> None:
+        if os.getpid() != owner:
+            return
+        _leave_terminal()
+        if not callable(signal.getsignal(signal.SIGTERM)):
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
+
+    previous = {signal.SIGINT: signal.signal(signal.SIGINT, first)}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, hung_up)
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave_terminal() -> None:
+    """Say nothing more to a terminal that is closed: each word would be an error."""
+    for stream in (1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

@@ -4,8 +4,10 @@ A damaged sample is counted under its reason and its place is taken by another s
 position) alone; so a batch keeps its size and no order depends on workers or ranks.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +20,7 @@ from diptych.data.views import View, collate, look
 from diptych.errors import InputError
 from diptych.rng import generator
 
+_LOST = re.compile(r"DataLoader worker \(pid.*(killed|exited)", re.DOTALL)
 _ATTEMPTS = 100
 """Replacements tried for one damaged sample before the data is given up as unreadable."""
 
@@ -160,9 +163,10 @@ class Loader:
             raise InputError(f"{self.source.name} gives {len(requests)} batches an epoch, and number {start + 1} is "
                              "asked for; the data are not those that the run began with")  # fmt: skip
         self._requests.requests = requests[start:]
-        for batch, bad in self._loader:
-            self.damage.seen.update(bad)
-            yield batch
+        with workers_told(self.source.name):
+            for batch, bad in self._loader:
+                self.damage.seen.update(bad)
+                yield batch
 
     def endless(self, start: int) -> Iterator[Batch]:
         """Batches of epoch after epoch, from the `start`-th of training on."""
@@ -172,6 +176,20 @@ class Loader:
         while True:
             yield from self.epoch(epoch, start, step)
             epoch, start, step = epoch + 1, 0, step + len(self.batches(epoch)) - start
+
+
+@contextmanager
+def workers_told(name: str) -> Iterator[None]:
+    """Say in a line that a worker process is gone, which torch tells wherever the process that waits for it stands."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _LOST.match(str(error)) is None:
+            raise
+        raise InputError(
+            f"a worker process that read {name} was killed, most likely for want of memory; lower --workers or "
+            "--batch-size, and go on from the last checkpoint with --resume"
+        ) from error
 
 
 def require(source: Source, names: Sequence[str], who: str) -> None:

@@ -140,7 +140,7 @@ class Method(nn.Module):
     """Options in place of the presets', where the contract suite's toys do not fit those: files, prompts."""
 
     adapts: ClassVar[bool] = False
-    """Whether it starts from a model that has learnt already, given by `--init`."""
+    """Whether it starts from a model that has learnt already, given by `--init`; `continues` says so by options."""
     then: ClassVar[Sequence[str]] = ("evaluate {run} --data {data}", "embed {run} SOURCE --out EMB")
     """What one does next with a run of it: commands of `diptych`."""
 
@@ -158,6 +158,11 @@ class Method(nn.Module):
     def configure(cls, options: Mapping[str, Any]) -> Any:
         """The typed options; an unknown one names the nearest."""
         return configure(cls.Config, dict(options), f"method {cls.__name__}")
+
+    @classmethod
+    def continues(cls, options: Mapping[str, Any]) -> bool:
+        """Whether these options make sense only of a model that has learnt already."""
+        return cls.adapts
 
     @classmethod
     def commands(cls, options: Mapping[str, Any]) -> Sequence[str]:

@@ -76,13 +76,14 @@ def resolve(
     if weights and not init:
         raise InputError(f"--weights {weights} are those of a model that --init names, such as openclip:ViT-B-32; give "
                          "that too")  # fmt: skip
-    if cls.adapts and not init:
-        raise InputError(f"{method} adapts a model that has learnt already; name one with --init, such as tiny, a RUN "
-                         "or openclip:ViT-B-32/laion2b_s34b_b79k")  # fmt: skip
     if chosen.image == NO_TOWER and (image_tower or embed_dim):
         raise InputError(f"{method} reads texts alone; leave out --image-tower and --embed-dim")
     merged = {**chosen.config, **(config or {})}
     cls.configure(merged)
+    if cls.continues(merged) and not init:
+        so = "" if cls.adapts else " with these options"
+        raise InputError(f"{method}{so} adapts a model that has learnt already; name one with --init, such as tiny, a "
+                         "RUN or openclip:ViT-B-32/laion2b_s34b_b79k")  # fmt: skip
     given = dict(recipe or {})
     if "epochs" in given and "steps" not in given:
         given["steps"] = None

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych import collectives
+from diptych.data.loader import workers_told
 from diptych.data.sample import Source
 from diptych.errors import InputError, brief
 from diptych.files import check_record
@@ -144,7 +145,8 @@ class Engine:
         self.average: Momentum | None = None
         if recipe.ema is not None and any(stage.descend for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
-        self._stop = False
+        self._asked = False  # a signal came to this rank
+        self._stop = False  # one came to some rank: all know
 
     # ---- the run
 
@@ -172,9 +174,10 @@ class Engine:
             self._check_search(stages)
             if self.position.done == 0:
                 self._forgets()
-            while self.position.stage < len(stages) and not self.memory.lost:
-                self._run_stage(stages[self.position.stage], saved)
-                saved = None
+            with workers_told(", ".join(source.name for source in self.feed.given.values())):
+                while self.position.stage < len(stages) and not self.memory.lost:
+                    self._run_stage(stages[self.position.stage], saved)
+                    saved = None
         finally:
             self.log.close()
             if previous is not None:
@@ -297,7 +300,7 @@ class Engine:
         norm = self.ranks.clip(parameters, recipe.clip or float("inf"))
         total, broken = float(losses.total.detach()), not finite(losses.total, norm)
         leap = self.guard.leap(total)
-        broken, spike, self._stop, new_damage = collectives.any_rank(broken, leap is not None, self._stop, new_damage)
+        broken, spike, self._stop, new_damage = collectives.any_rank(broken, leap is not None, self._asked, new_damage)
         if new_damage:
             self.feed.check()
         if broken:
@@ -372,13 +375,15 @@ class Engine:
         self.log.advance(step + 1, loss)
         self.position = replace(self.position, done=self.position.done + 1)
         self.summary.steps = self.position.done
-        if collectives.any_rank(self._stop)[0]:
+        if collectives.any_rank(self._asked)[0]:
             raise Interrupted(f"stopped by a signal in stage {stage.name!r}, which saves nothing on its way; the same "
                               "command and --resume begin it anew")  # fmt: skip
 
     # ---- state
 
     def _snapshot(self, optimizer: torch.optim.Optimizer) -> None:
+        if collectives.world_size() == 1:
+            self._stop = self._asked  # also where it came after the step; ranks agree on it within one
         if self._stop or self.position.done % self.options.save_every == 0:
             self._save(optimizer)
         if self._stop:
@@ -416,7 +421,7 @@ class Engine:
         """Say of a checkpoint what does not fit into this run: names, shapes."""
         try:
             yield
-        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             message = f"checkpoint {self.checkpoints.newest()} does not fit the run ({brief(error)}); {_REMEDY}"
@@ -446,4 +451,4 @@ class Engine:
         collectives.barrier()
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self._stop = True
+        self._asked = True

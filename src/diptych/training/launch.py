@@ -3,6 +3,7 @@
 All of it (`Copies`, DDP around a step), or its share (`shard.Shards`, FSDP).
 """
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from diptych import collectives
+from diptych.errors import InputError, brief
 from diptych.towers.parts import Momentum
 from diptych.training.step import Step
 
+_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 def make_accelerator() -> Any:
-    """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no state."""
+    """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no state.
+
+    Raises InputError where the environment speaks of ranks that cannot meet.
+    """
     from accelerate import Accelerator
 
-    return Accelerator(cpu=not torch.cuda.is_available())
+    try:
+        return Accelerator(cpu=not torch.cuda.is_available())
+    except (RuntimeError, ValueError) as error:
+        given = ", ".join(f"{name}={os.environ[name]}" for name in _RANKS if name in os.environ)
+        if not given:
+            raise
+        raise InputError(f"the ranks that the environment speaks of ({given}) cannot meet: {brief(error)}; start them "
+                         "with torchrun, or unset these variables") from error  # fmt: skip
 
 
 def across_ranks(accelerator: Any, step: Step) -> nn.Module:
@@ -78,7 +92,7 @@ class Copies:
         optimizer.load_state_dict(state)
         for parameter, values in optimizer.state.items():
             for name, value in values.items():
-                if isinstance(value, Tensor) and value.ndim == parameter.ndim and value.shape != parameter.shape:
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                     raise ValueError(f"{name} of the optimiser is {tuple(value.shape)}, not {tuple(parameter.shape)}")
 
 

@@ -40,7 +40,7 @@ class Step(nn.Module):
 
     def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
         """The loss of the whole world's batch, from this rank's features of it."""
-        features = {name: collectives.gather(wide(value)) for name, value in features.items()}
+        features = {name: collectives.gather(wide(value), f"feature {name!r}") for name, value in features.items()}
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
         return self.method.loss(features, gather_batch(batch), at)
 
@@ -66,7 +66,7 @@ def gather_batch(batch: Any) -> Any:
     keys = [key for keys in collectives.gather_objects(list(batch.keys)) for key in keys]
     return Batch(
         texts={name: _gather_tokens(tokens) for name, tokens in batch.texts.items()},
-        fields={name: _gather_field(value, len(batch)) for name, value in batch.fields.items()},
+        fields={name: _gather_field(name, value, len(batch)) for name, value in batch.fields.items()},
         keys=tuple(keys),
         present={name: collectives.gather(value) for name, value in batch.present.items()},
     )
@@ -78,9 +78,9 @@ def _gather_tokens(tokens: Tokens) -> Tokens:
     return Tokens(collectives.gather(ids), collectives.gather(tokens.lengths))
 
 
-def _gather_field(value: Tensor | Ragged, count: int) -> Tensor | Ragged:
+def _gather_field(name: str, value: Tensor | Ragged, count: int) -> Tensor | Ragged:
     if not isinstance(value, Ragged):
-        return collectives.gather(value)
+        return collectives.gather(value, f"field {name!r}")
     before = sum(collectives.gather_objects(count)[: collectives.rank()])
     return Ragged(collectives.gather(value.values), collectives.gather(value.owner + before))
 

@@ -72,6 +72,10 @@ class ContrastiveGap(Pairs):
 
     Config = Config
 
+    @classmethod
+    def continues(cls, options: Mapping[str, Any]) -> bool:
+        return options.get("reproject") is not None  # which takes the place of given projections
+
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
         scale = Temperature(1 / config.tau, "exp" if config.learned else "fixed", (1.0, max(100.0, 1 / config.tau)))

@@ -11,7 +11,7 @@ over the rows whose largest entry in M' is the partner. Nothing of earlier phase
 a new optimiser and schedule. Inference: plain CLIP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -60,6 +60,10 @@ class ModX(CLIP):
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
         self.old = Momentum(self.model, m=1.0)  # stands still but where a phase begins
+
+    @classmethod
+    def continues(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options.get("pretrained"))  # else the first phase is held to random weights
 
     def stages(self) -> Sequence[Stage]:
         [whole] = super().stages()
