@@ -41,8 +41,8 @@ def _device() -> torch.device:
 
 
 _DIMENSIONS = 8
-_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-          torch.uint8, torch.bool)  # fmt: skip
+_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
+          torch.int8, torch.uint8, torch.bool)  # fmt: skip
 
 
 def _counts(x: Tensor, name: str) -> list[int]:
@@ -53,17 +53,19 @@ def _counts(x: Tensor, name: str) -> list[int]:
     own = torch.tensor([kind, x.ndim, *x.shape, *([0] * (_DIMENSIONS - x.ndim))], device=x.device)
     all_own = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(all_own, own)
-    found = [each.tolist() for each in all_own]
-    shapes = [tuple(each[2 : 2 + each[1]]) for each in found]
-    first = found[0]
-    for number, each in enumerate(found):
-        if each[:2] != first[:2] or each[3:] != first[3:] or 0 in (each[1], first[1]):
-            types = [str(_TYPES[kind]) if kind < len(_TYPES) else "another type" for kind in (first[0], each[0])]
+    kinds = [int(each[0]) for each in all_own]
+    shapes = [tuple(each[2 : 2 + each[1]].tolist()) for each in all_own]
+    for number, (kind, shape) in enumerate(zip(kinds, shapes, strict=True)):
+        if kind != kinds[0] or len(shape) != len(shapes[0]) or shape[1:] != shapes[0][1:]:
             raise InputError(
-                f"{name} is {types[0]} {shapes[0]} on rank 0 and {types[1]} {shapes[number]} on rank {number}; over the "
-                "ranks it may differ in its first dimension alone: pad it to one size"
+                f"{name} is {_named(kinds[0])} {shapes[0]} on rank 0 and {_named(kind)} {shape} on rank {number}; over "
+                "the ranks it may differ in its first dimension alone: pad it to one size"
             )
     return [shape[0] for shape in shapes]
+
+
+def _named(kind: int) -> str:
+    return str(_TYPES[kind]) if kind < len(_TYPES) else "another type"
 
 
 def _gather(x: Tensor, counts: Sequence[int]) -> Tensor:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 from tests.cli.helpers import TINY, encoded, finish, make_folder, make_table, make_tar, picture, shell
 
 from diptych import cli
@@ -317,3 +318,56 @@ def test_check_shows_classes_and_counts_equal_captions_by_sample(diptych, tmp_pa
     assert "without a sample 1 owl" in out
     assert "pictures in two classes 1 cat/1.png = dog/3.png (cat, dog)" in out
     assert "false negatives 2.00 a sample in a batch of 3" in out
+
+
+def test_a_closed_terminal_saves_as_sigterm_does(train, diptych, photos, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1, signal.SIGHUP)
+        called = train(photos, tmp_path / "run", "--steps", "5")
+    assert called.code == 0
+    assert f"diptych train --resume --out {tmp_path / 'run'}" in called.err.splitlines()[-1]
+    assert (tmp_path / "run" / "state" / "step-000000002").is_dir()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert diptych("train", "--resume", "--out", tmp_path / "run").code == 0
+
+
+def test_a_signal_that_is_ignored_as_under_nohup_stays_so(train, photos, tmp_path, monkeypatch):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupt_at(monkeypatch, 1, signal.SIGHUP)
+        assert train(photos, tmp_path / "run").code == 0
+        assert (tmp_path / "run" / "model.json").exists()
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_stdout_in_ascii_shows_what_it_can(tmp_path, monkeypatch):
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        for words in (["--help"], ["train", "--help"], ["train", "clip", "--help"], ["search", "--help"]):
+            assert main(words) == 0
+    assert "?" in (tmp_path / "out").read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "3"}, {"WORLD_SIZE": "two", "LOCAL_RANK": "0"}])
+def test_ranks_that_cannot_meet_are_one_line(photos, tmp_path, monkeypatch, refused_training, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps what a process found first
+    try:
+        message = refused_training(photos, tmp_path / "run")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert "cannot meet" in message
+    assert "torchrun" in message
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("mod_x", ("--method.pretrained", "true", "--method.phases", "1")), ("contrastive_gap", ("--preset", "paper"))],
+)
+def test_options_that_go_on_from_weights_need_them(photos, tmp_path, refused, method, words):
+    message = refused("train", method, "--data", photos, "--out", tmp_path / "run", *words)
+    assert f"{method} with these options adapts a model that has learnt already" in message
+    assert "--init" in message
+    assert not (tmp_path / "run").exists()
