@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from diptych.errors import InputError, brief
-from diptych.spec import problem
 
 MOST_JSON = 1 << 28
 """Bytes of a JSON file that are read at the most."""
@@ -90,17 +89,6 @@ def parsed(path: Path, remedy: str, parse: Callable[[str], Any], most: int) -> A
         raise InputError(f"{path} is damaged (it is nested too deeply); {remedy}") from None
     except (ValueError, MemoryError) as error:  # not of its format, no UTF-8, a number of thousands of digits
         raise InputError(f"{path} is damaged ({brief(error) or 'too large'}); {remedy}") from None
-
-
-def check_record(cls: type, values: Any, path: Path, remedy: str) -> dict[str, Any]:
-    """The values of a saved record whose types fit the fields of the dataclass `cls`; those of no field are left out.
-
-    InputError, which ends in the remedy, where one is missing or of another type.
-    """
-    wrong = problem(cls, values) if isinstance(values, Mapping) else f"it holds a {type(values).__name__}"
-    if wrong:
-        raise InputError(f"{path} is damaged ({wrong}); {remedy}")
-    return {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
 
 
 def followed(path: str | Path) -> Path:

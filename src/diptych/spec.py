@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -210,6 +211,17 @@ def problem(cls: type, values: Mapping[str, Any]) -> str:
         elif item.default is MISSING and item.default_factory is MISSING:
             return f"it lacks {item.name!r}"
     return ""
+
+
+def check_record(cls: type, values: Any, path: Path, remedy: str) -> dict[str, Any]:
+    """The values of a saved record whose types fit the fields of the dataclass `cls`; those of no field are left out.
+
+    InputError, which ends in the remedy, where one is missing or of another type.
+    """
+    wrong = problem(cls, values) if isinstance(values, Mapping) else f"it holds a {type(values).__name__}"
+    if wrong:
+        raise InputError(f"{path} is damaged ({wrong}); {remedy}")
+    return {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
 
 
 @cache

@@ -21,9 +21,10 @@ from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError, at, brief
-from diptych.files import check_record, read_json, write_atomic
+from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
+from diptych.spec import check_record
 from diptych.towers import pretrained
 from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder

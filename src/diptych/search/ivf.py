@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError, brief
-from diptych.files import check_record, read_json, write_atomic
+from diptych.files import read_json, write_atomic
 from diptych.search.layout import MANIFEST, Manifest
-from diptych.spec import Count, Natural
+from diptych.spec import Count, Natural, check_record
 
 FORMAT = "diptych-index/1"
 STATE = "index.json"

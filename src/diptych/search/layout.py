@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 from diptych.errors import InputError, brief
-from diptych.files import check_record, read_json
-from diptych.spec import Count, Natural
+from diptych.files import read_json
+from diptych.spec import Count, Natural, check_record
 
 FORMAT = "diptych-embeddings/1"
 MANIFEST = "diptych.json"

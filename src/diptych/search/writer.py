@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from diptych.errors import InputError
-from diptych.files import check_record, followed, is_full, locked, read_json, sync, write_atomic
+from diptych.files import followed, is_full, locked, read_json, sync, write_atomic
 from diptych.search.layout import parquet, part
-from diptych.spec import Natural
+from diptych.spec import Natural, check_record
 
 PART_ROWS = 100_000
 """Rows in one part: 200 MB of vectors of 512 numbers, small enough to copy and to load whole elsewhere."""

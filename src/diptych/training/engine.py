@@ -23,9 +23,8 @@ from diptych import collectives
 from diptych.data.loader import workers_told
 from diptych.data.sample import Source
 from diptych.errors import InputError, brief
-from diptych.files import check_record
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
-from diptych.spec import Above, AtLeast, Count, Natural, NotNegative, Share, check, configure
+from diptych.spec import Above, AtLeast, Count, Natural, NotNegative, Share, check, check_record, configure
 from diptych.towers.model import evaluating
 from diptych.towers.parts import Momentum
 from diptych.training import gradcache, optim

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.errors import InputError, brief, unknown
-from diptych.files import check_record, read_json, write_atomic
+from diptych.files import read_json, write_atomic
+from diptych.spec import check_record
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
