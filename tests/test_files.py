@@ -43,14 +43,20 @@ def test_other_errors_of_the_system_are_not_a_full_disk():
     assert not is_full(OSError(errno.EACCES, "Permission denied"))
 
 
+def _wait(runs, go):
+    runs.set()
+    go.wait(60)
+
+
 def test_a_lock_is_for_one_and_no_forked_process_keeps_it(tmp_path):
     context = multiprocessing.get_context("fork")
-    go = context.Event()
-    worker = context.Process(target=go.wait, args=(60,))
+    runs, go = context.Event(), context.Event()
+    worker = context.Process(target=_wait, args=(runs, go))
     with locked(tmp_path, "busy"):
         with pytest.raises(InputError, match="busy"), locked(tmp_path, "busy"):
             pass
         worker.start()
+        assert runs.wait(60)
         with pytest.raises(InputError, match="busy"), locked(tmp_path, "busy"):
             pass
     with locked(tmp_path, "busy"):  # though the worker goes on, as after its parent was killed
