@@ -130,7 +130,7 @@ def test_other_ranks_send_nothing(tmp_path):
 
 
 def test_unknown_and_missing_trackers_are_told_before_any_work(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"unknown tracker 'tensorbord'; did you mean 'tensorboard'\?"):
+    with pytest.raises(InputError, match=r"'tracker' of the run is 'tensorbord'.*did you mean 'tensorboard'\?"):
         diptych.train("clip", "nowhere/", tmp_path / "run", tracker="tensorbord")
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"trackio is not installed; .*pip install 'diptych\[trackio\]'"):

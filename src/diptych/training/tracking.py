@@ -14,11 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diptych.errors import InputError, brief, unknown
+from diptych.errors import InputError, brief
 from diptych.files import read_json, write_atomic
 from diptych.spec import check_record
-
-TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,10 @@ class Tracker:
     """Sends a run's config, and the numbers of each line of its log under the step `done`, to the tracker of that name.
 
     A resumed run goes on in the same place: RUN/tensorboard, or the run whose id RUN/tracker.json holds. Raises
-    InputError for an unknown name, and where the tracker's package is missing or it cannot begin.
+    InputError where the tracker's package is missing or it cannot begin.
     """
 
     def __init__(self, name: str, out: Path, config: Mapping[str, Any]):
-        if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
         if find_spec(name) is None:
             raise InputError(f"the tracker {name} is not installed; install it with: pip install 'diptych[{name}]'")
         self.name, self.out, self.config = name, out.resolve(), dict(flat(config))
