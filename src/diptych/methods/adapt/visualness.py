@@ -173,8 +173,8 @@ class TIPCLIP(Pairs):
         source = run.sources["calibrate"]
         stage = next(stage for stage in self.stages() if stage.name == "calibrate")
         found = run.map(scored, self.views(stage), source)
-        threshold = best_threshold(found["score"], found["visual"])
-        self.delivered.threshold.fill_(threshold)
+        best = best_threshold(found["score"], found["visual"])
+        threshold = float(self.delivered.threshold.fill_(best))  # as it is kept, in single precision
         wrong = float(((found["score"] > threshold) != found["visual"]).mean())
         run.note(0, 1, wrong, threshold=threshold)
 
