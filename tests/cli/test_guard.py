@@ -60,4 +60,4 @@ def test_how_far_it_may_fall_is_checked(diptych, tmp_path):
     called = diptych("train", "clip", "--init", "tiny", "--data", NEW, "--out", tmp_path / "run", "--guard", OLD,
                      "--forget", "-1")  # fmt: skip
     assert called.code == 2
-    assert "forget is -1" in called.err
+    assert "'forget' of the run is -1" in called.err

@@ -113,7 +113,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_description_other_than_the_one_that_was_saved_is_an_error(run, name):
+def test_changed_mean_or_activation_is_an_error(run, name):
     path, value = CHANGES[name]
     if name == "mean in both places":
         edit(run, "preprocess", "mean", value=value)
