@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.data.templates import templates
+from diptych.data.templates import filled, templates, written
 from diptych.errors import InputError, nearest
 from diptych.files import write_atomic
 
@@ -28,7 +28,7 @@ def normal(name: str) -> str:
     >>> normal("American_Bulldog"), normal("black-footed-albatross\\n")
     ('american bulldog', 'black footed albatross')
     """
-    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())
+    return written(name.replace("-", " ")).lower()
 
 
 def read(path: str | Path) -> dict[str, tuple[str, ...]]:
@@ -99,7 +99,7 @@ def templated(spec: str) -> Say:
     ('a male finch', 'a female finch')
     """
     forms = templates(spec)
-    return lambda name: tuple(form.replace("{}", name) for form in forms)
+    return lambda name: tuple(filled(form, name) for form in forms)
 
 
 def bank(spec: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -108,6 +108,24 @@ def template_groups(spec: str | Mapping[str, Sequence[str]]) -> dict[str, tuple[
     return {name: checked(group, f"group {name!r} of {where}") for name, group in groups.items()}
 
 
+def written(name: str) -> str:
+    """A class name as prompts have it: a blank for every underscore and gap, as words are written.
+
+    >>> written("american_bulldog")
+    'american bulldog'
+    """
+    return " ".join(name.replace("_", " ").split())
+
+
+def filled(template: str, name: str) -> str:
+    """A template with a class name in it, `written`.
+
+    >>> filled("a photo of a {}.", "red_apple")
+    'a photo of a red apple.'
+    """
+    return template.replace("{}", written(name))
+
+
 _FORM = '{"group": ["a sketch of a {}", …], …}'
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
-from diptych.data.templates import BANKS, checked
+from diptych.data.templates import BANKS, checked, filled
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
 from diptych.evaluation.protocol import describe, protocol_of
@@ -144,7 +144,7 @@ def class_vectors(
     model: Any, names: Sequence[str], templates: Sequence[str], *, batch_size: int, steps: Steps
 ) -> Tensor:
     """The direction of each class (C, E): the mean of its unit prompt vectors, made unit."""
-    prompts = [template.replace("{}", name) for name in names for template in templates]
+    prompts = [filled(template, name) for name in names for template in templates]
     return mean_directions(embed_texts(model, prompts, batch_size=batch_size, steps=steps), len(names))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.pictures import Preprocess
-from diptych.data.templates import checked
+from diptych.data.templates import checked, filled, written
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError, brief
 from diptych.towers.delivered import Delivered
@@ -26,8 +26,8 @@ from diptych.towers.tower import ImageTower
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal, capital
-    letters or not: most tokenizers see no difference.
+    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal as prompts
+    have them (`written`), capital letters or not: most tokenizers see no difference.
 
     >>> check_names([" cat", "dog"])
     ('cat', 'dog')
@@ -35,16 +35,25 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     found = tuple(name.strip() for name in names)
     if not found or not all(found):
         raise InputError(f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class")
-    plain = [name.casefold() for name in found]
+    plain = [plainly(name) for name in found]
     if twice := next((name for name, count in Counter(plain).items() if count > 1), None):
-        called = dict.fromkeys(repr(name) for name in found if name.casefold() == twice)
+        called = dict.fromkeys(repr(name) for name in found if plainly(name) == twice)
         raise InputError(f"two classes are called {' and '.join(called)}; give each a name of its own")
     return found
 
 
+def plainly(name: str) -> str:
+    """How class names are compared: as prompts have them, in small letters.
+
+    >>> plainly("Red_Apple") == plainly("red apple")
+    True
+    """
+    return written(name).casefold()
+
+
 def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) -> list[str]:
     """Each name's prompt. Raises InputError for a name that the context cuts: it may be no other than the next."""
-    found = [template.replace("{}", name) for name in names]
+    found = [filled(template, name) for name in names]
     for name, prompt in zip(names, found, strict=True):
         if tokenizer is not None and (lost := tokenizer.lost(prompt)):
             raise InputError(f"the class name {brief(name, 40)!r} does not fit: its prompt loses {lost} tokens "
@@ -60,13 +69,13 @@ def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> lis
 def parted(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:
     """The ids of a prompt, special ones left out: the words before the name, the name, what follows it; where the last
     two share a token, all of both is the name. Raises InputError where the words before it share one with it."""
-    before, prompt = template.partition("{}")[0], template.replace("{}", name)
+    before, prompt = template.partition("{}")[0], filled(template, name)
     words, whole = tokenizer.ids(before.strip()), tokenizer.ids(prompt)
     if whole[: len(words)] != words:
         raise InputError(f"in {prompt!r} the words before the name have other tokens than alone; put a blank between "
                          "them and {}")  # fmt: skip
     tail = whole[len(words) :]
-    named = tokenizer.ids(before + name)[len(words) :]
+    named = tokenizer.ids(before + written(name))[len(words) :]
     if tail[: len(named)] != named:
         named = tail
     return words, named, tail[len(named) :]

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
-from diptych.towers.classifier import check_names, mean_directions, prompt_ids, thaw
+from diptych.towers.classifier import check_names, mean_directions, plainly, prompt_ids, thaw
 from diptych.towers.dual import DualEncoder
 from diptych.towers.prompts import Prompted
 from diptych.towers.tower import Tower
@@ -81,8 +81,8 @@ class Mixture(Prompted):
     def set_classes(self, names: Sequence[str]) -> None:
         """Name the classes; behind them `also`, as far as they are no classes, are taught with."""
         classes = check_names(names)
-        known = {name.casefold() for name in classes}
-        super().set_classes([*classes, *(name for name in self.also if name.casefold() not in known)])
+        known = {plainly(name) for name in classes}
+        super().set_classes([*classes, *(name for name in self.also if plainly(name) not in known)])
         self.names, self.classes = self.classes, classes
         self._hard = None
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.data.templates import filled
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.dtypes import wide
 from diptych.towers.classifier import Classifier, mean_directions
@@ -32,7 +33,7 @@ def prompts(unit: Unit, templates: Sequence[str]) -> tuple[str, ...]:
     ('a cat. a cat has whiskers.', 'one cat. a cat has whiskers.')
     """
     name, sentence = unit
-    return tuple(f"{template.replace('{}', name)} {sentence}".strip() for template in templates)
+    return tuple(f"{filled(template, name)} {sentence}".strip() for template in templates)
 
 
 class PromptSets(Classifier):

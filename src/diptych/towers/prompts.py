@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from diptych.data.templates import checked
+from diptych.data.templates import checked, filled
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, brief
 from diptych.towers.classifier import Classifier, check_names, freeze, parted
@@ -132,7 +132,7 @@ class Prompted(Classifier):
         tokenizer = self.tokenizer
         words, named, rest = parted(tokenizer, frame.template, name)
         if rest[: len(frame.tail)] != frame.tail:
-            raise InputError(f"in {frame.template.replace('{}', name)!r} the words behind the name have other tokens "
+            raise InputError(f"in {filled(frame.template, name)!r} the words behind the name have other tokens "
                              "than elsewhere; put a blank between {} and them")  # fmt: skip
         kept = words[frame.length :] if self.keeps else []  # words that stay as they are
         numbers = range(frame.first, frame.first + frame.length)

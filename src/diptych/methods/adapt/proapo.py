@@ -34,7 +34,7 @@ from diptych import collectives
 from diptych.data.batch import Batch
 from diptych.data.descriptions import of_classes
 from diptych.data.sample import Source
-from diptych.data.templates import templates, with_types
+from diptych.data.templates import filled, templates, with_types
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.methods.make import Make
@@ -143,7 +143,7 @@ class ProAPO(Classify):
     def search_templates(self, run: Any) -> None:
         """Choose among the templates."""
         judge, names = self._judge(run), self.model.classes
-        vectors = self._embed([[template.replace("{}", name) for template in self.library] for name in names])
+        vectors = self._embed([[filled(template, name) for template in self.library] for name in names])
         single = np.eye(len(self.library), dtype=bool)
 
         def score(rows: np.ndarray) -> Scores:

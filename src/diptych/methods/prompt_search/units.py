@@ -8,17 +8,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diptych.data.templates import written
 from diptych.towers.prompt_sets import Unit
 
 SAMPLES = 16  # random starts of each kind
 
 
 def units_of(name: str, sentences: Sequence[str] = (), synonyms: Sequence[str] = ()) -> tuple[Unit, ...]:
-    """The units of a class, none twice, names first. Sentences are in lower case and call the class by the name.
+    """The units of a class, none twice, names first. Sentences are in lower case and call the class by the name,
+    which is `written`.
 
     >>> units_of("Cat", ["A cat has whiskers."], ["house cat"])
     (('Cat', ''), ('house cat', ''), ('Cat', 'a Cat has whiskers.'), ('house cat', 'a house cat has whiskers.'))
     """
+    name = written(name)
     names = tuple(dict.fromkeys([name, *synonyms]))
     own = re.compile(rf"(?<!\w){re.escape(name.lower())}(?!\w)")
     told = [(called, own.sub(lambda _, by=called: by, text.lower())) for called in names for text in sentences]
