@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.evaluation import check, evaluate
 from diptych.evaluation.continual import Checkpoint, loaded, mean_of, measured_by, settings_of, share_of
 from diptych.evaluation.embed import Progress
 from diptych.evaluation.protocol import data_of, describe, protocol_of
+from diptych.towers.parts import between
 
 card = {
     "title": "WiSE-FT: models between a fine-tuned one and the one it came from",
@@ -108,10 +107,7 @@ def _between(model: Any, earlier: Any) -> Iterator[Any]:
     own = copy.deepcopy(mine)
 
     def mix(alpha: float) -> None:
-        for name, value in own.items():
-            if value.is_floating_point():
-                mine[name].copy_(torch.lerp(theirs[name].to(value), value, alpha))
-        model.encoder.load_state_dict(mine)
+        model.encoder.load_state_dict(between(theirs, own, alpha))
 
     try:
         yield mix

@@ -1,4 +1,4 @@
-"""Small stateful parts of methods: temperature, momentum copy, queue, frozen model.
+"""Small stateful parts of methods: temperature, momentum copy, queue, frozen model; and states between two.
 
 Dimensions: B samples, Q places of a queue, E embedding.
 """
@@ -6,7 +6,7 @@ Dimensions: B samples, Q places of a queue, E embedding.
 import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -130,6 +130,20 @@ class Queue(nn.Module):
         places = (int(self.position) + torch.arange(len(rows), device=self.rows.device)) % Q
         self.rows[places[-Q:]] = rows[-Q:].to(self.rows)
         self.position.add_(len(rows)).remainder_(Q)
+
+
+def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """A state (1 - alpha) · before + alpha · after: all floating entries, running statistics with them; the others,
+    which count or point, are those of `after`.
+
+    >>> ends = {"w": torch.tensor([0.0]), "n": torch.tensor(1)}, {"w": torch.tensor([4.0]), "n": torch.tensor(9)}
+    >>> between(*ends, alpha=0.25)
+    {'w': tensor([1.]), 'n': tensor(9)}
+    """
+    return {
+        name: torch.lerp(before[name].to(value), value, alpha) if value.is_floating_point() else value
+        for name, value in after.items()
+    }
 
 
 class Frozen(nn.Module):

@@ -9,6 +9,18 @@ from diptych.methods.adapt.fine_tune import layer_rates
 from diptych.training import optim
 
 
+def test_running_statistics_go_back_as_weights_do():
+    made = method("wise_ft", image="timm:test_resnet:image_size=32", decay=1.0, alpha=0.0)
+    start = made.before.module.state_dict()
+    assert any("running" in name for name in start)
+    with torch.no_grad():
+        for value in made.model.encoder.state_dict().values():
+            value.add_(1)
+    made.mix(None)
+    for name, value in made.model.encoder.state_dict().items():
+        torch.testing.assert_close(value, start[name] if value.is_floating_point() else start[name] + 1, msg=name)
+
+
 @pytest.mark.parametrize("name", ["fine_tune", "lora"])
 def test_the_first_step_is_zero_shot(name):
     made = method(name)

@@ -4,7 +4,7 @@ Full fine-tuning on labelled pictures, then weights between those of before and 
 
     weights = (1 - alpha) · zero-shot + alpha · fine-tuned
 
-so that much of what is won on the new data stays, and little of what the model could do is lost. Inference: as
+running statistics of batch norms with them, so that much of what is won on the new data stays, and little of what the model could do is lost. Inference: as
 zero-shot, with any names. The suite `wise` goes through all alphas of a run of `fine_tune`.
 """
 
@@ -19,7 +19,7 @@ from diptych.methods.adapt import fine_tune
 from diptych.methods.base import Stage
 from diptych.methods.make import Make
 from diptych.spec import Share
-from diptych.towers.parts import Frozen
+from diptych.towers.parts import Frozen, between
 
 card = {
     "title": "Robust fine-tuning of zero-shot models",
@@ -52,9 +52,8 @@ class WiSEFT(fine_tune.FineTune):
     @torch.no_grad()
     def mix(self, run: Any) -> None:
         """Go back towards the weights of before."""
-        before = dict(self.before.module.named_parameters())
-        for name, parameter in self.model.encoder.named_parameters():
-            parameter.copy_(torch.lerp(before[name].to(parameter), parameter, self.config.alpha))
+        encoder = self.model.encoder
+        encoder.load_state_dict(between(self.before.module.state_dict(), encoder.state_dict(), self.config.alpha))
 
 
 WiSEFT.presets = {name: replace(preset) for name, preset in fine_tune.FineTune.presets.items()}
