@@ -49,6 +49,10 @@ def test_shards_are_read_back_as_they_were(written):
             assert new.images[edit.kind].read() == edit.images["main"].read()
             assert new.captions(f"{edit.kind}_instruction") == edit.captions("instruction")
             assert new.captions(f"{edit.kind}_caption") == edit.captions()
+    for mask in ("class", "coarse"):
+        classes, names = source.schema()[f"masks.{mask}"].classes, back.schema()[f"masks.{mask}"].classes
+        there = np.unique([np.asarray(sample.masks[mask].decode()) for sample in source])
+        assert [names[number] for number in there] == [classes[number] for number in there]
     classes, names = source.schema()["labels.colour"].classes, back.schema()["labels.colour"].classes
     assert [names[sample.labels["colour"]] for sample in back] == [
         classes[sample.labels["colour"]] for sample in source

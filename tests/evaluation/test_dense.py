@@ -149,6 +149,27 @@ def test_a_probe_of_pictures_that_tell_all_reads_every_position():
     assert (found["n"], found["n_train"]) == (80, 120)
 
 
+def test_classes_of_training_are_those_of_the_same_name():
+    train = quarters(30)
+    for sample in train.samples:
+        plane = sample.masks["class"].pixels
+        sample.masks["class"].pixels = np.where(plane == 255, 255, 2 - plane).astype(np.uint8)
+    train.fields["masks.class"] = Field(kind="mask", classes=("sand", "sea", "sky"))
+    result = dense(Fake(vectors(0), size=8), quarters(20), train=train)
+    assert result["miou"] == 1.0
+    assert list(result["by_class"]) == ["sky", "sea", "sand"]
+
+
+def test_a_mask_of_objects_is_refused():
+    source = quarters(20)
+    source.fields["masks.class"] = Field(kind="mask")
+    with pytest.raises(InputError, match="'class' of rows has numbers without class names.*name them"):
+        dense(Fake(vectors(0), size=8), source)
+    source.fields["masks.sort"] = Field(kind="mask", classes=("sky", "sea"))
+    with pytest.raises(InputError, match="choose 'sort'"):
+        dense(Fake(vectors(0), size=8), source, mask="class")
+
+
 def test_pictures_that_tell_nothing_give_about_chance():
     result = dense(Fake(vectors(0), size=8), quarters(60, tells=False))
     assert result["accuracy"] < 0.6

@@ -1,6 +1,7 @@
 """Pictures to tensors: four places a picture can lie, and the one preprocessing. `data.decode` reads their bytes."""
 
 import errno
+import io
 import os
 import stat
 import zipfile
@@ -172,6 +173,35 @@ class Mask:
     def decode(self, at_least: int | None = None) -> Image.Image:
         """As `decode_mask`, always in full: the mean of two numbers is a third one."""
         return decode_mask(self.read())
+
+
+VOID = 255
+"""The number in a mask of classes that is no class."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMask:
+    """A mask whose numbers are those of classes, made of one whose numbers are of this picture's segments.
+
+    `numbers` gives the class of each segment; what is in none is `VOID`.
+    """
+
+    mask: Mask
+    numbers: Mapping[int, int]
+
+    def read(self) -> bytes:
+        """A PNG of `decode`."""
+        buffer = io.BytesIO()
+        self.decode().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """The classes of all pixels, in full as those of `Mask`."""
+        plane = np.asarray(self.mask.decode())
+        classes = np.full(plane.shape, VOID, np.uint8)
+        for segment, number in self.numbers.items():
+            classes[plane == segment] = number
+        return Image.fromarray(classes)
 
 
 _RESIZES = ("shortest", "squash", "longest")

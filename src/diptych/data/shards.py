@@ -3,7 +3,7 @@
     KEY.png, KEY.ROLE.png       pictures; an edit's under its kind, as KEY.recolour.png
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; KEY.ROLE_objects.npy says which objects each text of a role speaks of
-    KEY.json                    texts by role, labels with their names, boxes; of edits caption and instruction
+    KEY.json                    texts by role, labels and masks with their names, boxes; of edits caption and instruction
 
 What an edit has beside its picture, caption and instruction is not written. A shard is there whole or not at all, and
 a run that was stopped goes on with the shards that are missing.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.sample import Sample, Schema, Source, Text
+from diptych.data.sample import Field, Picture, Sample, Schema, Source, Text
 from diptych.errors import InputError
 from diptych.files import write_atomic
 
@@ -131,7 +131,18 @@ def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict
             {"name": box.text, "label": box.label, "box": [*box.xyxy[:2], *np.subtract(box.xyxy[2:], box.xyxy[:2])]}
             for box in boxes
         ]
+    masks = {name: _numbers(mask, schema.get(f"masks.{name}")) for name, mask in sample.masks.items()}
+    if named := {name: numbers for name, numbers in masks.items() if numbers}:
+        record["mask_classes"] = named
     return record
+
+
+def _numbers(mask: Picture, field: Field | None) -> dict[str, str]:
+    """The class name of each number in a mask, where it has such."""
+    if field is None or not field.classes:
+        return {}
+    there = np.unique(np.asarray(mask.decode())).tolist()
+    return {str(number): field.classes[number] for number in there if number < len(field.classes)}
 
 
 def _by_role(texts: Sequence[Text]) -> dict[str, Any]:

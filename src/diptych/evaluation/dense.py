@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.pictures import VOID
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps
@@ -28,12 +29,9 @@ card = {
     "abilities": ["preprocess", "represent"],
 }
 
-VOID = 255
-"""The number in a mask that is no class."""
-
 
 def ready(model: Any, source: Source, *, mask: str | None = None) -> None:
-    """Raises InputError for a mask that the source lacks."""
+    """Raises InputError for a mask that the source lacks, or that has no class names."""
     mask_of(source, mask)
 
 
@@ -52,19 +50,23 @@ def dense(
     """`miou` and `accuracy` of positions, each class's IoU in `by_class`, and what chance gives.
 
     The probe learns from at most `most` positions of `train`, a source or its spec, and is judged on all of `source`;
-    without it `source` is cut in two by the first seed. `mask` is class, or the first mask; 255 in it is void. Also
-    given: `n` positions judged on, `n_train`, `bad` samples by reason, and the protocol.
+    without it `source` is cut in two by the first seed. `mask` is class, or the first whose numbers have class names;
+    255 in it is void. Also given: `n` positions judged on, `n_train`, `bad` samples by reason, and the protocol.
     """
     mask, halves, bad = mask_of(source, mask), split(source, train, seeds[0]), Counter()
-
-    def plane(sample: Sample) -> np.ndarray:
-        if mask not in sample.masks:
-            raise BadSample("no-mask", f"{sample.key} has no mask {mask!r}")
-        return laid_under(np.asarray(sample.masks[mask].decode()), model.preprocess, VOID)
+    classes = [part.schema()[f"masks.{mask_of(part, mask)}"].classes for part in (halves.train, halves.test)]
+    names = tuple(dict.fromkeys([*classes[1], *classes[0]]))
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
     found = []
-    for part, count in ((halves.train, most), (halves.test, None)):
+    for part, own, count in zip((halves.train, halves.test), classes, (most, None), strict=True):
+
+        def plane(sample: Sample, own: Sequence[str] = own) -> np.ndarray:
+            if mask not in sample.masks:
+                raise BadSample("no-mask", f"{sample.key} has no mask {mask!r}")
+            numbers = renumbered(np.asarray(sample.masks[mask].decode()), own, names)
+            return laid_under(numbers, model.preprocess, VOID)
+
         x, y, owners = positions(
             model, part, plane, lambda plane, grid: cell_classes(plane, grid, VOID), bad, most=count, seed=seeds[0],
             exact=exact, batch_size=batch_size, steps=steps,
@@ -75,13 +77,12 @@ def dense(
             raise InputError(f"mask {mask!r} of {part.name!r} is void everywhere")
     (x, y, owners), (test_x, test_y, _) = found
     results, by_class = segmentation(x, y, test_x, test_y, owners=owners, seed=seeds[0])
-    names = source.schema()[f"masks.{mask}"].classes
     protocol = protocol_of(
         "dense", source, model, exact=exact, field=mask, classes=names,
         rule="linear classifier of the cell's most common class; 255 is void; mean IoU of classes that occur",
         options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
     )  # fmt: skip
-    named = {names[value] if value < len(names) else str(value): {"iou": iou} for value, iou in by_class.items()}
+    named = {names[value]: {"iou": iou} for value, iou in by_class.items()}
     return (
         {"n": len(test_y), "n_train": len(y)}
         | results
@@ -137,11 +138,37 @@ def ious(truth: np.ndarray, predicted: np.ndarray) -> dict[int, float]:
     return dict(zip(classes.tolist(), found.tolist(), strict=True))
 
 
+def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """A mask (H, W) whose numbers are those of the classes `own` with those of `names`; `VOID` where it is none.
+
+    >>> renumbered(np.array([[0, 1, 255]]), ("sea", "sky"), ("sky", "sand", "sea"))
+    array([[  2,   0, 255]])
+    """
+    if plane.max(initial=0) < len(own) and own == names[: len(own)]:
+        return plane
+    table = np.full(max(len(own), int(plane.max(initial=0))) + 1, VOID, np.int64)
+    table[: len(own)] = [names.index(name) for name in own]
+    return table[plane]
+
+
 def mask_of(source: Source, mask: str | None) -> str:
-    """The mask whose numbers are classes: as asked, or class, or the first that there is."""
-    masks = [name.removeprefix("masks.") for name in source.schema() if name.startswith("masks.")]
+    """The mask whose numbers are classes: as asked, or class, or the first that has class names. Raises InputError for
+    one without them: its numbers may be those of objects, counted anew in each picture."""
+    fields = source.schema().items()
+    masks = {name.removeprefix("masks."): field for name, field in fields if name.startswith("masks.")}
+    named = [name for name, field in masks.items() if field.classes]
     if not masks:
         raise InputError(f"dense needs masks, which source {source.name!r} does not give")
     if mask is not None and mask not in masks:
         raise unknown(f"mask of source {source.name!r}", mask, masks)
-    return mask or ("class" if "class" in masks else masks[0])
+    if mask is None and named:
+        return "class" if "class" in named else named[0]
+    if (chosen := mask or next(iter(masks))) not in named:
+        hint = (
+            f"choose {named[0]!r}, which has"
+            if named
+            else 'name them in each JSON, "mask_classes": {MASK: {NUMBER: NAME}}'
+        )
+        raise InputError(f"the mask {chosen!r} of {source.name} has numbers without class names, which may be those of "
+                         f"objects; {hint}")  # fmt: skip
+    return chosen

@@ -490,3 +490,73 @@ def test_the_packs_read_whole(data_pack):
     coco = open_source(str(data_pack("coco128") / "train.tar"))
     assert coco.schema()["masks.seg"].optional
     assert coco[0].masks["seg"].decode().mode == "L"
+    names, numbers = coco.schema()["masks.class"].classes, np.asarray(coco[1].masks["class"].decode())
+    assert {names[number] for number in np.unique(numbers[numbers < 255])} <= {
+        "giraffe",
+        "grass-merged",
+        "sky-other-merged",
+        "tree-merged",
+    }
+    receipt = open_source(str(data_pack("receipts") / "test.tar"))[1]
+    assert receipt.boxes[0].text == "AIK HUAT HARDWARE"
+    assert receipt.captions("ocr")[0].splitlines()[:2] == ["AIK HUAT HARDWARE", "ENTERPRISE (SETIA"]
+    diagram = open_source(str(data_pack("geometry3k-forms") / "test.tar"))[1]
+    assert dict(zip(diagram.captions("points"), diagram.arrays["points"].tolist(), strict=True))["B"] == [127, 11]
+    assert diagram.arrays["circles"].shape == (1,)
+
+
+def masked(*planes, **records):
+    """Members of one sample a plane, each with the record of its number."""
+    for number, plane in enumerate(planes):
+        buffer = io.BytesIO()
+        Image.fromarray(np.array(plane, np.uint8)).save(buffer, "PNG")
+        yield f"{number}.png", picture(size=(2, 1))
+        yield f"{number}.seg.png", buffer.getvalue()
+        yield f"{number}.json", json.dumps({name: values[number] for name, values in records.items()}).encode()
+
+
+def test_segments_name_the_classes_of_a_mask(tmp_path):
+    first = [{"index": 1, "name": "sky"}, {"index": 2, "name": "cat"}, {"index": 3, "name": "cat"}]
+    second = [{"index": 1, "name": "bus"}]
+    members = masked([[1, 3]], [[1, 0]], [[1, 1]], segments=[first, second, "sky"])
+    source = open_source(str(write(tmp_path / "a.tar", members)))
+    assert source.schema()["masks.class"].classes == ("bus", "cat", "sky")
+    assert source.schema()["masks.seg"].classes == ()
+    assert np.asarray(source[0].masks["class"].decode()).tolist() == [[2, 1]]
+    assert np.asarray(source[1].masks["class"].decode()).tolist() == [[0, 255]]
+    assert np.asarray(Image.open(io.BytesIO(source[0].masks["class"].read()))).tolist() == [[2, 1]]
+    with pytest.raises(BadSample, match="segments"):
+        source[2]
+
+
+def test_numbers_of_a_mask_are_named_by_the_samples_that_have_them(tmp_path):
+    named = [{"seg": {"1": "cat"}}, {"seg": {"0": "ground"}}, {"seg": {"1": "cat"}}]
+    source = open_source(str(write(tmp_path / "a.tar", masked([[1, 1]], [[0, 0]], [[1, 1]], mask_classes=named))))
+    assert source.schema()["masks.seg"].classes == ("ground", "cat")
+    named[2] = {"seg": {"1": "dog"}}
+    source = open_source(str(write(tmp_path / "b.tar", masked([[1, 1]], [[0, 0]], [[1, 1]], mask_classes=named))))
+    assert source.schema()["masks.seg"].classes == ()
+
+
+def test_what_is_written_and_what_is_measured_in_a_picture_is_read(tmp_path):
+    record = {
+        "lines": [{"text": "TOTAL", "box": [1, 2, 3, 4]}, {"text": "5.00", "box": [5, 2, 3, 4]}],
+        "words": ["not", "boxes"],
+        "points": {"A": [1, 2], "B": [3, 4.5]},
+        "circles": {"A": 2.5, "B": None},
+        "track": [[0, 1], [2, 3]],
+        "other": {"a": "text"},
+        "ragged": [[1], [2, 3]],
+    }
+    source = open_source(
+        str(write(tmp_path / "a.tar", [("k.png", picture()), ("k.json", json.dumps(record).encode())]))
+    )
+    (sample,) = source
+    assert [(box.text, box.xyxy) for box in sample.boxes] == [("TOTAL", (1, 2, 4, 6)), ("5.00", (5, 2, 8, 6))]
+    assert (sample.captions("ocr"), sample.captions("words")) == (["TOTAL\n5.00"], ["not", "boxes"])
+    assert sample.captions("points") == sample.captions("circles") == ["A", "B"]
+    assert sample.arrays["points"].tolist() == [[1, 2], [3, 4.5]]
+    assert sample.arrays["circles"][0] == 2.5
+    assert np.isnan(sample.arrays["circles"][1])
+    assert sample.arrays["track"].tolist() == [[0, 1], [2, 3]]
+    assert {"arrays.other", "arrays.ragged"}.isdisjoint(source.schema())

@@ -2,7 +2,11 @@
 
 A string is a text whose role is its field's name; a list of strings is several. `caption`, `captions`, `text` and
 `texts` are captions; `roles_of` reads what a user says otherwise. A whole or decimal number is a label, a list of
-numbers an array, and `boxes` a list of `{"name": …, "box": [x, y, w, h]}`. Everything else is left alone.
+numbers an array, rows of equally many numbers one of two dimensions. `boxes` is a list of `{"name": …, "box": [x, y, w,
+h]}`; `lines` or `words` of `{"text": …, "box": …}` are what is written in the picture: boxes, and one text of role `ocr`.
+A mapping of names to numbers, or to equally many numbers each, is an array with a row for each name (NaN for null), and
+the names are texts. `segments`, a list of `{"index": …, "name": …}`, says what the numbers of the mask `seg` are in this
+picture; `mask_classes`, `{MASK: {NUMBER: NAME}}`, what those of a mask are in all. Everything else is left alone.
 """
 
 import codecs
@@ -52,6 +56,8 @@ class Parts:
     labels: dict[str, int | float] = field(default_factory=dict)
     boxes: list[Box] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    segments: dict[int, str] = field(default_factory=dict)  # of the mask `seg`
+    mask_classes: dict[str, dict[int, str]] = field(default_factory=dict)
     _told: set[tuple[str, str]] = field(default_factory=set)
 
     def add_text(self, text: str, role: str) -> None:
@@ -77,14 +83,66 @@ class Parts:
                 self.labels.setdefault(name, number(value, name))
             elif name == "boxes":
                 self.boxes += [_box(entry) for entry in value or ()]
+            elif name == "segments":
+                self.segments |= _segments(value)
+            elif name == "mask_classes":
+                self.mask_classes |= _mask_classes(value)
+            elif name in _WRITTEN and _mappings(value):
+                self._add_written(value, _WRITTEN[name])
+            elif isinstance(value, Mapping):
+                self._add_named(name, value, role)
             elif isinstance(value, list) and value:
                 if all(isinstance(entry, str) for entry in value):
                     for entry in value:
                         self.add_text(entry, role)
-                elif all(isinstance(entry, int | float) for entry in value):
-                    for entry in value:
-                        number(entry, name)  # refuses what would make an array of objects
-                    self.arrays.setdefault(name, np.asarray(value))
+                else:
+                    self._add_numbers(name, value)
+
+    def _add_written(self, entries: Sequence[Mapping[str, Any]], between: str) -> None:
+        """What is written in a picture: a box for each entry, and all of them as one text."""
+        told = [str(entry.get("text") or "").strip() for entry in entries]
+        self.boxes += [_box({**entry, "name": text}) for entry, text in zip(entries, told, strict=True)]
+        self.add_text(between.join(text for text in told if text), "ocr")
+
+    def _add_named(self, name: str, rows: Mapping[str, Any], role: str) -> None:
+        """Numbers by name as an array, and the names as texts in the same order."""
+        if self._add_numbers(name, [math.nan if row is None else row for row in rows.values()]):
+            for text in rows:
+                self.add_text(str(text), role)
+
+    def _add_numbers(self, name: str, values: Sequence[Any]) -> bool:
+        """Numbers, or rows of equally many, as an array; whether they are that."""
+        rows = values if all(isinstance(each, list) for each in values) else [values]
+        if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
+            return False
+        if not all(isinstance(value, int | float) for row in rows for value in row):
+            return False
+        for row in rows:
+            for value in row:
+                number(value, name)  # refuses what would make an array of objects
+        self.arrays.setdefault(name, np.asarray(values))
+        return True
+
+
+_WRITTEN = {"lines": "\n", "words": " "}  # fields of what is written in a picture, and what stands between entries
+
+
+def _mappings(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
+
+
+def _segments(value: Any) -> dict[int, str]:
+    try:
+        return {int(entry["index"]): str(entry["name"]) for entry in value or ()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadSample("segments", f"{str(value)[:80]} is not [{{'index': …, 'name': …}}, …]") from error
+
+
+def _mask_classes(value: Any) -> dict[str, dict[int, str]]:
+    try:
+        return {mask: {int(number): str(name) for number, name in names.items()} for mask, names in value.items()}
+    except (AttributeError, ValueError) as error:
+        raise BadSample("mask_classes", f"{str(value)[:80]} is not {{MASK: {{NUMBER: NAME}}}}") from error
 
 
 def number(value: bool | int | float, name: str) -> int | float:
@@ -133,7 +191,9 @@ def schema_of(source: Source, classes: Mapping[str, Sequence[str]]) -> Schema:
             if seen.get(name) != "float":  # one decimal number makes a label a float
                 seen[name] = kind
     return {
-        name: Field(kind=kind, optional=count[name] < looked, classes=tuple(classes.get(name[7:], ())))
+        name: Field(
+            kind=kind, optional=count[name] < looked, classes=tuple(classes.get(name.removeprefix("labels."), ()))
+        )
         for name, kind in seen.items()
     }
 

@@ -7,16 +7,17 @@ reads away, in any order, in any process. Nothing is ever extracted or unpickled
 import glob
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from diptych.data.pictures import PICTURES, Mask, MemberPicture
-from diptych.data.sample import Sample, Schema
+from diptych.data.pictures import PICTURES, VOID, ClassMask, Mask, MemberPicture
+from diptych.data.sample import BadSample, Sample, Schema
 from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import (
     Parts,
@@ -35,6 +36,7 @@ from diptych.spec import Spec, configure
 
 FORMAT = "tar"
 _MOST_FILES = 1_000_000  # that braces may stand for
+_FIRST = 100  # samples that show whether masks have class names
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -118,6 +120,7 @@ class Tar:
             lost = f" ({len(self.damage)} are damaged)" if self.damage else ""
             raise InputError(f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with pictures")
         self._schema: Schema | None = None
+        self._masks: dict[str, tuple[str, ...]] | None = None  # class names of masks
 
     def __len__(self) -> int:
         return len(self._index.ends)
@@ -134,18 +137,12 @@ class Tar:
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        parts = Parts()
-        images: dict[str, MemberPicture] = {}
-        masks: dict[str, Mask] = {}
-        for extension, member in self._members(index):
-            *prefix, kind = extension.split(".")
-            role = ".".join(prefix)
-            if kind in PICTURES and (role == "mask" or role.endswith("seg")):
-                masks[role.removesuffix(".seg")] = Mask(member)  # NAME.seg.png is the mask NAME, seg.png is called seg
-            elif kind in PICTURES:
-                images.setdefault("main" if role in ("", "image", "img") else role, member)
-            else:
-                self._read_fields(parts, role, kind, member)
+        parts, images, masks = self._read(index)
+        if parts.segments and "seg" in masks and "class" not in masks:
+            number = {name: at for at, name in enumerate(self._mask_classes().get("class", ()))}
+            if number:
+                numbers = {segment: number[name] for segment, name in parts.segments.items()}
+                masks["class"] = ClassMask(masks["seg"], numbers)
         return Sample(
             key=self._index.keys[index],
             source=self.name,
@@ -156,6 +153,54 @@ class Tar:
             masks=masks,
             arrays=parts.arrays,
         )
+
+    def _read(self, index: int) -> tuple[Parts, dict[str, MemberPicture], dict[str, Any]]:
+        """What a sample's members give: fields, pictures and masks."""
+        parts = Parts()
+        images: dict[str, MemberPicture] = {}
+        masks: dict[str, Any] = {}
+        for extension, member in self._members(index):
+            *prefix, kind = extension.split(".")
+            role = ".".join(prefix)
+            if kind in PICTURES and (role == "mask" or role.endswith("seg")):
+                masks[role.removesuffix(".seg")] = Mask(member)  # NAME.seg.png is the mask NAME, seg.png is called seg
+            elif kind in PICTURES:
+                images.setdefault("main" if role in ("", "image", "img") else role, member)
+            else:
+                self._read_fields(parts, role, kind, member)
+        return parts, images, masks
+
+    def _mask_classes(self) -> dict[str, tuple[str, ...]]:
+        """The class names of masks: those that are told, and of `class`, made of `seg`, the names of all segments in
+        alphabetical order. Reads every sample's fields once, and only where the first ones show some."""
+        if self._masks is None:
+            first = range(min(len(self), _FIRST))
+            found = self._named_masks(first)
+            self._masks = self._named_masks(range(len(self))) if found and len(self) > _FIRST else found
+        return self._masks
+
+    def _named_masks(self, indices: Iterable[int]) -> dict[str, tuple[str, ...]]:
+        told: dict[str, dict[int, str]] = {}
+        segments: set[str] = set()
+        refused: set[str] = set()
+        for index in indices:
+            try:
+                parts, _, _ = self._read(index)
+            except BadSample:
+                continue
+            segments |= set(parts.segments.values())
+            for mask, names in parts.mask_classes.items():
+                known = told.setdefault(mask, {})
+                if any(known.setdefault(number, name) != name for number, name in names.items()):
+                    refused.add(mask)  # one number, two names
+        found = {
+            mask: tuple(names.get(number, str(number)) for number in range(max(names) + 1))
+            for mask, names in told.items()
+            if mask not in refused and names and min(names) >= 0 and max(names) < VOID
+        }
+        if segments and "class" not in told and len(segments) <= VOID:
+            found["class"] = tuple(sorted(segments))
+        return found
 
     def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberPicture) -> None:
         """Read one member that is no picture; kinds that mean nothing to us (audio, video, …) are passed over."""
@@ -176,5 +221,9 @@ class Tar:
     def schema(self) -> Schema:
         """The fields as the first look at up to 1,000 samples shows them, class names from paired text fields."""
         if self._schema is None:
-            self._schema = schema_of(self, class_names(self, self.roles))
+            schema = schema_of(self, class_names(self, self.roles))
+            masks = {f"masks.{mask}": names for mask, names in self._mask_classes().items()}
+            self._schema = {
+                name: replace(field, classes=masks.get(name, field.classes)) for name, field in schema.items()
+            }
         return self._schema

@@ -63,6 +63,11 @@ def masks(cat: Catalogue) -> tuple[str, ...]:
     return ("instance", "coarse", "class") if len(cat.classes) < 256 else ("instance", "coarse")
 
 
+def _mask_classes(mask: str, cat: Catalogue) -> tuple[str, ...]:
+    """The names of a mask's numbers: 0 is the ground, `instance` counts objects."""
+    return {"coarse": ("background", *KINDS), "class": ("background", *cat.classes)}.get(mask, ())
+
+
 def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
     """The names of the values of every label that a config gives; () where they have none."""
     most = max(config.numbers)
@@ -141,7 +146,7 @@ def schema(config: Config, cat: Catalogue) -> Schema:
         found["texts.instruction"] = Field(kind="text", optional=True)
     found |= {f"labels.{name}": Field(kind="int", classes=values) for name, values in classes(config, cat).items()}
     found |= {"boxes": Field(kind="box", classes=cat.classes)} | {
-        f"masks.{name}": Field(kind="mask") for name in masks(cat)
+        f"masks.{name}": Field(kind="mask", classes=_mask_classes(name, cat)) for name in masks(cat)
     }
     found |= {"arrays.depth": Field(kind="array"), "arrays.factors": Field(kind="array")}
     return found | ({"edits": Field(kind="edit", optional=True)} if edits_of(config) else {})
