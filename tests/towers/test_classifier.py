@@ -5,7 +5,6 @@ import torch
 from tests.methods.adapt.test_prompts import method
 
 import diptych
-from diptych.data.sample import Field
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.evaluation.embed import Steps

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from diptych.data.batch import Batch, Tokens
 from diptych.data.plan import Distinct, Shuffled, Together
-from diptych.data.views import Augment, PictureView, TextView, View
+from diptych.data.views import PictureView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.objectives.core import alike, unlike
-from diptych.spec import Count, configure
+from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 
 
@@ -26,7 +26,7 @@ class PairConfig:
     samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard negatives."""
 
     role: str = "caption"
-    augment: Mapping[str, Any] = field(default_factory=dict)  # options of data.views.Augment
+    augment: Mapping[str, Any] | None = field(default_factory=dict)  # of data.views.Augment; None: none
     distinct: str | None = None
     together: Count = 1
 
@@ -80,7 +80,7 @@ class Pairs(Method):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        self.augment = configure(Augment, dict(config.augment), "augment")
+        self.augment = augmentation(config.augment)
         # by what their names end in: "", "2", "3", …
         self.roles = {str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)}
 

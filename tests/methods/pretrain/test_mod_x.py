@@ -11,6 +11,7 @@ from diptych.methods.make import Make
 from diptych.methods.pretrain.mod_x import ModX
 from diptych.objectives import info_nce
 from diptych.objectives.distillation import off_diagonal
+from diptych.rng import generator
 from diptych.testing import Toy
 from diptych.training.config import resolve
 from diptych.training.engine import Engine, Options
@@ -103,3 +104,14 @@ def test_a_phase_without_data_is_named(tmp_path):
                      recipe={"steps": 1, "batch_size": 32}, options={"quiet": True})  # fmt: skip
     with pytest.raises(InputError, match="phase1"):
         run(config, tmp_path / "run")
+
+
+def test_the_published_preset_varies_no_picture_and_has_adamws_own_epsilon():
+    preset = ModX.presets["paper"]
+    assert (preset.config["augment"], preset.recipe.eps) == (None, 1e-8)
+    made = method(augment=None, phases=1)
+    [stage] = made.stages()
+    view = made.views(stage)[0]
+    sample = Toy(1)[0]
+    trained, judged = (view(sample, generator(0, "view"), progress)["images.main"] for progress in (0.5, None))
+    assert torch.equal(trained, judged)

@@ -2,11 +2,15 @@
 
 A string is a text whose role is its field's name; a list of strings is several. `caption`, `captions`, `text` and
 `texts` are captions; `roles_of` reads what a user says otherwise. A whole or decimal number is a label, a list of
-numbers an array, rows of equally many numbers one of two dimensions. `boxes` is a list of `{"name": …, "box": [x, y, w,
-h]}`; `lines` or `words` of `{"text": …, "box": …}` are what is written in the picture: boxes, and one text of role `ocr`.
-A mapping of names to numbers, or to equally many numbers each, is an array with a row for each name (NaN for null), and
-the names are texts. `segments`, a list of `{"index": …, "name": …}`, says what the numbers of the mask `seg` are in this
-picture; `mask_classes`, `{MASK: {NUMBER: NAME}}`, what those of a mask are in all. Everything else is left alone.
+numbers an array, a list of equally long ones too.
+
+    boxes               [{"name": …, "box": [x, y, w, h]}, …]
+    lines, words        [{"text": …, "box": …}, …], what is written in the picture: boxes, and one text of role `ocr`
+    segments            [{"index": …, "name": …}, …], what the numbers of the mask `seg` are in this picture
+    mask_classes        {MASK: {NUMBER: NAME}}, what the numbers of a mask are in all pictures
+
+Other mappings of names to numbers, or to equally many numbers each, are arrays with a row for each name (NaN for null),
+and the names are texts. Everything else is left alone.
 """
 
 import codecs

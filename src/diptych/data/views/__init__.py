@@ -22,15 +22,15 @@ from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views.boxes import BoxView
 from diptych.data.views.noise import NoiseView
-from diptych.data.views.pictures import Augment, PictureView, place
+from diptych.data.views.pictures import Augment, PictureView, augmentation, place
 from diptych.data.views.tasks import Task, TaskView
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
 from diptych.data.views.visual import OwnPictureView, VisualView, is_visual
 from diptych.rng import generator
 
 __all__ = [
-    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "OwnPictureView", "PictureView",
-    "SentenceView", "Task", "TaskView", "TextView", "VariedTextView", "View", "VisualView", "collate", "is_visual",
+    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "OwnPictureView", "PictureView", "SentenceView",
+    "Task", "TaskView", "TextView", "VariedTextView", "View", "VisualView", "augmentation", "collate", "is_visual",
     "look", "place", "sentences",
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ Dimensions: B samples, V views, H x W pixels.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from diptych.data.pictures import Preprocess, luma
 from diptych.data.sample import BadSample, Sample
+from diptych.spec import configure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,15 @@ class Augment:
         """0 before the ramp, 1 after it."""
         start, end = self.ramp
         return float(np.clip((progress - start) / (end - start), 0, 1)) if end > start else float(progress >= end)
+
+
+def augmentation(options: Mapping[str, Any] | None) -> Augment | None:
+    """The augmentation of some options, None for none. Raises InputError for an unknown option.
+
+    >>> augmentation({"flip": True}).flip, augmentation(None)
+    (True, None)
+    """
+    return None if options is None else configure(Augment, dict(options), "augment")
 
 
 def place(

@@ -21,12 +21,12 @@ from torch import nn
 
 from diptych.data.batch import Batch
 from diptych.data.plan import Having, Shuffled, Together
-from diptych.data.views import Augment, PictureView, TextView, View
+from diptych.data.views import PictureView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.objectives.composed import prompt_alignment, token_nce
-from diptych.spec import AtLeast, Count, NotNegative, ShareBelowOne, configure
+from diptych.spec import AtLeast, Count, NotNegative, ShareBelowOne
 from diptych.towers.classifier import freeze
 from diptych.towers.composer import Composer, cleaned
 from diptych.towers.fusion import STD, QFormer, QFormerConfig
@@ -93,7 +93,7 @@ class SPRC(Method):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        self.augment = None if config.augment is None else configure(Augment, dict(config.augment), "augment")
+        self.augment = augmentation(config.augment)
         encoder = make.dual(scale=Temperature(100.0, form="fixed"))
         if make.words is None:
             raise InputError("instructions are texts, and this model came without a tokenizer; start from one that "

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from diptych.data.batch import Batch
-from diptych.data.views import Augment, PictureView, VariedTextView, View
+from diptych.data.views import Augment, PictureView, VariedTextView, View, augmentation
 from diptych.errors import InputError, unknown
 from diptych.methods import pictures
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
@@ -111,7 +111,7 @@ class CLIPRocket(Method):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        self.augment = configure(Augment, dict(config.augment), "augment")
+        self.augment = augmentation(config.augment)
         self.strong = configure(Augment, dict(config.strong), "strong")
         both = f"two:hidden={config.hidden}" + ("" if config.local else ":share=1.0")  # a head that learns nothing
         self.model = make.dual(

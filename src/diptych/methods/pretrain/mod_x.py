@@ -104,11 +104,11 @@ class ModX(CLIP):
 ModX.presets = {
     "small": replace(SMALL, config={**SMALL.config, "scale": 5.0}, recipe=replace(SMALL.recipe, epochs=10)),
     "paper": Preset(
-        config={"phases": 6},
+        config={"phases": 6, "augment": None},
         image="timm:resnet50_clip:image_size=224",
         text="text:width=512:depth=6:heads=8",
         tokenizer="clip",
         embed_dim=1024,
-        recipe=Recipe(lr=5e-4, weight_decay=0.1, betas=(0.9, 0.999), warmup=0.2, epochs=35, batch_size=280),
+        recipe=Recipe(lr=5e-4, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, warmup=0.2, epochs=35, batch_size=280),
     ),
 }
