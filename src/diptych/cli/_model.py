@@ -22,14 +22,23 @@ def add_precision(parser: Parser) -> None:
                   help="float32 (default), bfloat16, int8, or auto: a probe chooses")  # fmt: skip
 
 
-def load_model(spec: str, weights: str | None = None, precision: str = "float32") -> "Model":
-    """The model, on a GPU where there is one, in a precision."""
+def add_share(parser: Parser) -> None:
+    """`--share`, for verbs that compare embeddings."""
+    parser.option("How", "--share", type=float, metavar="S", help="of a model with two heads: the first one's weight")
+
+
+def load_model(
+    spec: str, weights: str | None = None, precision: str = "float32", share: float | None = None
+) -> "Model":
+    """The model, on a GPU where there is one, in a precision; `share` as of `diptych.load`."""
     import torch
 
     from diptych.methods.store import load
     from diptych.towers.precision import set_precision
 
-    model = set_precision(load(spec, weights=weights).to("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    model = set_precision(
+        load(spec, weights=weights, share=share).to("cuda" if torch.cuda.is_available() else "cpu"), precision
+    )
     if precision == "auto":
         say(f"computing in {model.precision}, the fastest that is close enough to float32 here")
     return model

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, add_precision, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -37,6 +37,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON, of all pictures, in place of tables")
     add_precision(parser)
+    add_share(parser)
     add_weights(parser)
 
 
@@ -54,7 +55,7 @@ def run(args: Namespace) -> None:
     from diptych.evaluation.naming import Named, likeliest, name_pictures
 
     source = None if is_picture(args.pictures) else open_source(args.pictures)
-    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
     route = bool(args.get("route"))
     if route and not hasattr(model, "route"):
         raise InputError(f"{args.model} has no groups of prompts to choose from, which --route tells; train some with "

@@ -3,7 +3,7 @@
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too.
 """
 
-from diptych.cli._model import MODELS, add_precision, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError
@@ -24,6 +24,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--max-bad", type=float, metavar="SHARE", help="damaged samples allowed (default: 0.01)")
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
+    add_share(parser)
     add_weights(parser)
 
 
@@ -37,7 +38,7 @@ def run(args: Namespace) -> None:
     settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
     if settings.get("batch_size", 1) < 1:
         raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
-    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))

@@ -7,7 +7,7 @@ suites` tells what each suite reads, docs/evaluation.md what it measures.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from diptych.cli._model import MODELS, add_precision, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -32,6 +32,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
+    add_share(parser)
     some = "For some suites"
     parser.option(some, "--template", "--templates", action="append", metavar="SPEC",
                   help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again")  # fmt: skip
@@ -87,7 +88,7 @@ def run(args: Namespace) -> None:
     suites = _names(args.get("suite", "retrieval"))
     settings = _settings(args)
     source = open_source(args.data)
-    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
     with progress("evaluating") as report:
         results = evaluate(model, source, suites, progress=report, **settings)
     if args.get("json"):

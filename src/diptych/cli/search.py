@@ -46,7 +46,8 @@ def run(args: Namespace) -> None:
     spec = args.get("model", index.manifest.model)
     if "model" not in args and Path(spec).is_absolute() and not Path(spec).is_dir():
         raise InputError(f"{args.emb} was made with the model in {spec}, which is not there; name it with --model")
-    model = load_model(spec, args.get("weights"), args.get("precision", "float32"))
+    share = index.manifest.share
+    model = load_model(spec, args.get("weights"), args.get("precision", "float32"), share)
     hits = query(model, index, text=args.text, image=args.get("image"), minus=args.get("minus"), k=args.get("k", 10))
     if args.get("json"):
         show_json([asdict(hit) for hit in hits])

@@ -3,7 +3,7 @@
     KEY.png, KEY.ROLE.png       pictures; an edit's under its kind, as KEY.recolour.png
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; KEY.ROLE_objects.npy says which objects each text of a role speaks of
-    KEY.json                    texts by role, labels and masks with their names, boxes; caption and instruction of edits
+    KEY.json                    texts by role, labels and masks with names, boxes; caption and instruction of edits
 
 What an edit has beside its picture, caption and instruction is not written. A shard is there whole or not at all, and
 a run that was stopped goes on with the shards that are missing.

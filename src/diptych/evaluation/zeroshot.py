@@ -145,7 +145,8 @@ def class_vectors(
 ) -> Tensor:
     """The direction of each class (C, E): the mean of its unit prompt vectors, made unit."""
     prompts = [filled(template, name) for name in names for template in templates]
-    return mean_directions(embed_texts(model, prompts, batch_size=batch_size, steps=steps), len(names))
+    vectors = embed_texts(model, prompts, batch_size=batch_size, steps=steps)
+    return mean_directions(vectors, len(names), getattr(model, "shares", (1.0,)))
 
 
 def judged_pictures(

@@ -141,16 +141,29 @@ def _saved(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Any:
+def load(
+    spec: str | Path, weights: str | Path | None = None, precision: str = "float32", *, share: float | None = None
+) -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships: `tiny`, `tiny-lm`.
 
     A `Model`, which embeds; a RUN of a language model is a `LanguageModel`, which generates.
 
     `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
     is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
-    probed embeddings stay within a cosine of 0.9995 of float32 (`towers.precision`). Raises InputError where the name,
+    probed embeddings stay within a cosine of 0.9995 of float32 (`towers.precision`). `share` weighs the heads of a model
+    that has two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError where the name,
     the files or their contents do not fit.
     """
+    model = _load(spec, weights, precision if share is None else "float32")
+    if share is None:
+        return model
+    if not isinstance(model, Model):
+        raise InputError(f"a share weighs the two heads of a model that embeds, and {spec} has none; leave it out")
+    model.set_share(share)
+    return set_precision(model, precision)
+
+
+def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
     prefix = str(spec).split(":", 1)[0]
     if prefix in pretrained.LOADERS and ":" in str(spec):
         return pretrained.load(str(spec), weights=weights, precision=precision)

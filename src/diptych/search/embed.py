@@ -91,6 +91,7 @@ def embed_source(
             source=spec,
             damaged=state.damaged,
             exact=exact,
+            share=model.shares[0] if len(model.shares) == 2 else None,
         )
         manifest.write(folder)
     return manifest

@@ -29,7 +29,7 @@ class Manifest:
 
     `model` is what `diptych.load` takes, `identity` the checksum of its weights and configuration, `texts` the number
     of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out, by reason, `exact` whether
-    every JPEG was decoded in full (as it was before this field came).
+    every JPEG was decoded in full (as it was before this field came), `share` that of the first of two heads.
     """
 
     model: str
@@ -40,6 +40,7 @@ class Manifest:
     source: str
     damaged: Mapping[str, list[str]]
     exact: bool = True
+    share: float | None = None
     format: str = FORMAT
 
     def write(self, folder: Path) -> None:

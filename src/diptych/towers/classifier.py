@@ -81,16 +81,19 @@ def parted(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], l
     return words, named, tail[len(named) :]
 
 
-def mean_directions(vectors: Tensor, classes: int | Sequence[int]) -> Tensor:
+def mean_directions(vectors: Tensor, classes: int | Sequence[int], shares: Sequence[float] = (1.0,)) -> Tensor:
     """The direction of each class (C, E): the mean of its unit prompt vectors, made unit. `vectors` (P, E) stand class
-    by class, as many of each, or as many as `classes` says of each.
+    by class, as many of each, or as many as `classes` says of each. Of several heads side by side each is averaged and
+    made unit alone, and has its share of the squared length (`DualEncoder.shares`).
 
     >>> mean_directions(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), [2, 1])
     tensor([[0.7071, 0.7071],
             [0.0000, 1.0000]])
     """
     sizes = [len(vectors) // classes] * classes if isinstance(classes, int) else list(classes)
-    return normalize(torch.stack([part.mean(0) for part in normalize(vectors, dim=1).split(sizes)]), dim=1)
+    means = torch.stack([part.mean(0) for part in normalize(vectors, dim=1).split(sizes)])
+    heads = zip(means.chunk(len(shares), dim=1), shares, strict=True)
+    return torch.cat([share**0.5 * normalize(head, dim=1) for head, share in heads], dim=1)
 
 
 def freeze(*parts: nn.Module | nn.Parameter | None) -> None:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
+from diptych.spec import Spec, configure, parse
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.encoded import Encoded
-from diptych.towers.heads import fitted, head
+from diptych.towers.heads import TwoConfig, TwoHeads, fitted, head
 from diptych.towers.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
@@ -74,6 +75,32 @@ class DualEncoder(nn.Module):
     def embed_texts(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Tensor:
         """Ids (N, L) with lengths (N,) -> unit vectors (N, E)."""
         return F.normalize(self.project_text(self.encode_text(ids, lengths, **how).pooled), dim=-1)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What share of an embedding's squared length each head has; (1.0,) where there is one head a side."""
+        head = self.image_projection
+        return (head.share, 1 - head.share) if isinstance(head, TwoHeads) else (1.0,)
+
+    def set_share(self, share: float) -> None:
+        """Let the first of two heads have this share of the cosine (`heads.TwoHeads`), on both sides.
+
+        Raises InputError for a share outside 0 to 1, and for a model that has one head a side, or whose second head
+        was never trained.
+        """
+        if len(self.shares) == 2 and self.shares[0] == share:
+            return
+        for side in ("image_projection", "text_projection"):
+            module = getattr(self, side)
+            if module is None:
+                continue
+            if not isinstance(module, TwoHeads) or module.share == 1:
+                raise InputError("a share weighs the two heads of a model that was trained with two, and this one has "
+                                 "one; leave the share out")  # fmt: skip
+            spec = parse(self._plain[side])
+            configure(TwoConfig, options := {**spec.options, "share": share}, "two heads")
+            self._plain[side] = str(Spec(spec.name, options))
+            module.share = share
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines (N, M) of unit vectors (N, E) and (M, E)."""

@@ -135,7 +135,7 @@ class Model:
             return
         sets = zip(*(prompts(self.tokenizer, template, names) for template in templates), strict=True)
         vectors = self.embed_texts([prompt for each in sets for prompt in each], batch_size=batch_size)
-        self.classes, self._class_vectors = names, mean_directions(vectors, len(names))
+        self.classes, self._class_vectors = names, mean_directions(vectors, len(names), self.shares)
 
     def class_logits(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
@@ -148,6 +148,18 @@ class Model:
             raise InputError(f"{self.name} knows no classes; name them first, with set_classes or --names")
         vectors = self.embed_images(images, batch_size=batch_size, exact=exact, progress=progress)
         return float(self.encoder.scale().detach()) * self.similarity(vectors, self._class_vectors)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What share of an embedding's squared length each of its heads has (`DualEncoder.shares`)."""
+        return self.encoder.shares
+
+    def set_share(self, share: float) -> None:
+        """Weigh the two heads anew, as `DualEncoder.set_share` does; classes are named again afterwards."""
+        self.encoder.set_share(share)
+        self.__dict__.pop("identity", None)
+        if hasattr(self, "_class_vectors"):
+            self.classes = ()
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines (N, M) of embeddings (N, E) and (M, E)."""

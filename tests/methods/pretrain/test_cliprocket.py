@@ -9,14 +9,17 @@ from tests.training.helpers import TEXT, tokenizer
 from torch.nn.functional import normalize
 
 import diptych
+from diptych.cli import main
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import Sample, Text
 from diptych.data.views import VariedTextView
 from diptych.errors import InputError
+from diptych.methods import store
 from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.pretrain.cliprocket import EXTRAS, CLIPRocket, Thinned, swapped
 from diptych.objectives import info_nce
+from diptych.towers.classifier import mean_directions
 from diptych.training.config import resolve
 from diptych.training.run import run
 
@@ -102,6 +105,50 @@ def test_weak_views_pass_through_the_first_head_and_strong_ones_through_the_seco
         text = held.model.encode_text(*given.text.flat).pooled
         torch.testing.assert_close(found["local_image"][:, 1], second)
         torch.testing.assert_close(found["text"], normalize(held.model.text_projection.first(text), dim=-1))
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The folder of a model that was not trained."""
+    made = method().float().eval()
+    description = store.describe("cliprocket", FEW, made.model, tokenizer(), made.model.image.preprocess)
+    store.save_model(tmp_path / "run", description, made.model.state_dict())
+    return tmp_path / "run"
+
+
+def test_search_takes_the_share_that_its_folder_was_embedded_with(stored, tmp_path, capsys):
+    spec = "scenes:count=6:size=32"
+    for share in ("0.9", None):
+        words = ["embed", str(stored), spec, "--out", str(tmp_path / f"emb{share}")]
+        assert main([*words, *(["--share", share] if share else [])]) == 0
+        assert main(["search", str(tmp_path / f"emb{share}"), "a cat", "--json"]) == 0
+    assert main(["evaluate", str(stored), "--data", spec, "--share", "0.9", "--json"]) == 0
+    assert main(["evaluate", str(stored), "--data", spec, "--share", "2", "--json"]) == 2
+    assert "lies between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_loaded_model_takes_another_share(stored):
+    own, first = store.load(stored), store.load(stored, share=1.0)
+    assert (own.shares, first.shares) == ((0.5, 0.5), (1.0, 0.0))
+    assert own.identity != first.identity
+    assert own.identity == store.load(stored, share=0.5).identity
+    texts = ["a red circle", "a bar"]
+    half = own.embed_texts(texts).shape[1] // 2
+    z = normalize(own.embed_texts(texts)[:, :half], dim=1)
+    torch.testing.assert_close(first.embed_texts(texts)[:, :half], z)
+    with pytest.raises(InputError, match="lies between 0 and 1"):
+        store.load(stored, share=1.5)
+    with pytest.raises(InputError, match="this one has one; leave the share out"):
+        store.load("tiny", share=0.5)
+
+
+def test_a_class_is_averaged_in_each_head_alone():
+    generator = torch.Generator().manual_seed(0)
+    z, h = (normalize(torch.randn(4, 3, generator=generator), dim=1) for _ in range(2))
+    found = mean_directions(torch.cat([0.8**0.5 * z, 0.2**0.5 * h], 1), 2, (0.8, 0.2))
+    for row, rows in enumerate((slice(0, 2), slice(2, 4))):
+        own = [normalize(part[rows].mean(0), dim=0) for part in (z, h)]
+        torch.testing.assert_close(found[row], torch.cat([0.8**0.5 * own[0], 0.2**0.5 * own[1]]))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -5,8 +5,8 @@ Full fine-tuning on labelled pictures, then weights between those of before and 
     weights = (1 - alpha) · zero-shot + alpha · fine-tuned
 
 so that much of what is won on the new data stays, and little of what the model could do is lost. Running statistics of
-batch norms are mixed as weights are. Inference: as zero-shot, with any names. The suite `wise` goes through all alphas of
-a run of `fine_tune`.
+batch norms are mixed as weights are. Inference: as zero-shot, with any names. The suite `wise` goes through all alphas
+of a run of `fine_tune`.
 """
 
 import copy
