@@ -198,3 +198,29 @@ def test_a_ratio_pads_before_scaling_and_is_told_only_where_there_is_one():
     assert Preprocess.from_dict(plain.to_dict()) == plain
     with pytest.raises(InputError, match="ratio 0.8 is the long side over the short one"):
         Preprocess(size=16, ratio=0.8)
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 300), (300, 400), (289, 289), (90, 1000)])
+def test_a_margin_is_scaled_and_cropped_away_as_torchvision_does_it(width, height):
+    from torchvision.transforms import v2
+
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    resize = v2.Resize(346, interpolation=v2.InterpolationMode.BICUBIC)
+    expected = v2.functional.pil_to_tensor(v2.CenterCrop(289)(resize(picture)))
+    with_margin = Preprocess(size=289, margin=346 / 289)
+    assert torch.equal(with_margin(picture), expected)
+    assert with_margin.least() == 692
+    squashed = Preprocess(size=10, margin=1.5, resize="squash")
+    assert squashed.scaled(40, 20) == (15, 15)
+    assert squashed(picture).shape == (3, 10, 10)
+
+
+def test_a_margin_is_told_only_where_there_is_one():
+    plain, wide = Preprocess(size=8), Preprocess(size=8, margin=1.25)
+    assert "margin" not in plain.to_dict()
+    assert Preprocess.from_dict(wide.to_dict()) == wide
+    assert Preprocess.from_dict(plain.to_dict()) == plain
+    for bad in ({"margin": 0.9}, {"margin": float("nan")}, {"margin": 1.2, "resize": "longest"}):
+        with pytest.raises(InputError, match="preprocess margin"):
+            Preprocess(size=8, **bad)

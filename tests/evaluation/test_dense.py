@@ -153,7 +153,7 @@ def test_classes_of_training_are_those_of_the_same_name():
     train = quarters(30)
     for sample in train.samples:
         plane = sample.masks["class"].pixels
-        sample.masks["class"].pixels = np.where(plane == 255, 255, 2 - plane).astype(np.uint8)
+        sample.masks["class"] = Plane(np.where(plane == 255, 255, 2 - plane).astype(np.uint8))
     train.fields["masks.class"] = Field(kind="mask", classes=("sand", "sea", "sky"))
     result = dense(Fake(vectors(0), size=8), quarters(20), train=train)
     assert result["miou"] == 1.0

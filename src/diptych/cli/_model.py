@@ -36,9 +36,8 @@ def load_model(
     from diptych.methods.store import load
     from diptych.towers.precision import set_precision
 
-    model = set_precision(
-        load(spec, weights=weights, share=share).to("cuda" if torch.cuda.is_available() else "cpu"), precision
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = set_precision(load(spec, weights=weights, share=share).to(device), precision)
     if precision == "auto":
         say(f"computing in {model.precision}, the fastest that is close enough to float32 here")
     return model

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import stat
 import zipfile
@@ -217,7 +218,8 @@ class Preprocess:
     "round" is torchvision's and open_clip's way, "floor" that of transformers. Transparent pictures are laid on `fill`.
     The pixels are bit-equal to those of open_clip's and (slow) transformers' pipelines, which also use Pillow; files
     that are read without `exact` differ a little, see `read`. A picture whose long side is more than `ratio` times the
-    short one gets black bars beside it first, as far as these bring it there (Baldrati et al. 2022, TargetPad).
+    short one gets black bars beside it first, as far as these bring it there (Baldrati et al. 2022, TargetPad). With a
+    `margin` of 1 or more the picture is scaled to so many times `size`, and the centre is cropped.
 
     >>> Preprocess(size=32)(Image.new("RGB", (60, 40))).shape
     torch.Size([3, 32, 32])
@@ -231,6 +233,7 @@ class Preprocess:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     ratio: float | None = None
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and self.size > 0):
@@ -251,6 +254,9 @@ class Preprocess:
             raise InputError(f"preprocess std {self.std} must be positive; it divides the pixels")
         if self.ratio is not None and self.ratio < 1:
             raise InputError(f"preprocess ratio {self.ratio} is the long side over the short one; give 1 or more")
+        if self.margin is not None and (not 1 <= self.margin < math.inf or self.resize == "longest"):
+            raise InputError(f"preprocess margin {self.margin} is the scaled side over the cropped one; give 1 or "
+                             "more, and resize=shortest or squash")  # fmt: skip
 
     def read(self, picture: Picture, *, exact: bool = False) -> Tensor:
         """Decode `picture` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the size or more.
@@ -263,7 +269,12 @@ class Preprocess:
 
     def least(self, exact: bool = False) -> int | None:
         """The pixels that the short side of a picture must keep; None where all are wanted."""
-        return None if exact else 2 * self.size
+        return None if exact else 2 * self.edge
+
+    @property
+    def edge(self) -> int:
+        """The side that a picture is scaled to before the centre is cropped."""
+        return round(self.size * (self.margin or 1))
 
     def __call__(self, image: Image.Image, *, exact: bool = True) -> Tensor:
         """The picture as uint8 (3, size, size).
@@ -287,10 +298,10 @@ class Preprocess:
     def scaled(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the picture after scaling."""
         if self.resize == "squash":
-            return self.size, self.size
+            return self.edge, self.edge
         if self.resize == "shortest":
             short = min(width, height)
-            return int(self.size * width / short), int(self.size * height / short)
+            return int(self.edge * width / short), int(self.edge * height / short)
         ratio = max(width, height) / self.size
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
@@ -298,22 +309,22 @@ class Preprocess:
         """The centre of what is larger than `size` x `size`, `fill` around what is smaller."""
         height, width = pixels.shape[1:]
         if self.resize != "longest":
-            left, top = self.margin(width), self.margin(height)
+            left, top = self.start(width), self.start(height)
             return pixels[:, top : top + self.size, left : left + self.size]
         ground = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, self.size, self.size)
         left, top = (self.size - width) // 2, (self.size - height) // 2
         ground[:, top : top + height, left : left + width] = pixels
         return ground
 
-    def margin(self, length: int) -> int:
+    def start(self, length: int) -> int:
         """Where the crop begins on a side of so many pixels."""
-        margin = length - self.size
-        return round(margin / 2) if self.crop == "round" else margin // 2
+        rest = length - self.size
+        return round(rest / 2) if self.crop == "round" else rest // 2
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON keeps them; without a ratio where there is none, as before there was one."""
+        """Plain values, as JSON keeps them; without ratio and margin where there are none, as before they came."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return values if self.ratio is not None else {key: value for key, value in values.items() if key != "ratio"}
+        return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":

@@ -37,8 +37,8 @@ def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.nda
 
 def _nearest(length: int, scaled: int, preprocess: Preprocess) -> np.ndarray:
     """For each of the S pixels of a side the number of the plane's nearest, -1 in padding."""
-    margin = preprocess.margin(scaled) if preprocess.resize != "longest" else -((preprocess.size - scaled) // 2)
-    at = np.arange(preprocess.size) + margin
+    start = preprocess.start(scaled) if preprocess.resize != "longest" else -((preprocess.size - scaled) // 2)
+    at = np.arange(preprocess.size) + start
     return np.where((at >= 0) & (at < scaled), ((at + 0.5) * length / scaled).astype(int).clip(0, length - 1), -1)
 
 

@@ -150,8 +150,8 @@ def load(
 
     `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
     is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
-    probed embeddings stay within a cosine of 0.9995 of float32 (`towers.precision`). `share` weighs the heads of a model
-    that has two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError where the name,
+    probed embeddings stay within a cosine of 0.9995 of float32 (`towers.precision`). `share` weighs the heads of a
+    model that has two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError where the name,
     the files or their contents do not fit.
     """
     model = _load(spec, weights, precision if share is None else "float32")

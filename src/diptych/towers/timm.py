@@ -24,6 +24,7 @@ class TimmConfig:
     image_size: int | None = None
     pretrained: bool = False  # fetch timm's weights when building; not part of the spec afterwards
     drop_path: float = 0.0
+    margin: float | None = None  # the picture is scaled to so many times the size, and its centre cropped
     levels: bool = False  # give the maps of all stages (or layers)
     head_conv: bool = True  # False: an EfficientNet without the 1x1 convolution that widens its last map
     preprocess: Mapping[str, Any] | None = None
@@ -34,8 +35,8 @@ class TimmTower(ImageTower):
     """Pictures (B, 3, H, W) -> Encoded by a model of timm: tokens with their prefix, or the last map as tokens.
 
     `pooled` and `width` are those of timm's own head without the classifier; where that head widens the features
-    (MobileNetV3) they are wider than the tokens. Pictures are scaled to the size without timm's `crop_pct` margin.
-    Batch norm in training mode mixes samples (`mixes_samples`): the engine makes its statistics global.
+    (MobileNetV3) they are wider than the tokens. Pictures are scaled to the size without timm's `crop_pct`, but for a
+    `margin`. Batch norm in training mode mixes samples (`mixes_samples`): the engine makes its statistics global.
     """
 
     Config = TimmConfig
@@ -50,6 +51,7 @@ class TimmTower(ImageTower):
         if known.interpolation not in ("bicubic", "bilinear"):
             known = replace(known, interpolation="bicubic")
         default = {"size": size, "mean": known.mean, "std": known.std, "interpolation": known.interpolation}
+        default["margin"] = config.margin
         super().__init__(config, preprocess_of(config.preprocess, **default))
         options: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
         if known.fixed_input_size and size != known.input_size[-1]:

@@ -518,7 +518,7 @@ def masked(*planes, **records):
 def test_segments_name_the_classes_of_a_mask(tmp_path):
     first = [{"index": 1, "name": "sky"}, {"index": 2, "name": "cat"}, {"index": 3, "name": "cat"}]
     second = [{"index": 1, "name": "bus"}]
-    members = masked([[1, 3]], [[1, 0]], [[1, 1]], segments=[first, second, "sky"])
+    members = masked([[1, 3]], [[1, 0]], [[1, 1]], segments=[first, second, [{"index": 1}]])
     source = open_source(str(write(tmp_path / "a.tar", members)))
     assert source.schema()["masks.class"].classes == ("bus", "cat", "sky")
     assert source.schema()["masks.seg"].classes == ()

@@ -96,3 +96,14 @@ def test_the_image_tower_is_projected_only_where_widths_differ():
 def test_bad_options_are_refused(config, said):
     with pytest.raises(InputError, match=said):
         ALIGN.configure(config)
+
+
+def test_published_pictures_are_scaled_alike_in_training_and_outside():
+    from diptych.towers.build import image_tower
+
+    preset = ALIGN.presets["paper"]
+    with torch.device("meta"):
+        preprocess = image_tower(preset.image).preprocess
+    assert (preprocess.edge, preprocess.size) == (346, 289)
+    crop = preset.config["augment"]["crop"][0]
+    assert preprocess.size / crop**0.5 == pytest.approx(preprocess.edge, rel=0.005)

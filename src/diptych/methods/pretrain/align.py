@@ -79,7 +79,7 @@ ALIGN.presets = {
     # word pieces.
     "paper": Preset(
         config={"augment": {"crop": (0.7, 0.7), "ratio": (1.0, 1.0), "flip": True}},
-        image="timm:efficientnet_b7:image_size=289:head_conv=false",
+        image=f"timm:efficientnet_b7:image_size=289:margin={346 / 289}:head_conv=false",
         text="text:width=768:depth=12:heads=12:causal=false:pooling=first",
         tokenizer="bpe:vocab_size=100000:context=64",
         embed_dim=640,

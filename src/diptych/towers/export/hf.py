@@ -50,6 +50,8 @@ def misfit(model: Model) -> str | None:
         return "its tokenizer ends no text with an id of its own"
     if preprocess.resize == "longest" or preprocess.ratio is not None:
         return f"its pictures are padded (resize={preprocess.resize!r}, ratio={preprocess.ratio})"
+    if preprocess.margin is not None:
+        return f"its pictures are scaled with a margin ({preprocess.margin:.3f})"
     clean = getattr(tokenizer, "clean", None)
     if clean != ("lower" if isinstance(tokenizer, Clip) else None):
         return f"its tokenizer cleans texts first (clean={clean!r})"

@@ -42,6 +42,8 @@ def misfit(model: Model) -> str | None:
         return problem
     if model.preprocess.ratio is not None:
         return f"its pictures are padded (ratio={model.preprocess.ratio})"
+    if model.preprocess.margin is not None:
+        return f"its pictures are scaled with a margin ({model.preprocess.margin:.3f})"
     if not text["causal"] and text["padding"] != "max":
         return "its text tower is not causal and does not read padding"
     if config["image_projection"] != ("none" if pooled else "linear"):
