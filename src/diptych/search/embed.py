@@ -82,6 +82,7 @@ def embed_source(
         if rows is None:
             raise InputError(f"none of the {len(source)} pictures of {source.name} can be read ({damage})")
         rows.close()
+        shares = getattr(model, "shares", (1.0,))
         manifest = Manifest(
             model=str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
             identity=model.identity,
@@ -91,7 +92,7 @@ def embed_source(
             source=spec,
             damaged=state.damaged,
             exact=exact,
-            share=model.shares[0] if len(model.shares) == 2 else None,
+            share=shares[0] if len(shares) == 2 else None,
         )
         manifest.write(folder)
     return manifest
