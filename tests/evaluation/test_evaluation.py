@@ -226,6 +226,23 @@ def test_every_suite_has_a_section_in_the_docs():
         assert f"--suite {name}" in page or f",{name}" in page, name
 
 
+def test_a_long_text_scores_as_its_best_sentence():
+    table = vectors(0)
+    source = Rows([row("a", 1, "A 1. B 2\nC 3.", "D 4"), row("b", 2, "E 5"), row("c", 3, "no number. F 6. F 6")])
+    result = retrieval(Fake(table), source, ks=(1,), by_sentence=True, by="best")
+    owners = [[1, 2, 3, 4], [5], [0, 6, 6]]
+    rows = Fake(table).vectors.numpy()
+    scores = np.array(
+        [[max(rows[picture] @ rows[text] for text in owner) for owner in owners] for picture in (1, 2, 3)]
+    )
+    assert result["i2t_r1"] == pytest.approx((scores.argmax(1) == np.arange(3)).mean())
+    assert result["t2i_r1"] == pytest.approx((scores.argmax(0) == np.arange(3)).mean())
+    mean = retrieval(Fake(table), source, ks=(1,), by_sentence=True)
+    assert result["protocol"] != mean["protocol"]
+    with pytest.raises(InputError, match="add by_sentence"):
+        evaluate(Fake(table), source, ["retrieval"], by="best")
+
+
 def test_a_long_text_is_the_mean_of_its_sentences():
     table = vectors(0)
     source = Rows([row("a", 1, "A 1. B 2\nC 3.", "D 4"), row("b", 2, "E 5"), row("c", 3, "no number. F 6. F 6")])

@@ -39,7 +39,8 @@ def add(parser: Parser) -> None:
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(some, "--group", metavar="LABEL", help="zeroshot: accuracy for each of its values, and the worst")
     parser.option(some, "--rerank", type=int, metavar="K", help="retrieval: the first K are ordered by match")
-    parser.option(some, "--by-sentence", type=bool, help="retrieval: a long text is the mean of its sentences")
+    parser.option(some, "--by-sentence", type=bool,
+                  help="retrieval: a long text is the mean of its sentences, or with --by best their best")  # fmt: skip
     parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
     parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
     parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
@@ -58,8 +59,8 @@ def add(parser: Parser) -> None:
     parser.option(some, "--bootstrap", type=int, metavar="N", help="probe: draws of the test set, for its spread")
     parser.option(some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class")
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
-    parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob"], metavar="ABILITY",
-                  help="answers, composition, hard_negatives, flags: how it scores")  # fmt: skip
+    parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob", "best"], metavar="ABILITY",
+                  help="answers, composition, hard_negatives, flags: how it scores; retrieval: best")  # fmt: skip
     parser.option(some, "--earlier", metavar="MODEL,…", help="continual, rotation, wise: checkpoints from before")
     parser.option(some, "--measure", metavar="SUITE.NUMBER", help="continual, wise: what is measured of each task")
     parser.option(some, "--strategies", metavar="NAME,…", help="degeneration: of greedy, sample, beam, with options")

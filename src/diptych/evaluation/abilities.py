@@ -51,6 +51,14 @@ class Represents(Protocol):
     def represent(self, images: Tensor, *, batch_size: int) -> Encoded: ...
 
 
+class Heats(Protocol):
+    """heat: cosines (N, K, h, w) of K texts with the positions of pictures."""
+
+    preprocess: Preprocess
+
+    def heat(self, images: Tensor, texts: Sequence[str], *, batch_size: int) -> Tensor: ...
+
+
 class EmbedsRegions(Protocol):
     """embed_regions: boxes, as shares of the picture, with vectors (N, R, E) and scores (N, R, C) of `classes`.
     `detect`: those that are chosen in each picture, likeliest first: `boxes` (n, 4), `classes` and `scores` (n,)."""

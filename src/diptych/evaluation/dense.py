@@ -56,6 +56,9 @@ def dense(
     mask, halves, bad = mask_of(source, mask), split(source, train, seeds[0]), Counter()
     classes = [part.schema()[f"masks.{mask_of(part, mask)}"].classes for part in (halves.train, halves.test)]
     names = tuple(dict.fromkeys([*classes[1], *classes[0]]))
+    if len(names) > VOID:
+        raise InputError(f"mask {mask!r} of {source.name} and its training have {len(names)} classes together; at most "
+                         f"{VOID} fit")  # fmt: skip
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
     found = []
@@ -139,7 +142,8 @@ def ious(truth: np.ndarray, predicted: np.ndarray) -> dict[int, float]:
 
 
 def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """A mask (H, W) whose numbers are those of the classes `own` with those of `names`; `VOID` where it is none.
+    """A mask (H, W) whose numbers are those of the classes `own` with those of `names`; `VOID` where it is none of
+    these.
 
     >>> renumbered(np.array([[0, 1, 255]]), ("sea", "sky"), ("sky", "sand", "sea"))
     array([[  2,   0, 255]])
@@ -147,18 +151,18 @@ def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> n
     if plane.max(initial=0) < len(own) and own == names[: len(own)]:
         return plane
     table = np.full(max(len(own), int(plane.max(initial=0))) + 1, VOID, np.int64)
-    table[: len(own)] = [names.index(name) for name in own]
+    table[: len(own)] = [names.index(name) if name in names else VOID for name in own]
     return table[plane]
 
 
-def mask_of(source: Source, mask: str | None) -> str:
+def mask_of(source: Source, mask: str | None, suite: str = "dense") -> str:
     """The mask whose numbers are classes: as asked, or class, or the first that has class names. Raises InputError for
     one without them: its numbers may be those of objects, counted anew in each picture."""
     fields = source.schema().items()
     masks = {name.removeprefix("masks."): field for name, field in fields if name.startswith("masks.")}
     named = [name for name, field in masks.items() if field.classes]
     if not masks:
-        raise InputError(f"dense needs masks, which source {source.name!r} does not give")
+        raise InputError(f"{suite} needs masks, which source {source.name!r} does not give")
     if mask is not None and mask not in masks:
         raise unknown(f"mask of source {source.name!r}", mask, masks)
     if mask is None and named:

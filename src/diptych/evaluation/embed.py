@@ -151,14 +151,17 @@ def embed_texts(model: Any, texts: Sequence[str], *, batch_size: int, steps: Ste
     return torch.cat(vectors)
 
 
-def embed_long(model: Any, texts: Sequence[str], *, batch_size: int, steps: Steps) -> Tensor:
-    """Embed long texts (n, E), each as the unit mean of its sentences' vectors (`data.views.sentences`)."""
+def embed_long(model: Any, texts: Sequence[str], *, batch_size: int, steps: Steps, best: bool = False) -> Tensor:
+    """Embed long texts (n, E), each as the unit mean of its sentences' vectors (`data.views.sentences`); with `best`
+    all of them (n, K, E), those of texts with fewer again and again."""
     parts = [sentences(text) or [text] for text in texts]
-    owner = torch.tensor([at for at, said in enumerate(parts) for _ in said])
-    steps.total += len(owner) - len(texts)
+    sizes = [len(said) for said in parts]
+    steps.total += sum(sizes) - len(texts)
     vectors = embed_texts(model, [part for said in parts for part in said], batch_size=batch_size, steps=steps)
-    total = vectors.new_zeros(len(texts), vectors.shape[1]).index_add_(0, owner.to(vectors.device), vectors)
-    return normalize(total, dim=1)
+    rows = vectors.split(sizes)
+    if not best:
+        return normalize(torch.stack([each.sum(0) for each in rows]), dim=1)
+    return torch.stack([each[torch.arange(max(sizes)) % len(each)] for each in rows])
 
 
 class Texts:

@@ -20,9 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
@@ -30,6 +28,7 @@ from diptych.evaluation.embed import Progress, Steps, read_pictures
 from diptych.evaluation.positions import cells_of, laid_under
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.objectives.grouping import group_weights
+from diptych.towers.model import patch_vectors
 
 card = {
     "title": "Pointing: where a text's object is, by patches",
@@ -105,16 +104,6 @@ def pointing(
         "n": len(hits),
         "bad": dict(bad),
     } | describe(protocol, model)
-
-
-def patch_vectors(model: Any, images: Any, batch_size: int = 64) -> tuple[Tensor, tuple[int, int]]:
-    """Unit vectors (N, h · w, E) of the positions of pictures, as `Model.embed_images` takes them, and the grid."""
-    encoded = model.represent(images, batch_size=batch_size)
-    if encoded.grid is None:
-        raise InputError(f"{model.name} has no positions to point at: its image tower pools them away")
-    with torch.inference_mode():
-        vectors = model.encoder.project_image(encoded.patches.to(model.device)).float().cpu()
-    return normalize(vectors, dim=-1), encoded.grid
 
 
 def ground(model: Any, image: Any, texts: Sequence[str], *, sigma: float = 0.0) -> Tensor:

@@ -6,8 +6,9 @@ case and outer blanks are one text: they are one target and one query. Ties coun
     R@k = mean_q [rank_q <= k],    MRR = mean_q 1 / rank_q,    rank_q = 1 + #{wrong items scoring >= the best right one}
 
 With `by_sentence` all texts that a picture has in the role are one long text, whose vector is the unit mean of its
-sentences' vectors. With `rerank=k` the first k of each query are put into the order of the model's `match`; of wrong
-items that tie for the k-th place those that come first in the data are taken.
+sentences' vectors; with `by="best"` beside it, its score is that of its sentence that scores best. With `rerank=k` the
+first k of each query are put into the order of the model's `match`; of wrong items that tie for the k-th place those
+that come first in the data are taken.
 """
 
 from collections import Counter
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
@@ -22,7 +24,7 @@ from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, Texts, embed_long, embed_pictures, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.rerank import match_some
-from diptych.metrics import chance_recall, chance_reciprocal_rank, first, ranks, ranks_of_two_stages
+from diptych.metrics import chance_recall, chance_reciprocal_rank, first, ranks, ranks_of_two_stages, similarities
 
 card = {
     "title": "Retrieval, image to text and text to image",
@@ -33,12 +35,17 @@ card = {
 _RULE = "every different text is a target and a query; equal texts (case, outer blanks) are one; ties lose"
 
 
-def ready(model: Any, source: Source, *, role: str | None = None, rerank: int = 0, by_sentence: bool = False) -> None:
+def ready(
+    model: Any, source: Source, *, role: str | None = None, rerank: int = 0, by_sentence: bool = False,
+    by: str | None = None,
+) -> None:  # fmt: skip
     """Raises InputError for a role that the source lacks, for reranking by a model that cannot match, and of texts that
-    are embedded by sentence."""
+    are embedded by sentence, and for the best sentence of texts that are not."""
     role_of("retrieval", source, role)
     if rerank < 0:
         raise InputError(f"rerank is {rerank}; give how many of each query's first are matched, such as 32")
+    if by == "best" and not by_sentence:
+        raise InputError("by=best scores a long text by its best sentence; add by_sentence")
     if rerank and by_sentence:
         raise InputError("match reads whole texts; leave out either rerank or by_sentence")
     if rerank:
@@ -52,6 +59,7 @@ def retrieval(
     role: str | None = None,
     rerank: int = 0,
     by_sentence: bool = False,
+    by: str | None = None,
     batch_size: int = 64,
     ks: Sequence[int] = (1, 5, 10),
     exact: bool = False,
@@ -62,8 +70,10 @@ def retrieval(
     `role` is that of the texts: caption, or the first that the source has. Also given: `n` pictures, `texts` different
     texts, median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples left out by reason, and the protocol.
     `rerank` many of each query's first are ordered anew by `model.match`: `reranked_i2t_r1` … stand beside the rest.
+    `by` is "best", or what other suites score by.
     """
-    ready(model, source, role=role, rerank=rerank, by_sentence=by_sentence)
+    ready(model, source, role=role, rerank=rerank, by_sentence=by_sentence, by=by)
+    best = by == "best"
     role = role_of("retrieval", source, role)
     texts = Texts()
 
@@ -82,12 +92,16 @@ def retrieval(
     position = {text: at for at, text in enumerate(used)}
     written = [texts.written[text] for text in used]
     steps.total += len(used)
-    vectors = (embed_long if by_sentence else embed_texts)(model, written, batch_size=batch_size, steps=steps)
+    how: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
+    vectors = embed_long(model, written, best=best, **how) if by_sentence else embed_texts(model, written, **how)
 
     to_text = [sorted({position[text] for text in numbers}) for numbers in images.facts]
     to_image = [sorted(set(owners[text])) for text in used]
     results: dict[str, Any] = {"n": len(images.facts), "texts": len(used)}
-    directions = {"i2t": (images.vectors, vectors, to_text), "t2i": (vectors, images.vectors, to_image)}
+    asked = (
+        (similarities(images.vectors, vectors).T, torch.eye(len(images.vectors))) if best else (vectors, images.vectors)
+    )
+    directions = {"i2t": (images.vectors, vectors, to_text), "t2i": (*asked, to_image)}
     found = {name: ranks(*direction) for name, direction in directions.items()}
     sizes = {name: ([len(items) for items in right], [len(gallery)] * len(right))
              for name, (_, gallery, right) in directions.items()}  # fmt: skip
@@ -104,7 +118,11 @@ def retrieval(
         for name, (_, _, right) in directions.items():
             rank = ranks_of_two_stages(found[name], chosen[name], scores[name], right)
             results |= summary(f"reranked_{name}", rank, *sizes[name], ks)
-    options = (*([f"rerank={rerank}"] if rerank else []), *(["by_sentence"] if by_sentence else []))
+    options = (
+        *([f"rerank={rerank}"] if rerank else []),
+        *(["by_sentence"] if by_sentence else []),
+        *(["best"] if best else []),
+    )
     protocol = protocol_of("retrieval", source, model, exact=exact, field=role, rule=_RULE, options=options)
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 

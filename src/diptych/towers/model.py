@@ -101,6 +101,17 @@ class Model:
                           for name in ("tokens", "pooled"))  # fmt: skip
         return replace(found[0], tokens=tokens, pooled=pooled, levels=())
 
+    def heat(
+        self, images: Pictures, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
+    ) -> Tensor:
+        """Cosines (N, K, h, w) of texts with the positions of pictures, float32, on the CPU: positions pass through the
+        projection of the picture's vector.
+
+        `images` and what is raised are those of `represent`; InputError also for an image tower without positions.
+        """
+        positions, grid = patch_vectors(self, images, batch_size, exact=exact)
+        return (positions @ self.embed_texts(texts).T).transpose(1, 2).unflatten(2, grid)
+
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
     ) -> Tensor:
@@ -323,6 +334,16 @@ class Routed(Adapted):
         most = weights.topk(self.classifier.k, dim=1)
         pairs = zip(most.indices.tolist(), most.values.tolist(), strict=True)
         return [tuple((names[at], share) for at, share in zip(*pair, strict=True)) for pair in pairs]
+
+
+def patch_vectors(model: Any, images: Any, batch_size: int = 64, **how: Any) -> tuple[Tensor, tuple[int, int]]:
+    """Unit vectors (N, h · w, E) of the positions of pictures, as `Model.embed_images` takes them, and the grid."""
+    encoded = model.represent(images, batch_size=batch_size, **how)
+    if encoded.grid is None:
+        raise InputError(f"{model.name} has no positions to point at: its image tower pools them away")
+    with torch.inference_mode():
+        vectors = model.encoder.project_image(encoded.patches.to(model.device)).float().cpu()
+    return F.normalize(vectors, dim=-1), encoded.grid
 
 
 @contextmanager

@@ -1,0 +1,73 @@
+"""Show where a picture is like a sentence, by the positions of a model's image tower.
+
+The picture that it writes is the part that the model sees, in greys, red where it is most like the sentence. With
+--json it tells the cosine of each position.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._model import MODELS, add_weights, load_model
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import show_json
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "RUN PICTURE 'a sentence' [--out HEAT.png] [options]"
+EXAMPLES = (
+    "diptych ground runs/dreamlip photo.jpg 'a red bus'",
+    "diptych ground runs/dreamlip photo.jpg 'a red bus' --json",
+)
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help=MODELS)
+    parser.option("What", "picture", help="a picture, a file")
+    parser.option("What", "sentence", help="what to look for, in quotes")
+    parser.option("What", "--out", metavar="FILE.png", help="where the picture goes (default: PICTURE-heat.png)")
+    parser.option("More", "--json", type=bool, help="JSON; a picture only where --out is given")
+    add_weights(parser)
+
+
+def run(args: Namespace) -> None:
+    for name, wanted in (
+        ("model", MODELS), ("picture", "a picture, a file"), ("sentence", "what to look for, in quotes"),
+    ):  # fmt: skip
+        if not args[name]:
+            raise InputError(f"diptych ground has no {name}; name {wanted}")
+    if not args.sentence.strip():
+        raise InputError("diptych ground has an empty sentence; say what to look for")
+    from diptych.data.pictures import is_picture
+    from diptych.evaluation.grounded import ground_picture
+
+    if not is_picture(args.picture):
+        raise InputError(f"{args.picture} is no picture; name a JPEG, PNG, WebP, GIF or TIFF file")
+    out = _out(args)
+    model: Any = load_model(args.model, args.get("weights"))
+    found, picture = ground_picture(model, args.picture, args.sentence)
+    if out is not None:
+        picture.save(out)
+    x, y = found.best
+    if args.get("json"):
+        show_json({"model": args.model, "picture": args.picture, "sentence": found.sentence,
+                   "grid": list(found.cosines.shape), "cosines": found.cosines.tolist(),
+                   "best": {"x": x, "y": y, "cosine": float(found.cosines.max())}, "seen": list(found.seen),
+                   "out": None if out is None else str(out)})  # fmt: skip
+        return
+    print(f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
+          f"where the least is {found.cosines.min():.3f}; {out} shows it")  # fmt: skip
+
+
+def _out(args: Namespace) -> Path | None:
+    """Where the picture goes; None where numbers alone are asked for."""
+    if "out" not in args:
+        given = Path(args.picture)
+        return None if args.get("json") else given.with_name(f"{given.stem}-heat.png")
+    out = Path(args.out).expanduser()
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {args.out} does not end in .png; name a PNG file")
+    if out.resolve() == Path(args.picture).resolve():
+        raise InputError(f"--out {args.out} is the picture itself; name another file")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {args.out}: there is no folder {out.parent}; make it first")
+    return out

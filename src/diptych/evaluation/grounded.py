@@ -1,0 +1,94 @@
+"""Where a picture is most like a sentence: the numbers of its positions, and a picture that shows them.
+
+    W_n = (S_n - min S) / (max S - min S),   S_n = <t, p_n>
+
+Dimensions: h x w positions, S side of the pixels that the model sees.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from diptych.data.pictures import FilePicture, Preprocess, barred, on_ground
+from diptych.evaluation import able
+
+_LEAST = 384  # the side below which a picture is shown larger
+_COLOURS = np.array([[30, 30, 140], [30, 160, 190], [250, 210, 60], [215, 40, 30]], np.float32)  # from cold to hot
+_OPAQUE = 0.75  # of the hottest position
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """Where a picture is like a sentence: `cosines` (h, w), `best` the pixel (x, y) of the picture at the centre of the
+    most alike position, `seen` the part of the picture that the model sees (x0, y0, x1, y1)."""
+
+    sentence: str
+    cosines: np.ndarray
+    best: tuple[float, float]
+    seen: tuple[float, float, float, float]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """W (h, w): 0 at the least alike position, 1 at the most alike; 1 everywhere where all are alike."""
+        low, high = self.cosines.min(), self.cosines.max()
+        return (self.cosines - low) / (high - low) if high > low else np.ones_like(self.cosines)
+
+
+def ground_picture(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.Image]:
+    """Where the picture of a file is like a sentence, and the part of it that the model sees, in greys, with the
+    weights laid over it in colours, red where they are 1.
+
+    Raises InputError for a model without `heat`, or whose image tower has no positions, and for what is no picture.
+    """
+    able("grounding a sentence", model, "heat")
+    cosines = model.heat(path, sentence, exact=True)[0, 0].numpy()
+    picture = FilePicture(path).decode()
+    seen = part_seen(model.preprocess, picture.size)
+    row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
+    wide, high = seen[2] - seen[0], seen[3] - seen[1]
+    x = seen[0] + (column + 0.5) / cosines.shape[1] * wide
+    y = seen[1] + (row + 0.5) / cosines.shape[0] * high
+    found = Grounded(sentence, cosines, (float(x), float(y)), seen)
+    return found, laid_over(shown(model.preprocess, picture, seen), found.weights)
+
+
+def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part (x0, y0, x1, y1) of a picture of some width and height that lies in the model's pixels, in pixels of the
+    picture; beyond its edges where bars are added.
+
+    >>> part_seen(Preprocess(size=10), (40, 20))
+    (10.0, 0.0, 30.0, 20.0)
+    """
+    width, height = size
+    across, down = 0, 0  # bars on each side
+    if preprocess.ratio is not None:
+        wide, high = barred(Image.new("1", size), preprocess.ratio).size
+        across, down = (wide - width) // 2, (high - height) // 2
+        width, height = wide, high
+    edges: list[float] = []
+    for length, scaled, bar in zip((width, height), preprocess.scaled(width, height), (across, down), strict=True):
+        start = preprocess.start(scaled) if preprocess.resize != "longest" else -((preprocess.size - scaled) // 2)
+        edges += [start * length / scaled - bar, (start + preprocess.size) * length / scaled - bar]
+    return edges[0], edges[2], edges[1], edges[3]
+
+
+def shown(preprocess: Preprocess, picture: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:
+    """The part of a picture that the model sees, square, not smaller than it was."""
+    side = max(_LEAST, round(max(seen[2] - seen[0], seen[3] - seen[1])))
+    return on_ground(picture, preprocess.fill).crop(tuple(map(round, seen))).resize((side, side))
+
+
+def laid_over(picture: Image.Image, weights: np.ndarray) -> Image.Image:
+    """A picture, in greys, with weights (h, w) of 0 to 1 over it: what weighs more is more opaque, and red."""
+    smooth = F.interpolate(torch.from_numpy(weights)[None, None].float(), picture.size[::-1], mode="bicubic")[0, 0]
+    heat = smooth.clamp(0, 1).numpy()
+    place = heat * (len(_COLOURS) - 1)
+    low = np.minimum(place.astype(int), len(_COLOURS) - 2)
+    colours = _COLOURS[low] + (place - low)[..., None] * (_COLOURS[low + 1] - _COLOURS[low])
+    opaque = _OPAQUE * heat[..., None]
+    pixels = np.asarray(picture.convert("L").convert("RGB"), np.float32)
+    return Image.fromarray(np.rint(pixels + opaque * (colours - pixels)).astype(np.uint8))
