@@ -3,9 +3,11 @@
 import pickle
 
 import numpy as np
+from tests.evaluation.helpers import Rows
 
-from diptych.data.paired import Paired
+from diptych.data.paired import Paired, by_text
 from diptych.data.plan import Distinct, Shuffled
+from diptych.data.sample import Sample, Text
 from diptych.testing import Toy
 
 TOY = Toy(6, ["images.main", "texts.caption", "labels.class"])
@@ -45,3 +47,16 @@ def test_an_epoch_meets_every_pair_once_and_pairs_of_a_picture_can_be_kept_apart
 def test_it_goes_to_workers():
     again = pickle.loads(pickle.dumps(paired()))
     assert again[3].captions("matched") == ["z"]
+
+
+def test_each_text_of_a_sample_is_a_sample_where_there_are_several():
+    one = Rows([Sample(key=str(at), source="rows", texts=[Text(text=f"t {at}")]) for at in range(3)])
+    assert by_text(one, "caption") is one
+    some = [
+        Sample(key="a", source="rows", texts=[Text(text="1"), Text(text="x", role="other"), Text(text="2")]),
+        Sample(key="b", source="rows"),
+        Sample(key="c", source="rows", texts=[Text(text="3")]),
+    ]
+    pairs = by_text(Rows(some), "caption")
+    assert [sample.captions() for sample in pairs] == [["1"], ["2"], [""], ["3"]]
+    assert list(pairs.keys()) == ["a#0", "a#1", "b#2", "c#3"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from diptych.data.pictures import Preprocess
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.tokenizers import build
-from diptych.data.views import Augment, PictureView, TextView, collate, look, place
+from diptych.data.views import Augment, PictureView, TextView, collate, look, place, sentences
 from diptych.errors import InputError
 from diptych.rng import generator
 from diptych.testing import Toy
@@ -265,3 +265,13 @@ def test_texts_are_joined_by_what_stands_between():
     sample = Sample(key="a", source="s", texts=texts)
     view = TextView(tokenizer=WORDS, role="caption+caption", between=" and ")
     assert WORDS.decode(view(sample, generator(0), None)["texts.main"][0]) == "a red and left"
+
+
+def test_abbreviations_and_numbers_part_no_sentence_and_other_marks_do():
+    text = ("Dr. Smith met Mr. Jones at 5 p.m. in the U.S. yesterday! Was it so? Yes. See Fig. 3 e.g. there.\nA lamp "
+            "of 3.5 kg.</s>a bus")  # fmt: skip
+    assert sentences(text) == [
+        "Dr. Smith met Mr. Jones at 5 p.m. in the U.S. yesterday!", "Was it so?", "Yes", "See Fig. 3 e.g. there",
+        "A lamp of 3.5 kg", "a bus",
+    ]  # fmt: skip
+    assert sentences(" \n.</s>") == sentences("...") == []

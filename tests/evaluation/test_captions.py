@@ -12,7 +12,7 @@ from tests.evaluation.helpers import Fake, Rows, row, vectors
 from diptych.data.sample import Box, Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.captions import captions, cider, object_rates, report, words
+from diptych.evaluation.captions import bleu, captions, cider, object_rates, report, words
 
 SENTENCE = st.lists(st.sampled_from(["a", "red", "dog", "cat", "runs", "on", "grass"]), min_size=0, max_size=7)
 
@@ -51,6 +51,54 @@ def test_cider_equals_its_formula(rows):
     written = [" ".join(text) for text, _ in rows]
     right = [[" ".join(text) for text in texts] for _, texts in rows]
     assert cider(written, right).tolist() == pytest.approx(slow_cider(written, right))
+
+
+def slow_bleu(written: list[str], right: list[list[str]]) -> list[float]:
+    """BLEU as its equation says, over lists of n-grams."""
+
+    def grams(text: str, n: int) -> list[tuple[str, ...]]:
+        return list(zip(*(text.split()[i:] for i in range(n)), strict=False))
+
+    c = sum(len(text.split()) for text in written)
+    closest = [
+        min(sorted(len(other.split()) for other in texts), key=lambda size, text=text: abs(size - len(text.split())))
+        for text, texts in zip(written, right, strict=True)
+    ]
+    if not c:
+        return [0.0] * 4
+    brevity = 1.0 if c >= sum(closest) else math.exp(1 - sum(closest) / c)
+    precisions = []
+    for n in range(1, 5):
+        hits = count = 0
+        for text, texts in zip(written, right, strict=True):
+            for gram in set(grams(text, n)):
+                hits += min(grams(text, n).count(gram), max(grams(other, n).count(gram) for other in texts))
+            count += len(grams(text, n))
+        precisions.append(hits / count if count else 0.0)
+    return [brevity * math.prod(precisions[:n]) ** (1 / n) for n in range(1, 5)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=5))
+def test_bleu_equals_its_formula(rows):
+    written = [" ".join(text) for text, _ in rows]
+    right = [[" ".join(text) for text in texts] for _, texts in rows]
+    assert bleu(written, right) == pytest.approx(slow_bleu(written, right))
+
+
+def test_bleu_by_hand():
+    """Papineni's example: `the` counts twice at most; then one caption of two words for four, at e^(1 - 4/2)."""
+    right = [["the cat is on the mat", "there is a cat on the mat"]]
+    assert bleu(["the the the the the the the"], right)[0] == pytest.approx(2 / 7)
+    assert bleu(["on the"], [["dogs on the grass"]]) == pytest.approx([math.exp(-1), math.exp(-1), 0, 0])
+    assert bleu(["a red dog runs fast"], [["a red dog runs away"]]) == pytest.approx(
+        [
+            4 / 5,
+            (4 / 5 * 3 / 4) ** (1 / 2),
+            (4 / 5 * 3 / 4 * 2 / 3) ** (1 / 3),
+            (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4),
+        ]
+    )
 
 
 def test_cider_of_captions_of_known_quality():
@@ -116,7 +164,7 @@ def test_names_are_whole_words_in_either_number(text, name, found):
 
 
 def test_a_report_without_objects_tells_none():
-    assert set(report(["a dog"], [["a dog"]])) == {"accuracy", "cider"}
+    assert set(report(["a dog"], [["a dog"]])) == {"accuracy", "cider", "bleu1", "bleu2", "bleu3", "bleu4"}
     assert report(["The DOG,  runs"], [["a cat", "the dog runs."]])["accuracy"] == 1.0
     assert words("l’été — 2nd") == ["l’été", "2nd"]
 

@@ -6,10 +6,38 @@ from dataclasses import replace
 import numpy as np
 
 from diptych.data.plan import labels_of
-from diptych.data.sample import Field, Sample, Schema, Source, Text
+from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
+from diptych.data.sources.compact import Strings
 
 ORIGIN = "origin"
 """The label that says which sample a pair came from: equal where the picture is the same."""
+
+
+def by_text(source: Source, role: str) -> Source:
+    """A source with one sample for each text of a role, where a sample has several; else the source as it is.
+
+    The first samples show whether it is read whole. A sample that cannot be read, or has no such text, stays one, so
+    that it is counted when it is met.
+    """
+    if all(len(_texts(source, at, role)) < 2 for at in range(min(len(source), _FIRST))):
+        return source
+    table: list[str] = []
+    samples: list[int] = []
+    for at in range(len(source)):
+        found = _texts(source, at, role) or [""]
+        table += found
+        samples += [at] * len(found)
+    return Paired(source, np.array(samples), np.arange(len(table)), Strings(table), role)
+
+
+_FIRST = 100  # samples that show whether samples have several texts
+
+
+def _texts(source: Source, at: int, role: str) -> list[str]:
+    try:
+        return [text for text in source[at].captions(role) if text.strip()]
+    except BadSample:
+        return []
 
 
 class Paired:

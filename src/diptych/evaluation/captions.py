@@ -103,6 +103,7 @@ def report(
     """
     equal = [words(text) in [words(each) for each in others] for text, others in zip(written, right, strict=True)]
     found = {"accuracy": float(np.mean(equal)), "cider": float(cider(written, right).mean())}
+    found |= {f"bleu{n}": value for n, value in enumerate(bleu(written, right), 1)}
     if any(objects):
         recall, precision = object_rates(written, objects)
         found |= {"object_recall": recall, "object_precision": precision}
@@ -145,6 +146,41 @@ def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
         each = [_similar(mine, weighted(other), length - _length(other)) for other in texts]
         scores.append(10 * float(np.mean(each)))
     return np.array(scores)
+
+
+def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
+    """BLEU-1 to BLEU-4 of all written captions together, each against the captions of its picture, 0 to 1.
+
+        BLEU-n = min(1, e^(1 - r / c)) · (Π_k≤n p_k)^(1/n)
+
+    p_k is the share of written k-grams that are right, each counted at most as often as one right caption holds it; c
+    is the number of written words, r that of the right captions that are closest in length, the shorter of two. Without
+    smoothing, as it is reported for captions. Source: Papineni et al. 2002.
+
+    >>> [round(value, 4) for value in bleu(["the the cat"], [["the cat sat"]])]
+    [0.6667, 0.5774, 0.0, 0.0]
+    """
+    hits, counts = np.zeros(LONGEST), np.zeros(LONGEST)
+    lengths = [0, 0]  # of what was written, and of what is right
+    for text, others in zip(written, right, strict=True):
+        mine, theirs = _grams(text), [_grams(other) for other in others]
+        most: Counter = Counter()
+        for other in theirs:
+            most |= other
+        for gram, count in mine.items():
+            counts[len(gram) - 1] += count
+            hits[len(gram) - 1] += min(count, most[gram])
+        length = _length(mine)
+        lengths[0] += length
+        lengths[1] += min((_length(other) for other in theirs), key=lambda each: (abs(each - length), each))
+    if not hits[0]:
+        return [0.0] * LONGEST
+    brevity = min(1.0, math.exp(1 - lengths[1] / lengths[0]))
+    found, product = [], 1.0
+    for n in range(LONGEST):
+        product *= hits[n] / counts[n] if counts[n] else 0.0
+        found.append(brevity * product ** (1 / (n + 1)))
+    return found
 
 
 def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tuple[float, float]:

@@ -321,3 +321,16 @@ def test_an_encoder_whose_tokenizer_marks_no_ends_needs_a_t5():
     make = Make(image=TOWERS["image"], text="text:width=32:depth=1:heads=2:padding=max", embed_dim=16, tokenizer=words)
     with pytest.raises(InputError, match="t5:FOLDER"):
         CLOSE(CLOSE.configure({"lm": LM}), make)
+
+
+def test_an_epoch_meets_each_caption_where_it_is_written_of_its_own_vector():
+    source = Told([("caption", "a red circle"), ("caption", "a bar")], count=4)
+    for config, count in (
+        ({}, 8),
+        ({"train_on": "images"}, 8),
+        ({"target": "caption"}, 4),  # others are written of it
+        ({"context": "question", "target": "answer"}, 4),
+    ):
+        made = method(**config)
+        assert len(made.samples(Stage(), "train", source)) == count, config
+    assert len(method().samples(Stage(name="fit", descend=False, prepare=print), "pairs", source)) == 4

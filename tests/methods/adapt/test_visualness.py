@@ -92,26 +92,32 @@ def test_a_batch_of_null_rows_alone_has_log_n_at_least():
     assert value(uneven) > math.log(4)
 
 
-def test_null_rows_that_are_right_for_each_other_are_one_column():
-    """`multi` less its floor in the direction from texts is the loss with the NULL column there once, counted m times;
-    in neither direction does it change what is least."""
+def test_the_null_picture_stands_in_the_batch_once():
+    """`multi`, by loops: texts choose among different pictures; of the NULL picture all its texts are right."""
     visual = (1, 0, 0, 1, 0)
     generator = torch.Generator().manual_seed(1)
     text = normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1)
     null, *own = normalize(torch.randn(3, 8, generator=generator, dtype=torch.float64), dim=1)
     image = torch.stack([own[0], null, null, own[1], null])
-    found = total({"image": image, "text": text}, kinds(*visual), temperature=0.5, null_positives="multi").total
-    columns = torch.stack([own[0], null, own[1]])
-    logits = 2.0 * text @ columns.T + torch.tensor([1.0, 3.0, 1.0], dtype=torch.float64).log()
-    place = torch.tensor([0, 1, 1, 2, 1])
-    from_texts = torch.nn.functional.cross_entropy(logits, place, reduction="none")
-    from_texts = (from_texts + torch.where(place == 1, math.log(3), 0)).mean()
-    rows_of = (2.0 * image @ text.T).log_softmax(1)
-    nulls = torch.tensor([1, 2, 4])
-    from_pictures = -(rows_of[0, 0] + rows_of[3, 3] + sum(rows_of[i, nulls].mean() for i in nulls.tolist())) / 5
-    torch.testing.assert_close(found, (from_texts + from_pictures) / 2)
-    perfect = {"image": rows(*visual), "text": rows(*visual)}
-    assert value(total(perfect, kinds(*visual), 0.01, null_positives="multi")) == pytest.approx(0.6 * math.log(3))
+    found = value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5, null_positives="multi"))
+    pictures, texts_of = [null, own[0], own[1]], [[1, 2, 4], [0], [3]]
+    expected = 0.0
+    for picture, right in zip(pictures, texts_of, strict=True):
+        rest = math.log(sum(math.exp(2 * float(picture @ other)) for other in text))
+        expected -= sum(2 * float(picture @ text[at]) - rest for at in right) / len(right) / len(pictures) / 2
+    for picture, right in zip(pictures, texts_of, strict=True):
+        for at in right:
+            rest = math.log(sum(math.exp(2 * float(other @ text[at])) for other in pictures))
+            expected -= (2 * float(picture @ text[at]) - rest) / 5 / 2
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert found < value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5)) - 0.1
+    perfect = total({"image": rows(*visual), "text": rows(*visual)}, kinds(*visual), 0.01, null_positives="multi")
+    assert value(perfect) == pytest.approx(math.log(3) / 6)
+    assert float(perfect.logged["above_floor"]) == pytest.approx(0, abs=1e-6)
+    alone = {"image": image[[0, 3]], "text": text[[0, 3]]}
+    assert value(total(alone, kinds(1, 1), 0.5, null_positives="multi")) == pytest.approx(
+        value(total(alone, kinds(1, 1), 0.5))
+    )
 
 
 def test_the_floor_with_one_picture_for_all_visual_texts():

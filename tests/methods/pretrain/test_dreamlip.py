@@ -82,7 +82,7 @@ def test_patches_below_an_even_share_are_cut_off_by_default():
 
 def test_sentences_end_at_full_stops_line_breaks_and_tags():
     said = "A red cat. It sits on a mat.\n\nIt weighs 3.5 kg, i.e. much.</s> .. "
-    assert sentences(said) == ["A red cat", "It sits on a mat", "It weighs 3.5 kg, i.e", "much"]
+    assert sentences(said) == ["A red cat", "It sits on a mat", "It weighs 3.5 kg, i.e. much"]
     assert sentences("  \n . ") == []
 
 

@@ -173,7 +173,7 @@ class SentenceView:
         for role in self.roles:
             said = [part for text in sample.captions(role) for part in sentences(text)]
             last = max(1, len(said) - self.merged + 1)
-            pool += [". ".join(said[at : at + self.merged]) for at in range(last) if said]
+            pool += [_merged(said[at : at + self.merged]) for at in range(last) if said]
         if not pool:
             raise BadSample("no-caption", f"no sentence in texts of role {' or '.join(self.roles)}")
         if progress is None:
@@ -184,15 +184,25 @@ class SentenceView:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a long caption: what stands between full stops, line breaks and "</s>", without blanks around.
+    """The sentences of a text, by sentencex's rules for English: they end at a full stop, ! or ?, unless it belongs to
+    an abbreviation or a number, and at line breaks and "</s>". Full stops at their ends, and blanks, are left out.
 
-    A full stop inside a number or a word ("3.5", "e.g") parts nothing.
-
-    >>> sentences("A red cat. It sits on a mat.\\n\\nA lamp of 3.5 kg.</s>")
-    ['A red cat', 'It sits on a mat', 'A lamp of 3.5 kg']
+    >>> sentences("A red cat. Is Dr. Lee in the U.S.? No!\\n\\nA lamp of 3.5 kg.</s>")
+    ['A red cat', 'Is Dr. Lee in the U.S.?', 'No!', 'A lamp of 3.5 kg']
     """
-    parts = (part.strip() for part in _SENTENCE.split(text))
-    return [part for part in parts if part]
+    from sentencex import segment  # only few runs cut texts
+
+    parts = (part.strip().removesuffix(".").rstrip() for line in _LINE.split(text) for part in segment("en", line))
+    return [part for part in parts if part.strip(". ")]
 
 
-_SENTENCE = re.compile(r"\.(?!\w)|\n|</s>")
+def _merged(said: list[str]) -> str:
+    """Sentences as one text.
+
+    >>> _merged(["A red cat", "Is it wet?", "No"])
+    'A red cat. Is it wet? No'
+    """
+    return " ".join(part if part[-1] in "!?" else f"{part}." for part in said).removesuffix(".")
+
+
+_LINE = re.compile(r"\n|</s>")

@@ -11,7 +11,7 @@ the lower 45 %. All trained arms start from that model and take as many steps, b
     classifier          logistic regression on the model's text vectors, learnt from both stages
     tip                 both stages: pages, then the labels of people, which are right
     automatic, human    one of the two
-    multi               NULL rows are right for each other
+    multi               the NULL picture stands in the batch once
     other_null          another NULL picture
     common              one picture for all visual sentences: tells them as well, and finds no picture
     shuffled            the pictures of both stages dealt out anew among the sentences

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch
+from diptych.data.paired import by_text
 from diptych.data.sample import Source
 from diptych.data.views import NoiseView, PictureView, Task, TaskView, TextView, View
 from diptych.errors import InputError
@@ -116,6 +117,12 @@ class CLOSE(Method):
         self.model.gap.fit(found["image"], found["text"])
         cosine = float((found["image"] * found["text"]).sum(1).mean())
         run.note(0, 1, 1 - cosine, matched_cosine=cosine)
+
+    def samples(self, stage: Stage, stream: str, source: Source) -> Source:
+        """A sample for each text, where a text is written of its own vector: an epoch meets all of them."""
+        config = self.config
+        alone = not config.context and config.target in ("", config.source if config.train_on == "images" else "")
+        return by_text(source, config.source) if stage.name != "fit" and alone else source
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         words, model = self.make.tokenizer, self.model

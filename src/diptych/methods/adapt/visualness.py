@@ -30,7 +30,6 @@ from diptych.methods.classify import SMALL
 from diptych.methods.make import Make
 from diptych.methods.pairs import Pairs
 from diptych.objectives import info_nce
-from diptych.objectives.core import alike
 from diptych.spec import Positive
 from diptych.towers.dual import DualEncoder
 from diptych.towers.parts import Temperature
@@ -54,9 +53,10 @@ class Config:
     picture; `label` names the one that is 1 for visual texts and 0 for others, whatever picture those stand beside.
 
     `null_seed` draws the NULL picture. `null_positives` says what is right for a NULL row: "single", its own text, as
-    published; "multi", all texts of NULL rows alike, as if the picture were there once. `visual` says what visual texts
-    are matched with: "own", their pictures; "common", one white picture [choice: which one is not published], which
-    tells the two kinds as well and destroys retrieval. `human_epochs` is how long the second stage is.
+    published; "multi", all texts of NULL rows, and the picture stands in the batch once [ours]. `visual` says what
+    visual texts are matched with: "own", their pictures; "common", one white picture [choice: which one is not
+    published], which tells the two kinds as well and destroys retrieval. `human_epochs` is how long the second stage
+    is.
     """
 
     role: str = "caption"
@@ -150,16 +150,28 @@ class TIPCLIP(Pairs):
         if self.config.null_positives == "single":
             return {}
         visual: Any = batch.fields["visual"]
-        return {"targets": alike(self.groups(visual))}
+        return {"groups": self.groups(visual)}
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        return {"contrastive": info_nce(image, text, self.model.scale(), **equal)}
+        """With `groups` (B,) each group's picture, which its rows share, stands in the batch once."""
+        if "groups" not in equal:
+            return {"contrastive": info_nce(image, text, self.model.scale())}
+        groups: Tensor = equal["groups"]
+        of = torch.unique(groups, return_inverse=True)[1]
+        belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(image.dtype)  # (pictures, B)
+        pictures = image[belongs.argmax(1)]
+        right = belongs / belongs.sum(1, keepdim=True)
+        scale = self.model.scale()
+        return {
+            "contrastive": info_nce(pictures, text, scale, image_keys=pictures, text_keys=text, targets=(right, of))
+        }
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         """CLIP's loss; how far it is above its floor is logged beside it, since with many NULL rows that is most."""
         losses = super().loss(features, batch, at)
         visual: Any = batch.fields["visual"]
-        told = {"above_floor": losses.total.detach() - floor(self.groups(visual)), "visual": visual.float().mean()}
+        least = floor if self.config.null_positives == "single" else floor_once
+        told = {"above_floor": losses.total.detach() - least(self.groups(visual)), "visual": visual.float().mean()}
         return replace(losses, logged={**losses.logged, **told})
 
     @torch.no_grad()
@@ -189,6 +201,16 @@ def floor(groups: Tensor) -> Tensor:
     """
     sizes = torch.unique(groups, return_counts=True)[1].double()
     return (sizes * sizes.log()).sum() / len(groups)
+
+
+def floor_once(groups: Tensor) -> Tensor:
+    """The same where each group's picture stands in the batch once: L >= (1 / 2P) Σ_groups log m, of P groups.
+
+    >>> float(floor_once(torch.tensor([0, 0, 1])))  # (1 / 4) log 2
+    0.1732...
+    """
+    sizes = torch.unique(groups, return_counts=True)[1].double()
+    return sizes.log().mean() / 2
 
 
 TIPCLIP.presets = {
