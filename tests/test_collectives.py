@@ -87,6 +87,21 @@ def test_gather_keeps_rank_order_for_uneven_and_empty_ranks_and_any_dtype(ranks,
             assert torch.equal(result, expected)
 
 
+def of_two_widths() -> str:
+    try:
+        collectives.gather(torch.zeros(2, 3 + collectives.rank()))
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def test_rows_of_other_shapes_are_an_error_on_every_rank(ranks):
+    shapes = ", ".join(f"({3 + rank},)" for rank in range(ranks.count))
+    assert all(f"rows of shapes {shapes}, which cannot" in message for message in ranks.run(of_two_widths))
+    assert all(torch.equal(*pair) for pair in zip(ranks.run(gathered, torch.int64, (1,) * ranks.count), [
+        torch.arange(ranks.count)[:, None].expand(-1, 2)] * ranks.count, strict=True))  # fmt: skip
+
+
 def found(counts) -> list[int]:
     """Ranks of the right items, from queries and gallery spread over the ranks of the group."""
     queries, gallery = (collectives.gather(own(random(13, 4, seed=seed).sign(), counts)) for seed in (3, 4))

@@ -76,12 +76,12 @@ def test_one_in_a_batch_equals_one_alone_and_padding_changes_nothing():
     torch.testing.assert_close(dual.embed_texts(padded, lengths), whole, atol=1e-5, rtol=0)
 
 
-def test_two_cls_tokens_give_two_unit_vectors_a_picture():
+def test_a_tower_of_two_vectors_a_picture_is_refused():
     image = image_tower("vit:image_size=16:patch=8:width=32:depth=1:heads=2:cls=2")
-    dual = DualEncoder(image, tiny().text, 32, image_projection="none")
-    embedded = dual.embed_images(inputs()[0])
-    assert embedded.shape == (2, 2, 32)
-    torch.testing.assert_close(embedded.norm(dim=-1), torch.ones(2, 2))
+    with pytest.raises(InputError, match="pools 2 vectors a picture.*set cls=1"):
+        DualEncoder(image, tiny().text, 32)
+    mean = image_tower("vit:image_size=16:patch=8:width=32:depth=1:heads=2:cls=2:pooling=mean")
+    assert DualEncoder(mean, tiny().text, 32).embed_images(inputs()[0]).shape == (2, 32)
 
 
 def test_golden_embeddings_of_a_seeded_model():

@@ -40,6 +40,9 @@ class DualEncoder(nn.Module):
         bias: float | None = None, image_projection: str = "linear", text_projection: str = "linear",
     ):  # fmt: skip
         super().__init__()
+        if image.vectors > 1:
+            raise InputError(f"the image tower pools {image.vectors} vectors a picture, and one is compared with "
+                             "texts; set cls=1, or pooling=mean or map")  # fmt: skip
         self.image, self.text, self.embed_dim = image, text, embed_dim
         image_projection = fitted(image_projection, image.width, embed_dim)
         text_projection = text_projection if text is None else fitted(text_projection, text.width, embed_dim)
@@ -69,7 +72,7 @@ class DualEncoder(nn.Module):
         return self.text_projection(x)
 
     def embed_images(self, x: Tensor, **how: Any) -> Tensor:
-        """Pictures (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E), or (N, K, E) of K CLS tokens."""
+        """Pictures (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E)."""
         return F.normalize(self.project_image(self.encode_image(x, **how).pooled), dim=-1)
 
     def embed_texts(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Tensor:

@@ -55,6 +55,11 @@ class ImageTower(Tower):
         self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1), persistent=False)
 
     @property
+    def vectors(self) -> int:
+        """How many vectors it pools of a picture."""
+        return 1
+
+    @property
     def image_size(self) -> int:
         """Pixels a side that the tower is made for."""
         return self.preprocess.size

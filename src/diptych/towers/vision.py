@@ -99,6 +99,10 @@ class ViT(ImageTower):
         self.norm = nn.LayerNorm(D, config.eps)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
 
+    @property
+    def vectors(self) -> int:
+        return self.config.cls if self.config.pooling == "cls" else 1
+
     def grid(self, x: Tensor) -> tuple[int, int]:
         """(h, w): patches that fit into pictures (…, H, W)."""
         return x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch

@@ -14,6 +14,7 @@ from diptych.methods import store
 from diptych.methods.adapt import proapo
 from diptych.methods.adapt.proapo import INNER, ProAPO
 from diptych.methods.make import Make
+from diptych.methods.prompt_search import descriptions
 from diptych.methods.prompt_search.descriptions import Descriptions
 from diptych.methods.prompt_search.evolution import Operators
 from diptych.methods.prompt_search.fitness import Judge, Weights
@@ -264,14 +265,35 @@ def test_units_that_cost_too_much_are_not_added(monkeypatch):
             assert free[at, unit] == (not start[owner, unit] and now - top1 < 200 / 6 + 0.1)
 
 
-def test_classes_are_judged_alone_against_the_names():
+def test_classes_are_judged_with_all_their_units_against_what_is_best_so_far():
     search, _ = found()
+    search.evolve(np.array([0, 1]), Operators(mutate=4), INNER)
+    assert not np.array_equal(search.best, search.named)
     alone, baseline = search.alone()
-    assert baseline == pytest.approx(search.judge.whole(search.classes(search.named[None])).fitness[0])
+    assert baseline == pytest.approx(search.record.fitness.max(), abs=1e-4)
     for at in range(6):
-        rows = search.named.copy()
+        rows = search.best.copy()
         rows[at] = search.there[at]
         assert alone[at] == pytest.approx(search.judge.whole(search.classes(rows[None])).fitness[0], abs=1e-4)
+
+
+def test_the_worst_classes_that_gain_all_the_same_are_not_left_out(monkeypatch):
+    search, _ = found()
+    held = []
+    monkeypatch.setattr(descriptions, "confused_groups", lambda *args: held.append(args[3].copy()) or [])
+    for scores, expected in (([6, 7, 8, 9, 10, 11], []), ([1, 7, 4, 9, 10, 11], [0, 2]), ([5, 1, 2, 3, 9, 9], [1, 2])):
+        monkeypatch.setattr(search, "alone", lambda scores=scores: (np.array(scores, float), 5.5))
+        search.confused()
+        assert np.flatnonzero(held[-1]).tolist() == expected
+
+
+def test_groups_are_made_anew_in_each_round_from_what_is_best_by_then(tmp_path, told, monkeypatch):
+    method, seen = make_method(descriptions=told, rounds=3), []
+    groups = ProAPO.groups
+    monkeypatch.setattr(ProAPO, "groups", lambda self, search: seen.append(search.best) or groups(self, search))
+    engine(tmp_path / "run", method).run()
+    assert len(seen) == 3
+    assert not np.array_equal(seen[0], seen[1])
 
 
 def test_the_search_begins_from_the_fittest_start():

@@ -174,12 +174,12 @@ class ProAPO(Classify):
         texts = [prompts(unit, chosen) for units in self.units for unit in units]
         vectors[torch.from_numpy(there)] = self._embed(texts).mean(1)
         search = Descriptions(self._judge(run), vectors, there, named, run.at.seed)
-        groups = self.groups(search)
         operators = replace(self.operators, mutate=self.operators.mutate // 2)
-        turns = [group for _ in range(self.config.rounds) for group in groups]
-        steps = INNER * len(turns)
-        for turn, group in enumerate(turns):
-            search.evolve(group, operators, INNER, partial(_tell, run, search.record, turn * INNER, steps))
+        steps, done = INNER * self.config.rounds * self.config.groups, 0  # at most
+        for _ in range(self.config.rounds):
+            for group in self.groups(search):
+                search.evolve(group, operators, INNER, partial(_tell, run, search.record, done, steps))
+                done += INNER
         self.of_units.copy_(torch.from_numpy(search.best))
         self.deliver()
 

@@ -16,7 +16,9 @@ from diptych.methods.prompt_search.groups import confused_groups, salient_groups
 from diptych.methods.prompt_search.units import starts
 from diptych.rng import generator
 
-PASSED_OVER = 0.4  # the share of classes whose units help least, which are in no group by confusion
+PASSED_OVER = (
+    0.4  # the share of classes whose units help least, which are in no group by confusion if they cost fitness
+)
 
 
 class Descriptions:
@@ -82,10 +84,10 @@ class Descriptions:
         return self.judge.changed(self.classes(start[None]), torch.zeros_like(at[:, 0]), at, classes[:, None])
 
     def alone(self) -> tuple[np.ndarray, float]:
-        """The fitness where a class has all its units and the others their names (C,), and where all have names."""
-        every = np.arange(len(self.there))
-        found = self._one_by_one(self.named, every, self.classes(self.there[None])[0]).fitness
-        return found, float(self.judge.whole(self.classes(self.named[None])).fitness[0])
+        """The fitness where a class has all its units and the others what is best so far (C,), and that of the best."""
+        every, best = np.arange(len(self.there)), self.best
+        found = self._one_by_one(best, every, self.classes(self.there[None])[0]).fitness
+        return found, float(self.judge.whole(self.classes(best[None])).fitness[0])
 
     def salient(self) -> list[np.ndarray]:
         """Groups of the classes that gain most by their sentences."""
@@ -93,9 +95,10 @@ class Descriptions:
 
     def confused(self) -> list[np.ndarray]:
         """Groups of classes that are taken for each other; without those whose sentences help least."""
-        found, _ = self.alone()
+        found, baseline = self.alone()
         left_out = np.zeros(len(found), bool)
         left_out[np.argsort(found, kind="stable")[: int(PASSED_OVER * len(found))]] = True
+        left_out &= found < baseline
         classes = self.classes(self.best[None])[0]
         labels = self.judge.labels.cpu().numpy()
         return confused_groups(self.judge.logits(classes), labels, classes, left_out, self.rng)
