@@ -71,3 +71,14 @@ def brief(error: BaseException | str, length: int = 120) -> str:
     'no network'
     """
     return " ".join(str(error).split())[:length]
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """A text of the user's on one line, its middle left out where it is long: names may differ at their ends.
+
+    >>> shortened("very " * 30 + "red cat", 24)
+    'very very v…very red cat'
+    """
+    text = " ".join(text.split())
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[len(text) - (length - 1 - half) :]}"

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from diptych.data.pictures import Preprocess
 from diptych.data.templates import checked, filled, written
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.errors import InputError, brief
+from diptych.errors import InputError, shortened
 from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.tower import ImageTower
@@ -56,7 +56,7 @@ def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) ->
     found = [filled(template, name) for name in names]
     for name, prompt in zip(names, found, strict=True):
         if tokenizer is not None and (lost := tokenizer.lost(prompt)):
-            raise InputError(f"the class name {brief(name, 40)!r} does not fit: its prompt loses {lost} tokens "
+            raise InputError(f"the class name {shortened(name)!r} does not fit: its prompt loses {lost} tokens "
                              f"beyond the context of {tokenizer.context}; shorten it")  # fmt: skip
     return found
 

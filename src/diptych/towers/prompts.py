@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diptych.data.templates import checked, filled
 from diptych.data.tokenizers import Tokenizer
-from diptych.errors import InputError, brief
+from diptych.errors import InputError, shortened
 from diptych.towers.classifier import Classifier, check_names, freeze, parted
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
@@ -140,7 +140,7 @@ class Prompted(Classifier):
         filler = [*words, *named[:1] * frame.length][: frame.length]  # the words themselves, if they are enough
         own = [*filler[: frame.before], *fixed, *filler[frame.before :], *rest]
         if len(own) > tokenizer.room:
-            raise InputError(f"the class name {brief(name, 40)!r} does not fit: its prompt has {len(own)} tokens, and "
+            raise InputError(f"the class name {shortened(name)!r} does not fit: its prompt has {len(own)} tokens, and "
                              f"there is room for {tokenizer.room}; shorten it")  # fmt: skip
         slots = [*numbers[: frame.before], *[-1] * len(fixed), *numbers[frame.before :]]
         return [*tokenizer.before, *own, *tokenizer.after], [*[-1] * len(tokenizer.before), *slots]

@@ -1,5 +1,6 @@
 """The data of a run: a stage's loaders, the columns that stages computed, and the samples that were damaged."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from diptych.training.prepare import with_columns
 
 if TYPE_CHECKING:
     from diptych.training.engine import Options, Position
+
+
+log = logging.getLogger(__name__)
 
 
 class Feed:
@@ -72,11 +76,12 @@ class Feed:
                     f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
                     f"{self.method.name} needs; raise --batch-size"
                 )
+            size = self._batch(stage, source, recipe.batch_size)
             loaders[stream] = Loader(
                 source,
                 self.method.views(stage, stream),
                 stage.plan,
-                recipe.batch_size,
+                size,
                 seed=self.options.seed,
                 workers=self.options.workers,
                 rank=collectives.rank(),
@@ -87,6 +92,16 @@ class Feed:
         for loader in loaders.values():
             loader.steps = recipe.steps or max(1, round(recipe.epochs * length))
         return loaders
+
+    def _batch(self, stage: Stage, source: Source, size: int) -> int:
+        """The batch size, or all samples where there are fewer than a preset's and no sample looks at another."""
+        of_presets = [preset.recipe.batch_size for preset in self.method.presets.values()]
+        if stage.min_batch > 1 or size <= len(source) or size not in of_presets:
+            return size
+        if not collectives.rank():
+            log.warning("batch size %d of the preset is more than the %d samples of %s: batches hold all of them",
+                        size, len(source), source.name)  # fmt: skip
+        return len(source)
 
     def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: "Position") -> Iterator[Any]:
         """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""

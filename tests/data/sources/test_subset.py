@@ -159,7 +159,8 @@ def test_numbers_without_names_are_classes_too():
 @pytest.mark.parametrize(
     ("labels", "names", "options", "message"),
     [
-        ([0, 0, 1], ("cat", "dog"), {"shots": 2}, r"shots=2 of labelled are more than there are of dog \(1\); ask for"),
+        ([0, 1], ("cat", "dog"), {"shots": 2}, r"shots=2 of labelled are more than there are of cat \(1\), dog \(1\)"),
+        ([0, 0], ("cat", "dog"), {"shots": 2}, r"shots=2 of labelled are more than there are of dog \(0\); ask for"),
         ([0], tuple("abcdef"), {"shots": 1}, r"of b \(0\), c \(0\), d \(0\) and 2 more; ask for fewer"),
         ([-1], (), {"shots": 1}, "there are of any class"),
         ([0], ("cat",), {"shots": 0}, "shots=0 of labelled is no number of samples; write 1 or more"),
@@ -188,3 +189,9 @@ def test_the_label_is_not_guessed(tmp_path):
         open_source(f"{tmp_path}/x:shots=1")
     with pytest.raises(InputError, match=r"glyphs has no one label of classes; choose by :of=LABEL of concept, group"):
         open_source("glyphs:shots=1")
+
+
+def test_a_class_with_fewer_gives_all_it_has_and_a_warning_tells(caplog):
+    source = shots(Labelled([0, 0, 0, 1, 1, 0], ("cat", "dog")), 3)
+    assert sorted(source.labels("class").tolist()) == [0, 0, 0, 1, 1]
+    assert "shots=3 of labelled: dog (2) have fewer, and give all" in caplog.text

@@ -8,6 +8,7 @@
 Classes are chosen first, of these the shots are drawn, and the part is cut last, in whatever order they are written.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from diptych.errors import InputError, some, unknown
 from diptych.rng import generator
 from diptych.spec import several
 
+log = logging.getLogger(__name__)
 OPTIONS = ("classes", "shots", "draw", "of", "part")
 
 
@@ -80,8 +82,9 @@ def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -
     """`count` samples of each class, drawn at random by the seed `draw`, in the order of the source.
 
     The first shots of a seed are among its further ones: its 4 are contained in its 16. What is drawn of a class
-    depends on its name and its own samples alone, so it is the same where only some classes are chosen. Raises
-    InputError where a class has fewer samples.
+    depends on its name and its own samples alone, so it is the same where only some classes are chosen. A class with
+    fewer samples gives all it has, as in CoOp's protocol, and a warning tells. Raises InputError where a class has
+    none, and where all have fewer.
 
     >>> from diptych.data.sources import open_source
     >>> source = shots(open_source("glyphs:split=test"), 2, label="group")
@@ -99,12 +102,16 @@ def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -
     order = np.argsort(values, kind="stable")
     starts, ends = (np.searchsorted(values[order], numbers, side) for side in ("left", "right"))
     called = names or numbers.tolist()
-    few = [f"{name} ({size})" for name, size in zip(called, (ends - starts).tolist(), strict=True) if size < count]
-    if few or not len(numbers):
+    sizes = dict(zip(called, (ends - starts).tolist(), strict=True))
+    few = [f"{name} ({size})" for name, size in sizes.items() if size < count]
+    if len(few) == len(sizes) or not all(sizes.values()):
+        few = [f"{name} (0)" for name, size in sizes.items() if not size] or few
         raise InputError(
             f"shots={count} of {source.name} are more than there are of {some(few) or 'any class'}; ask for fewer, "
             "or leave classes out with :classes=NAME+NAME"
         )
+    if few:
+        log.warning("shots=%d of %s: %s have fewer, and give all", count, source.name, some(few))
     drawn = [
         order[start:end][generator(draw, "shots", name).permutation(end - start)[:count]]
         for name, start, end in zip(called, starts, ends, strict=True)
