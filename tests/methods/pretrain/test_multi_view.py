@@ -178,5 +178,8 @@ def test_an_array_is_a_third_modality_with_layers_of_its_own(tmp_path):
 
 def test_more_views_than_texts_are_damage_that_is_named(tmp_path):
     engine = make_engine(tmp_path, method=method(texts=2), source=Toy(48), recipe={"steps": 3})
-    with pytest.raises(InputError, match="few-captions"):
+    with pytest.raises(InputError, match=r"few-captions|lower --method\.texts"):
         engine.run()
+    with pytest.raises(InputError, match=r"at most 1 texts of role 'caption', and 2 views.*lower --method\.texts"):
+        method(texts=2).meet({"train": Toy(48)})
+    method(texts=1).meet({"train": Toy(48)})

@@ -78,7 +78,8 @@ def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
 
 FineTune.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=3e-4)),
-    # The paper's own sets are many; [choice] those of fine-tuning CLIP ViT-B/16 on ImageNet in WiSE-FT.
+    # No one paper's: [choice] rate, decay of weights, batch and epochs near WiSE-FT's on ImageNet; decay from block to
+    # block, the warm-up over a fifth of training and the random crops are ours, and not WiSE-FT's.
     "paper": replace(
         PAPER,
         recipe=replace(

@@ -14,6 +14,7 @@ Inference: `represent` gives the towers' outputs before the projectors, as in th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
+from diptych.data.sample import BadSample, Source
 from diptych.data.views import ArrayView, PictureView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
@@ -42,6 +44,8 @@ card = {
     "entry": "MultiView",
     "provenance": "code",
 }
+
+_FIRST = 100  # samples that show how many texts there are
 
 LOSSES: Mapping[str, Callable[..., Tensor]] = {
     "mv_dhel": mv_dhel,
@@ -108,6 +112,19 @@ class MultiView(Pairs):
         })  # fmt: skip
         loss = LOSSES[config.objective]
         self.objective = partial(loss, form=config.form) if config.objective in _FORMS else loss
+
+    def meet(self, sources: Mapping[str, Source]) -> None:
+        """Raises InputError where no sample at the beginning has as many texts as views are asked for."""
+        config, source = self.config, sources["train"]
+        if not config.texts or f"texts.{config.role}" not in source.schema():
+            return
+        counts = []
+        for at in range(min(len(source), _FIRST)):
+            with suppress(BadSample):
+                counts.append(len(source[at].captions(config.role)))
+        if counts and max(counts) < config.texts:
+            raise InputError(f"samples of {source.name} have at most {max(counts)} texts of role {config.role!r}, and "
+                             f"{config.texts} views of texts are asked for; lower --method.texts")  # fmt: skip
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config, preprocess = self.config, self.model.image.preprocess
