@@ -9,7 +9,7 @@ from tests.training.helpers import TEXT, make_engine, tokenizer
 
 import diptych
 from diptych.data.batch import Batch, Images, Tokens
-from diptych.data.sample import Field
+from diptych.data.sample import Field, Text
 from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.make import NO_TOWER, Make
@@ -176,10 +176,17 @@ def test_an_array_is_a_third_modality_with_layers_of_its_own(tmp_path):
     assert sound.grad.abs().sum() > 0
 
 
-def test_more_views_than_texts_are_damage_that_is_named(tmp_path):
-    engine = make_engine(tmp_path, method=method(texts=2), source=Toy(48), recipe={"steps": 3})
-    with pytest.raises(InputError, match=r"few-captions|lower --method\.texts"):
-        engine.run()
+class Uneven(Toy):
+    """One sample in five has two captions."""
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return sample if index % 5 else replace(sample, texts=[*sample.texts, Text(text="another")])
+
+
+def test_more_views_than_texts_are_told_with_the_option_or_are_damage_that_is_named(tmp_path):
     with pytest.raises(InputError, match=r"at most 1 texts of role 'caption', and 2 views.*lower --method\.texts"):
-        method(texts=2).meet({"train": Toy(48)})
-    method(texts=1).meet({"train": Toy(48)})
+        make_engine(tmp_path / "none", method=method(texts=2), source=Toy(48), recipe={"steps": 3})
+    engine = make_engine(tmp_path / "few", method=method(texts=2), source=Uneven(48), recipe={"steps": 3})
+    with pytest.raises(InputError, match="few-captions"):
+        engine.run()
