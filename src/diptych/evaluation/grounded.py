@@ -79,7 +79,8 @@ def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, flo
 def shown(preprocess: Preprocess, picture: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:
     """The part of a picture that the model sees, square, not smaller than it was."""
     side = max(_LEAST, round(max(seen[2] - seen[0], seen[3] - seen[1])))
-    return on_ground(picture, preprocess.fill).crop(tuple(map(round, seen))).resize((side, side))
+    x0, y0, x1, y1 = map(round, seen)
+    return on_ground(picture, preprocess.fill).crop((x0, y0, x1, y1)).resize((side, side))
 
 
 def laid_over(picture: Image.Image, weights: np.ndarray) -> Image.Image:

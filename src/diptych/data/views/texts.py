@@ -190,7 +190,7 @@ def sentences(text: str) -> list[str]:
     >>> sentences("A red cat. Is Dr. Lee in the U.S.? No!\\n\\nA lamp of 3.5 kg.</s>")
     ['A red cat', 'Is Dr. Lee in the U.S.?', 'No!', 'A lamp of 3.5 kg']
     """
-    from sentencex import segment  # only few runs cut texts
+    from sentencex import segment  # pyright: ignore  # compiled, without types; only few runs cut texts
 
     parts = (part.strip().removesuffix(".").rstrip() for line in _LINE.split(text) for part in segment("en", line))
     return [part for part in parts if part.strip(". ")]
