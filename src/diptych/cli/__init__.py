@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from diptych import __version__
-from diptych.cli._parser import Parser
+from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import visible
 from diptych.errors import InputError, unknown
 
@@ -60,16 +60,31 @@ def _run(words: list[str]) -> int:
         print(f"diptych {__version__}")
         return 0
     verb, *rest = words
-    if verb not in verbs():
-        raise unknown("option" if verb.startswith("-") else "command", verb, [*verbs(), "--help", "--version"])
-    module = importlib.import_module(f"{__name__}.{verb}")
-    parser = Parser(verb, module)
-    if hasattr(module, "extend"):
-        rest = module.extend(parser, rest)
+    module, parser, rest = _parser(verb, rest)
     if parser.wants_help(rest):
         print(parser.format_help().rstrip())
         return 0
     return module.run(parser.read(rest)) or 0
+
+
+def _parser(verb: str, words: list[str]) -> tuple[ModuleType, Parser, list[str]]:
+    """The module of a verb, its parser with the options that the words call for, and the words with those of a file."""
+    if verb not in verbs():
+        raise unknown("option" if verb.startswith("-") else "command", verb, [*verbs(), "--help", "--version"])
+    module = importlib.import_module(f"{__name__}.{verb}")
+    parser = Parser(verb, module)
+    return module, parser, module.extend(parser, words) if hasattr(module, "extend") else words
+
+
+def parse(words: Sequence[str]) -> Namespace:
+    """What a command line says, without running it; InputError where its words do not fit.
+
+    >>> parse(["search", "emb", "-k", "2", "a red mug"]).text
+    'a red mug'
+    """
+    verb, *rest = words
+    _, parser, rest = _parser(verb, rest)
+    return parser.read(rest)
 
 
 def verbs() -> list[str]:

@@ -71,16 +71,34 @@ class Parser(ArgumentParser):
         return "-h" in words or "--help" in words
 
     def read(self, words: Sequence[str]) -> Namespace:
-        """Parse the words behind the verb."""
-        return self.parse_args(list(self._known(words)))
+        """Parse the words behind the verb; positional words may stand before, between and behind options."""
+        options, others = self._divided(list(self._known(words)))
+        return self.parse_args([*options, *others])
 
-    def positionals(self, words: Sequence[str]) -> Iterator[str]:
+    def positionals(self, words: Sequence[str]) -> list[str]:
         """The words that are neither options nor their values."""
-        for before, word in zip(["", *words], words, strict=False):
-            action = self._option_string_actions.get(before)
-            valued = before.startswith("--") and "=" not in before if action is None else action.nargs != 0
-            if not word.startswith("-") and not valued:
-                yield word
+        return [word for word in self._divided(words)[1] if word != "--"]
+
+    def _divided(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The options with their values, and the positional words, which argparse wants side by side.
+
+        An option that is not known yet (a method's own) is taken for one with a value. What stands behind `--` is
+        positional, and `--` then leads the positional words.
+        """
+        options: list[str] = []
+        others: list[str] = []
+        valued = False  # whether the word before is an option that waits for its value
+        for at, word in enumerate(words):
+            if word == "--":
+                return options, ["--", *others, *words[at + 1 :]]
+            if _is_option(word):
+                options.append(word)
+                action = self._option_string_actions.get(word)
+                valued = word.startswith("--") and "=" not in word if action is None else action.nargs != 0
+                continue
+            (options if valued else others).append(word)
+            valued = False
+        return options, others
 
     def value_of(self, option: str, words: Sequence[str]) -> str | None:
         """The last value that the words give to an option, before they are parsed."""
@@ -97,7 +115,7 @@ class Parser(ArgumentParser):
                 return
             name, equals, value = word.partition("=")
             name = self.names.get(name.removeprefix("--"), name)  # --recipe.lr is --lr
-            if word.startswith("-") and len(word) > 1 and not _NUMBER.match(word) and name not in known:
+            if _is_option(word) and name not in known:
                 raise unknown(f"option of {self.prog}", name, [option for option in known if option != "-h"])
             yield name + equals + value if word.startswith("-") else word
 
@@ -150,6 +168,10 @@ class Parser(ArgumentParser):
             dest = next((dest for dest, option in self.names.items() if option == name), "")
             return f"{self.prog} {name} has no value; give {takes(self.hints.get(dest, str))}"
         return f"{self.prog}: {' '.join(message.split())}; `{self.prog} --help` tells what it takes"
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and not _NUMBER.match(word)
 
 
 def _settable(parser: Parser, name: str) -> bool:

@@ -93,7 +93,7 @@ def add(parser: Parser) -> None:
 
 def extend(parser: Parser, words: list[str]) -> list[str]:
     """Add the options of the method and of its recipe, and put what a file says in front of the words."""
-    method = next(parser.positionals(words), None)
+    method = next(iter(parser.positionals(words)), None)
     path = _config_file(parser, words, method)
     if method is None and path is None:
         return words
