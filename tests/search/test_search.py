@@ -42,6 +42,7 @@ class ColourModel:
 
     preprocess = Preprocess(size=4)
     tokenizer = "by eye"
+    weights = None
 
     def __init__(self, identity="sha256:colours"):
         self.name, self.identity = "colours", identity

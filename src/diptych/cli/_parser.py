@@ -73,7 +73,8 @@ class Parser(ArgumentParser):
     def read(self, words: Sequence[str]) -> Namespace:
         """Parse the words behind the verb; positional words may stand before, between and behind options."""
         options, others = self._divided(list(self._known(words)))
-        return self.parse_args([*options, *others])
+        behind = others[:1] == ["--"]  # else in front, so that an option without a value takes none of them
+        return self.parse_args([*options, *others] if behind else [*others, *options])
 
     def positionals(self, words: Sequence[str]) -> list[str]:
         """The words that are neither options nor their values."""

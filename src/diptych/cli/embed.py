@@ -4,6 +4,9 @@ The folder has clip-retrieval's layout (npy and parquet), so that its tools read
 """
 
 from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
+import shlex
+
+from diptych.cli._model import MODELS, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError
@@ -43,4 +46,4 @@ def run(args: Namespace) -> None:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))
     say(f"{manifest.count:,} pictures embedded" + (f", {damaged:,} damaged ones left out" if damaged else ""))
-    print(f"{args.out} holds the embeddings; search it with: diptych search {args.out} 'some words'")
+    print(f"{args.out} holds the embeddings; search it with: diptych search {shlex.quote(args.out)} 'some words'")

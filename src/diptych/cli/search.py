@@ -7,10 +7,15 @@ query.
 from dataclasses import asdict
 from pathlib import Path
 
+from typing import TYPE_CHECKING
+
 from diptych.cli._model import add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
+
+if TYPE_CHECKING:
+    from diptych.search.layout import Manifest
 
 GROUP = "Use a model"
 USAGE = "EMB 'some words' | EMB --image FILE ['more of this'] [--minus 'less of that'] [options]"
@@ -43,11 +48,8 @@ def run(args: Namespace) -> None:
     from diptych.search.query import query
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
-    spec = args.get("model", index.manifest.model)
-    if "model" not in args and Path(spec).is_absolute() and not Path(spec).is_dir():
-        raise InputError(f"{args.emb} was made with the model in {spec}, which is not there; name it with --model")
-    share = index.manifest.share
-    model = load_model(spec, args.get("weights"), args.get("precision", "float32"), share)
+    precision = args.get("precision", "float32")
+    model = load_model(*_model(args, index.manifest), precision, index.manifest.share)
     hits = query(model, index, text=args.text, image=args.get("image"), minus=args.get("minus"), k=args.get("k", 10))
     if args.get("json"):
         show_json([asdict(hit) for hit in hits])
@@ -59,3 +61,18 @@ def run(args: Namespace) -> None:
     if not any(hit.image_path for hit in hits):  # pictures in tars have no file of their own
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     show_table(f"{asked} in {len(index):,} pictures", columns, rows)
+
+
+def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:
+    """The model to load and the weights beside it: those given, else those that made the folder."""
+    if "model" in args:
+        return args.model, args.get("weights")
+    folder = Path(manifest.model.removeprefix("hf:"))
+    if folder.is_absolute() and not folder.is_dir():
+        raise InputError(f"{args.emb} was made with the model in {folder}, which is not there; name it with --model")
+    if "weights" in args:
+        return manifest.model, args.weights
+    if manifest.weights is not None and not Path(manifest.weights).exists():
+        raise InputError(f"{args.emb} was made with the weights {manifest.weights}, which are not there; name them "
+                         "with --weights")  # fmt: skip
+    return manifest.model, manifest.weights

@@ -170,7 +170,7 @@ def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
     ships = shipped().get(str(spec))
     folder = ships or Path(spec).expanduser()
     if weights is not None:
-        raise InputError(f"weights= goes with openclip: or hf: models; {spec} has its own")
+        raise InputError(f"--weights (weights=) goes with openclip: or hf: models; {spec} has its own")
     if not folder.is_dir():
         known = ", ".join([*shipped(), "openclip:NAME/TAG", "hf:FOLDER"])
         raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")

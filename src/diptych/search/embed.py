@@ -24,6 +24,7 @@ from diptych.search import writer
 from diptych.search.layout import Manifest, parquet
 from diptych.search.writer import Row, Stale, Writer
 from diptych.towers.model import Model
+from diptych.towers.pretrained import absolute
 
 
 def embed_source(
@@ -84,7 +85,8 @@ def embed_source(
         rows.close()
         shares = getattr(model, "shares", (1.0,))
         manifest = Manifest(
-            model=str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
+            model=absolute(model.name),
+            weights=None if model.weights is None else str(model.weights),
             identity=model.identity,
             dimension=state.dimension,
             count=state.count,

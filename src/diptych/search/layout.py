@@ -27,7 +27,8 @@ MANIFEST = "diptych.json"
 class Manifest:
     """What a folder of embeddings holds and which model made it.
 
-    `model` is what `diptych.load` takes, `identity` the checksum of its weights and configuration, `texts` the number
+    `model` is what `diptych.load` takes, with whole paths, `weights` the file of a foreign one that was named beside
+    it, `identity` the checksum of its weights and configuration, `texts` the number
     of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out, by reason, `exact` whether
     every JPEG was decoded in full (as it was before this field came), `share` that of the first of two heads.
     """
@@ -39,6 +40,7 @@ class Manifest:
     texts: Natural | None
     source: str
     damaged: Mapping[str, list[str]]
+    weights: str | None = None
     exact: bool = True
     share: float | None = None
     format: str = FORMAT

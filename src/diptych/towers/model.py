@@ -45,6 +45,7 @@ class Model:
     """
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
+    weights: Path | None = None  # the file or folder that a foreign model was loaded with, in place of its own
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
     def __init__(

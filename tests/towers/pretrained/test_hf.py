@@ -179,7 +179,7 @@ def test_a_repository_that_cannot_be_fetched_is_one_line_that_names_the_remedy(m
         raise OSError("no\nnetwork")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(InputError, match=r"openai/clip.*no network.*weights=FOLDER") as error:
+    with pytest.raises(InputError, match=r"openai/clip.*no network.*--weights FOLDER") as error:
         load("hf:openai/clip-vit-base-patch32")
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="there is no folder"):

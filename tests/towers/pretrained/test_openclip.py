@@ -153,7 +153,7 @@ def test_a_tag_and_a_folder_that_disagree_on_mean_and_std_are_refused(
     [
         ("openclip:ViT-B-33", "did you mean 'ViT-B-32'"),
         ("openclip:ViT-B-32/laion2b_s34b_b79", "did you mean 'laion2b_s34b_b79k'"),
-        ("openclip:nano", "write openclip:nano/TAG .* or give weights=PATH"),
+        ("openclip:nano", "write openclip:nano/TAG .* --weights FILE"),
         ("openclip:RN50/yfcc15m", "use openclip:RN50-quickgelu/yfcc15m"),
     ],
 )
@@ -174,7 +174,7 @@ def test_weights_that_cannot_be_fetched_are_one_line_that_names_the_remedy(monke
         raise FileNotFoundError("no\nnetwork")
 
     monkeypatch.setattr("open_clip.pretrained.download_pretrained", fail)
-    with pytest.raises(InputError, match=r"laion/.*no network.*weights=PATH") as error:
+    with pytest.raises(InputError, match=r"laion/.*no network.*--weights FILE") as error:
         load("openclip:ViT-B-32/laion2b_s34b_b79k")
     assert "\n" not in str(error.value)
 

@@ -27,4 +27,18 @@ def load(spec: str, weights: str | Path | None = None, precision: str = "float32
     from diptych.towers.precision import set_precision
 
     path = None if weights is None else Path(weights).expanduser()
-    return set_precision(importlib.import_module(LOADERS[prefix]).load(name, path), precision)
+    model = importlib.import_module(LOADERS[prefix]).load(name, path)
+    model.weights = None if path is None else path.resolve()
+    return set_precision(model, precision)
+
+
+def absolute(spec: str) -> str:
+    """A model's spec that means the same in every working directory: folders of this disk with their whole path.
+
+    >>> absolute("openclip:ViT-B-32/openai")
+    'openclip:ViT-B-32/openai'
+    """
+    prefix, _, name = spec.partition(":")
+    if prefix == "hf" and Path(name).expanduser().is_dir():
+        return f"hf:{Path(name).expanduser().resolve()}"
+    return str(Path(spec).resolve()) if Path(spec).is_dir() else spec

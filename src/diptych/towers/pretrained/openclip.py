@@ -149,7 +149,8 @@ def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> P
     if tagged is None:
         name = where.removeprefix("openclip:")
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "no tags"
-        raise InputError(f"{where} names no weights; write {where}/TAG ({tags}) or give weights=PATH")
+        raise InputError(f"{where} names no weights; write {where}/TAG ({tags}) or name a local file with "
+                         "--weights FILE (weights=)")  # fmt: skip
     from open_clip.pretrained import download_pretrained
 
     try:
@@ -157,7 +158,7 @@ def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> P
     except Exception as error:  # whatever the network led to
         source = tagged.get("hf_hub") or tagged.get("url")
         raise InputError(f"the weights of {where} cannot be fetched from {source} ({brief(error)}); "
-                         "fetch them elsewhere and give weights=PATH") from error  # fmt: skip
+                         "fetch them elsewhere and name the file with --weights FILE (weights=)") from error  # fmt: skip
     return Path(found)
 
 
