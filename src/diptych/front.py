@@ -12,7 +12,7 @@ from diptych.methods.base import Recipe
 from diptych.methods.store import load
 from diptych.towers.language import LanguageModel
 from diptych.towers.model import Model
-from diptych.training.config import resolve
+from diptych.training.config import preset_for, resolve
 from diptych.training.engine import Options
 from diptych.training.run import run
 
@@ -27,7 +27,7 @@ def train(
     *,
     val: str | None = None,
     guard: str | None = None,
-    preset: str = "small",
+    preset: str | None = None,
     init: str | None = None,
     weights: str | Path | None = None,
     added: Sequence[str] = (),
@@ -41,7 +41,8 @@ def train(
 ) -> Any:
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
-    `data` is a source spec, or a mapping of streams to specs. `weights` is the file of a foreign model that `init`
+    `data` is a source spec, or a mapping of streams to specs. `preset` is `small` where nothing else is said, or with
+    `init`, where the method has it, `tune`. `weights` is the file of a foreign model that `init`
     names. `guard` is one of what a model could do before: training ends before its accuracy (or recall) there falls by
     more than `forget`. `config` are the method's own options, `added` other methods whose losses are added, as
     "multi_view:weight=0.5" (`methods.mix`); `settings` are those of the recipe (lr, epochs, steps, batch_size,
@@ -61,7 +62,7 @@ def train(
         streams,
         val=val,
         guard=guard,
-        preset=preset,
+        preset=preset or preset_for(method, init),
         init=init,
         weights=None if weights is None else str(weights),
         added=added,

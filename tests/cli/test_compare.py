@@ -34,6 +34,31 @@ def test_methods_are_compared_shown_and_shown_again(diptych, tmp_path):
     assert rows == [json.loads(line) for line in (tmp_path / "two" / "results.jsonl").read_text().splitlines()]
 
 
+def test_towers_and_recipe_are_set_for_all_methods(diptych, tmp_path):
+    words = ("--image-tower", "vit:width=64", "--tokenizer", "clip", "--optimizer", "adamw", "--lr", "1e-3",
+             "--recipe.weight_decay", "0.2", "--recipe.betas", "[0.9,0.99]")  # fmt: skip
+    called = diptych("compare", "clip", "siglip", *GIVEN, *words, "--out", "two", "--jobs", 2)
+    assert called.code == 0, called
+    assert "between the methods differ" not in called.err
+    head = json.loads((tmp_path / "two" / "compare.json").read_text())
+    assert head["common"] == {
+        "image_tower": "vit:width=64", "tokenizer": "clip",
+        "recipe": {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.2, "betas": [0.9, 0.99]},
+    }  # fmt: skip
+    again = diptych("compare", "clip", "siglip", *GIVEN, *words, "--out", "two")
+    assert again.code == 0, again
+    other = diptych("compare", "clip", "siglip", *GIVEN, "--lr", "0.5", "--out", "two")
+    assert other.code == 2
+    assert "compares with common" in other.err
+
+
+def test_what_differs_is_told_before_and_below(diptych):
+    called = diptych("compare", "clip", "siglip:lr=0.5:batch_size=64", *GIVEN, "--out", "two", "--jobs", 2)
+    told = next(line for line in called.err.splitlines() if "between the methods differ" in line)
+    assert told.startswith("between the methods differ: lr, batch size; --image-tower, ")
+    assert "Nothing but the method differs." in called.out  # these rows are all alike
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

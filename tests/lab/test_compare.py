@@ -8,9 +8,9 @@ from tests.lab import jobs
 from tests.lab.test_report import check
 
 from diptych.errors import InputError
-from diptych.lab.compare import Table, chosen, compare, grid, lines, read, write_report
+from diptych.lab.compare import Common, Table, chosen, compare, differences, grid, lines, notes, read, write_report
 from diptych.lab.compare import cell as cells
-from diptych.lab.compare.cell import Cell, Task, resolved, run, towers
+from diptych.lab.compare.cell import Cell, Task, delivered, gflops, resolved, run, setting, towers
 from diptych.methods.store import load
 
 DATA = {"data": "glyphs:design=noto", "test": "glyphs:split=val:design=noto"}
@@ -205,3 +205,114 @@ def test_what_does_not_fit_is_told_before_anything_is_trained(fake, tmp_path):
     refused("mine holds something else; name a new or empty folder", out=tmp_path / "mine")
     with pytest.raises(InputError, match="mine holds no comparison; begin one with"):
         read(tmp_path / "mine")
+
+
+SMALL_TOWER = "conv:image_size=32:widths=(8,16):depths=(1,1)"
+
+
+def cell_of(method, **changed):
+    return Cell(**{"method": method, "size": 1.0, "budget": 300, "seed": 0, **changed})
+
+
+def test_what_is_common_goes_to_every_method_and_its_own_options_win():
+    common = Common(image_tower="vit:width=64:heads=2", text_tower="text:width=64", tokenizer="clip", embed_dim=32,
+                    recipe={"optimizer": "adamw", "lr": 0.002})  # fmt: skip
+    configs = {
+        method: resolved(cell_of(method), "glyphs", 600, common)
+        for method in ("clip", "siglip:lr=0.5", "simclr", "language_model")
+    }
+    own = ("image_tower", "text_tower", "tokenizer", "embed_dim")
+    assert [getattr(configs["clip"], name) for name in own] == ["vit:width=64:heads=2", "text:width=64", "clip", 32]
+    assert [configs["simclr"].image_tower, configs["simclr"].text_tower] == ["vit:width=64:heads=2", "none"]
+    assert [configs["language_model"].image_tower, configs["language_model"].text_tower] == ["none", "text:width=64"]
+    assert [(each.recipe.optimizer, each.recipe.lr) for each in configs.values()] == [
+        ("adamw", 0.002), ("adamw", 0.5), ("adamw", 0.002), ("adamw", 0.002)]  # fmt: skip
+    half = towers("clip", 0.5, common.image_tower, common.text_tower)
+    assert "width=32" in half[0]
+    assert setting(configs["simclr"])["tokenizer"] == "none"
+
+
+def test_a_method_on_pictures_alone_is_trained_and_counted(pairs_csv, tmp_path):
+    cell = cell_of("simclr:batch_size=24", budget=48)
+    task = Task(cell=cell, common=Common(image_tower=SMALL_TOWER), data=str(pairs_csv), test=str(pairs_csv),
+                suites=(), folder=tmp_path / "run")  # fmt: skip
+    row = run(task, lambda line: None)
+    model = load(tmp_path / "run")
+    assert model.tokenizer is None
+    assert row["parameters"] == sum(p.numel() for p in model.encoder.parameters())
+    assert 0 < row["gflops"] < 0.01
+    assert (row["setting"]["image tower"], row["setting"]["text tower"]) == (SMALL_TOWER.replace(",", ", "), "none")
+
+
+def test_a_language_model_is_counted_by_one_text():
+    model = load("tiny-lm")
+    parameters = sum(p.numel() for p in delivered(model).parameters())
+    context = model.tokenizer.context
+    assert parameters == sum(p.numel() for p in model.lm.parameters())
+    assert gflops(model) > 2 * context * sum(p.numel() for n, p in model.lm.named_parameters() if "layers" in n and p.ndim > 1) / 1e9  # fmt: skip
+
+
+def test_what_a_suite_cannot_measure_is_told_before_anything_is_trained(fake, tmp_path):
+    def refused(message, *methods, suite):
+        with pytest.raises(InputError, match=message):
+            compare(grid(methods, [1.0], [100], [0]), out=tmp_path / "out", suites=(suite,), **DATA)
+        assert not (tmp_path / "out").exists()
+
+    refused("simclr has no text tower, so retrieval .* such as probe", "clip", "simclr", suite="retrieval")
+    refused("language_model is a language model, so gap .* such as perplexity", "language_model", suite="gap")
+    refused("clip writes no texts, so perplexity .* such as retrieval", "clip", suite="perplexity")
+    refused("coop adapts a trained model.*diptych train coop --init MODEL", "clip", "coop", suite="retrieval")
+
+
+def table_of(tmp_path, methods, **changed):
+    (tmp_path / "runs").mkdir()
+    table = Table(folder=tmp_path, suites=("retrieval",), methods=list(methods), **DATA)
+    for cell in grid(methods, [1.0], [800], [0, 1]):
+        task = Task(cell=cell, suites=table.suites, folder=tmp_path / "runs" / cell.folder, **DATA)
+        row = jobs.measured(task, print)
+        table.add({**row, **changed.get(cell.method, {})})
+    return table
+
+
+def test_what_differs_beside_the_method_is_told_and_stored(tmp_path):
+    alike = {"image tower": "vit", "optimizer": "adamw"}
+    mine = {"setting": {**alike, "image tower": "conv"}, "parameters": 5, "image_tower": "conv", "text_tower": "none"}
+    table = table_of(tmp_path, ["clip", "siglip"], clip={"setting": alike}, siglip=mine)
+    expected = {
+        "image tower": {"clip": "vit", "siglip": "conv"},
+        "parameters": {"clip": 1_000_000, "siglip": 5},
+    }
+    assert differences(table) == expected
+    table.write_head()
+    assert json.loads((tmp_path / "compare.json").read_text())["differs"] == expected
+    assert differences(read(tmp_path)) == expected
+    html = write_report(table).read_text()
+    assert "What differs" in html
+    assert "siglip: no text tower, so parameters and GFLOPs are of pictures alone" in notes(table)
+
+
+def test_a_table_of_before_shows_what_it_has(tmp_path):
+    table = table_of(tmp_path, ["clip", "siglip"], siglip={"lr": 0.5})
+    assert differences(table) == {"lr": {"clip": 0.004, "siglip": 0.5}}
+    assert "batch" in check(write_report(table).read_text()).text
+
+
+def test_a_budget_that_became_another_number_of_samples_is_told(tmp_path):
+    table = table_of(tmp_path, ["clip", "siglip"], siglip={"samples": 850})
+    assert notes(table) == [
+        "a budget of 800 became 850 samples of siglip: runs take whole steps, in each of their stages"
+    ]
+
+
+def test_the_interval_of_a_recall_ends_at_0_and_1(tmp_path):
+    def scored(value):
+        return {"retrieval/t2i_r1": value, "retrieval/chance_t2i_r1": 0.01, "retrieval/mrr": value}
+
+    table = table_of(tmp_path, ["clip"])
+    table.rows = [{**row, "metrics": scored(0.02 * number)} for number, row in enumerate(table.rows)]
+    [line] = lines(table, ["retrieval/t2i_r1", "retrieval/mrr"])
+    recall, other = line.metrics.values()
+    assert (recall.low, recall.mean) == (0.0, 0.01)
+    assert recall.high == pytest.approx(other.high)
+    assert other.low < 0  # nothing says what chance gives, so nothing says that it is a share
+    assert "0.0100 [0, 0.14]" in check(write_report(table).read_text()).text

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import PairConfig, Pairs
+from diptych.methods.pairs import SMALL, PairConfig, Pairs, tune
 from diptych.towers.parts import Temperature
 
 card = {
@@ -49,13 +49,8 @@ class Decoupled(Pairs):
 
 
 Decoupled.presets = {
-    "small": Preset(
-        image="conv",
-        text="text:width=192:depth=3:heads=3",
-        tokenizer="bpe:vocab_size=2048:context=32",
-        embed_dim=192,
-        recipe=Recipe(lr=2e-3, batch_size=256, epochs=20),
-    ),
+    "small": SMALL,  # the towers and recipe of all methods on pairs, so that `diptych compare` compares losses
+    "tune": tune(SMALL),  # what continues a trained model (--init)
     # The paper trains on pictures alone; [choice] CLIP's towers and recipe.
     "paper": Preset(
         image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",

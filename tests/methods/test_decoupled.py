@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diptych.methods import registry
+from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import check_method
 
 HERE = Path(__file__).parent
@@ -28,6 +29,13 @@ def decoupled(monkeypatch):
 def test_entry_point_makes_it_a_method_like_ours(decoupled):
     assert registry.find("decoupled").group == "external"
     assert registry.method_class("decoupled") is decoupled.Decoupled
+
+
+def test_it_builds_on_what_clip_builds_on(decoupled):
+    """So a comparison with clip is of the losses."""
+    own, clip = decoupled.Decoupled.presets["small"], CLIP.presets["small"]
+    for name in ("image", "text", "tokenizer", "embed_dim", "recipe"):
+        assert getattr(own, name) == getattr(clip, name)
 
 
 def test_loss_equals_the_equation(decoupled):

@@ -1,15 +1,17 @@
-"""Compare methods on equal terms: same data, budgets, tower sizes and seeds; makes a table and a page.
+"""Compare methods on the same data, budgets and seeds, and on what towers and recipe you set; makes a table and a page.
 
-A method is the preset `small`; options of its own and of its recipe may follow, as in clip:scale=20:lr=0.001. A run
+A method is its preset `small`. Towers, tokenizer and recipe that are given here are those of all methods; what still
+differs is listed. Options of its own and of its recipe may follow a method, as in clip:scale=20:lr=0.001. A run
 that was stopped goes on with the same command, and more methods, sizes, budgets or seeds widen a table. A folder alone
 shows what it holds.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diptych.cli._parser import Namespace, Parser
+from diptych.cli._recipe import add_recipe
 from diptych.cli._screen import say, show_json, show_table
 from diptych.errors import InputError
 
@@ -21,9 +23,21 @@ USAGE = "METHOD… --data SOURCE --test SOURCE --budget N,… --out DIR [options
 EXAMPLES = (
     "diptych compare clip siglip --data glyphs --test glyphs:split=val --budget 20000,80000 --out runs/two",
     "diptych compare clip clip:scale=20 --data a.tar --test b.tar --budget 50000 --sizes 0.5,1 --out runs/scale",
+    "diptych compare clip siglip --data a.tar --test b.tar --budget 50000 --optimizer adamw --lr 0.001 --out runs/same",
+    "diptych compare clip simclr --data a.tar --test b.tar --budget 50000 --suite probe --out runs/pictures",
     "diptych compare runs/two --metric t2i_r1,i2t_r1",
 )
 T = TypeVar("T", int, float)
+_MORE: tuple[tuple[str, Any, str], ...] = (
+    ("weight_decay", float, "X"),
+    ("schedule", str, "NAME"),
+    ("warmup", float, "X"),
+    ("min_lr", float, "X"),
+    ("clip", float | None, "X"),
+    ("ema", float | None, "X"),
+    ("betas", tuple[float, float], "[X,X]"),
+    ("eps", float, "X"),
+)
 
 
 def add(parser: Parser) -> None:
@@ -33,6 +47,14 @@ def add(parser: Parser) -> None:
     parser.option("What", "--budget", metavar="N,N,…", help="samples that training sees")
     parser.option("What", "--sizes", metavar="X,X,…", help="multipliers of the towers' widths (default: 1)")
     parser.option("What", "--seeds", metavar="N,N,…", help="default: 0,1,2")
+    same = "The same for all methods (their presets' where not given)"
+    parser.option(same, "--image-tower", metavar="SPEC", help="such as vit:width=192:depth=4")
+    parser.option(same, "--text-tower", metavar="SPEC", help="such as text:width=192:depth=4")
+    parser.option(same, "--tokenizer", metavar="SPEC", help="such as bpe:vocab_size=4096, learnt from --data")
+    parser.option(same, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
+    add_recipe(parser, same)
+    for name, kind, metavar in _MORE:
+        parser.option(same, f"--recipe.{name}", dest=f"recipe.{name}", type=kind, metavar=metavar, help="of the recipe")
     parser.option("How", "--suite", metavar="NAME,…", help="of `diptych list suites` (default: retrieval)")
     parser.option("How", "--metric", metavar="NAME,…", help="what to show (default: of each suite the first)")
     parser.option("How", "--jobs", type=int, metavar="N", help="runs side by side, a thread each (default: one a core)")
@@ -63,7 +85,7 @@ def run(args: Namespace) -> int:
 
 
 def _run(args: Namespace, methods: Sequence[str]) -> "Table":
-    from diptych.lab.compare import compare, grid
+    from diptych.lab.compare import Common, compare, grid
 
     if not methods:
         raise InputError("diptych compare has no method; name two or more of `diptych list`, or the folder of a table")
@@ -82,16 +104,28 @@ def _run(args: Namespace, methods: Sequence[str]) -> "Table":
         _numbers("--seeds", args.get("seeds", "0,1,2"), int),
     )
     suites, out = _words(args.get("suite", "retrieval")), Path(args.out).expanduser()
-    return compare(wanted, data=args.data, test=args.test, out=out, suites=suites, at_once=args.get("jobs"))
+    towers = {name: args[name] for name in ("image_tower", "text_tower", "tokenizer", "embed_dim") if name in args}
+    common = Common(**towers, recipe=args.get("recipe", Namespace()).as_dict())
+    return compare(wanted, data=args.data, test=args.test, out=out, suites=suites, common=common,
+                   at_once=args.get("jobs"), warn=say)  # fmt: skip
 
 
 def _show(table: "Table", metrics: Sequence[str] | None) -> None:
-    from diptych.lab.compare import chosen, lines
-    from diptych.lab.compare.page import cells, columns
+    from diptych.lab.compare import chosen, lines, notes
+    from diptych.lab.compare.page import cells, columns, differing
 
     shown = chosen(table, metrics)
     rows = [cells(line, shown) for line in lines(table, shown)]
-    show_table(f"trained on {table.data}, measured on {table.test}", columns(shown), rows)
+    note = "\n".join(notes(table))
+    show_table(f"trained on {table.data}, measured on {table.test}", columns(shown), rows, note)
+    if len(table.methods) < 2:
+        return
+    head, rows = differing(table)
+    print()
+    if rows:
+        show_table("Differs between the methods, beside the method:", head, rows)
+    else:
+        print("Nothing but the method differs.")
 
 
 def _words(text: str) -> list[str]:

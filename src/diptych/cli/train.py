@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from diptych.cli._model import MODELS, add_weights
 from diptych.cli._parser import Namespace, Parser
+from diptych.cli._recipe import LENGTH, RECIPE, add_recipe
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
 from diptych.spec import annotations, bounds, joined
@@ -43,7 +44,8 @@ _ROLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 def add(parser: Parser) -> None:
     parser.option("Method", "name", metavar="METHOD", help="one of `diptych list`")
-    parser.option("Method", "--preset", metavar="small|paper", help="small: two cores, minutes; paper: as published")
+    parser.option("Method", "--preset", metavar="small|tune|paper",
+                  help="small: two cores, minutes; tune: what --init continues; paper: as published")  # fmt: skip
     parser.option("Method", "--with", dest="added", metavar="METHOD[:OPTION=VALUE]", action="append",
                   help="add another method's loss (with :weight=X); may be given again")  # fmt: skip
     parser.option(_DATA, "--data", metavar="SOURCE[,SOURCE]", action="append",
@@ -63,17 +65,7 @@ def add(parser: Parser) -> None:
     parser.option(_MODEL, "--text-tower", metavar="SPEC", help="such as text:width=256:depth=4")
     parser.option(_MODEL, "--tokenizer", metavar="SPEC", help="bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE")
     parser.option(_MODEL, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
-    for name, kind, metavar, about in (
-        ("steps", int | None, "N", "how long; wins over epochs"),
-        ("epochs", float, "N", "how long, in passes over the data"),
-        ("batch-size", int, "N", "samples that meet in a step, over all ranks"),
-        ("lr", float, "X", "highest learning rate"),
-        ("optimizer", str, "NAME", "one of `diptych list optimizers`"),
-        ("chunk", int | None, "N", "tokens a tower encodes at once (all); a 16 x 16 patch is one"),
-        ("precision", Literal["float32", "bfloat16"], "NAME", "float32 or bfloat16"),
-    ):
-        dest = f"recipe.{name.replace('-', '_')}"
-        parser.option(_RECIPE, f"--{name}", dest=dest, type=kind, metavar=metavar, help=about)
+    add_recipe(parser, _RECIPE, (*LENGTH, *RECIPE))
     parser.option(_RUN, "--out", metavar="RUN", help="the folder of the run")
     parser.option(_RUN, "--seed", dest="options.seed", type=int, metavar="N", help="decides all that is random (0)")
     parser.option(_RUN, "--config", dest="file", metavar="FILE.yaml", help="options from a file")
@@ -236,15 +228,19 @@ def run(args: Namespace) -> int:
     if "data" not in args:
         raise InputError("diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs")
     from diptych.front import remembered, validation
-    from diptych.training.config import resolve
+    from diptych.training.config import preset_for, resolve
     from diptych.training.engine import Interrupted
     from diptych.training.run import run as train
 
     names = ("preset", "val", "guard", "init", "weights", "image_tower", "text_tower", "tokenizer", "embed_dim",
              "added")  # fmt: skip
     groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
-    given = {name: args[name] for name in names if name in args}
+    given = {"preset": preset_for(args.name, args.get("init"))} | {name: args[name] for name in names if name in args}
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
+    if given["preset"] == "tune" and "preset" not in args:
+        recipe = config.recipe
+        say(f"--init takes the preset tune: {recipe.optimizer}, lr {recipe.lr:g}, batches of {recipe.batch_size}; "
+            "--lr and the like change it, --preset small trains as from scratch")  # fmt: skip
     if "shots" in args:  # into the specs, so that config.yaml tells the samples in full
         config = replace(config, data=few(config.data, args.shots, config.options.seed))
     out = Path(args.out).expanduser()

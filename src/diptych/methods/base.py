@@ -91,7 +91,8 @@ class Recipe:
 class Preset:
     """A method at one size: its options, its towers and tokenizer as specs, its recipe.
 
-    `small` takes minutes on two cores and leaves no step out; `paper` is as published.
+    `small` takes minutes on two cores and leaves no step out; `paper` is as published; `tune`, of methods on pairs,
+    continues a trained model.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from diptych.data.plan import Distinct, Shuffled, Together
 from diptych.data.views import PictureView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.layer_decay import has_blocks, layer_rates
 from diptych.methods.make import Make
 from diptych.objectives.core import alike, unlike
 from diptych.spec import Count
@@ -21,12 +24,14 @@ from diptych.towers.dual import DualEncoder
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
     """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give each picture as
-    many texts, and the loss is the mean of those against each. `distinct` names a label of which a batch holds each
+    many texts, and the loss is the mean of those against each. `decay` lowers the rates of a given model's lower blocks
+    (`methods.layer_decay`), 1 for one rate; towers without transformer blocks have one rate. `distinct` names a label of which a batch holds each
     value at most once, so that pictures of one thing are no false negatives of each other; `together` consecutive
     samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard negatives."""
 
     role: str = "caption"
     augment: Mapping[str, Any] | None = field(default_factory=dict)  # of data.views.Augment; None: none
+    decay: Annotated[float, Above(0), AtMost(1)] = 1.0
     distinct: str | None = None
     together: Count = 1
 
@@ -39,6 +44,16 @@ class PairConfig:
         if self.distinct and self.together > 1:
             raise InputError(f"distinct={self.distinct} keeps samples apart and together={self.together} joins them; "
                              "leave one out")  # fmt: skip
+
+    def stage(self, model: DualEncoder) -> Stage:
+        """The stage of a method that trains `self.model`: which samples meet, and which part learns at which rate."""
+        plan = Distinct(self.distinct) if self.distinct else Together(self.together)
+        towers = {"model.image": model.image, "model.text": model.text}
+        scale: dict[str, float] = {}
+        for prefix, tower in towers.items():
+            if has_blocks(tower):
+                scale |= layer_rates(prefix, tower, self.decay)
+        return Stage(plan=plan if self.distinct or self.together > 1 else Shuffled(), scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +125,7 @@ class Pairs(Method):
         return adopted(self.name, features, owner, "image", *(f"text{end}" for end in self.roles))
 
     def stages(self) -> Sequence[Stage]:
-        config = self.config
-        plan = Distinct(config.distinct) if config.distinct else Together(config.together)
-        return (Stage(plan=plan if config.distinct or config.together > 1 else Shuffled()),)
+        return (self.config.stage(self.model),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (
@@ -156,3 +169,14 @@ SMALL = Preset(
     embed_dim=192,
     recipe=Recipe(optimizer="muon", lr=4e-3, warmup=0.1, clip=1.0, ema=0.99, batch_size=128, epochs=30),
 )
+
+
+def tune(small: Preset, **config: Any) -> Preset:
+    """The preset that continues a trained model on pairs: the method's own options are those of `small`.
+
+    The rate is one that a real CLIP keeps its knowledge at (Wortsman et al., 2022, tune with AdamW at 1e-5 to 3e-5);
+    small models bear more. Towers and tokenizer are the given model's. No averaged weights: runs are short.
+    """
+    recipe = Recipe(lr=1e-5, weight_decay=0.1, warmup=0.1, clip=1.0, batch_size=64, epochs=5)
+    own = {name: value for name, value in small.config.items() if name != "augment"}
+    return replace(small, config={**own, "augment": {"crop": (0.8, 1.0)}, "decay": 0.75, **config}, recipe=recipe)

@@ -106,6 +106,11 @@ def resolve(
     )
 
 
+def preset_for(method: str, init: str | None) -> str:
+    """The preset where none is named: `tune` for what starts from a trained model, where the method has it."""
+    return "tune" if init and "tune" in method_class(method).presets else "small"
+
+
 def plain(config: Any) -> Any:
     """A config as dicts, lists and plain values."""
     if hasattr(config, "__dataclass_fields__"):

@@ -6,7 +6,7 @@ is done can be widened. OUT/report.html shows it, OUT/runs holds the models.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,24 @@ from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.lab import pool, verdict
 from diptych.lab.compare import cell as cells
-from diptych.lab.compare.cell import Cell, Task
-from diptych.lab.compare.table import Table, chosen, is_comparison, lines, read
+from diptych.lab.compare.cell import Cell, Common, Task
+from diptych.lab.compare.table import Table, chosen, differences, is_comparison, lines, notes, read, unlike
 from diptych.lab.live import Board
 
-__all__ = ["Cell", "Table", "chosen", "compare", "grid", "is_comparison", "lines", "read", "write_report"]
+__all__ = [
+    "Cell",
+    "Common",
+    "Table",
+    "chosen",
+    "compare",
+    "differences",
+    "grid",
+    "is_comparison",
+    "lines",
+    "notes",
+    "read",
+    "write_report",
+]
 
 grid = cells.grid
 
@@ -30,17 +43,23 @@ def compare(
     test: str,
     out: Path,
     suites: Sequence[str] = ("retrieval",),
+    common: Common = Common(),
     at_once: int | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Table:
     """Train and measure the cells that the table in `out` lacks, and return the table.
 
-    `data` is trained on, `test` measured on, by `suites`. Raises InputError, before anything is trained, for what does
+    `data` is trained on, `test` measured on, by `suites`; `common` is what all methods take in place of their presets'.
+    `warn` is told in a line, before anything is trained, what still differs between the methods. Raises InputError, before anything is trained, for what does
     not exist or does not fit, and where `out` holds another comparison.
     """
-    _check(wanted, data, test, suites)
+    settings = _check(wanted, data, test, suites, common)
+    if warn is not None and (names := list(unlike(settings))):
+        warn(f"between the methods differ: {', '.join(names)}; --image-tower, --text-tower, --tokenizer, --embed-dim and "
+             "the options of the recipe set one for all")  # fmt: skip
     verdict.ready()
     at_once = pool.processes(at_once)
-    table = _table(out, data, test, suites, [cell.method for cell in wanted])
+    table = _table(out, data, test, suites, [cell.method for cell in wanted], common)
     with pool.alone(out, f"another process is comparing into {out}; wait for it, or name another --out"):
         for left in sorted(out.glob("runs/*/row.json")):  # of a job that was done when nobody was there to hear it
             row = json.loads(left.read_text(encoding="utf-8"))
@@ -66,6 +85,7 @@ def compare(
         (out / "runs").mkdir(exist_ok=True)
         with board:
             pool.run([_job(cell, table) for cell in missing], at_once, hear)
+        table.write_head()  # with what differs between the rows that there are now
     return table
 
 
@@ -78,8 +98,11 @@ def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
     return path
 
 
-def _check(wanted: Sequence[Cell], data: str, test: str, suites: Sequence[str]) -> None:
-    """InputError for what a job would find wrong, as far as it can be told without training."""
+def _check(
+    wanted: Sequence[Cell], data: str, test: str, suites: Sequence[str], common: Common
+) -> dict[str, dict[str, Any]]:
+    """The settings of the methods at the first size; InputError for what a job would find wrong, as far as it can be
+    told without training."""
     from diptych.data.sources import open_source
     from diptych.errors import unknown
     from diptych.evaluation import cards
@@ -90,26 +113,50 @@ def _check(wanted: Sequence[Cell], data: str, test: str, suites: Sequence[str]) 
     source = open_source(data)
     open_source(test)
     built: dict[tuple[str, tuple[str, str]], float] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for cell in wanted:
-        cells.resolved(cell, data, len(source))
-        same = built.setdefault((cell.method, cells.towers(cell.method, cell.size)), cell.size)
+        config = cells.resolved(cell, data, len(source), common)
+        settings.setdefault(cell.method, cells.setting(config))
+        for suite in suites:
+            _check_suite(suite, cards()[suite], cell.method, config)
+        shapes = cells.towers(cell.method, cell.size, common.image_tower, common.text_tower)
+        same = built.setdefault((cell.method, shapes), cell.size)
         if same != cell.size:
             raise InputError(
                 f"the sizes {same:g} and {cell.size:g} round to the same towers of {cell.method}; drop one"
             )
+    return settings
 
 
-def _table(out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str]) -> Table:
+def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) -> None:
+    """InputError where a suite asks for a tower that a method does without."""
+    from diptych.methods.make import NO_TOWER
+
+    asked = set(card["abilities"])
+    if config.text_tower == NO_TOWER and "embed_texts" in asked:
+        raise InputError(f"{method} has no text tower, so {suite} cannot measure it; name a suite of pictures alone "
+                         "with --suite, such as probe")  # fmt: skip
+    if config.image_tower == NO_TOWER and asked & {"embed_images", "represent", "preprocess", "embed_texts"}:
+        raise InputError(f"{method} is a language model, so {suite} cannot measure it; name a suite of language models "
+                         "with --suite, such as perplexity")  # fmt: skip
+    if config.image_tower != NO_TOWER and asked & {"log_prob", "generate"}:
+        raise InputError(f"{method} writes no texts, so {suite} cannot measure it; name another suite with --suite, "
+                         "such as retrieval")  # fmt: skip
+
+
+def _table(
+    out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common
+) -> Table:
     """The table in `out`, begun where there is none."""
     if is_comparison(out):
         table = read(out)
-        for name, value in (("data", data), ("test", test), ("suites", tuple(suites))):
+        for name, value in (("data", data), ("test", test), ("suites", tuple(suites)), ("common", common.plain())):
             if (old := getattr(table, name)) != value:
                 raise InputError(f"{out} compares with {name} {old}, not {value}; name another --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else; name a new or empty folder with --out")
     else:
-        table = Table(folder=out, data=data, test=test, suites=tuple(suites), methods=[])
+        table = Table(folder=out, data=data, test=test, suites=tuple(suites), methods=[], common=common.plain())
     table.methods = list(dict.fromkeys([*table.methods, *methods]))
     out.mkdir(parents=True, exist_ok=True)
     table.write_head()
@@ -122,6 +169,7 @@ def _cell(row: cells.Row) -> Cell:
 
 def _job(cell: Cell, table: Table) -> pool.Job:
     folder = table.folder.resolve() / "runs" / cell.folder
-    task = Task(cell=cell, data=table.data, test=table.test, suites=table.suites, folder=folder)
+    common = Common(**table.common)
+    task = Task(cell=cell, common=common, data=table.data, test=table.test, suites=table.suites, folder=folder)
     output = folder.with_name(f"{cell.folder}.txt")
     return pool.Job(key=(cell.folder,), work=cells.run, arguments=(task,), output=output)

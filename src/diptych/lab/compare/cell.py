@@ -1,5 +1,6 @@
 """One cell of a comparison: a method at one size, one budget and one seed, trained and measured."""
 
+import copy
 import json
 import math
 import os
@@ -7,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -49,22 +50,54 @@ class Cell:
         return f"{plain}{mark}-x{self.size:g}-{self.budget}-seed{self.seed}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What all methods of a comparison take in place of their presets': towers, tokenizer, dimension of the space, and
+    fields of the recipe. A method without an image or text tower goes without that one."""
+
+    image_tower: str | None = None
+    text_tower: str | None = None
+    tokenizer: str | None = None
+    embed_dim: int | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """What was given, as plain values."""
+        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if value}))
+
+
 @cache
-def towers(method: str, size: float) -> tuple[str, str]:
-    """The specs of a method's `small` towers with their widths multiplied; the space they share keeps its dimension.
+def towers(method: str, size: float, image: str | None = None, text: str | None = None) -> tuple[str, str]:
+    """The specs of a method's `small` towers, or of those given, with their widths multiplied; the space they share
+    keeps its dimension.
 
     Widths are rounded to whole multiples of 8 a head (of 64 where heads follow the width), or of 8 where there are no
-    heads. Raises InputError for a tower that has no width.
+    heads. A tower that the method does without stays away. Raises InputError for a tower that has no width.
 
     >>> towers("clip", 0.5)[1]
     'text:width=64:depth=1:heads=4:causal=False:pooling=mean:dropout=0.1'
+    >>> towers("language_model", 1, image="vit")[0]
+    'none'
     """
+    from diptych.methods.make import NO_TOWER
+
+    preset = _class(method).presets["small"]
+    found = []
+    for side, own, given in (("image", preset.image, image), ("text", preset.text, text)):
+        spec = own if own == NO_TOWER else given or own
+        found.append(str(parse(spec)) if size == 1 or spec == NO_TOWER else _scaled(spec, side, size))
+    return found[0], found[1]
+
+
+def _class(method: str) -> Any:
+    """The class of a method that can be trained from scratch; InputError for others."""
     from diptych.methods.registry import method_class
 
-    preset = method_class(parse(method).name).presets["small"]
-    if size == 1:
-        return str(parse(preset.image)), str(parse(preset.text))
-    return _scaled(preset.image, "image", size), _scaled(preset.text, "text", size)
+    cls = method_class(parse(method).name)
+    if cls.adapts:
+        raise InputError(f"{method} adapts a trained model, and a comparison trains from scratch; run it with "
+                         f"diptych train {parse(method).name} --init MODEL")  # fmt: skip
+    return cls
 
 
 def _scaled(spec: str, side: str, size: float) -> str:
@@ -88,11 +121,13 @@ def _scaled(spec: str, side: str, size: float) -> str:
     raise InputError(f"the {side} tower {spec} has no width to multiply by {size:g}; leave out --sizes")
 
 
-def resolved(cell: Cell, data: str, samples: int) -> "RunConfig":
-    """The run of a cell on a source of so many samples: the preset `small`, its widths, the cell's own options.
+def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> "RunConfig":
+    """The run of a cell on a source of so many samples: the preset `small`, over it what is common, the widths, over all
+    the cell's own options.
 
     Raises InputError for an unknown method or option.
     """
+    from diptych.methods.make import NO_TOWER
     from diptych.methods.base import Recipe
     from diptych.training.config import resolve
 
@@ -102,23 +137,50 @@ def resolved(cell: Cell, data: str, samples: int) -> "RunConfig":
     for key in ("steps", "epochs"):
         if key in recipe:
             raise InputError(f"{cell.method}: how long to train is the budget's; leave {key} out")
-    image, text = towers(cell.method, cell.size)
+    image, text = towers(cell.method, cell.size, common.image_tower, common.text_tower)
     return resolve(
         named.name,
         {"train": data},
-        image_tower=image,
+        image_tower=None if image == NO_TOWER else image,
         text_tower=text,
+        tokenizer=None if text == NO_TOWER else common.tokenizer,
+        embed_dim=None if image == NO_TOWER else common.embed_dim,
         config={key: value for key, value in named.options.items() if key not in recipe},
-        recipe={**recipe, "epochs": cell.budget / samples, "steps": None},
+        recipe={**common.recipe, **recipe, "epochs": cell.budget / samples, "steps": None},
         options={"seed": cell.seed, "quiet": True},
     )
 
 
+def setting(config: "RunConfig") -> dict[str, Any]:
+    """What of a run may differ between methods beside the method, by the name that it is shown under."""
+    from diptych.methods.make import NO_TOWER
+
+    from diptych.training.config import plain
+
+    texts = config.text_tower != NO_TOWER
+    recipe = config.recipe
+    return plain({
+        "image tower": config.image_tower,
+        "text tower": config.text_tower,
+        "tokenizer": config.tokenizer if texts else NO_TOWER,
+        "dimension": config.embed_dim,
+        "augment": dict(config.config.get("augment", {})),
+        **{name.replace("_", " "): getattr(recipe, name) for name in _SHOWN},
+        "betas": recipe.betas,
+    })  # fmt: skip
+
+
+_SHOWN = ("optimizer", "lr", "weight_decay", "schedule", "warmup", "min_lr", "batch_size", "clip", "ema", "precision")
+"""Fields of the recipe; how long it takes is the budget's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job is told: the cell, what it trains and is measured on, by which suites, and the folder of its run."""
+    """What a job is told: the cell, what it trains and is measured on, by which suites, what is common to all cells, and
+    the folder of its run."""
 
     cell: Cell
+    common: Common = Common()
     data: str
     test: str
     suites: tuple[str, ...]
@@ -134,7 +196,7 @@ def run(task: Task, say: Callable[[str], None]) -> Row:
 
     begun = time.perf_counter()
     samples = len(open_source(task.data))
-    config = resolved(task.cell, task.data, samples)
+    config = resolved(task.cell, task.data, samples, task.common)
     say("training")
     summary = train(config, task.folder, resume=any((task.folder / "state").glob("step-*")))
     model = load(task.folder)
@@ -145,7 +207,8 @@ def run(task: Task, say: Callable[[str], None]) -> Row:
         **asdict(task.cell),
         "image_tower": config.image_tower,
         "text_tower": config.text_tower,
-        "parameters": sum(parameter.numel() for parameter in model.encoder.parameters()),
+        "setting": setting(config),
+        "parameters": sum(parameter.numel() for parameter in delivered(model).parameters()),
         "gflops": gflops(model),
         "steps": summary.steps,
         "samples": round(summary.steps * samples / math.ceil(samples / recipe.batch_size)),
@@ -181,23 +244,33 @@ def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def gflops(model: Any) -> float:
-    """Forward GFLOPs of a pair: one picture at the tower's size, one text that fills the tokenizer's context.
+    """Forward GFLOPs of what a method delivers: one picture at the tower's size and one text that fills the tokenizer's
+    context, or of the two that which it reads.
 
     A multiply-add counts as two; counted by torch on the meta device, where no kernel hides its products.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from diptych.towers.dual import DualEncoder
-
-    assert model.tokenizer is not None
-    size, context = model.preprocess.size, model.tokenizer.context
-    with torch.device("meta"):
-        encoder = DualEncoder.from_config(model.encoder.config()).eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            encoder.embed_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    module = copy.deepcopy(delivered(model)).to("meta").eval()
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if not hasattr(model, "encoder"):
+            module(torch.zeros(1, model.tokenizer.context, dtype=torch.long))
+            return counter.get_total_flops() / 1e9
+        encoder = getattr(module, "encoder", module)
+        size = model.preprocess.size
+        encoder.embed_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        if encoder.text is not None and model.tokenizer is not None:
+            context = model.tokenizer.context
             encoder.embed_texts(torch.zeros(1, context, dtype=torch.long), torch.full((1,), context))
     return counter.get_total_flops() / 1e9
+
+
+def delivered(model: Any) -> Any:
+    """The module that a method delivered, of a loaded model: a language model, a dual encoder, or what holds one."""
+    if not hasattr(model, "encoder"):
+        return model.lm
+    return model.encoder if model.delivered is None else model.delivered
 
 
 def grid(methods: Sequence[str], sizes: Sequence[float], budgets: Sequence[int], seeds: Sequence[int]) -> list[Cell]:

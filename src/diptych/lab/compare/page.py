@@ -1,9 +1,10 @@
 """A comparison as one HTML page: the table over seeds, and each metric against samples and against GFLOPs."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from diptych.lab import report
-from diptych.lab.compare.table import Line, Table, lines
+from diptych.lab.compare.table import Line, Table, differences, lines, notes
 from diptych.lab.verdict import Interval
 
 
@@ -20,6 +21,7 @@ def columns(metrics: Sequence[str]) -> tuple[str, ...]:
         "optimizer",
         "lr",
         "schedule",
+        "batch",
         "seeds",
         *names,
         *gains,
@@ -37,6 +39,7 @@ def cells(line: Line, metrics: Sequence[str]) -> tuple[str, ...]:
         line.optimizer,
         f"{line.lr:g}",
         line.schedule,
+        f"{line.batch_size:,}",
         str(line.seeds),
         *(_spread(line.metrics[name], "", line.seeds) for name in metrics),
         *(_spread(line.gains[name], "+", line.seeds) if name in line.gains else "" for name in metrics),
@@ -44,7 +47,10 @@ def cells(line: Line, metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def _spread(found: Interval, sign: str, seeds: int) -> str:
-    return f"{found.mean:{sign}.4f}" + (f" ± {found.half:.2g}" if seeds > 1 else "")
+    if seeds < 2:
+        return f"{found.mean:{sign}.4f}"
+    even = abs(found.high + found.low - 2 * found.mean) < 1e-9  # not where it ends at 0 or 1
+    return f"{found.mean:{sign}.4f}" + (f" ± {found.half:.2g}" if even else f" [{found.low:.2g}, {found.high:.2g}]")
 
 
 def compose(table: Table, metrics: Sequence[str]) -> str:
@@ -61,6 +67,7 @@ def compose(table: Table, metrics: Sequence[str]) -> str:
             (str(len(table.methods)), "methods"), (str(len(table.rows)), "runs"), (f"{hours:.2f}", "CPU hours")
         ),
         _table(table, found, metrics),
+        _differences(table),
         *(_charts(found, name) for name in metrics),
         _circumstances(table),
     ]
@@ -69,10 +76,31 @@ def compose(table: Table, metrics: Sequence[str]) -> str:
 
 def _table(table: Table, found: Sequence[Line], metrics: Sequence[str]) -> str:
     note = (
-        "Means over seeds ± half the 95 % t-interval; none is given for one seed. Differences are from "
-        f"{table.methods[0]}, paired seed by seed. GFLOPs are those of one pair, forward, a text filling its context."
+        "Means over seeds ± half the 95 % t-interval, or [its ends] where it is cut at 0 or 1, as of a recall; none is "
+        f"given for one seed. Differences are from {table.methods[0]}, paired seed by seed. GFLOPs are those of one "
+        "pair, forward, a text filling its context."
     )
+    note = " ".join([note, *(f"{line[0].upper()}{line[1:]}." for line in notes(table))])
     return report.section("Results", note, report.table(columns(metrics), [cells(line, metrics) for line in found]))
+
+
+def differing(table: Table) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What differs between the methods beside the method, as a table: its head and its rows."""
+    found = differences(table)
+    there = [method for method in table.methods if any(row["method"] == method for row in table.rows)]
+    return ("what", *there), [(name, *(_plain(values[method]) for method in there)) for name, values in found.items()]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _differences(table: Table) -> str:
+    head, rows = differing(table)
+    if not rows:
+        return report.section("What differs", "Nothing but the method: towers, recipe and data are the same.")
+    note = "Beside the method, at the first size: a difference of the results may come from these as well."
+    return report.section("What differs", note, report.table(head, rows))
 
 
 def _charts(found: Sequence[Line], metric: str) -> str:
@@ -104,7 +132,7 @@ def _circumstances(table: Table) -> str:
     """What the numbers depend on beside the methods; said where it is not one thing for all."""
     rows = [
         (title, ", ".join(sorted({str(row[name]) for row in table.rows})))
-        for title, name in (("processor", "processor"), ("code", "code"), ("batch size", "batch_size"))
+        for title, name in (("processor", "processor"), ("code", "code"))
     ]
     protocols = sorted({f"{suite} {number}" for row in table.rows for suite, number in row["protocols"].items()})
     rows.append(("protocol", ", ".join(protocols)))

@@ -24,6 +24,7 @@ class Table:
     test: str
     suites: tuple[str, ...]
     methods: list[str]
+    common: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
     def has(self, cell: Cell) -> bool:
@@ -38,8 +39,8 @@ class Table:
 
     def write_head(self) -> None:
         """Write compare.json."""
-        names = ("data", "test", "suites", "methods")
-        head = {"format": FORMAT, **{name: getattr(self, name) for name in names}}
+        names = ("data", "test", "suites", "methods", "common")
+        head = {"format": FORMAT, **{name: getattr(self, name) for name in names}, "differs": differences(self)}
         text = json.dumps(head, indent=1, ensure_ascii=False) + "\n"
         write_atomic(self.folder / "compare.json", lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -56,6 +57,7 @@ def read(folder: Path) -> Table:
         head = json.loads(path.read_text(encoding="utf-8"))
         if head.pop("format") != FORMAT:
             raise KeyError("format")
+        head.pop("differs", None)  # it follows from the rows
         results = folder / "results.jsonl"
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
         return Table(
@@ -83,9 +85,13 @@ class Line:
     optimizer: str
     lr: float
     schedule: str
+    batch_size: int
     seeds: int
     metrics: Mapping[str, Interval]
     gains: Mapping[str, Interval]
+
+
+_OF_A_RUN = ("gflops", "parameters", "optimizer", "lr", "schedule", "batch_size")
 
 
 def lines(table: Table, metrics: Sequence[str]) -> list[Line]:
@@ -108,9 +114,9 @@ def lines(table: Table, metrics: Sequence[str]) -> list[Line]:
                 budget=budget,
                 samples=sum(row["samples"] for row in rows) / len(rows),
                 seeds=len(rows),
-                metrics={name: interval([row["metrics"][name] for row in rows]) for name in metrics},
+                metrics={name: _interval(name, rows) for name in metrics},
                 gains={name: interval(values) for name, values in gains.items() if values},
-                **{name: some[name] for name in ("gflops", "parameters", "optimizer", "lr", "schedule")},
+                **{name: some[name] for name in _OF_A_RUN},
             )
         )
     return found
@@ -135,3 +141,64 @@ def chosen(table: Table, asked: Sequence[str] | None) -> tuple[str, ...]:
             raise unknown("metric", name, [each.split("/", 1)[1] for each in there])
         found += full
     return tuple(found)
+
+
+def _interval(metric: str, rows: Sequence[Row]) -> Interval:
+    """The interval of a metric over seeds; that of a share (what has a chance from 0 to 1, as recall) ends there."""
+    found = interval([row["metrics"][metric] for row in rows])
+    suite, name = metric.split("/", 1)
+    chances = [row["metrics"].get(f"{suite}/chance_{name}", -1) for row in rows]
+    if not all(0 <= value <= 1 for value in (*chances, *(row["metrics"][metric] for row in rows))):
+        return found
+    return Interval(low=max(found.low, 0.0), mean=found.mean, high=min(found.high, 1.0))
+
+
+def unlike(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of settings by method those that are not the same for all: name -> method -> value.
+
+    >>> unlike({"clip": {"lr": 0.004, "batch size": 128}, "mine": {"lr": 0.002, "batch size": 128}})
+    {'lr': {'clip': 0.004, 'mine': 0.002}}
+    """
+    names = dict.fromkeys(name for values in settings.values() for name in values)
+    found = {name: {method: values.get(name) for method, values in settings.items()} for name in names}
+    return {name: values for name, values in found.items() if any(value != [*values.values()][0] for value in values.values())}
+
+
+def differences(table: Table) -> dict[str, dict[str, Any]]:
+    """What differs between the methods of a table beside the method, at the first of its sizes: name -> method -> value.
+
+    A comparison is of the methods alone where nothing does.
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    for method in table.methods:
+        rows = [row for row in table.rows if row["method"] == method]
+        if rows:
+            row = min(rows, key=lambda row: (row["size"] != 1, row["size"]))
+            settings[method] = {**_setting(row), "parameters": row["parameters"], "GFLOPs": round(row["gflops"], 4)}
+    return unlike(settings)
+
+
+def _setting(row: Row) -> Mapping[str, Any]:
+    """What a row says of its run; older rows say less."""
+    own = {name.replace("_", " "): row[name] for name in ("optimizer", "lr", "schedule", "batch_size")}
+    return row.get("setting", own)
+
+
+def notes(table: Table) -> list[str]:
+    """What must be known to read a table: samples that are not the budget's, and numbers that mean other things."""
+    found = []
+    seen: dict[tuple[int, int], list[str]] = {}
+    for row in table.rows:
+        names = seen.setdefault((row["budget"], round(row["samples"])), [])
+        if row["method"] not in names:
+            names.append(row["method"])
+    for (budget, samples), methods in sorted(seen.items()):
+        if budget != samples:
+            found.append(f"a budget of {budget:,} became {samples:,} samples of {', '.join(methods)}: runs take whole "
+                         "steps, in each of their stages")  # fmt: skip
+    for side, other in (("text", "pictures"), ("image", "texts")):
+        without = [name for name in table.methods
+                   if any(row["method"] == name and row.get(f"{side}_tower") == "none" for row in table.rows)]  # fmt: skip
+        if without and len(without) < len(table.methods):
+            found.append(f"{', '.join(without)}: no {side} tower, so parameters and GFLOPs are of {other} alone")
+    return found

@@ -4,18 +4,18 @@ The classes are their names in a prompt, as for zero-shot, and the image tower l
 
     L = mean_i CE(s <x_i, t_c>, c = y_i),   rate of block l of K: rate · decay^(K - l)
 
-The text tower stays as it is unless `text` says otherwise, and so does the scale. Patches and positions have the rate
-of a block before the first, what stands behind the blocks the whole one. Inference: as zero-shot, with any names.
+The text tower stays as it is unless `text` says otherwise, and so does the scale (`methods.layer_decay` has the rates).
+Inference: as zero-shot, with any names.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from diptych.errors import InputError
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.spec import Above, AtMost
+from diptych.methods.layer_decay import layer_rates
 from diptych.towers.classifier import Classifier, freeze
 from diptych.towers.dual import DualEncoder
 
@@ -53,27 +53,6 @@ class FineTune(Classify):
         if config.text:
             scale |= layer_rates("model.encoder.text", encoder.text, config.decay)
         return (Stage(scale=scale),)
-
-
-def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
-    """Multipliers by prefix of a tower's parameters: decay^(K - l) for block l of K, all below the first by K, what
-    stands behind the blocks by 0. A decay of 1 needs none. Raises InputError for a tower without transformer blocks.
-
-    >>> from diptych.towers.build import image_tower
-    >>> rates = layer_rates("t", image_tower("vit:image_size=32:patch=16:width=64:depth=2"), 0.5)
-    >>> rates["t"], rates["t.transformer.layers.0"], rates["t.transformer.layers.1"], rates["t.norm"]
-    (0.25, 0.5, 1.0, 1.0)
-    """
-    if decay == 1:
-        return {}
-    layers = getattr(getattr(tower, "transformer", None), "layers", None)
-    if layers is None:
-        raise InputError("layer decay needs a tower of transformer blocks; set decay=1")
-    count = len(layers)
-    rates = {prefix: decay**count}
-    rates |= {f"{prefix}.transformer.layers.{at}": decay ** (count - 1 - at) for at in range(count)}
-    named = {name for name, module in tower.named_children() if any(True for _ in module.parameters())}
-    return rates | {f"{prefix}.{name}": 1.0 for name in ("norm", "pool") if name in named}
 
 
 FineTune.presets = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from diptych.errors import InputError
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
+from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import info_nce
 from diptych.spec import Positive, ShareBelowOne
 from diptych.towers.parts import Temperature
@@ -95,3 +95,4 @@ ALIGN.presets = {
         ),
     ),
 }
+ALIGN.presets = {**ALIGN.presets, "tune": tune(ALIGN.presets["small"])}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
+from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import info_nce
 from diptych.spec import Positive
 from diptych.towers.parts import Temperature
@@ -59,3 +59,4 @@ CLIP.presets = {
         recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=2000, epochs=32, batch_size=32768, precision="bfloat16"),
     ),
 }
+CLIP.presets = {**CLIP.presets, "tune": tune(CLIP.presets["small"])}

@@ -26,7 +26,7 @@ from diptych.errors import InputError, unknown
 from diptych.methods import pictures
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, PairConfig
+from diptych.methods.pairs import SMALL, PairConfig, tune
 from diptych.objectives import nt_xent, pair_losses
 from diptych.objectives.noncontrastive import assignment_loss, negative_cosine, redundancy, sinkhorn
 from diptych.spec import AtLeast, Count, Positive, Share, configure
@@ -157,6 +157,9 @@ class CLIPRocket(Method):
         behind = f"mlp:hidden={hidden}:last_bias=true" if config.extra in ("siamlip", "byolip") else ""
         predictors = [head(behind, width, width, "extra") for _ in widths if behind]
         return nn.ModuleList(projectors), nn.ModuleList(predictors)
+
+    def stages(self) -> Sequence[Stage]:
+        return (self.config.stage(self.model),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config, preprocess = self.config, self.model.image.preprocess
@@ -315,3 +318,4 @@ CLIPRocket.presets = {
         ),
     ),
 }  # fmt: skip
+CLIPRocket.presets = {**CLIPRocket.presets, "tune": tune(CLIPRocket.presets["small"])}

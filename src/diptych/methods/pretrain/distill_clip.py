@@ -21,7 +21,7 @@ from diptych.data.views import PictureView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL
+from diptych.methods.pairs import SMALL, tune
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.methods.teacher import Teacher
@@ -88,3 +88,4 @@ DistillCLIP.presets = {
     "small": replace(SMALL, config={**SMALL.config, "scale": 5.0, "teacher": "tiny"}),  # which ships, for scenes
     "paper": replace(CLIP.presets["paper"], config={"teacher": "openclip:ViT-L-14-quickgelu/openai"}),
 }
+DistillCLIP.presets = {**DistillCLIP.presets, "tune": tune(DistillCLIP.presets["small"])}

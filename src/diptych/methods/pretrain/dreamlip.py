@@ -26,7 +26,7 @@ from diptych.data.batch import Batch
 from diptych.data.views import SentenceView, View
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL
+from diptych.methods.pairs import SMALL, tune
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives import info_nce
@@ -129,3 +129,4 @@ DreamLIP.presets = {
         recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=10_000, epochs=32, batch_size=1024, precision="bfloat16"),
     ),
 }
+DreamLIP.presets = {**DreamLIP.presets, "tune": tune(DreamLIP.presets["small"])}

@@ -20,7 +20,7 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL
+from diptych.methods.pairs import SMALL, tune
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives.distillation import off_diagonal
@@ -112,3 +112,4 @@ ModX.presets = {
         recipe=Recipe(lr=5e-4, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, warmup=0.2, epochs=35, batch_size=280),
     ),
 }
+ModX.presets = {**ModX.presets, "tune": tune(ModX.presets["small"])}

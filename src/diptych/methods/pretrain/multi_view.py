@@ -29,7 +29,7 @@ from diptych.data.views import ArrayView, PictureView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs, adopted
+from diptych.methods.pairs import SMALL, PairConfig, Pairs, adopted, tune
 from diptych.methods.pictures import STRONG
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
@@ -176,3 +176,4 @@ MultiView.presets = {
         ),
     ),
 }
+MultiView.presets = {**MultiView.presets, "tune": tune(MultiView.presets["small"])}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diptych.methods.base import Features, Preset, Recipe
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs
+from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import sigmoid_pairs
 from diptych.spec import Positive
 from diptych.towers.parts import Temperature
@@ -76,3 +76,4 @@ SigLIP.presets = {
         ),
     ),
 }
+SigLIP.presets = {**SigLIP.presets, "tune": tune(SigLIP.presets["small"])}

@@ -1,0 +1,24 @@
+"""Options of the recipe that have short names, for the verbs that train."""
+
+from typing import Any, Literal
+
+from diptych.cli._parser import Parser
+
+RECIPE: tuple[tuple[str, Any, str, str], ...] = (
+    ("batch-size", int, "N", "samples that meet in a step, over all ranks"),
+    ("lr", float, "X", "highest learning rate"),
+    ("optimizer", str, "NAME", "one of `diptych list optimizers`"),
+    ("chunk", int | None, "N", "tokens a tower encodes at once (all); a 16 x 16 patch is one"),
+    ("precision", Literal["float32", "bfloat16"], "NAME", "float32 or bfloat16"),
+)
+LENGTH: tuple[tuple[str, Any, str, str], ...] = (
+    ("steps", int | None, "N", "how long; wins over epochs"),
+    ("epochs", float, "N", "how long, in passes over the data"),
+)
+
+
+def add_recipe(parser: Parser, section: str, options: tuple[tuple[str, Any, str, str], ...] = RECIPE) -> None:
+    """`--lr` and the like, which go to `recipe.lr`."""
+    for name, kind, metavar, about in options:
+        dest = f"recipe.{name.replace('-', '_')}"
+        parser.option(section, f"--{name}", dest=dest, type=kind, metavar=metavar, help=about)

@@ -1,0 +1,43 @@
+"""Layer decay: lower learning rates for lower blocks, so that a trained tower keeps most of what it knows.
+
+    rate of block l of K: rate · decay^(K - l)
+
+Patches, token tables and positions have the rate of a block before the first, what stands behind the blocks the whole
+one.
+"""
+
+from typing import Any
+
+from diptych.errors import InputError
+
+
+def check_decay(decay: float) -> None:
+    """Raise InputError where a decay is no share."""
+    if not 0 < decay <= 1:
+        raise InputError(f"decay is {decay}; it is a share above 0, 1 for the same rate everywhere")
+
+
+def has_blocks(tower: Any) -> bool:
+    """Whether a tower has transformer blocks of ours, between which rates can fall."""
+    return hasattr(getattr(tower, "transformer", None), "layers")
+
+
+def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
+    """Multipliers of the rate by prefix of a tower's parameters (`Stage.scale`). A decay of 1 needs none.
+
+    Raises InputError for a tower without transformer blocks.
+
+    >>> from diptych.towers.build import image_tower
+    >>> rates = layer_rates("t", image_tower("vit:image_size=32:patch=16:width=64:depth=2"), 0.5)
+    >>> rates["t"], rates["t.transformer.layers.0"], rates["t.transformer.layers.1"], rates["t.norm"]
+    (0.25, 0.5, 1.0, 1.0)
+    """
+    if decay == 1:
+        return {}
+    if not has_blocks(tower):
+        raise InputError("layer decay needs a tower of transformer blocks; set decay=1")
+    count = len(tower.transformer.layers)
+    rates = {prefix: decay**count}
+    rates |= {f"{prefix}.transformer.layers.{at}": decay ** (count - 1 - at) for at in range(count)}
+    named = {name for name, module in tower.named_children() if any(True for _ in module.parameters())}
+    return rates | {f"{prefix}.{name}": 1.0 for name in ("norm", "pool") if name in named}
