@@ -1,11 +1,15 @@
 """The contract suite over every card, and two broken methods that it must catch."""
 
+import pickle
+import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
-from diptych.methods.base import Losses
+from diptych.errors import InputError
+from diptych.methods.base import Losses, Method
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.registry import cards
 from diptych.testing import check as suite
@@ -18,17 +22,17 @@ TRAINED = [*METHODS, *(name for name, card in cards().items() if card.kind == "o
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
 def test_method_keeps_contract(name, check):
-    check(suite.Subject(suite.method_class(name), name))
+    check(suite.Subject.of(name))
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_method_trains_on_two_ranks_as_on_one(name, two):
-    suite.two_ranks_train_as_one(suite.Subject(suite.method_class(name), name), two)
+    suite.two_ranks_train_as_one(suite.Subject.of(name), two)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_repeats_its_golden_losses(name):
-    suite.golden_losses(suite.Subject(suite.method_class(name), name), GOLDEN / f"{name}.txt")
+    suite.golden_losses(suite.Subject.of(name), GOLDEN / f"{name}.txt")
 
 
 class ChangesState(CLIP):
@@ -84,3 +88,49 @@ def test_suite_catches_a_loss_that_changes_state(broken):
 def test_suite_catches_an_encode_that_mixes_samples():
     with pytest.raises(AssertionError, match="who else is in the batch"):
         suite.check_method(MixesSamples)
+
+
+class NoNumber(CLIP):
+    """Broken: the loss is no number."""
+
+    def terms(self, image, text, **equal):
+        return {"contrastive": (0 * image.sum()).log() * 0}
+
+
+class NoPaper(CLIP):
+    """Broken: it lacks a preset."""
+
+    presets: ClassVar = {"small": CLIP.presets["small"]}
+
+
+class NoPresets(Method):
+    """Broken: it has none."""
+
+
+def test_suite_says_that_a_loss_is_no_number():
+    with pytest.raises(AssertionError, match="the loss of the first batch is nan, and must be finite"):
+        suite.loss_changes_no_state(suite.Subject(NoNumber))
+
+
+def test_suite_says_which_preset_is_missing():
+    with pytest.raises(InputError, match="unknown preset of NoPaper 'paper'"):
+        suite.check_method(NoPaper)
+    with pytest.raises(InputError, match="NoPresets has no presets; give the class presets"):
+        suite.check_method(NoPresets)
+
+
+def test_suite_tells_each_check_as_it_begins(monkeypatch):
+    def nothing(subject, *ranks):
+        """Proves nothing."""
+
+    told = []
+    monkeypatch.setattr(suite, "CHECKS", [nothing, nothing])
+    monkeypatch.setattr(suite, "two_ranks_train_as_one", nothing)
+    suite.check_method(CLIP, ranks="lent", tell=told.append)
+    assert told == ["check 1 of 3: nothing", "check 2 of 3: nothing", "check 3 of 3: nothing"]
+
+
+def test_a_method_in_a_file_is_found_again_by_another_process(tmp_path):
+    file = shutil.copy(Path(__file__).parent / "methods" / "decoupled.py", tmp_path / "mine.py")
+    subject = pickle.loads(pickle.dumps(suite.Subject.of(str(file))))
+    assert (subject.name, subject.cls.__name__) == (str(file), "Decoupled")

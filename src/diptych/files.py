@@ -1,16 +1,20 @@
-"""Files: written so that nothing is ever half-written, read without trust, and folders locked for one writer.
+"""Files: written so that nothing is ever half-written, read without trust, folders locked for one writer, and a user's
+own Python file run as a module.
 
 A file is written into a neighbour, flushed to disk, then renamed over.
 """
 
 import errno
 import fcntl
+import importlib.util
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -136,3 +140,22 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go)
+
+
+def python_file(name: str, what: str) -> Path:
+    """The whole path of a user's Python file; InputError, naming `what` it should hold, where there is none."""
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        raise InputError(f"{name}: there is no such file; check the path of the {what}")
+    return path
+
+
+def run_module(path: Path, name: str) -> ModuleType:
+    """The module of a Python file, freshly executed, under a name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses of the file look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -62,7 +62,7 @@ def has(message: str, *parts: object) -> None:
         (["train", "clip", "--out", "x"], ["no data", "--data"]),
         (["train", "clip", "--data", "web=", "--out", "x"], ["names no source", "--data web=SOURCE"]),
         (["train", "clip", "--config", "no.yaml"], ["--config no.yaml", "no such file"]),
-        (["train", "clip", "--data", "glyphs", "--out", "x", "--preset", "smal"], ["preset of clip 'smal'", "'small'"]),
+        (["train", "clip", "--data", "glyphs", "--out", "x", "--preset", "smal"], ["preset of CLIP 'smal'", "'small'"]),
         (["train", "clip", "--data", "glyphs", "--out", "x", "--lr", "-1"], ["'lr' of recipe is -1.0", "above 0"]),
         (["list", "tower"], ["list 'tower'", "'towers'"]),
         (["evaluate"], ["no model", "RUN"]),

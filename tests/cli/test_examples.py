@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,8 +41,9 @@ COMMANDS = list(dict.fromkeys([*examples(), *printed()]))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs whose config.yaml the examples go on from."""
+    """Runs whose config.yaml the examples go on from, and a method's file."""
     path = tmp_path_factory.mktemp("runs")
+    shutil.copy(ROOT / "tests" / "methods" / "decoupled.py", path / "my_loss.py")
     for run in ("first", "big"):
         (path / "runs" / run).mkdir(parents=True)
         (path / "runs" / run / "config.yaml").write_text("method: clip\n")

@@ -1,8 +1,11 @@
 """Cards: found by folder, read without importing, third parties by entry point."""
 
 import importlib.metadata
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +50,11 @@ def test_unknown_option_of_a_method_names_the_nearest():
             "card = {'title': 't', 'year': 1, 'kind': 'methud', 'entry': 'E', 'provenance': 'code'}\n",
             "did you mean 'method'",
         ),
+        (
+            "card = {'title': 't', 'year': 1, 'kind': 'method', 'entry': 'E', 'provenance': 'mine'}\n",
+            "unknown provenance in the card of .* 'mine'.*code",
+        ),
+        ("def f(:\n", "mine.py is not Python: invalid syntax"),
     ],
 )
 def test_a_card_that_is_no_card_says_what_is_missing(tmp_path, text, complaint):
@@ -69,3 +77,32 @@ def test_third_parties_are_found_by_entry_point_without_being_imported(tmp_path,
         assert registry.find("theirs").title == "Theirs"
     finally:
         registry.cards.cache_clear()
+
+
+OWN = Path(__file__).with_name("decoupled.py")
+
+
+def test_a_method_may_be_the_path_of_a_file(tmp_path, monkeypatch):
+    file = shutil.copy(OWN, tmp_path / "mine.py")
+    monkeypatch.chdir(tmp_path)
+    card = registry.find("mine.py")
+    assert (card.name, card.group, card.entry) == (str(file), "file", "Decoupled")
+    assert registry.method_class("mine.py") is registry.method_class(str(file))
+    assert "mine" not in registry.cards()
+    with pytest.raises(InputError, match="their.py: there is no such file; check the path of the method"):
+        registry.find("their.py")
+
+
+def test_a_file_that_changed_is_run_again(tmp_path):
+    file = Path(shutil.copy(OWN, tmp_path / "mine.py"))
+    before = registry.method_class(str(file))
+    file.write_text(file.read_text().replace("scale: float = 10.0", "scale: float = 20.0"))
+    os.utime(file, ns=(1, 1))
+    assert (before.Config().scale, registry.method_class(str(file)).Config().scale) == (10.0, 20.0)
+
+
+def test_a_class_that_the_card_has_wrong_is_told_with_the_nearest(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN.read_text().replace('"entry": "Decoupled"', '"entry": "Decopled"'))
+    with pytest.raises(InputError, match="class that the card of .*mine.py has as its entry: 'Decopled'; did you mean 'Decoupled'"):  # fmt: skip
+        registry.method_class(str(file))

@@ -27,7 +27,7 @@ from diptych.errors import InputError
 from diptych.spec import annotations, bounds, joined
 
 GROUP = "Train"
-USAGE = "METHOD --data SOURCE --out RUN [options]"
+USAGE = "METHOD|FILE.py --data SOURCE --out RUN [options]"
 EXAMPLES = (
     "diptych train clip --data photos/ --out runs/first",
     "diptych train siglip --data 'shards/{0000..0099}.tar' --val val.tar --epochs 5 --lr 0.001 --out runs/web",
@@ -43,7 +43,7 @@ _ROLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 def add(parser: Parser) -> None:
-    parser.option("Method", "name", metavar="METHOD", help="one of `diptych list`")
+    parser.option("Method", "name", metavar="METHOD", help="one of `diptych list`, or the file of your own")
     parser.option("Method", "--preset", metavar="small|tune|paper",
                   help="small: two cores, minutes; tune: what --init continues; paper: as published")  # fmt: skip
     parser.option("Method", "--with", dest="added", metavar="METHOD[:OPTION=VALUE]", action="append",
@@ -97,6 +97,8 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
     named = tree.pop("method", None)
     if not isinstance(method or named, str):
         return words
+    if method is None and named.endswith(".py"):  # a file of options never says what code is run
+        raise InputError(f"{path} is of the method in {named}; name that file: diptych train {named} …")
     _add_method(parser, method or named)
     if "config" in tree:  # the method's own options are `config` in a run's config.yaml, --method.X here
         tree["method"] = tree.pop("config")

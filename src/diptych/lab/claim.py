@@ -20,9 +20,7 @@ Sign, margins, floor, arms, seeds and grids are committed before the result: no 
 uncommitted changes.
 """
 
-import importlib.util
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from diptych.errors import InputError, unknown
+from diptych.files import python_file, run_module
 
 CLAIMS = Path(__file__).parent / "claims"
 BLOCKS = ("claim", "real")
@@ -186,10 +185,7 @@ def names(folder: Path | None = None) -> list[str]:
 def find(name: str, folder: Path | None = None) -> Path:
     """The file of a claim, by its name or its own path (`*.py`); an unknown name shows the nearest."""
     if name.endswith(".py"):
-        path = Path(name).expanduser().resolve()
-        if not path.is_file():
-            raise InputError(f"{name}: there is no such file; check the path of the claim")
-        return path
+        return python_file(name, "claim")
     if name not in names(folder):
         raise unknown("claim", name, names(folder))
     return (folder or CLAIMS) / f"{name}.py"
@@ -198,13 +194,7 @@ def find(name: str, folder: Path | None = None) -> Path:
 def load(path: Path) -> ModuleType:
     """The module of a claim's file, freshly executed."""
     name = f"diptych.lab.claims.{path.stem}" if path.parent == CLAIMS else f"diptych_claim_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of the file look their module up
-    spec.loader.exec_module(module)
-    return module
+    return run_module(path, name)
 
 
 def block(path: Path, name: str = "claim") -> Claim:

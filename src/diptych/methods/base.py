@@ -16,6 +16,8 @@ from diptych.data.plan import Plan, Shuffled
 from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.spec import Above, Below, Count, NotNegative, Positive, Share, ShareBelowOne, check, configure
+from diptych.errors import InputError, unknown
+from diptych.spec import configure
 
 if TYPE_CHECKING:
     from diptych.methods.make import Make
@@ -154,6 +156,17 @@ class Method(nn.Module):
     def name(self) -> str:
         """How messages call it."""
         return type(self).__name__
+
+    @classmethod
+    def preset(cls, name: str) -> Preset:
+        """The preset of that name; InputError where there is none."""
+        presets = getattr(cls, "presets", {})
+        if not presets:
+            raise InputError(f"{cls.__name__} has no presets; give the class presets = {{\"small\": Preset(…), "
+                             "\"paper\": Preset(…)}")  # fmt: skip
+        if name not in presets:
+            raise unknown(f"preset of {cls.__name__}", name, presets)
+        return presets[name]
 
     @classmethod
     def configure(cls, options: Mapping[str, Any]) -> Any:

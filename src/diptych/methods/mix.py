@@ -102,7 +102,7 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
             raise InputError(f"--with {spec}: weight is {weight!r}; it is a number, such as 0.5")
         if getattr(cls.Config, "several", False) and hasattr(main.config, "role"):
             options = {"role": main.config.role, **options}  # the texts that there are
-        config = cls.configure({**cls.presets["small"].config, **options})
+        config = cls.configure({**cls.preset("small").config, **options})
         added[name] = cls(config, Lent(main)), float(weight)
     return Mixed(main, added) if added else main
 

@@ -1,7 +1,8 @@
 """Which methods exist: one file each, found by folder, read without importing torch.
 
 A method file begins with a literal dict `card`; `list`, the docs and `reproduce` read it with `ast`. Third parties name
-their method modules in the entry-point group `diptych.methods`.
+their method modules in the entry-point group `diptych.methods`, or give the path of a file, `FILE.py`, in place of a
+name: it runs where that is asked for, and never because a saved model or a config names it.
 """
 
 import ast
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import InputError, unknown
+from diptych.files import python_file, run_module
 
 if TYPE_CHECKING:
     from diptych.methods.base import Method
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
 GROUPS = ("pretrain", "fuse", "adapt", "dense", "text", "domain", "robust")
 _FIELDS = {"title", "year", "kind", "entry", "provenance"}
 _KINDS = {"method", "optimizer", "decoding", "analysis"}
+_PROVENANCES = {"code", "paper", "abstract"}
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a method says of itself. `entry` is the class in its module; `provenance` is code, paper or abstract."""
+    """What a method says of itself. `entry` is the class in its module; `provenance` is code, paper or abstract. One that
+    is a file of its own has the file's whole path as `name` and `module`."""
 
     name: str
     group: str
@@ -59,28 +63,49 @@ def cards() -> dict[str, Card]:
 
 
 def _read(path: Path, name: str, group: str, module: str) -> Card:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not Python: {' '.join(str(error).split())}") from None
+    for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "card" for t in node.targets):
             card = ast.literal_eval(node.value)
             if missing := _FIELDS - card.keys():
                 raise InputError(f"the card of {path} lacks {', '.join(sorted(missing))}")
-            if card["kind"] not in _KINDS:
-                raise unknown(f"kind in the card of {path}", card["kind"], _KINDS)
+            for field, known in (("kind", _KINDS), ("provenance", _PROVENANCES)):
+                if card[field] not in known:
+                    raise unknown(f"{field} in the card of {path}", str(card[field]), known)
             notes = {key: value for key, value in card.items() if key not in _FIELDS}
             return Card(name, group, module, **{key: card[key] for key in _FIELDS}, notes=notes)
     raise InputError(f"{path} has no literal dict `card`; see docs/add_a_method.md")
 
 
+def is_file(name: str) -> bool:
+    """Whether a method is named by its file."""
+    return name.endswith(".py")
+
+
 def find(name: str) -> Card:
-    """The card of a method; an unknown name shows the nearest."""
+    """The card of a method, by its name or the path of its file (`*.py`); an unknown name shows the nearest."""
+    if is_file(name):
+        path = python_file(name, "method")
+        return _read(path, str(path), "file", str(path))
     if name not in cards():
         raise unknown("method", name, cards())
     return cards()[name]
 
 
 def module_of(name: str) -> ModuleType:
-    """The method's module, imported."""
-    return importlib.import_module(find(name).module)
+    """The method's module, imported; of a file, executed once for each of its states on disk."""
+    module = find(name).module
+    if is_file(module):
+        return _run(Path(module), Path(module).stat().st_mtime_ns)
+    return importlib.import_module(module)
+
+
+@cache
+def _run(path: Path, changed: int) -> ModuleType:
+    return run_module(path, f"diptych_method_{path.stem}")
 
 
 def method_class(name: str) -> "type[Method]":
@@ -88,7 +113,11 @@ def method_class(name: str) -> "type[Method]":
     from diptych.methods.base import Method
 
     card = find(name)
-    cls = getattr(module_of(name), card.entry)
+    module = module_of(name)
+    cls = getattr(module, card.entry, None)
+    if cls is None:
+        classes = [name for name, value in vars(module).items() if isinstance(value, type)]
+        raise unknown(f"class that the card of {module.__file__} has as its entry:", card.entry, classes)
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise InputError(
             f"{name} is of kind {card.kind!r}, with nothing to train; its page in docs/methods says its use"

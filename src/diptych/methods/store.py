@@ -25,6 +25,7 @@ from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.spec import check_record
+from diptych.methods.registry import is_file, method_class
 from diptych.towers import pretrained
 from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
@@ -79,6 +80,7 @@ def describe(
         "diptych": __version__,
         "method": method,
         "config": dict(config),
+        **({"plain": type(delivered) is DualEncoder} if is_file(method) else {}),
         "dual": None if encoder is None else encoder.config(),
         "lm": None if lm is None else lm.config(),
         "kept": delivered.remember() if isinstance(delivered, Delivered) else {},
@@ -253,6 +255,11 @@ def usable(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[s
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """The delivered module of a description, weights fresh."""
     dual, lm = description["dual"], description.get("lm")
+    if is_file(description["method"]):  # a model never says what code is run
+        if not description.get("plain"):
+            raise InputError(f"this model is of the method in {description['method']}, which delivers more than two "
+                             "towers; give its module an entry point (docs/add_a_method.md) and train with its name")  # fmt: skip
+        return DualEncoder.from_config(dual)
     cls = method_class(description["method"])
     if dual is None:
         assert lm is not None

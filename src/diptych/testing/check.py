@@ -6,9 +6,12 @@ a toy source that gives the fields the method asks for.
 """
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from diptych.errors import InputError
 from diptych.methods import store
 from diptych.methods.base import At, Method
 from diptych.methods.make import Make
-from diptych.methods.registry import cards, method_class
+from diptych.methods.registry import cards, is_file
 from diptych.testing.ranks import Ranks
 from diptych.testing.runs import BATCH, batches, engine_of, found_by, gradients_of, rows, snapshot, train
 from diptych.testing.subject import Subject, toy_tokenizer
@@ -61,11 +64,15 @@ def loss_changes_no_state(subject: Subject) -> None:
     for stage, batch in batches(subject, method):
         at = At(0, 10, 0, 0, stage.name)
         before = snapshot(method)
-        values = []
+        values: list[torch.Tensor] = []
         for _ in range(2):
             with torch.no_grad():
                 torch.manual_seed(1)
                 values.append(method.loss(method.encode(batch, at), batch, at).total)
+        assert all(bool(torch.isfinite(value).all()) for value in values), (
+            f"the loss of the first batch is {values[0]}, and must be finite: look for a logarithm or root of 0, a "
+            "division by 0, an exponential of something large, a softmax over nothing"
+        )
         after = {name: value for name, value in method.state_dict().items() if name not in running}
         changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
         assert not changed, f"loss changes state ({', '.join(changed[:3])}); change it in after_step"
@@ -163,7 +170,7 @@ def saved_model_loads(subject: Subject) -> None:
             for parameter in fresh.parameters():
                 parameter.zero_()
         store.load_state(fresh.deliver(), Path(folder) / "model.safetensors")
-        if subject.name in cards():
+        if subject.name is not None and (subject.name in cards() or is_file(subject.name)):
             store.load(folder)
     for name, value in delivered.state_dict().items():
         assert torch.equal(value, fresh.deliver().state_dict()[name]), f"{name} changed on its way through the file"
@@ -187,7 +194,7 @@ def missing_field_is_refused(subject: Subject) -> None:
 def paper_preset_builds(subject: Subject) -> None:
     """`paper` builds at full size on the meta device, and takes two real steps at 1/16 of its width (where nothing
     descends it solves once)."""
-    full = subject.cls.presets["paper"]
+    full = subject.cls.preset("paper")
     with torch.device("meta"):
         maker = Make(image=full.image, text=full.text, embed_dim=full.embed_dim, tokenizer=toy_tokenizer(full))
         method = subject.cls(subject.cls.configure(full.config), maker)
@@ -241,18 +248,32 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
 )
 
 
-def check_method(method: str | type[Method], *, ranks: Ranks | None = None, golden: str | Path | None = None) -> None:
-    """Run the contract suite on a registered method or a class; AssertionError says what is wrong and what to do.
+def check_method(
+    method: str | type[Method],
+    *,
+    ranks: Ranks | None = None,
+    golden: str | Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> None:
+    """Run the contract suite on a method, by its name, its file (`*.py`) or its class; AssertionError says what is wrong
+    and what to do.
 
-    `ranks` lends two running ranks (else two are started); `golden` names the file of stored losses.
+    `ranks` lends two running ranks (else two are started); `golden` names the file of stored losses. `tell` gets a line
+    as each check begins, by default on stderr. Raises InputError for a method that cannot be had, or lacks a preset.
 
     >>> check_method("clpi")
     Traceback (most recent call last):
     diptych.errors.InputError: unknown method 'clpi'; did you mean 'clip'?
     """
-    subject = Subject(method_class(method), method) if isinstance(method, str) else Subject(method)
-    for check in CHECKS:
+    subject = Subject.of(method) if isinstance(method, str) else Subject(method)
+    for name in ("small", "paper"):
+        subject.cls.preset(name)
+    tell = tell or partial(print, file=sys.stderr, flush=True)
+    count = len(CHECKS) + 1
+    for number, check in enumerate(CHECKS, 1):
+        tell(f"check {number} of {count}: {_title(check)}")
         check(subject)
+    tell(f"check {count} of {count}: {_title(two_ranks_train_as_one)}")
     if ranks is not None:
         two_ranks_train_as_one(subject, ranks)
     else:
@@ -262,6 +283,10 @@ def check_method(method: str | type[Method], *, ranks: Ranks | None = None, gold
         golden_losses(subject, Path(golden))
 
 
+def _title(check: Callable[..., None]) -> str:
+    return check.__name__.replace("_", " ")
+
+
 def write_golden(name: str, path: Path) -> None:
     """Store the losses of 20 steps in float64; look at the difference before you commit it."""
-    path.write_text("".join(f"{loss:.12g}\n" for loss in _losses(Subject(method_class(name), name))))
+    path.write_text("".join(f"{loss:.12g}\n" for loss in _losses(Subject.of(name))))

@@ -94,7 +94,7 @@ def engine_of(
     **options: Any,
 ) -> Engine:
     """An engine with the recipe of `small`."""
-    recipe = replace(subject.cls.presets["small"].recipe, steps=steps, batch_size=batch)
+    recipe = replace(subject.cls.preset("small").recipe, steps=steps, batch_size=batch)
     return Engine(method, recipe, sources, out, Options(quiet=True, **options))
 
 

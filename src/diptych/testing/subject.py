@@ -1,6 +1,7 @@
 """What the contract suite is run on: a method's presets, narrowed to what a second can train, and toys as its data."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -8,6 +9,7 @@ from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer, build
 from diptych.methods.base import Method, Preset
 from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.registry import find, is_file, method_class
 from diptych.spec import Spec, parse
 from diptych.testing.toy import Toy
 
@@ -19,11 +21,22 @@ class Subject:
     cls: type[Method]
     name: str | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A class in a file of its own is found again by that file, as no other process can import it."""
+        if self.name is not None and is_file(self.name):
+            return Subject.of, (self.name,)
+        return Subject, (self.cls, self.name)
+
+    @classmethod
+    def of(cls, name: str) -> "Subject":
+        """A method by its name or its file."""
+        return cls(method_class(name), find(name).name)
+
     def preset(self, name: str, shrink: int) -> Preset:
         """A preset with towers and heads `shrink` times narrower, also those that an option of the method spells out
         (bare widths among its options end in `width` or `hidden`), no dropout, the model that ships for a `teacher` or
         `matcher`, the method's own `toy` options, and a vocabulary that the toy's words can fill."""
-        preset = self.cls.presets[name]
+        preset = self.cls.preset(name)
         narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
         config = dict(preset.config)
         for key, value in config.items():

@@ -13,6 +13,8 @@ from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import method_class
 from diptych.spec import AtLeast, check, configure
+from diptych.methods.registry import find, method_class
+from diptych.spec import configure
 from diptych.training.engine import Options
 
 _MOST = 1 << 22  # bytes of a config
@@ -65,9 +67,7 @@ def resolve(
 ) -> RunConfig:
     """Fill in the preset where nothing is given; InputError for what does not exist or does not fit together."""
     cls = method_class(method)
-    if preset not in cls.presets:
-        raise unknown(f"preset of {method}", preset, cls.presets)
-    chosen: Preset = cls.presets[preset]
+    chosen = cls.preset(preset)
     if init and (image_tower or text_tower or tokenizer or embed_dim):
         raise InputError(
             f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
@@ -88,7 +88,7 @@ def resolve(
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
     return RunConfig(
-        method=method,
+        method=find(method).name,  # of a file its whole path
         data=dict(data),
         val=val,
         guard=guard,
@@ -108,7 +108,7 @@ def resolve(
 
 def preset_for(method: str, init: str | None) -> str:
     """The preset where none is named: `tune` for what starts from a trained model, where the method has it."""
-    return "tune" if init and "tune" in method_class(method).presets else "small"
+    return "tune" if init and "tune" in getattr(method_class(method), "presets", ()) else "small"
 
 
 def plain(config: Any) -> Any:

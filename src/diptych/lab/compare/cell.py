@@ -81,7 +81,7 @@ def towers(method: str, size: float, image: str | None = None, text: str | None 
     """
     from diptych.methods.make import NO_TOWER
 
-    preset = _class(method).presets["small"]
+    preset = _class(method).preset("small")
     found = []
     for side, own, given in (("image", preset.image, image), ("text", preset.text, text)):
         spec = own if own == NO_TOWER else given or own
