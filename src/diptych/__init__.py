@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diptych import objectives, testing
     from diptych.front import evaluate, train
-    from diptych.methods.store import load
     from diptych.towers.model import Model
+
+    # `diptych.methods.store.load`. Any stands for a `LanguageModel`, and for models that do more than embed.
+    def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Model | Any: ...
+
 
 __all__ = ["Model", "evaluate", "load", "objectives", "testing", "train"]
 

@@ -38,7 +38,7 @@ def train(
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     **settings: Any,
-) -> Any:
+) -> Model | Any:
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
     `data` is a source spec, or a mapping of streams to specs. `preset` is `small` where nothing else is said, or with

@@ -1,4 +1,4 @@
-"""A method in a file of one's own, `diptych train mine.py`: trained, loaded, resumed, compared; and run only when named."""
+"""A method in a file of one's own, `diptych train mine.py`: trained, loaded, resumed; and run only when named."""
 
 import json
 import shutil

@@ -74,6 +74,15 @@ def test_a_row_tells_verdict_main_effect_and_its_interval(folders):
     assert row(folders, "siglip")[4] == "not tried"
 
 
+def test_an_effect_that_fails_by_an_ablation_says_so(folders):
+    found = record([(0.7, 0.5), (0.7, 0.5), (0.71, 0.5)])
+    effect = {**found["expect"][0], "outcome": "fails",
+              "ablations": [{"arm": "plain", "kept": 0.976, "breaks": False}]}  # fmt: skip
+    store(folders, {**found, "verdict": "fails", "expect": [effect]})
+    assert row(folders)[4:] == [
+        "**fails**", "r1: ours above theirs; but plain keeps 98% of it", "[+0.189, +0.2177]"]  # fmt: skip
+
+
 def test_the_effect_is_the_one_that_decides(folders):
     store(folders, record([(0.95, 0.5), (0.95, 0.5)]))
     assert row(folders)[4:6] == ["**fails**", "r1: ours at most 0.9"]

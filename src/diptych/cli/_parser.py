@@ -39,6 +39,7 @@ class Parser(ArgumentParser):
         )
         self.names: dict[str, str] = {}  # where a value goes -> the option that takes it there
         self.hints: dict[str, Any] = {}
+        self.least: dict[str, int] = {}
         self._sections: dict[str, Any] = {}
         module.add(self)
         self.section("More").add_argument("-h", "--help", action="help", help="this page")
@@ -49,8 +50,14 @@ class Parser(ArgumentParser):
             self._sections[title] = self.add_argument_group(title)
         return self._sections[title]
 
-    def option(self, section: str, *names: str, type: Any = str, dest: str | None = None, **settings: Any) -> None:
-        """Add an option `--name`, or a positional word `NAME`; what is not given is not in what `read` returns."""
+    def option(
+        self, section: str, *names: str, type: Any = str, dest: str | None = None, least: int | None = None,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        """Add an option `--name`, or a positional word `NAME`; what is not given is not in what `read` returns.
+
+        A number below `least` is refused.
+        """
         positional = not names[0].startswith("-")
         dest = dest or names[-1].removeprefix("--").replace("-", "_")
         if type is bool and not positional and "metavar" not in settings:  # --json and the like take no value
@@ -64,6 +71,8 @@ class Parser(ArgumentParser):
             settings |= {"dest": dest, "default": argparse.SUPPRESS}
             self.names[dest] = names[-1]
         self.hints[dest] = type
+        if least is not None:
+            self.least[dest] = least
         self.section(section).add_argument(*names, **settings)
 
     def wants_help(self, words: Sequence[str]) -> bool:
@@ -74,7 +83,12 @@ class Parser(ArgumentParser):
         """Parse the words behind the verb; positional words may stand before, between and behind options."""
         options, others = self._divided(list(self._known(words)))
         behind = others[:1] == ["--"]  # else in front, so that an option without a value takes none of them
-        return self.parse_args([*options, *others] if behind else [*others, *options])
+        found = self.parse_args([*options, *others] if behind else [*others, *options])
+        for dest, least in self.least.items():
+            value = found.get(dest)
+            if value is not None and value < least:
+                raise InputError(f"{self.names[dest]} is {value}; it must be at least {least}")
+        return found
 
     def positionals(self, words: Sequence[str]) -> list[str]:
         """The words that are neither options nor their values."""

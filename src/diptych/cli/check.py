@@ -24,11 +24,15 @@ def add(parser: Parser) -> None:
     parser.option("What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?")
     parser.option("How", "--method", metavar="NAME", help="whose memory and time to estimate (default: clip)")
     parser.option("How", "--preset", metavar="small|paper", help="at which size (default: small)")
-    parser.option("How", "--batch-size", type=int, metavar="N", help="for false negatives and memory (default: 256)")
-    parser.option("How", "--chunk", type=int, metavar="N", help="estimate with gradient caching by so many tokens")
-    parser.option("How", "--size", type=int, metavar="N", help="pixels a side in training (default: 224)")
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="for false negatives and memory (default: 256)"
+    )
+    parser.option(
+        "How", "--chunk", type=int, least=1, metavar="N", help="estimate with gradient caching by so many tokens"
+    )
+    parser.option("How", "--size", type=int, least=1, metavar="N", help="pixels a side in training (default: 224)")
     parser.option("How", "--tokenizer", metavar="SPEC", help="for token counts (default: bpe, learnt from the texts)")
-    parser.option("How", "--workers", type=int, metavar="N", help="processes that read (default: 0)")
+    parser.option("How", "--workers", type=int, least=0, metavar="N", help="processes that read (default: 0)")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
 
@@ -41,11 +45,6 @@ def run(args: Namespace) -> None:
     from diptych.training.run import texts_of
 
     settings = {name: args[name] for name in ("batch_size", "size", "workers") if name in args}
-    for name in ("batch_size", "chunk", "size", "workers"):
-        if name in args and args[name] < (name != "workers"):
-            raise InputError(
-                f"--{name.replace('_', '-')} is {args[name]}; it must be at least {int(name != 'workers')}"
-            )
     source = open_source(args.source)
     val = open_source(args.val) if "val" in args else None
     texts = texts_of({"train": source})

@@ -31,9 +31,11 @@ def add(parser: Parser) -> None:
     parser.option("What", "--template", "--templates", action="append", metavar="SPEC",
                   help="prompts around a name: 'a {} | one {}', a bank, or a file (default: pictures)")  # fmt: skip
     parser.option("What", "--label", metavar="LABEL", help="whose class names to take where --names is not given")
-    parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many classes to tell of each (default: 3)")
+    parser.option(
+        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many classes to tell of each (default: 3)"
+    )
     parser.option("How", "--route", type=bool, help="tell which groups of prompts were mixed, by a run that has such")
-    parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON, of all pictures, in place of tables")
     add_precision(parser)
@@ -46,9 +48,6 @@ def run(args: Namespace) -> None:
         raise InputError(f"diptych classify has no model; name {MODELS}")
     if not args.pictures:
         raise InputError("diptych classify has no pictures; name a folder, a picture, or any other source")
-    for name in ("k", "batch_size"):
-        if name in args and args[name] < 1:
-            raise InputError(f"{'-k' if name == 'k' else '--batch-size'} is {args[name]}; it must be at least 1")
     from diptych.data.pictures import is_picture
     from diptych.data.sources import open_source
     from diptych.data.templates import templates

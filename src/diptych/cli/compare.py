@@ -42,7 +42,9 @@ _MORE: tuple[tuple[str, Any, str], ...] = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "methods", metavar="METHOD", nargs="*", help="of `diptych list`, or a FILE.py, with options; or a DIR")
+    parser.option(
+        "What", "methods", metavar="METHOD", nargs="*", help="of `diptych list`, or a FILE.py, with options; or a DIR"
+    )
     parser.option("What", "--data", metavar="SOURCE", help="what to train on")
     parser.option("What", "--test", metavar="SOURCE", help="what to measure on")
     parser.option("What", "--budget", metavar="N,N,…", help="samples that training sees")
@@ -58,7 +60,9 @@ def add(parser: Parser) -> None:
         parser.option(same, f"--recipe.{name}", dest=f"recipe.{name}", type=kind, metavar=metavar, help="of the recipe")
     parser.option("How", "--suite", metavar="NAME,…", help="of `diptych list suites` (default: retrieval)")
     parser.option("How", "--metric", metavar="NAME,…", help="what to show (default: of each suite the first)")
-    parser.option("How", "--jobs", type=int, metavar="N", help="runs side by side, a thread each (default: one a core)")
+    parser.option(
+        "How", "--jobs", type=int, least=1, metavar="N", help="runs side by side, a thread each (default: one a core)"
+    )
     parser.option("How", "--out", metavar="DIR", help="the folder of the table; it keeps the models too")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 

@@ -24,8 +24,8 @@ def add(parser: Parser) -> None:
     parser.option("What", "pictures", help="where to look: a folder, 'shards/*.tar', a table, …")
     parser.option("What", "reference", help="the picture to start from, a file")
     parser.option("What", "instruction", help="what should be different, in words")
-    parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many to show (default: 10)")
-    parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
     add_precision(parser)
@@ -40,9 +40,6 @@ def run(args: Namespace) -> None:
     ):
         if not args[name]:
             raise InputError(f"diptych compose has no {name}; name {wanted}")
-    for name in ("k", "batch_size"):
-        if name in args and args[name] < 1:
-            raise InputError(f"{'-k' if name == 'k' else '--batch-size'} is {args[name]}; it must be at least 1")
     from diptych.data.sources import open_source
     from diptych.search.compose import compose
 

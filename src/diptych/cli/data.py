@@ -48,10 +48,12 @@ def add(parser: Parser) -> None:
         "What", "world", help="a world with its options, such as scenes or scenes:size=96:seed=1; or a source"
     )
     parser.option("How", "--out", metavar="PATH", help="the folder of the shards, the page, or the list (.npz)")
-    parser.option("How", "--count", type=int, metavar="N", help=f"how many samples (default: {_COUNT}, or {_SHOWN})")
+    parser.option(
+        "How", "--count", type=int, least=1, metavar="N", help=f"how many samples (default: {_COUNT}, or {_SHOWN})"
+    )
     parser.option("How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)")
-    parser.option("How", "--start", type=int, metavar="N", help="the first sample of the stream (default: 0)")
-    parser.option("How", "--shard", type=int, metavar="N", help="samples a shard (default: 1000)")
+    parser.option("How", "--start", type=int, least=0, metavar="N", help="the first sample of the stream (default: 0)")
+    parser.option("How", "--shard", type=int, least=1, metavar="N", help="samples a shard (default: 1000)")
     parser.option("How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out")
     parser.option("How", "--test", metavar="SOURCE", action="append",
                   help="filter drops pictures that it shows, or that look alike; may be given again")  # fmt: skip
@@ -84,10 +86,10 @@ def run(args: Namespace) -> None:
         return
     from diptych.files import write_atomic
 
-    with progress("drawing") as report:
-        html = page(source, report)
     if out.is_dir():
         raise InputError(f"{out} is a folder; give a file for the page, such as {out / 'page.html'}")
+    with progress("drawing") as report:
+        html = page(source, report)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, lambda at: at.write_text(html, "utf-8"))
     print(f"{out} shows {len(source)} samples of {source.name}")

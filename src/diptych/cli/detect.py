@@ -26,7 +26,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)")
     parser.option("How", "--overlap", type=float, metavar="IOU",
                   help="of boxes of a class that overlap by more one is told (0.6)")  # fmt: skip
-    parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
     parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
 
 
@@ -38,8 +38,6 @@ def run(args: Namespace) -> None:
     for name in ("least", "overlap"):
         if name in args and not 0 <= args[name] <= 1:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
-    if args.get("batch_size", 1) < 1:
-        raise InputError(f"--batch-size is {args.batch_size}; it must be at least 1")
     from dataclasses import asdict
 
     from diptych.cli._model import load_model

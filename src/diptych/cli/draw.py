@@ -22,9 +22,9 @@ def add(parser: Parser) -> None:
     parser.option("What", "name", metavar="NAME", help="the concept, in quotes")
     parser.option("What", "--words", metavar="TEXT", help="ordinary words beside it")
     parser.option("What", "--out", metavar="FOLDER", help="where the pictures go")
-    parser.option("How", "--count", type=int, metavar="N", help="pictures (4)")
+    parser.option("How", "--count", type=int, least=1, metavar="N", help="pictures (4)")
     parser.option("How", "--guidance", type=float, metavar="X", help="how far away from no text at all (3; 1: not)")
-    parser.option("How", "--steps", type=int, metavar="N", help="steps from noise to a picture (50)")
+    parser.option("How", "--steps", type=int, least=1, metavar="N", help="steps from noise to a picture (50)")
     parser.option("How", "--seed", type=int, metavar="N", help="decides the noise (0)")
 
 

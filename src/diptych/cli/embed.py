@@ -23,7 +23,7 @@ def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
     parser.option("What", "source", help="the pictures: a folder, 'shards/*.tar', a table, glyphs, …")
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
-    parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--max-bad", type=float, metavar="SHARE", help="damaged samples allowed (default: 0.01)")
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
@@ -39,8 +39,6 @@ def run(args: Namespace) -> None:
     from diptych.search.embed import embed_source
 
     settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
-    if settings.get("batch_size", 1) < 1:
-        raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
     model = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)

@@ -29,7 +29,7 @@ def add(parser: Parser) -> None:
     parser.option("What", "--suite", metavar="NAME,…", help=f"of {', '.join(cards())} (default: retrieval)")
     parser.option("What", "--role", help="role of the texts (default: caption)")
     parser.option("What", "--label", help="label to predict (default: class, or the first)")
-    parser.option("How", "--batch-size", type=int, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     add_share(parser)
@@ -38,7 +38,7 @@ def add(parser: Parser) -> None:
                   help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again")  # fmt: skip
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(some, "--group", metavar="LABEL", help="zeroshot: accuracy for each of its values, and the worst")
-    parser.option(some, "--rerank", type=int, metavar="K", help="retrieval: the first K are ordered by match")
+    parser.option(some, "--rerank", type=int, least=0, metavar="K", help="retrieval: the first K are ordered by match")
     parser.option(some, "--by-sentence", type=bool,
                   help="retrieval: a long text is the mean of its sentences, or with --by best their best")  # fmt: skip
     parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
@@ -56,7 +56,9 @@ def add(parser: Parser) -> None:
     parser.option(some, "--fit", type=Literal["logistic", "sgd"], metavar="WAY",
                   help="probe: logistic regression (default), or a layer by SGD")  # fmt: skip
     parser.option(some, "--val", metavar="SOURCE", help="probe: what C, or the epoch, is chosen on")
-    parser.option(some, "--bootstrap", type=int, metavar="N", help="probe: draws of the test set, for its spread")
+    parser.option(
+        some, "--bootstrap", type=int, least=0, metavar="N", help="probe: draws of the test set, for its spread"
+    )
     parser.option(some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class")
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob", "best"], metavar="ABILITY",
@@ -112,8 +114,6 @@ def _settings(args: Namespace) -> dict[str, Any]:
         settings["templates"] = [template for spec in args.templates for template in templates(spec)]
     if "novel" in args:
         settings["novel"] = "half" if args.novel == "half" else _names(args.novel)
-    if settings.get("batch_size", 1) < 1:
-        raise InputError(f"--batch-size is {settings['batch_size']}; it must be at least 1")
     return settings
 
 

@@ -35,7 +35,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--length-penalty", type=float, metavar="X", help="of beam: 0 favours short texts (1)")
     parser.option("How", "--max-tokens", type=int, metavar="N", help="tokens at the most (what fits)")
     parser.option("How", "--min-tokens", type=int, metavar="N", help="tokens at the least (0)")
-    parser.option("How", "--count", type=int, metavar="N", help="texts (1)")
+    parser.option("How", "--count", type=int, least=1, metavar="N", help="texts (1)")
     parser.option("How", "--seed", type=int, metavar="N", help="decides what sample draws (0)")
     parser.option("More", "--json", type=bool, help="a JSON list of the texts, of pictures with keys and paths")
 
@@ -44,8 +44,6 @@ def run(args: Namespace) -> None:
     if not args.model:
         raise InputError("diptych generate has no model; name a RUN of language_model, or of one that writes")
     count = args.get("count", 1)
-    if count < 1:
-        raise InputError(f"--count is {count}; it must be at least 1")
     model: Any = load_model(args.model)
     if not hasattr(model, "generate"):
         raise InputError(f"{args.model} embeds and does not generate; name a RUN of language_model, or of close")

@@ -23,13 +23,19 @@ def add(parser: Parser) -> None:
     )
     parser.option("What", "--remove", action="append", metavar="KEY", help="a sample that no search may find any more")
     parser.option("How", "--recall", type=float, metavar="SHARE", help="of the nearest, found (default: 0.99)")
-    parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many nearest that is of (default: 10)")
-    parser.option("More", "--lists", type=int, metavar="N", help="lists to sort the vectors into (default: 4 √rows)")
+    parser.option(
+        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many nearest that is of (default: 10)"
+    )
+    parser.option(
+        "More", "--lists", type=int, least=1, metavar="N", help="lists to sort the vectors into (default: 4 √rows)"
+    )
 
 
 def run(args: Namespace) -> None:
     if not args.emb:
         raise InputError("diptych index has no folder; name one that `diptych embed RUN SOURCE --out EMB` made")
+    if not 0 < args.get("recall", 0.99) <= 1:
+        raise InputError(f"--recall is {args.recall:g}; it is a share above 0, at most 1")
     from diptych.search.build import build_index
 
     settings = {name: args[name] for name in ("add", "remove", "recall", "k", "lists") if name in args}

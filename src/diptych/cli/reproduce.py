@@ -25,7 +25,9 @@ def add(parser: Parser) -> None:
     parser.option("What", "--all", type=bool, help="all claims that have no result, or changed since theirs")
     parser.option("How", "--seeds", metavar="N,N,…", help="in place of the claim's own")
     parser.option("How", "--quick", type=bool, help="one seed, three minutes at the most, no verdict")
-    parser.option("How", "--jobs", type=int, metavar="N", help="arms side by side, a thread each (default: one a core)")
+    parser.option(
+        "How", "--jobs", type=int, least=1, metavar="N", help="arms side by side, a thread each (default: one a core)"
+    )
     parser.option("How", "--out", metavar="DIR", help="where verdicts go (default: results/claims of the checkout)")
     parser.option("More", "--json", type=bool, help="JSON in place of tables")
 

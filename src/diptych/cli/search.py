@@ -6,7 +6,6 @@ query.
 
 from dataclasses import asdict
 from pathlib import Path
-
 from typing import TYPE_CHECKING
 
 from diptych.cli._model import add_precision, add_weights, load_model
@@ -31,7 +30,7 @@ def add(parser: Parser) -> None:
     parser.option("What", "text", help="the words to look for")
     parser.option("What", "--image", metavar="FILE", help="a picture to look for, in place of words or with them")
     parser.option("What", "--minus", metavar="WORDS", help="words for what the pictures should not have")
-    parser.option("How", "-k", type=int, dest="k", metavar="N", help="how many to show (default: 10)")
+    parser.option("How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)")
     parser.option("How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)")
     parser.option("More", "--exact", type=bool, help="compare every embedding although there is an index")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")

@@ -13,7 +13,7 @@ import signal
 import termios
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -50,13 +50,17 @@ def add(parser: Parser) -> None:
                   help="add another method's loss (with :weight=X); may be given again")  # fmt: skip
     parser.option(_DATA, "--data", metavar="SOURCE[,SOURCE]", action="append",
                   help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE")  # fmt: skip
-    parser.option(_DATA, "--shots", type=int, metavar="K", help="of each class K samples, drawn by --seed (all)")
+    parser.option(
+        _DATA, "--shots", type=int, least=1, metavar="K", help="of each class K samples, drawn by --seed (all)"
+    )
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
     parser.option(_DATA, "--guard", metavar="SOURCE",
                   help="what the model could do before: training ends before it forgets that")  # fmt: skip
     parser.option(_DATA, "--forget", dest="options.forget", type=float, metavar="X",
                   help="how far accuracy or recall on the guard may fall (0.02)")  # fmt: skip
-    parser.option(_DATA, "--workers", dest="options.workers", type=int, metavar="N", help="processes that decode (0)")
+    parser.option(
+        _DATA, "--workers", dest="options.workers", type=int, least=0, metavar="N", help="processes that decode (0)"
+    )
     parser.option(_DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE",
                   help="damaged samples allowed (0.01)")  # fmt: skip
     parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
@@ -70,7 +74,7 @@ def add(parser: Parser) -> None:
     parser.option(_RUN, "--seed", dest="options.seed", type=int, metavar="N", help="decides all that is random (0)")
     parser.option(_RUN, "--config", dest="file", metavar="FILE.yaml", help="options from a file")
     parser.option(_RUN, "--resume", type=bool, help="go on from the last checkpoint; alone with --out it is enough")
-    parser.option(_RUN, "--save-every", dest="options.save_every", type=int, metavar="N",
+    parser.option(_RUN, "--save-every", dest="options.save_every", type=int, least=1, metavar="N",
                   help="steps between checkpoints (500)")  # fmt: skip
     parser.option(_RUN, "--nonfinite", dest="options.nonfinite", type=Literal["stop", "skip"], metavar="stop|skip",
                   help="what to do at a step whose loss is not finite (stop)")  # fmt: skip
@@ -239,16 +243,13 @@ def run(args: Namespace) -> int:
     groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
     given = {"preset": preset_for(args.name, args.get("init"))} | {name: args[name] for name in names if name in args}
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
-    if given["preset"] == "tune" and "preset" not in args:
-        recipe = config.recipe
-        say(f"--init takes the preset tune: {recipe.optimizer}, lr {recipe.lr:g}, batches of {recipe.batch_size}; "
-            "--lr and the like change it, --preset small trains as from scratch")  # fmt: skip
     if "shots" in args:  # into the specs, so that config.yaml tells the samples in full
         config = replace(config, data=few(config.data, args.shots, config.options.seed))
     out = Path(args.out).expanduser()
     with _interruptible() as interrupted:
         try:
-            summary = train(config, out, resume=bool(args.get("resume")), validate=validation, remember=remembered)
+            summary = train(config, out, resume=bool(args.get("resume")), validate=validation, remember=remembered,
+                            begun=None if "preset" in args else _tell_tune(config))  # fmt: skip
         except Interrupted:
             say(f"stopped, and the state is saved; go on with: diptych train --resume --out {out}")
             return 130 if interrupted() else 0
@@ -260,6 +261,17 @@ def run(args: Namespace) -> int:
     if first_rank():
         _report(out, config.val, summary)
     return 0
+
+
+def _tell_tune(config: Any) -> Callable[[], None] | None:
+    """What says that the preset `tune` was taken where none was named."""
+    if config.preset != "tune":
+        return None
+    recipe = config.recipe
+    taken = f"{recipe.optimizer}, lr {recipe.lr:g}, batches of {recipe.batch_size}"
+    return lambda: say(
+        f"--init takes the preset tune: {taken}; --lr and the like change it, --preset small trains as from scratch"
+    )
 
 
 def _report(out: Path, val: str | None, summary: Any) -> None:

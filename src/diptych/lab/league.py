@@ -27,10 +27,13 @@ def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIM
 
 
 def _effect(record: Record) -> tuple[str, str]:
-    """The first expectation whose outcome is the verdict; the first of all where the arms did not even learn."""
+    """The first expectation whose outcome is the verdict, with the ablations that it fails by; the first of all where
+    the arms did not even learn."""
     deciding = [each for each in record["expect"] if each["outcome"] == record["verdict"]]
     found = (deciding or record["expect"])[0]
-    return found["says"], tables.ends(found["interval"], "" if found["kind"] == "at_most" else "+")
+    kept = [f"; but {each['arm']} keeps {each['kept']:.0%} of it" for each in found["ablations"]
+            if found["outcome"] == "fails" and each["kept"] is not None and not each["breaks"]]  # fmt: skip
+    return found["says"] + "".join(kept), tables.ends(found["interval"], "" if found["kind"] == "at_most" else "+")
 
 
 def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> str:

@@ -25,9 +25,10 @@ from diptych.towers.dual import DualEncoder
 class PairConfig:
     """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give each picture as
     many texts, and the loss is the mean of those against each. `decay` lowers the rates of a given model's lower blocks
-    (`methods.layer_decay`), 1 for one rate; towers without transformer blocks have one rate. `distinct` names a label of which a batch holds each
-    value at most once, so that pictures of one thing are no false negatives of each other; `together` consecutive
-    samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard negatives."""
+    (`methods.layer_decay`), 1 for one rate; towers without transformer blocks have one rate. `distinct` names a label
+    of which a batch holds each value at most once, so that pictures of one thing are no false negatives of each other;
+    `together` consecutive samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard
+    negatives."""
 
     role: str = "caption"
     augment: Mapping[str, Any] | None = field(default_factory=dict)  # of data.views.Augment; None: none

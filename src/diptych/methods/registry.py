@@ -29,8 +29,8 @@ _PROVENANCES = {"code", "paper", "abstract"}
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a method says of itself. `entry` is the class in its module; `provenance` is code, paper or abstract. One that
-    is a file of its own has the file's whole path as `name` and `module`."""
+    """What a method says of itself. `entry` is the class in its module; `provenance` is code, paper or abstract. A
+    method that is a file of its own has the file's whole path as `name` and `module`."""
 
     name: str
     group: str

@@ -258,7 +258,8 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     if is_file(description["method"]):  # a model never says what code is run
         if not description.get("plain"):
             raise InputError(f"this model is of the method in {description['method']}, which delivers more than two "
-                             "towers; give its module an entry point (docs/add_a_method.md) and train with its name")  # fmt: skip
+                             "towers; give its module an entry point (docs/add_a_method.md) and train by its "
+                             "name")  # fmt: skip
         return DualEncoder.from_config(dual)
     cls = method_class(description["method"])
     if dual is None:

@@ -255,8 +255,8 @@ def check_method(
     golden: str | Path | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the contract suite on a method, by its name, its file (`*.py`) or its class; AssertionError says what is wrong
-    and what to do.
+    """Run the contract suite on a method, by its name, its file (`*.py`) or its class; AssertionError says what is
+    wrong and what to do.
 
     `ranks` lends two running ranks (else two are started); `golden` names the file of stored losses. `tell` gets a line
     as each check begins, by default on stderr. Raises InputError for a method that cannot be had, or lacks a preset.

@@ -10,12 +10,17 @@ import yaml
 from diptych.errors import InputError, unknown
 from diptych.files import parsed, write_atomic
 from diptych.methods.base import Preset, Recipe
+from diptych.errors import InputError
+from diptych.files import write_atomic
+from diptych.methods.base import Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import method_class
 from diptych.spec import AtLeast, check, configure
 from diptych.methods.registry import find, method_class
 from diptych.spec import configure
+from diptych.training import optim
 from diptych.training.engine import Options
+from diptych.training.schedule import factor
 
 _MOST = 1 << 22  # bytes of a config
 _MAY_DIFFER = {"options"}  # how the engine runs may change between a run and its resumption, what is learnt may not
@@ -87,6 +92,9 @@ def resolve(
     given = dict(recipe or {})
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
+    told = configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe")
+    optim.chosen(told.optimizer)
+    factor(0, 1, schedule=told.schedule)  # InputError for one that does not exist, before anything is written
     return RunConfig(
         method=find(method).name,  # of a file its whole path
         data=dict(data),
@@ -101,7 +109,7 @@ def resolve(
         weights=weights,
         added=tuple(added),
         config=dict(cls.kept(merged)),
-        recipe=configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe"),
+        recipe=told,
         options=configure(Options, dict(options or {}), "the run"),
     )
 

@@ -56,13 +56,15 @@ def run(
     validate: Validate | None = None,
     remember: Callable[[Any, Source], float] | None = None,
     change: Callable[[Method], None] | None = None,
+    begun: Callable[[], None] | None = None,
 ) -> Summary:
     """Train as `config` says into the folder `out`.
 
     Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted after a signal.
     `validate(model, source)` gives numbers for the validation source after each epoch, `remember(model, source)` the
     score of the guard's (`Engine`). `change(method)` alters the
-    method before it trains: what a claim's ablations break is no option of any method.
+    method before it trains: what a claim's ablations break is no option of any method. `begun()` is called once all is
+    found to fit, before the first step.
     """
     out = followed(out)
     accelerator = make_accelerator()  # first: it opens the process group
@@ -128,6 +130,8 @@ def _train(
         remember=on_look if remember and guarded else None,
     )
     engine.log.tracker = tracker
+    if begun is not None:
+        begun()
     summary = engine.run(resume)
     weights = engine.weights()
     if collectives.rank() == 0:

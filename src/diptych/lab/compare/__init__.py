@@ -50,13 +50,13 @@ def compare(
     """Train and measure the cells that the table in `out` lacks, and return the table.
 
     `data` is trained on, `test` measured on, by `suites`; `common` is what all methods take in place of their presets'.
-    `warn` is told in a line, before anything is trained, what still differs between the methods. Raises InputError, before anything is trained, for what does
-    not exist or does not fit, and where `out` holds another comparison.
+    `warn` is told in a line, before anything is trained, what still differs between the methods. Raises InputError,
+    before anything is trained, for what does not exist or does not fit, and where `out` holds another comparison.
     """
     settings = _check(wanted, data, test, suites, common)
     if warn is not None and (names := list(unlike(settings))):
-        warn(f"between the methods differ: {', '.join(names)}; --image-tower, --text-tower, --tokenizer, --embed-dim and "
-             "the options of the recipe set one for all")  # fmt: skip
+        warn(f"between the methods differ: {', '.join(names)}; --image-tower, --text-tower, --tokenizer, --embed-dim "
+             "and the options of the recipe set one for all")  # fmt: skip
     verdict.ready()
     at_once = pool.processes(at_once)
     table = _table(out, data, test, suites, [cell.method for cell in wanted], common)
@@ -144,9 +144,7 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
                          "such as retrieval")  # fmt: skip
 
 
-def _table(
-    out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common
-) -> Table:
+def _table(out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common) -> Table:
     """The table in `out`, begun where there is none."""
     if is_comparison(out):
         table = read(out)

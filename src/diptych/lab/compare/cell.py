@@ -122,13 +122,13 @@ def _scaled(spec: str, side: str, size: float) -> str:
 
 
 def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> "RunConfig":
-    """The run of a cell on a source of so many samples: the preset `small`, over it what is common, the widths, over all
-    the cell's own options.
+    """The run of a cell on a source of so many samples: the preset `small`, over it what is common, the widths, and over
+    all the cell's own options.
 
     Raises InputError for an unknown method or option.
     """
-    from diptych.methods.make import NO_TOWER
     from diptych.methods.base import Recipe
+    from diptych.methods.make import NO_TOWER
     from diptych.training.config import resolve
 
     named = parse(cell.method)
@@ -154,7 +154,6 @@ def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> 
 def setting(config: "RunConfig") -> dict[str, Any]:
     """What of a run may differ between methods beside the method, by the name that it is shown under."""
     from diptych.methods.make import NO_TOWER
-
     from diptych.training.config import plain
 
     texts = config.text_tower != NO_TOWER
@@ -176,7 +175,7 @@ _SHOWN = ("optimizer", "lr", "weight_decay", "schedule", "warmup", "min_lr", "ba
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job is told: the cell, what it trains and is measured on, by which suites, what is common to all cells, and
+    """What a job is told: the cell, what is common to all cells, what it trains and is measured on, by which suites, and
     the folder of its run."""
 
     cell: Cell

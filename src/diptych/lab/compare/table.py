@@ -159,13 +159,17 @@ def unlike(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     >>> unlike({"clip": {"lr": 0.004, "batch size": 128}, "mine": {"lr": 0.002, "batch size": 128}})
     {'lr': {'clip': 0.004, 'mine': 0.002}}
     """
-    names = dict.fromkeys(name for values in settings.values() for name in values)
-    found = {name: {method: values.get(name) for method, values in settings.items()} for name in names}
-    return {name: values for name, values in found.items() if any(value != [*values.values()][0] for value in values.values())}
+    found = {}
+    for name in dict.fromkeys(name for values in settings.values() for name in values):
+        values = {method: own.get(name) for method, own in settings.items()}
+        first, *others = values.values()
+        if any(value != first for value in others):
+            found[name] = values
+    return found
 
 
 def differences(table: Table) -> dict[str, dict[str, Any]]:
-    """What differs between the methods of a table beside the method, at the first of its sizes: name -> method -> value.
+    """What differs between the methods of a table beside the method, at its first size: name -> method -> value.
 
     A comparison is of the methods alone where nothing does.
     """
@@ -197,8 +201,8 @@ def notes(table: Table) -> list[str]:
             found.append(f"a budget of {budget:,} became {samples:,} samples of {', '.join(methods)}: runs take whole "
                          "steps, in each of their stages")  # fmt: skip
     for side, other in (("text", "pictures"), ("image", "texts")):
-        without = [name for name in table.methods
-                   if any(row["method"] == name and row.get(f"{side}_tower") == "none" for row in table.rows)]  # fmt: skip
+        towers = {row["method"]: row.get(f"{side}_tower") for row in table.rows}
+        without = [name for name in table.methods if towers.get(name) == "none"]
         if without and len(without) < len(table.methods):
             found.append(f"{', '.join(without)}: no {side} tower, so parameters and GFLOPs are of {other} alone")
     return found

@@ -96,7 +96,7 @@ def _folder(name: str, with_weights: bool) -> Path:
             snapshot_download(name, allow_patterns=["pytorch_model*.bin"])
     except Exception as error:  # whatever the network led to
         raise InputError(f"the hub's repository {name!r} cannot be fetched ({brief(error)}); "
-                         "fetch it elsewhere and name its folder with --weights FOLDER (weights=)") from error  # fmt: skip
+                         "fetch it elsewhere and name its folder: --weights FOLDER (weights=)") from error  # fmt: skip
     return folder
 
 

@@ -158,7 +158,7 @@ def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> P
     except Exception as error:  # whatever the network led to
         source = tagged.get("hf_hub") or tagged.get("url")
         raise InputError(f"the weights of {where} cannot be fetched from {source} ({brief(error)}); "
-                         "fetch them elsewhere and name the file with --weights FILE (weights=)") from error  # fmt: skip
+                         "fetch them elsewhere and name the file: --weights FILE (weights=)") from error  # fmt: skip
     return Path(found)
 
 

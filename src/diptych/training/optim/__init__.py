@@ -7,6 +7,7 @@ dataclass `Options`, `NAME:key=value` sets them and `build` gets them as its thi
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -48,6 +49,20 @@ def _tops(names: Mapping[str, Any]) -> set[str]:
     return {".".join(name.split(".")[:2]) for name in names}
 
 
+def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
+    """The module of an optimiser and what its `build` takes behind groups and recipe, of a spec such as
+    "lion:factor=10"; InputError for a name or an option that does not exist."""
+    spec = parse(optimizer)
+    if spec.name not in names():
+        raise unknown("optimizer", spec.name, names())
+    module = importlib.import_module(f"{__name__}.{spec.name}")
+    if hasattr(module, "Options"):
+        return module, [configure(module.Options, spec.options, f"optimizer {spec.name!r}")]
+    if spec.options:
+        raise InputError(f"optimizer {spec.name!r} takes no options; write --optimizer {spec.name}")
+    return module, []
+
+
 def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.optim.Optimizer:
     """The optimiser of the trainable parameters, each in exactly one group.
 
@@ -55,9 +70,7 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
     norms, temperatures), by whether they are the weights of linear and convolution layers (`matrix`), and by whether
     they are scalars, which are never sharded: torch takes no group of both.
     """
-    spec = parse(recipe.optimizer)
-    if spec.name not in names():
-        raise unknown("optimizer", spec.name, names())
+    optimizer, options = chosen(recipe.optimizer)
     matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     groups: dict[tuple[float, float, bool, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -80,13 +93,7 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
         group["names"].append(name)
     if not groups:
         raise InputError("nothing to train: every parameter is frozen")
-    optimizer = importlib.import_module(f"{__name__}.{spec.name}")
-    if hasattr(optimizer, "Options"):
-        options = configure(optimizer.Options, spec.options, f"optimizer {spec.name!r}")
-        return optimizer.build(list(groups.values()), recipe, options)
-    if spec.options:
-        raise InputError(f"optimizer {spec.name!r} takes no options; write --optimizer {spec.name}")
-    return optimizer.build(list(groups.values()), recipe)
+    return optimizer.build(list(groups.values()), recipe, *options)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -1,0 +1,101 @@
+"""The preset `tune`: what continues a trained model on pairs learns the new data and keeps the old."""
+
+import pytest
+import torch
+import yaml
+
+from diptych.data.sources import open_source
+from diptych.errors import InputError
+from diptych.evaluation import evaluate
+from diptych.methods.base import Method
+from diptych.methods.pretrain.clip import CLIP
+from diptych.methods.registry import cards, method_class
+from diptych.methods.store import load
+from diptych.objectives import info_nce
+from diptych.training.config import preset_for, resolve
+from diptych.training.run import build_method, run
+
+OLD, NEW = "scenes:split=test:count=60", "glyphs:split=val:design=noto:part=1/6"
+ON_PAIRS = ("align", "clip", "cliprocket", "contrastive_gap", "distill_clip", "dreamlip", "lion", "mod_x", "multi_view",
+            "siglip")  # fmt: skip
+
+
+def loss_of(model):
+    """CLIP's loss of all new pairs."""
+    samples = [source[at] for source in [open_source(NEW)] for at in range(len(source))]
+    images = model.embed_images([sample.images["main"] for sample in samples])
+    texts = model.embed_texts([sample.captions()[0] for sample in samples])
+    return float(info_nce(images, texts, model.encoder.scale().detach()))
+
+
+def recall(model):
+    found = evaluate(model, open_source(OLD), ["retrieval"])["retrieval"]
+    return (found["i2t_r1"] + found["t2i_r1"]) / 2
+
+
+def test_a_short_run_learns_the_new_and_keeps_the_old(tmp_path):
+    before = load("tiny")
+    run(resolve("clip", {"train": NEW}, preset="tune", init="tiny", recipe={"steps": 8, "batch_size": 16},
+                options={"quiet": True}), tmp_path / "run")  # fmt: skip
+    after = load(tmp_path / "run")
+    assert loss_of(after) < loss_of(before) - 0.02
+    assert recall(after) >= 0.95 * recall(before)
+
+
+@pytest.mark.parametrize("name", ON_PAIRS)
+def test_methods_on_pairs_have_it(name):
+    cls = method_class(name)
+    preset = cls.presets["tune"]
+    config = cls.configure(preset.config)
+    assert (preset.recipe.lr, preset.recipe.ema, config.decay) == (1e-5, None, 0.75)
+    assert preset.recipe.optimizer.startswith("lion" if name == "lion" else "adamw")
+    assert preset_for(name, "tiny") == "tune"
+    assert preset_for(name, None) == "small"
+
+
+def test_other_methods_keep_their_preset():
+    for name in set(cards()) - {*ON_PAIRS}:
+        if issubclass(cls := method_class(name), Method):
+            assert "tune" not in cls.presets
+            assert preset_for(name, "tiny") == "small"
+
+
+def test_rates_fall_by_layers_in_both_towers():
+    config = resolve("clip", {"train": NEW}, preset="tune", init="tiny", config={"decay": 0.5})
+    method, _ = build_method(config, None)
+    [stage] = method.stages()
+    for side in ("image", "text"):
+        blocks = getattr(method.model, side).transformer.layers
+        assert stage.scale[f"model.{side}"] == 0.5 ** len(blocks)
+        assert stage.scale[f"model.{side}.transformer.layers.{len(blocks) - 1}"] == 1.0
+
+
+def test_towers_without_blocks_have_one_rate():
+    small = CLIP.presets["small"]
+    config = resolve("clip", {"train": NEW}, preset="small", config={"decay": 0.5}, text_tower=small.text)
+    method, _ = build_method(config, load("tiny").tokenizer)
+    [stage] = method.stages()
+    assert {name.split(".")[1] for name in stage.scale} == {"text"}  # the image tower is convolutional
+    with pytest.raises(InputError, match="decay is 0; it is a share above 0"):
+        CLIP.configure({"decay": 0})
+
+
+def test_it_is_taken_with_init_and_told_in_one_line(tmp_path, capsys):
+    from diptych.cli import main
+
+    words = ["train", "clip", "--data", NEW, "--init", "tiny", "--steps", "1", "--batch-size", "4", "--quiet", "--out"]
+    assert main([*words, str(tmp_path / "tuned")]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "preset tune" in line]
+    assert told == ["--init takes the preset tune: adamw, lr 1e-05, batches of 4; --lr and the like change it, "
+                    "--preset small trains as from scratch"]  # fmt: skip
+    assert main([*words, str(tmp_path / "small"), "--preset", "small", "--lr", "1e-6"]) == 0
+    assert "preset tune" not in capsys.readouterr().err
+    configs = {name: yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("tuned", "small")}
+    assert [config["preset"] for config in configs.values()] == ["tune", "small"]
+    assert [config["recipe"]["optimizer"] for config in configs.values()] == ["adamw", "muon"]
+
+
+def test_a_scale_that_is_given_stays_where_it_was():
+    """Options of `small` such as `scale` mean nothing to a model that brings its own."""
+    method, _ = build_method(resolve("clip", {"train": NEW}, preset="tune", init="tiny"), None)
+    torch.testing.assert_close(method.model.scale(), load("tiny").encoder.scale())

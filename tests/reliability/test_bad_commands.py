@@ -1,0 +1,153 @@
+"""Bad command lines over all verbs: exit code 2, one line on stderr, which names the thing and the remedy."""
+
+from pathlib import Path
+
+import pytest
+from tests.cli.helpers import make_folder
+
+from diptych import cli
+from diptych.cli import main
+
+PAIR = "--data photos --out x"
+GRID = "--data photos --test photos --budget 8 --out x"
+
+# What is typed behind `diptych`, in a folder with photos/ (pictures and captions), empty/, full/ (not empty), a.txt
+# and broken.yaml; what the one line must hold.
+ROWS: list[tuple[str, tuple[str, ...]]] = [
+    # words that do not exist
+    ("trian clip", ("unknown command 'trian'", "did you mean 'train'")),
+    ("--verbose", ("unknown option '--verbose'",)),
+    ("train clip --leraning-rate 1", ("--leraning-rate",)),
+    ("train clpi --data photos --out x", ("unknown method 'clpi'", "did you mean 'clip'")),
+    ("train mine.py --data photos --out x", ("mine.py: there is no such file", "check the path")),
+    ("train a.py --data photos --out x", ("a.py", "no literal dict `card`", "docs/add_a_method.md")),
+    (f"train clip {PAIR} --preset papre", ("preset of CLIP 'papre'", "did you mean 'paper'")),
+    (f"train clip {PAIR} --optimizer admw", ("optimizer 'admw'", "did you mean 'adamw'")),
+    (f"train clip {PAIR} --image-tower vti", ("image tower 'vti'", "did you mean 'vit'")),
+    (f"train clip {PAIR} --tokenizer bpee", ("tokenizer 'bpee'", "did you mean 'bpe'")),
+    (f"train clip {PAIR} --method.scal 3", ("--method.scal", "did you mean '--method.scale'")),
+    (f"train clip {PAIR} --with simclr", ("simclr", "cannot be added")),
+    ("evaluate tiny --data photos --suite retrievel", ("suite 'retrievel'", "did you mean 'retrieval'")),
+    ("list twoers", ("unknown list 'twoers'", "did you mean 'towers'")),
+    ("reproduce lino", ("claim 'lino'", "did you mean 'lion'")),
+    ("data mkae scenes --out x", ("'mkae'", "did you mean 'make'")),
+    ("data make scens --out x", ("world 'scens'", "did you mean 'scenes'")),
+    ("export tiny --to onxn --out x", ("target 'onxn'", "did you mean 'onnx'")),
+    # things that are not there
+    ("train clip --data nowhere/ --out x", ("unknown source 'nowhere/'", "there are: ")),
+    ("train clip --data photos:splt=train --out x", ("option of source 'photos' 'splt'", "there are: text")),
+    (f"train clip {PAIR} --config no.yaml", ("no.yaml", "no such file")),
+    (f"train clip {PAIR} --config broken.yaml", ("broken.yaml is not YAML",)),
+    ("train --resume --out nowhere", ("there is no nowhere/config.yaml", "without --resume")),
+    (f"train clip {PAIR} --init nowhere", ("no model at 'nowhere'", "name a RUN")),
+    ("embed nowhere photos --out x", ("no model at 'nowhere'", "name a RUN")),
+    ("embed hf:./nowhere photos --out x", ("no folder './nowhere'", "name a folder")),
+    ("embed tiny photos --weights a.txt --out x", ("--weights", "tiny has its own")),
+    ("search nowhere cat", ("nowhere is not a folder", "diptych embed")),
+    ("search photos cat", ("photos has no diptych.json", "diptych embed")),
+    ("index photos", ("photos has no diptych.json", "diptych embed")),
+    ("info empty", ("empty has no model.json", "name a RUN")),
+    ("check nowhere.csv", ("nowhere.csv",)),
+    ("classify tiny photos --names classes.txt", ("classes.txt: there is no such file", "check the path")),
+    ("classify tiny nowhere.jpg --names a,b", ("nowhere.jpg",)),
+    ("compare empty", ("no data", "--data")),
+    ("reproduce my_claim.py", ("my_claim.py: there is no such file", "check the path")),
+    # values of the wrong type, or out of range
+    (f"train clip {PAIR} --steps many", ("--steps 'many'", "a whole number")),
+    (f"train clip {PAIR} --lr", ("--lr has no value", "a number")),
+    (f"train clip {PAIR} --lr -1", ("lr is -1", "above 0")),
+    (f"train clip {PAIR} --batch-size 0", ("batch_size is 0", "above 0")),
+    (f"train clip {PAIR} --workers -1", ("--workers is -1", "at least 0")),
+    (f"train clip {PAIR} --shots 0", ("--shots is 0", "at least 1")),
+    (f"train clip {PAIR} --precision int4", ("--precision 'int4'", "float32 or bfloat16")),
+    (f"train clip {PAIR} --method.decay 2", ("decay is 2", "a share")),
+    ("search photos cat -k 0", ("-k is 0", "at least 1")),
+    ("classify tiny photos --names a,b -k -3", ("-k is -3", "at least 1")),
+    ("embed tiny photos --out x --batch-size -2", ("--batch-size is -2", "at least 1")),
+    ("embed tiny photos --out x --precision float13", ("--precision 'float13'",)),
+    ("check photos --batch-size 0", ("--batch-size is 0", "at least 1")),
+    ("data make scenes --count -5 --out x", ("--count is -5", "at least 1")),
+    ("data make scenes --count none --out x", ("--count 'none'", "a whole number")),
+    ("data show scenes:size=abc --out x.html", ("size", "abc")),
+    ("generate tiny-lm --count 0", ("--count is 0", "at least 1")),
+    ("generate tiny-lm --temperature -1", ("temperature", "-1")),
+    ("evaluate tiny --data photos --suite probe --shots a,b", ("--shots", "whole numbers")),
+    ("compare clip --data photos --test photos --budget lots --out x", ("--budget 'lots'", "numbers")),
+    ("compare clip --data photos --test photos --budget -8 --out x", ("budget -8", "above 0")),
+    (f"compare clip {GRID} --jobs 0", ("--jobs is 0", "at least 1")),
+    (f"compare clip {GRID} --optimizer sdg", ("optimizer 'sdg'", "did you mean 'sgd'")),
+    (f"train clip {PAIR} --recipe.schedule cosin", ("schedule 'cosin'", "did you mean 'cosine'")),
+    ("reproduce lion --seeds one", ("--seeds 'one'", "whole numbers")),
+    ("demo --seed x", ("--seed 'x'", "a whole number")),
+    ("detect tiny photos --least 2", ("--least is 2", "0 to 1")),
+    ("draw tiny cat --count 0 --out x", ("--count is 0", "at least 1")),
+    ("index photos --recall 2", ("--recall is 2", "at most 1")),
+    # words that contradict each other, or that are one too many
+    (f"train clip {PAIR} --init tiny --embed-dim 8", ("--init tiny", "leave out")),
+    (f"train clip {PAIR} --weights a.txt", ("--weights a.txt", "--init")),
+    (f"train coop {PAIR}", ("coop adapts", "--init")),
+    (f"train clip {PAIR} more.tar", ("'more.tar'", "quotes")),
+    ("reproduce lion --all", ("the name of a claim, or --all",)),
+    ("data show scenes --shard 8 --out x.html", ("--shard goes with `data make`",)),
+    ("data make scenes:count=3 --count 4 --out x", ("count is given twice", "give it once")),
+    ("visual tiny a.txt --threshold 0.1 --val photos", ("--threshold and --val", "leave one out")),
+    (f"compare clip clip {GRID}", ("each once",)),
+    (f"compare clip simclr {GRID} --suite retrieval", ("simclr has no text tower", "--suite")),
+    (f"compare clip coop {GRID}", ("coop adapts a trained model", "diptych train coop")),
+    ("search photos cat dog", ("'dog'", "quotes")),
+    # names that are empty
+    ("train clip --data= --out x", ("names no source", "--data SOURCE")),
+    ("classify tiny photos --names ,", ("name",)),
+    ("compose tiny photos a.txt", ("no instruction", "in quotes")),
+    ("visual tiny", ("no texts", "a .txt file")),
+    ("generate", ("no model", "RUN")),
+    ("draw tiny", ("nothing to draw", "name of a concept")),
+    # places to write that will not do
+    ("train clip --data photos --out full", ("full is not empty", "--out")),
+    ("train clip --data photos --out a.txt", ("a.txt is a file", "--out")),
+    ("embed tiny photos --out full", ("full", "--out")),
+    ("compare clip --data photos --test photos --budget 8 --out full", ("full holds something else", "--out")),
+    ("data show scenes --out empty", ("empty is a folder", "give a file")),
+    ("data filter photos --out kept.csv", ("kept.csv", "--out kept.npz")),
+    ("export tiny --to onnx", ("lacks --out", "new folder")),
+    # models that cannot do what is asked
+    ("detect tiny photos", ("tiny finds nothing", "cones")),
+    ("draw tiny cat --out x", ("tiny draws nothing", "cones")),
+    ("generate tiny cat", ("tiny embeds and does not generate", "language_model")),
+    ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
+    ("classify tiny photos --names a,b --route", ("tiny has no groups of prompts", "leave --route out")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = make_folder(tmp_path_factory.mktemp("bad") / "photos", 4).parent
+    for name in ("empty", "full"):
+        (path / name).mkdir()
+    (path / "full" / "thesis.tex").write_text("mine")
+    (path / "a.txt").write_text("a text\n")
+    (path / "a.py").write_text("x = 1\n")
+    (path / "broken.yaml").write_text("a: [1,\n")
+    return path
+
+
+@pytest.mark.parametrize(("line", "parts"), ROWS, ids=[line for line, _ in ROWS])
+def test_a_bad_command_is_told_in_one_line(
+    line: str, parts: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    code = main(line.split())
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, ""), captured
+    told = [each for each in captured.err.splitlines() if each.startswith("diptych: ")]
+    assert len(told) == 1, captured.err
+    assert captured.err == f"{told[0]}\n"
+    for part in parts:
+        assert part in told[0], told[0]
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_every_verb_has_a_row() -> None:
+    assert {line.split()[0] for line, _ in ROWS} >= set(cli.verbs())
+    assert len(ROWS) >= 40
