@@ -88,7 +88,7 @@ def test_a_denoiser_draws_a_concept_into_a_folder(diptych, refused, tmp_path):
         (("owl",), "--out FOLDER"),
         (("tree", "--out", out), "'tree' is no concept"),
         (("owl", "--words", "on grass", "--out", out), "keep_text true"),
-        (("owl", "--count", "0", "--out", out), "0 pictures"),
+        (("owl", "--count", "0", "--out", out), "--count is 0"),
         (("owl", "--out", run / "model.json"), "is a file"),
     ):
         assert said in refused("draw", run, *words)

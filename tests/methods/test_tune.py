@@ -99,3 +99,18 @@ def test_a_scale_that_is_given_stays_where_it_was():
     """Options of `small` such as `scale` mean nothing to a model that brings its own."""
     method, _ = build_method(resolve("clip", {"train": NEW}, preset="tune", init="tiny"), None)
     torch.testing.assert_close(method.model.scale(), load("tiny").encoder.scale())
+
+
+def test_batch_norms_keep_the_statistics_that_they_came_with(pairs_csv, tmp_path):
+    """What stands behind them was trained for these, and a small batch has others."""
+    tower = "timm:test_efficientnet:image_size=64"
+    small = {"text_tower": "text:width=32:depth=1:heads=2", "embed_dim": 16}
+    kept = {}
+    for keep in (True, False):
+        config = resolve("clip", {"train": str(pairs_csv)}, image_tower=tower, config={"keep_statistics": keep},
+                         recipe={"steps": 2, "batch_size": 8, "ema": None}, options={"quiet": True}, **small)  # fmt: skip
+        run(config, tmp_path / str(keep))
+        state = load(tmp_path / str(keep)).encoder.state_dict()
+        means = torch.cat([value for name, value in state.items() if name.endswith("running_mean")])
+        kept[keep] = bool((means == 0).all())
+    assert kept == {True: True, False: False}

@@ -58,7 +58,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     (f"train clip {PAIR} --lr -1", ("lr is -1", "above 0")),
     (f"train clip {PAIR} --batch-size 0", ("batch_size is 0", "above 0")),
     (f"train clip {PAIR} --workers -1", ("--workers is -1", "at least 0")),
-    (f"train clip {PAIR} --shots 0", ("--shots is 0", "at least 1")),
+    (f"train clip {PAIR} --shots 0", ("shots=0 of", "write 1 or more")),
     (f"train clip {PAIR} --precision int4", ("--precision 'int4'", "float32 or bfloat16")),
     (f"train clip {PAIR} --method.decay 2", ("decay is 2", "a share")),
     ("search photos cat -k 0", ("-k is 0", "at least 1")),

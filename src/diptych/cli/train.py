@@ -50,9 +50,7 @@ def add(parser: Parser) -> None:
                   help="add another method's loss (with :weight=X); may be given again")  # fmt: skip
     parser.option(_DATA, "--data", metavar="SOURCE[,SOURCE]", action="append",
                   help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE")  # fmt: skip
-    parser.option(
-        _DATA, "--shots", type=int, least=1, metavar="K", help="of each class K samples, drawn by --seed (all)"
-    )
+    parser.option(_DATA, "--shots", type=int, metavar="K", help="of each class K samples, drawn by --seed (all)")
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
     parser.option(_DATA, "--guard", metavar="SOURCE",
                   help="what the model could do before: training ends before it forgets that")  # fmt: skip

@@ -1,10 +1,8 @@
 """What methods on (picture, text) pairs share: one picture, one text, two embeddings a sample."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +12,8 @@ from diptych.data.plan import Distinct, Shuffled, Together
 from diptych.data.views import PictureView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
-from diptych.methods.layer_decay import has_blocks, layer_rates
 from diptych.methods.make import Make
+from diptych.methods.tuning import Decay, has_blocks, keep_statistics, layer_rates
 from diptych.objectives.core import alike, unlike
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
@@ -25,14 +23,16 @@ from diptych.towers.dual import DualEncoder
 class PairConfig:
     """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give each picture as
     many texts, and the loss is the mean of those against each. `decay` lowers the rates of a given model's lower blocks
-    (`methods.layer_decay`), 1 for one rate; towers without transformer blocks have one rate. `distinct` names a label
+    (`methods.tuning`), 1 for one rate; towers without transformer blocks have one rate. With `keep_statistics` batch
+    norms of the towers go on with the means and variances that they came with. `distinct` names a label
     of which a batch holds each value at most once, so that pictures of one thing are no false negatives of each other;
     `together` consecutive samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard
     negatives."""
 
     role: str = "caption"
     augment: Mapping[str, Any] | None = field(default_factory=dict)  # of data.views.Augment; None: none
-    decay: Annotated[float, Above(0), AtMost(1)] = 1.0
+    decay: Decay = 1.0
+    keep_statistics: bool = False
     distinct: str | None = None
     together: Count = 1
 
@@ -99,6 +99,12 @@ class Pairs(Method):
         self.augment = augmentation(config.augment)
         # by what their names end in: "", "2", "3", …
         self.roles = {str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)}
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if getattr(self.config, "keep_statistics", False):  # some methods have options of their own alone
+            keep_statistics(self.model.image, self.model.text)
+        return self
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> Mapping[str, Tensor]:
         """The terms of the loss of unit vectors (B, E) and (B, E), by name; `equal` is what the objective is told of
@@ -180,4 +186,8 @@ def tune(small: Preset, **config: Any) -> Preset:
     """
     recipe = Recipe(lr=1e-5, weight_decay=0.1, warmup=0.1, clip=1.0, batch_size=64, epochs=5)
     own = {name: value for name, value in small.config.items() if name != "augment"}
-    return replace(small, config={**own, "augment": {"crop": (0.8, 1.0)}, "decay": 0.75, **config}, recipe=recipe)
+    return replace(
+        small,
+        config={**own, "augment": {"crop": (0.8, 1.0)}, "decay": 0.75, "keep_statistics": True, **config},
+        recipe=recipe,
+    )

@@ -5,7 +5,7 @@ import torch
 from tests.methods.adapt.test_prompts import learnt, method, pictures, zero_shot
 
 from diptych.errors import InputError
-from diptych.methods.layer_decay import layer_rates
+from diptych.methods.tuning import layer_rates
 from diptych.training import optim
 
 

@@ -122,7 +122,7 @@ def _scaled(spec: str, side: str, size: float) -> str:
 
 
 def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> "RunConfig":
-    """The run of a cell on a source of so many samples: the preset `small`, over it what is common, the widths, and over
+    """The run of a cell on a source of so many samples: the preset `small`, over it what is common, the widths, over
     all the cell's own options.
 
     Raises InputError for an unknown method or option.
@@ -175,8 +175,8 @@ _SHOWN = ("optimizer", "lr", "weight_decay", "schedule", "warmup", "min_lr", "ba
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job is told: the cell, what is common to all cells, what it trains and is measured on, by which suites, and
-    the folder of its run."""
+    """What a job is told: the cell, what is common to all cells, what it trains and is measured on, by which suites,
+    and the folder of its run."""
 
     cell: Cell
     common: Common = Common()

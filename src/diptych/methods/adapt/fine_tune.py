@@ -4,7 +4,7 @@ The classes are their names in a prompt, as for zero-shot, and the image tower l
 
     L = mean_i CE(s <x_i, t_c>, c = y_i),   rate of block l of K: rate · decay^(K - l)
 
-The text tower stays as it is unless `text` says otherwise, and so does the scale (`methods.layer_decay` has the rates).
+The text tower stays as it is unless `text` says otherwise, and so does the scale (`methods.tuning` has the rates).
 Inference: as zero-shot, with any names.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.spec import Above, AtMost
-from diptych.methods.layer_decay import layer_rates
+from diptych.methods.tuning import Decay, layer_rates
 from diptych.towers.classifier import Classifier, freeze
 from diptych.towers.dual import DualEncoder
 
@@ -32,7 +32,7 @@ card = {
 class Config(ClassifyConfig):
     """`decay` is that of the rate from block to block, 1 for none; with `text` the text tower learns too."""
 
-    decay: Annotated[float, Above(0), AtMost(1)] = 0.75
+    decay: Decay = 0.75
     text: bool = False
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from diptych.methods import pictures
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig, tune
+from diptych.methods.tuning import keep_statistics
 from diptych.objectives import nt_xent, pair_losses
 from diptych.objectives.noncontrastive import assignment_loss, negative_cosine, redundancy, sinkhorn
 from diptych.spec import AtLeast, Count, Positive, Share, configure
@@ -160,6 +162,12 @@ class CLIPRocket(Method):
 
     def stages(self) -> Sequence[Stage]:
         return (self.config.stage(self.model),)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.config.keep_statistics:
+            keep_statistics(self.model.image, self.model.text)
+        return self
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config, preprocess = self.config, self.model.image.preprocess

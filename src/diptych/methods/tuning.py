@@ -1,20 +1,26 @@
-"""Layer decay: lower learning rates for lower blocks, so that a trained tower keeps most of what it knows.
+"""What lets a trained tower keep most of what it knows while it is tuned.
+
+Layer decay: lower learning rates for lower blocks.
 
     rate of block l of K: rate · decay^(K - l)
 
 Patches, token tables and positions have the rate of a block before the first, what stands behind the blocks the whole
 one.
+
+Kept statistics: batch norms that go on with the means and variances that they came with. Those of a small batch are
+others, and what stands behind them was trained for the old ones.
 """
 
-from typing import Any
+from typing import Annotated, Any
+
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from diptych.errors import InputError
+from diptych.spec import Above, AtMost
 
 
-def check_decay(decay: float) -> None:
-    """Raise InputError where a decay is no share."""
-    if not 0 < decay <= 1:
-        raise InputError(f"decay is {decay}; it is a share above 0, 1 for the same rate everywhere")
+Decay = Annotated[float, Above(0), AtMost(1)]
+"""How the rate falls from block to block, downwards; 1 for one rate everywhere."""
 
 
 def has_blocks(tower: Any) -> bool:
@@ -41,3 +47,18 @@ def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
     rates |= {f"{prefix}.transformer.layers.{at}": decay ** (count - 1 - at) for at in range(count)}
     named = {name for name, module in tower.named_children() if any(True for _ in module.parameters())}
     return rates | {f"{prefix}.{name}": 1.0 for name in ("norm", "pool") if name in named}
+
+
+def keep_statistics(*towers: Any) -> None:
+    """Put the batch norms of towers (None for one that is not there) into evaluation mode; their weights still learn.
+
+    >>> from torch import nn
+    >>> tower = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
+    >>> keep_statistics(tower, None)
+    >>> [module.training for module in tower]
+    [True, False]
+    """
+    for tower in towers:
+        for module in tower.modules() if tower is not None else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
