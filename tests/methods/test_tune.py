@@ -107,8 +107,15 @@ def test_batch_norms_keep_the_statistics_that_they_came_with(pairs_csv, tmp_path
     small = {"text_tower": "text:width=32:depth=1:heads=2", "embed_dim": 16}
     kept = {}
     for keep in (True, False):
-        config = resolve("clip", {"train": str(pairs_csv)}, image_tower=tower, config={"keep_statistics": keep},
-                         recipe={"steps": 2, "batch_size": 8, "ema": None}, options={"quiet": True}, **small)  # fmt: skip
+        config = resolve(
+            "clip",
+            {"train": str(pairs_csv)},
+            image_tower=tower,
+            config={"keep_statistics": keep},
+            recipe={"steps": 2, "batch_size": 8, "ema": None},
+            options={"quiet": True},
+            **small,
+        )
         run(config, tmp_path / str(keep))
         state = load(tmp_path / str(keep)).encoder.state_dict()
         means = torch.cat([value for name, value in state.items() if name.endswith("running_mean")])
