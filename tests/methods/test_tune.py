@@ -47,7 +47,7 @@ def test_methods_on_pairs_have_it(name):
     cls = method_class(name)
     preset = cls.presets["tune"]
     config = cls.configure(preset.config)
-    assert (preset.recipe.lr, preset.recipe.ema, config.decay) == (1e-5, None, 0.75)
+    assert (preset.recipe.lr, preset.recipe.ema, config.decay) == (3e-5, None, 0.75)
     assert preset.recipe.optimizer.startswith("lion" if name == "lion" else "adamw")
     assert preset_for(name, "tiny") == "tune"
     assert preset_for(name, None) == "small"
@@ -86,7 +86,7 @@ def test_it_is_taken_with_init_and_told_in_one_line(tmp_path, capsys):
     words = ["train", "clip", "--data", NEW, "--init", "tiny", "--steps", "1", "--batch-size", "4", "--quiet", "--out"]
     assert main([*words, str(tmp_path / "tuned")]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "preset tune" in line]
-    assert told == ["--init takes the preset tune: adamw, lr 1e-05, batches of 4; --lr and the like change it, "
+    assert told == ["--init takes the preset tune: adamw, lr 3e-05, batches of 4; --lr and the like change it, "
                     "--preset small trains as from scratch"]  # fmt: skip
     assert main([*words, str(tmp_path / "small"), "--preset", "small", "--lr", "1e-6"]) == 0
     assert "preset tune" not in capsys.readouterr().err

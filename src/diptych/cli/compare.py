@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GROUP = "Train"
 USAGE = "METHOD… --data SOURCE --test SOURCE --budget N,… --out DIR [options]   or   DIR"
 EXAMPLES = (
-    "diptych compare clip my_loss.py --data glyphs --test glyphs:split=val --budget 20000 --out runs/mine",
+    "diptych compare clip decoupled.py --data glyphs --test glyphs:split=val --budget 20000 --out runs/mine",
     "diptych compare clip siglip --data glyphs --test glyphs:split=val --budget 20000,80000 --out runs/two",
     "diptych compare clip clip:scale=20 --data a.tar --test b.tar --budget 50000 --sizes 0.5,1 --out runs/scale",
     "diptych compare clip siglip --data a.tar --test b.tar --budget 50000 --optimizer adamw --lr 0.001 --out runs/same",

@@ -181,10 +181,11 @@ SMALL = Preset(
 def tune(small: Preset, **config: Any) -> Preset:
     """The preset that continues a trained model on pairs: the method's own options are those of `small`.
 
-    The rate is one that a real CLIP keeps its knowledge at (Wortsman et al., 2022, tune with AdamW at 1e-5 to 3e-5);
-    small models bear more. Towers and tokenizer are the given model's. No averaged weights: runs are short.
+    The rate is that at which Wortsman et al. (2022) tune CLIP with AdamW; small models bear more, and docs/training.md
+    has what was kept and learnt at others. Towers and tokenizer are the given model's. No averaged weights: runs are
+    short.
     """
-    recipe = Recipe(lr=1e-5, weight_decay=0.1, warmup=0.1, clip=1.0, batch_size=64, epochs=5)
+    recipe = Recipe(lr=3e-5, weight_decay=0.1, warmup=0.1, clip=1.0, batch_size=64, epochs=5)
     own = {name: value for name, value in small.config.items() if name != "augment"}
     return replace(
         small,
