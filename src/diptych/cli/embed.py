@@ -3,10 +3,9 @@
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too.
 """
 
-from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
 import shlex
 
-from diptych.cli._model import MODELS, add_precision, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError

@@ -15,9 +15,8 @@ from diptych.data.batch import Batch
 from diptych.data.plan import Plan, Shuffled
 from diptych.data.sample import Source
 from diptych.data.views import View
-from diptych.spec import Above, Below, Count, NotNegative, Positive, Share, ShareBelowOne, check, configure
 from diptych.errors import InputError, unknown
-from diptych.spec import configure
+from diptych.spec import Above, Below, Count, NotNegative, Positive, Share, ShareBelowOne, check, configure
 
 if TYPE_CHECKING:
     from diptych.methods.make import Make

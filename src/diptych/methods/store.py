@@ -23,9 +23,8 @@ from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError, at, brief
 from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.registry import method_class
-from diptych.spec import check_record
 from diptych.methods.registry import is_file, method_class
+from diptych.spec import check_record
 from diptych.towers import pretrained
 from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder

@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from diptych.errors import InputError
 from diptych.spec import Above, AtMost
 
-
 Decay = Annotated[float, Above(0), AtMost(1)]
 """How the rate falls from block to block, downwards; 1 for one rate everywhere."""
 

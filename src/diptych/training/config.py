@@ -7,17 +7,12 @@ from typing import Annotated, Any
 
 import yaml
 
-from diptych.errors import InputError, unknown
-from diptych.files import parsed, write_atomic
-from diptych.methods.base import Preset, Recipe
 from diptych.errors import InputError
-from diptych.files import write_atomic
+from diptych.files import parsed, write_atomic
 from diptych.methods.base import Recipe
 from diptych.methods.make import NO_TOWER
-from diptych.methods.registry import method_class
-from diptych.spec import AtLeast, check, configure
 from diptych.methods.registry import find, method_class
-from diptych.spec import configure
+from diptych.spec import AtLeast, check, configure
 from diptych.training import optim
 from diptych.training.engine import Options
 from diptych.training.schedule import factor

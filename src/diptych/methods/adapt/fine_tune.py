@@ -10,11 +10,9 @@ Inference: as zero-shot, with any names.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
 
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
-from diptych.spec import Above, AtMost
 from diptych.methods.tuning import Decay, layer_rates
 from diptych.towers.classifier import Classifier, freeze
 from diptych.towers.dual import DualEncoder
