@@ -191,7 +191,7 @@ def whole(x: Tensor) -> Tensor:
 
     assert isinstance(x, DTensor)
     (placement,) = x.placements  # one mesh, of all ranks
-    local = x.detach().to_local()
+    local = x.to_local().detach()
     if not isinstance(placement, Shard):
         assert placement.is_replicate(), f"a tensor that is {placement} is not put together here"
         return local

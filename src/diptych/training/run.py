@@ -62,14 +62,13 @@ def run(
 
     Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted after a signal.
     `validate(model, source)` gives numbers for the validation source after each epoch, `remember(model, source)` the
-    score of the guard's (`Engine`). `change(method)` alters the
-    method before it trains: what a claim's ablations break is no option of any method. `begun()` is called once all is
-    found to fit, before the first step.
+    score of the guard's (`Engine`). `change(method)` alters the method before it trains: what a claim's ablations break
+    is no option of any method. `begun()` is called once all is found to fit, before the first step.
     """
     out = followed(out)
     accelerator = make_accelerator()  # first: it opens the process group
     with _alone(out):
-        return _train(config, out, accelerator, resume, validate, remember, change)
+        return _train(config, out, accelerator, resume, validate, remember, change, begun)
 
 
 def _train(
@@ -80,6 +79,7 @@ def _train(
     validate: Validate | None,
     remember: Callable[[Any, Source], float] | None,
     change: Callable[[Method], None] | None,
+    begun: Callable[[], None] | None,
 ) -> Summary:
     tracker = Tracker(config.options.tracker, out, configs.plain(config)) if config.options.tracker else None
     resume = _check_folder(config, out, resume)
