@@ -153,7 +153,7 @@ Natural = Annotated[int, AtLeast(0)]
 def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:
     """Build the frozen dataclass `cls` from plain options; an unknown key names the nearest field.
 
-    Raises InputError as `check` does.
+    A number stands for a tuple of one, as `widths=8` does on the command line. Raises InputError as `check` does.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, kw_only=True)
@@ -163,11 +163,19 @@ def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:
     Traceback (most recent call last):
     diptych.errors.InputError: unknown option of tower 'vit' 'widht'; did you mean 'width'?
     """
+    hints = annotations(cls)
+    options = {key: _listed(value, hints.get(key)) for key, value in options.items()}
     check(cls, options, where)
     try:
         return cls(**options)
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _listed(value: Any, hint: Any) -> Any:
+    """A number as a tuple of one where the annotation is of a tuple of any length; any other value as it is."""
+    is_tuple = get_origin(hint) is tuple and get_args(hint)[-1] is ...
+    return (value,) if is_tuple and isinstance(value, int | float) else value
 
 
 def check(cls: type, options: Mapping[str, Any], where: str) -> None:

@@ -96,7 +96,7 @@ def test_bad_input_names_thing_and_remedy(tmp_path, monkeypatch):
         ({"config": {"model_type": "vit"}}, "choose text tower text"),
         ({}, "either a folder"),
         ({"folder": str(tmp_path)}, "holds no config.json"),
-        ({"config": {"model_type": "bert"}, "pooling": "cls"}, "unknown pooling 'cls'"),
+        ({"config": {"model_type": "bert"}, "pooling": "cls"}, "it must be first or eot or mean or last"),
     ):
         with pytest.raises(InputError, match=message):
             text_tower({"name": "hf", **options}, vocab_size=60)

@@ -33,7 +33,8 @@ class Mixed(Method):
         self.main = main
         self.added = nn.ModuleDict({name: method for name, (method, _) in added.items()})
         self.weights = {name: weight for name, (_, weight) in added.items()}
-        self.cut, self.reaches_all = main.cut, main.reaches_all  # type: ignore[misc]  # of this one, not of all
+        # Of this one, not of all of the class.
+        self.cut, self.reaches_all, self.presets = main.cut, main.reaches_all, main.presets  # type: ignore[misc]
 
     @property
     def name(self) -> str:

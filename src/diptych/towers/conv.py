@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.tower import ImageTower, preprocess_of
@@ -34,17 +34,14 @@ class ConvConfig:
     preprocess: Mapping[str, Any] | None = None
 
     def __post_init__(self):
-        for name in ("widths", "depths"):  # lists come from JSON, single numbers from the command line
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, Sequence) else (value,))
+        for name in ("widths", "depths"):  # lists come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.widths) != len(self.depths):
             raise InputError(
                 f"conv has {len(self.widths)} widths but {len(self.depths)} depths; give one of each a stage"
             )
         if min(*self.widths, self.stem) < 1 or min(self.depths) < 0:
             raise InputError(f"conv widths {self.widths}, depths {self.depths} or stem {self.stem} are too small")
-        if self.pooling not in ("mean", "max"):
-            raise unknown("pooling", self.pooling, ("mean", "max"))
         if self.kernel % 2 == 0:
             raise InputError(f"conv kernel {self.kernel} is even; blocks need an odd one to keep the map's size")
         if self.image_size < (stride := self.stem * 2 ** (len(self.widths) - 1)):

@@ -18,8 +18,6 @@ from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.tower import Tower
 from diptych.towers.transformer import edited
 
-POOLINGS = ("first", "eot", "mean", "last")
-
 
 @dataclass(frozen=True, kw_only=True)
 class HFTextConfig:
@@ -35,8 +33,6 @@ class HFTextConfig:
     eot: int | None = None
 
     def __post_init__(self):
-        if self.pooling not in POOLINGS:
-            raise unknown("pooling", self.pooling, POOLINGS)
         if (self.folder is None) == (self.config is None):
             raise InputError("an hf text tower wants either a folder (hf:FOLDER) or a config")
         if self.pooling == "last" and self.padding != "max":

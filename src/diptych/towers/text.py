@@ -15,8 +15,6 @@ from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.tower import Tower
 from diptych.towers.transformer import Transformer, stretch
 
-POOLINGS = ("eot", "first", "last", "mean")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
@@ -41,8 +39,6 @@ class TextConfig:
     memory_width: int | None = None  # of that memory; None: as wide as the tower
 
     def __post_init__(self):
-        if self.pooling not in POOLINGS:
-            raise unknown("pooling", self.pooling, POOLINGS)
         if self.padding not in ("longest", "max"):
             raise unknown("padding", self.padding, ("longest", "max"))
         for name in ("vocab_size", "context", "width", "depth"):

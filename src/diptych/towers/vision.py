@@ -18,8 +18,6 @@ from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.tower import ImageTower, preprocess_of
 from diptych.towers.transformer import Attention, FeedForward, Transformer, init
 
-POOLINGS = ("cls", "mean", "map")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
@@ -49,8 +47,6 @@ class ViTConfig:
     preprocess: Mapping[str, Any] | None = None
 
     def __post_init__(self):
-        if self.pooling not in POOLINGS:
-            raise unknown("pooling", self.pooling, POOLINGS)
         if self.stem not in ("patch", "conv"):
             raise unknown("stem", self.stem, ("patch", "conv"))
         for name in ("patch", "width", "depth"):

@@ -82,7 +82,7 @@ def test_without_the_variable_the_pack_is_asked_for(monkeypatch):
     [
         ("title =", "not TOML"),
         (CARD.replace("licence", "license"), "did you mean 'licence'"),
-        (CARD.replace('"photos"', "1"), "must name a source"),
+        (CARD.replace('"photos"', "1"), "must be a mapping of text to text"),
         ('title = "x"', "missing"),
     ],
 )
