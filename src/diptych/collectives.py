@@ -179,8 +179,8 @@ def whole(x: Tensor) -> Tensor:
     """A tensor that is sharded over the ranks (DTensor) put together, on every rank, without gradient; any other as it
     is.
 
-    The gather waits until the rows are there. `DTensor.full_tensor` hands out a tensor that is still being written, and
-    on a CPU processes have died of memory that was freed meanwhile.
+    By the synchronous gather: `DTensor.full_tensor` goes by asynchronous collectives, inside of which ranks on a CPU
+    have died of memory that was freed twice.
 
     >>> whole(torch.arange(3)).tolist()
     [0, 1, 2]

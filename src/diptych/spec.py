@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from reprlib import Repr
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -172,6 +173,21 @@ def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:
         raise InputError(f"{where}: {error}") from error
 
 
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = 200
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 12
+_REPR.maxlevel = 4
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is long: a file of a few lines can name one list in another many times.
+
+    >>> shown([1, "a"]), shown([[[[[[1]]]]]])
+    ("[1, 'a']", '[[[[...]]]]')
+    """
+    return _REPR.repr(value)
+
+
 def _listed(value: Any, hint: Any) -> Any:
     """A number as a tuple of one where the annotation is of a tuple of any length; any other value as it is."""
     is_tuple = get_origin(hint) is tuple and get_args(hint)[-1] is ...
@@ -198,7 +214,7 @@ def check(cls: type, options: Mapping[str, Any], where: str) -> None:
         if not fits(value, hints[key]):
             close = nearest(value, choices(hints[key])) if isinstance(value, str) else None
             hinted = f"; did you mean {close!r}?" if close else ""
-            raise InputError(f"option {key!r} of {where} is {value!r}; it must be {takes(hints[key])}{hinted}")
+            raise InputError(f"option {key!r} of {where} is {shown(value)}; it must be {takes(hints[key])}{hinted}")
 
 
 def problem(cls: type, values: Mapping[str, Any]) -> str:

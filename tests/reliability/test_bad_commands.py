@@ -12,7 +12,7 @@ PAIR = "--data photos --out x"
 GRID = "--data photos --test photos --budget 8 --out x"
 
 # What is typed behind `diptych`, in a folder with photos/ (pictures and captions), empty/, full/ (not empty), a.txt
-# and broken.yaml; what the one line must hold.
+# and YAML files that are wrong; what the one line must hold.
 ROWS: list[tuple[str, tuple[str, ...]]] = [
     # words that do not exist
     ("trian clip", ("unknown command 'trian'", "did you mean 'train'")),
@@ -38,6 +38,8 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("train clip --data photos:splt=train --out x", ("option of source 'photos' 'splt'", "there are: text")),
     (f"train clip {PAIR} --config no.yaml", ("no.yaml", "no such file")),
     (f"train clip {PAIR} --config broken.yaml", ("broken.yaml is not YAML",)),
+    (f"train clip {PAIR} --config aliases.yaml", ("aliases.yaml holds more than 100,000 values", "write fewer")),
+    (f"train clip {PAIR} --config nested.yaml", ("method in nested.yaml is {'scale': 7}", "options under config")),
     ("train --resume --out nowhere", ("there is no nowhere/config.yaml", "without --resume")),
     (f"train clip {PAIR} --init nowhere", ("no model at 'nowhere'", "name a RUN")),
     ("embed nowhere photos --out x", ("no model at 'nowhere'", "name a RUN")),
@@ -128,6 +130,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "a.txt").write_text("a text\n")
     (path / "a.py").write_text("x = 1\n")
     (path / "broken.yaml").write_text("a: [1,\n")
+    (path / "nested.yaml").write_text("method: {scale: 7}\n")
+    lists = ["&l0 [" + ",".join(["x"] * 9) + "]"]
+    lists += [f"&l{n} [{','.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9)]  # 9^9 entries in a few lines
+    (path / "aliases.yaml").write_text(f"config: {{augment: {{crop: [{', '.join(lists)}]}}}}\n")
     return path
 
 

@@ -24,7 +24,7 @@ from diptych.cli._parser import Namespace, Parser
 from diptych.cli._recipe import LENGTH, RECIPE, add_recipe
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
-from diptych.spec import annotations, bounds, joined
+from diptych.spec import annotations, bounds, joined, shown
 
 GROUP = "Train"
 USAGE = "METHOD|FILE.py --data SOURCE --out RUN [options]"
@@ -97,6 +97,8 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
 
         tree = read(path)
     named = tree.pop("method", None)
+    if named is not None and not isinstance(named, str):
+        raise InputError(f"method in {path} is {shown(named)}; write its name, and its options under config")
     if not isinstance(method or named, str):
         return words
     if method is None and named.endswith(".py"):  # a file of options never says what code is run
@@ -109,7 +111,7 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
         tree["data"] = _joined(tree["data"], path) if "--data" not in given else None
     added = tree.pop("added", None) or tree.pop("with", None) or []
     if not (isinstance(added, list) and all(isinstance(spec, str) for spec in added)):
-        raise InputError(f"with in {path} is {added!r}; write a list of methods, such as [multi_view]")
+        raise InputError(f"with in {path} is {shown(added)}; write a list of methods, such as [multi_view]")
     joined = [] if "--with" in given else [f"--with={spec}" for spec in added]
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # the newer word on how long wins

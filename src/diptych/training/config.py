@@ -18,6 +18,7 @@ from diptych.training.engine import Options
 from diptych.training.schedule import factor
 
 _MOST = 1 << 22  # bytes of a config
+_MOST_VALUES = 100_000
 _MAY_DIFFER = {"options"}  # how the engine runs may change between a run and its resumption, what is learnt may not
 
 
@@ -141,7 +142,20 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path} holds no options; write lines such as `lr: 0.001`")
+    if _is_larger(tree, _MOST_VALUES):
+        raise InputError(f"{path} holds more than {_MOST_VALUES:,} values, aliases counted each time; write fewer")
     return tree
+
+
+def _is_larger(tree: Any, most: int) -> bool:
+    """Whether a tree has more than `most` values; aliases of YAML can make a few lines as large as one likes."""
+    rest, count = [tree], 0
+    while rest and count <= most:
+        value = rest.pop()
+        count += 1
+        if isinstance(value, dict | list):
+            rest += value.values() if isinstance(value, dict) else value
+    return count > most
 
 
 def check_same(config: RunConfig, path: Path) -> None:
