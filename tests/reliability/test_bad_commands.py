@@ -57,12 +57,12 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     # values of the wrong type, or out of range
     (f"train clip {PAIR} --steps many", ("--steps 'many'", "a whole number")),
     (f"train clip {PAIR} --lr", ("--lr has no value", "a number")),
-    (f"train clip {PAIR} --lr -1", ("lr is -1", "above 0")),
-    (f"train clip {PAIR} --batch-size 0", ("batch_size is 0", "above 0")),
+    (f"train clip {PAIR} --lr -1", ("'lr' of recipe is -1.0", "above 0")),
+    (f"train clip {PAIR} --batch-size 0", ("'batch_size' of recipe is 0", "at least 1")),
     (f"train clip {PAIR} --workers -1", ("--workers is -1", "at least 0")),
     (f"train clip {PAIR} --shots 0", ("shots=0 of", "write 1 or more")),
     (f"train clip {PAIR} --precision int4", ("--precision 'int4'", "float32 or bfloat16")),
-    (f"train clip {PAIR} --method.decay 2", ("decay is 2", "a share")),
+    (f"train clip {PAIR} --method.decay 2", ("'decay' of method CLIP is 2.0", "at most 1")),
     ("search photos cat -k 0", ("-k is 0", "at least 1")),
     ("classify tiny photos --names a,b -k -3", ("-k is -3", "at least 1")),
     ("embed tiny photos --out x --batch-size -2", ("--batch-size is -2", "at least 1")),
@@ -117,6 +117,8 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("draw tiny cat --out x", ("tiny draws nothing", "cones")),
     ("generate tiny cat", ("tiny embeds and does not generate", "language_model")),
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
+    ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
+    ("ground tiny a.txt cat --out y.png", ("a.txt is no picture", "name a JPEG")),
     ("classify tiny photos --names a,b --route", ("tiny has no groups of prompts", "leave --route out")),
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from diptych.cli._model import MODELS, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import show_json
+from diptych.cli._screen import show, show_json
 from diptych.errors import InputError
 
 GROUP = "Use a model"
@@ -40,6 +40,8 @@ def run(args: Namespace) -> None:
     from diptych.data.pictures import is_picture
     from diptych.evaluation.grounded import ground_picture
 
+    if not Path(args.picture).exists():
+        raise InputError(f"{args.picture}: there is no such file; check the path of the picture")
     if not is_picture(args.picture):
         raise InputError(f"{args.picture} is no picture; name a JPEG, PNG, WebP, GIF or TIFF file")
     out = _out(args)
@@ -54,8 +56,8 @@ def run(args: Namespace) -> None:
                    "best": {"x": x, "y": y, "cosine": float(found.cosines.max())}, "seen": list(found.seen),
                    "out": None if out is None else str(out)})  # fmt: skip
         return
-    print(f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
-          f"where the least is {found.cosines.min():.3f}; {out} shows it")  # fmt: skip
+    show(f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
+         f"where the least is {found.cosines.min():.3f}; {out} shows it")  # fmt: skip
 
 
 def _out(args: Namespace) -> Path | None:
