@@ -20,9 +20,10 @@ def test_load_is_typed_as_it_is_called():
     tree = ast.parse(Path(front.__file__).with_name("__init__.py").read_text(encoding="utf-8"))
     [typed] = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "load"]
     own = inspect.signature(store.load).parameters
-    assert [each.arg for each in typed.args.args] == list(own)
+    assert [each.arg for each in (*typed.args.args, *typed.args.kwonlyargs)] == list(own)
     defaults = [value.default for value in own.values() if value.default is not inspect.Parameter.empty]
-    assert [ast.literal_eval(each) for each in typed.args.defaults] == defaults
+    written = [*typed.args.defaults, *(each for each in typed.args.kw_defaults if each is not None)]
+    assert [ast.literal_eval(each) for each in written] == defaults
     assert typed.returns is not None
     assert ast.unparse(typed.returns) == "Model | Any"
     assert "Model" in str(inspect.signature(front.train).return_annotation)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from diptych.towers.model import Model
 
     # `diptych.methods.store.load`. Any stands for a `LanguageModel`, and for models that do more than embed.
-    def load(spec: str | Path, weights: str | Path | None = None, precision: str = "float32") -> Model | Any: ...
+    def load(
+        spec: str | Path, weights: str | Path | None = None, precision: str = "float32", *, share: float | None = None
+    ) -> Model | Any: ...
 
 
 __all__ = ["Model", "evaluate", "load", "objectives", "testing", "train"]

@@ -39,7 +39,7 @@ def run(diptych, pets, tmp_path):
         ({"cat": 2, "bird": 0}, 2, ["shots=2 of", "pets", "bird (0)", "ask for fewer", ":classes="]),
         ({"cat": 4, "bird": 0}, None, ["pets", "has no sample of bird", "add some", ":classes="]),
         ({"Cat": 2, "cat": 2}, 2, ["pets", "two classes are called 'Cat' and 'cat'", "give each a name"]),
-        ({"cat": 2, "dog": 1}, 2, ["shots=2 of", "pets", "dog (1)", "ask for fewer"]),
+        ({"cat": 2, "dog": 1}, 3, ["shots=3 of", "pets", "cat (2)", "dog (1)", "ask for fewer"]),
         ({"cat": 2, LONG.strip(): 2}, 2, ["pets", "the class name 'd o g d o g ", "does not fit", "shorten it"]),
     ],
     ids=["empty", "empty-without-shots", "twins", "few", "long"],

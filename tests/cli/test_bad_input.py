@@ -441,7 +441,7 @@ def test_captions_without_words_are_texts_or_counted_damage(name, diptych, tmp_p
         (
             "multi_view",
             ("--method.role", "caption", "--method.texts", "3"),
-            ("few-captions: 1 texts of role 'caption' for 3 views",),
+            ("at most 1 texts of role 'caption'", "3 views of texts are asked for", "lower --method.texts"),
         ),
         (
             "multi_view",

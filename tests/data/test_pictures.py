@@ -161,7 +161,7 @@ def test_preprocess_round_trips_through_plain_values_and_refuses_bad_ones():
         ({"siez": 3}, "did you mean 'size'"),
         ({"resize": "squish"}, "did you mean 'squash'"),
         ({"size": 0}, "positive integer"),
-        ({"std": [1, 1]}, "three numbers"),
+        ({"std": [1, 1]}, "it must be .a number, a number, a number."),
         ({"std": [1, 1, 0]}, "must be positive"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -76,7 +76,7 @@ def test_towers_without_blocks_have_one_rate():
     method, _ = build_method(config, load("tiny").tokenizer)
     [stage] = method.stages()
     assert {name.split(".")[1] for name in stage.scale} == {"text"}  # the image tower is convolutional
-    with pytest.raises(InputError, match="decay is 0; it is a share above 0"):
+    with pytest.raises(InputError, match="'decay' of method CLIP is 0; it must be a number above 0"):
         CLIP.configure({"decay": 0})
 
 

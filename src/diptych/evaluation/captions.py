@@ -179,7 +179,7 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
     found, product = [], 1.0
     for n in range(LONGEST):
         product *= hits[n] / counts[n] if counts[n] else 0.0
-        found.append(brevity * product ** (1 / (n + 1)))
+        found.append(float(brevity * product ** (1 / (n + 1))))
     return found
 
 

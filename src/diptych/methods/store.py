@@ -41,7 +41,8 @@ _DECIDES = ("method", "config", "dual", "lm", "kept", "tokenizer", "tokenizer_fi
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What model.json holds: `weights` is the checksum of model.safetensors, `stored` the type that its floats were
-    rounded to, `training` how it came about. A run that is not finished has no `weights`."""
+    rounded to, `training` how it came about; `plain`, of a method in a file of its own, says that two towers are all.
+    A run that is not finished has no `weights`."""
 
     format: str
     diptych: str = ""
@@ -55,6 +56,7 @@ class Description:
     preprocess: Mapping[str, Any] | None
     training: Mapping[str, Any] = field(default_factory=dict)
     stored: Literal["float16"] | None = None
+    plain: bool = False
     weights: str | None = None
 
 
@@ -255,7 +257,7 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """The delivered module of a description, weights fresh."""
     dual, lm = description["dual"], description.get("lm")
     if is_file(description["method"]):  # a model never says what code is run
-        if not description.get("plain"):
+        if not description["plain"]:
             raise InputError(f"this model is of the method in {description['method']}, which delivers more than two "
                              "towers; give its module an entry point (docs/add_a_method.md) and train by its "
                              "name")  # fmt: skip

@@ -83,10 +83,10 @@ def embed_source(
         if rows is None:
             raise InputError(f"none of the {len(source)} pictures of {source.name} can be read ({damage})")
         rows.close()
-        shares = getattr(model, "shares", (1.0,))
+        shares, weights = getattr(model, "shares", (1.0,)), getattr(model, "weights", None)
         manifest = Manifest(
             model=absolute(model.name),
-            weights=None if model.weights is None else str(model.weights),
+            weights=str(weights) if weights is not None else None,
             identity=model.identity,
             dimension=state.dimension,
             count=state.count,
