@@ -99,11 +99,12 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
     named = tree.pop("method", None)
     if named is not None and not isinstance(named, str):
         raise InputError(f"method in {path} is {shown(named)}; write its name, and its options under config")
-    if not isinstance(method or named, str):
+    name = method or named
+    if name is None:
         return words
-    if method is None and named.endswith(".py"):  # a file of options never says what code is run
-        raise InputError(f"{path} is of the method in {named}; name that file: diptych train {named} …")
-    _add_method(parser, method or named)
+    if method is None and name.endswith(".py"):  # a file of options never says what code is run
+        raise InputError(f"{path} is of the method in {name}; name that file: diptych train {name} …")
+    _add_method(parser, name)
     if "config" in tree:  # the method's own options are `config` in a run's config.yaml, --method.X here
         tree["method"] = tree.pop("config")
     given = {word.partition("=")[0] for word in words}
@@ -115,7 +116,7 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
     joined = [] if "--with" in given else [f"--with={spec}" for spec in added]
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # the newer word on how long wins
-    return [*([] if method else [named]), *parser.words_of(tree, str(path)), *joined, *words]
+    return [*([] if method else [name]), *parser.words_of(tree, str(path)), *joined, *words]
 
 
 def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Path | None:
