@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
     if not Path(args.picture).exists():
         raise InputError(f"{args.picture}: there is no such file; check the path of the picture")
     if not is_picture(args.picture):
-        raise InputError(f"{args.picture} is no picture; name a JPEG, PNG, WebP, GIF or TIFF file")
+        raise InputError(f"{args.picture} is no picture; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file")
     out = _out(args)
     model: Any = load_model(args.model, args.get("weights"))
     found, picture = ground_picture(model, args.picture, args.sentence)

@@ -264,7 +264,9 @@ class Model:
                 return self.preprocess.read(item, exact=exact)
         except (BadSample, OSError) as error:  # PIL reads late: a cut file given as a picture fails here
             where = str(item) if isinstance(item, str | Path) else f"picture {place}"
-            raise InputError(f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF or TIFF") from error
+            raise InputError(
+                f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
+            ) from error
         raise InputError(
             f"picture {place} is a {type(item).__name__}; give a path, a PIL picture, or one tensor of all"
         )
