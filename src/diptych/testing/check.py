@@ -22,6 +22,8 @@ from diptych.methods import store
 from diptych.methods.base import At, Method
 from diptych.methods.make import Make
 from diptych.methods.registry import cards, is_file
+from diptych.methods.registry import cards, method_class
+from diptych.testing.learning import learns_its_own_signal, shuffled_texts_teach_nothing
 from diptych.testing.ranks import Ranks
 from diptych.testing.runs import BATCH, batches, engine_of, found_by, gradients_of, rows, snapshot, train
 from diptych.testing.subject import Subject, toy_tokenizer
@@ -244,6 +246,8 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
     saved_model_loads,
     resume_is_exact,
     paper_preset_builds,
+    learns_its_own_signal,
+    shuffled_texts_teach_nothing,
 )
 
 

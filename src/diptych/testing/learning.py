@@ -1,0 +1,277 @@
+"""Whether a method learns: what it is trained on it comes to know by heart, and wrong texts teach it nothing.
+
+The toy has 128 drawings, every colour, shape and place. The 32 that are trained on have each colour with each shape
+once; the other 96 are new.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from functools import cache, partial
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from diptych.data.batch import Batch
+from diptych.data.loader import Loader
+from diptych.data.sample import Sample, Schema, Source
+from diptych.data.views import Augment
+from diptych.errors import InputError
+from diptych.evaluation import evaluate
+from diptych.methods import classify, store
+from diptych.methods.base import At, Method
+from diptych.methods.make import Make
+from diptych.methods.pretrain.clip import CLIP
+from diptych.rng import generator
+from diptych.testing.runs import engine_of
+from diptych.testing.subject import Subject, narrower
+from diptych.testing.toy import Toy
+from diptych.towers.dual import DualEncoder
+from diptych.towers.model import evaluating
+from diptych.training.engine import Engine, Options
+
+ENOUGH = 0.85
+"""A score that shows that the samples are known. It must also halve what is missing before training."""
+STEPS, BEFORE, LOOK = 80, 20, 10
+"""Steps of the last stage at the most, of each stage before it, and between two looks at the score."""
+RATE = 2.0
+"""Times the recipe's learning rate: a narrow model on few samples bears more."""
+CROP = (0.5, 1.0)
+_SEEN = tuple(colour + 8 * shape + 32 * ((colour + shape) % 4) for shape in range(4) for colour in range(8))
+_NEW = tuple(sorted(set(range(128)) - set(_SEEN)))
+
+
+class Picked:
+    """Some of the toy's samples; `shuffled` gives each of them the texts of another."""
+
+    name = "toy"
+
+    def __init__(self, rows: Sequence[int], fields: Sequence[str], lacked: Sequence[str] = (), shuffled: bool = False):
+        self.toy = Toy(128, fields, lacked=lacked)
+        self.rows = np.array(rows)
+        order = generator(0, "shuffle").permutation(self.rows)
+        follows = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        self._texts = [follows[row] if shuffled else row for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(self.toy[int(self.rows[index])], texts=self.toy[self._texts[index]].texts)
+
+    def keys(self) -> Sequence[str]:
+        return [f"{row:03d}" for row in self.rows]
+
+    def schema(self) -> Schema:
+        return self.toy.schema()
+
+    def labels(self, name: str) -> np.ndarray:
+        """One label of every sample."""
+        return self.toy.labels(name)[self.rows]
+
+
+def learns_its_own_signal(subject: Subject) -> None:
+    """A method that descends learns 32 samples by heart, by its own `score`; one that knows nothing but its pairs then
+    also matches new ones better than chance."""
+    if not _descends(subject):
+        return
+    method, scores, enough = trained(subject)
+    told = " -> ".join(f"{value:.2f}" for value in scores)
+    assert scores[-1] >= enough, (
+        f"on the 32 samples that it is trained on the score goes {told}, and should reach {enough:.2f}; see whether "
+        "the gradient has the right sign, reaches what is trained, and whether the fields of a sample stay together"
+    )
+    if knows_pairs_alone(subject):
+        right, bound = new_pairs(method)
+        assert right > bound, f"{right} of {len(_NEW)} new pictures find their text, and chance alone reaches {bound}"
+
+
+def shuffled_texts_teach_nothing(subject: Subject) -> None:
+    """Trained on the texts of other pictures, a method that knows nothing but its pairs matches new ones no better
+    than chance."""
+    if not knows_pairs_alone(subject):
+        return
+    right, bound = new_pairs(trained(subject, shuffled=True)[0])
+    assert right <= bound, (
+        f"trained on the texts of other pictures, {right} of {len(_NEW)} new pictures find their own, where chance "
+        f"reaches {bound}: something beside the pairs tells which belong together"
+    )
+
+
+def _descends(subject: Subject) -> bool:
+    return any(stage.descend for stage in subject.small().stages())
+
+
+def knows_pairs_alone(subject: Subject) -> bool:
+    """Whether it trains a dual encoder of pictures and texts, and neither starts from a model nor asks a teacher."""
+    module = subject.small().deliver()
+    pairs = isinstance(module, DualEncoder) and module.text is not None
+    alone = not subject.cls.adapts and "teacher" not in subject.cls.presets["small"].config
+    return pairs and alone and _descends(subject)
+
+
+class _Learnt(Exception):
+    pass
+
+
+def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[float], float]:
+    """The method trained on 32 samples until it knows them, its scores on the way, and which score is enough."""
+    method = _begun(subject)
+    sources: dict[str, Source] = {
+        stream: Picked(_SEEN, toy.fields, sorted(toy.lacked), shuffled)  # type: ignore[attr-defined]  # they are toys
+        for stream, toy in subject.sources(method).items()
+    }
+    last = _shorten(method)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = engine_of(subject, method, sources, Path(folder), STEPS, batch=len(_SEEN))
+        engine.recipe = replace(engine.recipe, lr=RATE * engine.recipe.lr)
+        engine.average = None  # which would look back to the start
+        try:
+            before, enough = score(method, sources)
+            measure = partial(score, method, sources)
+        except InputError:  # toys have not what its validation reads
+            before, enough = 0.0, 0.5
+            measure = partial(_by_loss, Path(folder))
+        scores, enough = [before], max(enough, (1 + before) / 2)
+
+        def look(module: nn.Module, done: int) -> dict[str, float]:
+            if engine.position.stage == last and engine.position.step % LOOK == 0:
+                scores.append(measure()[0])
+                if scores[-1] >= enough:
+                    raise _Learnt
+            return {}
+
+        engine.validate = look
+        with suppress(_Learnt):
+            engine.run()
+    return method, scores, enough
+
+
+def _shorten(method: Method) -> int:
+    """Give stages before the last that descends few steps; the place of that one."""
+    stages = method.stages()
+    last = max(at for at, stage in enumerate(stages) if stage.descend)
+    shorter = [
+        replace(stage, recipe={**stage.recipe, "steps": STEPS if at == last else BEFORE, "batch_size": len(_SEEN)})
+        for at, stage in enumerate(stages)
+    ]
+    method.stages = lambda: shorter  # type: ignore[method-assign]
+    return last
+
+
+def _begun(subject: Subject) -> Method:
+    """The method as it begins, with crops as its only augmentation: what adapts a model or asks a teacher has one that
+    has begun to learn the toy."""
+    preset = subject.preset("small", 4)
+    config = _cropped(preset.config)
+    if "teacher" in config:
+        config["teacher"] = _start().name
+    if not subject.cls.adapts:
+        return subject.make(replace(preset, config=config))
+    torch.manual_seed(0)
+    return subject.cls(subject.cls.configure(config), Make.of(store.load(_start().name)))
+
+
+def _cropped(config: Mapping[str, Any]) -> dict[str, Any]:
+    known = {each.name for each in fields(Augment)}
+    return {
+        name: {"crop": CROP} if isinstance(value, Mapping) and value and value.keys() <= known else value
+        for name, value in config.items()
+    }
+
+
+@cache
+def _start() -> "tempfile.TemporaryDirectory[str]":
+    """The folder of a small CLIP that has begun to learn the toy, with the towers of methods that adapt one."""
+    subject = Subject(CLIP, "clip")
+    preset = subject.preset("small", 4)
+    image, text = (str(narrower(spec, 4)) for spec in (classify.SMALL.image, classify.SMALL.text))
+    preset = replace(preset, image=image, text=text, embed_dim=32, config=_cropped(preset.config))
+    method, folder = subject.make(preset), tempfile.TemporaryDirectory(prefix="diptych-toy-")
+    recipe = replace(preset.recipe, steps=60, batch_size=32, ema=None)
+    Engine(method, recipe, {"train": Toy(128)}, Path(folder.name), Options(quiet=True)).run()
+    module: Any = method.deliver()
+    description = store.describe("clip", preset.config, module, method.make.words, module.image.preprocess)
+    store.save_model(Path(folder.name), description, module.state_dict())
+    return folder
+
+
+@torch.no_grad()
+def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
+    """How well a method knows samples, from 0 to 1, and what is enough, by what it delivers and logs:
+
+    - a dual encoder of pictures alone: `agreement`
+    - where it logs a perplexity: the probability of a token, of which a half is enough
+    - accuracy by names where the data name classes, or recall, or what else its validation begins with
+    """
+    source = sources.get("train") or next(iter(sources.values()))
+    module = method.deliver()
+    with evaluating(method):
+        if isinstance(module, DualEncoder) and module.text is None:
+            return agreement(module, _batch(method, source)), ENOUGH
+        preprocess = getattr(getattr(module, "image", None), "preprocess", None)
+        model = store.usable(module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model")
+        suite, names, settings = model.validation.suite, model.validation.names, model.validation.settings
+        if suite in ("perplexity", "captions"):
+            batch, at = _batch(method, source), At(0, 1, 0, 0, _last(method).name)
+            return 1 / float(method.loss(method.encode(batch, at), batch, at).logged["perplexity"]), 0.5
+        if suite == "retrieval" and any(field.classes for field in source.schema().values()):
+            suite, names = "zeroshot", ("top1",)
+        found = evaluate(model, source, [suite], **settings)[suite]
+    return next(value for name, value in found.items() if name.startswith(tuple(names))), ENOUGH
+
+
+def agreement(module: DualEncoder, batch: Batch) -> float:
+    """How many views of pictures are nearest to one of the same picture, or of the same label where it is read."""
+    vectors = module.embed_images(batch.image.flat)
+    cosines = (vectors @ vectors.T).fill_diagonal_(-2)
+    labels: Any = batch.fields.get("label", torch.arange(len(batch)))
+    labels = labels.repeat_interleave(len(vectors) // len(batch))
+    return float((labels[cosines.argmax(1)] == labels).double().mean())
+
+
+def _last(method: Method) -> Any:
+    return [stage for stage in method.stages() if stage.descend][-1]
+
+
+def _batch(method: Method, source: Source) -> Batch:
+    """All samples as the last step sees them."""
+    stage = _last(method)
+    return next(Loader(source, method.views(stage), stage.plan, len(source), steps=1).epoch(0, step=1))
+
+
+def _by_loss(out: Path) -> tuple[float, float]:
+    """How much of the first loss is gone in the last steps, and what is enough."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    return 1 - float(np.mean(losses[-LOOK:])) / losses[0], 0.5
+
+
+def new_pairs(method: Method) -> tuple[int, int]:
+    """How many of 96 new pictures have their text among the nearest 5, and how many chance alone gives at the most."""
+    source = Picked(_NEW, ("images.main", "texts.caption"))
+    module: Any = method.deliver()
+    with evaluating(module):
+        model = store.usable(module, method.make.words, module.image.preprocess.to_dict(), name="the toy's model")
+        found = evaluate(model, source, ["retrieval"])["retrieval"]
+    return round(found["i2t_r5"] * len(source)), chance(len(source), 5)
+
+
+def chance(count: int, among: int, odds: float = 1e-3) -> int:
+    """How many of `count` guesses are right at the most, but for `odds`, where each is with `among` / `count`.
+
+    >>> chance(96, 5)
+    13
+    """
+    share = among / count
+    tail, hits = 1.0, 0
+    while tail > odds:
+        tail -= comb(count, hits) * share**hits * (1 - share) ** (count - hits)
+        hits += 1
+    return hits - 1

@@ -1,0 +1,81 @@
+"""What the checks of learning tell of methods that do not learn, or learn from what they should not see."""
+
+from typing import Any
+
+import pytest
+
+from diptych.methods.adapt.cones import ConES
+from diptych.methods.base import Losses
+from diptych.methods.pretrain.clip import CLIP
+from diptych.methods.pretrain.simclr import SimCLR
+from diptych.testing import learning
+from diptych.testing.subject import Subject
+from diptych.towers.delivered import Validation
+from diptych.towers.model import Model
+
+
+class Uphill(CLIP):
+    """Broken: the loss has the wrong sign."""
+
+    def terms(self, image, text, **equal):
+        return {name: -term for name, term in super().terms(image, text, **equal).items()}
+
+
+class Shifted(CLIP):
+    """Broken: each picture meets its neighbour's text."""
+
+    def terms(self, image, text, **equal):
+        return super().terms(image, text.roll(1, 0), **equal)
+
+
+class Detached(SimCLR):
+    """Broken: no gradient reaches the tower, only a batch norm behind it."""
+
+    def encode(self, batch, at):
+        self.model.image.requires_grad_(False)
+        return super().encode(batch, at)
+
+    def loss(self, features, batch, at):
+        return Losses({"nt_xent": 0.0 * super().loss(features, batch, at).total})
+
+
+class OtherClass(ConES):
+    """Broken: labels are one off."""
+
+    def loss(self, features, batch, at):
+        fields = {**batch.fields, "class": (batch.fields["class"] + 1) % 8}
+        return super().loss(features, type(batch)(images=batch.images, fields=fields, keys=batch.keys), at)
+
+
+class Knows(CLIP):
+    """Broken: it has each picture's own text, whatever the data say."""
+
+    def samples(self, stage, stream, source: Any):
+        return learning.Picked(source.rows.tolist(), source.toy.fields)
+
+
+@pytest.mark.parametrize("broken", [Uphill, Shifted, Detached, OtherClass])
+def test_a_method_that_does_not_learn_is_told_its_scores(broken):
+    with pytest.raises(AssertionError, match=r"the score goes 0\.\d\d -> .*, and should reach 0\.\d\d"):
+        learning.learns_its_own_signal(Subject(broken))
+
+
+def test_knowledge_from_beside_the_pairs_is_told():
+    with pytest.raises(AssertionError, match=r"of 96 new pictures find their own, where chance reaches 13"):
+        learning.shuffled_texts_teach_nothing(Subject(Knows))
+
+
+def test_where_toys_cannot_be_scored_the_loss_must_fall(monkeypatch):
+    monkeypatch.setattr(Model, "validation", Validation("detection", ("ap50",)))
+    learning.learns_its_own_signal(Subject(CLIP))
+    with pytest.raises(AssertionError, match="the score goes"):
+        learning.learns_its_own_signal(Subject(Uphill))
+
+
+def test_shuffled_texts_are_those_of_other_samples():
+    right, wrong = (
+        learning.Picked(range(0, 128, 4), ("texts.caption",), shuffled=shuffled) for shuffled in (False, True)
+    )
+    own, others = ([source[i].captions()[0] for i in range(len(source))] for source in (right, wrong))
+    assert sorted(own) == sorted(others)
+    assert all(a != b for a, b in zip(own, others, strict=True))
