@@ -1,10 +1,15 @@
-"""Pictures for the tests of the decoder and of the preprocessing."""
+"""Pictures for the tests of the decoder and of the preprocessing, and memory for those of the loader."""
 
+import gc
 import io
 import struct
+from dataclasses import replace
 
 import numpy as np
+import psutil
 from PIL import Image
+
+from diptych.testing import Toy
 
 
 def photo(width=40, height=30, seed=0) -> Image.Image:
@@ -24,3 +29,26 @@ def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
     tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (277, 1), *more]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags))
     return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0) + bytes(64)
+
+
+class Ready:
+    """A small picture that is decoded already."""
+
+    picture = photo(8, 8)
+
+    def decode(self, at_least=None):
+        return self.picture
+
+
+class Still(Toy):
+    """The toy with such pictures: many samples in a short time."""
+
+    def __getitem__(self, index):
+        return replace(super().__getitem__(index), images={"main": Ready()})
+
+
+def held(children: bool) -> int:
+    """Bytes that this process alone holds, or its children."""
+    gc.collect()
+    me = psutil.Process()
+    return sum(each.memory_full_info().uss for each in (me.children(recursive=True) if children else [me]))

@@ -54,6 +54,30 @@ def test_together_keeps_blocks_whole_and_loses_no_sample(count, size, batch, epo
         assert set(each) == {at for at in range(count) for one in each if at // size == one // size}
 
 
+@pytest.mark.parametrize("plan", [Together(3), Distinct("colour")], ids=["together", "distinct"])
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(plan):
+    source = Toy(60, ["labels.colour"])
+
+    def order(seed, epoch):
+        return np.concatenate(plan(source, seed, epoch, 8)).tolist()
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(seed, epoch)) for seed in range(2) for epoch in range(3)}) == 6
+
+
+@pytest.mark.parametrize("plan", [Together(3), Distinct("colour")], ids=["together", "distinct"])
+def test_other_samples_meet_in_each_epoch(plan):
+    source = Toy(60, ["labels.colour"])
+    batches = [{frozenset(each.tolist()) for each in plan(source, 0, epoch, 8)} for epoch in range(2)]
+    assert len(batches[0] & batches[1]) < len(batches[0]) / 2
+
+
+def test_the_rounds_of_distinct_come_in_another_order_in_each_epoch():
+    source = Toy(60, ["labels.colour"])  # seven rounds of 8 and one of 4
+    places = {[len(each) for each in Distinct("colour")(source, 0, epoch, 8)].index(4) for epoch in range(6)}
+    assert len(places) > 1
+
+
 def test_blocks_that_no_batch_holds_are_refused():
     with pytest.raises(InputError, match="blocks of 9 samples do not fit into a batch of 8"):
         Together(9)(Toy(50), 0, 0, 8)

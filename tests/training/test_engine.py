@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.data.helpers import Still, held
 from tests.training.helpers import make_engine, make_method, read_log
 
 from diptych.data.plan import Shuffled
@@ -333,6 +334,19 @@ def recall(method, source, indices):
     image = method.model.embed_images(batch.image.flat)
     text = method.model.embed_texts(*batch.text.flat)
     return float(((image @ text.T).argmax(1) == torch.arange(len(batch))).float().mean())
+
+
+def test_memory_stays_flat_while_it_trains(tmp_path):
+    """The process grows by less than 2 kB a sample: no step keeps its batch, features or graph."""
+    sizes = {}
+
+    def measure(module, done):
+        if done in (30, 90):
+            sizes[done] = held(children=False)
+        return {}
+
+    make_engine(tmp_path, source=Still(64), validate=measure, recipe={"batch_size": 32, "steps": 90}).run()
+    assert (sizes[90] - sizes[30]) / (60 * 32) < 2000
 
 
 def test_an_average_longer_than_the_run_is_warned_of(tmp_path, caplog):
