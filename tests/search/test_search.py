@@ -322,6 +322,11 @@ def test_a_picture_and_words_are_asked_together(tmp_path):
     assert found(image=tmp_path / "red.png", text="blue") == "magenta"
     assert found(image=tmp_path / "magenta.png", text="green", minus="blue") == "yellow"
     assert found(text="magenta", minus="red") == "blue"
+    hits = query(ColourModel(), opened, k=5, image=tmp_path / "red.png", text="blue")
+    asked = torch.nn.functional.normalize(ColourModel().embed_texts(["red"]) + ColourModel().embed_texts(["blue"]))
+    cosines = asked @ ColourModel().embed_texts([hit.caption for hit in hits]).T
+    assert [hit.score for hit in hits] == pytest.approx(cosines[0].tolist(), abs=1e-3)  # stored in half precision
+    assert hits[0].score == pytest.approx(1, abs=1e-3)
     with pytest.raises(InputError, match="nothing is asked for"):
         found(image=tmp_path / "red.png", minus="red")
     with pytest.raises(InputError, match="empty"):

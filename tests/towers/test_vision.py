@@ -142,6 +142,19 @@ def test_crops_of_several_sizes_pass_one_tower_that_takes_any_size():
     torch.testing.assert_close(tower.embed(torch.zeros(1, 3, 8, 12))[0, 2:], expected)
 
 
+def test_interpolation_to_another_shape_keeps_rows_and_columns_apart():
+    """A ramp downwards beside one to the right, on a grid that is higher than wide: each varies along its own side."""
+    down, right = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    ramps = torch.stack([down, right])
+    moved = interpolate(ramps.flatten(1).T, (6, 3)).T.unflatten(1, (6, 3))
+    expected = torch.nn.functional.interpolate(ramps[None], size=(6, 3), mode="bicubic", antialias=True)[0]
+    torch.testing.assert_close(moved, expected)
+    assert (moved[0].diff(dim=0) > 0).all()
+    assert (moved[1].diff(dim=1) > 0).all()
+    torch.testing.assert_close(moved[0], moved[0, :, :1].expand(6, 3))
+    torch.testing.assert_close(moved[1], moved[1, :1].expand(6, 3))
+
+
 def test_interpolation_keeps_a_grid_of_equal_size_and_a_constant():
     positions = torch.randn(16, 3)
     assert interpolate(positions, (4, 4)) is positions

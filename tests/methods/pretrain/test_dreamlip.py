@@ -22,7 +22,7 @@ AT = At(0, 10, 0, 0)
 def method(**config):
     torch.manual_seed(0)
     make = Make(
-        image="vit:image_size=32:patch=8:width=32:depth=1:heads=2", text=TEXT, embed_dim=16, tokenizer=tokenizer()
+        image="vit:image_size=32:patch=8:width=32:depth=1:heads=2", text=TEXT, embed_dim=24, tokenizer=tokenizer()
     )
     return DreamLIP(DreamLIP.configure(config), make).eval()
 
@@ -45,14 +45,14 @@ def test_the_loss_is_a_mean_over_columns_and_the_groups(negatives):
     with torch.no_grad():
         features = held.encode(given, AT)
         assert {name: tuple(value.shape) for name, value in features.items()} == {
-            "image": (5, 16), "texts": (5, 4, 16), "groups": (5, 4, 16)
+            "image": (5, 24), "texts": (5, 4, 24), "groups": (5, 4, 24)
         }  # fmt: skip
         model = held.model
         torch.testing.assert_close(features["image"], model.embed_images(given.image.flat))
         torch.testing.assert_close(features["texts"][:, 0], model.embed_texts(*given.text.flat))
         patches = model.project_image(model.encode_image(given.image.flat).patches)
         patches = torch.nn.functional.normalize(patches, dim=-1)
-        assert patches.shape == (5, 16, 16)
+        assert patches.shape == (5, 16, 24)
         torch.testing.assert_close(features["groups"], grouped(features["texts"], patches, sigma=0.2))
         losses = held.loss(features, given, AT)
     columns = [info_nce(features["image"], features["texts"][:, k], 8.0) for k in range(4)]
@@ -74,6 +74,7 @@ def test_patches_below_an_even_share_are_cut_off_by_default():
         features = held.encode(given, AT)
         patches = held.model.project_image(held.model.encode_image(given.image.flat).patches)
         expected = grouped(features["texts"], torch.nn.functional.normalize(patches, dim=-1), sigma=1 / 16)
+    assert patches.shape[1:] == (16, 24)
     torch.testing.assert_close(features["groups"], expected)
 
 
