@@ -147,6 +147,8 @@ def test_activations_and_hidden_width_are_those_named():
     torch.testing.assert_close(quick_gelu(x), x / (1 + (-1.702 * x).exp()))
     assert FeedForward(1152, 3.7362, "gelu").fc1.out_features == 4304
     assert FeedForward(8, 2, "gelu_tanh").activation(x).equal(F.gelu(x, approximate="tanh"))
+    assert FeedForward(8, 2, "quick_gelu").activation(x).equal(quick_gelu(x))
+    assert FeedForward(8, 2, "gelu").activation(x).equal(F.gelu(x))
     with pytest.raises(InputError, match="did you mean 'gelu'"):
         FeedForward(8, 2, "gelo")
     with pytest.raises(InputError, match="choose heads that divide"):

@@ -142,6 +142,20 @@ def test_crops_of_several_sizes_pass_one_tower_that_takes_any_size():
     torch.testing.assert_close(tower.embed(torch.zeros(1, 3, 8, 12))[0, 2:], expected)
 
 
+def test_the_map_head_is_attention_of_its_probe_and_a_residual_feed_forward():
+    """Written out for one head, whose probe and layers are any: softmax over all tokens, then x + mlp(norm(x))."""
+    pool = vit(pooling="map", cls=0, heads=1).pool.double()
+    with torch.no_grad():
+        for parameter in pool.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64))
+    tokens = torch.randn(2, 5, 32, dtype=torch.float64)
+    attn, mlp = pool.attn, pool.mlp
+    weights = (attn.q(pool.probe) @ attn.k(tokens).mT / 32**0.5).softmax(-1)
+    x = attn.out(weights @ attn.v(tokens))[:, 0]
+    expected = x + mlp.fc2(torch.nn.functional.gelu(mlp.fc1(pool.norm(x))))
+    torch.testing.assert_close(pool(tokens), expected)
+
+
 def test_interpolation_to_another_shape_keeps_rows_and_columns_apart():
     """A ramp downwards beside one to the right, on a grid that is higher than wide: each varies along its own side."""
     down, right = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")

@@ -221,6 +221,49 @@ def test_groups_cover_every_trainable_parameter_once_and_spare_small_ones_decay(
     assert rates["model.text_projection.weight"] == 1.0
 
 
+class Slower(CLIP):
+    """One tower learns at a tenth of the rate."""
+
+    def stages(self):
+        return (Stage(scale={"model.image": 0.1}),)
+
+
+def slower():
+    torch.manual_seed(0)
+    return Slower(Slower.configure({}), make_method().make)
+
+
+def test_each_step_has_the_rate_of_the_schedule_times_that_of_its_prefix(tmp_path):
+    """What the optimiser was given, not what is logged: 4 steps of cosine with a warm-up of 2."""
+    engine = make_engine(tmp_path, method=slower(), recipe={"lr": 0.02, "steps": 4, "warmup": 2})
+    given = []
+    step = engine._step
+
+    def recording(backward, optimizer, *rest):
+        step(backward, optimizer, *rest)
+        given.append({name: group["lr"] for group in optimizer.param_groups for name in group["names"]})
+
+    engine._step = recording
+    engine.run()
+    for rates, share in zip(given, (0.5, 1.0, 1.0, 0.5), strict=True):
+        assert rates["model.text_projection.weight"] == pytest.approx(0.02 * share)
+        assert rates["model.image.patch_embed.weight"] == pytest.approx(0.002 * share)
+
+
+@pytest.mark.parametrize("clip", [1e-2, None])
+def test_the_gradient_of_a_step_is_no_longer_than_clip(tmp_path, clip):
+    """One step of plain descent at rate 1 moves the weights by the gradient, or by its direction times `clip`."""
+    plain = {"optimizer": "sgd", "lr": 1.0, "betas": (0.0, 0.0), "weight_decay": 0.0, "schedule": "constant"}
+    engine = make_engine(tmp_path, recipe={**plain, "warmup": 0, "steps": 1, "clip": clip})
+    before = [value.detach().clone() for value in engine.method.parameters()]
+    engine.run()
+    moved = [value.detach() - old for value, old in zip(engine.method.parameters(), before, strict=True)]
+    length = float(torch.stack([each.norm() for each in moved]).norm())
+    [line] = read_log(tmp_path)
+    assert line["grad_norm"] > 0.1, "the gradient is short: clipping would not show"
+    assert length == pytest.approx(line["grad_norm"] if clip is None else clip, rel=1e-2)
+
+
 def test_a_prefix_that_fits_nothing_is_refused():
     with pytest.raises(InputError, match="no parameter's name begins with 'model.txt'"):
         optim.freeze(make_method(), {"model.txt": 0.0})

@@ -82,6 +82,20 @@ def test_soft_prompts_begin_as_the_first_template_of_their_group_stop_included()
     assert not torch.allclose(texts[1], hard[1], atol=1e-3)
 
 
+def test_the_correction_is_added_before_texts_are_made_unit():
+    made = alter(mocoop()).eval()
+    plain = mocoop().eval()
+    plain.model.context.data.copy_(made.model.context)
+    model = plain.model
+    which = torch.arange(len(model.ids))
+    pooled = model.encoder.encode_text(None, model.lengths, embeddings=model.embeddings(model.context, which)).pooled
+    raw = model.encoder.project_text(pooled)
+    assert (raw.norm(dim=1) - 1).abs().min() > 0.1, "unit already: the order would not show"
+    found = made.model.text_features()
+    torch.testing.assert_close(found.flatten(0, 1), normalize(raw + made.model.correction, dim=1))
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(found.shape[:2]))
+
+
 def test_vectors_take_the_place_of_words_on_both_sides_and_of_no_other():
     model, words = mocoop().model, tokenizer()
     counts = [len(words.ids("a")), len(words.ids("the")), len(words.ids("on a line"))]

@@ -167,8 +167,14 @@ def test_the_null_picture_passes_the_tower_once_a_step_and_is_kept_with_the_mode
         torch.testing.assert_close(image[visual], method.model.embed_images(pixels[visual, 0]))
         null = method.delivered.null_vector()
         torch.testing.assert_close(image[~visual], null.expand(3, -1))
-    image[~visual].sum().backward()
-    assert all(p.grad is not None for p in method.model.image.parameters())
+    image[~visual].pow(3).sum().backward()
+    found = {name: p.grad.clone() for name, p in method.model.image.named_parameters()}
+    method.zero_grad()
+    (3 * method.model.embed_images(method.delivered.null[None]).pow(3).sum()).backward()
+    expected = dict(method.model.image.named_parameters())
+    assert sum(float(gradient.norm()) for gradient in found.values()) > 0.1
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name].grad, atol=1e-5, rtol=1e-4)
     assert torch.equal(method.deliver().state_dict()["null"], method.delivered.null)
     assert not torch.equal(make_method("visualness", null_seed=1).delivered.null, method.delivered.null)
     shown = method.delivered.null.float()
