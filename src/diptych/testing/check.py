@@ -22,7 +22,6 @@ from diptych.methods import store
 from diptych.methods.base import At, Method
 from diptych.methods.make import Make
 from diptych.methods.registry import cards, is_file
-from diptych.methods.registry import cards, method_class
 from diptych.testing.learning import learns_its_own_signal, shuffled_texts_teach_nothing
 from diptych.testing.ranks import Ranks
 from diptych.testing.runs import BATCH, batches, engine_of, found_by, gradients_of, rows, snapshot, train
