@@ -8,11 +8,14 @@ import torch
 import diptych
 
 DATA = "glyphs:split=val:design=noto"
+TOWER = "conv:image_size=32:widths=(16,32,64):depths=(1,1,1):pooling=max"
 
 
 def test_trains_saves_loads_and_evaluates(tmp_path):
     """RELIABILITY 29."""
-    trained = diptych.train("clip", DATA, tmp_path / "run", steps=20, batch_size=32, seed=0, quiet=True)
+    trained = diptych.train(
+        "clip", DATA, tmp_path / "run", steps=20, batch_size=16, image_tower=TOWER, seed=0, quiet=True
+    )
     loaded = diptych.load(tmp_path / "run")
     words = ["a red apple", "clock"]
     assert torch.equal(loaded.embed_texts(words), trained.embed_texts(words))

@@ -45,7 +45,8 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
     assert len(same) == 1
 
 
-def test_one_quick_arm_runs_with_texts_as_they_are(tmp_path):
+def test_one_quick_arm_runs_with_texts_as_they_are(tmp_path, brief):
+    brief(cliprocket)
     views = []
 
     def change(method):

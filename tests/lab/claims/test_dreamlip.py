@@ -38,7 +38,8 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
     assert len(same) == 1
 
 
-def test_one_quick_arm_runs_by_even_weights(tmp_path):
+def test_one_quick_arm_runs_by_even_weights(tmp_path, brief):
+    brief(dreamlip)
     trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
     prelude = dreamlip.draw(trial)
     source = open_source(prelude)

@@ -33,7 +33,8 @@ def test_arms_differ_in_objective_and_number_of_texts_alone(tmp_path, monkeypatc
     assert len(same) == 1
 
 
-def test_one_quick_arm_runs_and_is_measured_on_scenes_it_did_not_learn(tmp_path):
+def test_one_quick_arm_runs_and_is_measured_on_scenes_it_did_not_learn(tmp_path, brief):
+    brief(multi_view)
     trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
     prelude = multi_view.draw(trial)
     source = open_source(prelude)
