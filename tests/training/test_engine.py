@@ -385,7 +385,7 @@ def test_memory_stays_flat_while_it_trains(tmp_path):
 
     def measure(module, done):
         if done in (30, 90):
-            sizes[done] = held(children=False)
+            sizes[done] = held()
         return {}
 
     make_engine(tmp_path, source=Still(64), validate=measure, recipe={"batch_size": 32, "steps": 90}).run()
