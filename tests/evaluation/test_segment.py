@@ -117,7 +117,7 @@ def test_the_command_writes_a_picture_and_numbers(tmp_path, capsys):
     assert 15 <= told["best"]["x"] <= 75
     for words, message in (
         (["tiny", str(place)], "has no sentence"),
-        (["tiny", str(tmp_path / "no.png"), "a bus"], "is no picture"),
+        (["tiny", str(tmp_path / "no.png"), "a bus"], "there is no such file"),
         (["tiny", str(place), "a bus", "--out", str(tmp_path / "a.jpg")], "name a PNG file"),
         (["tiny", str(place), "a bus", "--out", str(place)], "the picture itself"),
         (["tiny-lm", str(place), "a bus"], "heat"),
