@@ -58,5 +58,5 @@ def test_loss_equals_the_equation(decoupled):
     assert float(total) == pytest.approx((slow(z) + slow(transposed)) / 2, rel=1e-5)
 
 
-def test_keeps_the_contract(decoupled):
-    check_method("decoupled")
+def test_keeps_the_contract(decoupled, two):
+    check_method("decoupled", ranks=two)

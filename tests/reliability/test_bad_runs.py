@@ -322,7 +322,7 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("config.yaml has an unknown option", "resume", text(CONFIG, "method: clip\nlearning: 3"),
      ("option in", "learning")),
     ("config.yaml has a recipe of text", "resume", text(CONFIG, "method: clip\nrecipe: fast"), ("recipe",)),
-    ("config.yaml has a method of no name", "resume", text(CONFIG, "method: 3"), ("method in", "is 3", "write its name")),
+    ("config.yaml has a method of no name", "resume", text(CONFIG, "method: 3"), ("is 3; write its name",)),
     # data that changed
     ("data shrank below a batch of the epoch", "resume", photos(half), ("had 16 samples and has 8",)),
     ("data shrank below a batch", "resume", photos(quarter), ("had 16 samples and has 4",)),

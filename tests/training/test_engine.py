@@ -5,7 +5,6 @@ import os
 import signal
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from tests.data.helpers import Still, held
@@ -325,46 +324,12 @@ def test_validation_is_logged_after_each_epoch_on_the_delivered_module(tmp_path)
     assert not any(line["training"] for line in lines)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("clip", 150), ("siglip", 500)])
-def test_overfits_32_pairs_to_perfect_recall(tmp_path, name, steps):
-    """Each recipe learns 32 pairs by heart."""
-    method = make_method(name, augment={"crop": (1.0, 1.0), "ratio": (1.0, 1.0)})
+def test_overfits_32_pairs_to_perfect_recall(tmp_path):
+    """What is learnt by heart is known without an error; that each method learns is asked by the contract suite."""
+    method = make_method("clip", augment={"crop": (1.0, 1.0), "ratio": (1.0, 1.0)})
     source = Toy(32)
-    make_engine(tmp_path, method=method, source=source, recipe={"lr": 3e-3, "batch_size": 32, "steps": steps}).run()
+    make_engine(tmp_path, method=method, source=source, recipe={"lr": 3e-3, "batch_size": 32, "steps": 150}).run()
     assert recall(method, source, range(32)) == 1.0
-
-
-def test_shuffled_captions_teach_nothing_about_new_pictures(tmp_path):
-    """Trained on wrong pairs, a model ranks held-out pairs no better than chance; on right pairs it does."""
-    recalls = {}
-    order = np.random.default_rng(0).permutation(128).tolist()
-    for shuffled in (False, True):
-        method = make_method()
-        train = Pairs(order[:96], shuffled)
-        recipe = {"lr": 2e-3, "batch_size": 32, "steps": 200}
-        make_engine(tmp_path / str(shuffled), method=method, source=train, recipe=recipe).run()
-        recalls[shuffled] = recall(method, Toy(128), order[96:])
-    assert recalls[True] < 0.15 < 0.3 < recalls[False]
-
-
-class Pairs(Toy):
-    """Some of the toy's pictures with their own captions, or with each other's."""
-
-    def __init__(self, indices, shuffled):
-        super().__init__(128)
-        self.indices = list(indices)
-        self.shift = 41 if shuffled else 0
-
-    def __len__(self):
-        return len(self.indices)
-
-    def keys(self):
-        return [f"{index:03d}" for index in self.indices]
-
-    def __getitem__(self, index):
-        picture = super().__getitem__(self.indices[index])
-        words = super().__getitem__(self.indices[(index + self.shift) % len(self.indices)])
-        return replace(picture, texts=words.texts)
 
 
 @torch.no_grad()
