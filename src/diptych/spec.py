@@ -7,9 +7,10 @@ Spec(name='vit', options={'width': 384, 'depth': 12})
 """
 
 import ast
+import operator
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -87,12 +88,14 @@ class Bound:
 
     limit: float
     word: ClassVar[str]
+    holds: ClassVar[Callable[[float, float], bool]]
 
     def __str__(self) -> str:
         return f"{self.word} {self.limit:g}"
 
     def allows(self, value: float) -> bool:
-        raise NotImplementedError
+        """Whether the value is within the limit."""
+        return type(self).holds(value, self.limit)
 
 
 class Above(Bound):
@@ -102,9 +105,7 @@ class Above(Bound):
     """
 
     word = "above"
-
-    def allows(self, value: float) -> bool:
-        return value > self.limit
+    holds = operator.gt
 
 
 class AtLeast(Bound):
@@ -114,9 +115,7 @@ class AtLeast(Bound):
     """
 
     word = "at least"
-
-    def allows(self, value: float) -> bool:
-        return value >= self.limit
+    holds = operator.ge
 
 
 class Below(Bound):
@@ -126,9 +125,7 @@ class Below(Bound):
     """
 
     word = "below"
-
-    def allows(self, value: float) -> bool:
-        return value < self.limit
+    holds = operator.lt
 
 
 class AtMost(Bound):
@@ -138,9 +135,7 @@ class AtMost(Bound):
     """
 
     word = "at most"
-
-    def allows(self, value: float) -> bool:
-        return value <= self.limit
+    holds = operator.le
 
 
 Positive = Annotated[float, Above(0)]
