@@ -57,7 +57,8 @@ class Ranks:
 
     def _open(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="diptych-ranks-")
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "diptych.training.run"])  # imported once for all ranks of all pools
         for rank in range(self.count):
             ours, theirs = context.Pipe()
             arguments = (theirs, rank, self.count, self._folder.name)
