@@ -13,7 +13,7 @@ from torch import Tensor
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, PairConfig, Pairs, tune
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 card = {
     "title": "Decoupled Contrastive Learning",

@@ -11,7 +11,7 @@ from torch import Tensor
 from diptych.errors import InputError
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 
 def tiny(**options):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from diptych.methods.base import Recipe
-from diptych.towers.parts import Momentum
+from diptych.towers.nn.parts import Momentum
 from diptych.training import optim
 from diptych.training.optim.muon import orthogonal
 

@@ -16,7 +16,7 @@ from diptych.methods.base import Recipe, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.store import load
 from diptych.testing import Toy
-from diptych.towers.parts import Momentum
+from diptych.towers.nn.parts import Momentum
 from diptych.training.config import resolve
 from diptych.training.engine import Engine, Options
 from diptych.training.run import run

@@ -17,7 +17,7 @@ from diptych.evaluation import check, evaluate
 from diptych.evaluation.continual import Checkpoint, loaded, mean_of, measured_by, settings_of, share_of
 from diptych.evaluation.embed import Progress
 from diptych.evaluation.protocol import data_of, describe, protocol_of
-from diptych.towers.parts import between
+from diptych.towers.nn.parts import between
 
 card = {
     "title": "WiSE-FT: models between a fine-tuned one and the one it came from",

@@ -29,7 +29,7 @@ from diptych.towers.classifier import freeze
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.model import evaluating
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import Tower
 from diptych.training.config import resolve
 from diptych.training.run import run

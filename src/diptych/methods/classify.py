@@ -24,7 +24,7 @@ from diptych.methods.make import Make
 from diptych.spec import configure
 from diptych.towers.classifier import Classifier, check_names
 from diptych.towers.dual import DualEncoder
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.towers.model import Model
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
 T = TypeVar("T", bound=nn.Module)

@@ -22,7 +22,7 @@ from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 from diptych.spec import parse
 from diptych.towers.dual import DualEncoder
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 
 class Mixed(Method):

@@ -18,7 +18,7 @@ from diptych.methods.base import At, Features, Method, Preset, Stage
 from diptych.methods.make import NO_TOWER, Make
 from diptych.spec import Positive, configure
 from diptych.towers.dual import DualEncoder
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 STRONG: Mapping[str, Any] = {
     "crop": (0.08, 1.0), "flip": True, "colour": (0.8, 0.8, 0.8, 0.2), "recoloured": 0.8, "grey": 0.2, "blur": 0.5,
@@ -37,7 +37,7 @@ PAPER = Preset(image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=12
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesConfig:
-    """`augment` are options of `data.views.Augment`, `projector` the head behind the tower (`towers.heads`)."""
+    """`augment` are options of `data.views.Augment`, `projector` the head behind the tower (`towers.nn.heads`)."""
 
     augment: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
     projector: str = "mlp:hidden=2048"

@@ -14,7 +14,7 @@ from diptych.errors import InputError
 from diptych.methods import store
 from diptych.towers.dual import DualEncoder
 from diptych.towers.model import Model
-from diptych.towers.parts import Frozen
+from diptych.towers.nn.parts import Frozen
 
 
 class Teacher(Frozen):

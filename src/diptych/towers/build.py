@@ -1,15 +1,18 @@
 """From a spec to a tower: `image_tower("vit:width=384")`, `text_tower({"name": "text", "depth": 6}, vocab_size=…)`.
 
 A tower registers itself with a decorator, `@image("vit")` or `@text("text")`, on a class with a `Config` dataclass.
-Modules of this folder are found by scanning it; a third party's are registered when they are imported.
+The modules of `towers.image` and `towers.text` are found by scanning these folders. A tower that one paper alone uses
+registers as `PAPER.NAME` in the paper's own module, which is imported when such a name is asked for; a third party's
+towers are registered when their module is imported.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-import diptych.towers
+import diptych
 from diptych.errors import InputError, unknown
 from diptych.spec import configure, parse
 from diptych.towers.tower import ImageTower, Tower
@@ -101,6 +104,8 @@ def _find(registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]) ->
             raise InputError(f"this {what} spec has no 'name'; it has {', '.join(sorted(options)) or 'nothing'}")
         name = options.pop("name")
     kind, colon, value = name.partition(":")
+    if kind not in registry and "." in kind:
+        _import_paper(kind)
     if kind not in registry:
         raise unknown(what, kind, registry)
     cls = registry[kind]
@@ -112,7 +117,16 @@ def _find(registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]) ->
 
 
 def _discover() -> None:
-    """Import the modules of this folder; those that need an extra import it only when a tower is built."""
-    for module in pkgutil.iter_modules(diptych.towers.__path__):
-        if not module.ispkg:
-            importlib.import_module(f"diptych.towers.{module.name}")
+    """Import the modules of towers; those that need an extra import it only when a tower is built."""
+    for package in ("diptych.towers.image", "diptych.towers.text"):
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            importlib.import_module(f"{package}.{module.name}")
+
+
+def _import_paper(name: str) -> None:
+    """Import the method that a tower `PAPER.NAME` belongs to, where there is one."""
+    paper = name.partition(".")[0]
+    root = Path(diptych.__path__[0])
+    for entry in (*root.glob(f"methods/*/{paper}.py"), *root.glob(f"methods/*/{paper}/__init__.py")):
+        module = entry.parent if entry.name == "__init__.py" else entry.with_suffix("")
+        importlib.import_module(".".join(("diptych", *module.relative_to(root).parts)))

@@ -23,9 +23,9 @@ from diptych.metrics import similarities
 from diptych.towers.classifier import freeze
 from diptych.towers.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
-from diptych.towers.fusion import QFormer
 from diptych.towers.model import Model, Pictures, Progress, evaluating
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
+from diptych.towers.nn.qformer import QFormer
 from diptych.towers.tower import ImageTower
 
 _SIGNS = re.compile(r'[.!"()*#:;~\s]+')

@@ -27,7 +27,7 @@ from diptych.towers.concepts import ConceptBank, Searched
 from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.model import Told, evaluating
-from diptych.towers.transformer import Transformer
+from diptych.towers.nn.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure, parse
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.encoded import Encoded
-from diptych.towers.heads import TwoConfig, TwoHeads, fitted, head
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.heads import TwoConfig, TwoHeads, fitted, head
+from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
 
@@ -23,7 +23,7 @@ class DualEncoder(nn.Module):
     """Pictures and texts to unit vectors of one space; similarity is their dot product.
 
     `scale()` is the multiplier of similarities, `bias` what is added to them (SigLIP), or None. A projection is the
-    spec of a head (`towers.heads`), such as "linear". A model of pictures alone has no text tower (None).
+    spec of a head (`towers.nn.heads`), such as "linear". A model of pictures alone has no text tower (None).
 
     >>> from diptych.towers.build import image_tower, text_tower
     >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")

@@ -26,7 +26,7 @@ from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.model import Pictures, Progress, Told, evaluating
-from diptych.towers.transformer import Transformer
+from diptych.towers.nn.transformer import Transformer
 
 PRIOR = 0.01
 """The probability of a concept at a region that the bias gives at the start."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import InputError
-from diptych.towers.transformer import Attention, Block, FeedForward
+from diptych.towers.nn.transformer import Attention, Block, FeedForward
 
 ENGINE = "onednn"
 

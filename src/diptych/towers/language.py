@@ -23,10 +23,10 @@ from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.towers.delivered import Validation
 from diptych.towers.generate import generate
-from diptych.towers.kept import Cache
 from diptych.towers.model import Model, evaluating
-from diptych.towers.parts import checksum
-from diptych.towers.text import TextTower
+from diptych.towers.nn.kv_cache import Cache
+from diptych.towers.nn.parts import checksum
+from diptych.towers.text.text import TextTower
 
 
 @dataclass(frozen=True, eq=False)

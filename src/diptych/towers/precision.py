@@ -22,7 +22,7 @@ from diptych.errors import InputError, unknown
 from diptych.towers import int8
 from diptych.towers.language import LanguageModel
 from diptych.towers.model import Model
-from diptych.towers.transformer import Attention
+from diptych.towers.nn.transformer import Attention
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from diptych.errors import InputError, shortened
 from diptych.towers.classifier import Classifier, check_names, freeze, parted
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
-from diptych.towers.transformer import Insert, chain
+from diptych.towers.nn.transformer import Insert, chain
 
 Position = Literal["end", "middle", "front", "around", "name"]
 STD = 0.02  # of vectors that begin at random

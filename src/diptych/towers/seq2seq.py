@@ -20,8 +20,8 @@ from diptych.errors import InputError
 from diptych.spec import parse
 from diptych.towers.build import text_tower
 from diptych.towers.language import CausalLM
-from diptych.towers.text import TextTower
-from diptych.towers.transformer import Transformer
+from diptych.towers.nn.transformer import Transformer
+from diptych.towers.text.text import TextTower
 
 if TYPE_CHECKING:
     from diptych.towers.t5 import T5

@@ -26,7 +26,7 @@ from diptych.errors import InputError, brief
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.spec import Above, AtLeast, Count, Natural, NotNegative, Share, check, check_record, configure
 from diptych.towers.model import evaluating
-from diptych.towers.parts import Momentum
+from diptych.towers.nn.parts import Momentum
 from diptych.training import gradcache, optim
 from diptych.training.feed import Feed
 from diptych.training.guard import LOOKS, Guard, Memory, write_samples

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diptych import collectives
 from diptych.errors import InputError, brief
-from diptych.towers.parts import Momentum
+from diptych.towers.nn.parts import Momentum
 from diptych.training.step import Step
 
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

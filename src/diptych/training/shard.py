@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor
 from diptych import collectives
 from diptych.errors import InputError
 from diptych.methods.base import Method
-from diptych.towers.parts import Frozen, Momentum
-from diptych.towers.transformer import Block
+from diptych.towers.nn.parts import Frozen, Momentum
+from diptych.towers.nn.transformer import Block
 from diptych.training.launch import Copies
 from diptych.training.step import Step
 

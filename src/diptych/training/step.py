@@ -15,7 +15,7 @@ from diptych.data.batch import Batch, Ragged, Tokens
 from diptych.dtypes import wide
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 
 class Step(nn.Module):

@@ -11,7 +11,7 @@ from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
-from diptych.towers.transformer import Attention
+from diptych.towers.nn.transformer import Attention
 
 ATTENTION = 3 * 512**2 + 512**2 + 512
 

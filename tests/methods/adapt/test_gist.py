@@ -21,7 +21,7 @@ from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 AT = At(0, 10, 0, 0)
 TOY = Toy(48, ["images.main", "labels.class"])

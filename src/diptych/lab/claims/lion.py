@@ -32,7 +32,7 @@ from diptych.methods.base import Recipe
 from diptych.metrics import ranks
 from diptych.objectives import info_nce
 from diptych.rng import torch_seed
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 from diptych.training import optim
 from diptych.training.schedule import factor
 

@@ -33,7 +33,7 @@ from diptych.methods.make import Make
 from diptych.spec import Count, NotNegative
 from diptych.towers.delivered import Validation
 from diptych.towers.gap import gap
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 from diptych.towers.writer import Writer
 
 card = {

@@ -36,7 +36,7 @@ from diptych.spec import Count
 from diptych.towers.classifier import check_names, freeze
 from diptych.towers.concepts import Concepts, Rows, TextSide
 from diptych.towers.dual import DualEncoder
-from diptych.towers.parts import Frozen
+from diptych.towers.nn.parts import Frozen
 
 card = {
     "title": "ConES: Concept Embedding Search for Parameter Efficient Tuning Large Vision Language Models",

@@ -28,8 +28,8 @@ from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
+from diptych.towers.nn.transformer import Attention
 from diptych.towers.prompts import Conditional
-from diptych.towers.transformer import Attention
 
 card = {
     "title": "Task-Oriented Multi-Modal Mutual Leaning for Vision-Language Models",

@@ -46,7 +46,7 @@ from diptych.objectives import info_nce
 from diptych.objectives.core import alike
 from diptych.spec import Count
 from diptych.towers.model import Model
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 card = {
     "title": "GIST: Generating Image-Specific Text for Fine-grained Object Classification",

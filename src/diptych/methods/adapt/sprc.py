@@ -29,8 +29,8 @@ from diptych.objectives.composed import prompt_alignment, token_nce
 from diptych.spec import AtLeast, Count, NotNegative, ShareBelowOne
 from diptych.towers.classifier import freeze
 from diptych.towers.composer import Composer, cleaned
-from diptych.towers.fusion import STD, QFormer, QFormerConfig
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
+from diptych.towers.nn.qformer import STD, QFormer, QFormerConfig
 
 card = {
     "title": "Sentence-level Prompts Benefit Composed Image Retrieval",

@@ -32,7 +32,7 @@ from diptych.methods.pairs import Pairs
 from diptych.objectives import info_nce
 from diptych.spec import Positive
 from diptych.towers.dual import DualEncoder
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 from diptych.towers.visual import Visualness, best_threshold, null_picture
 
 card = {

@@ -20,7 +20,7 @@ from diptych.methods.adapt import fine_tune
 from diptych.methods.base import Stage
 from diptych.methods.make import Make
 from diptych.spec import Share
-from diptych.towers.parts import Frozen, between
+from diptych.towers.nn.parts import Frozen, between
 
 card = {
     "title": "Robust fine-tuning of zero-shot models",

@@ -22,8 +22,8 @@ from diptych.methods.make import Make
 from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import negative_cosine
 from diptych.spec import Share
-from diptych.towers.heads import head
-from diptych.towers.parts import Momentum
+from diptych.towers.nn.heads import head
+from diptych.towers.nn.parts import Momentum
 
 card = {
     "title": "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",

@@ -17,7 +17,7 @@ from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import info_nce
 from diptych.spec import Positive
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 card = {
     "title": "CLIP: Learning Transferable Visual Models From Natural Language Supervision",

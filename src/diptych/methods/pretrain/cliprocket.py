@@ -32,8 +32,8 @@ from diptych.objectives import nt_xent, pair_losses
 from diptych.objectives.noncontrastive import assignment_loss, negative_cosine, redundancy, sinkhorn
 from diptych.spec import AtLeast, Count, Positive, Share, configure
 from diptych.towers.dual import DualEncoder
-from diptych.towers.heads import TwoHeads, head
-from diptych.towers.parts import Momentum, Temperature
+from diptych.towers.nn.heads import TwoHeads, head
+from diptych.towers.nn.parts import Momentum, Temperature
 
 card = {
     "title": "Improved baselines for vision-language pre-training",

@@ -28,7 +28,7 @@ from diptych.methods.pairs import SMALL, PairConfig, Pairs, tune
 from diptych.objectives import alignment, cross_uniformity, info_nce, uniformity
 from diptych.spec import AtLeast, Count, Positive
 from diptych.towers.dual import DualEncoder
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 card = {
     "title": "It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap",

@@ -32,7 +32,7 @@ from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives import info_nce
 from diptych.objectives.grouping import Weighting, grouped, grouping
 from diptych.spec import Count, NotNegative, Positive, Share
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 card = {
     "title": "DreamLIP: Language-Image Pre-training with Long Captions",

@@ -25,7 +25,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives.distillation import off_diagonal
 from diptych.spec import Count, NotNegative
-from diptych.towers.parts import Momentum
+from diptych.towers.nn.parts import Momentum
 
 card = {
     "title": "Continual Vision-Language Representation Learning with Off-Diagonal Information",

@@ -34,8 +34,8 @@ from diptych.methods.pictures import STRONG
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
 from diptych.spec import AtLeast, Count, Positive, fits
-from diptych.towers.heads import head
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.heads import head
+from diptych.towers.nn.parts import Temperature
 
 card = {
     "title": "A Principled Framework for Multi-View Contrastive Learning",
@@ -63,7 +63,7 @@ _OF_TWO, _FORMS = ("dhel", "kcl"), ("mv_dhel", "mv_infonce")
 class Config(PairConfig):
     """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed. `pictures` and `texts` are
     the numbers of views; no text of `role` is drawn twice, and a sample with too few is left out. `projector` is the
-    head behind each tower (`towers.heads`). `arrays` names further modalities, arrays of the data with the count of
+    head behind each tower (`towers.nn.heads`). `arrays` names further modalities, arrays of the data with the count of
     their numbers, such as another encoder's features: one view each, through layers and a projector of its own."""
 
     objective: str = "mv_dhel"

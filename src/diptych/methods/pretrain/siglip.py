@@ -18,7 +18,7 @@ from diptych.methods.make import Make
 from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import sigmoid_pairs
 from diptych.spec import Positive
-from diptych.towers.parts import Temperature
+from diptych.towers.nn.parts import Temperature
 
 card = {
     "title": "SigLIP: Sigmoid Loss for Language Image Pre-Training",

@@ -16,7 +16,7 @@ from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import negative_cosine
-from diptych.towers.heads import head
+from diptych.towers.nn.heads import head
 
 card = {
     "title": "Exploring Simple Siamese Representation Learning",

@@ -25,7 +25,7 @@ from diptych.methods.make import Make
 from diptych.methods.pictures import PAPER, SMALL, STRONG, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import assignment_loss, sinkhorn
 from diptych.spec import AtLeast, Count, Positive, Share, configure
-from diptych.towers.parts import Queue
+from diptych.towers.nn.parts import Queue
 
 card = {
     "title": "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",

@@ -17,9 +17,9 @@ from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
 from diptych.errors import InputError, brief, unknown
 from diptych.towers.model import Model
+from diptych.towers.nn.transformer import ACTIVATIONS
 from diptych.towers.pretrained.convert import Rule, fill, halves, row, rows, scalar, square, thirds, turned, under
 from diptych.towers.pretrained.files import read_json, read_weights
-from diptych.towers.transformer import ACTIVATIONS
 
 log = logging.getLogger(__name__)
 

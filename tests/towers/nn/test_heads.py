@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from diptych.errors import InputError
-from diptych.towers.heads import head
+from diptych.towers.nn.heads import head
 
 
 def test_each_kind_has_its_weights():

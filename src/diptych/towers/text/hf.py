@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.nn.transformer import edited
 from diptych.towers.tower import Tower
-from diptych.towers.transformer import edited
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.nn.transformer import Attention, FeedForward, Transformer, init
 from diptych.towers.tower import ImageTower, preprocess_of
-from diptych.towers.transformer import Attention, FeedForward, Transformer, init
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.errors import InputError
-from diptych.towers.transformer import (
+from diptych.towers.nn.transformer import (
     Attention,
     FeedForward,
     Insert,

@@ -5,7 +5,7 @@ import torch
 
 from diptych.errors import InputError
 from diptych.towers.build import text_tower
-from diptych.towers.transformer import Insert, chain
+from diptych.towers.nn.transformer import Insert, chain
 
 SMALL = {"name": "text", "width": 32, "depth": 3, "heads": 4, "vocab_size": 50, "context": 12}
 FORMS = [

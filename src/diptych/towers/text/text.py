@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.nn.transformer import Transformer, stretch
 from diptych.towers.tower import Tower
-from diptych.towers.transformer import Transformer, stretch
 
 
 @dataclass(frozen=True, kw_only=True)

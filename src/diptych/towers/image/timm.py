@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.nn.transformer import edited
 from diptych.towers.tower import ImageTower, preprocess_of
-from diptych.towers.transformer import edited
 
 
 @dataclass(frozen=True, kw_only=True)

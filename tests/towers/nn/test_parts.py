@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from diptych.errors import InputError
-from diptych.towers.parts import Frozen, Momentum, Queue, Temperature, checksum
+from diptych.towers.nn.parts import Frozen, Momentum, Queue, Temperature, checksum
 
 
 @pytest.fixture(autouse=True)

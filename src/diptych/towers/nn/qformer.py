@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.errors import InputError
 from diptych.towers.encoded import Encoded
-from diptych.towers.transformer import Block, FeedForward, Insert, init
+from diptych.towers.nn.transformer import Block, FeedForward, Insert, init
 
 STD = 0.02  # of queries, words and places, as in BERT
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
 from diptych.towers.encoded import Edit
-from diptych.towers.joined import join, project
-from diptych.towers.kept import Cache, Kept
+from diptych.towers.nn.fused import join, project
+from diptych.towers.nn.kv_cache import Cache, Kept
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from diptych.towers.joined import project
-from diptych.towers.transformer import Attention
+from diptych.towers.nn.fused import project
+from diptych.towers.nn.transformer import Attention
 
 X = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import gelu, layer_norm
 
 from diptych.errors import InputError
-from diptych.towers.fusion import QFormer, QFormerConfig
+from diptych.towers.nn.qformer import QFormer, QFormerConfig
 
 SIZES = {"vocab_size": 30, "memory_width": 6, "width": 8, "depth": 3, "heads": 2, "queries": 3, "positions": 20}
 
