@@ -28,12 +28,12 @@ from diptych.data.sample import Sample, Schema
 from diptych.data.sources.glyphs import Glyphs
 from diptych.errors import InputError
 from diptych.lab.demo.trial import FINAL, Placed
+from diptych.models.model import Model
 from diptych.rng import generator
 from diptych.search.build import build_index
 from diptych.search.embed import embed_source
 from diptych.search.index import Index
 from diptych.search.ivf import State
-from diptych.towers.model import Model
 
 PACKAGES = ("faiss-cpu",)
 ROWS, QUERIES, K, RECALL, THREADS = 250_000, 512, 10, 0.99, 2

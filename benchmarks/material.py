@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import diptych
 from diptych.data.sources import open_source
-from diptych.towers.model import Model
+from diptych.models.model import Model
 
 NAME = "ViT-B-32"
 

@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 tools/make_tiny.py [tiny] [tiny-lm] [--out build/tiny]
 
-A run that was stopped goes on where it was. Each ends with the scores, the files in src/diptych/towers/pretrained/NAME
+A run that was stopped goes on where it was. Each ends with the scores, the files in src/diptych/models/pretrained/NAME
 (weights in float16) and the card there, README.md. `make tiny` calls it, with one rank a core: on a CPU two processes
 of one thread are faster than one of two.
 """
@@ -22,7 +22,7 @@ from diptych.methods import store
 from diptych.training.engine import Interrupted
 from diptych.training.launch import make_accelerator
 
-SHIPPED = Path(diptych.__file__).parent / "towers" / "pretrained"
+SHIPPED = Path(diptych.__file__).parent / "models" / "pretrained"
 RECIPES = {"tiny": tiny, "tiny-lm": tiny_lm}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from diptych import objectives, testing
     from diptych.front import evaluate, train
-    from diptych.towers.model import Model
+    from diptych.models.model import Model
 
     # `diptych.methods.store.load`. Any stands for a `LanguageModel`, and for models that do more than embed.
     def load(
@@ -32,7 +32,7 @@ _WHERE = {
     "load": "diptych.methods.store",
     "train": "diptych.front",
     "evaluate": "diptych.front",
-    "Model": "diptych.towers.model",
+    "Model": "diptych.models.model",
 }
 
 

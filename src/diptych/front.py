@@ -10,8 +10,8 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate as run_suites
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
-from diptych.towers.language import LanguageModel
-from diptych.towers.model import Model
+from diptych.models.language import LanguageModel
+from diptych.models.model import Model
 from diptych.training.config import preset_for, resolve
 from diptych.training.engine import Options
 from diptych.training.run import run
@@ -93,7 +93,7 @@ def evaluate(
 
 def validation(model: Any, source: Source) -> dict[str, float]:
     """What is measured on `--val` after each epoch: recall both ways, a language model's perplexity, or whatever else
-    the model says (`towers.delivered.Validation`)."""
+    the model says (`models.delivered.Validation`)."""
     how = model.validation
     result = run_suites(model, source, [how.suite], **how.settings)[how.suite]
     return {f"val/{name}": value for name, value in result.items() if name.startswith(tuple(how.names))}

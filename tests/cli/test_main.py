@@ -17,7 +17,7 @@ from diptych.cli import main
 from diptych.cli._screen import progress
 from diptych.cli.train import streams
 from diptych.data.sources import formats
-from diptych.towers import int8
+from diptych.models import int8
 from diptych.training import engine
 
 

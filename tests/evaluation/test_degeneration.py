@@ -13,8 +13,8 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.degeneration import degeneration, distinct, diversity, report
 from diptych.evaluation.perplexity import perplexity
+from diptych.models.language import CausalLM, LanguageModel
 from diptych.towers.build import text_tower
-from diptych.towers.language import CausalLM, LanguageModel
 
 WORDS = ["red", "blue", "green", "lamp", "fox", "bird", "tree", "house", "sea", "sky"]
 TEXTS = [" ".join(WORDS[(start + step * place) % 10] for place in range(14)) for start in range(6) for step in (1, 3)]

@@ -5,9 +5,9 @@ import torch
 
 from diptych.data.tokenizers import train_bpe
 from diptych.lab import tiny
+from diptych.models.model import Model
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
+from diptych.models.model import Model
 from diptych.search import writer
 from diptych.search.embed import embed_source
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model
 
 
 class Noise:

@@ -18,6 +18,7 @@ from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
+from diptych.models.model import Model
 from diptych.search import index, writer
 from diptych.search.embed import embed_source
 from diptych.search.index import Index, best
@@ -25,7 +26,6 @@ from diptych.search.layout import Manifest, parts_of
 from diptych.search.query import query
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model
 
 COLOURS = {
     "red": (255, 0, 0),

@@ -8,10 +8,10 @@ from diptych.methods.adapt.cones import ConES
 from diptych.methods.base import Losses
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.simclr import SimCLR
+from diptych.models.delivered import Validation
+from diptych.models.model import Model
 from diptych.testing import learning
 from diptych.testing.subject import Subject
-from diptych.towers.delivered import Validation
-from diptych.towers.model import Model
 
 
 class Uphill(CLIP):

@@ -6,7 +6,7 @@ from tests.methods.adapt.test_prompts import method, pictures
 from torch.nn.functional import cross_entropy, normalize
 
 from diptych.errors import InputError
-from diptych.towers.classifier import Classifier
+from diptych.models.classifier import Classifier
 from diptych.towers.concepts import ConceptBank, Concepts, Rows, TextSide, padded
 
 NAMES = ("red circle", "blue square", "bar")
@@ -209,7 +209,7 @@ def test_rows_of_several_lengths_are_padded():
 
 
 def test_a_plain_model_takes_concepts_in_the_texts_place():
-    from diptych.towers.model import Model
+    from diptych.models.model import Model
 
     searched = begun()
     with torch.no_grad():

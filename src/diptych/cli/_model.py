@@ -6,7 +6,7 @@ from diptych.cli._parser import Parser
 from diptych.cli._screen import say
 
 if TYPE_CHECKING:
-    from diptych.towers.model import Model
+    from diptych.models.model import Model
 
 MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], or hf:REPO_OR_FOLDER"
 
@@ -34,7 +34,7 @@ def load_model(
     import torch
 
     from diptych.methods.store import load
-    from diptych.towers.precision import set_precision
+    from diptych.models.precision import set_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = set_precision(load(spec, weights=weights, share=share).to(device), precision)

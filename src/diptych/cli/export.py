@@ -31,7 +31,7 @@ def run(args: Namespace) -> None:
         if name not in args:
             raise InputError(f"diptych export lacks --{name}; name {what}: diptych export {USAGE}")
     from diptych.methods.store import load
-    from diptych.towers.export import LIMIT, export, targets
+    from diptych.models.export import LIMIT, export, targets
 
     if args.to not in targets():
         raise unknown("target", args.to, targets())

@@ -21,8 +21,8 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.retrieval import role_of, texts_of
+from diptych.models.generate import strategy_of
 from diptych.spec import parse
-from diptych.towers.generate import strategy_of
 
 card = {
     "title": "Degeneration of generated texts, by decoding strategy",

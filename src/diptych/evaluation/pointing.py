@@ -27,8 +27,8 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_pictures
 from diptych.evaluation.positions import cells_of, laid_under
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.models.model import patch_vectors
 from diptych.objectives.grouping import group_weights
-from diptych.towers.model import patch_vectors
 
 card = {
     "title": "Pointing: where a text's object is, by patches",

@@ -32,7 +32,7 @@ from diptych.evaluation.embed import Progress, Steps, read_pictures
 from diptych.evaluation.positions import laid_under
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.zeroshot import class_vectors
-from diptych.towers.model import patch_vectors
+from diptych.models.model import patch_vectors
 
 card = {
     "title": "Zero-shot segmentation: mIoU of classes by their texts",

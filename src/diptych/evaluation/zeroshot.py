@@ -6,7 +6,7 @@ With `novel` the classes fall into two halves, and each picture is named among t
 
     H = 2 · base · novel / (base + novel)
 
-A model whose prompts were learnt (`towers.classifier`) gives its own logits, and takes no templates. Where its classes
+A model whose prompts were learnt (`models.classifier`) gives its own logits, and takes no templates. Where its classes
 look at each other, those of each half are named alone and the pictures judged anew.
 
 With `group` a second label says which pictures belong together, and accuracy is told for each group and for the worst.
@@ -30,7 +30,7 @@ from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
-from diptych.towers.classifier import mean_directions
+from diptych.models.classifier import mean_directions
 
 card = {
     "title": "Zero-shot classification by class names",
@@ -172,7 +172,7 @@ def judged_pictures(
 
 
 def _learnt(model: Any) -> bool:
-    """Whether a model has a classifier of its own (`towers.model.Adapted`)."""
+    """Whether a model has a classifier of its own (`models.model.Adapted`)."""
     return hasattr(model, "classifier")
 
 

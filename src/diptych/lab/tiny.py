@@ -30,8 +30,8 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.probe import linear
 from diptych.files import write_atomic
 from diptych.metrics import class_ranks
+from diptych.models.model import Model
 from diptych.rng import generator
-from diptych.towers.model import Model
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import run
 

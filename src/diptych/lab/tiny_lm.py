@@ -12,7 +12,7 @@ from typing import Any
 from diptych import collectives
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.towers.language import LanguageModel
+from diptych.models.language import LanguageModel
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import run
 

@@ -22,13 +22,13 @@ from diptych.errors import InputError
 from diptych.methods.base import Features, Losses
 from diptych.methods.classify import class_names
 from diptych.methods.make import Make
+from diptych.models.classifier import check_names
+from diptych.models.grounding import Grounding, HeadConfig
 from diptych.objectives.regions import box_terms, word_regions
 from diptych.spec import configure
-from diptych.towers.classifier import check_names
 from diptych.towers.concepts import TextSide, padded
 from diptych.towers.denoiser import DenoiserConfig, Drawing
 from diptych.towers.dual import DualEncoder
-from diptych.towers.grounding import Grounding, HeadConfig
 
 
 class Task(Protocol):

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
+from diptych.models.delivered import Delivered
+from diptych.models.language import CausalLM, LanguageModel, check_tokenizer
+from diptych.models.model import Model
 from diptych.towers.build import image_tower, text_tower
-from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
-from diptych.towers.language import CausalLM, LanguageModel, check_tokenizer
-from diptych.towers.model import Model
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
@@ -26,7 +26,7 @@ class Make:
 
     `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an existing dual
     encoder, `state` its weights: where given, they win over specs and the method's defaults. `delivered` is the whole
-    of what the method before delivered, where that is more (`towers.delivered`).
+    of what the method before delivered, where that is more (`models.delivered`).
     """
 
     def __init__(

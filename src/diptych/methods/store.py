@@ -24,13 +24,13 @@ from diptych.errors import InputError, at, brief
 from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import is_file, method_class
+from diptych.models import pretrained
+from diptych.models.delivered import Delivered
+from diptych.models.language import CausalLM, LanguageModel
+from diptych.models.model import Model
+from diptych.models.precision import set_precision
 from diptych.spec import check_record
-from diptych.towers import pretrained
-from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
-from diptych.towers.language import CausalLM, LanguageModel
-from diptych.towers.model import Model
-from diptych.towers.precision import set_precision
 
 FORMAT = "diptych-model/1"
 
@@ -153,7 +153,7 @@ def load(
 
     `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
     is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
-    probed embeddings stay within a cosine of 0.9995 of float32 (`towers.precision`). `share` weighs the heads of a
+    probed embeddings stay within a cosine of 0.9995 of float32 (`models.precision`). `share` weighs the heads of a
     model that has two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError where the name,
     the files or their contents do not fit.
     """

@@ -12,8 +12,8 @@ from diptych.data.pictures import Preprocess
 from diptych.data.views import PictureView, TextView, View
 from diptych.errors import InputError
 from diptych.methods import store
+from diptych.models.model import Model
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model
 from diptych.towers.nn.parts import Frozen
 
 

@@ -20,11 +20,11 @@ from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_tex
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.files import followed
+from diptych.models.model import Model
+from diptych.models.pretrained import absolute
 from diptych.search import writer
 from diptych.search.layout import Manifest, parquet
 from diptych.search.writer import Row, Stale, Writer
-from diptych.towers.model import Model
-from diptych.towers.pretrained import absolute
 
 
 def embed_source(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError
+from diptych.models.model import Model
 from diptych.search.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.search.layout import Manifest, parquet, parts_of
-from diptych.towers.model import Model
 
 TILE = 16_384
 """Rows compared at once: 32 MB of vectors of 512 numbers."""

@@ -8,9 +8,9 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from diptych.errors import InputError
+from diptych.models.model import Model
 from diptych.search.embed import embed_source
 from diptych.search.index import Hit, Index
-from diptych.towers.model import Model
 
 
 def query(

@@ -28,12 +28,12 @@ from diptych.methods import classify, store
 from diptych.methods.base import At, Method
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
+from diptych.models.model import evaluating
 from diptych.rng import generator
 from diptych.testing.runs import engine_of
 from diptych.testing.subject import Subject, narrower
 from diptych.testing.toy import Toy
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import evaluating
 from diptych.training.engine import Engine, Options
 
 ENOUGH = 0.85

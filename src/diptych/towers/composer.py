@@ -20,10 +20,10 @@ from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.metrics import similarities
-from diptych.towers.classifier import freeze
-from diptych.towers.delivered import Delivered, Validation
+from diptych.models.classifier import freeze
+from diptych.models.delivered import Delivered, Validation
+from diptych.models.model import Model, Pictures, Progress, evaluating
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model, Pictures, Progress, evaluating
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.nn.qformer import QFormer
 from diptych.towers.tower import ImageTower

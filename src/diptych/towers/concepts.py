@@ -25,8 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.files import write_atomic
-from diptych.towers.classifier import Classifier, check_names, parted, prompt_ids
-from diptych.towers.delivered import Delivered
+from diptych.models.classifier import Classifier, check_names, parted, prompt_ids
+from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 
 Form = Literal["pooled", "name", "prompt"]

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from diptych.data.pictures import HALF, Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
+from diptych.models.delivered import Validation
+from diptych.models.model import Told, evaluating
 from diptych.spec import configure
 from diptych.towers.concepts import ConceptBank, Searched
-from diptych.towers.delivered import Validation
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Told, evaluating
 from diptych.towers.nn.transformer import Transformer
 
 

@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
-from diptych.towers.classifier import check_names, mean_directions, plainly, prompt_ids, thaw
+from diptych.models.classifier import check_names, mean_directions, plainly, prompt_ids, thaw
+from diptych.models.prompts import Prompted
 from diptych.towers.dual import DualEncoder
-from diptych.towers.prompts import Prompted
 from diptych.towers.tower import Tower
 
 _AT_ONCE = 256  # hard prompts
@@ -123,7 +123,7 @@ class Mixture(Prompted):
         return mixing(self.router(self.image_features(x)), self.k)
 
     def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
-        from diptych.towers.model import Routed  # which knows mixtures
+        from diptych.models.model import Routed  # which knows mixtures
 
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return Routed(self, preprocess, name=name)

@@ -16,9 +16,9 @@ from torch import Tensor
 from diptych.data.templates import filled
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.dtypes import wide
-from diptych.towers.classifier import Classifier, mean_directions
+from diptych.models.classifier import Classifier, mean_directions
+from diptych.models.model import evaluating
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import evaluating
 
 Unit = tuple[str, str]
 

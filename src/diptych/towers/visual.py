@@ -19,10 +19,10 @@ from torch import Tensor
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
+from diptych.models.delivered import Delivered, Validation
+from diptych.models.model import Model, Progress
 from diptych.rng import generator
-from diptych.towers.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
-from diptych.towers.model import Model, Progress
 from diptych.towers.tower import ImageTower
 
 

@@ -19,22 +19,22 @@ from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import wide
 from diptych.errors import InputError
+from diptych.models import t5
+from diptych.models.classifier import freeze
+from diptych.models.delivered import Delivered, Validation
+from diptych.models.generate import generate
+from diptych.models.model import Model, Pictures, evaluating
+from diptych.models.seq2seq import Seq2Seq, seq2seq
 from diptych.spec import parse
-from diptych.towers import t5
-from diptych.towers.classifier import freeze
-from diptych.towers.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.gap import Gap
-from diptych.towers.generate import generate
-from diptych.towers.model import Model, Pictures, evaluating
-from diptych.towers.seq2seq import Seq2Seq, seq2seq
 from diptych.towers.tower import ImageTower
 
 BEAMS = 5
 
 
 class Writer(Delivered):
-    """Encoder, gap layer, adapter and language model. `lm` is a spec of `towers.seq2seq`; one whose folder is gone is
+    """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; one whose folder is gone is
     built by `recall`, from what the run has kept of it."""
 
     lm: Seq2Seq | t5.T5
@@ -124,7 +124,7 @@ class WritingModel(Model):
         """What is written about each picture, with prompts (a question for each) an answer; or about `texts` in their
         place, whose vectors pass the gap layer.
 
-        Strategies and their options are those of `towers.generate`, beam search with 5 beams where none is named; at
+        Strategies and their options are those of `models.generate`, beam search with 5 beams where none is named; at
         most `max_tokens` tokens (None: as the method says). Raises InputError for what cannot be read, prompts that are
         not as many, and an unknown strategy or option.
         """

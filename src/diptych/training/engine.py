@@ -24,8 +24,8 @@ from diptych.data.loader import workers_told
 from diptych.data.sample import Source
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
+from diptych.models.model import evaluating
 from diptych.spec import Above, AtLeast, Count, Natural, NotNegative, Share, check, check_record, configure
-from diptych.towers.model import evaluating
 from diptych.towers.nn.parts import Momentum
 from diptych.training import gradcache, optim
 from diptych.training.feed import Feed

@@ -27,8 +27,8 @@ from diptych.methods.base import Method
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
 from diptych.methods.registry import method_class
+from diptych.models.delivered import Delivered
 from diptych.rng import torch_seed
-from diptych.towers.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.training import config as configs
 from diptych.training.config import RunConfig

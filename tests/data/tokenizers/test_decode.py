@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.towers.pretrained.tiny import bert_like, siglip_spm, t5_like
+from tests.models.pretrained.tiny import bert_like, siglip_spm, t5_like
 
 from diptych.data.tokenizers import Clip, SentencePiece, from_folder, train_bpe
 

@@ -10,7 +10,7 @@ from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import contrastive_gap as gap
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
-from diptych.towers.model import Model
+from diptych.models.model import Model
 
 
 def fresh_model() -> Model:

@@ -14,9 +14,9 @@ from diptych.errors import InputError
 from diptych.methods.adapt.cones import ConES
 from diptych.methods.make import Make
 from diptych.methods.store import load
+from diptych.models.grounding import Detector
 from diptych.testing import Toy
 from diptych.testing import check as suite
-from diptych.towers.grounding import Detector
 from diptych.training import optim
 from diptych.training.config import resolve
 from diptych.training.engine import Engine, Options

@@ -15,8 +15,8 @@ from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
+from diptych.models.model import Routed
 from diptych.towers.mixture import mixing
-from diptych.towers.model import Routed
 from diptych.training import optim
 from diptych.training.config import resolve
 

@@ -17,8 +17,8 @@ from diptych.front import validation
 from diptych.methods.adapt.sprc import SPRC
 from diptych.methods.base import At
 from diptych.methods.make import NO_TOWER, Make
+from diptych.models.model import Model
 from diptych.towers.composer import Composing, cleaned
-from diptych.towers.model import Model
 from diptych.training.config import resolve
 from diptych.training.run import run
 

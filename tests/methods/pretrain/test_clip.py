@@ -9,7 +9,7 @@ from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.siglip import SigLIP
-from diptych.towers.model import Model
+from diptych.models.model import Model
 
 AT = At(0, 10, 0, 0)
 

@@ -15,8 +15,8 @@ from diptych.methods import store
 from diptych.methods.base import At, Recipe
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
+from diptych.models.language import LanguageModel
 from diptych.testing.toy import Toy
-from diptych.towers.language import LanguageModel
 from diptych.training.engine import Engine, Options
 
 AT = At(0, 10, 0, 0)

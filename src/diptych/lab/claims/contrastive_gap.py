@@ -38,9 +38,9 @@ from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
 from diptych.lab.demo.trial import FINAL, small_pixels
 from diptych.methods.store import load
 from diptych.metrics import ranks
+from diptych.models.model import Model
 from diptych.objectives import info_nce
 from diptych.rng import generator, torch_seed
-from diptych.towers.model import Model
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import build_method, run
 

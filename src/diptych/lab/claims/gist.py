@@ -36,8 +36,8 @@ from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
 from diptych.methods.base import Method, Stage
 from diptych.methods.store import load
+from diptych.models.model import Model
 from diptych.rng import generator
-from diptych.towers.model import Model
 from diptych.training.config import resolve
 from diptych.training.run import run
 

@@ -27,7 +27,7 @@ from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better
 from diptych.methods.base import Method
 from diptych.methods.store import load
-from diptych.towers.model import Model
+from diptych.models.model import Model
 from diptych.training.config import resolve
 from diptych.training.run import run
 

@@ -49,8 +49,8 @@ from diptych.lab.claim import Arm, Claim, Floor, Trial, better, not_worse
 from diptych.lab.joined import Pair, join, retrieval
 from diptych.methods.base import Method
 from diptych.methods.store import load
+from diptych.models.model import Adapted
 from diptych.rng import generator
-from diptych.towers.model import Adapted
 from diptych.towers.prompt_sets import PromptSets
 
 NOISE = 30.0

@@ -26,7 +26,7 @@ from diptych.files import write_atomic
 from diptych.lab.demo.page import Found, Queries, compose
 from diptych.lab.demo.trial import CHOICE, FINAL, Trial, measure
 from diptych.methods.store import load
-from diptych.towers.model import Model
+from diptych.models.model import Model
 from diptych.training import config as training_config
 from diptych.training.run import run as train_run
 

@@ -15,8 +15,8 @@ from diptych.data.sources.glyphs import Glyphs
 from diptych.data.views import place
 from diptych.evaluation.retrieval import retrieval
 from diptych.metrics import accuracy
+from diptych.models.model import Model
 from diptych.rng import generator
-from diptych.towers.model import Model
 
 CANVAS, MOST_SHRINK = 64, 1.8
 LOOKUP = 16  # pixels a side

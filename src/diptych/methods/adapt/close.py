@@ -30,8 +30,8 @@ from diptych.data.views import NoiseView, PictureView, Task, TaskView, TextView,
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
+from diptych.models.delivered import Validation
 from diptych.spec import Count, NotNegative
-from diptych.towers.delivered import Validation
 from diptych.towers.gap import gap
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.writer import Writer
@@ -50,7 +50,7 @@ TrainOn = Literal["texts", "images"]
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """`source`, `context`, `target`, `sources` and `targets` are those of `data.views.Task`. `noise` is w (None: .08 at
-    768 dimensions, more at fewer), `gap` a layer of `towers.gap`, `lm` a language model of `towers.seq2seq`, `tokens`
+    768 dimensions, more at fewer), `gap` a layer of `towers.gap`, `lm` a language model of `models.seq2seq`, `tokens`
     what it reads of a vector. `max_tokens` are written at most."""
 
     source: str = "caption"

@@ -11,9 +11,9 @@ Inference: the same, with any names.
 from dataclasses import dataclass, replace
 
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.models.prompts import Conditional
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
-from diptych.towers.prompts import Conditional
 
 card = {
     "title": "Conditional Prompt Learning for Vision-Language Models",

@@ -32,8 +32,8 @@ from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig, class_names
 from diptych.methods.concepts import TASKS, Task
+from diptych.models.classifier import check_names, freeze
 from diptych.spec import Count
-from diptych.towers.classifier import check_names, freeze
 from diptych.towers.concepts import Concepts, Rows, TextSide
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Frozen

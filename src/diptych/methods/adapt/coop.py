@@ -11,9 +11,9 @@ All classes share the vectors, or each has its own. Inference: the same prompts;
 from dataclasses import dataclass, replace
 
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.models.prompts import Position, Prompted
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
-from diptych.towers.prompts import Position, Prompted
 
 card = {
     "title": "Learning to Prompt for Vision-Language Models",

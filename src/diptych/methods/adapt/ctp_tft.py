@@ -25,11 +25,11 @@ from torch.nn.functional import normalize
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.models.prompts import Conditional
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.transformer import Attention
-from diptych.towers.prompts import Conditional
 
 card = {
     "title": "Task-Oriented Multi-Modal Mutual Leaning for Vision-Language Models",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.methods.tuning import Decay, layer_rates
-from diptych.towers.classifier import Classifier, freeze
+from diptych.models.classifier import Classifier, freeze
 from diptych.towers.dual import DualEncoder
 
 card = {

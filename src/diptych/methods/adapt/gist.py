@@ -42,10 +42,10 @@ from diptych.methods.classify import SMALL, PicturesConfig, class_names
 from diptych.methods.make import Make
 from diptych.methods.pairs import Pairs
 from diptych.methods.teacher import Teacher
+from diptych.models.model import Model
 from diptych.objectives import info_nce
 from diptych.objectives.core import alike
 from diptych.spec import Count
-from diptych.towers.model import Model
 from diptych.towers.nn.parts import Temperature
 
 card = {

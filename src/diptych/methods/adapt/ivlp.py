@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.models.prompts import Deep
 from diptych.spec import AtLeast
 from diptych.towers.dual import DualEncoder
-from diptych.towers.prompts import Deep
 
 card = {
     "title": "Independent vision-language prompting (in MaPLe)",

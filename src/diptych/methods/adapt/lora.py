@@ -15,8 +15,8 @@ from torch import nn
 
 from diptych.errors import InputError
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.models.classifier import Classifier
 from diptych.spec import Count, ShareBelowOne
-from diptych.towers.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 
 card = {

@@ -25,9 +25,9 @@ from diptych.data.views import PictureView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
+from diptych.models.classifier import freeze
 from diptych.objectives.composed import prompt_alignment, token_nce
 from diptych.spec import AtLeast, Count, NotNegative, ShareBelowOne
-from diptych.towers.classifier import freeze
 from diptych.towers.composer import Composer, cleaned
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.nn.qformer import STD, QFormer, QFormerConfig

@@ -25,8 +25,8 @@ from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.models.classifier import Classifier
 from diptych.spec import NotNegative
-from diptych.towers.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 
 card = {

@@ -1,7 +1,7 @@
 """A causal language model, trained by maximum likelihood on texts alone.
 
 The plain decoder that captioners and decoding methods build on: each token from those before it, the output tied to the
-table of embeddings (`towers.language`).
+table of embeddings (`models.language`).
 
     L = - Σ_texts Σ_t log p(x_t | x_1 … x_{t-1})  /  Σ_texts number of tokens predicted
 
@@ -21,7 +21,7 @@ from diptych.data.batch import Batch
 from diptych.data.views import TextView, View
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import NO_TOWER, Make
-from diptych.towers.language import CausalLM
+from diptych.models.language import CausalLM
 
 card = {
     "title": "Causal language model, by maximum likelihood (the shape of GPT-2)",

@@ -1,0 +1,148 @@
+"""Our models in other people's formats: one target a file of this folder, each checked before anyone sees it.
+
+A target's file has `PACKAGES` (what it imports) and `INSTALL` (what brings them), `misfit(model)` (why it cannot hold a
+model, or None), `notes(model)` (what differs by the target's nature), `write(model, folder)`, and `embed(folder,
+pictures, texts)`: the unit vectors that the other library computes from what was written, from pictures and strings.
+"""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from diptych.errors import InputError, brief, unknown
+from diptych.files import followed, is_full, sync
+from diptych.models.model import Model
+
+LIMIT = 1e-5  # the largest difference of an entry of a unit vector that passes
+
+TEXTS = (
+    "a photo of a cat", "Two dogs, running on a beach at 10 pm!", "a", "", "It's the 3rd red apple (half-eaten).",
+    "Überall liegt Schnee", "snow and ice " * 60,
+)  # fmt: skip
+"""Short, empty, longer than any context, capitals, digits, signs: as every tokenizer must split them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, how far the other library's embeddings are from ours, and what differs by its nature."""
+
+    target: str
+    folder: Path
+    images: float
+    texts: float
+    notes: tuple[str, ...]
+
+
+def targets() -> list[str]:
+    """The names of what can be exported to, one for each file of this folder.
+
+    >>> targets()
+    ['hf', 'onnx', 'openclip', 'sentence-transformers']
+    """
+    return sorted(item.name.replace("_", "-") for item in pkgutil.iter_modules(__path__) if item.name[0] != "_")
+
+
+def export(model: Model, target: str, folder: str | Path) -> Report:
+    """Write a model (float32, on the CPU) into the new folder in the format of `target`, and compare embeddings.
+
+    The other library reads what was written and embeds pictures and texts; the folder appears only when no entry of
+    its unit vectors differs from ours by more than 1e-5. Raises InputError for an unknown target, a missing package, a
+    folder that exists, a model that the target cannot hold (with the targets that can), and a difference above that.
+    """
+    folder = followed(folder)
+    module = _target(target)
+    if folder.exists():
+        raise InputError(f"{folder} exists already; name a new folder")
+    if model.tokenizer is None:
+        raise InputError(f"{model.name} came without a tokenizer and cannot be exported; load it from a folder that "
+                         "holds its tokenizer files")  # fmt: skip
+    if model.device.type != "cpu" or model.precision != "float32":
+        raise InputError(f"{model.name} is on {model.device} in {model.precision}; to export it, load it anew "
+                         "on the CPU and in float32")  # fmt: skip
+    _need(target, module)
+    if (reason := module.misfit(model)) is not None:
+        raise InputError(f"{target} cannot hold {model.name}: {reason}; {_others(model, target)}")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        module.write(model, temporary)
+        images, texts = _compare(model, module, temporary, target)
+        for path in sorted(temporary.rglob("*")):
+            sync(path)
+        temporary.rename(folder)
+        sync(folder.parent)
+    except BaseException as error:
+        if is_full(error):
+            raise InputError(
+                f"no space left to write {folder}; nothing was kept, make room and export again"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Report(target, folder, images, texts, tuple(module.notes(model)))
+
+
+def pictures(size: int) -> list[Image.Image]:
+    """Smooth noise in several shapes. Margins to crop are even: there all libraries agree on where the centre is."""
+    rng = np.random.default_rng(0)
+    shapes = [(size, size), (2 * size, 2 * size), (3 * size, size), (2 * size, 6 * size)]
+    noise = [rng.integers(0, 256, (9, 9, 3), dtype=np.uint8) for _ in shapes]
+    return [Image.fromarray(n).resize(s, Image.Resampling.BICUBIC) for n, s in zip(noise, shapes, strict=True)]
+
+
+def _target(name: str) -> ModuleType:
+    if name not in targets():
+        raise unknown("target", name, targets())
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def _need(target: str, module: ModuleType) -> None:
+    for package in module.PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"export to {target} needs {package}; pip install {module.INSTALL}")
+
+
+def _others(model: Model, target: str) -> str:
+    """The targets that can hold the model, in words."""
+    able = []
+    for other in targets():
+        module = _target(other)
+        if other != target and all(map(importlib.util.find_spec, module.PACKAGES)) and module.misfit(model) is None:
+            able.append(other)
+    return f"{' and '.join(able)} can" if able else "no other target can either"
+
+
+def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tuple[float, float]:
+    """The largest differences, ours to theirs, of pictures and of texts."""
+    shown = pictures(model.preprocess.size)
+    try:
+        theirs = module.embed(folder, shown, TEXTS)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(f"{target} cannot read what was written of {model.name} ({brief(error)}); nothing was kept, "
+                         "use another target")  from error  # fmt: skip
+    found = []
+    for name, a, b in zip(("pictures", "texts"), (model.embed_images(shown), model.embed_texts(TEXTS)), theirs,
+                          strict=True):  # fmt: skip
+        found.append(difference := _farthest(a, b))
+        if not difference <= LIMIT:
+            raise InputError(f"embeddings of {name} by {target} differ from those of {model.name} by {difference:.2g}, "
+                             f"above {LIMIT:g}; nothing was kept, use another target")  # fmt: skip
+    return found[0], found[1]
+
+
+def _farthest(a: Tensor, b: Tensor) -> float:
+    return float((a - b.detach()).abs().max()) if a.shape == b.shape else float("inf")
+
+
+__all__ = ["LIMIT", "TEXTS", "Report", "export", "pictures", "targets"]

@@ -1,0 +1,124 @@
+"""ONNX: image.onnx and text.onnx, from uint8 pixels and from ids to unit vectors, with what prepares both beside them.
+
+Dimensions: N pictures or texts, L ids a text, S pixels a side, E embedding.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diptych.data.pictures import Preprocess
+from diptych.data.tokenizers import Clip, SentencePiece, from_dict, pad_batch
+from diptych.errors import InputError, brief
+from diptych.models.export import _common as common
+from diptych.models.model import Model, evaluating
+from diptych.towers.dual import DualEncoder
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+INSTALL = "'diptych[export]'"
+FORMAT = "diptych-onnx/1"
+
+
+class Pictures(nn.Module):
+    """uint8 (N, 3, S, S) -> unit vectors (N, E); mean and std are inside, so that nobody can forget them."""
+
+    def __init__(self, encoder: DualEncoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.encoder.embed_images(pixels)
+
+
+class Texts(nn.Module):
+    """ids (N, L) and lengths (N,), both int64 -> unit vectors (N, E)."""
+
+    def __init__(self, encoder: DualEncoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return self.encoder.embed_texts(ids, lengths)
+
+
+def misfit(model: Model) -> None:
+    """Any tower can be tried; what torch cannot trace is told by `write`."""
+
+
+def notes(model: Model) -> list[str]:
+    """What differs by the nature of the target."""
+    return [common.MENDS] * isinstance(model.tokenizer, Clip)
+
+
+def write(model: Model, folder: Path) -> None:
+    """Both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or spiece.model."""
+    tokenizer, size = common.tokenizer_of(model), model.preprocess.size
+    batch, length = torch.export.Dim("batch", max=1 << 20), torch.export.Dim("length", max=tokenizer.context)
+    fixed = tokenizer.padding == "max"  # such a tower reads its padding: one length is the only exact one
+    pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
+    _graph(model, Pictures(model.encoder), folder / "image.onnx", {"pixels": pixels}, {"pixels": {0: batch}})
+    _graph(model, Texts(model.encoder), folder / "text.onnx", {"ids": ids, "lengths": lengths},
+           {"ids": {0: batch} if fixed else {0: batch, 1: length}, "lengths": {0: batch}})  # fmt: skip
+    if isinstance(tokenizer, SentencePiece):
+        common.write_tokenizer(tokenizer, folder)
+    else:
+        pipeline = common.rust(tokenizer)
+        pipeline.enable_truncation(tokenizer.context)
+        pad = {"pad_id": tokenizer.pad, "pad_token": pipeline.id_to_token(tokenizer.pad)}
+        pipeline.enable_padding(**pad, length=tokenizer.context if fixed else None)
+        pipeline.save(str(folder / "tokenizer.json"))
+    bias = model.encoder.bias
+    common.write_json(folder / "diptych.json", {
+        "format": FORMAT, "model": model.name, "identity": model.identity, "embed_dim": model.encoder.embed_dim,
+        "preprocess": model.preprocess.to_dict(), "tokenizer": tokenizer.to_dict(),
+        "logit_scale": float(model.encoder.scale().detach()),
+        "logit_bias": None if bias is None else float(bias.detach()),
+    })  # fmt: skip
+
+
+def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Unit vectors (N, E) by onnxruntime: the first alone, then the rest at once, so that sizes of batches differ."""
+    stored = json.loads((folder / "diptych.json").read_text(encoding="utf-8"))
+    preprocess, tokenizer = Preprocess.from_dict(stored["preprocess"]), from_dict(stored["tokenizer"])
+    pixels = torch.stack([preprocess(picture) for picture in pictures])
+    rows = tokenizer.encode(texts)
+    image, text = (_session(folder / name) for name in ("image.onnx", "text.onnx"))
+    parts = [image({"pixels": part}) for part in (pixels[:1], pixels[1:])]
+    batches = [pad_batch(part, tokenizer) for part in (rows[:1], rows[1:-1], rows[-1:])]
+    return torch.cat(parts), torch.cat([text({"ids": ids, "lengths": lengths}) for ids, lengths in batches])
+
+
+def _session(path: Path) -> Any:
+    """A function from named tensors to the graph's one result."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda given: torch.from_numpy(session.run(None, {name: x.numpy() for name, x in given.items()})[0])
+
+
+def _graph(model: Model, module: nn.Module, path: Path, given: dict[str, Tensor], dynamic: dict[str, Any]) -> None:
+    """One module as an ONNX file; weights too large for one file lie beside it, as ONNX has it."""
+    try:
+        with evaluating(model.encoder), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter's remarks on its own future
+            program = torch.export.export(module.eval(), tuple(given.values()), dynamic_shapes=tuple(dynamic.values()))
+            made = torch.onnx.export(program, dynamo=True, input_names=list(given), output_names=["vectors"],
+                                     verbose=False)  # fmt: skip
+        assert made is not None
+        made.save(str(path), external_data=_bytes(module) > 1 << 30)
+    except Exception as error:  # the exporter raises whatever its passes led to
+        raise InputError(f"torch cannot export {path.stem} of {model.name} to ONNX ({brief(error)}); choose another "
+                         "target") from error  # fmt: skip
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in module.state_dict().values())

@@ -1,0 +1,302 @@
+"""The causal language model: a causal text tower whose table of embeddings is its output too, and strings around it.
+
+    p(x_t | x_1 … x_{t-1}) = softmax(table · h_{t-1}),      h the tokens after the final norm
+
+Decoding is three calls: `start` reads what stands before, `next` one token more, `select` chooses or repeats rows.
+
+Dimensions: B texts, L tokens of a text, P prefix tokens, N = P + L, M memory tokens, D width, V vocabulary.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.dtypes import wide
+from diptych.errors import InputError
+from diptych.models.delivered import Validation
+from diptych.models.generate import generate
+from diptych.models.model import Model, evaluating
+from diptych.towers.nn.kv_cache import Cache
+from diptych.towers.nn.parts import checksum
+from diptych.towers.text.text import TextTower
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a decoder stands after the N tokens that it has read, prefix included. Nothing changes it."""
+
+    logits: Tensor  # (B, V), of the next token
+    hidden: Tensor  # (B, N, D), after the final norm: what the logits are made of
+    mask: Tensor  # (B, N) bool, True where a token is real
+    cache: Cache
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+
+    def select(self, index: Tensor) -> "State":
+        """The state of the rows `index` (N,), which may repeat: candidates, beams, those that go on."""
+
+        def of(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[index]
+
+        logits, hidden, mask = self.logits[index], self.hidden[index], self.mask[index]
+        return State(logits, hidden, mask, self.cache.select(index), of(self.memory), of(self.memory_mask))
+
+
+class CausalLM(nn.Module):
+    """A language model on a causal text tower, whose parameters are all that it has (the output is tied to the table).
+
+    Padding may stand anywhere: `mask` says which tokens are real, and positions count those alone. `prefix` (B, P, D)
+    are embeddings in place of ids, read before them; `memory` (B, M, ·) is what the layers with cross-attention read.
+    Raises InputError for a tower that is not causal, is always padded, or is none of ours.
+
+    >>> from diptych.towers.build import text_tower
+    >>> lm = CausalLM(text_tower("text:width=32:depth=1", vocab_size=100, context=16))
+    >>> state = lm.start(torch.tensor([[1, 7]]))
+    >>> lm.next(state, state.logits.argmax(-1)).hidden.shape
+    torch.Size([1, 3, 32])
+    """
+
+    def __init__(self, tower: TextTower):
+        super().__init__()
+        if not isinstance(tower, TextTower) or not tower.config.causal or tower.config.padding == "max":
+            raise InputError(
+                f"a language model needs a causal text tower that is not always padded, not {tower.spec['name']!r} "
+                "with these options; choose text:causal=true:padding=longest"
+            )
+        self.tower = tower
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The embeddings (V, D), input and output."""
+        return self.tower.table
+
+    @property
+    def context(self) -> int:
+        """The most tokens that can be read, prefix included."""
+        return self.tower.context
+
+    def config(self) -> dict[str, Any]:
+        """Plain values: the spec of the text tower, from which the same module can be made."""
+        return {"text": self.tower.spec}
+
+    def forward(
+        self,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        prefix: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Ids (B, L) behind a prefix (B, P, D), or one of them -> tokens (B, N, D) after the final norm.
+
+        Without a mask padding may stand behind the real tokens alone. Raises InputError above the context.
+        """
+        parts = [part for part in (prefix, None if ids is None else self.table(ids)) if part is not None]
+        if not parts:
+            raise InputError("a language model takes ids, a prefix, or both")
+        x = torch.cat(parts, dim=1)
+        N = x.shape[1]
+        place = torch.arange(N, device=x.device) if mask is None else (mask.cumsum(1) - 1).clamp(min=0)[:, -N:]
+        if (most := N if mask is None else int(mask.sum(1).max())) > self.context:
+            raise InputError(f"{most} tokens exceed the language model's context {self.context}; give or ask for fewer")
+        x = x + self.tower.positions[place]
+        x = self.tower.blocks(x, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache)
+        return self.tower.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Tokens (…, D) -> logits (…, V) of the one that follows each."""
+        return F.linear(hidden, self.table.weight)
+
+    def start(
+        self,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
+        prefix: Tensor | None = None,
+        *,
+        memory_mask: Tensor | None = None,
+    ) -> State:
+        """Read prefix and ids; `mask` (B, N) is of both, None where all of them are real. Each row has a real token."""
+        cache = Cache.empty(len(self.tower.transformer.layers))
+        hidden = self(ids, mask, memory=memory, memory_mask=memory_mask, prefix=prefix, cache=cache)
+        B, N, _ = hidden.shape
+        mask = torch.ones(B, N, dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()
+        last = N - 1 - mask.flip(1).int().argmax(1)
+        logits = self.logits(hidden[torch.arange(B, device=hidden.device), last])
+        return State(wide(logits), hidden, mask, cache, memory, memory_mask)
+
+    def next(self, state: State, ids: Tensor) -> State:
+        """Read one token more a row, ids (B,), or several, (B, n); the state itself stays as it is."""
+        ids = ids.view(len(ids), -1)
+        mask = torch.cat([state.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1)
+        cache = state.cache.select()
+        hidden = self(ids, mask, memory=state.memory, memory_mask=state.memory_mask, cache=cache)
+        logits = wide(self.logits(hidden[:, -1]))
+        return replace(state, logits=logits, hidden=torch.cat([state.hidden, hidden], 1), mask=mask, cache=cache)
+
+    def token_log_probs(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        *,
+        first: int | Tensor = 1,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        prefix: Tensor | None = None,
+    ) -> Tensor:
+        """log p of each id (B, L) given those before it; 0 at places before `first` (B,) and from `lengths`.
+
+        Padding stands on the right. Without a prefix nothing stands before place 0, so `first` is at least 1.
+        """
+        hidden = self(ids, memory=memory, memory_mask=memory_mask, prefix=prefix)
+        first = torch.as_tensor(first, device=ids.device).expand(len(ids))
+        if prefix is None:
+            hidden, first = F.pad(hidden, (0, 0, 1, 0)), first.clamp(min=1)
+        before = hidden[:, -ids.shape[1] - 1 : -1]  # what stands before each id
+        place = torch.arange(ids.shape[1], device=ids.device)
+        counted = (place >= first[:, None]) & (place < lengths[:, None])
+        logits = self.logits(before[counted])  # of counted places alone: the vocabulary is the widest product
+        logits = wide(logits)
+        found = logits.new_zeros(ids.shape)
+        found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
+        return found
+
+    def log_prob(self, ids: Tensor, lengths: Tensor, **how: Any) -> Tensor:
+        """log p of each text (B,), the sum of `token_log_probs`, which takes the same keywords."""
+        return self.token_log_probs(ids, lengths, **how).sum(1)
+
+
+class Missing(InputError, AttributeError):
+    """A model is asked for an ability that its kind lacks; `hasattr` says no, use says why."""
+
+
+class LanguageModel:
+    """A causal language model that takes and gives strings; what `diptych.load` returns for one. In float32.
+
+    Raises InputError where the tokenizer does not fit the model, or does not mark where texts start and end.
+    """
+
+    precision = "float32"
+    validation = Validation("perplexity", ("perplexity", "bits_per_character"))
+
+    def __init__(self, lm: CausalLM, tokenizer: Tokenizer, *, name: str):
+        check_tokenizer(tokenizer)
+        if tokenizer.vocab_size != lm.table.num_embeddings or tokenizer.context > lm.context:
+            raise InputError(
+                f"{name}: the model has {lm.table.num_embeddings} words and a context of {lm.context}, its tokenizer "
+                f"{tokenizer.vocab_size} and {tokenizer.context}; use the one it was trained with"
+            )
+        self.lm, self.tokenizer, self.name = lm, tokenizer, name
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("encoder", "preprocess") or (hasattr(Model, name) and not name.startswith("_")):
+            raise Missing(f"{self.name} is a language model and has no {name}; name a model of pictures and texts")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] = "",
+        *,
+        strategy: str = "greedy",
+        max_tokens: int | None = None,
+        min_tokens: int = 0,
+        seed: int = 0,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> list[str]:
+        """What follows each prompt, so that prompt + result is the text (in the tokenizer's letters).
+
+        Strategies and their options are those of `models.generate`; at most `max_tokens` (None: what the context holds)
+        and at least `min_tokens` tokens. Draws depend on (seed, number of the prompt), not on batches.
+        Raises InputError for an unknown strategy or option, and for prompts that leave no room.
+        """
+        prompts = _texts(prompts, "prompts")
+        before = list(self.tokenizer.before)
+        rows = [before + self.tokenizer.ids(prompt) for prompt in prompts]
+        found = []
+        with evaluating(self.lm), torch.inference_mode():
+            for start in range(0, len(rows), batch_size):
+                ids, lengths = pad_batch(rows[start : start + batch_size], self.tokenizer)
+                mask = torch.arange(ids.shape[1]) < lengths[:, None]
+                found += generate(
+                    self.lm, ids.to(self.device), mask.to(self.device), strategy=strategy, eot=self.tokenizer.eot,
+                    max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, row=start, **options,
+                )  # fmt: skip
+        return [
+            self.tokenizer.decode(row + more)[len(self.tokenizer.decode(row)) :]
+            for row, more in zip(rows, found, strict=True)
+        ]
+
+    def log_prob(
+        self, texts: str | Sequence[str], prompts: str | Sequence[str] | None = None, *, batch_size: int = 64
+    ) -> Tensor:
+        """log p(text i and its end | prompt i), (N,): a sum over tokens, so that it falls with length.
+
+        Raises InputError for a text that does not fit into the context with its prompt.
+        """
+        texts = _texts(texts, "texts")
+        prompts = [""] * len(texts) if prompts is None else _texts(prompts, "prompts")
+        if len(prompts) != len(texts):
+            raise InputError(f"{len(texts)} texts came with {len(prompts)} prompts; give one for each, or none")
+        heads = [[*self.tokenizer.before, *self.tokenizer.ids(prompt)] for prompt in prompts]
+        rows = [
+            head + self.tokenizer.ids(text) + list(self.tokenizer.after)
+            for head, text in zip(heads, texts, strict=True)
+        ]
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > self.lm.context:
+                raise InputError(f"{text[:40]!r}… has {len(row)} tokens with its prompt, the context of {self.name} "
+                                 f"is {self.lm.context}; shorten it")  # fmt: skip
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths meet: little padding
+        found = torch.zeros(len(rows))
+        with evaluating(self.lm), torch.inference_mode():
+            for start in range(0, len(rows), batch_size):
+                some = order[start : start + batch_size]
+                ids, lengths = pad_batch([rows[i] for i in some], self.tokenizer)
+                first = torch.tensor([len(heads[i]) for i in some], device=self.device)
+                found[some] = self.lm.log_prob(ids.to(self.device), lengths.to(self.device), first=first).cpu()
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.lm.table.weight.device
+
+    def to(self, device: torch.device | str) -> "LanguageModel":
+        """Move the model."""
+        self.lm.to(device)
+        return self
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that decides probabilities: weights, tower, tokenizer. Computed at first use."""
+        config = {"lm": self.lm.config(), "tokenizer": self.tokenizer.fingerprint}
+        total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        total.update(checksum(self.lm).numpy().tobytes())
+        return total.hexdigest()
+
+
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """Raises InputError where texts have no start to begin from, or no end to stop at."""
+    if not tokenizer.before or tokenizer.eot is None or tokenizer.padding == "max":
+        raise InputError(
+            f"a language model needs a tokenizer that marks where texts start and end and pads to the longest, which "
+            f"this {tokenizer.kind!r} does not; choose bpe or clip"
+        )
+
+
+def _texts(texts: str | Sequence[str], what: str) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, Tensor) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"a language model reads texts and no pictures; give {what} as strings")
+    return list(texts)

@@ -1,0 +1,388 @@
+"""`Model`: a dual encoder with its tokenizer and its preprocessing, so that pictures and strings go in and unit vectors
+come out. It is what `diptych.load` returns, whoever trained the weights.
+
+Dimensions: N pictures or texts, E embedding, H x W pixels, L text length.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from diptych.data.ahead import ahead
+from diptych.data.decode import opened
+from diptych.data.pictures import FilePicture, Preprocess
+from diptych.data.sample import BadSample, Picture
+from diptych.data.templates import checked
+from diptych.data.tokenizers import Tokenizer, by_length
+from diptych.dtypes import wide
+from diptych.errors import InputError
+from diptych.models.classifier import Classifier, check_names, mean_directions, prompts
+from diptych.models.delivered import Delivered, Validation
+from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
+from diptych.towers.mixture import Mixture
+
+Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | Image.Image | Picture]
+Progress = Callable[[int, int], None]
+"""`progress(done, total)`, called after each batch."""
+
+
+class Model:
+    """A dual encoder that takes pictures and strings. `name` is what it was loaded from, `delivered` what a method
+    handed over that holds the encoder and more.
+
+    Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
+    """
+
+    classes: tuple[str, ...] = ()  # what `class_logits` chooses from
+    weights: Path | None = None  # the file or folder that a foreign model was loaded with, in place of its own
+    validation = Validation("retrieval", ("i2t_", "t2i_"))
+
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str,
+        delivered: Delivered | None = None,
+    ):  # fmt: skip
+        self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+        self.delivered = delivered
+        self._kept = delivered.remember() if delivered is not None else {}  # before other classes are named
+        self.precision = "float32"  # what it computes in: `models.precision.set_precision` changes it
+        _check_preprocess(encoder, preprocess, name)
+        if tokenizer is not None:
+            _check_tokenizer(encoder, tokenizer, name)
+
+    def embed_images(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        """Unit vectors (N, E), float32, on the CPU.
+
+        `images`: a path, a picture, a list of them; uint8 tensors (N, 3, H, W), preprocessed like pictures; or float
+        tensors (N, 3, size, size), taken as preprocessed. A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size,
+        with at least twice the model's size left (`Preprocess.read` says why); `exact` decodes it in full.
+        Raises InputError for what cannot be read, by place and name.
+        """
+        batches, count = self._batches(images, batch_size, exact)
+        return self._embed(batches, self.encoder.embed_images, count, progress)
+
+    def project_images(self, images: Pictures, *, batch_size: int = 64, exact: bool = False) -> Tensor:
+        """Vectors (N, E) that keep the length they had before `embed_images` made them unit; else as there."""
+        batches, count = self._batches(images, batch_size, exact)
+
+        def project(pixels: Tensor) -> Tensor:
+            return wide(self.encoder.project_image(self.encoder.encode_image(pixels).pooled))
+
+        return self._embed(batches, project, count, None)
+
+    def represent(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Encoded:
+        """What the image tower gives before the projection: tokens (N, T, D), pooled (N, D); float32, on the CPU.
+
+        `images` and what is raised are those of `embed_images`; InputError also where there is no picture.
+        """
+        batches, count = self._batches(images, batch_size, exact)
+        if not count:
+            raise InputError(f"{self.name} has no picture to represent; give one at least")
+        found: list[Encoded] = []
+        with evaluating(self.encoder), torch.inference_mode():
+            for (pixels,) in batches:
+                found.append(self.encoder.encode_image(pixels.to(self.device)))
+                if progress:
+                    progress(sum(len(each.pooled) for each in found), count)
+        tokens, pooled = (torch.cat([wide(getattr(each, name)).cpu() for each in found]).clone()
+                          for name in ("tokens", "pooled"))  # fmt: skip
+        return replace(found[0], tokens=tokens, pooled=pooled, levels=())
+
+    def heat(
+        self, images: Pictures, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
+    ) -> Tensor:
+        """Cosines (N, K, h, w) of texts with the positions of pictures, float32, on the CPU: positions pass through the
+        projection of the picture's vector.
+
+        `images` and what is raised are those of `represent`; InputError also for an image tower without positions.
+        """
+        positions, grid = patch_vectors(self, images, batch_size, exact=exact)
+        return (positions @ self.embed_texts(texts).T).transpose(1, 2).unflatten(2, grid)
+
+    def embed_texts(
+        self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
+    ) -> Tensor:
+        """Unit vectors (N, E), float32, on the CPU; a text longer than the context is cut (`tokenizer.lost` tells).
+
+        Raises InputError where the model came without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
+                             "holds its tokenizer files (tokenizer.json or spiece.model)")  # fmt: skip
+        rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
+        batches, places = by_length(rows, self.tokenizer, batch_size)
+        return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
+
+    def set_classes(
+        self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, text_embeddings: Tensor | None = None,
+        batch_size: int = 256,
+    ) -> None:  # fmt: skip
+        """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
+        of a vector (C, E) in the text's place (`towers.concepts`).
+
+        Raises InputError where a name is empty, comes twice or is cut by the context, a template has no single {} for
+        it, or vectors do not fit.
+        """
+        names, templates = check_names(names), checked(templates, "set_classes")
+        if text_embeddings is not None:
+            if text_embeddings.shape != (wanted := (len(names), self.encoder.embed_dim)):
+                raise InputError(
+                    f"{tuple(text_embeddings.shape)} are no vectors of {len(names)} classes; give {wanted}"
+                )
+            self.classes, self._class_vectors = names, F.normalize(text_embeddings.detach().float().cpu(), dim=1)
+            return
+        sets = zip(*(prompts(self.tokenizer, template, names) for template in templates), strict=True)
+        vectors = self.embed_texts([prompt for each in sets for prompt in each], batch_size=batch_size)
+        self.classes, self._class_vectors = names, mean_directions(vectors, len(names), self.shares)
+
+    def class_logits(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        """Logits (N, C) of pictures over the classes that were set: scale · cosine; their softmax are probabilities.
+
+        `images` and what is raised are those of `embed_images`; InputError also where no classes were set.
+        """
+        if not self.classes:
+            raise InputError(f"{self.name} knows no classes; name them first, with set_classes or --names")
+        vectors = self.embed_images(images, batch_size=batch_size, exact=exact, progress=progress)
+        return float(self.encoder.scale().detach()) * self.similarity(vectors, self._class_vectors)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What share of an embedding's squared length each of its heads has (`DualEncoder.shares`)."""
+        return self.encoder.shares
+
+    def set_share(self, share: float) -> None:
+        """Weigh the two heads anew, as `DualEncoder.set_share` does; classes are named again afterwards."""
+        self.encoder.set_share(share)
+        self.__dict__.pop("identity", None)
+        if hasattr(self, "_class_vectors"):
+            self.classes = ()
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines (N, M) of embeddings (N, E) and (M, E)."""
+        return self.encoder.similarity(a, b)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        return next(self.encoder.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move all that the model holds. Raises InputError for a model in int8, which runs on a CPU alone."""
+        if self.precision == "int8" and torch.device(device).type != "cpu":
+            raise InputError(f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}")
+        self._whole.to(device)
+        return self
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that decides what it gives: weights, towers, tokenizer, preprocessing, and the plain values
+        that a method handed over, such as prompts. Computed at first use; classes that are named later are no part."""
+        config = {
+            "towers": self.encoder.config(),
+            "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
+            "preprocess": self.preprocess.to_dict(),
+            **({"kept": self._kept} if self._kept else {}),
+        }
+        total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, value in sorted(self._whole.state_dict().items()):
+            value = value.detach().cpu().contiguous()
+            total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            total.update(value.reshape(-1).view(torch.uint8).numpy())
+        return total.hexdigest()
+
+    @property
+    def _whole(self) -> nn.Module:
+        """All that the model holds."""
+        return self.encoder if self.delivered is None else self.delivered
+
+    def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
+        found, done = [torch.empty(0, self.encoder.embed_dim)], 0
+        with evaluating(self.encoder), torch.inference_mode():
+            for batch in batches:
+                vectors = embed(*(part.to(self.device) for part in batch))
+                if wide(vectors) is not vectors:  # unit norm to 8 bits; make it one to 24
+                    vectors = F.normalize(wide(vectors), dim=-1)
+                vectors = vectors.cpu()
+                found.append(vectors)
+                done += len(vectors)
+                if progress:
+                    progress(done, count)
+        return torch.cat(found[1:] or found).clone()  # a clone made here takes part in gradients again
+
+    def _batches(self, images: Pictures, batch_size: int, exact: bool) -> tuple[Iterator[tuple[Tensor]], int]:
+        """Batches of pixels (N, 3, size, size), and how many pictures there are."""
+        if isinstance(images, Tensor):
+            return self._tensor_batches(images, batch_size)
+        items = [images] if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode") else images
+        return self._decoded(list(items), batch_size, exact), len(items)  # type: ignore[arg-type]
+
+    def _tensor_batches(self, images: Tensor, batch_size: int) -> tuple[Iterator[tuple[Tensor]], int]:
+        images = images[None] if images.ndim == 3 else images
+        size = self.preprocess.size
+        if images.ndim != 4 or images.shape[1] != 3 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+            raise InputError(f"picture tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
+                             f"{tuple(images.shape)}; permute or convert them")  # fmt: skip
+        if images.shape[2:] == (size, size):  # as preprocessed; for uint8 resizing would change nothing
+            return ((chunk,) for chunk in images.split(batch_size)), len(images)
+        if images.is_floating_point():
+            raise InputError(f"float pictures are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
+                             f"{images.shape[3]}; give uint8 pixels or PIL pictures")  # fmt: skip
+        pictures = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
+        return self._decoded(pictures, batch_size), len(pictures)
+
+    def _decoded(
+        self, items: Sequence[str | Path | Image.Image | Picture], batch_size: int, exact: bool = False
+    ) -> Iterator[tuple[Tensor]]:
+        """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller computes."""
+        for pixels in ahead(partial(self._pixels, exact=exact), list(enumerate(items)), batch_size):
+            yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
+
+    def _pixels(self, numbered: tuple[int, str | Path | Image.Image | Picture], *, exact: bool) -> Tensor:
+        place, item = numbered
+        try:
+            if isinstance(item, Image.Image):
+                return self.preprocess(opened(item))
+            if isinstance(item, str | Path):
+                return self.preprocess.read(FilePicture(str(item)), exact=exact)
+            if hasattr(item, "decode"):
+                return self.preprocess.read(item, exact=exact)
+        except (BadSample, OSError) as error:  # PIL reads late: a cut file given as a picture fails here
+            where = str(item) if isinstance(item, str | Path) else f"picture {place}"
+            raise InputError(
+                f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
+            ) from error
+        raise InputError(
+            f"picture {place} is a {type(item).__name__}; give a path, a PIL picture, or one tensor of all"
+        )
+
+
+class Told(Model):
+    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`towers.concepts`).
+    Embeddings are its encoder's, without that."""
+
+    delivered: Any
+
+    def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
+        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
+        self.classes, self.label = delivered.classes, delivered.label
+
+    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
+        """Name the classes. Raises InputError as what was learnt does, and for templates: the prompts are those of its
+        training."""
+        if templates:
+            raise InputError(f"{self.name} was trained with prompts of its own; leave the templates out")
+        self.delivered.set_classes(names)
+        self.classes = self.delivered.classes
+
+
+class Adapted(Told):
+    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
+    was trained on or any that are named."""
+
+    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
+        super().__init__(classifier, preprocess, name=name)
+        self.classifier = classifier
+        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
+
+    def class_logits(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        with evaluating(self.classifier), torch.inference_mode():
+            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
+        return self._answers(lambda x: self.classifier(x, texts), images, batch_size, exact, progress)
+
+    def _answers(
+        self, answer: Callable[[Tensor], Tensor], images: Pictures, batch_size: int, exact: bool,
+        progress: Progress | None,
+    ) -> Tensor:  # fmt: skip
+        """What the classifier answers to pictures (N, …), float32, on the CPU."""
+        batches, count = self._batches(images, batch_size, exact)
+        found, done = [], 0
+        with evaluating(self.classifier), torch.inference_mode():
+            for (pixels,) in batches:
+                found.append(wide(answer(pixels.to(self.device))).cpu())
+                done += len(pixels)
+                if progress:
+                    progress(done, count)
+        return torch.cat(found).clone()
+
+
+class Routed(Adapted):
+    """One whose classifier mixes the prompts of some groups, which it chooses by the picture."""
+
+    classifier: Mixture
+
+    def route(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> list[tuple[tuple[str, float], ...]]:
+        """For each picture the groups whose prompts are mixed, with their weights, most first."""
+        weights = self._answers(self.classifier.route, images, batch_size, exact, progress)
+        names = tuple(self.classifier.groups)
+        most = weights.topk(self.classifier.k, dim=1)
+        pairs = zip(most.indices.tolist(), most.values.tolist(), strict=True)
+        return [tuple((names[at], share) for at, share in zip(*pair, strict=True)) for pair in pairs]
+
+
+def patch_vectors(model: Any, images: Any, batch_size: int = 64, **how: Any) -> tuple[Tensor, tuple[int, int]]:
+    """Unit vectors (N, h · w, E) of the positions of pictures, as `Model.embed_images` takes them, and the grid."""
+    encoded = model.represent(images, batch_size=batch_size, **how)
+    if encoded.grid is None:
+        raise InputError(f"{model.name} has no positions to point at: its image tower pools them away")
+    with torch.inference_mode():
+        vectors = model.encoder.project_image(encoded.patches.to(model.device)).float().cpu()
+    return F.normalize(vectors, dim=-1), encoded.grid
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """While it lasts, `module` is in evaluation mode; afterwards each part is as it was."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -> None:
+    built, given = encoder.image.preprocess.to_dict(), preprocess.to_dict()
+    for key in built | given:
+        if given.get(key) != built.get(key):
+            raise InputError(f"{name}: the image tower was built for {key} {built.get(key)}, the preprocessing has "
+                             f"{given.get(key)}; use the one it was trained with")  # fmt: skip
+
+
+def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:
+    """Ids must have rows in the table, texts must fit, and padding must be what the tower was trained on."""
+    if encoder.text is None:
+        raise InputError(f"{name} has no text tower for its tokenizer; leave the tokenizer out")
+    tower = encoder.text.spec
+    rows, context = tower.get("vocab_size"), tower.get("context")
+    problem = None
+    if rows is not None and tokenizer.vocab_size > rows:
+        problem = f"has {rows} words, its tokenizer {tokenizer.vocab_size}"
+    elif context is not None and tokenizer.context > context:
+        problem = f"takes {context} ids a text, its tokenizer gives up to {tokenizer.context}"
+    elif tower.get("padding", tokenizer.padding) != tokenizer.padding:
+        problem = f"pads texts by the rule {tower['padding']!r}, its tokenizer by {tokenizer.padding!r}"
+    elif tower.get("eot") is not None and tower.get("pooling") == "eot" and tower["eot"] != tokenizer.eot:
+        problem = f"looks for its feature at id {tower['eot']}, its tokenizer ends texts with {tokenizer.eot}"
+    if problem:
+        raise InputError(f"{name}: the text tower {problem}; use the tokenizer it was trained with")

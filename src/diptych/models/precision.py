@@ -1,0 +1,194 @@
+"""The numbers that a model computes in: float32, bfloat16 weights, dynamic int8, or what a probe finds fastest.
+
+`set_precision` is what `diptych.load(…, precision=…)` calls. The probe embeds fixed pictures and texts with the user's
+own weights in each precision and takes the fastest whose worst cosine to float32 is at least COSINE.
+"""
+
+import copy
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.data.sources import cache
+from diptych.errors import InputError, unknown
+from diptych.models import int8
+from diptych.models.language import LanguageModel
+from diptych.models.model import Model
+from diptych.towers.nn.transformer import Attention
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+COSINE = 0.9995  # of the probe's worst: the worst of thousands lies lower (int8 .9991 of 32 captions, .9990 of 256)
+"""The least cosine, over all probe inputs, between a precision's embedding and float32's."""
+PICTURES, TEXTS, ROUNDS, SECONDS = 8, 32, 3, 5.0
+"""Of the probe: inputs, and how often each is timed at most; no new round begins after so many seconds."""
+
+
+M = TypeVar("M", bound=Model | LanguageModel)
+
+
+def set_precision(model: M, precision: str) -> M:
+    """Make a freshly loaded float32 model compute in `precision`, in place; the model is returned.
+
+    "auto" probes once and keeps the answer in the user's cache, for this model, machine, torch and number of threads.
+    `model.identity` stays that of the float32 weights. Raises InputError for an unknown precision, and for one that
+    this model or this machine cannot have.
+    """
+    if precision not in (*PRECISIONS, "auto"):
+        raise unknown("precision", precision, (*PRECISIONS, "auto"))
+    if model.precision != "float32":
+        raise InputError(f"{model.name} is in {model.precision}; load it anew to have it in {precision}")
+    if isinstance(model, LanguageModel):
+        if precision != "float32":
+            raise InputError(f"{model.name} is a language model, which computes in float32 alone; leave precision out")
+        join(model.lm)
+        return model
+    if precision == "auto":
+        return _auto(model)
+    return _convert(model, precision)
+
+
+def join(module: torch.nn.Module) -> None:
+    """Lay q, k and v of every attention side by side, so that inference runs them as one product."""
+    for part in module.modules():
+        if isinstance(part, Attention):
+            part.join()
+
+
+def _convert(model: Model, precision: str) -> Model:
+    if precision != "float32":
+        _ = model.identity  # of the weights as they were loaded, whatever they are computed in
+    if precision == "bfloat16":
+        for part in _towers(model):
+            part.bfloat16()
+    elif precision == "int8":
+        if model.device.type != "cpu" or not int8.available():
+            raise InputError("int8 runs on x86 processors alone; choose precision='bfloat16'")
+        if not sum(int8.quantise(part) for part in _towers(model)):
+            raise InputError(f"{model.name} has no transformer of ours to put in int8; choose precision='bfloat16'")
+    model.precision = precision
+    join(model.encoder)
+    return model
+
+
+def _towers(model: Model) -> tuple[torch.nn.Module, ...]:
+    """What is converted: towers and projections; the scale and bias of similarities stay float32."""
+    encoder = model.encoder
+    parts = encoder.image, encoder.text, encoder.image_projection, encoder.text_projection
+    return tuple(part for part in parts if part is not None)
+
+
+def _auto(model: Model) -> Model:
+    join(model.encoder)  # the float32 that others are compared with is the one that would run
+    place = cache.named("precision", [_VERSION, model.identity, *_machine(model.device)], ".json")
+    known = _read(place)
+    if known is not None:
+        log.info("%s computes in %s, as the probe of %s found", model.name, known, place)
+        return _convert(model, known)
+    start = time.perf_counter()
+    chosen, table = _probe(model)
+    seconds = time.perf_counter() - start
+    content = json.dumps({"precision": chosen.precision, "probed": table}, indent=1).encode()
+
+    def fill(file: BinaryIO) -> None:
+        file.write(content)
+
+    kept = cache.write(place, fill)
+    found = "; ".join(f"{name}: {facts}" for name, facts in table.items())
+    log.info("%s computes in %s (%s), probed in %.1f s%s", model.name, chosen.precision, found, seconds,
+             "" if kept else ", not kept: the cache cannot be written")  # fmt: skip
+    model.encoder, model.precision = chosen.encoder, chosen.precision
+    return model
+
+
+_VERSION = "2"  # of the probe; raise it when what it runs, asks or keeps changes
+
+
+def _machine(device: torch.device) -> list[str]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type == "cpu" and cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        name += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    return [name, str(torch.__version__), str(torch.get_num_threads())]
+
+
+def _read(place: Path) -> str | None:
+    try:
+        precision = json.loads(place.read_text(encoding="utf-8"))["precision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # missing or damaged: probe anew
+    return precision if precision in PRECISIONS else None
+
+
+def _probe(model: Model) -> tuple[Model, dict[str, str]]:
+    """The fastest close enough model, and what was found about each, in words."""
+    runs = _runs(model)
+    exact = [run(model) for run in runs]
+    close, table = {"float32": model}, {"float32": "1.0x"}
+    for precision in PRECISIONS[1:]:
+        try:
+            other = _convert(_copied(model), precision)
+            worst = min(_cosine(run(other), vectors) for run, vectors in zip(runs, exact, strict=True))
+        except (InputError, RuntimeError, NotImplementedError) as error:
+            table[precision] = f"not here ({str(error).splitlines()[0]})"
+            continue
+        table[precision] = f"cosine {worst:.5f}"
+        if worst >= COSINE:  # false for NaN
+            close[precision] = other
+    best = {name: [float("inf")] * len(runs) for name in close}
+    start = time.perf_counter()
+    for turn in range(ROUNDS):  # in turns, so that what else the machine does meets all alike
+        if turn and time.perf_counter() - start > SECONDS:
+            break
+        for name, other in close.items():
+            for at, run in enumerate(runs):
+                best[name][at] = min(best[name][at], _seconds(run, other))
+    share = {name: sum(a / b for a, b in zip(best[name], best["float32"], strict=True)) / len(runs) for name in close}
+    for name in close:
+        table[name] = f"{1 / share[name]:.1f}x" + (f" at {table[name]}" if name != "float32" else "")
+    return close[min(share, key=share.__getitem__)], table
+
+
+def _copied(model: Model) -> Model:
+    other = Model(copy.deepcopy(model.encoder), model.tokenizer, model.preprocess, name=model.name)
+    other.__dict__["identity"] = model.identity  # cached there too: it need not be computed again
+    return other
+
+
+def _runs(model: Model) -> list[Callable[[Model], Tensor]]:
+    """The probe's inputs, the same everywhere: pictures from soft to noisy, texts of 1 to 16 words."""
+    size, generator = model.preprocess.size, torch.Generator().manual_seed(0)
+    soft = torch.rand(PICTURES, 3, 6, 6, generator=generator)
+    noise = torch.randn(PICTURES, 3, size, size, generator=generator) * torch.linspace(0, 60, PICTURES).view(
+        -1, 1, 1, 1
+    )
+    pixels = (F.interpolate(soft, size=(size, size), mode="bicubic") * 255 + noise).clamp(0, 255).to(torch.uint8)
+    runs: list[Callable[[Model], Tensor]] = [lambda other: other.embed_images(pixels)]
+    if model.tokenizer is not None:
+        words = _WORDS.split()
+        texts = [" ".join(words[(start * 5 + i) % len(words)] for i in range(1 + start % 16)) for start in range(TEXTS)]
+        runs.append(lambda other: other.embed_texts(texts))
+    return runs
+
+
+_WORDS = "a photo of two brown dogs that run over wet green grass near the old red house in 1950, while it rains; snow"
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(F.cosine_similarity(a, b, dim=-1).min())
+
+
+def _seconds(run: Callable[[Model], Tensor], model: Model) -> float:
+    start = time.perf_counter()
+    run(model)
+    return time.perf_counter() - start

@@ -1,0 +1,44 @@
+"""Other people's weights in our towers: `openclip:NAME[/TAG]` and `hf:REPO_OR_FOLDER`.
+
+A loader is a module of this folder with `load(name, weights) -> Model`, named by the prefix of its specs.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych.errors import unknown
+
+if TYPE_CHECKING:
+    from diptych.models.model import Model
+
+LOADERS = {"openclip": "diptych.models.pretrained.openclip", "hf": "diptych.models.pretrained.hf"}
+
+
+def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> "Model":
+    """The model of a spec `PREFIX:NAME`; `weights` is a local state dict, safetensors file or folder,
+    `precision` as of `diptych.load`.
+
+    Raises InputError where the prefix or name is unknown, or where weights and name do not fit.
+    """
+    prefix, _, name = spec.partition(":")
+    if prefix not in LOADERS:
+        raise unknown("kind of pretrained model", prefix, LOADERS)
+    from diptych.models.precision import set_precision
+
+    path = None if weights is None else Path(weights).expanduser()
+    model = importlib.import_module(LOADERS[prefix]).load(name, path)
+    model.weights = None if path is None else path.resolve()
+    return set_precision(model, precision)
+
+
+def absolute(spec: str) -> str:
+    """A model's spec that means the same in every working directory: folders of this disk with their whole path.
+
+    >>> absolute("openclip:ViT-B-32/openai")
+    'openclip:ViT-B-32/openai'
+    """
+    prefix, _, name = spec.partition(":")
+    if prefix == "hf" and Path(name).expanduser().is_dir():
+        return f"hf:{Path(name).expanduser().resolve()}"
+    return str(Path(spec).resolve()) if Path(spec).is_dir() else spec

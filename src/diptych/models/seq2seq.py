@@ -1,0 +1,97 @@
+"""Encoder-decoders: vectors and words are read, words are written.
+
+    memory = encoder([v_1 … v_P, table(q_1) … table(q_L)]),      p(y_t | y_<t, memory) by the decoder
+
+Writing is as of every `CausalLM`, with the memory. `seq2seq` builds one: `text:width=128:depth=2` ours, from scratch;
+`t5:width=768:depth=12:heads=12` the shape of T5 (Raffel et al., 2020), from scratch too; `t5:FOLDER` a trained T5 with
+its own tokenizer, in transformers' layout.
+
+Dimensions: B samples, P vectors read in place of words, L words read, M = P + L, D width, V vocabulary.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.data.tokenizers import Tokenizer
+from diptych.errors import InputError
+from diptych.models.language import CausalLM
+from diptych.spec import parse
+from diptych.towers.build import text_tower
+from diptych.towers.nn.transformer import Transformer
+from diptych.towers.text.text import TextTower
+
+if TYPE_CHECKING:
+    from diptych.models.t5 import T5
+
+PLACES = 16
+"""Vectors that can be read before the words."""
+
+
+class Seq2Seq(CausalLM):
+    """Two transformers of one shape over one table of embeddings, the second with attention to what the first read.
+
+    >>> from diptych.data.tokenizers import build
+    >>> lm = seq2seq("text:width=32:depth=1", build("bpe:vocab_size=260:context=8"))
+    >>> memory, mask = lm.read(torch.zeros(2, 4, 32), torch.ones(2, 3, dtype=torch.long), torch.tensor([3, 1]))
+    >>> memory.shape, mask.sum(1).tolist()
+    (torch.Size([2, 7, 32]), [7, 5])
+    """
+
+    def __init__(self, tower: TextTower, tokenizer: Tokenizer):
+        super().__init__(tower)
+        config, D = tower.config, tower.width
+        self.tokenizer, self.width = tokenizer, D
+        self.reader = Transformer(
+            D, config.depth, config.heads, mlp_ratio=config.mlp_ratio, activation=config.activation, eps=config.eps,
+            layer_scale=config.layer_scale, dropout=config.dropout,
+        )  # fmt: skip
+        self.read_norm = nn.LayerNorm(D, config.eps)
+        self.places = nn.Parameter(torch.randn(PLACES + config.context, D) * 0.01)
+
+    def read(self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors (B, P, D), and behind them ids (B, L) of lengths (B,) -> memory (B, M, D) and its mask (B, M)."""
+        x, mask = joined(vectors, self.table, ids, lengths)
+        x = self.reader(x + self.places[: x.shape[1]], mask=mask)
+        return self.read_norm(x), mask
+
+    def remember(self) -> dict[str, Any]:
+        """Plain values from which it is built again where its spec names a folder: nothing here."""
+        return {}
+
+
+def joined(vectors: Tensor, table: nn.Embedding, ids: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Vectors (B, P, D) and the embeddings of ids (B, L) behind them, with the mask (B, M) of what is real."""
+    mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+    if ids is None:
+        return vectors, mask
+    assert lengths is not None, "ids come with their lengths"
+    real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    return torch.cat([vectors, table(ids).to(vectors.dtype)], 1), torch.cat([mask, real], 1)
+
+
+def seq2seq(spec: str, tokenizer: Tokenizer | None) -> "Seq2Seq | T5":
+    """The encoder-decoder of a spec, for a tokenizer, unless it brings its own.
+
+    Raises InputError for an unknown option, a folder that holds no T5, and a tokenizer that texts cannot be written by.
+    """
+    from diptych.models import t5
+
+    parsed = parse(spec)
+    if parsed.name.startswith("t5:"):
+        return t5.from_folder(parsed.name.removeprefix("t5:"), **parsed.options)
+    if tokenizer is None or not tokenizer.before or tokenizer.eot is None or tokenizer.padding == "max":
+        raise InputError(
+            "words cannot be written by this model's tokenizer, which does not mark where texts start and end; give "
+            "a T5, which brings its own: t5:FOLDER"
+        )
+    if parsed.name == "t5":
+        return t5.fresh(tokenizer, **parsed.options)
+    options = replace(parsed, options={"cross": 0, **parsed.options})
+    tower = text_tower(
+        str(options), vocab_size=tokenizer.vocab_size, context=tokenizer.context, pad=tokenizer.pad,
+        eot=tokenizer.eot, padding=tokenizer.padding,
+    )  # fmt: skip
+    return Seq2Seq(tower, tokenizer)

@@ -1,0 +1,149 @@
+"""T5 of transformers as an encoder-decoder of ours (Raffel et al., JMLR 2020).
+
+Its decoder reads all that was written again for each further token, in place of keeping keys and values: what it writes
+here is short.
+
+Dimensions as in `seq2seq`; N tokens written so far.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.data.tokenizers import HuggingFace, Tokenizer, from_dict
+from diptych.data.tokenizers import from_folder as tokenizer_from_folder
+from diptych.dtypes import wide
+from diptych.errors import InputError
+from diptych.models.language import CausalLM, State
+from diptych.models.seq2seq import joined
+from diptych.spec import configure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The shape of a T5 from scratch: that of its base size."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The ids (B, N) so far, where other decoders keep keys and values."""
+
+    ids: Tensor
+
+    def select(self, index: Tensor | None = None) -> "_Written":
+        return self if index is None else _Written(self.ids[index])
+
+
+class T5(CausalLM):
+    """The stacks of a `T5ForConditionalGeneration` around one table of embeddings."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, *, own: bool):
+        nn.Module.__init__(self)  # it has no tower of ours
+        self.tokenizer, self.own = tokenizer, own
+        self.plain: dict[str, Any] = model.config.to_diff_dict()
+        self.width = int(model.config.d_model)
+        self.words, self.encoder, self.decoder = model.shared, model.encoder, model.decoder
+        self.encoder.embed_tokens = self.decoder.embed_tokens = None  # one table, saved once
+        self.head = None if model.config.tie_word_embeddings else model.lm_head
+
+    @property
+    def table(self) -> nn.Embedding:
+        return self.words
+
+    @property
+    def context(self) -> int:
+        return self.tokenizer.context
+
+    def config(self) -> dict[str, Any]:
+        return {"t5": self.plain}
+
+    def remember(self) -> dict[str, Any]:
+        """Its config, and its tokenizer, where it came with one."""
+        return {"t5": self.plain, "words": self.tokenizer.to_dict()} if self.own else {}
+
+    def read(self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As of `Seq2Seq`."""
+        x, mask = joined(vectors, self.words, ids, lengths)
+        return self.encoder(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state, mask
+
+    def forward(  # type: ignore[override]  # neither a mask nor a prefix: all that is written is real
+        self, ids: Tensor, *, memory: Tensor, memory_mask: Tensor | None = None, prefix: None = None
+    ) -> Tensor:
+        """Ids (B, N) -> tokens (B, N, D) after the decoder's final norm."""
+        return self.decoder(
+            inputs_embeds=self.words(ids), encoder_hidden_states=memory, use_cache=False,
+            encoder_attention_mask=None if memory_mask is None else memory_mask.long(),
+        ).last_hidden_state  # fmt: skip
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        if self.head is not None:
+            return self.head(hidden)
+        return F.linear(hidden * self.width**-0.5, self.words.weight)
+
+    def start(
+        self, ids: Tensor | None = None, mask: Tensor | None = None, memory: Tensor | None = None,
+        prefix: Tensor | None = None, *, memory_mask: Tensor | None = None,
+    ) -> State:  # fmt: skip
+        assert ids is not None, "texts are written from their start id on"
+        assert memory is not None, "and from what was read"
+        assert prefix is None, "a prefix belongs into what is read"
+        hidden = self(ids, memory=memory, memory_mask=memory_mask)
+        real = torch.ones_like(ids, dtype=torch.bool)
+        cache: Any = _Written(ids)
+        return State(wide(self.logits(hidden[:, -1])), hidden, real, cache, memory, memory_mask)
+
+    def next(self, state: State, ids: Tensor) -> State:
+        written: Any = state.cache
+        ids = torch.cat([written.ids, ids.view(len(ids), -1)], dim=1)
+        return self.start(ids, None, state.memory, memory_mask=state.memory_mask)
+
+
+def fresh(tokenizer: Tokenizer, **options: Any) -> T5:
+    """A T5 with fresh weights for a tokenizer of ours; `options` are those of `Shape`."""
+    shape = configure(Shape, options, "t5")
+    config = _transformers().T5Config(
+        vocab_size=tokenizer.vocab_size, d_model=shape.width, d_kv=shape.width // shape.heads, d_ff=4 * shape.width,
+        num_layers=shape.depth, num_heads=shape.heads, dropout_rate=shape.dropout, pad_token_id=tokenizer.pad,
+        eos_token_id=tokenizer.eot, decoder_start_token_id=tokenizer.before[0],
+    )  # fmt: skip
+    return T5(_transformers().T5ForConditionalGeneration(config), tokenizer, own=False)
+
+
+def from_folder(folder: str, *, context: int | None = None) -> T5:
+    """The T5 of a folder with its tokenizer, which cuts texts at `context` ids (None: as the folder says)."""
+    transformers = _transformers()
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"{folder} holds no config.json; give a folder of a T5 in transformers' layout")
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type != "t5":
+        raise InputError(f"{folder} holds a {config.model_type}; give a folder of a T5")
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+    words = tokenizer_from_folder(folder, context=context, local=True)
+    if not isinstance(words, HuggingFace):
+        raise InputError(f"the tokenizer in {folder} is a {words.kind}, not a T5's")
+    values = words.to_dict() | {"before": [int(config.decoder_start_token_id or 0)]}  # what T5 writes from
+    return T5(model, from_dict(values), own=True)
+
+
+def rebuilt(values: dict[str, Any]) -> T5:
+    """The T5 that `remember` told of, with fresh weights."""
+    transformers = _transformers()
+    config = transformers.T5Config.from_dict(values["t5"])
+    return T5(transformers.T5ForConditionalGeneration(config), from_dict(values["words"]), own=True)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError("a T5 needs transformers; install it with: pip install 'diptych[language]'") from error
+    return transformers

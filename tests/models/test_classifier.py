@@ -1,0 +1,66 @@
+"""Class names in prompts: written with blanks, under the names of their labels."""
+
+import pytest
+import torch
+from tests.methods.adapt.test_prompts import method
+
+import diptych
+from diptych.data.tokenizers import build
+from diptych.errors import InputError
+from diptych.evaluation.embed import Steps
+from diptych.evaluation.zeroshot import class_vectors
+from diptych.methods.prompt_search.units import units_of
+from diptych.models.classifier import check_names, parted, prompt_ids
+from diptych.towers.concepts import TextSide
+from diptych.towers.prompt_sets import prompts
+
+LABELS = ("american_bulldog", "red_circle", "bar")
+WRITTEN = ("american bulldog", "red circle", "bar")
+OPTIONS = {"maple": {"depth": 2}, "mocoop": {"templates": {"one": ["a {}."], "two": ["one {}."]}}}
+
+
+def test_an_underscore_is_a_blank_to_the_tokenizer():
+    clip, template = build("clip"), "a photo of a {}."
+    assert prompt_ids(clip, template, LABELS) == prompt_ids(clip, template, WRITTEN)
+    assert clip.ids("a american bulldog") == [320, 2151, 15611]
+    assert parted(clip, template, LABELS[0]) == parted(clip, template, WRITTEN[0])
+    assert prompts((LABELS[0], "it barks."), [template]) == ("a photo of a american bulldog. it barks.",)
+    assert units_of(LABELS[0], ["An American bulldog barks."])[1] == (WRITTEN[0], "an american bulldog barks.")
+
+
+@pytest.mark.parametrize("name", ["coop", "maple", "mocoop", "fine_tune", "tip_adapter"])
+def test_methods_that_read_names_read_them_written(name):
+    made = method(name, **OPTIONS.get(name, {}))
+    found = []
+    for names in (LABELS, WRITTEN):
+        made.model.set_classes(names)
+        assert made.model.classes == names
+        found.append(made.model.ids)
+    assert torch.equal(*found)
+
+
+def test_zero_shot_reads_names_written_and_keeps_the_labels():
+    tiny = diptych.load("tiny")
+    steps = Steps(None, 1)
+    a, b = (class_vectors(tiny, names, ["a {}"], batch_size=8, steps=steps) for names in (LABELS, WRITTEN))
+    assert torch.equal(a, b)
+    picture = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    logits = []
+    for names in (LABELS, WRITTEN):
+        tiny.set_classes(names, ("a {}",))
+        assert tiny.classes == names
+        logits.append(tiny.class_logits(picture))
+    assert torch.equal(*logits)
+    side = TextSide(tiny.encoder, tiny.tokenizer, "a {}")
+    rows = [side.concepts(names, "name") for names in (LABELS, WRITTEN)]
+    assert torch.equal(rows[0][LABELS[0]].values, rows[1][WRITTEN[0]].values)
+
+
+def test_names_that_are_written_alike_are_one_name():
+    assert check_names(LABELS) == LABELS
+    for names in (["red_apple", "red apple"], ["Red_Apple", "red apple"], ["red  apple", "red apple"]):
+        with pytest.raises(InputError, match=f"two classes are called '{names[0]}' and '{names[1]}'"):
+            check_names(names)
+    made = method("mocoop", names="red_circle, thing", **OPTIONS["mocoop"])
+    made.model.set_classes(["red circle", "bar"])
+    assert made.model.names == ("red circle", "bar", "thing")  # what is taught with is no second class

@@ -1,0 +1,111 @@
+"""The grounding head and the detector: rows and scores, boxes from cells, what is chosen."""
+
+import pytest
+import torch
+from tests.methods.adapt.test_prompts import method, pictures
+
+from diptych.errors import InputError
+from diptych.models.grounding import Grounding, GroundingHead, HeadConfig, chosen, concept_scores
+from diptych.towers.concepts import TextSide
+from diptych.towers.encoded import Encoded
+
+NAMES = ("red circle", "blue square")
+
+
+def grounding(names=NAMES, **how):
+    made = method("coop")
+    torch.manual_seed(0)
+    model = Grounding(made.model.encoder.eval(), made.model.tokenizer, "a photo of a {}.", head=HeadConfig(width=32),
+                      **how).eval()  # fmt: skip
+    side = TextSide(model.encoder, model.tokenizer, model.template)
+    if names:
+        model.learn(side.concepts(names, "name", model.count))
+    return model
+
+
+def detector(**how):
+    model = grounding(**how)
+    return model.usable(None, model.image.preprocess, "a detector")
+
+
+def test_equal_rows_score_as_one():
+    one, four = grounding(count=1), grounding(count=4)
+    four.head.load_state_dict(one.head.state_dict())
+    with torch.no_grad():
+        one.bank.vectors.normal_(generator=torch.Generator().manual_seed(3))
+        four.bank.vectors.copy_(one.bank.vectors.repeat_interleave(4, 0))
+        vectors = one(pictures()).vectors
+        (few, own), (many, owners) = one.logits(vectors), four.logits(vectors)
+    assert many.shape[-1] == 4 * few.shape[-1] == 8
+    torch.testing.assert_close(concept_scores(many, owners, 2), concept_scores(few, own, 2))
+
+
+def test_scores_are_means_over_a_concepts_rows():
+    logits = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    scores = concept_scores(logits, torch.tensor([0, 1, 1, 1]), 2)
+    torch.testing.assert_close(scores[..., 0], logits[..., 0].sigmoid())
+    torch.testing.assert_close(scores[..., 1], logits[..., 1:].sigmoid().mean(-1))
+
+
+def test_boxes_are_told_from_the_centre_of_the_cell():
+    head = GroundingHead(8, 4, HeadConfig(width=16, depth=1, heads=1))
+    torch.nn.init.zeros_(head.sides.weight)
+    with torch.no_grad():
+        head.sides.bias.copy_(torch.tensor([0.5, 1.0, 2.0, 0.25]).log())
+    regions = head(Encoded(torch.zeros(1, 7, 8), torch.zeros(1, 8), prefix=1, grid=(2, 3)))
+    torch.testing.assert_close(regions.boxes[0, 4], torch.tensor([1 / 3, 0.5 / 2, 3.5 / 3, 1.75 / 2]))
+    assert regions.vectors.shape == (1, 6, 4)
+    assert regions.centre.shape == (1, 6)
+
+
+def test_gradients_reach_the_rows_and_nothing_of_the_text_tower():
+    model = grounding()
+    logits, _ = model.logits(model(pictures()).vectors)
+    logits.square().sum().backward()
+    assert model.bank.vectors.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.encoder.text.parameters())
+
+
+def test_pictures_are_squashed_and_regions_told_for_each_cell():
+    model = detector()
+    assert model.preprocess.resize == "squash"
+    regions = model.embed_regions(pictures())
+    assert regions.boxes.shape == (4, 4, 4)
+    assert regions.scores.shape == (4, 4, 2)
+    assert regions.vectors.shape == (4, 4, 32)
+    assert 0 <= regions.boxes.min() <= regions.boxes.max() <= 1
+    found = model.detect(pictures(), least=0.0, overlap=1.0)
+    assert len(found) == 4
+    assert all(len(each.scores) == 8 and bool((each.scores.diff() <= 0).all()) for each in found)
+
+
+def test_boxes_of_one_class_that_overlap_leave_the_likeliest():
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]])
+    found = chosen(boxes, torch.tensor([[0.5, 0.4], [0.6, 0.0], [0.2, 0.01]]), least=0.05, overlap=0.6, most=9)
+    assert found.classes.tolist() == [0, 1, 0]
+    torch.testing.assert_close(found.boxes, boxes[[1, 0, 2]])
+    assert len(chosen(boxes, torch.ones(3, 2), least=0.05, overlap=0.6, most=2).scores) == 2
+
+
+def test_other_names_are_found_by_the_text_tower_as_long_as_it_is_there():
+    model = detector()
+    learnt = model.embed_regions(pictures()).scores
+    model.set_classes(["bar", "blue square"])
+    mixed = model.embed_regions(pictures()).scores
+    torch.testing.assert_close(mixed[..., 1], learnt[..., 1])
+    model.delivered.leave_text()
+    with pytest.raises(InputError, match="'bar' is no concept"):
+        model.set_classes(["bar"])
+    with pytest.raises(InputError, match="leave the templates out"):
+        model.set_classes(["blue square"], ["a {}"])
+    with pytest.raises(InputError, match="use detect"):
+        model.class_logits(pictures())
+
+
+def test_who_has_no_positions_or_knows_no_classes_is_told():
+    with pytest.raises(InputError, match="pools its positions away"):
+        GroundingHead(8, 4, HeadConfig(width=16, heads=1))(Encoded(torch.zeros(1, 1, 8), torch.zeros(1, 8)))
+    with pytest.raises(InputError, match="knows no classes"):
+        detector(names=()).embed_regions(pictures())
+    with pytest.raises(InputError, match="is none"):
+        HeadConfig(width=0)

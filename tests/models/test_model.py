@@ -1,0 +1,249 @@
+"""`Model`: whatever form pictures and texts come in, the same vectors come out."""
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diptych.data.pictures import BytesPicture, FilePicture
+from diptych.data.tokenizers import train_bpe
+from diptych.errors import InputError
+from diptych.models.model import Model
+from diptych.towers.build import image_tower, text_tower
+from diptych.towers.dual import DualEncoder
+
+TEXTS = ["a red cat", "two dogs on the green, green grass", "", "snow", "a small red cat and a large blue dog asleep"]
+TOKENIZER = train_bpe(TEXTS * 3, 300, 24)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return make()
+
+
+def make(seed: int = 0, image: str = "vit:image_size=32:patch=8:width=64:depth=2", tokenizer=TOKENIZER) -> Model:
+    torch.manual_seed(seed)
+    tower = image_tower(image)
+    text = text_tower("text:width=64:depth=2", vocab_size=TOKENIZER.vocab_size, context=TOKENIZER.context,
+                      pad=TOKENIZER.pad, eot=TOKENIZER.eot)  # fmt: skip
+    return Model(DualEncoder(tower, text, 16), tokenizer, tower.preprocess, name="toy")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    sizes = [(40, 56), (32, 32), (90, 33), (33, 64), (50, 50)]
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+@pytest.fixture(scope="module")
+def paths(pictures: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, picture in enumerate(pictures):
+        picture.save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+def assert_close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+# RELIABILITY 20
+def test_paths_pictures_and_tensors_give_equal_vectors(model: Model, pictures: list[Image.Image], paths: list[Path]):
+    expected = model.embed_images(pictures)
+    assert expected.shape == (5, 16)
+    assert expected.dtype == torch.float32
+    assert_close(expected.norm(dim=1), torch.ones(5))
+    given = [paths, [str(path) for path in paths], [FilePicture(str(path)) for path in paths],
+             [BytesPicture(path.read_bytes()) for path in paths], (*pictures[:2], *paths[2:])]  # fmt: skip
+    for images in given:
+        assert torch.equal(model.embed_images(images, exact=True), expected)
+        assert torch.nn.functional.cosine_similarity(model.embed_images(images), expected).min() > 0.999
+    for number, picture in enumerate(pictures):
+        pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]
+        assert_close(model.embed_images(pixels), expected[number : number + 1])
+        assert_close(model.embed_images(picture), expected[number : number + 1])
+        assert_close(model.embed_images(paths[number], exact=True), expected[number : number + 1])
+
+
+def test_large_jpeg_files_are_decoded_scaled_unless_exact(model: Model, tmp_path: Path):
+    x, y = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
+    Image.fromarray(np.stack([x, y, x * y / 255], -1).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as given:
+        full = model.embed_images(given)  # a picture that is open already is taken as it is
+    pictures = [FilePicture(str(tmp_path / "a.jpg")), BytesPicture((tmp_path / "a.jpg").read_bytes())]
+    for picture in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), *pictures):
+        assert torch.equal(model.embed_images(picture, exact=True), full)
+        scaled = model.embed_images(picture)
+        assert torch.equal(scaled, model.embed_images(model.preprocess(pictures[0].decode(64), exact=False)))
+        assert not torch.equal(scaled, full)
+        assert (scaled * full).sum() > 0.999
+
+
+def test_floats_are_taken_as_preprocessed(model: Model, pictures: list[Image.Image]):
+    pixels = torch.stack([model.preprocess(picture) for picture in pictures])
+    expected = model.embed_images(pictures)
+    assert_close(model.embed_images(pixels), expected)
+    assert_close(model.embed_images(model.encoder.image.pixels(pixels)), expected)
+
+
+def test_a_batch_of_one_equals_a_batch_of_many_and_padding_is_unseen(model: Model, pictures: list[Image.Image]):
+    assert_close(model.embed_images(pictures, batch_size=1), model.embed_images(pictures))
+    assert_close(model.embed_images(pictures, batch_size=2), model.embed_images(pictures))
+    together = model.embed_texts(TEXTS)
+    assert_close(model.embed_texts(TEXTS, batch_size=1), together)
+    assert_close(torch.cat([model.embed_texts(text) for text in TEXTS]), together)
+
+
+# RELIABILITY 20
+def test_golden_embeddings_of_a_seeded_model_have_not_moved(pictures: list[Image.Image]):
+    model = make()
+    with torch.no_grad():
+        for name, value in model.encoder.named_parameters():  # by name, so that the order of drawing does not matter
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            value.copy_(torch.from_numpy(rng.normal(0, 0.2, value.shape)))
+    images, texts = model.embed_images(pictures[:2]), model.embed_texts(TEXTS[:2])
+    assert_close(images[:, :4], torch.tensor(GOLDEN_IMAGES))
+    assert_close(texts[:, :4], torch.tensor(GOLDEN_TEXTS))
+
+
+GOLDEN_IMAGES = [[-0.141167, -0.058331, 0.350794, 0.185496], [-0.105996, -0.087379, 0.313654, 0.188171]]
+GOLDEN_TEXTS = [[0.051840, 0.053915, 0.179309, -0.247603], [0.103532, 0.073499, 0.169357, -0.223404]]
+
+
+def test_turned_transparent_and_grey_pictures_are_as_from_a_file(model: Model, tmp_path: Path):
+    rng = np.random.default_rng(1)
+    turned = Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.fromarray(rng.integers(0, 256, (40, 40, 4), dtype=np.uint8))
+    grey = Image.fromarray(rng.integers(0, 65536, (40, 40), dtype=np.uint16))
+    for name, picture, options in (("a.png", turned, {"exif": exif}), ("b.png", clear, {}), ("c.png", grey, {})):
+        picture.save(tmp_path / name, **options)
+        path = tmp_path / name
+        assert torch.equal(model.embed_images(Image.open(path)), model.embed_images(path, exact=True))
+
+
+def test_progress_is_told_and_training_flags_come_back(model: Model, pictures: list[Image.Image]):
+    model.encoder.train()
+    model.encoder.image.eval()
+    told: list[tuple[int, int]] = []
+    model.embed_images(pictures, batch_size=2, progress=lambda done, total: told.append((done, total)))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert model.encoder.training
+    assert model.encoder.text.training
+    assert not model.encoder.image.training
+    model.encoder.eval()
+
+
+def test_embeddings_take_part_in_gradients_and_hold_none(model: Model, pictures: list[Image.Image]):
+    found = model.embed_images(pictures)
+    assert not found.requires_grad
+    probe = torch.nn.Linear(16, 2)
+    probe(found).sum().backward()
+    assert probe.weight.grad is not None
+
+
+def test_no_pictures_and_no_texts_give_no_rows(model: Model):
+    assert model.embed_images([]).shape == (0, 16)
+    assert model.embed_texts([]).shape == (0, 16)
+
+
+def test_identity_changes_with_weights_preprocessing_and_tokenizer():
+    identities = {make().identity, make(seed=1).identity, make(tokenizer=None).identity}
+    model = make()
+    assert make().identity == model.identity
+    with torch.no_grad():
+        model.encoder.text.norm.bias[0] += 1e-3
+    identities.add(Model(model.encoder, TOKENIZER, model.preprocess, name="toy").identity)
+    assert len(identities) == 4
+
+
+def test_bad_pictures_are_named(model: Model, paths: list[Path], tmp_path: Path):
+    (tmp_path / "page.jpg").write_text("<html>")
+    (tmp_path / "cut.png").write_bytes(paths[0].read_bytes()[:500])
+    for image, message in [
+        (tmp_path / "page.jpg", "page.jpg.*html"),
+        (tmp_path / "none.jpg", "none.jpg.*missing"),
+        (Image.open(tmp_path / "cut.png"), "picture 1 .*trunc"),
+        (3, "picture 1 is a int"),
+        (None, "picture 1 is a NoneType"),
+    ]:
+        with pytest.raises(InputError, match=message) as error:
+            model.embed_images([paths[0], image])  # type: ignore[list-item]
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(2, 3, 40, 32), "40 x 32"),
+        (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), "permute"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.int64), "int64"),
+        (torch.zeros(32, 32), "32, 32"),
+    ],
+)
+def test_tensors_of_a_wrong_form_are_refused(model: Model, tensor: Tensor, message: str):
+    with pytest.raises(InputError, match=message):
+        model.embed_images(tensor)
+
+
+def test_a_missing_tokenizer_is_an_error_only_for_texts(pictures: list[Image.Image]):
+    model = make(tokenizer=None)
+    assert model.embed_images(pictures).shape == (5, 16)
+    with pytest.raises(InputError, match="without a tokenizer"):
+        model.embed_texts(["a cat"])
+
+
+# RELIABILITY 22
+def test_a_tokenizer_or_preprocessing_that_the_towers_were_not_built_for_is_an_error():
+    model = make()
+    for change in ({"mean": (0.5, 0.5, 0.5)}, {"size": 64}, {"interpolation": "bilinear"}):
+        with pytest.raises(InputError, match=next(iter(change))):
+            Model(model.encoder, TOKENIZER, replace(model.preprocess, **change), name="toy")
+    full = train_bpe(TEXTS * 3, 300, 24)
+    full.padding = "max"
+    other = train_bpe(TEXTS * 3, 300, 24)
+    other.after = (7,)
+    longer = train_bpe(TEXTS * 3, 300, 48)
+    larger = train_bpe([*TEXTS, "quick brown foxes jump over lazy dogs"] * 3, 400, 24)
+    for tokenizer, message in [(full, "'max'"), (longer, "48"), (larger, "words"), (other, "ends texts with 7")]:
+        with pytest.raises(InputError, match=message):
+            Model(model.encoder, tokenizer, model.preprocess, name="toy")
+
+
+def test_what_is_represented_is_what_is_projected(model: Model, pictures: list[Image.Image]):
+    found = model.represent(pictures, batch_size=2)
+    assert found.grid == (4, 4)
+    assert found.patches.shape == (5, 16, 64)
+    projected = torch.nn.functional.normalize(model.encoder.project_image(found.pooled), dim=-1)
+    assert_close(projected.detach(), model.embed_images(pictures))
+    with pytest.raises(InputError, match="toy has no picture to represent"):
+        model.represent([])
+
+
+def test_classes_are_the_mean_directions_of_their_prompts(model: Model, pictures: list[Image.Image]):
+    names, templates = ["red thing", "blue thing", "green"], ("a {}", "one {} here", "{}")
+    model.set_classes([f" {name} " for name in names], templates)
+    assert model.classes == tuple(names)
+    means = [model.embed_texts([template.format(name) for template in templates]).mean(0) for name in names]
+    classes = torch.nn.functional.normalize(torch.stack(means), dim=1)
+    expected = model.encoder.scale().detach() * model.embed_images(pictures) @ classes.T
+    torch.testing.assert_close(model.class_logits(pictures), expected)
+    assert not model.class_logits(pictures).requires_grad
+
+
+def test_classes_are_named_before_pictures_are():
+    fresh = make()
+    with pytest.raises(InputError, match="knows no classes; name them first"):
+        fresh.class_logits(Image.new("RGB", (8, 8)))
+    for names, said in (([], "the 0 class names"), (["a", " "], "empty one"), (["a", "b", "a"], "called 'a'")):
+        with pytest.raises(InputError, match=said):
+            fresh.set_classes(names)
+    with pytest.raises(InputError, match="must hold {} once"):
+        fresh.set_classes(["a"], ["{} and {}"])
