@@ -11,7 +11,7 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.detection import average_precision, average_precisions, matched
 from diptych.evaluation.finding import find_in_pictures
-from diptych.models.grounding import Found
+from diptych.models.detection import Found
 
 CLASSES = ("cat", "owl", "bat")
 FIELDS = {"boxes": Field(kind="box", classes=CLASSES)}

@@ -9,9 +9,9 @@ from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.evaluation.embed import Steps
 from diptych.evaluation.zeroshot import class_vectors
+from diptych.methods.adapt.cones.bank import TextSide
 from diptych.methods.prompt_search.units import units_of
 from diptych.models.classifier import check_names, parted, prompt_ids
-from diptych.towers.concepts import TextSide
 from diptych.towers.prompt_sets import prompts
 
 LABELS = ("american_bulldog", "red_circle", "bar")

@@ -1,8 +1,9 @@
-"""Which methods exist: one file each, found by folder, read without importing torch.
+"""Which methods exist: one file or package each, found by folder, read without importing torch.
 
-A method file begins with a literal dict `card`; `list`, the docs and `reproduce` read it with `ast`. Third parties name
-their method modules in the entry-point group `diptych.methods`, or give the path of a file, `FILE.py`, in place of a
-name: it runs where that is asked for, and never because a saved model or a config names it.
+A method's file, or the `__init__.py` of its package, begins with a literal dict `card`; `list`, the docs and `reproduce`
+read it with `ast`. Third parties name their method modules in the entry-point group `diptych.methods`, or give the path
+of a file, `FILE.py`, in place of a name: it runs where that is asked for, and never because a saved model or a config
+names it.
 """
 
 import ast
@@ -49,8 +50,10 @@ def cards() -> dict[str, Card]:
     found: dict[str, Card] = {}
     here = Path(__file__).parent
     for group in GROUPS:
-        for path in sorted((here / group).glob("[a-z]*.py")):
-            found[path.stem] = _read(path, path.stem, group, f"diptych.methods.{group}.{path.stem}")
+        folder = here / group
+        packages = {path.parent.name: path for path in folder.glob("[a-z]*/__init__.py")}
+        for name, path in sorted({**packages, **{path.stem: path for path in folder.glob("[a-z]*.py")}}.items()):
+            found[name] = _read(path, name, group, f"diptych.methods.{group}.{name}")
     for point in entry_points(group="diptych.methods"):
         spec = importlib.util.find_spec(point.value)
         if spec is None or spec.origin is None:

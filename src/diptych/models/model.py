@@ -132,7 +132,7 @@ class Model:
         batch_size: int = 256,
     ) -> None:  # fmt: skip
         """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
-        of a vector (C, E) in the text's place (`towers.concepts`).
+        of a vector (C, E) in the text's place (`methods.adapt.cones.bank`).
 
         Raises InputError where a name is empty, comes twice or is cut by the context, a template has no single {} for
         it, or vectors do not fit.
@@ -273,7 +273,7 @@ class Model:
 
 
 class Told(Model):
-    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`towers.concepts`).
+    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`methods.adapt.cones.bank`).
     Embeddings are its encoder's, without that."""
 
     delivered: Any

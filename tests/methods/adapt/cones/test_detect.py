@@ -1,13 +1,13 @@
-"""The grounding head and the detector: rows and scores, boxes from cells, what is chosen."""
+"""Concepts that are detected: rows and scores, regions of cells, other names."""
 
 import pytest
 import torch
 from tests.methods.adapt.test_prompts import method, pictures
 
 from diptych.errors import InputError
-from diptych.models.grounding import Grounding, GroundingHead, HeadConfig, chosen, concept_scores
-from diptych.towers.concepts import TextSide
-from diptych.towers.encoded import Encoded
+from diptych.methods.adapt.cones.bank import TextSide
+from diptych.methods.adapt.cones.detect import Grounding, concept_scores
+from diptych.models.detection import HeadConfig
 
 NAMES = ("red circle", "blue square")
 
@@ -47,17 +47,6 @@ def test_scores_are_means_over_a_concepts_rows():
     torch.testing.assert_close(scores[..., 1], logits[..., 1:].sigmoid().mean(-1))
 
 
-def test_boxes_are_told_from_the_centre_of_the_cell():
-    head = GroundingHead(8, 4, HeadConfig(width=16, depth=1, heads=1))
-    torch.nn.init.zeros_(head.sides.weight)
-    with torch.no_grad():
-        head.sides.bias.copy_(torch.tensor([0.5, 1.0, 2.0, 0.25]).log())
-    regions = head(Encoded(torch.zeros(1, 7, 8), torch.zeros(1, 8), prefix=1, grid=(2, 3)))
-    torch.testing.assert_close(regions.boxes[0, 4], torch.tensor([1 / 3, 0.5 / 2, 3.5 / 3, 1.75 / 2]))
-    assert regions.vectors.shape == (1, 6, 4)
-    assert regions.centre.shape == (1, 6)
-
-
 def test_gradients_reach_the_rows_and_nothing_of_the_text_tower():
     model = grounding()
     logits, _ = model.logits(model(pictures()).vectors)
@@ -79,14 +68,6 @@ def test_pictures_are_squashed_and_regions_told_for_each_cell():
     assert all(len(each.scores) == 8 and bool((each.scores.diff() <= 0).all()) for each in found)
 
 
-def test_boxes_of_one_class_that_overlap_leave_the_likeliest():
-    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]])
-    found = chosen(boxes, torch.tensor([[0.5, 0.4], [0.6, 0.0], [0.2, 0.01]]), least=0.05, overlap=0.6, most=9)
-    assert found.classes.tolist() == [0, 1, 0]
-    torch.testing.assert_close(found.boxes, boxes[[1, 0, 2]])
-    assert len(chosen(boxes, torch.ones(3, 2), least=0.05, overlap=0.6, most=2).scores) == 2
-
-
 def test_other_names_are_found_by_the_text_tower_as_long_as_it_is_there():
     model = detector()
     learnt = model.embed_regions(pictures()).scores
@@ -102,10 +83,6 @@ def test_other_names_are_found_by_the_text_tower_as_long_as_it_is_there():
         model.class_logits(pictures())
 
 
-def test_who_has_no_positions_or_knows_no_classes_is_told():
-    with pytest.raises(InputError, match="pools its positions away"):
-        GroundingHead(8, 4, HeadConfig(width=16, heads=1))(Encoded(torch.zeros(1, 1, 8), torch.zeros(1, 8)))
+def test_a_detector_without_classes_is_refused():
     with pytest.raises(InputError, match="knows no classes"):
         detector(names=()).embed_regions(pictures())
-    with pytest.raises(InputError, match="is none"):
-        HeadConfig(width=0)

@@ -1,16 +1,14 @@
-"""Region scoring: a small head on the patch tokens of a frozen image tower, and the detector of concepts around it.
+"""Detection: a head that scores every position of a grid as a region, and the model that returns boxes.
 
-    O = head(patches),    S = O E^T + b,    score_c = centrality · mean over the rows l of c of sigmoid(S_l)
+    O = head(patches),    S = O E^T + b
 
-Each position of the grid is a region: it has a vector O_n, a box and how central it is in it. The rows E of concepts
-are a text tower's tokens, or what was searched for in their place; nothing fuses them with the picture before S.
+Each position of the grid is a region: it has a vector O_n, a box, and its centrality in that box. S compares regions
+with the rows E of a text tower.
 
-Dimensions: B pictures, N regions (h x w), D tower width, E embedding, C concepts, L rows of all concepts.
+Dimensions: B images, N regions (h x w), D tower width, E embedding, C classes, L rows of all classes.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,18 +16,14 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from diptych.data.pictures import Preprocess
-from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.models.delivered import Validation
 from diptych.models.model import Pictures, Progress, Told, evaluating
-from diptych.spec import configure
-from diptych.towers.concepts import ConceptBank, Searched
-from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.transformer import Transformer
 
 PRIOR = 0.01
-"""The probability of a concept at a region that the bias gives at the start."""
+"""The probability of a class at a region that the bias gives at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,70 +90,6 @@ class GroundingHead(nn.Module):
         return vectors @ rows.T + self.bias
 
 
-def concept_scores(logits: Tensor, owner: Tensor, concepts: int) -> Tensor:
-    """The probabilities (…, C) of concepts: the mean over a concept's rows of those of S (…, L); `owner` (L,) says
-    whose each row is.
-
-    >>> concept_scores(torch.tensor([[0.0, 0.0, 100.0]]), torch.tensor([0, 0, 1]), 2).tolist()
-    [[0.5, 1.0]]
-    """
-    own = nn.functional.one_hot(owner, concepts).to(logits.dtype)  # (L, C)
-    return logits.sigmoid() @ (own / own.sum(0))
-
-
-class Grounding(Searched):
-    """An encoder with a head that finds concepts, several rows each. Pictures are squashed, so that boxes are shares of
-    the whole."""
-
-    form = "name"
-    reads = ("images.main", "boxes")
-
-    def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str, *, count: int | None = None,
-        head: HeadConfig = HeadConfig(),
-    ):  # fmt: skip
-        super().__init__()
-        encoder.image.preprocess = Preprocess.from_dict({**encoder.image.preprocess.to_dict(), "resize": "squash"})
-        self.encoder, self.tokenizer, self.template, self.count = encoder, tokenizer, template, count
-        self.bank = ConceptBank(encoder.embed_dim)
-        self.head = GroundingHead(encoder.image.width, encoder.embed_dim, head)
-        self.classes, self.label = (), ""
-
-    @property
-    def image(self) -> Any:
-        """The image tower, which knows the preprocessing."""
-        return self.encoder.image
-
-    @cached_property
-    def grid(self) -> tuple[int, int]:
-        """(h, w): the positions that the tower has."""
-        size, device = self.image.preprocess.size, next(self.head.parameters()).device
-        with evaluating(self.encoder), torch.no_grad():
-            return grid_of(self.image(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
-
-    def forward(self, x: Tensor) -> Regions:
-        """Pictures (B, 3, H, W) -> Regions, without scores."""
-        return self.head(self.encoder.encode_image(x))
-
-    def logits(self, vectors: Tensor, rows: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """S (B, N, L) of regions (B, N, E) and the rows of the classes, or those given with their mask, and whose each
-        row is (L,)."""
-        values, mask = self.class_rows() if rows is None else rows
-        return self.head.align(vectors, values[mask]), mask.nonzero()[:, 0]
-
-    def remember(self) -> dict[str, Any]:
-        return {**super().remember(), "head": asdict(self.head.config)}
-
-    def recall(self, values: Mapping[str, Any]) -> None:
-        config = configure(HeadConfig, values["head"], "head")
-        self.head = GroundingHead(self.encoder.image.width, self.encoder.embed_dim, config)
-        super().recall(values)
-
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
-        assert preprocess is not None, "a dual encoder has a preprocessing"
-        return Detector(self, preprocess, name=name)
-
-
 @dataclass(frozen=True)
 class Found:
     """What was found in a picture, the likeliest first: boxes (n, 4) as shares of it, classes (n,), scores (n,)."""
@@ -169,12 +99,15 @@ class Found:
     scores: Tensor
 
 
-class Detector(Told):
-    """A model that finds classes in pictures; embeddings are its encoder's."""
+class DetectorModel(Told):
+    """A model that finds classes in images; embeddings are those of its encoder.
 
-    delivered: Grounding
+    What it is built around has `regions(pixels) -> Regions` with scores, beside what `Told` asks for.
+    """
 
-    def __init__(self, delivered: Grounding, preprocess: Preprocess, *, name: str):
+    delivered: Any
+
+    def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
         super().__init__(delivered, preprocess, name=name)
         self.validation = Validation("detection", ("ap50",))
 
@@ -194,10 +127,8 @@ class Detector(Told):
         found: list[tuple[Tensor, ...]] = []
         with evaluating(self.delivered), torch.inference_mode():
             for (pixels,) in batches:
-                regions = self.delivered(pixels.to(self.device))
-                logits, owner = self.delivered.logits(regions.vectors)
-                scores = concept_scores(logits, owner, len(self.classes)) * regions.centre.sigmoid()[..., None]
-                parts = (regions.vectors, regions.boxes.clamp(0, 1), regions.centre, scores)
+                regions = self.delivered.regions(pixels.to(self.device))
+                parts = (regions.vectors, regions.boxes.clamp(0, 1), regions.centre, regions.scores)
                 found.append(tuple(part.float().cpu() for part in parts))
                 if progress:
                     progress(sum(len(part[0]) for part in found), count)

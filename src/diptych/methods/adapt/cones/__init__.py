@@ -22,19 +22,21 @@ possible stages, is the paper's; form, heads and recipes are ours (docs/methods/
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
+from diptych.data.batch import Batch
 from diptych.data.sample import Source
 from diptych.data.views import LabelView, View
 from diptych.errors import InputError, unknown
+from diptych.methods.adapt.cones.bank import Concepts, Rows, TextSide
+from diptych.methods.adapt.cones.detect import Detect
+from diptych.methods.adapt.cones.generate import Generate
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig, class_names
-from diptych.methods.concepts import TASKS, Task
 from diptych.models.classifier import check_names, freeze
 from diptych.spec import Count
-from diptych.towers.concepts import Concepts, Rows, TextSide
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Frozen
 
@@ -92,6 +94,37 @@ class Config(ClassifyConfig):
             default = item.default_factory() if callable(item.default_factory) else item.default
             if self.task not in _OF.get(item.name, (self.task,)) and getattr(self, item.name) != default:
                 raise InputError(f"{item.name} is no option of the task {self.task}; leave it out")
+
+
+class Task(Protocol):
+    """One of the two."""
+
+    model: Any
+    trained: bool
+    """Whether the head came with the model that training starts from: then there is no stage `base`."""
+    head: ClassVar[str]
+    """The part that the stage `base` trains, by the prefix of its parameters."""
+    vision: ClassVar[Sequence[str]]
+    """What the second stage trains beside."""
+    recipe: ClassVar[Mapping[str, Any]]
+    """In what the recipe of the stage `base` differs."""
+
+    def meet(self, base: Source | None, side: TextSide | None) -> None:
+        """Look at the source of the stage `base`."""
+        ...
+
+    def names(self, source: Source) -> tuple[str, ...]:
+        """The concepts of a source; () where it lacks the field."""
+        ...
+
+    def views(self, base: bool) -> Sequence[View]: ...
+
+    def encode(self, batch: Batch, base: bool) -> Features: ...
+
+    def loss(self, features: Features, batch: Batch, base: bool) -> Losses: ...
+
+
+TASKS: Mapping[str, type[Any]] = {"detect": Detect, "generate": Generate}
 
 
 class ConES(Classify):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diptych.objectives.regions import box_terms, target_matrix, word_regions
+from diptych.methods.adapt.cones.regions import box_terms, target_matrix, word_regions
 
 
 def test_the_sheets_target_matrix():

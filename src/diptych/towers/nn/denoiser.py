@@ -1,4 +1,4 @@
-"""A small denoiser of pictures that looks at the rows of a text, and the painter of concepts around it.
+"""A small denoiser of images that attends to the rows of a text.
 
     x_t = √a_t x_0 + √(1 - a_t) e,    eps(x_t, t, E) ≈ e,    guided: eps_∅ + g (eps_E - eps_∅)
 
@@ -10,23 +10,14 @@ Dimensions: B pictures, S x S pixels, W width, L rows of a text, E embedding.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from diptych.data.pictures import HALF, Preprocess
-from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.models.delivered import Validation
-from diptych.models.model import Told, evaluating
-from diptych.spec import configure
-from diptych.towers.concepts import ConceptBank, Searched
-from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.transformer import Transformer
 
 
@@ -137,99 +128,3 @@ def waves(time: Tensor, width: int) -> Tensor:
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=time.device) / half)
     angles = time[:, None].float() * rates
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class Drawing(Searched):
-    """An encoder, a denoiser that looks at its texts' rows, and a bank of concepts: whole prompts, of which the rows of
-    the name are learnt. `empty` (L', E) are the rows of the empty prompt."""
-
-    form = "prompt"
-    empty: Tensor
-
-    def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str,
-        denoiser: DenoiserConfig = DenoiserConfig(),
-    ):  # fmt: skip
-        super().__init__()
-        self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
-        self.bank = ConceptBank(encoder.embed_dim)
-        self.denoiser = Denoiser(encoder.embed_dim, denoiser)
-        self.classes, self.label = (), ""
-        self.register_buffer("empty", torch.zeros(1, encoder.embed_dim))
-
-    @property
-    def image(self) -> Any:
-        """The image tower, which knows the preprocessing."""
-        return self.encoder.image
-
-    @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the label is known once it is made
-        """Fields of a source that it is validated on."""
-        return "images.main", f"labels.{self.label}"
-
-    def forward(self, x: Tensor, noise: Tensor, time: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        """How far off the predicted noise is, the mean square (B,), of uint8 pictures (B, 3, S, S), noise like them,
-        times (B,) and rows (B, L, E) with their mask."""
-        noisy = self.denoiser.noised(self.denoiser.pixels(x), noise, time)
-        return (self.denoiser(noisy, time, rows, mask) - noise).square().flatten(1).mean(1)
-
-    def remember(self) -> dict[str, Any]:
-        return {**super().remember(), "denoiser": asdict(self.denoiser.config), "empty": len(self.empty)}
-
-    def recall(self, values: Mapping[str, Any]) -> None:
-        config = configure(DenoiserConfig, values["denoiser"], "denoiser")
-        self.denoiser = Denoiser(self.encoder.embed_dim, config)
-        self.empty = torch.zeros(values["empty"], self.encoder.embed_dim)
-        super().recall(values)
-
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
-        assert preprocess is not None, "a dual encoder has a preprocessing"
-        return Painter(self, preprocess, name=name)
-
-
-class Painter(Told):
-    """A model that draws concepts; embeddings are its encoder's."""
-
-    delivered: Drawing
-
-    def __init__(self, delivered: Drawing, preprocess: Preprocess, *, name: str):
-        super().__init__(delivered, preprocess, name=name)
-        self.validation = Validation("likeness", ("likeness", "top1"), {"label": self.label})
-
-    def class_logits(self, images: Any, **how: Any) -> Tensor:
-        raise InputError(f"{self.name} draws and names no pictures; name a classifier")
-
-    def draw(
-        self, name: str, count: int = 1, *, words: str = "", guidance: float = 3.0, steps: int = 50, seed: int = 0
-    ) -> list[Image.Image]:
-        """Pictures of a concept. `words` are ordinary ones, whose rows stand behind the concept's.
-
-        Raises InputError for a name that was not learnt and for words where there is no text tower, and for numbers
-        that make no picture.
-        """
-        if count < 1 or steps < 1 or guidance < 0:
-            raise InputError(f"{count} pictures in {steps} steps with guidance {guidance:g} are none; give 1 or more "
-                             "pictures and steps, and a guidance of 0 or more")  # fmt: skip
-        before = self.delivered.classes
-        self.delivered.set_classes([name])
-        try:
-            with evaluating(self.delivered), torch.inference_mode():
-                rows, mask = self.delivered.class_rows()
-                if words:
-                    rows, mask = self._with(rows, mask, words)
-                pixels = self.delivered.denoiser.draw(
-                    rows.expand(count, -1, -1), mask.expand(count, -1), self.delivered.empty, guidance=guidance,
-                    steps=steps, generator=torch.Generator().manual_seed(seed),
-                )  # fmt: skip
-        finally:
-            self.delivered.classes = before
-        values = ((pixels.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in values]
-
-    def _with(self, rows: Tensor, mask: Tensor, words: str) -> tuple[Tensor, Tensor]:
-        side = self.delivered.side()
-        if side is None:
-            raise InputError(f"{self.name} has no text tower to tell the words {words!r}; leave them out, or train "
-                             "with --method.keep_text true")  # fmt: skip
-        further, there = side.tokens(side.tokenizer.encode([words]))
-        return torch.cat([rows, further], 1), torch.cat([mask, there], 1)

@@ -14,7 +14,7 @@ from diptych.errors import InputError
 from diptych.methods.adapt.cones import ConES
 from diptych.methods.make import Make
 from diptych.methods.store import load
-from diptych.models.grounding import Detector
+from diptych.models.detection import DetectorModel
 from diptych.testing import Toy
 from diptych.testing import check as suite
 from diptych.training import optim
@@ -185,12 +185,12 @@ def head(tmp_path_factory):
 
 
 def test_a_head_is_trained_once_and_used_for_any_concepts(head, tmp_path):
-    first: Detector = load(head)
+    first: DetectorModel = load(head)
     assert first.encoder.text is not None  # it is needed for the next concepts
     recipe = {"steps": 2, "batch_size": 8}
     run(resolve("cones", {"train": NEW}, preset="detect", init=str(head), recipe=recipe, options=TINY["options"]),
         tmp_path / "run")  # fmt: skip
-    model: Detector = load(tmp_path / "run")
+    model: DetectorModel = load(tmp_path / "run")
     assert model.encoder.text is None
     assert model.classes[0] == "rabbit"
     for name, value in first.delivered.head.state_dict().items():

@@ -6,8 +6,8 @@ from tests.methods.adapt.test_prompts import method, pictures
 from torch.nn.functional import cross_entropy, normalize
 
 from diptych.errors import InputError
+from diptych.methods.adapt.cones.bank import ConceptBank, Concepts, Rows, TextSide, padded
 from diptych.models.classifier import Classifier
-from diptych.towers.concepts import ConceptBank, Concepts, Rows, TextSide, padded
 
 NAMES = ("red circle", "blue square", "bar")
 

@@ -1,0 +1,173 @@
+"""ConES, finding concepts: an encoder with a head that scores regions against rows, and the losses of its stages.
+
+    S = O E^T + b,    score_c = centrality · mean over the rows l of c of sigmoid(S_l)
+
+The rows E of concepts are a text tower's tokens, or what was searched for in their place; nothing fuses them with the
+image before S.
+
+Dimensions: B images, N regions (h x w), D tower width, E embedding, C concepts, L rows of all concepts.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diptych.data.batch import Batch
+from diptych.data.boxes import things
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import Source
+from diptych.data.tokenizers import Tokenizer
+from diptych.data.views import Augment, BoxView, View
+from diptych.errors import InputError
+from diptych.methods.adapt.cones.bank import ConceptBank, Searched, TextSide, padded
+from diptych.methods.adapt.cones.regions import box_terms, word_regions
+from diptych.methods.base import Features, Losses
+from diptych.methods.make import Make
+from diptych.models.classifier import check_names
+from diptych.models.detection import DetectorModel, GroundingHead, HeadConfig, Regions, grid_of
+from diptych.models.model import evaluating
+from diptych.spec import configure
+from diptych.towers.dual import DualEncoder
+
+
+class Grounding(Searched):
+    """An encoder with a head that finds concepts, several rows each. Pictures are squashed, so that boxes are shares of
+    the whole."""
+
+    form = "name"
+    reads = ("images.main", "boxes")
+
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str, *, count: int | None = None,
+        head: HeadConfig = HeadConfig(),
+    ):  # fmt: skip
+        super().__init__()
+        encoder.image.preprocess = Preprocess.from_dict({**encoder.image.preprocess.to_dict(), "resize": "squash"})
+        self.encoder, self.tokenizer, self.template, self.count = encoder, tokenizer, template, count
+        self.bank = ConceptBank(encoder.embed_dim)
+        self.head = GroundingHead(encoder.image.width, encoder.embed_dim, head)
+        self.classes, self.label = (), ""
+
+    @property
+    def image(self) -> Any:
+        """The image tower, which knows the preprocessing."""
+        return self.encoder.image
+
+    @cached_property
+    def grid(self) -> tuple[int, int]:
+        """(h, w): the positions that the tower has."""
+        size, device = self.image.preprocess.size, next(self.head.parameters()).device
+        with evaluating(self.encoder), torch.no_grad():
+            return grid_of(self.image(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
+
+    def forward(self, x: Tensor) -> Regions:
+        """Pictures (B, 3, H, W) -> Regions, without scores."""
+        return self.head(self.encoder.encode_image(x))
+
+    def regions(self, x: Tensor) -> Regions:
+        """Pictures (B, 3, H, W) -> Regions with the scores of the classes."""
+        regions = self(x)
+        logits, owner = self.logits(regions.vectors)
+        scores = concept_scores(logits, owner, len(self.classes)) * regions.centre.sigmoid()[..., None]
+        return replace(regions, scores=scores)
+
+    def logits(self, vectors: Tensor, rows: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """S (B, N, L) of regions (B, N, E) and the rows of the classes, or those given with their mask, and whose each
+        row is (L,)."""
+        values, mask = self.class_rows() if rows is None else rows
+        return self.head.align(vectors, values[mask]), mask.nonzero()[:, 0]
+
+    def remember(self) -> dict[str, Any]:
+        return {**super().remember(), "head": asdict(self.head.config)}
+
+    def recall(self, values: Mapping[str, Any]) -> None:
+        config = configure(HeadConfig, values["head"], "head")
+        self.head = GroundingHead(self.encoder.image.width, self.encoder.embed_dim, config)
+        super().recall(values)
+
+    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+        assert preprocess is not None, "a dual encoder has a preprocessing"
+        return DetectorModel(self, preprocess, name=name)
+
+
+def concept_scores(logits: Tensor, owner: Tensor, concepts: int) -> Tensor:
+    """The probabilities (…, C) of concepts: the mean over a concept's rows of those of S (…, L); `owner` (L,) says
+    whose each row is.
+
+    >>> concept_scores(torch.tensor([[0.0, 0.0, 100.0]]), torch.tensor([0, 0, 1]), 2).tolist()
+    [[0.5, 1.0]]
+    """
+    own = nn.functional.one_hot(owner, concepts).to(logits.dtype)  # (L, C)
+    return logits.sigmoid() @ (own / own.sum(0))
+
+
+class Detect:
+    """Concepts are found by a grounding head; in the stage `base` it learns classes by their names."""
+
+    head = "model.head"
+    vision = ("model.head", "model.encoder.image")
+    recipe: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32, "steps": 800}
+
+    def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
+        if extra := set(config.augment) - {"flip"}:
+            raise InputError(f"augment of detection has {sorted(extra)[0]!r}; boxes move with flip alone")
+        options = configure(HeadConfig, dict(config.head), "head")
+        self.model = Grounding(encoder, make.words, config.template, count=config.vectors, head=options)
+        self.flip = augment.flip
+        self.trained = isinstance(given := make.delivered, Grounding)
+        if isinstance(given, Grounding):
+            self.model.head = copy.deepcopy(given.head)
+        self.classes: dict[bool, tuple[str, ...]] = {True: (), False: ()}  # names of box labels: of `base`, and not
+        self.known: tuple[str, ...] = ()
+        self.rows: tuple[Tensor, Tensor] | None = None  # of the names that the head learns
+
+    def meet(self, base: Source | None, side: TextSide | None) -> None:
+        if base is None or "boxes" not in base.schema():
+            return
+        if side is None:
+            raise InputError("the head learns names through a text tower, and this model has none; start from one of "
+                             "pictures and texts, or from a run that has a head")  # fmt: skip
+        self.known, self.classes[True] = check_names(things(base)), base.schema()["boxes"].classes
+        rows = side.concepts(self.known, "name", self.model.count)
+        self.rows = padded([each.values for each in rows.values()])
+
+    def names(self, source: Source) -> tuple[str, ...]:
+        if "boxes" not in source.schema():
+            return ()
+        self.classes[False] = source.schema()["boxes"].classes
+        return things(source)
+
+    def views(self, base: bool) -> Sequence[View]:
+        names = self.known if base else self.model.bank.names
+        return (BoxView(preprocess=self.model.image.preprocess, grid=self.model.grid, names=names,
+                        classes=self.classes[base], flip=self.flip),)  # fmt: skip
+
+    def _rows(self, base: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+        if not base:
+            return self.model.bank.as_text_embeddings()
+        assert self.rows is not None, "the stage base has met its source"
+        return self.rows[0].to(device), self.rows[1].to(device)
+
+    def encode(self, batch: Batch, base: bool) -> Features:
+        pixels = batch.image.flat
+        regions = self.model(pixels)
+        logits, _ = self.model.logits(regions.vectors, self._rows(base, pixels.device))
+        return {"logits": logits, "boxes": regions.boxes, "centre": regions.centre}
+
+    def loss(self, features: Features, batch: Batch, base: bool) -> Losses:
+        regions: Any = batch.fields["regions"]
+        classes, central = regions[..., 0].long(), regions[..., 5]
+        _, mask = self._rows(base, regions.device)
+        h, w = self.model.grid
+        y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+        centre = torch.stack([x / w, y / h], -1).view(-1, 2).to(regions.device)
+        wanted = torch.cat([centre - regions[..., 1:3], centre + regions[..., 3:5]], -1)
+        held = classes >= 0
+        boxes, centrality = box_terms(features["boxes"], features["centre"], wanted, held, central)
+        words = word_regions(features["logits"], classes, mask.nonzero()[:, 0])
+        return Losses({"words": words, "boxes": boxes, "centre": centrality}, {"held": held.float().mean()})

@@ -1,0 +1,193 @@
+"""ConES, drawing concepts: a denoiser that attends to their rows, the model that draws, and the loss of its stages.
+
+Dimensions: B images, S x S pixels, L rows of a text, E embedding.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+
+from diptych.data.batch import Batch
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import Source
+from diptych.data.tokenizers import Tokenizer
+from diptych.data.views import Augment, LabelView, NoiseView, PictureView, TextView, View
+from diptych.errors import InputError
+from diptych.methods.adapt.cones.bank import ConceptBank, Searched, TextSide
+from diptych.methods.base import Features, Losses
+from diptych.methods.classify import class_names
+from diptych.methods.make import Make
+from diptych.models.delivered import Validation
+from diptych.models.model import Told, evaluating
+from diptych.spec import configure
+from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig
+
+
+class Drawing(Searched):
+    """An encoder, a denoiser that looks at its texts' rows, and a bank of concepts: whole prompts, of which the rows of
+    the name are learnt. `empty` (L', E) are the rows of the empty prompt."""
+
+    form = "prompt"
+    empty: Tensor
+
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str,
+        denoiser: DenoiserConfig = DenoiserConfig(),
+    ):  # fmt: skip
+        super().__init__()
+        self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
+        self.bank = ConceptBank(encoder.embed_dim)
+        self.denoiser = Denoiser(encoder.embed_dim, denoiser)
+        self.classes, self.label = (), ""
+        self.register_buffer("empty", torch.zeros(1, encoder.embed_dim))
+
+    @property
+    def image(self) -> Any:
+        """The image tower, which knows the preprocessing."""
+        return self.encoder.image
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the label is known once it is made
+        """Fields of a source that it is validated on."""
+        return "images.main", f"labels.{self.label}"
+
+    def forward(self, x: Tensor, noise: Tensor, time: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+        """How far off the predicted noise is, the mean square (B,), of uint8 pictures (B, 3, S, S), noise like them,
+        times (B,) and rows (B, L, E) with their mask."""
+        noisy = self.denoiser.noised(self.denoiser.pixels(x), noise, time)
+        return (self.denoiser(noisy, time, rows, mask) - noise).square().flatten(1).mean(1)
+
+    def remember(self) -> dict[str, Any]:
+        return {**super().remember(), "denoiser": asdict(self.denoiser.config), "empty": len(self.empty)}
+
+    def recall(self, values: Mapping[str, Any]) -> None:
+        config = configure(DenoiserConfig, values["denoiser"], "denoiser")
+        self.denoiser = Denoiser(self.encoder.embed_dim, config)
+        self.empty = torch.zeros(values["empty"], self.encoder.embed_dim)
+        super().recall(values)
+
+    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+        assert preprocess is not None, "a dual encoder has a preprocessing"
+        return Painter(self, preprocess, name=name)
+
+
+class Painter(Told):
+    """A model that draws concepts; embeddings are its encoder's."""
+
+    delivered: Drawing
+
+    def __init__(self, delivered: Drawing, preprocess: Preprocess, *, name: str):
+        super().__init__(delivered, preprocess, name=name)
+        self.validation = Validation("likeness", ("likeness", "top1"), {"label": self.label})
+
+    def class_logits(self, images: Any, **how: Any) -> Tensor:
+        raise InputError(f"{self.name} draws and names no pictures; name a classifier")
+
+    def draw(
+        self, name: str, count: int = 1, *, words: str = "", guidance: float = 3.0, steps: int = 50, seed: int = 0
+    ) -> list[Image.Image]:
+        """Pictures of a concept. `words` are ordinary ones, whose rows stand behind the concept's.
+
+        Raises InputError for a name that was not learnt and for words where there is no text tower, and for numbers
+        that make no picture.
+        """
+        if count < 1 or steps < 1 or guidance < 0:
+            raise InputError(f"{count} pictures in {steps} steps with guidance {guidance:g} are none; give 1 or more "
+                             "pictures and steps, and a guidance of 0 or more")  # fmt: skip
+        before = self.delivered.classes
+        self.delivered.set_classes([name])
+        try:
+            with evaluating(self.delivered), torch.inference_mode():
+                rows, mask = self.delivered.class_rows()
+                if words:
+                    rows, mask = self._with(rows, mask, words)
+                pixels = self.delivered.denoiser.draw(
+                    rows.expand(count, -1, -1), mask.expand(count, -1), self.delivered.empty, guidance=guidance,
+                    steps=steps, generator=torch.Generator().manual_seed(seed),
+                )  # fmt: skip
+        finally:
+            self.delivered.classes = before
+        values = ((pixels.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in values]
+
+    def _with(self, rows: Tensor, mask: Tensor, words: str) -> tuple[Tensor, Tensor]:
+        side = self.delivered.side()
+        if side is None:
+            raise InputError(f"{self.name} has no text tower to tell the words {words!r}; leave them out, or train "
+                             "with --method.keep_text true")  # fmt: skip
+        further, there = side.tokens(side.tokenizer.encode([words]))
+        return torch.cat([rows, further], 1), torch.cat([mask, there], 1)
+
+
+class Generate:
+    """Concepts are drawn by a denoiser; in the stage `base` it learns pictures by their captions."""
+
+    head = "model.denoiser"
+    vision = ("model.denoiser",)
+    recipe: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "weight_decay": 0.01, "batch_size": 64, "steps": 2000}
+    drop: ClassVar[float] = 0.1
+    """The share of captions that are left out for the empty prompt, so that drawing can be guided away from it."""
+
+    def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
+        options = configure(DenoiserConfig, dict(config.head), "denoiser")
+        self.model = Drawing(encoder, make.words, config.template, options)
+        self.config, self.augment, self.words = config, augment, make.words
+        self.trained = isinstance(given := make.delivered, Drawing)
+        if isinstance(given, Drawing):
+            self.model.denoiser = copy.deepcopy(given.denoiser)
+            self.model.empty = given.empty.clone()
+        self.side: TextSide | None = None
+
+    def meet(self, base: Source | None, side: TextSide | None) -> None:
+        self.side = side
+        if base is None:
+            return
+        if side is None:
+            raise InputError("the denoiser reads captions through a text tower, and this model has none; start from "
+                             "one of pictures and texts, or from a run that has a denoiser")  # fmt: skip
+        rows, mask = side.tokens(side.tokenizer.encode([""]))
+        self.model.empty = rows[mask].to(self.model.empty.device)
+
+    def names(self, source: Source) -> tuple[str, ...]:
+        return class_names(source, self.config.label)
+
+    def views(self, base: bool) -> Sequence[View]:
+        denoiser = self.model.denoiser
+        shape = (3, denoiser.config.size, denoiser.config.size)
+        noise = NoiseView(shape=shape, steps=denoiser.config.steps, drop=self.drop if base else 0.0)
+        picture = PictureView(preprocess=denoiser.preprocess, augment=self.augment)
+        if not base:
+            return picture, LabelView(label=self.config.label, name="class", needed=True), noise
+        if self.words is None:
+            raise InputError("the denoiser reads captions, and this model came without a tokenizer; start from a run "
+                             "that has a denoiser")  # fmt: skip
+        return picture, TextView(tokenizer=self.words, role=self.config.role), noise
+
+    def encode(self, batch: Batch, base: bool) -> Features:
+        fields: Any = batch.fields
+        if base:
+            assert self.side is not None, "the stage base has met its source"
+            rows, mask = self.without(*self.side.encode(*batch.text.flat), fields["dropped"])
+        else:
+            values, there = self.model.bank.as_text_embeddings()
+            rows, mask = values[fields["class"].long()], there[fields["class"].long()]
+        return {"error": self.model(batch.image.flat, fields["noise"], fields["time"], rows, mask)}
+
+    def without(self, rows: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (B, L, E) with their mask (B, L), those of the empty prompt where `dropped` (B,)."""
+        empty = self.model.empty
+        more = max(0, len(empty) - rows.shape[1])
+        rows, mask = pad(rows, (0, 0, 0, more)), pad(mask, (0, more))
+        nothing = pad(empty, (0, 0, 0, rows.shape[1] - len(empty)))
+        there = torch.arange(rows.shape[1], device=rows.device) < len(empty)
+        return torch.where(dropped[:, None, None], nothing, rows), torch.where(dropped[:, None], there, mask)
+
+    def loss(self, features: Features, batch: Batch, base: bool) -> Losses:
+        return Losses({"noise": features["error"].mean()})
