@@ -10,9 +10,9 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Steps
 from diptych.evaluation.zeroshot import class_vectors
 from diptych.methods.adapt.cones.bank import TextSide
-from diptych.methods.prompt_search.units import units_of
-from diptych.models.classifier import check_names, parted, prompt_ids
-from diptych.towers.prompt_sets import prompts
+from diptych.methods.adapt.proapo.prompt_sets import prompts
+from diptych.methods.adapt.proapo.units import units_of
+from diptych.models.class_names import check_names, parted, prompt_ids
 
 LABELS = ("american_bulldog", "red_circle", "bar")
 WRITTEN = ("american bulldog", "red circle", "bar")

@@ -97,8 +97,8 @@ def run(args: Namespace) -> None:
 
 def _filter(args: Namespace, out: Path) -> None:
     """Write the list of kept pairs, and show how many each rule dropped."""
-    from diptych.data.frequency import Rules, filtered
     from diptych.data.sources import kept, open_source
+    from diptych.methods.pretrain.align.filter import Rules, filtered
     from diptych.spec import configure, parse
 
     if out.suffix != ".npz":
@@ -124,8 +124,8 @@ def _filter(args: Namespace, out: Path) -> None:
 
 def _label(args: Namespace, out: Path) -> None:
     """Write the table of labelled sentences, and show how many there are of each kind."""
-    from diptych.data.pages import label, write
     from diptych.data.sources import open_source
+    from diptych.methods.adapt.visualness.pages import label, write
 
     if out.suffix != ".jsonl":
         raise InputError(f"{out}: the labelled sentences are a .jsonl file; give --out {out.with_suffix('.jsonl')}")

@@ -68,7 +68,7 @@ def _model(args: Namespace) -> Any:
         if "val" not in args:
             raise InputError(f"{args.model} was not trained with visualness, so it knows no threshold; train it with "
                              "`diptych train visualness`, or give --val SOURCE")  # fmt: skip
-        from diptych.towers.visual import TextVisualness
+        from diptych.methods.adapt.visualness.model import TextVisualness
 
         model = TextVisualness.of(model)
     if "val" in args:

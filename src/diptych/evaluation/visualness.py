@@ -3,9 +3,9 @@
     S(t) = 1 - <x_null, t>,      visual where S > threshold
 
 x_null is the NULL picture of a model that was trained with one, `model.null`; for any other that embeds it is the one
-of seed 0 (`towers.visual`). Which texts are visual is said by a label, or by whether their sample has a picture. What
-is called macro is the mean of both classes; AUROC, of S, needs no threshold. What is left of retrieval is told by the
-suite `retrieval` on the same data, which leaves samples without a picture out.
+of seed 0. Which texts are visual is said by a label, or by whether their sample has a picture. What is called macro is
+the mean of both classes; AUROC, of S, needs no threshold. What is left of retrieval is told by the suite `retrieval` on
+the same data, which leaves samples without a picture out.
 
 Source: Verma et al. 2023 (TIP-CLIP).
 """
@@ -21,8 +21,8 @@ from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, as_vectors, embed_texts, read_texts
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
 from diptych.evaluation.retrieval import role_of, texts_of
+from diptych.methods.adapt.visualness.model import best_threshold, null_picture
 from diptych.metrics import TIE, lab
-from diptych.towers.visual import best_threshold, null_picture
 
 card = {
     "title": "Visualness: texts that speak of what can be seen",

@@ -30,7 +30,7 @@ from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
-from diptych.models.classifier import mean_directions
+from diptych.models.class_names import mean_directions
 
 card = {
     "title": "Zero-shot classification by class names",

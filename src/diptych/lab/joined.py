@@ -23,13 +23,12 @@ from diptych.evaluation import evaluate
 from diptych.lab.claim import Trial
 from diptych.methods.base import Method
 from diptych.methods.store import describe, load, save_model
-from diptych.models.classifier import freeze
 from diptych.models.model import evaluating
 from diptych.rng import torch_seed
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
-from diptych.towers.nn.parts import Temperature
+from diptych.towers.nn.parts import Temperature, freeze
 from diptych.towers.tower import Tower
 from diptych.training.config import resolve
 from diptych.training.run import run

@@ -21,7 +21,8 @@ from diptych.data.views import ArrayView, Augment, LabelView, PictureView, View
 from diptych.errors import InputError, at, some
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
-from diptych.models.classifier import Classifier, check_names
+from diptych.models.class_names import check_names
+from diptych.models.classifier import Classifier
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature

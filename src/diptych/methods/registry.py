@@ -1,9 +1,9 @@
 """Which methods exist: one file or package each, found by folder, read without importing torch.
 
-A method's file, or the `__init__.py` of its package, begins with a literal dict `card`; `list`, the docs and `reproduce`
-read it with `ast`. Third parties name their method modules in the entry-point group `diptych.methods`, or give the path
-of a file, `FILE.py`, in place of a name: it runs where that is asked for, and never because a saved model or a config
-names it.
+A method's file, or the `__init__.py` of its package, begins with a literal dict `card`, which `list`, the docs and
+`reproduce` read with `ast`. Third parties name their method modules in the entry-point group `diptych.methods`, or give
+the path of a file, `FILE.py`, in place of a name: it runs where that is asked for, and never because a saved model or a
+config names it.
 """
 
 import ast

@@ -8,107 +8,22 @@ the classes are named afterwards, new names included.
 Dimensions: N pictures, C classes, L tokens of a prompt, D tower width, E embedding.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import Tensor
 
 from diptych.data.pictures import Preprocess
-from diptych.data.templates import checked, filled, written
+from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.errors import InputError, shortened
+from diptych.errors import InputError
+from diptych.models.adapted import Adapted
+from diptych.models.class_names import check_names, prompt_ids
 from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import freeze
 from diptych.towers.tower import ImageTower
-
-
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal as prompts
-    have them (`written`), capital letters or not: most tokenizers see no difference.
-
-    >>> check_names([" cat", "dog"])
-    ('cat', 'dog')
-    """
-    found = tuple(name.strip() for name in names)
-    if not found or not all(found):
-        raise InputError(f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class")
-    plain = [plainly(name) for name in found]
-    if twice := next((name for name, count in Counter(plain).items() if count > 1), None):
-        called = dict.fromkeys(repr(name) for name in found if plainly(name) == twice)
-        raise InputError(f"two classes are called {' and '.join(called)}; give each a name of its own")
-    return found
-
-
-def plainly(name: str) -> str:
-    """How class names are compared: as prompts have them, in small letters.
-
-    >>> plainly("Red_Apple") == plainly("red apple")
-    True
-    """
-    return written(name).casefold()
-
-
-def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) -> list[str]:
-    """Each name's prompt. Raises InputError for a name that the context cuts: it may be no other than the next."""
-    found = [filled(template, name) for name in names]
-    for name, prompt in zip(names, found, strict=True):
-        if tokenizer is not None and (lost := tokenizer.lost(prompt)):
-            raise InputError(f"the class name {shortened(name)!r} does not fit: its prompt loses {lost} tokens "
-                             f"beyond the context of {tokenizer.context}; shorten it")  # fmt: skip
-    return found
-
-
-def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> list[list[int]]:
-    """The ids of each name's prompt; raises as `prompts`."""
-    return tokenizer.encode(prompts(tokenizer, template, names))
-
-
-def parted(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:
-    """The ids of a prompt, special ones left out: the words before the name, the name, what follows it; where the last
-    two share a token, all of both is the name. Raises InputError where the words before it share one with it."""
-    before, prompt = template.partition("{}")[0], filled(template, name)
-    words, whole = tokenizer.ids(before.strip()), tokenizer.ids(prompt)
-    if whole[: len(words)] != words:
-        raise InputError(f"in {prompt!r} the words before the name have other tokens than alone; put a blank between "
-                         "them and {}")  # fmt: skip
-    tail = whole[len(words) :]
-    named = tokenizer.ids(before + written(name))[len(words) :]
-    if tail[: len(named)] != named:
-        named = tail
-    return words, named, tail[len(named) :]
-
-
-def mean_directions(vectors: Tensor, classes: int | Sequence[int], shares: Sequence[float] = (1.0,)) -> Tensor:
-    """The direction of each class (C, E): the mean of its unit prompt vectors, made unit. `vectors` (P, E) stand class
-    by class, as many of each, or as many as `classes` says of each. Of several heads side by side each is averaged and
-    made unit alone, and has its share of the squared length (`DualEncoder.shares`).
-
-    >>> mean_directions(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), [2, 1])
-    tensor([[0.7071, 0.7071],
-            [0.0000, 1.0000]])
-    """
-    sizes = [len(vectors) // classes] * classes if isinstance(classes, int) else list(classes)
-    means = torch.stack([part.mean(0) for part in normalize(vectors, dim=1).split(sizes)])
-    heads = zip(means.chunk(len(shares), dim=1), shares, strict=True)
-    return torch.cat([share**0.5 * normalize(head, dim=1) for head, share in heads], dim=1)
-
-
-def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
-    """Keep the parameters of modules, or parameters, as they are: the engine never trains them."""
-    for part in parts:
-        own = [part] if isinstance(part, nn.Parameter) else [] if part is None else list(part.parameters())
-        for parameter in own:
-            parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
-
-
-def thaw(*parts: nn.Module) -> None:
-    """Let what was frozen learn again."""
-    for part in parts:
-        for parameter in part.parameters():
-            parameter.requires_grad_(True).frozen = False  # type: ignore[attr-defined]
 
 
 class Classifier(Delivered):
@@ -217,7 +132,6 @@ class Classifier(Delivered):
             self.set_classes(values["classes"])
 
     def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
-        from diptych.models.model import Adapted  # which knows classifiers
 
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return Adapted(self, preprocess, name=name)

@@ -17,8 +17,9 @@ from torchvision.ops import batched_nms
 
 from diptych.data.pictures import Preprocess
 from diptych.errors import InputError
+from diptych.models.adapted import Told
 from diptych.models.delivered import Validation
-from diptych.models.model import Pictures, Progress, Told, evaluating
+from diptych.models.model import Pictures, Progress, evaluating
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.transformer import Transformer
 

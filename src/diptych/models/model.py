@@ -26,11 +26,10 @@ from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.models.classifier import Classifier, check_names, mean_directions, prompts
+from diptych.models.class_names import check_names, mean_directions, prompts
 from diptych.models.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
-from diptych.towers.mixture import Mixture
 
 Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | Image.Image | Picture]
 Progress = Callable[[int, int], None]
@@ -270,73 +269,6 @@ class Model:
         raise InputError(
             f"picture {place} is a {type(item).__name__}; give a path, a PIL picture, or one tensor of all"
         )
-
-
-class Told(Model):
-    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`methods.adapt.cones.bank`).
-    Embeddings are its encoder's, without that."""
-
-    delivered: Any
-
-    def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
-        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
-        self.classes, self.label = delivered.classes, delivered.label
-
-    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
-        """Name the classes. Raises InputError as what was learnt does, and for templates: the prompts are those of its
-        training."""
-        if templates:
-            raise InputError(f"{self.name} was trained with prompts of its own; leave the templates out")
-        self.delivered.set_classes(names)
-        self.classes = self.delivered.classes
-
-
-class Adapted(Told):
-    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
-    was trained on or any that are named."""
-
-    def __init__(self, classifier: Classifier, preprocess: Preprocess, *, name: str):
-        super().__init__(classifier, preprocess, name=name)
-        self.classifier = classifier
-        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
-
-    def class_logits(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
-    ) -> Tensor:
-        with evaluating(self.classifier), torch.inference_mode():
-            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
-        return self._answers(lambda x: self.classifier(x, texts), images, batch_size, exact, progress)
-
-    def _answers(
-        self, answer: Callable[[Tensor], Tensor], images: Pictures, batch_size: int, exact: bool,
-        progress: Progress | None,
-    ) -> Tensor:  # fmt: skip
-        """What the classifier answers to pictures (N, …), float32, on the CPU."""
-        batches, count = self._batches(images, batch_size, exact)
-        found, done = [], 0
-        with evaluating(self.classifier), torch.inference_mode():
-            for (pixels,) in batches:
-                found.append(wide(answer(pixels.to(self.device))).cpu())
-                done += len(pixels)
-                if progress:
-                    progress(done, count)
-        return torch.cat(found).clone()
-
-
-class Routed(Adapted):
-    """One whose classifier mixes the prompts of some groups, which it chooses by the picture."""
-
-    classifier: Mixture
-
-    def route(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
-    ) -> list[tuple[tuple[str, float], ...]]:
-        """For each picture the groups whose prompts are mixed, with their weights, most first."""
-        weights = self._answers(self.classifier.route, images, batch_size, exact, progress)
-        names = tuple(self.classifier.groups)
-        most = weights.topk(self.classifier.k, dim=1)
-        pairs = zip(most.indices.tolist(), most.values.tolist(), strict=True)
-        return [tuple((names[at], share) for at, share in zip(*pair, strict=True)) for pair in pairs]
 
 
 def patch_vectors(model: Any, images: Any, batch_size: int = 64, **how: Any) -> tuple[Tensor, tuple[int, int]]:

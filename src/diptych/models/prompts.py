@@ -16,9 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from diptych.data.templates import checked, filled
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, shortened
-from diptych.models.classifier import Classifier, check_names, freeze, parted
+from diptych.models.class_names import check_names, parted
+from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
+from diptych.towers.nn.parts import freeze
 from diptych.towers.nn.transformer import Insert, chain
 
 Position = Literal["end", "middle", "front", "around", "name"]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from diptych.data.frequency import REASONS, Rules, filtered
 from diptych.data.shards import write_shards
 from diptych.data.sources import kept, open_source
 from diptych.errors import InputError
+from diptych.methods.pretrain.align.filter import REASONS, Rules, filtered
 
 SPEC = "scenes:size=32:number=1:drop=0.4:count=1200:texts=caption:noise=junk=0.2+boilerplate=0.3"
 RULES = Rules(shorter_side=None, vocabulary=900)

@@ -14,7 +14,7 @@ from diptych.data.worlds.scenes.words import COLOURS, PLACES
 from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import proapo
 from diptych.methods.adapt.proapo import ProAPO
-from diptych.methods.prompt_search.evolution import Operators
+from diptych.methods.adapt.proapo.evolution import Operators
 
 
 def test_the_file_holds_a_claim_on_ten_seeds_that_nothing_was_chosen_on():

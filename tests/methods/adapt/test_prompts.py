@@ -8,7 +8,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
-from diptych.models.classifier import parted
+from diptych.models.class_names import parted
 from diptych.towers.dual import DualEncoder
 
 AT = At(0, 10, 0, 0)

@@ -18,7 +18,7 @@ from diptych.methods import store
 from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.pretrain.cliprocket import EXTRAS, CLIPRocket, Thinned, swapped
-from diptych.models.classifier import mean_directions
+from diptych.models.class_names import mean_directions
 from diptych.objectives import info_nce
 from diptych.training.config import resolve
 from diptych.training.run import run

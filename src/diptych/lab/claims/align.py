@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.frequency import Rules, filtered
 from diptych.data.shards import write_shards
 from diptych.data.sources import kept, open_source
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better, equal
+from diptych.methods.pretrain.align.filter import Rules, filtered
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve

@@ -31,7 +31,7 @@ from diptych.lab.adapting import adapted, halves, names_alone, pictures
 from diptych.lab.claim import Claim, Floor, Trial, better
 from diptych.methods.adapt.ctp_tft import ClassAware
 from diptych.methods.base import Method
-from diptych.models.classifier import freeze
+from diptych.towers.nn.parts import freeze
 
 SCENES = "number=1:distractors=6"
 RECIPE = {"steps": 200, "batch_size": 8, "lr": 0.02, "warmup": 0.1}

@@ -22,7 +22,7 @@ import torch
 from diptych.lab.adapting import adapted, names_alone, pictures
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
 from diptych.methods.base import Method
-from diptych.models.classifier import freeze
+from diptych.towers.nn.parts import freeze
 
 NOISE = 30.0
 DEPTH = 6  # of both towers of `tiny`

@@ -36,11 +36,11 @@ from diptych.data.templates import templates
 from diptych.data.worlds.scenes import Config, World
 from diptych.data.worlds.scenes.words import COLOURS, PLACES, article
 from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.methods.adapt.proapo.prompt_sets import PromptSets
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.metrics import class_ranks
 from diptych.rng import generator
-from diptych.towers.prompt_sets import PromptSets
 from diptych.training.config import resolve
 from diptych.training.run import run
 

@@ -34,9 +34,9 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.methods.adapt.sprc.composer import Composer
 from diptych.methods.base import Method
 from diptych.methods.store import load
-from diptych.towers.composer import Composer
 from diptych.training.config import resolve
 from diptych.training.run import run
 

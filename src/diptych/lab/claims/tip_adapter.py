@@ -47,11 +47,11 @@ from diptych.evaluation import evaluate
 from diptych.lab.adapting import LABEL, SHOTS, TEMPLATE, adapted, classes, pictures
 from diptych.lab.claim import Arm, Claim, Floor, Trial, better, not_worse
 from diptych.lab.joined import Pair, join, retrieval
+from diptych.methods.adapt.proapo.prompt_sets import PromptSets
 from diptych.methods.base import Method
 from diptych.methods.store import load
-from diptych.models.model import Adapted
+from diptych.models.adapted import Adapted
 from diptych.rng import generator
-from diptych.towers.prompt_sets import PromptSets
 
 NOISE = 30.0
 TESTED = 50  # pictures of each class

@@ -40,7 +40,6 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.pages import label, write
 from diptych.data.sources import open_source
 from diptych.data.worlds import build
 from diptych.data.worlds.scenes.captions import Ways, short
@@ -51,10 +50,11 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.probe import classifier as regression
 from diptych.evaluation.visualness import labelled, report
 from diptych.lab.claim import Claim, Floor, Trial, better, equal, not_worse
+from diptych.methods.adapt.visualness.model import TextVisualness, best_threshold
+from diptych.methods.adapt.visualness.pages import label, write
 from diptych.methods.store import load
 from diptych.metrics import correlation
 from diptych.rng import generator
-from diptych.towers.visual import TextVisualness, best_threshold
 from diptych.training.config import resolve
 from diptych.training.run import run
 

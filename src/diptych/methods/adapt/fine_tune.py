@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.methods.tuning import Decay, layer_rates
-from diptych.models.classifier import Classifier, freeze
+from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import freeze
 
 card = {
     "title": "Full fine-tuning with layer decay",

@@ -27,7 +27,8 @@ from diptych.errors import InputError, unknown
 from diptych.linear import SEARCHES, classifier, weights
 from diptych.methods.base import Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, PicturesConfig, class_names
-from diptych.models.classifier import Classifier, check_names
+from diptych.models.class_names import check_names
+from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 
 card = {

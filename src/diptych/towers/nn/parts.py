@@ -211,3 +211,18 @@ def checksum(module: nn.Module) -> Tensor:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
+
+
+def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
+    """Keep the parameters of modules, or parameters, as they are: the engine never trains them."""
+    for part in parts:
+        own = [part] if isinstance(part, nn.Parameter) else [] if part is None else list(part.parameters())
+        for parameter in own:
+            parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
+
+
+def thaw(*parts: nn.Module) -> None:
+    """Let what was frozen learn again."""
+    for part in parts:
+        for parameter in part.parameters():
+            parameter.requires_grad_(True).frozen = False  # type: ignore[attr-defined]

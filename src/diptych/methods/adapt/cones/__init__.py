@@ -35,10 +35,10 @@ from diptych.methods.adapt.cones.detect import Detect
 from diptych.methods.adapt.cones.generate import Generate
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig, class_names
-from diptych.models.classifier import check_names, freeze
+from diptych.models.class_names import check_names
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
-from diptych.towers.nn.parts import Frozen
+from diptych.towers.nn.parts import Frozen, freeze
 
 card = {
     "title": "ConES: Concept Embedding Search for Parameter Efficient Tuning Large Vision Language Models",

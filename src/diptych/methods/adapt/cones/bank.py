@@ -25,7 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.files import write_atomic
-from diptych.models.classifier import Classifier, check_names, parted, prompt_ids
+from diptych.models.class_names import check_names, parted, prompt_ids
+from diptych.models.classifier import Classifier
 from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 

@@ -28,7 +28,7 @@ from diptych.methods.adapt.cones.bank import ConceptBank, Searched, TextSide, pa
 from diptych.methods.adapt.cones.regions import box_terms, word_regions
 from diptych.methods.base import Features, Losses
 from diptych.methods.make import Make
-from diptych.models.classifier import check_names
+from diptych.models.class_names import check_names
 from diptych.models.detection import DetectorModel, GroundingHead, HeadConfig, Regions, grid_of
 from diptych.models.model import evaluating
 from diptych.spec import configure

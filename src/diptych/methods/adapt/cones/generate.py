@@ -23,8 +23,9 @@ from diptych.methods.adapt.cones.bank import ConceptBank, Searched, TextSide
 from diptych.methods.base import Features, Losses
 from diptych.methods.classify import class_names
 from diptych.methods.make import Make
+from diptych.models.adapted import Told
 from diptych.models.delivered import Validation
-from diptych.models.model import Told, evaluating
+from diptych.models.model import evaluating
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig

@@ -1,0 +1,208 @@
+"""CLOSE: Learning Visual Tasks Using only Language Supervision (Gu et al., ICCV 2023).
+
+A language model learns a task from vectors of texts, and gets those of pictures once it has learnt. Noise in training
+is larger than the vectors themselves, so that the gap between the two sides no longer matters.
+
+    z = f(a) / |f(a)|;    z <- z + w e,  e ~ N(0, I_d);    z <- z / |z|
+    L = - Σ_targets Σ_t log p(y_t | y_<t, [A z, q])  /  Σ_targets number of tokens
+
+a is the text that stands for a picture (several: the mean of their vectors as projected, then unit), q words such as a
+question, y what is to be written, in lower case, A a linear layer to four tokens. Both towers stay as they are. w is
+.08 at 768 dimensions, in each coordinate; at others it is scaled so that w √d stays. (ours)
+Tasks are told by roles of texts (`data.views.Task`): captions, answers, entailment, news. Inference: z of a picture,
+without noise, beam search with 5 beams.
+
+Other layers in place of noise alone (`gap`, `methods.adapt.close.gap`) are fitted to the stream `pairs` first. With
+train_on="images" the same is learnt from pictures, without noise: the upper bound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.paired import by_text
+from diptych.data.sample import Source
+from diptych.data.views import NoiseView, PictureView, Task, TaskView, TextView, View
+from diptych.errors import InputError
+from diptych.methods.adapt.close.gap import gap
+from diptych.methods.adapt.close.writer import Writer
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.make import Make
+from diptych.models.delivered import Validation
+from diptych.spec import Count, NotNegative
+from diptych.towers.nn.parts import Temperature
+
+card = {
+    "title": "I Can't Believe There's No Images! Learning Visual Tasks Using only Language Supervision",
+    "year": 2023,
+    "kind": "method",
+    "entry": "CLOSE",
+    "provenance": "code",
+}
+
+TrainOn = Literal["texts", "images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`source`, `context`, `target`, `sources` and `targets` are those of `data.views.Task`. `noise` is w (None: .08 at
+    768 dimensions, more at fewer), `gap` a layer of `gap.py`, `lm` a language model of `models.seq2seq`, `tokens`
+    what it reads of a vector. `max_tokens` are written at most."""
+
+    source: str = "caption"
+    context: str = ""
+    target: str = ""
+    sources: Count = 1
+    targets: Count = 4
+    train_on: TrainOn = "texts"
+    noise: NotNegative | None = None
+    gap: str = "none"
+    lm: str = "text:width=128:depth=2:heads=4"
+    tokens: Count = 4
+    max_tokens: Count = 32
+
+
+class CLOSE(Method):
+    """The mean log-loss of the targets' tokens, given a noisy vector of the source."""
+
+    Config = Config
+    adapts = True
+    then = ("generate {run} --images PICTURES", "evaluate {run} --data {data} --suite captions")
+    model: Writer
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        encoder = make.dual(scale=Temperature(100.0, form="fixed"))
+        if encoder.text is None or make.words is None:
+            raise InputError("texts stand for pictures here, and this model has no text tower or came without its "
+                             "tokenizer; start from one of pictures and texts")  # fmt: skip
+        images = config.train_on == "images"
+        alone = images and config.target not in ("", config.source)  # what is written is not drawn beside the source
+        self.task = Task(
+            source="" if alone else config.source, context=config.context, target=config.target,
+            sources=config.sources, targets=config.targets,
+        )  # fmt: skip
+        layer = gap("none" if images else config.gap, encoder.embed_dim, config.noise)
+        self.model = Writer(
+            encoder, make.words, config.lm, layer, tokens=config.tokens, longest=config.max_tokens,
+            validation=_validation(config),
+        )  # fmt: skip
+
+    def meet(self, sources: dict[str, Source]) -> None:
+        """Raises InputError where the language model's folder is not there."""
+        if self.model.missing:
+            raise InputError(f"there is no folder {self.model.missing}; name that of a T5 with --method.lm t5:FOLDER")
+
+    def stages(self) -> Sequence[Stage]:
+        learn = Stage(min_batch=1)
+        if not self.model.gap.paired:
+            return (learn,)
+        # its loaders only tell what is missing: all pairs are read, in order
+        return Stage(name="fit", streams=("pairs",), prepare=self._fit, descend=False, recipe={"batch_size": 2}), learn
+
+    def _fit(self, run: Any) -> None:
+        """Fit the gap layer to the vectors of all pairs."""
+        found = run.map(
+            lambda batch: {
+                "image": self.model.of_images(batch.image.flat),
+                "text": self.model.of_texts(batch.text.ids, batch.text.lengths),
+            },
+            self.views(self.stages()[0], "pairs"),
+            run.sources["pairs"],
+        )
+        self.model.gap.fit(found["image"], found["text"])
+        cosine = float((found["image"] * found["text"]).sum(1).mean())
+        run.note(0, 1, 1 - cosine, matched_cosine=cosine)
+
+    def samples(self, stage: Stage, stream: str, source: Source) -> Source:
+        """A sample for each text, where a text is written of its own vector: an epoch meets all of them."""
+        config = self.config
+        alone = not config.context and config.target in ("", config.source if config.train_on == "images" else "")
+        return by_text(source, config.source) if stage.name != "fit" and alone else source
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        words, model = self.make.tokenizer, self.model
+        picture = PictureView(preprocess=model.image.preprocess)
+        if stage.name == "fit":
+            return picture, TextView(tokenizer=words, role=self.config.source)
+        if self.config.train_on == "images":
+            views: list[View] = [picture]
+        else:
+            views = [
+                TaskView(tokenizer=words, task=self.task, part="source"),
+                NoiseView(shape=(model.gap.draws, model.gap.width)),
+            ]
+        first = None if self.config.train_on == "images" else "texts.source"
+        target = TaskView(tokenizer=model.lm.tokenizer, task=self.task, part="target", like=first)
+        views.append(target)
+        if self.task.context:
+            like = first or target.gives[0]
+            views.append(TaskView(tokenizer=model.lm.tokenizer, task=self.task, part="context", like=like))
+        return views
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        """The log-probability of each sample's targets, and how many tokens they are."""
+        model, targets = self.model, batch.texts["target"]
+        memory, mask = model.read(self._vectors(batch), *self._context(batch))
+        ids, lengths = targets.flat
+        there = lengths > 0
+        owner = torch.arange(len(batch), device=ids.device).repeat_interleave(targets.ids.shape[1])[there]
+        ids, lengths = ids[there], lengths[there]
+        lengths = lengths - (lengths == model.lm.tokenizer.context).long()  # one that was cut does not end there
+        found = model.lm.log_prob(ids, lengths, memory=memory[owner], memory_mask=mask[owner])
+        return {
+            "log_prob": found.new_zeros(len(batch)).index_add(0, owner, found),
+            "tokens": lengths.new_zeros(len(batch)).index_add(0, owner, lengths - 1),
+        }
+
+    def _vectors(self, batch: Batch) -> Tensor:
+        """z (B, d), with the noise of training; in single precision, whatever the rest is in."""
+        model, device = self.model, next(self.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            if self.config.train_on == "images":
+                return model.of_images(batch.image.flat)
+            source: Any = batch.texts["source"]
+            noise: Any = batch.fields["noise"]
+            return model.gap(model.of_texts(source.ids, source.lengths), noise)
+
+    def _context(self, batch: Batch) -> tuple[Tensor, Tensor] | tuple[()]:
+        return batch.texts["context"].flat if self.task.context else ()
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        loss = -features["log_prob"].sum() / features["tokens"].sum()
+        return Losses({"log_loss": loss}, logged={"perplexity": torch.exp(loss.detach())})
+
+
+def _validation(config: Config) -> Validation:
+    """Answers to questions where these are learnt, else captions."""
+    if config.target == "answer":
+        return Validation("answers", ("exact", "vqa"))
+    return Validation("captions", ("accuracy", "cider"), {"role": config.target or config.source})
+
+
+CLOSE.presets = {
+    # Of the encoder that is given; these towers are what the contract suite builds without one.
+    "small": Preset(
+        config={"lm": "text:width=128:depth=2:heads=4"},
+        image="vit:image_size=64:patch=8:width=128:depth=4",
+        text="text:width=128:depth=4",
+        tokenizer="bpe:vocab_size=2048:context=32",
+        embed_dim=128,
+        recipe=Recipe(optimizer="muon", lr=4e-3, weight_decay=0.0, schedule="linear", warmup=0.05, clip=1.0,
+                      batch_size=128, epochs=8),
+    ),
+    # CLIP ViT-L/14 and the shape of T5-base, given as --init and, with its weights, as --method.lm t5:FOLDER.
+    "paper": Preset(
+        config={"lm": "t5:width=768:depth=12:heads=12"},
+        image="vit:image_size=224:patch=14:width=1024:depth=24:heads=16:pre_norm=true",
+        text="text:width=768:depth=12:heads=12",
+        tokenizer="clip",
+        embed_dim=768,
+        recipe=Recipe(lr=3e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule="linear", warmup=0.0,
+                      batch_size=128, epochs=8),
+    ),
+}  # fmt: skip

@@ -1,0 +1,191 @@
+"""A writer: the vectors of a frozen dual encoder, which a language model reads and writes about.
+
+    memory = encoder([A z, table(q)]),      A one linear layer from d to 4 D numbers, four tokens
+
+z is the unit vector of a picture, or of texts in its place, q words such as a question.
+
+Dimensions: B vectors, d their width, P tokens read for a vector, D width of the language model, L words, S texts.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from diptych.data.pictures import Preprocess
+from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.dtypes import wide
+from diptych.errors import InputError
+from diptych.methods.adapt.close.gap import Gap
+from diptych.models import t5
+from diptych.models.delivered import Delivered, Validation
+from diptych.models.generate import generate
+from diptych.models.model import Model, Pictures, evaluating
+from diptych.models.seq2seq import Seq2Seq, seq2seq
+from diptych.spec import parse
+from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import freeze
+from diptych.towers.tower import ImageTower
+
+BEAMS = 5
+
+
+class Writer(Delivered):
+    """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; one whose folder is gone is
+    built by `recall`, from what the run has kept of it."""
+
+    lm: Seq2Seq | t5.T5
+
+    def __init__(
+        self, encoder: DualEncoder, words: Tokenizer | None, lm: str, gap: Gap, *, tokens: int, validation: Validation,
+        longest: int,
+    ):  # fmt: skip
+        super().__init__()
+        self.encoder, self.gap, self.tokens, self.longest, self.validation = encoder, gap, tokens, longest, validation
+        freeze(encoder)
+        folder = parse(lm).name.partition(":")[2]
+        self.missing = folder if folder and not Path(folder).is_dir() else ""
+        if not self.missing:
+            self._write_with(seq2seq(lm, words))
+
+    def _write_with(self, lm: Seq2Seq | t5.T5) -> None:
+        self.lm, self.missing = lm, ""
+        self.adapter = nn.Linear(self.encoder.embed_dim, self.tokens * lm.width)
+
+    @property
+    def image(self) -> ImageTower:
+        """The image tower, which knows the preprocessing."""
+        return self.encoder.image
+
+    @torch.no_grad()
+    def of_texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Ids (B, S, L) of lengths (B, S) -> the unit mean (B, d) of each row's vectors as the encoder projects them,
+        not made unit before; texts of length 0 are none."""
+        found = self.encoder.project_text(self.encoder.encode_text(ids.flatten(0, 1), lengths.flatten()).pooled)
+        there = (lengths > 0)[..., None]
+        return normalize((wide(found).unflatten(0, ids.shape[:2]) * there).sum(1) / there.sum(1), dim=-1)
+
+    @torch.no_grad()
+    def of_images(self, pixels: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) -> unit vectors (B, d)."""
+        return wide(self.encoder.embed_images(pixels))
+
+    def read(self, z: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors (B, d), and ids (B, L) with their start id of lengths (B,) -> memory (B, M, D), mask (B, M)."""
+        vectors = self.adapter(z).unflatten(-1, (self.tokens, -1))
+        if ids is not None and lengths is not None:
+            start = len(self.lm.tokenizer.before)  # which marks what is written
+            ids, lengths = ids[:, start:], lengths - start
+        return self.lm.read(vectors, ids, lengths)
+
+    def remember(self) -> dict[str, Any]:
+        return self.lm.remember()
+
+    def recall(self, values: Mapping[str, Any]) -> None:
+        if values:
+            self._write_with(t5.rebuilt(dict(values)))
+
+    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "WritingModel":
+        assert preprocess is not None, "a dual encoder has a preprocessing"
+        return WritingModel(self, tokenizer, preprocess, name=name)
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the task is known once it is made
+        """Fields of a source that it is validated on."""
+        if self.validation.suite == "answers":
+            return "images.main", "texts.question", "texts.answer"
+        return "images.main", f"texts.{self.validation.settings['role']}"
+
+
+class WritingModel(Model):
+    """A model that writes about pictures; it embeds as its encoder does. What `diptych.load` returns for a writer."""
+
+    def __init__(self, writer: Writer, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+        super().__init__(writer.encoder, tokenizer, preprocess, name=name, delivered=writer)
+        self.writer, self.lm = writer, writer.lm
+        self.validation = writer.validation
+
+    def generate(
+        self,
+        images: Pictures | None = None,
+        prompts: Sequence[str] | None = None,
+        *,
+        texts: Sequence[str] | None = None,
+        batch_size: int = 64,
+        strategy: str = "beam",
+        max_tokens: int | None = None,
+        exact: bool = False,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[str]:
+        """What is written about each picture, with prompts (a question for each) an answer; or about `texts` in their
+        place, whose vectors pass the gap layer.
+
+        Strategies and their options are those of `models.generate`, beam search with 5 beams where none is named; at
+        most `max_tokens` tokens (None: as the method says). Raises InputError for what cannot be read, prompts that are
+        not as many, and an unknown strategy or option.
+        """
+        vectors = self._vectors(images, texts, batch_size, exact)
+        prompts = self._as_many(prompts, len(vectors), "prompts")
+        lm, found = self.lm, []
+        most = min(self.writer.longest, lm.tokenizer.room) if max_tokens is None else max_tokens
+        if strategy == "beam":
+            options = {"beams": BEAMS, **options}
+        with evaluating(self.writer), torch.inference_mode():
+            for start in range(0, len(vectors), batch_size):
+                rows = slice(start, start + batch_size)
+                memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
+                begin = torch.tensor(lm.tokenizer.before, device=self.device).expand(len(memory), -1)
+                found += generate(
+                    lm, begin, memory=memory, memory_mask=mask, strategy=strategy, eot=lm.tokenizer.eot,
+                    max_tokens=most, seed=seed, row=start, **options,
+                )  # fmt: skip
+        return [lm.tokenizer.decode(ids).strip() for ids in found]
+
+    def log_prob(
+        self,
+        images: Pictures | None,
+        texts: Sequence[str],
+        prompts: Sequence[str] | None = None,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
+        """log p(text i and its end | picture i, prompt i), (N,): a sum over tokens of the text in lower case."""
+        vectors = self._vectors(images, None, batch_size, exact)
+        prompts, lm, found = self._as_many(prompts, len(vectors), "prompts"), self.lm, []
+        written = self._as_many(texts, len(vectors), "texts")
+        assert written is not None
+        with evaluating(self.writer), torch.inference_mode():
+            for start in range(0, len(vectors), batch_size):
+                rows = slice(start, start + batch_size)
+                memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
+                ids, lengths = pad_batch(lm.tokenizer.encode([text.lower() for text in written[rows]]), lm.tokenizer)
+                ids, lengths = ids.to(self.device), lengths.to(self.device)
+                found.append(lm.log_prob(ids, lengths, memory=memory, memory_mask=mask).cpu())
+        return torch.cat(found) if found else torch.zeros(0)
+
+    def _read(self, vectors: Tensor, prompts: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+        if prompts is None:
+            return self.writer.read(vectors)
+        ids, lengths = pad_batch(self.lm.tokenizer.encode(prompts), self.lm.tokenizer)
+        return self.writer.read(vectors, ids.to(self.device), lengths.to(self.device))
+
+    def _vectors(self, images: Pictures | None, texts: Sequence[str] | None, batch_size: int, exact: bool) -> Tensor:
+        if (images is None) == (texts is None):
+            raise InputError(f"{self.name} writes about pictures, or texts in their place; give either of them")
+        if images is not None:
+            return self.embed_images(images, batch_size=batch_size, exact=exact).to(self.device)
+        with evaluating(self.writer), torch.inference_mode():
+            return self.writer.gap(self.embed_texts(list(texts or ())).to(self.device))
+
+    def _as_many(self, texts: Sequence[str] | None, count: int, what: str) -> list[str] | None:
+        if texts is None:
+            return None
+        if isinstance(texts, str) or len(texts) != count:
+            given = "one string" if isinstance(texts, str) else f"{len(texts)}"
+            raise InputError(f"{count} pictures came with {given} of {what}; give a list with one for each")
+        return list(texts)

@@ -1,0 +1,172 @@
+"""SPRC: Sentence-level Prompts Benefit Composed Image Retrieval (Bai et al., ICLR 2024).
+
+A reference picture and words on what should differ become a prompt of sentence length, which stands before the words;
+with it they are an ordinary query for pictures. So an edit may take away one of several things, which neither a sum of
+features nor a single pseudo-word can say.
+
+    p = QFormer(Q, a; I_r),  f = unit(W_t QFormer(p, a)_CLS),  g = unit(W_v QFormer(Q; I_t)),  S_ij = max_k <f_i, g_jk>
+    L = CE(S / tau, diagonal) + rtc CE(S' / tau, diagonal) + align |mean p - mean sg(p')|²
+
+S' is S with f' = unit(W_t QFormer(CLS, p', a)), p' one learned prompt for all samples, which no inference uses. Image
+tower: that of a model given by --init, as it is. Inference: f against an index of g (`methods.adapt.sprc.composer`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from diptych.data.batch import Batch
+from diptych.data.plan import Having, Shuffled, Together
+from diptych.data.views import PictureView, TextView, View, augmentation
+from diptych.errors import InputError
+from diptych.methods.adapt.sprc.composer import Composer, cleaned
+from diptych.methods.adapt.sprc.objectives import prompt_alignment, token_nce
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.make import Make
+from diptych.spec import AtLeast, Count, NotNegative, ShareBelowOne
+from diptych.towers.nn.parts import Temperature, freeze
+from diptych.towers.nn.qformer import STD, QFormer, QFormerConfig
+
+card = {
+    "title": "Sentence-level Prompts Benefit Composed Image Retrieval",
+    "year": 2024,
+    "kind": "method",
+    "entry": "SPRC",
+    "provenance": "code",
+}
+
+# Two texts of a sample are read in either order or one alone, a quarter each; outside training both, in order.
+BOTH = "instruction+instruction=0.5,instruction=0.5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`task` "compose" learns from triples. "pairs" learns from pictures and captions, as BLIP-2 begins: there is no
+    prompt, and texts and pictures look for each other; a run of it is what `compose` starts from (--init).
+
+    `role` is that of the instructions (or of the captions); `rtc` and `align` weigh the terms of the learned prompt.
+    Q-Former: `width`, `depth`, `heads`, `queries`, `dropout`, for texts of `length` tokens; `prompts` of its outputs
+    are the prompt (None: all), `embed` numbers are compared. A picture longer than `ratio` times its other side gets
+    bars; `augment` are options of `data.views.Augment` (None: pictures as outside training). `together` consecutive
+    triples meet in a batch, so that siblings (of `scenes:siblings=6`) are each other's hard negatives.
+    """
+
+    task: Literal["compose", "pairs"] = "compose"
+    role: str | None = None
+    rtc: NotNegative = 0.4
+    align: NotNegative = 0.4
+    width: Count = 768
+    depth: Count = 12
+    heads: Count | None = None
+    queries: Count = 32
+    dropout: ShareBelowOne = 0.1
+    length: Count = 32
+    prompts: Count | None = None
+    embed: Count = 256
+    ratio: Annotated[float, AtLeast(1)] | None = 1.25
+    augment: Mapping[str, Any] | None = None
+    together: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionView(TextView):
+    """Texts as of `TextView`, cleaned as the model reads them; several are joined by "and"."""
+
+    between: str = " and "
+
+    def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:
+        return cleaned(text)
+
+
+class SPRC(Method):
+    """A sentence-long prompt of a picture before the words that change it."""
+
+    Config = Config
+    adapts: ClassVar[bool] = True
+    then = ("compose {run} PICTURES REFERENCE 'make it blue'", "evaluate {run} --data {data} --suite composed")
+    model: Composer
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        self.augment = augmentation(config.augment)
+        encoder = make.dual(scale=Temperature(100.0, form="fixed"))
+        if make.words is None:
+            raise InputError("instructions are texts, and this model came without a tokenizer; start from one that "
+                             "reads texts too")  # fmt: skip
+        encoder.image.preprocess = replace(encoder.image.preprocess, ratio=config.ratio)
+        qformer = QFormer(QFormerConfig(
+            vocab_size=make.tokenizer.vocab_size, memory_width=encoder.image.width, width=config.width,
+            depth=config.depth, heads=config.heads, queries=config.queries, dropout=config.dropout,
+        ))  # fmt: skip
+        how = {"prompts": config.prompts or config.queries, "length": config.length}
+        self.model = Composer(encoder, qformer, config.embed, **how)
+        make.go_on(self.model)
+        self.auxiliary: nn.Parameter | None = None
+        if config.task == "compose" and (config.rtc or config.align):
+            self.auxiliary = nn.Parameter(torch.randn(config.queries, config.width) * STD)
+            if not config.rtc:  # then nothing would teach it
+                freeze(self.auxiliary)
+
+    def stages(self) -> Sequence[Stage]:
+        plan = Together(self.config.together) if self.config.together > 1 else Shuffled()
+        return (Stage(plan=plan if self.config.task == "pairs" else Having("reference", plan)),)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        triples = self.config.task == "compose"
+        how = {"preprocess": self.model.image.preprocess, "augment": self.augment}
+        roles = ("main", "reference") if triples else ("main",)
+        role = self.config.role or (BOTH if triples else "caption")
+        return (
+            *(PictureView(name=name, role=name, **how) for name in roles),
+            InstructionView(tokenizer=self.make.tokenizer, role=role),
+        )
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        model, words = self.model, batch.text.flat
+        found = {"targets": model.targets(model.look(batch.image.flat))}
+        if self.config.task == "pairs":
+            return found | {"query": model.query(None, *words)}
+        query, prompts = model.ask(batch.images["reference"].flat, *words)
+        found |= {"query": query, "prompt": prompts.mean(1)}
+        if self.auxiliary is not None and self.config.rtc:
+            found["auxiliary"] = model.query(None, *words, inserted=self.auxiliary)
+        return found
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        scale, targets = self.model.scale(), features["targets"]
+        if self.config.task == "pairs":
+            return Losses({"itc": token_nce(features["query"], targets, scale, directions="mean")}, {"scale": scale})
+        terms = {"itc": token_nce(features["query"], targets, scale)}
+        if "auxiliary" in features:
+            terms["rtc"] = self.config.rtc * token_nce(features["auxiliary"], targets, scale)
+        if self.auxiliary is not None and self.config.align:
+            terms["align"] = self.config.align * prompt_alignment(features["prompt"], self.auxiliary)
+        return Losses(terms, {"scale": scale})
+
+
+SPRC.presets = {
+    # Towers are those of the model that is given; these are what the contract suite builds without one.
+    "small": Preset(
+        config={"width": 128, "depth": 4, "heads": 4, "queries": 8, "embed": 128, "dropout": 0.1},
+        image="vit:image_size=32:patch=8:width=128:depth=2",
+        text="text:width=128:depth=1",
+        tokenizer="bpe:vocab_size=2048:context=32",
+        embed_dim=128,
+        recipe=Recipe(lr=5e-4, weight_decay=0.05, warmup=0.1, batch_size=64, epochs=10),
+    ),
+    # CIRR's. FashionIQ: rtc=1, align=1; lr 2e-5, 30 epochs, warmup=0.05, schedule "onecycle:start=100".
+    "paper": Preset(
+        config={"width": 768, "depth": 12, "queries": 32, "embed": 256, "dropout": 0.1},
+        image="vit:image_size=224:patch=14:width=1408:depth=39:heads=16:mlp_ratio=4.3637",
+        text="text:width=768:depth=1:heads=12",
+        tokenizer="clip",
+        embed_dim=768,
+        recipe=Recipe(
+            lr=1e-5, eps=1e-7, weight_decay=0.05, schedule="onecycle:length=1.6", warmup=0.02, batch_size=128, epochs=50
+        ),
+    ),
+}

@@ -1,0 +1,243 @@
+"""TIP-CLIP: Learning the Visualness of Text Using Large Vision-Language Models (Verma et al., EMNLP 2023).
+
+A dual encoder is taught which sentences speak of what can be seen: a visual text is matched with its own picture, any
+other with one NULL picture of random pixels, so that the distance to it tells the two apart.
+
+    L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   X_m = x_m where text m is visual, else x_null
+
+The loss is CLIP's as it is: the NULL rows of a batch are each other's negatives although they are one picture, and its
+least value is (m / N) log m with m of them among N. x_null is made anew by the image tower in every step, once, with
+its gradient. Both stages have the same loss: `train` are automatic labels (`diptych data label`), `human` those that
+people gave. Inference: S(t) = 1 - <x_null, t>, visual above a threshold that is found on texts of the stream
+`calibrate`, or afterwards (`methods.adapt.visualness.model`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.plan import Stratified, kinds_of
+from diptych.data.sample import Source
+from diptych.data.views import OwnPictureView, TextView, View, VisualView
+from diptych.errors import InputError, unknown
+from diptych.methods.adapt.visualness.model import Visualness, best_threshold, null_picture
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.classify import SMALL
+from diptych.methods.make import Make
+from diptych.methods.pairs import Pairs
+from diptych.objectives import info_nce
+from diptych.spec import Positive
+from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import Temperature
+
+card = {
+    "title": "TIP-CLIP: Learning the Visualness of Text Using Large Vision-Language Models",
+    "year": 2023,
+    "kind": "method",
+    "entry": "TIPCLIP",
+    "provenance": "paper",
+}
+
+STREAMS = ("train", "human", "calibrate")
+"""What may be given: automatic labels, those of people, and texts to find the threshold by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`role` and `augment` as of other methods on pairs. Without `label` a text is visual where its sample has a
+    picture; `label` names the one that is 1 for visual texts and 0 for others, whatever picture those stand beside.
+
+    `null_seed` draws the NULL picture. `null_positives` says what is right for a NULL row: "single", its own text, as
+    published; "multi", all texts of NULL rows, and the picture stands in the batch once [ours]. `visual` says what
+    visual texts are matched with: "own", their pictures; "common", one white picture [choice: which one is not
+    published], which tells the two kinds as well and destroys retrieval. `human_epochs` is how long the second stage
+    is.
+    """
+
+    role: str = "caption"
+    augment: Mapping[str, Any] = field(default_factory=dict)
+    label: str | None = None
+    null_seed: int = 0
+    null_positives: Literal["single", "multi"] = "single"
+    visual: Literal["own", "common"] = "own"
+    human_epochs: Positive = 2.0
+
+
+class TIPCLIP(Pairs):
+    """CLIP's loss, with one NULL picture for all texts that speak of nothing that can be seen."""
+
+    Config = Config
+    adapts = True
+    then = ("visual {run} TEXTS.txt", "evaluate {run} --data {data} --suite visualness,retrieval")
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        encoder = make.dual(scale=Temperature(1 / 0.07, clamp=(1.0, 100.0)))
+        if encoder.text is None or make.words is None:
+            raise InputError("visualness is of texts, and this model has no text tower or came without its tokenizer; "
+                             "start from one of pictures and texts")  # fmt: skip
+        null = null_picture(encoder.image.preprocess, config.null_seed)
+        self.delivered = Visualness(encoder, null, config.label)
+        self.streams: Sequence[str] = STREAMS
+
+    @property
+    def model(self) -> DualEncoder:  # type: ignore[override]  # one and the same, registered once
+        """The dual encoder."""
+        return self.delivered.encoder
+
+    def deliver(self) -> Visualness:
+        return self.delivered
+
+    def meet(self, sources: Mapping[str, Source]) -> None:
+        """See which streams there are. Raises InputError for one that is not of STREAMS, and where one has texts of one
+        kind alone: now, not when the threshold is sought."""
+        for name, source in sources.items():
+            if name not in STREAMS:
+                raise unknown("stream of visualness", name, STREAMS)
+            if self.kind in source.schema() and len(found := np.unique(kinds_of(source, self.kind))) < 2:
+                raise InputError(
+                    f"every sample of {source.name}, the stream {name!r}, has the same {self.kind} ({found[0]}), so "
+                    "its texts are of one kind; add texts of the other kind, or name a label with --method.label"
+                )
+        self.streams = tuple(name for name in STREAMS if name in sources)
+
+    @property
+    def kind(self) -> str:
+        """The field that says which texts are visual."""
+        return "images.main" if self.config.label is None else f"labels.{self.config.label}"
+
+    def stages(self) -> Sequence[Stage]:
+        plan = Stratified(self.kind)
+        known = {
+            "train": Stage(plan=plan),
+            "human": Stage(name="human", streams=("human",), plan=plan, recipe={"epochs": self.config.human_epochs}),
+            "calibrate": Stage(name="calibrate", streams=("calibrate",), descend=False, prepare=self.calibrate),
+        }
+        return [stage for name, stage in known.items() if name in self.streams]
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        label = self.config.label
+        texts = [
+            TextView(tokenizer=self.make.tokenizer, name=f"main{end}", role=role) for end, role in self.roles.items()
+        ]
+        if not stage.descend:
+            return (VisualView(label=label), *texts)
+        preprocess = self.model.image.preprocess
+        picture = OwnPictureView(preprocess=preprocess, augment=self.augment, label=label)
+        return (picture, VisualView(label=label), *texts)
+
+    def _encode_images(self, batch: Batch, at: At) -> Features:
+        """Pictures of the visual rows and the NULL picture go through the tower together, each once."""
+        visual: Any = batch.fields["visual"]
+        null = self.delivered.null[None]
+        if self.config.visual == "common":
+            vectors = self.model.embed_images(torch.cat([torch.full_like(null, 255), null]))
+            return {"image": vectors[(~visual).long()]}
+        vectors = self.model.embed_images(torch.cat([batch.image.flat[visual], null]))
+        return {"image": vectors[torch.where(visual, visual.cumsum(0) - 1, len(vectors) - 1)]}
+
+    def groups(self, visual: Tensor) -> Tensor:
+        """Which rows (B,) of a batch have the same picture: equal numbers."""
+        common = self.config.visual == "common"
+        return torch.where(visual, 1 if common else 1 + torch.arange(len(visual), device=visual.device), 0)
+
+    def equal(self, batch: Batch, end: str) -> dict[str, Any]:
+        if self.config.null_positives == "single":
+            return {}
+        visual: Any = batch.fields["visual"]
+        return {"groups": self.groups(visual)}
+
+    def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
+        """With `groups` (B,) each group's picture, which its rows share, stands in the batch once."""
+        if "groups" not in equal:
+            return {"contrastive": info_nce(image, text, self.model.scale())}
+        groups: Tensor = equal["groups"]
+        of = torch.unique(groups, return_inverse=True)[1]
+        belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(image.dtype)  # (pictures, B)
+        pictures = image[belongs.argmax(1)]
+        right = belongs / belongs.sum(1, keepdim=True)
+        scale = self.model.scale()
+        return {
+            "contrastive": info_nce(pictures, text, scale, image_keys=pictures, text_keys=text, targets=(right, of))
+        }
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        """CLIP's loss; how far it is above its floor is logged beside it, since with many NULL rows that is most."""
+        losses = super().loss(features, batch, at)
+        visual: Any = batch.fields["visual"]
+        least = floor if self.config.null_positives == "single" else floor_once
+        told = {"above_floor": losses.total.detach() - least(self.groups(visual)), "visual": visual.float().mean()}
+        return replace(losses, logged={**losses.logged, **told})
+
+    @torch.no_grad()
+    def calibrate(self, run: Any) -> None:
+        """Find the threshold by the stream `calibrate`; the error that is told is the share of texts misjudged."""
+
+        def scored(batch: Batch) -> dict[str, Any]:
+            texts = self.model.embed_texts(*batch.text.flat)
+            return {"score": 1 - texts @ self.delivered.null_vector(), "visual": batch.fields["visual"]}
+
+        source = run.sources["calibrate"]
+        stage = next(stage for stage in self.stages() if stage.name == "calibrate")
+        found = run.map(scored, self.views(stage), source)
+        best = best_threshold(found["score"], found["visual"])
+        threshold = float(self.delivered.threshold.fill_(best))  # as it is kept, in single precision
+        wrong = float(((found["score"] > threshold) != found["visual"]).mean())
+        run.note(0, 1, wrong, threshold=threshold)
+
+
+def floor(groups: Tensor) -> Tensor:
+    """The least that the loss can be: where rows of a group (B,) share one picture, and all else is apart.
+
+        L >= (1 / N) Σ_groups m log m
+
+    >>> float(floor(torch.tensor([0, 0, 1])))  # (2 / 3) log 2
+    0.4620...
+    """
+    sizes = torch.unique(groups, return_counts=True)[1].double()
+    return (sizes * sizes.log()).sum() / len(groups)
+
+
+def floor_once(groups: Tensor) -> Tensor:
+    """The same where each group's picture stands in the batch once: L >= (1 / 2P) Σ_groups log m, of P groups.
+
+    >>> float(floor_once(torch.tensor([0, 0, 1])))  # (1 / 4) log 2
+    0.1732...
+    """
+    sizes = torch.unique(groups, return_counts=True)[1].double()
+    return sizes.log().mean() / 2
+
+
+TIPCLIP.presets = {
+    "small": Preset(
+        config={"augment": {}},
+        image=SMALL.image,
+        text=SMALL.text,
+        tokenizer=SMALL.tokenizer,
+        embed_dim=SMALL.embed_dim,
+        recipe=Recipe(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.1, clip=1.0, epochs=5, batch_size=64),
+    ),
+    # CLIP's ViT-B/32, given by --init. Adam, its rate and both lengths are published; the batch and that the rate
+    # stays the same are ours.
+    "paper": Preset(
+        image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",
+        text="text:width=512:depth=12:heads=8",
+        tokenizer="clip",
+        embed_dim=512,
+        recipe=Recipe(
+            lr=5e-5,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.0,
+            schedule="constant",
+            warmup=0.0,
+            batch_size=256,
+            epochs=5,
+        ),
+    ),
+}

@@ -1,0 +1,70 @@
+"""Models whose class embeddings come from training instead of from prompts.
+
+Dimensions: N images, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diptych.data.pictures import Preprocess
+from diptych.dtypes import wide
+from diptych.errors import InputError
+from diptych.models.delivered import Validation
+from diptych.models.model import Model, Pictures, Progress, evaluating
+
+if TYPE_CHECKING:
+    from diptych.models.classifier import Classifier
+
+
+class Told(Model):
+    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`methods.adapt.cones.bank`).
+    Embeddings are its encoder's, without that."""
+
+    delivered: Any
+
+    def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
+        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
+        self.classes, self.label = delivered.classes, delivered.label
+
+    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
+        """Name the classes. Raises InputError as what was learnt does, and for templates: the prompts are those of its
+        training."""
+        if templates:
+            raise InputError(f"{self.name} was trained with prompts of its own; leave the templates out")
+        self.delivered.set_classes(names)
+        self.classes = self.delivered.classes
+
+
+class Adapted(Told):
+    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
+    was trained on or any that are named."""
+
+    def __init__(self, classifier: "Classifier", preprocess: Preprocess, *, name: str):
+        super().__init__(classifier, preprocess, name=name)
+        self.classifier = classifier
+        self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
+
+    def class_logits(
+        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+    ) -> Tensor:
+        with evaluating(self.classifier), torch.inference_mode():
+            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
+        return self._answers(lambda x: self.classifier(x, texts), images, batch_size, exact, progress)
+
+    def _answers(
+        self, answer: Callable[[Tensor], Tensor], images: Pictures, batch_size: int, exact: bool,
+        progress: Progress | None,
+    ) -> Tensor:  # fmt: skip
+        """What the classifier answers to pictures (N, …), float32, on the CPU."""
+        batches, count = self._batches(images, batch_size, exact)
+        found, done = [], 0
+        with evaluating(self.classifier), torch.inference_mode():
+            for (pixels,) in batches:
+                found.append(wide(answer(pixels.to(self.device))).cpu())
+                done += len(pixels)
+                if progress:
+                    progress(done, count)
+        return torch.cat(found).clone()

@@ -1,0 +1,295 @@
+"""SPRC: the sheet's counts, which term hangs on what, what stays frozen, and its way from pairs to triples."""
+
+import json
+
+import pytest
+import torch
+from tests.training.helpers import TEXT, tokenizer
+from torch.nn.functional import cosine_similarity, normalize
+
+import diptych
+from diptych.data.batch import Batch, Images, Tokens
+from diptych.data.plan import Having, Shuffled, Together
+from diptych.data.sources import open_source
+from diptych.data.tokenizers import build
+from diptych.errors import InputError
+from diptych.front import validation
+from diptych.methods.adapt.sprc import SPRC
+from diptych.methods.adapt.sprc.composer import Composing, cleaned
+from diptych.methods.base import At
+from diptych.methods.make import NO_TOWER, Make
+from diptych.models.model import Model
+from diptych.training.config import resolve
+from diptych.training.run import run
+
+AT = At(0, 10, 0, 0)
+IMAGE = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
+SMALL = {"width": 16, "depth": 2, "heads": 2, "queries": 3, "embed": 12, "dropout": 0.0}
+SCENES = "scenes:objects=shapes:number=2-3:same=0:size=32:siblings=6:texts=caption"
+
+
+def method(text=TEXT, **config):
+    torch.manual_seed(0)
+    make = Make(image=IMAGE, text=text, embed_dim=16, tokenizer=None if text == NO_TOWER else tokenizer())
+    return SPRC(SPRC.configure({**SMALL, **config}), make).eval()
+
+
+def batch(count=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (2, count, 1, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    ids = torch.randint(4, 60, (count, 1, 5), generator=generator)
+    words = Tokens(ids, torch.tensor([[5], [3], [4], [5]])[:count])
+    pictures = {"main": Images(pixels[0]), "reference": Images(pixels[1])}
+    return Batch(images=pictures, texts={"main": words}, keys=tuple(map(str, range(count))))
+
+
+def terms(made, given):
+    return made.loss(made.encode(given, AT), given, AT).terms
+
+
+def test_as_many_numbers_as_the_sheet_counts():
+    with torch.device("meta"):
+        make = Make(image=IMAGE, text=TEXT, embed_dim=16, tokenizer=build("clip"))
+        made = SPRC(SPRC.configure({}), make)
+    assert made.model.qformer.queries.numel() == 24_576
+    assert made.auxiliary.numel() == 24_576
+    for head in (made.model.image_projection, made.model.text_projection):
+        assert sum(parameter.numel() for parameter in head.parameters()) == 196_864
+    assert 1 / method().model.scale().item() == pytest.approx(0.07)
+
+
+def test_the_terms_are_those_of_the_equation():
+    """From the modules, one sample and one token at a time."""
+    made, given = method(rtc=0.3, align=0.7), batch()
+    model, (ids, lengths) = made.model, given.text.flat
+    with torch.no_grad():
+        found = terms(made, given)
+        targets, queries, auxiliary, means = [], [], [], []
+        for at in range(4):
+            row, length = ids[at : at + 1], lengths[at : at + 1]
+            tokens = [model.norm(model.encoder.image(given.images[name].pixels[at]).tokens) for name in given.images]
+            targets.append(normalize(model.image_projection(model.qformer(memory=tokens[0]).tokens[0]), dim=-1))
+            prompt = model.qformer(row, length, memory=tokens[1]).tokens[:, :3]
+            means.append(prompt[0].mean(0))
+            for rows, how in ((queries, {"queries": prompt}), (auxiliary, {"inserted": made.auxiliary})):
+                first = model.qformer(row, length, **how)
+                rows.append(normalize(model.text_projection(first.tokens[:, 3 if "queries" in how else 0]), dim=-1)[0])
+        for name, rows, weight in (("itc", queries, 1.0), ("rtc", auxiliary, 0.3)):
+            logits = torch.stack([torch.stack([(g @ f).max() for g in targets]) for f in rows]) / 0.07
+            loss = (logits.logsumexp(1) - logits.diagonal()).mean()
+            torch.testing.assert_close(found[name], weight * loss, atol=1e-4, rtol=1e-4)
+        wanted = made.auxiliary.mean(0)
+        gaps = torch.stack([(mean - wanted).square().mean() for mean in means])
+        torch.testing.assert_close(found["align"], 0.7 * gaps.mean())
+
+
+def test_the_learned_prompt_hears_of_one_term_and_knows_no_reference():
+    made, given = method(), batch()
+    other = Batch(images={**given.images, "reference": batch(seed=9).images["reference"]}, texts=given.texts,
+                  keys=given.keys)  # fmt: skip
+    one, two = terms(made, given), terms(made, other)
+    assert torch.equal(one["rtc"], two["rtc"])
+    assert not torch.equal(one["itc"], two["itc"])
+    gradients = {name: torch.autograd.grad(term, made.auxiliary, allow_unused=True)[0] for name, term in one.items()}
+    assert gradients["itc"] is None
+    assert gradients["align"] is None
+    assert gradients["rtc"].abs().sum() > 0
+    one = terms(made, given)
+    assert torch.autograd.grad(one["rtc"], made.model.image_projection.weight)[0].abs().sum() > 0  # targets learn too
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "frozen"),
+    [
+        ({}, {"itc", "rtc", "align"}, False),
+        ({"rtc": 0.0}, {"itc", "align"}, True),
+        ({"align": 0.0}, {"itc", "rtc"}, False),
+        ({"rtc": 0.0, "align": 0.0}, {"itc"}, None),
+        ({"task": "pairs"}, {"itc"}, None),
+    ],
+)
+def test_what_is_weighed_by_nothing_is_not_computed(config, names, frozen):
+    made = method(**config)
+    assert terms(made, batch()).keys() == names
+    assert (made.auxiliary is None) if frozen is None else (made.auxiliary.requires_grad is not frozen)
+
+
+def test_the_encoder_stays_and_all_else_learns():
+    made = method().train()
+    made.loss(made.encode(batch(), AT), batch(), AT).total.backward()
+    for name, parameter in made.named_parameters():
+        assert (parameter.grad is None) == name.startswith("model.encoder."), name
+
+
+def test_one_kept_vector_is_a_pseudo_word_and_one_triple_costs_nothing():
+    made = method(prompts=1, rtc=0.0, align=0.0)
+    found = made.encode(batch(1), AT)
+    assert made.model.prompt(made.model.look(batch(1).image.flat), *batch(1).text.flat).shape == (1, 1, 16)
+    assert made.loss(found, batch(1), AT).total.item() == 0
+    with pytest.raises(InputError, match="a prompt of 4 vectors cannot be kept of the Q-Former's 3"):
+        method(prompts=4)
+
+
+def test_pairs_look_for_each_other_without_a_prompt():
+    made, given = method(task="pairs"), batch()
+    found = made.encode(given, AT)
+    assert set(found) == {"targets", "query"}
+    alone = made.model.qformer(*given.text.flat)
+    expected = normalize(made.model.text_projection(alone.tokens[:, 0]), dim=-1)
+    torch.testing.assert_close(found["query"], expected)
+    logits = torch.einsum("ie,jke->ijk", found["query"], found["targets"]).amax(2) / 0.07
+    own = torch.arange(4)
+    both = [torch.nn.functional.cross_entropy(each, own) for each in (logits, logits.T)]
+    torch.testing.assert_close(made.loss(found, given, AT).total, sum(both) / 2)
+
+
+def test_texts_are_cut_and_pictures_are_given_bars():
+    made, given = method(length=4, ratio=1.25), batch()
+    ids, lengths = given.text.flat
+    assert made.model.words(ids, lengths)[0].shape == (4, 4)
+    assert made.model.words(ids, lengths)[1].tolist() == [4, 3, 4, 4]
+    assert made.model.image.preprocess.ratio == 1.25
+    assert method(ratio=None).model.image.preprocess.ratio is None
+    views = made.views(made.stages()[0])
+    assert [view.reads for view in views] == [("images.main",), ("images.reference",), ("texts.instruction",)]
+    assert {view.augment for view in views[:2]} == {None}
+    assert method(augment={"flip": True}).views(made.stages()[0])[0].augment.flip
+    assert method(task="pairs").needs(method(task="pairs").stages()[0]) == ("images.main", "texts.caption")
+
+
+def test_siblings_meet_where_asked():
+    assert method().stages()[0].plan == Having("reference", Shuffled())
+    assert method(together=5).stages()[0].plan == Having("reference", Together(5))
+    assert method(task="pairs", together=3).stages()[0].plan == Together(3)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"task": "pair"}, "did you mean 'pairs'"),
+        ({"rtc": -1.0}, "'rtc' of method SPRC is -1.0"),
+        ({"together": 0}, "'together' of method SPRC is 0"),
+        ({"queries": 0}, "'queries' of method SPRC is 0"),
+        ({"ratio": 0.5}, "'ratio' of method SPRC is 0.5"),
+        ({"augment": {"flp": True}}, "did you mean 'flip'"),
+    ],
+)
+def test_bad_options_are_refused(config, message):
+    with pytest.raises(InputError, match=message):
+        method(**config)
+
+
+def test_a_model_without_texts_is_refused():
+    with pytest.raises(InputError, match="came without a tokenizer"):
+        method(NO_TOWER)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A base model; a run on pairs from it; a run on triples from that."""
+    folder = tmp_path_factory.mktemp("sprc")
+
+    def train(name, method, data, steps, **settings):
+        config = resolve(method, {"train": data}, recipe={"steps": steps, "batch_size": 10, "ema": None, "lr": 2e-3},
+                         options={"quiet": True}, **settings)  # fmt: skip
+        run(config, folder / name)
+
+    train("base", "clip", f"{SCENES}:count=60", 3, config={"augment": {}},
+          image_tower="conv:image_size=32:widths=(16,24):depths=(1,1)", text_tower="text:width=32:depth=1",
+          tokenizer="bpe:vocab_size=400:context=24", embed_dim=16)  # fmt: skip
+    train("pairs", "sprc", f"{SCENES}:count=60", 4, init=str(folder / "base"), config={**SMALL, "task": "pairs"})
+    train("sprc", "sprc", f"{SCENES}:count=60", 40, init=str(folder / "pairs"), config={**SMALL, "together": 5})
+    return folder
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def test_training_lowers_the_loss_and_ignores_samples_without_a_reference(runs):
+    told = losses(runs / "sprc")
+    assert {"loss/itc", "loss/rtc", "loss/align"} <= told[0].keys()
+    first, last = (sum(line["loss/itc"] for line in part) for part in (told[:8], told[-8:]))
+    assert last < first
+    assert json.loads((runs / "sprc" / "model.json").read_text())["training"]["damaged"] == {}
+
+
+def test_a_run_on_triples_begins_as_the_run_on_pairs(runs, tmp_path):
+    pairs, base = diptych.load(runs / "pairs"), diptych.load(runs / "base")
+    assert isinstance(pairs, Composing)
+    started = SPRC(SPRC.configure({**SMALL, "together": 5}), Make.of(pairs))
+    for name, value in pairs.composer.state_dict().items():
+        assert torch.equal(value, started.model.state_dict()[name])
+    fresh = SPRC(SPRC.configure(SMALL), Make.of(base))
+    assert not torch.equal(fresh.model.qformer.queries, started.model.qformer.queries)
+    for made in (started, fresh, SPRC(SPRC.configure(SMALL), Make.of(diptych.load(runs / "sprc")))):
+        for name, value in base.encoder.state_dict().items():
+            assert torch.equal(value, made.model.encoder.state_dict()[name])
+    with pytest.raises(InputError, match=r"this one would have .*; give the options that it was trained with"):
+        SPRC(SPRC.configure({**SMALL, "queries": 5}), Make.of(pairs))
+
+
+def test_a_loaded_run_indexes_composes_and_searches(runs):
+    model = diptych.load(runs / "sprc")
+    source = open_source(f"{SCENES}:count=12:split=val")
+    pictures = [sample.images["main"] for sample in source]
+    index = model.index(pictures, batch_size=5)
+    assert (index.shape, index.dtype) == ((12, 3, 12), torch.float16)
+    assert torch.equal(index, model.index(pictures, batch_size=12))
+    torch.testing.assert_close(index.float().norm(dim=-1), torch.ones(12, 3), atol=1e-3, rtol=1e-3)
+    words = [sample.captions("instruction")[0] for sample in list(source)[1:6]]
+    queries = model.compose(pictures[:1] * 5, words, batch_size=2)
+    assert queries.shape == (5, 12)
+    torch.testing.assert_close(queries[3], model.compose(pictures[0], words[3].upper() + "!")[0])
+    one = model.search(index, pictures[0], words[0], k=4)
+    scores = (index.float() @ queries[0]).amax(1)
+    assert [place for place, _ in one] == scores.argsort(descending=True)[:4].tolist()
+    assert [score for _, score in one] == pytest.approx(scores.sort(descending=True).values[:4].tolist())
+    assert len(model.search(index, pictures[0], words[0], k=99)) == 12
+    with pytest.raises(InputError, match="ask for at least 1 picture"):
+        model.search(index, pictures[0], words[0], k=0)
+    with pytest.raises(InputError, match="2 pictures and 1 instructions"):
+        model.compose(pictures[:2], words[:1])
+    with pytest.raises(InputError, match="1 of them empty"):
+        model.compose(pictures[:1], "  . ")
+
+
+def test_tiles_of_the_index_change_nothing(runs, monkeypatch):
+    model = diptych.load(runs / "sprc")
+    picture = open_source(f"{SCENES}:count=1")[0].images["main"]
+    index = normalize(torch.randn(11, 3, 12, generator=torch.Generator().manual_seed(0)), dim=-1).half()
+    whole = model.search(index, picture, "make the circle red")
+    monkeypatch.setattr("diptych.methods.adapt.sprc.composer.TILE", 3)
+    assert model.search(index, picture, "make the circle red") == whole
+
+
+def test_it_embeds_as_its_encoder_and_runs_in_bfloat16(runs):
+    model, base = diptych.load(runs / "sprc"), diptych.load(runs / "base")
+    texts = ["a red circle", "a star"]
+    torch.testing.assert_close(model.embed_texts(texts), base.embed_texts(texts))
+    assert model.identity != base.identity
+    assert isinstance(model, Model)
+    picture = open_source(f"{SCENES}:count=1")[0].images["main"]
+    half = diptych.load(runs / "sprc", precision="bfloat16")
+    one, other = (each.compose(picture, "make it red") for each in (model, half))
+    assert cosine_similarity(one, other).item() > 0.99
+
+
+def test_texts_are_cleaned_as_blip_2_does():
+    assert cleaned("A red dog.\n(No; a 'BLUE' one!) #1") == "a red dog no a 'blue' one 1"
+
+
+def test_evaluation_and_validation_measure_it_as_a_composer(runs, tmp_path):
+    held_out = f"{SCENES}:count=36:split=val"
+    results = diptych.evaluate(runs / "sprc", held_out, ["composed"], siblings="scene")["composed"]
+    assert (results["n"], results["gallery"]) == (30, 36)
+    assert results["chance_all_r1"] == pytest.approx(1 / 35)
+    assert results["chance_subset_r1"] == pytest.approx(1 / 5)
+    assert sum(row["n"] for row in results["by_edit"].values()) == 30
+    config = resolve("sprc", {"train": f"{SCENES}:count=24"}, val=held_out, init=str(runs / "base"), config=SMALL,
+                     recipe={"steps": 1, "batch_size": 10}, options={"quiet": True})  # fmt: skip
+    run(config, tmp_path / "run", validate=validation)
+    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    [seen] = [line for line in told if line.get("event") == "validation"]
+    assert "val/all_r1" in seen
