@@ -82,7 +82,7 @@ def test_a_corrupt_picture_is_left_out_and_told(trained, diptych, tmp_path):
         (("{run}", "{photos}", "{photos}/none.png", "make it blue"), "none.png cannot be read (missing"),
         (("{run}", "{photos}", "{first}", " . "), "1 of them empty"),
         (("{run}", "{photos}", "{first}", "make it blue", "-k", "0"), "-k is 0"),
-        (("tiny", "{photos}", "{first}", "make it blue"), "needs a model with compose"),
+        (("tiny", "{photos}", "{first}", "make it blue"), "does not compose; train a model that does with"),
     ],
 )
 def test_what_is_missing_is_told(trained, refused, words, message):

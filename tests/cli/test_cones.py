@@ -69,7 +69,7 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
     assert "owl" in shown.out
     assert "'tree' is no concept" in refused("detect", run, tmp_path, "--names", "tree")
     assert "--least is 2" in refused("detect", run, tmp_path, "--least", "2")
-    assert "finds nothing in pictures" in refused("detect", "tiny", tmp_path)
+    assert "does not detect; train a model that does with" in refused("detect", "tiny", tmp_path)
     assert "use detect" in refused("classify", run, tmp_path)
 
 
@@ -92,4 +92,4 @@ def test_a_denoiser_draws_a_concept_into_a_folder(diptych, refused, tmp_path):
         (("owl", "--out", run / "model.json"), "is a file"),
     ):
         assert said in refused("draw", run, *words)
-    assert "draws nothing" in refused("draw", "tiny", "owl", "--out", out)
+    assert "does not draw; train a model that does with `diptych train cones --preset generate`" in refused("draw", "tiny", "owl", "--out", out)

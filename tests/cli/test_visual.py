@@ -114,7 +114,7 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(diptych, ru
     ("words", "message"),
     [
         (("visual",), "has no model or no texts"),
-        (("visual", "tiny", "a cat"), "was not trained with visualness"),
+        (("visual", "tiny", "a cat"), "has no threshold; give --threshold"),
         (("visual", "{run}", "texts.txt"), "texts.txt: there is no such file"),
         (("visual", "{run}", "a cat", "--label", "x"), "--label is of the texts of --val"),
         (("visual", "{run}", "a cat", "--threshold", "1", "--val", "{auto}"), "leave one out"),
@@ -133,4 +133,4 @@ def test_bad_words_are_told_in_one_line(words, message, run, corpus, refused):
 
 def test_a_run_without_a_threshold_says_how_to_get_one(diptych, refused, corpus, run, tmp_path):
     assert train(diptych, corpus / "auto.jsonl", tmp_path / "bare").code == 0
-    assert "find it by texts whose kind is known" in refused("visual", tmp_path / "bare", "a cat")
+    assert "texts whose kind is known" in refused("visual", tmp_path / "bare", "a cat")

@@ -11,7 +11,7 @@ from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.visualness import labelled, report
-from diptych.methods.adapt.visualness.model import best_threshold
+from diptych.metrics import best_threshold
 
 
 def test_the_macro_f1_of_the_sheets_table():

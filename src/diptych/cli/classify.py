@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
+from diptych.cli._model import MODELS, able_methods, add_precision, add_share, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -19,7 +19,7 @@ EXAMPLES = (
     "diptych classify tiny pictures/ --names 'cat,dog,strawberry'",
     "diptych classify openclip:ViT-B-32/laion2b_s34b_b79k photos/ --names classes.txt --template 'a photo of a {}.'",
     "diptych classify runs/mine 'shards/*.tar' --names 'ripe,unripe' --json",
-    "diptych classify runs/mocoop photos/ --route",
+    "diptych classify runs/mine photos/ --route",
 )
 _SHOWN = 40  # pictures in the table
 
@@ -34,7 +34,7 @@ def add(parser: Parser) -> None:
     parser.option(
         "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many classes to tell of each (default: 3)"
     )
-    parser.option("How", "--route", type=bool, help="tell which groups of prompts were mixed, by a run that has such")
+    parser.option("How", "--route", type=bool, help="show which groups of prompts were mixed, for a run that has them")
     parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON, of all pictures, in place of tables")
@@ -57,8 +57,10 @@ def run(args: Namespace) -> None:
     model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
     route = bool(args.get("route"))
     if route and not hasattr(model, "route"):
-        raise InputError(f"{args.model} has no groups of prompts to choose from, which --route tells; train some with "
-                         "`diptych train mocoop`, or leave --route out")  # fmt: skip
+        raise InputError(
+            f"{args.model} does not route images to groups of prompts; leave --route out, or train a model that does "
+            f"with {able_methods('route')}"
+        )
     own = () if model.classes else ("pictures",)  # a run that was trained on classes has its prompts
     prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
     model.set_classes(_names(args, model, source), prompts)

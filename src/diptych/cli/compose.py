@@ -1,12 +1,12 @@
 """Find pictures by a picture and words on what should be different in it.
 
-PICTURES are read anew each time. The model is a run of `sprc`; any other finds pictures by the sum of both with
-`diptych search EMB --image REFERENCE WORDS`.
+PICTURES are read anew each time. The model is a run that was trained to compose; any other finds pictures by the sum of
+both with `diptych search EMB --image REFERENCE WORDS`.
 """
 
 from dataclasses import asdict
 
-from diptych.cli._model import add_precision, load_model
+from diptych.cli._model import able_methods, add_precision, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -20,7 +20,7 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN folder of sprc")
+    parser.option("What", "model", help="a RUN that was trained to compose")
     parser.option("What", "pictures", help="where to look: a folder, 'shards/*.tar', a table, …")
     parser.option("What", "reference", help="the picture to start from, a file")
     parser.option("What", "instruction", help="what should be different, in words")
@@ -33,7 +33,7 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     for name, wanted in (
-        ("model", "a RUN of sprc"),
+        ("model", "a RUN that was trained to compose"),
         ("pictures", "a folder or any other source"),
         ("reference", "the picture to start from"),
         ("instruction", "what should be different, in quotes"),
@@ -45,6 +45,8 @@ def run(args: Namespace) -> None:
 
     source = open_source(args.pictures)
     model = load_model(args.model, None, args.get("precision", "float32"))
+    if not hasattr(model, "compose"):
+        raise InputError(f"{args.model} does not compose; train a model that does with {able_methods('compose')}")
     settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
     with progress("looking") as report:
         found, bad = compose(model, source, args.reference, args.instruction, progress=report, **settings)

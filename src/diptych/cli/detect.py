@@ -20,7 +20,7 @@ _SHOWN = 40  # boxes in the table
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN of `cones` that detects")
+    parser.option("What", "model", help="a RUN that was trained to detect")
     parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
     parser.option("What", "--names", metavar="A,B,…", help="the classes (default: those of its training)")
     parser.option("How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)")
@@ -32,7 +32,7 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     if not args.model:
-        raise InputError("diptych detect has no model; name a RUN of `cones` that detects")
+        raise InputError("diptych detect has no model; name a RUN that was trained to detect")
     if not args.pictures:
         raise InputError("diptych detect has no pictures; name a folder, a picture, or any other source")
     for name in ("least", "overlap"):
@@ -40,14 +40,14 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
     from dataclasses import asdict
 
-    from diptych.cli._model import load_model
+    from diptych.cli._model import able_methods, load_model
     from diptych.data.pictures import FilePicture, is_picture
     from diptych.data.sources import open_source
     from diptych.evaluation.finding import boxed, find_in_pictures
 
     model: Any = load_model(args.model)
     if not hasattr(model, "detect"):
-        raise InputError(f"{args.model} finds nothing in pictures; name a RUN of `cones` trained with --preset detect")
+        raise InputError(f"{args.model} does not detect; train a model that does with {able_methods('detect')}")
     if "names" in args:
         model.set_classes(args.names.split(","))
     settings = {"least": 0.1, **{name: args[name] for name in ("least", "overlap", "batch_size") if name in args}}

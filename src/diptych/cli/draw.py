@@ -18,7 +18,7 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN of `cones` that draws")
+    parser.option("What", "model", help="a RUN that was trained to draw")
     parser.option("What", "name", metavar="NAME", help="the concept, in quotes")
     parser.option("What", "--words", metavar="TEXT", help="ordinary words beside it")
     parser.option("What", "--out", metavar="FOLDER", help="where the pictures go")
@@ -30,16 +30,16 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     if not args.model:
-        raise InputError("diptych draw has no model; name a RUN of `cones` that draws")
+        raise InputError("diptych draw has no model; name a RUN that was trained to draw")
     if not args.name:
         raise InputError("diptych draw has nothing to draw; give the name of a concept")
     if "out" not in args:
         raise InputError("diptych draw has no place to write to; name a folder with --out FOLDER")
-    from diptych.cli._model import load_model
+    from diptych.cli._model import able_methods, load_model
 
     model: Any = load_model(args.model)
     if not hasattr(model, "draw"):
-        raise InputError(f"{args.model} draws nothing; name a RUN of `cones` trained with --preset generate")
+        raise InputError(f"{args.model} does not draw; train a model that does with {able_methods('draw')}")
     settings = {name: args[name] for name in ("words", "guidance", "steps", "seed") if name in args}
     pictures = model.draw(args.name, args.get("count", 4), **settings)
     out = Path(args.out).expanduser()

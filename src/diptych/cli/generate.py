@@ -6,7 +6,7 @@ picture and what is written about it; the prompt is the question that each is as
 
 from typing import Any
 
-from diptych.cli._model import load_model
+from diptych.cli._model import able_methods, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show, show_json
 from diptych.errors import InputError
@@ -24,7 +24,7 @@ _OPTIONS = ("temperature", "top_k", "top_p", "beams", "length_penalty")
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN of language_model, or of a method that writes, such as close")
+    parser.option("What", "model", help="a RUN of a language model, or of a method that generates text")
     parser.option("What", "prompt", help="the beginning of the text, or the question, in quotes")
     parser.option("What", "--images", metavar="SOURCE", help="a folder, one picture, 'shards/*.tar', a table, …")
     parser.option("How", "--strategy", metavar="NAME", help="greedy, beam (the default for pictures) or sample")
@@ -46,7 +46,9 @@ def run(args: Namespace) -> None:
     count = args.get("count", 1)
     model: Any = load_model(args.model)
     if not hasattr(model, "generate"):
-        raise InputError(f"{args.model} embeds and does not generate; name a RUN of language_model, or of close")
+        raise InputError(
+            f"{args.model} embeds and does not generate; train a model that does with {able_methods('generate')}"
+        )
     settings = {name: args[name] for name in (*_OPTIONS, "strategy", "max_tokens", "min_tokens", "seed")
                 if name in args}  # fmt: skip
     if hasattr(model, "preprocess"):

@@ -15,8 +15,8 @@ from diptych.errors import InputError
 GROUP = "Use a model"
 USAGE = "RUN PICTURE 'a sentence' [--out HEAT.png] [options]"
 EXAMPLES = (
-    "diptych ground runs/dreamlip photo.jpg 'a red bus'",
-    "diptych ground runs/dreamlip photo.jpg 'a red bus' --json",
+    "diptych ground runs/mine photo.jpg 'a red bus'",
+    "diptych ground runs/mine photo.jpg 'a red bus' --json",
 )
 
 

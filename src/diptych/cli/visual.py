@@ -1,4 +1,4 @@
-"""Tell which texts speak of what can be seen, by a model that was trained with `visualness`.
+"""Tell which texts speak of what can be seen, by a model that was trained to score them.
 
 Larger scores are more visual, and texts above the threshold are called so. It is the run's own, or the best on texts of
 your own whose kind is known (--val), or the one that you give.
@@ -7,7 +7,7 @@ your own whose kind is known (--val), or the one that you give.
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import add_precision, add_weights, load_model
+from diptych.cli._model import able_methods, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -23,7 +23,7 @@ _SHOWN = 40  # texts in the table
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN of visualness; with --val any model that embeds")
+    parser.option("What", "model", help="a RUN that was trained to score texts; with --val any model that embeds")
     parser.option("What", "texts", help="a text in quotes, or a .txt file with one a line")
     parser.option("How", "--threshold", type=float, metavar="X", help="in place of the run's own")
     parser.option("How", "--val", metavar="SOURCE", help="texts whose kind is known, to find the threshold by")
@@ -42,13 +42,12 @@ def run(args: Namespace) -> None:
     if loose := [name for name in ("label", "role") if name in args and "val" not in args]:
         raise InputError(f"--{loose[0]} is of the texts of --val; name them, or leave it out")
     texts = _texts(args.texts)
-    model = _model(args)
+    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    threshold = _threshold(args, model)
+    from diptych.evaluation.visualness import scores_of
+
     with progress("scoring") as report:
-        scores = model.score(texts, progress=report).tolist()
-    threshold = args.get("threshold", model.threshold)
-    if threshold is None:
-        raise InputError(f"{args.model} has no threshold; find it by texts whose kind is known, --val SOURCE, or give "
-                         "--threshold")  # fmt: skip
+        scores = scores_of(model, texts, progress=report).tolist()
     told = [{"text": text, "score": score, "visual": score > threshold}
             for text, score in zip(texts, scores, strict=True)]  # fmt: skip
     if args.get("json"):
@@ -61,22 +60,24 @@ def run(args: Namespace) -> None:
     show_table(f"{args.texts} by {args.model}", ("text", "score", "visual"), rows, note)
 
 
-def _model(args: Namespace) -> Any:
-    """The model, with its threshold found anew where texts are given for it."""
-    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
-    if not hasattr(model, "score"):
-        if "val" not in args:
-            raise InputError(f"{args.model} was not trained with visualness, so it knows no threshold; train it with "
-                             "`diptych train visualness`, or give --val SOURCE")  # fmt: skip
-        from diptych.methods.adapt.visualness.model import TextVisualness
-
-        model = TextVisualness.of(model)
+def _threshold(args: Namespace, model: Any) -> float:
+    """The threshold: the one given, the best on the texts of --val, or the model's own."""
+    if "threshold" in args:
+        return args.threshold
     if "val" in args:
         from diptych.data.sources import open_source
-        from diptych.evaluation.visualness import labelled
+        from diptych.evaluation.visualness import labelled, scores_of
+        from diptych.metrics import best_threshold
 
-        model.calibrate(*labelled(open_source(args.val), role=args.get("role"), label=args.get("label")))
-    return model
+        texts, visual = labelled(open_source(args.val), role=args.get("role"), label=args.get("label"))
+        return best_threshold(scores_of(model, texts), visual)
+    threshold = getattr(model, "threshold", None)
+    if threshold is None:
+        raise InputError(
+            f"{args.model} has no threshold; give --threshold, or --val SOURCE with texts whose kind is known, or "
+            f"train a model that has one with {able_methods('score')}"
+        )
+    return threshold
 
 
 def _texts(given: str) -> list[str]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
 from diptych.data.sample import BadSample, Picture
 from diptych.errors import InputError, unknown
+from diptych.rng import generator
 from diptych.spec import configure
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -366,3 +367,14 @@ def barred(image: Image.Image, ratio: float) -> Image.Image:
     ground = Image.new("RGB", size)
     ground.paste(image, (across, along))
     return ground
+
+
+def noise_picture(preprocess: Preprocess, seed: int = 0) -> Tensor:
+    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and independent, preprocessed like any picture.
+
+    >>> noise_picture(Preprocess(size=32)).shape
+    torch.Size([3, 32, 32])
+    """
+    size = preprocess.size
+    pixels = generator(seed, "null").integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return preprocess(Image.fromarray(pixels))

@@ -152,3 +152,16 @@ class Source(Protocol):
         ...
 
     def schema(self) -> Schema: ...
+
+
+def is_visual(sample: Sample, label: str | None = None, role: str = "main") -> bool:
+    """Whether a sample's texts are visual: its label is 1, or without a label named, it has a picture of `role`.
+
+    Raises BadSample("no-label") where the label is neither 0 nor 1: nobody could say, so it is no example of either.
+    """
+    if label is None:
+        return role in sample.images
+    value = sample.labels.get(label, -1)
+    if value not in (0, 1):
+        raise BadSample("no-label", f"label {label!r} is {value}, not 0 or 1")
+    return bool(value)

@@ -11,18 +11,18 @@ Source: Verma et al. 2023 (TIP-CLIP).
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from diptych.data.sample import Sample, Source
-from diptych.data.views import is_visual
+from diptych.data.pictures import noise_picture
+from diptych.data.sample import Sample, Source, is_visual
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, as_vectors, embed_texts, read_texts
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
 from diptych.evaluation.retrieval import role_of, texts_of
-from diptych.methods.adapt.visualness.model import best_threshold, null_picture
-from diptych.metrics import TIE, lab
+from diptych.metrics import TIE, best_threshold, lab
 
 card = {
     "title": "Visualness: texts that speak of what can be seen",
@@ -145,9 +145,15 @@ def labelled(
     return [text for text, _ in pairs], np.array([visual for _, visual in pairs])
 
 
-def _scores(model: Any, texts: list[str], batch_size: int, steps: Steps) -> np.ndarray:
-    """S (N,) of texts."""
+def scores_of(
+    model: Any, texts: Sequence[str], *, batch_size: int = 64, progress: Progress | None = None
+) -> np.ndarray:
+    """S (N,) of texts by any model that embeds."""
+    return _scores(model, texts, batch_size, Steps(progress, len(texts)))
+
+
+def _scores(model: Any, texts: Sequence[str], batch_size: int, steps: Steps) -> np.ndarray:
     null = getattr(model, "null", None)
-    null = null_picture(model.preprocess) if null is None else null
+    null = noise_picture(model.preprocess) if null is None else null
     [anchor] = as_vectors(model.embed_images(null[None], batch_size=1))
     return (1 - embed_texts(model, texts, batch_size=batch_size, steps=steps) @ anchor).numpy()

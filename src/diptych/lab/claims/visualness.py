@@ -50,10 +50,10 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.probe import classifier as regression
 from diptych.evaluation.visualness import labelled, report
 from diptych.lab.claim import Claim, Floor, Trial, better, equal, not_worse
-from diptych.methods.adapt.visualness.model import TextVisualness, best_threshold
+from diptych.methods.adapt.visualness.model import TextVisualness
 from diptych.methods.adapt.visualness.pages import label, write
 from diptych.methods.store import load
-from diptych.metrics import correlation
+from diptych.metrics import best_threshold, correlation
 from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run

@@ -29,6 +29,7 @@ card = {
     "kind": "method",
     "entry": "LanguageModelling",
     "provenance": "paper",
+    "abilities": {"generate": ""},
 }
 
 

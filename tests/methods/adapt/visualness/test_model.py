@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from diptych.data.pictures import Preprocess
+from diptych.data.pictures import Preprocess, noise_picture
 from diptych.errors import InputError
-from diptych.methods.adapt.visualness.model import TextVisualness, best_threshold, null_picture
+from diptych.methods.adapt.visualness.model import TextVisualness
 from diptych.methods.store import load
+from diptych.metrics import best_threshold
 
 TEXTS = ["a small red cat on grass", "two blue keys", "nobody knows why", "a matter of principle"]
 
@@ -49,7 +50,7 @@ def model():
 
 def test_the_score_is_one_less_the_cosine_to_the_null_picture_and_no_length_changes_it(model):
     found = model.score(TEXTS)
-    null = model.embed_images(null_picture(model.preprocess)[None])[0]
+    null = model.embed_images(noise_picture(model.preprocess)[None])[0]
     torch.testing.assert_close(found, 1 - model.embed_texts(TEXTS) @ null)
     assert bool(((found >= 0) & (found <= 2)).all())
     assert model.score(TEXTS[0]).shape == (1,)
@@ -83,4 +84,4 @@ def test_it_embeds_as_the_model_that_it_was_made_of_and_is_another(model):
 
 def test_the_null_picture_is_the_same_everywhere():
     """A model keeps its own, but other machines should give a new model the same one."""
-    assert int(null_picture(Preprocess(size=224)).long().sum()) == 19_217_250
+    assert int(noise_picture(Preprocess(size=224)).long().sum()) == 19_217_250

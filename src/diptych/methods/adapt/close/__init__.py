@@ -9,7 +9,7 @@ is larger than the vectors themselves, so that the gap between the two sides no 
 a is the text that stands for a picture (several: the mean of their vectors as projected, then unit), q words such as a
 question, y what is to be written, in lower case, A a linear layer to four tokens. Both towers stay as they are. w is
 .08 at 768 dimensions, in each coordinate; at others it is scaled so that w √d stays. (ours)
-Tasks are told by roles of texts (`data.views.Task`): captions, answers, entailment, news. Inference: z of a picture,
+Tasks are told by roles of texts (`tasks.Task`): captions, answers, entailment, news. Inference: z of a picture,
 without noise, beam search with 5 beams.
 
 Other layers in place of noise alone (`gap`, `methods.adapt.close.gap`) are fitted to the stream `pairs` first. With
@@ -26,9 +26,10 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.data.paired import by_text
 from diptych.data.sample import Source
-from diptych.data.views import NoiseView, PictureView, Task, TaskView, TextView, View
+from diptych.data.views import NoiseView, PictureView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.adapt.close.gap import gap
+from diptych.methods.adapt.close.tasks import Task, TaskView
 from diptych.methods.adapt.close.writer import Writer
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
@@ -42,6 +43,7 @@ card = {
     "kind": "method",
     "entry": "CLOSE",
     "provenance": "code",
+    "abilities": {"generate": ""},
 }
 
 TrainOn = Literal["texts", "images"]
@@ -49,7 +51,7 @@ TrainOn = Literal["texts", "images"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`source`, `context`, `target`, `sources` and `targets` are those of `data.views.Task`. `noise` is w (None: .08 at
+    """`source`, `context`, `target`, `sources` and `targets` are those of `tasks.Task`. `noise` is w (None: .08 at
     768 dimensions, more at fewer), `gap` a layer of `gap.py`, `lm` a language model of `models.seq2seq`, `tokens`
     what it reads of a vector. `max_tokens` are written at most."""
 

@@ -46,6 +46,7 @@ card = {
     "kind": "method",
     "entry": "ConES",
     "provenance": "abstract",
+    "abilities": {"detect": "--preset detect", "draw": "--preset generate"},
 }
 
 _OF = {  # options that not every task has

@@ -36,6 +36,7 @@ card = {
     "kind": "method",
     "entry": "MoCoOp",
     "provenance": "code",
+    "abilities": {"route": ""},
 }
 
 FEW = 4

@@ -37,6 +37,7 @@ card = {
     "kind": "method",
     "entry": "SPRC",
     "provenance": "code",
+    "abilities": {"compose": ""},
 }
 
 # Two texts of a sample are read in either order or one alone, a quarter each; outside training both, in order.

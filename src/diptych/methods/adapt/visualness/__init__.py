@@ -21,15 +21,18 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch
+from diptych.data.pictures import noise_picture
 from diptych.data.plan import Stratified, kinds_of
 from diptych.data.sample import Source
-from diptych.data.views import OwnPictureView, TextView, View, VisualView
+from diptych.data.views import TextView, View
 from diptych.errors import InputError, unknown
-from diptych.methods.adapt.visualness.model import Visualness, best_threshold, null_picture
+from diptych.methods.adapt.visualness.model import Visualness
+from diptych.methods.adapt.visualness.views import OwnPictureView, VisualView
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.classify import SMALL
 from diptych.methods.make import Make
 from diptych.methods.pairs import Pairs
+from diptych.metrics import best_threshold
 from diptych.objectives import info_nce
 from diptych.spec import Positive
 from diptych.towers.dual import DualEncoder
@@ -41,6 +44,7 @@ card = {
     "kind": "method",
     "entry": "TIPCLIP",
     "provenance": "paper",
+    "abilities": {"score": ""},
 }
 
 STREAMS = ("train", "human", "calibrate")
@@ -81,7 +85,7 @@ class TIPCLIP(Pairs):
         if encoder.text is None or make.words is None:
             raise InputError("visualness is of texts, and this model has no text tower or came without its tokenizer; "
                              "start from one of pictures and texts")  # fmt: skip
-        null = null_picture(encoder.image.preprocess, config.null_seed)
+        null = noise_picture(encoder.image.preprocess, config.null_seed)
         self.delivered = Visualness(encoder, null, config.label)
         self.streams: Sequence[str] = STREAMS
 

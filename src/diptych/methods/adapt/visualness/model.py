@@ -13,58 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess
+from diptych.data.pictures import Preprocess, noise_picture
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
+from diptych.metrics import best_threshold
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.model import Model, Progress
-from diptych.rng import generator
 from diptych.towers.dual import DualEncoder
 from diptych.towers.tower import ImageTower
-
-
-def null_picture(preprocess: Preprocess, seed: int = 0) -> Tensor:
-    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and of its own, as a picture that was preprocessed.
-
-    >>> null_picture(Preprocess(size=32)).shape
-    torch.Size([3, 32, 32])
-    """
-    size = preprocess.size
-    pixels = generator(seed, "null").integers(0, 256, (size, size, 3), dtype=np.uint8)
-    return preprocess(Image.fromarray(pixels))
-
-
-def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
-    """The threshold above which scores (N,) are called visual with the greatest macro F1, of those (N,) that are so.
-
-        F1 = mean of 2 TP / (2 TP + FP + FN) over the two classes
-
-    It lies in the middle between two scores; of several that are as good it is the one in the middle. Raises
-    InputError where all texts are of one class.
-
-    >>> best_threshold(np.array([0.25, 0.5, 0.75, 1.0]), np.array([0, 0, 1, 1]))
-    0.625
-    """
-    visual = np.asarray(visual, bool)
-    if visual.all() or not visual.any():
-        raise InputError(f"{int(visual.sum())} of the {len(visual)} texts to find a threshold by are visual; some must "
-                         "be, and some not: give texts of both kinds, with a label that says which")  # fmt: skip
-    values, number = np.unique(np.asarray(scores, np.float64), return_inverse=True)
-    ours = np.bincount(number, visual).cumsum()[:-1]  # visual texts at or below each score but the last
-    others = np.bincount(number, ~visual).cumsum()[:-1]
-    if not len(ours):
-        raise InputError(f"all {len(visual)} texts to find a threshold by have the score {values[0]:g}; the model that "
-                         "made them is broken")  # fmt: skip
-    positives, negatives = visual.sum(), (~visual).sum()
-    of_visual = 2 * (positives - ours) / (2 * positives - ours + negatives - others)
-    of_others = 2 * others / (negatives + others + ours)
-    total = of_visual + of_others
-    best = np.flatnonzero(total >= total.max() - 1e-12)
-    at = best[len(best) // 2]
-    return float((values[at] + values[at + 1]) / 2)
 
 
 class Visualness(Delivered):
@@ -121,7 +79,7 @@ class TextVisualness(Model):
     @classmethod
     def of(cls, model: Model, seed: int = 0) -> "TextVisualness":
         """A model that was never trained with a NULL picture, with that of `seed` and without a threshold."""
-        visual = Visualness(model.encoder, null_picture(model.preprocess, seed)).to(model.device)
+        visual = Visualness(model.encoder, noise_picture(model.preprocess, seed)).to(model.device)
         return cls(visual, model.tokenizer, model.preprocess, name=model.name)
 
     @property

@@ -9,8 +9,9 @@ from diptych.data.loader import Loader
 from diptych.data.plan import Shuffled
 from diptych.data.questions import agreed, answered
 from diptych.data.sample import BadSample, Sample, Text
-from diptych.data.views import NoiseView, Task, TaskView
+from diptych.data.views import NoiseView
 from diptych.errors import InputError
+from diptych.methods.adapt.close.tasks import Task, TaskView
 from diptych.testing import Toy
 
 CAPTIONS = [Text(text=text) for text in ("one red", "two red", "three red", "four red", "five red")]
