@@ -92,4 +92,4 @@ def test_a_denoiser_draws_a_concept_into_a_folder(diptych, refused, tmp_path):
         (("owl", "--out", run / "model.json"), "is a file"),
     ):
         assert said in refused("draw", run, *words)
-    assert "does not draw; train a model that does with `diptych train cones --preset generate`" in refused("draw", "tiny", "owl", "--out", out)
+    assert "train cones --preset generate" in refused("draw", "tiny", "owl", "--out", out)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data.alike import alike_pairs
 from diptych.data.check import check
+from diptych.data.duplicates import alike_pairs
 from diptych.data.pictures import BytesPicture
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source

@@ -11,7 +11,7 @@ from diptych.data.worlds.scenes.parse import parse
 from diptych.data.worlds.scenes.words import GROUNDS, PALETTES, RENDERINGS, STYLES
 from diptych.errors import InputError
 from diptych.evaluation.protocol import Protocol
-from diptych.evaluation.zeroshot import TEMPLATES
+from diptych.evaluation.suites.zeroshot import TEMPLATES
 
 
 @pytest.mark.parametrize("bank", [*BANKS, *GROUPS, "imagenet", "imagenet-simple"])

@@ -13,8 +13,8 @@ from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import cards, evaluate
 from diptych.evaluation.protocol import Protocol, data_of, split_of
-from diptych.evaluation.retrieval import retrieval
-from diptych.evaluation.zeroshot import TEMPLATES, zeroshot
+from diptych.evaluation.suites.retrieval import retrieval
+from diptych.evaluation.suites.zeroshot import TEMPLATES, zeroshot
 
 
 @settings(max_examples=40, deadline=None)

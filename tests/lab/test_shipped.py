@@ -7,7 +7,7 @@ import pytest
 import diptych
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.evaluation.degeneration import report, words
+from diptych.evaluation.suites.degeneration import report, words
 from diptych.lab import tiny, tiny_lm
 from diptych.methods.store import shipped
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from diptych.methods.base import Preset, Recipe
+from diptych.methods.families.pairs import SMALL, PairConfig, Pairs, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs, tune
 from diptych.towers.nn.parts import Temperature
 
 card = {

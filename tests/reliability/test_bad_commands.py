@@ -113,13 +113,13 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("data filter photos --out kept.csv", ("kept.csv", "--out kept.npz")),
     ("export tiny --to onnx", ("lacks --out", "new folder")),
     # models that cannot do what is asked
-    ("detect tiny photos", ("tiny finds nothing", "cones")),
-    ("draw tiny cat --out x", ("tiny does not draw; train a model that does with `diptych train cones --preset generate`", "cones")),
+    ("detect tiny photos", ("tiny does not detect", "cones")),
+    ("draw tiny cat --out x", ("tiny does not draw", "cones")),
     ("generate tiny cat", ("tiny embeds and does not generate", "language_model")),
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
     ("ground tiny a.txt cat --out y.png", ("a.txt is no picture", "name a JPEG")),
-    ("classify tiny photos --names a,b --route", ("tiny does not route images to groups of prompts", "leave --route out")),
+    ("classify tiny photos --names a,b --route", ("tiny does not route images", "leave --route out")),
 ]  # fmt: skip
 
 

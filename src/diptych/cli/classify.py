@@ -51,7 +51,7 @@ def run(args: Namespace) -> None:
     from diptych.data.pictures import is_picture
     from diptych.data.sources import open_source
     from diptych.data.templates import templates
-    from diptych.evaluation.naming import Named, likeliest, name_pictures
+    from diptych.inference.classify import Named, likeliest, name_pictures
 
     source = None if is_picture(args.pictures) else open_source(args.pictures)
     model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
@@ -93,7 +93,7 @@ def _names(args: Namespace, model: Any, source: Any) -> list[str]:
     if "names" not in args and source is None:
         raise InputError("no class is named; give --names 'A,B,C', or a file with one a line")
     if "names" not in args:
-        from diptych.evaluation.zeroshot import named_label
+        from diptych.evaluation.suites.zeroshot import named_label
 
         try:
             return list(source.schema()[f"labels.{named_label('classify', source, args.get('label'))}"].classes)
@@ -108,7 +108,7 @@ def _names(args: Namespace, model: Any, source: Any) -> list[str]:
 
 
 def _show(args: Namespace, model: Any, found: list[Any]) -> None:
-    from diptych.evaluation.naming import counts
+    from diptych.inference.classify import counts
 
     rows = []
     for each in found[:_SHOWN]:

@@ -97,7 +97,8 @@ def run(args: Namespace) -> None:
 
 def _filter(args: Namespace, out: Path) -> None:
     """Write the list of kept pairs, and show how many each rule dropped."""
-    from diptych.data.sources import kept, open_source
+    from diptych.data.sources import filtered as kept
+    from diptych.data.sources import open_source
     from diptych.methods.pretrain.align.filter import Rules, filtered
     from diptych.spec import configure, parse
 

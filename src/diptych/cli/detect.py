@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
     from diptych.cli._model import able_methods, load_model
     from diptych.data.pictures import FilePicture, is_picture
     from diptych.data.sources import open_source
-    from diptych.evaluation.finding import boxed, find_in_pictures
+    from diptych.inference.detect import boxed, find_in_pictures
 
     model: Any = load_model(args.model)
     if not hasattr(model, "detect"):

@@ -74,7 +74,7 @@ def _of_pictures(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
         raise InputError("--count and --min-tokens are of language models; leave them out")
     from diptych.data.pictures import is_picture
     from diptych.data.sources import open_source
-    from diptych.evaluation.writing import Written, write_about
+    from diptych.inference.caption import Written, write_about
 
     prompt = args.prompt or None
     if is_picture(args.images):

@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
     if not args.sentence.strip():
         raise InputError("diptych ground has an empty sentence; say what to look for")
     from diptych.data.pictures import is_picture
-    from diptych.evaluation.grounded import ground_picture
+    from diptych.inference.ground import ground_picture
 
     if not Path(args.picture).exists():
         raise InputError(f"{args.picture}: there is no such file; check the path of the picture")

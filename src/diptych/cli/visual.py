@@ -44,7 +44,7 @@ def run(args: Namespace) -> None:
     texts = _texts(args.texts)
     model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
     threshold = _threshold(args, model)
-    from diptych.evaluation.visualness import scores_of
+    from diptych.evaluation.suites.visualness import scores_of
 
     with progress("scoring") as report:
         scores = scores_of(model, texts, progress=report).tolist()
@@ -66,7 +66,7 @@ def _threshold(args: Namespace, model: Any) -> float:
         return args.threshold
     if "val" in args:
         from diptych.data.sources import open_source
-        from diptych.evaluation.visualness import labelled, scores_of
+        from diptych.evaluation.suites.visualness import labelled, scores_of
         from diptych.metrics import best_threshold
 
         texts, visual = labelled(open_source(args.val), role=args.get("role"), label=args.get("label"))

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.alike import Facts, Ticks, groups_alike, groups_of_equal, look, shared
 from diptych.data.decode import refuse_scaled_bomb
+from diptych.data.duplicates import Facts, Ticks, groups_alike, groups_of_equal, look, shared
 from diptych.data.pictures import Preprocess
 from diptych.data.sample import BadSample, Source
 from diptych.data.tokenizers import Tokenizer

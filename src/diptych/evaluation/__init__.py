@@ -1,4 +1,4 @@
-"""Evaluation: one suite a file, found by looking in this folder; every result carries the id of its protocol.
+"""Evaluation: one suite a file, found by looking in the folder `suites`; every result carries the id of its protocol.
 
 A suite file starts with a literal `card` (title; needs: the fields it reads; abilities: the model's methods it calls)
 and has a function of the file's name, `suite(model, source, *, progress=None, …) -> dict`. Cards are read without
@@ -28,7 +28,7 @@ def cards() -> dict[str, dict[str, Any]]:
     ['texts', 'labels']
     """
     found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted((Path(__file__).parent / "suites").glob("[a-z]*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "card":
                 found[path.stem] = ast.literal_eval(node.value)
@@ -62,7 +62,7 @@ def check(model: Any, source: Source, suites: Sequence[str], **settings: Any) ->
     for name in suites:
         if name not in known:
             raise unknown("suite", name, known)
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in suites}
+    modules = {name: importlib.import_module(f"{__name__}.suites.{name}") for name in suites}
     functions = {name: getattr(module, name) for name, module in modules.items()}
     takes = set().union(*(inspect.signature(function).parameters for function in functions.values()))
     for setting in settings:
@@ -93,6 +93,6 @@ def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> N
 
 
 def able(suite: str, model: Any, ability: str) -> None:
-    """Raises InputError where a model lacks an ability (see `abilities`)."""
+    """Raises InputError where a model lacks an ability: a method of this name."""
     if not hasattr(model, ability):
         raise InputError(f"{suite} needs a model with {ability}, which {type(model).__name__} has not")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture
+from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Picture, Sample, Source
 from diptych.data.views import sentences
 from diptych.errors import InputError

@@ -27,7 +27,7 @@ from diptych.data.worlds.scenes.concepts import catalogue
 from diptych.data.worlds.scenes.config import RESERVED, Config
 from diptych.data.worlds.scenes.words import COLOURS, NUMBERS, PLACES, RESERVED_STYLES, article, plural
 from diptych.evaluation import evaluate
-from diptych.evaluation.probe import linear
+from diptych.evaluation.suites.probe import linear
 from diptych.files import write_atomic
 from diptych.metrics import class_ranks
 from diptych.models.model import Model

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from diptych.data.ahead import ahead
 from diptych.data.decode import opened
 from diptych.data.pictures import FilePicture, Preprocess
+from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Picture
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length

@@ -11,8 +11,8 @@ from diptych.data.pictures import FilePicture
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation import able
-from diptych.evaluation.composed import content_of
 from diptych.evaluation.embed import Progress, Steps, main_picture, read_pictures
+from diptych.evaluation.suites.composed import content_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

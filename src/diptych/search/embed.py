@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.ahead import ahead
 from diptych.data.pictures import FilePicture, Preprocess
+from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_text
 from diptych.data.sources import open_source
 from diptych.errors import InputError

@@ -24,8 +24,9 @@ from diptych.data.sample import Sample, Schema, Source
 from diptych.data.views import Augment
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.methods import classify, store
+from diptych.methods import store
 from diptych.methods.base import At, Method
+from diptych.methods.families import few_shot as classify
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.models.model import evaluating

@@ -9,7 +9,7 @@ from PIL import Image
 from diptych.data.sample import Source
 from diptych.data.sources import open_source
 from diptych.errors import InputError
-from diptych.evaluation.answers import questions
+from diptych.evaluation.suites.answers import questions
 
 
 def pair(number, label, **more):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diptych.data.sources import open_source
-from diptych.evaluation.visualness import labelled
+from diptych.evaluation.suites.visualness import labelled
 from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import visualness
 from diptych.methods.store import load

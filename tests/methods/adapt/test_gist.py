@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from diptych.data import descriptions
 from diptych.data.batch import Batch
 from diptych.data.columns import WithColumns
-from diptych.data.paired import Paired
+from diptych.data.pairs import Paired
 from diptych.errors import InputError
 from diptych.methods.adapt.gist import GIST, matched, spread
 from diptych.methods.base import At

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from diptych.data.shards import write_shards
-from diptych.data.sources import kept, open_source
+from diptych.data.sources import filtered as kept
+from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better, equal
 from diptych.methods.pretrain.align.filter import Rules, filtered

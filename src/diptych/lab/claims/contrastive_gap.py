@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.data.sources import open_source
-from diptych.evaluation import gap
 from diptych.evaluation.embed import Steps, embed_pictures, embed_texts
+from diptych.evaluation.suites import gap
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
 from diptych.lab.demo.trial import FINAL, small_pixels
 from diptych.methods.store import load

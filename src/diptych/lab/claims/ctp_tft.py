@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.sources import open_source
-from diptych.evaluation.gap import mean_cosine
+from diptych.evaluation.suites.gap import mean_cosine
 from diptych.lab.adapting import adapted, halves, names_alone, pictures
 from diptych.lab.claim import Claim, Floor, Trial, better
 from diptych.methods.adapt.ctp_tft import ClassAware

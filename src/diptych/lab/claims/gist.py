@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data import descriptions
-from diptych.data.paired import Paired
+from diptych.data.pairs import Paired
 from diptych.data.sample import Source
 from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.words import GROUNDS, SIZES

@@ -47,8 +47,8 @@ from diptych.data.worlds.scenes.facts import Scene
 from diptych.data.worlds.sentences.mixed import held, padded, shown
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.probe import classifier as regression
-from diptych.evaluation.visualness import labelled, report
+from diptych.evaluation.suites.probe import classifier as regression
+from diptych.evaluation.suites.visualness import labelled, report
 from diptych.lab.claim import Claim, Floor, Trial, better, equal, not_worse
 from diptych.methods.adapt.visualness.model import TextVisualness
 from diptych.methods.adapt.visualness.pages import label, write

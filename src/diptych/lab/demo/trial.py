@@ -13,7 +13,7 @@ from diptych.data.sample import Picture, Sample, Schema
 from diptych.data.sources import open_source
 from diptych.data.sources.glyphs import Glyphs
 from diptych.data.views import place
-from diptych.evaluation.retrieval import retrieval
+from diptych.evaluation.suites.retrieval import retrieval
 from diptych.metrics import accuracy
 from diptych.models.model import Model
 from diptych.rng import generator

@@ -10,7 +10,7 @@ Inference: the same, with any names.
 
 from dataclasses import dataclass, replace
 
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.prompts import Conditional
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder

@@ -10,7 +10,7 @@ All classes share the vectors, or each has its own. Inference: the same prompts;
 
 from dataclasses import dataclass, replace
 
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.prompts import Position, Prompted
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder

@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.prompts import Conditional
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from diptych.methods.base import Stage
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.methods.tuning import Decay, layer_rates
 from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder

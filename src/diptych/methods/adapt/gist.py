@@ -13,7 +13,7 @@ asked again. Long captions may be matched, and trained on in short (`summaries`)
 
 [choice] The class stands before a caption once, where published summaries that begin with it got it twice. [choice] A
 picture's pairs are each other's false negatives as published; `group_positives` makes all of them right. Inference:
-a linear probe of the pictures' embeddings (`evaluation.probe`), or classes by the text of their names.
+a linear probe of the pictures' embeddings (`evaluation.suites.probe`), or classes by the text of their names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,16 +31,16 @@ from diptych.data import descriptions
 from diptych.data.batch import Batch
 from diptych.data.columns import WithColumns
 from diptych.data.loader import require
-from diptych.data.paired import ORIGIN, Paired
+from diptych.data.pairs import ORIGIN, Paired
 from diptych.data.plan import labels_of
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, PictureView, View
 from diptych.errors import InputError
 from diptych.methods.base import Preset, Recipe, Stage
-from diptych.methods.classify import SMALL, PicturesConfig, class_names
+from diptych.methods.families.few_shot import SMALL, PicturesConfig, class_names
+from diptych.methods.families.pairs import Pairs
 from diptych.methods.make import Make
-from diptych.methods.pairs import Pairs
 from diptych.methods.teacher import Teacher
 from diptych.models.model import Model
 from diptych.objectives import info_nce

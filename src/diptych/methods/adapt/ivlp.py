@@ -10,7 +10,7 @@ With `length` 0 it is deep visual prompting (VPT, Jia et al., ECCV 2022), with `
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.prompts import Deep
 from diptych.spec import AtLeast
 from diptych.towers.dual import DualEncoder

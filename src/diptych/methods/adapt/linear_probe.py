@@ -26,7 +26,7 @@ from diptych.dtypes import wide
 from diptych.errors import InputError, unknown
 from diptych.linear import SEARCHES, classifier, weights
 from diptych.methods.base import Stage
-from diptych.methods.classify import PAPER, SMALL, Classify, PicturesConfig, class_names
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, PicturesConfig, class_names
 from diptych.models.class_names import check_names
 from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from diptych.errors import InputError
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.classifier import Classifier
 from diptych.spec import Count, ShareBelowOne
 from diptych.towers.dual import DualEncoder

@@ -12,7 +12,7 @@ its scale stay as they are. Inference: the same prompts, with any names.
 
 from dataclasses import dataclass, replace
 
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.prompts import Deep
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder

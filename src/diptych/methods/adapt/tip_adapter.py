@@ -24,7 +24,7 @@ from diptych.data.plan import labels_of
 from diptych.data.sample import Source
 from diptych.errors import InputError
 from diptych.methods.base import Stage
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.classifier import Classifier
 from diptych.spec import NotNegative
 from diptych.towers.dual import DualEncoder

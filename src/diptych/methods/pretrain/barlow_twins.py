@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
-from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
+from diptych.methods.families.image_only import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import redundancy
 from diptych.spec import NotNegative
 

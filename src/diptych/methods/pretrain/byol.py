@@ -18,8 +18,8 @@ import torch
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
+from diptych.methods.families.image_only import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.methods.make import Make
-from diptych.methods.pictures import PAPER, SMALL, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import negative_cosine
 from diptych.spec import Share
 from diptych.towers.nn.heads import head

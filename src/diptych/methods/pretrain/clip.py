@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from diptych.methods.base import Preset, Recipe
+from diptych.methods.families.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import info_nce
 from diptych.spec import Positive
 from diptych.towers.nn.parts import Temperature

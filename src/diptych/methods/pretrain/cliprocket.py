@@ -23,10 +23,10 @@ from torch.nn.functional import dropout, normalize
 from diptych.data.batch import Batch
 from diptych.data.views import Augment, PictureView, VariedTextView, View, augmentation
 from diptych.errors import InputError, unknown
-from diptych.methods import pictures
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.families import image_only as pictures
+from diptych.methods.families.pairs import SMALL, PairConfig, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, PairConfig, tune
 from diptych.methods.tuning import keep_statistics
 from diptych.objectives import nt_xent, pair_losses
 from diptych.objectives.noncontrastive import assignment_loss, negative_cosine, redundancy, sinkhorn

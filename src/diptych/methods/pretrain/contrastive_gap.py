@@ -23,8 +23,8 @@ from torch import Tensor
 
 from diptych.errors import InputError
 from diptych.methods.base import Features, Preset, Recipe
+from diptych.methods.families.pairs import SMALL, PairConfig, Pairs, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs, tune
 from diptych.objectives import alignment, cross_uniformity, info_nce, uniformity
 from diptych.spec import AtLeast, Count, Positive
 from diptych.towers.dual import DualEncoder

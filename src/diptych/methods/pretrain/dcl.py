@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
-from diptych.methods.pictures import PAPER, SMALL, ContrastiveConfig, Pictures
+from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, Pictures
 from diptych.objectives import dcl
 from diptych.spec import Positive
 

@@ -20,8 +20,8 @@ from diptych.data.batch import Batch
 from diptych.data.views import PictureView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Stage
+from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, tune
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.methods.teacher import Teacher

@@ -11,8 +11,8 @@ texts, the mean g_ik of its patches (`objectives.grouping`), and gradients flow 
 Text 0 is the raw caption, the others are drawn from a pool of sentences. The negatives of the paper's L_sub are in the
 picture; `negatives="batch"` is the published code's, which does not run as published. [choice] The scale of L_sub is
 learned apart; patches pass through the final norm and the projection of the picture's vector.
-Inference: plain CLIP; `evaluation.pointing.ground(model, picture, texts)` gives the weights of the patches. Of a long
-text, embed the sentences and take the mean or the best.
+Inference: plain CLIP; `evaluation.suites.pointing.ground(model, picture, texts)` gives the weights of the patches.
+Of a long text, embed the sentences and take the mean or the best.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,8 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import SentenceView, View
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, tune
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives import info_nce

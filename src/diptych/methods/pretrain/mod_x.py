@@ -19,8 +19,8 @@ from torch import Tensor
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, tune
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.objectives.distillation import off_diagonal

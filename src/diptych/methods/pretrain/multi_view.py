@@ -28,9 +28,9 @@ from diptych.data.sample import BadSample, Source
 from diptych.data.views import ArrayView, PictureView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.families.image_only import STRONG
+from diptych.methods.families.pairs import SMALL, PairConfig, Pairs, adopted, tune
 from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.pairs import SMALL, PairConfig, Pairs, adopted, tune
-from diptych.methods.pictures import STRONG
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
 from diptych.spec import AtLeast, Count, Positive, fits

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from diptych.methods.base import Features, Preset, Recipe
+from diptych.methods.families.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import sigmoid_pairs
 from diptych.spec import Positive
 from diptych.towers.nn.parts import Temperature

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import LabelView, View
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
-from diptych.methods.pictures import PAPER, SMALL, ContrastiveConfig, Pictures
+from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, Pictures
 from diptych.objectives import supervised
 
 card = {

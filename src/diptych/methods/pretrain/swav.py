@@ -21,8 +21,8 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import Augment, PictureView, View
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
+from diptych.methods.families.image_only import PAPER, SMALL, STRONG, Pictures, PicturesConfig
 from diptych.methods.make import Make
-from diptych.methods.pictures import PAPER, SMALL, STRONG, Pictures, PicturesConfig
 from diptych.objectives.noncontrastive import assignment_loss, sinkhorn
 from diptych.spec import AtLeast, Count, Positive, Share, configure
 from diptych.towers.nn.parts import Queue

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch
-from diptych.data.paired import by_text
+from diptych.data.pairs import by_text
 from diptych.data.sample import Source
 from diptych.data.views import NoiseView, PictureView, TextView, View
 from diptych.errors import InputError

@@ -34,7 +34,7 @@ from diptych.methods.adapt.cones.bank import Concepts, Rows, TextSide
 from diptych.methods.adapt.cones.detect import Detect
 from diptych.methods.adapt.cones.generate import Generate
 from diptych.methods.base import At, Features, Losses, Stage
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig, class_names
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig, class_names
 from diptych.models.class_names import check_names
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder

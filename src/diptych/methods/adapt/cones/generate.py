@@ -21,7 +21,7 @@ from diptych.data.views import Augment, LabelView, NoiseView, PictureView, TextV
 from diptych.errors import InputError
 from diptych.methods.adapt.cones.bank import ConceptBank, Searched, TextSide
 from diptych.methods.base import Features, Losses
-from diptych.methods.classify import class_names
+from diptych.methods.families.few_shot import class_names
 from diptych.methods.make import Make
 from diptych.models.adapted import Told
 from diptych.models.delivered import Validation

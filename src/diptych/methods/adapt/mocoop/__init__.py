@@ -26,7 +26,7 @@ from diptych.data.templates import template_groups
 from diptych.methods.adapt.mocoop.mixture import Mixture, block_norms
 from diptych.methods.adapt.mocoop.routing import gate_loss, grouped_texts
 from diptych.methods.base import At, Features, Losses, Stage
-from diptych.methods.classify import PAPER, SMALL, Classify, PicturesConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, PicturesConfig
 from diptych.spec import Count, NotNegative, Positive
 from diptych.towers.dual import DualEncoder
 

@@ -41,7 +41,7 @@ from diptych.methods.adapt.proapo.fitness import Judge, Scores, Weights, directi
 from diptych.methods.adapt.proapo.prompt_sets import PromptSets, Unit, prompts
 from diptych.methods.adapt.proapo.units import table, units_of
 from diptych.methods.base import Stage
-from diptych.methods.classify import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.methods.make import Make
 from diptych.rng import generator
 from diptych.spec import Count

@@ -29,9 +29,9 @@ from diptych.errors import InputError, unknown
 from diptych.methods.adapt.visualness.model import Visualness
 from diptych.methods.adapt.visualness.views import OwnPictureView, VisualView
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
-from diptych.methods.classify import SMALL
+from diptych.methods.families.few_shot import SMALL
+from diptych.methods.families.pairs import Pairs
 from diptych.methods.make import Make
-from diptych.methods.pairs import Pairs
 from diptych.metrics import best_threshold
 from diptych.objectives import info_nce
 from diptych.spec import Positive

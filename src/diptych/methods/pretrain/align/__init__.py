@@ -18,8 +18,8 @@ from torch import Tensor
 
 from diptych.errors import InputError
 from diptych.methods.base import Preset, Recipe
+from diptych.methods.families.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.methods.make import Make
-from diptych.methods.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.objectives import info_nce
 from diptych.spec import Positive, ShareBelowOne
 from diptych.towers.nn.parts import Temperature

@@ -27,8 +27,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from diptych.data.alike import shown_elsewhere
 from diptych.data.decode import dimensions
+from diptych.data.duplicates import shown_elsewhere
 from diptych.data.sample import BadSample, Picture, Source
 from diptych.data.sources.compact import hash64
 from diptych.errors import InputError

@@ -1,0 +1,246 @@
+"""Captions that a model writes for pictures, against the captions that are there.
+
+    accuracy            share of captions that equal one of the picture's, word for word
+    object_recall       share of a picture's objects that its caption names
+    object_precision    share of the objects named that are there
+    cider               CIDEr-D, the tf-idf similarity of 1- to 4-grams with the picture's captions:
+
+    10 / 4 sum_n mean_r exp(-(l_c - l_r)² / 72) <min(g_n(c), g_n(r)), g_n(r)> / (|g_n(c)| |g_n(r)|)
+
+g_n holds count · log(N / df) of each n-gram, df being in how many of the N pictures' captions it occurs; l counts
+words. Words are runs of letters and digits, in lower case; the original cuts sentences by the rules of the Penn
+Treebank, which differs for abbreviations and the like. Objects are those of a picture's boxes, called by their classes
+where the source names these, else by the boxes' texts. Chance is every picture getting a caption of the next one, in
+the order of keys: fluent, but blind.
+
+Source: Vedantam, Zitnick and Parikh 2015 (CIDEr); the clipped form with sigma 6 is that of the COCO caption server.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import Sample, Source
+from diptych.evaluation.embed import Progress, Steps, read_pictures
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites.retrieval import role_of, texts_of
+
+card = {
+    "title": "Captions that are written: accuracy, objects, CIDEr",
+    "needs": ["images.main", "texts"],
+    "abilities": ["preprocess", "generate"],
+}
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_ENDS = {  # ends of nouns whose plural is not theirs with an s
+    "y": "ies", "f": "ves", "fe": "ves", "us": "i", "man": "men", "person": "people", "child": "children",
+    "foot": "feet", "tooth": "teeth", "goose": "geese", "mouse": "mice",
+}  # fmt: skip
+LONGEST = 4  # n-grams
+SIGMA = 6.0  # words by which a caption may be longer or shorter
+
+
+def ready(model: Any, source: Source, *, role: str | None = None) -> None:
+    """Raises InputError for a role that the source lacks."""
+    role_of("captions", source, role)
+
+
+def captions(
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`accuracy`, `cider`, and where the source has boxes `object_recall` and `object_precision`, beside chance.
+
+    `role` is that of the captions that count as right: caption, or the first. Also given: `n` pictures, `written`, the
+    first ten captions by key, `bad` samples by reason, and the protocol.
+    """
+    role, bad = role_of("captions", source, role), Counter()
+    names = source.schema()["boxes"].classes if "boxes" in source.schema() else ()
+
+    def facts(sample: Sample) -> tuple[str, list[str], list[str]]:
+        """Key, captions and names of the objects of a sample."""
+        boxes = [(names[box.label] if box.label >= 0 else "") if names else box.text for box in sample.boxes]
+        return sample.key, texts_of(sample, role), [name for name in boxes if name]
+
+    steps = Steps(progress, len(source))
+    made: list[tuple[str, str, list[str], list[str]]] = []  # key, caption, captions, objects
+    for pixels, kept in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+        written = model.generate(pixels, batch_size=batch_size)
+        made += [(key, text, *rest) for text, (key, *rest) in zip(written, kept, strict=True)]
+    made.sort(key=lambda each: each[0])
+    written, right, objects = [each[1] for each in made], [each[2] for each in made], [each[3] for each in made]
+    blind = [right[(at + 1) % len(right)][0] for at in range(len(right))]
+    found, chance = report(written, right, objects), report(blind, right, objects)
+    protocol = protocol_of(
+        "captions", source, model, exact=exact, field=role,
+        rule="lower case, letters and digits; CIDEr-D over the pictures that could be read",
+    )  # fmt: skip
+    return (
+        {"n": len(made)}
+        | found
+        | {f"chance_{name}": value for name, value in chance.items()}
+        | {"written": {key: text for key, text, *_ in made[:10]}, "bad": dict(bad)}
+        | describe(protocol, model)
+    )
+
+
+def report(
+    written: Sequence[str], right: Sequence[Sequence[str]], objects: Sequence[Sequence[str]] = ()
+) -> dict[str, float]:
+    """All measures of one written caption a picture, its right captions, and the names of its objects.
+
+    >>> report(["A dog."], [["a cat", "a dog"]], [["dog", "ball"]])["object_recall"]
+    0.5
+    """
+    equal = [words(text) in [words(each) for each in others] for text, others in zip(written, right, strict=True)]
+    found = {"accuracy": float(np.mean(equal)), "cider": float(cider(written, right).mean())}
+    found |= {f"bleu{n}": value for n, value in enumerate(bleu(written, right), 1)}
+    if any(objects):
+        recall, precision = object_rates(written, objects)
+        found |= {"object_recall": recall, "object_precision": precision}
+    return found
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case.
+
+    >>> words("It's a T-shirt, size 4.")
+    ["it's", 'a', 't', 'shirt', 'size', '4']
+    """
+    return _WORD.findall(text.lower())
+
+
+def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
+    """CIDEr-D of each written caption (N,) against the one or more captions of its picture, 0 to 10.
+
+    The weights of n-grams come from all of `right`: an n-gram that every picture's captions hold counts nothing, so the
+    measure needs several pictures. Nothing hangs on their order.
+
+    >>> cider(["a red dog runs", "two cats"], [["a red dog runs"], ["one black bird", "a bird"]]).round(4)
+    array([10.,  0.])
+    """
+    grams = [[_grams(text) for text in texts] for texts in right]
+    seen = Counter(gram for texts in grams for gram in set().union(*texts))
+    log_count = math.log(max(len(right), 1))
+
+    def weighted(counts: Counter) -> list[dict[tuple[str, ...], float]]:
+        """One vector for each length of n-gram."""
+        vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(LONGEST)]
+        for gram, count in counts.items():
+            vectors[len(gram) - 1][gram] = count * (log_count - math.log(max(seen[gram], 1)))
+        return vectors
+
+    scores = []
+    for text, texts in zip(written, grams, strict=True):
+        counts = _grams(text)
+        mine, length = weighted(counts), _length(counts)
+        each = [_similar(mine, weighted(other), length - _length(other)) for other in texts]
+        scores.append(10 * float(np.mean(each)))
+    return np.array(scores)
+
+
+def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
+    """BLEU-1 to BLEU-4 of all written captions together, each against the captions of its picture, 0 to 1.
+
+        BLEU-n = min(1, e^(1 - r / c)) · (Π_k≤n p_k)^(1/n)
+
+    p_k is the share of written k-grams that are right, each counted at most as often as one right caption holds it; c
+    is the number of written words, r that of the right captions that are closest in length, the shorter of two. Without
+    smoothing, as it is reported for captions. Source: Papineni et al. 2002.
+
+    >>> [round(value, 4) for value in bleu(["the the cat"], [["the cat sat"]])]
+    [0.6667, 0.5774, 0.0, 0.0]
+    """
+    hits, counts = np.zeros(LONGEST), np.zeros(LONGEST)
+    lengths = [0, 0]  # of what was written, and of what is right
+    for text, others in zip(written, right, strict=True):
+        mine, theirs = _grams(text), [_grams(other) for other in others]
+        most: Counter = Counter()
+        for other in theirs:
+            most |= other
+        for gram, count in mine.items():
+            counts[len(gram) - 1] += count
+            hits[len(gram) - 1] += min(count, most[gram])
+        length = _length(mine)
+        lengths[0] += length
+        lengths[1] += min((_length(other) for other in theirs), key=lambda each: (abs(each - length), each))
+    if not hits[0]:
+        return [0.0] * LONGEST
+    brevity = min(1.0, math.exp(1 - lengths[1] / lengths[0]))
+    found, product = [], 1.0
+    for n in range(LONGEST):
+        product *= hits[n] / counts[n] if counts[n] else 0.0
+        found.append(float(brevity * product ** (1 / (n + 1))))
+    return found
+
+
+def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """Recall and precision of the objects that captions name, means over the pictures for which they are defined.
+
+    A name is found as whole words in order, the last of them in either number. The names that a caption could hold are
+    those of all pictures.
+
+    >>> object_rates(["two dogs and a cat"], [["dog", "red ball"]])
+    (0.5, 1.0)
+    """
+    known = sorted({tuple(words(name)) for names in objects for name in names} - {()})
+    recalls, precisions = [], []
+    for text, names in zip(written, objects, strict=True):
+        there = {tuple(words(name)) for name in names} - {()}
+        told = {name for name in known if _names(words(text), name)}
+        if there:
+            recalls.append(len(there & told) / len(there))
+        if told:
+            precisions.append(len(there & told) / len(told))
+    return float(np.mean(recalls)), float(np.mean(precisions)) if precisions else 0.0
+
+
+def _names(text: list[str], name: tuple[str, ...]) -> bool:
+    """Whether a text holds the words of a name in order, the last of them in either number."""
+    forms, size = either_number(name[-1]), len(name)
+    return any(
+        tuple(text[at : at + size - 1]) == name[:-1] and text[at + size - 1] in forms
+        for at in range(len(text) - size + 1)
+    )
+
+
+def either_number(noun: str) -> set[str]:
+    """A noun and what may be its plural.
+
+    >>> sorted(either_number("butterfly")), sorted(either_number("person"))
+    (['butterflies', 'butterfly', 'butterflyes', 'butterflys'], ['people', 'person', 'persones', 'persons'])
+    """
+    found = {noun, f"{noun}s", f"{noun}es"}
+    for end, several in _ENDS.items():
+        if noun.endswith(end):
+            found.add(noun.removesuffix(end) + several)
+    return found
+
+
+def _grams(text: str) -> Counter:
+    said = words(text)
+    return Counter(tuple(said[at : at + n]) for n in range(1, LONGEST + 1) for at in range(len(said) - n + 1))
+
+
+def _length(counts: Counter) -> int:
+    """How many words there are."""
+    return sum(count for gram, count in counts.items() if len(gram) == 1)
+
+
+def _similar(a: list[dict[Any, float]], b: list[dict[Any, float]], longer: int) -> float:
+    """The mean over lengths of n-gram of the clipped cosine, less where one text is longer than the other."""
+    total = 0.0
+    for mine, other in zip(a, b, strict=True):
+        product = sum(min(weight, other[gram]) * other[gram] for gram, weight in mine.items() if gram in other)
+        norms = math.hypot(*mine.values()) * math.hypot(*other.values())
+        total += product / norms if norms else 0.0
+    return total / LONGEST * math.exp(-(longer**2) / (2 * SIGMA**2))

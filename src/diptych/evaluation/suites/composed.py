@@ -1,0 +1,198 @@
+"""Composed retrieval: the picture that is meant by another one and by words on what should be different in it.
+
+    R@k = mean_q [rank_q <= k],    rank_q = 1 + #{other pictures of the gallery scoring >= the target}
+    R_s@k: the same among the pictures of the query's own group, near-duplicates of the target
+
+A query is a sample with a picture `reference` and texts of the instruction's role, which are joined by "and" where
+there are several; its target is the picture `main`. The gallery are all pictures that samples show in either role, each
+content once: a source lists further pictures as samples without a reference. The reference itself is left out of the
+ranking, as CIRR has it, or with `keep_reference` it is one of the wrong pictures, as FashionIQ has it. Ties lose.
+
+Sources: Liu et al. 2021 (CIRR: recall among the subset); Wu et al. 2021 (FashionIQ).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.data.sample import Picture, Sample, Source
+from diptych.errors import InputError, unknown
+from diptych.evaluation.embed import Progress, Steps, as_vectors, main_picture, read_pictures
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites.retrieval import role_of, summary
+from diptych.evaluation.suites.zeroshot import group_field
+from diptych.metrics import ranks
+
+card = {
+    "title": "Composed retrieval: a picture and an instruction to a picture",
+    "needs": ["images.main", "images.reference", "texts"],
+    "abilities": ["index", "compose"],
+}
+
+KINDS = "edit"  # the label that tells what a query changes
+_RULE = "all pictures are the gallery, each content once; instructions of a sample are joined by and; ties lose"
+
+
+@dataclass(frozen=True)
+class Query:
+    """Contents of target and reference, the number of the group (-1: none) and of the kind of edit (-1: none)."""
+
+    target: str
+    reference: str
+    group: int
+    kind: int
+
+
+def ready(model: Any, source: Source, *, role: str | None = None, siblings: str | None = None) -> None:
+    """Raises InputError for a role or a label of groups that the source lacks."""
+    _role(source, role)
+    if siblings is not None:
+        group_field(source, siblings)
+
+
+def composed(
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    siblings: str | None = None,
+    keep_reference: bool = False,
+    batch_size: int = 64,
+    ks: Sequence[int] = (1, 5, 10, 50),
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Recall among the gallery (`all_r1`, …) and among the query's group (`subset_r1`, `subset_r2`, `subset_r3`), and
+    `by_edit` where the source has the label `edit`.
+
+    `role` is that of the instructions (instruction). `siblings` is the label whose values are the groups (`group`,
+    where the source has one). Also given: `n` queries, `gallery` pictures, median ranks, mean reciprocal ranks,
+    `chance_all_r1` …, `mean` of all_r5 and subset_r1 (CIRR's), `bad` samples by reason, and the protocol.
+    """
+    ready(model, source, role=role, siblings=siblings)
+    role, siblings = _role(source, role), siblings or ("group" if "labels.group" in source.schema() else None)
+    found = _read(model, source, role, siblings, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source)))
+    place = {content: at for at, content in enumerate(found.contents)}
+    targets = np.array([place[query.target] for query in found.queries])
+    references = np.array([place[query.reference] for query in found.queries])
+    ignored = [[] if keep_reference or reference == target else [reference]
+               for target, reference in zip(targets, references, strict=True)]  # fmt: skip
+    rank = {"all": ranks(found.vectors, found.index, targets, ignored=ignored)}
+    results: dict[str, Any] = {"n": len(targets), "gallery": len(found.contents)}
+    sizes = [len(found.contents) - len(left_out) for left_out in ignored]
+    results |= summary("all", rank["all"], [1] * len(targets), sizes, ks)
+    if any(query.group >= 0 for query in found.queries):
+        members = [[place[content] for content in found.groups.get(query.group, ())] for query in found.queries]
+        rank["subset"], sizes = _within(found.vectors, found.index, targets, members, ignored)
+        grouped = rank["subset"][rank["subset"] > 0]
+        results |= summary("subset", grouped, [1] * len(grouped), sizes, (1, 2, 3))
+        if 5 in ks:
+            results["mean"] = (results["all_r5"] + results["subset_r1"]) / 2
+    names = source.schema()[f"labels.{KINDS}"].classes if f"labels.{KINDS}" in source.schema() else ()
+    kinds = np.array([query.kind for query in found.queries])
+    table = {names[kind]: _row(rank, kinds == kind) for kind in np.unique(kinds[kinds >= 0]).tolist()} if names else {}
+    options = (f"reference={'kept' if keep_reference else 'left out'}", f"siblings={siblings}")
+    protocol = protocol_of("composed", source, model, exact=exact, field=role, rule=_RULE, options=options)
+    return results | ({f"by_{KINDS}": table} if table else {}) | {"bad": dict(found.bad)} | describe(protocol, model)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Queries with their vectors (Q, E); contents of the gallery with their index (G, K, E); contents by group."""
+
+    queries: list[Query]
+    vectors: Tensor
+    contents: list[str]
+    index: Tensor
+    groups: dict[int, list[str]]
+    bad: Counter[str]
+
+
+def _read(
+    model: Any, source: Source, role: str, siblings: str | None, *, exact: bool, batch_size: int, steps: Steps
+) -> _Found:
+    """Read every sample once: what its pictures add to the gallery, and its query."""
+    groups: dict[int, dict[str, None]] = {}
+    kept: dict[str, Tensor] = {}
+    queries: list[Query] = []
+    vectors: list[Tensor] = []
+    bad: Counter[str] = Counter()
+
+    def told(sample: Sample) -> tuple[list[str], str, Query | None]:
+        """Contents of the pictures that are read, the instruction, and the query of a sample that is one."""
+        contents = [content_of(picture) for picture in _pictures(sample)]
+        group = int(sample.labels.get(siblings, -1)) if siblings is not None else -1
+        if group >= 0:
+            groups.setdefault(group, {}).update(dict.fromkeys(contents))
+        text = " and ".join(text.strip() for text in sample.captions(role) if text.strip())
+        if len(contents) < 2 or not text:
+            return contents, "", None
+        return contents, text, Query(contents[0], contents[1], group, int(sample.labels.get(KINDS, -1)))
+
+    for pixels, facts in read_pictures(
+        model, source, told, bad, pictures=_pictures, exact=exact, batch_size=batch_size, steps=steps
+    ):
+        contents = [content for mine, _, _ in facts for content in mine]
+        new = {content: at for at, content in enumerate(contents) if content not in kept}
+        if new:
+            kept |= zip(new, model.index(pixels[list(new.values())], batch_size=batch_size).cpu(), strict=True)
+        ends = np.cumsum([len(mine) for mine, _, _ in facts])
+        asked = [(end - 1, text, query) for end, (_, text, query) in zip(ends, facts, strict=True) if query]
+        if asked:
+            places, texts, mine = zip(*asked, strict=True)
+            queries += mine
+            vectors.append(as_vectors(model.compose(pixels[list(places)], texts, batch_size=batch_size)))
+    if not queries:
+        raise InputError(f"no sample of {source.name!r} has a reference and texts of role {role!r}; name their role")
+    lists = {group: list(contents) for group, contents in groups.items()}
+    return _Found(queries, torch.cat(vectors), list(kept), torch.stack(list(kept.values())), lists, bad)
+
+
+def _pictures(sample: Sample) -> list[Picture]:
+    """The main picture, and behind it the reference where there is one."""
+    return [*main_picture(sample), *([sample.images["reference"]] if "reference" in sample.images else [])]
+
+
+def content_of(picture: Picture) -> str:
+    """What makes two pictures one: their encoded bytes. Raises BadSample where they cannot be read."""
+    return hashlib.blake2b(picture.read(), digest_size=16).hexdigest()
+
+
+def _within(
+    vectors: Tensor,
+    index: Tensor,
+    targets: np.ndarray,
+    members: Sequence[Sequence[int]],
+    ignored: Sequence[Sequence[int]],
+) -> tuple[np.ndarray, list[int]]:
+    """The rank of each query's target among the members of its group less the ignored, 0 for a query without a group,
+    and how many these are of each query with one."""
+    found, sizes = np.zeros(len(targets), np.int64), []
+    for at, (target, group) in enumerate(zip(targets, members, strict=True)):
+        if not group:
+            continue
+        mine = sorted(set(group) - set(ignored[at]))
+        [found[at]] = ranks(vectors[[at]], index[mine], [[mine.index(target)]])
+        sizes.append(len(mine))
+    return found, sizes
+
+
+def _row(rank: dict[str, np.ndarray], mine: np.ndarray) -> dict[str, Any]:
+    """The numbers of some of the queries."""
+    firsts = {f"{name}_r1": float((values[mine & (values > 0)] == 1).mean()) for name, values in rank.items()
+              if (mine & (values > 0)).any()}  # fmt: skip
+    return {"n": int(mine.sum()), **firsts, "all_r5": float((rank["all"][mine] <= 5).mean())}
+
+
+def _role(source: Source, role: str | None) -> str:
+    """The role of the instructions: as asked, or instruction."""
+    roles = [name.removeprefix("texts.") for name in source.schema() if name.startswith("texts.")]
+    if role is None and "instruction" not in roles:
+        raise unknown("role of the instructions", "instruction", roles)
+    return role_of("composed", source, role or "instruction")

@@ -1,0 +1,123 @@
+"""Factors: a linear probe of frozen picture features for each label of the schema, one table of what can be read off.
+
+A label of whole numbers is probed by logistic regression (`top1`), one of decimal numbers by ridge regression (`r2`);
+see `probe` and `regression`. Labels of which most values that are judged do not occur where the probe learns, such as
+numbers of their own for each picture, are left out and told.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import Sample, Source
+from diptych.errors import InputError, unknown
+from diptych.evaluation.embed import Progress, Steps
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._features import Features, features_ready, frozen, split
+from diptych.evaluation.suites._ridge import ridge
+from diptych.evaluation.suites.probe import linear
+
+card = {
+    "title": "Factors: a linear probe for each label",
+    "needs": ["images.main", "labels"],
+    "abilities": [],  # embed_images or represent, as `features` says
+}
+
+FEWEST = 5
+"""Samples that a label needs on either side."""
+
+
+def ready(model: Any, source: Source, *, labels: Sequence[str] | None = None, features: Features = "embedding") -> None:
+    """Raises InputError for labels and features that do not fit."""
+    features_ready(model, features)
+    _labels(source, labels)
+
+
+def factors(
+    model: Any,
+    source: Source,
+    *,
+    train: Source | str | None = None,
+    labels: Sequence[str] | None = None,
+    features: Features = "embedding",
+    seeds: Sequence[int] = (0,),
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`by_factor`: for each label `top1` or `r2` of a linear probe beside chance; and the means over labels.
+
+    The probes learn from `train`, a source or its spec, and are judged on `source`; without it `source` is cut in two
+    by the first seed. `labels` are all, or those named. Also given: `n`, `n_train`, `left_out` labels by reason, `bad`
+    samples by reason, and the protocol.
+    """
+    ready(model, source, labels=labels, features=features)
+    names, halves, bad = _labels(source, labels), split(source, train, seeds[0]), Counter()
+
+    def values(sample: Sample) -> list[float]:
+        return [float(sample.labels.get(name, np.nan)) for name in names]
+
+    steps = Steps(progress, len(halves.train) + len(halves.test))
+    read = partial(frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps)
+    (x, y), (test_x, test_y) = (read(part, values, bad) for part in (halves.train, halves.test))
+    by_factor, left_out = {}, {}
+    for column, name in enumerate(names):
+        whole = source.schema()[f"labels.{name}"].kind == "int"
+        mine = []
+        for vectors, numbers in ((x, y[:, column]), (test_x, test_y[:, column])):
+            known = np.isfinite(numbers) & ((numbers >= 0) | (not whole))
+            mine += [vectors[known], numbers[known]]
+        reason = _unfit(mine[1], mine[3], whole)
+        if reason:
+            left_out[name] = reason
+        else:
+            by_factor[name] = _probed(mine, whole, seeds[0])
+    if not by_factor:
+        raise InputError(f"no label of {source.name!r} can be probed: {left_out}")
+    results: dict[str, Any] = {"n": len(test_y), "n_train": len(y)}
+    for measure in ("top1", "chance_top1", "r2", "chance_r2"):
+        found = [row[measure] for row in by_factor.values() if measure in row]
+        if found:
+            kind, _, rest = measure.rpartition("_")
+            results[f"{kind}_mean_{rest}" if kind else f"mean_{rest}"] = float(np.mean(found))
+    protocol = protocol_of(
+        "factors", source, model, exact=exact, field=",".join(by_factor),
+        rule="standardised features, logistic or ridge regression, strength by a fifth kept aside; ties lose",
+        options=(*halves.options, f"features={features}", f"seed={seeds[0]}"),
+    )  # fmt: skip
+    return results | {"by_factor": by_factor, "left_out": left_out, "bad": dict(bad)} | describe(protocol, model)
+
+
+def _probed(mine: Sequence[np.ndarray], whole: bool, seed: int) -> dict[str, float]:
+    x, y, test_x, test_y = mine
+    if not whole:
+        found = ridge(x, y, test_x, test_y, seed=seed)
+        return {"n": len(test_y), **{name: found[name] for name in ("r2", "chance_r2", "rmse", "chance_rmse")}}
+    found = linear(x, y.astype(int), test_x, test_y.astype(int), seed=seed)
+    return {
+        "n": len(test_y),
+        "values": len(np.unique(y)),
+        **{name: found[name] for name in ("top1", "chance_top1", "mean_per_class")},
+    }
+
+
+def _unfit(values: np.ndarray, test_values: np.ndarray, whole: bool) -> str:
+    """Why a label cannot be probed, or nothing."""
+    if min(len(values), len(test_values)) < FEWEST:
+        return f"fewer than {FEWEST} samples have it"
+    if np.ptp(values) == 0:
+        return "all samples have the same value"
+    if whole and np.isin(test_values, values).mean() < 0.5:
+        return "most values do not recur"
+    return ""
+
+
+def _labels(source: Source, labels: Sequence[str] | None) -> list[str]:
+    there = [name.removeprefix("labels.") for name in source.schema() if name.startswith("labels.")]
+    for name in labels or ():
+        if name not in there:
+            raise unknown(f"label of source {source.name!r}", name, there)
+    return list(labels or there)

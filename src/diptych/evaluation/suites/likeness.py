@@ -1,0 +1,90 @@
+"""Likeness: do drawn pictures look like the pictures of what they are to show?
+
+    m_c = unit( mean unit vector of the pictures of class c ),      likeness = mean over drawn x of c of <x, m_c>
+
+Vectors are the model's own embeddings of pictures, or those of another model, the judge. `top1` is the share of drawn
+pictures that are nearer to the mean of their class than to any other. Chance draws the pictures of one class for those
+of another: for `likeness` it is the mean cosine of two classes' means.
+"""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+
+from diptych.data.sample import Sample, Source
+from diptych.errors import InputError
+from diptych.evaluation.embed import Progress, Steps, embed_pictures, label_of
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites.zeroshot import named_label
+from diptych.metrics import ranks
+
+card = {
+    "title": "Likeness: drawn pictures against those of their class",
+    "needs": ["images.main", "labels"],
+    "abilities": ["embed_images", "set_classes", "draw"],
+}
+
+
+def ready(model: Any, source: Source, *, label: str | None = None, draws: int = 8) -> None:
+    """Raises InputError for a label without names, and for fewer drawings than one."""
+    named_label("likeness", source, label)
+    if draws < 1:
+        raise InputError(f"{draws} drawings of a class are none; draw 1 at least")
+
+
+def likeness(
+    model: Any,
+    source: Source,
+    *,
+    label: str | None = None,
+    draws: int = 8,
+    guidance: float = 3.0,
+    seed: int = 0,
+    judge: Any = None,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The measures above, of `draws` pictures of each class that the source has pictures of, from noise of `seed`.
+
+    Also given: `n` drawn pictures, `classes`, `bad` samples by reason, and the protocol.
+
+    `judge` embeds in the model's place. Raises InputError where fewer than two classes have pictures.
+    """
+    ready(model, source, label=label, draws=draws)
+    label = named_label("likeness", source, label)
+    names = source.schema()[f"labels.{label}"].classes
+    judge = model if judge is None else judge
+
+    def of_class(sample: Sample) -> int:
+        return int(label_of(sample, label))
+
+    steps = Steps(progress, len(source))
+    seen = embed_pictures(judge, source, of_class, exact=exact, batch_size=batch_size, steps=steps)
+    counts = Counter[int](seen.facts)
+    shown = sorted(counts)
+    if len(shown) < 2:
+        raise InputError(f"source {source.name!r} has pictures of {len(shown)} class of {label!r}; likeness tells two "
+                         "or more apart")  # fmt: skip
+    labels = torch.tensor(seen.facts)
+    means = normalize(torch.stack([seen.vectors[labels == at].mean(0) for at in shown]), dim=1)
+    model.set_classes([names[at] for at in shown])
+    drawn = [model.draw(names[at], draws, guidance=guidance, seed=seed) for at in shown]
+    vectors = judge.embed_images([picture for pictures in drawn for picture in pictures], batch_size=batch_size)
+    own = torch.arange(len(shown)).repeat_interleave(draws)
+    others = ~torch.eye(len(shown), dtype=torch.bool)
+    protocol = protocol_of(
+        "likeness", source, judge, exact=exact, field=label, classes=names, rule="cosine to the mean; ties lose",
+        options=(f"draws={draws}", f"guidance={guidance:g}", f"seed={seed}", f"judge={getattr(judge, 'name', '')}"),
+    )  # fmt: skip
+    return {
+        "likeness": float((vectors * means[own]).sum(1).mean()),
+        "top1": float((ranks(vectors, means, own) <= 1).mean()),
+        "chance_likeness": float((means @ means.T)[others].mean()),
+        "chance_top1": 1 / len(shown),
+        "n": len(vectors),
+        "classes": len(shown),
+        "bad": dict(seen.bad),
+    } | describe(protocol, model)

@@ -1,0 +1,115 @@
+"""Pointing: is what a text speaks of where the picture is most like the text?
+
+    S_kn = <t_k, p_n>,   W_kn = (S_kn - min_n S) / (max_n S - min_n S)
+
+t_k are the embeddings of texts that speak of one object each, p_n those of the positions of their picture, through the
+projection of the picture's vector.
+
+    pointing    the position with the largest S lies where the object has pixels; two that share it are no hit
+    iou         of the positions with W > 0.5, pixel by pixel, with the object's mask
+
+Chance points anywhere, or to everything. Masks are laid under the picture as its pixels were.
+
+Sources: Zhang et al. 2016, the pointing game, here on the positions of the tower; Zheng et al. 2024 (DreamLIP), W.
+
+Dimensions: K texts, h x w positions, S side of the pixels.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.errors import InputError
+from diptych.evaluation.embed import Progress, Steps, read_pictures
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._patches import cells_of, laid_under
+from diptych.models.model import patch_vectors
+from diptych.objectives.grouping import group_weights
+
+card = {
+    "title": "Pointing: where a text's object is, by patches",
+    "needs": ["images.main", "texts", "masks.instance"],
+    "abilities": ["preprocess", "represent", "embed_texts"],
+}
+
+
+def ready(model: Any, source: Source, *, role: str = "long") -> None:
+    """Raises InputError for a role that the source lacks."""
+    if f"texts.{role}" not in source.schema():
+        raise InputError(f"source {source.name!r} has no texts of role {role!r}; name one with --role")
+
+
+def pointing(
+    model: Any,
+    source: Source,
+    *,
+    role: str = "long",
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The measures above, with what chance gives, over the texts of `role` that speak of one object of the picture.
+
+    Which object is the attribute `objects` of a text, its mask the number one above in `instance`. Also given: `n`
+    texts, `bad` samples by reason, and the protocol. Raises InputError where no text speaks of one object, and for a
+    model whose image tower has no positions.
+    """
+    ready(model, source, role=role)
+    steps, bad = Steps(progress, len(source)), Counter[str]()
+
+    def told(sample: Sample) -> tuple[list[str], list[int], np.ndarray]:
+        if "instance" not in sample.masks:
+            raise BadSample("no-mask", f"{sample.key} has no mask 'instance'")
+        plane = laid_under(np.asarray(sample.masks["instance"].decode()), model.preprocess, 0)
+        texts, numbers = [], []
+        for text in sample.texts:
+            objects = tuple(text.attrs.get("objects", ()))
+            if text.role == role and len(objects) == 1 and (plane == objects[0] + 1).any():
+                texts.append(text.text)
+                numbers.append(objects[0] + 1)
+        return texts, numbers, plane
+
+    hits, shares, ious, areas = [], [], [], []
+    for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+        patches, grid = patch_vectors(model, pixels, batch_size)
+        for mine, (texts, numbers, plane) in zip(patches, facts, strict=True):
+            if not texts:
+                continue
+            cells = cells_of(plane.shape, grid)
+            found = (model.embed_texts(texts).float() @ mine.T).numpy()
+            for scores, number in zip(found, numbers, strict=True):
+                mask = plane == number
+                there = np.bincount(cells[mask], minlength=len(scores)) > 0
+                best = scores == scores.max()
+                hits.append(bool(best.sum() == 1 and there[best].all()))
+                shares.append(there.mean())
+                spread = scores.max() - scores.min()
+                lit = ((scores - scores.min()) > 0.5 * spread)[cells] if spread > 0 else np.ones_like(mask)
+                ious.append((lit & mask).sum() / (lit | mask).sum())
+                areas.append(mask.mean())
+    if not hits:
+        raise InputError(f"no text of role {role!r} of source {source.name!r} speaks of one object that is seen")
+    protocol = protocol_of(
+        "pointing", source, model, exact=exact, field=role, rule="texts of one object; the best position; W > 0.5",
+    )  # fmt: skip
+    return {
+        "pointing": float(np.mean(hits)),
+        "iou": float(np.mean(ious)),
+        "chance_pointing": float(np.mean(shares)),
+        "chance_iou": float(np.mean(areas)),
+        "n": len(hits),
+        "bad": dict(bad),
+    } | describe(protocol, model)
+
+
+def ground(model: Any, image: Any, texts: Sequence[str], *, sigma: float = 0.0) -> Tensor:
+    """The weights (K, h, w) with which texts speak of the positions of one picture; each map sums to 1.
+
+    `image` is what `Model.embed_images` takes; what is below `sigma` of the best is cut off (`objectives.grouping`).
+    """
+    patches, grid = patch_vectors(model, image)
+    return group_weights(model.embed_texts(list(texts))[None], patches[:1], sigma=sigma)[0].unflatten(1, grid)

@@ -1,0 +1,129 @@
+"""Zero-shot segmentation: each pixel is of the class whose text is most like the picture there.
+
+    s_cn = <t_c, p_n>,   class(pixel) = argmax_c of s_c, scaled up to the pixels
+
+t_c is the mean direction of the class's name in several templates, p_n the unit vector of a position, through the
+projection of the picture's vector.
+
+    IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
+
+Chance names one class everywhere, the most common. Pixels that are void, or of a class called background, which no text
+tells, do not count. Masks are laid under the picture as its pixels were.
+
+Sources: Zhou et al. 2022 (MaskCLIP), classes read off positions; Zheng et al. 2024 (DreamLIP), through the projection.
+
+Dimensions: N pictures, C classes, h x w positions, S side of the pixels.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from diptych.data.pictures import VOID
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.templates import BANKS, checked
+from diptych.errors import InputError
+from diptych.evaluation.embed import Progress, Steps, read_pictures
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._patches import laid_under
+from diptych.evaluation.suites.dense import mask_of, renumbered
+from diptych.evaluation.suites.zeroshot import class_vectors
+from diptych.models.model import patch_vectors
+
+card = {
+    "title": "Zero-shot segmentation: mIoU of classes by their texts",
+    "needs": ["images.main", "masks"],
+    "abilities": ["preprocess", "represent", "embed_texts"],
+}
+
+GROUND = "background"
+"""The class that is no thing to name."""
+
+
+def ready(model: Any, source: Source, *, mask: str | None = None, templates: Sequence[str] = BANKS["pictures"]) -> None:
+    """Raises InputError for a mask that the source lacks or that has no class names, and for bad templates."""
+    checked(templates, "segment")
+    mask_of(source, mask, "segment")
+
+
+def segment(
+    model: Any,
+    source: Source,
+    *,
+    mask: str | None = None,
+    templates: Sequence[str] = BANKS["pictures"],
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`miou` and `accuracy` of pixels, each class's IoU in `by_class`, and what chance gives.
+
+    `mask` is class, or the first whose numbers have class names. Also given: `n` pictures, `classes`, `bad` samples by
+    reason, and the protocol. Raises InputError for a model whose image tower has no positions.
+    """
+    ready(model, source, mask=mask, templates=templates)
+    mask = mask_of(source, mask, "segment")
+    own = source.schema()[f"masks.{mask}"].classes
+    names = tuple(name for name in own if name != GROUND)
+    steps, bad = Steps(progress, len(source) + len(names) * len(templates)), Counter[str]()
+    classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps).float().cpu()
+    table = np.zeros((len(names), len(names)), np.int64)  # is, predicted
+    count = 0
+
+    def plane(sample: Sample) -> np.ndarray:
+        if mask not in sample.masks:
+            raise BadSample("no-mask", f"{sample.key} has no mask {mask!r}")
+        numbers = renumbered(np.asarray(sample.masks[mask].decode()), own, names)
+        return laid_under(numbers, model.preprocess, VOID)
+
+    for pixels, planes in read_pictures(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
+        positions, grid = patch_vectors(model, pixels, batch_size)
+        for mine, truth in zip(positions, planes, strict=True):
+            predicted = by_pixel((mine @ classes.T).T.unflatten(1, grid), truth.shape)
+            known = truth != VOID
+            table += np.bincount(
+                truth[known].astype(np.int64) * len(names) + predicted[known], minlength=table.size
+            ).reshape(table.shape)
+            count += 1
+    if not table.sum():
+        raise InputError(f"mask {mask!r} of {source.name!r} is void everywhere")
+    by_class = ious_of(table)
+    constant = np.zeros_like(table)
+    constant[:, table.sum(1).argmax()] = table.sum(1)
+    protocol = protocol_of(
+        "segment", source, model, exact=exact, field=mask, classes=names, prompts=tuple(templates),
+        rule="each pixel the class of most cosine, bilinear; void and background left out; mIoU of classes that occur",
+    )  # fmt: skip
+    return {
+        "n": count,
+        "classes": len(names),
+        "miou": float(np.mean(list(by_class.values()))),
+        "accuracy": float(table.trace() / table.sum()),
+        "chance_miou": float(np.mean(list(ious_of(constant).values()))),
+        "chance_accuracy": float(table.sum(1).max() / table.sum()),
+        "by_class": {names[number]: {"iou": iou} for number, iou in by_class.items()},
+        "bad": dict(bad),
+    } | describe(protocol, model)
+
+
+def by_pixel(scores: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """The class of most score at each pixel: scores (C, h, w), scaled up bilinearly, -> (S, S) whole numbers.
+
+    >>> by_pixel(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), (1, 4))
+    array([[0, 0, 1, 1]])
+    """
+    return F.interpolate(scores[None], shape, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+
+
+def ious_of(table: np.ndarray) -> dict[int, float]:
+    """The intersection over union of each class that occurs, of counts (C, C) of what is and what was predicted.
+
+    >>> ious_of(np.array([[1, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    {0: 0.5, 1: 0.6666666666666666}
+    """
+    union = table.sum(0) + table.sum(1) - np.diagonal(table)
+    return {int(number): float(table[number, number] / union[number]) for number in np.flatnonzero(union)}

@@ -1,0 +1,111 @@
+"""Similarity of sentences: how far the cosine of two texts rises with the similarity that people, or facts, give them.
+
+    Pearson's r, and Spearman's of the ranks, of cos(a_i, b_i) with the label, each with its 95 % interval by Fisher's
+    transformation (see `metrics.correlation`)
+
+Cosines are rounded to 1e-6, so that what differs by rounding alone is tied. Source: Cer et al. 2017 (STS benchmark).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.errors import InputError, unknown
+from diptych.evaluation.embed import Progress, Steps, Texts, embed_texts, label_of, read_texts
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites.retrieval import role_of
+from diptych.metrics import TIE, Array, correlation
+
+card = {
+    "title": "Similarity of sentences: correlation with graded pairs",
+    "needs": ["texts", "labels"],
+    "abilities": ["embed_texts"],
+}
+
+SCORES = ("similarity", "score", "relatedness")
+"""Labels that are taken for the similarity where none is named."""
+
+
+def ready(model: Any, source: Source, *, roles: Sequence[str] | None = None, score: str | None = None) -> None:
+    """Raises InputError for roles and labels that the source lacks."""
+    _roles(source, roles)
+    _score(source, score)
+
+
+def sts(
+    model: Any,
+    source: Source,
+    *,
+    roles: Sequence[str] | None = None,
+    score: str | None = None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`pearson` and `spearman` of the cosines of text pairs with a graded label, with the ends of their intervals.
+
+    `roles` are those of the two texts of a sample; the same twice takes its first two; by default caption and pair, or
+    the two roles that there are. `score` is the label: similarity, score or relatedness, or the one named. Also given:
+    `n` pairs, `bad` samples by reason, and the protocol. Chance is 0.
+    """
+    (a, b), score = _roles(source, roles), _score(source, score)
+    texts, bad = Texts(), Counter()
+
+    def pair(sample: Sample) -> tuple[int, int, float]:
+        value = float(label_of(sample, score))
+        first, second = sample.captions(a)[:2], sample.captions(b)[:2]
+        if not first or not second or (a == b and len(first) < 2):
+            raise BadSample("no-pair", f"{sample.key} has no two texts of roles {a!r} and {b!r}")
+        return texts.add(first[0]), texts.add(second[-1] if a == b else second[0]), value
+
+    first, second, values = zip(*read_texts(source, pair, bad), strict=True)
+    steps = Steps(progress, len(texts))
+    vectors = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
+    found = report(vectors[list(first)], vectors[list(second)], np.array(values))
+    protocol = protocol_of(
+        "sts", source, model, field=score, rule="cosine of the two texts, to 1e-6", options=(f"roles={a},{b}",)
+    )
+    return {"n": len(values)} | found | {"bad": dict(bad)} | describe(protocol, model)
+
+
+def report(a: Array, b: Array, similarity: Array) -> dict[str, float]:
+    """`pearson`, `spearman`, their intervals (`pearson_low`, …) and chance, of pairs of unit vectors (N, E).
+
+    >>> report(np.eye(3), np.eye(3)[[0, 1, 1]], np.array([5.0, 5.0, 0.0]))["spearman"]
+    1.0
+    """
+    cosines = (np.asarray(a, np.float64) * np.asarray(b, np.float64)).sum(1)
+    found: dict[str, float] = {}
+    for kind in ("pearson", "spearman"):
+        r, low, high = correlation(np.round(cosines / TIE) * TIE, similarity, kind)
+        found |= {kind: r, f"{kind}_low": low, f"{kind}_high": high, f"chance_{kind}": 0.0}
+    return found
+
+
+def _roles(source: Source, roles: Sequence[str] | None) -> tuple[str, str]:
+    there = [name.removeprefix("texts.") for name in source.schema() if name.startswith("texts.")]
+    if roles is None:
+        if {"caption", "pair"} <= set(there):
+            return "caption", "pair"
+        if len(there) != 2:
+            raise InputError(f"sts compares two texts; name two roles of source {source.name!r}: {', '.join(there)}")
+        roles = there
+    for name in roles:
+        role_of("sts", source, name)
+    if len(roles) != 2:
+        raise InputError(f"sts compares two texts; {len(roles)} roles are named: {', '.join(roles)}")
+    return roles[0], roles[1]
+
+
+def _score(source: Source, score: str | None) -> str:
+    there = [name.removeprefix("labels.") for name in source.schema() if name.startswith("labels.")]
+    if score is None:
+        usual = [name for name in SCORES if name in there]
+        if not usual and len(there) != 1:
+            raise InputError(f"sts needs a graded label; name one of source {source.name!r}: {', '.join(there)}")
+        return usual[0] if usual else there[0]
+    if score not in there:
+        raise unknown(f"label of source {source.name!r}", score, there)
+    return score

@@ -1,0 +1,159 @@
+"""Visualness: whether texts that speak of what can be seen are told from those that do not.
+
+    S(t) = 1 - <x_null, t>,      visual where S > threshold
+
+x_null is the NULL picture of a model that was trained with one, `model.null`; for any other that embeds it is the one
+of seed 0. Which texts are visual is said by a label, or by whether their sample has a picture. What is called macro is
+the mean of both classes; AUROC, of S, needs no threshold. What is left of retrieval is told by the suite `retrieval` on
+the same data, which leaves samples without a picture out.
+
+Source: Verma et al. 2023 (TIP-CLIP).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diptych.data.pictures import noise_picture
+from diptych.data.sample import Sample, Source, is_visual
+from diptych.errors import InputError, unknown
+from diptych.evaluation.embed import Progress, Steps, as_vectors, embed_texts, read_texts
+from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
+from diptych.evaluation.suites.retrieval import role_of, texts_of
+from diptych.metrics import TIE, best_threshold, lab
+
+card = {
+    "title": "Visualness: texts that speak of what can be seen",
+    "needs": ["texts"],
+    "abilities": ["embed_images", "embed_texts"],
+}
+
+LABELS = ("visual", "label")
+"""Labels that say which texts are visual where none is named."""
+
+
+def ready(
+    model: Any, source: Source, *, role: str | None = None, label: str | None = None, train: Source | str | None = None
+) -> None:
+    """Raises InputError for a role and a label that the sources lack."""
+    role, label = role_of("visualness", source, role), visual_label(source, label)
+    if train is not None:
+        own = _opened(train)
+        role_of("visualness", own, role)
+        visual_label(own, label)
+
+
+def visualness(
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    label: str | None = None,
+    train: Source | str | None = None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`macro_f1`, `macro_precision`, `macro_recall`, `accuracy` at the threshold, `auroc`, and what chance gives.
+
+    The threshold is the best on `train`, a source or its spec, else the model's own; without either AUROC alone is
+    told. `label` is 1 for visual texts: visual or label, or the one named; without any, visual is what has a
+    picture. Also given: `n` texts, how many are `visual`, the `threshold`, `bad` samples by reason, and the protocol.
+    Raises InputError where all texts are of one kind.
+    """
+    ready(model, source, role=role, label=label, train=train)
+    role = role_of("visualness", source, role)
+    label, bad = visual_label(source, label), Counter()
+    texts, visual = labelled(source, role=role, label=label, bad=bad)
+    steps = Steps(progress, len(texts))
+    if train is None:
+        threshold, by = getattr(model, "threshold", None), "the model's"
+    else:
+        own = _opened(train)
+        known, kinds = labelled(own, role=role, label=label, bad=bad)
+        steps.total += len(known)
+        threshold = best_threshold(_scores(model, known, batch_size, steps), kinds)
+        by = f"best on {data_of(own)} {split_of(own.keys())}"
+    found = report(_scores(model, texts, batch_size, steps), visual, threshold)
+    options = (f"label={label}", f"threshold={by}")
+    rule = "mean of both classes; texts above the threshold are visual; ties count half in AUROC"
+    protocol = protocol_of("visualness", source, model, field=role, rule=rule, options=options)
+    return {"n": len(texts), "visual": int(visual.sum())} | found | {"bad": dict(bad)} | describe(protocol, model)
+
+
+def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = None) -> dict[str, float]:
+    """The numbers of scores (N,) of texts, of those (N,) that are visual, and chance: a guess by the classes' shares,
+    and for accuracy the larger class. Without a threshold AUROC alone.
+
+    >>> report(np.array([0.9, 0.8, 0.3, 0.6]), np.array([1, 1, 0, 0]), 0.5)["macro_recall"]
+    0.75
+    """
+    with lab("visualness"):
+        from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+    given = np.asarray(visual, bool)
+    if given.all() or not given.any():
+        raise InputError(f"{int(given.sum())} of {len(given)} texts are visual; some must be, and some not")
+    near = np.round(np.asarray(scores, np.float64) / TIE) * TIE  # what differs by rounding alone is tied
+    found = {"auroc": float(roc_auc_score(given, near)), "chance_auroc": 0.5}
+    if threshold is None:
+        return found
+    called = np.asarray(scores) > threshold
+    how: Any = {"average": "macro", "zero_division": 0}  # of the stubs' zero_division a word alone may be given
+    macro = precision_recall_fscore_support(given, called, **how)[:3]
+    names = ("macro_precision", "macro_recall", "macro_f1")
+    found = dict(zip(names, map(float, macro), strict=True)) | found | {f"chance_{name}": 0.5 for name in names}
+    found |= {"accuracy": float(accuracy_score(given, called))}
+    return found | {"chance_accuracy": float(max(given.mean(), 1 - given.mean())), "threshold": float(threshold)}
+
+
+def visual_label(source: Source, label: str | None) -> str | None:
+    """The label that says which texts are visual; None where the pictures say it. Raises InputError for one that the
+    source lacks, and where neither says it."""
+    schema = source.schema()
+    labels = [name.removeprefix("labels.") for name in schema if name.startswith("labels.")]
+    if label is None:
+        usual = [name for name in LABELS if name in labels]
+        if not usual and "images.main" not in schema:
+            raise InputError(
+                f"visualness needs a label that is 1 for visual texts; source {source.name!r} has none called "
+                f"{' or '.join(LABELS)}, and no pictures: name one of its labels with label="
+            )
+        return usual[0] if usual else None
+    if label not in labels:
+        raise unknown(f"label of source {source.name!r}", label, labels)
+    return label
+
+
+def _opened(source: Source | str) -> Source:
+    from diptych.data.sources import open_source
+
+    return open_source(source) if isinstance(source, str) else source
+
+
+def labelled(
+    source: Source, *, role: str | None = None, label: str | None = None, bad: Counter[str] | None = None
+) -> tuple[list[str], np.ndarray]:
+    """The texts of a source, and which of them are visual (N,) bool; `bad` counts the samples that cannot say."""
+    role, label = role_of("visualness", source, role), visual_label(source, label)
+
+    def told(sample: Sample) -> list[tuple[str, bool]]:
+        visual = is_visual(sample, label)
+        return [(text, visual) for text in texts_of(sample, role)]
+
+    pairs = [pair for mine in read_texts(source, told, Counter() if bad is None else bad) for pair in mine]
+    return [text for text, _ in pairs], np.array([visual for _, visual in pairs])
+
+
+def scores_of(
+    model: Any, texts: Sequence[str], *, batch_size: int = 64, progress: Progress | None = None
+) -> np.ndarray:
+    """S (N,) of texts by any model that embeds."""
+    return _scores(model, texts, batch_size, Steps(progress, len(texts)))
+
+
+def _scores(model: Any, texts: Sequence[str], batch_size: int, steps: Steps) -> np.ndarray:
+    null = getattr(model, "null", None)
+    null = noise_picture(model.preprocess) if null is None else null
+    [anchor] = as_vectors(model.embed_images(null[None], batch_size=1))
+    return (1 - embed_texts(model, texts, batch_size=batch_size, steps=steps) @ anchor).numpy()

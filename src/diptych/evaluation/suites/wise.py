@@ -1,0 +1,115 @@
+"""WiSE-FT: a fine-tuned model, the one it came from, and all between them: what is won on the one's data, and lost on
+the other's.
+
+    weights(alpha) = (1 - alpha) · earlier + alpha · model
+
+Source: Wortsman et al. 2022 (Robust fine-tuning of zero-shot models).
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from diptych.data.sample import Source
+from diptych.errors import InputError
+from diptych.evaluation import check, evaluate
+from diptych.evaluation.embed import Progress
+from diptych.evaluation.protocol import data_of, describe, protocol_of
+from diptych.evaluation.suites.continual import Checkpoint, loaded, mean_of, measured_by, settings_of, share_of
+from diptych.towers.nn.parts import between
+
+card = {
+    "title": "WiSE-FT: models between a fine-tuned one and the one it came from",
+    "needs": [],  # what the suite of `measure` needs
+    "abilities": [],
+}
+
+ALPHAS = tuple(step / 10 for step in range(11))
+
+
+def ready(
+    model: Any, source: Source, *, earlier: Sequence[Checkpoint] = (), measure: str = "zeroshot.top1",
+    alphas: Sequence[float] = ALPHAS,
+) -> None:  # fmt: skip
+    """Raises InputError where there is no one earlier model, or its weights are not those of the same towers."""
+    suite, _ = measured_by(measure)
+    if len(earlier) != 1:
+        raise InputError(f"wise goes between the model and one earlier one, not {len(earlier)}; name it with --earlier")
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+        raise InputError(f"alphas are {list(alphas)}; give shares from 0, the earlier model, to 1")
+    for task in _tasks(source):
+        check(model, task, [suite])
+    with _between(model, loaded(earlier[0])):
+        pass
+
+
+def wise(
+    model: Any,
+    source: Source,
+    *,
+    earlier: Sequence[Checkpoint] = (),
+    measure: str = "zeroshot.top1",
+    alphas: Sequence[float] = ALPHAS,
+    label: str | None = None,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`by_alpha`: the measure at each alpha, on each of the sources that commas join; `alpha`, the one whose mean over
+    them is best, and `best`, that mean.
+
+    Choose an alpha on data that you do not report on. `measure` is SUITE.NUMBER, as of `continual`.
+    """
+    ready(model, source, earlier=earlier, measure=measure, alphas=alphas)
+    suite, numbers = measured_by(measure)
+    settings = settings_of(suite, label=label, batch_size=batch_size, exact=exact)
+    tasks, rows, protocols, bad = _tasks(source), {}, [], {}
+    with _between(model, loaded(earlier[0])) as mix:
+        for i, alpha in enumerate(alphas):
+            mix(alpha)
+            row = []
+            for j, task in enumerate(tasks):
+                share = share_of(progress, i * len(tasks) + j, len(alphas) * len(tasks))
+                results = evaluate(model, task, [suite], progress=share, **settings)[suite]
+                row.append(mean_of(results, suite, numbers))
+                if i == 0:
+                    protocols.append(results["protocol"])
+                    bad |= results["bad"]
+            rows[alpha] = row
+    names = [f"{j + 1}: {data_of(task)}" for j, task in enumerate(tasks)]
+    means = {alpha: sum(row) / len(row) for alpha, row in rows.items()}
+    best = max(means, key=lambda alpha: means[alpha])
+    by_alpha = {
+        f"{alpha:g}": {**dict(zip(names, row, strict=True)), "mean": means[alpha]} for alpha, row in rows.items()
+    }
+    protocol = protocol_of(
+        "wise", source, model, exact=exact, field=measure, rule="weights between the earlier model and this one",
+        options=(f"alphas={','.join(f'{alpha:g}' for alpha in alphas)}", *(f"task={each}" for each in protocols)),
+    )  # fmt: skip
+    return {"n": len(alphas), "alpha": best, "best": means[best], "by_alpha": by_alpha, "bad": bad} | describe(
+        protocol, model
+    )
+
+
+def _tasks(source: Source) -> Sequence[Source]:
+    return getattr(source, "sources", None) or (source,)
+
+
+@contextmanager
+def _between(model: Any, earlier: Any) -> Iterator[Any]:
+    """Gives a function that puts the weights at an alpha between the two into `model`; afterwards it has its own."""
+    mine, theirs = model.encoder.state_dict(), earlier.encoder.state_dict()
+    for name in mine.keys() | theirs.keys():
+        if name not in mine or name not in theirs or mine[name].shape != theirs[name].shape:
+            raise InputError(f"{earlier.name} and {model.name} have other towers ({name} is not in both alike); name "
+                             "the model that this one was trained from")  # fmt: skip
+    own = copy.deepcopy(mine)
+
+    def mix(alpha: float) -> None:
+        model.encoder.load_state_dict(between(theirs, own, alpha))
+
+    try:
+        yield mix
+    finally:
+        model.encoder.load_state_dict(own)

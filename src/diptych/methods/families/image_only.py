@@ -1,0 +1,80 @@
+"""What methods on pictures alone share: several views of each, one tower and a projector, no text.
+
+They are the baselines that vision-language methods build on and are compared with. `represent` gives what the tower
+pools before the projector, which is what their papers probe; `embed_images` is behind it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.views import Augment, PictureView, View
+from diptych.errors import InputError
+from diptych.methods.base import At, Features, Method, Preset, Stage
+from diptych.methods.families import pairs
+from diptych.methods.make import NO_TOWER, Make
+from diptych.spec import Positive, configure
+from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import Temperature
+
+STRONG: Mapping[str, Any] = {
+    "crop": (0.08, 1.0), "flip": True, "colour": (0.8, 0.8, 0.8, 0.2), "recoloured": 0.8, "grey": 0.2, "blur": 0.5,
+}  # fmt: skip
+"""SimCLR's augmentation at full strength."""
+
+SMALL = replace(
+    pairs.SMALL,
+    config={"augment": {**STRONG, "crop": (0.3, 1.0), "colour": (0.4, 0.4, 0.4, 0.1)}},
+    text=NO_TOWER,
+    embed_dim=128,
+)
+PAPER = Preset(image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128)
+"""The tower that all of these papers use; what differs is each one's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesConfig:
+    """`augment` are options of `data.views.Augment`, `projector` the head behind the tower (`towers.nn.heads`)."""
+
+    augment: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
+    projector: str = "mlp:hidden=2048"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(PicturesConfig):
+    """`tau` is the temperature."""
+
+    tau: Positive = 0.1
+
+
+class Pictures(Method):
+    """Two views of each picture, (B, 2, E) behind the projector, not normalised."""
+
+    Config = PicturesConfig
+    then = ("evaluate {run} --data {data} --suite probe", "embed {run} SOURCE --out EMB")
+    cut = False  # the projectors have batch norm, in which samples meet
+    model: DualEncoder
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        if make.text_spec != NO_TOWER:
+            raise InputError(
+                "this method sees pictures alone; leave out --text-tower, and start from no model of texts"
+            )
+        self.augment = configure(Augment, dict(config.augment), "augment")
+        self.model = make.dual(scale=Temperature(1.0, form="fixed"), image_projection=config.projector)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        return (PictureView(preprocess=self.model.image.preprocess, augment=self.augment, count=2),)
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        return {"views": self.projected(self.model, batch)}
+
+    @staticmethod
+    def projected(model: Any, batch: Batch) -> Tensor:
+        """What the projector makes of every view (B, V, E)."""
+        pooled = model.encode_image(batch.image.flat).pooled
+        return model.project_image(pooled).unflatten(0, (len(batch), -1))

@@ -1,0 +1,138 @@
+"""Detection: average precision against a slow reference, matching, and models that see everything or nothing."""
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluation.helpers import Plane, Rows
+
+from diptych.data.pictures import Preprocess
+from diptych.data.sample import Box, Field, Sample
+from diptych.errors import InputError
+from diptych.evaluation import evaluate
+from diptych.evaluation.suites.detection import average_precision, average_precisions, matched
+from diptych.inference.detect import find_in_pictures
+from diptych.models.detection import Found
+
+CLASSES = ("cat", "owl", "bat")
+FIELDS = {"boxes": Field(kind="box", classes=CLASSES)}
+
+
+def sample(key, *boxes, number=0):
+    pixels = np.full((10, 20, 3), number, np.uint8)
+    held = [Box(xyxy=xyxy, label=CLASSES.index(name)) for name, xyxy in boxes]
+    return Sample(key=key, source="rows", images={"main": Plane(pixels)}, boxes=held)
+
+
+ROWS = Rows(
+    [
+        sample("a", ("cat", (0, 0, 10, 10)), ("owl", (10, 0, 20, 5)), number=0),
+        sample("b", ("cat", (5, 5, 15, 10)), number=1),
+    ],
+    fields=FIELDS,
+)
+
+
+class Seer:
+    """Answers by the number that a picture is full of."""
+
+    name, identity = "seer", "seer"
+    preprocess = Preprocess(size=4, resize="squash")
+
+    def __init__(self, answers):
+        self.answers, self.classes = answers, ()
+
+    def set_classes(self, names):
+        self.classes = tuple(names)
+
+    def detect(self, images, *, batch_size, **how):
+        return [self._found(self.answers[int(image[0, 0, 0])]) for image in images]
+
+    def _found(self, rows):
+        boxes = torch.tensor([box for _, box, _ in rows]).view(-1, 4).float()
+        names = torch.tensor([self.classes.index(name) for name, _, _ in rows], dtype=torch.int64)
+        return Found(boxes, names, torch.tensor([score for _, _, score in rows]))
+
+
+RIGHT = {
+    0: [("cat", (0, 0, 0.5, 1), 0.9), ("owl", (0.5, 0, 1, 0.5), 0.8)],
+    1: [("cat", (0.25, 0.5, 0.75, 1), 0.7)],
+}
+
+
+def test_who_finds_all_has_a_precision_of_one_and_classes_without_boxes_do_not_count():
+    found = evaluate(Seer(RIGHT), ROWS, ["detection"])["detection"]
+    assert found["ap50"] == found["recall50"] == 1
+    assert (found["n"], found["boxes"], found["classes"]) == (2, 3, 3)
+    assert set(found["by_class"]) == {"cat", "owl"}
+
+
+def test_who_finds_nothing_has_none():
+    found = evaluate(Seer({0: [], 1: []}), ROWS, ["detection"])["detection"]
+    assert found["ap50"] == found["recall50"] == 0
+
+
+def test_a_false_alarm_above_a_hit_halves_the_precision_there():
+    answers = {0: [("owl", (0, 0, 0.1, 0.1), 0.95), *RIGHT[0]], 1: RIGHT[1]}
+    found = evaluate(Seer(answers), ROWS, ["detection"])["detection"]
+    assert found["by_class"]["owl"]["ap50"] == pytest.approx(0.5)
+    assert found["by_class"]["cat"]["ap50"] == 1
+
+
+def test_a_box_is_found_once():
+    hits = matched(torch.tensor([[0.0, 0, 1, 1]] * 3), torch.tensor([0.2, 0.9, 0.5]), torch.tensor([[0.0, 0, 1, 0.9]]))
+    assert hits.tolist() == [False, True, False]
+    two = matched(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.8]]), torch.tensor([0.9, 0.8]),
+                  torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.7]]))  # fmt: skip
+    assert two.tolist() == [True, True]
+    none = matched(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), torch.tensor([[0.0, 0, 0.4, 1]]))
+    assert none.tolist() == [False]
+
+
+def by_loops(scores, hits, count):
+    order = sorted(range(len(scores)), key=lambda at: (-scores[at], hits[at]))
+    points, right = [], 0
+    for place, at in enumerate(order, 1):
+        right += hits[at]
+        points.append((right / count, right / place))
+    best = [max((p for r, p in points if r >= recall / 100 - 1e-9), default=0.0) for recall in range(101)]
+    return sum(best) / 101
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_average_precision_is_cocos(seed):
+    draws = np.random.default_rng(seed)
+    scores, hits = draws.integers(0, 6, 30) / 6, draws.uniform(size=30) < 0.4
+    count = int(hits.sum()) + 3
+    assert average_precision(scores, hits, count) == pytest.approx(by_loops(scores, hits.tolist(), count))
+    assert average_precision(np.zeros(0), np.zeros(0, bool), 3) == 0
+
+
+def test_boxes_of_other_pictures_and_classes_are_no_hits():
+    wanted = [(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0])), (torch.zeros(0, 4), torch.zeros(0).long())]
+    found = [(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)),
+             (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1))]  # fmt: skip
+    assert average_precisions(found, wanted, 2) == ({0: 0.0}, 0.0)
+
+
+def test_what_cannot_be_measured_is_told():
+    class Crops(Seer):
+        preprocess = Preprocess(size=4)
+
+    with pytest.raises(InputError, match="resize=squash"):
+        evaluate(Crops(RIGHT), ROWS, ["detection"])
+    with pytest.raises(InputError, match="needs boxes"):
+        evaluate(Seer(RIGHT), Rows(ROWS.samples), ["detection"])
+    with pytest.raises(InputError, match="nothing to find"):
+        evaluate(Seer({0: []}), Rows([sample("a")], fields=FIELDS), ["detection"])
+
+
+def test_boxes_are_told_in_pixels():
+    model = Seer(RIGHT)
+    model.set_classes(CLASSES)
+    found, bad = find_in_pictures(model, ROWS)
+    assert [(each.picture, each.name, each.box) for each in found] == [
+        ("a", "cat", (0, 0, 10, 10)),
+        ("a", "owl", (10, 0, 20, 5)),
+        ("b", "cat", (5, 5, 15, 10)),
+    ]
+    assert not bad

@@ -1,0 +1,118 @@
+"""Pointing: pictures of four colours, texts that name one, and a model that sees colours as they are."""
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluation.helpers import Fake, Plane, Rows
+
+from diptych.data.sample import Field, Sample, Text
+from diptych.errors import InputError
+from diptych.evaluation import evaluate
+from diptych.evaluation.suites.pointing import ground, pointing
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+FIELDS = {"texts.long": Field(kind="text"), "masks.instance": Field(kind="mask")}
+
+
+class Seer(Fake):
+    """Embeds words of colour as the colour; positions are the colour of their cell."""
+
+    name = "seer"
+    device = torch.device("cpu")
+
+    def __init__(self, named=COLOURS):
+        super().__init__(np.eye(3), size=8)
+        self.named, self.encoder = named, self
+
+    def project_image(self, tokens):
+        return tokens
+
+    def embed_texts(self, texts):
+        rows = torch.tensor([self.named[text.split()[-1]] for text in texts]).float()
+        return torch.nn.functional.normalize(rows, dim=1)
+
+
+def sample(key, *cells, said=("red", "green", "blue"), size=8):
+    """Cells in reading order; the object of number n is where the n-th colour of COLOURS stands, white is ground."""
+    names = list(COLOURS)
+    half = size // 2
+    pixels, mask = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint8)
+    for at, name in enumerate(cells):
+        where = np.s_[at // 2 * half : (at // 2 + 1) * half, at % 2 * half : (at % 2 + 1) * half]
+        pixels[where] = COLOURS[name]
+        mask[where] = 0 if name == "white" else names.index(name) + 1
+    texts = [Text(text=f"it is {name}", role="long", attrs={"objects": (names.index(name),)}) for name in said]
+    return Sample(key=key, source="rows", images={"main": Plane(pixels)}, texts=texts,
+                  masks={"instance": Plane(mask)})  # fmt: skip
+
+
+ROWS = Rows([sample("a", "red", "green", "blue", "white"), sample("b", "white", "blue", "red", "green")], fields=FIELDS)
+
+
+def test_who_sees_colours_points_at_all_of_them():
+    found = evaluate(Seer(), ROWS, ["pointing"])["pointing"]
+    assert (found["pointing"], found["n"]) == (1.0, 6)
+    assert found["chance_pointing"] == found["chance_iou"] == 0.25
+    assert 0.5 <= found["iou"] <= 1
+
+
+def test_who_takes_red_for_green_misses_both():
+    swapped = COLOURS | {"red": COLOURS["green"], "green": COLOURS["red"]}
+    found = pointing(Seer(swapped), ROWS)
+    assert found["pointing"] == pytest.approx(2 / 6)
+
+
+def test_ties_are_no_hits_and_light_everything():
+    class Blind(Seer):
+        def embed_texts(self, texts):
+            return torch.zeros(len(texts), 3)
+
+    found = pointing(Blind(), ROWS)
+    assert found["pointing"] == 0
+    assert found["iou"] == found["chance_iou"]
+
+
+def test_texts_of_no_object_of_several_or_of_a_hidden_one_do_not_count():
+    picture = sample("a", "red", "green", "white", "white", said=("red",))
+    texts = [*picture.texts, Text(text="all red", role="long"), Text(text="a red", role="long", attrs={"objects": ()}),
+             Text(text="red and green", role="long", attrs={"objects": (0, 1)}),
+             Text(text="hidden blue", role="long", attrs={"objects": (2,)}),
+             Text(text="caption of red", attrs={"objects": (0,)})]  # fmt: skip
+    held = Sample(key="a", source="rows", images=picture.images, texts=texts, masks=picture.masks)
+    assert pointing(Seer(), Rows([held], fields=FIELDS))["n"] == 1
+    with pytest.raises(InputError, match="speaks of one object that is seen"):
+        pointing(Seer(), Rows([sample("a", "white", "white", "white", "white")], fields=FIELDS))
+
+
+def test_a_picture_without_its_mask_is_counted():
+    lost = Sample(key="c", source="rows", images=ROWS[0].images, texts=ROWS[0].texts)
+    found = pointing(Seer(), Rows([*ROWS.samples, lost], fields=FIELDS))
+    assert found["bad"] == {"no-mask": 1}
+    assert found["n"] == 6
+
+
+def test_ground_gives_a_map_for_each_text():
+    pixels = torch.from_numpy(np.array(ROWS[0].images["main"].decode())).permute(2, 0, 1)[None]
+
+    class Whole(Seer):
+        def represent(self, images, *, batch_size=64):
+            return super().represent(images, batch_size=batch_size)
+
+    maps = ground(Whole(), pixels, ["red", "blue"], sigma=0.9)
+    assert maps.shape == (2, 2, 2)
+    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
+    assert (maps[0].argmax().item(), maps[1].argmax().item()) == (0, 2)
+    assert maps[0, 0, 0] == 1
+
+
+def test_a_tower_without_positions_and_a_role_that_is_not_there_are_refused():
+    class Pooled(Seer):
+        def represent(self, images, *, batch_size=64):
+            from dataclasses import replace
+
+            return replace(super().represent(images, batch_size=batch_size), grid=None)
+
+    with pytest.raises(InputError, match="no positions to point at"):
+        pointing(Pooled(), ROWS)
+    with pytest.raises(InputError, match="no texts of role 'web'"):
+        pointing(Seer(), ROWS, role="web")
