@@ -146,7 +146,7 @@ def measured_by(measure: str) -> tuple[str, list[str]]:
 
 def settings_of(suite: str, **given: Any) -> dict[str, Any]:
     """Those of the settings that are given and that the suite takes."""
-    takes = inspect.signature(getattr(import_module(f"diptych.evaluation.{suite}"), suite)).parameters
+    takes = inspect.signature(getattr(import_module(f"diptych.evaluation.suites.{suite}"), suite)).parameters
     return {name: value for name, value in given.items() if name in takes and value is not None}
 
 
