@@ -71,7 +71,7 @@ def test_what_a_method_learns_from_a_pair_is_its_own_maps_alone(tmp_path):
     )
     before, after = load("tiny").encoder.state_dict(), model.encoder.state_dict()
     changed = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed == {"image_projection", "text_projection", "scale"}
+    assert changed == {"image_projection", "text_projection", "logit_scale"}
     assert len(pair.images) == 12
     assert len(pair.texts) > 0
 

@@ -38,10 +38,10 @@ class Decoupled(Pairs):
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        self.model = make.dual(scale=Temperature(config.scale, form="fixed"))
+        self.model = make.dual(logit_scale=Temperature(config.scale, form="fixed"))
 
     def terms(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        logits = self.model.scale() * image @ text.T
+        logits = self.model.logit_scale() * image @ text.T
         own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         others = logits.masked_fill(own, -torch.inf)
         denominators = (others.logsumexp(1) + others.logsumexp(0)) / 2

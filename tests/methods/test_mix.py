@@ -43,7 +43,7 @@ def test_losses_are_those_of_the_methods_apart():
     image, text = features.values()
     terms = held.loss(features, NOTHING, AT).terms
     expected = {
-        "contrastive": info_nce(image, text, held.main.model.scale()),
+        "contrastive": info_nce(image, text, held.main.model.logit_scale()),
         "multi_view/mv_dhel": 0.5 * mv_dhel(torch.stack([image, text]), 0.3),
         "contrastive_gap/alignment": 2 * alignment(image, text),
         "contrastive_gap/uniformity": (uniformity(image, 2.0) + uniformity(text, 2.0)) / 2,
@@ -57,9 +57,9 @@ def test_a_temperature_and_a_bias_are_the_added_methods_own():
     held = method("clip", ["siglip:weight=2"], scale=5.0)
     features = vectors("image", "text")
     siglip = held.added["siglip"]
-    assert held.main.model.bias is None
-    assert siglip.model.scale is not held.main.model.scale
-    expected = 2 * sigmoid_pairs(*features.values(), siglip.model.scale(), siglip.model.bias)
+    assert held.main.model.logit_bias is None
+    assert siglip.model.logit_scale is not held.main.model.logit_scale
+    expected = 2 * sigmoid_pairs(*features.values(), siglip.model.logit_scale(), siglip.model.logit_bias)
     torch.testing.assert_close(held.loss(features, NOTHING, AT).terms["siglip/contrastive"], expected)
 
 
@@ -77,7 +77,7 @@ def test_towers_are_registered_and_delivered_once():
     assert held.deliver() is held.main.model
     mine = [f"main.{name}" for name in alone.state_dict()]
     extra = sorted(set(held.state_dict()) - set(mine))
-    assert extra == ["added.siglip.model.bias", "added.siglip.model.scale.value"]
+    assert extra == ["added.siglip.model.logit_bias", "added.siglip.model.logit_scale.value"]
     for name, value in alone.state_dict().items():  # what is drawn for the main method does not hang on what is added
         assert torch.equal(held.state_dict()[f"main.{name}"], value)
 
@@ -105,7 +105,7 @@ def test_features_that_do_not_fit_are_named(added):
     held = method("dreamlip", [added], role="caption", pool="long")
     given = {"image": torch.zeros(6, 16), "texts": torch.zeros(6, 3, 16), "groups": torch.zeros(6, 3, 16)}
     with pytest.raises(InputError, match=r"reads image and text, .* DreamLIP does not give .*texts \(6, 3, 16\)"):
-        held.added[added].adopt(given, held.main.name)
+        held.added[added].features_from(given, held.main.name)
 
 
 class ClipAndTwo(Mixed):

@@ -105,7 +105,7 @@ CHANGES = {
     "context": (("tokenizer", "context"), 16),
     "mean": (("preprocess", "mean"), [0.0, 0.0, 0.0]),
     "mean in both places": (("dual", "image", "mean"), [0.0, 0.0, 0.0]),
-    "scale": (("dual", "scale", "start"), 3.0),
+    "scale": (("dual", "logit_scale", "start"), 3.0),
     "rounding": (("stored",), "float16"),
     "method": (("method",), "siglip"),
     "option": (("config",), {"scale": 3.0}),

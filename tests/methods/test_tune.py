@@ -25,7 +25,7 @@ def loss_of(model):
     samples = [source[at] for source in [open_source(NEW)] for at in range(len(source))]
     images = model.embed_images([sample.images["main"] for sample in samples])
     texts = model.embed_texts([sample.captions()[0] for sample in samples])
-    return float(info_nce(images, texts, model.encoder.scale().detach()))
+    return float(info_nce(images, texts, model.encoder.logit_scale().detach()))
 
 
 def recall(model):
@@ -66,8 +66,8 @@ def test_rates_fall_by_layers_in_both_towers():
     [stage] = method.stages()
     for side in ("image", "text"):
         blocks = getattr(method.model, side).transformer.layers
-        assert stage.scale[f"model.{side}"] == 0.5 ** len(blocks)
-        assert stage.scale[f"model.{side}.transformer.layers.{len(blocks) - 1}"] == 1.0
+        assert stage.lr_scale[f"model.{side}"] == 0.5 ** len(blocks)
+        assert stage.lr_scale[f"model.{side}.transformer.layers.{len(blocks) - 1}"] == 1.0
 
 
 def test_towers_without_blocks_have_one_rate():
@@ -75,7 +75,7 @@ def test_towers_without_blocks_have_one_rate():
     config = resolve("clip", {"train": NEW}, preset="small", config={"decay": 0.5}, text_tower=small.text)
     method, _ = build_method(config, load("tiny").tokenizer)
     [stage] = method.stages()
-    assert {name.split(".")[1] for name in stage.scale} == {"text"}  # the image tower is convolutional
+    assert {name.split(".")[1] for name in stage.lr_scale} == {"text"}  # the image tower is convolutional
     with pytest.raises(InputError, match="'decay' of method CLIP is 0; it must be a number above 0"):
         CLIP.configure({"decay": 0})
 
@@ -98,7 +98,7 @@ def test_it_is_taken_with_init_and_told_in_one_line(tmp_path, capsys):
 def test_a_scale_that_is_given_stays_where_it_was():
     """Options of `small` such as `scale` mean nothing to a model that brings its own."""
     method, _ = build_method(resolve("clip", {"train": NEW}, preset="tune", init="tiny"), None)
-    torch.testing.assert_close(method.model.scale(), load("tiny").encoder.scale())
+    torch.testing.assert_close(method.model.logit_scale(), load("tiny").encoder.logit_scale())
 
 
 def test_batch_norms_keep_the_statistics_that_they_came_with(pairs_csv, tmp_path):

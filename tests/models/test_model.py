@@ -233,7 +233,7 @@ def test_classes_are_the_mean_directions_of_their_prompts(model: Model, pictures
     assert model.classes == tuple(names)
     means = [model.embed_texts([template.format(name) for template in templates]).mean(0) for name in names]
     classes = torch.nn.functional.normalize(torch.stack(means), dim=1)
-    expected = model.encoder.scale().detach() * model.embed_images(pictures) @ classes.T
+    expected = model.encoder.logit_scale().detach() * model.embed_images(pictures) @ classes.T
     torch.testing.assert_close(model.class_logits(pictures), expected)
     assert not model.class_logits(pictures).requires_grad
 

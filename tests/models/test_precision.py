@@ -54,7 +54,7 @@ def test_close_to_float32_of_unit_norm_and_the_same_model(name: str):
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(len(found)), atol=1e-6, rtol=0)
     assert other.precision == name
     assert other.identity == exact.identity  # what it embeds can be searched with the float32 model
-    assert torch.equal(other.encoder.scale(), exact.encoder.scale())
+    assert torch.equal(other.encoder.logit_scale(), exact.encoder.logit_scale())
     floats = (PIXELS.float() / 255 - exact.encoder.image.mean) / exact.encoder.image.std
     close = torch.nn.functional.cosine_similarity(other.embed_images(floats), other.embed_images(PIXELS))
     assert close.min() > 0.999

@@ -38,7 +38,9 @@ def embed(dual: DualEncoder) -> tuple[Float[Tensor, "2 E=16"], Float[Tensor, "3 
     return a, b, dual.similarity(a, b)
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": -10.0, "scale": Temperature(10.0)}, {"text_projection": "affine"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"logit_bias": -10.0, "logit_scale": Temperature(10.0)}, {"text_projection": "affine"}]
+)
 def test_embeddings_are_unit_vectors_whose_dot_product_is_the_cosine(options):
     a, b, cosines = embed(tiny(**options))
     torch.testing.assert_close(a.norm(dim=1), torch.ones(2))
@@ -56,15 +58,15 @@ def test_embeddings_are_projected_pooled_vectors_and_tokens_project_too():
 
 
 def test_the_config_is_plain_and_rebuilds_the_module():
-    dual = tiny(bias=-10.0, scale=Temperature(10.0, clamp=(1.0, 100.0)), text_projection="affine")
+    dual = tiny(logit_bias=-10.0, logit_scale=Temperature(10.0, clamp=(1.0, 100.0)), text_projection="affine")
     config = json.loads(json.dumps(dual.config()))
     again = DualEncoder.from_config(config).eval()
     assert again.config() == dual.config()
     again.load_state_dict(dual.state_dict())
     for a, b in zip(embed(again), embed(dual), strict=True):
         assert torch.equal(a, b)
-    assert again.scale().item() == pytest.approx(10.0)
-    assert again.bias.item() == -10
+    assert again.logit_scale().item() == pytest.approx(10.0)
+    assert again.logit_bias.item() == -10
 
 
 def test_one_in_a_batch_equals_one_alone_and_padding_changes_nothing():
@@ -110,8 +112,8 @@ def test_the_sizes_of_clip_are_as_published():
         ({"embed_dmi": 3}, "did you mean 'embed_dim'"),
         ({"image_projection": "none"}, "32 wide and has no projection to 16"),
         ({"text_projection": "lin"}, "did you mean 'linear'"),
-        ({"scale": {"init": -1.0}}, "not positive"),
-        ({"scale": {"init": "abc"}}, "the scale of this dual encoder"),
+        ({"logit_scale": {"init": -1.0}}, "not positive"),
+        ({"logit_scale": {"init": "abc"}}, "the logit_scale of this dual encoder"),
     ],
 )
 def test_a_bad_config_is_an_error_of_one_line(change, message):

@@ -154,8 +154,8 @@ class Staged(CLIP):
 
     def stages(self):
         return (
-            Stage(name="locked", scale={"model.text": 0.0}, recipe={"steps": 3}),
-            Stage(name="open", scale={"model.text": 0.1}, recipe={"steps": 3}),
+            Stage(name="locked", lr_scale={"model.text": 0.0}, recipe={"steps": 3}),
+            Stage(name="open", lr_scale={"model.text": 0.1}, recipe={"steps": 3}),
         )
 
 
@@ -224,7 +224,7 @@ class Slower(CLIP):
     """One tower learns at a tenth of the rate."""
 
     def stages(self):
-        return (Stage(scale={"model.image": 0.1}),)
+        return (Stage(lr_scale={"model.image": 0.1}),)
 
 
 def slower():
@@ -294,7 +294,7 @@ def test_average_follows_the_weights_and_is_what_is_delivered(tmp_path):
 def test_scale_stays_inside_its_bounds(tmp_path):
     method = make_method(scale=99.0)
     make_engine(tmp_path, method=method, recipe={"lr": 0.5, "steps": 3}).run()
-    assert float(method.model.scale().detach()) <= 100.0 + 1e-4
+    assert float(method.model.logit_scale().detach()) <= 100.0 + 1e-4
 
 
 class Damaged(Toy):

@@ -98,7 +98,7 @@ def ranks(request):
 def test_05_loss_and_gradients_on_w_ranks_are_those_of_one_process_at_once(ranks, name, tile):
     """Softmax and sigmoid, temperature and bias included; 13 samples are uneven on 2 and on 4 ranks."""
     value, expected = one_step(name, None, None)
-    assert {"model.scale.value", *(["model.bias"] if name == "siglip" else [])} <= expected.keys()
+    assert {"model.logit_scale.value", *(["model.logit_bias"] if name == "siglip" else [])} <= expected.keys()
     for chunk in (None, 30):
         for other, found in [one_step(name, chunk, tile), *ranks.run(one_step, name, chunk, tile)]:
             assert other == pytest.approx(value, abs=1e-10)
@@ -121,9 +121,9 @@ def test_the_scale_gets_its_gradient_once_where_open_clips_accumulation_gives_it
         live, rows = method.encode(batch.rows(4 * piece, 4 * piece + 4), AT), slice(4 * piece, 4 * piece + 4)
         stitched = {name: torch.cat([value[: rows.start], live[name], value[rows.stop :]])
                     for name, value in held.items()}  # fmt: skip
-        open_clip.ClipLoss()(stitched["image"], stitched["text"], method.model.scale()).backward()
+        open_clip.ClipLoss()(stitched["image"], stitched["text"], method.model.logit_scale()).backward()
     theirs = gradients(method)
-    torch.testing.assert_close(theirs["model.scale.value"], k * expected["model.scale.value"])
+    torch.testing.assert_close(theirs["model.logit_scale.value"], k * expected["model.logit_scale.value"])
     close(
         {n: g for n, g in theirs.items() if "scale" not in n}, {n: g for n, g in expected.items() if "scale" not in n}
     )
@@ -229,7 +229,7 @@ def test_streams_side_by_side_are_cut_into_as_many_pieces():
 class Whole(CLIP):
     """Its samples meet in encode."""
 
-    cut = False
+    chunkable = False
 
 
 def test_what_may_not_be_cut_is_refused_before_the_first_step(tmp_path):
@@ -258,7 +258,7 @@ class Locked(CLIP):
     """The batch norm of a tower that is frozen does not mix."""
 
     def stages(self):
-        return (Stage(scale={"model.image": 0.0}),)
+        return (Stage(lr_scale={"model.image": 0.0}),)
 
 
 def test_batch_norm_of_a_frozen_tower_may_be_cut(tmp_path):
@@ -307,10 +307,10 @@ def test_resumed_in_pieces_with_dropout_a_run_ends_with_the_same_bits(tmp_path):
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
 
 
-def train(out: str, chunk: int | None, trouble: bool, reaches_all: bool = True):
+def train(out: str, chunk: int | None, trouble: bool, find_unused_parameters: bool = True):
     """Runs on each rank: skipped steps, weights and the losses of a short run in float64."""
     method = make_method(image=IMAGE, text=TEXT).double()
-    method.reaches_all = reaches_all
+    method.find_unused_parameters = find_unused_parameters
 
     def backward(step, batch, at):
         losses = strategy(chunk)(step, batch, at)

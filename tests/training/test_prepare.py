@@ -170,7 +170,7 @@ class Counting(CLIP):
         self.model.requires_grad_(False)
 
     def stages(self):
-        return (Stage(name="search", prepare=self.search, descend=False),)
+        return (Stage(name="search", prepare=self.search, optimize=False),)
 
     def search(self, run: Run) -> None:
         for step in range(3):

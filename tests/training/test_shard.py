@@ -41,10 +41,10 @@ class Staged(CLIP):
 
     def stages(self):
         return (
-            Stage(name="text", scale={"model.image": 0.0}, prepare=self._prepare),
-            Stage(name="image", scale={"model.text": 0.0}, recipe={"chunk": 40}),
+            Stage(name="text", lr_scale={"model.image": 0.0}, prepare=self._prepare),
+            Stage(name="image", lr_scale={"model.text": 0.0}, recipe={"chunk": 40}),
             Stage(name="both", prepare=self._prepare, every="epoch"),
-            Stage(name="head", scale={"model": 0.0}, recipe={"chunk": 40}),
+            Stage(name="head", lr_scale={"model": 0.0}, recipe={"chunk": 40}),
         )
 
     def _encode_texts(self, batch, at):
@@ -118,7 +118,7 @@ def train(out: str, shard: bool, recipe: dict, name="clip", stop=None, resume=Fa
         name: (tuple(p.shape), tuple(p.to_local().shape) if isinstance(p, DTensor) else None)
         for name, p in engine.method.named_parameters()
     }
-    scale = float(engine.method.model.scale.value.detach())
+    scale = float(engine.method.model.logit_scale.value.detach())
     prepared = getattr(method, "prepared", None)
     return {
         "weights": engine.weights(),
@@ -269,7 +269,7 @@ def poisoned(out: str) -> tuple[int, float]:
 
     engine = make_engine(Path(out), backward=backward, recipe={"steps": 3}, shard=True, nonfinite="skip")
     summary = engine.run()
-    return summary.skipped, float(engine.method.model.scale.value.detach())
+    return summary.skipped, float(engine.method.model.logit_scale.value.detach())
 
 
 def test_trouble_in_the_share_of_one_rank_is_skipped_by_all(tmp_path, two):
@@ -280,7 +280,7 @@ def test_trouble_in_the_share_of_one_rank_is_skipped_by_all(tmp_path, two):
 
 def refused(out: str) -> str:
     method = make_method()
-    method.reaches_all = False
+    method.find_unused_parameters = True
     try:
         make_engine(Path(out), method=method, shard=True).run()
     except InputError as error:

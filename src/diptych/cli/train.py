@@ -292,7 +292,7 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
     from diptych.methods.store import read_description
 
     stored = read_description(out)
-    for command in method_class(stored["method"]).commands(stored["config"]):
+    for command in method_class(stored["method"]).next_steps(stored["config"]):
         print("  diptych " + command.format(run=out, data=val or "SOURCE"))
 
 

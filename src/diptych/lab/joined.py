@@ -2,7 +2,7 @@
 
 EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) come in wheels, the extra `offline`. Both stay frozen; `clip`
 learns the maps, and the scale, on 800 photographs with captions (`flickr8k-1k`). So vectors of the towers are computed
-once for each picture and each text (`remember`), and all that follows costs no more than what is learnt.
+once for each picture and each text (`extra_state`), and all that follows costs no more than what is learnt.
 """
 
 import hashlib
@@ -136,7 +136,7 @@ def start(folder: Path, seed: int) -> None:
     words = from_folder(place, context=CONTEXT, local=True)
     text = text_tower({"name": "hf", "folder": place}, context=CONTEXT, pad=words.pad)
     torch.manual_seed(torch_seed(seed, "joined"))
-    encoder = DualEncoder(image, text, EMBED_DIM, scale=Temperature(SCALE, clamp=(1.0, 100.0)))
+    encoder = DualEncoder(image, text, EMBED_DIM, logit_scale=Temperature(SCALE, clamp=(1.0, 100.0)))
     save_model(folder, describe("clip", {}, encoder, words, image.preprocess), encoder.state_dict())
 
 

@@ -108,23 +108,23 @@ class Preset:
 class Stage:
     """A stretch of training with one optimiser and one schedule.
 
-    `streams` names the sources that run side by side. `scale` multiplies learning rates by parameter prefix: the
+    `streams` names the sources that run side by side. `lr_scale` multiplies learning rates by parameter prefix: the
     longest prefix wins, 0 freezes. `prepare(run)` fills columns before the stage (`every="stage"`) or each epoch. A
-    stage that does not `descend` has no steps: its `prepare` searches or solves, and changes the method's buffers.
+    stage that does not `optimize` has no steps: its `prepare` searches or solves, and changes the method's buffers.
     """
 
     name: str = "train"
     streams: Sequence[str] = ("train",)
-    scale: Mapping[str, float] = field(default_factory=dict)
+    lr_scale: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)  # what differs from the run's recipe
     plan: Plan = Shuffled()
     prepare: Callable[[Any], None] | None = None
     every: Literal["stage", "epoch"] = "stage"
     min_batch: int = 2
-    descend: bool = True
+    optimize: bool = True
 
     def __post_init__(self):
-        assert self.descend or (self.prepare and self.every == "stage"), "a stage takes steps, or prepares once"
+        assert self.optimize or (self.prepare and self.every == "stage"), "a stage takes steps, or prepares once"
 
 
 class Method(nn.Module):
@@ -133,18 +133,16 @@ class Method(nn.Module):
     Config: ClassVar[type]
     model: Any  # what most of them deliver
     presets: ClassVar[Mapping[str, Preset]]
-    cut: ClassVar[bool] = True
+    chunkable: ClassVar[bool] = True
     """Whether a batch may be encoded in pieces (gradient caching). False where samples must meet; say why beside it."""
-    reaches_all: ClassVar[bool] = True
-    """Whether every step gives every trainable parameter a gradient. False lets ranks look for those left out."""
+    find_unused_parameters: ClassVar[bool] = False
+    """Whether a step may leave trainable parameters without a gradient, which ranks then look for (as in DDP)."""
 
-    toy: ClassVar[Mapping[str, Any]] = {}
+    test_options: ClassVar[Mapping[str, Any]] = {}
     """Options in place of the presets', where the contract suite's toys do not fit those: files, prompts."""
 
     adapts: ClassVar[bool] = False
     """Whether it starts from a model that has learnt already, given by `--init`; `continues` says so by options."""
-    then: ClassVar[Sequence[str]] = ("evaluate {run} --data {data}", "embed {run} SOURCE --out EMB")
-    """What one does next with a run of it: commands of `diptych`."""
 
     def __init__(self, config: Any, make: "Make"):
         super().__init__()
@@ -178,12 +176,12 @@ class Method(nn.Module):
         return cls.adapts
 
     @classmethod
-    def commands(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        """`then`, where it hangs on the method's options."""
-        return cls.then
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """Commands of `diptych` that use a run trained with these options; `{run}` and `{data}` are filled in."""
+        return "evaluate {run} --data {data}", "embed {run} SOURCE --out EMB"
 
     @classmethod
-    def kept(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resolve_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options as a run keeps them: what they name in a file is read into them, so that a run is whole."""
         return options
 
@@ -194,7 +192,7 @@ class Method(nn.Module):
         """How a sample of a stream becomes fields of the batch."""
         raise NotImplementedError
 
-    def meet(self, sources: Mapping[str, Any]) -> None:
+    def setup(self, sources: Mapping[str, Any]) -> None:
         """Look at the sources once, before anything is trained on them: class names and the like."""
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
@@ -222,7 +220,7 @@ class Method(nn.Module):
     def loss(self, features: Features, batch: Any, at: At) -> Losses:
         raise NotImplementedError
 
-    def adopt(self, features: Features, owner: str) -> Features:
+    def features_from(self, features: Features, owner: str) -> Features:
         """The features of method `owner` as this one's `loss` reads them, where it is added to that one (`--with`).
 
         Raises InputError where they do not fit. A method that does not say how is added to none.

@@ -95,22 +95,24 @@ class Make:
         check_tokenizer(self.tokenizer)
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
-    def dual(self, *, scale: Temperature, bias: float | None = None, **projections: str) -> DualEncoder:
+    def dual(self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str) -> DualEncoder:
         """A new dual encoder, without a text tower where that is `NO_TOWER`. A given model keeps its own scale and
         projections; a bias it lacks is added."""
         if self._dual is None:
             image = self.image()  # first: the draws of both towers come from one stream
             text = None if self.text_spec == NO_TOWER else self.text()
-            return DualEncoder(image, text, self.embed_dim, scale=scale, bias=bias, **projections)
+            return DualEncoder(
+                image, text, self.embed_dim, logit_scale=logit_scale, logit_bias=logit_bias, **projections
+            )
         config = dict(self._dual)
-        missing_bias = bias is not None and config.get("bias") is None
+        missing_bias = logit_bias is not None and config.get("logit_bias") is None
         if missing_bias:
-            config["bias"] = bias
+            config["logit_bias"] = logit_bias
         encoder = DualEncoder.from_config(config)
         if self._state is not None:
             state = dict(self._state)
             if missing_bias:
-                state["bias"] = encoder.state_dict()["bias"]
+                state["logit_bias"] = encoder.state_dict()["logit_bias"]
             encoder.load_state_dict(state)
         return encoder
 

@@ -3,7 +3,7 @@
     L = L_main + Σ_m w_m L_m(adopted features)
 
 The main method says what is seen, encoded and delivered. An added one brings its loss, with a temperature (and bias) of
-its own, and reads what the main one has encoded: its `adopt` says how, and refuses features that do not fit.
+its own, and reads what the main one has encoded: its `features_from` says how, and refuses features that do not fit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,21 +34,23 @@ class Mixed(Method):
         self.added = nn.ModuleDict({name: method for name, (method, _) in added.items()})
         self.weights = {name: weight for name, (_, weight) in added.items()}
         # Of this one, not of all of the class.
-        self.cut, self.reaches_all, self.presets = main.cut, main.reaches_all, main.presets  # type: ignore[misc]
+        self.chunkable = main.chunkable  # type: ignore[misc]
+        self.find_unused_parameters = main.find_unused_parameters  # type: ignore[misc]
+        self.presets = main.presets  # type: ignore[misc]
 
     @property
     def name(self) -> str:
         return f"{self.main.name} with {' and '.join(method.name for method in self._others())}"
 
-    def meet(self, sources: Mapping[str, Any]) -> None:
-        self.main.meet(sources)
+    def setup(self, sources: Mapping[str, Any]) -> None:
+        self.main.setup(sources)
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
         return self.main.samples(stage, stream, source)
 
     def stages(self) -> Sequence[Stage]:
         return [
-            replace(stage, scale={f"main.{prefix}".rstrip("."): times for prefix, times in stage.scale.items()})
+            replace(stage, lr_scale={f"main.{prefix}".rstrip("."): times for prefix, times in stage.lr_scale.items()})
             for stage in self.main.stages()
         ]
 
@@ -65,7 +67,7 @@ class Mixed(Method):
         found = self.main.loss(features, batch, at)
         terms, logged, carry = dict(found.terms), dict(found.logged), {"main": found.carry}
         for (name, weight), method in zip(self.weights.items(), self._others(), strict=True):
-            theirs = method.loss(method.adopt(features, self.main.name), batch, at)
+            theirs = method.loss(method.features_from(features, self.main.name), batch, at)
             terms |= {f"{name}/{term}": weight * value for term, value in theirs.terms.items()}
             logged |= {f"{name}/{key}": value for key, value in theirs.logged.items()}
             carry[name] = theirs.carry
@@ -95,7 +97,7 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
         cls = method_class(name)
         if name in added:
             raise InputError(f"--with {name} is given twice; give it once, with the weight that you want")
-        if cls.adopt is Method.adopt:
+        if cls.features_from is Method.features_from:
             raise InputError(f"{name} cannot be added to another method: its loss needs features of its own; train it "
                              "by itself")  # fmt: skip
         weight = options.pop("weight", 1.0)
@@ -116,22 +118,22 @@ class Lent(Make):
         super().__init__(image=make.image_spec, text=make.text_spec, embed_dim=make.embed_dim, tokenizer=make.words)
         self._lender, self._name = main.deliver(), main.name
 
-    def dual(self, *, scale: Temperature, bias: float | None = None, **projections: str) -> DualEncoder:
+    def dual(self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str) -> DualEncoder:
         """The lender's towers and projections, with a temperature and bias apart. InputError where it is no dual
         encoder's method."""
         if not isinstance(self._lender, DualEncoder):
             raise InputError(f"losses of pictures and texts cannot be added to {self._name}, which trains no dual "
                              "encoder; leave out --with")  # fmt: skip
-        return _LentEncoder(self._lender, scale, bias)
+        return _LentEncoder(self._lender, logit_scale, logit_bias)
 
 
 class _LentEncoder(DualEncoder):
     """A dual encoder whose towers are another's: they are reached, and not registered, so that they are saved, trained
     and averaged once."""
 
-    def __init__(self, lender: DualEncoder, scale: Temperature, bias: float | None):
+    def __init__(self, lender: DualEncoder, logit_scale: Temperature, logit_bias: float | None):
         nn.Module.__init__(self)
         for name in ("image", "text", "image_projection", "text_projection", "embed_dim", "_plain"):
             self.__dict__[name] = getattr(lender, name)
-        self.scale = scale
-        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.logit_scale = logit_scale
+        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))

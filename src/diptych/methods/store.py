@@ -30,7 +30,7 @@ from diptych.models.language import CausalLM, LanguageModel
 from diptych.models.model import Model
 from diptych.models.precision import set_precision
 from diptych.spec import check_record
-from diptych.towers.dual import DualEncoder
+from diptych.towers.dual import DualEncoder, renamed_entries
 
 FORMAT = "diptych-model/1"
 
@@ -84,7 +84,7 @@ def describe(
         **({"plain": type(delivered) is DualEncoder} if is_file(method) else {}),
         "dual": None if encoder is None else encoder.config(),
         "lm": None if lm is None else lm.config(),
-        "kept": delivered.remember() if isinstance(delivered, Delivered) else {},
+        "kept": delivered.extra_state() if isinstance(delivered, Delivered) else {},
         "tokenizer": tokenizer.to_dict() if tokenizer else None,
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
         "preprocess": preprocess.to_dict() if preprocess else None,
@@ -214,8 +214,8 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
     module = rebuild(description, tokenizer).eval()
     load_state(module, folder / "model.safetensors", half=description["stored"] == "float16")
     if isinstance(module, Delivered):
-        module.settle()
-    return usable(module, tokenizer, description["preprocess"], name=name)
+        module.merge()
+    return to_model(module, tokenizer, description["preprocess"], name=name)
 
 
 @contextmanager
@@ -240,11 +240,11 @@ def _saved_digest(path: Path) -> str | None:
         raise InputError(f"{path} is not a readable safetensors file ({brief(error)}); copy it again") from None
 
 
-def usable(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str) -> Any:
+def to_model(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str) -> Any:
     """What takes pictures and strings, around a delivered module; `preprocess` in plain values."""
     pictures = Preprocess.from_dict(preprocess) if preprocess else None
     if isinstance(module, Delivered):
-        return module.usable(tokenizer, pictures, name)
+        return module.to_model(tokenizer, pictures, name)
     if isinstance(module, CausalLM):
         assert tokenizer is not None, "a language model is made for a tokenizer"
         return LanguageModel(module, tokenizer, name=name)
@@ -271,7 +271,7 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
         make = Make(image=dual["image"], text=text, embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
     module: Any = cls(cls.configure(description["config"]), make).deliver()
     if isinstance(module, Delivered):
-        module.recall(description["kept"])
+        module.load_extra_state(description["kept"])
     return module
 
 
@@ -287,6 +287,7 @@ def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
             for name, value in state.items()
         }
     own = module.state_dict()
+    state = renamed_entries(state, own)
     problems = [f"lacks {name}" for name in own.keys() - state.keys()]
     problems += [f"has the unknown {name}" for name in state.keys() - own.keys()]
     for name in own.keys() & state.keys():

@@ -28,7 +28,7 @@ def has_blocks(tower: Any) -> bool:
 
 
 def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
-    """Multipliers of the rate by prefix of a tower's parameters (`Stage.scale`). A decay of 1 needs none.
+    """Multipliers of the rate by prefix of a tower's parameters (`Stage.lr_scale`). A decay of 1 needs none.
 
     Raises InputError for a tower without transformer blocks.
 

@@ -89,7 +89,7 @@ class Classifier(Delivered):
 
     def judged(self, image: Tensor, texts: Tensor) -> Tensor:
         """Unit vectors of pictures (N, E) and of classes (C, E) -> logits (N, C)."""
-        return self.encoder.scale() * image.to(texts.dtype) @ texts.T
+        return self.encoder.logit_scale() * image.to(texts.dtype) @ texts.T
 
     def of_vectors(self, image: Tensor) -> Tensor:
         """Pictures that are `image_features` (N, E) already -> logits (N, C), where classes are `fixed`."""
@@ -124,14 +124,14 @@ class Classifier(Delivered):
         """Fields of a source that it is validated on."""
         return "images.main", f"labels.{self.label}"
 
-    def remember(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         return {"classes": list(self.classes)}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
         if values["classes"]:
             self.set_classes(values["classes"])
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
 
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return Adapted(self, preprocess, name=name)

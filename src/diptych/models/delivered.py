@@ -23,23 +23,23 @@ class Delivered(nn.Module):
     """A dual encoder (`encoder`), a language model (`lm`) or both, and what was learnt beside them.
 
     model.json describes these two, and a loader builds them first; the rest follows from the method's options, and from
-    the plain values that `remember` gives. A subclass says how it is used in `usable`.
+    the plain values that `extra_state` gives. A subclass says how it is used in `to_model`.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images.main",)
     """Fields of a source that it is validated on."""
 
-    def remember(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         """Plain values that model.json keeps beside the towers: names of classes and the like."""
         return {}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
-        """Take what `remember` gave, before the weights are loaded: shapes may hang on it."""
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
+        """Take what `extra_state` gave, before the weights are loaded: shapes may hang on it."""
 
-    def settle(self) -> None:
+    def merge(self) -> None:
         """Put what was learnt beside weights into them, where it can be: called once the weights are loaded."""
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         """What takes pictures and strings around it, as `diptych.load` returns it. Its attribute `validation` is a
         `Validation`."""
         raise NotImplementedError

@@ -53,7 +53,7 @@ class Model:
     ):  # fmt: skip
         self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
         self.delivered = delivered
-        self._kept = delivered.remember() if delivered is not None else {}  # before other classes are named
+        self._kept = delivered.extra_state() if delivered is not None else {}  # before other classes are named
         self.precision = "float32"  # what it computes in: `models.precision.set_precision` changes it
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
@@ -158,7 +158,7 @@ class Model:
         if not self.classes:
             raise InputError(f"{self.name} knows no classes; name them first, with set_classes or --names")
         vectors = self.embed_images(images, batch_size=batch_size, exact=exact, progress=progress)
-        return float(self.encoder.scale().detach()) * self.similarity(vectors, self._class_vectors)
+        return float(self.encoder.logit_scale().detach()) * self.similarity(vectors, self._class_vectors)
 
     @property
     def shares(self) -> tuple[float, ...]:

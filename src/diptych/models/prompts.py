@@ -277,4 +277,4 @@ class Conditional(Prompted):
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         image = self.image_features(x)
         classes = self.pair_features(self.meta(image)[:, None])
-        return self.encoder.scale() * torch.einsum("ne,nce->nc", image, classes)
+        return self.encoder.logit_scale() * torch.einsum("ne,nce->nc", image, classes)

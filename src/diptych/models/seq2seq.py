@@ -57,7 +57,7 @@ class Seq2Seq(CausalLM):
         x = self.reader(x + self.places[: x.shape[1]], mask=mask)
         return self.read_norm(x), mask
 
-    def remember(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         """Plain values from which it is built again where its spec names a folder: nothing here."""
         return {}
 

@@ -66,7 +66,7 @@ class T5(CausalLM):
     def config(self) -> dict[str, Any]:
         return {"t5": self.plain}
 
-    def remember(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         """Its config, and its tokenizer, where it came with one."""
         return {"t5": self.plain, "words": self.tokenizer.to_dict()} if self.own else {}
 
@@ -135,7 +135,7 @@ def from_folder(folder: str, *, context: int | None = None) -> T5:
 
 
 def rebuilt(values: dict[str, Any]) -> T5:
-    """The T5 that `remember` told of, with fresh weights."""
+    """The T5 that `extra_state` told of, with fresh weights."""
     transformers = _transformers()
     config = transformers.T5Config.from_dict(values["t5"])
     return T5(transformers.T5ForConditionalGeneration(config), from_dict(values["words"]), own=True)

@@ -33,7 +33,7 @@ from diptych.training.step import Step, whole
 def encode_mixes_no_samples(subject: Subject) -> None:
     """`encode` gives each sample the same features whoever else is in the batch."""
     method = subject.small().eval()
-    if not method.cut:
+    if not method.chunkable:
         return
     for stage, batch in batches(subject, method):
         at = At(0, 10, 0, 0, stage.name)
@@ -83,11 +83,11 @@ def loss_changes_no_state(subject: Subject) -> None:
 
 def every_parameter_learns(subject: Subject) -> None:
     """Each stage's loss is one finite number; every trainable parameter gets a finite gradient in some stage, and in
-    every stage where the class has `reaches_all`."""
+    every stage where the class has `find_unused_parameters`."""
     method = subject.small()
-    lost: set[str] | None = None if any(stage.descend for stage in method.stages()) else _trainable(method)
+    lost: set[str] | None = None if any(stage.optimize for stage in method.stages()) else _trainable(method)
     for stage, batch in batches(subject, method):
-        freeze(method, stage.scale)
+        freeze(method, stage.lr_scale)
         method.zero_grad(set_to_none=True)
         losses = whole(Step(method, "float32"), batch, At(0, 10, 0, 0, stage.name))
         assert losses.total.ndim == 0 and bool(torch.isfinite(losses.total)), f"the loss is {losses.total}"
@@ -97,8 +97,9 @@ def every_parameter_learns(subject: Subject) -> None:
                 missing |= {name} if parameter.requires_grad else set()
             else:
                 assert bool(torch.isfinite(parameter.grad).all()), f"the gradient of {name} is not finite"
-        assert not (missing and method.reaches_all), (
-            f"stage {stage.name!r} gives {', '.join(sorted(missing)[:3])} no gradient; set reaches_all = False"
+        assert not missing or method.find_unused_parameters, (
+            f"stage {stage.name!r} gives {', '.join(sorted(missing)[:3])} no gradient; "
+            "set find_unused_parameters = True"
         )
         lost = missing if lost is None else lost & missing
     assert not lost, f"no gradient ever reaches {', '.join(sorted(lost)[:5])}; freeze or remove what is not trained"
@@ -110,20 +111,20 @@ def _trainable(method: Method) -> set[str]:
 
 def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
     """Encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of the whole batch."""
-    if subject.cls.cut and any(stage.descend for stage in subject.small().stages()):
+    if subject.cls.chunkable and any(stage.optimize for stage in subject.small().stages()):
         _compare(gradients_of(subject, BATCH), gradients_of(subject, BATCH, chunk=40), "when encoded in pieces")
 
 
 def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
     """On two ranks, loss and gradients equal those of one process; so does what a search finds."""
-    if not subject.small().stages()[0].descend:
+    if not subject.small().stages()[0].optimize:
         one = found_by(subject)
         for rank, two in enumerate(ranks.run(found_by, subject)):
             for name, value in one.items():
                 assert torch.allclose(value, two[name], atol=1e-4, rtol=1e-3), (
                     f"{name} is another on rank {rank} of two"
                 )
-    if not any(stage.descend for stage in subject.small().stages()):
+    if not any(stage.optimize for stage in subject.small().stages()):
         return
     one = gradients_of(subject, BATCH)
     for rank, two in enumerate(ranks.run(gradients_of, subject, BATCH)):
@@ -203,7 +204,7 @@ def paper_preset_builds(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = subject.make(narrow)
         engine = engine_of(subject, small, subject.sources(small), Path(folder), 2, batch=4)
-        assert engine.run().steps >= (2 if any(stage.descend for stage in small.stages()) else 1)
+        assert engine.run().steps >= (2 if any(stage.optimize for stage in small.stages()) else 1)
 
 
 def golden_losses(subject: Subject, path: Path) -> None:

@@ -106,7 +106,7 @@ def shuffled_texts_teach_nothing(subject: Subject) -> None:
 
 
 def _descends(subject: Subject) -> bool:
-    return any(stage.descend for stage in subject.small().stages())
+    return any(stage.optimize for stage in subject.small().stages())
 
 
 def knows_pairs_alone(subject: Subject) -> bool:
@@ -157,7 +157,7 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
 def _shorten(method: Method) -> int:
     """Give stages before the last that descends few steps; the place of that one."""
     stages = method.stages()
-    last = max(at for at, stage in enumerate(stages) if stage.descend)
+    last = max(at for at, stage in enumerate(stages) if stage.optimize)
     shorter = [
         replace(stage, recipe={**stage.recipe, "steps": STEPS if at == last else BEFORE, "batch_size": len(_SEEN)})
         for at, stage in enumerate(stages)
@@ -217,7 +217,7 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
         if isinstance(module, DualEncoder) and module.text is None:
             return agreement(module, _batch(method, source)), ENOUGH
         preprocess = getattr(getattr(module, "image", None), "preprocess", None)
-        model = store.usable(module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model")
+        model = store.to_model(module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model")
         suite, names, settings = model.validation.suite, model.validation.names, model.validation.settings
         if suite in ("perplexity", "captions"):
             batch, at = _batch(method, source), At(0, 1, 0, 0, _last(method).name)
@@ -238,7 +238,7 @@ def agreement(module: DualEncoder, batch: Batch) -> float:
 
 
 def _last(method: Method) -> Any:
-    return [stage for stage in method.stages() if stage.descend][-1]
+    return [stage for stage in method.stages() if stage.optimize][-1]
 
 
 def _batch(method: Method, source: Source) -> Batch:
@@ -259,7 +259,7 @@ def new_pairs(method: Method) -> tuple[int, int]:
     source = Picked(_NEW, ("images.main", "texts.caption"))
     module: Any = method.deliver()
     with evaluating(module):
-        model = store.usable(module, method.make.words, module.image.preprocess.to_dict(), name="the toy's model")
+        model = store.to_model(module, method.make.words, module.image.preprocess.to_dict(), name="the toy's model")
         found = evaluate(model, source, ["retrieval"])["retrieval"]
     return round(found["i2t_r5"] * len(source)), chance(len(source), 5)
 

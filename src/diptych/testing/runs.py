@@ -36,11 +36,11 @@ def rows(batch: Any, start: int, stop: int) -> Any:
 def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
     """One batch for each stage that descends, this rank's part of it. What searches before one gives its columns."""
     sources = subject.sources(method)
-    method.meet(sources)
+    method.setup(sources)
     found, stages = [], method.stages()
     for at, stage in enumerate(stages):
-        if not stage.descend:
-            if any(later.descend for later in stages[at:]):
+        if not stage.optimize:
+            if any(later.optimize for later in stages[at:]):
                 run = Run(method, sources, At(0, 0, 0, 0, stage.name), torch.device("cpu"))
                 stage.prepare(run)  # type: ignore[misc]  # it has one
                 sources = with_columns(sources, run.columns)
@@ -78,7 +78,7 @@ def found_by(subject: Subject) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     method = subject.small()
     sources = subject.sources(method)
-    method.meet(sources)
+    method.setup(sources)
     method.stages()[0].prepare(Run(method, sources, At(0, 0, 0, 0), torch.device("cpu")))  # type: ignore[misc]
     return {name: value.clone() for name, value in method.named_buffers()}
 

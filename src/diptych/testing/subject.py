@@ -48,7 +48,7 @@ class Subject:
                 config[key] = str(narrower(value, shrink))
             elif key in ("teacher", "matcher"):
                 config[key] = "tiny"
-        config |= self.cls.toy
+        config |= self.cls.test_options
         return replace(preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink))
 
     def make(self, preset: Preset) -> Method:

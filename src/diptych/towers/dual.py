@@ -3,7 +3,8 @@
 Dimensions: N pictures or texts, L tokens, D tower width, E embedding, K pooled vectors, H x W pixels.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -18,12 +19,16 @@ from diptych.towers.nn.heads import TwoConfig, TwoHeads, fitted, head
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
+_OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
+"""Keys of saved configs before 0.2."""
+
 
 class DualEncoder(nn.Module):
     """Pictures and texts to unit vectors of one space; similarity is their dot product.
 
-    `scale()` is the multiplier of similarities, `bias` what is added to them (SigLIP), or None. A projection is the
-    spec of a head (`towers.nn.heads`), such as "linear". A model of pictures alone has no text tower (None).
+    `logit_scale()` is the multiplier of similarities, `logit_bias` what is added to them (SigLIP), or None. A
+    projection is the spec of a head (`towers.nn.heads`), such as "linear". A model of pictures alone has no text tower
+    (None).
 
     >>> from diptych.towers.build import image_tower, text_tower
     >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")
@@ -36,8 +41,8 @@ class DualEncoder(nn.Module):
     """
 
     def __init__(
-        self, image: ImageTower, text: Tower | None, embed_dim: int, *, scale: Temperature | None = None,
-        bias: float | None = None, image_projection: str = "linear", text_projection: str = "linear",
+        self, image: ImageTower, text: Tower | None, embed_dim: int, *, logit_scale: Temperature | None = None,
+        logit_bias: float | None = None, image_projection: str = "linear", text_projection: str = "linear",
     ):  # fmt: skip
         super().__init__()
         if image.vectors > 1:
@@ -48,9 +53,13 @@ class DualEncoder(nn.Module):
         text_projection = text_projection if text is None else fitted(text_projection, text.width, embed_dim)
         self.image_projection = head(image_projection, image.width, embed_dim, "image")
         self.text_projection = None if text is None else head(text_projection, text.width, embed_dim, "text")
-        self.scale = scale or Temperature()
-        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
-        self._plain = {"image_projection": image_projection, "text_projection": text_projection, "bias": bias}
+        self.logit_scale = logit_scale or Temperature()
+        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        self._plain = {
+            "image_projection": image_projection,
+            "text_projection": text_projection,
+            "logit_bias": logit_bias,
+        }
 
     def encode_image(self, x: Tensor, **how: Any) -> Encoded:
         """Pictures (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the tower."""
@@ -115,23 +124,38 @@ class DualEncoder(nn.Module):
             "image": self.image.spec,
             "text": None if self.text is None else self.text.spec,
             "embed_dim": self.embed_dim,
-            "scale": self.scale.config(),
+            "logit_scale": self.logit_scale.config(),
             **self._plain,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "DualEncoder":
         """The module that `config()` describes, with fresh parameters; InputError for missing or unknown keys."""
-        known = ("image", "text", "embed_dim", "scale", "image_projection", "text_projection", "bias")
+        config = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
+        known = ("image", "text", "embed_dim", "logit_scale", "image_projection", "text_projection", "logit_bias")
         for key in config:
             if key not in known:
                 raise unknown("key of a dual encoder", key, known)
         if missing := {"image", "text", "embed_dim"} - set(config):
             raise InputError(f"this dual encoder's config lacks {', '.join(sorted(missing))}")
-        options = {key: value for key, value in config.items() if key not in ("image", "text", "scale")}
+        options = {key: value for key, value in config.items() if key not in ("image", "text", "logit_scale")}
         try:
-            scale = Temperature(**config.get("scale", {}))
+            logit_scale = Temperature(**config.get("logit_scale", {}))
         except TypeError as error:
-            raise InputError(f"the scale of this dual encoder's config: {error}") from error
+            raise InputError(f"the logit_scale of this dual encoder's config: {error}") from error
         text = None if config["text"] is None else text_tower(config["text"])
-        return cls(image_tower(config["image"]), text, scale=scale, **options)
+        return cls(image_tower(config["image"]), text, logit_scale=logit_scale, **options)
+
+
+def renamed_entries(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
+    """A saved state dict with the names that a dual encoder has today: before 0.2 `logit_scale` was called `scale` and
+    `logit_bias` `bias`. `own` are the names of the module that the state is for.
+
+    >>> list(renamed_entries({"encoder.scale.value": torch.zeros(())}, ["encoder.logit_scale.value"]))
+    ['encoder.logit_scale.value']
+    """
+    found = {}
+    for name, value in state.items():
+        new = re.sub(r"(^|\.)(scale\.value|bias)$", r"\1logit_\2", name)
+        found[new if name not in own and new in own else name] = value
+    return found

@@ -104,7 +104,7 @@ def resolve(
         init=init,
         weights=weights,
         added=tuple(added),
-        config=dict(cls.kept(merged)),
+        config=dict(cls.resolve_options(merged)),
         recipe=told,
         options=configure(Options, dict(options or {}), "the run"),
     )

@@ -26,6 +26,7 @@ from diptych.errors import InputError, brief
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.models.model import evaluating
 from diptych.spec import Above, AtLeast, Count, Natural, NotNegative, Share, check, check_record, configure
+from diptych.towers.dual import renamed_entries
 from diptych.towers.nn.parts import Momentum
 from diptych.training import gradcache, optim
 from diptych.training.feed import Feed
@@ -129,7 +130,7 @@ class Engine:
         self.accelerator = accelerator or make_accelerator()
         self.ranks = over_ranks(self.accelerator, options.shard)
         self.device: torch.device = self.accelerator.device
-        method.meet(sources)
+        method.setup(sources)
         self.method = method.to(self.device)
         self.step = Step(self.method, recipe.precision)
         self.recipe, self.out, self.options = recipe, out, options
@@ -142,7 +143,7 @@ class Engine:
         self.guard = Guard(options.spike)
         self.memory = Memory(remember, options.forget, out / "state")
         self.average: Momentum | None = None
-        if recipe.ema is not None and any(stage.descend for stage in method.stages()):
+        if recipe.ema is not None and any(stage.optimize for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
         self._asked = False  # a signal came to this rank
         self._stop = False  # one came to some rank: all know
@@ -197,7 +198,7 @@ class Engine:
 
     def _run_stage(self, stage: Stage, saved: Saved | None) -> None:
         recipe = replace(self.recipe, **stage.recipe)
-        if not stage.descend:
+        if not stage.optimize:
             self.feed.streams(stage)  # which says what the data lack
             self._prepare(stage)
             if self.average is not None:
@@ -205,8 +206,8 @@ class Engine:
             self._validate()
             self._end_stage()
             return
-        optim.freeze(self.method, stage.scale)
-        optimizer = optim.build(self.method, recipe, stage.scale)
+        optim.freeze(self.method, stage.lr_scale)
+        optimizer = optim.build(self.method, recipe, stage.lr_scale)
         if saved is not None and saved.optimizer is not None:
             with self._fitting():
                 self.ranks.load(optimizer, dict(saved.optimizer))
@@ -246,7 +247,7 @@ class Engine:
         self._end_stage()
 
     def _check_search(self, stages: Sequence[Stage]) -> None:
-        if self.options.shard and collectives.world_size() > 1 and not all(stage.descend for stage in stages):
+        if self.options.shard and collectives.world_size() > 1 and not all(stage.optimize for stage in stages):
             raise InputError(f"{self.method.name} searches with whole weights, which shards do not have; leave --shard "
                              "out")  # fmt: skip
 
@@ -431,9 +432,10 @@ class Engine:
         self.position = configure(Position, saved.position, f"checkpoint {self.checkpoints.newest()}")
         if self.position.stage > len(self.method.stages()):
             raise ValueError(f"stage {self.position.stage} of {len(self.method.stages())}")
-        self.method.load_state_dict(saved.method)
+        self.method.load_state_dict(renamed_entries(saved.method, self.method.state_dict()))
         if self.average is not None:
-            self.average.module.load_state_dict(dict(saved.average or {}))
+            average = self.average.module
+            average.load_state_dict(renamed_entries(saved.average or {}, average.state_dict()))
         self.feed.damaged, self.guard.losses = dict(saved.damaged), list(saved.guard)
         self.memory.restore(saved.memory)
         self.summary.skipped, self.summary.steps = saved.skipped, self.position.done

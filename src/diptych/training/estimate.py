@@ -75,7 +75,7 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         batch_size=size,
         chunk=chunk,
         parameters=parameters,
-        state_bytes=_state_bytes(method, config.recipe, stage.scale),
+        state_bytes=_state_bytes(method, config.recipe, stage.lr_scale),
         batch_bytes=round(_batch_bytes(step, batch, at, chunk, size)),
         step_seconds=a_sample * size,
         epoch_seconds=a_sample * len(source),

@@ -98,7 +98,7 @@ def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
 
 def check(method: Method) -> None:
     """InputError where a method, in the mode it is in, may not be cut: its samples meet in `encode`."""
-    if not method.cut:
+    if not method.chunkable:
         raise InputError(
             f"{type(method).__name__} encodes a batch only as a whole, so --chunk cannot cut it; leave it out, and "
             "lower --batch-size where memory is short"

@@ -48,7 +48,7 @@ def across_ranks(accelerator: Any, step: Step) -> nn.Module:
     from accelerate import DistributedDataParallelKwargs
 
     accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=not step.method.reaches_all, broadcast_buffers=False
+        find_unused_parameters=step.method.find_unused_parameters, broadcast_buffers=False
     )
     with warnings.catch_warnings():  # torch renames broadcast_buffers, accelerate has only the old name
         warnings.simplefilter("ignore", FutureWarning)

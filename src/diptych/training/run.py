@@ -107,7 +107,7 @@ def _train(
     preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
 
     def loaded(module: nn.Module) -> Any:
-        return store.usable(module, method.make.words, preprocess and preprocess.to_dict(), name=str(out))
+        return store.to_model(module, method.make.words, preprocess and preprocess.to_dict(), name=str(out))
 
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None

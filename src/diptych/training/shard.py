@@ -121,10 +121,10 @@ def check(method: Method) -> None:
     """InputError where torch is too old, or ranks could disagree about which gradients there are and wait for ever."""
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise InputError(f"--shard needs a newer torch than {torch.__version__}, such as 2.13; update it")
-    if not method.reaches_all:
+    if method.find_unused_parameters:
         raise InputError(
-            f"a step of {type(method).__name__} may leave some parameters without a gradient (reaches_all = False), "
-            "which shards cannot take; leave --shard out"
+            f"a step of {type(method).__name__} may leave some parameters without a gradient "
+            "(find_unused_parameters = True), which shards cannot take; leave --shard out"
         )
 
 

@@ -73,7 +73,7 @@ def test_the_first_step_is_zero_shot_with_any_names(tft):
     for names in (NAMES, ["a green triangle", "bar"]):
         made.model.set_classes(names)
         with torch.no_grad():
-            expected = made.model.encoder.scale() * made.model.encoder.embed_images(x) @ zero_shot(made).T
+            expected = made.model.encoder.logit_scale() * made.model.encoder.embed_images(x) @ zero_shot(made).T
             torch.testing.assert_close(made.model(x), expected, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
 
@@ -112,7 +112,7 @@ def slow_logits(made, x, tft):
                 read = slow_read(model.tft, one, patches)
             else:
                 read = slow_read(model.tft, whole, torch.stack(classes))
-            row.append(encoder.scale() * F.normalize(whole + model.alpha * read, dim=0) @ one)
+            row.append(encoder.logit_scale() * F.normalize(whole + model.alpha * read, dim=0) @ one)
         rows.append(torch.stack(row))
     return torch.stack(rows)
 
@@ -203,7 +203,7 @@ def test_without_alpha_the_classes_learn_as_without_tuning():
     with_it = {name: p.grad.clone() for name, p in made.named_parameters() if p.requires_grad and "tft" not in name}
     made.zero_grad()
     picture = model.encoder.embed_images(x)[:, None]
-    F.cross_entropy(model.encoder.scale() * (picture * model.class_features(x)).sum(-1), y).backward()
+    F.cross_entropy(model.encoder.logit_scale() * (picture * model.class_features(x)).sum(-1), y).backward()
     for name, parameter in made.named_parameters():
         if parameter.requires_grad and "tft" not in name and "alpha" not in name:
             torch.testing.assert_close(parameter.grad, with_it[name])

@@ -117,7 +117,7 @@ def test_the_stage_matches_with_the_model_as_it_starts_and_writes_what_it_found(
     moved = {
         name.split(".")[0] for name, value in held.model.state_dict().items() if not torch.equal(value, start[name])
     }
-    assert moved == {"image", "text", "image_projection", "text_projection", "scale"}
+    assert moved == {"image", "text", "image_projection", "text_projection", "logit_scale"}
 
 
 def test_another_model_matches_and_stays_as_it_is(tmp_path, bank):
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_does_not_match_again(tmp_path, bank):
 
 
 def pairs(held, columns=None):
-    held.meet({"train": TOY})
+    held.setup({"train": TOY})
     source = WithColumns(TOY, columns) if columns else TOY
     found = held.samples(held.stages()[-1], "train", source)
     assert isinstance(found, Paired)
@@ -222,7 +222,7 @@ def test_without_names_before_them_ready_captions_need_no_label(tmp_path):
 
 def loss(image, text, origin=None, scale=100.0, **config):
     held = method(bank="a {}", **config)
-    held.model.scale = Temperature(scale)
+    held.model.logit_scale = Temperature(scale)
     count = len(image)
     fields = {} if origin is None else {"origin": torch.tensor(origin)}
     return held.loss({"image": image, "text": text}, Batch(fields=fields, keys=("k",) * count), AT).total.item()
@@ -230,13 +230,13 @@ def loss(image, text, origin=None, scale=100.0, **config):
 
 def test_the_scale_is_clips_and_has_no_bounds():
     held = method(bank="a {}")
-    assert held.model.scale().item() == pytest.approx(100.0)
-    assert held.model.config()["scale"]["clamp"] is None
-    assert (held.model.scale() * torch.ones(1)).item() == pytest.approx(100.0)
+    assert held.model.logit_scale().item() == pytest.approx(100.0)
+    assert held.model.config()["logit_scale"]["clamp"] is None
+    assert (held.model.logit_scale() * torch.ones(1)).item() == pytest.approx(100.0)
     bounded = Make(image=IMAGE, text=TEXT, embed_dim=32, tokenizer=tokenizer(),
                    dual=method(cls=CLIP).model.config())  # fmt: skip
-    assert CLIP(CLIP.configure({}), bounded).model.scale.clamp is not None
-    assert GIST(GIST.configure({"bank": "a {}"}), bounded).model.scale.clamp is None
+    assert CLIP(CLIP.configure({}), bounded).model.logit_scale.clamp is not None
+    assert GIST(GIST.configure({"bank": "a {}"}), bounded).model.logit_scale.clamp is None
 
 
 @pytest.mark.parametrize(("groups", "floor"), [([0, 0, 1, 1], 0.693147), ([0, 0, 1, 2], 0.346574)])

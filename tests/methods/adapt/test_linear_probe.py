@@ -42,7 +42,7 @@ def method(source, text="text:width=32:depth=1:heads=2", **config):
     words = None if text == NO_TOWER else tokenizer()
     cls = method_class("linear_probe")
     made = cls(cls.configure(config), Make(image=IMAGE, text=text, embed_dim=32, tokenizer=words))
-    made.meet({"train": source})
+    made.setup({"train": source})
     return made.eval()
 
 
@@ -87,7 +87,7 @@ def test_pictures_without_a_class_are_passed_over():
 
 def test_nothing_is_trained_by_steps():
     made = method(Named(30))
-    assert [stage.descend for stage in made.stages()] == [False]
+    assert [stage.optimize for stage in made.stages()] == [False]
     assert not [name for name, parameter in made.named_parameters() if parameter.requires_grad]
 
 

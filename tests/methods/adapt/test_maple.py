@@ -92,6 +92,6 @@ def test_maple_equals_loops(classes, depth, batch):
         shown = [[linear(row, state, f"model.couple.{at}") for row in each] for at, each in enumerate(prompts)]
         texts = [text_vector(made, state, name, prompts) for name in CLASSES[classes]]
         images = [picture_vector(state, pixels, shown) for pixels in x]
-        scale = float(made.model.encoder.scale())
+        scale = float(made.model.encoder.logit_scale())
         expected = torch.stack([torch.stack([scale * (image @ text) for text in texts]) for image in images])
         torch.testing.assert_close(made.model(x), expected, rtol=1e-9, atol=1e-9)

@@ -131,7 +131,7 @@ def test_deep_prompts_reach_the_loss_through_both_towers():
     features = made.model.text_features().detach()
     made.zero_grad()
     made.model.__dict__.pop("image_prompts", None)
-    logits = made.model.encoder.scale() * made.model.image_features(x) @ features.T
+    logits = made.model.encoder.logit_scale() * made.model.image_features(x) @ features.T
     torch.nn.functional.cross_entropy(logits, y).backward()
     torch.testing.assert_close(both, text + made.model.deep[0].grad, rtol=1e-3, atol=1e-5)
 

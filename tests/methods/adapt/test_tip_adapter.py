@@ -36,7 +36,7 @@ class Labelled(Toy):
 def filled(count=7, lost=(), **config):
     made = method("tip_adapter", **config)
     source = Labelled(count, lost)
-    made.meet({"train": source})
+    made.setup({"train": source})
     made.fill(Run(made, {"train": source}, At(0, 0, 0, 0), torch.device("cpu")))
     return made.eval(), source
 
@@ -53,7 +53,7 @@ def test_votes_are_those_of_a_loop():
             votes = sum(
                 math.exp(-3.0 * (1 - float(image @ key))) for i, key in enumerate(keys) if int(model.owners[i]) == c
             )
-            expected = float(model.encoder.scale()) * float(image @ texts[c]) + 2.0 * votes
+            expected = float(model.encoder.logit_scale()) * float(image @ texts[c]) + 2.0 * votes
             assert float(found[row, c]) == pytest.approx(expected, abs=1e-3)
 
 
@@ -74,7 +74,11 @@ def test_names_that_were_not_trained_have_no_votes():
         before = made.model(pictures())
         made.model.set_classes([trained[2], "violin"])
         after = made.model(pictures())
-        plain = made.model.encoder.scale() * made.model.encoder.embed_images(pictures()) @ made.model.text_features().T
+        plain = (
+            made.model.encoder.logit_scale()
+            * made.model.encoder.embed_images(pictures())
+            @ made.model.text_features().T
+        )
     torch.testing.assert_close(after[:, 0], before[:, 2])
     torch.testing.assert_close(after[:, 1], plain[:, 1])
 
@@ -82,7 +86,11 @@ def test_names_that_were_not_trained_have_no_votes():
 def test_no_weight_on_the_votes_is_zero_shot():
     made, _ = filled(alpha=0.0)
     with torch.no_grad():
-        plain = made.model.encoder.scale() * made.model.encoder.embed_images(pictures()) @ made.model.text_features().T
+        plain = (
+            made.model.encoder.logit_scale()
+            * made.model.encoder.embed_images(pictures())
+            @ made.model.text_features().T
+        )
         torch.testing.assert_close(made.model(pictures()), plain)
 
 
@@ -93,7 +101,7 @@ def test_a_picture_does_not_vote_for_itself_when_the_cache_is_judged():
     with torch.no_grad():
         texts = model.text_features()
         for i in range(5):
-            logits = model.encoder.scale() * texts @ model.keys[i]
+            logits = model.encoder.logit_scale() * texts @ model.keys[i]
             for k in range(5):
                 if k != i:
                     logits[model.owners[k]] += 50.0 * torch.exp(-5.5 * (1 - model.keys[i] @ model.keys[k]))
@@ -111,7 +119,7 @@ def test_the_cache_alone_is_trained_and_only_where_it_is_tuned():
 def test_a_cache_is_made_again_from_what_is_remembered():
     made, _ = filled()
     fresh = method("tip_adapter", classes=("other",))
-    fresh.model.recall(made.model.remember())
+    fresh.model.recall(made.model.extra_state())
     fresh.model.load_state_dict(made.model.state_dict())
     with torch.no_grad():
         assert torch.equal(fresh.model(pictures()), made.model(pictures()))

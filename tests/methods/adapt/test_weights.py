@@ -31,8 +31,8 @@ def test_the_first_step_is_zero_shot(name):
 def test_rates_fall_from_block_to_block_and_texts_stay():
     made = method("fine_tune", decay=0.5)
     [stage] = made.stages()
-    optim.freeze(made, stage.scale)
-    groups = optim.build(made, made.presets["small"].recipe, stage.scale).param_groups
+    optim.freeze(made, stage.lr_scale)
+    groups = optim.build(made, made.presets["small"].recipe, stage.lr_scale).param_groups
     rates = {name: group["multiplier"] for group in groups for name in group["names"]}
     assert {rates[f"model.encoder.image.transformer.layers.{at}.attn.q.weight"] for at in range(3)} == {0.25, 0.5, 1.0}
     assert rates["model.encoder.image.positions"] == 0.125
@@ -40,9 +40,9 @@ def test_rates_fall_from_block_to_block_and_texts_stay():
     assert not any("text" in name or "scale" in name for name in rates)
     both = method("fine_tune", decay=0.5, text=True)
     [stage] = both.stages()
-    optim.freeze(both, stage.scale)
+    optim.freeze(both, stage.lr_scale)
     assert both.model.encoder.text.positions.requires_grad
-    assert stage.scale["model.encoder.text"] == 0.125
+    assert stage.lr_scale["model.encoder.text"] == 0.125
 
 
 def test_lora_learns_two_thin_matrices_a_layer():
@@ -70,7 +70,7 @@ def test_adding_the_products_to_the_weights_changes_no_logit():
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
         before = made.model(pictures())
-        made.model.settle()
+        made.model.merge()
         torch.testing.assert_close(made.model(pictures()), before, atol=1e-3, rtol=1e-4)
     assert not any("lora" in name for name in made.state_dict())
 
@@ -115,7 +115,7 @@ def test_wise_ft_goes_back_to_where_its_alpha_says():
             parameter.add_(1.0)
     end = made.model.encoder.state_dict()[name].clone()
     train, mix = made.stages()
-    assert (train.descend, mix.descend) == (True, False)
+    assert (train.optimize, mix.optimize) == (True, False)
     mix.prepare(None)
     torch.testing.assert_close(made.model.encoder.state_dict()[name], 0.75 * start + 0.25 * end)
     with pytest.raises(InputError, match="'alpha' of method WiSEFT is 2.0"):

@@ -58,12 +58,12 @@ def test_equal_texts_are_right_as_well_or_neither(name):
         options = {"smoothing": 0.0} if name == "align" else {}
         method = make_method(name, duplicates=how, **options)
         found[how] = method.loss({"image": image, "text": text}, batch, AT).total
-    scale = method.model.scale()
+    scale = method.model.logit_scale()
     logits = scale * image @ text.T
     same = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]])
     own = torch.eye(3)
     if name == "siglip":
-        logits = logits + method.model.bias
+        logits = logits + method.model.logit_bias
         expected = {
             "apart": -((2 * own - 1) * logits).sigmoid().log().sum() / 3,
             "positives": -((2 * same - 1) * logits).sigmoid().log().sum() / 3,
@@ -93,7 +93,7 @@ def test_duplicates_of_a_long_captions_sentences_are_told_column_by_column():
     image, *texts = (normalize(torch.randn(3, 32, generator=generator), dim=1) for _ in range(4))
     features = {"image": image, "texts": torch.stack(texts, 1)}
     method = make_method("dreamlip", duplicates="masked", subcaption=0.0)
-    scale = method.model.scale()
+    scale = method.model.logit_scale()
     expected = info_nce(image, texts[0], scale), 0.0, info_nce(image, texts[2], scale)  # of column 1 nothing competes
     torch.testing.assert_close(method.loss(features, batch, AT).total, sum(expected) / 3)
 

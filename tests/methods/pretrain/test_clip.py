@@ -27,7 +27,7 @@ def test_clip_loss_is_open_clips():
     from open_clip.loss import ClipLoss
 
     method, given = make_method("clip"), features()
-    theirs = ClipLoss()(given["image"], given["text"], method.model.scale())
+    theirs = ClipLoss()(given["image"], given["text"], method.model.logit_scale())
     assert torch.allclose(method.loss(given, None, AT).total, theirs, atol=1e-6)
 
 
@@ -36,7 +36,7 @@ def test_siglip_loss_is_open_clips():
     from open_clip.loss import SigLipLoss
 
     method, given = make_method("siglip"), features()
-    theirs = SigLipLoss()(given["image"], given["text"], method.model.scale(), method.model.bias)
+    theirs = SigLipLoss()(given["image"], given["text"], method.model.logit_scale(), method.model.logit_bias)
     assert torch.allclose(method.loss(given, None, AT).total, theirs, atol=1e-5)
 
 
@@ -51,8 +51,8 @@ def test_paper_clip_has_the_published_number_of_parameters():
 
 def test_siglip_starts_where_nearly_every_pair_is_a_no():
     method = make_method("siglip")
-    assert float(method.model.scale().detach()) == pytest.approx(10)
-    assert float(method.model.bias.detach()) == -10
+    assert float(method.model.logit_scale().detach()) == pytest.approx(10)
+    assert float(method.model.logit_bias.detach()) == -10
 
 
 def given_model():
@@ -68,7 +68,7 @@ def test_training_starts_from_the_weights_that_are_given(tmp_path, cls):
     method = cls(cls.configure({}), Make.of(model))
     for name, value in model.encoder.state_dict().items():
         assert torch.equal(value, method.model.state_dict()[name])
-    assert (method.model.bias is not None) == (cls is SigLIP)
+    assert (method.model.logit_bias is not None) == (cls is SigLIP)
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     make_engine(tmp_path, method=method, recipe={"steps": 2}).run()
     assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())

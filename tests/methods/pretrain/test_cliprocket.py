@@ -90,7 +90,7 @@ def test_without_strong_views_it_is_clip():
     given = held.encode(batch(local=0), AT)
     assert given.keys() == {"image", "text"}
     total = held.loss(given, batch(local=0), AT).total
-    torch.testing.assert_close(total, info_nce(given["image"], given["text"], held.model.scale()))
+    torch.testing.assert_close(total, info_nce(given["image"], given["text"], held.model.logit_scale()))
     assert all(not value.requires_grad for value in held.model.image_projection.second.parameters())
     cosines = held.model.embed_images(batch().image.flat) @ held.model.embed_texts(*batch().text.flat).T
     torch.testing.assert_close(cosines, given["image"] @ given["text"].T)  # the second head, not trained, has no say

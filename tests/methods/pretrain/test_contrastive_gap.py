@@ -114,18 +114,18 @@ def test_options_that_do_not_fit_are_named(config, message):
 def test_the_temperature_is_fixed_unless_it_is_to_be_learned():
     fixed, learned = make_method(), make_method(learned=True)
     assert not [name for name, _ in fixed.named_parameters() if "scale" in name]
-    assert [name for name, _ in learned.named_parameters() if "scale" in name] == ["model.scale.value"]
-    assert float(learned.model.scale().detach()) == pytest.approx(100)
+    assert [name for name, _ in learned.named_parameters() if "scale" in name] == ["model.logit_scale.value"]
+    assert float(learned.model.logit_scale().detach()) == pytest.approx(100)
     colder = make_method(learned=True, tau=0.005)
-    colder.model.scale.clamp_()
-    assert float(colder.model.scale().detach()) == pytest.approx(200)
+    colder.model.logit_scale.clamp_()
+    assert float(colder.model.logit_scale().detach()) == pytest.approx(200)
 
 
 def test_a_given_models_learned_scale_gives_way_to_the_fixed_temperature_and_is_kept_where_it_is_learned():
     model = given_model()
-    assert float(make_method(Make.of(model)).model.scale()) == 100
-    kept = make_method(Make.of(model), learned=True).model.scale()
-    assert torch.equal(kept, model.encoder.scale())
+    assert float(make_method(Make.of(model)).model.logit_scale()) == 100
+    kept = make_method(Make.of(model), learned=True).model.logit_scale()
+    assert torch.equal(kept, model.encoder.logit_scale())
 
 
 def test_new_projections_leave_a_given_models_towers_as_they_are():

@@ -55,11 +55,11 @@ def test_the_loss_is_open_clips(weight):
         (given["image"], given["text"]),
         (given["teacher_image"].detach(), given["teacher_text"].detach()),
     )
-    scales = held.model.scale(), diptych.load("tiny").encoder.scale().detach()
+    scales = held.model.logit_scale(), diptych.load("tiny").encoder.logit_scale().detach()
     contrastive, distance = DistillClipLoss()(*student, scales[0], *teacher, scales[1])
     torch.testing.assert_close(mine["contrastive"], contrastive)
     torch.testing.assert_close(mine["distillation"], weight * distance)
-    learnt = [*student, held.model.scale.value]
+    learnt = [*student, held.model.logit_scale.value]
     ours = torch.autograd.grad(sum(mine.values()), learnt)
     theirs = torch.autograd.grad(contrastive + weight * distance, learnt)
     for left, right in zip(ours, theirs, strict=True):

@@ -48,7 +48,7 @@ def test_the_first_phase_is_clip_and_the_second_adds_the_distance():
     given = batch(held.model.image.image_size)
     first = held.encode(given, At(0, 9, 0, 0, "train"))
     assert first.keys() == {"image", "text"}
-    clip = info_nce(first["image"], first["text"], held.model.scale())
+    clip = info_nce(first["image"], first["text"], held.model.logit_scale())
     torch.testing.assert_close(held.loss(first, given, At(0, 9, 0, 0, "train")).total, clip)
     second = held.encode(given, At(0, 9, 0, 0, "phase1"))
     old = held.old.module
@@ -62,7 +62,7 @@ def test_with_alpha_0_it_is_fine_tuning():
     held = method(alpha=0.0)
     given = batch(held.model.image.image_size)
     features = held.encode(given, At(0, 9, 0, 0, "phase1"))
-    clip = info_nce(features["image"], features["text"], held.model.scale())
+    clip = info_nce(features["image"], features["text"], held.model.logit_scale())
     torch.testing.assert_close(held.loss(features, given, At(0, 9, 0, 0, "phase1")).total, clip)
 
 

@@ -37,10 +37,10 @@ MODELS: dict[str, Any] = {
         bpe(padding="max"),
         text_projection="affine",
     ),
-    "siglip": lambda: make(SIGLIP, siglip_words(), bpe(padding="max"), 64, bias=-9.0, image_projection="none",
+    "siglip": lambda: make(SIGLIP, siglip_words(), bpe(padding="max"), 64, logit_bias=-9.0, image_projection="none",
                            text_projection="affine"),
     "conv": lambda: make({"name": "conv", "image_size": 32, "widths": (16, 32), "depths": (1, 1)},
-                         {**siglip_words(), "depth": 1}, bpe(padding="max"), bias=-9.0),
+                         {**siglip_words(), "depth": 1}, bpe(padding="max"), logit_bias=-9.0),
 }  # fmt: skip
 HOLDS = {
     "hf": ["own words", "clip's words", "siglip"],
@@ -78,7 +78,7 @@ def test_an_hf_folder_loads_again_and_embeds_alike(name: str, tmp_path: Path):
     first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "twice"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    torch.testing.assert_close(again.encoder.scale(), model.encoder.scale())
+    torch.testing.assert_close(again.encoder.logit_scale(), model.encoder.logit_scale())
 
 
 @pytest.mark.parity
@@ -140,7 +140,7 @@ def test_graphs_take_any_batch_and_length_and_need_only_onnxruntime(tmp_path: Pa
     stored = json.loads((folder / "diptych.json").read_text())
     assert stored["identity"] == model.identity
     assert stored["preprocess"] == model.preprocess.to_dict()
-    assert stored["logit_scale"] == pytest.approx(float(model.encoder.scale().detach()))
+    assert stored["logit_scale"] == pytest.approx(float(model.encoder.logit_scale().detach()))
 
 
 @pytest.mark.parity
@@ -167,7 +167,9 @@ def test_clips_rust_pipeline_gives_our_ids():
 @pytest.mark.parity
 def test_sentencepiece_goes_into_an_hf_folder_and_comes_back(tmp_path: Path):
     tokenizer = SentencePiece(siglip_spm(tmp_path).read_bytes(), context=16, pad=1, eos=1)
-    model = make(SIGLIP, siglip_words(), tokenizer, 64, bias=-9.0, image_projection="none", text_projection="affine")
+    model = make(
+        SIGLIP, siglip_words(), tokenizer, 64, logit_bias=-9.0, image_projection="none", text_projection="affine"
+    )
     report = export(model, "hf", tmp_path / "out")
     assert max(report.images, report.texts) <= LIMIT
     assert load(f"hf:{tmp_path / 'out'}").tokenizer == tokenizer
@@ -196,8 +198,8 @@ def test_a_swapped_end_is_the_highest_id_in_an_hf_folder(tmp_path: Path):
 def test_what_does_not_fit_is_named_with_the_targets_that_can(name: str, target: str, words: str, tmp_path: Path):
     model = MODELS[name]()
     if name == "siglip":
-        model = make({**SIGLIP, "depth": 1}, siglip_words(), bpe(padding="max"), 64, bias=-9.0, image_projection="none",
-                     text_projection="affine")  # fmt: skip
+        heads = {"image_projection": "none", "text_projection": "affine"}
+        model = make({**SIGLIP, "depth": 1}, siglip_words(), bpe(padding="max"), 64, logit_bias=-9.0, **heads)
     with pytest.raises(InputError, match=r"cannot hold tiny: ") as caught:
         export(model, target, tmp_path / "out")
     assert words in str(caught.value)

@@ -56,7 +56,7 @@ def test_siglip_embeddings_equal_transformers_with_texts_padded_to_64(siglip: Pa
     model = load(f"hf:{siglip}")
     assert_equal_embeddings(model, *expected)
     assert (model.tokenizer.padding, model.tokenizer.context) == ("max", 64)
-    assert model.encoder.bias is not None
+    assert model.encoder.logit_bias is not None
 
 
 @pytest.mark.parity

@@ -88,7 +88,7 @@ def measure(trial: Trial) -> dict[str, float]:
     told = evaluate(model, source, ["retrieval"])["retrieval"]  # type: ignore[arg-type]
     return {
         "r1": float(np.mean([told["i2t_r1"], told["t2i_r1"]])),
-        "sigma": 1 / float(model.encoder.scale().detach()),  # type: ignore[union-attr]
+        "sigma": 1 / float(model.encoder.logit_scale().detach()),  # type: ignore[union-attr]
     }
 
 

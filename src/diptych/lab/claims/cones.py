@@ -110,7 +110,7 @@ class Side:
         learnt, _ = pictures(trial, "novel", 1)
         method, model = build_method(settings(trial, name, learnt, 0.01, config), None)
         self.model: Any = model
-        method.meet({"train": open_source(learnt)})
+        method.setup({"train": open_source(learnt)})
         method.train()
         self.optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
         size = self.model.image.preprocess.size

@@ -103,7 +103,7 @@ class ClassAware(Conditional):
         assert texts is not None
         picture, patches = self.look(self.encoder.encode_image(x))
         classes = self.aware(picture, patches, texts)
-        return self.encoder.scale() * (self.tuned(picture, patches, classes) * classes).sum(-1)
+        return self.encoder.logit_scale() * (self.tuned(picture, patches, classes) * classes).sum(-1)
 
     @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class FineTune(Classify):
     Config = Config
 
     def build(self, encoder: DualEncoder) -> Classifier:
-        freeze(encoder.scale, encoder.bias)
+        freeze(encoder.logit_scale, encoder.logit_bias)
         if not self.config.text:
             freeze(encoder.text, encoder.text_projection)
         return Classifier(encoder, self.make.tokenizer, self.config.template, frozen=False)
@@ -51,7 +51,7 @@ class FineTune(Classify):
         scale = layer_rates("model.encoder.image", encoder.image, config.decay)
         if config.text:
             scale |= layer_rates("model.encoder.text", encoder.text, config.decay)
-        return (Stage(scale=scale),)
+        return (Stage(lr_scale=scale),)
 
 
 FineTune.presets = {

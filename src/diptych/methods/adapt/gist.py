@@ -91,17 +91,20 @@ class GIST(Pairs):
     """Pairs of a picture and the descriptions of its class that fit it."""
 
     Config = Config
-    toy: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json")}
+    test_options: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json")}
     adapts: ClassVar[bool] = True
-    then = ("evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} PICTURES --names 'A,B,C'")
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} PICTURES --names 'A,B,C'"
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        self.model = make.dual(scale=Temperature(FACTOR))
+        self.model = make.dual(logit_scale=Temperature(FACTOR))
         if self.model.text is None or make.words is None:
             raise InputError("gist trains on texts, and this model has no text tower or came without its tokenizer; "
                              "start from one of pictures and texts")  # fmt: skip
-        self.model.scale.clamp = None
+        self.model.logit_scale.clamp = None
         self.teacher = Teacher(config.matcher) if config.matcher else None
         self.names: tuple[str, ...] = ()
         self.bank: tuple[tuple[str, ...], ...] = ()  # of each class its captions
@@ -115,7 +118,7 @@ class GIST(Pairs):
             return self.teacher.model
         return Model(self.model, self.make.tokenizer, self.model.image.preprocess, name="the model that is trained")
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
+    def setup(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data and what the files say of them.
 
         Raises InputError for a class or a picture without captions, and texts that are longer than the tower reads.
@@ -154,7 +157,7 @@ class GIST(Pairs):
         return [self.said(name, text) for name, texts in zip(self.names, self.bank, strict=True) for text in texts]
 
     def stages(self) -> Sequence[Stage]:
-        match = Stage(name=_MATCH, prepare=self.match, descend=False)
+        match = Stage(name=_MATCH, prepare=self.match, optimize=False)
         return (Stage(),) if self.config.captions else (match, Stage())
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
@@ -224,7 +227,7 @@ class GIST(Pairs):
                              f"{tokenizer.context} tokens that {whose}")  # fmt: skip
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        return {"contrastive": info_nce(image, text, self.model.scale(), **equal)}
+        return {"contrastive": info_nce(image, text, self.model.logit_scale(), **equal)}
 
     def equal(self, batch: Batch, end: str) -> dict[str, Any]:
         if not self.config.group_positives:

@@ -105,12 +105,12 @@ class Linear(Classifier):
         places = [self.trained.index(name) for name in self.classes]
         return F.linear(self.image_features(x).to(self.weight.dtype), self.weight[places], self.bias[places])
 
-    def remember(self) -> dict[str, Any]:
-        return {**super().remember(), "trained": list(self.trained)}
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "trained": list(self.trained)}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
         self.hold(values["trained"])
-        super().recall(values)
+        super().load_extra_state(values)
 
 
 class LinearProbe(Classify):
@@ -118,18 +118,21 @@ class LinearProbe(Classify):
 
     Config = Config
     named: ClassVar[bool] = False
-    then = ("classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot")
     model: Linear  # type: ignore[assignment]
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot"
 
     def build(self, encoder: DualEncoder) -> Linear:
         return Linear(encoder, self.make.words, self.config.features)
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
+    def setup(self, sources: Mapping[str, Source]) -> None:
         if names := class_names(sources["train"], self.config.label):
             self.model.hold(check_names(names))
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(name="fit", prepare=self.fit, descend=False),)
+        return (Stage(name="fit", prepare=self.fit, optimize=False),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return self.picture, LabelView(label=self.config.label, name="class")

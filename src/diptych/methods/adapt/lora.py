@@ -49,7 +49,7 @@ class LowRank(Classifier):
     """A classifier with thin products beside its encoder's weights; once loaded they are added to them, and the encoder
     is one as any other, to embed with, to export and to start from."""
 
-    def settle(self) -> None:
+    def merge(self) -> None:
         from peft.tuners.lora import LoraLayer
 
         for parent in list(self.encoder.modules()):

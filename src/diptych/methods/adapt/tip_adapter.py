@@ -76,7 +76,7 @@ class Cached(Classifier):
         if without is not None:
             near = near.scatter(1, without[:, None], 0.0)
         votes = near.new_zeros(len(near), max(1, len(self.trained))).index_add(1, self.owners, near)
-        return self.encoder.scale() * image @ texts.T + self.alpha * self._named(votes)
+        return self.encoder.logit_scale() * image @ texts.T + self.alpha * self._named(votes)
 
     def _named(self, votes: Tensor) -> Tensor:
         """Votes for the classes of the training (N, C') as votes for those that are named now (N, C)."""
@@ -87,11 +87,11 @@ class Cached(Classifier):
         at = torch.tensor([place.get(name, 0) for name in self.classes], device=votes.device)
         return votes[:, at] * known
 
-    def remember(self) -> dict[str, Any]:
-        return {**super().remember(), "trained": list(self.trained), "pictures": len(self.keys)}
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "trained": list(self.trained), "pictures": len(self.keys)}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
-        super().recall(values)
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
+        super().load_extra_state(values)
         self.hold(values["pictures"], values["trained"])
 
 
@@ -105,14 +105,14 @@ class TipAdapter(Classify):
         config = self.config
         return Cached(encoder, self.make.tokenizer, config.template, alpha=config.alpha, beta=config.beta)
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
-        super().meet(sources)
+    def setup(self, sources: Mapping[str, Source]) -> None:
+        super().setup(sources)
         if self.model.classes:
             self.model.hold(len(sources["train"]), self.model.classes)
             self.model.keys.requires_grad_(self.config.tune)
 
     def stages(self) -> Sequence[Stage]:
-        cache = Stage(name="cache", prepare=self.fill, descend=False)
+        cache = Stage(name="cache", prepare=self.fill, optimize=False)
         return (cache, Stage(name="tune")) if self.config.tune else (cache,)
 
     @torch.no_grad()

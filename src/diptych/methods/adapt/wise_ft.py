@@ -48,7 +48,7 @@ class WiSEFT(fine_tune.FineTune):
         self.before = Frozen(copy.deepcopy(self.model.encoder), "the model before")
 
     def stages(self) -> Sequence[Stage]:
-        return (*super().stages(), Stage(name="mix", prepare=self.mix, descend=False))
+        return (*super().stages(), Stage(name="mix", prepare=self.mix, optimize=False))
 
     @torch.no_grad()
     def mix(self, run: Any) -> None:

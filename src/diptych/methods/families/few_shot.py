@@ -50,15 +50,18 @@ class Classify(Method):
     adapts: ClassVar[bool] = True
     named: ClassVar[bool] = True
     """Whether the classes are told by their names, through the text tower."""
-    then = ("classify {run} PICTURES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot")
     model: Classifier
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "classify {run} PICTURES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
         if self.cached and config.augment:
             raise InputError("pictures that are cached are embedded once and cannot vary; leave augment out")
-        encoder = make.dual(scale=Temperature(100.0, form="fixed"))
+        encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if self.named and (encoder.text is None or make.words is None):
             raise InputError("classes are told by their names, and this model has no text tower or came without its "
                              "tokenizer; start from one of pictures and texts")  # fmt: skip
@@ -74,7 +77,7 @@ class Classify(Method):
         """The classifier that is trained on the encoder."""
         raise NotImplementedError
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
+    def setup(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data. Raises InputError where the label has none."""
         if names := class_names(sources["train"], self.config.label):
             with at(sources["train"].name):

@@ -54,9 +54,12 @@ class Pictures(Method):
     """Two views of each picture, (B, 2, E) behind the projector, not normalised."""
 
     Config = PicturesConfig
-    then = ("evaluate {run} --data {data} --suite probe", "embed {run} SOURCE --out EMB")
-    cut = False  # the projectors have batch norm, in which samples meet
+    chunkable = False  # the projectors have batch norm, in which samples meet
     model: DualEncoder
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "evaluate {run} --data {data} --suite probe", "embed {run} SOURCE --out EMB"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
@@ -65,7 +68,7 @@ class Pictures(Method):
                 "this method sees pictures alone; leave out --text-tower, and start from no model of texts"
             )
         self.augment = configure(Augment, dict(config.augment), "augment")
-        self.model = make.dual(scale=Temperature(1.0, form="fixed"), image_projection=config.projector)
+        self.model = make.dual(logit_scale=Temperature(1.0, form="fixed"), image_projection=config.projector)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (PictureView(preprocess=self.model.image.preprocess, augment=self.augment, count=2),)

@@ -54,7 +54,7 @@ class PairConfig:
         for prefix, tower in towers.items():
             if has_blocks(tower):
                 scale |= layer_rates(prefix, tower, self.decay)
-        return Stage(plan=plan if self.distinct or self.together > 1 else Shuffled(), scale=scale)
+        return Stage(plan=plan if self.distinct or self.together > 1 else Shuffled(), lr_scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +89,6 @@ class Pairs(Method):
     """Whether the right texts of a picture share one weight, as where they compete."""
     model: DualEncoder
 
-    def __init_subclass__(cls, **how: Any) -> None:
-        super().__init_subclass__(**how)
-        if "loss" in cls.__dict__ and "adopt" not in cls.__dict__:
-            cls.adopt = Method.adopt  # a loss of its own may read more than a picture and texts
-
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
@@ -119,7 +114,7 @@ class Pairs(Method):
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
         """What is reported beside the loss."""
-        return {"scale": self.model.scale()}
+        return {"scale": self.model.logit_scale()}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         found = [self.terms(features["image"], features[f"text{end}"], **self.equal(batch, end)) for end in self.roles]
@@ -127,7 +122,7 @@ class Pairs(Method):
             {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}, self.logged(features)
         )
 
-    def adopt(self, features: Features, owner: str) -> Features:
+    def features_from(self, features: Features, owner: str) -> Features:
         """A vector of the picture and one for each text, as methods on pairs give them."""
         return adopted(self.name, features, owner, "image", *(f"text{end}" for end in self.roles))
 

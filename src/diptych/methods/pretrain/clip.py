@@ -43,10 +43,10 @@ class CLIP(Pairs):
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        self.model = make.dual(scale=Temperature(config.scale, clamp=(1.0, config.max_scale)))
+        self.model = make.dual(logit_scale=Temperature(config.scale, clamp=(1.0, config.max_scale)))
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        return {"contrastive": info_nce(image, text, self.model.scale(), **equal)}
+        return {"contrastive": info_nce(image, text, self.model.logit_scale(), **equal)}
 
 
 CLIP.presets = {

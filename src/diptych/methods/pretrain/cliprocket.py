@@ -107,7 +107,7 @@ class CLIPRocket(Method):
     """Weak pairs through one head, strong ones through another, and an extra loss where one is asked for."""
 
     Config = Config
-    cut = False  # the second head has batch norm, in which samples meet
+    chunkable = False  # the second head has batch norm, in which samples meet
     model: DualEncoder
 
     def __init__(self, config: Any, make: Make):
@@ -116,7 +116,9 @@ class CLIPRocket(Method):
         self.strong = configure(Augment, dict(config.strong), "strong")
         both = f"two:hidden={config.hidden}" + ("" if config.local else ":share=1.0")  # a head that learns nothing
         self.model = make.dual(
-            scale=Temperature(config.scale, clamp=(1.0, config.max_scale)), image_projection=both, text_projection=both
+            logit_scale=Temperature(config.scale, clamp=(1.0, config.max_scale)),
+            image_projection=both,
+            text_projection=both,
         )
         for name in ("image_projection", "text_projection"):
             if not isinstance(getattr(self.model, name), TwoHeads):
@@ -228,7 +230,7 @@ class CLIPRocket(Method):
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         config, K = self.config, self.config.local
-        scale, terms = self.model.scale(), {}
+        scale, terms = self.model.logit_scale(), {}
         image, text = features["image"], features["text"]
         factor = (1 if config.reduction == "sum" else 0.5) / (1 + K)
         terms["global"] = factor * (_ce(image, text, scale) + _ce(text, image, scale))

@@ -79,11 +79,13 @@ class ContrastiveGap(Pairs):
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
         scale = Temperature(1 / config.tau, "exp" if config.learned else "fixed", (1.0, max(100.0, 1 / config.tau)))
-        self.model = make.dual(scale=scale)
+        self.model = make.dual(logit_scale=scale)
         if not config.learned:
-            self.model.scale = scale  # a given model's own scale is learned
+            self.model.logit_scale = scale  # a given model's own scale is learned
         if config.reproject is not None:
-            self.model = DualEncoder(self.model.image, self.model.text, config.reproject, scale=self.model.scale)
+            self.model = DualEncoder(
+                self.model.image, self.model.text, config.reproject, logit_scale=self.model.logit_scale
+            )
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         parts = -(-len(image) // (self.config.local or len(image)))
@@ -92,12 +94,12 @@ class ContrastiveGap(Pairs):
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
         gap = (features["image"].detach().mean(0) - features["text"].detach().mean(0)).norm()
-        return {"scale": self.model.scale(), "centroid_distance": gap}
+        return {"scale": self.model.logit_scale(), "centroid_distance": gap}
 
     def _of_part(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         config, terms = self.config, {}
         if not config.remove_contrastive:
-            terms["contrastive"] = info_nce(image, text, self.model.scale())
+            terms["contrastive"] = info_nce(image, text, self.model.logit_scale())
         if config.mode != "clip":
             terms["alignment"] = config.align * alignment(image, text)
             terms["uniformity"] = config.uniform * (self._spread(image, image) + self._spread(text, text)) / 2

@@ -19,7 +19,7 @@ from typing import ClassVar
 from diptych.data.batch import Batch
 from diptych.data.views import PictureView, TextView, View
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Stage
+from diptych.methods.base import At, Features, Losses, Method, Stage
 from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
@@ -58,6 +58,7 @@ class DistillCLIP(CLIP):
     """CLIP beside a teacher."""
 
     Config = Config
+    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -78,8 +79,8 @@ class DistillCLIP(CLIP):
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         losses = super().loss(features, batch, at)
         distance = distilled(
-            features["image"], features["text"], self.model.scale(),
-            features["teacher_image"], features["teacher_text"], self.teacher.module.scale(),
+            features["image"], features["text"], self.model.logit_scale(),
+            features["teacher_image"], features["teacher_text"], self.teacher.module.logit_scale(),
         )  # fmt: skip
         return Losses({**losses.terms, "distillation": self.config.distillation * distance}, losses.logged)
 

@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.data.views import SentenceView, View
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
@@ -67,6 +67,7 @@ class DreamLIP(CLIP):
     """CLIP on several sentences of a long caption, each with its own patches."""
 
     Config = Config
+    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -103,7 +104,7 @@ class DreamLIP(CLIP):
         return {"all": self.encode}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        config, texts, scale = self.config, features["texts"], self.model.scale()
+        config, texts, scale = self.config, features["texts"], self.model.logit_scale()
         equal: list[dict[str, Any]] = [{}] * texts.shape[1]
         if config.duplicates != "apart":
             equal = [config.equal(column) for name in ("main", "sentences") for column in batch.texts[name].columns()]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from diptych.data.batch import Batch
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
@@ -56,6 +56,7 @@ class ModX(CLIP):
     """CLIP, phase by phase, held to the matrix of the phase before."""
 
     Config = Config
+    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)

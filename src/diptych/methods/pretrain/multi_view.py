@@ -94,14 +94,14 @@ class MultiView(Pairs):
     """Views of a picture and its texts under one of the losses."""
 
     Config = Config
-    cut = False  # the projectors have batch norm, in which samples meet
+    chunkable = False  # the projectors have batch norm, in which samples meet
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
         if (make.text_spec == NO_TOWER) != (config.texts == 0):
             raise InputError("views without texts go with --text-tower none, and only those: set texts=0 with it")
         self.model = make.dual(
-            scale=Temperature(1 / config.tau, form="fixed"),
+            logit_scale=Temperature(1 / config.tau, form="fixed"),
             image_projection=config.projector,
             text_projection=config.projector,
         )
@@ -113,7 +113,7 @@ class MultiView(Pairs):
         loss = LOSSES[config.objective]
         self.objective = partial(loss, form=config.form) if config.objective in _FORMS else loss
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
+    def setup(self, sources: Mapping[str, Source]) -> None:
         """Raises InputError where no sample at the beginning has as many texts as views are asked for."""
         config, source = self.config, sources["train"]
         if not config.texts or f"texts.{config.role}" not in source.schema():
@@ -146,7 +146,7 @@ class MultiView(Pairs):
     def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
         return {"all": self.encode}
 
-    def adopt(self, features: Features, owner: str) -> Features:
+    def features_from(self, features: Features, owner: str) -> Features:
         """The picture and the texts of a method on pairs as views, as many as it gives."""
         texts = [name for name in features if name.rstrip("0123456789") == "text"]
         if self.config.objective in _OF_TWO and len(texts) > 1:

@@ -45,15 +45,15 @@ class SigLIP(Pairs):
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        self.model = make.dual(scale=Temperature(config.scale), bias=config.bias)
+        self.model = make.dual(logit_scale=Temperature(config.scale), logit_bias=config.bias)
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        assert self.model.bias is not None
-        return {"contrastive": sigmoid_pairs(image, text, self.model.scale(), self.model.bias, **equal)}
+        assert self.model.logit_bias is not None
+        return {"contrastive": sigmoid_pairs(image, text, self.model.logit_scale(), self.model.logit_bias, **equal)}
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
-        assert self.model.bias is not None
-        return {"scale": self.model.scale(), "bias": self.model.bias}
+        assert self.model.logit_bias is not None
+        return {"scale": self.model.logit_scale(), "bias": self.model.logit_bias}
 
 
 SigLIP.presets = {

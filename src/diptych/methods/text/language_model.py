@@ -44,8 +44,11 @@ class LanguageModelling(Method):
     """The mean log-loss of a batch's tokens."""
 
     Config = Config
-    then = ("evaluate {run} --data {data} --suite perplexity", "generate {run} 'SOME WORDS'")
     model: CausalLM
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "evaluate {run} --data {data} --suite perplexity", "generate {run} 'SOME WORDS'"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)

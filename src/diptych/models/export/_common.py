@@ -62,8 +62,8 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     if spec["cls"] and not own:
         zeros = torch.zeros(spec["cls"], spec["width"])
         state["image.positions"] = torch.cat([zeros, state["image.positions"]])
-    if encoder.scale.form != "exp":
-        state["scale.value"] = encoder.scale().detach().float().log().clone()
+    if encoder.logit_scale.form != "exp":
+        state["logit_scale.value"] = encoder.logit_scale().detach().float().log().clone()
     return state
 
 

@@ -28,7 +28,7 @@ TEXT = {"name": ["text"], "cross": [None], "layer_scale": [None]}
 CLIP = (
     VIT | {"cls": [1], "pre_norm": [True], "pooling": ["cls"]},
     TEXT | {"causal": [True], "pooling": ["eot"]},
-    {"image_projection": ["linear"], "text_projection": ["linear"], "bias": [None]},
+    {"image_projection": ["linear"], "text_projection": ["linear"], "logit_bias": [None]},
 )
 SIGLIP = (
     VIT | {"cls": [0], "pre_norm": [False], "pooling": ["map"]},
@@ -77,8 +77,8 @@ def write(model: Model, folder: Path) -> None:
         eot = len(state["text.table.weight"]) - 1
         pipeline = common.swapped(common.rust(tokenizer), 2, eot) if eot < tokenizer.vocab_size else None
         state["text.table.weight"][[2, eot]] = state["text.table.weight"][[eot, 2]]
-    if siglip and model.encoder.bias is None:
-        state["bias"] = torch.zeros(())
+    if siglip and model.encoder.logit_bias is None:
+        state["logit_bias"] = torch.zeros(())
     common.write_tokenizer(tokenizer, folder, pipeline)
     with quiet():
         made: Any = (SiglipConfig if siglip else CLIPConfig)(**_config(model, siglip, tokenizer, eot))
@@ -152,7 +152,7 @@ def _config(model: Model, siglip: bool, tokenizer: Any, eot: int | None) -> dict
                         "pad_token_id": tokenizer.pad if tokenizer.padding == "max" else eot},
         "vision_config": {**tower(image), **({} if siglip else size), "image_size": image["image_size"],
                           "patch_size": image["patch"]},
-        **({} if siglip else {**size, "logit_scale_init_value": float(model.encoder.scale().detach().log())}),
+        **({} if siglip else {**size, "logit_scale_init_value": float(model.encoder.logit_scale().detach().log())}),
     }  # fmt: skip
 
 

@@ -74,11 +74,11 @@ def write(model: Model, folder: Path) -> None:
         pad = {"pad_id": tokenizer.pad, "pad_token": pipeline.id_to_token(tokenizer.pad)}
         pipeline.enable_padding(**pad, length=tokenizer.context if fixed else None)
         pipeline.save(str(folder / "tokenizer.json"))
-    bias = model.encoder.bias
+    bias = model.encoder.logit_bias
     common.write_json(folder / "diptych.json", {
         "format": FORMAT, "model": model.name, "identity": model.identity, "embed_dim": model.encoder.embed_dim,
         "preprocess": model.preprocess.to_dict(), "tokenizer": tokenizer.to_dict(),
-        "logit_scale": float(model.encoder.scale().detach()),
+        "logit_scale": float(model.encoder.logit_scale().detach()),
         "logit_bias": None if bias is None else float(bias.detach()),
     })  # fmt: skip
 

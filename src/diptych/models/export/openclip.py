@@ -104,14 +104,14 @@ def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     image, text = dual["image"], dual["text"]
     config: dict[str, Any] = {
         "embed_dim": dual["embed_dim"],
-        "init_logit_scale": math.log(dual["scale"]["init"]),
+        "init_logit_scale": math.log(dual["logit_scale"]["init"]),
         "vision_cfg": _timm_vision(image) if image["pooling"] == "map" else _vision(image),
         "text_cfg": _words(text, dual["text_projection"], tokenizer),
     }
     if text["activation"] == "quick_gelu":
         config["quick_gelu"] = True
-    if dual["bias"] is not None:
-        config["init_logit_bias"] = dual["bias"]
+    if dual["logit_bias"] is not None:
+        config["init_logit_bias"] = dual["logit_bias"]
     cfg = config["text_cfg"]
     if cfg.keys() & {"proj_type", "proj_bias", "no_causal_mask", "ls_init_value"} or cfg["pool_type"] != "argmax":
         config["custom_text"] = True

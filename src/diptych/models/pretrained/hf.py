@@ -48,8 +48,8 @@ RULES = [
     Rule(rf"text_model\.head\.{W}", (r"text_projection.\g<w>",)),
     Rule(r"visual_projection\.weight", ("image_projection.weight",)),
     Rule(r"text_projection\.weight", ("text_projection.weight",)),
-    Rule("logit_scale", ("scale.value",), scalar),
-    Rule("logit_bias", ("bias",), scalar),
+    Rule("logit_scale", ("logit_scale.value",), scalar),
+    Rule("logit_bias", ("logit_bias",), scalar),
     Rule(r".*\.position_ids"),  # 0, 1, 2, …: older files hold it
 ]
 ACTIVATION = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
@@ -151,8 +151,8 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
                  "causal": clip, "pooling": "eot" if clip else "last", "padding": "longest" if clip else "max",
                  "eot": _eot(text) if clip else None},
         "embed_dim": config.projection_dim if clip else image.hidden_size,
-        "scale": {"clamp": [1.0, 100.0] if clip else None},
-        "bias": None if clip else 0.0,
+        "logit_scale": {"clamp": [1.0, 100.0] if clip else None},
+        "logit_bias": None if clip else 0.0,
         "image_projection": "linear" if clip else "none",
         "text_projection": "linear" if clip else "affine",
     }  # fmt: skip

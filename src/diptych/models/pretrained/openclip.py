@@ -58,8 +58,8 @@ TEXT = [  # CLIP has its text tower at the top, CustomTextCLIP under "text."
     Rule(r"(?:text\.)?text_projection", ("text_projection.weight",), turned),
     Rule(rf"(?:text\.)?text_projection\.{W}", (r"text_projection.\g<w>",)),
     Rule(r"(?:text\.)?attn_mask"),
-    Rule("logit_scale", ("scale.value",), scalar),
-    Rule("logit_bias", ("bias",), scalar),
+    Rule("logit_scale", ("logit_scale.value",), scalar),
+    Rule("logit_bias", ("logit_bias",), scalar),
 ]
 VIT = [
     *under(rf"visual\.transformer\.resblocks\.{LAYER}", r"image.transformer.layers.\g<layer>.", BLOCK),
@@ -114,9 +114,9 @@ def describe(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
         "image": image,
         "text": _text(config, where),
         "embed_dim": config["embed_dim"],
-        "scale": {"init": math.exp(config.get("init_logit_scale", math.log(1 / 0.07))),
+        "logit_scale": {"init": math.exp(config.get("init_logit_scale", math.log(1 / 0.07))),
                   "clamp": [1.0, 100.0] if bias is None else None},
-        "bias": bias,
+        "logit_bias": bias,
         "image_projection": "none" if rules is TIMM_VIT else "linear",
         "text_projection": _projection(config["text_cfg"]),
     }  # fmt: skip

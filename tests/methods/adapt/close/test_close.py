@@ -17,7 +17,7 @@ from diptych.errors import InputError
 from diptych.methods.adapt.close import CLOSE
 from diptych.methods.base import At, Stage
 from diptych.methods.make import Make
-from diptych.methods.store import describe, load, load_state, rebuild, save_model, usable
+from diptych.methods.store import describe, load, load_state, rebuild, save_model
 from diptych.testing import Toy
 from diptych.training.engine import Engine, Options
 from diptych.training.schedule import factor
@@ -210,7 +210,7 @@ def test_pairs_that_are_not_given_are_asked_for(tmp_path):
 def trained(made=None, **config):
     made = made or method(**config)
     model = made.model.eval()
-    return usable(model, made.make.tokenizer, model.image.preprocess.to_dict(), name="close")
+    return to_model(model, made.make.tokenizer, model.image.preprocess.to_dict(), name="close")
 
 
 def pictures(count=3):
@@ -333,4 +333,4 @@ def test_an_epoch_meets_each_caption_where_it_is_written_of_its_own_vector():
     ):
         made = method(**config)
         assert len(made.samples(Stage(), "train", source)) == count, config
-    assert len(method().samples(Stage(name="fit", descend=False, prepare=print), "pairs", source)) == 4
+    assert len(method().samples(Stage(name="fit", optimize=False, prepare=print), "pairs", source)) == 4

@@ -59,7 +59,7 @@ def test_the_models_gradient_is_the_formulas():
     x, y = pictures(), torch.tensor([0, 2, 1, 1])
     cross_entropy(model(x), y).backward()
     with torch.no_grad():
-        E, s = model.bank.vectors, float(model.encoder.scale())
+        E, s = model.bank.vectors, float(model.encoder.logit_scale())
         features, w = model.image_features(x), normalize(E, dim=1)
         p = (s * features @ w.T).softmax(1) - torch.nn.functional.one_hot(y, 3)
         wanted = torch.zeros_like(E)

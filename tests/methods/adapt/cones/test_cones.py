@@ -71,14 +71,14 @@ def test_the_second_stage_trains_the_vision_side_alone_where_concepts_are_held(t
     assert [stage.name for stage in stages] == ["search", "second"]
     trained = {}
     for stage in stages:
-        optim.freeze(made, stage.scale)
+        optim.freeze(made, stage.lr_scale)
         trained[stage.name] = {name for name, p in made.named_parameters() if p.requires_grad}
     assert trained["search"] == {"model.bank.vectors"}
     assert all(
         name.startswith(("model.encoder.image.", "model.encoder.image_projection")) for name in trained["second"]
     )
     both = cones(second={"lr": 1e-3}, hold=False)
-    optim.freeze(both, both.stages()[1].scale)
+    optim.freeze(both, both.stages()[1].lr_scale)
     assert both.model.bank.vectors.requires_grad
     engine(made, tmp_path).run()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -162,7 +162,7 @@ def test_heads_learn_in_the_stage_base_and_concepts_afterwards(task, base, searc
     made = cones(task, second={"lr": 1e-4})
     trained = {}
     for stage in made.stages():
-        optim.freeze(made, stage.scale)
+        optim.freeze(made, stage.lr_scale)
         trained[stage.name] = {name for name, p in made.named_parameters() if p.requires_grad}
     assert {".".join(name.split(".")[:2]) for name in trained["base"]} == base
     assert trained["search"] == search
@@ -211,7 +211,7 @@ def test_scores_and_losses_come_from_the_same_rows():
     """The rows whose loss is taken are those that score, and background is no concept's."""
     config = resolve("cones", {"train": NEW, "base": OLD}, preset="detect", config=HEAD, **TINY)
     made, model = build_method(config, None)
-    made.meet({"train": open_source(NEW), "base": open_source(OLD)})
+    made.setup({"train": open_source(NEW), "base": open_source(OLD)})
     assert len(made.task.known) == 20
     assert model.bank.names[:2] == ("rabbit", "owl")
     views = made.views(made.stages()[0]), made.views(made.stages()[1])

@@ -25,7 +25,7 @@ def grounding(names=NAMES, **how):
 
 def detector(**how):
     model = grounding(**how)
-    return model.usable(None, model.image.preprocess, "a detector")
+    return model.to_model(None, model.image.preprocess, "a detector")
 
 
 def test_equal_rows_score_as_one():

@@ -72,7 +72,7 @@ def test_of_a_linear_predictor_the_search_finds_the_least_squares():
 
 
 def test_a_painter_draws_by_name_and_seed():
-    model = drawing().usable(None, drawing().image.preprocess, "a painter")
+    model = drawing().to_model(None, drawing().image.preprocess, "a painter")
     one, other = model.draw("red circle", 2, steps=3), model.draw("red circle", 2, steps=3)
     assert [each.size for each in one] == [(8, 8), (8, 8)]
     assert one[0].tobytes() == other[0].tobytes() != one[1].tobytes()

@@ -127,7 +127,7 @@ def test_equal_prompts_are_one_whatever_the_router_says():
     with torch.no_grad():
         same.model.context.copy_(same.model.context[:1].expand_as(same.model.context))
         texts = same.model.text_features()
-        expected = same.model.encoder.scale() * same.model.image_features(pictures()) @ texts[0].T
+        expected = same.model.encoder.logit_scale() * same.model.image_features(pictures()) @ texts[0].T
         torch.testing.assert_close(same.model(pictures()), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -152,7 +152,7 @@ def test_all_groups_are_the_soft_ensemble_of_their_texts():
     with torch.no_grad():
         x, texts = made.model.image_features(pictures()), made.model.text_features()
         mixture = torch.einsum("ng,gce->nce", made.model.router(x).softmax(1), texts)
-        expected = made.model.encoder.scale() * torch.einsum("ne,nce->nc", x, mixture)
+        expected = made.model.encoder.logit_scale() * torch.einsum("ne,nce->nc", x, mixture)
         torch.testing.assert_close(made.model(pictures()), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(made.model.class_features(pictures()), mixture, atol=1e-5, rtol=1e-5)
 
@@ -165,7 +165,7 @@ def test_the_loss_is_that_of_loops(count, temperature):
         x, r, t, p = (part.double() for part in (
             model.image_features(pictures(count)), model.router(model.image_features(pictures(count))),
             model.group_features(), model.prototypes()))  # fmt: skip
-    s, C = float(model.encoder.scale()), len(NAMES)
+    s, C = float(model.encoder.logit_scale()), len(NAMES)
     chosen = {g for b in range(count) for g in r[b].topk(2).indices.tolist()}
     classes = gate = text = 0.0
     for b in range(count):
@@ -245,15 +245,15 @@ def test_new_names_have_the_same_prompts_and_prototypes_of_their_own():
 def test_what_learns_and_at_which_rate():
     made = mocoop()
     [stage] = made.stages()
-    optim.freeze(made, stage.scale)
-    groups = optim.build(made, made.presets["small"].recipe, stage.scale).param_groups
+    optim.freeze(made, stage.lr_scale)
+    groups = optim.build(made, made.presets["small"].recipe, stage.lr_scale).param_groups
     rates = {name.removeprefix("model."): group["multiplier"] for group in groups for name in group["names"]}
     norms = {f"encoder.image.transformer.layers.{at}.norm{one}.{part}" for at in range(3) for one in (1, 2)
              for part in ("weight", "bias")}  # fmt: skip
     own = {"context", "correction", "router.weight", "router.bias"}
     assert rates == {**dict.fromkeys(norms, 0.1), **dict.fromkeys(own, 1.0)}
     still = mocoop(norms=0.0)
-    optim.freeze(still, still.stages()[0].scale)
+    optim.freeze(still, still.stages()[0].lr_scale)
     assert {name for name, p in still.model.named_parameters() if p.requires_grad} == own
     assert losses(made).total.item() == pytest.approx(losses(still).total.item(), rel=1e-5)
 

@@ -72,7 +72,7 @@ def test_what_is_logged_is_the_fitness_of_the_prompts_that_are_delivered(tmp_pat
         "descriptions": [model.prompts_of(name) for name in COLOURS],
     }
     for stage, prompts in stages.items():
-        logits = method.model.encoder.scale() * images @ encoded(method, prompts).T
+        logits = method.model.encoder.logit_scale() * images @ encoded(method, prompts).T
         top1 = 100 * (logits.argmax(1) == labels).float().mean()
         expected = 0.5 * top1 - 10 * cross_entropy(logits, labels)
         assert -losses(tmp_path / "run", stage)[-1] == pytest.approx(float(expected), abs=1e-3)
@@ -119,7 +119,7 @@ def test_a_library_of_the_baseline_gives_the_baseline(tmp_path):
 def test_words_for_the_classes_enlarge_the_library():
     method, plain = make_method(types=["pet"], template="A photo of a {}."), make_method()
     for each in (method, plain):
-        each.meet({"train": Toy(16, ["images.main", "labels.class"])})
+        each.setup({"train": Toy(16, ["images.main", "labels.class"])})
     assert method.library[:2] == ("a photo of a {}.", "a photo of a {}, a type of pet.")
     assert method.model.template == "a photo of a {}."
     assert len(method.library) > len(plain.library) == 6

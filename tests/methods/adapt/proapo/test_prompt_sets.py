@@ -60,7 +60,7 @@ def test_models_with_other_prompts_or_classes_have_other_identities(tiny):
         made = PromptSets(tiny.encoder, tiny.tokenizer)
         made.choose(templates, units)
         made.set_classes(classes)
-        model = made.usable(tiny.tokenizer, tiny.preprocess, "toy")
+        model = made.to_model(tiny.tokenizer, tiny.preprocess, "toy")
         if named:
             model.set_classes(named)
         return model.identity

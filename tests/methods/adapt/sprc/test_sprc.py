@@ -55,7 +55,7 @@ def test_as_many_numbers_as_the_sheet_counts():
     assert made.auxiliary.numel() == 24_576
     for head in (made.model.image_projection, made.model.text_projection):
         assert sum(parameter.numel() for parameter in head.parameters()) == 196_864
-    assert 1 / method().model.scale().item() == pytest.approx(0.07)
+    assert 1 / method().model.logit_scale().item() == pytest.approx(0.07)
 
 
 def test_the_terms_are_those_of_the_equation():

@@ -34,7 +34,7 @@ def total(features, batch, temperature=None, **config):
     method = make_method("visualness", **config).double()
     if temperature is not None:
         with torch.no_grad():
-            method.model.scale.value.fill_(math.log(1 / temperature))
+            method.model.logit_scale.value.fill_(math.log(1 / temperature))
     return method.loss(features, batch, AT)
 
 
@@ -225,7 +225,7 @@ def train(folder, **streams):
     recipe = {"steps": 4, **streams.pop("recipe", {})}
     engine = make_engine(folder, method=make_method("visualness", **config), source=streams["train"], recipe=recipe)
     engine.feed.given = streams
-    engine.method.meet(streams)
+    engine.method.setup(streams)
     engine.run()
     return engine
 
@@ -240,7 +240,7 @@ def test_stages_are_those_whose_data_is_given_and_the_last_finds_the_threshold(t
     assert [line["stage"] for line in log] == ["train"] * 4 + ["human"] * 4 + ["calibrate"]
     delivered = engine.delivered()
     assert float(delivered.threshold) == log[-1]["threshold"]
-    model = delivered.usable(engine.method.make.tokenizer, delivered.image.preprocess, "mixed")
+    model = delivered.to_model(engine.method.make.tokenizer, delivered.image.preprocess, "mixed")
     texts = [mixed[index].captions()[0] for index in range(len(mixed))]
     wrong = (model.is_visual(texts).numpy() != (np.arange(48) % 3 == 0)).mean()
     assert log[-1]["loss"] == pytest.approx(wrong)

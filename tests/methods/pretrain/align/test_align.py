@@ -48,7 +48,7 @@ def test_the_loss_sums_both_directions_at_a_divisor(config, total):
 def test_the_divisor_wants_to_fall_from_one():
     held = method()
     held.terms(torch.eye(3), COSINES.T.contiguous())["contrastive"].backward()
-    assert float(held.model.scale.value.grad) == pytest.approx(2 * 0.291323, abs=1e-5)
+    assert float(held.model.logit_scale.value.grad) == pytest.approx(2 * 0.291323, abs=1e-5)
 
 
 def test_equal_embeddings_cost_log_n_each_way():
@@ -59,10 +59,10 @@ def test_equal_embeddings_cost_log_n_each_way():
 def test_the_divisor_stays_above_its_least_value_and_has_no_decay():
     held = method(sigma=0.5, least_sigma=0.25)
     with torch.no_grad():
-        held.model.scale.value.fill_(-1.0)
-    held.model.scale.clamp_()
-    assert float(held.model.scale()) == 4.0
-    assert held.model.scale.value.ndim == 0  # what has no dimension gets no decay
+        held.model.logit_scale.value.fill_(-1.0)
+    held.model.logit_scale.clamp_()
+    assert float(held.model.logit_scale()) == 4.0
+    assert held.model.logit_scale.value.ndim == 0  # what has no dimension gets no decay
 
 
 @pytest.mark.parity

@@ -16,7 +16,7 @@ Other layers in place of noise alone (`gap`, `methods.adapt.close.gap`) are fitt
 train_on="images" the same is learnt from pictures, without noise: the upper bound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,12 +73,15 @@ class CLOSE(Method):
 
     Config = Config
     adapts = True
-    then = ("generate {run} --images PICTURES", "evaluate {run} --data {data} --suite captions")
     model: Writer
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "generate {run} --images PICTURES", "evaluate {run} --data {data} --suite captions"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        encoder = make.dual(scale=Temperature(100.0, form="fixed"))
+        encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if encoder.text is None or make.words is None:
             raise InputError("texts stand for pictures here, and this model has no text tower or came without its "
                              "tokenizer; start from one of pictures and texts")  # fmt: skip
@@ -94,7 +97,7 @@ class CLOSE(Method):
             validation=_validation(config),
         )  # fmt: skip
 
-    def meet(self, sources: dict[str, Source]) -> None:
+    def setup(self, sources: dict[str, Source]) -> None:
         """Raises InputError where the language model's folder is not there."""
         if self.model.missing:
             raise InputError(f"there is no folder {self.model.missing}; name that of a T5 with --method.lm t5:FOLDER")
@@ -104,7 +107,7 @@ class CLOSE(Method):
         if not self.model.gap.paired:
             return (learn,)
         # its loaders only tell what is missing: all pairs are read, in order
-        return Stage(name="fit", streams=("pairs",), prepare=self._fit, descend=False, recipe={"batch_size": 2}), learn
+        return Stage(name="fit", streams=("pairs",), prepare=self._fit, optimize=False, recipe={"batch_size": 2}), learn
 
     def _fit(self, run: Any) -> None:
         """Fit the gap layer to the vectors of all pairs."""

@@ -35,7 +35,7 @@ BEAMS = 5
 
 class Writer(Delivered):
     """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; one whose folder is gone is
-    built by `recall`, from what the run has kept of it."""
+    built by `load_extra_state`, from what the run has kept of it."""
 
     lm: Seq2Seq | t5.T5
 
@@ -81,14 +81,14 @@ class Writer(Delivered):
             ids, lengths = ids[:, start:], lengths - start
         return self.lm.read(vectors, ids, lengths)
 
-    def remember(self) -> dict[str, Any]:
-        return self.lm.remember()
+    def extra_state(self) -> dict[str, Any]:
+        return self.lm.extra_state()
 
-    def recall(self, values: Mapping[str, Any]) -> None:
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
         if values:
             self._write_with(t5.rebuilt(dict(values)))
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "WritingModel":
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "WritingModel":
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return WritingModel(self, tokenizer, preprocess, name=name)
 

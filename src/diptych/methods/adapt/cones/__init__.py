@@ -110,7 +110,7 @@ class Task(Protocol):
     recipe: ClassVar[Mapping[str, Any]]
     """In what the recipe of the stage `base` differs."""
 
-    def meet(self, base: Source | None, side: TextSide | None) -> None:
+    def setup(self, base: Source | None, side: TextSide | None) -> None:
         """Look at the source of the stage `base`."""
         ...
 
@@ -142,7 +142,7 @@ class ConES(Classify):
         self.side = Frozen(TextSide(encoder, make.tokenizer, config.template), "the text side") if known else None
         self.task: Task | None = None
         self.alone = False  # whether there is nothing to search for, and the head is all that is trained
-        freeze(encoder.text, encoder.text_projection, encoder.scale, encoder.bias)
+        freeze(encoder.text, encoder.text_projection, encoder.logit_scale, encoder.logit_bias)
         if config.task == "classify":
             self.vision: Sequence[str] = ("model.encoder.image", "model.encoder.image_projection")
             model: Any = Concepts(encoder, make.words, config.template)
@@ -155,12 +155,12 @@ class ConES(Classify):
             freeze(encoder.image)
         return model
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
+    def setup(self, sources: Mapping[str, Source]) -> None:
         """Let the concepts of the training data begin, and leave the text tower out."""
         side = None if self.side is None else self.side.module
         assert side is None or isinstance(side, TextSide)
         if self.task is not None:
-            self.task.meet(None if self.task.trained else sources.get("base"), side)
+            self.task.setup(None if self.task.trained else sources.get("base"), side)
             self.alone = not self.task.trained and "train" not in sources
         if "train" in sources:
             source, label = sources["train"], self.config.label
@@ -198,16 +198,16 @@ class ConES(Classify):
         config, found = self.config, list[Stage]()
         if self.task is not None and not self.task.trained:
             recipe = {**self.task.recipe, **config.base}
-            found.append(Stage(name="base", streams=("base",), scale={"": 0.0, self.task.head: 1.0}, recipe=recipe))
+            found.append(Stage(name="base", streams=("base",), lr_scale={"": 0.0, self.task.head: 1.0}, recipe=recipe))
         if self.alone:
             return found
         if config.start == "images":
-            found.append(Stage(name="means", prepare=self._means, descend=False))
+            found.append(Stage(name="means", prepare=self._means, optimize=False))
         embed = self.embed if self.cached else None
-        found.append(Stage(name="search", scale={"": 0.0, "model.bank": 1.0}, prepare=embed, min_batch=1))
+        found.append(Stage(name="search", lr_scale={"": 0.0, "model.bank": 1.0}, prepare=embed, min_batch=1))
         if config.second:
             rates = {"": 0.0, "model.bank": 0.0 if config.hold else 1.0, **dict.fromkeys(self.vision, 1.0)}
-            found.append(Stage(name="second", scale=rates, recipe=config.second, min_batch=1))
+            found.append(Stage(name="second", lr_scale=rates, recipe=config.second, min_batch=1))
         return found
 
     def _means(self, run: Any) -> None:
@@ -237,7 +237,7 @@ class ConES(Classify):
             self.model.bank.keep_norms()
 
     @classmethod
-    def commands(cls, options: Mapping[str, Any]) -> Sequence[str]:
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
         return {
             "classify": ("classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot"),
             "detect": ("detect {run} PICTURES", "evaluate {run} --data {data} --suite detection"),

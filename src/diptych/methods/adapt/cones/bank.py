@@ -255,10 +255,10 @@ class Searched(Delivered):
         own = dict(zip(self.bank.names, zip(values, mask, strict=True), strict=True))
         return padded([told[name].values if name in told else own[name][0][own[name][1]] for name in self.classes])
 
-    def remember(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         return {"concepts": self.bank.plan, "classes": list(self.classes)}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
         self.bank.lay(values["concepts"])
         if values["classes"]:
             self.set_classes(values["classes"])

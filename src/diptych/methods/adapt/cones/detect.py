@@ -82,15 +82,15 @@ class Grounding(Searched):
         values, mask = self.class_rows() if rows is None else rows
         return self.head.align(vectors, values[mask]), mask.nonzero()[:, 0]
 
-    def remember(self) -> dict[str, Any]:
-        return {**super().remember(), "head": asdict(self.head.config)}
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "head": asdict(self.head.config)}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
         config = configure(HeadConfig, values["head"], "head")
         self.head = GroundingHead(self.encoder.image.width, self.encoder.embed_dim, config)
-        super().recall(values)
+        super().load_extra_state(values)
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return DetectorModel(self, preprocess, name=name)
 
@@ -126,7 +126,7 @@ class Detect:
         self.known: tuple[str, ...] = ()
         self.rows: tuple[Tensor, Tensor] | None = None  # of the names that the head learns
 
-    def meet(self, base: Source | None, side: TextSide | None) -> None:
+    def setup(self, base: Source | None, side: TextSide | None) -> None:
         if base is None or "boxes" not in base.schema():
             return
         if side is None:

@@ -65,16 +65,16 @@ class Drawing(Searched):
         noisy = self.denoiser.noised(self.denoiser.pixels(x), noise, time)
         return (self.denoiser(noisy, time, rows, mask) - noise).square().flatten(1).mean(1)
 
-    def remember(self) -> dict[str, Any]:
-        return {**super().remember(), "denoiser": asdict(self.denoiser.config), "empty": len(self.empty)}
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "denoiser": asdict(self.denoiser.config), "empty": len(self.empty)}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
         config = configure(DenoiserConfig, values["denoiser"], "denoiser")
         self.denoiser = Denoiser(self.encoder.embed_dim, config)
         self.empty = torch.zeros(values["empty"], self.encoder.embed_dim)
-        super().recall(values)
+        super().load_extra_state(values)
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return Painter(self, preprocess, name=name)
 
@@ -146,7 +146,7 @@ class Generate:
             self.model.empty = given.empty.clone()
         self.side: TextSide | None = None
 
-    def meet(self, base: Source | None, side: TextSide | None) -> None:
+    def setup(self, base: Source | None, side: TextSide | None) -> None:
         self.side = side
         if base is None:
             return

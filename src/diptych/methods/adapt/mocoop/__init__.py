@@ -63,11 +63,11 @@ class MoCoOp(Classify):
     """Prompts in groups, mixed by a router."""
 
     Config = Config
-    toy: ClassVar = {"templates": {"one": ["a {}"], "this": ["the {}", "that {}"], "behind": ["{} on a line"]}}
+    test_options: ClassVar = {"templates": {"one": ["a {}"], "this": ["the {}", "that {}"], "behind": ["{} on a line"]}}
     model: Mixture
 
     @classmethod
-    def kept(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resolve_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The groups themselves in place of the name of a file or bank."""
         groups = template_groups(options.get("templates", Config.templates))
         return {**options, "templates": {name: list(templates) for name, templates in groups.items()}}
@@ -80,7 +80,7 @@ class MoCoOp(Classify):
 
     def stages(self) -> Sequence[Stage]:
         norms = block_norms(self.model.image) if self.config.norms else []
-        return (Stage(scale={f"model.encoder.image.{name}": self.config.norms for name in norms}, min_batch=1),)
+        return (Stage(lr_scale={f"model.encoder.image.{name}": self.config.norms for name in norms}, min_batch=1),)
 
     def encode(self, batch: Batch, at: At) -> Features:
         return {"image": self.model.image_features(batch.image.flat)}

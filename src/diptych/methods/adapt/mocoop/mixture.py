@@ -112,7 +112,7 @@ class Mixture(Prompted):
     def mixed(self, image: Tensor, scores: Tensor, texts: Tensor) -> Tensor:
         """Unit vectors of pictures (N, E), their scores (N, G) and the classes (G, C, E) -> logits (N, C)."""
         cosines = torch.einsum("ne,gce->ngc", image, texts)
-        return self.encoder.scale() * (mixing(scores, self.k)[..., None] * cosines).sum(1)
+        return self.encoder.logit_scale() * (mixing(scores, self.k)[..., None] * cosines).sum(1)
 
     def judged(self, image: Tensor, texts: Tensor) -> Tensor:
         return self.mixed(image, self.router(image), texts)
@@ -125,7 +125,7 @@ class Mixture(Prompted):
         """Pictures (N, 3, H, W) -> the weights (N, G) of the groups."""
         return mixing(self.router(self.image_features(x)), self.k)
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return Routed(self, preprocess, name=name)
 

@@ -85,11 +85,14 @@ class ProAPO(Classify):
     units of each class."""
 
     Config = Config
-    then = ("info {run}", *Classify.then)
-    toy: ClassVar = {"descriptions": str(Path(__file__).parents[2] / "testing" / "toy.json")}
+    test_options: ClassVar = {"descriptions": str(Path(__file__).parents[2] / "testing" / "toy.json")}
     model: PromptSets
     of_templates: Tensor
     of_units: Tensor
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "info {run}", *super().next_steps(options)
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -104,15 +107,15 @@ class ProAPO(Classify):
         return PromptSets(encoder, self.make.tokenizer, self.config.template.lower())
 
     def stages(self) -> Sequence[Stage]:
-        found = [Stage(name="templates", prepare=self.search_templates, descend=False)]
+        found = [Stage(name="templates", prepare=self.search_templates, optimize=False)]
         if self.config.descriptions or self.config.synonyms:
-            found.append(Stage(name="descriptions", prepare=self.search_descriptions, descend=False))
+            found.append(Stage(name="descriptions", prepare=self.search_descriptions, optimize=False))
         return found
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
+    def setup(self, sources: Mapping[str, Source]) -> None:
         """Take the class names, the templates, and what the files say of the classes: a model that is loaded needs none
         of them. Raises InputError where a file lacks a class."""
-        super().meet(sources)
+        super().setup(sources)
         names = self.model.classes
         if not names:
             return  # there is no label, which is told with all that is missing
@@ -198,7 +201,7 @@ class ProAPO(Classify):
 
         found = run.map(read, self.views(self.stages()[0]), run.sources["train"])
         images, labels = (torch.from_numpy(found[name]).to(run.device) for name in ("image", "label"))
-        return Judge(images, labels.long(), float(self.model.encoder.scale()), self.weights)
+        return Judge(images, labels.long(), float(self.model.encoder.logit_scale()), self.weights)
 
     def _embed(self, texts: Sequence[Sequence[str]]) -> Tensor:
         """Rows of texts, equally many in each -> unit vectors (rows, texts, E), each text encoded once."""

@@ -99,17 +99,17 @@ class PromptSets(Classifier):
                 self._vectors = mean_directions(vectors, [len(each) for each in sets])
         return self._vectors
 
-    def remember(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         by_name: dict[str, dict[str, list[str]]] = {}
         for name, units in self.units.items():
             for called, sentence in units:
                 by_name.setdefault(name, {}).setdefault(called, []).append(sentence)
-        return {**super().remember(), "templates": list(self.templates), "prompts": by_name}
+        return {**super().extra_state(), "templates": list(self.templates), "prompts": by_name}
 
-    def recall(self, values: Mapping[str, Any]) -> None:
+    def load_extra_state(self, values: Mapping[str, Any]) -> None:
         units = {
             name: [(called, sentence) for called, sentences in given.items() for sentence in sentences]
             for name, given in values["prompts"].items()
         }
         self.choose(values["templates"], units)
-        super().recall(values)
+        super().load_extra_state(values)

@@ -88,13 +88,16 @@ class SPRC(Method):
 
     Config = Config
     adapts: ClassVar[bool] = True
-    then = ("compose {run} PICTURES REFERENCE 'make it blue'", "evaluate {run} --data {data} --suite composed")
     model: Composer
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "compose {run} PICTURES REFERENCE 'make it blue'", "evaluate {run} --data {data} --suite composed"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
-        encoder = make.dual(scale=Temperature(100.0, form="fixed"))
+        encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if make.words is None:
             raise InputError("instructions are texts, and this model came without a tokenizer; start from one that "
                              "reads texts too")  # fmt: skip
@@ -138,7 +141,7 @@ class SPRC(Method):
         return found
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        scale, targets = self.model.scale(), features["targets"]
+        scale, targets = self.model.logit_scale(), features["targets"]
         if self.config.task == "pairs":
             return Losses({"itc": token_nce(features["query"], targets, scale, directions="mean")}, {"scale": scale})
         terms = {"itc": token_nce(features["query"], targets, scale)}

@@ -57,7 +57,7 @@ class Composer(Delivered):
         freeze(encoder)
         self.norm = nn.LayerNorm(encoder.image.width)
         self.image_projection, self.text_projection = nn.Linear(D, embed_dim), nn.Linear(D, embed_dim)
-        self.scale = Temperature(0.07, form="divisor")
+        self.logit_scale = Temperature(0.07, form="divisor")
 
     @property
     def image(self) -> ImageTower:
@@ -91,7 +91,7 @@ class Composer(Delivered):
         prompts = self.prompt(self.look(x), ids, lengths)
         return self.query(prompts, ids, lengths), prompts
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return Composing(self, tokenizer, preprocess, name=name)
 

@@ -28,7 +28,7 @@ from diptych.data.views import TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.adapt.visualness.model import Visualness
 from diptych.methods.adapt.visualness.views import OwnPictureView, VisualView
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.few_shot import SMALL
 from diptych.methods.families.pairs import Pairs
 from diptych.methods.make import Make
@@ -76,12 +76,16 @@ class TIPCLIP(Pairs):
     """CLIP's loss, with one NULL picture for all texts that speak of nothing that can be seen."""
 
     Config = Config
+    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
     adapts = True
-    then = ("visual {run} TEXTS.txt", "evaluate {run} --data {data} --suite visualness,retrieval")
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return "visual {run} TEXTS.txt", "evaluate {run} --data {data} --suite visualness,retrieval"
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        encoder = make.dual(scale=Temperature(1 / 0.07, clamp=(1.0, 100.0)))
+        encoder = make.dual(logit_scale=Temperature(1 / 0.07, clamp=(1.0, 100.0)))
         if encoder.text is None or make.words is None:
             raise InputError("visualness is of texts, and this model has no text tower or came without its tokenizer; "
                              "start from one of pictures and texts")  # fmt: skip
@@ -97,7 +101,7 @@ class TIPCLIP(Pairs):
     def deliver(self) -> Visualness:
         return self.delivered
 
-    def meet(self, sources: Mapping[str, Source]) -> None:
+    def setup(self, sources: Mapping[str, Source]) -> None:
         """See which streams there are. Raises InputError for one that is not of STREAMS, and where one has texts of one
         kind alone: now, not when the threshold is sought."""
         for name, source in sources.items():
@@ -120,7 +124,7 @@ class TIPCLIP(Pairs):
         known = {
             "train": Stage(plan=plan),
             "human": Stage(name="human", streams=("human",), plan=plan, recipe={"epochs": self.config.human_epochs}),
-            "calibrate": Stage(name="calibrate", streams=("calibrate",), descend=False, prepare=self.calibrate),
+            "calibrate": Stage(name="calibrate", streams=("calibrate",), optimize=False, prepare=self.calibrate),
         }
         return [stage for name, stage in known.items() if name in self.streams]
 
@@ -129,7 +133,7 @@ class TIPCLIP(Pairs):
         texts = [
             TextView(tokenizer=self.make.tokenizer, name=f"main{end}", role=role) for end, role in self.roles.items()
         ]
-        if not stage.descend:
+        if not stage.optimize:
             return (VisualView(label=label), *texts)
         preprocess = self.model.image.preprocess
         picture = OwnPictureView(preprocess=preprocess, augment=self.augment, label=label)
@@ -159,13 +163,13 @@ class TIPCLIP(Pairs):
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         """With `groups` (B,) each group's picture, which its rows share, stands in the batch once."""
         if "groups" not in equal:
-            return {"contrastive": info_nce(image, text, self.model.scale())}
+            return {"contrastive": info_nce(image, text, self.model.logit_scale())}
         groups: Tensor = equal["groups"]
         of = torch.unique(groups, return_inverse=True)[1]
         belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(image.dtype)  # (pictures, B)
         pictures = image[belongs.argmax(1)]
         right = belongs / belongs.sum(1, keepdim=True)
-        scale = self.model.scale()
+        scale = self.model.logit_scale()
         return {
             "contrastive": info_nce(pictures, text, scale, image_keys=pictures, text_keys=text, targets=(right, of))
         }

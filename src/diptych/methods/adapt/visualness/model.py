@@ -52,7 +52,7 @@ class Visualness(Delivered):
         """The unit vector (E,) of the NULL picture."""
         return self.encoder.embed_images(self.null[None])[0]
 
-    def usable(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "TextVisualness":
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "TextVisualness":
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return TextVisualness(self, tokenizer, preprocess, name=name)
 

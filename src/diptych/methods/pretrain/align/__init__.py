@@ -61,10 +61,12 @@ class ALIGN(Pairs):
             if config.learned
             else Temperature(1 / config.sigma, form="fixed")
         )
-        self.model = make.dual(scale=scale, image_projection="fit", text_projection="affine")
+        self.model = make.dual(logit_scale=scale, image_projection="fit", text_projection="affine")
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        loss = info_nce(image, text, self.model.scale(), smoothing=self.config.smoothing, directions="sum", **equal)
+        loss = info_nce(
+            image, text, self.model.logit_scale(), smoothing=self.config.smoothing, directions="sum", **equal
+        )
         return {"contrastive": loss}
 
 
