@@ -20,7 +20,7 @@ from diptych.methods.base import At, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.training.optim import build
-from diptych.training.step import Step, whole
+from diptych.training.step import Step, forward_backward
 
 PACKAGES = ("open_clip_torch",)
 BATCH = 32
@@ -59,7 +59,7 @@ class Sides:
         pictures, tokens = Images(self.pixels[:, None]), Tokens(ids[:, None], lengths[:, None])
         batch = Batch({"main": pictures}, {"main": tokens}, keys=self.texts)
         optimizer, step = build(method, Recipe(lr=1e-5), {}), Step(method, precision)
-        return lambda: _step(optimizer, lambda: whole(step, batch, At(0, 1, 0, 0)).total)
+        return lambda: _step(optimizer, lambda: forward_backward(step, batch, At(0, 1, 0, 0)).total)
 
     def theirs(self, precision: str) -> Callable[[], float]:
         """As open_clip_train takes it; `ours` is to be made before, as this step changes the weights."""

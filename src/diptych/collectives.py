@@ -175,7 +175,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
 
 
-def whole(x: Tensor) -> Tensor:
+def full_tensor(x: Tensor) -> Tensor:
     """A tensor that is sharded over the ranks (DTensor) put together, on every rank, without gradient; any other as it
     is.
 

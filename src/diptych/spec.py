@@ -52,19 +52,19 @@ def parse(text: str) -> Spec:
     return Spec(name, options)
 
 
-def joined(text: str) -> list[str]:
+def split_specs(text: str) -> list[str]:
     """The specs that commas join; those in braces belong to a name.
 
-    >>> joined("photos/:part=1/5,{0..9},{a,b}.tar")
+    >>> split_specs("photos/:part=1/5,{0..9},{a,b}.tar")
     ['photos/:part=1/5', '{0..9}', '{a,b}.tar']
     """
     return re.split(r",(?![^{]*\})", text)
 
 
-def parted(text: str) -> tuple[str, str]:
+def split_options(text: str) -> tuple[str, str]:
     """The name of a spec, and its options as they stand.
 
-    >>> parted("C:/photos/:part=1/5:draw=2")
+    >>> split_options("C:/photos/:part=1/5:draw=2")
     ('C:/photos/', ':part=1/5:draw=2')
     """
     found = _OPTION.search(text)
@@ -341,7 +341,7 @@ def bounds(hint: Any) -> str:
 
 
 def several(kind: str, given: str | int, choices: Sequence[str], also: Sequence[str] = ()) -> tuple[str, ...]:
-    """The values of an option that takes several, joined by `+`, in the order of `choices`; "all" is all of them.
+    """The values of an option that takes several, split_specs by `+`, in the order of `choices`; "all" is all of them.
 
     `also` are further words that the option takes, for the error's sake.
 

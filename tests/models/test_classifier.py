@@ -12,7 +12,7 @@ from diptych.evaluation.suites.zeroshot import class_vectors
 from diptych.methods.adapt.cones.bank import TextSide
 from diptych.methods.adapt.proapo.prompt_sets import prompts
 from diptych.methods.adapt.proapo.units import units_of
-from diptych.models.class_names import check_names, parted, prompt_ids
+from diptych.models.class_names import check_names, prompt_ids, split_prompt
 
 LABELS = ("american_bulldog", "red_circle", "bar")
 WRITTEN = ("american bulldog", "red circle", "bar")
@@ -23,7 +23,7 @@ def test_an_underscore_is_a_blank_to_the_tokenizer():
     clip, template = build("clip"), "a photo of a {}."
     assert prompt_ids(clip, template, LABELS) == prompt_ids(clip, template, WRITTEN)
     assert clip.ids("a american bulldog") == [320, 2151, 15611]
-    assert parted(clip, template, LABELS[0]) == parted(clip, template, WRITTEN[0])
+    assert split_prompt(clip, template, LABELS[0]) == split_prompt(clip, template, WRITTEN[0])
     assert prompts((LABELS[0], "it barks."), [template]) == ("a photo of a american bulldog. it barks.",)
     assert units_of(LABELS[0], ["An American bulldog barks."])[1] == (WRITTEN[0], "an american bulldog barks.")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diptych.errors import InputError
 from diptych.objectives import both_losses, info_nce, pair_losses, sigmoid_pairs
-from diptych.objectives.core import alike, question_mean, unlike
+from diptych.objectives.core import different_group, group_targets, sigmoid_mean
 
 SETTINGS = settings(max_examples=40, deadline=None)
 
@@ -34,7 +34,7 @@ def weights(targets, rows: int, columns: int, smoothing: float) -> list[list[flo
     return table
 
 
-def reference(x, y, scale, bias=None, *, targets=None, allowed=None, compete=True, smoothing=0.0):
+def reference(x, y, scale, bias=None, *, targets=None, allowed=None, softmax=True, smoothing=0.0):
     """Row losses by loops over pairs, and which rows are alive."""
     rows, columns = len(x), len(y)
     wanted = weights(targets, rows, columns, smoothing)
@@ -44,11 +44,11 @@ def reference(x, y, scale, bias=None, *, targets=None, allowed=None, compete=Tru
         logits = [scale * sum(x[i, d] * y[j, d] for d in range(x.shape[1])) + (0 if bias is None else bias)
                   for j in range(columns)]  # fmt: skip
         inside = [j for j in range(columns) if weight[i, j] > 0]
-        if not inside or (compete and not sum(wanted[i])):
+        if not inside or (softmax and not sum(wanted[i])):
             losses.append(x.sum() * 0)
             alive.append(False)
             continue
-        if compete:
+        if softmax:
             normaliser = torch.log(sum(weight[i, j] * torch.exp(logits[j]) for j in inside))
             losses.append(sum(wanted[i][j] * (normaliser - logits[j]) for j in range(columns)))
         else:
@@ -81,10 +81,10 @@ def check(ours, theirs, tensors) -> None:
     kind=st.sampled_from(["diagonal", "index", "soft"]),
     mask=st.sampled_from(["none", "bool", "weights", "callable"]),
     smoothing=st.sampled_from([0.0, 0.1]),
-    compete=st.booleans(),
+    softmax=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_rows_equal_the_loops_for_every_option_and_any_tile(rows, extra, tile, kind, mask, smoothing, compete, seed):
+def test_rows_equal_the_loops_for_every_option_and_any_tile(rows, extra, tile, kind, mask, smoothing, softmax, seed):
     columns = rows + extra
     x, y, scale, bias = leaves(rows, columns, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -97,7 +97,7 @@ def test_rows_equal_the_loops_for_every_option_and_any_tile(rows, extra, tile, k
     if mask == "weights":
         allowed = allowed * torch.rand(rows, columns, generator=generator).double()
     given_mask = {"none": None, "callable": lambda i, j: allowed[i, j]}.get(mask, allowed)
-    options = {"targets": targets, "compete": compete, "smoothing": smoothing}
+    options = {"targets": targets, "softmax": softmax, "smoothing": smoothing}
     ours = pair_losses(x, y, scale, bias, allowed=given_mask, tile=tile, **options)
     theirs, alive = reference(x, y, scale, bias, allowed=None if mask == "none" else allowed, **options)
     assert ours.alive.tolist() == alive.tolist()
@@ -118,13 +118,13 @@ def test_columns_are_the_rows_of_the_transpose(rows, extra, tile, seed):
 
 
 @pytest.mark.parametrize("tile", [1, 2, 5])
-@pytest.mark.parametrize("compete", [True, False])
-def test_gradcheck_of_rows_scale_and_bias(tile, compete):
+@pytest.mark.parametrize("softmax", [True, False])
+def test_gradcheck_of_rows_scale_and_bias(tile, softmax):
     x, y, scale, bias = leaves(5, 6)
     allowed = torch.rand(5, 6, generator=torch.Generator().manual_seed(3)) > 0.2
 
     def loss(x, y, scale, bias):
-        return pair_losses(x, y, scale, bias, allowed=allowed, compete=compete, tile=tile).mean()
+        return pair_losses(x, y, scale, bias, allowed=allowed, softmax=softmax, tile=tile).mean()
 
     assert torch.autograd.gradcheck(loss, (x, y, scale, bias))
     assert torch.autograd.gradcheck(lambda *t: info_nce(*t, smoothing=0.1, tile=tile), (x, y[:5].detach(), scale))
@@ -143,8 +143,8 @@ def test_a_row_with_no_allowed_pair_is_not_alive_and_gets_no_gradient():
     x, y, scale, bias = leaves(3, 3)
     allowed = torch.ones(3, 3, dtype=torch.bool)
     allowed[1] = False
-    for compete in (True, False):
-        losses = pair_losses(x, y, scale, bias, allowed=allowed, compete=compete, tile=2)
+    for softmax in (True, False):
+        losses = pair_losses(x, y, scale, bias, allowed=allowed, softmax=softmax, tile=2)
         assert losses.alive.tolist() == [True, False, True]
         grad = torch.autograd.grad(losses.mean(), x)[0]
         assert grad.isfinite().all()
@@ -270,8 +270,8 @@ def test_the_mean_of_questions_is_that_of_their_rows(rows, extra, tile, kind, ma
     index = torch.randint(-1, rows + extra, (rows,), generator=generator)
     targets = {"diagonal": None, "index": index, "soft": random(rows, rows + extra, seed=seed).softmax(1)}[kind]
     allowed = torch.rand(rows, rows + extra, generator=generator) > 0.4 if masked else None
-    at_once = question_mean(x, y, scale, bias, targets=targets, allowed=allowed, tile=tile)
-    by_rows = pair_losses(x, y, scale, bias, targets=targets, allowed=allowed, compete=False, tile=tile).mean()
+    at_once = sigmoid_mean(x, y, scale, bias, targets=targets, allowed=allowed, tile=tile)
+    by_rows = pair_losses(x, y, scale, bias, targets=targets, allowed=allowed, softmax=False, tile=tile).mean()
     check(at_once[None], by_rows[None], (x, y, scale, bias))
 
 
@@ -282,18 +282,18 @@ def test_the_mean_of_questions_makes_each_strip_once_and_no_gradient_where_none_
     original = core._strip
     monkeypatch.setattr(core, "_strip", lambda *a: seen.append(a) or original(*a))
     x, y, scale, bias = leaves(6, 6)
-    loss = question_mean(x, y, scale, bias, tile=2)
+    loss = sigmoid_mean(x, y, scale, bias, tile=2)
     loss.backward()
     assert len(seen) == 3
     monkeypatch.setattr(torch, "mm", None)  # what makes a gradient
     with torch.no_grad():
-        assert question_mean(x, y, scale, bias, tile=2) == loss
+        assert sigmoid_mean(x, y, scale, bias, tile=2) == loss
 
 
 @pytest.mark.parametrize("groups", [[0], [3, 1, 3, 3, 1, 9], [4] * 5, [2, 1, 0]])
 @pytest.mark.parametrize("share", [True, False])
 def test_alike_are_the_rows_of_a_group(groups, share):
-    found = alike(torch.tensor(groups), share=share).to_dense()
+    found = group_targets(torch.tensor(groups), share=share).to_dense()
     expected = torch.tensor([[float(i == j) / (groups.count(i) if share else 1) for j in groups] for i in groups])
     torch.testing.assert_close(found, expected)
 
@@ -308,7 +308,7 @@ def test_duplicates_are_right_as_well_or_neither(tile):
     same = groups[:, None] == groups
     right = same / same.sum(1, keepdim=True)
     expected = (logits.logsumexp(1) - (right * logits).sum(1)).mean()
-    found = pair_losses(x, y, 2.0, targets=alike(groups), tile=tile).mean()
+    found = pair_losses(x, y, 2.0, targets=group_targets(groups), tile=tile).mean()
     torch.testing.assert_close(found, expected)
     ours, theirs = torch.autograd.grad(found, (x, y)), torch.autograd.grad(expected, (x, y))
     torch.testing.assert_close(ours, theirs)
@@ -316,4 +316,4 @@ def test_duplicates_are_right_as_well_or_neither(tile):
     for i in range(7):
         kept = [j for j in range(7) if j == i or groups[j] != groups[i]]
         loss = loss + (logits[i, kept].logsumexp(0) - logits[i, i]) / 7
-    torch.testing.assert_close(pair_losses(x, y, 2.0, allowed=unlike(groups), tile=tile).mean(), loss)
+    torch.testing.assert_close(pair_losses(x, y, 2.0, allowed=different_group(groups), tile=tile).mean(), loss)

@@ -19,7 +19,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.training import optim
 from diptych.training.engine import Interrupted
-from diptych.training.step import whole
+from diptych.training.step import forward_backward
 
 
 class Broken(Exception):
@@ -95,7 +95,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path):
     def backward(step, batch, at):
         if at.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return whole(step, batch, at)
+        return forward_backward(step, batch, at)
 
     engine = make_engine(tmp_path, backward=backward)
     with pytest.raises(Interrupted, match="after step 4.*--resume"):
@@ -108,7 +108,7 @@ def poison(where):
     """A backward that spoils step 2: the loss itself, or one gradient after a good loss."""
 
     def backward(step, batch, at):
-        losses = whole(step, batch, at)
+        losses = forward_backward(step, batch, at)
         if at.step != 2:
             return losses
         if where == "loss":

@@ -22,8 +22,8 @@ from diptych.testing import Toy
 from diptych.training.config import resolve
 from diptych.training.engine import Engine, Options
 from diptych.training.gradcache import cached, samples_at_once, strategy
-from diptych.training.launch import across_ranks, make_accelerator
-from diptych.training.step import Step, whole
+from diptych.training.launch import make_accelerator, wrap_ddp
+from diptych.training.step import Step, forward_backward
 
 AT = At(3, 10, 0, 7)
 DROPPING = {
@@ -81,7 +81,7 @@ def one_step(name: str, chunk: int | None, tile: int | None) -> tuple[float, dic
     try:
         method = make_method(name).double().train()
         step, batch = Step(method, "float32"), a_batch(method)
-        model = across_ranks(make_accelerator(), step) if chunk is None else step
+        model = wrap_ddp(make_accelerator(), step) if chunk is None else step
         losses = strategy(chunk)(model, batch, AT)
     finally:
         core._tile = choose
@@ -109,7 +109,7 @@ def test_the_scale_gets_its_gradient_once_where_open_clips_accumulation_gives_it
     open_clip = pytest.importorskip("open_clip.loss")
     method = make_method().double().train()
     step, batch, k = Step(method, "float32"), a_batch(method, 12), 3
-    whole(step, batch, AT)
+    forward_backward(step, batch, AT)
     expected = gradients(method)
     method.zero_grad()
     cached(4 * 4)(step, batch, AT)  # 4 image tokens a sample: 3 pieces
@@ -219,7 +219,7 @@ def test_streams_side_by_side_are_cut_into_as_many_pieces():
     method = make_method().double().train()
     method.__class__ = TwoStreams
     step, batches = Step(method, "float32"), {"train": a_batch(method, 13), "more": a_batch(method, 5, Toy(30))}
-    whole(step, batches, AT)
+    forward_backward(step, batches, AT)
     expected = gradients(method)
     method.zero_grad()
     cached(60)(step, batches, AT)

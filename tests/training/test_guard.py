@@ -7,8 +7,8 @@ import torch
 from tests.training.helpers import make_engine, make_method, read_log
 
 from diptych.methods.base import Losses
-from diptych.training.guard import WARM_UP, Guard
-from diptych.training.step import whole
+from diptych.training.guard import WARM_UP, SpikeGuard
+from diptych.training.step import forward_backward
 
 SPIKE = WARM_UP + 3
 
@@ -19,7 +19,7 @@ def spiking(at_step=SPIKE, stop=None):
     def backward(step, batch, at):
         if at.step == stop:
             raise KeyboardInterrupt
-        losses = whole(step, batch, at)
+        losses = forward_backward(step, batch, at)
         if at.step != at_step:
             return losses
         for parameter in step.parameters():
@@ -71,7 +71,7 @@ def test_resumed_between_warm_up_and_spike_the_guard_acts_as_unbroken(tmp_path):
 
 
 def test_a_loss_that_stays_high_is_followed_within_half_a_window():
-    guard = Guard(3.0)
+    guard = SpikeGuard(3.0)
     assert not any(guard.leap(1.0) for _ in range(100))
     acts = [guard.leap(10.0) is not None for _ in range(100)]
     assert acts == [True] * 50 + [False] * 50

@@ -21,7 +21,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.testing.subject import toy_tokenizer
 from diptych.training.engine import Engine, Interrupted, Options
-from diptych.training.step import Step, whole
+from diptych.training.step import Step, forward_backward
 
 VIT = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
 
@@ -38,7 +38,7 @@ def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=
     method = CLIP(CLIP.configure({}), make)
 
     def backward(step, batch, at):
-        losses = whole(step, batch, at)
+        losses = forward_backward(step, batch, at)
         if trouble and at.step == 1 and collectives.rank() == 1:
             next(p for p in step.parameters() if p.grad is not None).grad.view(-1)[0] = float(trouble)
         return losses
@@ -114,7 +114,7 @@ def saved_by(out: str, when: str) -> tuple[str, list[int]]:
     def backward(step, batch, at):
         if when == "step" and at.step == 1 and collectives.rank() == 1:
             stop()
-        return whole(step, batch, at)
+        return forward_backward(step, batch, at)
 
     engine = make_engine(Path(out), backward=backward, recipe={"batch_size": 22, "steps": 4})
     if when == "validation":
@@ -140,7 +140,7 @@ def weights_after_trouble(out: str, trouble: bool) -> list[dict]:
     """Runs on each rank: the weights, and the averaged ones, of a run that stops at its second step, or ends there."""
 
     def backward(step, batch, at):
-        losses = whole(step, batch, at)
+        losses = forward_backward(step, batch, at)
         if trouble and at.step == 1 and collectives.rank() == 1:
             return Losses({name: term * float("nan") for name, term in losses.terms.items()})
         return losses

@@ -21,7 +21,7 @@ from diptych.training.config import resolve
 from diptych.training.engine import Engine, Options
 from diptych.training.run import run
 from diptych.training.state import Checkpoints
-from diptych.training.step import whole
+from diptych.training.step import forward_backward
 
 STEPS, BROKEN = 6, 4
 
@@ -122,7 +122,7 @@ def train(out: str, shard: bool, recipe: dict, name="clip", stop=None, resume=Fa
     prepared = getattr(method, "prepared", None)
     return {
         "weights": engine.weights(),
-        "method": engine.ranks.whole(dict(engine.method.state_dict())),
+        "method": engine.ranks.full_tensors(dict(engine.method.state_dict())),
         "parameters": parameters,
         "scale": scale,
         "prepared": prepared,
@@ -262,7 +262,7 @@ def test_the_finished_model_loads_and_embeds_as_that_of_an_unsharded_run(tmp_pat
 
 def poisoned(out: str) -> tuple[int, float]:
     def backward(step, batch, at):
-        losses = whole(step, batch, at)
+        losses = forward_backward(step, batch, at)
         if at.step == 1 and collectives.rank() == 1:
             step.method.model.image_projection.weight.grad.to_local().fill_(float("nan"))
         return losses

@@ -13,7 +13,7 @@ import diptych
 from diptych.errors import InputError
 from diptych.training import tracking
 from diptych.training.log import Log
-from diptych.training.step import whole
+from diptych.training.step import forward_backward
 from diptych.training.tracking import Tracker
 
 
@@ -24,7 +24,7 @@ class Broken(Exception):
 def dies_at_6(step, batch, at):
     if at.step == 6:
         raise Broken
-    return whole(step, batch, at)
+    return forward_backward(step, batch, at)
 
 
 def validate(module, done):

@@ -24,7 +24,7 @@ from diptych.cli._parser import Namespace, Parser
 from diptych.cli._recipe import LENGTH, RECIPE, add_recipe
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
-from diptych.spec import annotations, bounds, joined, shown
+from diptych.spec import annotations, bounds, shown, split_specs
 
 GROUP = "Train"
 USAGE = "METHOD|FILE.py --data SOURCE --out RUN [options]"
@@ -113,10 +113,10 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
     added = tree.pop("added", None) or tree.pop("with", None) or []
     if not (isinstance(added, list) and all(isinstance(spec, str) for spec in added)):
         raise InputError(f"with in {path} is {shown(added)}; write a list of methods, such as [multi_view]")
-    joined = [] if "--with" in given else [f"--with={spec}" for spec in added]
+    split_specs = [] if "--with" in given else [f"--with={spec}" for spec in added]
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # the newer word on how long wins
-    return [*([] if method else [name]), *parser.words_of(tree, str(path)), *joined, *words]
+    return [*([] if method else [name]), *parser.words_of(tree, str(path)), *split_specs, *words]
 
 
 def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Path | None:
@@ -223,7 +223,7 @@ def few(data: Mapping[str, str], shots: int, seed: int) -> dict[str, str]:
 
 
 def _sources(word: str) -> list[str]:
-    return [word] if os.path.exists(word) else joined(word)  # noqa: PTH110  (False for any text)
+    return [word] if os.path.exists(word) else split_specs(word)  # noqa: PTH110  (False for any text)
 
 
 def run(args: Namespace) -> int:

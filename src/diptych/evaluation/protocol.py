@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diptych.data.sample import Source
-from diptych.spec import joined, parted
+from diptych.spec import split_options, split_specs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,5 +92,5 @@ def precision_of(model: object) -> str:
 
 def data_of(source: Source) -> str:
     """The name of a source without its folders, its options whole: data that lies elsewhere is the same data."""
-    parts = (parted(part) for part in joined(source.name))
+    parts = (split_options(part) for part in split_specs(source.name))
     return ",".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] + options for name, options in parts)

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from diptych.models.classifier import Classifier
 
 
-class Told(Model):
-    """A model whose classes are told by what was learnt: a `Classifier`, or a `Searched` (`methods.adapt.cones.bank`).
-    Embeddings are its encoder's, without that."""
+class TrainedClassesModel(Model):
+    """A model whose class embeddings come from training instead of prompts.
+
+    Image and text embeddings are those of its encoder. `delivered` has `encoder`, `tokenizer`, `classes`, `label` and
+    `set_classes`.
+    """
 
     delivered: Any
 
@@ -38,7 +41,7 @@ class Told(Model):
         self.classes = self.delivered.classes
 
 
-class Adapted(Told):
+class ClassifierModel(TrainedClassesModel):
     """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
     was trained on or any that are named."""
 

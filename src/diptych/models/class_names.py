@@ -56,7 +56,7 @@ def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> lis
     return tokenizer.encode(prompts(tokenizer, template, names))
 
 
-def parted(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:
+def split_prompt(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:
     """The ids of a prompt, special ones left out: the words before the name, the name, what follows it; where the last
     two share a token, all of both is the name. Raises InputError where the words before it share one with it."""
     before, prompt = template.partition("{}")[0], filled(template, name)

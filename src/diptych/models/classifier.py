@@ -18,7 +18,7 @@ from diptych.data.pictures import Preprocess
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
-from diptych.models.adapted import Adapted
+from diptych.models.adapted import ClassifierModel
 from diptych.models.class_names import check_names, prompt_ids
 from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
@@ -134,4 +134,4 @@ class Classifier(Delivered):
     def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
 
         assert preprocess is not None, "a dual encoder has a preprocessing"
-        return Adapted(self, preprocess, name=name)
+        return ClassifierModel(self, preprocess, name=name)

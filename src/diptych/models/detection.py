@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms
 
 from diptych.data.pictures import Preprocess
 from diptych.errors import InputError
-from diptych.models.adapted import Told
+from diptych.models.adapted import TrainedClassesModel
 from diptych.models.delivered import Validation
 from diptych.models.model import Pictures, Progress, evaluating
 from diptych.towers.encoded import Encoded
@@ -100,10 +100,10 @@ class Found:
     scores: Tensor
 
 
-class DetectorModel(Told):
+class DetectorModel(TrainedClassesModel):
     """A model that finds classes in images; embeddings are those of its encoder.
 
-    What it is built around has `regions(pixels) -> Regions` with scores, beside what `Told` asks for.
+    What it is built around has `regions(pixels) -> Regions` with scores, beside what `TrainedClassesModel` asks for.
     """
 
     delivered: Any

@@ -24,7 +24,7 @@ from diptych.errors import InputError
 from diptych.models.delivered import Validation
 from diptych.models.generate import generate
 from diptych.models.model import Model, evaluating
-from diptych.towers.nn.kv_cache import Cache
+from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import checksum
 from diptych.towers.text.text import TextTower
 
@@ -36,7 +36,7 @@ class State:
     logits: Tensor  # (B, V), of the next token
     hidden: Tensor  # (B, N, D), after the final norm: what the logits are made of
     mask: Tensor  # (B, N) bool, True where a token is real
-    cache: Cache
+    cache: KVCache
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
 
@@ -95,7 +95,7 @@ class CausalLM(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         prefix: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Ids (B, L) behind a prefix (B, P, D), or one of them -> tokens (B, N, D) after the final norm.
 
@@ -127,7 +127,7 @@ class CausalLM(nn.Module):
         memory_mask: Tensor | None = None,
     ) -> State:
         """Read prefix and ids; `mask` (B, N) is of both, None where all of them are real. Each row has a real token."""
-        cache = Cache.empty(len(self.tower.transformer.layers))
+        cache = KVCache.empty(len(self.tower.transformer.layers))
         hidden = self(ids, mask, memory=memory, memory_mask=memory_mask, prefix=prefix, cache=cache)
         B, N, _ = hidden.shape
         mask = torch.ones(B, N, dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from diptych.data.templates import checked, filled
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, shortened
-from diptych.models.class_names import check_names, parted
+from diptych.models.class_names import check_names, split_prompt
 from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
@@ -100,7 +100,7 @@ class Prompted(Classifier):
         before, _, behind = (part.strip() for part in template.partition("{}"))
         words, tail = self.tokenizer.ids(before), list[int]()
         if self.position == "around" and behind.removesuffix("."):
-            tail = parted(self.tokenizer, template.rstrip().removesuffix("."), "thing")[2]
+            tail = split_prompt(self.tokenizer, template.rstrip().removesuffix("."), "thing")[2]
             if not tail:
                 raise InputError(f"in {template!r} the words behind the name share a token with it; put a blank "
                                  "between {} and them")  # fmt: skip
@@ -132,7 +132,7 @@ class Prompted(Classifier):
     def _prompt(self, frame: Frame, name: str) -> tuple[list[int], list[int]]:
         """The ids of a class's prompt, and the number of the vector that stands at each, -1 where it is a word."""
         tokenizer = self.tokenizer
-        words, named, rest = parted(tokenizer, frame.template, name)
+        words, named, rest = split_prompt(tokenizer, frame.template, name)
         if rest[: len(frame.tail)] != frame.tail:
             raise InputError(f"in {filled(frame.template, name)!r} the words behind the name have other tokens "
                              "than elsewhere; put a blank between {} and them")  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from diptych.errors import InputError
-from diptych.objectives.core import Allowed, Targets, both_losses, pair_losses, question_mean
+from diptych.objectives.core import Allowed, Targets, both_losses, pair_losses, sigmoid_mean
 
 
 def info_nce(
@@ -87,4 +87,4 @@ def sigmoid_pairs(
     >>> round(sigmoid_pairs(x, x, 10.0, -5.0).item(), 4)  # 2 pairs a row, each log(1 + e^-5)
     0.0134
     """
-    return question_mean(image, text, scale, bias, targets=targets, allowed=allowed, tile=tile)
+    return sigmoid_mean(image, text, scale, bias, targets=targets, allowed=allowed, tile=tile)

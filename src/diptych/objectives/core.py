@@ -4,9 +4,9 @@
     row      loss_i = Σ_j T_ij · N_i - Σ_j T_ij S_ij        normaliser N_i = log Σ_j A_ij exp(S_ij)
 
 T are the targets, A says which pairs enter the normaliser; the two are apart, so positives may stay out of the
-denominator, and excluded pairs out of everything. Where the pairs do not compete, each is its own yes-or-no question
-and the row is loss_i = N_i - Σ_j T_ij S_ij with N_i = Σ_j A_ij softplus(S_ij). Columns are the rows of the transpose
-and share each block of logits with them.
+denominator, and excluded pairs out of everything. Where the pairs do not compete (`softmax=False`), each is its own
+yes-or-no question and the row is loss_i = N_i - Σ_j T_ij S_ij with N_i = Σ_j A_ij softplus(S_ij). Columns are the rows
+of the transpose and share each block of logits with them.
 
 The dots Σ_j T_ij S_ij = <x_i, scale · Σ_j T_ij y_j> + … need no logits. The normalisers do: they are made in strips of
 `tile` rows, which backward computes again, so that O(tile · C) memory is in use and O((R + C) · D) is kept between.
@@ -50,7 +50,7 @@ def pair_losses(
     *,
     targets: Targets = None,
     allowed: Allowed | None = None,
-    compete: bool = True,
+    softmax: bool = True,
     smoothing: float = 0.0,
     tile: int | None = None,
 ) -> RowLosses:
@@ -64,7 +64,7 @@ def pair_losses(
     >>> pair_losses(x, x, 1.0, targets=torch.tensor([0, -1]))  # log(e + 1) - 1; the second row is not alive
     RowLosses(loss=tensor([0.3133, 0.0000]), alive=tensor([ True, False]))
     """
-    return _losses(rows, columns, scale, bias, (targets,), allowed, compete, smoothing, tile)[0]
+    return _losses(rows, columns, scale, bias, (targets,), allowed, softmax, smoothing, tile)[0]
 
 
 def both_losses(
@@ -106,7 +106,7 @@ def normalisers(
         return _Normalisers.apply(x, y, scale, bias, allowed, True, False, tile or _tile(x, y))[0]  # type: ignore[index]
 
 
-def others(device: torch.device) -> Allowed:
+def off_diagonal(device: torch.device) -> Allowed:
     """Which pairs of two slices are of different indices: what `allowed` takes where a point is not its own pair."""
 
     def block(i: slice, j: slice) -> Tensor:
@@ -115,11 +115,11 @@ def others(device: torch.device) -> Allowed:
     return block
 
 
-def alike(groups: Tensor, *, share: bool = True) -> Tensor:
+def group_targets(groups: Tensor, *, share: bool = True) -> Tensor:
     """Targets (B, B), sparse, of rows whose partner and all that are of its group are right: each 1 / (size of the
     group), or 1 where they do not `share`. groups (B,) long.
 
-    >>> alike(torch.tensor([5, 7, 5])).to_dense()
+    >>> group_targets(torch.tensor([5, 7, 5])).to_dense()
     tensor([[0.5000, 0.0000, 0.5000],
             [0.0000, 1.0000, 0.0000],
             [0.5000, 0.0000, 0.5000]])
@@ -135,11 +135,11 @@ def alike(groups: Tensor, *, share: bool = True) -> Tensor:
     return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False)
 
 
-def unlike(groups: Tensor) -> Allowed:
+def different_group(groups: Tensor) -> Allowed:
     """Which pairs of two slices are partners or of different groups: what `allowed` takes where others of a row's group
     are neither right nor wrong. groups (B,) long."""
 
-    different: Any = others(groups.device)
+    different: Any = off_diagonal(groups.device)
 
     def block(i: slice, j: slice) -> Tensor:
         return (groups[i, None] != groups[j]) | ~different(i, j)
@@ -147,7 +147,7 @@ def unlike(groups: Tensor) -> Allowed:
     return block
 
 
-def question_mean(
+def sigmoid_mean(
     rows: Tensor,
     columns: Tensor,
     scale: Tensor | float,
@@ -157,13 +157,13 @@ def question_mean(
     allowed: Allowed | None = None,
     tile: int | None = None,
 ) -> Tensor:
-    """`pair_losses(…, compete=False).mean()` with three products of the size of the logits instead of four.
+    """`pair_losses(…, softmax=False).mean()` with three products of the size of the logits instead of four.
 
     Where a gradient is wanted, forward makes it strip by strip: a mean has one upstream gradient for all pairs, so it
     waits as two matrices (R, D), (C, D), and no logits are made again.
 
     >>> x = torch.eye(2)
-    >>> question_mean(x, x, 10.0, -5.0)  # two pairs a row, each log(1 + e^-5)
+    >>> sigmoid_mean(x, x, 10.0, -5.0)  # two pairs a row, each log(1 + e^-5)
     tensor(0.0134)
     """
     with torch.autocast(rows.device.type, enabled=False):
@@ -196,20 +196,20 @@ def _losses(
     bias: Tensor | float | None,
     targets: tuple[Targets, ...],
     allowed: Allowed | None,
-    compete: bool,
+    softmax: bool,
     smoothing: float,
     tile: int | None,
 ) -> list[RowLosses]:
     with torch.autocast(rows.device.type, enabled=False):
         x, y, scale, bias = _prepared(rows, columns, scale, bias)
         tile = tile or _tile(x, y)
-        normalisers = _Normalisers.apply(x, y, scale, bias, allowed, compete, len(targets) == 2, tile)
+        normalisers = _Normalisers.apply(x, y, scale, bias, allowed, softmax, len(targets) == 2, tile)
         sides = [(x, y), (y, x)]
         losses = []
         for (own, other), target, normaliser in zip(sides, targets, normalisers, strict=False):  # type: ignore[arg-type]
             weight, dot = _dots(own, other, scale, bias, target, smoothing)
-            alive = (weight > 0) & (normaliser > -torch.inf) if compete else _any_allowed(allowed, x, y, tile)
-            loss = (weight if compete else 1) * normaliser.masked_fill(~alive, 0) - dot.masked_fill(~alive, 0)
+            alive = (weight > 0) & (normaliser > -torch.inf) if softmax else _any_allowed(allowed, x, y, tile)
+            loss = (weight if softmax else 1) * normaliser.masked_fill(~alive, 0) - dot.masked_fill(~alive, 0)
             losses.append(RowLosses(loss, alive))
     return losses
 
@@ -263,13 +263,13 @@ class _Normalisers(torch.autograd.Function):
     """N_i of the rows, and where `both` of the columns, strip by strip; backward makes each strip again."""
 
     @staticmethod
-    def forward(ctx: Any, x, y, scale, bias, allowed, compete, both, tile):
-        ctx.options = allowed, compete, tile
+    def forward(ctx: Any, x, y, scale, bias, allowed, softmax, both, tile):
+        ctx.options = allowed, softmax, tile
         ctx.set_materialize_grads(False)
-        by_row, by_column = x.new_empty(len(x)), x.new_full((len(y),), -torch.inf if compete else 0)
+        by_row, by_column = x.new_empty(len(x)), x.new_full((len(y),), -torch.inf if softmax else 0)
         for i in _strips(len(x), tile):
-            logits, weights = _strip(x, y, scale, bias, allowed, i, compete)
-            if compete:
+            logits, weights = _strip(x, y, scale, bias, allowed, i, softmax)
+            if softmax:
                 by_row[i] = logits.logsumexp(1)
                 if both:
                     by_column = torch.logaddexp(by_column, logits.logsumexp(0))
@@ -285,7 +285,7 @@ class _Normalisers(torch.autograd.Function):
         if by_row is None and by_column is None:
             return (None,) * 8
         x, y, scale, bias, *normalisers = ctx.saved_tensors
-        allowed, compete, tile = ctx.options
+        allowed, softmax, tile = ctx.options
         of_x, of_y, of_scale, of_bias, *_ = ctx.needs_input_grad
         grad_x = torch.zeros_like(x) if of_x or of_scale else None
         grad_y = torch.zeros_like(y) if of_y else None
@@ -294,8 +294,8 @@ class _Normalisers(torch.autograd.Function):
         safe = [None if n is None else n.masked_fill(n == -torch.inf, torch.inf) for n in normalisers]
         with torch.autocast(x.device.type, enabled=False):
             for i in _strips(len(x), tile):
-                logits, weights = _strip(x, y, scale, bias, allowed, i, compete)
-                if compete:
+                logits, weights = _strip(x, y, scale, bias, allowed, i, softmax)
+                if softmax:
                     grad = _softmax_grad(logits, i, safe, by_row, by_column)
                 else:
                     grad = logits.sigmoid_().mul_(by_row[i, None])  # type: ignore[index]
@@ -361,13 +361,13 @@ def _softplus(logits: Tensor, weights: Tensor | None) -> Tensor:
     return values if weights is None else values.mul_(weights)
 
 
-def _strip(x, y, scale, bias, allowed, i: slice, compete: bool) -> tuple[Tensor, Tensor | None]:
+def _strip(x, y, scale, bias, allowed, i: slice, softmax: bool) -> tuple[Tensor, Tensor | None]:
     """The logits of rows i (t, C), and the weights that could not be put into them."""
     logits = (x[i] * scale) @ y.T if bias is None else torch.addmm(bias, x[i] * scale, y.T)
     if allowed is None:
         return logits, None
     block = _block(allowed, i, slice(0, len(y)))
-    if not compete:
+    if not softmax:
         return logits, block.to(logits.dtype)
     if block.dtype == torch.bool:
         return logits.masked_fill_(~block, -torch.inf), None

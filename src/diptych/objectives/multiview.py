@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.objectives.core import Allowed, normalisers, others, pair_losses
+from diptych.objectives.core import Allowed, normalisers, off_diagonal, pair_losses
 from diptych.objectives.uniformity import uniformity
 
 Form = Literal["code", "paper"]
@@ -45,7 +45,7 @@ def mv_infonce(views: Tensor, tau: float, *, form: Form = "code", tile: int | No
     """
     count, instances = _check(views, form)
     flat = views.flatten(0, 1)
-    allowed = others(views.device) if form == "code" else _other_views(instances, views.device)
+    allowed = off_diagonal(views.device) if form == "code" else _other_views(instances, views.device)
     by_row = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(0, (count, instances))
     return (by_row.logsumexp(0) - _positives(views, tau)).mean()
 
@@ -105,7 +105,7 @@ def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Ten
     _check(torch.stack([x, y]), "code")
     flat, count = torch.cat([x, y]), len(x)
     partner = torch.arange(2 * count, device=x.device).roll(count)
-    return pair_losses(flat, flat, 1 / tau, targets=partner, allowed=others(x.device), tile=tile).mean()
+    return pair_losses(flat, flat, 1 / tau, targets=partner, allowed=off_diagonal(x.device), tile=tile).mean()
 
 
 def dcl(x: Tensor, y: Tensor, tau: float, *, sigma: float | None = None, tile: int | None = None) -> Tensor:
@@ -151,7 +151,7 @@ def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = 
     positive = (own[:, None] == own).to(wide(views).dtype).fill_diagonal_(0)  # 1/3 is not the same in float32
     flat = views.flatten(0, 1)
     targets = positive / positive.sum(1, keepdim=True)
-    return pair_losses(flat, flat, 1 / tau, targets=targets, allowed=others(views.device), tile=tile).mean()
+    return pair_losses(flat, flat, 1 / tau, targets=targets, allowed=off_diagonal(views.device), tile=tile).mean()
 
 
 def pairwise(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
@@ -210,7 +210,7 @@ def _positives(views: Tensor, tau: float) -> Tensor:
 
 def _spread(view: Tensor, tau: float, tile: int | None) -> Tensor:
     """log Σ_{j≠i} exp s(u_i, u_j) of each instance (M,)."""
-    return normalisers(view, view, 1 / tau, allowed=others(view.device), tile=tile)
+    return normalisers(view, view, 1 / tau, allowed=off_diagonal(view.device), tile=tile)
 
 
 def _other_instances(instances: int, device: torch.device) -> Allowed:

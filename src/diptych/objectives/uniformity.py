@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.objectives.core import normalisers, others
+from diptych.objectives.core import normalisers, off_diagonal
 
 
 def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
@@ -70,7 +70,7 @@ def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
         raise InputError(f"points of shape {tuple(x.shape)} have no uniformity; give (N, D) with at least two rows")
     with torch.autocast(x.device.type, enabled=False):
         rows, columns = _extended(x, last=True), _extended(y, last=False)
-        by_row = normalisers(rows, columns, 2 * t, allowed=others(x.device), tile=tile)
+        by_row = normalisers(rows, columns, 2 * t, allowed=off_diagonal(x.device), tile=tile)
         return by_row.logsumexp(0) - math.log(len(x) * (len(x) - 1))
 
 

@@ -27,7 +27,7 @@ from diptych.testing.ranks import Ranks
 from diptych.testing.runs import BATCH, batches, engine_of, found_by, gradients_of, rows, snapshot, train
 from diptych.testing.subject import Subject, toy_tokenizer
 from diptych.training.optim import freeze
-from diptych.training.step import Step, whole
+from diptych.training.step import Step
 
 
 def encode_mixes_no_samples(subject: Subject) -> None:
@@ -89,7 +89,7 @@ def every_parameter_learns(subject: Subject) -> None:
     for stage, batch in batches(subject, method):
         freeze(method, stage.lr_scale)
         method.zero_grad(set_to_none=True)
-        losses = whole(Step(method, "float32"), batch, At(0, 10, 0, 0, stage.name))
+        losses = forward_backward(Step(method, "float32"), batch, At(0, 10, 0, 0, stage.name))
         assert losses.total.ndim == 0 and bool(torch.isfinite(losses.total)), f"the loss is {losses.total}"
         missing = set()
         for name, parameter in method.named_parameters():

@@ -19,7 +19,7 @@ from diptych.rng import torch_seed
 from diptych.testing.subject import Subject
 from diptych.training.engine import Engine, Options
 from diptych.training.gradcache import strategy
-from diptych.training.launch import across_ranks, make_accelerator
+from diptych.training.launch import make_accelerator, wrap_ddp
 from diptych.training.prepare import Run, with_columns
 from diptych.training.step import Step
 
@@ -67,7 +67,7 @@ def gradients_of(subject: Subject, batch: int, chunk: int | None = None) -> dict
     method = subject.small()
     stage, part = batches(subject, method, batch)[0]
     step = Step(method, "float32")
-    model = across_ranks(make_accelerator(), step) if chunk is None else step
+    model = wrap_ddp(make_accelerator(), step) if chunk is None else step
     losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
     gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     return {"loss": float(losses.total.detach()), "gradients": gradients}

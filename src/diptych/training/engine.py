@@ -30,8 +30,8 @@ from diptych.towers.dual import renamed_entries
 from diptych.towers.nn.parts import Momentum
 from diptych.training import gradcache, optim
 from diptych.training.feed import Feed
-from diptych.training.guard import LOOKS, Guard, Memory, write_samples
-from diptych.training.launch import make_accelerator, over_ranks
+from diptych.training.guard import LOOKS, ForgettingGuard, SpikeGuard, write_samples
+from diptych.training.launch import make_accelerator, strategy
 from diptych.training.log import Log, finite
 from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.schedule import factor
@@ -128,7 +128,7 @@ class Engine:
         remember: Callable[[nn.Module], float] | None = None,
     ):
         self.accelerator = accelerator or make_accelerator()
-        self.ranks = over_ranks(self.accelerator, options.shard)
+        self.ranks = strategy(self.accelerator, options.shard)
         self.device: torch.device = self.accelerator.device
         method.setup(sources)
         self.method = method.to(self.device)
@@ -140,8 +140,8 @@ class Engine:
         self.log = Log(out / "metrics.jsonl" if collectives.rank() == 0 else None, options.quiet)
         self.position = Position()
         self.summary = Summary(steps=0)
-        self.guard = Guard(options.spike)
-        self.memory = Memory(remember, options.forget, out / "state")
+        self.guard = SpikeGuard(options.spike)
+        self.memory = ForgettingGuard(remember, options.forget, out / "state")
         self.average: Momentum | None = None
         if recipe.ema is not None and any(stage.optimize for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
@@ -194,7 +194,7 @@ class Engine:
         """The state dict of what is delivered, on rank 0; all ranks take part."""
         if self.memory.lost:
             return self.memory.weights()
-        return self.ranks.whole(dict(self.delivered().state_dict()))
+        return self.ranks.full_tensors(dict(self.delivered().state_dict()))
 
     def _run_stage(self, stage: Stage, saved: Saved | None) -> None:
         recipe = replace(self.recipe, **stage.recipe)
@@ -393,7 +393,7 @@ class Engine:
             )
 
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
-        state = self.ranks.whole(
+        state = self.ranks.full_tensors(
             {
                 "position": asdict(self.position),
                 "method": dict(self.method.state_dict()),

@@ -23,7 +23,7 @@ from diptych import collectives
 from diptych.data.batch import Batch
 from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Method
-from diptych.training.step import Step, whole
+from diptych.training.step import Step, forward_backward
 
 PATCH = 16
 """Pixels a side of what counts as one token of a picture, whatever patches a tower cuts."""
@@ -31,11 +31,11 @@ PATCH = 16
 
 def strategy(chunk: int | None) -> Callable[[Any, Any, At], Losses]:
     """How a recipe runs forward and backward of a step: at once, or in pieces."""
-    return whole if chunk is None else cached(chunk)
+    return forward_backward if chunk is None else cached(chunk)
 
 
 def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
-    """What `step.whole` does, in pieces of at most `chunk` tokens (and at least one sample).
+    """What `step.forward_backward` does, in pieces of at most `chunk` tokens (and at least one sample).
 
     Averages gradients over the ranks itself, once, after the last piece; so it takes a step that DDP does not wrap.
     """

@@ -22,13 +22,13 @@ WARM_UP = 20
 _WINDOW = 100
 
 
-class Guard:
+class SpikeGuard:
     """Sees a spike: a loss above `factor` times the median of the stage's last 100, once there are 20. None: never.
 
     Spikes enter the median like all others: one does not move it, and where losses rise for good, the median follows
     within half a window, so that no run is skipped to its end.
 
-    >>> guard = Guard(5.0)
+    >>> guard = SpikeGuard(5.0)
     >>> [guard.leap(loss) for loss in [2.0] * 20 + [40.0, 2.0]][-3:]
     [None, 20.0, None]
     """
@@ -50,7 +50,7 @@ LOOKS = 20
 """How often a stage looks at what is guarded, at the most."""
 
 
-class Memory:
+class ForgettingGuard:
     """Sees a model forget: a score (`remember(module)`, larger is better) more than `forget` below that of the start.
 
     The weights of the last look at which it had not are kept in `folder`.

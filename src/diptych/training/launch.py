@@ -1,6 +1,6 @@
 """How training goes over the ranks: accelerate's device and process group, and what each rank holds of the parameters.
 
-All of it (`Copies`, DDP around a step), or its share (`shard.Shards`, FSDP).
+All of it (`Replicated`, DDP around a step), or its share (`shard.Sharded`, FSDP).
 """
 
 import os
@@ -37,7 +37,7 @@ def make_accelerator() -> Any:
                          "with torchrun, or unset these variables") from error  # fmt: skip
 
 
-def across_ranks(accelerator: Any, step: Step) -> nn.Module:
+def wrap_ddp(accelerator: Any, step: Step) -> nn.Module:
     """The step as DDP runs it: gradients averaged over ranks, batch norm over all ranks' samples.
 
     Buffers follow from the global batch, so they are equal on all ranks and none are sent.
@@ -55,7 +55,7 @@ def across_ranks(accelerator: Any, step: Step) -> nn.Module:
         return accelerator.prepare_model(step)
 
 
-class Copies:
+class Replicated:
     """Every rank holds all parameters. What the engine asks of the ranks; all of them call each method together."""
 
     def __init__(self, accelerator: Any):
@@ -66,7 +66,7 @@ class Copies:
 
     def wrap(self, step: Step, chunk: int | None) -> nn.Module:
         """What forward and backward run on; gradient caching averages gradients itself."""
-        return across_ranks(self.accelerator, step) if chunk is None else step
+        return wrap_ddp(self.accelerator, step) if chunk is None else step
 
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
         """The norm of all gradients, the same on all ranks; above `most` they are scaled down to it."""
@@ -83,12 +83,12 @@ class Copies:
         """While it lasts, rank 0 has the delivered `module` as one process has it; the others have None."""
         yield module if collectives.rank() == 0 else None
 
-    def whole(self, tree: Any) -> Any:
+    def full_tensors(self, tree: Any) -> Any:
         """A tree of dicts and lists with its tensors as one process would hold them, on rank 0."""
         return tree
 
     def load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Load an optimiser's state as `whole` gave it. Raises ValueError where it is that of other parameters."""
+        """Load an optimiser's state as `full_tensors` gave it. Raises ValueError for that of other parameters."""
         optimizer.load_state_dict(state)
         for parameter, values in optimizer.state.items():
             for name, value in values.items():
@@ -96,10 +96,10 @@ class Copies:
                     raise ValueError(f"{name} of the optimiser is {tuple(value.shape)}, not {tuple(parameter.shape)}")
 
 
-def over_ranks(accelerator: Any, shard: bool) -> Copies:
+def strategy(accelerator: Any, shard: bool) -> Replicated:
     """How a run goes over its ranks; the share of a single rank is all."""
     if not shard or collectives.world_size() == 1:
-        return Copies(accelerator)
-    from diptych.training.shard import Shards
+        return Replicated(accelerator)
+    from diptych.training.shard import Sharded
 
-    return Shards(accelerator)
+    return Sharded(accelerator)

@@ -24,11 +24,11 @@ from diptych.errors import InputError
 from diptych.methods.base import Method
 from diptych.towers.nn.parts import Frozen, Momentum
 from diptych.towers.nn.transformer import Block
-from diptych.training.launch import Copies
+from diptych.training.launch import Replicated
 from diptych.training.step import Step
 
 
-class Shards(Copies):
+class Sharded(Replicated):
     """Each rank keeps its share of the parameters; one mesh of all ranks."""
 
     units: list[FSDPModule]  # what is put together and given up as a whole, the step first
@@ -89,7 +89,7 @@ class Shards(Copies):
 
     @contextmanager
     def plain(self, module: nn.Module) -> Iterator[nn.Module | None]:
-        state = self.whole(dict(module.state_dict()))
+        state = self.full_tensors(dict(module.state_dict()))
         if collectives.rank() > 0:
             yield None
             return
@@ -99,13 +99,13 @@ class Shards(Copies):
         finally:
             self.empty = _without_weights(self.empty)
 
-    def whole(self, tree: Any) -> Any:
+    def full_tensors(self, tree: Any) -> Any:
         if isinstance(tree, DTensor):
-            full = collectives.whole(tree)
+            full = collectives.full_tensor(tree)
             return full.cpu() if collectives.rank() == 0 else None
         if isinstance(tree, dict):
-            return {key: self.whole(value) for key, value in tree.items()}
-        return [self.whole(value) for value in tree] if isinstance(tree, list | tuple) else tree
+            return {key: self.full_tensors(value) for key, value in tree.items()}
+        return [self.full_tensors(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
     def load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         numbers = chain.from_iterable(group["params"] for group in state["param_groups"])

@@ -85,7 +85,7 @@ def _gather_field(name: str, value: Tensor | Ragged, count: int) -> Tensor | Rag
     return Ragged(collectives.gather(value.values), collectives.gather(value.owner + before))
 
 
-def whole(step: nn.Module, batch: Any, at: At) -> Losses:
+def forward_backward(step: nn.Module, batch: Any, at: At) -> Losses:
     """Forward and backward of the whole batch at once; `gradcache` has the other way.
 
     DDP averages gradients over the ranks; those of a step without it are averaged here.

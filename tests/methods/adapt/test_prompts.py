@@ -8,7 +8,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
-from diptych.models.class_names import parted
+from diptych.models.class_names import split_prompt
 from diptych.towers.dual import DualEncoder
 
 AT = At(0, 10, 0, 0)
@@ -191,7 +191,7 @@ def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
     words, encoder = made.model.tokenizer, made.model.encoder
     assert made.model.context.shape == (3, 1, 32)
     for at, name in enumerate(NAMES):
-        before, _, rest = parted(words, "a photo of a {}.", name)
+        before, _, rest = split_prompt(words, "a photo of a {}.", name)
         row, [place] = made.model.ids[at, : made.model.lengths[at]].tolist(), (made.model.slots[at] >= 0).nonzero()[0]
         assert row[:place] == [*words.before, *before]
         assert row[place + 1 :] == [*rest, *words.after]

@@ -41,7 +41,7 @@ from diptych.data.sample import Field, Sample, Schema, Source
 from diptych.data.sources.compact import hash64
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
-from diptych.spec import Spec, joined, parse
+from diptych.spec import Spec, parse, split_specs
 
 
 @lru_cache(maxsize=1)
@@ -52,7 +52,7 @@ def formats() -> dict[str, ModuleType]:
 
 
 def open_source(spec: str) -> Source:
-    """The source named by `NAME_OR_PATH[:option=value…]`; several, separated by commas, are joined end to end.
+    """The source named by `NAME_OR_PATH[:option=value…]`; several, separated by commas, are split_specs end to end.
 
     Raises InputError where nothing is there, nothing is in it, or no format reads it.
 
@@ -61,7 +61,7 @@ def open_source(spec: str) -> Source:
     """
     if not spec:
         raise InputError("no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'")
-    specs = [spec] if os.path.exists(spec) else joined(spec)  # noqa: PTH110  (False for any text)
+    specs = [spec] if os.path.exists(spec) else split_specs(spec)  # noqa: PTH110  (False for any text)
     sources = [_open_one(parse(part)) for part in specs]
     return sources[0] if len(sources) == 1 else Concat(sources)
 
@@ -97,7 +97,7 @@ def _refuse_irregular(name: str) -> None:
 
 
 class Concat:
-    """Sources joined end to end. Where keys occur in two of them, all keys get their source's number in front.
+    """Sources split_specs end to end. Where keys occur in two of them, all keys get their source's number in front.
 
     Class labels of the same name are renumbered to the union of their class names, in order of appearance. A field
     that only some of the sources have becomes optional.

@@ -172,7 +172,7 @@ def judged_pictures(
 
 
 def _learnt(model: Any) -> bool:
-    """Whether a model has a classifier of its own (`models.model.Adapted`)."""
+    """Whether a model has a classifier of its own (`models.model.ClassifierModel`)."""
     return hasattr(model, "classifier")
 
 

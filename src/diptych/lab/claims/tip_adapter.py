@@ -50,7 +50,7 @@ from diptych.lab.joined import Pair, join, retrieval
 from diptych.methods.adapt.proapo.prompt_sets import PromptSets
 from diptych.methods.base import Method
 from diptych.methods.store import load
-from diptych.models.adapted import Adapted
+from diptych.models.adapted import ClassifierModel
 from diptych.rng import generator
 
 NOISE = 30.0
@@ -183,7 +183,7 @@ def described(trial: Trial) -> dict[str, float]:
     said = zip(names, descriptions.of_classes(trial.prelude.bank, names), strict=True)
     sets.choose(BANKS["plain"], {name: [(name, sentence) for sentence in sentences] for name, sentences in said})
     sets.set_classes(names)
-    return told(Adapted(sets, model.preprocess, name="described"), trial)
+    return told(ClassifierModel(sets, model.preprocess, name="described"), trial)
 
 
 def shopped(method: str, trial: Trial, *, change: Any = None, **settings: Any) -> Any:

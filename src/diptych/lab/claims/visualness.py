@@ -50,7 +50,7 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.suites.probe import classifier as regression
 from diptych.evaluation.suites.visualness import labelled, report
 from diptych.lab.claim import Claim, Floor, Trial, better, equal, not_worse
-from diptych.methods.adapt.visualness.model import TextVisualness
+from diptych.methods.adapt.visualness.model import VisualnessModel
 from diptych.methods.adapt.visualness.pages import label, write
 from diptych.methods.store import load
 from diptych.metrics import best_threshold, correlation
@@ -170,7 +170,7 @@ def trained(
 
 def clip(trial: Trial, *, rated: bool = False) -> dict[str, float]:
     """The shipped model itself, with the NULL picture."""
-    model = TextVisualness.of(load("tiny"))
+    model = VisualnessModel.of(load("tiny"))
     model.calibrate(*labelled(open_source(trial.prelude["val"])))
     return measure(model, trial, rated)
 

@@ -38,13 +38,13 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, PictureView, View
 from diptych.errors import InputError
 from diptych.methods.base import Preset, Recipe, Stage
-from diptych.methods.families.few_shot import SMALL, PicturesConfig, class_names
+from diptych.methods.families.few_shot import SMALL, LabelConfig, class_names
 from diptych.methods.families.pairs import Pairs
 from diptych.methods.make import Make
 from diptych.methods.teacher import Teacher
 from diptych.models.model import Model
 from diptych.objectives import info_nce
-from diptych.objectives.core import alike
+from diptych.objectives.core import group_targets
 from diptych.spec import Count
 from diptych.towers.nn.parts import Temperature
 
@@ -62,7 +62,7 @@ _MATCH, _ROLE = "match", "matched"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
+class Config(LabelConfig):
     """`bank` are descriptions of the classes: a JSON file {class: [text, …]}, or templates (`data.descriptions`);
     `summaries` is a JSON file {description: short text}, for those that are too long to train on. `matcher` is a model
     as `--init` takes it, "" the one that training starts from; it refuses captions that it cannot read whole, or with
@@ -233,7 +233,7 @@ class GIST(Pairs):
         if not self.config.group_positives:
             return {}
         origin: Any = batch.fields[ORIGIN]
-        return {"targets": alike(origin.long())}
+        return {"targets": group_targets(origin.long())}
 
 
 def matched(images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int], top: int) -> tuple[Tensor, Tensor]:
@@ -241,7 +241,7 @@ def matched(images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int],
     (n, top) long, -1 where that is shorter, and their shares of the softmax over it (n, top), 0 there.
 
     images (n, E) and labels (n,); texts (K, E) of all classes, one after the other, `sizes` of them each. Lengths of
-    vectors do not count. Of captions that fit alike, the earlier comes first.
+    vectors do not count. Of captions that fit group_targets, the earlier comes first.
 
     >>> images, texts = torch.tensor([[1.0, 0.2]]), torch.tensor([[9.0, 9.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     >>> matched(images, torch.tensor([1]), texts, [1, 3], 2)[0]  # of class 1, whose captions are the last three

@@ -26,7 +26,7 @@ from diptych.dtypes import wide
 from diptych.errors import InputError, unknown
 from diptych.linear import SEARCHES, classifier, weights
 from diptych.methods.base import Stage
-from diptych.methods.families.few_shot import PAPER, SMALL, Classify, PicturesConfig, class_names
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, LabelConfig, class_names
 from diptych.models.class_names import check_names
 from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder
@@ -43,7 +43,7 @@ Features = Literal["embedding", "pooled"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
+class Config(LabelConfig):
     """`features` are the embedding, of unit norm, or what the image tower pools before the projection; `search` says
     how C is looked for (`diptych.linear`)."""
 

@@ -29,7 +29,7 @@ from diptych.towers.nn.parts import Temperature
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturesConfig:
+class LabelConfig:
     """`label` is that of the classes, `augment` options of `data.views.Augment`."""
 
     label: str = "class"
@@ -37,7 +37,7 @@ class PicturesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyConfig(PicturesConfig):
+class ClassifyConfig(LabelConfig):
     """`template` is the prompt that the name stands in."""
 
     template: str = "a photo of a {}."

@@ -36,7 +36,7 @@ PAPER = Preset(image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=12
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturesConfig:
+class ImageOnlyConfig:
     """`augment` are options of `data.views.Augment`, `projector` the head behind the tower (`towers.nn.heads`)."""
 
     augment: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
@@ -44,16 +44,16 @@ class PicturesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig(PicturesConfig):
+class ContrastiveConfig(ImageOnlyConfig):
     """`tau` is the temperature."""
 
     tau: Positive = 0.1
 
 
-class Pictures(Method):
+class ImageOnly(Method):
     """Two views of each picture, (B, 2, E) behind the projector, not normalised."""
 
-    Config = PicturesConfig
+    Config = ImageOnlyConfig
     chunkable = False  # the projectors have batch norm, in which samples meet
     model: DualEncoder
 

@@ -14,7 +14,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.methods.tuning import Decay, has_blocks, keep_statistics, layer_rates
-from diptych.objectives.core import alike, unlike
+from diptych.objectives.core import different_group, group_targets
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 
@@ -77,8 +77,8 @@ class DuplicatesConfig(PairConfig):
         read = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         groups = torch.unique(ids.masked_fill(~read, -1), dim=0, return_inverse=True)[1]
         if self.duplicates == "masked":
-            return {"allowed": unlike(groups)}
-        return {"targets": alike(groups, share=share)}
+            return {"allowed": different_group(groups)}
+        return {"targets": group_targets(groups, share=share)}
 
 
 class Pairs(Method):

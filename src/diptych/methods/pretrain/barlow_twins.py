@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
-from diptych.methods.families.image_only import PAPER, SMALL, Pictures, PicturesConfig
+from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.objectives.noncontrastive import redundancy
 from diptych.spec import NotNegative
 
@@ -26,7 +26,7 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
+class Config(ImageOnlyConfig):
     """`off_diagonal` is λ, `weight` that of the whole loss, which sums over the space's numbers."""
 
     projector: str = "mlp:hidden=8192:layers=3:last_norm=plain"
@@ -34,7 +34,7 @@ class Config(PicturesConfig):
     weight: NotNegative = 1.0
 
 
-class BarlowTwins(Pictures):
+class BarlowTwins(ImageOnly):
     """Redundancy reduction of two views."""
 
     Config = Config

@@ -18,7 +18,7 @@ import torch
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
-from diptych.methods.families.image_only import PAPER, SMALL, Pictures, PicturesConfig
+from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.objectives.noncontrastive import negative_cosine
 from diptych.spec import Share
@@ -35,7 +35,7 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
+class Config(ImageOnlyConfig):
     """`predictor` is the head that predicts, `momentum` m_0."""
 
     projector: str = "mlp:hidden=4096"
@@ -43,7 +43,7 @@ class Config(PicturesConfig):
     momentum: Share = 0.996
 
 
-class BYOL(Pictures):
+class BYOL(ImageOnly):
     """Each view predicts the copy's projection of the other."""
 
     Config = Config

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
-from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, Pictures
+from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, ImageOnly
 from diptych.objectives import dcl
 from diptych.spec import Positive
 
@@ -37,7 +37,7 @@ class Config(ContrastiveConfig):
     sigma: Positive | None = None
 
 
-class DCL(Pictures):
+class DCL(ImageOnly):
     """NT-Xent without the positive in the normaliser."""
 
     Config = Config

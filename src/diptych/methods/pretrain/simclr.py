@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
-from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, Pictures
+from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, ImageOnly
 from diptych.objectives import nt_xent
 
 card = {
@@ -32,7 +32,7 @@ class Config(ContrastiveConfig):
     projector: str = "mlp:hidden=2048:last_norm=scaled"
 
 
-class SimCLR(Pictures):
+class SimCLR(ImageOnly):
     """NT-Xent of two views."""
 
     Config = Config

@@ -13,7 +13,7 @@ from typing import Any
 
 from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
-from diptych.methods.families.image_only import PAPER, SMALL, Pictures, PicturesConfig
+from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.objectives.noncontrastive import negative_cosine
 from diptych.towers.nn.heads import head
@@ -28,14 +28,14 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
+class Config(ImageOnlyConfig):
     """`predictor` is the head that predicts, as wide as the space."""
 
     projector: str = "mlp:hidden=2048:layers=3:last_norm=plain"
     predictor: str = "mlp:hidden=512:last_bias=true"
 
 
-class SimSiam(Pictures):
+class SimSiam(ImageOnly):
     """Each view predicts the other."""
 
     Config = Config

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import LabelView, View
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
-from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, Pictures
+from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, ImageOnly
 from diptych.objectives import supervised
 
 card = {
@@ -37,7 +37,7 @@ class Config(ContrastiveConfig):
     label: str = "class"
 
 
-class SupCon(Pictures):
+class SupCon(ImageOnly):
     """Views of one label find each other."""
 
     Config = Config

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import Augment, PictureView, View
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
-from diptych.methods.families.image_only import PAPER, SMALL, STRONG, Pictures, PicturesConfig
+from diptych.methods.families.image_only import PAPER, SMALL, STRONG, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.objectives.noncontrastive import assignment_loss, sinkhorn
 from diptych.spec import AtLeast, Count, Positive, Share, configure
@@ -37,7 +37,7 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
+class Config(ImageOnlyConfig):
     """`crops` is the number of small crops, of `crop_size` pixels (None: as large as the full ones), varied by `small`.
     `prototypes` are assigned with `eps` and `iterations`, predicted at `tau`, and stand still for `still` of training.
     `queue` is the number of earlier embeddings of each full crop, 0 for none."""
@@ -54,7 +54,7 @@ class Config(PicturesConfig):
     queue: Annotated[int, AtLeast(0)] = 0
 
 
-class SwAV(Pictures):
+class SwAV(ImageOnly):
     """Crops predict each other's assignment to prototypes."""
 
     Config = Config

@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 @dataclass
-class Kept:
+class LayerCache:
     """The keys and values (B, heads, M, D / heads) that one attention has computed, None before its first call.
 
-    >>> kept = Kept()
+    >>> kept = LayerCache()
     >>> _ = kept.extend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))
     >>> kept.extend(torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4))[0].shape
     torch.Size([1, 2, 4, 4])
@@ -33,27 +33,27 @@ class Kept:
         self.keys, self.values = keys, values
         return keys, values
 
-    def select(self, index: Tensor | None) -> "Kept":
+    def select(self, index: Tensor | None) -> "LayerCache":
         """Those of the samples `index`; None: of all."""
         if index is None or self.keys is None or self.values is None:
-            return Kept(self.keys, self.values)
-        return Kept(self.keys[index], self.values[index])
+            return LayerCache(self.keys, self.values)
+        return LayerCache(self.keys[index], self.values[index])
 
 
-class Cache:
-    """A `Kept` for each layer of a stack: `own` of the tokens themselves, `cross` of the memory, which is read once.
+class KVCache:
+    """One `LayerCache` a layer: `own` of the tokens themselves, `cross` of the memory, which is read once.
 
     The stack that is given a cache fills it in place; a cache that `select` gives is filled on its own.
     """
 
-    def __init__(self, own: Iterable[Kept], cross: Iterable[Kept]):
+    def __init__(self, own: Iterable[LayerCache], cross: Iterable[LayerCache]):
         self.own, self.cross = list(own), list(cross)
 
     @classmethod
-    def empty(cls, depth: int) -> "Cache":
+    def empty(cls, depth: int) -> "KVCache":
         """That of a stack of `depth` layers which has read nothing."""
-        return cls((Kept() for _ in range(depth)), (Kept() for _ in range(depth)))
+        return cls((LayerCache() for _ in range(depth)), (LayerCache() for _ in range(depth)))
 
-    def select(self, index: Tensor | None = None) -> "Cache":
+    def select(self, index: Tensor | None = None) -> "KVCache":
         """A cache of the samples `index` (N,), which may repeat; None: of all."""
-        return Cache((kept.select(index) for kept in self.own), (kept.select(index) for kept in self.cross))
+        return KVCache((kept.select(index) for kept in self.own), (kept.select(index) for kept in self.cross))

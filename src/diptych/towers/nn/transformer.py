@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.encoded import Edit
 from diptych.towers.nn.fused import join, project
-from diptych.towers.nn.kv_cache import Cache, Kept
+from diptych.towers.nn.kv_cache import KVCache, LayerCache
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         causal: bool = False,
-        kept: Kept | None = None,
+        kept: LayerCache | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it is given.
 
@@ -193,7 +193,7 @@ class Block(nn.Module):
         causal: bool = False,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
-        kept: tuple[Kept, Kept] | None = None,
+        kept: tuple[LayerCache, LayerCache] | None = None,
     ) -> Tensor:
         own, of_memory = kept or (None, None)
         x = x + self.dropout(self.scale1(self.attn(self.norm1(x), mask=mask, causal=causal, kept=own)))
@@ -243,7 +243,7 @@ class Transformer(nn.Module):
         memory_mask: Tensor | None = None,
         start: int = 0,
         stop: int | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Run layers start … stop-1 on (B, N, D); `edit(layer, tokens)` is called on the input of each.
 

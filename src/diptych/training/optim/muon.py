@@ -50,7 +50,9 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         momentum = state["momentum"]
         momentum.lerp_(gradient, 1 - _MOMENTUM)
-        update = collectives.whole(gradient.lerp(momentum, _MOMENTUM)).flatten(1)  # of a shard: all of it, on each rank
+        update = collectives.full_tensor(gradient.lerp(momentum, _MOMENTUM)).flatten(
+            1
+        )  # of a shard: all of it, on each rank
         size = 0.2 * sqrt(max(update.shape))
         step = collectives.shared(orthogonal(update).view(parameter.shape), parameter)
         parameter.mul_(1 - lr * decay).add_(step, alpha=-lr * size)

@@ -1,4 +1,4 @@
-"""Concepts in the place of a text tower's output: the sheet's identities, what is stored, which names can be told."""
+"""Concepts in the place of a text tower's output: identities, what is stored, which names can be given."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from tests.methods.adapt.test_prompts import method, pictures
 from torch.nn.functional import cross_entropy, normalize
 
 from diptych.errors import InputError
-from diptych.methods.adapt.cones.bank import ConceptBank, Concepts, Rows, TextSide, padded
+from diptych.methods.adapt.cones.bank import ConceptBank, ConceptClassifier, Rows, TextSide, padded
 from diptych.models.classifier import Classifier
 
 NAMES = ("red circle", "blue square", "bar")
@@ -19,7 +19,7 @@ def encoder_of():
 
 def begun(form="pooled", names=NAMES, count=None):
     encoder, words = encoder_of()
-    model = Concepts(encoder, words).eval()
+    model = ConceptClassifier(encoder, words).eval()
     model.learn(TextSide(encoder, words, model.template).concepts(names, form, count))
     return model
 
@@ -30,7 +30,7 @@ def test_what_begins_as_names_is_zero_shot_to_the_bit_and_stays_so_without_the_t
     plain.set_classes(NAMES)
     with torch.no_grad():
         wanted = plain(pictures())
-        model = Concepts(encoder, words).eval()
+        model = ConceptClassifier(encoder, words).eval()
         model.learn(TextSide(encoder, words, model.template).concepts(NAMES, "pooled"))
         assert torch.equal(model(pictures()), wanted)
         model.leave_text()

@@ -6,7 +6,7 @@ from tests.methods.adapt.test_prompts import method, pictures
 
 from diptych.errors import InputError
 from diptych.methods.adapt.cones.bank import TextSide
-from diptych.methods.adapt.cones.detect import Grounding, concept_scores
+from diptych.methods.adapt.cones.detect import ConceptDetector, concept_scores
 from diptych.models.detection import HeadConfig
 
 NAMES = ("red circle", "blue square")
@@ -15,8 +15,8 @@ NAMES = ("red circle", "blue square")
 def grounding(names=NAMES, **how):
     made = method("coop")
     torch.manual_seed(0)
-    model = Grounding(made.model.encoder.eval(), made.model.tokenizer, "a photo of a {}.", head=HeadConfig(width=32),
-                      **how).eval()  # fmt: skip
+    encoder, tokenizer = made.model.encoder.eval(), made.model.tokenizer
+    model = ConceptDetector(encoder, tokenizer, "a photo of a {}.", head=HeadConfig(width=32), **how).eval()
     side = TextSide(model.encoder, model.tokenizer, model.template)
     if names:
         model.learn(side.concepts(names, "name", model.count))

@@ -6,7 +6,7 @@ from tests.methods.adapt.test_prompts import method, pictures
 
 from diptych.errors import InputError
 from diptych.methods.adapt.cones.bank import Rows, TextSide
-from diptych.methods.adapt.cones.generate import Drawing
+from diptych.methods.adapt.cones.generate import ConceptDrawer
 from diptych.towers.nn.denoiser import DenoiserConfig
 
 SMALL = DenoiserConfig(size=8, patch=4, width=32, depth=1, heads=2, steps=20)
@@ -15,7 +15,7 @@ SMALL = DenoiserConfig(size=8, patch=4, width=32, depth=1, heads=2, steps=20)
 def drawing(names=("red circle",)):
     made = method("coop")
     torch.manual_seed(0)
-    model = Drawing(made.model.encoder.eval(), made.model.tokenizer, "a photo of a {}.", SMALL).eval()
+    model = ConceptDrawer(made.model.encoder.eval(), made.model.tokenizer, "a photo of a {}.", SMALL).eval()
     torch.nn.init.normal_(model.denoiser.out.weight, std=0.1)
     side = TextSide(model.encoder, model.tokenizer, model.template)
     model.learn(side.concepts(names, "prompt"))

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 from diptych.data.batch import Batch, Images
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
-from diptych.methods.adapt.mocoop.mixture import Routed, mixing
+from diptych.methods.adapt.mocoop.mixture import MixtureModel, mixing
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 from diptych.training import optim
@@ -278,7 +278,7 @@ def test_pictures_keep_all_their_patches_while_the_norms_learn():
 
 def test_pictures_are_told_their_groups():
     made = alter(mocoop())
-    model = Routed(made.model, made.model.image.preprocess, name="here")
+    model = MixtureModel(made.model, made.model.image.preprocess, name="here")
     found, weights = model.route(pictures()), made.model.route(pictures())
     for told, row in zip(found, weights, strict=True):
         assert len(told) == 2

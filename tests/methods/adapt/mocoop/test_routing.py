@@ -86,7 +86,7 @@ def test_the_order_of_groups_and_of_classes_changes_nothing():
 
 
 def test_another_group_is_no_class():
-    """Prototypes compete inside a group: equal ones in another group cost nothing."""
+    """Prototypes softmax inside a group: equal ones in another group cost nothing."""
     p = torch.eye(3, dtype=torch.float64)
     once, twice = grouped_texts(p[None], p[None], 0.1), grouped_texts(p.expand(2, 3, 3), p.expand(2, 3, 3), 0.1)
     torch.testing.assert_close(once, twice)

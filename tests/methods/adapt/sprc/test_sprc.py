@@ -15,7 +15,7 @@ from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.front import validation
 from diptych.methods.adapt.sprc import SPRC
-from diptych.methods.adapt.sprc.composer import Composing, cleaned
+from diptych.methods.adapt.sprc.composer import ComposerModel, cleaned
 from diptych.methods.base import At
 from diptych.methods.make import NO_TOWER, Make
 from diptych.models.model import Model
@@ -217,7 +217,7 @@ def test_training_lowers_the_loss_and_ignores_samples_without_a_reference(runs):
 
 def test_a_run_on_triples_begins_as_the_run_on_pairs(runs, tmp_path):
     pairs, base = diptych.load(runs / "pairs"), diptych.load(runs / "base")
-    assert isinstance(pairs, Composing)
+    assert isinstance(pairs, ComposerModel)
     started = SPRC(SPRC.configure({**SMALL, "together": 5}), Make.of(pairs))
     for name, value in pairs.composer.state_dict().items():
         assert torch.equal(value, started.model.state_dict()[name])

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from diptych.data.pictures import Preprocess, noise_picture
 from diptych.errors import InputError
-from diptych.methods.adapt.visualness.model import TextVisualness
+from diptych.methods.adapt.visualness.model import VisualnessModel
 from diptych.methods.store import load
 from diptych.metrics import best_threshold
 
@@ -45,7 +45,7 @@ def test_a_threshold_on_cosine_is_one_on_the_score():
 
 @pytest.fixture
 def model():
-    return TextVisualness.of(load("tiny"))
+    return VisualnessModel.of(load("tiny"))
 
 
 def test_the_score_is_one_less_the_cosine_to_the_null_picture_and_no_length_changes_it(model):
@@ -79,7 +79,7 @@ def test_it_embeds_as_the_model_that_it_was_made_of_and_is_another(model):
     tiny = load("tiny")
     torch.testing.assert_close(model.embed_texts(TEXTS), tiny.embed_texts(TEXTS))
     assert model.identity != tiny.identity
-    assert TextVisualness.of(tiny, seed=1).identity != model.identity
+    assert VisualnessModel.of(tiny, seed=1).identity != model.identity
 
 
 def test_the_null_picture_is_the_same_everywhere():

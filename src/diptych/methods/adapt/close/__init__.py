@@ -30,7 +30,7 @@ from diptych.data.views import NoiseView, PictureView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.adapt.close.gap import gap
 from diptych.methods.adapt.close.tasks import Task, TaskView
-from diptych.methods.adapt.close.writer import Writer
+from diptych.methods.adapt.close.writer import Captioner
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
@@ -73,7 +73,7 @@ class CLOSE(Method):
 
     Config = Config
     adapts = True
-    model: Writer
+    model: Captioner
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
@@ -92,7 +92,7 @@ class CLOSE(Method):
             sources=config.sources, targets=config.targets,
         )  # fmt: skip
         layer = gap("none" if images else config.gap, encoder.embed_dim, config.noise)
-        self.model = Writer(
+        self.model = Captioner(
             encoder, make.words, config.lm, layer, tokens=config.tokens, longest=config.max_tokens,
             validation=_validation(config),
         )  # fmt: skip

@@ -33,7 +33,7 @@ from diptych.towers.tower import ImageTower
 BEAMS = 5
 
 
-class Writer(Delivered):
+class Captioner(Delivered):
     """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; one whose folder is gone is
     built by `load_extra_state`, from what the run has kept of it."""
 
@@ -88,9 +88,9 @@ class Writer(Delivered):
         if values:
             self._write_with(t5.rebuilt(dict(values)))
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "WritingModel":
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "CaptionerModel":
         assert preprocess is not None, "a dual encoder has a preprocessing"
-        return WritingModel(self, tokenizer, preprocess, name=name)
+        return CaptionerModel(self, tokenizer, preprocess, name=name)
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the task is known once it is made
@@ -100,10 +100,10 @@ class Writer(Delivered):
         return "images.main", f"texts.{self.validation.settings['role']}"
 
 
-class WritingModel(Model):
+class CaptionerModel(Model):
     """A model that writes about pictures; it embeds as its encoder does. What `diptych.load` returns for a writer."""
 
-    def __init__(self, writer: Writer, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+    def __init__(self, writer: Captioner, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         super().__init__(writer.encoder, tokenizer, preprocess, name=name, delivered=writer)
         self.writer, self.lm = writer, writer.lm
         self.validation = writer.validation

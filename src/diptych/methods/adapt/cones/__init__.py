@@ -30,7 +30,7 @@ from diptych.data.batch import Batch
 from diptych.data.sample import Source
 from diptych.data.views import LabelView, View
 from diptych.errors import InputError, unknown
-from diptych.methods.adapt.cones.bank import Concepts, Rows, TextSide
+from diptych.methods.adapt.cones.bank import ConceptClassifier, Rows, TextSide
 from diptych.methods.adapt.cones.detect import Detect
 from diptych.methods.adapt.cones.generate import Generate
 from diptych.methods.base import At, Features, Losses, Stage
@@ -145,7 +145,7 @@ class ConES(Classify):
         freeze(encoder.text, encoder.text_projection, encoder.logit_scale, encoder.logit_bias)
         if config.task == "classify":
             self.vision: Sequence[str] = ("model.encoder.image", "model.encoder.image_projection")
-            model: Any = Concepts(encoder, make.words, config.template)
+            model: Any = ConceptClassifier(encoder, make.words, config.template)
         else:
             self.task = task = TASKS[config.task](config, make, encoder, self.augment)
             self.vision, model = task.vision, task.model

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.files import write_atomic
-from diptych.models.class_names import check_names, parted, prompt_ids
+from diptych.models.class_names import check_names, prompt_ids, split_prompt
 from diptych.models.classifier import Classifier
 from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
@@ -185,7 +185,7 @@ class TextSide(nn.Module):
             return {name: Rows(vector[None], [True]) for name, vector in zip(names, vectors, strict=True)}
         found, (values, mask) = {}, self.tokens(prompts)
         for at, name in enumerate(names):
-            words, named, _ = parted(self.tokenizer, self.template, name)
+            words, named, _ = split_prompt(self.tokenizer, self.template, name)
             start = len(self.tokenizer.before) + len(words)
             if form == "prompt":
                 rows = values[at][mask[at]]
@@ -198,7 +198,7 @@ class TextSide(nn.Module):
         return found
 
 
-class Searched(Delivered):
+class ConceptModule(Delivered):
     """What is delivered beside an encoder: a bank of concepts. Beside learnt names others can be named as long as the
     encoder has its text tower.
 
@@ -264,7 +264,7 @@ class Searched(Delivered):
             self.set_classes(values["classes"])
 
 
-class Concepts(Searched, Classifier):
+class ConceptClassifier(ConceptModule, Classifier):
     """A classifier of concepts, one row each: logits_c = s <x, E_c / ||E_c||>."""
 
     form = "pooled"

@@ -24,7 +24,7 @@ from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import Augment, BoxView, View
 from diptych.errors import InputError
-from diptych.methods.adapt.cones.bank import ConceptBank, Searched, TextSide, padded
+from diptych.methods.adapt.cones.bank import ConceptBank, ConceptModule, TextSide, padded
 from diptych.methods.adapt.cones.regions import box_terms, word_regions
 from diptych.methods.base import Features, Losses
 from diptych.methods.make import Make
@@ -35,7 +35,7 @@ from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
 
 
-class Grounding(Searched):
+class ConceptDetector(ConceptModule):
     """An encoder with a head that finds concepts, several rows each. Pictures are squashed, so that boxes are shares of
     the whole."""
 
@@ -117,10 +117,10 @@ class Detect:
         if extra := set(config.augment) - {"flip"}:
             raise InputError(f"augment of detection has {sorted(extra)[0]!r}; boxes move with flip alone")
         options = configure(HeadConfig, dict(config.head), "head")
-        self.model = Grounding(encoder, make.words, config.template, count=config.vectors, head=options)
+        self.model = ConceptDetector(encoder, make.words, config.template, count=config.vectors, head=options)
         self.flip = augment.flip
-        self.trained = isinstance(given := make.delivered, Grounding)
-        if isinstance(given, Grounding):
+        self.trained = isinstance(given := make.delivered, ConceptDetector)
+        if isinstance(given, ConceptDetector):
             self.model.head = copy.deepcopy(given.head)
         self.classes: dict[bool, tuple[str, ...]] = {True: (), False: ()}  # names of box labels: of `base`, and not
         self.known: tuple[str, ...] = ()

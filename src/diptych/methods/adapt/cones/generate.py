@@ -19,11 +19,11 @@ from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import Augment, LabelView, NoiseView, PictureView, TextView, View
 from diptych.errors import InputError
-from diptych.methods.adapt.cones.bank import ConceptBank, Searched, TextSide
+from diptych.methods.adapt.cones.bank import ConceptBank, ConceptModule, TextSide
 from diptych.methods.base import Features, Losses
 from diptych.methods.families.few_shot import class_names
 from diptych.methods.make import Make
-from diptych.models.adapted import Told
+from diptych.models.adapted import TrainedClassesModel
 from diptych.models.delivered import Validation
 from diptych.models.model import evaluating
 from diptych.spec import configure
@@ -31,7 +31,7 @@ from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig
 
 
-class Drawing(Searched):
+class ConceptDrawer(ConceptModule):
     """An encoder, a denoiser that looks at its texts' rows, and a bank of concepts: whole prompts, of which the rows of
     the name are learnt. `empty` (L', E) are the rows of the empty prompt."""
 
@@ -76,15 +76,15 @@ class Drawing(Searched):
 
     def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
-        return Painter(self, preprocess, name=name)
+        return ConceptDrawerModel(self, preprocess, name=name)
 
 
-class Painter(Told):
+class ConceptDrawerModel(TrainedClassesModel):
     """A model that draws concepts; embeddings are its encoder's."""
 
-    delivered: Drawing
+    delivered: ConceptDrawer
 
-    def __init__(self, delivered: Drawing, preprocess: Preprocess, *, name: str):
+    def __init__(self, delivered: ConceptDrawer, preprocess: Preprocess, *, name: str):
         super().__init__(delivered, preprocess, name=name)
         self.validation = Validation("likeness", ("likeness", "top1"), {"label": self.label})
 
@@ -138,10 +138,10 @@ class Generate:
 
     def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
         options = configure(DenoiserConfig, dict(config.head), "denoiser")
-        self.model = Drawing(encoder, make.words, config.template, options)
+        self.model = ConceptDrawer(encoder, make.words, config.template, options)
         self.config, self.augment, self.words = config, augment, make.words
-        self.trained = isinstance(given := make.delivered, Drawing)
-        if isinstance(given, Drawing):
+        self.trained = isinstance(given := make.delivered, ConceptDrawer)
+        if isinstance(given, ConceptDrawer):
             self.model.denoiser = copy.deepcopy(given.denoiser)
             self.model.empty = given.empty.clone()
         self.side: TextSide | None = None

@@ -26,7 +26,7 @@ from diptych.data.templates import template_groups
 from diptych.methods.adapt.mocoop.mixture import Mixture, block_norms
 from diptych.methods.adapt.mocoop.routing import gate_loss, grouped_texts
 from diptych.methods.base import At, Features, Losses, Stage
-from diptych.methods.families.few_shot import PAPER, SMALL, Classify, PicturesConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, LabelConfig
 from diptych.spec import Count, NotNegative, Positive
 from diptych.towers.dual import DualEncoder
 
@@ -45,7 +45,7 @@ others are zeros, which the text loss cannot tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PicturesConfig):
+class Config(LabelConfig):
     """`templates` are groups of them: a bank, FILE.json or a mapping. `k` groups are mixed. `text` and `gate` weigh the
     two further losses, `text_temperature` divides the cosines of the first. `names` are further names that it is taught
     with, parted by commas. `norms` is the rate of the norms of image blocks, as a share; 0 leaves them as they are."""

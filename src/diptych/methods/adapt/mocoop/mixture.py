@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from diptych.data.pictures import Preprocess
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
-from diptych.models.adapted import Adapted
+from diptych.models.adapted import ClassifierModel
 from diptych.models.class_names import check_names, mean_directions, plainly, prompt_ids
 from diptych.models.model import Pictures, Progress
 from diptych.models.prompts import Prompted
@@ -127,7 +127,7 @@ class Mixture(Prompted):
 
     def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
-        return Routed(self, preprocess, name=name)
+        return MixtureModel(self, preprocess, name=name)
 
     @torch.no_grad()
     def prototypes(self) -> Tensor:
@@ -147,7 +147,7 @@ class Mixture(Prompted):
         return mean_directions(torch.cat(vectors)[places], len(self.names))
 
 
-class Routed(Adapted):
+class MixtureModel(ClassifierModel):
     """One whose classifier mixes the prompts of some groups, which it chooses by the picture."""
 
     classifier: Mixture

@@ -93,10 +93,10 @@ class Composer(Delivered):
 
     def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
-        return Composing(self, tokenizer, preprocess, name=name)
+        return ComposerModel(self, tokenizer, preprocess, name=name)
 
 
-class Composing(Model):
+class ComposerModel(Model):
     """A model that answers a picture and an instruction with pictures of an index. Embeddings are its encoder's."""
 
     validation = Validation("composed", ("all_", "subset_"))

@@ -52,16 +52,16 @@ class Visualness(Delivered):
         """The unit vector (E,) of the NULL picture."""
         return self.encoder.embed_images(self.null[None])[0]
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "TextVisualness":
+    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "VisualnessModel":
         assert preprocess is not None, "a dual encoder has a preprocessing"
-        return TextVisualness(self, tokenizer, preprocess, name=name)
+        return VisualnessModel(self, tokenizer, preprocess, name=name)
 
 
-class TextVisualness(Model):
+class VisualnessModel(Model):
     """A model that embeds as any other and says how visual a text is. `of` makes one of a model as it is.
 
     >>> import diptych
-    >>> model = TextVisualness.of(diptych.load("tiny"))
+    >>> model = VisualnessModel.of(diptych.load("tiny"))
     >>> texts = ["a small red cat on grass", "two blue keys", "nobody knows why", "it is a matter of principle"]
     >>> model.score(texts).shape
     torch.Size([4])
@@ -77,7 +77,7 @@ class TextVisualness(Model):
         self.validation = Validation("visualness", ("auroc", "macro_f1"), label)
 
     @classmethod
-    def of(cls, model: Model, seed: int = 0) -> "TextVisualness":
+    def of(cls, model: Model, seed: int = 0) -> "VisualnessModel":
         """A model that was never trained with a NULL picture, with that of `seed` and without a threshold."""
         visual = Visualness(model.encoder, noise_picture(model.preprocess, seed)).to(model.device)
         return cls(visual, model.tokenizer, model.preprocess, name=model.name)
