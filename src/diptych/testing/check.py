@@ -27,7 +27,7 @@ from diptych.testing.ranks import Ranks
 from diptych.testing.runs import BATCH, batches, engine_of, found_by, gradients_of, rows, snapshot, train
 from diptych.testing.subject import Subject, toy_tokenizer
 from diptych.training.optim import freeze
-from diptych.training.step import Step
+from diptych.training.step import Step, forward_backward
 
 
 def encode_mixes_no_samples(subject: Subject) -> None:
