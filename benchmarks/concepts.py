@@ -24,7 +24,9 @@ VECTORS = 4  # of each class's prompt
 
 def run(pairs: int = 7, classes: int = 50, batch: int = 32, towers: Mapping[str, Any] = B32) -> list[dict]:
     ours = Side("cones", {}, classes, batch, towers)
-    theirs = Side("coop", {"own": True, "start": False, "length": VECTORS}, classes, batch, towers)
+    theirs = Side(
+        "coop", {"class_specific": True, "init_from_template": False, "n_ctx": VECTORS}, classes, batch, towers
+    )
     what, rows = f"cones against coop, ViT-B/32, {classes} classes, batch {batch}", []
     for how, kept in (("vectors kept", True), ("pictures embedded", False)):
         times = interleaved(lambda kept=kept: ours.step(kept), lambda kept=kept: theirs.step(kept), pairs)

@@ -370,11 +370,11 @@ def test_an_average_longer_than_the_run_is_warned_of(tmp_path, caplog):
 
 
 def test_a_presets_batch_is_no_larger_than_few_samples(tmp_path, caplog):
-    made = make_method("coop", length=2, start=False)
+    made = make_method("coop", n_ctx=2, init_from_template=False)
     source = Toy(8, ["images.main", "labels.class"])
     make_engine(tmp_path / "few", method=made, source=source, recipe={"batch_size": 16, "steps": 2}).run()
     assert "batch size 16 of the preset is more than the 8 samples" in caplog.text
-    for method, size in ((make_method("coop", length=2, start=False), 17), (make_method("clip"), 128)):
+    for method, size in ((make_method("coop", n_ctx=2, init_from_template=False), 17), (make_method("clip"), 128)):
         toy = source if size == 17 else Toy(8)
         with pytest.raises(InputError, match=f"batch size {size} is larger than the 8 samples"):
             make_engine(tmp_path / f"{size}", method=method, source=toy, recipe={"batch_size": size, "steps": 2}).run()

@@ -82,7 +82,7 @@ def picture_vector(state, pixels, prompts):
 
 @pytest.mark.parametrize(("classes", "depth", "batch"), [(3, 1, 1), (1, 2, 3), (3, 3, 3)])
 def test_maple_equals_loops(classes, depth, batch):
-    made = method("maple", image=TOWER, classes=CLASSES[classes], length=2, depth=depth).double()
+    made = method("maple", image=TOWER, classes=CLASSES[classes], n_ctx=2, depth=depth).double()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():  # norms and biases too

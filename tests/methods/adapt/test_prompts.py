@@ -47,7 +47,7 @@ def learnt(made):
         ("maple", {"depth": 3}, 1_185_024),
         ("maple", {"depth": 1}, 395_008),
         ("ivlp", {}, 30_720),
-        ("coop", {"length": 16, "start": False}, 8_192),
+        ("coop", {"n_ctx": 16, "init_from_template": False}, 8_192),
         ("cocoop", {}, 35_360),
     ],
 )
@@ -138,8 +138,8 @@ def test_deep_prompts_reach_the_loss_through_both_towers():
 
 def test_one_sided_prompts_leave_the_other_tower_as_it_is():
     """VPT and deep language prompting."""
-    visual = method("ivlp", length=0, depth=3, image_length=2, image_depth=3)
-    language = method("ivlp", length=2, depth=3, image_length=0, image_depth=3)
+    visual = method("ivlp", n_ctx=0, depth=3, image_n_ctx=2, image_depth=3)
+    language = method("ivlp", n_ctx=2, depth=3, image_n_ctx=0, image_depth=3)
     assert learnt(visual) == 3 * 2 * 64
     assert learnt(language) == 3 * 2 * 32
     x = pictures()
@@ -150,7 +150,7 @@ def test_one_sided_prompts_leave_the_other_tower_as_it_is():
         torch.nn.functional.cross_entropy(made.model(x), torch.tensor([0, 1, 2, 0])).backward()
         assert all(p.grad is not None for p in made.parameters() if p.requires_grad)
     with pytest.raises(InputError, match="nothing to learn"):
-        method("ivlp", length=0, image_length=0)
+        method("ivlp", n_ctx=0, image_n_ctx=0)
 
 
 def test_hidden_picture_prompts_leave_the_zero_shot_vector(monkeypatch):
@@ -175,7 +175,7 @@ def test_coupling_functions_of_later_blocks_begin_equal():
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_the_name_stands_where_it_should(position):
-    made = method("coop", length=4, start=False, position=position)
+    made = method("coop", n_ctx=4, init_from_template=False, position=position)
     words = made.model.tokenizer
     for row, slots, name in zip(made.model.ids, made.model.slots, NAMES, strict=True):
         kept = [int(token) for token, slot in zip(row, slots, strict=True) if slot < 0 and int(token) != words.pad]
@@ -187,7 +187,7 @@ def test_the_name_stands_where_it_should(position):
 
 
 def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
-    made = method("coop", start=False, own=True, position="name")
+    made = method("coop", init_from_template=False, class_specific=True, position="name")
     words, encoder = made.model.tokenizer, made.model.encoder
     assert made.model.context.shape == (3, 1, 32)
     for at, name in enumerate(NAMES):
@@ -204,7 +204,7 @@ def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
 
 
 def test_vectors_of_each_class_fit_no_other_names():
-    made = method("coop", length=3, start=False, own=True)
+    made = method("coop", n_ctx=3, init_from_template=False, class_specific=True)
     assert made.model.context.shape == (3, 3, 32)
     made.model.set_classes(NAMES)
     with pytest.raises(InputError, match="fit no other names"):
@@ -214,12 +214,12 @@ def test_vectors_of_each_class_fit_no_other_names():
 @pytest.mark.parametrize(
     ("name", "config", "said"),
     [
-        ("coop", {"length": 9}, "9 vectors cannot begin as the"),
-        ("coop", {"length": 0}, "'length' of method CoOp is 0"),
+        ("coop", {"n_ctx": 9}, "9 vectors cannot begin as the"),
+        ("coop", {"n_ctx": 0}, "'n_ctx' of method CoOp is 0"),
         ("coop", {"position": "midle"}, "did you mean 'middle'"),
-        ("coop", {"own": True}, "set start=false"),
+        ("coop", {"class_specific": True}, "set init_from_template=false"),
         ("coop", {"template": "a photo"}, "must hold {} once"),
-        ("coop", {"position": "name", "start": False}, "set own=true"),
+        ("coop", {"position": "name", "init_from_template": False}, "set class_specific=true"),
         ("maple", {"depth": 4}, "a depth of 4 does not fit the text tower, which has 3 blocks"),
         ("cocoop", {"prompts": 0}, "'prompts' of method CoCoOp is 0"),
     ],

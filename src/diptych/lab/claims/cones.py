@@ -44,7 +44,7 @@ POOL, TESTED = 800, 400  # pictures to draw from, and to measure on, which come 
 SHOTS = (1, 4, 16)
 STEPS, FINE = 200, 40
 RECIPE = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "warmup": 0.0}
-OWN = {"own": True, "start": False}  # vectors of each class's own
+OWN = {"class_specific": True, "init_from_template": False}  # vectors of each class's own
 STILL = 1e-30  # a rate that moves nothing
 Method = tuple[str, float, Mapping[str, Any]]
 """A method's name, its rate and its options."""
@@ -130,7 +130,7 @@ class Side:
 
 def timing(trial: Trial) -> dict[str, float]:
     """The time of a step over that through the text tower: medians of pairs, in turns."""
-    ours, theirs = Side(trial, "cones", {}), Side(trial, "coop", {**OWN, "length": 4})
+    ours, theirs = Side(trial, "cones", {}), Side(trial, "coop", {**OWN, "n_ctx": 4})
     found = {}
     for name, kept, pairs in (("step", True, 60), ("step_whole", False, 20)):
         times = [(ours.seconds(kept), theirs.seconds(kept)) for _ in range(4 if trial.quick else pairs)][1:]
@@ -150,7 +150,7 @@ claim = Claim(
         "random": named("cones", 0.1, start="random"),
         "images": named("cones", 0.01, start="images"),
         "held": named("cones", STILL),
-        "coop": named("coop", 0.01, length=4, **OWN),
+        "coop": named("coop", 0.01, n_ctx=4, **OWN),
         "inversion": named("coop", 0.01, position="name", **OWN),
         "second": tuned(0.1),
         "tuned": tuned(STILL),

@@ -128,7 +128,7 @@ claim = Claim(
 # ---- real photographs
 
 GOODS = "label"
-OWN = {"cached": True, "own": True, "start": False, "length": 4}  # vectors of each class's own
+OWN = {"cached": True, "class_specific": True, "init_from_template": False, "n_ctx": 4}  # vectors of each class's own
 ALPHAS, BETAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0), (1.0, 2.0, 5.5, 10.0, 20.0)
 
 

@@ -1,17 +1,23 @@
 """CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022).
 
-As CoOp, with vectors that each picture shifts, all of them and for all classes alike:
+As CoOp, with context vectors that each image shifts, all of them and for all classes alike:
 
     t_c(x) = text([v_1 + h(x), …, v_M + h(x), name_c, "."]),   L = mean_i CE(s <x_i, t_c(x_i)>, c = y_i)
 
-h is two layers on the picture's unit vector. The prompts of every picture are encoded for every class, some at once.
-Inference: the same, with any names.
+h, the meta-net, is two layers on the unit vector of the image. The prompts of every image are encoded for every class,
+some at once. Inference: the same, with any names.
+
+Dimensions: N images, C classes, D text width, E embedding.
 """
 
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor, nn
+
+from diptych.data.tokenizers import Tokenizer
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
-from diptych.models.prompts import Conditional
+from diptych.models.prompts import ConditionalPrompts
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 
@@ -26,23 +32,62 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`length` is the number of vectors, None as many as the template's words have tokens; with `start` they begin as
-    those words. `prompts` are encoded at once."""
+    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens; with
+    `init_from_template` they begin as those words. `prompts` are encoded at once."""
 
-    length: Count | None = None
-    start: bool = True
+    n_ctx: Count | None = None
+    init_from_template: bool = True
     prompts: Count = 256
 
 
+class ImageConditionalPrompts(ConditionalPrompts):
+    """Context vectors shifted by a meta-net on the image: v_m + h(x), with h of width E/16 as published."""
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer,
+        template: str = "a photo of a {}.",
+        *,
+        n_ctx: int | None = None,
+        init_from_template: bool = True,
+        chunk: int = 256,
+    ):
+        super().__init__(encoder, tokenizer, template, n_ctx=n_ctx, init_from_template=init_from_template, chunk=chunk)
+        assert encoder.text is not None
+        hidden = max(1, encoder.embed_dim // 16)
+        self.meta = nn.Sequential(
+            nn.Linear(encoder.embed_dim, hidden), nn.ReLU(), nn.Linear(hidden, encoder.text.width)
+        )
+
+    def conditioned(self, image: Tensor) -> Tensor:
+        """The classes t_c(x) (N, C, E) for the unit vectors of images (N, E)."""
+        shift = self.meta(image)  # (N, D): one for all classes
+        return self.pair_features(shift[:, None])
+
+    def class_features(self, x: Tensor) -> Tensor:
+        return self.conditioned(self.image_features(x))
+
+    def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
+        image = self.image_features(x)
+        return self.encoder.scale() * torch.einsum("ne,nce->nc", image, self.conditioned(image))
+
+
 class CoCoOp(Classify):
-    """Vectors in front of the names, shifted by the picture."""
+    """Context vectors before the class names, shifted by the image."""
 
     Config = Config
 
-    def build(self, encoder: DualEncoder) -> Conditional:
+    def build(self, encoder: DualEncoder) -> ImageConditionalPrompts:
         config = self.config
-        how = {"length": config.length, "start": config.start, "chunk": config.prompts}
-        return Conditional(encoder, self.make.tokenizer, config.template, **how)
+        return ImageConditionalPrompts(
+            encoder,
+            self.make.tokenizer,
+            config.template,
+            n_ctx=config.n_ctx,
+            init_from_template=config.init_from_template,
+            chunk=config.prompts,
+        )
 
 
 CoCoOp.presets = {

@@ -1,17 +1,20 @@
 """CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022).
 
-The words before a class name are replaced by vectors, which are learnt on a few labelled pictures of each class; both
+Context vectors replace the words before a class name. They are learned from a few labelled images of each class; both
 towers stay as they are.
 
     t_c = text([v_1, …, v_M, name_c, "."]),   L = mean_i CE(s <x_i, t_c>, c = y_i)
 
 All classes share the vectors, or each has its own. Inference: the same prompts; with shared vectors any other names.
+The prompts are `models.prompts.PromptLearner`.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from diptych.errors import InputError
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
-from diptych.models.prompts import Position, Prompted
+from diptych.models.prompts import ClassPosition, PromptLearner, PromptTemplate
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 
@@ -26,33 +29,58 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`length` is the number of vectors, None as many as the template's words have tokens; with `start` they begin as
-    those words. `position` says where the name stands among them, or that they take its place; `own` whether each class
-    has vectors of its own; `cached` that pictures are embedded once."""
+    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens; with
+    `init_from_template` they begin as those words. `position` is where the class name stands among them, or `name`,
+    where they replace it. With `class_specific` each class has vectors of its own. With `cached` images are embedded
+    once.
+    """
 
-    length: Count | None = None
-    start: bool = True
-    position: Position = "end"
-    own: bool = False
+    n_ctx: Count | None = None
+    init_from_template: bool = True
+    position: Literal[ClassPosition, "name"] = "end"
+    class_specific: bool = False
     cached: bool = False
+
+    def __post_init__(self) -> None:
+        if self.position == "name" and not self.class_specific:
+            raise InputError("shared vectors in place of the names make all classes one; set class_specific=true")
+
+
+class TextualInversion(PromptLearner):
+    """Vectors (by default one) of each class's own in place of its name; the words of the template stay.
+
+    Textual inversion (Gal et al., ICLR 2023) as a baseline: t_c = text(["a photo of a", v_c, "."]).
+    """
+
+    def __init__(self, *args: Any, n_ctx: int | None = None, **options: Any):
+        super().__init__(*args, n_ctx=n_ctx or 1, position="front", **options)
+
+    def kept_ids(self, template: PromptTemplate, named: list[int]) -> list[int]:
+        return template.words
 
 
 class CoOp(Classify):
-    """Vectors in front of the names."""
+    """Context vectors beside the class names."""
 
     Config = Config
 
-    def build(self, encoder: DualEncoder) -> Prompted:
+    def build(self, encoder: DualEncoder) -> PromptLearner:
         config = self.config
-        how = {"length": config.length, "start": config.start, "position": config.position, "own": config.own}
-        return Prompted(encoder, self.make.tokenizer, config.template, **how)
+        options = {
+            "n_ctx": config.n_ctx,
+            "init_from_template": config.init_from_template,
+            "class_specific": config.class_specific,
+        }
+        if config.position == "name":
+            return TextualInversion(encoder, self.make.tokenizer, config.template, **options)
+        return PromptLearner(encoder, self.make.tokenizer, config.template, position=config.position, **options)
 
 
 CoOp.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, lr=0.02, epochs=30)),
     "paper": replace(
         PAPER,
-        config={**PAPER.config, "length": 16, "start": False},
+        config={**PAPER.config, "n_ctx": 16, "init_from_template": False},
         recipe=replace(PAPER.recipe, lr=0.002, warmup=1 / 200, epochs=200, batch_size=32),
     ),
 }

@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
-from diptych.models.prompts import Conditional
+from diptych.models.prompts import ConditionalPrompts
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
@@ -52,7 +52,7 @@ class Config(ClassifyConfig):
     prompts: Count = 256
 
 
-class ClassAware(Conditional):
+class ClassAware(ConditionalPrompts):
     """Prompts shifted by what each class reads of the picture, and pictures by what they read of the classes.
 
     `text_features` are the classes in the plain prompt, which ask; `class_features` those that come out.
@@ -67,9 +67,13 @@ class ClassAware(Conditional):
         tft: Reads = "query_image", heads: int = 8, chunk: int = 256,
     ):  # fmt: skip
         super().__init__(encoder, tokenizer, template, chunk=chunk)
+        assert encoder.text is not None
         E = encoder.embed_dim
+        hidden = max(1, E // 16)
         self.pool = self.independent = tft == "pool"
-        self.ctp, self.tft = (Attention(E, heads, bias=False) for _ in range(2))
+        self.meta = nn.Sequential(nn.Linear(E, hidden), nn.ReLU(), nn.Linear(hidden, encoder.text.width))  # h
+        self.ctp = Attention(E, heads, bias=False)
+        self.tft = Attention(E, heads, bias=False)
         self.norm = nn.LayerNorm(E)
         self.alpha = nn.Parameter(torch.tensor(1.0))
         last: Any
@@ -132,8 +136,9 @@ class CTPTFT(Classify):
 
     def build(self, encoder: DualEncoder) -> ClassAware:
         config = self.config
-        how = {"tft": config.tft, "heads": config.heads, "chunk": config.prompts}
-        return ClassAware(encoder, self.make.tokenizer, config.template, **how)
+        return ClassAware(
+            encoder, self.make.tokenizer, config.template, tft=config.tft, heads=config.heads, chunk=config.prompts
+        )
 
 
 CTPTFT.presets = {

@@ -1,18 +1,23 @@
 """Independent vision-language prompting, what MaPLe is compared with (in Khattak et al., CVPR 2023).
 
-Vectors are learnt at the inputs of the first blocks of both towers, those of each tower for themselves:
+Vectors are learned at the inputs of the first blocks of both towers, P of the text tower and Q of the image tower, each
+for itself:
 
     L = mean_i CE(s <x_i(Q), t_c(P)>, c = y_i)
 
-With `length` 0 it is deep visual prompting (VPT, Jia et al., ECCV 2022), with `image_length` 0 deep language prompting.
+With `n_ctx` 0 it is deep visual prompting (VPT, Jia et al., ECCV 2022), with `image_n_ctx` 0 deep language prompting.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
 
+from torch import Tensor
+
+from diptych.data.tokenizers import Tokenizer
+from diptych.errors import InputError
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
-from diptych.models.prompts import Deep
-from diptych.spec import AtLeast
+from diptych.models.prompts import DeepPrompts, check_depth, random_prompts
+from diptych.spec import Natural
 from diptych.towers.dual import DualEncoder
 
 card = {
@@ -26,13 +31,38 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`length` vectors at each of the first `depth` blocks of the text tower, `image_length` at each of the first
+    """`n_ctx` vectors at each of the first `depth` blocks of the text tower, `image_n_ctx` at each of the first
     `image_depth` of the image tower; 0 of them leave a tower as it is."""
 
-    length: Annotated[int, AtLeast(0)] = 2
-    depth: Annotated[int, AtLeast(0)] = 12
-    image_length: Annotated[int, AtLeast(0)] = 2
-    image_depth: Annotated[int, AtLeast(0)] = 12
+    n_ctx: Natural = 2
+    depth: Natural = 12
+    image_n_ctx: Natural = 2
+    image_depth: Natural = 12
+
+
+class IndependentPrompts(DeepPrompts):
+    """Deep prompts in both towers, those of the image tower free parameters."""
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer,
+        template: str = "a photo of a {}.",
+        *,
+        n_ctx: int = 2,
+        depth: int = 12,
+        image_n_ctx: int = 2,
+        image_depth: int = 12,
+    ):
+        if not n_ctx and not image_n_ctx:
+            raise InputError("without vectors in either tower there is nothing to learn; give n_ctx or image_n_ctx")
+        super().__init__(encoder, tokenizer, template, n_ctx=n_ctx, depth=depth)
+        if image_n_ctx:
+            check_depth(encoder.image, image_depth, "image")
+        self.visual = random_prompts(image_depth if image_n_ctx else 0, image_n_ctx, encoder.image.width)
+
+    def image_prompts(self) -> Sequence[Tensor]:
+        return list(self.visual)
 
 
 class IVLP(Classify):
@@ -40,12 +70,17 @@ class IVLP(Classify):
 
     Config = Config
 
-    def build(self, encoder: DualEncoder) -> Deep:
+    def build(self, encoder: DualEncoder) -> IndependentPrompts:
         config = self.config
-        return Deep(
-            encoder, self.make.tokenizer, config.template, length=config.length, depth=config.depth,
-            image_length=config.image_length, image_depth=config.image_depth, coupled=False,
-        )  # fmt: skip
+        return IndependentPrompts(
+            encoder,
+            self.make.tokenizer,
+            config.template,
+            n_ctx=config.n_ctx,
+            depth=config.depth,
+            image_n_ctx=config.image_n_ctx,
+            image_depth=config.image_depth,
+        )
 
 
 IVLP.presets = {

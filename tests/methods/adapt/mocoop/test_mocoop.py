@@ -136,8 +136,8 @@ def test_the_order_of_groups_changes_no_logit():
     order = [2, 0, 1]
     turned = mocoop({list(GROUPS)[at]: list(GROUPS.values())[at] for at in order})
     with torch.no_grad():
-        firsts = [frame.first for frame in made.model.frames]
-        parts = [made.model.context[frame.first : frame.first + frame.length] for frame in made.model.frames]
+        firsts = [template.first for template in made.model.templates]
+        parts = made.model.context.split([template.n_ctx for template in made.model.templates])
         turned.model.context.copy_(torch.cat([parts[at] for at in order]))
         turned.model.correction.copy_(made.model.correction)
         turned.model.router.weight.copy_(made.model.router.weight[order])
@@ -193,8 +193,8 @@ def test_a_group_that_few_pictures_did_not_choose_gets_no_gradient():
     for count, still in ((2, True), (4, False)):
         made.zero_grad()
         losses(made, count).total.backward()
-        frame = made.model.frames[1]
-        gradient = made.model.context.grad[frame.first : frame.first + frame.length]
+        template = made.model.templates[1]
+        gradient = made.model.context.grad[template.first : template.first + template.n_ctx]
         assert bool((gradient == 0).all()) == still
 
 
@@ -329,7 +329,7 @@ def test_words_that_grow_together_with_the_name_are_told(learnt_from, said):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"position": "around", "length": 3}, "leave their length out"),
+        ({"position": "around", "n_ctx": 3}, "leave n_ctx out"),
         ({"position": "around", "template": "{}."}, "nothing to learn"),
     ],
 )

@@ -20,7 +20,7 @@ from diptych.errors import InputError
 from diptych.models.adapted import ClassifierModel
 from diptych.models.class_names import check_names, mean_directions, plainly, prompt_ids
 from diptych.models.model import Pictures, Progress
-from diptych.models.prompts import Prompted
+from diptych.models.prompts import PromptLearner
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import thaw
 from diptych.towers.tower import Tower
@@ -58,7 +58,7 @@ def block_norms(tower: Tower) -> list[str]:
     ]
 
 
-class Mixture(Prompted):
+class Mixture(PromptLearner):
     """One prompt a group, which begins as the first of the group's templates, and a router that mixes `k` of them.
 
     `groups` are templates by the name of their group. `also` are further names that the texts are taught with. With
