@@ -163,6 +163,24 @@ def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_picture(folder,
     assert weights[0] == weights[1]
 
 
+def test_a_run_whose_options_were_called_otherwise_goes_on_and_is_repeated(folder, diptych, refused, tmp_path):
+    run, options = tmp_path / "run", tmp_path / "options.yaml"
+    words = ("--init", "tiny", "--data", folder, "--steps", "2", "--batch-size", "8", "--quiet")
+    assert diptych("train", "maple", *words, "--method.n_ctx", "3", "--out", run).code == 0
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("n_ctx: 3", "length: 3"))
+    with pytest.warns(FutureWarning, match="config.yaml: option of maple 'length' is called 'n_ctx' now"):
+        assert diptych("train", "--resume", "--out", run).code == 0
+    with pytest.warns(FutureWarning, match="'length'"):
+        again = diptych("train", "--config", run / "config.yaml", "--out", tmp_path / "again")
+    assert again.code == 0, again.err
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "again")]
+    assert weights[0] == weights[1]
+    options.write_text("config: {length: 3}")  # of no method, so that these are the user's words
+    message = refused("train", "maple", "--config", options, *words, "--out", tmp_path / "other")
+    assert "method.length is called method.n_ctx now; write method.n_ctx" in message
+
+
 def test_a_lora_run_is_an_encoder_as_any_other_once_it_is_loaded(folder, diptych, tmp_path):
     run, next_run = tmp_path / "run", tmp_path / "next"
     words = ("--data", folder, "--steps", "2", "--batch-size", "8", "--quiet")
@@ -183,7 +201,11 @@ def test_a_lora_run_is_an_encoder_as_any_other_once_it_is_loaded(folder, diptych
     [
         (("--data", "{folder}"), "name one with --init"),
         (("--init", "tiny", "--data", "scenes:count=8:texts=caption", "--method.label", "colours"), "labels.colours"),
-        (("--init", "tiny", "--data", "{folder}", "--method.length", "70", "--method.start", "false"), "does not fit"),
+        (
+            ("--init", "tiny", "--data", "{folder}", "--method.n_ctx", "70", "--method.init_from_template", "false"),
+            "does not fit",
+        ),
+        (("--init", "tiny", "--data", "{folder}", "--method.length", "4"), "is called --method.n_ctx now; write"),
         (("--init", "tiny-lm", "--data", "{folder}"), "image tower"),
         (("--init", "{pictures}", "--data", "{folder}"), "start from one of pictures and texts"),
     ],

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -38,6 +38,7 @@ class Parser(ArgumentParser):
             add_help=False,
         )
         self.names: dict[str, str] = {}  # where a value goes -> the option that takes it there
+        self.renamed: dict[str, str] = {}  # what a dest was called before -> the dest
         self.hints: dict[str, Any] = {}
         self.least: dict[str, int] = {}
         self._sections: dict[str, Any] = {}
@@ -131,7 +132,7 @@ class Parser(ArgumentParser):
             name, equals, value = word.partition("=")
             name = self.names.get(name.removeprefix("--"), name)  # --recipe.lr is --lr
             if _is_option(word) and name not in known:
-                raise unknown(f"option of {self.prog}", name, [option for option in known if option != "-h"])
+                raise self._missing(f"option of {self.prog}", name, [option for option in known if option != "-h"])
             yield name + equals + value if word.startswith("-") else word
 
     def words_of(self, tree: Mapping[str, Any], place: str, prefix: str = "") -> Iterator[str]:
@@ -148,7 +149,15 @@ class Parser(ArgumentParser):
             elif isinstance(value, Mapping):
                 yield from self.words_of(value, place, f"{dest}.")
             else:
-                raise unknown(f"option in {place}", dest, self.names)
+                raise self._missing(f"option in {place}", dest, self.names)
+
+    def _missing(self, kind: str, name: str, choices: Iterable[str]) -> InputError:
+        """The error for an option (`--name`, or `name` in a file) that does not exist, or is called otherwise now."""
+        plain = name.removeprefix("--")
+        if plain not in self.renamed:
+            return unknown(kind, name, choices)
+        new = name.removesuffix(plain) + self.renamed[plain]
+        return InputError(f"the {kind} {name} is called {new} now; write {new}")
 
     def _word(self, dest: str, value: Any) -> Iterator[str]:
         name = self.names[dest]

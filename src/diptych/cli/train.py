@@ -24,6 +24,7 @@ from diptych.cli._parser import Namespace, Parser
 from diptych.cli._recipe import LENGTH, RECIPE, add_recipe
 from diptych.cli._screen import first_rank, say
 from diptych.errors import InputError
+from diptych.renamed import RENAMED
 from diptych.spec import annotations, bounds, shown, split_specs
 
 GROUP = "Train"
@@ -142,6 +143,8 @@ def _add_method(parser: Parser, name: str) -> None:
     options = {preset: chosen.config for preset, chosen in cls.presets.items()}
     recipes = {preset: chosen.recipe for preset, chosen in cls.presets.items()}
     _add_fields(parser, f"Options of {name}", "method", cls.Config, options)
+    old = RENAMED.get(f"option of {name}", {})
+    parser.renamed |= {f"method.{before}": f"method.{now}" for before, now in old.items()}
     _add_fields(parser, "More of the recipe", "recipe", Recipe, recipes)
 
 

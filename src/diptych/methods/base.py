@@ -16,6 +16,7 @@ from diptych.data.plan import Plan, Shuffled
 from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError, unknown
+from diptych.renamed import refuse
 from diptych.spec import Above, Below, Count, NotNegative, Positive, Share, ShareBelowOne, check, configure
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ class Method(nn.Module):
 
     @classmethod
     def configure(cls, options: Mapping[str, Any]) -> Any:
-        """The typed options; an unknown one names the nearest."""
+        """The typed options; an unknown one names the nearest, and one that was renamed its new name."""
+        name = cls.__module__.rpartition(".")[2]  # a method is called as its module
+        refuse(f"option of {name}", [key for key in options if key not in cls.Config.__dataclass_fields__])
         return configure(cls.Config, dict(options), f"method {cls.__name__}")
 
     @classmethod

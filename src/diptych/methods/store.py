@@ -29,6 +29,7 @@ from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel
 from diptych.models.model import Model
 from diptych.models.precision import set_precision
+from diptych.renamed import translated
 from diptych.spec import check_record
 from diptych.towers.dual import DualEncoder, renamed_entries
 
@@ -126,7 +127,11 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _described(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    return vars(Description(**check_record(Description, values, folder / "model.json", _REMEDY)))
+    """The fields of `Description`, options of the method by the names that they have now."""
+    path = folder / "model.json"
+    description = vars(Description(**check_record(Description, values, path, _REMEDY)))
+    config = translated(f"option of {description['method']}", description["config"], path)
+    return {**description, "config": config}
 
 
 def _saved(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from diptych.files import parsed, write_atomic
 from diptych.methods.base import Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import find, method_class
-from diptych.spec import AtLeast, check, configure
+from diptych.renamed import translated
+from diptych.spec import AtLeast, Spec, check, configure, parse
 from diptych.training import optim
 from diptych.training.engine import Options
 from diptych.training.schedule import factor
@@ -133,7 +134,7 @@ def write(config: RunConfig, path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a YAML file of a mapping; InputError where it is none."""
+    """Read a YAML file of a mapping; InputError where it is none. Options that were renamed have their new names."""
     try:
         tree = parsed(path, "copy it again, or begin a new run", yaml.safe_load, _MOST)
     except (FileNotFoundError, NotADirectoryError):
@@ -144,7 +145,25 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} holds no options; write lines such as `lr: 0.001`")
     if _is_larger(tree, _MOST_VALUES):
         raise InputError(f"{path} holds more than {_MOST_VALUES:,} values, aliases counted each time; write fewer")
-    return tree
+    return _with_current_names(tree, path)
+
+
+def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A run's config with the new names of renamed options, of its method and of those added to it."""
+    found = dict(tree)
+    if isinstance(tree.get("method"), str) and isinstance(tree.get("config"), dict):
+        found["config"] = translated(f"option of {tree['method']}", tree["config"], path)
+    if isinstance(tree.get("added"), list):
+        found["added"] = [_spec_with_current_names(spec, path) for spec in tree["added"]]
+    return found
+
+
+def _spec_with_current_names(spec: Any, path: Path) -> Any:
+    if not isinstance(spec, str) or not spec:
+        return spec
+    parsed = parse(spec)
+    options = translated(f"option of {parsed.name}", parsed.options, path)
+    return spec if options == parsed.options else str(Spec(parsed.name, options))
 
 
 def _is_larger(tree: Any, most: int) -> bool:

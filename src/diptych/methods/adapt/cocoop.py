@@ -70,7 +70,7 @@ class ImageConditionalPrompts(ConditionalPrompts):
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         image = self.image_features(x)
-        return self.encoder.scale() * torch.einsum("ne,nce->nc", image, self.conditioned(image))
+        return self.encoder.logit_scale() * torch.einsum("ne,nce->nc", image, self.conditioned(image))
 
 
 class CoCoOp(Classify):

@@ -1,0 +1,56 @@
+"""Options and the like that were renamed: saved files still load, and a user who writes an old name gets the new one.
+
+`RENAMED` is the table. What reads a saved file translates its old names, with a warning (`current`, `translated`).
+Where a user writes one, on the command line or in Python, it is an error that gives the new name (`refuse`).
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import InputError
+
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "option of cocoop": {"length": "n_ctx", "start": "init_from_template"},
+    "option of coop": {"length": "n_ctx", "start": "init_from_template", "own": "class_specific"},
+    "option of ivlp": {"length": "n_ctx", "image_length": "image_n_ctx"},
+    "option of maple": {"length": "n_ctx"},
+}
+"""Old names and what they are called now, by kind: "option of METHOD", "source", "suite"."""
+
+
+def current(kind: str, name: str, file: Path) -> str:
+    """What a name in a saved file is called now; warns where it is an old one.
+
+    >>> current("option of coop", "template", Path("model.json"))
+    'template'
+    """
+    new = RENAMED.get(kind, {}).get(name)
+    if new is None:
+        return name
+    warnings.warn(f"{file}: {kind} {name!r} is called {new!r} now, and is read as that", FutureWarning, stacklevel=2)
+    return new
+
+
+def translated(kind: str, saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """A saved mapping by the names that its keys have now; warns of each old one.
+
+    Raises InputError where the file has a thing by both its names.
+    """
+    for old, new in RENAMED.get(kind, {}).items():
+        if old in saved and new in saved:
+            raise InputError(f"{file} gives the {kind} {new!r} by its old name {old!r} too; leave one of them out")
+    return {current(kind, name, file): value for name, value in saved.items()}
+
+
+def refuse(kind: str, names: Iterable[str]) -> None:
+    """Raise InputError for the first of some names that is an old one.
+
+    >>> refuse("option of coop", ["template", "length"])
+    Traceback (most recent call last):
+    diptych.errors.InputError: the option of coop 'length' is called 'n_ctx' now; write 'n_ctx'
+    """
+    for name in names:
+        if (new := RENAMED.get(kind, {}).get(name)) is not None:
+            raise InputError(f"the {kind} {name!r} is called {new!r} now; write {new!r}")
