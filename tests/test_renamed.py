@@ -8,7 +8,9 @@ import yaml
 from tests.methods.adapt.test_prompts import method
 
 from diptych import renamed
+from diptych.data.sources import open_source
 from diptych.errors import InputError
+from diptych.evaluation import check
 from diptych.methods import store
 from diptych.methods.registry import method_class
 from diptych.spec import annotations
@@ -97,3 +99,19 @@ def test_the_table_leads_to_options_that_there_are():
             options = annotations(method_class(kind.removeprefix("option of ")).Config)
             assert set(names.values()) <= options.keys()
             assert not names.keys() & options.keys()
+
+
+def test_sources_of_a_config_have_the_prefixes_of_now(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"data": {"train": "kept:a.npz,photos/{0..9}.tar"}, "val": "kept:b.npz:source=x"}))
+    with pytest.warns(FutureWarning, match="source 'kept' is called 'filtered' now"):
+        found = training_config.read(path)
+    assert found["data"] == {"train": "filtered:a.npz,photos/{0..9}.tar"}
+    assert found["val"] == "filtered:b.npz:source=x"
+
+
+def test_old_suites_and_sources_are_refused_with_their_new_names():
+    with pytest.raises(InputError, match="the suite 'flags' is called 'noisy_pairs' now"):
+        check(None, None, ["flags"])
+    with pytest.raises(InputError, match="the source 'kept' is called 'filtered' now"):
+        open_source("kept:a.npz")

@@ -16,6 +16,8 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "option of coop": {"length": "n_ctx", "start": "init_from_template", "own": "class_specific"},
     "option of ivlp": {"length": "n_ctx", "image_length": "image_n_ctx"},
     "option of maple": {"length": "n_ctx"},
+    "source": {"kept": "filtered"},
+    "suite": {"flags": "noisy_pairs", "likeness": "clip_i"},
 }
 """Old names and what they are called now, by kind: "option of METHOD", "source", "suite"."""
 

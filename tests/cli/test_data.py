@@ -61,8 +61,8 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
     assert called.code == 0, called
     assert re.search(r"shared-text\s+4\s+57", called.out), called.out
     assert re.search(r"short\s+1\s+14", called.out), called.out
-    assert [sample.captions() for sample in open_source(f"kept:{out}")] == [[texts[0]], [texts[1]]]
-    assert diptych("check", f"kept:{out}").code == 0
+    assert [sample.captions() for sample in open_source(f"filtered:{out}")] == [[texts[0]], [texts[1]]]
+    assert diptych("check", f"filtered:{out}").code == 0
     shown = tmp_path / "shown.jsonl"
     shown.write_text(rows[1] + "\n", "utf-8")
     called = diptych("data", "filter", table, "--rules", rules, "--test", shown, "--out", out)

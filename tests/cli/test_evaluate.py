@@ -51,11 +51,11 @@ def test_texts_alone_are_measured_from_the_command_line(diptych, run):
 
 def test_tables_are_told_apart_and_only_the_last_has_the_protocol(diptych, run):
     data = "scenes:count=30:size=32:noise=swap=0.4"
-    called = diptych("evaluate", run, "--data", data, "--suite", "flags,factors", "--labels", "scene,size,count")
+    called = diptych("evaluate", run, "--data", data, "--suite", "noisy_pairs,factors", "--labels", "scene,size,count")
     assert called.code == 0, called
     flags, factors = called.out.split("factors on ")
     assert "flagged" in flags.splitlines()[0]
-    assert flags.index("flags by kind:") < flags.index("protocol ")
+    assert flags.index("noisy_pairs by kind:") < flags.index("protocol ")
     assert flags.count("protocol ") == factors.count("protocol ") == 1
     assert "left out: " in factors
     assert "scene: most values do not recur" in factors

@@ -513,10 +513,10 @@ OTHERS = [
     Row(name="a box of no width", make=boxed([0, 0, 5, 5], [0, 0, 0, 5]), counts={"box": 1}),
     Row(name="a box of three numbers", make=boxed([0, 0, 5]), says="a category or box lacks"),
     Row(name="COCO that is a pipe", make=lambda folder: pipe(folder, "captions_x.json"), says="a pipe, a device"),
-    Row(name="a list of what was kept that is a pipe", make=lambda folder: f"kept:{pipe(folder, 'k.npz')}",
+    Row(name="a list of what was kept that is a pipe", make=lambda folder: f"filtered:{pipe(folder, 'k.npz')}",
         says="a pipe, a device"),
     Row(name="a list of what was kept that is cut", make=lambda folder: (
-        f"kept:{raw('k.npz', b'PK' + bytes(9))(folder)}"),
+        f"filtered:{raw('k.npz', b'PK' + bytes(9))(folder)}"),
         says="is no list of what was kept"),
     Row(name="a token file whose first row is bad", make=table("a.token", b"\xff#0\tx\ngood.png#0\ty\n"),
         counts={"utf8": 1}),

@@ -4,8 +4,8 @@ sentences of documents.
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which every command reads
 (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data scenes:count=5000`). A run of `make` that was stopped
 goes on where it was. `filter` drops pairs by ALIGN's rules of frequency, and writes a list that is read in place of
-the source (`--data kept:FILE`). `label` tells by a model which sentences of a page speak of one of its pictures, and
-writes a table that `diptych train visualness` reads.
+the source (`--data filtered:FILE`). `label` finds by a model which sentences of a page speak of one of its pictures,
+and writes a table that `diptych train visualness` reads.
 """
 
 from collections.abc import Sequence
@@ -120,7 +120,7 @@ def _filter(args: Namespace, out: Path) -> None:
     )
     if found.damaged:
         print(f"{len(found.damaged):,} samples cannot be read and are left out; `diptych check` tells which")
-    print(f"{out} lists what is kept; read it as kept:{out}")
+    print(f"{out} lists what is kept; read it as filtered:{out}")
 
 
 def _label(args: Namespace, out: Path) -> None:

@@ -47,7 +47,7 @@ def add(parser: Parser) -> None:
     parser.option(some, "--siblings", metavar="LABEL",
                   help="composition: samples that share it are edits of the first; composed: alike")  # fmt: skip
     parser.option(some, "--keep-reference", type=bool, help="composed: the reference is one of the wrong pictures")
-    parser.option(some, "--flag", metavar="LABEL", help="flags: what marks a wrong pair (default: noise)")
+    parser.option(some, "--flag", metavar="LABEL", help="noisy_pairs: what marks a wrong pair (default: noise)")
     parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
     parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from; visualness: its threshold")
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
@@ -62,7 +62,7 @@ def add(parser: Parser) -> None:
     parser.option(some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class")
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob", "best"], metavar="ABILITY",
-                  help="answers, composition, hard_negatives, flags: how it scores; retrieval: best")  # fmt: skip
+                  help="answers, composition, hard_negatives, noisy_pairs: how it scores; retrieval: best")  # fmt: skip
     parser.option(some, "--earlier", metavar="MODEL,…", help="continual, rotation, wise: checkpoints from before")
     parser.option(some, "--measure", metavar="SUITE.NUMBER", help="continual, wise: what is measured of each task")
     parser.option(some, "--strategies", metavar="NAME,…", help="degeneration: of greedy, sample, beam, with options")
@@ -147,10 +147,10 @@ _OF = {  # what `n` counts where it is not pictures
     "continual": "tasks",
     "dense": "positions",
     "depth": "positions",
-    "flags": "pairs",
+    "noisy_pairs": "pairs",
     "gap": "pairs",
     "hard_negatives": "wrong texts",
-    "likeness": "drawings",
+    "clip_i": "drawings",
     "sts": "pairs",
     "text_retrieval": "queries",
     "visualness": "texts",

@@ -18,6 +18,7 @@ from typing import Any
 
 from diptych.data.sample import Source
 from diptych.errors import InputError, unknown
+from diptych.renamed import refuse
 
 
 @lru_cache(maxsize=1)
@@ -59,6 +60,7 @@ def evaluate(
 def check(model: Any, source: Source, suites: Sequence[str], **settings: Any) -> dict[str, Callable[..., Any]]:
     """The functions of suites that can run on a model and a source; raises as `evaluate` does, and computes nothing."""
     known = cards()
+    refuse("suite", suites)
     for name in suites:
         if name not in known:
             raise unknown("suite", name, known)

@@ -12,8 +12,8 @@ from diptych.files import parsed, write_atomic
 from diptych.methods.base import Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import find, method_class
-from diptych.renamed import translated
-from diptych.spec import AtLeast, Spec, check, configure, parse
+from diptych.renamed import current, translated
+from diptych.spec import AtLeast, Spec, check, configure, parse, split_specs
 from diptych.training import optim
 from diptych.training.engine import Options
 from diptych.training.schedule import factor
@@ -153,9 +153,26 @@ def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
     found = dict(tree)
     if isinstance(tree.get("method"), str) and isinstance(tree.get("config"), dict):
         found["config"] = translated(f"option of {tree['method']}", tree["config"], path)
+    for key in ("val", "guard"):
+        if isinstance(tree.get(key), str):
+            found[key] = _source_with_current_names(tree[key], path)
+    if isinstance(tree.get("data"), dict):
+        found["data"] = {
+            stream: _source_with_current_names(spec, path) if isinstance(spec, str) else spec
+            for stream, spec in tree["data"].items()
+        }
     if isinstance(tree.get("added"), list):
         found["added"] = [_spec_with_current_names(spec, path) for spec in tree["added"]]
     return found
+
+
+def _source_with_current_names(spec: str, path: Path) -> str:
+    """A source's spec, or several between commas, with the prefixes that formats have now."""
+    parts = []
+    for part in split_specs(spec):
+        prefix, colon, rest = part.partition(":")
+        parts.append(f"{current('source', prefix, path)}{colon}{rest}")
+    return ",".join(parts)
 
 
 def _spec_with_current_names(spec: Any, path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""`kept:FILE`: what a filter kept, with the texts that were dropped gone, and refusal of what is no such list."""
+"""`filtered:FILE`: what a filter kept, with the texts that were dropped gone, and refusal of what is no such list."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def listed(tmp_path, found):
 
 
 def test_it_reads_the_pairs_that_were_kept_and_no_others(listed, found):
-    source, all_of_it = open_source(f"kept:{listed}"), open_source(SPEC)
+    source, all_of_it = open_source(f"filtered:{listed}"), open_source(SPEC)
     rows = found.samples[found.reasons < 0]
     assert 0 < len(source) == len(rows) < 1200
     assert source.keys() == [all_of_it.keys()[row] for row in rows]
@@ -53,7 +53,7 @@ def test_of_several_texts_the_dropped_ones_go_and_other_roles_stay(tmp_path):
     samples, texts = np.repeat(np.arange(60), 5), np.tile(np.arange(5), 60)
     reasons = np.where((texts == 1) | (samples == 7) | ((samples == 2) & (texts > 0)), 5, -1)
     kept.write(path, TOLD, source, "paraphrase", samples, texts, reasons)
-    back = open_source(f"kept:{path}")
+    back = open_source(f"filtered:{path}")
     assert len(back) == 59
     own = source[0].captions("paraphrase")
     assert back[0].captions("paraphrase") == [own[0], *own[2:5]]
@@ -68,31 +68,31 @@ def test_labels_are_those_of_what_is_left(tmp_path):
     rows = np.arange(len(source))
     zeros = np.zeros(len(source), np.int32)
     kept.write(path, spec, source, "caption", rows, zeros, np.where(rows % 3, 0, -1))
-    back = open_source(f"kept:{path}")
+    back = open_source(f"filtered:{path}")
     assert np.array_equal(back.labels("concept"), source.labels("concept")[::3])
 
 
 def test_a_source_that_moved_is_named_and_one_that_changed_is_refused(tmp_path, listed):
     folder = tmp_path / "moved"
     write_shards(open_source(SPEC), folder)
-    moved, there = open_source(f"kept:{listed}:source={folder}/*.tar"), open_source(f"kept:{listed}")
+    moved, there = open_source(f"filtered:{listed}:source={folder}/*.tar"), open_source(f"filtered:{listed}")
     assert moved.keys() == there.keys()
     assert moved[3].captions() == there[3].captions()
     with pytest.raises(InputError, match="other samples than are there now"):
-        open_source(f"kept:{listed}:source=glyphs")
+        open_source(f"filtered:{listed}:source=glyphs")
 
 
 def test_what_is_no_list_is_refused(tmp_path):
     with pytest.raises(InputError, match="diptych data filter SOURCE --out"):
-        open_source(f"kept:{tmp_path}/missing.npz")
+        open_source(f"filtered:{tmp_path}/missing.npz")
     for name, data in (("empty", b""), ("text", b"not a list"), ("zip", b"PK\x05\x06" + bytes(18))):
         path = tmp_path / f"{name}.npz"
         path.write_bytes(data)
         with pytest.raises(InputError, match="is no list of what was kept"):
-            open_source(f"kept:{path}")
+            open_source(f"filtered:{path}")
     np.savez(tmp_path / "pickled.npz", head=np.array({"source": 1}, dtype=object))
     with pytest.raises(InputError, match="is no list of what was kept"):
-        open_source(f"kept:{tmp_path}/pickled.npz")
+        open_source(f"filtered:{tmp_path}/pickled.npz")
 
 
 def test_a_list_that_keeps_nothing_is_refused(tmp_path):
@@ -100,4 +100,4 @@ def test_a_list_that_keeps_nothing_is_refused(tmp_path):
     rows = np.arange(60)
     kept.write(path, TOLD, open_source(TOLD), "caption", rows, rows * 0, rows * 0)
     with pytest.raises(InputError, match="nothing was kept"):
-        open_source(f"kept:{path}")
+        open_source(f"filtered:{path}")

@@ -136,7 +136,7 @@ def test_dense_probes_and_factors_read_the_worlds_annotation(scenes, oracle):
 
 def test_noise_is_told_by_how_badly_captions_fit():
     source = open_source("scenes:count=40:noise=swap=0.3+junk=0.2:seed=2")
-    found = evaluate(Oracle(source), source, ["flags"])["flags"]
+    found = evaluate(Oracle(source), source, ["noisy_pairs"])["noisy_pairs"]
     assert found["auroc"] > 0.85
     assert set(found["by_kind"]) == {"swap", "junk"}
     assert 5 < found["flagged"] < 35

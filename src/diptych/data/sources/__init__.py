@@ -14,7 +14,7 @@ that no other format knows by name. Add a file, and `open_source`, and with it e
     results_20130124.token                      Flickr8k and Flickr30k text files
     cc12m.npy, yfcc15m.pkl                      pickled lists of pictures and captions
     datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them
-    kept:kept.npz                               what `diptych data filter` kept of another source
+    filtered:kept.npz                               what `diptych data filter` kept of another source
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified pictures
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
@@ -41,6 +41,7 @@ from diptych.data.sample import Field, Sample, Schema, Source
 from diptych.data.sources.compact import hash64
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
+from diptych.renamed import refuse
 from diptych.spec import Spec, parse, split_specs
 
 
@@ -69,6 +70,7 @@ def open_source(spec: str) -> Source:
 def _open_one(spec: Spec) -> Source:
     if re.match(r"\w+://", spec.name):
         raise InputError(f"{spec.name}: data is read from disks, not from the network; download it first")
+    refuse("source", [spec.name.partition(":")[0]] if ":" in spec.name else ())
     own = {key: value for key, value in spec.options.items() if key not in OPTIONS}
     if len(own) < len(spec.options):
         return narrowed(_open_one(replace(spec, options=own)), spec.options)
@@ -91,7 +93,7 @@ def _open_one(spec: Spec) -> Source:
 
 
 def _refuse_irregular(name: str) -> None:
-    path = re.sub(r"^\w+:", "", name) if not os.path.exists(name) else name  # noqa: PTH110  (kept:FILE)
+    path = re.sub(r"^\w+:", "", name) if not os.path.exists(name) else name  # noqa: PTH110  (filtered:FILE)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: PTH110,PTH112,PTH113
         raise InputError(f"{path}: a pipe, a device or a socket, which cannot be read at random; save it as a file")
 

@@ -1,4 +1,4 @@
-"""What a filter kept of another source: `kept:FILE`, where `diptych data filter` wrote FILE.
+"""What a filter kept of another source: `filtered:FILE`, where `diptych data filter` wrote FILE.
 
 The file is a .npz of plain arrays. It names the source, and of every pair (a sample, one of its texts) why it was
 dropped, or that it was not; pictures and texts stay where they are. A sample without a kept text is left out, and so
@@ -21,7 +21,7 @@ from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.spec import Spec, configure
 
-FORMAT, PREFIX = "kept", "kept:"
+FORMAT, PREFIX = "filtered", "filtered:"
 
 
 def claims(spec: Spec) -> bool:
@@ -30,30 +30,30 @@ def claims(spec: Spec) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptOptions:
+class FilteredOptions:
     """`source` is where the data lies now; without it, where it lay when it was filtered."""
 
     source: str | None = None
 
 
-def open(spec: Spec) -> "Kept":
-    """`kept:FILE[:source=SPEC]`. Raises InputError where FILE is no such list, or the source has changed since."""
+def open(spec: Spec) -> "Filtered":
+    """`filtered:FILE[:source=SPEC]`. Raises InputError where FILE is no such list, or the source has changed since."""
     from diptych.data.sources import open_source  # which looks for formats here
 
-    options = configure(KeptOptions, spec.options, f"source {spec.name!r}")
+    options = configure(FilteredOptions, spec.options, f"source {spec.name!r}")
     path = spec.name.removeprefix(PREFIX)
     head, samples, texts, reasons = _read(path)
     source = open_source(options.source or head["source"])
     if _print(source) != head["print"]:
         raise InputError(f"{path} was made of {head['source']} with other samples than are there now; filter it again")
     kept = reasons < 0
-    return Kept(source, samples[kept], texts[kept], role=head["role"], name=str(spec))
+    return Filtered(source, samples[kept], texts[kept], role=head["role"], name=str(spec))
 
 
 def write(
     path: Path, spec: str, source: Source, role: str, samples: np.ndarray, texts: np.ndarray, reasons: np.ndarray
 ) -> None:
-    """Write the list that `kept:` reads of the source that `spec` opens: of each pair its sample (P,), which of the
+    """Write the list that `filtered:` reads of the source that `spec` opens: of each pair its sample (P,), which of the
     role's texts it has (P,), and -1 where it is kept, else the number of a reason (P,)."""
     head = json.dumps({"source": spec, "role": role, "print": _print(source)})
 
@@ -82,7 +82,7 @@ def _print(source: Source) -> str:
     return f"{hash64(keys):016x}-{len(source)}"
 
 
-class Kept:
+class Filtered:
     """The samples (K,) of `source` that still have one of these texts: of pair p the one at `texts[p]` among those of
     `role` in sample `samples[p]`. Pairs stand in the order of the samples."""
 

@@ -59,7 +59,7 @@ def draw(trial: Trial) -> dict[str, str]:
     for name, dropped in reasons.items():
         path = trial.folder / f"{name}.npz"
         kept.write(path, every, source, "caption", rules.samples, rules.texts, dropped)
-        found[name] = f"kept:{path}"
+        found[name] = f"filtered:{path}"
     return found
 
 

@@ -241,7 +241,7 @@ class ConES(Classify):
         return {
             "classify": ("classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot"),
             "detect": ("detect {run} PICTURES", "evaluate {run} --data {data} --suite detection"),
-            "generate": ("draw {run} NAME --out PICTURES", "evaluate {run} --data {data} --suite likeness"),
+            "generate": ("draw {run} NAME --out PICTURES", "evaluate {run} --data {data} --suite clip_i"),
         }[options.get("task", "classify")]
 
 

@@ -86,7 +86,7 @@ class ConceptDrawerModel(TrainedClassesModel):
 
     def __init__(self, delivered: ConceptDrawer, preprocess: Preprocess, *, name: str):
         super().__init__(delivered, preprocess, name=name)
-        self.validation = Validation("likeness", ("likeness", "top1"), {"label": self.label})
+        self.validation = Validation("clip_i", ("clip_i", "top1"), {"label": self.label})
 
     def class_logits(self, images: Any, **how: Any) -> Tensor:
         raise InputError(f"{self.name} draws and names no pictures; name a classifier")

@@ -14,7 +14,7 @@ Counts are those of the whole corpus, taken before anything is dropped [choice].
 lower case between white space and punctuation [choice: the paper does not say how it splits]; of words and pairs of
 words that occur equally often at the edge of the limit none is kept, so that the answer depends on no order [choice].
 What looks like a test picture is told by `data.check`, by thumbnails [choice]. The paper also drops pornography, for
-which there is no rule here. `diptych data filter` applies the rules to a source, `kept:FILE` reads what is left.
+which there is no rule here. `diptych data filter` applies the rules to a source, `filtered:FILE` reads what is left.
 
 Dimensions: P pairs.
 """

@@ -13,7 +13,7 @@ from tests.evaluation.helpers import Fake, Rows, row, vectors
 from diptych.data.sample import Field, Text
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.suites.flags import flags, report
+from diptych.evaluation.suites.noisy_pairs import noisy_pairs, report
 
 NOISE = {"labels.noise": Field(kind="int", classes=("clean", "swap", "junk"))}
 
@@ -51,7 +51,7 @@ def test_the_suite_scores_pairs_by_how_badly_they_fit(kinds, by, seed):
     scores = np.array([-float((model.matcher[at] * model.matcher[at + (kind > 0)]).sum()) for at, kind in known])
     scores = np.round(scores / 1e-6) * 1e-6  # what differs by rounding alone is a tie
     labels = np.array([kind for _, kind in known])
-    result = flags(model, noisy(kinds), by=by, batch_size=4)
+    result = noisy_pairs(model, noisy(kinds), by=by, batch_size=4)
     assert result["auroc"] == pytest.approx(roc_auc_score(labels > 0, scores))
     assert (result["n"], result["flagged"]) == (len(known), (labels > 0).sum())
     assert result["bad"] == ({"no-label": kinds.count(-1)} if -1 in kinds else {})
@@ -67,8 +67,8 @@ def test_the_suite_scores_pairs_by_how_badly_they_fit(kinds, by, seed):
 
 def test_a_model_that_knows_its_pairs_finds_every_swap_and_one_point_finds_none():
     source = noisy([0, 1] * 8)
-    assert flags(Fake(np.eye(20)), source)["auroc"] == 1.0
-    assert flags(Fake(np.ones((20, 4))), source)["auroc"] == 0.5
+    assert noisy_pairs(Fake(np.eye(20)), source)["auroc"] == 1.0
+    assert noisy_pairs(Fake(np.ones((20, 4))), source)["auroc"] == 0.5
 
 
 def test_flags_of_texts_are_their_attributes():
@@ -80,18 +80,18 @@ def test_flags_of_texts_are_their_attributes():
     ]
     source = Rows([replace(row("a", 1), texts=texts)], fields={"texts.web": Field(kind="text")})
     model = Fake(np.eye(20))
-    assert set(flags(model, source)["by_kind"]) == {"swap"}
-    assert flags(model, source)["n"] == 3
-    assert set(flags(model, source, flag="wrong")["by_kind"]) == {"flagged"}
-    assert flags(model, source, role="*")["n"] == 4
-    protocols = {flags(model, source, **each)["protocol"] for each in ({}, {"flag": "wrong"}, {"by": "match"})}
+    assert set(noisy_pairs(model, source)["by_kind"]) == {"swap"}
+    assert noisy_pairs(model, source)["n"] == 3
+    assert set(noisy_pairs(model, source, flag="wrong")["by_kind"]) == {"flagged"}
+    assert noisy_pairs(model, source, role="*")["n"] == 4
+    protocols = {noisy_pairs(model, source, **each)["protocol"] for each in ({}, {"flag": "wrong"}, {"by": "match"})}
     assert len(protocols) == 3
 
 
 def test_what_cannot_be_told_apart_or_is_not_there_is_an_error():
     with pytest.raises(InputError, match="0 of 3 pairs have flag 'noise' of source 'rows'"):
-        flags(Fake(vectors(0)), noisy([0, 0, 0]))
+        noisy_pairs(Fake(vectors(0)), noisy([0, 0, 0]))
     with pytest.raises(InputError, match="2 of 2 flags are set"):
         report(np.zeros(2), np.ones(2))
     with pytest.raises(InputError, match="way to score 'mtch'; did you mean 'match'"):
-        evaluate(Fake(vectors(0)), noisy([0, 1]), ["flags"], by="mtch")
+        evaluate(Fake(vectors(0)), noisy([0, 1]), ["noisy_pairs"], by="mtch")

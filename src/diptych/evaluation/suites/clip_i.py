@@ -1,10 +1,10 @@
-"""Likeness: do drawn pictures look like the pictures of what they are to show?
+"""CLIP-I: do drawn pictures look like the pictures of what they are to show?
 
-    m_c = unit( mean unit vector of the pictures of class c ),      likeness = mean over drawn x of c of <x, m_c>
+    m_c = unit( mean unit vector of the pictures of class c ),      clip_i = mean over drawn x of c of <x, m_c>
 
 Vectors are the model's own embeddings of pictures, or those of another model, the judge. `top1` is the share of drawn
 pictures that are nearer to the mean of their class than to any other. Chance draws the pictures of one class for those
-of another: for `likeness` it is the mean cosine of two classes' means.
+of another: for `clip_i` it is the mean cosine of two classes' means.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from diptych.evaluation.suites.zeroshot import named_label
 from diptych.metrics import ranks
 
 card = {
-    "title": "Likeness: drawn pictures against those of their class",
+    "title": "CLIP-I: drawn pictures against those of their class",
     "needs": ["images.main", "labels"],
     "abilities": ["embed_images", "set_classes", "draw"],
 }
@@ -29,12 +29,12 @@ card = {
 
 def ready(model: Any, source: Source, *, label: str | None = None, draws: int = 8) -> None:
     """Raises InputError for a label without names, and for fewer drawings than one."""
-    named_label("likeness", source, label)
+    named_label("clip_i", source, label)
     if draws < 1:
         raise InputError(f"{draws} drawings of a class are none; draw 1 at least")
 
 
-def likeness(
+def clip_i(
     model: Any,
     source: Source,
     *,
@@ -54,7 +54,7 @@ def likeness(
     `judge` embeds in the model's place. Raises InputError where fewer than two classes have pictures.
     """
     ready(model, source, label=label, draws=draws)
-    label = named_label("likeness", source, label)
+    label = named_label("clip_i", source, label)
     names = source.schema()[f"labels.{label}"].classes
     judge = model if judge is None else judge
 
@@ -66,7 +66,7 @@ def likeness(
     counts = Counter[int](seen.facts)
     shown = sorted(counts)
     if len(shown) < 2:
-        raise InputError(f"source {source.name!r} has pictures of {len(shown)} class of {label!r}; likeness tells two "
+        raise InputError(f"source {source.name!r} has pictures of {len(shown)} class of {label!r}; clip_i tells two "
                          "or more apart")  # fmt: skip
     labels = torch.tensor(seen.facts)
     means = normalize(torch.stack([seen.vectors[labels == at].mean(0) for at in shown]), dim=1)
@@ -76,13 +76,13 @@ def likeness(
     own = torch.arange(len(shown)).repeat_interleave(draws)
     others = ~torch.eye(len(shown), dtype=torch.bool)
     protocol = protocol_of(
-        "likeness", source, judge, exact=exact, field=label, classes=names, rule="cosine to the mean; ties lose",
+        "clip_i", source, judge, exact=exact, field=label, classes=names, rule="cosine to the mean; ties lose",
         options=(f"draws={draws}", f"guidance={guidance:g}", f"seed={seed}", f"judge={getattr(judge, 'name', '')}"),
     )  # fmt: skip
     return {
-        "likeness": float((vectors * means[own]).sum(1).mean()),
+        "clip_i": float((vectors * means[own]).sum(1).mean()),
         "top1": float((ranks(vectors, means, own) <= 1).mean()),
-        "chance_likeness": float((means @ means.T)[others].mean()),
+        "chance_clip_i": float((means @ means.T)[others].mean()),
         "chance_top1": 1 / len(shown),
         "n": len(vectors),
         "classes": len(shown),

@@ -1,4 +1,4 @@
-"""Flags: whether pairs that are flagged (wrong captions, noise) can be told by how badly picture and text fit.
+"""Noisy pairs: whether pairs that are flagged (wrong captions, noise) can be told by how badly picture and text fit.
 
     suspicion = - <picture, text>,  or minus the score of `model.match`
 
@@ -32,14 +32,14 @@ card = {
 
 def ready(model: Any, source: Source, *, role: str | None = None, by: Literal["embed", "match"] = "embed") -> None:
     """Raises InputError for a role and abilities that are not there."""
-    role_of("flags", source, role)
+    role_of("noisy_pairs", source, role)
     if by not in ("embed", "match"):
         raise unknown("way to score", by, ("embed", "match"))
     for ability in ("embed_images", "embed_texts") if by == "embed" else ("preprocess", "match"):
-        able("flags", model, ability)
+        able("noisy_pairs", model, ability)
 
 
-def flags(
+def noisy_pairs(
     model: Any,
     source: Source,
     *,
@@ -57,7 +57,7 @@ def flags(
     InputError where no pair is flagged, or all are.
     """
     ready(model, source, role=role, by=by)
-    role, texts, bad = role_of("flags", source, role), Texts(), Counter()
+    role, texts, bad = role_of("noisy_pairs", source, role), Texts(), Counter()
     field = source.schema().get(f"labels.{flag}")
 
     def pairs(sample: Sample) -> list[tuple[int, str]]:
@@ -87,10 +87,9 @@ def flags(
         steps.total += len(texts)
         of_texts = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
         scores = [(torch.cat(vectors) * of_texts[numbers]).sum(1)]
-    protocol = protocol_of(
-        "flags", source, model, exact=exact, field=role, rule="minus the score of picture and text; ties count half",
-        options=(f"flag={flag}", f"by={by}"),
-    )  # fmt: skip
+    rule = "minus the score of picture and text; ties count half"
+    options = (f"flag={flag}", f"by={by}")
+    protocol = protocol_of("noisy_pairs", source, model, exact=exact, field=role, rule=rule, options=options)
     found = by_kind(-torch.cat(scores).double().numpy(), kinds, f"flag {flag!r} of source {source.name!r}")
     return found | {"bad": dict(bad)} | describe(protocol, model)
 
