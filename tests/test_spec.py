@@ -11,7 +11,7 @@ from diptych.errors import InputError
 from diptych.methods.base import Method, Recipe
 from diptych.methods.registry import cards, method_class
 from diptych.spec import Above, AtLeast, AtMost, Below, annotations, choices, configure, fits
-from diptych.training.engine import Options
+from diptych.training.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from diptych.methods.store import load
 from diptych.models.language import LanguageModel
 from diptych.models.model import Model
 from diptych.training.config import preset_for, resolve
-from diptych.training.engine import Options
+from diptych.training.options import Options
 from diptych.training.run import run
 
 _RECIPE = set(Recipe.__dataclass_fields__)

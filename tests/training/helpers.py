@@ -13,7 +13,8 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.siglip import SigLIP
 from diptych.methods.registry import method_class
 from diptych.testing import Toy
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 
 IMAGE = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
 TEXT = "text:width=32:depth=1:heads=2"

@@ -10,8 +10,9 @@ from tests.training.helpers import make_method
 
 from diptych.methods.base import Recipe
 from diptych.testing import Toy
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
 from diptych.training.gradcache import strategy
+from diptych.training.options import Options
 
 STEPS, BROKEN = 9, 4  # 3 batches an epoch: broken in the middle of the second
 

@@ -17,8 +17,9 @@ from diptych.methods.base import Losses, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.spec import configure
 from diptych.testing import Toy
-from diptych.training.engine import Interrupted, Position
+from diptych.training.engine import Interrupted
 from diptych.training.feed import Feed
+from diptych.training.state import Position
 
 DROPOUT = "text:width=32:depth=1:heads=2:dropout=0.3"
 RAMP = {"crop": (0.2, 0.5), "flip": True, "ramp": (0.1, 0.9)}

@@ -20,9 +20,11 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.objectives import core
 from diptych.testing import Toy
 from diptych.training.config import resolve
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
 from diptych.training.gradcache import cached, samples_at_once, strategy
-from diptych.training.launch import make_accelerator, wrap_ddp
+from diptych.training.launch import make_accelerator
+from diptych.training.options import Options
+from diptych.training.replicated import wrap_ddp
 from diptych.training.step import Step, forward_backward
 
 AT = At(3, 10, 0, 7)

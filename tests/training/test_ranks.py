@@ -20,7 +20,8 @@ from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.testing.subject import toy_tokenizer
-from diptych.training.engine import Engine, Interrupted, Options
+from diptych.training.engine import Engine, Interrupted
+from diptych.training.options import Options
 from diptych.training.step import Step, forward_backward
 
 VIT = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"

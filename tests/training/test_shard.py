@@ -18,7 +18,8 @@ from diptych.methods.store import load
 from diptych.testing import Toy
 from diptych.towers.nn.parts import Momentum
 from diptych.training.config import resolve
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 from diptych.training.run import run
 from diptych.training.state import Checkpoints
 from diptych.training.step import forward_backward

@@ -4,7 +4,7 @@ Dimensions: N images, C classes.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.models.delivered import Validation
 from diptych.models.model import Model, Pictures, Progress, evaluating
-
-if TYPE_CHECKING:
-    from diptych.models.classifier import Classifier
 
 
 class TrainedClassesModel(Model):
@@ -45,7 +42,7 @@ class ClassifierModel(TrainedClassesModel):
     """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
     was trained on or any that are named."""
 
-    def __init__(self, classifier: "Classifier", preprocess: Preprocess, *, name: str):
+    def __init__(self, classifier: Any, preprocess: Preprocess, *, name: str):
         super().__init__(classifier, preprocess, name=name)
         self.classifier = classifier
         self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})

@@ -14,7 +14,7 @@ Dimensions: B prompts, V vocabulary, K beams.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,28 @@ from torch import Tensor
 from diptych.errors import InputError, unknown
 from diptych.rng import generator
 from diptych.spec import configure
+from diptych.towers.nn.kv_cache import KVCache
 
-if TYPE_CHECKING:
-    from diptych.models.language import State
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a decoder stands after the N tokens that it has read, prefix included. Nothing changes it."""
+
+    logits: Tensor  # (B, V), of the next token
+    hidden: Tensor  # (B, N, D), after the final norm: what the logits are made of
+    mask: Tensor  # (B, N) bool, True where a token is real
+    cache: KVCache
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+
+    def select(self, index: Tensor) -> "State":
+        """The state of the rows `index` (N,), which may repeat: candidates, beams, those that go on."""
+
+        def of(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[index]
+
+        logits, hidden, mask = self.logits[index], self.hidden[index], self.mask[index]
+        return State(logits, hidden, mask, self.cache.select(index), of(self.memory), of(self.memory_mask))
 
 
 class Decoder(Protocol):

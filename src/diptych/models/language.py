@@ -10,7 +10,7 @@ Dimensions: B texts, L tokens of a text, P prefix tokens, N = P + L, M memory to
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -22,32 +22,11 @@ from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.models.delivered import Validation
-from diptych.models.generate import generate
+from diptych.models.generate import State, generate
 from diptych.models.model import Model, evaluating
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import checksum
 from diptych.towers.text.text import TextTower
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """Where a decoder stands after the N tokens that it has read, prefix included. Nothing changes it."""
-
-    logits: Tensor  # (B, V), of the next token
-    hidden: Tensor  # (B, N, D), after the final norm: what the logits are made of
-    mask: Tensor  # (B, N) bool, True where a token is real
-    cache: KVCache
-    memory: Tensor | None = None
-    memory_mask: Tensor | None = None
-
-    def select(self, index: Tensor) -> "State":
-        """The state of the rows `index` (N,), which may repeat: candidates, beams, those that go on."""
-
-        def of(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[index]
-
-        logits, hidden, mask = self.logits[index], self.hidden[index], self.mask[index]
-        return State(logits, hidden, mask, self.cache.select(index), of(self.memory), of(self.memory_mask))
 
 
 class CausalLM(nn.Module):
@@ -300,3 +279,13 @@ def _texts(texts: str | Sequence[str], what: str) -> list[str]:
     if isinstance(texts, Tensor) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"a language model reads texts and no pictures; give {what} as strings")
     return list(texts)
+
+
+def prefixed(vectors: Tensor, table: nn.Embedding, ids: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Vectors (B, P, D) and the embeddings of ids (B, L) behind them, with the mask (B, M) of what is real."""
+    mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+    if ids is None:
+        return vectors, mask
+    assert lengths is not None, "ids come with their lengths"
+    real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    return torch.cat([vectors, table(ids).to(vectors.dtype)], 1), torch.cat([mask, real], 1)

@@ -10,21 +10,19 @@ Dimensions: B samples, P vectors read in place of words, L words read, M = P + L
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.models.language import CausalLM
+from diptych.models import t5
+from diptych.models.language import CausalLM, prefixed
 from diptych.spec import parse
 from diptych.towers.build import text_tower
 from diptych.towers.nn.transformer import Transformer
 from diptych.towers.text.text import TextTower
-
-if TYPE_CHECKING:
-    from diptych.models.t5 import T5
 
 PLACES = 16
 """Vectors that can be read before the words."""
@@ -53,7 +51,7 @@ class Seq2Seq(CausalLM):
 
     def read(self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Vectors (B, P, D), and behind them ids (B, L) of lengths (B,) -> memory (B, M, D) and its mask (B, M)."""
-        x, mask = joined(vectors, self.table, ids, lengths)
+        x, mask = prefixed(vectors, self.table, ids, lengths)
         x = self.reader(x + self.places[: x.shape[1]], mask=mask)
         return self.read_norm(x), mask
 
@@ -62,23 +60,11 @@ class Seq2Seq(CausalLM):
         return {}
 
 
-def joined(vectors: Tensor, table: nn.Embedding, ids: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Vectors (B, P, D) and the embeddings of ids (B, L) behind them, with the mask (B, M) of what is real."""
-    mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
-    if ids is None:
-        return vectors, mask
-    assert lengths is not None, "ids come with their lengths"
-    real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    return torch.cat([vectors, table(ids).to(vectors.dtype)], 1), torch.cat([mask, real], 1)
-
-
-def seq2seq(spec: str, tokenizer: Tokenizer | None) -> "Seq2Seq | T5":
+def seq2seq(spec: str, tokenizer: Tokenizer | None) -> Seq2Seq | t5.T5:
     """The encoder-decoder of a spec, for a tokenizer, unless it brings its own.
 
     Raises InputError for an unknown option, a folder that holds no T5, and a tokenizer that texts cannot be written by.
     """
-    from diptych.models import t5
-
     parsed = parse(spec)
     if parsed.name.startswith("t5:"):
         return t5.from_folder(parsed.name.removeprefix("t5:"), **parsed.options)

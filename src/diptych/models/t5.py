@@ -18,8 +18,8 @@ from diptych.data.tokenizers import HuggingFace, Tokenizer, from_dict
 from diptych.data.tokenizers import from_folder as tokenizer_from_folder
 from diptych.dtypes import wide
 from diptych.errors import InputError
-from diptych.models.language import CausalLM, State
-from diptych.models.seq2seq import joined
+from diptych.models.generate import State
+from diptych.models.language import CausalLM, prefixed
 from diptych.spec import configure
 
 
@@ -72,7 +72,7 @@ class T5(CausalLM):
 
     def read(self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As of `Seq2Seq`."""
-        x, mask = joined(vectors, self.words, ids, lengths)
+        x, mask = prefixed(vectors, self.words, ids, lengths)
         return self.encoder(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state, mask
 
     def forward(  # type: ignore[override]  # neither a mask nor a prefix: all that is written is real

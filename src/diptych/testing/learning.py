@@ -35,7 +35,8 @@ from diptych.testing.runs import engine_of
 from diptych.testing.subject import Subject, narrower
 from diptych.testing.toy import Toy
 from diptych.towers.dual import DualEncoder
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 
 ENOUGH = 0.85
 """A score that shows that the samples are known. It must also halve what is missing before training."""

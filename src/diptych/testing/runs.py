@@ -17,10 +17,12 @@ from diptych.data.sample import Source
 from diptych.methods.base import At, Method, Stage
 from diptych.rng import torch_seed
 from diptych.testing.subject import Subject
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
 from diptych.training.gradcache import strategy
-from diptych.training.launch import make_accelerator, wrap_ddp
+from diptych.training.launch import make_accelerator
+from diptych.training.options import Options
 from diptych.training.prepare import Run, with_columns
+from diptych.training.replicated import wrap_ddp
 from diptych.training.step import Step
 
 BATCH = 8

@@ -15,7 +15,7 @@ from diptych.methods.registry import find, method_class
 from diptych.renamed import current, translated
 from diptych.spec import AtLeast, Spec, check, configure, parse, split_specs
 from diptych.training import optim
-from diptych.training.engine import Options
+from diptych.training.options import Options
 from diptych.training.schedule import factor
 
 _MOST = 1 << 22  # bytes of a config

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from diptych.data.sample import Source
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.models.model import evaluating
-from diptych.spec import Above, AtLeast, Count, Natural, NotNegative, Share, check, check_record, configure
+from diptych.spec import check_record, configure
 from diptych.towers.dual import renamed_entries
 from diptych.towers.nn.parts import Momentum
 from diptych.training import gradcache, optim
@@ -33,9 +33,10 @@ from diptych.training.feed import Feed
 from diptych.training.guard import LOOKS, ForgettingGuard, SpikeGuard, write_samples
 from diptych.training.launch import make_accelerator, strategy
 from diptych.training.log import Log, finite
+from diptych.training.options import Options
 from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.schedule import factor
-from diptych.training.state import Checkpoints
+from diptych.training.state import Checkpoints, Position, Saved
 from diptych.training.step import Step, clamp, freeze_modes
 
 log = logging.getLogger(__name__)
@@ -45,54 +46,6 @@ _REMEDY = "remove the checkpoint to go on from the one before, or begin a new ru
 
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """The next step to take: `batch` of `epoch` is step `step` of stage number `stage`; `done` counts all stages'."""
-
-    stage: Natural = 0
-    epoch: Natural = 0
-    batch: Natural = 0
-    step: Natural = 0
-    done: Natural = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """What a checkpoint holds. Those of older versions lack `guard`, `memory` or `data`."""
-
-    position: Mapping[str, int]
-    method: Mapping[str, Any]
-    optimizer: Mapping[str, Any] | None
-    average: Mapping[str, Any] | None
-    damaged: Mapping[str, str]
-    skipped: Natural
-    guard: list[float] = field(default_factory=list)
-    memory: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step; `spike`: skip a
-    step whose loss is above so many times the running median (`training.guard`). `forget`: how far the guarded score
-    may fall below that of the start. `shard`: each rank holds its share of parameters, gradients and optimiser state
-    (`training.shard`)."""
-
-    seed: int = 0
-    workers: Annotated[int, AtLeast(0)] = 0
-    max_bad: Share = 0.01
-    save_every: Count = 500
-    nonfinite: Literal["stop", "skip"] = "stop"
-    spike: Annotated[float, Above(1)] | None = None
-    forget: NotNegative = 0.02
-    shard: bool = False
-    quiet: bool = False
-    tracker: Literal["tensorboard", "wandb", "trackio"] | None = None
-
-    def __post_init__(self) -> None:
-        check(Options, vars(self), "the run")
 
 
 @dataclass

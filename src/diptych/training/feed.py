@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,11 +12,9 @@ from diptych.data.loader import Loader, require
 from diptych.data.sample import Source, damage_told, keys_digest
 from diptych.errors import InputError
 from diptych.methods.base import Method, Recipe, Stage
+from diptych.training.options import Options
 from diptych.training.prepare import with_columns
-
-if TYPE_CHECKING:
-    from diptych.training.engine import Options, Position
-
+from diptych.training.state import Position
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +22,7 @@ log = logging.getLogger(__name__)
 class Feed:
     """What the engine reads: sources as `given`, `columns` of each stream, and of each `damaged` sample the reason."""
 
-    def __init__(self, method: Method, sources: Mapping[str, Source], options: "Options", device: torch.device):
+    def __init__(self, method: Method, sources: Mapping[str, Source], options: Options, device: torch.device):
         self.method, self.given, self.options, self.device = method, dict(sources), options, device
         self.columns: dict[str, dict[str, Any]] = {}
         self.damaged: dict[str, str] = {}
@@ -103,7 +101,7 @@ class Feed:
                         size, len(source), source.name)  # fmt: skip
         return len(source)
 
-    def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: "Position") -> Iterator[Any]:
+    def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: Position) -> Iterator[Any]:
         """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""
         first, *others = stage.streams
         rounds = {name: loaders[name].endless(at.step) for name in others}

@@ -24,7 +24,7 @@ from diptych.errors import InputError
 from diptych.methods.base import Method
 from diptych.towers.nn.parts import Frozen, Momentum
 from diptych.towers.nn.transformer import Block
-from diptych.training.launch import Replicated
+from diptych.training.replicated import Replicated
 from diptych.training.step import Step
 
 

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from diptych.errors import InputError, brief
 from diptych.files import is_full, read_json, sync
+from diptych.spec import Natural
 
 _TENSORS, _TREE = "tensors.safetensors", "state.json"
 _STEP = re.compile(r"step-(\d{9,18})")
@@ -116,3 +119,29 @@ class Checkpoints:
         except (OSError, ValueError, SafetensorError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"checkpoint {folder} is damaged ({brief(error)}); {remedy}") from None
         return state
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The next step to take: `batch` of `epoch` is step `step` of stage number `stage`; `done` counts all stages'."""
+
+    stage: Natural = 0
+    epoch: Natural = 0
+    batch: Natural = 0
+    step: Natural = 0
+    done: Natural = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a checkpoint holds. Those of older versions lack `guard`, `memory` or `data`."""
+
+    position: Mapping[str, int]
+    method: Mapping[str, Any]
+    optimizer: Mapping[str, Any] | None
+    average: Mapping[str, Any] | None
+    damaged: Mapping[str, str]
+    skipped: Natural
+    guard: list[float] = field(default_factory=list)
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

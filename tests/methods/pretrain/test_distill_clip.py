@@ -15,7 +15,8 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.distill_clip import DistillCLIP
 from diptych.testing import Toy
 from diptych.training.config import resolve
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 from diptych.training.run import run
 
 AT = At(0, 10, 0, 0)

@@ -14,7 +14,8 @@ from diptych.objectives.distillation import off_diagonal
 from diptych.rng import generator
 from diptych.testing import Toy
 from diptych.training.config import resolve
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 from diptych.training.run import run
 
 

@@ -17,7 +17,8 @@ from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.models.language import LanguageModel
 from diptych.testing.toy import Toy
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 
 AT = At(0, 10, 0, 0)
 TEXTS = [Toy(128)[i].captions()[0] for i in range(0, 128, 5)]

@@ -19,7 +19,8 @@ from diptych.methods.base import At, Stage
 from diptych.methods.make import Make
 from diptych.methods.store import describe, load, load_state, rebuild, save_model
 from diptych.testing import Toy
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 from diptych.training.schedule import factor
 
 AT = At(0, 10, 0, 0)

@@ -19,7 +19,8 @@ from diptych.testing import Toy
 from diptych.testing import check as suite
 from diptych.training import optim
 from diptych.training.config import resolve
-from diptych.training.engine import Engine, Options
+from diptych.training.engine import Engine
+from diptych.training.options import Options
 from diptych.training.run import build_method, run
 
 FIELDS = {"classify": ["images.main", "labels.class"], "detect": ["images.main", "boxes"],
