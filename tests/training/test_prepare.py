@@ -1,5 +1,6 @@
 """Stages that compute columns before they begin, and streams side by side: the contracts that odd methods rest on."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 from tests.training.helpers import make_engine, make_method, read_log
 from tests.training.test_engine import run_until
 
+from diptych import collectives
 from diptych.data.batch import Batch
 from diptych.data.plan import Distinct
 from diptych.data.sources import Concat
 from diptych.data.views import LabelView
 from diptych.errors import InputError
-from diptych.methods.base import Losses, Stage
+from diptych.methods.base import At, Losses, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.training.engine import Interrupted
@@ -64,6 +66,44 @@ def test_map_gives_rows_in_the_order_of_the_source(tmp_path):
     means = run.map(lambda batch: {"mean": batch.image.pixels.float().mean((1, 2, 3, 4))}, views, toy, batch_size=7)
     expected = [np.asarray(toy[i].images["main"].decode()).mean() for i in range(20)]
     assert means["mean"] == pytest.approx(expected, abs=0.5)
+
+
+def bare_run(out):
+    return Run(make_method(), {}, At(0, 0, 0, 0), torch.device("cpu"), out=out)
+
+
+def test_write_makes_a_file_of_the_runs_folder_on_rank_0(tmp_path, monkeypatch):
+    run = bare_run(tmp_path)
+    run.write("found.txt", lambda path: path.write_text("one"))
+    run.write("found.txt", lambda path: path.write_text("two"))
+    monkeypatch.setattr(collectives, "rank", lambda: 1)
+    run.write("found.txt", lambda path: pytest.fail("only rank 0 writes"))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("found.txt", "two")]
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError
+
+    run = bare_run(tmp_path)
+    run.write("found.txt", lambda path: path.write_text("whole"))
+    with pytest.raises(RuntimeError):
+        run.write("found.txt", fail)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("found.txt", "whole")]
+
+
+def test_write_does_nothing_where_the_run_has_no_folder():
+    bare_run(None).write("found.txt", lambda path: pytest.fail("there is no folder"))
+
+
+def test_warn_logs_the_message_as_it_is_on_rank_0(monkeypatch, caplog):
+    run = bare_run(None)
+    with caplog.at_level(logging.WARNING):
+        run.warn("5 % of the texts are cut")
+        monkeypatch.setattr(collectives, "rank", lambda: 1)
+        run.warn("only rank 0 warns")
+    assert caplog.messages == ["5 % of the texts are cut"]
 
 
 def test_columns_are_read_as_fields_and_rule_the_plan(tmp_path):

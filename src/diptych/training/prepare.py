@@ -1,5 +1,6 @@
-"""What a stage's `prepare` gets: the method as it stands, its sources, and a way to compute columns over them."""
+"""The argument of a stage's `prepare`: the method, its sources, and what a method may do with them before it trains."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from diptych.errors import InputError, brief
 from diptych.files import write_atomic
 from diptych.methods.base import At, Method
 
+log = logging.getLogger(__name__)
+
 
 class _InOrder:
     """The plan of `map`: every sample once, in the order of the source."""
@@ -29,10 +32,11 @@ class _InOrder:
 
 
 class Run:
-    """Handed to `prepare(run)`. `columns[stream]` is what later stages read as fields of that stream's samples.
+    """The argument of `prepare(run)`. All ranks call its methods alike; a method never asks for its rank.
 
-    `note(step, steps, loss, **logged)` tells of one iteration of a search, on all ranks: it is logged like a step.
-    `out` is the run's folder, for what a person may want to read; None where there is none.
+    `columns[stream]` holds the columns that later stages read as fields of that stream's samples. `at` is the position
+    in training, and `device` where the method is. `note(step, steps, loss, **logged)` logs one iteration of a search
+    like a training step. `out` is the run's folder, None where there is none.
     """
 
     def __init__(
@@ -42,11 +46,16 @@ class Run:
         at: At,
         device: torch.device,
         workers: int = 0,
-        note: Callable[..., None] = lambda *told, **logged: None,
+        note: Callable[..., None] = lambda *position, **logged: None,
         out: Path | None = None,
     ):
-        self.method, self.sources, self.at, self.device, self.workers = method, sources, at, device, workers
-        self.note, self.out = note, out
+        self.method = method
+        self.sources = sources
+        self.at = at
+        self.device = device
+        self.workers = workers
+        self.note = note
+        self.out = out
         self.columns: dict[str, dict[str, np.ndarray]] = {}
 
     @torch.no_grad()
@@ -91,6 +100,20 @@ class Run:
     def store(self, stream: str, columns: Mapping[str, np.ndarray]) -> None:
         """Let later stages read `columns` of a stream's samples, row i for sample i."""
         self.columns.setdefault(stream, {}).update(columns)
+
+    def write(self, name: str, fn: Callable[[Path], Any]) -> None:
+        """Write the file `name` into the run's folder: rank 0 calls `fn(path)`, which must write to that very path.
+
+        `path` is a temporary file that replaces `name` when `fn` returns, so no file is half-written. Where the run has
+        no folder, nothing is written. Raises InputError where the disk is full.
+        """
+        if self.out is not None and collectives.rank() == 0:
+            write_atomic(self.out / name, fn)
+
+    def warn(self, message: str) -> None:
+        """Log a warning, once for all ranks."""
+        if collectives.rank() == 0:
+            log.warning("%s", message)
 
 
 def save_columns(path: Path, columns: Mapping[str, Mapping[str, np.ndarray]]) -> None:

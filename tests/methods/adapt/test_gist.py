@@ -214,7 +214,7 @@ def test_without_names_before_them_ready_captions_need_no_label(tmp_path):
     held = method(captions=str(tmp_path / "captions.json"), prefix=False)
     make_engine(tmp_path / "run", method=held, source=bare, recipe={"steps": 1}).run()
     with pytest.raises(InputError, match=r"toy has no labels\.class, which GIST needs"):
-        method(captions=str(tmp_path / "captions.json")).meet({"train": bare})
+        method(captions=str(tmp_path / "captions.json")).setup({"train": bare})
 
 
 # ---- the loss
@@ -326,7 +326,7 @@ def test_captions_that_the_text_tower_would_cut_are_counted_and_named():
     words = "square " * 30
     with pytest.raises(InputError, match=r"8 of 16 captions, such as 'red: a square .*', are longer than the 24 tokens "
                                          r"that the text tower reads; .*--method\.summaries"):  # fmt: skip
-        method(bank=f"a {{}} | a {words}{{}}").meet({"train": TOY})
+        method(bank=f"a {{}} | a {words}{{}}").setup({"train": TOY})
 
 
 def test_captions_that_the_matcher_would_cut_are_refused_unless_it_may(tmp_path):
@@ -343,10 +343,10 @@ def test_captions_that_the_matcher_would_cut_are_refused_unless_it_may(tmp_path)
 def test_classes_and_pictures_without_captions_are_named(tmp_path):
     descriptions.write(tmp_path / "bank.json", {name: ["x"] for name in COLOURS[1:]})
     with pytest.raises(InputError, match=r"bank\.json: there is no class 'red'"):
-        method(bank=str(tmp_path / "bank.json")).meet({"train": TOY})
+        method(bank=str(tmp_path / "bank.json")).setup({"train": TOY})
     descriptions.write(tmp_path / "captions.json", {f"{at:03d}": ["x"] for at in range(40)})
     with pytest.raises(InputError, match=r"captions\.json has no captions of 8 of the 48 pictures, such as '040'"):
-        method(captions=str(tmp_path / "captions.json")).meet({"train": TOY})
+        method(captions=str(tmp_path / "captions.json")).setup({"train": TOY})
     descriptions.write(tmp_path / "long.json", {f"{at:03d}": ["square " * 30] for at in range(48)})
     with pytest.raises(InputError, match=r"8 of 8 captions, .* shorten them in .*long\.json"):
         pairs(method(captions=str(tmp_path / "long.json")))
@@ -354,7 +354,7 @@ def test_classes_and_pictures_without_captions_are_named(tmp_path):
 
 def test_without_a_bank_the_way_to_give_one_is_told():
     with pytest.raises(InputError, match=r"gist has no bank; name a JSON file .* with --method\.bank"):
-        method().meet({"train": TOY})
+        method().setup({"train": TOY})
 
 
 def test_a_model_without_texts_is_refused():

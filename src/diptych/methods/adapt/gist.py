@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych import collectives
 from diptych.data import descriptions
 from diptych.data.batch import Batch
 from diptych.data.columns import WithColumns
@@ -186,14 +185,19 @@ class GIST(Pairs):
         places, shares = matched(images, labels, matcher.embed_texts(captions), sizes, config.top)
         run.store("train", {"matched": places.numpy()})
         run.note(0, 1, float(-shares[:, 0].log().mean()), spread=spread(places[:, 0], labels))
-        if run.out is not None and collectives.rank() == 0:
-            self._write(run.out / f"captions_top{config.top}.json", source, places.numpy(), labels.numpy())
 
-    def _write(self, path: Path, source: Source, places: np.ndarray, labels: np.ndarray) -> None:
-        """What was matched, for people, and for `captions` of another run."""
+        def write(path: Path) -> None:
+            descriptions.write(path, self._captions(source, places.tolist(), labels.tolist()))
+
+        run.write(f"captions_top{config.top}.json", write)
+
+    def _captions(self, source: Source, places: Sequence[Sequence[int]], labels: Sequence[int]) -> dict[str, list[str]]:
+        """The matched captions of each image by its key, as `captions` of another run reads them."""
         short = [[self.summaries.get(text, text) for text in texts] for texts in self.bank]
-        rows = zip(source.keys(), labels.tolist(), places.tolist(), strict=True)
-        descriptions.write(path, {key: [short[label][at] for at in row if at >= 0] for key, label, row in rows})
+        captions = {}
+        for key, label, row in zip(source.keys(), labels, places, strict=True):
+            captions[key] = [short[label][place] for place in row if place >= 0]
+        return captions
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
         """A pair of the picture with each of the first captions that were found for it."""
