@@ -1,4 +1,4 @@
-"""The search for what tells each class: names and sentences, group by group of classes.
+"""The search for the names and sentences of each class, one group of classes at a time.
 
 Dimensions: C classes, K units of the class that has most, G sets, k classes of a group, E embedding.
 """
@@ -10,95 +10,110 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.methods.adapt.proapo.evolution import Operators, Record, Room, evolve
-from diptych.methods.adapt.proapo.fitness import Judge, Scores, directions, tolerance
+from diptych.methods.adapt.proapo.evolution import Archive, Operators, SearchSpace, evolve
+from diptych.methods.adapt.proapo.fitness import PromptScorer, Scores, class_embeddings, tolerance
 from diptych.methods.adapt.proapo.groups import confused_groups, salient_groups
-from diptych.methods.adapt.proapo.units import starts
+from diptych.methods.adapt.proapo.units import initial_sets
 from diptych.rng import generator
 
-PASSED_OVER = (
-    0.4  # the share of classes whose units help least, which are in no group by confusion if they cost fitness
-)
+EXCLUDED_SHARE = 0.4  # of the classes, those that gain least; they are in no confused group if they lose fitness
 
 
-class Descriptions:
-    """The search for each class's units (C, K), whose vectors (C, K, E) are not of unit length: means over templates.
+class DescriptionSearch:
+    """The search for the units of each class, from embeddings of all units.
 
-    It begins from the fittest of `starts`, and keeps one record for all groups of classes, so that what one group has
-    found is where the next goes on.
+    `embeddings` (C, K, E) are means over templates, not of unit length. `exists` and `name_only` (C, K) are the masks
+    of `unit_masks`. The search starts from the fittest of `initial_sets`. All groups of classes share one archive, so
+    each group starts from the result of the one before.
     """
 
-    def __init__(self, judge: Judge, vectors: Tensor, there: np.ndarray, named: np.ndarray, seed: int):
-        self.judge, self.vectors, self.there, self.named = judge, vectors, there, named
+    def __init__(self, scorer: PromptScorer, embeddings: Tensor, exists: np.ndarray, name_only: np.ndarray, seed: int):
+        self.scorer = scorer
+        self.embeddings = embeddings
+        self.exists = exists
+        self.name_only = name_only
         self.rng = generator(seed, "proapo", "descriptions")
-        rows = starts(there, named, self.rng)
-        fitness = judge.whole(self.classes(rows)).fitness
-        first = [int(fitness.argmax())]
-        self.record = Record(rows[first].reshape(1, -1), fitness[first])
+        rows = initial_sets(exists, name_only, self.rng)
+        fitness = scorer.score(self.class_embeddings(rows)).fitness
+        best = [int(fitness.argmax())]
+        self.archive = Archive(rows[best].reshape(1, -1), fitness[best])
 
     @property
     def best(self) -> np.ndarray:
-        """The fittest set of all (C, K)."""
-        return self.record.rows[self.record.best()[0]].reshape(self.there.shape)
+        """The fittest set so far (C, K)."""
+        return self.archive.rows[self.archive.best()[0]].reshape(self.exists.shape)
 
-    def classes(self, rows: np.ndarray, which: np.ndarray | None = None) -> Tensor:
-        """Sets (G, C, K), or (G, C · K), as directions (G, C, E), or (G, k, E) of the classes numbered `which` (k,)."""
-        bits = torch.from_numpy(rows.reshape(-1, *self.there.shape)).to(self.vectors.device)
-        return directions(bits, self.vectors) if which is None else directions(bits[:, which], self.vectors[which])
+    def class_embeddings(self, rows: np.ndarray, which: np.ndarray | None = None) -> Tensor:
+        """The class embeddings of sets (G, C, K) or (G, C · K): (G, C, E), or (G, k, E) of the classes `which` (k,)."""
+        bits = torch.from_numpy(rows.reshape(-1, *self.exists.shape)).to(self.embeddings.device)
+        if which is None:
+            return class_embeddings(bits, self.embeddings)
+        return class_embeddings(bits[:, which], self.embeddings[which])
 
     def evolve(
-        self, group: np.ndarray, operators: Operators, generations: int, tell: Callable[[int], None] = lambda step: None
+        self,
+        group: np.ndarray,
+        operators: Operators,
+        generations: int,
+        callback: Callable[[int], None] = lambda generation: None,
     ) -> None:
-        """Search the units of a group of classes, the others as they are."""
+        """Search the units of a group of classes (k,); the units of all other classes stay as they are."""
         start = self.best
-        free = np.zeros_like(self.there)
-        free[group] = start[group] | self._affordable(start, group)
+        free = np.zeros_like(self.exists)
+        free[group] = start[group] | self._tolerated(start, group)
 
         def score(rows: np.ndarray, origin: np.ndarray) -> np.ndarray:
-            parents, at = np.unique(origin, return_inverse=True)
-            before = self.classes(self.record.rows[parents])
+            parents, index = np.unique(origin, return_inverse=True)
+            before = self.class_embeddings(self.archive.rows[parents])
             which = torch.from_numpy(group).expand(len(rows), -1).to(before.device)
-            return self.judge.changed(before, torch.from_numpy(at), which, self.classes(rows, group)).fitness
+            new = self.class_embeddings(rows, group)
+            return self.scorer.score_changes(before, torch.from_numpy(index), which, new).fitness
 
-        owner = np.repeat(np.arange(len(self.there)), self.there.shape[1])
-        room = Room(free=free.reshape(-1), start=start.reshape(-1), owner=owner)
-        evolve(self.record, score, room, operators, self.rng, generations, tell)
+        owner = np.repeat(np.arange(len(self.exists)), self.exists.shape[1])
+        space = SearchSpace(free=free.reshape(-1), start=start.reshape(-1), owner=owner)
+        evolve(self.archive, score, space, operators, self.rng, generations, callback)
 
-    def _affordable(self, start: np.ndarray, group: np.ndarray) -> np.ndarray:
-        """Further units (k, C) of a group's classes that may be added, each alone, without costing too much top1."""
-        free = np.zeros_like(self.there)
-        free[group] = self.there[group] & ~start[group]
+    def _tolerated(self, start: np.ndarray, group: np.ndarray) -> np.ndarray:
+        """Units (k, K) of a group that a set `start` (C, K) lacks, and that cost less top1 than the tolerance.
+
+        Each is tried alone, added to the units of its class.
+        """
+        free = np.zeros_like(self.exists)
+        free[group] = self.exists[group] & ~start[group]
         owner, unit = np.nonzero(free)
         if not len(owner):
             return free[group]
-        sums = torch.einsum("ck,cke->ce", torch.from_numpy(start).to(self.vectors), self.vectors)
-        more = normalize(sums[owner] + self.vectors[owner, unit], dim=1)
-        now = self.judge.whole(self.classes(start[None])).top1[0]
-        top1 = self._one_by_one(start, owner, more).top1
-        free[owner, unit] = now - top1 < tolerance(len(self.there))
+        sums = torch.einsum("ck,cke->ce", torch.from_numpy(start).to(self.embeddings), self.embeddings)
+        extended = normalize(sums[owner] + self.embeddings[owner, unit], dim=1)
+        before = self.scorer.score(self.class_embeddings(start[None])).top1[0]
+        after = self._score_each(start, owner, extended).top1
+        free[owner, unit] = before - after < tolerance(len(self.exists))
         return free[group]
 
-    def _one_by_one(self, start: np.ndarray, which: np.ndarray, classes: Tensor) -> Scores:
-        """The scores of candidates that each change one class of a set (C, K): numbers (G,), new directions (G, E)."""
-        at = torch.from_numpy(which)[:, None].to(classes.device)
-        return self.judge.changed(self.classes(start[None]), torch.zeros_like(at[:, 0]), at, classes[:, None])
+    def _score_each(self, start: np.ndarray, which: np.ndarray, new: Tensor) -> Scores:
+        """The scores of candidates that each change one class of `start` (C, K): `which` (G,), to `new` (G, E)."""
+        index = torch.from_numpy(which)[:, None].to(new.device)
+        origin = torch.zeros_like(index[:, 0])
+        return self.scorer.score_changes(self.class_embeddings(start[None]), origin, index, new[:, None])
 
-    def alone(self) -> tuple[np.ndarray, float]:
-        """The fitness where a class has all its units and the others what is best so far (C,), and that of the best."""
-        every, best = np.arange(len(self.there)), self.best
-        found = self._one_by_one(best, every, self.classes(self.there[None])[0]).fitness
-        return found, float(self.judge.whole(self.classes(best[None])).fitness[0])
+    def full_list_fitness(self) -> tuple[np.ndarray, float]:
+        """The fitness with all units of one class (C,), other classes as in the best set, and that of the best set."""
+        best = self.best
+        full = self.class_embeddings(self.exists[None])[0]
+        fitness = self._score_each(best, np.arange(len(self.exists)), full).fitness
+        baseline = self.scorer.score(self.class_embeddings(best[None])).fitness[0]
+        return fitness, float(baseline)
 
     def salient(self) -> list[np.ndarray]:
         """Groups of the classes that gain most by their sentences."""
-        return salient_groups(*self.alone())
+        return salient_groups(*self.full_list_fitness())
 
     def confused(self) -> list[np.ndarray]:
-        """Groups of classes that are taken for each other; without those whose sentences help least."""
-        found, baseline = self.alone()
-        left_out = np.zeros(len(found), bool)
-        left_out[np.argsort(found, kind="stable")[: int(PASSED_OVER * len(found))]] = True
-        left_out &= found < baseline
-        classes = self.classes(self.best[None])[0]
-        labels = self.judge.labels.cpu().numpy()
-        return confused_groups(self.judge.logits(classes), labels, classes, left_out, self.rng)
+        """Groups of confused classes, without the classes whose sentences gain least."""
+        fitness, baseline = self.full_list_fitness()
+        excluded = np.zeros(len(fitness), bool)
+        excluded[np.argsort(fitness, kind="stable")[: int(EXCLUDED_SHARE * len(fitness))]] = True
+        excluded &= fitness < baseline
+        classes = self.class_embeddings(self.best[None])[0]
+        labels = self.scorer.labels.cpu().numpy()
+        return confused_groups(self.scorer.logits(classes), labels, classes, excluded, self.rng)

@@ -1,14 +1,15 @@
-"""Evolution of sets: a search for the subset of a library that scores best, without gradients.
+"""Evolutionary search for the subset of a library that scores best, without gradients.
 
-A set is a row of U bits. Of the best sets of a record, its parents, a generation has as many new sets as asked by
+A set is a row of U bits. The fittest sets of the archive are the parents of the next generation:
 
-    add, remove, replace    an element of a parent: in, out, one for another
-    mutate                  random elements, more of them in later generations, joined to a start
-    cross                   what all parents hold, and at random some of what only some of them hold
+    add, remove, replace    one element of a parent is added, removed, or exchanged for another
+    mutate                  random elements are added to a start, more of them in later generations
+    cross                   elements of all parents are kept, elements of some parents are drawn at random
 
-No set is scored twice and none is forgotten, so the best never gets worse. Source: Qu et al. 2025 (ProAPO), from code.
+No set is scored twice, and the archive drops none, so the best fitness never falls. Source: Qu et al. 2025 (ProAPO),
+from code.
 
-Dimensions: G sets, U elements of the library.
+Dimensions: G sets, U elements of the library, P parents.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TRIES = 64  # draws beyond the number of children asked; then an operator gives those it has found
-_LEAST = 2  # elements that `remove` leaves
-_RARE = 1e-4  # added to counts, so that no element that some parent holds is out of reach
+EXTRA_TRIES = 64  # draws beyond the number of children asked for; after them an operator returns what it has found
+_MIN_ELEMENTS = 2  # `remove_one` never leaves fewer
+_COUNT_OFFSET = 1e-4  # added to the counts in `crossover`, as published
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operators:
-    """How many parents there are, and how many new sets each operator gives: the first three for each parent."""
+    """The number of parents, and of children: `add`, `remove` and `replace` for each parent, the others in total."""
 
     parents: int = 4
     add: int = 8
@@ -33,140 +34,162 @@ class Operators:
     cross: int = 16
 
 
-class Record:
-    """Every set that was scored, in order, and its fitness.
+class Archive:
+    """All sets that were scored, in order: `rows` (G, U) and `fitness` (G,).
 
-    >>> record = Record(np.eye(3, dtype=bool), np.array([1.0, 3.0, 2.0]))
-    >>> record.best(2)
+    >>> archive = Archive(np.eye(3, dtype=bool), np.array([1.0, 3.0, 2.0]))
+    >>> archive.best(2)
     array([1, 2])
     """
 
     def __init__(self, rows: np.ndarray, fitness: np.ndarray):
-        self.rows, self.fitness = rows[:0], fitness[:0]
-        self._known: set[bytes] = set()
-        self.add(self.new(rows, len(rows)), fitness)
+        self.rows = rows[:0]
+        self.fitness = fitness[:0]
+        self._seen: set[bytes] = set()
+        self.add(self.take_unseen(rows, len(rows)), fitness)
 
-    def new(self, rows: np.ndarray, most: int) -> np.ndarray:
-        """Those of rows (G, U) that never came here, each once, at most so many; from now on they are known."""
-        kept = []
-        for at, key in enumerate(np.packbits(rows, axis=1)):
-            if len(kept) == most:
+    def take_unseen(self, rows: np.ndarray, limit: int) -> np.ndarray:
+        """The first `limit` different sets of rows (G, U) that were not seen before; they count as seen from now on."""
+        selected = []
+        for index, key in enumerate(np.packbits(rows, axis=1)):
+            if len(selected) == limit:
                 break
-            if key.tobytes() not in self._known:
-                self._known.add(key.tobytes())
-                kept.append(at)
-        return rows[kept]
+            if key.tobytes() not in self._seen:
+                self._seen.add(key.tobytes())
+                selected.append(index)
+        return rows[selected]
 
     def add(self, rows: np.ndarray, fitness: np.ndarray) -> None:
-        """Take sets (G, U) that `new` gave, with their fitness (G,)."""
-        assert len(rows) == len(fitness), "a set came twice"
+        """Append sets (G, U) that `take_unseen` has returned, with their fitness (G,)."""
+        assert len(rows) == len(fitness), "a set was given twice"
         self.rows = np.concatenate([self.rows, rows])
         self.fitness = np.concatenate([self.fitness, fitness])
 
     def best(self, count: int = 1) -> np.ndarray:
-        """Where the fittest sets stand, the fittest first; of equal ones the earlier."""
+        """Indices of the fittest sets, in falling order; of sets with equal fitness the earlier comes first."""
         return np.argsort(-self.fitness, kind="stable")[:count]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """Where sets may differ: `free` (U,) tells the elements that come and go, the others stay as a parent has them;
-    `start` (U,) is what mutation adds to. Of the elements of one `owner` (U,) a set holds one at least."""
+class SearchSpace:
+    """The sets that a search may visit, by three arrays (U,).
+
+    `free` marks the elements that change; the others stay as they are in the parent. `start` is the set that mutation
+    adds to. `owner` numbers the owner of each element; a set holds at least one element of each owner.
+    """
 
     free: np.ndarray
     start: np.ndarray
     owner: np.ndarray
 
-    def alive(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the rows (G, U) leave no owner without an element (G,)."""
+    def contains(self, rows: np.ndarray) -> np.ndarray:
+        """Which rows (G, U) hold an element of every owner that has free elements (G,)."""
         owners = np.unique(self.owner[self.free])
-        mine = np.flatnonzero(np.isin(self.owner, owners))
-        member = self.owner[mine][:, None] == owners
-        return (rows[:, mine].astype(np.float32) @ member.astype(np.float32) > 0).all(1)
+        columns = np.flatnonzero(np.isin(self.owner, owners))
+        member = self.owner[columns][:, None] == owners
+        return (rows[:, columns].astype(np.float32) @ member.astype(np.float32) > 0).all(1)
 
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""`score(rows, origin) -> fitness`: sets (G, U), and (G,) where in the record each stands that it was changed from."""
+"""`score(rows, origin) -> fitness` (G,): sets (G, U), and the archive index (G,) of the set that each was made from."""
 
 
 def evolve(
-    record: Record,
+    archive: Archive,
     score: Score,
-    room: Room,
+    space: SearchSpace,
     operators: Operators,
     rng: np.random.Generator,
     generations: int,
-    tell: Callable[[int], None] = lambda step: None,
+    callback: Callable[[int], None] = lambda generation: None,
 ) -> np.ndarray:
-    """The best set (U,) after so many generations, which the record takes in; `tell(step)` is called after each."""
-    for step in range(generations):
-        rows, origin = children(record, room, operators, rng, step)
+    """The best set (U,) after some generations, all of which are added to the archive.
+
+    `callback(generation)` is called after each generation.
+    """
+    for generation in range(generations):
+        rows, origin = children(archive, space, operators, rng, generation)
         if len(rows):
-            record.add(rows, score(rows, origin))
-        tell(step)
-    return record.rows[record.best()[0]]
+            archive.add(rows, score(rows, origin))
+        callback(generation)
+    return archive.rows[archive.best()[0]]
 
 
 def children(
-    record: Record, room: Room, operators: Operators, rng: np.random.Generator, step: int
+    archive: Archive, space: SearchSpace, operators: Operators, rng: np.random.Generator, generation: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A generation's new sets (G, U), and where in the record each one's parent stands; for mutation and crossover, the
-    best one of all, which they are like outside `free`."""
-    best = record.best(operators.parents)
-    lot = np.concatenate([best, rng.choice(best, operators.parents - len(best))])
-    changes = ((added, operators.add), (removed, operators.remove), (replaced, operators.replace))
-    rows, origin = [], []
+    """The new sets of a generation (G, U), and the archive index of each one's parent (G,).
 
-    def take(found: np.ndarray, count: int, parent: int) -> None:
-        rows.append(record.new(found[room.alive(found)], count))
+    Sets of mutation and crossover count as made from the fittest set, which they equal outside `free`.
+    """
+    fittest = archive.best(operators.parents)
+    parents = np.concatenate([fittest, rng.choice(fittest, operators.parents - len(fittest))])
+    edits = ((add_one, operators.add), (remove_one, operators.remove), (replace_one, operators.replace))
+    rows: list[np.ndarray] = []
+    origin: list[np.ndarray] = []
+
+    def collect(candidates: np.ndarray, count: int, parent: int) -> None:
+        rows.append(archive.take_unseen(candidates[space.contains(candidates)], count))
         origin.append(np.full(len(rows[-1]), parent))
 
-    for parent in lot:
-        row = record.rows[parent]
-        if row[room.free].all():
+    for parent in parents:
+        row = archive.rows[parent]
+        if row[space.free].all():
             continue
-        for change, count in changes:
+        for edit, count in edits:
             if count:
-                take(change(row, room.free, rng, count + TRIES), count, parent)
-    like = record.rows[best[0]]
+                collect(edit(row, space.free, rng, count + EXTRA_TRIES), count, parent)
+    best = archive.rows[fittest[0]]
     if operators.mutate:
-        start = np.where(room.free, room.start, like)
-        take(mutated(start, room.free, rng, operators.mutate + TRIES, 2 + step), operators.mutate, best[0])
+        start = np.where(space.free, space.start, best)
+        mutated = mutate(start, space.free, rng, operators.mutate + EXTRA_TRIES, 2 + generation)
+        collect(mutated, operators.mutate, fittest[0])
     if operators.cross:
-        take(crossed(record.rows[lot], like, room.free, rng, operators.cross + TRIES), operators.cross, best[0])
+        crossed = crossover(archive.rows[parents], best, space.free, rng, operators.cross + EXTRA_TRIES)
+        collect(crossed, operators.cross, fittest[0])
     return np.concatenate(rows), np.concatenate(origin)
 
 
-def added(row: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int) -> np.ndarray:
-    """`row` (U,) with one free element more (tries, U); no rows where it holds all."""
+def add_one(row: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int) -> np.ndarray:
+    """Copies of `row` (U,) with one more free element (tries, U); no rows where it holds them all."""
     absent = np.flatnonzero(free & ~row)
-    return _turned(row, rng.choice(absent, tries)) if len(absent) else row[None][:0]
+    if not len(absent):
+        return _no_rows(row)
+    return _flip(row, rng.choice(absent, tries))
 
 
-def removed(row: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int) -> np.ndarray:
-    """`row` (U,) with one free element less (tries, U); no rows where that would leave fewer than two of them."""
+def remove_one(row: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int) -> np.ndarray:
+    """Copies of `row` (U,) with one free element less (tries, U); no rows where it holds two free elements or fewer."""
     present = np.flatnonzero(free & row)
-    return _turned(row, rng.choice(present, tries)) if len(present) > _LEAST else row[None][:0]
+    if len(present) <= _MIN_ELEMENTS:
+        return _no_rows(row)
+    return _flip(row, rng.choice(present, tries))
 
 
-def replaced(row: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int) -> np.ndarray:
-    """`row` (U,) with one free element in another's place (tries, U); no rows where there are none to change."""
-    absent, present = np.flatnonzero(free & ~row), np.flatnonzero(free & row)
+def replace_one(row: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int) -> np.ndarray:
+    """Copies of `row` (U,) with one free element exchanged (tries, U); no rows where it holds all of them or none."""
+    absent = np.flatnonzero(free & ~row)
+    present = np.flatnonzero(free & row)
     if not (len(absent) and len(present)):
-        return row[None][:0]
-    return _turned(row, rng.choice(absent, tries), rng.choice(present, tries))
+        return _no_rows(row)
+    return _flip(row, rng.choice(absent, tries), rng.choice(present, tries))
 
 
-def _turned(row: np.ndarray, *places: np.ndarray) -> np.ndarray:
-    """Copies of a row, each with a bit turned at a place of each list."""
-    rows = np.repeat(row[None], len(places[0]), 0)
-    for each in places:
-        rows[np.arange(len(rows)), each] ^= True
+def _no_rows(row: np.ndarray) -> np.ndarray:
+    """An empty array (0, U)."""
+    return row[None][:0]
+
+
+def _flip(row: np.ndarray, *columns: np.ndarray) -> np.ndarray:
+    """Copies of `row` (U,): in copy i, the bits at index i of each of `columns` (tries,) are flipped."""
+    rows = np.repeat(row[None], len(columns[0]), 0)
+    for column in columns:
+        rows[np.arange(len(rows)), column] ^= True
     return rows
 
 
-def mutated(start: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int, size: int) -> np.ndarray:
-    """`start` (U,) and `size` random free elements that it has not, or all there are (tries, U)."""
+def mutate(start: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int, size: int) -> np.ndarray:
+    """Copies of `start` (U,) with `size` more free elements drawn at random, or with all of them (tries, U)."""
     absent = np.flatnonzero(free & ~start)
     order = rng.random((tries, len(absent))).argsort(1)[:, :size]
     rows = np.repeat(start[None], tries, 0)
@@ -174,18 +197,20 @@ def mutated(start: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries
     return rows
 
 
-def crossed(
-    parents: np.ndarray, like: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int
+def crossover(
+    parents: np.ndarray, best: np.ndarray, free: np.ndarray, rng: np.random.Generator, tries: int
 ) -> np.ndarray:
-    """Sets (tries, U) with what all `parents` (P, U) hold of the free elements, and a random number of those that some
-    hold, each the likelier the more hold it; outside `free` they are as `like` (U,). No rows where fewer than two
-    elements are held by some alone."""
+    """Sets (tries, U) with the free elements of all `parents` (P, U), and some that only some parents hold.
+
+    The number of the latter is drawn uniformly, and they are drawn in proportion to how many parents hold them. Outside
+    `free` the sets equal `best` (U,). No rows where fewer than two elements are held by only some parents.
+    """
     count = parents.sum(0)
-    some = np.flatnonzero(free & (count > 0) & (count < len(parents)))
-    if len(some) < 2:
-        return like[None][:0]
-    keys = np.log(count[some] + _RARE) + rng.gumbel(size=(tries, len(some)))  # the greatest are a draw by weight
-    place = (-keys).argsort(1).argsort(1)
-    rows = np.repeat(np.where(free, count == len(parents), like)[None], tries, 0)
-    rows[:, some] = place < rng.integers(1, len(some) + 1, (tries, 1))
+    partial = np.flatnonzero(free & (count > 0) & (count < len(parents)))
+    if len(partial) < 2:
+        return _no_rows(best)
+    keys = np.log(count[partial] + _COUNT_OFFSET) + rng.gumbel(size=(tries, len(partial)))  # the Gumbel top-k trick
+    rank = (-keys).argsort(1).argsort(1)
+    rows = np.repeat(np.where(free, count == len(parents), best)[None], tries, 0)
+    rows[:, partial] = rank < rng.integers(1, len(partial) + 1, (tries, 1))
     return rows

@@ -1,6 +1,6 @@
-"""Which classes to search together: those that their prompts help most, and those that are taken for each other.
+"""Groups of classes to search together: classes that gain most by their sentences, and classes that are confused.
 
-Dimensions: N pictures, C classes, E embedding, k clusters.
+Dimensions: N images, C classes, E embedding, k clusters.
 """
 
 import math
@@ -14,7 +14,7 @@ RESTARTS, STEPS = 4, 100  # of k-means
 
 
 def group_size(classes: int) -> int:
-    """How many classes a group has: 2.5 ln C, and two at least.
+    """The number of classes in a group: 2.5 ln C, and at least two.
 
     >>> group_size(47), group_size(200), group_size(10)
     (9, 13, 5)
@@ -22,55 +22,60 @@ def group_size(classes: int) -> int:
     return max(2, math.floor(2.5 * math.log(classes)))
 
 
-def considered(classes: int) -> int:
-    """How many classes confusion groups hold together, at most.
+def max_confused(classes: int) -> int:
+    """The number of classes in all groups of confused classes together, at most: 10 ln C.
 
-    >>> considered(47), considered(200), considered(10)
+    >>> max_confused(47), max_confused(200), max_confused(10)
     (38, 52, 10)
     """
     return min(classes, math.floor(10 * math.log(classes)))
 
 
-def salient_groups(alone: np.ndarray, baseline: float) -> list[np.ndarray]:
-    """Groups of the classes whose prompts help most, where they alone have theirs: `alone` (C,) are those fitnesses.
+def salient_groups(fitness: np.ndarray, baseline: float) -> list[np.ndarray]:
+    """Groups of the classes that gain 0.1 or more, or of the best two, in falling order.
 
-    Kept are classes that gain 0.1 or more, or the best two, in falling order.
+    `fitness` (C,) is that of the prompts with all sentences of one class added, `baseline` the one without.
     """
-    order = np.argsort(-alone, kind="stable")
-    kept = order[: max(2, int((alone >= baseline + 0.1).sum()))]
-    size = group_size(len(alone))
-    return [kept[start : start + size] for start in range(0, len(kept), size)]
+    order = np.argsort(-fitness, kind="stable")
+    salient = order[: max(2, int((fitness >= baseline + 0.1).sum()))]
+    size = group_size(len(fitness))
+    return [salient[start : start + size] for start in range(0, len(salient), size)]
 
 
 def confused_groups(
-    logits: Tensor, labels: np.ndarray, classes: Tensor, left_out: np.ndarray, rng: np.random.Generator
+    logits: Tensor, labels: np.ndarray, classes: Tensor, excluded: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Groups of a class and those that it is taken for: in the five likeliest of 4 % or more of its pictures.
+    """Groups of a class and those that it is confused with: in the top five of at least 4 % of its images.
 
-    logits (N, C), labels (N,), classes (C, E). The class that is told worst comes first; of each class, those it is
-    taken for most often; then, up to the size of a group, its neighbours in its cluster of class vectors, the nearest
-    first. `left_out` (C,) tells classes that are in no group; a class is in one at most.
+    logits (N, C), labels (N,), class embeddings (C, E); `excluded` (C,) marks classes that are in no group. The class
+    with the highest cross-entropy opens the first group. Each group holds the classes that its first is confused with,
+    the most frequent first; then, up to `group_size`, others of its cluster, the most similar first. A class is in one
+    group at most.
     """
     C = logits.shape[1]
     count = np.bincount(labels, minlength=C).clip(1)
-    rate, cost = np.zeros((C, C)), np.zeros(C)
-    entropy = cross_entropy(logits, torch.as_tensor(labels).to(logits.device), reduction="none")
-    np.add.at(cost, labels, entropy.cpu().numpy())
+    losses = cross_entropy(logits, torch.as_tensor(labels).to(logits.device), reduction="none")
+    cost = np.zeros(C)
+    np.add.at(cost, labels, losses.cpu().numpy())
+    rate = np.zeros((C, C))
     np.add.at(rate, (labels[:, None], logits.topk(min(5, C), dim=1).indices.cpu().numpy()), 1.0)
     rate /= count[:, None]
-    likeness = (classes @ classes.T).cpu().numpy()
+    similarity = (classes @ classes.T).cpu().numpy()
     cluster = clusters(classes.double().cpu().numpy(), rng)
-    free, groups, room = ~left_out, [], considered(C)
+    free = ~excluded
+    remaining = max_confused(C)
+    groups: list[np.ndarray] = []
     for first in np.argsort(-cost / count, kind="stable"):
-        if not free[first] or not room:
+        if not free[first] or not remaining:
             continue
         free[first] = False
-        often = np.where(rate[first] >= 0.04, rate[first], 0.0)
-        others = np.flatnonzero(free & ((often > 0) | (cluster == cluster[first])))
-        order = others[np.lexsort((-likeness[first, others], -often[others]))]
-        groups.append(np.concatenate([[first], order])[: min(group_size(C), room)])
-        free[groups[-1]] = False
-        room -= len(groups[-1])
+        confusion = np.where(rate[first] >= 0.04, rate[first], 0.0)
+        others = np.flatnonzero(free & ((confusion > 0) | (cluster == cluster[first])))
+        order = others[np.lexsort((-similarity[first, others], -confusion[others]))]
+        group = np.concatenate([[first], order])[: min(group_size(C), remaining)]
+        free[group] = False
+        remaining -= len(group)
+        groups.append(group)
     return groups
 
 

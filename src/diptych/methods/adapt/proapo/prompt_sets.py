@@ -1,9 +1,9 @@
-"""Classes told by sets of whole sentences: what a search over prompts delivers.
+"""A zero-shot classifier with a set of prompts for each class: what a search over prompts delivers.
 
     t_c = unit( mean_k unit(text(p_ck)) )
 
-A unit is a name and a sentence, "" for the name alone; its prompts are all templates with the name, and the sentence
-behind. Dimensions: C classes, P prompts of all classes, E embedding.
+A unit is a pair of a name and a sentence, which is "" for the name alone. Its prompts are all templates filled with the
+name, each followed by the sentence. Dimensions: C classes, P prompts of all classes, E embedding.
 """
 
 import logging
@@ -24,11 +24,11 @@ from diptych.towers.dual import DualEncoder
 Unit = tuple[str, str]
 
 log = logging.getLogger(__name__)
-_CHUNK = 256  # prompts that are encoded at once
+_BATCH = 256  # prompts encoded at once
 
 
 def prompts(unit: Unit, templates: Sequence[str]) -> tuple[str, ...]:
-    """The prompts of a unit.
+    """The prompts of a unit, one for each template.
 
     >>> prompts(("cat", "a cat has whiskers."), ["a {}.", "one {}."])
     ('a cat. a cat has whiskers.', 'one cat. a cat has whiskers.')
@@ -38,7 +38,9 @@ def prompts(unit: Unit, templates: Sequence[str]) -> tuple[str, ...]:
 
 
 class PromptSets(Classifier):
-    """Templates that any name stands in, and for some classes units of their own, all as text. Nothing is trained.
+    """A classifier by prompts that are stored as text: templates for any name, and units for some classes.
+
+    Nothing is trained.
 
     >>> import diptych
     >>> tiny = diptych.load("tiny")
@@ -55,61 +57,68 @@ class PromptSets(Classifier):
         super().__init__(encoder, tokenizer, template)
         self.templates: tuple[str, ...] = (template,)
         self.units: dict[str, tuple[Unit, ...]] = {}
-        self._vectors: Tensor | None = None
+        self._text_features: Tensor | None = None  # computed when they are first read
 
     def choose(self, templates: Sequence[str], units: Mapping[str, Sequence[Unit]] | None = None) -> None:
-        """Take templates, and the units of classes that have their own."""
+        """Set the templates, and the units of the classes that have their own."""
         self.templates = tuple(templates)
-        self.units = {name: tuple(given) for name, given in (units or {}).items()}
-        self._vectors = None
+        self.units = {name: tuple(own) for name, own in (units or {}).items()}
+        self._text_features = None
 
     def prompts_of(self, name: str) -> tuple[str, ...]:
-        """What tells a class: its units, or its name alone, in all templates."""
+        """All prompts of a class: those of its units, or of its name alone where it has none."""
         units = self.units.get(name, ((name, ""),))
         return tuple(prompt for unit in units for prompt in prompts(unit, self.templates))
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes; a warning tells which have the templates alone, where others have units of their own."""
+        """Name the classes; log a warning for those without units where other classes have some."""
         super().set_classes(names)
-        plain = [name for name in self.classes if name not in self.units]
-        if self.units and plain:
-            more = ", …" if len(plain) > 3 else ""
-            log.warning("no sentences were chosen for %s%s (%d of %d classes): the name stands in the templates alone",
-                        ", ".join(plain[:3]), more, len(plain), len(self.classes))  # fmt: skip
+        without = [name for name in self.classes if name not in self.units]
+        if self.units and without:
+            more = ", …" if len(without) > 3 else ""
+            log.warning(
+                "no sentences were chosen for %s%s (%d of %d classes): the name stands in the templates alone",
+                ", ".join(without[:3]),
+                more,
+                len(without),
+                len(self.classes),
+            )
 
     def _name(self, classes: tuple[str, ...], rows: Sequence[Sequence[int]]) -> None:
         super()._name(classes, rows)
-        self._vectors = None
+        self._text_features = None
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> unit vectors (P, E), some at a time."""
-        batches, places = by_length(self.tokenizer.encode(texts), self.tokenizer, _CHUNK)
+        """The embeddings of texts (P, E), unit vectors, encoded in batches."""
+        batches, order = by_length(self.tokenizer.encode(texts), self.tokenizer, _BATCH)
         device = self.ids.device
         with evaluating(self.encoder):
-            found = [self.encoder.embed_texts(ids.to(device), lengths.to(device)) for ids, lengths in batches]
-        return wide(torch.cat(found)[places.to(device)])
+            embeddings = [self.encoder.embed_texts(ids.to(device), lengths.to(device)) for ids, lengths in batches]
+        return wide(torch.cat(embeddings)[order.to(device)])
 
     def text_features(self) -> Tensor:
-        """The classes as unit vectors (C, E), computed once: nothing is trained that would change them."""
-        if self._vectors is None or self._vectors.device != self.ids.device:
+        """The class embeddings (C, E), unit vectors; computed once, since no weight changes."""
+        if self._text_features is None or self._text_features.device != self.ids.device:
             sets = [self.prompts_of(name) for name in self.classes]
-            with torch.inference_mode(False):  # so that they may meet gradients later
-                vectors = self.embed([prompt for each in sets for prompt in each])
-                self._vectors = mean_directions(vectors, [len(each) for each in sets])
-        return self._vectors
+            with torch.inference_mode(False):  # an inference tensor could not take part in a backward pass later
+                embeddings = self.embed([prompt for own in sets for prompt in own])
+                self._text_features = mean_directions(embeddings, [len(own) for own in sets])
+        return self._text_features
 
     def extra_state(self) -> dict[str, Any]:
-        by_name: dict[str, dict[str, list[str]]] = {}
-        for name, units in self.units.items():
-            for called, sentence in units:
-                by_name.setdefault(name, {}).setdefault(called, []).append(sentence)
-        return {**super().extra_state(), "templates": list(self.templates), "prompts": by_name}
+        """The templates, and for each class its sentences by the name that they stand with."""
+        sentences: dict[str, dict[str, list[str]]] = {}
+        for class_name, units in self.units.items():
+            by_name = sentences.setdefault(class_name, {})
+            for name, sentence in units:
+                by_name.setdefault(name, []).append(sentence)
+        return {**super().extra_state(), "templates": list(self.templates), "prompts": sentences}
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
-        units = {
-            name: [(called, sentence) for called, sentences in given.items() for sentence in sentences]
-            for name, given in values["prompts"].items()
-        }
+        """The inverse of `extra_state`."""
+        units: dict[str, list[Unit]] = {}
+        for class_name, by_name in values["prompts"].items():
+            units[class_name] = [(name, sentence) for name, own in by_name.items() for sentence in own]
         self.choose(values["templates"], units)
         super().load_extra_state(values)

@@ -1,6 +1,6 @@
-"""What may tell a class, in words: each of its names alone, and each sentence about it under each name.
+"""The units of each class, as text: each of its names alone, and each sentence about it with each name.
 
-Units are those of `prompt_sets.py`. Dimensions: C classes, K units of the class that has most, G sets.
+A unit is defined in `prompt_sets.py`. Dimensions: C classes, K units of the class that has most, G sets.
 """
 
 import re
@@ -11,45 +11,52 @@ import numpy as np
 from diptych.data.templates import written
 from diptych.methods.adapt.proapo.prompt_sets import Unit
 
-SAMPLES = 16  # random starts of each kind
+SAMPLES = 16  # random initial sets of each of two kinds
 
 
 def units_of(name: str, sentences: Sequence[str] = (), synonyms: Sequence[str] = ()) -> tuple[Unit, ...]:
-    """The units of a class, none twice, names first. Sentences are in lower case and call the class by the name,
-    which is `written`.
+    """The different units of a class, names first.
+
+    Sentences are lower-cased, and the class name (as `written`) in them is replaced by the unit's name.
 
     >>> units_of("Cat", ["A cat has whiskers."], ["house cat"])
     (('Cat', ''), ('house cat', ''), ('Cat', 'a Cat has whiskers.'), ('house cat', 'a house cat has whiskers.'))
     """
     name = written(name)
+    pattern = re.compile(rf"(?<!\w){re.escape(name.lower())}(?!\w)")
     names = tuple(dict.fromkeys([name, *synonyms]))
-    own = re.compile(rf"(?<!\w){re.escape(name.lower())}(?!\w)")
-    told = [(called, own.sub(lambda _, by=called: by, text.lower())) for called in names for text in sentences]
-    return tuple(dict.fromkeys([*((called, "") for called in names), *told]))
+    units = [(synonym, "") for synonym in names]
+    for synonym in names:
+        for sentence in sentences:
+            text = synonym.join(pattern.split(sentence.lower()))
+            units.append((synonym, text))
+    return tuple(dict.fromkeys(units))
 
 
-def table(units: Sequence[Sequence[Unit]]) -> tuple[np.ndarray, np.ndarray]:
-    """Which places (C, K) hold a unit, and which of these a name alone."""
-    shape = len(units), max(map(len, units))
-    there, named = np.zeros(shape, bool), np.zeros(shape, bool)
-    for at, each in enumerate(units):
-        there[at, : len(each)] = True
-        named[at, : len(each)] = [not sentence for _, sentence in each]
-    return there, named
+def unit_masks(units: Sequence[Sequence[Unit]]) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks (C, K): the positions that hold a unit, and those that hold a name alone."""
+    shape = (len(units), max(map(len, units)))
+    exists = np.zeros(shape, bool)
+    name_only = np.zeros(shape, bool)
+    for row, own in enumerate(units):
+        exists[row, : len(own)] = True
+        name_only[row, : len(own)] = [not sentence for _, sentence in own]
+    return exists, name_only
 
 
-def starts(there: np.ndarray, named: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sets (G, C, K) that a search may begin from: all sentences, the names alone, and samples of sentences.
+def initial_sets(exists: np.ndarray, name_only: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sets (G, C, K) that a search can start from: all sentences, all names alone, and random samples of sentences.
 
-    A sample holds between a third and all of them, in half of the samples the same number in each class. A class
-    without a sentence has its names [ours].
+    A sample holds between a third and all sentences of a class: in half of the samples a number drawn for each class,
+    in the others one number for all classes. A class without sentences has its names instead [ours].
     """
-    told = there & ~named
-    pool = np.where(told.any(1, keepdims=True), told, named)
-    n = pool.sum(1)
-    least = np.floor(n / 3 + 0.71).astype(int)
-    own = rng.integers(least, n + 1, (SAMPLES, len(n)))
-    shared = np.minimum(rng.integers(least.max(), n.max() + 1, (SAMPLES, 1)), n)
+    sentences = exists & ~name_only
+    pool = np.where(sentences.any(1, keepdims=True), sentences, name_only)
+    total = pool.sum(1)
+    least = np.floor(total / 3 + 0.71).astype(int)
+    own_sizes = rng.integers(least, total + 1, (SAMPLES, len(total)))
+    shared_sizes = np.minimum(rng.integers(least.max(), total.max() + 1, (SAMPLES, 1)), total)
+    sizes = np.concatenate([own_sizes, shared_sizes])
     keys = np.where(pool, rng.random((2 * SAMPLES, *pool.shape)), np.inf)
-    drawn = keys.argsort(2).argsort(2) < np.concatenate([own, shared])[..., None]
-    return np.concatenate([pool[None], named[None], drawn])
+    rank = keys.argsort(2).argsort(2)
+    return np.concatenate([pool[None], name_only[None], rank < sizes[..., None]])
