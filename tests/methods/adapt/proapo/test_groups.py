@@ -1,18 +1,20 @@
 """Groups of classes: published sizes, which classes are grouped, clusters where they are clear."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from diptych.errors import InputError
 from diptych.methods.adapt.proapo import groups as grouping
 from diptych.methods.adapt.proapo.groups import (
     clusters,
     confused_groups,
     group_size,
-    k_means,
     max_confused,
+    require_scikit_learn,
     salient_groups,
-    silhouette,
 )
 
 
@@ -65,34 +67,42 @@ def test_a_group_is_filled_with_neighbours_of_its_cluster(monkeypatch):
     assert first.tolist() == [0, 1, 2, 9, 10, 3, 4]  # confused classes, the most similar first; then its cluster
 
 
-def blobs(counts, seed=0):
-    draw = rng(seed)
-    centres = 8 * draw.standard_normal((len(counts), 5))
-    return np.concatenate([centre + draw.standard_normal((n, 5)) for centre, n in zip(centres, counts, strict=True)])
+def blobs(sizes):
+    """Points (C, E) around far centres, and the number of each point's centre (C,)."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    centres = 100 * np.eye(len(sizes))
+    return centres[labels] + rng().standard_normal((len(labels), len(sizes))), labels
 
 
-@pytest.mark.parametrize("labels", ["true", "random", "alone"])
-def test_silhouettes_are_scikit_learns(labels):
-    metrics = pytest.importorskip("sklearn.metrics")
-    x = blobs([7, 9, 4])
-    given = {"true": np.repeat([0, 1, 2], [7, 9, 4]), "random": rng(1).integers(0, 4, 20), "alone": np.arange(20) // 19}
-    assert silhouette(x, given[labels]) == pytest.approx(metrics.silhouette_score(x, given[labels]))
+@pytest.mark.parametrize("sizes", [[12] * 7, [9, 12, 7, 20, 11], [5, 5], [1, 6]])
+@pytest.mark.parametrize("seed", range(3))
+def test_clear_clusters_and_their_number_are_found_whatever_the_seed(sizes, seed):
+    points, labels = blobs(sizes)
+    found = clusters(points, rng(seed))
+    assert np.array_equal(found[:, None] == found, labels[:, None] == labels)
 
 
-def test_clusters_are_scikit_learns_where_they_are_clear():
-    cluster = pytest.importorskip("sklearn.cluster")
-    metrics = pytest.importorskip("sklearn.metrics")
-    x = blobs([7, 9, 4, 6])
-    theirs = cluster.KMeans(4, n_init=10, random_state=0).fit_predict(x)
-    assert metrics.adjusted_rand_score(theirs, k_means(x, 4, rng())) == 1
+def test_the_number_of_clusters_is_two_below_25_classes_and_odd_above():
+    points = rng().standard_normal((24, 6))
+    assert len(np.unique(clusters(points, rng()))) == 2
+    points = rng().standard_normal((60, 6))
+    assert len(np.unique(clusters(points, rng()))) in {5, 7, 9, 11}
 
 
-def test_the_number_of_clusters_is_that_of_the_best_silhouette():
-    assert len(np.unique(clusters(blobs([12] * 7), rng()))) == 7  # of 5, 7, …, 15
-    assert len(np.unique(clusters(blobs([5, 5]), rng()))) == 2
-    assert clusters(blobs([1, 1]), rng()).tolist() == [0, 0]
+@pytest.mark.parametrize("points", [np.eye(1), np.eye(2), np.ones((6, 3)), np.ones((40, 3))])
+def test_one_class_two_classes_and_equal_embeddings_are_one_cluster(points):
+    assert clusters(points, rng()).tolist() == [0] * len(points)
 
 
-def test_points_that_are_all_one_make_no_trouble():
-    assert k_means(np.ones((6, 3)), 3, rng()).shape == (6,)
-    assert silhouette(np.ones((6, 3)), np.zeros(6, int)) == -1
+def test_there_may_be_fewer_different_embeddings_than_clusters():
+    labels = np.arange(40) % 5
+    found = clusters(np.eye(5)[labels], rng())
+    assert np.array_equal(found[:, None] == found, labels[:, None] == labels)
+
+
+def test_missing_scikit_learn_is_an_error_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    for call in (require_scikit_learn, lambda: clusters(np.eye(8), rng())):
+        with pytest.raises(InputError, match=r"needs scikit-learn; install it with: pip install 'diptych\[lab\]'"):
+            call()

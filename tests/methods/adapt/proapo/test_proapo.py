@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -164,6 +165,15 @@ def test_a_class_that_a_file_lacks_is_refused_before_the_search(tmp_path, senten
     (tmp_path / "sentences.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"sentences.json: there is no class 'purple'"):
         engine(tmp_path / "run", make_method(descriptions=sentences, rounds=1))
+
+
+@pytest.mark.parametrize("option", ["descriptions", "synonyms"])
+def test_missing_scikit_learn_is_refused_before_the_search(tmp_path, sentences, monkeypatch, option):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(InputError, match=r"needs scikit-learn; install it with: pip install 'diptych\[lab\]'"):
+        engine(tmp_path / "run", make_method(**{option: sentences}))
+    engine(tmp_path / "run", make_method()).run()  # templates alone do not need it
 
 
 def test_a_warning_counts_prompts_that_are_cut(tmp_path, caplog):

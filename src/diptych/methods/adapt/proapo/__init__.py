@@ -38,6 +38,7 @@ from diptych.data.templates import filled, templates, with_types
 from diptych.methods.adapt.proapo.descriptions import DescriptionSearch
 from diptych.methods.adapt.proapo.evolution import Archive, Operators, SearchSpace, evolve
 from diptych.methods.adapt.proapo.fitness import PromptScorer, Scores, Weights, class_embeddings, tolerance
+from diptych.methods.adapt.proapo.groups import require_scikit_learn
 from diptych.methods.adapt.proapo.prompt_sets import PromptSets, Unit, prompts
 from diptych.methods.adapt.proapo.units import unit_masks, units_of
 from diptych.methods.base import Stage
@@ -122,12 +123,15 @@ class ProAPO(Classify):
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Read the class names, the templates, and the sentences and synonyms of each class.
 
-        A loaded model reads none of these files. Raises InputError where a file lacks a class.
+        A loaded model reads none of these files. Raises InputError where a file lacks a class, and where the search for
+        descriptions lacks scikit-learn.
         """
         super().setup(sources)
         names = self.model.classes
         if not names:
             return  # the source lacks the label; the engine reports all missing fields together
+        if self.describes:
+            require_scikit_learn()
         config = self.config
         library = with_types([config.template, *templates(config.templates)], config.types)
         self.library = tuple(dict.fromkeys(template.lower() for template in library))  # `template` comes first

@@ -4,13 +4,16 @@ Dimensions: N images, C classes, E embedding, k clusters.
 """
 
 import math
+import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-RESTARTS, STEPS = 4, 100  # of k-means
+from diptych.metrics import lab
+
+RESTARTS = 10  # of k-means
 
 
 def group_size(classes: int) -> int:
@@ -80,59 +83,36 @@ def confused_groups(
 
 
 def clusters(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The cluster (C,) of each class vector (C, E), by k-means: k of the odd numbers from 5 to C/5 that gives the best
-    silhouette, 2 where C < 25."""
+    """The cluster (C,) of each class embedding (C, E), by scikit-learn's k-means.
+
+    k is 2 where C < 25, else the odd number from 5 to C/5 with the best silhouette. Fewer than three classes are one
+    cluster. Raises InputError where scikit-learn is missing.
+    """
+    with lab("a search for descriptions"):
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.metrics import silhouette_score
     C = len(classes)
     if C < 3:
         return np.zeros(C, int)
-    found = [k_means(classes, k, rng) for k in ((2,) if C < 25 else range(5, C // 5 + 1, 2))]
-    return max(found, key=lambda labels: silhouette(classes, labels))
+    candidates = (2,) if C < 25 else range(5, C // 5 + 1, 2)
+    seed = int(rng.integers(2**31))
+    found: list[np.ndarray] = []
+
+    def silhouette(labels: np.ndarray) -> float:
+        if labels.min() == labels.max():  # all embeddings are equal
+            return -1.0
+        return float(silhouette_score(classes, labels))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # there may be fewer different embeddings than clusters
+        for k in candidates:
+            k_means = KMeans(k, n_init=RESTARTS, random_state=seed)  # type: ignore[arg-type]  # it is int or "auto"
+            found.append(k_means.fit_predict(classes))
+    return max(found, key=silhouette)
 
 
-def k_means(x: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """The cluster (C,) of each row of x (C, E): Lloyd's steps, begun by k-means++, the best of a few starts."""
-    best, found = math.inf, np.zeros(len(x), int)
-    for _ in range(RESTARTS):
-        centres = x[[rng.integers(len(x))]]
-        while len(centres) < k:
-            away = _squares(x, centres).min(1)
-            share = away / away.sum() if away.sum() > 0 else None
-            centres = np.concatenate([centres, x[[rng.choice(len(x), p=share)]]])
-        for _ in range(STEPS):
-            member = _squares(x, centres).argmin(1)[:, None] == np.arange(k)
-            moved = np.where(member.any(0)[:, None], member.T @ x / member.sum(0).clip(1)[:, None], centres)
-            if np.array_equal(moved, centres):
-                break
-            centres = moved
-        squares = _squares(x, centres)
-        if (cost := squares.min(1).sum()) < best:
-            best, found = cost, squares.argmin(1)
-    return found
-
-
-def _squares(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Squared distances (C, k)."""
-    return ((x**2).sum(1)[:, None] - 2 * x @ centres.T + (centres**2).sum(1)).clip(0)
-
-
-def silhouette(x: np.ndarray, labels: np.ndarray) -> float:
-    """How well clusters (C,) of rows x (C, E) are parted: the mean over rows of (b - a) / max(a, b).
-
-    a is the mean distance to the others of its own cluster, b to those of the nearest other; a row alone counts 0. One
-    cluster gives -1. Source: Rousseeuw 1987.
-
-    >>> silhouette(np.array([[0.0], [1.0], [10.0], [11.0]]), np.array([0, 0, 1, 1]))
-    0.8997...
-    """
-    names, own = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
-        return -1.0
-    member = np.eye(len(names))[own]
-    size, total = member.sum(0), np.sqrt(_squares(x, x)) @ member
-    rows = np.arange(len(x))
-    inside = total[rows, own] / (size[own] - 1).clip(1)
-    outside = total / size
-    outside[rows, own] = np.inf
-    nearest = outside.min(1)
-    value = (nearest - inside) / np.maximum(np.maximum(nearest, inside), 1e-12)
-    return float(np.where(size[own] > 1, value, 0.0).mean())
+def require_scikit_learn() -> None:
+    """Raise InputError where scikit-learn is missing; called before a search that needs it begins."""
+    with lab("a search for descriptions"):
+        import sklearn.cluster  # noqa: F401
