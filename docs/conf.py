@@ -6,15 +6,20 @@ examples. `_to_rst` turns them into reStructuredText, so that no one has to writ
 
 import posixpath
 import re
+import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 import latex2mathml.converter
 from docutils.nodes import Element, SkipNode
 from docutils.statemachine import StringList
+from sphinx.domains.python import PythonDomain
 from sphinx.util.docutils import SphinxDirective
 
 from diptych.lab import league
+
+sys.path.insert(0, str(Path(__file__).parent))
+import reference_pages  # noqa: E402  # beside this file
 
 project = "diptych"
 author = "the diptych authors"
@@ -37,7 +42,7 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
 
 _CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
-_ITEM = re.compile(r"(\s*)([-*]|\d+\.) ")
+_ITEM = re.compile(r"(\s*)([-*]|\d{1,2}\.) ")
 
 
 def _inline(text: str) -> str:
@@ -96,6 +101,14 @@ def _mathml(display: str):
     return visit, None
 
 
+class _Python(PythonDomain):
+    """Links a type that is written without its module (`"State"`) only where one module alone has that name."""
+
+    def find_obj(self, *args, **options):
+        found = super().find_obj(*args, **options)
+        return found if len(found) == 1 else []
+
+
 _RESULTS = Path(__file__).parents[1] / "results" / "claims"
 
 
@@ -135,6 +148,8 @@ class _Claim(_Generated):
 
 
 def setup(app) -> None:
+    app.add_domain(_Python, override=True)
+    app.connect("builder-inited", lambda app: reference_pages.write())
     app.add_directive("league", _League)
     app.add_directive("claim", _Claim)
     app.connect("autodoc-process-docstring", _to_rst)

@@ -3,12 +3,18 @@
 import ast
 import doctest
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MADE = {ROOT / "docs" / "_build", ROOT / "docs" / "reference" / "generated"}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if MADE.isdisjoint(page.parents)),
+]
 
 _FENCE = re.compile(r"^(```|:::).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -55,3 +61,27 @@ def test_tests_named_in_the_text_exist(page: Path) -> None:
             tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
             defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
             assert function in defined, f"{name(page)} names {path}::{function}"
+
+
+def test_the_reference_has_every_public_module() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "reference_pages.py"))
+    listed = re.findall(r"automodule:: (\S+)", "\n".join(made["pages"]().values()))
+    assert len(listed) == len(set(listed))
+    for file in (ROOT / "src" / "diptych").rglob("*.py"):
+        parts = file.relative_to(ROOT / "src").with_suffix("").parts
+        module = ".".join(parts).removesuffix(".__init__")
+        private = any(part.startswith("_") for part in module.split("."))
+        if not private and made["public_names"](file):
+            assert module in listed, f"{module} is on no page of the reference"
+
+
+def test_every_page_of_the_reference_can_be_reached() -> None:
+    pages = runpy.run_path(str(ROOT / "docs" / "reference_pages.py"))["pages"]()
+    guide = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
+    for page in pages:
+        name = page.removesuffix(".md")
+        parent, _, child = name.rpartition("/")
+        if parent:
+            assert f"{parent.rpartition('/')[2]}/{child}\n" in pages[f"{parent}.md"]
+        else:
+            assert f"<generated/{name}>" in guide, f"docs/reference/index.md does not name {name}"
