@@ -19,7 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 from diptych.lab import league
 
 sys.path.insert(0, str(Path(__file__).parent))
-import reference_pages  # noqa: E402  # beside this file
+import reference_pages  # beside this file
 
 project = "diptych"
 author = "the diptych authors"

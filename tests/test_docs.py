@@ -11,8 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MADE = {ROOT / "docs" / "_build", ROOT / "docs" / "reference" / "generated"}
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if MADE.isdisjoint(page.parents)),
 ]
 
