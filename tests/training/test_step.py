@@ -3,23 +3,24 @@
 import torch
 
 from diptych import collectives
-from diptych.data.batch import Batch, Ragged
+from diptych.data.batch import Batch, Tokens
 from diptych.training.step import gather_batch
 
-COUNTS = {0: (2, 0, 3), 1: (1, 2)}  # rows of each sample, on each rank
+TEXTS = {0: [[5, 6, 7], [8, 0, 0]], 1: [[9, 4]]}  # ids of each sample, on each rank: 0 is padding
 
 
-def ragged_of_this_rank():
-    counts = COUNTS[collectives.rank()]
-    owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    values = 100 * collectives.rank() + torch.arange(sum(counts))[:, None].double()
-    keys = tuple(f"{collectives.rank()}.{number}" for number in range(len(counts)))
-    found = gather_batch(Batch(fields={"boxes": Ragged(values, owner)}, keys=keys))
-    return found.keys, found.fields["boxes"].values, found.fields["boxes"].owner
+def gathered_on_this_rank():
+    rank = collectives.rank()
+    ids = torch.tensor(TEXTS[rank])[:, None]
+    tokens = Tokens(ids, (ids != 0).sum(-1))
+    keys = tuple(f"{rank}.{number}" for number in range(len(ids)))
+    found = gather_batch(Batch(texts={"main": tokens}, fields={"class": torch.full((len(ids),), rank)}, keys=keys))
+    return found.keys, found.text.ids[:, 0], found.text.lengths[:, 0], found.fields["class"]
 
 
-def test_rows_of_varying_number_keep_their_samples_when_gathered(two):
-    for keys, values, owner in two.run(ragged_of_this_rank):
-        assert keys == ("0.0", "0.1", "0.2", "1.0", "1.1")
-        assert values[:, 0].tolist() == [0, 1, 2, 3, 4, 100, 101, 102]
-        assert owner.tolist() == [0, 0, 2, 2, 2, 3, 4, 4]
+def test_texts_of_several_lengths_and_fields_are_gathered_in_rank_order(two):
+    for keys, ids, lengths, classes in two.run(gathered_on_this_rank):
+        assert keys == ("0.0", "0.1", "1.0")
+        assert ids.tolist() == [[5, 6, 7], [8, 0, 0], [9, 4, 0]]
+        assert lengths.tolist() == [3, 1, 2]
+        assert classes.tolist() == [0, 0, 1]

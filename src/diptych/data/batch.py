@@ -42,22 +42,13 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
-    """A varying number of rows a sample: row r of `values` (R, …) belongs to sample `owner[r]` (R,)."""
-
-    values: Tensor
-    owner: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """The samples that meet in one step. `present[name]` (B,) bool says which samples have an optional field."""
+    """The samples that meet in one step."""
 
     images: Mapping[str, Images] = field(default_factory=dict)
     texts: Mapping[str, Tokens] = field(default_factory=dict)
-    fields: Mapping[str, Tensor | Ragged] = field(default_factory=dict)
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Sequence[str] = ()
-    present: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -76,15 +67,11 @@ class Batch:
         def on(value: Tensor | None) -> Tensor | None:
             return None if value is None else fn(value)
 
-        def ragged(value: Tensor | Ragged) -> Tensor | Ragged:
-            return Ragged(fn(value.values), fn(value.owner)) if isinstance(value, Ragged) else fn(value)
-
         return replace(
             self,
             images={k: Images(fn(v.pixels), on(v.crops), on(v.masks)) for k, v in self.images.items()},
             texts={k: Tokens(fn(v.ids), fn(v.lengths)) for k, v in self.texts.items()},
-            fields={k: ragged(v) for k, v in self.fields.items()},
-            present={k: fn(v) for k, v in self.present.items()},
+            fields={k: fn(v) for k, v in self.fields.items()},
         )
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -98,12 +85,6 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """Samples start … stop-1: what gradient caching cuts."""
 
-        def ragged(value: Tensor | Ragged) -> Tensor | Ragged:
-            if not isinstance(value, Ragged):
-                return value[start:stop]
-            inside = (value.owner >= start) & (value.owner < stop)
-            return Ragged(value.values[inside], value.owner[inside] - start)
-
         def on(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[start:stop]
 
@@ -111,7 +92,6 @@ class Batch:
             self,
             images={k: Images(v.pixels[start:stop], on(v.crops), on(v.masks)) for k, v in self.images.items()},
             texts={k: Tokens(v.ids[start:stop], v.lengths[start:stop]) for k, v in self.texts.items()},
-            fields={k: ragged(v) for k, v in self.fields.items()},
+            fields={k: v[start:stop] for k, v in self.fields.items()},
             keys=self.keys[start:stop],
-            present={k: v[start:stop] for k, v in self.present.items()},
         )

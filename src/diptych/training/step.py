@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych import collectives
-from diptych.data.batch import Batch, Ragged, Tokens
+from diptych.data.batch import Batch, Tokens
 from diptych.dtypes import wide
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
@@ -66,9 +66,8 @@ def gather_batch(batch: Any) -> Any:
     keys = [key for keys in collectives.gather_objects(list(batch.keys)) for key in keys]
     return Batch(
         texts={name: _gather_tokens(tokens) for name, tokens in batch.texts.items()},
-        fields={name: _gather_field(name, value, len(batch)) for name, value in batch.fields.items()},
+        fields={name: collectives.gather(value, f"field {name!r}") for name, value in batch.fields.items()},
         keys=tuple(keys),
-        present={name: collectives.gather(value) for name, value in batch.present.items()},
     )
 
 
@@ -76,13 +75,6 @@ def _gather_tokens(tokens: Tokens) -> Tokens:
     longest = max(collectives.gather_objects(tokens.ids.shape[-1]))
     ids = F.pad(tokens.ids, (0, longest - tokens.ids.shape[-1]))
     return Tokens(collectives.gather(ids), collectives.gather(tokens.lengths))
-
-
-def _gather_field(name: str, value: Tensor | Ragged, count: int) -> Tensor | Ragged:
-    if not isinstance(value, Ragged):
-        return collectives.gather(value, f"field {name!r}")
-    before = sum(collectives.gather_objects(count)[: collectives.rank()])
-    return Ragged(collectives.gather(value.values), collectives.gather(value.owner + before))
 
 
 def forward_backward(step: nn.Module, batch: Any, at: At) -> Losses:
