@@ -1,16 +1,16 @@
 """Columns: values computed for every sample of a source (clusters, cached features), read by later stages as fields."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from diptych.data.plan import labels_of
 from diptych.data.sample import Field, Sample, Schema, Source
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 
 
-class WithColumns:
+class WithColumns(Wrapped):
     """A source whose samples also have the given columns, row i for sample i.
 
     A column of integers or floats of one dimension becomes `labels.NAME`, any other `arrays.NAME`.
@@ -20,29 +20,22 @@ class WithColumns:
         for name, values in columns.items():
             if len(values) != len(source):
                 raise InputError(f"column {name!r} has {len(values)} rows, {source.name} has {len(source)} samples")
-        self.source, self.columns = source, dict(columns)
-        self.name = source.name
-        self.damage = getattr(source, "damage", {})
-
-    def __len__(self) -> int:
-        return len(self.source)
+        super().__init__(source)
+        self.columns = dict(columns)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.source[index]
+        sample = super().__getitem__(index)
         labels = {name: values[index].item() for name, values in self.columns.items() if values.ndim == 1}
         arrays = {name: values[index] for name, values in self.columns.items() if values.ndim > 1}
         return replace(sample, labels={**sample.labels, **labels}, arrays={**sample.arrays, **arrays})
-
-    def keys(self) -> Sequence[str]:
-        return self.source.keys()
 
     def schema(self) -> Schema:
         added: dict[str, Field] = {}
         for name, values in self.columns.items():
             kind = "array" if values.ndim > 1 else "int" if values.dtype.kind in "iu" else "float"
             added[f"{'arrays' if values.ndim > 1 else 'labels'}.{name}"] = Field(kind=kind)
-        return {**self.source.schema(), **added}
+        return {**super().schema(), **added}
 
     def labels(self, name: str) -> np.ndarray:
         """One label of every sample."""
-        return self.columns[name] if name in self.columns else labels_of(self.source, name)
+        return self.columns[name] if name in self.columns else super().labels(name)

@@ -1,13 +1,13 @@
 """Pairs: a source with one sample for each pair of a sample and a text that was found for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from diptych.data.plan import labels_of
 from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
 from diptych.data.sources.compact import Strings
+from diptych.data.wrap import Wrapped
 
 ORIGIN = "origin"
 """The label that says which sample a pair came from: equal where the picture is the same."""
@@ -40,7 +40,7 @@ def _texts(source: Source, at: int, role: str) -> list[str]:
         return []
 
 
-class Paired:
+class Paired(Wrapped):
     """Pair p is sample `samples[p]` of `source` with `table[texts[p]]` as its only text, of role `role`.
 
     samples, texts (P,). So an epoch meets each pair once, and the pairs of a sample apart from each other. Its key is
@@ -49,35 +49,28 @@ class Paired:
 
     def __init__(self, source: Source, samples: np.ndarray, texts: np.ndarray, table: Sequence[str], role: str):
         assert len(samples) == len(texts)
-        self.source, self.role, self.name = source, role, source.name
-        self.samples, self.texts, self.table = samples, texts, table
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        super().__init__(source, samples)
+        self.samples = samples
+        self.texts = texts
+        self.table = table
+        self.role = role
 
     def __getitem__(self, index: int) -> Sample:
         at = range(len(self))[index]
-        origin = int(self.samples[at])
-        sample = self.source[origin]
+        sample = super().__getitem__(at)
         text = Text(text=self.table[int(self.texts[at])], role=self.role)
-        labels = {**sample.labels, ORIGIN: origin}
+        labels = {**sample.labels, ORIGIN: int(self.samples[at])}
         return replace(sample, key=f"{sample.key}#{at}", texts=[text], labels=labels)
 
     def keys(self) -> Sequence[str]:
         """The keys of the samples, each with the number of the pair."""
-        keys = self.source.keys()
-        return [f"{keys[int(origin)]}#{at}" for at, origin in enumerate(self.samples)]
+        return [f"{key}#{at}" for at, key in enumerate(super().keys())]
 
     def labels(self, name: str) -> np.ndarray:
         """One label of every pair (P,)."""
-        return self.samples if name == ORIGIN else labels_of(self.source, name)[self.samples]
-
-    @property
-    def damage(self) -> Mapping[str, str]:
-        """What the source lost while it was indexed."""
-        return getattr(self.source, "damage", {})
+        return self.samples if name == ORIGIN else super().labels(name)
 
     def schema(self) -> Schema:
         """The fields of the source, its texts replaced by the pairs'."""
-        kept = {name: field for name, field in self.source.schema().items() if not name.startswith("texts.")}
+        kept = {name: field for name, field in super().schema().items() if not name.startswith("texts.")}
         return {**kept, f"texts.{self.role}": Field(kind="text"), f"labels.{ORIGIN}": Field(kind="int")}

@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.sample import BadSample, Source, labels_of
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.rng import generator
 
@@ -105,30 +106,13 @@ class Having:
         rows = self._rows[source.name]
         if not len(rows):
             raise InputError(f"no sample of {source.name} has a picture of role {self.role!r}; name another source")
-        return [rows[indices] for indices in self.plan(_Rows(source, rows), seed, epoch, batch)]
+        return [rows[indices] for indices in self.plan(Wrapped(source, rows), seed, epoch, batch)]
 
     def _fits(self, source: Source, at: int) -> bool:
         try:
             return self.role in source[at].images
         except BadSample:
             return True
-
-
-class _Rows:
-    """Some rows of a source, as a plan sees them."""
-
-    def __init__(self, source: Source, rows: np.ndarray):
-        self.source, self.rows, self.name, self.schema = source, rows, source.name, source.schema
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[int(self.rows[index])]
-
-    def keys(self) -> list[str]:
-        keys = self.source.keys()
-        return [keys[int(row)] for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -161,13 +145,3 @@ def kinds_of(source: Source, field: str) -> np.ndarray:
         with suppress(BadSample):
             found[index] = name in source[index].images
     return found
-
-
-def labels_of(source: Source, label: str) -> np.ndarray:
-    """One label of every sample (N,), read once, without decoding a picture."""
-    if f"labels.{label}" not in source.schema():
-        raise InputError(f"{source.name} has no label {label!r}; its fields are {', '.join(source.schema())}")
-    given = getattr(source, "labels", None)
-    if given is not None:
-        return np.asarray(given(label))
-    return np.array([source[i].labels.get(label, -1) for i in range(len(source))])

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from diptych.errors import some
+from diptych.errors import InputError, some
 
 _KEYS = 65_536  # hashed at once
 
@@ -152,6 +152,23 @@ class Source(Protocol):
         ...
 
     def schema(self) -> Schema: ...
+
+
+def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None) -> np.ndarray:
+    """One label of every sample (N,), or of those at `rows` (K,), read once, without decoding a picture.
+
+    Raises InputError where the source has no such label.
+    """
+    if f"labels.{label}" not in source.schema():
+        raise InputError(f"{source.name} has no label {label!r}; its fields are {', '.join(source.schema())}")
+    given = getattr(source, "labels", None)
+    if given is None:
+        read = range(len(source)) if rows is None else rows
+        return np.array([source[int(row)].labels.get(label, -1) for row in read])
+    values = np.asarray(given(label))
+    if isinstance(rows, range):  # NumPy would take it as a list, number by number
+        rows = np.arange(rows.start, rows.stop, rows.step)
+    return values if rows is None else values[rows]
 
 
 def is_visual(sample: Sample, label: str | None = None, role: str = "main") -> bool:

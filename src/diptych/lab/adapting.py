@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.pictures import BytesPicture
-from diptych.data.plan import labels_of
-from diptych.data.sample import Picture, Sample, Schema, Source
+from diptych.data.sample import Picture, Sample, Source, labels_of
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.sources.subset import shots as draw_shots
 from diptych.data.worlds.scenes.concepts import COMMON
 from diptych.data.worlds.scenes.words import COLOURS, RESERVED_STYLES
+from diptych.data.wrap import Wrapped
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Trial
 from diptych.methods.base import Method
@@ -37,18 +37,15 @@ TEMPLATE = "a picture of a {}"
 LABEL = "pair"
 
 
-class Noisy:
+class Noisy(Wrapped):
     """A source whose pictures have Gaussian noise of standard deviation `noise` (of 255), which hangs on their keys."""
 
     def __init__(self, source: Source, noise: float):
-        self.source, self.noise = source, noise
-        self.name = f"{source.name}:noise={noise:g}"
-
-    def __len__(self) -> int:
-        return len(self.source)
+        super().__init__(source, name=f"{source.name}:noise={noise:g}")
+        self.noise = noise
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.source[index]
+        sample = super().__getitem__(index)
         grain = generator(0, "noise", sample.key)
         return replace(sample, images={role: self._worn(picture, grain) for role, picture in sample.images.items()})
 
@@ -58,12 +55,6 @@ class Noisy:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         return BytesPicture(file.getvalue())
-
-    def keys(self) -> Sequence[str]:
-        return self.source.keys()
-
-    def schema(self) -> Schema:
-        return self.source.schema()
 
 
 def classes(seed: int) -> tuple[list[str], list[str]]:

@@ -20,8 +20,9 @@ from torch import nn
 
 from diptych.data.batch import Batch
 from diptych.data.loader import Loader
-from diptych.data.sample import Sample, Schema, Source
+from diptych.data.sample import Sample, Source
 from diptych.data.views import Augment
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.methods import store
@@ -49,33 +50,19 @@ _SEEN = tuple(colour + 8 * shape + 32 * ((colour + shape) % 4) for shape in rang
 _NEW = tuple(sorted(set(range(128)) - set(_SEEN)))
 
 
-class Picked:
+class Picked(Wrapped):
     """Some of the toy's samples; `shuffled` gives each of them the texts of another."""
-
-    name = "toy"
 
     def __init__(self, rows: Sequence[int], fields: Sequence[str], lacked: Sequence[str] = (), shuffled: bool = False):
         self.toy = Toy(128, fields, lacked=lacked)
-        self.rows = np.array(rows)
-        order = generator(0, "shuffle").permutation(self.rows)
+        picked = np.array(rows)
+        super().__init__(self.toy, picked)
+        order = generator(0, "shuffle").permutation(picked)
         follows = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
         self._texts = [follows[row] if shuffled else row for row in rows]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, index: int) -> Sample:
-        return replace(self.toy[int(self.rows[index])], texts=self.toy[self._texts[index]].texts)
-
-    def keys(self) -> Sequence[str]:
-        return [f"{row:03d}" for row in self.rows]
-
-    def schema(self) -> Schema:
-        return self.toy.schema()
-
-    def labels(self, name: str) -> np.ndarray:
-        """One label of every sample."""
-        return self.toy.labels(name)[self.rows]
+        return replace(super().__getitem__(index), texts=self.toy[self._texts[index]].texts)
 
 
 def learns_its_own_signal(subject: Subject) -> None:

@@ -6,7 +6,6 @@ are its other dropped texts of that role.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from diptych.data.plan import labels_of
-from diptych.data.sample import Sample, Schema, Source
+from diptych.data.sample import Sample, Source
 from diptych.data.sources.compact import hash64
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.spec import Spec, configure
@@ -82,23 +81,22 @@ def _print(source: Source) -> str:
     return f"{hash64(keys):016x}-{len(source)}"
 
 
-class Filtered:
+class Filtered(Wrapped):
     """The samples (K,) of `source` that still have one of these texts: of pair p the one at `texts[p]` among those of
     `role` in sample `samples[p]`. Pairs stand in the order of the samples."""
 
     def __init__(self, source: Source, samples: np.ndarray, texts: np.ndarray, *, role: str, name: str):
         if not len(samples):
             raise InputError(f"{name}: nothing was kept; loosen the rules")
-        self.source, self.role, self.name = source, role, name
-        self._rows, starts = np.unique(samples, return_index=True)
-        self._starts, self._texts = [*starts.tolist(), len(samples)], texts
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        rows, starts = np.unique(samples, return_index=True)
+        super().__init__(source, rows, name)
+        self.role = role
+        self._starts = [*starts.tolist(), len(samples)]
+        self._texts = texts
 
     def __getitem__(self, index: int) -> Sample:
         at = range(len(self))[index]
-        sample = self.source[int(self._rows[at])]
+        sample = super().__getitem__(at)
         kept = set(self._texts[self._starts[at] : self._starts[at + 1]].tolist())
         numbered, texts = 0, []
         for text in sample.texts:
@@ -109,21 +107,3 @@ class Filtered:
                 texts.append(text)
             numbered += 1
         return replace(sample, texts=texts)
-
-    def keys(self) -> Sequence[str]:
-        """Keys of the samples that are left."""
-        keys = self.source.keys()
-        return [keys[int(row)] for row in self._rows]
-
-    def labels(self, name: str) -> np.ndarray:
-        """A label of every sample that is left (K,)."""
-        return labels_of(self.source, name)[self._rows]
-
-    @property
-    def damage(self) -> Mapping[str, str]:
-        """What the source lost while it was indexed."""
-        return getattr(self.source, "damage", {})
-
-    def schema(self) -> Schema:
-        """The fields of the source."""
-        return self.source.schema()

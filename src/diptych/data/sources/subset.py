@@ -11,14 +11,14 @@ Classes are chosen first, of these the shots are drawn, and the part is cut last
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from diptych.data.plan import labels_of
-from diptych.data.sample import Field, Sample, Schema, Source
+from diptych.data.sample import Field, Sample, Schema, Source, labels_of
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError, some, unknown
 from diptych.rng import generator
 from diptych.spec import several
@@ -156,7 +156,7 @@ def novel_half(classes: int) -> np.ndarray:
     return np.arange(classes) >= -(-classes // 2)
 
 
-class Subset:
+class Subset(Wrapped):
     """The samples of a source at some rows (K,), in order; their labels `label` are `values` (K,), which none lacks.
 
     With `kept` (C,), sorted, that label's numbers become their places in it. `told` is what the name says.
@@ -171,15 +171,13 @@ class Subset:
         values: np.ndarray,
         kept: np.ndarray | None = None,
     ):
-        self.source, self.name, self.label = source, f"{source.name.rstrip('/')}:{told}", label
-        self._rows, self._kept = rows, kept
+        super().__init__(source, rows, f"{source.name.rstrip('/')}:{told}")
+        self.label = label
+        self._kept = kept
         self._values = values if kept is None else np.searchsorted(kept, values)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __getitem__(self, index: int) -> Sample:
-        sample = self.source[int(self._rows[index])]
+        sample = super().__getitem__(index)
         return sample if self._kept is None else self._renumbered(sample)
 
     def _renumbered(self, sample: Sample) -> Sample:
@@ -190,44 +188,21 @@ class Subset:
         edits = [self._renumbered(edit) for edit in sample.edits]
         return replace(sample, labels={**sample.labels, self.label: number}, edits=edits)
 
-    def keys(self) -> Sequence[str]:
-        """The keys that the samples have in the source."""
-        return _Keys(self.source.keys(), self._rows)
-
     def labels(self, name: str) -> np.ndarray:
         """One label of every sample (K,)."""
-        return self._values if name == self.label else labels_of(self.source, name)[self._rows]
-
-    @property
-    def damage(self) -> Mapping[str, str]:
-        """What the source lost while it was indexed."""
-        return getattr(self.source, "damage", {})
+        return self._values if name == self.label else super().labels(name)
 
     def schema(self) -> Schema:
         """The fields of the source; of the label, the names of the classes that are kept."""
-        schema, name = self.source.schema(), f"labels.{self.label}"
+        schema = super().schema()
+        name = f"labels.{self.label}"
         classes = schema[name].classes
         if self._kept is not None:
             classes = tuple(classes[number] for number in self._kept)
         return {**schema, name: Field(kind=schema[name].kind, classes=classes)}
 
 
-class _Keys(Sequence[str]):
-    """Some of the keys of a source, looked up when asked for."""
-
-    def __init__(self, keys: Sequence[str], rows: np.ndarray):
-        self._keys, self._rows = keys, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Keys(self._keys, self._rows[index])
-        return self._keys[int(self._rows[index])]
-
-
-class Part:
+class Part(Wrapped):
     """The samples of a source from one place to another, in order: `part="2/5"` is the second of five parts.
 
     Parts share nothing, together are the whole, and differ in size by one sample at most; so it is with what the source
@@ -239,9 +214,8 @@ class Part:
         if found is None or int(found[1]) > int(found[2]):
             raise InputError(f"part={part} of {source.name} is none; write :part=1/N to :part=N/N, such as part=2/5")
         self._at, self._of = int(found[1]), int(found[2])
-        self.source, self.name = source, f"{source.name}:part={part}"
-        self._range = self._share(len(source))
-        if not self._range:
+        super().__init__(source, self._share(len(source)), f"{source.name}:part={part}")
+        if not self.rows:
             raise InputError(
                 f"part={part} of {source.name} is empty: it has {len(source)} samples; ask for fewer parts"
             )
@@ -250,26 +224,8 @@ class Part:
         """Which of `count` things in order are this part's."""
         return range(count * (self._at - 1) // self._of, count * self._at // self._of)
 
-    def __len__(self) -> int:
-        return len(self._range)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self._range[index]]
-
-    def keys(self) -> Sequence[str]:
-        """The keys that the samples have in the whole."""
-        return self.source.keys()[self._range.start : self._range.stop]
-
-    def labels(self, name: str) -> np.ndarray:
-        """One label of every sample of the part."""
-        return labels_of(self.source, name)[self._range.start : self._range.stop]
-
     @property
     def damage(self) -> Mapping[str, str]:
         """This part's share of what the source lost while it was indexed."""
-        lost = list(getattr(self.source, "damage", {}).items())
+        lost = list(super().damage.items())
         return dict(lost[at] for at in self._share(len(lost)))
-
-    def schema(self) -> Schema:
-        """The fields of the whole, so that all parts have the same."""
-        return self.source.schema()

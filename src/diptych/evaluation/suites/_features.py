@@ -4,7 +4,7 @@ Without a source to learn from, one source is cut in two by a seed: a fifth of i
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from diptych.data.sample import Sample, Source
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.evaluation import able
 from diptych.evaluation.embed import Steps, as_vectors, read_pictures
@@ -35,26 +36,6 @@ class Split:
     options: tuple[str, ...]
 
 
-class Part:
-    """Some of the samples of a source, in the given order."""
-
-    def __init__(self, source: Source, indices: Sequence[int]):
-        self.source, self.indices, self.name = source, list(indices), source.name
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self.indices[index]]
-
-    def keys(self) -> list[str]:
-        keys = self.source.keys()
-        return [keys[index] for index in self.indices]
-
-    def schema(self) -> Mapping[str, Any]:
-        return self.source.schema()
-
-
 def split(source: Source, train: Source | str | None, seed: int) -> Split:
     """What to learn from and what to judge on: `train` and `source`, or by `seed` four fifths and a fifth of `source`.
 
@@ -65,8 +46,9 @@ def split(source: Source, train: Source | str | None, seed: int) -> Split:
         kept = round(KEPT * len(source))
         if not kept:
             raise InputError(f"{len(source)} samples of {source.name!r} are too few to learn from and be judged on")
-        parts = Part(source, sorted(order[kept:].tolist())), Part(source, sorted(order[:kept].tolist()))
-        return Split(*parts, (f"train=the other samples by seed {seed}",))
+        learnt = Wrapped(source, np.sort(order[kept:]))
+        judged = Wrapped(source, np.sort(order[:kept]))
+        return Split(learnt, judged, (f"train=the other samples by seed {seed}",))
     train = opened(train)
     if not len(train):
         raise InputError(f"source {train.name!r} is empty; a probe has nothing to learn from")

@@ -1,23 +1,21 @@
 """Siblings as edits: samples that share a label become one sample, which the others are edits of."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from diptych.data.plan import labels_of
-from diptych.data.sample import Field, Sample, Schema, Source
+from diptych.data.sample import Field, Sample, Schema, Source, labels_of
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 
 
-class Siblings:
+class Siblings(Wrapped):
     """A source with one sample for each value of `label`: the first that has it, the others as its `edits`, in order.
 
     Samples without the label, or alone with their value, are left out. Raises InputError where no two share one.
     """
 
     def __init__(self, source: Source, label: str):
-        self.source, self.name = source, source.name
         values = labels_of(source, label)
         order = np.flatnonzero(values >= 0)
         groups: dict[int, list[int]] = {}
@@ -26,18 +24,11 @@ class Siblings:
         self.groups = [members for members in groups.values() if len(members) > 1]
         if not self.groups:
             raise InputError(f"no two samples of {source.name!r} share a value of label {label!r}; name another group")
-
-    def __len__(self) -> int:
-        return len(self.groups)
+        super().__init__(source, np.array([members[0] for members in self.groups]))
 
     def __getitem__(self, index: int) -> Sample:
         first, *others = (self.source[each] for each in self.groups[index])
         return replace(first, edits=others)
 
-    def keys(self) -> list[str]:
-        keys = self.source.keys()
-        return [keys[members[0]] for members in self.groups]
-
     def schema(self) -> Schema:
-        fields: Mapping[str, Field] = self.source.schema()
-        return {**fields, "edits": Field(kind="edit")}
+        return {**super().schema(), "edits": Field(kind="edit")}

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from diptych.data.plan import labels_of
-from diptych.data.sample import Sample, Source
+from diptych.data.sample import Sample, Source, labels_of
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, label_of
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of

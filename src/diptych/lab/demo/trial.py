@@ -1,6 +1,5 @@
 """The demo's tests: which drawings are learnt from, which are kept, and what is measured on them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from diptych.data.sample import Picture, Sample, Schema
 from diptych.data.sources import open_source
 from diptych.data.sources.glyphs import Glyphs
 from diptych.data.views import place
+from diptych.data.wrap import Wrapped
 from diptych.evaluation.suites.retrieval import retrieval
 from diptych.metrics import accuracy
 from diptych.models.model import Model
@@ -85,19 +85,15 @@ class PlacedPicture:
         return self.picture.read()
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(Wrapped):
     """The drawings of a source, each at a place and on a ground that depend on the seed and its key alone."""
 
-    source: Glyphs
-    seed: int
-    name: str = "placed"
-
-    def __len__(self) -> int:
-        return len(self.source)
+    def __init__(self, source: Glyphs, seed: int):
+        super().__init__(source, name="placed")
+        self.seed = seed
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.source[index]
+        sample = super().__getitem__(index)
         rng = generator(self.seed, "placed", sample.key)
         shrink, x, y = rng.uniform(1.0, MOST_SHRINK), rng.uniform(), rng.uniform()
         red, green, blue = rng.integers(0, 256, 3).tolist()
@@ -106,17 +102,9 @@ class Placed:
             key=sample.key, source=self.name, images={"main": picture}, texts=sample.texts, labels=sample.labels
         )
 
-    def keys(self) -> Sequence[str]:
-        """Those of the source."""
-        return self.source.keys()
-
-    def labels(self, name: str) -> np.ndarray:
-        """Those of the source."""
-        return self.source.labels(name)
-
     def schema(self) -> Schema:
         """That of the source, less the masks, which would have to move with the drawing."""
-        return {name: field for name, field in self.source.schema().items() if not name.startswith("masks.")}
+        return {name: field for name, field in super().schema().items() if not name.startswith("masks.")}
 
 
 def pixel_lookup(gallery: Glyphs | Placed, drawings: Glyphs, k: int = 5) -> float:

@@ -31,8 +31,7 @@ from diptych.data.batch import Batch
 from diptych.data.columns import WithColumns
 from diptych.data.loader import require
 from diptych.data.pairs import ORIGIN, Paired
-from diptych.data.plan import labels_of
-from diptych.data.sample import Source
+from diptych.data.sample import Source, labels_of
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, PictureView, View
 from diptych.errors import InputError

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from diptych.data.batch import Batch
-from diptych.data.plan import labels_of
-from diptych.data.sample import Source
+from diptych.data.sample import Source, labels_of
 from diptych.errors import InputError
 from diptych.methods.base import Stage
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig

@@ -15,8 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from diptych.data.batch import Batch
 from diptych.data.loader import require
-from diptych.data.plan import labels_of
-from diptych.data.sample import Source
+from diptych.data.sample import Source, labels_of
 from diptych.data.views import ArrayView, Augment, LabelView, PictureView, View
 from diptych.errors import InputError, at, some
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
