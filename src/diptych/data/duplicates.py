@@ -12,10 +12,10 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from diptych.data.compact import hash64
 from diptych.data.decode import refuse_scaled_bomb
 from diptych.data.pictures import on_ground
 from diptych.data.sample import BadSample, Source
-from diptych.data.sources.compact import hash64
 from diptych.data.tokenizers import Tokenizer
 
 _CHUNK = 64  # samples handed to a process at once

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from diptych.data.compact import Strings
 from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
-from diptych.data.sources.compact import Strings
 from diptych.data.wrap import Wrapped
 
 ORIGIN = "origin"

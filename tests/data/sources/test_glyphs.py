@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diptych.data.drawings import DESIGNS, concepts
 from diptych.data.sources import open_source
-from diptych.data.sources.glyphs import DESIGNS, concepts
 from diptych.errors import InputError
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from diptych.data.compact import Groups, Strings
 from diptych.data.sample import Source
 from diptych.data.sources import Concat, Part, formats, open_source
-from diptych.data.sources.compact import Groups, Strings
 from diptych.errors import InputError
 from diptych.spec import parse
 

@@ -10,8 +10,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from diptych.data.drawings import concepts as glyphs
 from diptych.data.sources import open_source
-from diptych.data.sources.glyphs import concepts as glyphs
 from diptych.data.worlds import build, cards
 from diptych.data.worlds.scenes import Config
 from diptych.data.worlds.scenes.concepts import COMMON, catalogue, held_out, table

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diptych.data.sources.glyphs import concepts as glyphs
+from diptych.data.drawings import concepts as glyphs
 from diptych.data.worlds import build
 from diptych.data.worlds.scenes.claims import VALUES, claims, falsified, holds
 from diptych.data.worlds.scenes.concepts import KINDS, table

@@ -36,8 +36,8 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.compact import hash64
 from diptych.data.sample import Field, Sample, Schema, Source, labels_of
-from diptych.data.sources.compact import hash64
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
 from diptych.renamed import refuse

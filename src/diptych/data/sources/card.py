@@ -14,8 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from diptych.data.compact import is_folder
 from diptych.data.sample import Source
-from diptych.data.sources.compact import is_folder
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure
 

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from diptych.data.sources.compact import is_folder
+from diptych.data.compact import is_folder
 from diptych.data.sources.records import json_of
 from diptych.data.sources.triples import Triple, TripleOptions, Triples, below, beside, entries, root_of
 from diptych.errors import InputError

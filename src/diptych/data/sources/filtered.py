@@ -13,8 +13,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from diptych.data.compact import hash64
 from diptych.data.sample import Sample, Source
-from diptych.data.sources.compact import hash64
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.files import write_atomic

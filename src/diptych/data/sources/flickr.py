@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.data.compact import is_folder
 from diptych.data.sample import BadSample
-from diptych.data.sources.compact import is_folder
 from diptych.data.sources.rows import CsvRows
 from diptych.data.sources.table import Table, TableOptions
 from diptych.errors import InputError

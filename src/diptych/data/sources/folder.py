@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from diptych.data.compact import Strings, is_folder
 from diptych.data.pictures import FOREIGN, PICTURES, FilePicture
 from diptych.data.sample import Sample, Schema, path_text
-from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
 from diptych.errors import InputError, some
 from diptych.spec import Spec, configure

@@ -1,28 +1,20 @@
-"""`glyphs`: 1,632 everyday concepts drawn by up to four independent hands, shipped with the package.
+"""`glyphs`: 1,632 everyday concepts drawn in up to four designs, shipped with the package.
 
-Each design is one WebP sheet of 64 px tiles with true transparency, 40 a row; concept i lies in row i // 40, column
-i % 40. A sheet is decoded once a process, on first use. Licences and attributions: data/glyphs/LICENSES.md.
+The images and concepts are those of `data.drawings`. Licences and attributions: data/glyphs/LICENSES.md.
 """
 
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from diptych.data.drawings import DESIGNS, HELD_OUT, GlyphMask, GlyphPicture, concepts
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.errors import unknown
 from diptych.spec import Spec, configure, several
 
 FORMAT = "glyphs"
-TILE, COLUMNS = 64, 40
-DESIGNS = ("noto", "fluent-flat", "emojione", "twemoji")
-HELD_OUT = "twemoji"  # the hand no model has seen: read only where it is named
 SPLITS = ("train", "val", "test")  # of concepts, by a hash: whole concepts are unseen
 
 
@@ -34,7 +26,7 @@ def claims(spec: Spec) -> bool:
 def open(spec: Spec) -> "Glyphs":
     """`glyphs[:split=train|val|test|train+val|all][:design=noto+fluent-flat+emojione+twemoji|all]`.
 
-    Without a split: train. Without a design: all but the held-out hand, twemoji.
+    Without a split: train. Without a design: all but the held-out design, twemoji.
     """
     options = configure(GlyphsOptions, spec.options, "source 'glyphs'")
     return Glyphs(
@@ -49,64 +41,6 @@ class GlyphsOptions:
 
     split: str = "train"
     design: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
-
-
-@lru_cache(maxsize=1)
-def concepts() -> tuple[dict[str, Any], ...]:
-    """All concepts in order: index, hexcode, char, name, tags, group, subgroup, designs, split.
-
-    >>> concepts()[0]["name"], len(concepts())
-    ('grinning face', 1632)
-    """
-    text = files("diptych.data").joinpath("glyphs", "concepts.jsonl").read_text("utf-8")
-    return tuple(json.loads(line) for line in text.splitlines())
-
-
-@lru_cache(maxsize=len(DESIGNS))
-def _sheet(design: str) -> Image.Image:
-    data = files("diptych.data").joinpath("glyphs", f"{design}.webp").read_bytes()
-    sheet = Image.open(io.BytesIO(data))
-    sheet.load()
-    return sheet.convert("RGBA")
-
-
-@dataclass(frozen=True, slots=True)
-class GlyphPicture:
-    """One tile of a sheet: RGBA, 64 x 64."""
-
-    design: str
-    index: int
-
-    def decode(self, at_least: int | None = None) -> Image.Image:
-        """The drawing, transparent around it."""
-        x, y = self.index % COLUMNS * TILE, self.index // COLUMNS * TILE
-        return _sheet(self.design).crop((x, y, x + TILE, y + TILE))
-
-    def read(self) -> bytes:
-        """The drawing as a PNG file."""
-        return png_of(self.decode())
-
-
-@dataclass(frozen=True, slots=True)
-class GlyphMask:
-    """Where a drawing is: its alpha channel, "L", 0 to 255."""
-
-    picture: GlyphPicture
-
-    def decode(self, at_least: int | None = None) -> Image.Image:
-        """The alpha channel."""
-        return self.picture.decode().getchannel("A")
-
-    def read(self) -> bytes:
-        """The alpha channel as a PNG file."""
-        return png_of(self.decode())
-
-
-def png_of(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 class Glyphs:

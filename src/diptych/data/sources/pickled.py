@@ -24,9 +24,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from diptych.data.compact import is_folder
 from diptych.data.sample import BadSample, whole
 from diptych.data.sources import cache
-from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import CAPTIONS
 from diptych.data.sources.rows import JsonRows
 from diptych.data.sources.table import Table, TableOptions

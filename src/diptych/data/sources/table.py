@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.compact import Groups, Strings, hash64, is_folder
 from diptych.data.pictures import BytesPicture, FilePicture, ZipPicture
 from diptych.data.sample import BadSample, Picture, Sample, Schema
-from diptych.data.sources.compact import Groups, Strings, hash64, is_folder
 from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, roles_of, schema_of
 from diptych.data.sources.rows import CsvRows, Rows, open_rows
 from diptych.errors import InputError, unknown

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.compact import is_folder
 from diptych.data.pictures import PICTURES, VOID, ClassMask, Mask, MemberPicture
 from diptych.data.sample import BadSample, Sample, Schema
-from diptych.data.sources.compact import is_folder
 from diptych.data.sources.records import (
     Parts,
     class_names,

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from diptych.data.compact import Strings
 from diptych.data.sources import cache
-from diptych.data.sources.compact import Strings
 from diptych.errors import InputError
 
 _BLOCK = 512

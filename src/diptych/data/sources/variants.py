@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diptych.data.compact import hash64, is_folder
+from diptych.data.drawings import COLUMNS, TILE, png_of
 from diptych.data.sample import Field, Sample, Schema, Text
-from diptych.data.sources.compact import hash64, is_folder
-from diptych.data.sources.glyphs import COLUMNS, TILE, png_of
 from diptych.errors import InputError
 from diptych.rng import generator
 from diptych.spec import Spec, configure, several

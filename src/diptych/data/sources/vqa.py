@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.compact import Strings, is_folder
 from diptych.data.pictures import FilePicture
 from diptych.data.sample import Field, Picture, Sample, Schema, Text
-from diptych.data.sources.compact import Strings, is_folder
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError, brief
 from diptych.spec import Spec, configure

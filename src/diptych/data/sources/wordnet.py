@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.compact import Strings, hash64, is_folder
 from diptych.data.sample import Field, Sample, Schema, Text
-from diptych.data.sources.compact import Strings, hash64, is_folder
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure, several
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from diptych.data.sources.glyphs import concepts
+from diptych.data.drawings import concepts
 from diptych.lab import report
 from diptych.lab.demo.trial import LOOKUP, TARGETS, Placed, Trial
 from diptych.rng import generator

@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from diptych.data.drawings import GlyphPicture
 from diptych.data.pictures import luma
-from diptych.data.sources.glyphs import GlyphPicture
 from diptych.data.worlds.scenes.concepts import table
 from diptych.data.worlds.scenes.words import COLOURS
 

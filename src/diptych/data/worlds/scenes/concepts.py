@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from diptych.data.sources.compact import hash64
-from diptych.data.sources.glyphs import DESIGNS, concepts
+from diptych.data.compact import hash64
+from diptych.data.drawings import DESIGNS, concepts
 from diptych.data.worlds.scenes.words import PLACES, SHAPES, vocabulary
 from diptych.errors import InputError, unknown
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from PIL import Image
 
+from diptych.data.drawings import DESIGNS
 from diptych.data.sample import Box
-from diptych.data.sources.glyphs import DESIGNS
 from diptych.data.worlds._base import Rendered
 from diptych.data.worlds.scenes import styles
 from diptych.data.worlds.scenes.art import painted, sprite

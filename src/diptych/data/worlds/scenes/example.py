@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from diptych.data.drawings import DESIGNS
 from diptych.data.sample import Field, Picture, Sample, Schema
-from diptych.data.sources.glyphs import DESIGNS
 from diptych.data.worlds._base import Drawn
 from diptych.data.worlds.scenes.concepts import KINDS, Catalogue, table
 from diptych.data.worlds.scenes.config import EDITS, NOISES, Config

@@ -27,10 +27,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from diptych.data.compact import hash64
 from diptych.data.decode import dimensions
 from diptych.data.duplicates import shown_elsewhere
 from diptych.data.sample import BadSample, Picture, Source
-from diptych.data.sources.compact import hash64
 from diptych.errors import InputError
 
 REASONS = ("small", "narrow", "many-texts", "test", "shared-text", "rare", "short", "long")

@@ -1,0 +1,79 @@
+"""The drawings that ship: 1,632 everyday concepts in up to four designs, with true transparency.
+
+Each design is one WebP file of 64 px tiles, 40 a row; concept i lies in row i // 40, column i % 40. A file is decoded
+once a process, on first use. Licences and attributions: data/glyphs/LICENSES.md.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from PIL import Image
+
+TILE = 64  # pixels a side
+COLUMNS = 40
+DESIGNS = ("noto", "fluent-flat", "emojione", "twemoji")
+
+
+HELD_OUT = "twemoji"  # the design that no model has seen: read only where it is named
+
+
+@lru_cache(maxsize=1)
+def concepts() -> tuple[dict[str, Any], ...]:
+    """All concepts in order: index, hexcode, char, name, tags, group, subgroup, designs, split.
+
+    >>> concepts()[0]["name"], len(concepts())
+    ('grinning face', 1632)
+    """
+    text = files("diptych.data").joinpath("glyphs", "concepts.jsonl").read_text("utf-8")
+    return tuple(json.loads(line) for line in text.splitlines())
+
+
+@lru_cache(maxsize=len(DESIGNS))
+def _sheet(design: str) -> Image.Image:
+    data = files("diptych.data").joinpath("glyphs", f"{design}.webp").read_bytes()
+    sheet = Image.open(io.BytesIO(data))
+    sheet.load()
+    return sheet.convert("RGBA")
+
+
+@dataclass(frozen=True, slots=True)
+class GlyphPicture:
+    """One tile of a sheet: RGBA, 64 x 64."""
+
+    design: str
+    index: int
+
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """The drawing, transparent around it."""
+        x, y = self.index % COLUMNS * TILE, self.index // COLUMNS * TILE
+        return _sheet(self.design).crop((x, y, x + TILE, y + TILE))
+
+    def read(self) -> bytes:
+        """The drawing as a PNG file."""
+        return png_of(self.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class GlyphMask:
+    """Where a drawing is: its alpha channel, "L", 0 to 255."""
+
+    picture: GlyphPicture
+
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """The alpha channel."""
+        return self.picture.decode().getchannel("A")
+
+    def read(self) -> bytes:
+        """The alpha channel as a PNG file."""
+        return png_of(self.decode())
+
+
+def png_of(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
