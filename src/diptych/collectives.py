@@ -41,8 +41,18 @@ def _device() -> torch.device:
 
 
 _DIMENSIONS = 8
-_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
-          torch.int8, torch.uint8, torch.bool)  # fmt: skip
+_TYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)
 
 
 def _counts(x: Tensor, name: str) -> list[int]:
@@ -81,7 +91,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
         counts = _counts(x, name)
-        ctx.start, ctx.count = sum(counts[: rank()]), len(x)
+        ctx.start = sum(counts[: rank()])
+        ctx.count = len(x)
         return _gather(x.contiguous(), counts)
 
     @staticmethod
@@ -288,8 +299,10 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
     norm = new(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
     if layers:  # timm's norm with the activation behind it
         norm.drop, norm.act = layers
-    norm.weight, norm.bias = module.weight, module.bias
-    norm.running_mean, norm.running_var = module.running_mean, module.running_var
+    norm.weight = module.weight
+    norm.bias = module.bias
+    norm.running_mean = module.running_mean
+    norm.running_var = module.running_var
     norm.num_batches_tracked = module.num_batches_tracked
     return norm.train(module.training)
 

@@ -121,9 +121,11 @@ def weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
     True
     """
     scaler, regression = (step for _, step in model.steps)
-    W, b = regression.coef_, regression.intercept_
+    W = regression.coef_
+    b = regression.intercept_
     if len(W) == 1:  # two classes, told by one difference
-        W, b = np.concatenate([-W, W]) / 2, np.concatenate([-b, b]) / 2
+        W = np.concatenate([-W, W]) / 2
+        b = np.concatenate([-b, b]) / 2
     W = W / scaler.scale_
     return W, b - W @ scaler.mean_
 

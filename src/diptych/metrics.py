@@ -173,7 +173,8 @@ def mean_average_precision(queries: Array, gallery: Array, positives: Positives,
 
     With right items in falling order of score, the i-th has precision i / (i + wrong items scoring as high or higher).
     """
-    total, count = 0.0, 0
+    total = 0.0
+    count = 0
     for scores, owner, items, slack in _tiles(queries, gallery, positives, tile):
         right = _mask(scores, owner, items)
         wrong = scores.masked_fill(right, torch.inf).sort(1).values  # ascending; the right ones go last
@@ -225,7 +226,8 @@ def per_class(hits: Array, labels: Array, classes: int) -> np.ndarray:
     >>> per_class(np.array([1, 0, 1]), np.array([0, 0, 2]), 3)
     array([0.5, nan, 1. ])
     """
-    index, values = np.asarray(labels), np.asarray(hits, dtype=np.float64)
+    index = np.asarray(labels)
+    values = np.asarray(hits, dtype=np.float64)
     count = np.bincount(index, minlength=classes)
     with np.errstate(invalid="ignore"):
         return np.bincount(index, weights=values, minlength=classes) / count
@@ -375,7 +377,8 @@ def _tiles(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """For `tile` queries at a time: scores (t, G), the right pairs as queries (P,) and items (P,), and what counts as a
     tie (t,). Ignored items score -inf."""
-    q, g = _finite("queries", queries), _finite("gallery", gallery, (2, 3))
+    q = _finite("queries", queries)
+    g = _finite("gallery", gallery, (2, 3))
     if len(positives) != len(q) or q.shape[1] != g.shape[-1]:
         raise InputError(
             f"{len(q)} queries of width {q.shape[1]}, {len(positives)} lists of positives and a gallery of width "
@@ -426,15 +429,20 @@ def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
     """
     visual = np.asarray(visual, bool)
     if visual.all() or not visual.any():
-        raise InputError(f"{int(visual.sum())} of the {len(visual)} texts to find a threshold by are visual; some must "
-                         "be, and some not: give texts of both kinds, with a label that says which")  # fmt: skip
+        raise InputError(
+            f"{int(visual.sum())} of the {len(visual)} texts to find a threshold by are visual; some must "
+            "be, and some not: give texts of both kinds, with a label that says which"
+        )
     values, number = np.unique(np.asarray(scores, np.float64), return_inverse=True)
     ours = np.bincount(number, visual).cumsum()[:-1]  # visual texts at or below each score but the last
     others = np.bincount(number, ~visual).cumsum()[:-1]
     if not len(ours):
-        raise InputError(f"all {len(visual)} texts to find a threshold by have the score {values[0]:g}; the model that "
-                         "made them is broken")  # fmt: skip
-    positives, negatives = visual.sum(), (~visual).sum()
+        raise InputError(
+            f"all {len(visual)} texts to find a threshold by have the score {values[0]:g}; the model that "
+            "made them is broken"
+        )
+    positives = visual.sum()
+    negatives = (~visual).sum()
     of_visual = 2 * (positives - ours) / (2 * positives - ours + negatives - others)
     of_others = 2 * others / (negatives + others + ours)
     total = of_visual + of_others

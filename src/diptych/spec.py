@@ -257,7 +257,8 @@ def fits(value: Any, wanted: Any) -> bool:
     >>> fits(-1, Annotated[int, AtLeast(0)] | None), fits(None, Annotated[int, AtLeast(0)] | None)
     (False, True)
     """
-    origin, parts = get_origin(wanted), get_args(wanted)
+    origin = get_origin(wanted)
+    parts = get_args(wanted)
     if origin is Annotated:
         bounds = [part for part in parts[1:] if isinstance(part, Bound)]
         return fits(value, parts[0]) and all(bound.allows(value) for bound in bounds)
@@ -305,7 +306,8 @@ def takes(hint: Any) -> str:
     plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
     if hint in plain:
         return plain[hint]
-    origin, parts = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    parts = get_args(hint)
     if origin is Annotated:
         limits = bounds(hint)
         return f"{takes(parts[0])} {'of ' if limits.startswith('at ') else ''}{limits}".rstrip()

@@ -18,8 +18,13 @@ def add_weights(parser: Parser, section: str = "More") -> None:
 
 def add_precision(parser: Parser) -> None:
     """`--precision`, for verbs that only embed."""
-    parser.option("How", "--precision", type=Literal["float32", "bfloat16", "int8", "auto"], metavar="NAME",
-                  help="float32 (default), bfloat16, int8, or auto: a probe chooses")  # fmt: skip
+    parser.option(
+        "How",
+        "--precision",
+        type=Literal["float32", "bfloat16", "int8", "auto"],
+        metavar="NAME",
+        help="float32 (default), bfloat16, int8, or auto: a probe chooses",
+    )
 
 
 def add_share(parser: Parser) -> None:

@@ -52,9 +52,14 @@ class Parser(ArgumentParser):
         return self._sections[title]
 
     def option(
-        self, section: str, *names: str, type: Any = str, dest: str | None = None, least: int | None = None,
+        self,
+        section: str,
+        *names: str,
+        type: Any = str,
+        dest: str | None = None,
+        least: int | None = None,
         **settings: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add an option `--name`, or a positional word `NAME`; what is not given is not in what `read` returns.
 
         A number below `least` is refused.
@@ -179,7 +184,8 @@ class Parser(ArgumentParser):
                 f"{self.prog} does not know what to do with {extra[1]!r}; put texts with blanks and patterns such as "
                 "'shards/*.tar' in quotes"
             )
-        key, given = _BAD_VALUE.search(message), _GIVEN.search(message)
+        key = _BAD_VALUE.search(message)
+        given = _GIVEN.search(message)
         if key and key["key"] in self.hints:
             name = self.names.get(key["key"], key["key"].upper())
             hint = self.hints[key["key"]]

@@ -106,8 +106,15 @@ def progress(name: str) -> Iterator[Callable[[int, int], None]]:
                 say(f"{name}: {done:,} of {total:,}")
         elif now - begun > PATIENCE:
             if bar is None:
-                bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
-                               TimeRemainingColumn(), console=console, transient=True)  # fmt: skip
+                bar = Progress(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TextColumn("left"),
+                    TimeRemainingColumn(),
+                    console=console,
+                    transient=True,
+                )
                 bar.add_task(name)
                 bar.start()
             bar.update(bar.task_ids[0], completed=done, total=total)

@@ -65,7 +65,8 @@ def _estimate(args: Namespace, source: Any) -> "Estimate | None":
     from diptych.training.config import resolve
     from diptych.training.estimate import estimate
 
-    name, schema = args.get("method", "clip"), source.schema()
+    name = args.get("method", "clip")
+    schema = source.schema()
     if "method" not in args and not {"images.main", "texts.caption"} <= schema.keys():
         return None  # nobody asked about clip
     recipe = {option: args[option] for option in ("batch_size", "chunk") if option in args}
@@ -74,13 +75,17 @@ def _estimate(args: Namespace, source: Any) -> "Estimate | None":
 
 
 def _rows(found: "Report") -> list[tuple[str, str, str]]:
-    captions, negatives, leakage, cost = found.captions, found.false_negatives, found.leakage, found.cost
+    captions = found.captions
+    negatives = found.false_negatives
+    leakage = found.leakage
+    cost = found.cost
     rows = [("damaged", f"{len(found.damaged):,} ({found.bad_share:.2%})", "")]
     for reason, count in sorted(found.damage.items()):
         rows.append((f"  {reason}", f"{count:,}", _some(key for key, why in found.damaged.items() if why == reason)))
     pictured = found.widths.most > 0
     if pictured:
-        again, alike = found.duplicates, found.alike
+        again = found.duplicates
+        alike = found.alike
         rows += [
             ("width, height", f"{_spread(found.widths)} x {_spread(found.heights)} pixels", ""),
             ("the same picture again", f"{again.pictures:,}", _some(map(" = ".join, again.groups))),
@@ -121,10 +126,13 @@ def _label_rows(classes: "Classes") -> list[tuple[str, str, str]]:
     counts = [count for count in classes.counts.values() if count]
     held = f", {_spread(Spread.of(counts))} samples in each" if counts else ""
     largest = sorted(classes.counts.items(), key=lambda item: -item[1])
-    rows = [(
-        f"classes of label {classes.label}", f"{len(classes.counts):,}{held}",
-        _some(f"{name} {count:,}" for name, count in largest if count),
-    )]  # fmt: skip
+    rows = [
+        (
+            f"classes of label {classes.label}",
+            f"{len(classes.counts):,}{held}",
+            _some(f"{name} {count:,}" for name, count in largest if count),
+        )
+    ]
     if classes.empty:
         rows.append(("  without a sample", f"{len(classes.empty):,}", _some(classes.empty)))
     if classes.without:
@@ -165,5 +173,6 @@ def _bytes(count: float) -> str:
     for larger in ("kB", "MB", "GB", "TB"):
         if count < 1000:
             break
-        count, unit = count / 1000, larger
+        count = count / 1000
+        unit = larger
     return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -28,8 +28,14 @@ def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
     parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
     parser.option("What", "--names", metavar="A,B,…|FILE", help="the classes: names, or a file with one a line")
-    parser.option("What", "--template", "--templates", action="append", metavar="SPEC",
-                  help="prompts around a name: 'a {} | one {}', a bank, or a file (default: pictures)")  # fmt: skip
+    parser.option(
+        "What",
+        "--template",
+        "--templates",
+        action="append",
+        metavar="SPEC",
+        help="prompts around a name: 'a {} | one {}', a bank, or a file (default: pictures)",
+    )
     parser.option("What", "--label", metavar="LABEL", help="whose class names to take where --names is not given")
     parser.option(
         "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many classes to tell of each (default: 3)"
@@ -68,16 +74,22 @@ def run(args: Namespace) -> None:
         logits = model.class_logits(args.pictures, exact=bool(args.get("exact")))
         [classes] = likeliest(logits, model.classes, args.get("k", 3))
         [groups] = model.route(args.pictures, exact=bool(args.get("exact"))) if route else [()]
-        found, bad = [Named(Path(args.pictures).name, args.pictures, classes, groups)], {}
+        found = [Named(Path(args.pictures).name, args.pictures, classes, groups)]
+        bad = {}
     else:
         settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
         with progress("naming") as report:
             found, bad = name_pictures(model, source, route=route, progress=report, **settings)
     if args.get("json"):
-        told = [{"key": each.key, "path": each.path,
-                 "classes": [{"name": name, "probability": share} for name, share in each.classes],
-                 **({"groups": [{"name": name, "weight": share} for name, share in each.groups]} if route else {})}
-                for each in found]  # fmt: skip
+        told = [
+            {
+                "key": each.key,
+                "path": each.path,
+                "classes": [{"name": name, "probability": share} for name, share in each.classes],
+                **({"groups": [{"name": name, "weight": share} for name, share in each.groups]} if route else {}),
+            }
+            for each in found
+        ]
         show_json({"model": args.model, "names": list(model.classes), "pictures": told, "bad": dict(bad)})
     else:
         _show(args, model, found)
@@ -113,8 +125,9 @@ def _show(args: Namespace, model: Any, found: list[Any]) -> None:
     rows = []
     for each in found[:_SHOWN]:
         name, share = each.classes[0]
-        others, groups = (", ".join(f"{other} {value:.2f}" for other, value in told)
-                          for told in (each.classes[1:], each.groups))  # fmt: skip
+        others, groups = (
+            ", ".join(f"{other} {value:.2f}" for other, value in told) for told in (each.classes[1:], each.groups)
+        )
         rows.append((each.path or each.key, name, share, others, *[groups] * bool(groups)))
     more = len(found) - len(rows)
     note = f"and {more:,} more pictures; --json tells all" if more > 0 else ""

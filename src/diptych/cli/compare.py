@@ -108,11 +108,20 @@ def _run(args: Namespace, methods: Sequence[str]) -> "Table":
         _numbers("--budget", args.budget, int),
         _numbers("--seeds", args.get("seeds", "0,1,2"), int),
     )
-    suites, out = _words(args.get("suite", "retrieval")), Path(args.out).expanduser()
+    suites = _words(args.get("suite", "retrieval"))
+    out = Path(args.out).expanduser()
     towers = {name: args[name] for name in ("image_tower", "text_tower", "tokenizer", "embed_dim") if name in args}
     common = Common(**towers, recipe=args.get("recipe", Namespace()).as_dict())
-    return compare(wanted, data=args.data, test=args.test, out=out, suites=suites, common=common,
-                   at_once=args.get("jobs"), warn=say)  # fmt: skip
+    return compare(
+        wanted,
+        data=args.data,
+        test=args.test,
+        out=out,
+        suites=suites,
+        common=common,
+        at_once=args.get("jobs"),
+        warn=say,
+    )
 
 
 def _show(table: "Table", metrics: Sequence[str] | None) -> None:

@@ -28,7 +28,8 @@ EXAMPLES = (
     "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
 )
-_SHOWN, _COUNT = 12, 1000
+_SHOWN = 12
+_COUNT = 1000
 _OPTIONS = {  # what goes with each word
     "make": ("count", "seed", "start", "shard"),
     "show": ("count", "seed", "start"),
@@ -55,8 +56,13 @@ def add(parser: Parser) -> None:
     parser.option("How", "--start", type=int, least=0, metavar="N", help="the first sample of the stream (default: 0)")
     parser.option("How", "--shard", type=int, least=1, metavar="N", help="samples a shard (default: 1000)")
     parser.option("How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out")
-    parser.option("How", "--test", metavar="SOURCE", action="append",
-                  help="filter drops pictures that it shows, or that look alike; may be given again")  # fmt: skip
+    parser.option(
+        "How",
+        "--test",
+        metavar="SOURCE",
+        action="append",
+        help="filter drops pictures that it shows, or that look alike; may be given again",
+    )
     parser.option("How", "--role", metavar="ROLE", help="the texts that filter or label looks at (default: caption)")
     parser.option("How", "--model", metavar="MODEL", help=f"label: by {MODELS}")
     parser.option("How", "--positive", metavar="X|N%", help="label: visual above this cosine, or the top share (1%%)")
@@ -106,12 +112,14 @@ def _filter(args: Namespace, out: Path) -> None:
         raise InputError(f"{out}: the list of what is kept is a .npz file; give --out {out.with_suffix('.npz')}")
     limits = parse(f"rules:{args.rules}").options if "rules" in args else {}
     rules = configure(Rules, limits, "--rules")
-    source, role = open_source(args.world), args.get("role", "caption")
+    source = open_source(args.world)
+    role = args.get("role", "caption")
     tests = [open_source(spec) for spec in args.get("test", ())]
     with progress("reading") as report:
         found = filtered(source, rules, role=role, tests=tests, progress=report)
     kept.write(out, args.world, source, role, found.samples, found.texts, found.reasons)
-    left, pairs = int((found.reasons < 0).sum()), len(found.reasons)
+    left = int((found.reasons < 0).sum())
+    pairs = len(found.reasons)
     rows = [(name, f"{count:,}", f"{count / pairs:.1%}") for name, count in found.counts().items()]
     show_table(
         f"{args.world}: {pairs:,} pairs",
@@ -140,11 +148,17 @@ def _label(args: Namespace, out: Path) -> None:
     count = write(found, source, out)
     total = len(found.texts)
     between = ~(found.visual | found.other)
-    kinds = {"visual": (found.visual, f"above {found.positive:.3f}"),
-             "not": (found.other, f"below {found.negative:.3f}"), "left out": (between, "between")}  # fmt: skip
+    kinds = {
+        "visual": (found.visual, f"above {found.positive:.3f}"),
+        "not": (found.other, f"below {found.negative:.3f}"),
+        "left out": (between, "between"),
+    }
     rows = [(name, f"{int(which.sum()):,}", f"{which.mean():.1%}", told) for name, (which, told) in kinds.items()]
-    show_table(f"{args.world}: {total:,} sentences of {len(set(found.pages)):,} pages",
-               ("kind", "sentences", "of all", "cosine"), rows)  # fmt: skip
+    show_table(
+        f"{args.world}: {total:,} sentences of {len(set(found.pages)):,} pages",
+        ("kind", "sentences", "of all", "cosine"),
+        rows,
+    )
     if found.alone:
         print(f"{found.alone:,} pages have no picture and are left out")
     if found.damaged:
@@ -194,7 +208,8 @@ def page(source: Any, tell: Any) -> str:
         sample = source[at]
         shown = _shown(sample, source.schema())
         pieces = [report.strip(shown)] if shown else []
-        rows, head = [_row(text) for text in sample.texts], ("role", "text", "notes")
+        rows = [_row(text) for text in sample.texts]
+        head = ("role", "text", "notes")
         columns = 3 if any(notes for *_, notes in rows) else 2
         pieces.append(report.table(head[:columns], [row[:columns] for row in rows]))
         parts.append(report.section(sample.key, _labels(sample, source.schema()), *pieces))

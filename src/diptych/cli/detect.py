@@ -24,8 +24,9 @@ def add(parser: Parser) -> None:
     parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
     parser.option("What", "--names", metavar="A,B,…", help="the classes (default: those of its training)")
     parser.option("How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)")
-    parser.option("How", "--overlap", type=float, metavar="IOU",
-                  help="of boxes of a class that overlap by more one is told (0.6)")  # fmt: skip
+    parser.option(
+        "How", "--overlap", type=float, metavar="IOU", help="of boxes of a class that overlap by more one is told (0.6)"
+    )
     parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
     parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
 
@@ -53,7 +54,8 @@ def run(args: Namespace) -> None:
     settings = {"least": 0.1, **{name: args[name] for name in ("least", "overlap", "batch_size") if name in args}}
     if is_picture(args.pictures):
         [each] = model.detect(args.pictures, **settings)
-        found, bad = boxed(args.pictures, FilePicture(args.pictures).decode().size, each, model.classes), {}
+        found = boxed(args.pictures, FilePicture(args.pictures).decode().size, each, model.classes)
+        bad = {}
     else:
         with progress("detecting") as report:
             found, bad = find_in_pictures(model, open_source(args.pictures), progress=report, **settings)

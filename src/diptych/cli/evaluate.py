@@ -34,35 +34,64 @@ def add(parser: Parser) -> None:
     add_precision(parser)
     add_share(parser)
     some = "For some suites"
-    parser.option(some, "--template", "--templates", action="append", metavar="SPEC",
-                  help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again")  # fmt: skip
+    parser.option(
+        some,
+        "--template",
+        "--templates",
+        action="append",
+        metavar="SPEC",
+        help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again",
+    )
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(some, "--group", metavar="LABEL", help="zeroshot: accuracy for each of its values, and the worst")
     parser.option(some, "--rerank", type=int, least=0, metavar="K", help="retrieval: the first K are ordered by match")
-    parser.option(some, "--by-sentence", type=bool,
-                  help="retrieval: a long text is the mean of its sentences, or with --by best their best")  # fmt: skip
+    parser.option(
+        some,
+        "--by-sentence",
+        type=bool,
+        help="retrieval: a long text is the mean of its sentences, or with --by best their best",
+    )
     parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
     parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
     parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
-    parser.option(some, "--siblings", metavar="LABEL",
-                  help="composition: samples that share it are edits of the first; composed: alike")  # fmt: skip
+    parser.option(
+        some,
+        "--siblings",
+        metavar="LABEL",
+        help="composition: samples that share it are edits of the first; composed: alike",
+    )
     parser.option(some, "--keep-reference", type=bool, help="composed: the reference is one of the wrong pictures")
     parser.option(some, "--flag", metavar="LABEL", help="noisy_pairs: what marks a wrong pair (default: noise)")
     parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
     parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from; visualness: its threshold")
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
-    parser.option(some, "--features", type=Literal["embedding", "projected", "pooled"], metavar="KIND",
-                  help="probe, factors: embedding (default), projected but not unit, or pooled before")  # fmt: skip
-    parser.option(some, "--fit", type=Literal["logistic", "sgd"], metavar="WAY",
-                  help="probe: logistic regression (default), or a layer by SGD")  # fmt: skip
+    parser.option(
+        some,
+        "--features",
+        type=Literal["embedding", "projected", "pooled"],
+        metavar="KIND",
+        help="probe, factors: embedding (default), projected but not unit, or pooled before",
+    )
+    parser.option(
+        some,
+        "--fit",
+        type=Literal["logistic", "sgd"],
+        metavar="WAY",
+        help="probe: logistic regression (default), or a layer by SGD",
+    )
     parser.option(some, "--val", metavar="SOURCE", help="probe: what C, or the epoch, is chosen on")
     parser.option(
         some, "--bootstrap", type=int, least=0, metavar="N", help="probe: draws of the test set, for its spread"
     )
     parser.option(some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class")
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
-    parser.option(some, "--by", type=Literal["embed", "match", "generate", "log_prob", "best"], metavar="ABILITY",
-                  help="answers, composition, hard_negatives, noisy_pairs: how it scores; retrieval: best")  # fmt: skip
+    parser.option(
+        some,
+        "--by",
+        type=Literal["embed", "match", "generate", "log_prob", "best"],
+        metavar="ABILITY",
+        help="answers, composition, hard_negatives, noisy_pairs: how it scores; retrieval: best",
+    )
     parser.option(some, "--earlier", metavar="MODEL,…", help="continual, rotation, wise: checkpoints from before")
     parser.option(some, "--measure", metavar="SUITE.NUMBER", help="continual, wise: what is measured of each task")
     parser.option(some, "--strategies", metavar="NAME,…", help="degeneration: of greedy, sample, beam, with options")

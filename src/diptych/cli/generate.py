@@ -49,8 +49,9 @@ def run(args: Namespace) -> None:
         raise InputError(
             f"{args.model} embeds and does not generate; train a model that does with {able_methods('generate')}"
         )
-    settings = {name: args[name] for name in (*_OPTIONS, "strategy", "max_tokens", "min_tokens", "seed")
-                if name in args}  # fmt: skip
+    settings = {
+        name: args[name] for name in (*_OPTIONS, "strategy", "max_tokens", "min_tokens", "seed") if name in args
+    }
     if hasattr(model, "preprocess"):
         _of_pictures(args, model, settings)
         return
@@ -79,7 +80,8 @@ def _of_pictures(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
     prompt = args.prompt or None
     if is_picture(args.images):
         [text] = model.generate(args.images, None if prompt is None else [prompt], **settings)
-        found, bad = [Written(args.images, args.images, text)], {}
+        found = [Written(args.images, args.images, text)]
+        bad = {}
     else:
         with progress("writing") as report:
             found, bad = write_about(model, open_source(args.images), prompt, progress=report, **settings)

@@ -31,8 +31,10 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     for name, wanted in (
-        ("model", MODELS), ("picture", "a picture, a file"), ("sentence", "what to look for, in quotes"),
-    ):  # fmt: skip
+        ("model", MODELS),
+        ("picture", "a picture, a file"),
+        ("sentence", "what to look for, in quotes"),
+    ):
         if not args[name]:
             raise InputError(f"diptych ground has no {name}; name {wanted}")
     if not args.sentence.strip():
@@ -51,13 +53,23 @@ def run(args: Namespace) -> None:
         picture.save(out)
     x, y = found.best
     if args.get("json"):
-        show_json({"model": args.model, "picture": args.picture, "sentence": found.sentence,
-                   "grid": list(found.cosines.shape), "cosines": found.cosines.tolist(),
-                   "best": {"x": x, "y": y, "cosine": float(found.cosines.max())}, "seen": list(found.seen),
-                   "out": None if out is None else str(out)})  # fmt: skip
+        show_json(
+            {
+                "model": args.model,
+                "picture": args.picture,
+                "sentence": found.sentence,
+                "grid": list(found.cosines.shape),
+                "cosines": found.cosines.tolist(),
+                "best": {"x": x, "y": y, "cosine": float(found.cosines.max())},
+                "seen": list(found.seen),
+                "out": None if out is None else str(out),
+            }
+        )
         return
-    show(f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
-         f"where the least is {found.cosines.min():.3f}; {out} shows it")  # fmt: skip
+    show(
+        f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
+        f"where the least is {found.cosines.min():.3f}; {out} shows it"
+    )
 
 
 def _out(args: Namespace) -> Path | None:

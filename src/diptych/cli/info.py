@@ -26,8 +26,10 @@ def run(args: Namespace) -> None:
         raise InputError(f"diptych info has no model; name {MODELS}")
     folder = Path(args.model).expanduser()
     if (folder / "config.yaml").is_file() and not (folder / "model.json").is_file():
-        raise InputError(f"{folder} holds a run that is not finished{_where(folder)}; go on with: "
-                         f"diptych train --resume --out {folder}")  # fmt: skip
+        raise InputError(
+            f"{folder} holds a run that is not finished{_where(folder)}; go on with: "
+            f"diptych train --resume --out {folder}"
+        )
     facts = describe(load_model(args.model, args.get("weights")), folder)
     if args.get("json"):
         show_json(facts)
@@ -57,7 +59,8 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
         stored = read_description(folder)
     training = stored.get("training", {})
-    tokenizer, weights = model.tokenizer, folder / "model.safetensors"
+    tokenizer = model.tokenizer
+    weights = folder / "model.safetensors"
     return {
         "method": stored.get("method"),
         "options": stored.get("config") or None,

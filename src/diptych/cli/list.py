@@ -94,9 +94,11 @@ def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
         if not isinstance(node, ast.Assign):
             continue
         for target in node.targets:
-            names, values = [target], [node.value]
+            names = [target]
+            values = [node.value]
             if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                names, values = target.elts, node.value.elts
+                names = target.elts
+                values = node.value.elts
             for name, value in zip(names, values, strict=True):
                 if isinstance(value, ast.Constant):
                     yield ast.unparse(name), value.value

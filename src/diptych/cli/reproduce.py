@@ -36,7 +36,8 @@ def run(args: Namespace) -> int:
     from diptych.lab.claim import find, names
     from diptych.lab.stored import blocks, is_stale
 
-    every, out = bool(args.get("all")), Path(args.out).expanduser() if "out" in args else None
+    every = bool(args.get("all"))
+    out = Path(args.out).expanduser() if "out" in args else None
     if bool(args.name) == every:
         have = ", ".join(names())
         raise InputError(f"diptych reproduce takes the name of a claim, or --all; there are: {have or 'none'}")

@@ -58,7 +58,8 @@ def run(args: Namespace) -> None:
     asked = " + ".join(part for part in given if part) + (f" - “{args.minus}”" if "minus" in args else "")
     columns = ("#", "cosine", "key", "caption", "file")
     if not any(hit.image_path for hit in hits):  # pictures in tars have no file of their own
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
+        columns = columns[:-1]
+        rows = [row[:-1] for row in rows]
     show_table(f"{asked} in {len(index):,} pictures", columns, rows)
 
 
@@ -72,6 +73,7 @@ def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:
     if "weights" in args:
         return manifest.model, args.weights
     if manifest.weights is not None and not Path(manifest.weights).exists():
-        raise InputError(f"{args.emb} was made with the weights {manifest.weights}, which are not there; name them "
-                         "with --weights")  # fmt: skip
+        raise InputError(
+            f"{args.emb} was made with the weights {manifest.weights}, which are not there; name them with --weights"
+        )
     return manifest.model, manifest.weights

@@ -39,29 +39,55 @@ EXAMPLES = (
     "diptych train --resume --out runs/first",
 )
 
-_DATA, _MODEL, _RECIPE, _RUN = "Data", "Model", "Recipe (the preset's where not given)", "Run"
+_DATA = "Data"
+_MODEL = "Model"
+_RECIPE = "Recipe (the preset's where not given)"
+_RUN = "Run"
 _ROLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 def add(parser: Parser) -> None:
     parser.option("Method", "name", metavar="METHOD", help="one of `diptych list`, or the file of your own")
-    parser.option("Method", "--preset", metavar="small|tune|paper",
-                  help="small: two cores, minutes; tune: what --init continues; paper: as published")  # fmt: skip
-    parser.option("Method", "--with", dest="added", metavar="METHOD[:OPTION=VALUE]", action="append",
-                  help="add another method's loss (with :weight=X); may be given again")  # fmt: skip
-    parser.option(_DATA, "--data", metavar="SOURCE[,SOURCE]", action="append",
-                  help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE")  # fmt: skip
+    parser.option(
+        "Method",
+        "--preset",
+        metavar="small|tune|paper",
+        help="small: two cores, minutes; tune: what --init continues; paper: as published",
+    )
+    parser.option(
+        "Method",
+        "--with",
+        dest="added",
+        metavar="METHOD[:OPTION=VALUE]",
+        action="append",
+        help="add another method's loss (with :weight=X); may be given again",
+    )
+    parser.option(
+        _DATA,
+        "--data",
+        metavar="SOURCE[,SOURCE]",
+        action="append",
+        help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE",
+    )
     parser.option(_DATA, "--shots", type=int, metavar="K", help="of each class K samples, drawn by --seed (all)")
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
-    parser.option(_DATA, "--guard", metavar="SOURCE",
-                  help="what the model could do before: training ends before it forgets that")  # fmt: skip
-    parser.option(_DATA, "--forget", dest="options.forget", type=float, metavar="X",
-                  help="how far accuracy or recall on the guard may fall (0.02)")  # fmt: skip
+    parser.option(
+        _DATA, "--guard", metavar="SOURCE", help="what the model could do before: training ends before it forgets that"
+    )
+    parser.option(
+        _DATA,
+        "--forget",
+        dest="options.forget",
+        type=float,
+        metavar="X",
+        help="how far accuracy or recall on the guard may fall (0.02)",
+    )
     parser.option(
         _DATA, "--workers", dest="options.workers", type=int, least=0, metavar="N", help="processes that decode (0)"
     )
-    parser.option(_DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE",
-                  help="damaged samples allowed (0.01)")  # fmt: skip
+    parser.option(
+        _DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE", help="damaged samples allowed (0.01)"
+    )
     parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
     add_weights(parser, _MODEL)
     parser.option(_MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18")
@@ -73,16 +99,46 @@ def add(parser: Parser) -> None:
     parser.option(_RUN, "--seed", dest="options.seed", type=int, metavar="N", help="decides all that is random (0)")
     parser.option(_RUN, "--config", dest="file", metavar="FILE.yaml", help="options from a file")
     parser.option(_RUN, "--resume", type=bool, help="go on from the last checkpoint; alone with --out it is enough")
-    parser.option(_RUN, "--save-every", dest="options.save_every", type=int, least=1, metavar="N",
-                  help="steps between checkpoints (500)")  # fmt: skip
-    parser.option(_RUN, "--nonfinite", dest="options.nonfinite", type=Literal["stop", "skip"], metavar="stop|skip",
-                  help="what to do at a step whose loss is not finite (stop)")  # fmt: skip
-    parser.option(_RUN, "--spike", dest="options.spike", type=float | None, metavar="X",
-                  help="skip a step whose loss is above X times the usual (never)")  # fmt: skip
-    parser.option(_RUN, "--shard", dest="options.shard", type=bool,
-                  help="each rank holds its share of weights and optimiser state (FSDP)")  # fmt: skip
-    parser.option(_RUN, "--tracker", dest="options.tracker", type=Literal["tensorboard", "wandb", "trackio"],
-                  metavar="NAME", help="tensorboard, wandb or trackio: who gets the numbers too (nobody)")  # fmt: skip
+    parser.option(
+        _RUN,
+        "--save-every",
+        dest="options.save_every",
+        type=int,
+        least=1,
+        metavar="N",
+        help="steps between checkpoints (500)",
+    )
+    parser.option(
+        _RUN,
+        "--nonfinite",
+        dest="options.nonfinite",
+        type=Literal["stop", "skip"],
+        metavar="stop|skip",
+        help="what to do at a step whose loss is not finite (stop)",
+    )
+    parser.option(
+        _RUN,
+        "--spike",
+        dest="options.spike",
+        type=float | None,
+        metavar="X",
+        help="skip a step whose loss is above X times the usual (never)",
+    )
+    parser.option(
+        _RUN,
+        "--shard",
+        dest="options.shard",
+        type=bool,
+        help="each rank holds its share of weights and optimiser state (FSDP)",
+    )
+    parser.option(
+        _RUN,
+        "--tracker",
+        dest="options.tracker",
+        type=Literal["tensorboard", "wandb", "trackio"],
+        metavar="NAME",
+        help="tensorboard, wandb or trackio: who gets the numbers too (nobody)",
+    )
     parser.option(_RUN, "--quiet", dest="options.quiet", type=bool, help="no progress")
 
 
@@ -150,7 +206,8 @@ def _add_method(parser: Parser, name: str) -> None:
 
 def _add_fields(parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]) -> None:
     """An option for each field of a dataclass that has none yet; its help are the presets' values."""
-    hints, limits = typing.get_type_hints(config), annotations(config)
+    hints = typing.get_type_hints(config)
+    limits = annotations(config)
     for field in fields(config):
         key = f"{prefix}.{field.name}"
         if key in parser.names:
@@ -231,8 +288,10 @@ def _sources(word: str) -> list[str]:
 
 def run(args: Namespace) -> int:
     if not args.name:
-        raise InputError("diptych train has no method; write diptych train METHOD --data SOURCE --out RUN "
-                         "(`diptych list` shows the methods)")  # fmt: skip
+        raise InputError(
+            "diptych train has no method; write diptych train METHOD --data SOURCE --out RUN "
+            "(`diptych list` shows the methods)"
+        )
     if "out" not in args:
         raise InputError("diptych train has no place to write to; name a folder with --out RUN")
     if "data" not in args:
@@ -252,8 +311,14 @@ def run(args: Namespace) -> int:
     out = Path(args.out).expanduser()
     with _interruptible() as interrupted:
         try:
-            summary = train(config, out, resume=bool(args.get("resume")), validate=validation, remember=remembered,
-                            begun=None if "preset" in args else _tell_tune(config))  # fmt: skip
+            summary = train(
+                config,
+                out,
+                resume=bool(args.get("resume")),
+                validate=validation,
+                remember=remembered,
+                begun=None if "preset" in args else _tell_tune(config),
+            )
         except Interrupted:
             say(f"stopped, and the state is saved; go on with: diptych train --resume --out {out}")
             return 130 if interrupted() else 0
@@ -286,8 +351,10 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
     if summary.skipped:
         say(f"steps skipped because their loss was not finite, or a spike: {summary.skipped}")
     if lost := summary.forgot:
-        say(f"ended at step {lost['step']:,.0f}: the guard's score fell from {lost['start']:.3f} to "
-            f"{lost['score']:.3f}; the model is that of step {lost['kept']:,.0f}")  # fmt: skip
+        say(
+            f"ended at step {lost['step']:,.0f}: the guard's score fell from {lost['start']:.3f} to "
+            f"{lost['score']:.3f}; the model is that of step {lost['kept']:,.0f}"
+        )
     if numbers := _last_validation(out):
         say("validation: " + ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()))
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")
@@ -315,7 +382,8 @@ def _interruptible() -> Iterator[Any]:
     Yields a function that tells whether there was one. Processes forked from this one, which the terminal interrupts
     too, go on until the engine ends them.
     """
-    owner, pressed = os.getpid(), False
+    owner = os.getpid()
+    pressed = False
     launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun passes on each Ctrl-C, which the terminal sent already
 
     def first(number: int, frame: Any) -> None:

@@ -48,8 +48,9 @@ def run(args: Namespace) -> None:
 
     with progress("scoring") as report:
         scores = scores_of(model, texts, progress=report).tolist()
-    told = [{"text": text, "score": score, "visual": score > threshold}
-            for text, score in zip(texts, scores, strict=True)]  # fmt: skip
+    told = [
+        {"text": text, "score": score, "visual": score > threshold} for text, score in zip(texts, scores, strict=True)
+    ]
     if args.get("json"):
         show_json({"model": args.model, "threshold": threshold, "texts": told})
         return

@@ -45,7 +45,8 @@ def shares(sample: Sample, size: tuple[int, int], classes: Sequence[str]) -> tup
     """The boxes of the main picture (n, 4), x0, y0, x1, y1 as shares of its width and height (`size`), cut to it, and
     their names. Boxes without a name, or with nothing inside the picture, are left out."""
     width, height = size
-    boxes, names = [], []
+    boxes = []
+    names = []
     for box in sample.boxes:
         name = thing_of(box, classes)
         xyxy = np.clip(np.array(box.xyxy, np.float64) / (width, height, width, height), 0, 1)
@@ -81,7 +82,8 @@ def on_grid(boxes: np.ndarray, numbers: np.ndarray, grid: tuple[int, int]) -> np
     best = inside.argmin(axis=1)
     held = np.isfinite(inside[np.arange(h * w), best])
     mine = sides[np.arange(h * w), best][held]
-    near, far = np.minimum(mine[:, :2], mine[:, 2:]), np.maximum(mine[:, :2], mine[:, 2:])
+    near = np.minimum(mine[:, :2], mine[:, 2:])
+    far = np.maximum(mine[:, :2], mine[:, 2:])
     found[held, 0] = numbers[best[held]]
     found[held, 1:5] = mine
     found[held, 5] = np.sqrt((near / far).prod(axis=1))

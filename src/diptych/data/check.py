@@ -195,7 +195,8 @@ def check(
 
 def _too_thin(facts: Facts, size: int) -> dict[str, str]:
     """The pictures that are bombs once their short side is scaled to `size`, as embedding does."""
-    preprocess, found = Preprocess(size=size), {}
+    preprocess = Preprocess(size=size)
+    found = {}
     for key, width, height in zip(facts.picture_keys, facts.widths, facts.heights, strict=True):
         try:
             refuse_scaled_bomb((width, height), preprocess.scaled(width, height))
@@ -217,7 +218,8 @@ def _classes(source: Source, facts: Facts, exact: Sequence[Sequence[int]]) -> li
     of_key = dict(zip(facts.keys, facts.labels, strict=True))
     found = []
     for name in (name for name in schema if name.startswith("labels.") and schema[name].classes):
-        label, names = name.removeprefix("labels."), schema[name].classes
+        label = name.removeprefix("labels.")
+        names = schema[name].classes
         numbers = [labels[label] for labels in facts.labels if label in labels]
         groups = []
         for group in exact:

@@ -55,7 +55,8 @@ class Strings(Sequence[str]):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], name: str) -> "Strings":
         """The inverse of `arrays`."""
         strings = cls()
-        strings._ends, strings._buffer = arrays[f"{name}_ends"], arrays[f"{name}_buffer"]
+        strings._ends = arrays[f"{name}_ends"]
+        strings._buffer = arrays[f"{name}_buffer"]
         return strings
 
 

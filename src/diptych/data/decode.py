@@ -133,7 +133,8 @@ def _boxed_plugin(data: bytes) -> type:
         try:
             from PIL.AvifImagePlugin import SUPPORTED, AvifImageFile
         except ImportError:
-            SUPPORTED, AvifImageFile = False, None
+            SUPPORTED = False
+            AvifImageFile = None
         if not SUPPORTED or AvifImageFile is None:
             raise BadSample("unsupported", "AVIF needs Pillow 11.3 or later; install it with pip install -U pillow")
         return AvifImageFile

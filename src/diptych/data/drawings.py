@@ -49,7 +49,8 @@ class GlyphPicture:
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The drawing, transparent around it."""
-        x, y = self.index % COLUMNS * TILE, self.index // COLUMNS * TILE
+        x = self.index % COLUMNS * TILE
+        y = self.index // COLUMNS * TILE
         return _sheet(self.design).crop((x, y, x + TILE, y + TILE))
 
     def read(self) -> bytes:

@@ -55,7 +55,9 @@ class Ticks:
     """Calls `progress(done, total)` for samples done in several passes."""
 
     def __init__(self, progress: Callable[[int, int], None] | None, total: int):
-        self.progress, self.total, self.done = progress, total, 0
+        self.progress = progress
+        self.total = total
+        self.done = 0
 
     def __call__(self, count: int) -> None:
         self.done += count
@@ -173,9 +175,11 @@ def alike_pairs(thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4)
     for part in parts.T:
         order = np.lexsort((grey.mean((1, 2)), part))
         for step in range(1, reach + 1):
-            a, b = order[:-step], order[step:]
+            a = order[:-step]
+            b = order[step:]
             same = part[a] == part[b]
-            a, b = a[same], b[same]
+            a = a[same]
+            b = b[same]
             close = np.abs(pixels[a] - pixels[b]).mean((1, 2, 3)) < near
             pairs.update(zip(np.minimum(a, b)[close].tolist(), np.maximum(a, b)[close].tolist(), strict=True))
     return sorted(pairs)
@@ -202,7 +206,8 @@ def shown_elsewhere(
 
 def shared(first: Facts, second: Facts) -> tuple[set[str], set[str]]:
     """The keys of the second whose picture is equal to one of the first, and whose picture looks like one."""
-    pictures, border = set(first.exact), len(first.thumbnails)
+    pictures = set(first.exact)
+    border = len(first.thumbnails)
     same = {key for key, code in zip(second.picture_keys, second.exact, strict=True) if code in pictures}
     pairs = alike_pairs([*first.thumbnails, *second.thumbnails])
     return same, {second.picture_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}

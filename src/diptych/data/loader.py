@@ -66,7 +66,9 @@ class _Batches(Dataset):
     """Answers a request with a collated batch; runs in the workers."""
 
     def __init__(self, source: Source, views: Sequence[View], seed: int):
-        self.source, self.views, self.seed = source, views, seed
+        self.source = source
+        self.views = views
+        self.seed = seed
         self.tokenizers = {
             view.gives[0].split(".", 1)[1]: tokenizer
             for view in views
@@ -74,7 +76,10 @@ class _Batches(Dataset):
         }
 
     def __getitem__(self, request: Request) -> tuple[Batch, list[tuple[str, str]]]:
-        keys, rows, bad, why = [], [], [], BadSample("")
+        keys = []
+        rows = []
+        bad = []
+        why = BadSample("")
         taken = set(request.indices.tolist())
         for offset, index in enumerate(request.indices.tolist()):
             position = request.position + offset
@@ -125,8 +130,13 @@ class Loader:
     ):
         if batch_size < ranks:
             raise InputError(f"batch size {batch_size} is smaller than the {ranks} ranks; raise --batch-size")
-        self.source, self.plan, self.batch_size, self.seed = source, plan, batch_size, seed
-        self.rank, self.ranks, self.steps = rank, ranks, steps
+        self.source = source
+        self.plan = plan
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
+        self.steps = steps
         self.damage = Damage()
         self._planned: tuple[int, list[np.ndarray]] | None = None
         self._requests = _Requests()
@@ -145,14 +155,17 @@ class Loader:
         if self._planned is None or self._planned[0] != epoch:
             planned = self.plan(self.source, self.seed, epoch, self.batch_size)
             if not planned:
-                raise InputError(f"{self.source.name} with {len(self.source)} samples gives no batch of "
-                                 f"{self.batch_size}; lower --batch-size, or name more data")  # fmt: skip
+                raise InputError(
+                    f"{self.source.name} with {len(self.source)} samples gives no batch of "
+                    f"{self.batch_size}; lower --batch-size, or name more data"
+                )
             self._planned = (epoch, planned)
         return self._planned[1]
 
     def epoch(self, epoch: int, start: int = 0, step: int = 0) -> Iterator[Batch]:
         """This rank's part of an epoch's batches from number `start` on, which is step `step` of training."""
-        requests, position = [], 0
+        requests = []
+        position = 0
         for number, indices in enumerate(self.batches(epoch)):
             parts = np.array_split(indices, self.ranks)
             offset = sum(len(part) for part in parts[: self.rank])
@@ -160,8 +173,10 @@ class Loader:
             requests.append(Request(epoch, position + offset, parts[self.rank], progress))
             position += len(indices)
         if start >= len(requests):
-            raise InputError(f"{self.source.name} gives {len(requests)} batches an epoch, and number {start + 1} is "
-                             "asked for; the data are not those that the run began with")  # fmt: skip
+            raise InputError(
+                f"{self.source.name} gives {len(requests)} batches an epoch, and number {start + 1} is "
+                "asked for; the data are not those that the run began with"
+            )
         self._requests.requests = requests[start:]
         with workers_told(self.source.name):
             for batch, bad in self._loader:
@@ -170,9 +185,11 @@ class Loader:
 
     def endless(self, start: int) -> Iterator[Batch]:
         """Batches of epoch after epoch, from the `start`-th of training on."""
-        epoch, step = 0, start
+        epoch = 0
+        step = start
         while start >= (length := len(self.batches(epoch))):
-            start, epoch = start - length, epoch + 1
+            start = start - length
+            epoch = epoch + 1
         while True:
             yield from self.epoch(epoch, start, step)
             epoch, start, step = epoch + 1, 0, step + len(self.batches(epoch)) - start

@@ -23,8 +23,10 @@ from diptych.errors import InputError, unknown
 from diptych.rng import generator
 from diptych.spec import configure
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 MOST_BYTES = 8 * MAX_PIXELS
@@ -256,8 +258,10 @@ class Preprocess:
         if self.ratio is not None and self.ratio < 1:
             raise InputError(f"preprocess ratio {self.ratio} is the long side over the short one; give 1 or more")
         if self.margin is not None and (not 1 <= self.margin < math.inf or self.resize == "longest"):
-            raise InputError(f"preprocess margin {self.margin} is the scaled side over the cropped one; give 1 or "
-                             "more, and resize=shortest or squash")  # fmt: skip
+            raise InputError(
+                f"preprocess margin {self.margin} is the scaled side over the cropped one; give 1 or "
+                "more, and resize=shortest or squash"
+            )
 
     def read(self, picture: Picture, *, exact: bool = False) -> Tensor:
         """Decode `picture` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the size or more.
@@ -310,10 +314,12 @@ class Preprocess:
         """The centre of what is larger than `size` x `size`, `fill` around what is smaller."""
         height, width = pixels.shape[1:]
         if self.resize != "longest":
-            left, top = self.start(width), self.start(height)
+            left = self.start(width)
+            top = self.start(height)
             return pixels[:, top : top + self.size, left : left + self.size]
         ground = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, self.size, self.size)
-        left, top = (self.size - width) // 2, (self.size - height) // 2
+        left = (self.size - width) // 2
+        top = (self.size - height) // 2
         ground[:, top : top + height, left : left + width] = pixels
         return ground
 
@@ -361,7 +367,8 @@ def barred(image: Image.Image, ratio: float) -> Image.Image:
     if max(width, height) < ratio * min(width, height):
         return image
     least = max(width, height) / ratio
-    across, along = max(int((least - width) / 2), 0), max(int((least - height) / 2), 0)
+    across = max(int((least - width) / 2), 0)
+    along = max(int((least - height) / 2), 0)
     size = (width + 2 * across, height + 2 * along)
     refuse_scaled_bomb(image.size, size)
     ground = Image.new("RGB", size)

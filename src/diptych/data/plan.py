@@ -127,7 +127,8 @@ class Stratified:
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         _check(source, batch)
-        kinds, rng = kinds_of(source, self.field), generator(seed, "plan", epoch)
+        kinds = kinds_of(source, self.field)
+        rng = generator(seed, "plan", epoch)
         places = np.empty(len(kinds))
         for kind in np.unique(kinds):
             mine = np.flatnonzero(kinds == kind)

@@ -23,7 +23,8 @@ class BadSample(Exception):
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
+        self.reason = reason
+        self.detail = detail
 
     def __reduce__(self):  # crosses worker processes whole
         return type(self), (self.reason, self.detail)
@@ -31,7 +32,8 @@ class BadSample(Exception):
 
 def keys_digest(source: "Source") -> str:
     """SHA-256 of a source's keys in order, in one pass over them: ten million take seconds."""
-    total, keys = hashlib.sha256(), source.keys()
+    total = hashlib.sha256()
+    keys = source.keys()
     for start in range(0, len(keys), _KEYS):
         text = "\n".join(keys[start : start + _KEYS])
         total.update(("\n" * bool(start) + text).encode("utf-8", "surrogatepass"))

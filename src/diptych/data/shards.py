@@ -46,7 +46,8 @@ def write_shards(
     paths = [folder / f"{number:05d}.tar" for number in range(-(-len(source) // per_shard))]
     schema = source.schema()
     for number, path in enumerate(paths):
-        start, stop = number * per_shard, min((number + 1) * per_shard, len(source))
+        start = number * per_shard
+        stop = min((number + 1) * per_shard, len(source))
         if not path.exists():
 
             def told(done: int, start: int = start) -> None:

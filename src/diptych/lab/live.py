@@ -19,7 +19,8 @@ class Board:
     """
 
     def __init__(self, title: str, rows: Mapping[str, int], metrics: Sequence[str], console: Console | None = None):
-        self.title, self.metrics = title, tuple(metrics)
+        self.title = title
+        self.metrics = tuple(metrics)
         self._total = dict(rows)
         self._found: dict[str, list[Mapping[str, float]]] = {row: [] for row in rows}
         self._now: dict[tuple[str, str], str] = {}
@@ -58,7 +59,8 @@ class Board:
         if self._console.is_terminal:
             self._live.refresh()
         elif event == "done":
-            done, total = sum(map(len, self._found.values())), sum(self._total.values())
+            done = sum(map(len, self._found.values()))
+            total = sum(self._total.values())
             shown = "".join(f", {name} {value[name]:.4g}" for name in self.metrics if name in value)
             seconds = time.perf_counter() - self._begun[at]
             print(f"{done} of {total}: {row}, {job}{shown} ({seconds:.0f} s)", file=sys.stderr, flush=True)

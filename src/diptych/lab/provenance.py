@@ -43,7 +43,8 @@ class Stamp:
 def stamp(path: Path) -> Stamp:
     """The stamp of a file; InputError where it lies in a checkout that git cannot read."""
     data = path.read_bytes()
-    blob, digest = blob_of(data), hashlib.sha256(data).hexdigest()
+    blob = blob_of(data)
+    digest = hashlib.sha256(data).hexdigest()
     root = checkout(path.parent)
     ignored = root is not None and not _git(path, "ls-files", "--", path.name) and _is_ignored(path)
     if root is None or ignored:  # such as an environment inside a checkout
@@ -86,8 +87,11 @@ def _call(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     try:
         return subprocess.run(
             ["git", "-C", str(path.parent), *words],
-            capture_output=True, text=True, check=False, env={**environment, "LC_ALL": "C"},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**environment, "LC_ALL": "C"},
+        )
     except FileNotFoundError:
         raise InputError(f"{path} lies in a git checkout, and git is not installed; install git") from None
 

@@ -74,7 +74,8 @@ def _bar_row(bar: Bar) -> str:
         return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
 
     marks = [f'<i style="width:{at(bar.value)}"></i>', f'<u style="left:{at(bar.chance)}"></u>']
-    lookup, aim = '<td class="n soft">–</td>', '<td class="n soft">–</td>'
+    lookup = '<td class="n soft">–</td>'
+    aim = '<td class="n soft">–</td>'
     if bar.lookup is not None:
         marks.append(f'<u class="lookup" style="left:{at(bar.lookup)}"></u>')
         better = " — better" if bar.lookup > bar.value else ""
@@ -128,9 +129,11 @@ def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
     points = [point for line in shown for point in line.points]
     if not points:
         return '<p class="note">There is nothing to draw yet.</p>'
-    low, high = min(point[2] for point in points), max(point[3] for point in points)
+    low = min(point[2] for point in points)
+    high = max(point[3] for point in points)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    left, right = math.log10(min(point[0] for point in points)), math.log10(max(point[0] for point in points))
+    left = math.log10(min(point[0] for point in points))
+    right = math.log10(max(point[0] for point in points))
     around = 0.04 * (right - left) or 0.1
     frame = _Frame(left - around, right + around, low - room, high + room)
     marked: list[float] = []
@@ -193,8 +196,13 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-_WIDTH, _HEIGHT = 960, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 40  # margins
+_WIDTH = 960
+_HEIGHT = 300
+# margins
+_LEFT = 56
+_RIGHT = 16
+_TOP = 14
+_BOTTOM = 40
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,9 @@ from diptych.lab.provenance import Stamp, blob_of, changed, digest_of, processor
 from diptych.lab.stored import FORMAT, Record, result_path
 
 _PRELUDE = "(prelude)"  # in the place of an arm's name, which has no brackets
-SHORT, MANY = 60.0, 5  # where an arm takes under so many seconds, a claim has so many seeds
+# where an arm takes under so many seconds, a claim has so many seeds
+SHORT = 60.0
+MANY = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,8 @@ def plan(
     that give no interval, and where a file with uncommitted changes would be run on seeds of its own.
     """
     path = claims.find(name, folder)
-    found, marked = claims.block(path, block), stamp(path)
+    found = claims.block(path, block)
+    marked = stamp(path)
     chosen = tuple(seeds if seeds is not None else found.seeds)[: 1 if quick else None]
     if len(set(chosen)) < len(chosen):
         raise InputError(f"the seeds {','.join(map(str, chosen))} name one twice; give each once")
@@ -195,7 +198,8 @@ def _missing(todo: Plan) -> list[Job]:
 
     for seed in todo.seeds:
         tasks = [task for arm in todo.claim.arms if not _is_done(task := _task(todo, seed, arm))]
-        first, prelude = None, _task(todo, seed, None)
+        first = None
+        prelude = _task(todo, seed, None)
         todo.place(seed).mkdir(exist_ok=True)
         if tasks and todo.claim.prelude is not None and not (_is_done(prelude) and prelude.prelude.exists()):
             first = add(prelude, _run_prelude, None)
@@ -231,7 +235,8 @@ def _run_prelude(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
     assert task.arm is not None
-    prelude, before = None, {}
+    prelude = None
+    before = {}
     if task.prelude.exists():
         prelude = pickle.loads(task.prelude.read_bytes())
         before = _read_json(task.prelude.with_suffix(".json"))["used"]
@@ -276,7 +281,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _record(todo: Plan, at_once: int) -> Record:
     """Everything that is stored, from what the jobs have left."""
-    claim, seeds = todo.claim, todo.seeds
+    claim = todo.claim
+    seeds = todo.seeds
     runs = [
         {"seed": seed, "arm": arm, **_read_json(_task(todo, seed, arm).done)} for seed in seeds for arm in claim.arms
     ]

@@ -22,7 +22,8 @@ def expectations(record: Record) -> Table:
     for item in record["expect"]:
         seen = f"{item['smallest_effect']:.3g}"
         sign = "" if item["kind"] == "at_most" else "+"  # of a metric itself, not of a difference
-        mean, interval = f"{item['mean']:{sign}.4g}", ends(item["interval"], sign)
+        mean = f"{item['mean']:{sign}.4g}"
+        interval = ends(item["interval"], sign)
         rows.append((item["says"], item["outcome"], mean, interval, seen))
         for ablation in item["ablations"]:
             kept = "no gain to lose" if ablation["kept"] is None else f"keeps {ablation['kept']:.0%}"

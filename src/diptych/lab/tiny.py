@@ -69,7 +69,9 @@ STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
 WORDS = "scenes:count=8000:styles=all:objects=all:split=test:texts=caption+paraphrase+long"
 IMAGE = "vit:image_size=64:patch=8:stem=conv:width=160:depth=6:heads=5:cls=0:pooling=mean:patch_dropout=0.25"
 TEXT = "text:width=96:depth=6:heads=3:causal=false:pooling=mean"
-EMBED_DIM, VOCABULARY, CONTEXT = 192, 1536, 64
+EMBED_DIM = 192
+VOCABULARY = 1536
+CONTEXT = 64
 RECIPE = {
     "optimizer": "muon", "lr": 2e-3, "weight_decay": 0.05, "warmup": 0.03, "clip": 1.0, "ema": 0.999,
     "batch_size": 128, "precision": "bfloat16",
@@ -98,9 +100,11 @@ def config(
     """What decides a stage's run: `words` is the tokenizer's file or `init` the run to go on from; `recipe` overrides
     the stage's."""
     data, method, differs = STAGES[stage]
-    start: dict[str, Any] = {"init": str(init)} if init else {
-        "image_tower": IMAGE, "text_tower": TEXT, "tokenizer": f"saved:{words}", "embed_dim": EMBED_DIM
-    }  # fmt: skip
+    start: dict[str, Any] = (
+        {"init": str(init)}
+        if init
+        else {"image_tower": IMAGE, "text_tower": TEXT, "tokenizer": f"saved:{words}", "embed_dim": EMBED_DIM}
+    )
     return resolve(
         "clip",
         {"train": data},
@@ -127,8 +131,11 @@ def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
     collectives.barrier()
     done: list[Path] = []
     for stage in STAGES:
-        found = config(stage, init=done[-1], seed=seed, **recipe) if done else config(
-            stage, words=words, seed=seed, **recipe)  # fmt: skip
+        found = (
+            config(stage, init=done[-1], seed=seed, **recipe)
+            if done
+            else config(stage, words=words, seed=seed, **recipe)
+        )
         done.append(out / stage)
         begun, ended = collectives.broadcast_object(
             ((done[-1] / "config.yaml").exists(), (done[-1] / "model.json").exists())
@@ -158,7 +165,8 @@ def scores(model: Any, split: str = "test", *, train: int = 4000, count: int = 2
     test_x, test_y = _read(model, open_source(f"{ALIKE}:split={split}:count={count}"))
     objects = _objects()
     for factor in FACTORS:
-        known, test_known = y[factor] >= 0, test_y[factor] >= 0
+        known = y[factor] >= 0
+        test_known = test_y[factor] >= 0
         right = test_y[factor][test_known]
         by_line = linear(x[known], y[factor][known], test_x[test_known], right, cs=(0.01, 0.1, 1.0))
         classes = torch.stack([_direction(model, prompts) for prompts in _prompts(factor, objects)])
@@ -175,13 +183,16 @@ def pairs(model: Any, *, count: int, split: str = "unseen") -> dict[str, float]:
     """Naming a colour and an object, never seen together, among 4 colours x 4 objects that hold both."""
     source = open_source(f"{SCENES}:split={split}:number=1:count={count}")
     x, y = _read(model, source)
-    names, objects = tuple(COLOURS), _objects()
+    names = tuple(COLOURS)
+    objects = _objects()
     unseen = [at for at in range(len(x)) if y["unseen"][at] in _COLOUR_UNSEEN]
     phrases = [f"{article(f'{colour} {name}')}" for colour in names for name in objects]
     vectors = torch.as_tensor(model.embed_texts(phrases)).unflatten(0, (len(names), len(objects)))
     hits = []
     for at in unseen:
-        lot, colour, name = generator(0, "pairs", at), int(y["colour"][at]), int(y["object"][at])
+        lot = generator(0, "pairs", at)
+        colour = int(y["colour"][at])
+        name = int(y["object"][at])
         colours = [colour, *lot.permutation([c for c in range(len(names)) if c != colour])[:3].tolist()]
         kinds = [name, *lot.permutation([o for o in range(len(objects)) if o != name])[:3].tolist()]
         scores = (vectors[colours][:, kinds] @ torch.from_numpy(x[at])).flatten()

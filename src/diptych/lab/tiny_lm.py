@@ -25,7 +25,8 @@ HELD_OUT = {  # source, role of its texts
     "wordnet": ("wordnet:split=test", "entry"),
 }
 PROMPTS = "wordnet:split=test:pos=verb"  # whose pages are continued
-GREEDY, SAMPLE = "greedy", "sample:top_p=0.95"
+GREEDY = "greedy"
+SAMPLE = "sample:top_p=0.95"
 BARS = {GREEDY: 0.3, SAMPLE: 0.8}  # diversity as a share of the text's own: at most, at least
 
 
@@ -59,8 +60,9 @@ def scores(model: LanguageModel) -> dict[str, Any]:
 
 def degenerates(found: Mapping[str, Any]) -> bool:
     """Whether greedy decoding repeats itself and sampling does not, by BARS."""
-    shares = {name: row["diversity"] / found["by_strategy"]["text"]["diversity"]
-              for name, row in found["by_strategy"].items()}  # fmt: skip
+    shares = {
+        name: row["diversity"] / found["by_strategy"]["text"]["diversity"] for name, row in found["by_strategy"].items()
+    }
     return shares[GREEDY] <= BARS[GREEDY] and shares[SAMPLE] >= BARS[SAMPLE]
 
 

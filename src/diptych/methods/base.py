@@ -160,8 +160,9 @@ class Method(nn.Module):
         """The preset of that name; InputError where there is none."""
         presets = getattr(cls, "presets", {})
         if not presets:
-            raise InputError(f"{cls.__name__} has no presets; give the class presets = {{\"small\": Preset(…), "
-                             "\"paper\": Preset(…)}")  # fmt: skip
+            raise InputError(
+                f'{cls.__name__} has no presets; give the class presets = {{"small": Preset(…), "paper": Preset(…)}}'
+            )
         if name not in presets:
             raise unknown(f"preset of {cls.__name__}", name, presets)
         return presets[name]

@@ -40,8 +40,13 @@ class Make:
         state: Mapping[str, Tensor] | None = None,
         delivered: Delivered | None = None,
     ):
-        self.image_spec, self.text_spec, self.embed_dim = image, text, embed_dim
-        self.words, self._dual, self._state, self.delivered = tokenizer, dual, state, delivered
+        self.image_spec = image
+        self.text_spec = text
+        self.embed_dim = embed_dim
+        self.words = tokenizer
+        self._dual = dual
+        self._state = state
+        self.delivered = delivered
 
     @classmethod
     def of(cls, model: Model | LanguageModel) -> "Make":
@@ -125,8 +130,10 @@ class Make:
         for name in have.keys() | own.keys():
             if name not in have or name not in own or have[name].shape != own[name].shape:
                 sizes = [tuple(state[name].shape) if name in state else "none" for state in (have, own)]
-                raise InputError(f"the run that training starts from has {name} {sizes[0]}, this one would have "
-                                 f"{sizes[1]}; give the options that it was trained with")  # fmt: skip
+                raise InputError(
+                    f"the run that training starts from has {name} {sizes[0]}, this one would have "
+                    f"{sizes[1]}; give the options that it was trained with"
+                )
         module.load_state_dict(have)
 
     def _load(self, tower: T, prefix: str) -> T:

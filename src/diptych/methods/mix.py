@@ -65,7 +65,9 @@ class Mixed(Method):
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         found = self.main.loss(features, batch, at)
-        terms, logged, carry = dict(found.terms), dict(found.logged), {"main": found.carry}
+        terms = dict(found.terms)
+        logged = dict(found.logged)
+        carry = {"main": found.carry}
         for (name, weight), method in zip(self.weights.items(), self._others(), strict=True):
             theirs = method.loss(method.features_from(features, self.main.name), batch, at)
             terms |= {f"{name}/{term}": weight * value for term, value in theirs.terms.items()}
@@ -98,8 +100,9 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
         if name in added:
             raise InputError(f"--with {name} is given twice; give it once, with the weight that you want")
         if cls.features_from is Method.features_from:
-            raise InputError(f"{name} cannot be added to another method: its loss needs features of its own; train it "
-                             "by itself")  # fmt: skip
+            raise InputError(
+                f"{name} cannot be added to another method: its loss needs features of its own; train it by itself"
+            )
         weight = options.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise InputError(f"--with {spec}: weight is {weight!r}; it is a number, such as 0.5")
@@ -116,14 +119,17 @@ class Lent(Make):
     def __init__(self, main: Method):
         make = main.make
         super().__init__(image=make.image_spec, text=make.text_spec, embed_dim=make.embed_dim, tokenizer=make.words)
-        self._lender, self._name = main.deliver(), main.name
+        self._lender = main.deliver()
+        self._name = main.name
 
     def dual(self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str) -> DualEncoder:
         """The lender's towers and projections, with a temperature and bias apart. InputError where it is no dual
         encoder's method."""
         if not isinstance(self._lender, DualEncoder):
-            raise InputError(f"losses of pictures and texts cannot be added to {self._name}, which trains no dual "
-                             "encoder; leave out --with")  # fmt: skip
+            raise InputError(
+                f"losses of pictures and texts cannot be added to {self._name}, which trains no dual "
+                "encoder; leave out --with"
+            )
         return _LentEncoder(self._lender, logit_scale, logit_bias)
 
 

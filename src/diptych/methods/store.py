@@ -61,7 +61,8 @@ class Description:
     weights: str | None = None
 
 
-_METADATA, _REMEDY = "diptych-description", "copy it again or resume the run"
+_METADATA = "diptych-description"
+_REMEDY = "copy it again or resume the run"
 SHIPPED = Path(pretrained.__file__).parent
 
 
@@ -231,10 +232,19 @@ def _trusting_nothing(path: Path) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
-            ValueError) as error:  # fmt: skip
-        raise InputError(f"{path} describes no model ({type(error).__name__}: {brief(error)}); copy it again or resume "
-                         "the run") from error  # fmt: skip
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"{path} describes no model ({type(error).__name__}: {brief(error)}); copy it again or resume the run"
+        ) from error
 
 
 def _saved_digest(path: Path) -> str | None:
@@ -260,12 +270,15 @@ def to_model(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping
 
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """The delivered module of a description, weights fresh."""
-    dual, lm = description["dual"], description.get("lm")
+    dual = description["dual"]
+    lm = description.get("lm")
     if is_file(description["method"]):  # a model never says what code is run
         if not description["plain"]:
-            raise InputError(f"this model is of the method in {description['method']}, which delivers more than two "
-                             "towers; give its module an entry point (docs/add_a_method.md) and train by its "
-                             "name")  # fmt: skip
+            raise InputError(
+                f"this model is of the method in {description['method']}, which delivers more than two "
+                "towers; give its module an entry point (docs/add_a_method.md) and train by its "
+                "name"
+            )
         return DualEncoder.from_config(dual)
     cls = method_class(description["method"])
     if dual is None:

@@ -38,8 +38,10 @@ class Teacher(Frozen):
         except InputError as error:
             raise InputError(f"the teacher cannot be loaded: {error}") from error
         if not isinstance(model, Model) or model.encoder.text is None or model.tokenizer is None:
-            raise InputError(f"the teacher {self.name} does not embed both pictures and texts; name a model that does, "
-                             "such as tiny, a RUN of clip or openclip:NAME/TAG")  # fmt: skip
+            raise InputError(
+                f"the teacher {self.name} does not embed both pictures and texts; name a model that does, "
+                "such as tiny, a RUN of clip or openclip:NAME/TAG"
+            )
         self.hold(model.to(self.checksum.device).encoder)
         return model
 

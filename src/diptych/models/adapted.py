@@ -27,7 +27,8 @@ class TrainedClassesModel(Model):
 
     def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
         super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
-        self.classes, self.label = delivered.classes, delivered.label
+        self.classes = delivered.classes
+        self.label = delivered.label
 
     def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
         """Name the classes. Raises InputError as what was learnt does, and for templates: the prompts are those of its
@@ -55,12 +56,17 @@ class ClassifierModel(TrainedClassesModel):
         return self._answers(lambda x: self.classifier(x, texts), images, batch_size, exact, progress)
 
     def _answers(
-        self, answer: Callable[[Tensor], Tensor], images: Pictures, batch_size: int, exact: bool,
+        self,
+        answer: Callable[[Tensor], Tensor],
+        images: Pictures,
+        batch_size: int,
+        exact: bool,
         progress: Progress | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """What the classifier answers to pictures (N, …), float32, on the CPU."""
         batches, count = self._batches(images, batch_size, exact)
-        found, done = [], 0
+        found = []
+        done = 0
         with evaluating(self.classifier), torch.inference_mode():
             for (pixels,) in batches:
                 found.append(wide(answer(pixels.to(self.device))).cpu())

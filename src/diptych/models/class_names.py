@@ -46,8 +46,10 @@ def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) ->
     found = [filled(template, name) for name in names]
     for name, prompt in zip(names, found, strict=True):
         if tokenizer is not None and (lost := tokenizer.lost(prompt)):
-            raise InputError(f"the class name {shortened(name)!r} does not fit: its prompt loses {lost} tokens "
-                             f"beyond the context of {tokenizer.context}; shorten it")  # fmt: skip
+            raise InputError(
+                f"the class name {shortened(name)!r} does not fit: its prompt loses {lost} tokens "
+                f"beyond the context of {tokenizer.context}; shorten it"
+            )
     return found
 
 
@@ -59,11 +61,14 @@ def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> lis
 def split_prompt(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:
     """The ids of a prompt, special ones left out: the words before the name, the name, what follows it; where the last
     two share a token, all of both is the name. Raises InputError where the words before it share one with it."""
-    before, prompt = template.partition("{}")[0], filled(template, name)
-    words, whole = tokenizer.ids(before.strip()), tokenizer.ids(prompt)
+    before = template.partition("{}")[0]
+    prompt = filled(template, name)
+    words = tokenizer.ids(before.strip())
+    whole = tokenizer.ids(prompt)
     if whole[: len(words)] != words:
-        raise InputError(f"in {prompt!r} the words before the name have other tokens than alone; put a blank between "
-                         "them and {}")  # fmt: skip
+        raise InputError(
+            f"in {prompt!r} the words before the name have other tokens than alone; put a blank between them and {{}}"
+        )
     tail = whole[len(words) :]
     named = tokenizer.ids(before + written(name))[len(words) :]
     if tail[: len(named)] != named:

@@ -45,7 +45,9 @@ class Classifier(Delivered):
     ):
         super().__init__()
         checked([template], "the prompts")
-        self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.template = template
         self.classes: tuple[str, ...] = ()
         self.label = ""  # of the data that it was trained on
         self._still: Tensor | None = None  # the classes, where nothing that decides them is trained

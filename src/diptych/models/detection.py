@@ -55,8 +55,9 @@ class Regions:
 def grid_of(encoded: Encoded) -> tuple[int, int]:
     """The grid (h, w). Raises InputError for a tower without positions."""
     if encoded.grid is None:
-        raise InputError("this image tower pools its positions away, and regions are scored at them; start from one "
-                         "with patches")  # fmt: skip
+        raise InputError(
+            "this image tower pools its positions away, and regions are scored at them; start from one with patches"
+        )
     return encoded.grid
 
 
@@ -71,7 +72,9 @@ class GroundingHead(nn.Module):
         self.embed = nn.Linear(width, W)
         self.transformer = Transformer(W, config.depth, config.heads, dropout=config.dropout)
         self.norm = nn.LayerNorm(W)
-        self.vectors, self.sides, self.centre = nn.Linear(W, embed_dim), nn.Linear(W, 4), nn.Linear(W, 1)
+        self.vectors = nn.Linear(W, embed_dim)
+        self.sides = nn.Linear(W, 4)
+        self.centre = nn.Linear(W, 1)
         nn.init.normal_(self.vectors.weight, std=0.01)
         self.bias = nn.Parameter(torch.logit(torch.tensor(PRIOR)))
 
@@ -136,15 +139,23 @@ class DetectorModel(TrainedClassesModel):
         return Regions(*(torch.cat(parts).clone() for parts in zip(*found, strict=True)))
 
     def detect(
-        self, images: Pictures, *, least: float = 0.05, overlap: float = 0.6, most: int = 100, batch_size: int = 64,
+        self,
+        images: Pictures,
+        *,
+        least: float = 0.05,
+        overlap: float = 0.6,
+        most: int = 100,
+        batch_size: int = 64,
         exact: bool = False,
-    ) -> list[Found]:  # fmt: skip
+    ) -> list[Found]:
         """What is found in each picture: scores of `least` or more, of boxes of one class that overlap by more than
         `overlap` (IoU) the likeliest, and `most` in all."""
         regions = self.embed_regions(images, batch_size=batch_size, exact=exact)
         assert regions.scores is not None
-        return [chosen(boxes, scores, least=least, overlap=overlap, most=most)
-                for boxes, scores in zip(regions.boxes, regions.scores, strict=True)]  # fmt: skip
+        return [
+            chosen(boxes, scores, least=least, overlap=overlap, most=most)
+            for boxes, scores in zip(regions.boxes, regions.scores, strict=True)
+        ]
 
 
 def chosen(boxes: Tensor, scores: Tensor, *, least: float, overlap: float, most: int) -> Found:

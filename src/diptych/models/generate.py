@@ -43,7 +43,9 @@ class State:
         def of(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[index]
 
-        logits, hidden, mask = self.logits[index], self.hidden[index], self.mask[index]
+        logits = self.logits[index]
+        hidden = self.hidden[index]
+        mask = self.mask[index]
         return State(logits, hidden, mask, self.cache.select(index), of(self.memory), of(self.memory_mask))
 
 
@@ -54,9 +56,14 @@ class Decoder(Protocol):
     def context(self) -> int: ...
 
     def start(
-        self, ids: Tensor | None, mask: Tensor | None, memory: Tensor | None, prefix: Tensor | None, *,
+        self,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        memory: Tensor | None,
+        prefix: Tensor | None,
+        *,
         memory_mask: Tensor | None,
-    ) -> "State": ...  # fmt: skip
+    ) -> "State": ...
 
     def next(self, state: "State", ids: Tensor) -> "State": ...
 
@@ -106,7 +113,8 @@ class Stepwise:
                 break
             if len(going) < len(rows):
                 keep = torch.tensor(going, device=ids.device)
-                rows, ids = [rows[place] for place in going], ids[keep]
+                rows = [rows[place] for place in going]
+                ids = ids[keep]
                 state, after = (state, after.select(keep)) if after is not None else (state.select(keep), None)
             state = lm.next(state, ids) if after is None else after
         return found
@@ -176,7 +184,8 @@ class Beam:
 
     def run(self, lm: Decoder, state: "State", limits: Limits, draws: Tensor) -> list[list[int]]:
         """The new tokens of each row, without `eot`."""
-        K, device = self.beams, state.logits.device
+        K = self.beams
+        device = state.logits.device
         rows = list(range(len(limits.most)))
         state = state.select(torch.arange(len(rows), device=device).repeat_interleave(K))
         score = torch.full((len(rows), K), -torch.inf, dtype=torch.float64, device=device)

@@ -36,8 +36,9 @@ class Int8Linear(nn.Module):
         super().__init__()
         with torch.no_grad():
             weight = torch.cat([layer.weight.float() for layer in layers])
-            bias = torch.cat([torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float()
-                              for layer in layers])  # fmt: skip
+            bias = torch.cat(
+                [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float() for layer in layers]
+            )
             self.packed = _packed(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:

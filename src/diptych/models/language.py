@@ -140,7 +140,8 @@ class CausalLM(nn.Module):
         hidden = self(ids, memory=memory, memory_mask=memory_mask, prefix=prefix)
         first = torch.as_tensor(first, device=ids.device).expand(len(ids))
         if prefix is None:
-            hidden, first = F.pad(hidden, (0, 0, 1, 0)), first.clamp(min=1)
+            hidden = F.pad(hidden, (0, 0, 1, 0))
+            first = first.clamp(min=1)
         before = hidden[:, -ids.shape[1] - 1 : -1]  # what stands before each id
         place = torch.arange(ids.shape[1], device=ids.device)
         counted = (place >= first[:, None]) & (place < lengths[:, None])
@@ -175,7 +176,9 @@ class LanguageModel:
                 f"{name}: the model has {lm.table.num_embeddings} words and a context of {lm.context}, its tokenizer "
                 f"{tokenizer.vocab_size} and {tokenizer.context}; use the one it was trained with"
             )
-        self.lm, self.tokenizer, self.name = lm, tokenizer, name
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.name = name
 
     def __getattr__(self, name: str) -> Any:
         if name in ("encoder", "preprocess") or (hasattr(Model, name) and not name.startswith("_")):
@@ -208,9 +211,17 @@ class LanguageModel:
                 ids, lengths = pad_batch(rows[start : start + batch_size], self.tokenizer)
                 mask = torch.arange(ids.shape[1]) < lengths[:, None]
                 found += generate(
-                    self.lm, ids.to(self.device), mask.to(self.device), strategy=strategy, eot=self.tokenizer.eot,
-                    max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, row=start, **options,
-                )  # fmt: skip
+                    self.lm,
+                    ids.to(self.device),
+                    mask.to(self.device),
+                    strategy=strategy,
+                    eot=self.tokenizer.eot,
+                    max_tokens=max_tokens,
+                    min_tokens=min_tokens,
+                    seed=seed,
+                    row=start,
+                    **options,
+                )
         return [
             self.tokenizer.decode(row + more)[len(self.tokenizer.decode(row)) :]
             for row, more in zip(rows, found, strict=True)
@@ -234,8 +245,10 @@ class LanguageModel:
         ]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.lm.context:
-                raise InputError(f"{text[:40]!r}… has {len(row)} tokens with its prompt, the context of {self.name} "
-                                 f"is {self.lm.context}; shorten it")  # fmt: skip
+                raise InputError(
+                    f"{text[:40]!r}… has {len(row)} tokens with its prompt, the context of {self.name} "
+                    f"is {self.lm.context}; shorten it"
+                )
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths meet: little padding
         found = torch.zeros(len(rows))
         with evaluating(self.lm), torch.inference_mode():

@@ -48,10 +48,18 @@ class Model:
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
     def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str,
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer | None,
+        preprocess: Preprocess,
+        *,
+        name: str,
         delivered: Delivered | None = None,
-    ):  # fmt: skip
-        self.encoder, self.tokenizer, self.preprocess, self.name = encoder, tokenizer, preprocess, name
+    ):
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.name = name
         self.delivered = delivered
         self._kept = delivered.extra_state() if delivered is not None else {}  # before other classes are named
         self.precision = "float32"  # what it computes in: `models.precision.set_precision` changes it
@@ -97,8 +105,9 @@ class Model:
                 found.append(self.encoder.encode_image(pixels.to(self.device)))
                 if progress:
                     progress(sum(len(each.pooled) for each in found), count)
-        tokens, pooled = (torch.cat([wide(getattr(each, name)).cpu() for each in found]).clone()
-                          for name in ("tokens", "pooled"))  # fmt: skip
+        tokens, pooled = (
+            torch.cat([wide(getattr(each, name)).cpu() for each in found]).clone() for name in ("tokens", "pooled")
+        )
         return replace(found[0], tokens=tokens, pooled=pooled, levels=())
 
     def heat(
@@ -120,33 +129,42 @@ class Model:
         Raises InputError where the model came without a tokenizer.
         """
         if self.tokenizer is None:
-            raise InputError(f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
-                             "holds its tokenizer files (tokenizer.json or spiece.model)")  # fmt: skip
+            raise InputError(
+                f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
+                "holds its tokenizer files (tokenizer.json or spiece.model)"
+            )
         rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
         batches, places = by_length(rows, self.tokenizer, batch_size)
         return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
 
     def set_classes(
-        self, names: Sequence[str], templates: Sequence[str] = ("{}",), *, text_embeddings: Tensor | None = None,
+        self,
+        names: Sequence[str],
+        templates: Sequence[str] = ("{}",),
+        *,
+        text_embeddings: Tensor | None = None,
         batch_size: int = 256,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
         of a vector (C, E) in the text's place (`methods.adapt.cones.bank`).
 
         Raises InputError where a name is empty, comes twice or is cut by the context, a template has no single {} for
         it, or vectors do not fit.
         """
-        names, templates = check_names(names), checked(templates, "set_classes")
+        names = check_names(names)
+        templates = checked(templates, "set_classes")
         if text_embeddings is not None:
             if text_embeddings.shape != (wanted := (len(names), self.encoder.embed_dim)):
                 raise InputError(
                     f"{tuple(text_embeddings.shape)} are no vectors of {len(names)} classes; give {wanted}"
                 )
-            self.classes, self._class_vectors = names, F.normalize(text_embeddings.detach().float().cpu(), dim=1)
+            self.classes = names
+            self._class_vectors = F.normalize(text_embeddings.detach().float().cpu(), dim=1)
             return
         sets = zip(*(prompts(self.tokenizer, template, names) for template in templates), strict=True)
         vectors = self.embed_texts([prompt for each in sets for prompt in each], batch_size=batch_size)
-        self.classes, self._class_vectors = names, mean_directions(vectors, len(names), self.shares)
+        self.classes = names
+        self._class_vectors = mean_directions(vectors, len(names), self.shares)
 
     def class_logits(
         self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
@@ -211,7 +229,8 @@ class Model:
         return self.encoder if self.delivered is None else self.delivered
 
     def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
-        found, done = [torch.empty(0, self.encoder.embed_dim)], 0
+        found = [torch.empty(0, self.encoder.embed_dim)]
+        done = 0
         with evaluating(self.encoder), torch.inference_mode():
             for batch in batches:
                 vectors = embed(*(part.to(self.device) for part in batch))
@@ -235,13 +254,17 @@ class Model:
         images = images[None] if images.ndim == 3 else images
         size = self.preprocess.size
         if images.ndim != 4 or images.shape[1] != 3 or not (images.dtype == torch.uint8 or images.is_floating_point()):
-            raise InputError(f"picture tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
-                             f"{tuple(images.shape)}; permute or convert them")  # fmt: skip
+            raise InputError(
+                f"picture tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
+                f"{tuple(images.shape)}; permute or convert them"
+            )
         if images.shape[2:] == (size, size):  # as preprocessed; for uint8 resizing would change nothing
             return ((chunk,) for chunk in images.split(batch_size)), len(images)
         if images.is_floating_point():
-            raise InputError(f"float pictures are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
-                             f"{images.shape[3]}; give uint8 pixels or PIL pictures")  # fmt: skip
+            raise InputError(
+                f"float pictures are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
+                f"{images.shape[3]}; give uint8 pixels or PIL pictures"
+            )
         pictures = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
         return self._decoded(pictures, batch_size), len(pictures)
 
@@ -294,11 +317,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -> None:
-    built, given = encoder.image.preprocess.to_dict(), preprocess.to_dict()
+    built = encoder.image.preprocess.to_dict()
+    given = preprocess.to_dict()
     for key in built | given:
         if given.get(key) != built.get(key):
-            raise InputError(f"{name}: the image tower was built for {key} {built.get(key)}, the preprocessing has "
-                             f"{given.get(key)}; use the one it was trained with")  # fmt: skip
+            raise InputError(
+                f"{name}: the image tower was built for {key} {built.get(key)}, the preprocessing has "
+                f"{given.get(key)}; use the one it was trained with"
+            )
 
 
 def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:
@@ -306,7 +332,8 @@ def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> N
     if encoder.text is None:
         raise InputError(f"{name} has no text tower for its tokenizer; leave the tokenizer out")
     tower = encoder.text.spec
-    rows, context = tower.get("vocab_size"), tower.get("context")
+    rows = tower.get("vocab_size")
+    context = tower.get("context")
     problem = None
     if rows is not None and tokenizer.vocab_size > rows:
         problem = f"has {rows} words, its tokenizer {tokenizer.vocab_size}"

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "int8")
 COSINE = 0.9995  # of the probe's worst: the worst of thousands lies lower (int8 .9991 of 32 captions, .9990 of 256)
 """The least cosine, over all probe inputs, between a precision's embedding and float32's."""
-PICTURES, TEXTS, ROUNDS, SECONDS = 8, 32, 3, 5.0
+PICTURES = 8
+TEXTS = 32
+ROUNDS = 3
+SECONDS = 5.0
 """Of the probe: inputs, and how often each is timed at most; no new round begins after so many seconds."""
 
 
@@ -104,9 +107,16 @@ def _auto(model: Model) -> Model:
 
     kept = cache.write(place, fill)
     found = "; ".join(f"{name}: {facts}" for name, facts in table.items())
-    log.info("%s computes in %s (%s), probed in %.1f s%s", model.name, chosen.precision, found, seconds,
-             "" if kept else ", not kept: the cache cannot be written")  # fmt: skip
-    model.encoder, model.precision = chosen.encoder, chosen.precision
+    log.info(
+        "%s computes in %s (%s), probed in %.1f s%s",
+        model.name,
+        chosen.precision,
+        found,
+        seconds,
+        "" if kept else ", not kept: the cache cannot be written",
+    )
+    model.encoder = chosen.encoder
+    model.precision = chosen.precision
     return model
 
 
@@ -134,7 +144,8 @@ def _probe(model: Model) -> tuple[Model, dict[str, str]]:
     """The fastest close enough model, and what was found about each, in words."""
     runs = _runs(model)
     exact = [run(model) for run in runs]
-    close, table = {"float32": model}, {"float32": "1.0x"}
+    close = {"float32": model}
+    table = {"float32": "1.0x"}
     for precision in PRECISIONS[1:]:
         try:
             other = _convert(_copied(model), precision)
@@ -167,7 +178,8 @@ def _copied(model: Model) -> Model:
 
 def _runs(model: Model) -> list[Callable[[Model], Tensor]]:
     """The probe's inputs, the same everywhere: pictures from soft to noisy, texts of 1 to 16 words."""
-    size, generator = model.preprocess.size, torch.Generator().manual_seed(0)
+    size = model.preprocess.size
+    generator = torch.Generator().manual_seed(0)
     soft = torch.rand(PICTURES, 3, 6, 6, generator=generator)
     noise = torch.randn(PICTURES, 3, size, size, generator=generator) * torch.linspace(0, 60, PICTURES).view(
         -1, 1, 1, 1

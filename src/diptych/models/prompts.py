@@ -175,7 +175,8 @@ class PromptLearner(Classifier):
                 "put a blank between {} and them"
             )
         kept = self.kept_ids(template, named)
-        before, n_ctx = template.before, template.n_ctx
+        before = template.before
+        n_ctx = template.n_ctx
         # Below the vectors are the words that they replace, if there are enough: then the ids are the plain prompt.
         below = [*words, *named[:1] * n_ctx][:n_ctx]
         ids = [*below[:before], *kept, *below[before:], *rest[len(template.tail) :]]

@@ -40,12 +40,20 @@ class Seq2Seq(CausalLM):
 
     def __init__(self, tower: TextTower, tokenizer: Tokenizer):
         super().__init__(tower)
-        config, D = tower.config, tower.width
-        self.tokenizer, self.width = tokenizer, D
+        config = tower.config
+        D = tower.width
+        self.tokenizer = tokenizer
+        self.width = D
         self.reader = Transformer(
-            D, config.depth, config.heads, mlp_ratio=config.mlp_ratio, activation=config.activation, eps=config.eps,
-            layer_scale=config.layer_scale, dropout=config.dropout,
-        )  # fmt: skip
+            D,
+            config.depth,
+            config.heads,
+            mlp_ratio=config.mlp_ratio,
+            activation=config.activation,
+            eps=config.eps,
+            layer_scale=config.layer_scale,
+            dropout=config.dropout,
+        )
         self.read_norm = nn.LayerNorm(D, config.eps)
         self.places = nn.Parameter(torch.randn(PLACES + config.context, D) * 0.01)
 
@@ -77,7 +85,11 @@ def seq2seq(spec: str, tokenizer: Tokenizer | None) -> Seq2Seq | t5.T5:
         return t5.fresh(tokenizer, **parsed.options)
     options = replace(parsed, options={"cross": 0, **parsed.options})
     tower = text_tower(
-        str(options), vocab_size=tokenizer.vocab_size, context=tokenizer.context, pad=tokenizer.pad,
-        eot=tokenizer.eot, padding=tokenizer.padding,
-    )  # fmt: skip
+        str(options),
+        vocab_size=tokenizer.vocab_size,
+        context=tokenizer.context,
+        pad=tokenizer.pad,
+        eot=tokenizer.eot,
+        padding=tokenizer.padding,
+    )
     return Seq2Seq(tower, tokenizer)

@@ -48,10 +48,13 @@ class T5(CausalLM):
 
     def __init__(self, model: Any, tokenizer: Tokenizer, *, own: bool):
         nn.Module.__init__(self)  # it has no tower of ours
-        self.tokenizer, self.own = tokenizer, own
+        self.tokenizer = tokenizer
+        self.own = own
         self.plain: dict[str, Any] = model.config.to_diff_dict()
         self.width = int(model.config.d_model)
-        self.words, self.encoder, self.decoder = model.shared, model.encoder, model.decoder
+        self.words = model.shared
+        self.encoder = model.encoder
+        self.decoder = model.decoder
         self.encoder.embed_tokens = self.decoder.embed_tokens = None  # one table, saved once
         self.head = None if model.config.tie_word_embeddings else model.lm_head
 
@@ -80,9 +83,11 @@ class T5(CausalLM):
     ) -> Tensor:
         """Ids (B, N) -> tokens (B, N, D) after the decoder's final norm."""
         return self.decoder(
-            inputs_embeds=self.words(ids), encoder_hidden_states=memory, use_cache=False,
+            inputs_embeds=self.words(ids),
+            encoder_hidden_states=memory,
+            use_cache=False,
             encoder_attention_mask=None if memory_mask is None else memory_mask.long(),
-        ).last_hidden_state  # fmt: skip
+        ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         if self.head is not None:
@@ -90,9 +95,14 @@ class T5(CausalLM):
         return F.linear(hidden * self.width**-0.5, self.words.weight)
 
     def start(
-        self, ids: Tensor | None = None, mask: Tensor | None = None, memory: Tensor | None = None,
-        prefix: Tensor | None = None, *, memory_mask: Tensor | None = None,
-    ) -> State:  # fmt: skip
+        self,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
+        prefix: Tensor | None = None,
+        *,
+        memory_mask: Tensor | None = None,
+    ) -> State:
         assert ids is not None, "texts are written from their start id on"
         assert memory is not None, "and from what was read"
         assert prefix is None, "a prefix belongs into what is read"
@@ -111,10 +121,17 @@ def fresh(tokenizer: Tokenizer, **options: Any) -> T5:
     """A T5 with fresh weights for a tokenizer of ours; `options` are those of `Shape`."""
     shape = configure(Shape, options, "t5")
     config = _transformers().T5Config(
-        vocab_size=tokenizer.vocab_size, d_model=shape.width, d_kv=shape.width // shape.heads, d_ff=4 * shape.width,
-        num_layers=shape.depth, num_heads=shape.heads, dropout_rate=shape.dropout, pad_token_id=tokenizer.pad,
-        eos_token_id=tokenizer.eot, decoder_start_token_id=tokenizer.before[0],
-    )  # fmt: skip
+        vocab_size=tokenizer.vocab_size,
+        d_model=shape.width,
+        d_kv=shape.width // shape.heads,
+        d_ff=4 * shape.width,
+        num_layers=shape.depth,
+        num_heads=shape.heads,
+        dropout_rate=shape.dropout,
+        pad_token_id=tokenizer.pad,
+        eos_token_id=tokenizer.eot,
+        decoder_start_token_id=tokenizer.before[0],
+    )
     return T5(_transformers().T5ForConditionalGeneration(config), tokenizer, own=False)
 
 

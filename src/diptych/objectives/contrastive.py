@@ -55,7 +55,8 @@ def info_nce(
             image, text, scale, targets=(to_text, to_image), allowed=allowed, smoothing=smoothing, tile=tile
         )
     else:
-        texts, images = text if text_keys is None else text_keys, image if image_keys is None else image_keys
+        texts = text if text_keys is None else text_keys
+        images = image if image_keys is None else image_keys
         pair = (
             pair_losses(image, texts, scale, targets=to_text, smoothing=smoothing, tile=tile),
             pair_losses(text, images, scale, targets=to_image, smoothing=smoothing, tile=tile),

@@ -126,7 +126,9 @@ def group_targets(groups: Tensor, *, share: bool = True) -> Tensor:
     """
     _, group, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
     places = torch.arange(len(group), device=groups.device)
-    order, starts, mine = group.argsort(stable=True), (sizes.cumsum(0) - sizes)[group], sizes[group]
+    order = group.argsort(stable=True)
+    starts = (sizes.cumsum(0) - sizes)[group]
+    mine = sizes[group]
     rows = places.repeat_interleave(mine)
     within = torch.arange(len(rows), device=groups.device) - (mine.cumsum(0) - mine).repeat_interleave(mine)
     columns = order[starts.repeat_interleave(mine) + within]
@@ -226,7 +228,8 @@ def _dots(
     if targets is None:
         if len(x) > len(y):
             raise InputError(f"{len(x)} rows have no partner each among {len(y)} columns; give targets")
-        weight, mixed = x.new_ones(len(x)), y[: len(x)]
+        weight = x.new_ones(len(x))
+        mixed = y[: len(x)]
     elif not targets.is_floating_point():
         if targets.shape != (len(x),):
             raise InputError(f"targets {tuple(targets.shape)} must be one column for each of the {len(x)} rows")
@@ -236,7 +239,8 @@ def _dots(
         if targets.shape != (len(x), len(y)):
             raise InputError(f"targets {tuple(targets.shape)} must be ({len(x)}, {len(y)}), a weight for each pair")
         soft = targets.detach().to(x.dtype)
-        weight, mixed = (torch.sparse.sum(soft, 1).to_dense() if soft.is_sparse else soft.sum(1)), soft @ y
+        weight = torch.sparse.sum(soft, 1).to_dense() if soft.is_sparse else soft.sum(1)
+        mixed = soft @ y
     if smoothing:
         mixed = (1 - smoothing) * mixed + smoothing * (weight > 0).to(x.dtype)[:, None] * y.mean(0)
         weight = (1 - smoothing) * weight + smoothing * (weight > 0).to(x.dtype)
@@ -266,7 +270,8 @@ class _Normalisers(torch.autograd.Function):
     def forward(ctx: Any, x, y, scale, bias, allowed, softmax, both, tile):
         ctx.options = allowed, softmax, tile
         ctx.set_materialize_grads(False)
-        by_row, by_column = x.new_empty(len(x)), x.new_full((len(y),), -torch.inf if softmax else 0)
+        by_row = x.new_empty(len(x))
+        by_column = x.new_full((len(y),), -torch.inf if softmax else 0)
         for i in _strips(len(x), tile):
             logits, weights = _strip(x, y, scale, bias, allowed, i, softmax)
             if softmax:
@@ -281,7 +286,8 @@ class _Normalisers(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None):  # type: ignore[override]
-        by_row, by_column = grads[0], grads[1] if len(grads) > 1 else None
+        by_row = grads[0]
+        by_column = grads[1] if len(grads) > 1 else None
         if by_row is None and by_column is None:
             return (None,) * 8
         x, y, scale, bias, *normalisers = ctx.saved_tensors
@@ -319,7 +325,8 @@ class _Questions(torch.autograd.Function):
     def forward(ctx: Any, x, y, scale, bias, targets, allowed, alive, tile, wanted):
         dots, grads = _dots_total(x, y, scale, bias, targets, alive, wanted)
         total = -dots
-        grad_x, grad_y = torch.empty_like(x) if wanted else None, torch.zeros_like(y) if wanted else None
+        grad_x = torch.empty_like(x) if wanted else None
+        grad_y = torch.zeros_like(y) if wanted else None
         grad_bias = torch.zeros_like(scale)
         for i in _strips(len(x), tile):
             logits, weights = _strip(x, y, scale, bias, allowed, i, False)

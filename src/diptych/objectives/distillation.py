@@ -46,7 +46,8 @@ def off_diagonal(
         raise InputError(f"reduction is {reduction!r}; choose 'sum' or 'mean'")
     _check(image, text, old_image, old_text, "older model")
     with torch.autocast(image.device.type, enabled=False):
-        new, old = _cosines(image, text), _cosines(old_image, old_text).detach()
+        new = _cosines(image, text)
+        old = _cosines(old_image, old_text).detach()
         total = (_rows(new, old, screen, include_diagonal) + _rows(new.T, old.T, screen, include_diagonal)) / 2
     return total if reduction == "sum" else total / len(image)
 
@@ -86,8 +87,10 @@ def distilled(
 
 def _check(image: Tensor, text: Tensor, other_image: Tensor, other_text: Tensor, who: str) -> None:
     if not (image.shape == text.shape and other_image.shape == other_text.shape and len(image) == len(other_image)):
-        raise InputError(f"pairs {tuple(image.shape)}, {tuple(text.shape)} and the {who}'s "
-                         f"{tuple(other_image.shape)}, {tuple(other_text.shape)} are not of one batch")  # fmt: skip
+        raise InputError(
+            f"pairs {tuple(image.shape)}, {tuple(text.shape)} and the {who}'s "
+            f"{tuple(other_image.shape)}, {tuple(other_text.shape)} are not of one batch"
+        )
 
 
 def _cosines(image: Tensor, text: Tensor) -> Tensor:
@@ -100,6 +103,7 @@ def _rows(new: Tensor, old: Tensor, screen: bool, include_diagonal: bool) -> Ten
     right = old.argmax(1) == rows if screen else torch.ones_like(rows, dtype=torch.bool)
     if not include_diagonal:
         own = torch.eye(len(old), dtype=torch.bool, device=old.device)
-        new, old = new.masked_fill(own, -1e4), old.masked_fill(own, -1e4)
+        new = new.masked_fill(own, -1e4)
+        old = old.masked_fill(own, -1e4)
     divergence = F.kl_div(F.log_softmax(new, 1), F.log_softmax(old, 1), reduction="none", log_target=True)
     return (divergence * right[:, None]).sum()

@@ -45,7 +45,8 @@ def group_weights(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighti
     with torch.autocast(texts.device.type, enabled=False):
         found = wide(texts) @ wide(patches).mT
         if weighting == "minmax":
-            low, high = found.amin(2, keepdim=True), found.amax(2, keepdim=True)
+            low = found.amin(2, keepdim=True)
+            high = found.amax(2, keepdim=True)
             weights = (found - low) / (high - low + 1e-10)
         else:
             weights = found.softmax(2)

@@ -103,7 +103,8 @@ def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Ten
     0.5514
     """
     _check(torch.stack([x, y]), "code")
-    flat, count = torch.cat([x, y]), len(x)
+    flat = torch.cat([x, y])
+    count = len(x)
     partner = torch.arange(2 * count, device=x.device).roll(count)
     return pair_losses(flat, flat, 1 / tau, targets=partner, allowed=off_diagonal(x.device), tile=tile).mean()
 
@@ -190,8 +191,10 @@ def _check(views: Tensor, form: str) -> tuple[int, int]:
     if form not in ("code", "paper"):
         raise InputError(f"form is {form!r}; choose 'code' or 'paper'")
     if views.dim() != 3 or views.shape[0] < 2 or views.shape[1] < 2:
-        raise InputError(f"views of shape {tuple(views.shape)} cannot be contrasted; give (N, M, D), two views of two "
-                         "instances at the least")  # fmt: skip
+        raise InputError(
+            f"views of shape {tuple(views.shape)} cannot be contrasted; give (N, M, D), two views of two "
+            "instances at the least"
+        )
     return views.shape[0], views.shape[1]
 
 

@@ -69,7 +69,8 @@ def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
     if x.dim() != 2 or len(x) < 2:
         raise InputError(f"points of shape {tuple(x.shape)} have no uniformity; give (N, D) with at least two rows")
     with torch.autocast(x.device.type, enabled=False):
-        rows, columns = _extended(x, last=True), _extended(y, last=False)
+        rows = _extended(x, last=True)
+        columns = _extended(y, last=False)
         by_row = normalisers(rows, columns, 2 * t, allowed=off_diagonal(x.device), tile=tile)
         return by_row.logsumexp(0) - math.log(len(x) * (len(x) - 1))
 
@@ -77,7 +78,8 @@ def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
 def _extended(x: Tensor, *, last: bool) -> Tensor:
     """(x, -|x|²/2, 1), or with the two swapped."""
     x = wide(x)
-    half, one = x.square().sum(1, keepdim=True) / -2, x.new_ones(len(x), 1)
+    half = x.square().sum(1, keepdim=True) / -2
+    one = x.new_ones(len(x), 1)
     return torch.cat([x, half, one] if last else [x, one, half], 1)
 
 

@@ -85,10 +85,19 @@ def build_index(
         file = f"index-{number}.faiss"
         write_atomic(folder / file, lambda path: _save(library, index, path))
         state = State(
-            identity=manifest.identity, dimension=manifest.dimension, parts=tuple(parts), removed=removed,
-            recall=recall, k=k, lists=index.nlist, nprobe=nprobe, measured=measured, held_out=len(held_out),
-            file=file, size=(folder / file).stat().st_size,
-        )  # fmt: skip
+            identity=manifest.identity,
+            dimension=manifest.dimension,
+            parts=tuple(parts),
+            removed=removed,
+            recall=recall,
+            k=k,
+            lists=index.nlist,
+            nprobe=nprobe,
+            measured=measured,
+            held_out=len(held_out),
+            file=file,
+            size=(folder / file).stat().st_size,
+        )
         state.write(folder)
         _sweep(folder, state)
     return state
@@ -125,8 +134,11 @@ def _added(folder: Path, manifest: Manifest, add: Sequence[str | Path], there: S
 
 def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
     """The rows, not removed yet, that have one of the keys; InputError for a key that is nowhere."""
-    wanted, removed = set(keys), set(index.removed)
-    rows, found, start = list[int](), set[str](), 0
+    wanted = set(keys)
+    removed = set(index.removed)
+    rows = list[int]()
+    found = set[str]()
+    start = 0
     for path in index.metadata if keys else ():
         for key in read_table(path, ["key"])["key"].to_pylist():
             if key in wanted:
@@ -145,7 +157,8 @@ def _new(library: Any, exact: Index, rows: np.ndarray, lists: int | None) -> Any
         raise InputError(f"lists is {lists} for {len(rows)} rows; give 1 to {len(rows)}, or leave it out")
     dimension = exact.manifest.dimension
     index = library.IndexIVFFlat(library.IndexFlatIP(dimension), dimension, lists, library.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.min_points_per_centroid = 0, 1
+    index.cp.seed = 0
+    index.cp.min_points_per_centroid = 1
     few = np.sort(generator(0, "k-means").permutation(rows)[: _PER_LIST * lists])
     index.train(exact.rows(few))
     return index
@@ -187,9 +200,12 @@ def _calibrated(index: Any, exact: Index, held_out: np.ndarray, recall: float, k
     def enough(nprobe: int) -> bool:
         return all(float(hit.mean() - 2 * hit.std() / len(hit) ** 0.5) >= recall for hit in reached(nprobe).values())
 
-    low, high = 0, 1  # `low` is too few
+    # `low` is too few
+    low = 0
+    high = 1
     while high < index.nlist and not enough(high):
-        low, high = high, min(2 * high, index.nlist)
+        low = high
+        high = min(2 * high, index.nlist)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -59,5 +59,6 @@ def compose(
         parts.append(model.index(pixels, batch_size=batch_size)[others])
         facts += [those[at][:2] for at in others]
     found = model.search(torch.cat(parts), reference, instruction, k, exact=exact)
-    return [Meant(rank=rank, score=score, key=facts[at][0], path=facts[at][1])
-            for rank, (at, score) in enumerate(found, 1)], bad  # fmt: skip
+    return [
+        Meant(rank=rank, score=score, key=facts[at][0], path=facts[at][1]) for rank, (at, score) in enumerate(found, 1)
+    ], bad

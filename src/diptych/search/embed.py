@@ -83,7 +83,8 @@ def embed_source(
         if rows is None:
             raise InputError(f"none of the {len(source)} pictures of {source.name} can be read ({damage})")
         rows.close()
-        shares, weights = getattr(model, "shares", (1.0,)), getattr(model, "weights", None)
+        shares = getattr(model, "shares", (1.0,))
+        weights = getattr(model, "weights", None)
         manifest = Manifest(
             model=absolute(model.name),
             weights=str(weights) if weights is not None else None,
@@ -134,8 +135,10 @@ def _again(source: Source, state: writer.Progress, count: int, hidden: Path) -> 
             if keys[position] not in damaged:
                 rows.append(_row(source[position], position))
     except (BadSample, KeyError) as error:
-        raise Stale(f"{source.name} has changed since {hidden} was begun ({keys[position]}: {error}); "
-                    "remove that folder and run again") from error  # fmt: skip
+        raise Stale(
+            f"{source.name} has changed since {hidden} was begun ({keys[position]}: {error}); "
+            "remove that folder and run again"
+        ) from error
     return rows[::-1]
 
 
@@ -156,7 +159,8 @@ def _decoded(preprocess: Preprocess, source: Source, batch_size: int, exact: boo
             raise BadSample("no-picture")
         return _row(sample, position), preprocess.read(picture, exact=exact)
 
-    keys, position = source.keys(), start
+    keys = source.keys()
+    position = start
     for batch in ahead(read, range(start, len(source)), batch_size):
         good = [made for made in batch if not isinstance(made, BadSample)]
         bad = [(keys[position + at], made.reason) for at, made in enumerate(batch) if isinstance(made, BadSample)]
@@ -169,8 +173,11 @@ class _Damage:
     """Damaged samples so far, by reason; `add` stops the run where they are too many."""
 
     def __init__(self, name: str, total: int, max_bad: float, keys: dict[str, list[str]], seen: int):
-        self.name, self.total, self.max_bad = name, total, max_bad
-        self.seen, self.keys = seen, keys
+        self.name = name
+        self.total = total
+        self.max_bad = max_bad
+        self.seen = seen
+        self.keys = keys
 
     def add(self, read: _Read) -> None:
         self.seen += len(read.rows) + len(read.bad)

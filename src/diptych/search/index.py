@@ -55,8 +55,12 @@ class Index:
         removed: Sequence[int] = (),
         ivf: Ivf | None = None,
     ):
-        self.folder, self.manifest, self.vectors, self.metadata = folder, manifest, vectors, metadata
-        self.removed, self.ivf = removed, ivf
+        self.folder = folder
+        self.manifest = manifest
+        self.vectors = vectors
+        self.metadata = metadata
+        self.removed = removed
+        self.ivf = ivf
         self._starts = np.cumsum([0, *map(len, vectors)])
         self._alive = np.ones(self._starts[-1], bool)
         self._alive[list(removed)] = False
@@ -133,7 +137,8 @@ class Index:
         return scores, rows
 
     def _exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        scores, rows = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
+        scores = queries.new_empty(len(queries), 0)
+        rows = torch.empty(len(queries), 0, dtype=torch.long)
         for start, vectors in zip(self._starts, self.vectors, strict=False):
             for offset in range(0, len(vectors), TILE):
                 tile = torch.from_numpy(vectors[offset : offset + TILE])
@@ -141,11 +146,13 @@ class Index:
                 here = torch.arange(len(tile)) + first
                 if self.removed:
                     alive = torch.from_numpy(self._alive[first : first + len(tile)])
-                    tile, here = tile[alive], here[alive]
+                    tile = tile[alive]
+                    here = here[alive]
                 scores = torch.cat([scores, queries @ tile.T], dim=1)
                 rows = torch.cat([rows, here.expand(len(queries), -1)], dim=1)
                 columns = best(scores, k)
-                scores, rows = scores.gather(1, columns), rows.gather(1, columns)
+                scores = scores.gather(1, columns)
+                rows = rows.gather(1, columns)
         return scores, rows
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
@@ -197,7 +204,8 @@ def best(scores: Tensor, k: int) -> Tensor:
     # topk may keep any of those that equal the k-th best, so only its value is used: all above it stay, and of its
     # equals the first.
     worst = scores.topk(k, dim=1).values[:, -1:]
-    above, equal = scores > worst, scores == worst
+    above = scores > worst
+    equal = scores == worst
     keep = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
     columns = keep.nonzero()[:, 1].view(len(scores), k)
     order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
@@ -236,8 +244,10 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
     wrong = ~(np.abs(lengths - 1) < _OFF) & (lengths != 0)  # a row without a caption has zeros
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise InputError(f"row {rows[row]} of {path} has length {lengths[row]:.4g} and not 1, so that products are no "
-                         "cosines; run `diptych embed` again")  # fmt: skip
+        raise InputError(
+            f"row {rows[row]} of {path} has length {lengths[row]:.4g} and not 1, so that products are no "
+            "cosines; run `diptych embed` again"
+        )
     return vectors
 
 

@@ -72,7 +72,8 @@ class State:
     @classmethod
     def read(cls, folder: Path) -> "State | None":
         """Read EMB/index.json, None where there is none; InputError where it is damaged or of another format."""
-        path, remedy = folder / STATE, anew(folder)
+        path = folder / STATE
+        remedy = anew(folder)
         try:
             values = read_json(path, remedy)
         except (FileNotFoundError, NotADirectoryError):
@@ -121,7 +122,8 @@ class Ivf:
     """An index file opened for searching."""
 
     def __init__(self, state: State, index: Any):
-        self.state, self._index = state, index
+        self.state = state
+        self._index = index
 
     @classmethod
     def open(cls, folder: Path, state: State) -> "Ivf":

@@ -53,7 +53,8 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Read EMB/diptych.json; InputError where it is missing, damaged or of another format."""
-        path, remedy = folder / MANIFEST, "run `diptych embed` again"
+        path = folder / MANIFEST
+        remedy = "run `diptych embed` again"
         try:
             values = read_json(path, remedy)
         except (FileNotFoundError, NotADirectoryError):

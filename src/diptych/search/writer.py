@@ -114,7 +114,8 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
 
     Raises Stale: it was begun with other settings, or is damaged.
     """
-    path, folder = hidden / _PROGRESS, hidden / followed(out).absolute().name
+    path = hidden / _PROGRESS
+    folder = hidden / followed(out).absolute().name
     if not path.exists() or not folder.is_dir():
         for left in hidden.iterdir():  # killed before anything was saved, or between the last two steps
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -126,8 +127,10 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
         changed = [key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)]
         if changed:
             told = ", ".join(f"{key} {begun.get(key)!r}, now {settings.get(key)!r}" for key in changed)
-            raise Stale(f"{hidden} holds an unfinished run with other settings ({told}); run that one again to go on "
-                        f"with it, or {remedy}")  # fmt: skip
+            raise Stale(
+                f"{hidden} holds an unfinished run with other settings ({told}); run that one again to go on "
+                f"with it, or {remedy}"
+            )
         for name, (size, checksum) in progress.files.items():
             if _checksum(folder / name, size) != checksum:
                 raise Stale(f"{hidden}: {name} is damaged; {remedy}")
@@ -149,7 +152,8 @@ def _checksum(path: Path, size: int) -> int:
             chunk = file.read(min(size, 1 << 22))
             if not chunk:
                 return -1
-            total, size = zlib.crc32(chunk, total), size - len(chunk)
+            total = zlib.crc32(chunk, total)
+            size = size - len(chunk)
     return total
 
 
@@ -160,7 +164,8 @@ class Writer:
     """
 
     def __init__(self, folder: Path, progress: Progress, total: int, with_texts: bool):
-        self.folder, self.progress = folder, progress
+        self.folder = folder
+        self.progress = progress
         self.parts = -(-total // PART_ROWS)
         self.kinds = ("img_emb", "text_emb") if with_texts else ("img_emb",)
         self.rows: list[Row] = []
@@ -208,7 +213,8 @@ class Writer:
             self.rows += rows[:take]
             self.progress.count += len(rows[:take])
             self.progress.texts += sum(row.caption is not None for row in rows[:take])
-            rows, arrays = rows[take:], [array[take:] for array in arrays]
+            rows = rows[take:]
+            arrays = [array[take:] for array in arrays]
             if len(self.rows) == PART_ROWS:
                 self.close()
 
@@ -223,7 +229,8 @@ class Writer:
         for file in self.files:
             file.close()
             self.progress.files[self._name(file.path)] = file.size, file.checksum
-        self.rows, self.files = [], []
+        self.rows = []
+        self.files = []
 
     def save(self) -> None:
         """Save the progress if the last time is long enough ago."""
@@ -247,7 +254,10 @@ class _Npy:
     """
 
     def __init__(self, path: Path, dimension: int, size: int, checksum: int):
-        self.path, self.dimension, self.size, self.checksum = path, dimension, size, checksum
+        self.path = path
+        self.dimension = dimension
+        self.size = size
+        self.checksum = checksum
         self.file = path.open("r+b" if size else "wb")
         self._header()
         self.file.truncate(_HEADER + size)
@@ -261,7 +271,8 @@ class _Npy:
     def append(self, array: np.ndarray) -> None:
         data = np.ascontiguousarray(array, "<f4").data
         self.file.write(data)
-        self.size, self.checksum = self.size + data.nbytes, zlib.crc32(data, self.checksum)
+        self.size = self.size + data.nbytes
+        self.checksum = zlib.crc32(data, self.checksum)
 
     def close(self) -> None:
         self.file.seek(0)

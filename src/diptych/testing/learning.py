@@ -41,7 +41,9 @@ from diptych.training.options import Options
 
 ENOUGH = 0.85
 """A score that shows that the samples are known. It must also halve what is missing before training."""
-STEPS, BEFORE, LOOK = 80, 20, 10
+STEPS = 80
+BEFORE = 20
+LOOK = 10
 """Steps of the last stage at the most, of each stage before it, and between two looks at the score."""
 RATE = 2.0
 """Times the recipe's learning rate: a narrow model on few samples bears more."""
@@ -125,9 +127,11 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
             before, enough = score(method, sources)
             measure = partial(score, method, sources)
         except InputError:  # toys have not what its validation reads
-            before, enough = 0.0, 0.5
+            before = 0.0
+            enough = 0.5
             measure = partial(_by_loss, Path(folder))
-        scores, enough = [before], max(enough, (1 + before) / 2)
+        scores = [before]
+        enough = max(enough, (1 + before) / 2)
 
         def look(module: nn.Module, done: int) -> dict[str, float]:
             if engine.position.stage == last and engine.position.step % LOOK == 0:
@@ -182,7 +186,8 @@ def _start() -> "tempfile.TemporaryDirectory[str]":
     preset = subject.preset("small", 4)
     image, text = (str(narrower(spec, 4)) for spec in (classify.SMALL.image, classify.SMALL.text))
     preset = replace(preset, image=image, text=text, embed_dim=32, config=_cropped(preset.config))
-    method, folder = subject.make(preset), tempfile.TemporaryDirectory(prefix="diptych-toy-")
+    method = subject.make(preset)
+    folder = tempfile.TemporaryDirectory(prefix="diptych-toy-")
     recipe = replace(preset.recipe, steps=60, batch_size=32, ema=None)
     Engine(method, recipe, {"train": Toy(128)}, Path(folder.name), Options(quiet=True)).run()
     module: Any = method.deliver()
@@ -206,12 +211,16 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
             return agreement(module, _batch(method, source)), ENOUGH
         preprocess = getattr(getattr(module, "image", None), "preprocess", None)
         model = store.to_model(module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model")
-        suite, names, settings = model.validation.suite, model.validation.names, model.validation.settings
+        suite = model.validation.suite
+        names = model.validation.names
+        settings = model.validation.settings
         if suite in ("perplexity", "captions"):
-            batch, at = _batch(method, source), At(0, 1, 0, 0, _last(method).name)
+            batch = _batch(method, source)
+            at = At(0, 1, 0, 0, _last(method).name)
             return 1 / float(method.loss(method.encode(batch, at), batch, at).logged["perplexity"]), 0.5
         if suite == "retrieval" and any(field.classes for field in source.schema().values()):
-            suite, names = "zeroshot", ("top1",)
+            suite = "zeroshot"
+            names = ("top1",)
         found = evaluate(model, source, [suite], **settings)[suite]
     return next(value for name, value in found.items() if name.startswith(tuple(names))), ENOUGH
 
@@ -259,7 +268,8 @@ def chance(count: int, among: int, odds: float = 1e-3) -> int:
     13
     """
     share = among / count
-    tail, hits = 1.0, 0
+    tail = 1.0
+    hits = 0
     while tail > odds:
         tail -= comb(count, hits) * share**hits * (1 - share) ** (count - hits)
         hits += 1

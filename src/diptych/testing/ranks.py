@@ -53,7 +53,9 @@ class Ranks:
                 process.kill()
         if self._folder is not None:
             self._folder.cleanup()
-        self._folder, self._pipes, self._processes = None, [], []
+        self._folder = None
+        self._pipes = []
+        self._processes = []
 
     def _open(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="diptych-ranks-")

@@ -39,7 +39,8 @@ def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[
     """One batch for each stage that descends, this rank's part of it. What searches before one gives its columns."""
     sources = subject.sources(method)
     method.setup(sources)
-    found, stages = [], method.stages()
+    found = []
+    stages = method.stages()
     for at, stage in enumerate(stages):
         if not stage.optimize:
             if any(later.optimize for later in stages[at:]):

@@ -17,14 +17,20 @@ class Drawn:
     """A picture that is drawn when decoded."""
 
     def __init__(self, colour: int, shape: int, place: int, size: int, seed: int):
-        self.colour, self.shape, self.place, self.size, self.seed = colour, shape, place, size, seed
+        self.colour = colour
+        self.shape = shape
+        self.place = place
+        self.size = size
+        self.seed = seed
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         ground = generator(self.seed, "ground").integers(150, 255, 3)
         image = Image.new("RGB", (self.size, self.size), tuple(int(value) for value in ground))
-        draw, third = ImageDraw.Draw(image), self.size / 3
+        draw = ImageDraw.Draw(image)
+        third = self.size / 3
         dx, dy = ((0, 1), (2, 1), (1, 0), (1, 2))[self.place]
-        x, y = dx * third, dy * third
+        x = dx * third
+        y = dy * third
         fill = f"hsl({self.colour * 45}, 90%, 45%)"
         match _SHAPES[self.shape]:
             case "circle":
@@ -52,12 +58,18 @@ class Toy:
     name = "toy"
 
     def __init__(
-        self, count: int = 64, fields: Sequence[str] = ("images.main", "texts.caption"), size: int = 32,
+        self,
+        count: int = 64,
+        fields: Sequence[str] = ("images.main", "texts.caption"),
+        size: int = 32,
         lacked: Sequence[str] = (),
-    ):  # fmt: skip
+    ):
         assert count <= len(_COLOURS) * len(_SHAPES) * len(_PLACES), "there are only 128 different drawings"
         assert all(name.startswith("images.") for name in lacked), "only pictures may be lacked"
-        self.count, self.fields, self.size, self.lacked = count, tuple(fields), size, frozenset(lacked)
+        self.count = count
+        self.fields = tuple(fields)
+        self.size = size
+        self.lacked = frozenset(lacked)
 
     def __len__(self) -> int:
         return self.count
@@ -77,7 +89,9 @@ class Toy:
         }
 
     def __getitem__(self, index: int) -> Sample:
-        colour, shape, place = index % 8, index // 8 % 4, index // 32 % 4
+        colour = index % 8
+        shape = index // 8 % 4
+        place = index // 32 % 4
         words = f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
         held = self.fields if index % 3 else [name for name in self.fields if name not in self.lacked]
         named = [name.split(".", 1) for name in held if "." in name]

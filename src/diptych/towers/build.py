@@ -59,7 +59,7 @@ def text_tower(
 
     >>> text_tower("text:width=64:depth=1", vocab_size=100, context=16).spec["context"]
     16
-    """  # fmt: skip
+    """
     cls, options = _find(_TEXT, "text tower", spec)
     given = {"vocab_size": vocab_size, "context": context, "pad": pad, "eot": eot, "padding": padding}
     for key, value in given.items():
@@ -97,7 +97,8 @@ def _find(registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]) ->
     _discover()
     if isinstance(spec, str):
         parsed = parse(spec)
-        name, options = parsed.name, dict(parsed.options)
+        name = parsed.name
+        options = dict(parsed.options)
     else:
         options = dict(spec)
         if "name" not in options:

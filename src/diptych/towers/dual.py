@@ -41,14 +41,25 @@ class DualEncoder(nn.Module):
     """
 
     def __init__(
-        self, image: ImageTower, text: Tower | None, embed_dim: int, *, logit_scale: Temperature | None = None,
-        logit_bias: float | None = None, image_projection: str = "linear", text_projection: str = "linear",
-    ):  # fmt: skip
+        self,
+        image: ImageTower,
+        text: Tower | None,
+        embed_dim: int,
+        *,
+        logit_scale: Temperature | None = None,
+        logit_bias: float | None = None,
+        image_projection: str = "linear",
+        text_projection: str = "linear",
+    ):
         super().__init__()
         if image.vectors > 1:
-            raise InputError(f"the image tower pools {image.vectors} vectors a picture, and one is compared with "
-                             "texts; set cls=1, or pooling=mean or map")  # fmt: skip
-        self.image, self.text, self.embed_dim = image, text, embed_dim
+            raise InputError(
+                f"the image tower pools {image.vectors} vectors a picture, and one is compared with "
+                "texts; set cls=1, or pooling=mean or map"
+            )
+        self.image = image
+        self.text = text
+        self.embed_dim = embed_dim
         image_projection = fitted(image_projection, image.width, embed_dim)
         text_projection = text_projection if text is None else fitted(text_projection, text.width, embed_dim)
         self.image_projection = head(image_projection, image.width, embed_dim, "image")
@@ -107,8 +118,10 @@ class DualEncoder(nn.Module):
             if module is None:
                 continue
             if not isinstance(module, TwoHeads) or module.share == 1:
-                raise InputError("a share weighs the two heads of a model that was trained with two, and this one has "
-                                 "one; leave the share out")  # fmt: skip
+                raise InputError(
+                    "a share weighs the two heads of a model that was trained with two, and this one has "
+                    "one; leave the share out"
+                )
             spec = parse(self._plain[side])
             configure(TwoConfig, options := {**spec.options, "share": share}, "two heads")
             self._plain[side] = str(Spec(spec.name, options))

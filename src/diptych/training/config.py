@@ -76,16 +76,19 @@ def resolve(
             "--tokenizer and --embed-dim, or leave out --init"
         )
     if weights and not init:
-        raise InputError(f"--weights {weights} are those of a model that --init names, such as openclip:ViT-B-32; give "
-                         "that too")  # fmt: skip
+        raise InputError(
+            f"--weights {weights} are those of a model that --init names, such as openclip:ViT-B-32; give that too"
+        )
     if chosen.image == NO_TOWER and (image_tower or embed_dim):
         raise InputError(f"{method} reads texts alone; leave out --image-tower and --embed-dim")
     merged = {**chosen.config, **(config or {})}
     cls.configure(merged)
     if cls.continues(merged) and not init:
         so = "" if cls.adapts else " with these options"
-        raise InputError(f"{method}{so} adapts a model that has learnt already; name one with --init, such as tiny, a "
-                         "RUN or openclip:ViT-B-32/laion2b_s34b_b79k")  # fmt: skip
+        raise InputError(
+            f"{method}{so} adapts a model that has learnt already; name one with --init, such as tiny, a "
+            "RUN or openclip:ViT-B-32/laion2b_s34b_b79k"
+        )
     given = dict(recipe or {})
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
@@ -185,7 +188,8 @@ def _spec_with_current_names(spec: Any, path: Path) -> Any:
 
 def _is_larger(tree: Any, most: int) -> bool:
     """Whether a tree has more than `most` values; aliases of YAML can make a few lines as large as one likes."""
-    rest, count = [tree], 0
+    rest = [tree]
+    count = 0
     while rest and count <= most:
         value = rest.pop()
         count += 1
@@ -196,7 +200,8 @@ def _is_larger(tree: Any, most: int) -> bool:
 
 def check_same(config: RunConfig, path: Path) -> None:
     """InputError where the run in `path` was begun with another config, naming what differs."""
-    old, new = read(path), plain(config)
+    old = read(path)
+    new = plain(config)
     seed = ("options", "seed")
     differing = [name for name in new if name not in _MAY_DIFFER and old.get(name) != new[name]]
     details = [

@@ -86,9 +86,12 @@ class Engine:
         method.setup(sources)
         self.method = method.to(self.device)
         self.step = Step(self.method, recipe.precision)
-        self.recipe, self.out, self.options = recipe, out, options
+        self.recipe = recipe
+        self.out = out
+        self.options = options
         self.feed = Feed(method, sources, options, self.device)
-        self.validate, self.backward = validate, backward
+        self.validate = validate
+        self.backward = backward
         self.checkpoints = Checkpoints(out / "state")
         self.log = Log(out / "metrics.jsonl" if collectives.rank() == 0 else None, options.quiet)
         self.position = Position()
@@ -201,8 +204,9 @@ class Engine:
 
     def _check_search(self, stages: Sequence[Stage]) -> None:
         if self.options.shard and collectives.world_size() > 1 and not all(stage.optimize for stage in stages):
-            raise InputError(f"{self.method.name} searches with whole weights, which shards do not have; leave --shard "
-                             "out")  # fmt: skip
+            raise InputError(
+                f"{self.method.name} searches with whole weights, which shards do not have; leave --shard out"
+            )
 
     def _forgets(self) -> bool:
         """Measure what is guarded, on rank 0: whether it fell too far. The run then ends with the weights of the last
@@ -229,8 +233,13 @@ class Engine:
         ema = self.recipe.ema
         if ema is None or self.options.quiet or collectives.rank() or steps * (1 - ema) >= 2:
             return
-        log.warning("ema %g averages over about %.0f steps and there are %d: much of what is delivered is the start; "
-                    "lower --recipe.ema", ema, 1 / (1 - ema), steps)  # fmt: skip
+        log.warning(
+            "ema %g averages over about %.0f steps and there are %d: much of what is delivered is the start; "
+            "lower --recipe.ema",
+            ema,
+            1 / (1 - ema),
+            steps,
+        )
 
     # ---- one step, in the order that the design fixes
 
@@ -251,7 +260,8 @@ class Engine:
         losses = backward(batch, at)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = self.ranks.clip(parameters, recipe.clip or float("inf"))
-        total, broken = float(losses.total.detach()), not finite(losses.total, norm)
+        total = float(losses.total.detach())
+        broken = not finite(losses.total, norm)
         leap = self.guard.leap(total)
         broken, spike, self._stop, new_damage = collectives.any_rank(broken, leap is not None, self._asked, new_damage)
         if new_damage:
@@ -329,8 +339,10 @@ class Engine:
         self.position = replace(self.position, done=self.position.done + 1)
         self.summary.steps = self.position.done
         if collectives.any_rank(self._asked)[0]:
-            raise Interrupted(f"stopped by a signal in stage {stage.name!r}, which saves nothing on its way; the same "
-                              "command and --resume begin it anew")  # fmt: skip
+            raise Interrupted(
+                f"stopped by a signal in stage {stage.name!r}, which saves nothing on its way; the same "
+                "command and --resume begin it anew"
+            )
 
     # ---- state
 
@@ -389,9 +401,11 @@ class Engine:
         if self.average is not None:
             average = self.average.module
             average.load_state_dict(renamed_entries(saved.average or {}, average.state_dict()))
-        self.feed.damaged, self.guard.losses = dict(saved.damaged), list(saved.guard)
+        self.feed.damaged = dict(saved.damaged)
+        self.guard.losses = list(saved.guard)
         self.memory.restore(saved.memory)
-        self.summary.skipped, self.summary.steps = saved.skipped, self.position.done
+        self.summary.skipped = saved.skipped
+        self.summary.steps = self.position.done
         for path in sorted((self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime):
             self.feed.columns = load_columns(path)
 

@@ -57,7 +57,8 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     require(source, [name for view in views for name in view.reads], config.method)
     probe = min(_PROBE, len(source))
     loader = Loader(source, views, Shuffled(), probe, steps=1)
-    step, at = Step(method, config.recipe.precision), At(0, 1, 0, config.options.seed, stage.name)
+    step = Step(method, config.recipe.precision)
+    at = At(0, 1, 0, config.options.seed, stage.name)
     chunk = config.recipe.chunk
     if chunk is not None:
         gradcache.check(method)
@@ -68,7 +69,8 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         gradcache.strategy(chunk)(step, batch, at)
         seconds.append(time.perf_counter() - begun)
     parameters = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
-    a_sample, size = min(seconds) / len(batch), min(config.recipe.batch_size, len(source))
+    a_sample = min(seconds) / len(batch)
+    size = min(config.recipe.batch_size, len(source))
     return Estimate(
         method=config.method,
         preset=config.preset,
@@ -97,7 +99,8 @@ def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int)
     """
     if chunk is None:
         return _kept(step, partial(step, batch, at))[1] / len(batch) * size
-    pieces, features = [], 0
+    pieces = []
+    features = 0
     for part in step.method.parts():
         found, kept = _kept(step, partial(step.encode, batch, at, part))
         count = -(-size // gradcache.samples_at_once(batch, part, chunk))

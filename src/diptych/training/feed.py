@@ -23,7 +23,10 @@ class Feed:
     """What the engine reads: sources as `given`, `columns` of each stream, and of each `damaged` sample the reason."""
 
     def __init__(self, method: Method, sources: Mapping[str, Source], options: Options, device: torch.device):
-        self.method, self.given, self.options, self.device = method, dict(sources), options, device
+        self.method = method
+        self.given = dict(sources)
+        self.options = options
+        self.device = device
         self.columns: dict[str, dict[str, Any]] = {}
         self.damaged: dict[str, str] = {}
 
@@ -43,8 +46,10 @@ class Feed:
                 told = f"had {was['samples']:,} samples and has {now['samples']:,}"
             elif now is not None:
                 told = f"has {now['samples']:,} samples as before, but others or in another order"
-            raise InputError(f"cannot resume with other data: the stream {stream!r} {told}; put the data back as they "
-                             "were, or begin a new run with another --out")  # fmt: skip
+            raise InputError(
+                f"cannot resume with other data: the stream {stream!r} {told}; put the data back as they "
+                "were, or begin a new run with another --out"
+            )
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -97,8 +102,12 @@ class Feed:
         if stage.min_batch > 1 or size <= len(source) or size not in of_presets:
             return size
         if not collectives.rank():
-            log.warning("batch size %d of the preset is more than the %d samples of %s: batches hold all of them",
-                        size, len(source), source.name)  # fmt: skip
+            log.warning(
+                "batch size %d of the preset is more than the %d samples of %s: batches hold all of them",
+                size,
+                len(source),
+                source.name,
+            )
         return len(source)
 
     def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: Position) -> Iterator[Any]:

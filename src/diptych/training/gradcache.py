@@ -64,7 +64,8 @@ def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
             for number, piece in enumerate(pieces[part]):
                 learning = []
                 for name, value in step.encode(piece, at, part, number).items():
-                    gradient, start = gradients[name], row[name]
+                    gradient = gradients[name]
+                    start = row[name]
                     row[name] += len(value)
                     if value.requires_grad and gradient is not None:
                         learning.append((value, gradient[start : row[name]]))
@@ -89,8 +90,10 @@ def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
     >>> [samples_at_once(Batch(images, texts), part, 60) for part in ("images", "texts", "all")]
     [3, 6, 2]
     """
-    pictures = sum(i.pixels.shape[1] * -(-i.pixels.shape[3] // PATCH) * -(-i.pixels.shape[4] // PATCH)
-                   for i in batch.images.values())  # fmt: skip
+    pictures = sum(
+        i.pixels.shape[1] * -(-i.pixels.shape[3] // PATCH) * -(-i.pixels.shape[4] // PATCH)
+        for i in batch.images.values()
+    )
     words = sum(t.ids.shape[1] * t.ids.shape[2] for t in batch.texts.values())
     tokens = {"images": pictures, "texts": words, "all": pictures + words}[part]
     return max(1, chunk // max(1, tokens))

@@ -57,7 +57,9 @@ class ForgettingGuard:
     """
 
     def __init__(self, remember: Callable[[Any], float] | None, forget: float, folder: Path):
-        self.remember, self.forget, self.path = remember, forget, folder / "kept.safetensors"
+        self.remember = remember
+        self.forget = forget
+        self.path = folder / "kept.safetensors"
         self.start: float | None = None
         self.kept = 0  # the step of the weights that are kept
         self.lost: dict[str, float] = {}
@@ -92,7 +94,9 @@ class ForgettingGuard:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         if state:
-            self.start, self.kept, self.lost = state["start"], state["kept"], dict(state["lost"])
+            self.start = state["start"]
+            self.kept = state["kept"]
+            self.lost = dict(state["lost"])
 
 
 def write_samples(path: Path, batch: Any, at: At) -> str:

@@ -28,8 +28,10 @@ def make_accelerator() -> Any:
         given = ", ".join(f"{name}={os.environ[name]}" for name in _RANKS if name in os.environ)
         if not given:
             raise
-        raise InputError(f"the ranks that the environment speaks of ({given}) cannot meet: {brief(error)}; start them "
-                         "with torchrun, or unset these variables") from error  # fmt: skip
+        raise InputError(
+            f"the ranks that the environment speaks of ({given}) cannot meet: {brief(error)}; start them "
+            "with torchrun, or unset these variables"
+        ) from error
 
 
 def strategy(accelerator: Any, shard: bool) -> Replicated:

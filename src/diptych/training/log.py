@@ -29,7 +29,8 @@ class Log:
     """
 
     def __init__(self, path: Path | None, quiet: bool = False):
-        self.path, self.quiet = path, quiet
+        self.path = path
+        self.quiet = quiet
         self.tracker: Tracker | None = None
         self._start = self._shown = time.perf_counter()
         self._file = None
@@ -63,7 +64,8 @@ class Log:
         """A stage begins: draw its bar, where there is none yet."""
         if self.path is None or self.quiet or self._progress is not None:
             return
-        self._name, self._steps = name, steps
+        self._name = name
+        self._steps = steps
         if Console(stderr=True).is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),

@@ -92,8 +92,10 @@ def _train(
         change(method)
     if held_out is not None:
         if isinstance(delivered, DualEncoder) and delivered.text is None:
-            raise InputError("the validation matches pictures and texts, and this run has no text tower; leave out "
-                             "--val, and measure the model with `diptych evaluate --suite probe`")  # fmt: skip
+            raise InputError(
+                "the validation matches pictures and texts, and this run has no text tower; leave out "
+                "--val, and measure the model with `diptych evaluate --suite probe`"
+            )
         fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)
         if isinstance(delivered, Delivered):
             fields = delivered.reads
@@ -199,7 +201,8 @@ def _alone(out: Path) -> Iterator[None]:
     Raises InputError on all of them where another run is in it, or it cannot be made.
     """
     with ExitStack() as stack:
-        refusal, made = "", False
+        refusal = ""
+        made = False
         if collectives.rank() == 0:
             try:
                 made = not out.exists()

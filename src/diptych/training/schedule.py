@@ -47,9 +47,11 @@ def factor(step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0
 
 def _one_cycle(step: int, steps: int, warmup: float, options: OneCycle) -> float:
     """Up from `low` to 1 at the last step of the warm-up, then down."""
-    total, low = round(options.length * steps), 1 / options.start
+    total = round(options.length * steps)
+    low = 1 / options.start
     peak = (warmup * total if warmup < 1 else warmup) - 1
     if step <= peak:
         return 1 + (low - 1) / 2 * (1 + cos(pi * step / peak))
-    peak, last = max(peak, 0), low / options.end
+    peak = max(peak, 0)
+    last = low / options.end
     return last + (1 - last) / 2 * (1 + cos(pi * min(1, (step - peak) / max(total - 1 - peak, 1))))

@@ -139,7 +139,8 @@ def _without_weights(module: nn.Module) -> nn.Module:
 
 def _share_average(average: Momentum) -> None:
     """Cut the averaged weights as those that they follow; no FSDP around them, as they never run."""
-    slow, fast = list(average.module.parameters()), average.online.parameters()
+    slow = list(average.module.parameters())
+    fast = average.online.parameters()
     shares = {
         id(p): nn.Parameter(collectives.shared(p.data, like), requires_grad=False)
         for p, like in zip(slow, fast, strict=True)

@@ -21,7 +21,8 @@ from diptych.errors import InputError, brief
 from diptych.files import is_full, read_json, sync
 from diptych.spec import Natural
 
-_TENSORS, _TREE = "tensors.safetensors", "state.json"
+_TENSORS = "tensors.safetensors"
+_TREE = "state.json"
 _STEP = re.compile(r"step-(\d{9,18})")
 
 
@@ -65,7 +66,8 @@ class Checkpoints:
     """The checkpoints of one run, the newest `keep` of them."""
 
     def __init__(self, folder: Path, keep: int = 2):
-        self.folder, self.keep = folder, keep
+        self.folder = folder
+        self.keep = keep
 
     def clean(self) -> None:
         """Remove what a killed writer left behind."""

@@ -27,7 +27,8 @@ class Step(nn.Module):
 
     def __init__(self, method: Method, precision: str):
         super().__init__()
-        self.method, self.precision = method, precision
+        self.method = method
+        self.precision = precision
 
     def encode(self, batch: Any, at: At, part: str | None = None, piece: int = 0) -> Features:
         """This rank's features; of one of the method's `parts`, whose pieces draw by (…, rank, part, piece)."""

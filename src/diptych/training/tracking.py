@@ -36,7 +36,9 @@ class Tracker:
     def __init__(self, name: str, out: Path, config: Mapping[str, Any]):
         if find_spec(name) is None:
             raise InputError(f"the tracker {name} is not installed; install it with: pip install 'diptych[{name}]'")
-        self.name, self.out, self.config = name, out.resolve(), dict(flat(config))
+        self.name = name
+        self.out = out.resolve()
+        self.config = dict(flat(config))
         self._tracker: Any = None
 
     def open(self, keep_before: int | None) -> None:
@@ -47,7 +49,8 @@ class Tracker:
             remedy = "remove it to begin anew with the tracker"
             values = {"runs": read_json(path, remedy)}
             known = dict(check_record(_Known, values, path, remedy)["runs"])
-        begun, key = self.name in known, known.get(self.name, uuid.uuid4().hex[:8])
+        begun = self.name in known
+        key = known.get(self.name, uuid.uuid4().hex[:8])
         with redirect_stdout(sys.stderr):  # trackers greet; stdout is for what a verb returns
             try:
                 self._tracker = self._make(key, keep_before)
@@ -55,8 +58,9 @@ class Tracker:
                 if self.name == "tensorboard" and not begun:  # the others replace what they hold of it
                     self._tracker.store_init_configuration(self.config)
             except Exception as error:
-                raise InputError(f"the tracker {self.name} cannot begin: {brief(error)}; mend that, or leave it out"
-                                 ) from error  # fmt: skip
+                raise InputError(
+                    f"the tracker {self.name} cannot begin: {brief(error)}; mend that, or leave it out"
+                ) from error
         write_atomic(path, lambda place: place.write_text(json.dumps({**known, self.name: key}), encoding="utf-8"))
 
     def _make(self, key: str, keep_before: int | None) -> Any:

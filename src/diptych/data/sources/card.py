@@ -71,7 +71,8 @@ def _find(name: str) -> tuple[Card, Path]:
         if not path.is_file():
             raise InputError(f"{path}: no such file; check the path")
         return _card(path.read_text("utf-8", errors="replace"), name), path.parent
-    card, packs = cards()[name], os.environ.get("DIPTYCH_DATA")
+    card = cards()[name]
+    packs = os.environ.get("DIPTYCH_DATA")
     if not packs:
         raise InputError(f"{name} does not ship; set DIPTYCH_DATA to the folder that holds {card.home}/")
     root = Path(packs) / card.home

@@ -44,10 +44,15 @@ def open(spec: Spec) -> Triples:
             )
         members[group["id"]] = group["members"]
     triples = [
-        Triple(key=str(entry["pairid"]), reference=entry["reference"], target=entry["target_hard"],
-               texts=(entry["caption"],), group=entry["img_set"]["id"])
+        Triple(
+            key=str(entry["pairid"]),
+            reference=entry["reference"],
+            target=entry["target_hard"],
+            texts=(entry["caption"],),
+            group=entry["img_set"]["id"],
+        )
         for entry in data
-    ]  # fmt: skip
+    ]
     paths = {name: below(listing, each) for name, each in pictures.items()}
     root, _ = root_of(path, [next(iter(paths.values()))], options.images, ["img_raw", "images_raw", "images"])
     return Triples(spec.name, root, paths, triples, members)

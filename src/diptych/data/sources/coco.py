@@ -16,7 +16,8 @@ from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure, several
 
-FORMAT, ANY = "coco", True
+FORMAT = "coco"
+ANY = True
 
 
 def claims(spec: Spec) -> bool:
@@ -116,12 +117,14 @@ def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None
     wanted = several(f"split of {path}", split, splits)
     chosen = [image for image in images if image["split"] in wanted]
     names = [str(Path(image.get("filepath", ""), image["filename"])) for image in chosen]
-    captions, damage = [], {}
+    captions = []
+    damage = {}
     for name, image in zip(names, chosen, strict=True):
         texts = [sentence["raw"] for sentence in image["sentences"]]
         captions.append([text for text in texts if isinstance(text, str)])
-        damage |= {f"{path}:{name} sentence {at}": "columns" for at, text in enumerate(texts, 1)
-                   if not isinstance(text, str)}  # fmt: skip
+        damage |= {
+            f"{path}:{name} sentence {at}": "columns" for at, text in enumerate(texts, 1) if not isinstance(text, str)
+        }
     return names, captions, damage
 
 
@@ -150,7 +153,9 @@ class Coco:
         boxes: Boxes | None = None,
     ):
         self._boxes = boxes
-        self.name, self.root, self.damage = name, root, damage
+        self.name = name
+        self.root = root
+        self.damage = damage
         self._pictures = Strings(pictures)
         self._captions = Strings([text for texts in captions for text in texts])
         self._ends = np.cumsum([len(texts) for texts in captions], dtype=np.int64)
@@ -177,7 +182,8 @@ class Coco:
     def _boxes_of(self, index: int) -> tuple[Box, ...]:
         if self._boxes is None:
             return ()
-        start, end = int(self._boxes.ends[index - 1]) if index else 0, int(self._boxes.ends[index])
+        start = int(self._boxes.ends[index - 1]) if index else 0
+        end = int(self._boxes.ends[index])
         rows = self._boxes.rows[start:end].tolist()
         classes = self._boxes.classes
         return tuple(

@@ -138,8 +138,10 @@ def _load(name: str, split: str | None, where: str) -> Any:
         raise InputError(f"{where} needs datasets; install it with pip install 'diptych[data]'") from None
     path = Path(name).expanduser()
     if not path.exists() and (not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix):
-        raise InputError(f"{where}: no such file or folder; name what save_to_disk wrote, an .arrow or .parquet file, "
-                         "or a folder of them")  # fmt: skip
+        raise InputError(
+            f"{where}: no such file or folder; name what save_to_disk wrote, an .arrow or .parquet file, "
+            "or a folder of them"
+        )
     try:
         with _quiet(datasets):
             found = _read(datasets, path, name)
@@ -148,8 +150,10 @@ def _load(name: str, split: str | None, where: str) -> Any:
     except Exception as error:  # the library raises what its builders, pyarrow and the network led to
         if path.exists():
             raise InputError(f"{where}: datasets cannot read it ({brief(error)}); check where it came from") from error
-        raise InputError(f"{where}: there is no such folder, and the hub gives no such dataset ({brief(error)}); fetch "
-                         "it elsewhere, save it with save_to_disk and give its folder") from error  # fmt: skip
+        raise InputError(
+            f"{where}: there is no such folder, and the hub gives no such dataset ({brief(error)}); fetch "
+            "it elsewhere, save it with save_to_disk and give its folder"
+        ) from error
     if isinstance(found, datasets.Dataset):
         if split is not None:
             raise InputError(f"{where}: it is one split; leave out :split={split}")
@@ -168,7 +172,8 @@ def _load(name: str, split: str | None, where: str) -> Any:
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
     """Without the library's bars and the hub's reports of each try: an error of ours is one line."""
-    hidden, logger = datasets.are_progress_bars_disabled(), logging.getLogger("huggingface_hub")
+    hidden = datasets.are_progress_bars_disabled()
+    logger = logging.getLogger("huggingface_hub")
     level = logger.level
     datasets.disable_progress_bars()
     logger.setLevel(logging.ERROR)

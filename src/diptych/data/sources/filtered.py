@@ -20,7 +20,8 @@ from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.spec import Spec, configure
 
-FORMAT, PREFIX = "filtered", "filtered:"
+FORMAT = "filtered"
+PREFIX = "filtered:"
 
 
 def claims(spec: Spec) -> bool:
@@ -98,7 +99,8 @@ class Filtered(Wrapped):
         at = range(len(self))[index]
         sample = super().__getitem__(at)
         kept = set(self._texts[self._starts[at] : self._starts[at + 1]].tolist())
-        numbered, texts = 0, []
+        numbered = 0
+        texts = []
         for text in sample.texts:
             if text.role != self.role:
                 texts.append(text)

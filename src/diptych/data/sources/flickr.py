@@ -35,11 +35,17 @@ def open(spec: Spec) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     if path.name == "captions.txt":
-        rows, image, text = CsvRows(spec.name), "image", "caption"
+        rows = CsvRows(spec.name)
+        image = "image"
+        text = "caption"
     elif _is_results(spec.name):
-        rows, image, text = CsvRows(spec.name, delimiter="|", quoted=False), "image_name", "comment"
+        rows = CsvRows(spec.name, delimiter="|", quoted=False)
+        image = "image_name"
+        text = "comment"
     else:
-        rows, image, text = _TokenRows(spec.name), "image", "caption"
+        rows = _TokenRows(spec.name)
+        image = "image"
+        text = "caption"
     root = options.images or _root(path, rows, image)
     return Table(spec.name, rows, TableOptions(image=image, text=text, root=root))
 

@@ -20,7 +20,8 @@ from diptych.data.sources.records import Parts, labels_of, read_json, read_text,
 from diptych.errors import InputError, some
 from diptych.spec import Spec, configure
 
-FORMAT, ANY = "folder", True
+FORMAT = "folder"
+ANY = True
 _TEXTS = (".txt", ".json")
 _LEFT_OUT = (".", "__MACOSX")  # how the names of folders begin that nobody means
 _ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about a picture
@@ -54,8 +55,13 @@ class Folder:
     """
 
     def __init__(self, root: str, roles: Mapping[str, str] = MappingProxyType({})):
-        self.name, self.root, self.roles = root, root, dict(roles)
-        pictures, texts, foreign, others = [], set(), [], set()
+        self.name = root
+        self.root = root
+        self.roles = dict(roles)
+        pictures = []
+        texts = set()
+        foreign = []
+        others = set()
         paths, closed = _walk(root)
         for path in paths:
             suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)

@@ -54,7 +54,8 @@ class Glyphs:
     name = "glyphs"
 
     def __init__(self, *, splits: Sequence[str], designs: Sequence[str]):
-        self.splits, self.designs = tuple(splits), tuple(designs)
+        self.splits = tuple(splits)
+        self.designs = tuple(designs)
         drawn = [
             (concept["index"], DESIGNS.index(design))
             for concept in concepts()
@@ -68,7 +69,8 @@ class Glyphs:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
-        concept, design = concepts()[self._rows[index, 0]], DESIGNS[self._rows[index, 1]]
+        concept = concepts()[self._rows[index, 0]]
+        design = DESIGNS[self._rows[index, 1]]
         picture = GlyphPicture(design, concept["index"])
         return Sample(
             key=f"{concept['hexcode']}/{design}",

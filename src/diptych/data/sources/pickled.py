@@ -74,13 +74,16 @@ class PickledRows(JsonRows):
 
 
 def _write(path: str, entries: Sequence[Any], file: BinaryIO) -> None:
-    good, written, most = False, len(_END), _EXPANSION * (_LONGEST + Path(path).stat().st_size)
+    good = False
+    written = len(_END)
+    most = _EXPANSION * (_LONGEST + Path(path).stat().st_size)
     for line in map(_line, entries):
         good |= line.startswith(b"{")
         written += file.write(line)
         if written > most:  # entries that occur millions of times in the pickle take a few bytes each
-            raise InputError(f"{path}: its entries take more than {most:,} bytes when they are written out; save it as "
-                             ".jsonl")  # fmt: skip
+            raise InputError(
+                f"{path}: its entries take more than {most:,} bytes when they are written out; save it as .jsonl"
+            )
     if not good:
         first = json.loads(_line(entries[0]))
         raise InputError(f"{path}: none of its {len(entries)} entries is {_WHAT} (the first: {first})")
@@ -108,7 +111,8 @@ def _line(entry: Any) -> bytes:
 def _bound(entry: Any) -> None:
     """Raise ValueError where an entry would be longer than `_LONGEST`: lists that share a list ten times at each of ten
     levels take 300 bytes in a pickle and 10 billion written out."""
-    size, waiting = 0, [entry]
+    size = 0
+    waiting = [entry]
     while waiting:
         value = waiting.pop()
         size += 1 + (len(value) if isinstance(value, str | bytes) else 0)
@@ -129,8 +133,11 @@ def _record(entry: Any) -> dict[str, Any]:
         if not isinstance(index, int) or not 0 <= index < 10**8:
             raise ValueError(f"the index {str(index)[:40]} is no number of at most 8 digits")
         digits = f"{index:08d}"
-        entry = {"image_name": f"images/{digits[:2]}/{digits[2:5]}.zip/{digits[5:]}.jpg", "title": title,
-                 "description": description}  # fmt: skip
+        entry = {
+            "image_name": f"images/{digits[:2]}/{digits[2:5]}.zip/{digits[5:]}.jpg",
+            "title": title,
+            "description": description,
+        }
     elif not isinstance(entry, dict):
         raise TypeError(f"a {type(entry).__name__}, not {_WHAT}")
     elif "image_id" in entry:  # CC3M's paths; of CC12M, which has an image_name, it says nothing
@@ -191,7 +198,8 @@ class _Plain(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO, path: str):
         super().__init__(file, encoding="utf-8")
-        self.path, self.wrapped = path, type("Wrapped", (_Wrapped,), {})
+        self.path = path
+        self.wrapped = type("Wrapped", (_Wrapped,), {})
 
     def find_class(self, module: str, name: str) -> Any:
         found: dict[str, Any] = {name: self.wrapped for name in ("_reconstruct", "ndarray", "dtype")}
@@ -217,7 +225,8 @@ class _Wrapped:
 
 def _scalar(kind: _Wrapped, data: bytes) -> Any:
     """A number or text that NumPy gave a type to."""
-    order, name = kind.state[1], kind.args[0]
+    order = kind.state[1]
+    name = kind.args[0]
     if order not in ("<", ">", "|") or not re.fullmatch(r"[iufb][1248]|U\d+", name):
         raise ValueError(f"a NumPy value of type {name}")
     return np.frombuffer(data, order + name)[0].item()

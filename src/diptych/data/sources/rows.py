@@ -85,7 +85,8 @@ class _Lines:
         raise NotImplementedError
 
     def _line(self, index: int) -> bytes:
-        start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
+        start = int(self._offsets[index])
+        stop = int(self._offsets[index + 1])
         with Path(self.file).open("rb", buffering=0) as file:
             file.seek(start)
             return file.read(stop - start)
@@ -176,8 +177,10 @@ class JsonRows(_Lines):
     """One JSON object a line."""
 
     def __init__(self, path: str, file: str | None = None):
-        self.path, self.file = path, file or path
-        offsets, position = [], 0
+        self.path = path
+        self.file = file or path
+        offsets = []
+        position = 0
         with Path(self.file).open("rb") as lines:
             for line in lines:
                 if line.strip():

@@ -55,9 +55,14 @@ class Snli:
     """
 
     def __init__(self, name: str, rows: JsonRows, images: str | None = None):
-        self.name, self._rows = name, rows
+        self.name = name
+        self._rows = rows
         self.damage: Mapping[str, str] = {}
-        good, keys, labels, damage, first = [], [], [], {}, ""
+        good = []
+        keys = []
+        labels = []
+        damage = {}
+        first = ""
         for number, row in enumerate(rows.scan()):
             bad = row.reason if isinstance(row, BadSample) else "" if _fits(row) else "columns"
             if bad:
@@ -68,11 +73,15 @@ class Snli:
                 labels.append(CLASSES.index(row["gold_label"]))  # type: ignore[index]
                 first = first or _picture(row)
         if not good:
-            raise InputError(f"{name}: no line is {{'sentence1': …, 'sentence2': …, 'gold_label': "
-                             f"{' | '.join(CLASSES)}}}; call a table of another form by another name")  # fmt: skip
+            raise InputError(
+                f"{name}: no line is {{'sentence1': …, 'sentence2': …, 'gold_label': "
+                f"{' | '.join(CLASSES)}}}; call a table of another form by another name"
+            )
         if len(set(keys)) < len(keys):
             keys = [f"{key}#{number + 1}" for key, number in zip(keys, good, strict=True)]
-        self.damage, self._good, self._keys = damage, np.array(good, np.int64), Strings(keys)
+        self.damage = damage
+        self._good = np.array(good, np.int64)
+        self._keys = Strings(keys)
         self._label = np.array(labels, np.int64)
         self.root = _root(Path(name), first, images)
 

@@ -101,12 +101,14 @@ class Split:
     """
 
     def __init__(self, name: str, root: str, entries: Sequence[_Entry], classes: Mapping[int, str]):
-        self.name, self.root = name, root
+        self.name = name
+        self.root = root
         paths = [path for path, _, _ in entries]
         if len(set(paths)) < len(paths):
             twice, _ = Counter(paths).most_common(1)[0]
             raise InputError(f"{name}: the picture {twice} is listed twice; list it once")
-        self._paths, self._classes = Strings(paths), tuple(classes.values())
+        self._paths = Strings(paths)
+        self._classes = tuple(classes.values())
         self._label = np.searchsorted(list(classes), [label for _, label, _ in entries])
 
     def __len__(self) -> int:

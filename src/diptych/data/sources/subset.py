@@ -213,7 +213,8 @@ class Part(Wrapped):
         found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
         if found is None or int(found[1]) > int(found[2]):
             raise InputError(f"part={part} of {source.name} is none; write :part=1/N to :part=N/N, such as part=2/5")
-        self._at, self._of = int(found[1]), int(found[2])
+        self._at = int(found[1])
+        self._of = int(found[2])
         super().__init__(source, self._share(len(source)), f"{source.name}:part={part}")
         if not self.rows:
             raise InputError(

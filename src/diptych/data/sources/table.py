@@ -22,7 +22,8 @@ from diptych.data.sources.rows import CsvRows, Rows, open_rows
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure, several
 
-FORMAT, ANY = "table", True
+FORMAT = "table"
+ANY = True
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _IMAGES = (
     *("image", "image_path", "img_path", "filepath", "file_path", "file_name", "filename", "file", "path"),
@@ -112,7 +113,8 @@ class Table:
 
     def __init__(self, name: str, rows: Rows, options: TableOptions | None = None):
         options = options or TableOptions()
-        self.name, self.rows = name, rows
+        self.name = name
+        self.rows = rows
         self.root = options.root or str(Path(rows.path).parent)
         self._columns = _find_columns(rows, options)
         self.damage: Mapping[str, str] = {}
@@ -122,8 +124,14 @@ class Table:
 
     def _index(self, split: str | None) -> None:
         """One pass over the rows: which picture each names, its key, its label; only those of `split` are kept."""
-        columns, damage, last = self._columns, {}, None
-        ids, good, keys, labels, splits = [], [], [], [], []
+        columns = self._columns
+        damage = {}
+        last = None
+        ids = []
+        good = []
+        keys = []
+        labels = []
+        splits = []
         numbers = _Numbers(self.rows, columns)
         for number, row in enumerate(self.rows.scan()):
             if isinstance(row, BadSample):
@@ -158,7 +166,8 @@ class Table:
             rows = [at for at, name in enumerate(splits) if name in wanted]
             ids, good, keys, labels = ([values[at] for at in rows] for values in (ids, good, keys, labels))
         self.damage = damage
-        self._good, self._groups = np.array(good, np.int64), Groups(np.array(ids, np.uint64))
+        self._good = np.array(good, np.int64)
+        self._groups = Groups(np.array(ids, np.uint64))
         firsts = [int(self._groups[at][0]) for at in range(len(self._groups))]
         keys = [keys[at] for at in firsts]
         if len(set(keys)) < len(keys):
@@ -186,7 +195,9 @@ class Table:
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        columns, parts, picture = self._columns, Parts(), None
+        columns = self._columns
+        parts = Parts()
+        picture = None
         for number in self._good[self._groups[index]].tolist():
             row = self.rows[number]
             if columns.image and picture is None:
@@ -253,7 +264,8 @@ def _is_number(text: str) -> bool:
 
 
 def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
-    columns, roles = list(rows.columns), roles_of(options.text)
+    columns = list(rows.columns)
+    roles = roles_of(options.text)
     for wanted in (options.image, *roles, options.label, options.key, _SPLIT if options.split else None):
         if wanted is not None and wanted not in columns:
             raise unknown(f"column of {rows.path}", wanted, columns)

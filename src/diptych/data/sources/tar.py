@@ -95,7 +95,8 @@ class _Range:
     """The numbers `first` to `last`, as wide as `first`, written out only when asked for."""
 
     def __init__(self, first: str, last: str):
-        self._numbers, self._width = range(int(first), int(last) + 1), len(first)
+        self._numbers = range(int(first), int(last) + 1)
+        self._width = len(first)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -113,7 +114,9 @@ class Tar:
     """
 
     def __init__(self, name: str, paths: Sequence[str], roles: Mapping[str, str] = MappingProxyType({})):
-        self.name, self.paths, self.roles = name, list(paths), dict(roles)
+        self.name = name
+        self.paths = list(paths)
+        self.roles = dict(roles)
         self._index = load_index(self.paths)
         self.damage: Mapping[str, str] = self._index.damage
         if not len(self):

@@ -21,7 +21,12 @@ from diptych.errors import InputError
 _BLOCK = 512
 _PICKLES = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")  # reading them runs the writer's code
 _UNSAFE_TYPES = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe", b"S": "sparse"}
-_FILE, _FOLDER, _PAX, _GLOBAL, _LONG_NAME, _LONG_LINK = (b"0", b"\0", b"7"), b"5", b"x", b"g", b"L", b"K"
+_FILE = (b"0", b"\0", b"7")
+_FOLDER = b"5"
+_PAX = b"x"
+_GLOBAL = b"g"
+_LONG_NAME = b"L"
+_LONG_LINK = b"K"
 _PASSED_OVER = (_FOLDER, _GLOBAL, _LONG_LINK, b"V", b"D")  # V, D: GNU's label of a volume and list of a folder
 _LONGEST_HEADER = 1 << 20  # bytes of an extended header; a path is rarely above a thousand
 _LENGTH = re.compile(rb"(\d{1,7}) ")
@@ -188,12 +193,17 @@ def _members(path: str) -> Iterator[_Member]:
     """Every file member, and damage where it lies."""
     with Path(path).open("rb", buffering=1 << 14) as file:
         end = os.fstat(file.fileno()).st_size
-        at, found, closed = 0, False, end == 0
-        name, size = "", -1  # from an extended header, for the member that follows
+        at = 0
+        found = False
+        closed = end == 0
+        # from an extended header, for the member that follows
+        name = ""
+        size = -1
         while at < end:
             block = _read(file, at, _BLOCK)
             if len(block) == _BLOCK and not any(block):
-                at, closed = _after_zeros(file, at), True
+                at = _after_zeros(file, at)
+                closed = True
                 continue
             if len(block) < _BLOCK:
                 break
@@ -202,12 +212,15 @@ def _members(path: str) -> Iterator[_Member]:
             if header is None:
                 at = _resync(file, path, at, found, block)
                 yield _Member(_name(block) if block[257:262] == b"ustar" else "", at, 0, "checksum")
-                name, size = "", -1
+                name = ""
+                size = -1
                 continue
             found = True
             kind, plain_name, plain_size = header
-            member_name, member_size = name or plain_name, size if size >= 0 else plain_size
-            data, at = at + _BLOCK, at + _BLOCK + -(-member_size // _BLOCK) * _BLOCK
+            member_name = name or plain_name
+            member_size = size if size >= 0 else plain_size
+            data = at + _BLOCK
+            at = at + _BLOCK + -(-member_size // _BLOCK) * _BLOCK
             if kind in _UNSAFE_TYPES:
                 raise InputError(
                     f"{path}: member {member_name!r} is {_UNSAFE_TYPES[kind]}; repack the tar with plain files"
@@ -226,7 +239,8 @@ def _members(path: str) -> Iterator[_Member]:
             elif kind not in _PASSED_OVER:
                 yield _Member(member_name, data, 0, "member-type")
             if kind not in (_GLOBAL, _LONG_LINK):
-                name, size = "", -1
+                name = ""
+                size = -1
         if not closed:  # a whole tar ends in blocks of zeros
             yield _Member("", end, 0, "truncated")
 

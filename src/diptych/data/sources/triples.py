@@ -50,16 +50,26 @@ class Triples:
         triples: Sequence[Triple],
         members: Mapping[int, Sequence[str]] | None = None,
     ):
-        self.name, self.root, self._pictures, members = name, root, dict(pictures), members or {}
+        self.name = name
+        self.root = root
+        self._pictures = dict(pictures)
+        members = members or {}
         listed = [each for each in triples if self._lists(each)]
         self.damage = {each.key: "missing" for each in triples if not self._lists(each)}
         if not listed:
-            raise InputError(f"{name}: none of its {len(triples)} triples is of listed pictures; give the list of the "
-                             "same split with :pictures=FILE")  # fmt: skip
-        self._triples, self._grouped = listed, bool(members)
+            raise InputError(
+                f"{name}: none of its {len(triples)} triples is of listed pictures; give the list of the "
+                "same split with :pictures=FILE"
+            )
+        self._triples = listed
+        self._grouped = bool(members)
         seen = {(each.group, shown) for each in listed for shown in (each.reference, each.target)}
-        alone = [(group, shown) for group, names in members.items() for shown in names
-                 if (group, shown) not in seen and shown in self._pictures]  # fmt: skip
+        alone = [
+            (group, shown)
+            for group, names in members.items()
+            for shown in names
+            if (group, shown) not in seen and shown in self._pictures
+        ]
         shown = {name for _, name in seen} | {name for _, name in alone}
         self._alone = [*dict.fromkeys(alone), *((-1, name) for name in self._pictures if name not in shown)]
         self._keys = [each.key for each in listed]
@@ -75,10 +85,12 @@ class Triples:
         index = range(len(self))[index]
         if index >= len(self._triples):
             group, name = self._alone[index - len(self._triples)]
-            shown, texts = {"main": name}, ()
+            shown = {"main": name}
+            texts = ()
         else:
             triple = self._triples[index]
-            group, texts = triple.group, triple.texts
+            group = triple.group
+            texts = triple.texts
             shown = {"main": triple.target, "reference": triple.reference}
         return Sample(
             key=self._keys[index],
@@ -114,8 +126,9 @@ def beside(path: Path, name: str, given: str | None, folders: Sequence[str]) -> 
     tried = [Path(given)] if given is not None else [place / name for place in places]
     found = next((place for place in tried if place.is_file()), None)
     if found is None:
-        raise InputError(f"{path}: its list of pictures, {tried[0] if given else name}, is not there; name it with "
-                         ":pictures=FILE")  # fmt: skip
+        raise InputError(
+            f"{path}: its list of pictures, {tried[0] if given else name}, is not there; name it with :pictures=FILE"
+        )
     return found
 
 
@@ -145,6 +158,8 @@ def entries(path: Path, data: Any, needs: Mapping[str, type]) -> list[dict[str, 
     for at, entry in enumerate(data, 1):
         given = entry if isinstance(entry, dict) else {}
         if lacking := [name for name, kind in needs.items() if type(given.get(name)) is not kind]:
-            raise InputError(f"{path}: triple {at} has no {' and no '.join(lacking)} of the right kind; compare it "
-                             "with the published file")  # fmt: skip
+            raise InputError(
+                f"{path}: triple {at} has no {' and no '.join(lacking)} of the right kind; compare it "
+                "with the published file"
+            )
     return data

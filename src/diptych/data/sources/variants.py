@@ -102,7 +102,8 @@ class TilePicture:
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The drawing, transparent around it."""
-        x, y = self.index % COLUMNS * TILE, self.index // COLUMNS * TILE
+        x = self.index % COLUMNS * TILE
+        y = self.index // COLUMNS * TILE
         return _sheet(self.sheet).crop((x, y, x + TILE, y + TILE))
 
     def read(self) -> bytes:
@@ -117,7 +118,8 @@ class Variants:
     """
 
     def __init__(self, path: Path, rows: Sequence[dict[str, Any]], *, splits: Sequence[str], designs: Sequence[str]):
-        self.name, self.path = str(path), path
+        self.name = str(path)
+        self.path = path
         self._actions = tuple(dict.fromkeys(row["action"] for row in rows))
         number = {action: at for at, action in enumerate(self._actions)}
         groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -125,8 +127,12 @@ class Variants:
             for design in designs:
                 if row["split"] in splits and design in row["designs"]:
                     groups.setdefault((number[row["action"]], design), []).append(row)
-        self._pairs = [(key, row, *_reference(row, members, key[1]))
-                       for key, members in groups.items() if len(members) > 1 for row in members]  # fmt: skip
+        self._pairs = [
+            (key, row, *_reference(row, members, key[1]))
+            for key, members in groups.items()
+            if len(members) > 1
+            for row in members
+        ]
         if not self._pairs:
             raise InputError(f"{path}: no action of split {'+'.join(splits)} has two drawings by one hand")
 
@@ -166,8 +172,14 @@ class Variants:
 
     def schema(self) -> Schema:
         """Two pictures, a caption, the instruction, and six labels."""
-        names = {"group": (), "edit": EDITS, "gender": GENDERS, "tone": TONES, "action": self._actions,
-                 "design": DESIGNS}  # fmt: skip
+        names = {
+            "group": (),
+            "edit": EDITS,
+            "gender": GENDERS,
+            "tone": TONES,
+            "action": self._actions,
+            "design": DESIGNS,
+        }
         return {
             "images.main": Field(kind="image"),
             "images.reference": Field(kind="image"),
@@ -180,7 +192,8 @@ def _reference(row: dict[str, Any], members: Sequence[dict[str, Any]], design: s
     """Another drawing, what differs, and the form of words: first what, then which, by lots of the drawing's own."""
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for other in members:
-        tone, gender = other["tone"] != row["tone"], other["gender"] != row["gender"]
+        tone = other["tone"] != row["tone"]
+        gender = other["gender"] != row["gender"]
         if other is not row:
             by_kind.setdefault("both" if tone and gender else "tone" if tone else "gender", []).append(other)
     rng = generator(0, "variants", row["hexcode"], design)
@@ -196,8 +209,11 @@ def instruction(row: dict[str, Any], kind: str, form: int) -> str:
     """
     plain = row["tone"] == "none"
     if kind == "tone":
-        return (("make it plain yellow", "without a skin tone") if plain else
-                (f"give it {row['tone']} skin", f"with {row['tone']} skin tone"))[form]  # fmt: skip
+        return (
+            ("make it plain yellow", "without a skin tone")
+            if plain
+            else (f"give it {row['tone']} skin", f"with {row['tone']} skin tone")
+        )[form]
     start = (f"make it a {row['gender']}", f"the same as a {row['gender']}")[form]
     if kind == "gender":
         return start

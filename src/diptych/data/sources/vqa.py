@@ -89,11 +89,14 @@ def _questions(data: Any, path: Path, options: VqaOptions) -> tuple[list[_Asked]
     file = Path(options.annotations) if options.annotations is not None else beside
     answers: dict[Any, list[Any]] | None = None
     if options.annotations is not None or file.is_file():
-        answers = {each["question_id"]: [one["answer"] for one in each["answers"]]
-                   for each in json_of(file)["annotations"]}  # fmt: skip
-    found, damage = [], {}
+        answers = {
+            each["question_id"]: [one["answer"] for one in each["answers"]] for each in json_of(file)["annotations"]
+        }
+    found = []
+    damage = {}
     for each in data["questions"]:
-        number, given = each["question_id"], [] if answers is None else answers.get(each["question_id"])
+        number = each["question_id"]
+        given = [] if answers is None else answers.get(each["question_id"])
         if given is None:
             damage[f"{path}:question {number}"] = "missing"
         elif not isinstance(each["question"], str) or not all(isinstance(one, str) for one in given):
@@ -108,7 +111,9 @@ def _questions(data: Any, path: Path, options: VqaOptions) -> tuple[list[_Asked]
 def _explained(data: Sequence[Any], path: Path) -> tuple[list[_Asked], dict[str, str], dict[int, list[str]]]:
     """VQA-E's entries, what is no text, by its place, and the explanation of each entry; an explanation stands beside
     how much it is to be trusted."""
-    found, damage, captions = [], {}, {}
+    found = []
+    damage = {}
+    captions = {}
     for at, each in enumerate(data):
         texts = [each["question"], each["explanation"][0], *each["answers"]]
         if not 0 <= int(each["img_id"]) < 2**63:
@@ -161,8 +166,12 @@ class Vqa:
         captions: Mapping[int, Sequence[str]],
         damage: Mapping[str, str],
     ):
-        self.name, self.word, self.root, self.damage = name, word, root, damage
-        self._keys, self._questions = Strings(each.key for each in asked), Strings(each.question for each in asked)
+        self.name = name
+        self.word = word
+        self.root = root
+        self.damage = damage
+        self._keys = Strings(each.key for each in asked)
+        self._questions = Strings(each.question for each in asked)
         self._image = np.array([each.image for each in asked], np.int64)
         self._answers = Strings(answer for each in asked for answer in each.answers)
         self._answered = np.cumsum([len(each.answers) for each in asked], dtype=np.int64)

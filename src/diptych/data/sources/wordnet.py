@@ -27,8 +27,11 @@ from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure, several
 
-FORMAT, PREFIX = "wordnet", "wordnet:"
-INSTALLED, PACK, PACKED = Path("/usr/share/wordnet"), "wordnet-glosses", "synsets.jsonl.gz"
+FORMAT = "wordnet"
+PREFIX = "wordnet:"
+INSTALLED = Path("/usr/share/wordnet")
+PACK = "wordnet-glosses"
+PACKED = "synsets.jsonl.gz"
 FILES = {"noun": "data.noun", "verb": "data.verb", "adjective": "data.adj", "adverb": "data.adv"}
 SPLITS = ("train", "val", "test")  # of synsets, by a hash of their keys: 18, 1 and 1 of 20
 LETTERS = {"noun": "n", "verb": "v", "adjective": "a", "adverb": "r"}
@@ -72,7 +75,8 @@ class WordNet:
     name = FORMAT
 
     def __init__(self, folder: Path, pos: Sequence[str] = tuple(FILES), splits: Sequence[str] = SPLITS, page: int = 6):
-        self.page, self.damage = page, {}
+        self.page = page
+        self.damage = {}
         found = [
             (name, record)
             for name, record in _records(folder, self.damage)
@@ -188,11 +192,14 @@ def _synset(line: str, pos: str) -> dict[str, Any]:
 
 def _read_pack(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The pack, whose ids begin with `a` for adverbs too: they are where offsets begin anew."""
-    names, letters, last = list(FILES), [*LETTERS.values()], (0, 0)
+    names = list(FILES)
+    letters = [*LETTERS.values()]
+    last = (0, 0)
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             record = json.loads(line)
-            place, offset = letters.index(record["id"][0]), int(record["id"][1:])
+            place = letters.index(record["id"][0])
+            offset = int(record["id"][1:])
             if (place, offset) < last:
                 place = letters.index(LETTERS["adverb"])
             last = (place, offset)

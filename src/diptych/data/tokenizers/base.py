@@ -57,7 +57,8 @@ class Tokenizer(ABC):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text with its special ids, at most `context` of them, not padded."""
         assert not isinstance(texts, str), "encode takes a list of texts"
-        before, after = list(self.before), list(self.after)
+        before = list(self.before)
+        after = list(self.after)
         return [before + self.ids(text)[: self.room] + after for text in texts]
 
     def lost(self, text: str) -> int:

@@ -26,10 +26,14 @@ class Bpe(Tokenizer):
     """A trained vocabulary, given by its merges ("left right", in order)."""
 
     kind = "bpe"
-    pad, before, after = 0, (1,), (2,)
+    pad = 0
+    before = (1,)
+    after = (2,)
 
     def __init__(self, merges: Iterable[str], context: int = 64, padding: Literal["longest", "max"] = "longest"):
-        self.merges, self.context, self.padding = tuple(merges), context, padding
+        self.merges = tuple(merges)
+        self.context = context
+        self.padding = padding
         vocab = {token: number for number, token in enumerate(SPECIAL + ALPHABET)}
         pairs = []
         for merge in self.merges:
@@ -82,8 +86,13 @@ def train_bpe(
     if context < 3:
         raise InputError(f"context is {context}; it must be at least 3: start, end and one id between")
     rust = _pipeline(models.BPE())
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False,
-                                  special_tokens=list(SPECIAL), initial_alphabet=list(ALPHABET))  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=list(ALPHABET),
+    )
     rust.train_from_iterator((whole(text) for text in texts), trainer)
     state = json.loads(rust.to_str())["model"]
     tokenizer = Bpe((" ".join(pair) for pair in state["merges"]), context, padding)

@@ -19,7 +19,8 @@ from tokenizers import models, pre_tokenizers
 from diptych.data.tokenizers.base import Tokenizer
 from diptych.errors import InputError, unknown
 
-START, END = "<start_of_text>", "<end_of_text>"
+START = "<start_of_text>"
+END = "<end_of_text>"
 PATTERN = START + "|" + END + r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 MERGES = 49152 - 256 - 2  # how many lines of the file belong to CLIP's vocabulary
 SUFFIX = "</w>"  # marks the last byte of a word
@@ -39,11 +40,14 @@ class Clip(Tokenizer):
             raise unknown("way to clean text", clean, CLEAN)
         if context < 3:
             raise InputError(f"context is {context}; it must be at least 3: start, end and one id between")
-        self.context, self.clean, self.padding = context, clean, padding
+        self.context = context
+        self.clean = clean
+        self.padding = padding
         vocab, self._bpe, self.checksum = _vocabulary()
         self.vocab_size = len(vocab)
         self._special = {START: vocab[START], END: vocab[END]}
-        self.before, self.after = (vocab[START],), (vocab[END],)
+        self.before = (vocab[START],)
+        self.after = (vocab[END],)
 
     def ids(self, text: str) -> list[int]:
         ids = []

@@ -39,8 +39,13 @@ class HuggingFace(Tokenizer):
     ):
         if clean is not None and clean not in CLEAN:
             raise unknown("way to clean text", clean, CLEAN)
-        self.content, self.context, self.pad, self.padding, self.clean = content, context, pad, padding, clean
-        self.before, self.after = tuple(before), tuple(after)
+        self.content = content
+        self.context = context
+        self.pad = pad
+        self.padding = padding
+        self.clean = clean
+        self.before = tuple(before)
+        self.after = tuple(after)
         try:
             self._rust = RustTokenizer.from_str(content)
         except Exception as error:  # the Rust library raises nothing narrower
@@ -106,8 +111,9 @@ def from_folder(
         raise InputError(f'the tokenizer of {folder} pads on the left; set "padding_side": "right" in its config')
     pad = found.pad_token_id if found.pad_token_id is not None else 0
     if not hasattr(found, "backend_tokenizer"):
-        raise InputError(f"the tokenizer of {folder} is a {type(found).__name__} without a fast form; save it with a "
-                         "tokenizer.json")  # fmt: skip
+        raise InputError(
+            f"the tokenizer of {folder} is a {type(found).__name__} without a fast form; save it with a tokenizer.json"
+        )
     before, after = _special(found)
     if strip_end:
         after = (pad,) * len(after)
@@ -118,7 +124,8 @@ def from_folder(
 def _special(found: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special ids before and after a text."""
     encoded = found("a", return_special_tokens_mask=True)
-    ids, mask = encoded["input_ids"], encoded["special_tokens_mask"]
+    ids = encoded["input_ids"]
+    mask = encoded["special_tokens_mask"]
     own = [place for place, special in enumerate(mask) if not special]
     first, last = (own[0], own[-1]) if own else (len(ids), len(ids))
     return tuple(ids[:first]), tuple(ids[last + 1 :])

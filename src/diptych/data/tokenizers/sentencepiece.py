@@ -45,8 +45,12 @@ class SentencePiece(Tokenizer):
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError as error:
             raise InputError(f"the SentencePiece model is damaged ({error}); copy the file again") from None
-        self.model, self.context, self.pad, self.padding = model, context, pad, padding
-        self.lower, self.clean = lower, clean
+        self.model = model
+        self.context = context
+        self.pad = pad
+        self.padding = padding
+        self.lower = lower
+        self.clean = clean
         self.after = (eos,)
         self.vocab_size = self._processor.GetPieceSize()
         self._guard = "<unk>"  # put before the text and cut off again: the model drops spaces at the start of its input
@@ -79,11 +83,13 @@ class SentencePiece(Tokenizer):
         cls, folder: Path, *, context: int | None, padding: Literal["longest", "max"], clean: str | None
     ) -> "SentencePiece":
         """From a SigLIP folder: spiece.model, and what its tokenizer_config.json says (transformers' names)."""
-        config, model = _config(folder), (folder / "spiece.model").read_bytes()
+        config = _config(folder)
+        model = (folder / "spiece.model").read_bytes()
         context = context or int(config.get("model_max_length", 64))
         lower = config.get("do_lower_case", True)
         made = cls(model, context=context, pad=0, eos=0, padding=padding, lower=lower, clean=clean)
-        made.pad, made.after = made.piece(config.get("pad_token")), (made.piece(config.get("eos_token")),)
+        made.pad = made.piece(config.get("pad_token"))
+        made.after = (made.piece(config.get("eos_token")),)
         return made
 
     def piece(self, token: str | dict[str, Any] | None) -> int:

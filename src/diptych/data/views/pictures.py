@@ -73,7 +73,8 @@ def place(
     (255, 0, 0)
     """
     side = max(1, round(size / shrink))
-    height, width = round(side * tile.height / max(tile.size)), round(side * tile.width / max(tile.size))
+    height = round(side * tile.height / max(tile.size))
+    width = round(side * tile.width / max(tile.size))
     small = tile.resize((max(width, 1), max(height, 1)), Image.Resampling.BILINEAR, reducing_gap=2.0)
     canvas = Image.new("RGB", (size, size), ground)
     corner = (round(at[0] * (size - small.width)), round(at[1] * (size - small.height)))
@@ -119,15 +120,19 @@ class PictureView:
         """The pixels that the picture's short side must keep so that the smallest crop still has the target's size."""
         if progress is None or self.augment is None:
             return self.preprocess.least()
-        augment, strength = self.augment, self.augment.strength(progress)
+        augment = self.augment
+        strength = self.augment.strength(progress)
         area = 1 + (min(augment.crop) - 1) * strength
         stretch = max(max(augment.ratio), 1 / min(augment.ratio)) ** strength
         return math.ceil(self.preprocess.size * math.sqrt(stretch / area))
 
     def _vary(self, image: Image.Image, rng: np.random.Generator, augment: Augment, progress: float) -> Tensor:
-        size, strength = self.preprocess.size, augment.strength(progress)
+        size = self.preprocess.size
+        strength = augment.strength(progress)
         if image.mode == "RGBA":
-            shrink, x, y = 1 + (augment.place - 1) * strength * rng.uniform(), rng.uniform(), rng.uniform()
+            shrink = 1 + (augment.place - 1) * strength * rng.uniform()
+            x = rng.uniform()
+            y = rng.uniform()
             colour = rng.integers(0, 256, 3)
             ground = tuple(int(255 + (value - 255) * strength) for value in colour)
             if augment.turn:
@@ -174,6 +179,8 @@ def _crop_box(
     width, height = size
     area = width * height * (1 + (rng.uniform(*augment.crop) - 1) * strength)
     aspect = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])) * strength)
-    w, h = min(width, np.sqrt(area * aspect)), min(height, np.sqrt(area / aspect))
-    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    w = min(width, np.sqrt(area * aspect))
+    h = min(height, np.sqrt(area / aspect))
+    x = rng.uniform(0, width - w)
+    y = rng.uniform(0, height - h)
     return float(x), float(y), float(x + w), float(y + h)

@@ -74,7 +74,10 @@ class WorldSource:
         for option, value, least in (("count", count, 1), ("seed", seed, 0), ("start", start, 0)):
             if value < least:
                 raise InputError(f"option {option!r} of source {world.name!r} is {value}; it must be at least {least}")
-        self.world, self.count, self.seed, self.start = world, count, seed, start
+        self.world = world
+        self.count = count
+        self.seed = seed
+        self.start = start
         name, colon, options = world.spec().partition(":")
         counted = f"{name}:count={count}" + (f":seed={seed}" if seed else "") + (f":start={start}" if start else "")
         self.name = counted + colon + options

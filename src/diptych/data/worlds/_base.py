@@ -85,7 +85,8 @@ class Drawn:
     """
 
     def __init__(self, world: World[Any], facts: Any):
-        self.world, self.facts = world, facts
+        self.world = world
+        self.facts = facts
 
     @cached_property
     def rendered(self) -> Rendered:

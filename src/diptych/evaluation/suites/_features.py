@@ -83,7 +83,8 @@ def frozen(
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see `read_pictures`)."""
-    found, kept = [], []
+    found = []
+    kept = []
     for pixels, of_batch in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
         vectors = getattr(model, _ABILITY[features])(pixels, batch_size=batch_size)
         if features == "pooled":

@@ -30,7 +30,8 @@ def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.nda
     """
     height, width = plane.shape
     scaled_width, scaled_height = preprocess.scaled(width, height)
-    rows, columns = _nearest(height, scaled_height, preprocess), _nearest(width, scaled_width, preprocess)
+    rows = _nearest(height, scaled_height, preprocess)
+    columns = _nearest(width, scaled_width, preprocess)
     laid = plane[rows[:, None], columns]
     return np.where((rows[:, None] >= 0) & (columns >= 0), laid, np.asarray(void, laid.dtype))
 
@@ -61,7 +62,8 @@ def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     >>> cell_means(np.array([[1.0, 3, np.nan, np.nan]]), (1, 2))
     array([ 2., nan])
     """
-    cell, finite = cells_of(plane.shape, grid).ravel(), np.isfinite(plane).ravel()
+    cell = cells_of(plane.shape, grid).ravel()
+    finite = np.isfinite(plane).ravel()
     total = np.bincount(cell, minlength=grid[0] * grid[1])
     count = np.bincount(cell[finite], minlength=len(total))
     with np.errstate(invalid="ignore"):
@@ -95,7 +97,9 @@ def positions(
     all. Raises InputError for a model whose features have no grid.
     """
     share = None if most is None else max(1, most // len(source))
-    features, targets, owners = [], [], []
+    features = []
+    targets = []
+    owners = []
     for pixels, planes in read_pictures(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
         encoded = model.represent(pixels, batch_size=batch_size)
         if encoded.grid is None:

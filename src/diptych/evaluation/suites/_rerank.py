@@ -42,12 +42,14 @@ def match_some(
     Each picture is read once, for all texts that it meets in either direction. `facts` is what chose the pictures: it
     leaves out the same ones again.
     """
-    n, m = len(of_pictures), len(of_texts)
+    n = len(of_pictures)
+    m = len(of_texts)
     forward = np.arange(n)[:, None] * m + of_pictures
     backward = of_texts * m + np.arange(m)[:, None]
     pairs = np.unique(np.concatenate([forward.ravel(), backward.ravel()]))
     steps.total += len(source) + len(pairs)
-    scores, done = [], 0
+    scores = []
+    done = 0
     for pixels, kept in read_pictures(model, source, facts, Counter(), exact=exact, batch_size=batch_size, steps=steps):
         begin, end = np.searchsorted(pairs, (done * m, (done + len(kept)) * m))
         for start in range(begin, end, batch_size):

@@ -45,7 +45,10 @@ def ridge(
         return make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(x, y).predict(test)
 
     fit, aside = kept_aside(len(targets), seed, owners)
-    x, y, aside_x, aside_y = features[fit], targets[fit], features[aside], targets[aside]
+    x = features[fit]
+    y = targets[fit]
+    aside_x = features[aside]
+    aside_y = targets[aside]
     alpha = min(alphas, key=lambda value: float(((predicted(x, y, aside_x, value) - aside_y) ** 2).mean()))
     found = errors(test_targets, predicted(features, targets, test_features, alpha))
     constant = errors(test_targets, np.full(len(test_targets), targets.mean()))

@@ -57,13 +57,15 @@ def layer(
     if len(classes) < 2:
         raise InputError("all samples that a probe learns from are of one class; give samples of others too")
     size = max(float(np.linalg.norm(x, axis=1).mean()), np.finfo(np.float32).tiny)
-    features, targets = torch.as_tensor(x / size).float(), torch.from_numpy(places)
+    features = torch.as_tensor(x / size).float()
+    targets = torch.from_numpy(places)
     val = torch.as_tensor(val_x / size).float()
     weight = torch.zeros(len(classes), x.shape[1], requires_grad=True)
     bias = torch.zeros(len(classes), requires_grad=True)
     optimizer = torch.optim.SGD([weight, bias], lr=lr)
     order = torch.Generator().manual_seed(seed)
-    best, kept = -1.0, (0, weight.detach().clone(), bias.detach().clone())
+    best = -1.0
+    kept = (0, weight.detach().clone(), bias.detach().clone())
     for epoch in range(1, epochs + 1):
         for rows in torch.randperm(len(features), generator=order).split(batch):
             optimizer.zero_grad(set_to_none=True)
@@ -72,6 +74,7 @@ def layer(
         with torch.no_grad():
             reached = float(among_first(val @ weight.T + bias, classes, val_y).mean())
         if reached >= best:
-            best, kept = reached, (epoch, weight.detach().clone(), bias.detach().clone())
+            best = reached
+            kept = (epoch, weight.detach().clone(), bias.detach().clone())
     epoch, of_features, of_all = kept
     return Layer(classes_=classes, weight=of_features.numpy() / size, bias=of_all.numpy(), epoch=epoch)

@@ -101,7 +101,8 @@ def answers(
     for pixels, kept in read_pictures(
         model, source, facts, bad, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps
     ):
-        picture, now = 0, []
+        picture = 0
+        now = []
         for of_pictures in kept:
             first = len(asked)
             for at, found in enumerate(of_pictures):
@@ -122,9 +123,14 @@ def answers(
             0.0 if by == "generate" else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
         )
     protocol = protocol_of(
-        "answers", source, model, exact=exact, field="answer",
-        rule="lower case, no punctuation, no articles, numbers as digits; ties lose", options=(f"by={by}",),
-    )  # fmt: skip
+        "answers",
+        source,
+        model,
+        exact=exact,
+        field="answer",
+        rule="lower case, no punctuation, no articles, numbers as digits; ties lose",
+        options=(f"by={by}",),
+    )
     return {"n": int(own.sum())} | results | {"bad": dict(bad)} | describe(protocol, model)
 
 

@@ -79,7 +79,8 @@ def arithmetic(
     read = embed_pictures(
         model, source, known, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps
     )
-    images, facts = normalize(read.vectors, dim=1), [values for of_sample in read.facts for values in of_sample]
+    images = normalize(read.vectors, dim=1)
+    facts = [values for of_sample in read.facts for values in of_sample]
     named = [class_vectors(model, names, templates, batch_size=batch_size, steps=steps) for names in words]
 
     at, exchanges, right = asked(facts, [len(names) for names in words], MOST, seeds[0])
@@ -97,10 +98,15 @@ def arithmetic(
         name: measures(found[mine], [exchanges[number] for number in mine]) for name, mine in rows.items() if mine
     }
     protocol = protocol_of(
-        "arithmetic", source, model, exact=exact, field=",".join(labels), prompts=tuple(templates),
+        "arithmetic",
+        source,
+        model,
+        exact=exact,
+        field=",".join(labels),
+        prompts=tuple(templates),
         rule="unit vectors; the query's picture is in the gallery; each exchange weighs the same; ties lose",
         options=(f"strength={strength:g}", f"most={MOST}", f"seed={seeds[0]}"),
-    )  # fmt: skip
+    )
     return results | {"bad": dict(read.bad)} | describe(protocol, model)
 
 

@@ -63,7 +63,8 @@ def captions(
     `role` is that of the captions that count as right: caption, or the first. Also given: `n` pictures, `written`, the
     first ten captions by key, `bad` samples by reason, and the protocol.
     """
-    role, bad = role_of("captions", source, role), Counter()
+    role = role_of("captions", source, role)
+    bad = Counter()
     names = source.schema()["boxes"].classes if "boxes" in source.schema() else ()
 
     def facts(sample: Sample) -> tuple[str, list[str], list[str]]:
@@ -77,13 +78,20 @@ def captions(
         written = model.generate(pixels, batch_size=batch_size)
         made += [(key, text, *rest) for text, (key, *rest) in zip(written, kept, strict=True)]
     made.sort(key=lambda each: each[0])
-    written, right, objects = [each[1] for each in made], [each[2] for each in made], [each[3] for each in made]
+    written = [each[1] for each in made]
+    right = [each[2] for each in made]
+    objects = [each[3] for each in made]
     blind = [right[(at + 1) % len(right)][0] for at in range(len(right))]
-    found, chance = report(written, right, objects), report(blind, right, objects)
+    found = report(written, right, objects)
+    chance = report(blind, right, objects)
     protocol = protocol_of(
-        "captions", source, model, exact=exact, field=role,
+        "captions",
+        source,
+        model,
+        exact=exact,
+        field=role,
         rule="lower case, letters and digits; CIDEr-D over the pictures that could be read",
-    )  # fmt: skip
+    )
     return (
         {"n": len(made)}
         | found
@@ -142,7 +150,8 @@ def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
     scores = []
     for text, texts in zip(written, grams, strict=True):
         counts = _grams(text)
-        mine, length = weighted(counts), _length(counts)
+        mine = weighted(counts)
+        length = _length(counts)
         each = [_similar(mine, weighted(other), length - _length(other)) for other in texts]
         scores.append(10 * float(np.mean(each)))
     return np.array(scores)
@@ -160,10 +169,12 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
     >>> [round(value, 4) for value in bleu(["the the cat"], [["the cat sat"]])]
     [0.6667, 0.5774, 0.0, 0.0]
     """
-    hits, counts = np.zeros(LONGEST), np.zeros(LONGEST)
+    hits = np.zeros(LONGEST)
+    counts = np.zeros(LONGEST)
     lengths = [0, 0]  # of what was written, and of what is right
     for text, others in zip(written, right, strict=True):
-        mine, theirs = _grams(text), [_grams(other) for other in others]
+        mine = _grams(text)
+        theirs = [_grams(other) for other in others]
         most: Counter = Counter()
         for other in theirs:
             most |= other
@@ -176,7 +187,8 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
     if not hits[0]:
         return [0.0] * LONGEST
     brevity = min(1.0, math.exp(1 - lengths[1] / lengths[0]))
-    found, product = [], 1.0
+    found = []
+    product = 1.0
     for n in range(LONGEST):
         product *= hits[n] / counts[n] if counts[n] else 0.0
         found.append(float(brevity * product ** (1 / (n + 1))))
@@ -193,7 +205,8 @@ def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tu
     (0.5, 1.0)
     """
     known = sorted({tuple(words(name)) for names in objects for name in names} - {()})
-    recalls, precisions = [], []
+    recalls = []
+    precisions = []
     for text, names in zip(written, objects, strict=True):
         there = {tuple(words(name)) for name in names} - {()}
         told = {name for name in known if _names(words(text), name)}
@@ -206,7 +219,8 @@ def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tu
 
 def _names(text: list[str], name: tuple[str, ...]) -> bool:
     """Whether a text holds the words of a name in order, the last of them in either number."""
-    forms, size = either_number(name[-1]), len(name)
+    forms = either_number(name[-1])
+    size = len(name)
     return any(
         tuple(text[at : at + size - 1]) == name[:-1] and text[at + size - 1] in forms
         for at in range(len(text) - size + 1)

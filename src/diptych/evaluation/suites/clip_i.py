@@ -66,8 +66,9 @@ def clip_i(
     counts = Counter[int](seen.facts)
     shown = sorted(counts)
     if len(shown) < 2:
-        raise InputError(f"source {source.name!r} has pictures of {len(shown)} class of {label!r}; clip_i tells two "
-                         "or more apart")  # fmt: skip
+        raise InputError(
+            f"source {source.name!r} has pictures of {len(shown)} class of {label!r}; clip_i tells two or more apart"
+        )
     labels = torch.tensor(seen.facts)
     means = normalize(torch.stack([seen.vectors[labels == at].mean(0) for at in shown]), dim=1)
     model.set_classes([names[at] for at in shown])
@@ -76,9 +77,15 @@ def clip_i(
     own = torch.arange(len(shown)).repeat_interleave(draws)
     others = ~torch.eye(len(shown), dtype=torch.bool)
     protocol = protocol_of(
-        "clip_i", source, judge, exact=exact, field=label, classes=names, rule="cosine to the mean; ties lose",
+        "clip_i",
+        source,
+        judge,
+        exact=exact,
+        field=label,
+        classes=names,
+        rule="cosine to the mean; ties lose",
         options=(f"draws={draws}", f"guidance={guidance:g}", f"seed={seed}", f"judge={getattr(judge, 'name', '')}"),
-    )  # fmt: skip
+    )
     return {
         "clip_i": float((vectors * means[own]).sum(1).mean()),
         "top1": float((ranks(vectors, means, own) <= 1).mean()),

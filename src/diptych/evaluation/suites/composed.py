@@ -76,13 +76,16 @@ def composed(
     `chance_all_r1` …, `mean` of all_r5 and subset_r1 (CIRR's), `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, siblings=siblings)
-    role, siblings = _role(source, role), siblings or ("group" if "labels.group" in source.schema() else None)
+    role = _role(source, role)
+    siblings = siblings or ("group" if "labels.group" in source.schema() else None)
     found = _read(model, source, role, siblings, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source)))
     place = {content: at for at, content in enumerate(found.contents)}
     targets = np.array([place[query.target] for query in found.queries])
     references = np.array([place[query.reference] for query in found.queries])
-    ignored = [[] if keep_reference or reference == target else [reference]
-               for target, reference in zip(targets, references, strict=True)]  # fmt: skip
+    ignored = [
+        [] if keep_reference or reference == target else [reference]
+        for target, reference in zip(targets, references, strict=True)
+    ]
     rank = {"all": ranks(found.vectors, found.index, targets, ignored=ignored)}
     results: dict[str, Any] = {"n": len(targets), "gallery": len(found.contents)}
     sizes = [len(found.contents) - len(left_out) for left_out in ignored]
@@ -173,7 +176,8 @@ def _within(
 ) -> tuple[np.ndarray, list[int]]:
     """The rank of each query's target among the members of its group less the ignored, 0 for a query without a group,
     and how many these are of each query with one."""
-    found, sizes = np.zeros(len(targets), np.int64), []
+    found = np.zeros(len(targets), np.int64)
+    sizes = []
     for at, (target, group) in enumerate(zip(targets, members, strict=True)):
         if not group:
             continue
@@ -185,8 +189,11 @@ def _within(
 
 def _row(rank: dict[str, np.ndarray], mine: np.ndarray) -> dict[str, Any]:
     """The numbers of some of the queries."""
-    firsts = {f"{name}_r1": float((values[mine & (values > 0)] == 1).mean()) for name, values in rank.items()
-              if (mine & (values > 0)).any()}  # fmt: skip
+    firsts = {
+        f"{name}_r1": float((values[mine & (values > 0)] == 1).mean())
+        for name, values in rank.items()
+        if (mine & (values > 0)).any()
+    }
     return {"n": int(mine.sum()), **firsts, "all_r5": float((rank["all"][mine] <= 5).mean())}
 
 

@@ -116,14 +116,20 @@ def composition(
     edits of the text. Also given: `n` units, `pairs`, `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, negatives=negatives, siblings=siblings, by=by)
-    whole, source = source, source if siblings is None else Siblings(source, siblings)
-    role, texts, bad = role_of("composition", source, role), Texts(), Counter()
+    whole = source
+    source = source if siblings is None else Siblings(source, siblings)
+    role = role_of("composition", source, role)
+    texts = Texts()
+    bad = Counter()
 
     def units_of(sample: Sample) -> tuple[int, list[Unit]]:
         """How many pictures a sample has, and its units."""
         return len(pictures_with_edits(sample)), _units(sample, texts, role, negatives)
 
-    vectors, units, scores = [], [], []  # vectors of pictures, a list of units a sample, tables
+    # vectors of pictures, a list of units a sample, tables
+    vectors = []
+    units = []
+    scores = []
     steps = Steps(progress, len(source))
     for pixels, kept in read_pictures(
         model, source, units_of, bad, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps
@@ -143,9 +149,14 @@ def composition(
             scores += [_table(unit, _cosines(each, of_texts)) for unit in mine]
     options = [f"by={by}", f"negatives={','.join(negatives)}"] + ([] if siblings is None else [f"siblings={siblings}"])
     protocol = protocol_of(
-        "composition", whole, model, exact=exact, field=role, rule="each sample with each of its edits; ties lose",
+        "composition",
+        whole,
+        model,
+        exact=exact,
+        field=role,
+        rule="each sample with each of its edits; ties lose",
         options=tuple(options),
-    )  # fmt: skip
+    )
     found = report(scores, [unit.kinds for mine in units for unit in mine])
     return found | {"bad": dict(bad)} | describe(protocol, model)
 
@@ -181,7 +192,8 @@ def pair_scores(scores: np.ndarray) -> dict[str, float]:
     beats = _beats(scores)
     of_rows = np.stack([beats(0, 0, 0, 1), beats(1, 1, 1, 0)], 1)  # (P, 2): each picture between the texts
     of_columns = np.stack([beats(0, 0, 1, 0), beats(1, 1, 0, 1)], 1)  # each text between the pictures
-    text, image = of_rows.prod(1), of_columns.prod(1)
+    text = of_rows.prod(1)
+    image = of_columns.prod(1)
     found = {"i2t_2way": of_rows, "t2i_2way": of_columns, "text": text, "image": image, "group": text * image}
     chance = {"i2t_2way": 1 / 2, "t2i_2way": 1 / 2, "text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
     results = {}
@@ -203,10 +215,12 @@ def n_way(scores: Sequence[np.ndarray]) -> dict[str, float]:
         return {}
     found: dict[str, list[float]] = {}
     for table in whole:
-        n, slack = len(table), TIE * np.abs(table).max()
+        n = len(table)
+        slack = TIE * np.abs(table).max()
         own = np.diag(table)
         others = np.where(np.eye(n, dtype=bool), -np.inf, table)
-        text, image = own > others.max(1) + slack, own > others.max(0) + slack
+        text = own > others.max(1) + slack
+        image = own > others.max(0) + slack
         for name, hits in {"text": text, "image": image, "group": text & image}.items():
             found.setdefault(f"{name}_1", []).append(float(hits.mean()))
             found.setdefault(f"{name}_all", []).append(float(hits.all()))
@@ -267,7 +281,8 @@ def _beats(scores: np.ndarray) -> Callable[[int, int, int, int], np.ndarray]:
     slack = TIE * np.nanmax(np.abs(scores), axis=(1, 2), initial=0.0)
 
     def beats(a: int, b: int, c: int, d: int) -> np.ndarray:
-        left, right = scores[:, a, b], scores[:, c, d]
+        left = scores[:, a, b]
+        right = scores[:, c, d]
         return np.where(np.isfinite(left) & np.isfinite(right), (left > right + slack).astype(float), np.nan)
 
     return beats
@@ -281,7 +296,9 @@ def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) ->
     """The units of a sample: itself with its edits, and each text that negatives contradict with these."""
     own = texts_of(sample, role)
     first = texts.add(own[0])
-    kinds, pictures, numbers = [""], [0], [first]
+    kinds = [""]
+    pictures = [0]
+    numbers = [first]
     for edit in sample.edits:
         edited = [text for text in edit.captions(role) if text.strip()]
         number = texts.add(edited[0]) if edited else -1
@@ -305,7 +322,8 @@ def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) ->
 
 def _table(unit: Unit, score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """The scores (n, n) of a unit, by `score(pictures, texts)` of two lists of numbers; NaN where one is missing."""
-    pictures, texts = np.array(unit.pictures), np.array(unit.texts)
+    pictures = np.array(unit.pictures)
+    texts = np.array(unit.texts)
     rows, columns = np.nonzero((pictures[:, None] >= 0) & (texts >= 0))
     table = np.full((len(pictures), len(texts)), np.nan)
     table[rows, columns] = score(pictures[rows], texts[columns])

@@ -73,7 +73,10 @@ def continual(
     tasks, suite, numbers = _asked(source, earlier, measure)
     stages = [*earlier, model]
     settings = settings_of(suite, role=role, label=label, batch_size=batch_size, exact=exact)
-    matrix, chance, protocols, bad = np.zeros((len(stages), len(tasks))), [], [], {}
+    matrix = np.zeros((len(stages), len(tasks)))
+    chance = []
+    protocols = []
+    bad = {}
     for i, stage in enumerate(stages):
         held = loaded(stage)
         for j, task in enumerate(tasks):
@@ -92,9 +95,14 @@ def continual(
         for i, row in enumerate(matrix.tolist())
     }
     protocol = protocol_of(
-        "continual", source, model, exact=exact, field=measure, rule="stage i has learnt task i",
+        "continual",
+        source,
+        model,
+        exact=exact,
+        field=measure,
+        rule="stage i has learnt task i",
         options=(f"baseline={'checkpoint' if before else 'chance'}", *(f"task={each}" for each in protocols)),
-    )  # fmt: skip
+    )
     results = {"n": len(tasks), **found, "chance_average": float(np.mean(chance)), "by_stage": rows, "bad": bad}
     return results | describe(protocol, model)
 
@@ -113,7 +121,8 @@ def summary(matrix: np.ndarray, baseline: np.ndarray | float = 0.0) -> dict[str,
         raise InputError(f"a matrix of stages by tasks is square, this one is {r.shape}")
     found = {"average": float(r[-1].mean())}
     if len(r) > 1:
-        own, last = np.diag(r)[:-1], r[-1, :-1]
+        own = np.diag(r)[:-1]
+        last = r[-1, :-1]
         ahead = np.diag(r, 1) - np.broadcast_to(baseline, len(r))[1:]
         found["forgetting"] = float((r[:-1, :-1].max(0) - last).mean())
         found["backward_transfer"] = float((last - own).mean())

@@ -34,9 +34,14 @@ _RULE = "first text of each sample; words between blanks, lower case; no end bef
 
 
 def ready(
-    model: Any, source: Source, *, role: str | None = None, prefix: int = 16, length: int = 64,
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    prefix: int = 16,
+    length: int = 64,
     strategies: Sequence[str] = ("greedy", "sample"),
-) -> None:  # fmt: skip
+) -> None:
     """Raises InputError for a role that the source lacks, an unknown strategy, lengths that the model cannot hold."""
     role_of("degeneration", source, role)
     for spec in strategies:
@@ -66,7 +71,9 @@ def degeneration(
     Also given: `n` prompts, `bad` samples (those whose text is too short) by reason, and the protocol.
     """
     ready(model, source, role=role, prefix=prefix, length=length, strategies=strategies)
-    role, bad, tokenizer = role_of("degeneration", source, role), Counter(), model.tokenizer
+    role = role_of("degeneration", source, role)
+    bad = Counter()
+    tokenizer = model.tokenizer
 
     def cut(sample: Sample) -> tuple[str, str]:
         """The prompt of a sample, and the text that follows it there."""
@@ -80,11 +87,18 @@ def degeneration(
     found = {"text": report([words(text) for _, text in pairs])}
     steps = Steps(progress, len(strategies) * len(prompts))
     for spec in strategies:
-        parsed, texts = parse(spec), []
+        parsed = parse(spec)
+        texts = []
         for start in range(0, len(prompts), batch_size):
             some = prompts[start : start + batch_size]
-            texts += model.generate(some, strategy=parsed.name, max_tokens=length, min_tokens=length,
-                                    seed=seeds[0] + start, **parsed.options)  # fmt: skip
+            texts += model.generate(
+                some,
+                strategy=parsed.name,
+                max_tokens=length,
+                min_tokens=length,
+                seed=seeds[0] + start,
+                **parsed.options,
+            )
             steps.add(len(some))
         found[spec] = report([words(text) for text in texts])
     cuts = (f"prefix={prefix}", f"length={length}", f"tokenizer={tokenizer.fingerprint[:12]}")

@@ -53,12 +53,15 @@ def dense(
     without it `source` is cut in two by the first seed. `mask` is class, or the first whose numbers have class names;
     255 in it is void. Also given: `n` positions judged on, `n_train`, `bad` samples by reason, and the protocol.
     """
-    mask, halves, bad = mask_of(source, mask), split(source, train, seeds[0]), Counter()
+    mask = mask_of(source, mask)
+    halves = split(source, train, seeds[0])
+    bad = Counter()
     classes = [part.schema()[f"masks.{mask_of(part, mask)}"].classes for part in (halves.train, halves.test)]
     names = tuple(dict.fromkeys([*classes[1], *classes[0]]))
     if len(names) > VOID:
-        raise InputError(f"mask {mask!r} of {source.name} and its training have {len(names)} classes together; at most "
-                         f"{VOID} fit")  # fmt: skip
+        raise InputError(
+            f"mask {mask!r} of {source.name} and its training have {len(names)} classes together; at most {VOID} fit"
+        )
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
     found = []
@@ -71,9 +74,17 @@ def dense(
             return laid_under(numbers, model.preprocess, VOID)
 
         x, y, owners = positions(
-            model, part, plane, lambda plane, grid: cell_classes(plane, grid, VOID), bad, most=count, seed=seeds[0],
-            exact=exact, batch_size=batch_size, steps=steps,
-        )  # fmt: skip
+            model,
+            part,
+            plane,
+            lambda plane, grid: cell_classes(plane, grid, VOID),
+            bad,
+            most=count,
+            seed=seeds[0],
+            exact=exact,
+            batch_size=batch_size,
+            steps=steps,
+        )
         known = y != VOID
         found.append((x[known], y[known].astype(int), owners[known]))
         if not known.any():
@@ -81,10 +92,15 @@ def dense(
     (x, y, owners), (test_x, test_y, _) = found
     results, by_class = segmentation(x, y, test_x, test_y, owners=owners, seed=seeds[0])
     protocol = protocol_of(
-        "dense", source, model, exact=exact, field=mask, classes=names,
+        "dense",
+        source,
+        model,
+        exact=exact,
+        field=mask,
+        classes=names,
         rule="linear classifier of the cell's most common class; 255 is void; mean IoU of classes that occur",
         options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
-    )  # fmt: skip
+    )
     named = {names[value]: {"iou": iou} for value, iou in by_class.items()}
     return (
         {"n": len(test_y), "n_train": len(y)}
@@ -117,7 +133,8 @@ def segmentation(
     predicted = model.predict(test_features)
     values, counts = np.unique(labels, return_counts=True)
     constant = np.full_like(test_labels, values[counts.argmax()])
-    by_class, by_chance = ious(test_labels, predicted), ious(test_labels, constant)
+    by_class = ious(test_labels, predicted)
+    by_chance = ious(test_labels, constant)
     results = {
         "miou": float(np.mean(list(by_class.values()))),
         "accuracy": float((predicted == test_labels).mean()),
@@ -173,6 +190,8 @@ def mask_of(source: Source, mask: str | None, suite: str = "dense") -> str:
             if named
             else 'name them in each JSON, "mask_classes": {MASK: {NUMBER: NAME}}'
         )
-        raise InputError(f"the mask {chosen!r} of {source.name} has numbers without class names, which may be those of "
-                         f"objects; {hint}")  # fmt: skip
+        raise InputError(
+            f"the mask {chosen!r} of {source.name} has numbers without class names, which may be those of "
+            f"objects; {hint}"
+        )
     return chosen

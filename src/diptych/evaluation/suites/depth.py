@@ -44,7 +44,8 @@ def depth(
     without it `source` is cut in two by the first seed. Depth is the array `depth` (H, W), NaN where it is unknown.
     Also given: `n` positions judged on, `n_train`, `bad` samples by reason, and the protocol.
     """
-    halves, bad = split(source, train, seeds[0]), Counter()
+    halves = split(source, train, seeds[0])
+    bad = Counter()
 
     def plane(sample: Sample) -> np.ndarray:
         values = sample.arrays.get("depth")
@@ -55,17 +56,31 @@ def depth(
     steps = Steps(progress, len(halves.train) + len(halves.test))
     found = []
     for part, count in ((halves.train, most), (halves.test, None)):
-        x, y, owners = positions(model, part, plane, cell_means, bad, most=count, seed=seeds[0],
-                         exact=exact, batch_size=batch_size, steps=steps)  # fmt: skip
+        x, y, owners = positions(
+            model,
+            part,
+            plane,
+            cell_means,
+            bad,
+            most=count,
+            seed=seeds[0],
+            exact=exact,
+            batch_size=batch_size,
+            steps=steps,
+        )
         known = np.isfinite(y)
         found.append((x[known], y[known], owners[known]))
         if not known.any():
             raise InputError(f"depth of {part.name!r} is unknown everywhere")
     protocol = protocol_of(
-        "depth", source, model, exact=exact, field="depth",
+        "depth",
+        source,
+        model,
+        exact=exact,
+        field="depth",
         rule="ridge regression of the cell's mean depth on standardised features, strength by a fifth of the pictures",
         options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
-    )  # fmt: skip
+    )
     (x, y, owners), (test_x, test_y, _) = found
     results = {"n": len(test_y), "n_train": len(y)} | ridge(x, y, test_x, test_y, owners=owners, seed=seeds[0])
     return results | {"bad": dict(bad)} | describe(protocol, model)

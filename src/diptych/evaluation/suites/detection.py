@@ -34,8 +34,10 @@ OVERLAP = 0.5
 def ready(model: Any, source: Source) -> None:
     """Raises InputError for a model that crops pictures, since boxes are shares of the whole."""
     if model.preprocess.resize != "squash":
-        raise InputError(f"{model.name} crops or pads pictures, and boxes are shares of the whole; give it a "
-                         "preprocess with resize=squash")  # fmt: skip
+        raise InputError(
+            f"{model.name} crops or pads pictures, and boxes are shares of the whole; give it a "
+            "preprocess with resize=squash"
+        )
 
 
 def detection(
@@ -52,9 +54,11 @@ def detection(
     samples by reason, and the protocol. Raises InputError where no box has a name.
     """
     ready(model, source)
-    names, classes = things(source), source.schema()["boxes"].classes
+    names = things(source)
+    classes = source.schema()["boxes"].classes
     number = {name: at for at, name in enumerate(names)}
-    steps, bad = Steps(progress, len(source)), Counter[str]()
+    steps = Steps(progress, len(source))
+    bad = Counter[str]()
 
     def told(sample: Sample) -> tuple[Tensor, Tensor]:
         """Boxes and classes of a sample."""
@@ -65,7 +69,8 @@ def detection(
 
     before = model.classes
     model.set_classes(names)
-    truths, found = [], []
+    truths = []
+    found = []
     try:
         for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
             found += [(each.boxes, each.classes, each.scores) for each in model.detect(pixels, batch_size=batch_size)]
@@ -77,9 +82,14 @@ def detection(
     if not by_class:
         raise InputError(f"no box of source {source.name!r} lies in its picture; there is nothing to find")
     protocol = protocol_of(
-        "detection", source, model, exact=exact, field="boxes", classes=names,
+        "detection",
+        source,
+        model,
+        exact=exact,
+        field="boxes",
+        classes=names,
         rule=f"AP at IoU {OVERLAP:g}, 101 recalls; mean over classes with boxes",
-    )  # fmt: skip
+    )
     return {
         "ap50": float(np.mean(list(by_class.values()))),
         "recall50": recall,
@@ -99,18 +109,24 @@ def average_precisions(
 
     Of each picture `found` has boxes (n, 4), classes (n,) and scores (n,), `truths` boxes and classes.
     """
-    precisions, taken, total = {}, 0, 0
+    precisions = {}
+    taken = 0
+    total = 0
     for at in range(classes):
-        scores, hits, count = [], [], 0
+        scores = []
+        hits = []
+        count = 0
         for (boxes, numbers, likely), (wanted, right) in zip(found, truths, strict=True):
-            mine, target = numbers == at, wanted[right == at]
+            mine = numbers == at
+            target = wanted[right == at]
             count += len(target)
             scores.append(likely[mine])
             hits.append(matched(boxes[mine], likely[mine], target))
         if count:
             hit = torch.cat(hits).numpy()
             precisions[at] = average_precision(torch.cat(scores).numpy(), hit, count)
-            taken, total = taken + int(hit.sum()), total + count
+            taken = taken + int(hit.sum())
+            total = total + count
     return precisions, taken / max(total, 1)
 
 
@@ -119,7 +135,8 @@ def matched(boxes: Tensor, scores: Tensor, wanted: Tensor, overlap: float = OVER
     hits = torch.zeros(len(boxes), dtype=torch.bool)
     if not len(boxes) or not len(wanted):
         return hits
-    iou, free = box_iou(boxes, wanted), torch.ones(len(wanted), dtype=torch.bool)
+    iou = box_iou(boxes, wanted)
+    free = torch.ones(len(wanted), dtype=torch.bool)
     for at in scores.argsort(descending=True, stable=True).tolist():
         best = int(iou[at].masked_fill(~free, -1).argmax())
         if free[best] and iou[at, best] >= overlap:

@@ -55,7 +55,9 @@ def factors(
     samples by reason, and the protocol.
     """
     ready(model, source, labels=labels, features=features)
-    names, halves, bad = _labels(source, labels), split(source, train, seeds[0]), Counter()
+    names = _labels(source, labels)
+    halves = split(source, train, seeds[0])
+    bad = Counter()
 
     def values(sample: Sample) -> list[float]:
         return [float(sample.labels.get(name, np.nan)) for name in names]
@@ -63,7 +65,8 @@ def factors(
     steps = Steps(progress, len(halves.train) + len(halves.test))
     read = partial(frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps)
     (x, y), (test_x, test_y) = (read(part, values, bad) for part in (halves.train, halves.test))
-    by_factor, left_out = {}, {}
+    by_factor = {}
+    left_out = {}
     for column, name in enumerate(names):
         whole = source.schema()[f"labels.{name}"].kind == "int"
         mine = []
@@ -84,10 +87,14 @@ def factors(
             kind, _, rest = measure.rpartition("_")
             results[f"{kind}_mean_{rest}" if kind else f"mean_{rest}"] = float(np.mean(found))
     protocol = protocol_of(
-        "factors", source, model, exact=exact, field=",".join(by_factor),
+        "factors",
+        source,
+        model,
+        exact=exact,
+        field=",".join(by_factor),
         rule="standardised features, logistic or ridge regression, strength by a fifth kept aside; ties lose",
         options=(*halves.options, f"features={features}", f"seed={seeds[0]}"),
-    )  # fmt: skip
+    )
     return results | {"by_factor": by_factor, "left_out": left_out, "bad": dict(bad)} | describe(protocol, model)
 
 

@@ -78,9 +78,14 @@ def gap(
     images = embed_pictures(model, source, first_text, exact=exact, batch_size=batch_size, steps=steps)
     texts = embed_texts(model, images.facts, batch_size=batch_size, steps=steps)
     protocol = protocol_of(
-        "gap", source, model, exact=exact, field=role,
-        rule="unit vectors; the first text of each picture; pairs cut 80 to 20", options=(f"seed={seeds[0]}",),
-    )  # fmt: skip
+        "gap",
+        source,
+        model,
+        exact=exact,
+        field=role,
+        rule="unit vectors; the first text of each picture; pairs cut 80 to 20",
+        options=(f"seed={seeds[0]}",),
+    )
     found = report(images.vectors, texts, seed=seeds[0])
     return {"n": len(texts)} | found | {"bad": dict(images.bad)} | describe(protocol, model)
 
@@ -125,10 +130,12 @@ def linear_separability(image_vectors: Array, text_vectors: Array, *, seed: int 
     """
     with lab("the separability"):
         from sklearn.linear_model import LogisticRegression
-    x, y = np.asarray(image_vectors), np.asarray(text_vectors)
+    x = np.asarray(image_vectors)
+    y = np.asarray(text_vectors)
     order = generator(seed, "gap", "split").permutation(len(x))
     judged = max(1, round(len(x) / 5))
-    learnt, judged = order[judged:], order[:judged]
+    learnt = order[judged:]
+    judged = order[:judged]
     model = LogisticRegression(max_iter=1000)
     model.fit(np.concatenate([x[learnt], y[learnt]]), np.repeat([0, 1], len(learnt)))
     return float(model.score(np.concatenate([x[judged], y[judged]]), np.repeat([0, 1], len(judged))))

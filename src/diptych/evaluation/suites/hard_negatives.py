@@ -93,12 +93,15 @@ def hard_negatives(
     log-probabilities), `n` wrong texts, `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, anchor=anchor, negatives=negatives, by=by)
-    role, negatives = role_of("hard_negatives", source, role), _negatives(source, negatives)
+    role = role_of("hard_negatives", source, role)
+    negatives = _negatives(source, negatives)
     anchor = anchor or ("paraphrase" if "texts.paraphrase" in source.schema() else role)
-    texts, bad = Texts(), Counter()
+    texts = Texts()
+    bad = Counter()
     anchor = anchor if by == "embed" else None
     found = read_texts(source, lambda sample: _trials(sample, texts, role, anchor, negatives), bad)
-    trials, steps = [trial for mine in found for trial in mine], Steps(progress, len(texts))
+    trials = [trial for mine in found for trial in mine]
+    steps = Steps(progress, len(texts))
     if by == "embed":
         vectors = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
         margins = [_margins(vectors, trial) for trial in trials]
@@ -107,9 +110,13 @@ def hard_negatives(
         margins = [values[[trial.right]] - values[[trial.wrong]] for trial in trials]
         steps.add(len(texts))
     protocol = protocol_of(
-        "hard_negatives", source, model, field=role, rule="anchors count by their share; ties lose",
+        "hard_negatives",
+        source,
+        model,
+        field=role,
+        rule="anchors count by their share; ties lose",
         options=(f"by={by}", f"anchor={anchor}", f"negatives={','.join(negatives) or 'edits'}"),
-    )  # fmt: skip
+    )
     return report(margins, [trial.kind for trial in trials]) | {"bad": dict(bad)} | describe(protocol, model)
 
 
@@ -120,7 +127,8 @@ def report(margins: Sequence[Array], kinds: Sequence[str]) -> dict[str, Any]:
     0.75
     """
     lists = [np.asarray(each, np.float64) for each in margins]
-    hits, means = np.array([(each > TIE).mean() for each in lists]), np.array([each.mean() for each in lists])
+    hits = np.array([(each > TIE).mean() for each in lists])
+    means = np.array([each.mean() for each in lists])
     named = np.array(kinds)
     by_kind = {
         kind: {
@@ -154,7 +162,8 @@ def _trials(sample: Sample, texts: Texts, role: str, anchor: str | None, negativ
         raise BadSample("no-negative", f"{sample.key} has no edit and no text of role {', '.join(negatives)}")
     trials = []
     for text, kind in wrong:
-        right, number = texts.add(own[closest(text, own)]), texts.add(text)
+        right = texts.add(own[closest(text, own)])
+        number = texts.add(text)
         others = tuple(each for each in anchors if each not in (right, number))
         if right != number and (others or anchor is None):
             trials.append(Trial(others, right, number, kind))

@@ -57,7 +57,9 @@ def noisy_pairs(
     InputError where no pair is flagged, or all are.
     """
     ready(model, source, role=role, by=by)
-    role, texts, bad = role_of("noisy_pairs", source, role), Texts(), Counter()
+    role = role_of("noisy_pairs", source, role)
+    texts = Texts()
+    bad = Counter()
     field = source.schema().get(f"labels.{flag}")
 
     def pairs(sample: Sample) -> list[tuple[int, str]]:
@@ -72,7 +74,10 @@ def noisy_pairs(
         return [(texts.add(text.text), kind) for text in found]
 
     steps = Steps(progress, len(source))
-    vectors, kinds, numbers, scores = [], [], [], []
+    vectors = []
+    kinds = []
+    numbers = []
+    scores = []
     for pixels, kept in read_pictures(model, source, pairs, bad, exact=exact, batch_size=batch_size, steps=steps):
         owner = np.repeat(np.arange(len(kept)), [len(mine) for mine in kept])
         number, kind = zip(*(pair for mine in kept for pair in mine), strict=True)

@@ -30,7 +30,9 @@ def perplexity(
 
     Also given: `n` texts, their `tokens`, `bad` samples (those with a text above the context) by reason, the protocol.
     """
-    role, bad, tokenizer = role_of("perplexity", source, role), Counter(), model.tokenizer
+    role = role_of("perplexity", source, role)
+    bad = Counter()
+    tokenizer = model.tokenizer
 
     def whole(sample: Sample) -> list[str]:
         """The texts of a sample, which all fit into the context."""
@@ -42,17 +44,25 @@ def perplexity(
     texts = [text for some in read_texts(source, whole, bad) for text in some]
     tokens = sum(len(tokenizer.ids(text)) + len(tokenizer.after) for text in texts)
     characters = sum(len(tokenizer.decode(tokenizer.ids(text))) for text in texts)
-    steps, total = Steps(progress, len(texts)), 0.0
+    steps = Steps(progress, len(texts))
+    total = 0.0
     for start in range(0, len(texts), batch_size):
         some = texts[start : start + batch_size]
         total += float(model.log_prob(some, batch_size=batch_size).double().sum())
         steps.add(len(some))
     protocol = protocol_of(
-        "perplexity", source, model, field=role, rule="each text from its start, its end counted",
+        "perplexity",
+        source,
+        model,
+        field=role,
+        rule="each text from its start, its end counted",
         options=(f"tokenizer={tokenizer.fingerprint[:12]}",),
-    )  # fmt: skip
+    )
     return {
-        "n": len(texts), "tokens": tokens, "perplexity": math.exp(-total / tokens),
-        "chance_perplexity": float(tokenizer.vocab_size), "bits_per_character": -total / math.log(2) / characters,
+        "n": len(texts),
+        "tokens": tokens,
+        "perplexity": math.exp(-total / tokens),
+        "chance_perplexity": float(tokenizer.vocab_size),
+        "bits_per_character": -total / math.log(2) / characters,
         "bad": dict(bad),
-    } | describe(protocol, model)  # fmt: skip
+    } | describe(protocol, model)

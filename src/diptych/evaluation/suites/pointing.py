@@ -59,13 +59,15 @@ def pointing(
     model whose image tower has no positions.
     """
     ready(model, source, role=role)
-    steps, bad = Steps(progress, len(source)), Counter[str]()
+    steps = Steps(progress, len(source))
+    bad = Counter[str]()
 
     def told(sample: Sample) -> tuple[list[str], list[int], np.ndarray]:
         if "instance" not in sample.masks:
             raise BadSample("no-mask", f"{sample.key} has no mask 'instance'")
         plane = laid_under(np.asarray(sample.masks["instance"].decode()), model.preprocess, 0)
-        texts, numbers = [], []
+        texts = []
+        numbers = []
         for text in sample.texts:
             objects = tuple(text.attrs.get("objects", ()))
             if text.role == role and len(objects) == 1 and (plane == objects[0] + 1).any():
@@ -73,7 +75,10 @@ def pointing(
                 numbers.append(objects[0] + 1)
         return texts, numbers, plane
 
-    hits, shares, ious, areas = [], [], [], []
+    hits = []
+    shares = []
+    ious = []
+    areas = []
     for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
         patches, grid = patch_vectors(model, pixels, batch_size)
         for mine, (texts, numbers, plane) in zip(patches, facts, strict=True):
@@ -94,8 +99,13 @@ def pointing(
     if not hits:
         raise InputError(f"no text of role {role!r} of source {source.name!r} speaks of one object that is seen")
     protocol = protocol_of(
-        "pointing", source, model, exact=exact, field=role, rule="texts of one object; the best position; W > 0.5",
-    )  # fmt: skip
+        "pointing",
+        source,
+        model,
+        exact=exact,
+        field=role,
+        rule="texts of one object; the best position; W > 0.5",
+    )
     return {
         "pointing": float(np.mean(hits)),
         "iou": float(np.mean(ious)),

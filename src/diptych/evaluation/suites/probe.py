@@ -101,10 +101,23 @@ def probe(
     deviation over `seeds` in `by_shots`. Also given: `n` pictures judged on, `n_train`, what chance gives, `bad`
     samples by reason, and the protocol.
     """
-    ready(model, source, label=label, train=train, features=features, shots=shots, seeds=seeds, k=k, fit=fit, val=val,
-          bootstrap=bootstrap)  # fmt: skip
-    label, seed = class_label(source, label), seeds[0]
-    halves, bad = split(source, train, seed), Counter()
+    ready(
+        model,
+        source,
+        label=label,
+        train=train,
+        features=features,
+        shots=shots,
+        seeds=seeds,
+        k=k,
+        fit=fit,
+        val=val,
+        bootstrap=bootstrap,
+    )
+    label = class_label(source, label)
+    seed = seeds[0]
+    halves = split(source, train, seed)
+    bad = Counter()
     choosing = () if val is None else (opened(val),)
 
     def known(sample: Sample) -> int:
@@ -188,7 +201,8 @@ def few_shot(
     class has fewer than `shots` samples.
     """
     _enough(labels, shots)
-    classes, found = np.unique(labels), []
+    classes = np.unique(labels)
+    found = []
     for seed in seeds:
         draw = generator(seed, "few-shot", shots)
         orders = [draw.permutation(np.flatnonzero(labels == value)) for value in classes]

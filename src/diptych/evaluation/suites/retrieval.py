@@ -36,9 +36,14 @@ _RULE = "every different text is a target and a query; equal texts (case, outer 
 
 
 def ready(
-    model: Any, source: Source, *, role: str | None = None, rerank: int = 0, by_sentence: bool = False,
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    rerank: int = 0,
+    by_sentence: bool = False,
     by: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Raises InputError for a role that the source lacks, for reranking by a model that cannot match, and of texts that
     are embedded by sentence, and for the best sentence of texts that are not."""
     role_of("retrieval", source, role)
@@ -103,14 +108,25 @@ def retrieval(
     )
     directions = {"i2t": (images.vectors, vectors, to_text), "t2i": (*asked, to_image)}
     found = {name: ranks(*direction) for name, direction in directions.items()}
-    sizes = {name: ([len(items) for items in right], [len(gallery)] * len(right))
-             for name, (_, gallery, right) in directions.items()}  # fmt: skip
+    sizes = {
+        name: ([len(items) for items in right], [len(gallery)] * len(right))
+        for name, (_, gallery, right) in directions.items()
+    }
     for name, rank in found.items():
         results |= summary(name, rank, *sizes[name], ks)
     if rerank:
         chosen = {name: first(*direction, rerank) for name, direction in directions.items()}
-        matched = match_some(model, source, captions, written, chosen["i2t"], chosen["t2i"],
-                             exact=exact, batch_size=batch_size, steps=steps)  # fmt: skip
+        matched = match_some(
+            model,
+            source,
+            captions,
+            written,
+            chosen["i2t"],
+            chosen["t2i"],
+            exact=exact,
+            batch_size=batch_size,
+            steps=steps,
+        )
         scores = {
             "i2t": matched(np.arange(len(to_text))[:, None], chosen["i2t"]),
             "t2i": matched(chosen["t2i"], np.arange(len(used))[:, None]),

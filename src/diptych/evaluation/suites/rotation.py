@@ -64,7 +64,9 @@ def rotation(
     Also given: `n` pairs, `bad` samples by reason, the protocol. Raises InputError for models of different width.
     """
     ready(model, source, earlier=earlier, role=role)
-    role, steps, found = role_of("rotation", source, role), Steps(progress, 4 * len(source)), []
+    role = role_of("rotation", source, role)
+    steps = Steps(progress, 4 * len(source))
+    found = []
     old = loaded(earlier[0])
 
     def first_text(sample: Sample) -> str:
@@ -76,10 +78,14 @@ def rotation(
         found.append((images, texts))
     (before, texts_before), (now, texts_now) = found
     protocol = protocol_of(
-        "rotation", source, model, exact=exact, field=role,
+        "rotation",
+        source,
+        model,
+        exact=exact,
+        field=role,
         rule="unit vectors; the first text of each picture; degrees",
         options=(f"earlier={getattr(old, 'name', 'model')}",),
-    )  # fmt: skip
+    )
     numbers = report(before.vectors, texts_before, now.vectors, texts_now)
     return {"n": len(texts_now)} | numbers | {"bad": dict(now.bad)} | describe(protocol, model)
 
@@ -99,8 +105,10 @@ def report(old_image: Array, old_text: Array, image: Array, text: Array) -> dict
     given = [torch.as_tensor(values) for values in (old_image, old_text, image, text)]
     shapes = {tuple(values.shape) for values in given}
     if len(shapes) > 1 or given[0].dim() != 2 or len(given[0]) < 2:
-        raise InputError(f"vectors of shapes {sorted(shapes)} are not the same pairs before and after; give two models "
-                         "of one width, and two pairs at the least")  # fmt: skip
+        raise InputError(
+            f"vectors of shapes {sorted(shapes)} are not the same pairs before and after; give two models "
+            "of one width, and two pairs at the least"
+        )
     x_old, y_old, x, y = (normalize(values.detach().double().cpu(), dim=1) for values in given)
     found: dict[str, float] = {}
     maps = []
@@ -110,7 +118,8 @@ def report(old_image: Array, old_text: Array, image: Array, text: Array) -> dict
         found[f"self_angle_{side}"] = self_angle_change(old, new)
         found[f"fit_{side}"] = float(((old @ turn) * new).sum(1).mean())
         maps.append(turn)
-    before, now = _angles(x_old, y_old), _angles(x, y)
+    before = _angles(x_old, y_old)
+    now = _angles(x, y)
     found["pair_angle_before"], found["pair_angle"] = float(before.mean()), float(now.mean())
     found["pair_angle_change"] = float((now - before).abs().mean())
     every = torch.cat([x_old, y_old])
@@ -126,7 +135,8 @@ def nearest_rotation(old: Tensor, new: Tensor) -> Tensor:
 
 def self_angle_change(old: Tensor, new: Tensor) -> float:
     """The mean change in degrees of the angle between two rows, over all pairs of different rows; in strips."""
-    total, count = 0.0, len(old)
+    total = 0.0
+    count = len(old)
     for start in range(0, count, _STRIP):
         rows = slice(start, start + _STRIP)
         change = (_degrees(old[rows] @ old.T) - _degrees(new[rows] @ new.T)).abs()

@@ -69,7 +69,8 @@ def segment(
     mask = mask_of(source, mask, "segment")
     own = source.schema()[f"masks.{mask}"].classes
     names = tuple(name for name in own if name != GROUND)
-    steps, bad = Steps(progress, len(source) + len(names) * len(templates)), Counter[str]()
+    steps = Steps(progress, len(source) + len(names) * len(templates))
+    bad = Counter[str]()
     classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps).float().cpu()
     table = np.zeros((len(names), len(names)), np.int64)  # is, predicted
     count = 0
@@ -95,9 +96,15 @@ def segment(
     constant = np.zeros_like(table)
     constant[:, table.sum(1).argmax()] = table.sum(1)
     protocol = protocol_of(
-        "segment", source, model, exact=exact, field=mask, classes=names, prompts=tuple(templates),
+        "segment",
+        source,
+        model,
+        exact=exact,
+        field=mask,
+        classes=names,
+        prompts=tuple(templates),
         rule="each pixel the class of most cosine, bilinear; void and background left out; mIoU of classes that occur",
-    )  # fmt: skip
+    )
     return {
         "n": count,
         "classes": len(names),

@@ -50,12 +50,15 @@ def sts(
     the two roles that there are. `score` is the label: similarity, score or relatedness, or the one named. Also given:
     `n` pairs, `bad` samples by reason, and the protocol. Chance is 0.
     """
-    (a, b), score = _roles(source, roles), _score(source, score)
-    texts, bad = Texts(), Counter()
+    (a, b) = _roles(source, roles)
+    score = _score(source, score)
+    texts = Texts()
+    bad = Counter()
 
     def pair(sample: Sample) -> tuple[int, int, float]:
         value = float(label_of(sample, score))
-        first, second = sample.captions(a)[:2], sample.captions(b)[:2]
+        first = sample.captions(a)[:2]
+        second = sample.captions(b)[:2]
         if not first or not second or (a == b and len(first) < 2):
             raise BadSample("no-pair", f"{sample.key} has no two texts of roles {a!r} and {b!r}")
         return texts.add(first[0]), texts.add(second[-1] if a == b else second[0]), value

@@ -48,7 +48,8 @@ def text_retrieval(
     ready(model, source, role=role, query=query)
     role = role_of("text_retrieval", source, role)
     query = query or ("paraphrase" if "texts.paraphrase" in source.schema() else role)
-    texts, bad = Texts(), Counter()
+    texts = Texts()
+    bad = Counter()
 
     def both(sample: Sample) -> tuple[list[int], list[int]]:
         """The numbers of a sample's queries and targets."""

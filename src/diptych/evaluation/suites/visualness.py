@@ -38,7 +38,8 @@ def ready(
     model: Any, source: Source, *, role: str | None = None, label: str | None = None, train: Source | str | None = None
 ) -> None:
     """Raises InputError for a role and a label that the sources lack."""
-    role, label = role_of("visualness", source, role), visual_label(source, label)
+    role = role_of("visualness", source, role)
+    label = visual_label(source, label)
     if train is not None:
         own = _opened(train)
         role_of("visualness", own, role)
@@ -64,11 +65,13 @@ def visualness(
     """
     ready(model, source, role=role, label=label, train=train)
     role = role_of("visualness", source, role)
-    label, bad = visual_label(source, label), Counter()
+    label = visual_label(source, label)
+    bad = Counter()
     texts, visual = labelled(source, role=role, label=label, bad=bad)
     steps = Steps(progress, len(texts))
     if train is None:
-        threshold, by = getattr(model, "threshold", None), "the model's"
+        threshold = getattr(model, "threshold", None)
+        by = "the model's"
     else:
         own = _opened(train)
         known, kinds = labelled(own, role=role, label=label, bad=bad)
@@ -135,7 +138,8 @@ def labelled(
     source: Source, *, role: str | None = None, label: str | None = None, bad: Counter[str] | None = None
 ) -> tuple[list[str], np.ndarray]:
     """The texts of a source, and which of them are visual (N,) bool; `bad` counts the samples that cannot say."""
-    role, label = role_of("visualness", source, role), visual_label(source, label)
+    role = role_of("visualness", source, role)
+    label = visual_label(source, label)
 
     def told(sample: Sample) -> list[tuple[str, bool]]:
         visual = is_visual(sample, label)

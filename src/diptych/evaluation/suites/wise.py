@@ -29,9 +29,13 @@ ALPHAS = tuple(step / 10 for step in range(11))
 
 
 def ready(
-    model: Any, source: Source, *, earlier: Sequence[Checkpoint] = (), measure: str = "zeroshot.top1",
+    model: Any,
+    source: Source,
+    *,
+    earlier: Sequence[Checkpoint] = (),
+    measure: str = "zeroshot.top1",
     alphas: Sequence[float] = ALPHAS,
-) -> None:  # fmt: skip
+) -> None:
     """Raises InputError where there is no one earlier model, or its weights are not those of the same towers."""
     suite, _ = measured_by(measure)
     if len(earlier) != 1:
@@ -64,7 +68,10 @@ def wise(
     ready(model, source, earlier=earlier, measure=measure, alphas=alphas)
     suite, numbers = measured_by(measure)
     settings = settings_of(suite, label=label, batch_size=batch_size, exact=exact)
-    tasks, rows, protocols, bad = _tasks(source), {}, [], {}
+    tasks = _tasks(source)
+    rows = {}
+    protocols = []
+    bad = {}
     with _between(model, loaded(earlier[0])) as mix:
         for i, alpha in enumerate(alphas):
             mix(alpha)
@@ -84,9 +91,14 @@ def wise(
         f"{alpha:g}": {**dict(zip(names, row, strict=True)), "mean": means[alpha]} for alpha, row in rows.items()
     }
     protocol = protocol_of(
-        "wise", source, model, exact=exact, field=measure, rule="weights between the earlier model and this one",
+        "wise",
+        source,
+        model,
+        exact=exact,
+        field=measure,
+        rule="weights between the earlier model and this one",
         options=(f"alphas={','.join(f'{alpha:g}' for alpha in alphas)}", *(f"task={each}" for each in protocols)),
-    )  # fmt: skip
+    )
     return {"n": len(alphas), "alpha": best, "best": means[best], "by_alpha": by_alpha, "bad": bad} | describe(
         protocol, model
     )
@@ -99,11 +111,14 @@ def _tasks(source: Source) -> Sequence[Source]:
 @contextmanager
 def _between(model: Any, earlier: Any) -> Iterator[Any]:
     """Gives a function that puts the weights at an alpha between the two into `model`; afterwards it has its own."""
-    mine, theirs = model.encoder.state_dict(), earlier.encoder.state_dict()
+    mine = model.encoder.state_dict()
+    theirs = earlier.encoder.state_dict()
     for name in mine.keys() | theirs.keys():
         if name not in mine or name not in theirs or mine[name].shape != theirs[name].shape:
-            raise InputError(f"{earlier.name} and {model.name} have other towers ({name} is not in both alike); name "
-                             "the model that this one was trained from")  # fmt: skip
+            raise InputError(
+                f"{earlier.name} and {model.name} have other towers ({name} is not in both alike); name "
+                "the model that this one was trained from"
+            )
     own = copy.deepcopy(mine)
 
     def mix(alpha: float) -> None:

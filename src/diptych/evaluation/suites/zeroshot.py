@@ -133,10 +133,16 @@ def zeroshot(
         results |= worst(by_group) | {"chance_worst_group_top1": 1 / len(names), "by_group": by_group}
         options.append(f"group={group}")
     protocol = protocol_of(
-        "zeroshot", source, model, exact=exact, field=label, prompts=() if learnt else tuple(templates), classes=names,
+        "zeroshot",
+        source,
+        model,
+        exact=exact,
+        field=label,
+        prompts=() if learnt else tuple(templates),
+        classes=names,
         rule="the model's own logits; ties lose" if learnt else "mean of unit prompt vectors, unit; ties lose",
         options=tuple(options),
-    )  # fmt: skip
+    )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 
 
@@ -150,9 +156,15 @@ def class_vectors(
 
 
 def judged_pictures(
-    model: Any, source: Source, facts: Callable[[Sample], Any], names: Sequence[str], *,
-    exact: bool, batch_size: int, steps: Steps,
-) -> tuple[Embedded, Tensor]:  # fmt: skip
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Any],
+    names: Sequence[str],
+    *,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> tuple[Embedded, Tensor]:
     """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that are its classes.
 
     Afterwards the model has the classes that it had: it may be in the middle of its training.
@@ -160,7 +172,8 @@ def judged_pictures(
     before = model.classes
     model.set_classes(names)
     bad: Counter[str] = Counter()
-    logits, kept = [], []
+    logits = []
+    kept = []
     try:
         for pixels, told in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
             logits.append(model.class_logits(pixels, batch_size=batch_size))

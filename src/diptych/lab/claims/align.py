@@ -31,7 +31,9 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-N, STEPS, BATCH = 150, 800, 64
+N = 150
+STEPS = 800
+BATCH = 64
 SCENES = "scenes:number=1:size=32:texts=caption"
 SETS = {  # noise; how many times n pairs
     "clean": ("", (1,)),

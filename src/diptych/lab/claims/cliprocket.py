@@ -38,7 +38,8 @@ LEARNT = FINAL.spec(FINAL.learnt, FINAL.hands[0])
 MEASURED = FINAL.spec(FINAL.learnt, FINAL.held_out)
 PAIRS = 1440  # of the measured hand, each with a name of its own
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
-EPOCHS, BATCH = 36, 64
+EPOCHS = 36
+BATCH = 64
 RAMP = (0.06, 0.6)  # as in the small presets: at full strength from the start so small a model learns nothing for long
 WEAK: Mapping[str, Any] = {"place": 1.4, "ramp": RAMP}
 VARIED: Mapping[str, Any] = {**STRONG, "place": 2.5, "ramp": RAMP}

@@ -47,18 +47,24 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:number=1:size=32:texts=caption:distractors=2"
-LITTLE, ALL = "drop=0.5", "drop=0"  # what captions tell: half of the facts, or all
+# what captions tell: half of the facts, or all
+LITTLE = "drop=0.5"
+ALL = "drop=0"
 FACTS = ("object", "colour", "quadrant", "texture", "size", "ground")
 CHANCE = 0.25
-PAIRS, LEARNT, HELD_OUT = 3000, 3000, 300
-CLIP_STEPS, STEPS = 220, 300
+PAIRS = 3000
+LEARNT = 3000
+HELD_OUT = 300
+CLIP_STEPS = 220
+STEPS = 300
 WIDTH = 64  # of the space
 TUNED = 0.04
 
 
 def draw(trial: Trial) -> dict[str, str]:
     """A CLIP of its own pairs, the task's scenes as shards, and their captions alone."""
-    folder, places = trial.folder, {}
+    folder = trial.folder
+    places = {}
     start = 0
     for name, told, count in (("pairs", LITTLE, PAIRS), ("task", ALL, LEARNT)):
         count = count // 10 if trial.quick else count
@@ -114,7 +120,8 @@ def long(method: Method) -> None:
 
 def encoder(trial: Trial) -> dict[str, float]:
     """The gap of the prelude's CLIP, and what the captions of other pictures tell of a picture."""
-    model, source = load(trial.prelude["clip"]), held_out(trial)
+    model = load(trial.prelude["clip"])
+    source = held_out(trial)
     found = evaluate(model, source, ["gap"])["gap"]
     samples = [source[at] for at in range(len(source))]
     blind = rightly([sample.captions()[0] for sample in [*samples[1:], samples[0]]], told_of(samples))
@@ -163,10 +170,17 @@ def rightly(captions: Sequence[str], facts: Sequence[Mapping[str, str]]) -> floa
     for caption, right in zip(captions, facts, strict=True):
         told = parse(caption)
         thing = told.things[0] if told.things else None
-        said = {"ground": told.ground} | ({} if thing is None else {
-            "object": thing.noun, "colour": thing.colour, "quadrant": thing.place, "texture": thing.texture,
-            "size": thing.size,
-        })  # fmt: skip
+        said = {"ground": told.ground} | (
+            {}
+            if thing is None
+            else {
+                "object": thing.noun,
+                "colour": thing.colour,
+                "quadrant": thing.place,
+                "texture": thing.texture,
+                "size": thing.size,
+            }
+        )
         hits += [said.get(fact) == value for fact, value in right.items()]
     return float(np.mean(hits))
 

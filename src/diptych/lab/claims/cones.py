@@ -38,11 +38,15 @@ from diptych.methods.store import load
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import build_method, run
 
-SCENES, LABEL = "scenes:number=1", "object"
+SCENES = "scenes:number=1"
+LABEL = "object"
 TEMPLATE = "a photo of a {}."
-POOL, TESTED = 800, 400  # pictures to draw from, and to measure on, which come behind them
+# pictures to draw from, and to measure on, which come behind them
+POOL = 800
+TESTED = 400
 SHOTS = (1, 4, 16)
-STEPS, FINE = 200, 40
+STEPS = 200
+FINE = 40
 RECIPE = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "warmup": 0.0}
 OWN = {"class_specific": True, "init_from_template": False}  # vectors of each class's own
 STILL = 1e-30  # a rate that moves nothing
@@ -130,7 +134,8 @@ class Side:
 
 def timing(trial: Trial) -> dict[str, float]:
     """The time of a step over that through the text tower: medians of pairs, in turns."""
-    ours, theirs = Side(trial, "cones", {}), Side(trial, "coop", {**OWN, "n_ctx": 4})
+    ours = Side(trial, "cones", {})
+    theirs = Side(trial, "coop", {**OWN, "n_ctx": 4})
     found = {}
     for name, kept, pairs in (("step", True, 60), ("step_whole", False, 20)):
         times = [(ours.seconds(kept), theirs.seconds(kept)) for _ in range(4 if trial.quick else pairs)][1:]

@@ -48,7 +48,8 @@ LEARNT = FINAL.spec(FINAL.learnt, *FINAL.hands)
 MEASURED = FINAL.spec(FINAL.learnt, FINAL.held_out)
 PAIRS = 1440  # of the measured hand, each with a name of its own
 PLAIN = {"ramp": (1.0, 1.0)}  # pictures as they are: augmentation would begin at the end
-BATCH, EPOCHS = 64, 6
+BATCH = 64
+EPOCHS = 6
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 
 
@@ -127,7 +128,8 @@ def twins(trial: Trial) -> dict[str, float]:
         for tower in towers:
             tower[-1].bias -= tower(learnt).mean(0)  # type: ignore[index]
     optimizer = torch.optim.AdamW(towers.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    distances, steps = [], (1 if trial.quick else EPOCHS) * len(learnt) // BATCH
+    distances = []
+    steps = (1 if trial.quick else EPOCHS) * len(learnt) // BATCH
     for step in range(steps + 1):
         if step % 10 == 0 or step == steps:
             with torch.no_grad():

@@ -32,7 +32,9 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:number=2-3:same=0:size=48:long=objects"
-LEARNT, STEPS, SENTENCES = 3000, 200, 3
+LEARNT = 3000
+STEPS = 200
+SENTENCES = 3
 PAIRS = 300  # held out
 TOWER = "conv:image_size=48:widths=(32,64,128):depths=(1,1,1):pooling=max"
 

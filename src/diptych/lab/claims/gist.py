@@ -47,14 +47,17 @@ STANDS = ("grass", "sand", "snow", "wood")
 WORDS = ("kelu", "moro", "tasi", "veda", "rino", "popa", "lugi", "zaka", "bino", "ferro", "dusa", "nopa")
 PLACES = [(ground, size) for ground in STANDS for size in SIZES]
 NAMES = {place: f"{word} {KIND}" for place, word in zip(PLACES, WORDS, strict=True)}
-SHOTS, STEPS, RATE = 5, 120, 1e-4
+SHOTS = 5
+STEPS = 120
+RATE = 1e-4
 PARTS = {"train": 30, "val": 10, "test": 30}  # pictures of each class
 CHANCE = 1 / len(NAMES)
 
 
 def described(ground: str, size: str) -> list[str]:
     """What is said of a class: each of its colours in four ways."""
-    ways, sizes = GROUNDS[ground], SIZES[size]
+    ways = GROUNDS[ground]
+    sizes = SIZES[size]
     return [
         text
         for colour in COLOURS
@@ -157,7 +160,8 @@ def probed(full: bool) -> Callable[[Trial], dict[str, float]]:
 
 def measure(model: Model, trial: Trial, train: str) -> dict[str, float]:
     """The paper's probe on the held-out pictures, and how often the nearest description is of class and colour."""
-    test, val = f"{trial.prelude}/test", f"{trial.prelude}/val"
+    test = f"{trial.prelude}/test"
+    val = f"{trial.prelude}/val"
     told = evaluate(model, open_source(test), ["probe"], train=train, val=val, fit="sgd", features="projected")["probe"]
     return {"top1": told["linear_top1"], "top3": told["linear_top3"], "mode": modes(model, open_source(test))}
 
@@ -168,8 +172,10 @@ def modes(model: Model, source: Source) -> float:
     vectors = model.embed_texts([f"{name}: {text}" for name, text in texts])
     images = model.embed_images([source[at].images["main"] for at in range(len(source))])
     found = [texts[at] for at in (images @ vectors.T).argmax(1).tolist()]
-    right = [name == key.partition("/")[0] and colour_of(key) in text
-             for key, (name, text) in zip(source.keys(), found, strict=True)]  # fmt: skip
+    right = [
+        name == key.partition("/")[0] and colour_of(key) in text
+        for key, (name, text) in zip(source.keys(), found, strict=True)
+    ]
     return float(np.mean(right))
 
 
@@ -208,8 +214,9 @@ claim = Claim(
         not_worse("top1", "gist_full", than="random_full", margin=0.02),
     ),
     floor=Floor(
-        "top1", chance=CHANCE,
+        "top1",
+        chance=CHANCE,
         arms=("probe", "class", "random", "gist", "probe_full", "class_full", "random_full", "gist_full"),
     ),
     table=("top1", "top3", "hit", "mode"),
-)  # fmt: skip
+)

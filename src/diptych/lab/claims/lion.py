@@ -88,7 +88,8 @@ def train(data: Mapping[str, Any], recipe: Recipe, seed: int, epochs: int) -> di
     towers = Towers(data["vocabulary"])
     optimizer = optim.build(towers, recipe, {})
     pixels, ids = data["learnt"]
-    source, plan = FINAL.source(FINAL.learnt, *CHOICE.hands), Distinct("concept")
+    source = FINAL.source(FINAL.learnt, *CHOICE.hands)
+    plan = Distinct("concept")
     batches = [batch for epoch in range(epochs) for batch in plan(source, seed, epoch, recipe.batch_size)]
     begun = time.perf_counter()
     for step, batch in enumerate(batches):

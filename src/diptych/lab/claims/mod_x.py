@@ -34,7 +34,8 @@ from diptych.training.run import run
 SCENES = "scenes:number=1:size=32:texts=caption:drop=0:overlap=0.5"
 DOMAINS = ("plain", "sketch", "dusk", "poster")
 LEARNT = (2000, 400, 400, 400)
-BASE_STEPS, STEPS = 400, 100
+BASE_STEPS = 400
+STEPS = 100
 PAIRS = 300  # held out, of each domain
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 RECIPE = {"batch_size": 64, "warmup": 0.2, "ema": None}  # so short a phase has no use for averaged weights
@@ -42,7 +43,8 @@ RECIPE = {"batch_size": 64, "warmup": 0.2, "ema": None}  # so short a phase has 
 
 def pretrain(trial: Trial) -> dict[str, str]:
     """The domains of the seed as shards, no scene in two of them, and CLIP on the first."""
-    found, start = {}, 0
+    found = {}
+    start = 0
     for domain, count in zip(DOMAINS, LEARNT, strict=True):
         count = count // 4 if trial.quick else count
         spec = f"{SCENES}:styles={domain}:seed={trial.seed}:start={start}:count={count}"

@@ -25,7 +25,8 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:number=1:size=32:texts=paraphrase"
-LEARNT, STEPS = 3000, 300
+LEARNT = 3000
+STEPS = 300
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 
 
@@ -46,11 +47,16 @@ def trained(objective: str, texts: int) -> Callable[[Trial], dict[str, float]]:
             image_tower=TOWER,
             embed_dim=64,
             config={
-                "objective": objective, "pictures": 1, "texts": texts, "tau": 0.5, "role": "paraphrase", "augment": {},
+                "objective": objective,
+                "pictures": 1,
+                "texts": texts,
+                "tau": 0.5,
+                "role": "paraphrase",
+                "augment": {},
             },
             recipe={"steps": 20 if trial.quick else STEPS},
             options={"seed": trial.seed, "quiet": True},
-        )  # fmt: skip
+        )
         run(settings, trial.folder / "run")
         return measure(trial)
 

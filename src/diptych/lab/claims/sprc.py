@@ -41,11 +41,15 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:objects=shapes:number=2-3:same=0:size=32:siblings=6:texts=caption"
-LEARNT, GROUPS = 3600, 80  # pictures to learn from; scenes held out
+# pictures to learn from; scenes held out
+LEARNT = 3600
+GROUPS = 80
 VARIANTS = "glyph-variants"
 TOWER = "conv:image_size=32:stem=2:widths=(32,64,96):depths=(1,1,1):pooling=max"
 QFORMER = {"width": 64, "depth": 4, "heads": 2, "queries": 8, "embed": 64, "dropout": 0.0, "ratio": None}
-BASE_STEPS, PAIR_STEPS, STEPS = 400, 200, 200
+BASE_STEPS = 400
+PAIR_STEPS = 200
+STEPS = 200
 BATCH = 60  # of triples and pairs: whole families of siblings
 Change = Callable[[Composer], None]
 
@@ -56,7 +60,8 @@ def begin(trial: Trial, data: str, held_out: str, together: int) -> dict[str, st
     if trial.quick:
         steps = dict.fromkeys(steps, 10)
     options = {"seed": trial.seed, "quiet": True}
-    base, pairs = str(trial.folder / "base"), str(trial.folder / "pairs")
+    base = str(trial.folder / "base")
+    pairs = str(trial.folder / "pairs")
     recipe = {"batch_size": BATCH, "lr": 3e-3, "ema": None, "steps": steps["base"]}
     method = {"augment": {}, "together": together}
     run(resolve("clip", {"train": data}, image_tower=TOWER, config=method, recipe=recipe, options=options), base)

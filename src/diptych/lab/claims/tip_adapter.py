@@ -129,7 +129,8 @@ claim = Claim(
 
 GOODS = "label"
 OWN = {"cached": True, "class_specific": True, "init_from_template": False, "n_ctx": 4}  # vectors of each class's own
-ALPHAS, BETAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0), (1.0, 2.0, 5.5, 10.0, 20.0)
+ALPHAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+BETAS = (1.0, 2.0, 5.5, 10.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ def voted(change: Any = None, *, tune: bool = False) -> Arm:
     def arm(trial: Trial) -> dict[str, float]:
         recipe = {"steps": 100, "batch_size": 64, "warmup": 0.1}
         model = shopped("tip_adapter", trial, change=change, config={"tune": tune}, recipe=recipe)
-        classifier, source = model.classifier, open_source(goods("val", trial))
+        classifier = model.classifier
+        source = open_source(goods("val", trial))
         samples = [source[at] for at in range(len(source))]
         x = model.embed_images([sample.images["main"] for sample in samples])
         labels = torch.tensor([int(sample.labels[GOODS]) for sample in samples])

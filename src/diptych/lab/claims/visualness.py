@@ -59,8 +59,13 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = {"number": 1, "drop": 0, "texts": "caption"}
-PAGES, PICTURES, OTHERS = 150, 2, 4
-HUMAN, VAL, TEST = 150, 200, 600  # sentences, a third of them visual
+PAGES = 150
+PICTURES = 2
+OTHERS = 4
+# sentences, a third of them visual
+HUMAN = 150
+VAL = 200
+TEST = 600
 LENGTHS = range(22, 27)  # words
 STAGES = ("auto", "human")
 
@@ -72,7 +77,9 @@ class Writer:
 
     def __init__(self, trial: Trial, split: str):
         self.world = build("scenes", {**SCENES, "split": split})
-        self.rng, self.seed, self.next = generator(trial.seed, "visualness", split), trial.seed, 0
+        self.rng = generator(trial.seed, "visualness", split)
+        self.seed = trial.seed
+        self.next = 0
         self.folder = trial.folder / split
         self.folder.mkdir()
 
@@ -86,7 +93,8 @@ class Writer:
         scene = self.scene()
         path = self.folder / f"{self.next}.png"
         self.world.example(scene, path.stem).images["main"].decode().save(path)
-        text, image = self._said(scene), f"{self.folder.name}/{path.name}"
+        text = self._said(scene)
+        image = f"{self.folder.name}/{path.name}"
         said = padded(shown(text, self.rng), LENGTHS, self.rng)
         return scene, {"text": said, "image": image, "label": 1, "plain": text}
 
@@ -118,7 +126,8 @@ class Writer:
 def draw(trial: Trial) -> dict[str, str]:
     """The tables of the seed: both stages, the same with pictures dealt out anew, and what is held out."""
     share = 5 if trial.quick else 1
-    train, test = Writer(trial, "train"), Writer(trial, "test")
+    train = Writer(trial, "train")
+    test = Writer(trial, "test")
     source = open_source(table(trial.folder / "pages.jsonl", train.pages(PAGES // share)))
     found = {
         "auto": str(trial.folder / "auto.jsonl"),

@@ -55,8 +55,10 @@ def compare(
     """
     settings = _check(wanted, data, test, suites, common)
     if warn is not None and (names := list(unlike(settings))):
-        warn(f"between the methods differ: {', '.join(names)}; --image-tower, --text-tower, --tokenizer, --embed-dim "
-             "and the options of the recipe set one for all")  # fmt: skip
+        warn(
+            f"between the methods differ: {', '.join(names)}; --image-tower, --text-tower, --tokenizer, --embed-dim "
+            "and the options of the recipe set one for all"
+        )
     verdict.ready()
     at_once = pool.processes(at_once)
     table = _table(out, data, test, suites, [cell.method for cell in wanted], common)
@@ -93,7 +95,8 @@ def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
     """Write OUT/report.html and return its path."""
     from diptych.lab.compare import page  # pictures and torch, which no job need wait for
 
-    path, html = table.folder / "report.html", page.compose(table, chosen(table, metrics))
+    path = table.folder / "report.html"
+    html = page.compose(table, chosen(table, metrics))
     write_atomic(path, lambda to: to.write_text(html, encoding="utf-8"))
     return path
 
@@ -134,14 +137,20 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
 
     asked = set(card["abilities"])
     if config.text_tower == NO_TOWER and "embed_texts" in asked:
-        raise InputError(f"{method} has no text tower, so {suite} cannot measure it; name a suite of pictures alone "
-                         "with --suite, such as probe")  # fmt: skip
+        raise InputError(
+            f"{method} has no text tower, so {suite} cannot measure it; name a suite of pictures alone "
+            "with --suite, such as probe"
+        )
     if config.image_tower == NO_TOWER and asked & {"embed_images", "represent", "preprocess", "embed_texts"}:
-        raise InputError(f"{method} is a language model, so {suite} cannot measure it; name a suite of language models "
-                         "with --suite, such as perplexity")  # fmt: skip
+        raise InputError(
+            f"{method} is a language model, so {suite} cannot measure it; name a suite of language models "
+            "with --suite, such as perplexity"
+        )
     if config.image_tower != NO_TOWER and asked & {"log_prob", "generate"}:
-        raise InputError(f"{method} writes no texts, so {suite} cannot measure it; name another suite with --suite, "
-                         "such as retrieval")  # fmt: skip
+        raise InputError(
+            f"{method} writes no texts, so {suite} cannot measure it; name another suite with --suite, "
+            "such as retrieval"
+        )
 
 
 def _table(out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common) -> Table:

@@ -95,8 +95,10 @@ def _class(method: str) -> Any:
 
     cls = method_class(parse(method).name)
     if cls.adapts:
-        raise InputError(f"{method} adapts a trained model, and a comparison trains from scratch; run it with "
-                         f"diptych train {parse(method).name} --init MODEL")  # fmt: skip
+        raise InputError(
+            f"{method} adapts a trained model, and a comparison trains from scratch; run it with "
+            f"diptych train {parse(method).name} --init MODEL"
+        )
     return cls
 
 
@@ -158,15 +160,17 @@ def setting(config: "RunConfig") -> dict[str, Any]:
 
     texts = config.text_tower != NO_TOWER
     recipe = config.recipe
-    return plain({
-        "image tower": config.image_tower,
-        "text tower": config.text_tower,
-        "tokenizer": config.tokenizer if texts else NO_TOWER,
-        "dimension": config.embed_dim,
-        "augment": dict(config.config.get("augment", {})),
-        **{name.replace("_", " "): getattr(recipe, name) for name in _SHOWN},
-        "betas": recipe.betas,
-    })  # fmt: skip
+    return plain(
+        {
+            "image tower": config.image_tower,
+            "text tower": config.text_tower,
+            "tokenizer": config.tokenizer if texts else NO_TOWER,
+            "dimension": config.embed_dim,
+            "augment": dict(config.config.get("augment", {})),
+            **{name.replace("_", " "): getattr(recipe, name) for name in _SHOWN},
+            "betas": recipe.betas,
+        }
+    )
 
 
 _SHOWN = ("optimizer", "lr", "weight_decay", "schedule", "warmup", "min_lr", "batch_size", "clip", "ema", "precision")

@@ -198,8 +198,10 @@ def notes(table: Table) -> list[str]:
             names.append(row["method"])
     for (budget, samples), methods in sorted(seen.items()):
         if budget != samples:
-            found.append(f"a budget of {budget:,} became {samples:,} samples of {', '.join(methods)}: runs take whole "
-                         "steps, in each of their stages")  # fmt: skip
+            found.append(
+                f"a budget of {budget:,} became {samples:,} samples of {', '.join(methods)}: runs take whole "
+                "steps, in each of their stages"
+            )
     for side, other in (("text", "pictures"), ("image", "texts")):
         towers = {row["method"]: row.get(f"{side}_tower") for row in table.rows}
         without = [name for name in table.methods if towers.get(name) == "none"]

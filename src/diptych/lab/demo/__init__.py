@@ -61,7 +61,8 @@ def run_demo(
     begun = time.perf_counter()
     (train or train_clip)(trial.spec(trial.learnt, *trial.hands), out / "run", seed)
     seconds = time.perf_counter() - begun
-    model, losses = load(out / "run"), read_losses(out / "run" / "metrics.jsonl")
+    model = load(out / "run")
+    losses = read_losses(out / "run" / "metrics.jsonl")
     progress(f"testing on {trial.held_out} and on concepts it never saw")
     metrics = {**measure(model, trial, seed), "seconds_train": round(seconds, 1), "steps": len(losses), "seed": seed}
     progress("embedding and searching")

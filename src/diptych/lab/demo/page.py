@@ -70,7 +70,8 @@ def compose(
     found: Sequence[Sequence[Found]],
 ) -> str:
     """The whole report."""
-    design, unseen = metrics["unseen_design"], metrics["unseen_concepts"]
+    design = metrics["unseen_design"]
+    unseen = metrics["unseen_concepts"]
     lead = (
         f"A dual encoder learnt from scratch in {metrics['seconds_train']:.0f} seconds which pictures belong to which "
         f"words, from emoji drawn by {len(trial.hands)} hands ({', '.join(trial.hands)}). Here it meets a hand that it "
@@ -171,7 +172,8 @@ def _searches(trial: Trial, queries: Queries, found: Sequence[Sequence[Found]]) 
             for hit in hits
         ]
 
-    asked, rights = queries.asked(trial), [*queries.names, *[None] * len(queries.words), *queries.drawings]
+    asked = queries.asked(trial)
+    rights = [*queries.names, *[None] * len(queries.words), *queries.drawings]
     rows: list[tuple[str | report.Shown, list[report.Shown]]] = []
     for query, right, hits in zip(asked, rights, found, strict=True):
         if not isinstance(query, str):

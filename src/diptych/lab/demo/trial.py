@@ -18,7 +18,8 @@ from diptych.metrics import accuracy
 from diptych.models.model import Model
 from diptych.rng import generator
 
-CANVAS, MOST_SHRINK = 64, 1.8
+CANVAS = 64
+MOST_SHRINK = 1.8
 LOOKUP = 16  # pixels a side
 TARGETS = {"placed": 0.35, "plain": 0.38, "concepts": 0.35}  # t2i_r5, fixed before the recipe was
 
@@ -95,7 +96,9 @@ class Placed(Wrapped):
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
         rng = generator(self.seed, "placed", sample.key)
-        shrink, x, y = rng.uniform(1.0, MOST_SHRINK), rng.uniform(), rng.uniform()
+        shrink = rng.uniform(1.0, MOST_SHRINK)
+        x = rng.uniform()
+        y = rng.uniform()
         red, green, blue = rng.integers(0, 256, 3).tolist()
         picture = PlacedPicture(sample.images["main"], shrink, (x, y), (red, green, blue))
         return Sample(

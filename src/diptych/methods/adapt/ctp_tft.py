@@ -63,9 +63,15 @@ class ClassAware(ConditionalPrompts):
     fixed = True
 
     def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *,
-        tft: Reads = "query_image", heads: int = 8, chunk: int = 256,
-    ):  # fmt: skip
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer,
+        template: str = "a photo of a {}.",
+        *,
+        tft: Reads = "query_image",
+        heads: int = 8,
+        chunk: int = 256,
+    ):
         super().__init__(encoder, tokenizer, template, chunk=chunk)
         assert encoder.text is not None
         E = encoder.embed_dim

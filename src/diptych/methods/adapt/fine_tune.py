@@ -47,7 +47,8 @@ class FineTune(Classify):
         return Classifier(encoder, self.make.tokenizer, self.config.template, frozen=False)
 
     def stages(self) -> Sequence[Stage]:
-        encoder, config = self.model.encoder, self.config
+        encoder = self.model.encoder
+        config = self.config
         scale = layer_rates("model.encoder.image", encoder.image, config.decay)
         if config.text:
             scale |= layer_rates("model.encoder.text", encoder.text, config.decay)

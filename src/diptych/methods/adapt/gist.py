@@ -56,7 +56,8 @@ card = {
 
 FACTOR = 100.0
 """The multiplier of cosines in the softmax over a class's captions, which only tells how sure the matcher is."""
-_MATCH, _ROLE = "match", "matched"
+_MATCH = "match"
+_ROLE = "matched"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,10 @@ class GIST(Pairs):
         super().__init__(config, make)
         self.model = make.dual(logit_scale=Temperature(FACTOR))
         if self.model.text is None or make.words is None:
-            raise InputError("gist trains on texts, and this model has no text tower or came without its tokenizer; "
-                             "start from one of pictures and texts")  # fmt: skip
+            raise InputError(
+                "gist trains on texts, and this model has no text tower or came without its tokenizer; "
+                "start from one of pictures and texts"
+            )
         self.model.logit_scale.clamp = None
         self.teacher = Teacher(config.matcher) if config.matcher else None
         self.names: tuple[str, ...] = ()
@@ -121,10 +124,13 @@ class GIST(Pairs):
 
         Raises InputError for a class or a picture without captions, and texts that are longer than the tower reads.
         """
-        source, config = sources["train"], self.config
+        source = sources["train"]
+        config = self.config
         if not config.bank and not config.captions:
-            raise InputError("gist has no bank; name a JSON file of descriptions, {class: [text, …]}, or templates, "
-                             "with --method.bank")  # fmt: skip
+            raise InputError(
+                "gist has no bank; name a JSON file of descriptions, {class: [text, …]}, or templates, "
+                "with --method.bank"
+            )
         if not config.captions or config.prefix:
             require(source, (f"labels.{config.label}",), self.name)
             self.names = class_names(source, config.label)
@@ -134,12 +140,17 @@ class GIST(Pairs):
             self.ready = descriptions.read_lists(config.captions, "picture")
             without = [key for key in source.keys() if key not in self.ready]  # noqa: SIM118  (a source is no dict)
             if without:
-                raise InputError(f"{config.captions} has no captions of {len(without)} of the {len(source)} pictures, "
-                                 f"such as {without[0]!r}; its keys are those of {source.name!r}")  # fmt: skip
+                raise InputError(
+                    f"{config.captions} has no captions of {len(without)} of the {len(source)} pictures, "
+                    f"such as {without[0]!r}; its keys are those of {source.name!r}"
+                )
             return
         self.bank = descriptions.bank(config.bank, self.names)
-        self._check(self.table(), self.make.tokenizer, "the text tower reads; shorten them, or give short forms with "
-                    "--method.summaries")  # fmt: skip
+        self._check(
+            self.table(),
+            self.make.tokenizer,
+            "the text tower reads; shorten them, or give short forms with --method.summaries",
+        )
 
     def said(self, name: str, caption: str) -> str:
         """What is trained on of a caption of a class: its summary where it has one, with the name before it once."""
@@ -167,19 +178,25 @@ class GIST(Pairs):
 
     def match(self, run: Any) -> None:
         """Find each picture's captions, and keep their places in the list of its class as the column `matched`."""
-        config, matcher, source = self.config, self.matcher, run.sources["train"]
+        config = self.config
+        matcher = self.matcher
+        source = run.sources["train"]
         captions = [text for texts in self.bank for text in texts]
         if not config.cut:
             assert matcher.tokenizer is not None, "a matcher reads texts"
-            self._check(captions, matcher.tokenizer, "the matcher reads; shorten them, or let it read their beginnings "
-                        "with --method.cut true")  # fmt: skip
+            self._check(
+                captions,
+                matcher.tokenizer,
+                "the matcher reads; shorten them, or let it read their beginnings with --method.cut true",
+            )
 
         def look(batch: Batch) -> Mapping[str, Tensor]:
             labels: Any = batch.fields["class"]
             return {"image": matcher.encoder.embed_images(batch.image.flat), "class": labels}
 
         found = run.map(look, self.views(self.stages()[0]), source)
-        images, labels = torch.from_numpy(found["image"]), torch.from_numpy(found["class"]).long()
+        images = torch.from_numpy(found["image"])
+        labels = torch.from_numpy(found["class"]).long()
         sizes = [len(texts) for texts in self.bank]
         places, shares = matched(images, labels, matcher.embed_texts(captions), sizes, config.top)
         run.store("train", {"matched": places.numpy()})
@@ -205,7 +222,8 @@ class GIST(Pairs):
         if self.config.captions:
             return self._of_ready(source)
         assert isinstance(source, WithColumns), "captions are matched before they are trained on"
-        labels, places = labels_of(source, self.config.label), source.columns["matched"][:, : self.config.use]
+        labels = labels_of(source, self.config.label)
+        places = source.columns["matched"][:, : self.config.use]
         starts = np.cumsum([0, *(len(texts) for texts in self.bank)])
         samples, at = np.nonzero(places >= 0)
         return Paired(source, samples, starts[labels[samples]] + places[samples, at], self.table(), _ROLE)
@@ -215,7 +233,8 @@ class GIST(Pairs):
         if self.config.prefix:
             named = [self.names[label] for label in labels_of(source, self.config.label)]
         numbers: dict[str, int] = {}
-        samples, texts = [], []
+        samples = []
+        texts = []
         for origin, (key, name) in enumerate(zip(source.keys(), named, strict=True)):
             for caption in self.ready[key][: self.config.use]:
                 samples.append(origin)
@@ -226,8 +245,10 @@ class GIST(Pairs):
     def _check(self, texts: Sequence[str], tokenizer: Tokenizer, whose: str) -> None:
         """InputError where texts are longer than the context, which would cut them unseen."""
         if long := [text for text in texts if tokenizer.lost(text)]:
-            raise InputError(f"{len(long)} of {len(texts)} captions, such as {long[0]!r}, are longer than the "
-                             f"{tokenizer.context} tokens that {whose}")  # fmt: skip
+            raise InputError(
+                f"{len(long)} of {len(texts)} captions, such as {long[0]!r}, are longer than the "
+                f"{tokenizer.context} tokens that {whose}"
+            )
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         return {"contrastive": info_nce(image, text, self.model.logit_scale(), **equal)}
@@ -282,7 +303,8 @@ GIST.presets = {
     ),
     "paper": Preset(
         config={
-            "matcher": "openclip:ViT-B-32/laion2b_s34b_b79k", "cut": True,
+            "matcher": "openclip:ViT-B-32/laion2b_s34b_b79k",
+            "cut": True,
             "augment": {"crop": (0.08, 1.0), "flip": True},
         },
         image="vit:image_size=336:patch=14:width=1024:depth=24:heads=16:pre_norm=true",
@@ -290,8 +312,15 @@ GIST.presets = {
         tokenizer="clip",
         embed_dim=768,
         recipe=Recipe(
-            optimizer="adam", lr=1e-6, betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-3, schedule="constant", warmup=0.0,
-            batch_size=20, epochs=40,
+            optimizer="adam",
+            lr=1e-6,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            weight_decay=1e-3,
+            schedule="constant",
+            warmup=0.0,
+            batch_size=20,
+            epochs=40,
         ),
     ),
-}  # fmt: skip
+}

@@ -77,7 +77,8 @@ class Linear(Classifier):
 
     def hold(self, trained: Sequence[str]) -> None:
         """Make room for the weights of the classes `trained`, and name all of them."""
-        self.trained, device = tuple(trained), self.ids.device
+        self.trained = tuple(trained)
+        device = self.ids.device
         self.register_buffer("weight", torch.zeros(len(trained), self.width, device=device))
         self.register_buffer("bias", torch.zeros(len(trained), device=device))
         if trained:
@@ -145,15 +146,18 @@ class LinearProbe(Classify):
             labels: Any = batch.fields["class"]
             return {"features": wide(self.model.image_features(batch.image.flat)), "labels": labels}
 
-        source, model = run.sources["train"], self.model
+        source = run.sources["train"]
+        model = self.model
         found = run.map(read, self.views(self.stages()[0]), source)
         known = found["labels"] >= 0
-        x, y = found["features"][known], found["labels"][known].astype(np.int64)
+        x = found["features"][known]
+        y = found["labels"][known].astype(np.int64)
         solved, C = classifier(x, y, seed=run.at.seed, **SEARCHES[self.config.search])
         weight, bias = (torch.from_numpy(values).to(model.weight) for values in weights(solved))
         model.weight.copy_(weight)
         model.bias.copy_(bias)
-        logits, labels = F.linear(torch.from_numpy(x).to(weight), weight, bias), torch.from_numpy(y)
+        logits = F.linear(torch.from_numpy(x).to(weight), weight, bias)
+        labels = torch.from_numpy(y)
         hits = (logits.argmax(1) == labels).float().mean()
         run.note(0, 1, float(F.cross_entropy(logits, labels)), accuracy=float(hits), C=C)
 

@@ -76,8 +76,10 @@ class LoRA(Classify):
             tower: Any = getattr(encoder, name)
             found = {path.rpartition(".")[2] for path, module in tower.named_modules() if isinstance(module, nn.Linear)}
             if missing := wanted - found:
-                raise InputError(f"the {name} tower has no linear layer {sorted(missing)[0]!r}; there are "
-                                 f"{', '.join(sorted(found))}: name them with --method.layers")  # fmt: skip
+                raise InputError(
+                    f"the {name} tower has no linear layer {sorted(missing)[0]!r}; there are "
+                    f"{', '.join(sorted(found))}: name them with --method.layers"
+                )
             options = LoraConfig(
                 r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(wanted)
             )

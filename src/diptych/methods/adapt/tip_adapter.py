@@ -53,7 +53,8 @@ class Cached(Classifier):
 
     def __init__(self, encoder: DualEncoder, tokenizer: Any, template: str, *, alpha: float, beta: float):
         super().__init__(encoder, tokenizer, template)
-        self.alpha, self.beta = alpha, beta
+        self.alpha = alpha
+        self.beta = beta
         self.trained: tuple[str, ...] = ()
         self.hold(0)
 
@@ -125,8 +126,10 @@ class TipAdapter(Classify):
         owners = torch.from_numpy(np.asarray(labels_of(source, self.config.label), np.int64))
         if (owners < 0).any():
             key = source.keys()[int((owners < 0).nonzero()[0])]
-            raise InputError(f"{source.name}: {key} has no {self.config.label}; take it out of the data, or draw "
-                             "--shots, which passes it over")  # fmt: skip
+            raise InputError(
+                f"{source.name}: {key} has no {self.config.label}; take it out of the data, or draw "
+                "--shots, which passes it over"
+            )
         keys = torch.from_numpy(run.map(vectors, self.views(self.stages()[0])[:1], source)["keys"])
         self.model.keys.copy_(keys)
         self.model.owners.copy_(owners)
@@ -136,7 +139,9 @@ class TipAdapter(Classify):
     def without_itself(self) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of the cached pictures, each without its own vote."""
         model = self.model.eval()
-        texts, losses, hits = model.text_features(), [], []
+        texts = model.text_features()
+        losses = []
+        hits = []
         for rows in torch.arange(len(model.keys), device=model.keys.device).split(1024):
             logits = model.judged(model.keys[rows], texts, without=rows)
             losses.append(cross_entropy(logits, model.owners[rows], reduction="sum"))
@@ -154,8 +159,15 @@ TipAdapter.presets = {
         PAPER,
         config={**PAPER.config, "tune": True},
         recipe=replace(
-            PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), eps=1e-4, lr=1e-3, weight_decay=0.01, batch_size=256,
-            epochs=20, warmup=0.0,
+            PAPER.recipe,
+            optimizer="adamw",
+            betas=(0.9, 0.999),
+            eps=1e-4,
+            lr=1e-3,
+            weight_decay=0.01,
+            batch_size=256,
+            epochs=20,
+            warmup=0.0,
         ),
     ),
-}  # fmt: skip
+}

@@ -62,8 +62,10 @@ class Classify(Method):
             raise InputError("pictures that are cached are embedded once and cannot vary; leave augment out")
         encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if self.named and (encoder.text is None or make.words is None):
-            raise InputError("classes are told by their names, and this model has no text tower or came without its "
-                             "tokenizer; start from one of pictures and texts")  # fmt: skip
+            raise InputError(
+                "classes are told by their names, and this model has no text tower or came without its "
+                "tokenizer; start from one of pictures and texts"
+            )
         self.model = self.build(encoder)
         self.model.label = config.label
 
@@ -87,7 +89,8 @@ class Classify(Method):
 
     def embed(self, run: Any) -> None:
         """Let the stage read vectors of the pictures, not varied."""
-        source, picture = run.sources["train"], self.picture
+        source = run.sources["train"]
+        picture = self.picture
         require(source, picture.reads, self.name)
         embed = self.model.image_features
         run.store("train", run.map(lambda batch: {"picture": embed(batch.image.flat)}, [picture], source))
@@ -119,15 +122,19 @@ def class_names(source: Source, label: str) -> tuple[str, ...]:
     """
     field = source.schema().get(f"labels.{label}")
     if field is not None and not field.classes:
-        raise InputError(f"the label {label!r} of {source.name!r} has no class names; name another with "
-                         "--method.label, or give a folder a class")  # fmt: skip
+        raise InputError(
+            f"the label {label!r} of {source.name!r} has no class names; name another with "
+            "--method.label, or give a folder a class"
+        )
     if field is None:
         return ()
     with at(source.name):
         names = check_names(field.classes)
     if len(empty := np.setdiff1d(np.arange(len(names)), labels_of(source, label))):
-        raise InputError(f"{source.name} has no sample of {some(names[number] for number in empty)}; add some, or name "
-                         "the classes that have samples, with :classes=NAME+NAME")  # fmt: skip
+        raise InputError(
+            f"{source.name} has no sample of {some(names[number] for number in empty)}; add some, or name "
+            "the classes that have samples, with :classes=NAME+NAME"
+        )
     return names
 
 

@@ -43,8 +43,9 @@ class PairConfig:
         if not self.several and ";" in self.role:
             raise InputError(f"role {self.role!r} names several texts; this method takes one role or mixture of roles")
         if self.distinct and self.together > 1:
-            raise InputError(f"distinct={self.distinct} keeps samples apart and together={self.together} joins them; "
-                             "leave one out")  # fmt: skip
+            raise InputError(
+                f"distinct={self.distinct} keeps samples apart and together={self.together} joins them; leave one out"
+            )
 
     def stage(self, model: DualEncoder) -> Stage:
         """The stage of a method that trains `self.model`: which samples meet, and which part learns at which rate."""
@@ -156,8 +157,10 @@ def adopted(reader: str, features: Features, owner: str, *names: str) -> Feature
     for name in names:
         if name not in features or features[name].dim() != 2:
             have = ", ".join(f"{name} {tuple(value.shape)}" for name, value in features.items())
-            raise InputError(f"{reader} reads {' and '.join(names)}, a vector a sample, which {owner} does not give "
-                             f"(it gives {have}); leave out --with, or train it with another method")  # fmt: skip
+            raise InputError(
+                f"{reader} reads {' and '.join(names)}, a vector a sample, which {owner} does not give "
+                f"(it gives {have}); leave out --with, or train it with another method"
+            )
     return {name: features[name] for name in names}
 
 

@@ -59,7 +59,8 @@ class BYOL(ImageOnly):
             return {"predictions": predictions, "targets": self.projected(self.slow.module, batch)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        (p1, p2), (z1, z2) = features["predictions"].unbind(1), features["targets"].unbind(1)
+        (p1, p2) = features["predictions"].unbind(1)
+        (z1, z2) = features["targets"].unbind(1)
         return Losses({"negative_cosine": negative_cosine(p1, z2) + negative_cosine(p2, z1)})
 
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:

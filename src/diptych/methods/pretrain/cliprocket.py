@@ -99,8 +99,10 @@ class Config(PairConfig):
         if self.extra == "swalip" and self.smoothing:
             raise InputError("swalip takes no label smoothing; set smoothing=0")
         if self.strong_heads and (self.extra in ("none", "slip", "swalip") or not self.local):
-            raise InputError(f"strong_heads are those of siamlip, byolip and barlip beside weak ones; {self.extra} "
-                             f"with local={self.local} has none")  # fmt: skip
+            raise InputError(
+                f"strong_heads are those of siamlip, byolip and barlip beside weak ones; {self.extra} "
+                f"with local={self.local} has none"
+            )
 
 
 class CLIPRocket(Method):
@@ -152,7 +154,8 @@ class CLIPRocket(Method):
         hidden, width, layers, norm, _ = EXTRAS[config.extra]
         if not width:
             return nn.ModuleList(), nn.ModuleList()
-        hidden, width = config.extra_hidden or hidden, config.extra_width or width
+        hidden = config.extra_hidden or hidden
+        width = config.extra_width or width
         spec = f"mlp:hidden={hidden}:layers={layers}:last_norm={norm}"
         assert self.model.text is not None
         widths = [self.model.image.width] + ([] if config.extra == "slip" else [self.model.text.width])
@@ -171,7 +174,8 @@ class CLIPRocket(Method):
         return self
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        config, preprocess = self.config, self.model.image.preprocess
+        config = self.config
+        preprocess = self.model.image.preprocess
         words = {"tokenizer": self.make.tokenizer, "role": config.role, "stop_words": config.stop_words}
         views: list[View] = [
             PictureView(preprocess=preprocess, augment=self.augment),
@@ -187,8 +191,10 @@ class CLIPRocket(Method):
     def encode(self, batch: Batch, at: At) -> Features:
         count = len(batch)
         image, text = self._pooled(self.model, batch, "main")
-        found = {"image": normalize(self._image_heads.first(image), dim=-1),
-                 "text": normalize(self._text_heads.first(text), dim=-1)}  # fmt: skip
+        found = {
+            "image": normalize(self._image_heads.first(image), dim=-1),
+            "text": normalize(self._text_heads.first(text), dim=-1),
+        }
         views = [(image, text)]
         if self.config.local:
             views.append(self._pooled(self.model, batch, "strong"))
@@ -207,7 +213,8 @@ class CLIPRocket(Method):
 
     def _projected(self, batch: Batch, views: Sequence[tuple[Tensor, Tensor]]) -> Features:
         """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is predicted from them."""
-        count, found = len(batch), {}
+        count = len(batch)
+        found = {}
 
         def through(heads: Any, views: Sequence[tuple[Tensor, Tensor]], at: int) -> Tensor:
             by_kind = [pair[at].unflatten(0, (count, -1)) for pair in views]
@@ -229,14 +236,18 @@ class CLIPRocket(Method):
         return found
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        config, K = self.config, self.config.local
-        scale, terms = self.model.logit_scale(), {}
-        image, text = features["image"], features["text"]
+        config = self.config
+        K = self.config.local
+        scale = self.model.logit_scale()
+        terms = {}
+        image = features["image"]
+        text = features["text"]
         factor = (1 if config.reduction == "sum" else 0.5) / (1 + K)
         terms["global"] = factor * (_ce(image, text, scale) + _ce(text, image, scale))
         logged: dict[str, Tensor | float] = {"scale": scale}
         if K:
-            images, texts = features["local_image"].unbind(1), features["local_text"].unbind(1)
+            images = features["local_image"].unbind(1)
+            texts = features["local_text"].unbind(1)
             local = [
                 _ce(one, other, self.local(), config.smoothing) + _ce(other, one, self.local(), config.smoothing)
                 for one, other in product(images, texts)
@@ -262,7 +273,8 @@ class CLIPRocket(Method):
         views = [(0, 0), *product(strong, strong)]  # weak with weak, strong with strong
         if name == "barlip":
             return torch.stack([redundancy(image[a], text[b]) for a, b in views]).mean()
-        of_image, of_text = features["p_image"].unbind(1), features["p_text"].unbind(1)
+        of_image = features["p_image"].unbind(1)
+        of_text = features["p_text"].unbind(1)
         both = [negative_cosine(of_image[a], text[b]) + negative_cosine(of_text[b], image[a]) for a, b in views]
         return torch.stack(both).mean() / 2
 
@@ -276,7 +288,8 @@ class Thinned:
     that a share of the texts skips, what is left being scaled up."""
 
     def __init__(self, rate: float, drop_path: float):
-        self.rate, self.drop_path = rate, drop_path
+        self.rate = rate
+        self.drop_path = drop_path
         self.before: Tensor | None = None
 
     def __call__(self, layer: int, tokens: Tensor) -> Tensor:
@@ -309,7 +322,10 @@ CLIPRocket.presets = {
     "small": replace(
         SMALL,
         config={
-            **_FEW, "scale": 5.0, "local_scale": 5.0, "text_dropout": 0.05,
+            **_FEW,
+            "scale": 5.0,
+            "local_scale": 5.0,
+            "text_dropout": 0.05,
             "augment": {"crop": (0.5, 1.0), "ramp": (0.06, 0.6)},
             "strong": {**STRONG, "crop": (0.3, 1.0), "ramp": (0.06, 0.6)},
         },
@@ -322,9 +338,15 @@ CLIPRocket.presets = {
         tokenizer="clip",
         embed_dim=512,
         recipe=Recipe(
-            lr=3e-3, eps=1e-8, weight_decay=0.5, warmup=1 / 32, min_lr=1 / 300, epochs=32, batch_size=4096,
+            lr=3e-3,
+            eps=1e-8,
+            weight_decay=0.5,
+            warmup=1 / 32,
+            min_lr=1 / 300,
+            epochs=32,
+            batch_size=4096,
             precision="bfloat16",
         ),
     ),
-}  # fmt: skip
+}
 CLIPRocket.presets = {**CLIPRocket.presets, "tune": tune(CLIPRocket.presets["small"])}

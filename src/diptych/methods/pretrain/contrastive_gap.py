@@ -97,7 +97,8 @@ class ContrastiveGap(Pairs):
         return {"scale": self.model.logit_scale(), "centroid_distance": gap}
 
     def _of_part(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        config, terms = self.config, {}
+        config = self.config
+        terms = {}
         if not config.remove_contrastive:
             terms["contrastive"] = info_nce(image, text, self.model.logit_scale())
         if config.mode != "clip":

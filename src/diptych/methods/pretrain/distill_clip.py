@@ -50,8 +50,10 @@ class Config(CLIPConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.teacher:
-            raise InputError("teacher is not given, and this method learns from one; name a model with "
-                             "--method.teacher, such as runs/large, openclip:NAME/TAG, hf:FOLDER or tiny")  # fmt: skip
+            raise InputError(
+                "teacher is not given, and this method learns from one; name a model with "
+                "--method.teacher, such as runs/large, openclip:NAME/TAG, hf:FOLDER or tiny"
+            )
 
 
 class DistillCLIP(CLIP):
@@ -79,9 +81,13 @@ class DistillCLIP(CLIP):
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         losses = super().loss(features, batch, at)
         distance = distilled(
-            features["image"], features["text"], self.model.logit_scale(),
-            features["teacher_image"], features["teacher_text"], self.teacher.module.logit_scale(),
-        )  # fmt: skip
+            features["image"],
+            features["text"],
+            self.model.logit_scale(),
+            features["teacher_image"],
+            features["teacher_text"],
+            self.teacher.module.logit_scale(),
+        )
         return Losses({**losses.terms, "distillation": self.config.distillation * distance}, losses.logged)
 
 

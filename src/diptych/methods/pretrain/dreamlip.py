@@ -77,9 +77,11 @@ class DreamLIP(CLIP):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
         drawn = SentenceView(
-            tokenizer=self.make.tokenizer, roles=tuple(config.pool.split("+")), count=config.sentences,
+            tokenizer=self.make.tokenizer,
+            roles=tuple(config.pool.split("+")),
+            count=config.sentences,
             merged=config.merged,
-        )  # fmt: skip
+        )
         return (*super().views(stage, stream), drawn)
 
     def encode(self, batch: Batch, at: At) -> Features:
@@ -104,7 +106,9 @@ class DreamLIP(CLIP):
         return {"all": self.encode}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        config, texts, scale = self.config, features["texts"], self.model.logit_scale()
+        config = self.config
+        texts = features["texts"]
+        scale = self.model.logit_scale()
         equal: list[dict[str, Any]] = [{}] * texts.shape[1]
         if config.duplicates != "apart":
             equal = [config.equal(column) for name in ("main", "sentences") for column in batch.texts[name].columns()]

@@ -56,7 +56,8 @@ LOSSES: Mapping[str, Callable[..., Tensor]] = {
     "dhel": lambda views, tau: dhel(views[0], views[1], tau),
     "kcl": lambda views, tau: kcl(views[0], views[1]),
 }
-_OF_TWO, _FORMS = ("dhel", "kcl"), ("mv_dhel", "mv_infonce")
+_OF_TWO = ("dhel", "kcl")
+_FORMS = ("mv_dhel", "mv_infonce")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +106,21 @@ class MultiView(Pairs):
             image_projection=config.projector,
             text_projection=config.projector,
         )
-        inner, outer = self.model.image.width, self.model.embed_dim
-        self.encoders = nn.ModuleDict({
-            name: nn.Sequential(head("mlp", size, inner, name), head(config.projector, inner, outer, name))
-            for name, size in config.arrays.items()
-        })  # fmt: skip
+        inner = self.model.image.width
+        outer = self.model.embed_dim
+        self.encoders = nn.ModuleDict(
+            {
+                name: nn.Sequential(head("mlp", size, inner, name), head(config.projector, inner, outer, name))
+                for name, size in config.arrays.items()
+            }
+        )
         loss = LOSSES[config.objective]
         self.objective = partial(loss, form=config.form) if config.objective in _FORMS else loss
 
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Raises InputError where no sample at the beginning has as many texts as views are asked for."""
-        config, source = self.config, sources["train"]
+        config = self.config
+        source = sources["train"]
         if not config.texts or f"texts.{config.role}" not in source.schema():
             return
         counts = []
@@ -123,11 +128,14 @@ class MultiView(Pairs):
             with suppress(BadSample):
                 counts.append(len(source[at].captions(config.role)))
         if counts and max(counts) < config.texts:
-            raise InputError(f"samples of {source.name} have at most {max(counts)} texts of role {config.role!r}, and "
-                             f"{config.texts} views of texts are asked for; lower --method.texts")  # fmt: skip
+            raise InputError(
+                f"samples of {source.name} have at most {max(counts)} texts of role {config.role!r}, and "
+                f"{config.texts} views of texts are asked for; lower --method.texts"
+            )
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        config, preprocess = self.config, self.model.image.preprocess
+        config = self.config
+        preprocess = self.model.image.preprocess
         views: list[View] = [PictureView(preprocess=preprocess, augment=self.augment, count=config.pictures)]
         if config.texts:
             views.append(TextView(tokenizer=self.make.tokenizer, role=config.role, count=config.texts, repeat=False))
@@ -150,8 +158,10 @@ class MultiView(Pairs):
         """The picture and the texts of a method on pairs as views, as many as it gives."""
         texts = [name for name in features if name.rstrip("0123456789") == "text"]
         if self.config.objective in _OF_TWO and len(texts) > 1:
-            raise InputError(f"{self.config.objective} takes two views, and {owner} gives {1 + len(texts)}; choose "
-                             "multi_view:objective=mv_dhel")  # fmt: skip
+            raise InputError(
+                f"{self.config.objective} takes two views, and {owner} gives {1 + len(texts)}; choose "
+                "multi_view:objective=mv_dhel"
+            )
         found = adopted(self.name, features, owner, "image", *(texts or ["text"]))
         return {"views": torch.stack([*found.values()], 1)}
 

@@ -49,7 +49,8 @@ class SimSiam(ImageOnly):
         return {**features, "predictions": self.predictor(features["views"])}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        (z1, z2), (p1, p2) = features["views"].unbind(1), features["predictions"].unbind(1)
+        (z1, z2) = features["views"].unbind(1)
+        (p1, p2) = features["predictions"].unbind(1)
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 4 - 1  # from 2 - 2 cos to -cos
         return Losses({"negative_cosine": loss})
 

@@ -67,7 +67,8 @@ class SwAV(ImageOnly):
             self.queues = nn.ModuleList([Queue(config.queue, self.model.embed_dim, seed) for seed in (0, 1)])
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        config, preprocess = self.config, self.model.image.preprocess
+        config = self.config
+        preprocess = self.model.image.preprocess
         if not config.crops:
             return super().views(stage, stream)
         size = preprocess if config.crop_size is None else replace(preprocess, size=config.crop_size)

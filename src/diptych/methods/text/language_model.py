@@ -88,8 +88,14 @@ LanguageModelling.presets = {
         tokenizer="bpe:vocab_size=50257:context=1024",
         embed_dim=0,
         recipe=Recipe(
-            lr=6e-4, betas=(0.9, 0.95), warmup=2000, min_lr=0.1, clip=1.0, batch_size=512, epochs=1,
+            lr=6e-4,
+            betas=(0.9, 0.95),
+            warmup=2000,
+            min_lr=0.1,
+            clip=1.0,
+            batch_size=512,
+            epochs=1,
             precision="bfloat16",
         ),
     ),
-}  # fmt: skip
+}

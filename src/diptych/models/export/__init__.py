@@ -25,9 +25,14 @@ from diptych.models.model import Model
 LIMIT = 1e-5  # the largest difference of an entry of a unit vector that passes
 
 TEXTS = (
-    "a photo of a cat", "Two dogs, running on a beach at 10 pm!", "a", "", "It's the 3rd red apple (half-eaten).",
-    "Überall liegt Schnee", "snow and ice " * 60,
-)  # fmt: skip
+    "a photo of a cat",
+    "Two dogs, running on a beach at 10 pm!",
+    "a",
+    "",
+    "It's the 3rd red apple (half-eaten).",
+    "Überall liegt Schnee",
+    "snow and ice " * 60,
+)
 """Short, empty, longer than any context, capitals, digits, signs: as every tokenizer must split them."""
 
 
@@ -63,11 +68,15 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder")
     if model.tokenizer is None:
-        raise InputError(f"{model.name} came without a tokenizer and cannot be exported; load it from a folder that "
-                         "holds its tokenizer files")  # fmt: skip
+        raise InputError(
+            f"{model.name} came without a tokenizer and cannot be exported; load it from a folder that "
+            "holds its tokenizer files"
+        )
     if model.device.type != "cpu" or model.precision != "float32":
-        raise InputError(f"{model.name} is on {model.device} in {model.precision}; to export it, load it anew "
-                         "on the CPU and in float32")  # fmt: skip
+        raise InputError(
+            f"{model.name} is on {model.device} in {model.precision}; to export it, load it anew "
+            "on the CPU and in float32"
+        )
     _need(target, module)
     if (reason := module.misfit(model)) is not None:
         raise InputError(f"{target} cannot hold {model.name}: {reason}; {_others(model, target)}")
@@ -129,15 +138,20 @@ def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tup
     except InputError:
         raise
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
-        raise InputError(f"{target} cannot read what was written of {model.name} ({brief(error)}); nothing was kept, "
-                         "use another target")  from error  # fmt: skip
+        raise InputError(
+            f"{target} cannot read what was written of {model.name} ({brief(error)}); nothing was kept, "
+            "use another target"
+        ) from error
     found = []
-    for name, a, b in zip(("pictures", "texts"), (model.embed_images(shown), model.embed_texts(TEXTS)), theirs,
-                          strict=True):  # fmt: skip
+    for name, a, b in zip(
+        ("pictures", "texts"), (model.embed_images(shown), model.embed_texts(TEXTS)), theirs, strict=True
+    ):
         found.append(difference := _farthest(a, b))
         if not difference <= LIMIT:
-            raise InputError(f"embeddings of {name} by {target} differ from those of {model.name} by {difference:.2g}, "
-                             f"above {LIMIT:g}; nothing was kept, use another target")  # fmt: skip
+            raise InputError(
+                f"embeddings of {name} by {target} differ from those of {model.name} by {difference:.2g}, "
+                f"above {LIMIT:g}; nothing was kept, use another target"
+            )
     return found[0], found[1]
 
 

@@ -114,9 +114,14 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer 
     if isinstance(tokenizer, SentencePiece):
         (folder / "spiece.model").write_bytes(tokenizer.model)
         token = tokenizer.token
-        config |= {"tokenizer_class": "SiglipTokenizer", "do_lower_case": tokenizer.lower, "unk_token": "<unk>",
-                   "pad_token": token(tokenizer.pad), "eos_token": token(tokenizer.after[0]),
-                   "model_input_names": ["input_ids"]}  # fmt: skip
+        config |= {
+            "tokenizer_class": "SiglipTokenizer",
+            "do_lower_case": tokenizer.lower,
+            "unk_token": "<unk>",
+            "pad_token": token(tokenizer.pad),
+            "eos_token": token(tokenizer.after[0]),
+            "model_input_names": ["input_ids"],
+        }
     else:
         pipeline = pipeline or rust(tokenizer)
         pipeline.save(str(folder / "tokenizer.json"))
@@ -124,8 +129,11 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer 
         end = pipeline.id_to_token(kept[-1]) if tokenizer.after else None
         # Pads behind a text's end are never read, unless texts are always filled up: then the id itself matters.
         pad = pipeline.id_to_token(tokenizer.pad) if tokenizer.padding == "max" or end is None else end
-        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad,
-                   "model_input_names": ["input_ids", "attention_mask"]}  # fmt: skip
+        config |= {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": pad,
+            "model_input_names": ["input_ids", "attention_mask"],
+        }
         if end is not None:
             config["eos_token"] = end
         if tokenizer.before:

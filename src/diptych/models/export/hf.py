@@ -39,7 +39,9 @@ SIGLIP = (
 
 def misfit(model: Model) -> str | None:
     """Why neither CLIPModel nor SiglipModel computes what this model does, or None."""
-    config, tokenizer, preprocess = model.encoder.config(), common.tokenizer_of(model), model.preprocess
+    config = model.encoder.config()
+    tokenizer = common.tokenizer_of(model)
+    preprocess = model.preprocess
     image, text, dual = SIGLIP if _siglip(config) else CLIP
     if problem := common.differs(config["image"], image, "image") or common.differs(config["text"], text, "text"):
         return problem
@@ -70,8 +72,11 @@ def write(model: Model, folder: Path) -> None:
     """config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."""
     from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-    siglip, tokenizer = _siglip(model.encoder.config()), common.tokenizer_of(model)
-    eot, state, pipeline = tokenizer.eot, common.tensors(model.encoder, patch_bias=siglip), None
+    siglip = _siglip(model.encoder.config())
+    tokenizer = common.tokenizer_of(model)
+    eot = tokenizer.eot
+    state = common.tensors(model.encoder, patch_bias=siglip)
+    pipeline = None
     if not siglip and eot == 2:
         # transformers takes an eos id of 2 for an old mistake and looks for the highest id: make the end the highest.
         eot = len(state["text.table.weight"]) - 1
@@ -137,23 +142,39 @@ def _processor(folder: Path) -> Any:
 
 def _config(model: Model, siglip: bool, tokenizer: Any, eot: int | None) -> dict[str, Any]:
     config = model.encoder.config()
-    image, text = config["image"], config["text"]
+    image = config["image"]
+    text = config["text"]
 
     def tower(spec: dict[str, Any]) -> dict[str, Any]:
-        return {"hidden_size": spec["width"], "num_hidden_layers": spec["depth"],
-                "num_attention_heads": common.heads(spec), "intermediate_size": common.hidden(spec),
-                "hidden_act": NAMES[spec["activation"]], "layer_norm_eps": spec["eps"]}  # fmt: skip
+        return {
+            "hidden_size": spec["width"],
+            "num_hidden_layers": spec["depth"],
+            "num_attention_heads": common.heads(spec),
+            "intermediate_size": common.hidden(spec),
+            "hidden_act": NAMES[spec["activation"]],
+            "layer_norm_eps": spec["eps"],
+        }
 
     size = {"projection_size": config["embed_dim"]} if siglip else {"projection_dim": config["embed_dim"]}
     start = tokenizer.before[0] if tokenizer.before else None
     return {
-        "text_config": {**tower(text), **size, "vocab_size": text["vocab_size"],
-                        "max_position_embeddings": text["context"], "bos_token_id": start, "eos_token_id": eot,
-                        "pad_token_id": tokenizer.pad if tokenizer.padding == "max" else eot},
-        "vision_config": {**tower(image), **({} if siglip else size), "image_size": image["image_size"],
-                          "patch_size": image["patch"]},
+        "text_config": {
+            **tower(text),
+            **size,
+            "vocab_size": text["vocab_size"],
+            "max_position_embeddings": text["context"],
+            "bos_token_id": start,
+            "eos_token_id": eot,
+            "pad_token_id": tokenizer.pad if tokenizer.padding == "max" else eot,
+        },
+        "vision_config": {
+            **tower(image),
+            **({} if siglip else size),
+            "image_size": image["image_size"],
+            "patch_size": image["patch"],
+        },
         **({} if siglip else {**size, "logit_scale_init_value": float(model.encoder.logit_scale().detach().log())}),
-    }  # fmt: skip
+    }
 
 
 def _preprocessor(model: Model, siglip: bool) -> dict[str, Any]:
@@ -164,8 +185,15 @@ def _preprocessor(model: Model, siglip: bool) -> dict[str, Any]:
     kind = "SiglipImageProcessor" if siglip else "CLIPImageProcessor"
     crop = {} if siglip and squash else {"do_center_crop": not squash, "crop_size": square}
     return {
-        "image_processor_type": kind, "do_convert_rgb": True, "do_resize": True, "do_rescale": True,
-        "do_normalize": True, "rescale_factor": 1 / 255, "size": square if squash else {"shortest_edge": values.size},
-        "resample": {"bilinear": 2, "bicubic": 3}[values.interpolation], "image_mean": list(values.mean),
-        "image_std": list(values.std), **crop,
-    }  # fmt: skip
+        "image_processor_type": kind,
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "rescale_factor": 1 / 255,
+        "size": square if squash else {"shortest_edge": values.size},
+        "resample": {"bilinear": 2, "bicubic": 3}[values.interpolation],
+        "image_mean": list(values.mean),
+        "image_std": list(values.std),
+        **crop,
+    }

@@ -58,14 +58,21 @@ def notes(model: Model) -> list[str]:
 
 def write(model: Model, folder: Path) -> None:
     """Both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or spiece.model."""
-    tokenizer, size = common.tokenizer_of(model), model.preprocess.size
-    batch, length = torch.export.Dim("batch", max=1 << 20), torch.export.Dim("length", max=tokenizer.context)
+    tokenizer = common.tokenizer_of(model)
+    size = model.preprocess.size
+    batch = torch.export.Dim("batch", max=1 << 20)
+    length = torch.export.Dim("length", max=tokenizer.context)
     fixed = tokenizer.padding == "max"  # such a tower reads its padding: one length is the only exact one
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
     _graph(model, Pictures(model.encoder), folder / "image.onnx", {"pixels": pixels}, {"pixels": {0: batch}})
-    _graph(model, Texts(model.encoder), folder / "text.onnx", {"ids": ids, "lengths": lengths},
-           {"ids": {0: batch} if fixed else {0: batch, 1: length}, "lengths": {0: batch}})  # fmt: skip
+    _graph(
+        model,
+        Texts(model.encoder),
+        folder / "text.onnx",
+        {"ids": ids, "lengths": lengths},
+        {"ids": {0: batch} if fixed else {0: batch, 1: length}, "lengths": {0: batch}},
+    )
     if isinstance(tokenizer, SentencePiece):
         common.write_tokenizer(tokenizer, folder)
     else:
@@ -75,18 +82,26 @@ def write(model: Model, folder: Path) -> None:
         pipeline.enable_padding(**pad, length=tokenizer.context if fixed else None)
         pipeline.save(str(folder / "tokenizer.json"))
     bias = model.encoder.logit_bias
-    common.write_json(folder / "diptych.json", {
-        "format": FORMAT, "model": model.name, "identity": model.identity, "embed_dim": model.encoder.embed_dim,
-        "preprocess": model.preprocess.to_dict(), "tokenizer": tokenizer.to_dict(),
-        "logit_scale": float(model.encoder.logit_scale().detach()),
-        "logit_bias": None if bias is None else float(bias.detach()),
-    })  # fmt: skip
+    common.write_json(
+        folder / "diptych.json",
+        {
+            "format": FORMAT,
+            "model": model.name,
+            "identity": model.identity,
+            "embed_dim": model.encoder.embed_dim,
+            "preprocess": model.preprocess.to_dict(),
+            "tokenizer": tokenizer.to_dict(),
+            "logit_scale": float(model.encoder.logit_scale().detach()),
+            "logit_bias": None if bias is None else float(bias.detach()),
+        },
+    )
 
 
 def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, E) by onnxruntime: the first alone, then the rest at once, so that sizes of batches differ."""
     stored = json.loads((folder / "diptych.json").read_text(encoding="utf-8"))
-    preprocess, tokenizer = Preprocess.from_dict(stored["preprocess"]), from_dict(stored["tokenizer"])
+    preprocess = Preprocess.from_dict(stored["preprocess"])
+    tokenizer = from_dict(stored["tokenizer"])
     pixels = torch.stack([preprocess(picture) for picture in pictures])
     rows = tokenizer.encode(texts)
     image, text = (_session(folder / name) for name in ("image.onnx", "text.onnx"))
@@ -111,13 +126,15 @@ def _graph(model: Model, module: nn.Module, path: Path, given: dict[str, Tensor]
         with evaluating(model.encoder), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter's remarks on its own future
             program = torch.export.export(module.eval(), tuple(given.values()), dynamic_shapes=tuple(dynamic.values()))
-            made = torch.onnx.export(program, dynamo=True, input_names=list(given), output_names=["vectors"],
-                                     verbose=False)  # fmt: skip
+            made = torch.onnx.export(
+                program, dynamo=True, input_names=list(given), output_names=["vectors"], verbose=False
+            )
         assert made is not None
         made.save(str(path), external_data=_bytes(module) > 1 << 30)
     except Exception as error:  # the exporter raises whatever its passes led to
-        raise InputError(f"torch cannot export {path.stem} of {model.name} to ONNX ({brief(error)}); choose another "
-                         "target") from error  # fmt: skip
+        raise InputError(
+            f"torch cannot export {path.stem} of {model.name} to ONNX ({brief(error)}); choose another target"
+        ) from error
 
 
 def _bytes(module: nn.Module) -> int:

@@ -36,7 +36,8 @@ WORDS = {"name": ["text"], "cross": [None], "pooling": ["eot", "last", "first"]}
 def misfit(model: Model) -> str | None:
     """Why open_clip's towers do not compute what this model does, or None."""
     config = model.encoder.config()
-    image, text = config["image"], config["text"]
+    image = config["image"]
+    text = config["text"]
     pooled = image.get("pooling") == "map"
     if problem := common.differs(image, TIMM if pooled else OWN, "image") or common.differs(text, WORDS, "text"):
         return problem
@@ -67,14 +68,21 @@ def write(model: Model, folder: Path) -> None:
     """open_clip_config.json, open_clip_model.safetensors and, but for CLIP's own, the tokenizer's files."""
     import open_clip
 
-    tokenizer, preprocess = common.tokenizer_of(model), model.preprocess
+    tokenizer = common.tokenizer_of(model)
+    preprocess = model.preprocess
     config = _config(model, tokenizer)
     if not isinstance(tokenizer, Clip):
         common.write_tokenizer(tokenizer, folder)
     state = common.tensors(model.encoder, patch_bias="timm_model_name" in config["vision_cfg"])
-    told = {"size": preprocess.size, "mode": "RGB", "mean": preprocess.mean, "std": preprocess.std,
-            "interpolation": preprocess.interpolation, "resize_mode": preprocess.resize,
-            "fill_color": preprocess.fill[0]}  # fmt: skip
+    told = {
+        "size": preprocess.size,
+        "mode": "RGB",
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "interpolation": preprocess.interpolation,
+        "resize_mode": preprocess.resize,
+        "fill_color": preprocess.fill[0],
+    }
     common.write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": told})
     plain = {key: value for key, value in config.items() if key != "custom_text"}
     with torch.device("meta"), _quiet():
@@ -90,7 +98,8 @@ def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -
     with _quiet(), torch.inference_mode():
         name = f"local-dir:{folder}"
         made: Any = open_clip.create_model_and_transforms(name)
-        model, preprocess = made[0].eval(), made[2]
+        model = made[0].eval()
+        preprocess = made[2]
         pixels = torch.stack([preprocess(picture) for picture in pictures])
         ids = open_clip.get_tokenizer(name)(list(texts))
         found = model.encode_image(pixels), model.encode_text(ids)
@@ -101,7 +110,8 @@ def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -
 def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     """open_clip's config of the model: the inverse of `pretrained.openclip.describe`, which must agree with it."""
     dual = model.encoder.config()
-    image, text = dual["image"], dual["text"]
+    image = dual["image"]
+    text = dual["text"]
     config: dict[str, Any] = {
         "embed_dim": dual["embed_dim"],
         "init_logit_scale": math.log(dual["logit_scale"]["init"]),
@@ -132,8 +142,13 @@ def _vision(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(spec: Mapping[str, Any], projection: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    cfg = {**_common(spec), "context_length": spec["context"], "vocab_size": spec["vocab_size"],
-           "heads": common.heads(spec), "pool_type": spec["pooling"]}  # fmt: skip
+    cfg = {
+        **_common(spec),
+        "context_length": spec["context"],
+        "vocab_size": spec["vocab_size"],
+        "heads": common.heads(spec),
+        "pool_type": spec["pooling"],
+    }
     if spec["pooling"] == "eot":
         highest = tokenizer.eot == spec["vocab_size"] - 1
         cfg |= {"pool_type": "argmax"} if highest else {"pool_type": "eos", "eos_id": tokenizer.eot}
@@ -150,9 +165,14 @@ def _words(spec: Mapping[str, Any], projection: str, tokenizer: Tokenizer) -> di
 
 
 def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
-    ratio, hidden = spec["mlp_ratio"], common.hidden(spec)
-    cfg = {"width": spec["width"], "layers": spec["depth"], "norm_kwargs": {"eps": spec["eps"]},
-           "mlp_ratio": ratio if int(spec["width"] * ratio) == hidden else (hidden + 0.5) / spec["width"]}  # fmt: skip
+    ratio = spec["mlp_ratio"]
+    hidden = common.hidden(spec)
+    cfg = {
+        "width": spec["width"],
+        "layers": spec["depth"],
+        "norm_kwargs": {"eps": spec["eps"]},
+        "mlp_ratio": ratio if int(spec["width"] * ratio) == hidden else (hidden + 0.5) / spec["width"],
+    }
     if spec["layer_scale"] is not None:
         cfg["ls_init_value"] = spec["layer_scale"]
     if spec["activation"] == "gelu_tanh":
@@ -161,8 +181,13 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _timm_vision(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {"image_size": spec["image_size"], "timm_model_name": _timm_name(spec), "timm_model_pretrained": False,
-            "timm_pool": "map", "timm_proj": "none"}  # fmt: skip
+    return {
+        "image_size": spec["image_size"],
+        "timm_model_name": _timm_name(spec),
+        "timm_model_pretrained": False,
+        "timm_pool": "map",
+        "timm_proj": "none",
+    }
 
 
 def _timm_name(spec: Mapping[str, Any]) -> str | None:
@@ -174,12 +199,17 @@ def _timm_name(spec: Mapping[str, Any]) -> str | None:
     sized = [name for name in names if f"patch{spec['patch']}_" in name and name.endswith(f"_{spec['image_size']}")]
     for name in sized:
         try:
-            found = timm_image({"timm_model_name": name, "timm_pool": "map", "timm_proj": "none",
-                                "image_size": spec["image_size"]}, name)  # fmt: skip
+            found = timm_image(
+                {"timm_model_name": name, "timm_pool": "map", "timm_proj": "none", "image_size": spec["image_size"]},
+                name,
+            )
         except InputError:
             continue
-        if all(found[key] == spec[key] for key in computes) and found["heads"] == common.heads(spec) \
-                and common.hidden(found) == common.hidden(spec):  # fmt: skip
+        if (
+            all(found[key] == spec[key] for key in computes)
+            and found["heads"] == common.heads(spec)
+            and common.hidden(found) == common.hidden(spec)
+        ):
             return name
     return None
 

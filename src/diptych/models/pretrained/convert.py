@@ -113,7 +113,8 @@ def back(state: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rules: Seque
     The same rules are read from right to left. What the rules leave out of `theirs` is left out here. Raises KeyError
     or RuntimeError where `state` is of another architecture: who calls has looked at the config before.
     """
-    made, used = {}, set()
+    made = {}
+    used = set()
     for name, wanted in theirs.items():
         rule, ours = next((rule, ours) for rule in rules if (ours := rule.names(name)) is not None)
         if not ours:

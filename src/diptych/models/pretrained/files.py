@@ -83,15 +83,19 @@ def _read_pickle(path: Path) -> Any:
     """torch.load that builds tensors and nothing else."""
     packed = zipfile.is_zipfile(path)
     if packed and _is_torchscript(path):
-        raise InputError(f"{path} is a TorchScript archive, a program and no state dict (OpenAI's own files are); use "
-                         "the same weights in another form: openclip:NAME-quickgelu/openai or hf:openai/…")  # fmt: skip
+        raise InputError(
+            f"{path} is a TorchScript archive, a program and no state dict (OpenAI's own files are); use "
+            "the same weights in another form: openclip:NAME-quickgelu/openai or hf:openai/…"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on how the pickle was written
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
     except pickle.UnpicklingError:
-        raise InputError(f"{path} holds more than tensors and was not opened: a pickle can run code; save only its "
-                         "state_dict, or give safetensors") from None  # fmt: skip
+        raise InputError(
+            f"{path} holds more than tensors and was not opened: a pickle can run code; save only its "
+            "state_dict, or give safetensors"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise InputError(f"{path} is not a readable state dict ({brief(error)})") from None
     log.warning("%s is a pickle: only its tensors were read. safetensors is the safer form", path)

@@ -95,8 +95,10 @@ def _folder(name: str, with_weights: bool) -> Path:
         ):
             snapshot_download(name, allow_patterns=["pytorch_model*.bin"])
     except Exception as error:  # whatever the network led to
-        raise InputError(f"the hub's repository {name!r} cannot be fetched ({brief(error)}); "
-                         "fetch it elsewhere and name its folder: --weights FOLDER (weights=)") from error  # fmt: skip
+        raise InputError(
+            f"the hub's repository {name!r} cannot be fetched ({brief(error)}); "
+            "fetch it elsewhere and name its folder: --weights FOLDER (weights=)"
+        ) from error
     return folder
 
 
@@ -125,11 +127,14 @@ def _activation(name: str, where: str) -> str:
 def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
     """The config of the dual encoder."""
     clip = config.model_type == "clip"
-    image, text = config.vision_config, config.text_config
+    image = config.vision_config
+    text = config.text_config
     size = square(image.image_size, where)
     if preprocess.size != size:
-        raise InputError(f"{where}: its preprocessor makes pictures of {preprocess.size} pixels, its image tower takes "
-                         f"{size}; make them equal")  # fmt: skip
+        raise InputError(
+            f"{where}: its preprocessor makes pictures of {preprocess.size} pixels, its image tower takes "
+            f"{size}; make them equal"
+        )
     if not clip and not image.vision_use_head:
         raise InputError(f"{where} is not supported: its image tower has no pooling head")
 
@@ -145,17 +150,30 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
 
     kind = {"patch_bias": False, "cls_position": True, "pre_norm": True} if clip else {"cls": 0, "pooling": "map"}
     return {
-        "image": {"name": "vit", "image_size": size, "patch": square(image.patch_size, where), **common(image), **kind,
-                  "preprocess": preprocess.to_dict()},
-        "text": {"name": "text", "vocab_size": text.vocab_size, "context": text.max_position_embeddings, **common(text),
-                 "causal": clip, "pooling": "eot" if clip else "last", "padding": "longest" if clip else "max",
-                 "eot": _eot(text) if clip else None},
+        "image": {
+            "name": "vit",
+            "image_size": size,
+            "patch": square(image.patch_size, where),
+            **common(image),
+            **kind,
+            "preprocess": preprocess.to_dict(),
+        },
+        "text": {
+            "name": "text",
+            "vocab_size": text.vocab_size,
+            "context": text.max_position_embeddings,
+            **common(text),
+            "causal": clip,
+            "pooling": "eot" if clip else "last",
+            "padding": "longest" if clip else "max",
+            "eot": _eot(text) if clip else None,
+        },
         "embed_dim": config.projection_dim if clip else image.hidden_size,
         "logit_scale": {"clamp": [1.0, 100.0] if clip else None},
         "logit_bias": None if clip else 0.0,
         "image_projection": "linear" if clip else "none",
         "text_projection": "linear" if clip else "affine",
-    }  # fmt: skip
+    }
 
 
 def _eot(text: Any) -> int:
@@ -165,7 +183,8 @@ def _eot(text: Any) -> int:
 
 def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
     """From preprocessor_config.json (or the processor_config.json of newer versions), else the standard."""
-    clip, size = config.model_type == "clip", square(config.vision_config.image_size, where)
+    clip = config.model_type == "clip"
+    size = square(config.vision_config.image_size, where)
     stored = folder / "preprocessor_config.json"
     values: dict[str, Any] | None = None
     if stored.is_file():
@@ -174,8 +193,11 @@ def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
         stored = folder / "processor_config.json"
         values = read_json(stored).get("image_processor")
     if values is None:
-        log.warning("%s has no preprocessor_config.json: pictures are prepared in the standard way of %s", where,
-                    config.model_type)  # fmt: skip
+        log.warning(
+            "%s has no preprocessor_config.json: pictures are prepared in the standard way of %s",
+            where,
+            config.model_type,
+        )
         if clip:
             return Preprocess(size=size, crop="floor")
         return Preprocess(size=size, resize="squash", mean=HALF, std=HALF)
@@ -188,11 +210,16 @@ def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
     if resample is None:
         raise InputError(f"{stored} has resample={values['resample']}; bilinear (2) and bicubic (3) are supported")
     side, resize = _resize(values, clip, size, stored)
-    return Preprocess.from_dict({
-        "size": side, "resize": resize, "crop": "floor", "interpolation": resample,
-        "mean": values.get("image_mean") or (CLIP_MEAN if clip else HALF),
-        "std": values.get("image_std") or (CLIP_STD if clip else HALF),
-    })  # fmt: skip
+    return Preprocess.from_dict(
+        {
+            "size": side,
+            "resize": resize,
+            "crop": "floor",
+            "interpolation": resample,
+            "mean": values.get("image_mean") or (CLIP_MEAN if clip else HALF),
+            "std": values.get("image_std") or (CLIP_STD if clip else HALF),
+        }
+    )
 
 
 def _resize(values: dict[str, Any], clip: bool, size: int, path: Path) -> tuple[int, str]:
@@ -208,13 +235,16 @@ def _resize(values: dict[str, Any], clip: bool, size: int, path: Path) -> tuple[
     even = {"height", "width"} <= target.keys() and target["height"] == target["width"]
     if even and (not cropped or side == {target["height"]}):
         return target["height"], "squash"
-    raise InputError(f"{path} resizes to {target} and crops {'to ' + str(crop) if cropped else 'nothing'}; supported "
-                     "are one size for both, or a square without a crop")  # fmt: skip
+    raise InputError(
+        f"{path} resizes to {target} and crops {'to ' + str(crop) if cropped else 'nothing'}; supported "
+        "are one size for both, or a square without a crop"
+    )
 
 
 def _tokenizer(folder: Path, config: Any, where: str) -> Tokenizer | None:
     """The folder's own, else CLIP's; None, and a log line, where SigLIP's is missing."""
-    text, clip = config.text_config, config.model_type == "clip"
+    text = config.text_config
+    clip = config.model_type == "clip"
     if has_tokenizer(folder):
         return from_folder(
             folder, context=text.max_position_embeddings, padding="longest" if clip else "max", local=True

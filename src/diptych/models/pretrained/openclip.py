@@ -114,12 +114,14 @@ def describe(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
         "image": image,
         "text": _text(config, where),
         "embed_dim": config["embed_dim"],
-        "logit_scale": {"init": math.exp(config.get("init_logit_scale", math.log(1 / 0.07))),
-                  "clamp": [1.0, 100.0] if bias is None else None},
+        "logit_scale": {
+            "init": math.exp(config.get("init_logit_scale", math.log(1 / 0.07))),
+            "clamp": [1.0, 100.0] if bias is None else None,
+        },
         "logit_bias": bias,
         "image_projection": "none" if rules is TIMM_VIT else "linear",
         "text_projection": _projection(config["text_cfg"]),
-    }  # fmt: skip
+    }
     return dual, [*TEXT, *rules]
 
 
@@ -140,8 +142,10 @@ def _tag(open_clip: Any, name: str, tag: str, config: Mapping[str, Any]) -> Mapp
         raise unknown(f"tag of {name}", tag, open_clip.list_pretrained_tags_by_model(name))
     if not tagged or bool(tagged.get("quick_gelu")) != bool(config.get("quick_gelu")):
         names = ("GELU", "QuickGELU") if config.get("quick_gelu") else ("QuickGELU", "GELU")
-        raise InputError(f"openclip:{name}/{tag}: its weights are of {names[0]}, {name} computes {names[1]}; "
-                         f"use openclip:{other}/{tag}")  # fmt: skip
+        raise InputError(
+            f"openclip:{name}/{tag}: its weights are of {names[0]}, {name} computes {names[1]}; "
+            f"use openclip:{other}/{tag}"
+        )
     return tagged
 
 
@@ -149,16 +153,19 @@ def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> P
     if tagged is None:
         name = where.removeprefix("openclip:")
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "no tags"
-        raise InputError(f"{where} names no weights; write {where}/TAG ({tags}) or name a local file with "
-                         "--weights FILE (weights=)")  # fmt: skip
+        raise InputError(
+            f"{where} names no weights; write {where}/TAG ({tags}) or name a local file with --weights FILE (weights=)"
+        )
     from open_clip.pretrained import download_pretrained
 
     try:
         found = download_pretrained(dict(tagged))
     except Exception as error:  # whatever the network led to
         source = tagged.get("hf_hub") or tagged.get("url")
-        raise InputError(f"the weights of {where} cannot be fetched from {source} ({brief(error)}); "
-                         "fetch them elsewhere and name the file: --weights FILE (weights=)") from error  # fmt: skip
+        raise InputError(
+            f"the weights of {where} cannot be fetched from {source} ({brief(error)}); "
+            "fetch them elsewhere and name the file: --weights FILE (weights=)"
+        ) from error
     return Path(found)
 
 
@@ -176,34 +183,42 @@ def _preprocess(
         given = told.get("preprocess_cfg", {})
         for key in ("mean", "std", "interpolation", "resize_mode"):
             if tagged and key in given and _plain(given[key]) != _plain(tagged.get(key)):
-                raise InputError(f"{stored} has {key} {given[key]}, the tag of {where} {tagged.get(key)}; leave out "
-                                 "the tag, or give its own weights")  # fmt: skip
+                raise InputError(
+                    f"{stored} has {key} {given[key]}, the tag of {where} {tagged.get(key)}; leave out "
+                    "the tag, or give its own weights"
+                )
         values.update({key: value for key, value in given.items() if value is not None})
     values.update({key: value for key, value in (tagged or {}).items() if key in values})
-    return Preprocess.from_dict({
-        "size": square(config["vision_cfg"].get("image_size", 224), where),
-        "resize": values["resize_mode"],
-        **{key: values[key] for key in ("interpolation", "mean", "std")},
-        # the ground of padded pictures; else it is only what shows through transparent ones
-        **({"fill": (values["fill_color"],) * 3} if values["resize_mode"] == "longest" else {}),
-    })  # fmt: skip
+    return Preprocess.from_dict(
+        {
+            "size": square(config["vision_cfg"].get("image_size", 224), where),
+            "resize": values["resize_mode"],
+            **{key: values[key] for key in ("interpolation", "mean", "std")},
+            # the ground of padded pictures; else it is only what shows through transparent ones
+            **({"fill": (values["fill_color"],) * 3} if values["resize_mode"] == "longest" else {}),
+        }
+    )
 
 
 def _compare(config: Mapping[str, Any], told: Mapping[str, Any], where: str, path: Path) -> None:
     """A folder that describes another model than NAME is refused, activation first."""
     if not told:
         return
-    ours, theirs = dict(config), dict(told)
+    ours = dict(config)
+    theirs = dict(told)
     for key in sorted({*ours, *theirs} - {"custom_text"}, key=lambda key: (key != "quick_gelu", key)):
-        a, b = ours.get(key), theirs.get(key)
+        a = ours.get(key)
+        b = theirs.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             skip = {"timm_model_pretrained", "hf_model_pretrained", "hf_tokenizer_name", "output_tokens"}
             differ = [f"{key}.{part}" for part in sorted({*a, *b} - skip) if _plain(a.get(part)) != _plain(b.get(part))]
         else:
             differ = [key] if _plain(a or None) != _plain(b or None) else []
         if differ:
-            raise InputError(f"{path} describes another model than {where}: {differ[0]} differs; name the model that "
-                             "these weights belong to")  # fmt: skip
+            raise InputError(
+                f"{path} describes another model than {where}: {differ[0]} differs; name the model that "
+                "these weights belong to"
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -215,8 +230,10 @@ def _refuse(where: str, part: str, config: Mapping[str, Any], defaults: type, kn
     default = {item.name: item.default for item in fields(defaults)}
     odd = [key for key, value in config.items() if key not in known and value != default.get(key)]
     if odd:
-        raise InputError(f"{where} is not supported: its {part} tower has {odd[0]}={config[odd[0]]!r}; ViT CLIP and "
-                         "SigLIP are (names ViT-…)")  # fmt: skip
+        raise InputError(
+            f"{where} is not supported: its {part} tower has {odd[0]}={config[odd[0]]!r}; ViT CLIP and "
+            "SigLIP are (names ViT-…)"
+        )
 
 
 def _activation(quick: bool, options: Mapping[str, Any] | None) -> str:
@@ -281,7 +298,8 @@ def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
         or type(trunk.blocks[0].attn.q_norm).__name__ != "Identity"
     ):
         raise InputError(f"{where} is not supported: its image tower is timm's {name}; ViT CLIP and SigLIP are")
-    block, width = trunk.blocks[0], trunk.embed_dim
+    block = trunk.blocks[0]
+    width = trunk.embed_dim
     size = square(trunk.patch_embed.img_size, where)
     if size != square(cfg.get("image_size", 224), where):
         raise InputError(f"{where} says {cfg['image_size']} pixels, its image tower {name} takes {size}")
@@ -351,13 +369,20 @@ def _projection(cfg: Mapping[str, Any]) -> str:
 
 def _tokenizer(cfg: Mapping[str, Any], padding: Any, folder: Path | None, where: str) -> Tokenizer | None:
     """CLIP's own; or where the config names another, the one beside the weights, or on the hub. None: not to be had."""
-    options, context = dict(cfg.get("tokenizer_kwargs") or {}), cfg.get("context_length", 77)
+    options = dict(cfg.get("tokenizer_kwargs") or {})
+    context = cfg.get("context_length", 77)
     if not cfg.get("hf_tokenizer_name"):
         return Clip(context, options.get("clean", "lower"), padding)
     source = folder if folder is not None and has_tokenizer(folder) else cfg["hf_tokenizer_name"]
     try:
-        return from_folder(source, context=context, padding=padding, clean=options.pop("clean", "whitespace"),
-                           strip_end=options.pop("strip_sep_token", False), local=folder is not None)  # fmt: skip
+        return from_folder(
+            source,
+            context=context,
+            padding=padding,
+            clean=options.pop("clean", "whitespace"),
+            strip_end=options.pop("strip_sep_token", False),
+            local=folder is not None,
+        )
     except InputError as error:
         if source == folder:
             raise

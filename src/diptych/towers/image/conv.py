@@ -60,7 +60,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, kernel: int):
         super().__init__()
-        self.norm1, self.norm2 = ChannelNorm(width), ChannelNorm(width)
+        self.norm1 = ChannelNorm(width)
+        self.norm2 = ChannelNorm(width)
         self.conv1 = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
         self.conv2 = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
 

@@ -70,7 +70,8 @@ class TimmTower(ImageTower):
         if not (hasattr(self.model, "conv_head") and hasattr(self.model, "bn2")):
             raise InputError(f"timm model {self.config.model!r} has no head convolution; leave out head_conv=false")
         width = int(self.model.conv_head.in_channels)
-        self.model.conv_head, self.model.bn2 = nn.Identity(), nn.Identity()
+        self.model.conv_head = nn.Identity()
+        self.model.bn2 = nn.Identity()
         return width
 
     def embed(self, x: Tensor) -> Tensor:

@@ -89,9 +89,15 @@ class ViT(ImageTower):
         self.mask_token = nn.Parameter(torch.randn(D) * 0.02) if config.mask_token else None
         self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
         self.transformer = Transformer(
-            D, config.depth, config.heads, mlp_ratio=config.mlp_ratio, activation=config.activation, eps=config.eps,
-            layer_scale=config.layer_scale, dropout=config.dropout,
-        )  # fmt: skip
+            D,
+            config.depth,
+            config.heads,
+            mlp_ratio=config.mlp_ratio,
+            activation=config.activation,
+            eps=config.eps,
+            layer_scale=config.layer_scale,
+            dropout=config.dropout,
+        )
         self.norm = nn.LayerNorm(D, config.eps)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
 
@@ -141,14 +147,16 @@ class ViT(ImageTower):
     ) -> Encoded:
         """The three steps; `mask` is the key mask of the blocks."""
         tokens = self.embed(x, hidden)
-        grid, patches = self.grid(x), tokens.shape[1] - self.prefix
+        grid = self.grid(x)
+        patches = tokens.shape[1] - self.prefix
         return self.finish(
             self.blocks(tokens, edit, mask=mask), grid if patches == grid[0] * grid[1] else None, patches
         )
 
     def resize(self, image_size: int) -> None:
         """Make the tower one for pictures of another size: positions are interpolated, config and preprocess follow."""
-        side, own = image_size // self.config.patch, self._own
+        side = image_size // self.config.patch
+        own = self._own
         if side < 1:
             raise InputError(f"image size {image_size} holds no patch of {self.config.patch}")
         moved = torch.cat([self.positions[:own], interpolate(self.positions[own:], (side, side))])
@@ -162,7 +170,8 @@ class ViT(ImageTower):
         return self.config.cls * self.config.cls_position
 
     def _check_size(self, x: Tensor) -> None:
-        size, (height, width) = self.config.image_size, x.shape[-2:]
+        size = self.config.image_size
+        (height, width) = x.shape[-2:]
         if (height, width) != (size, size) and not self.config.any_size:
             raise InputError(
                 f"vit takes {size} x {size} pixels, got {height} x {width}; tower.resize({height}), or any_size=true"

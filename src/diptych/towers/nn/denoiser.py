@@ -57,7 +57,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.preprocess = Preprocess(size=config.size, mean=HALF, std=HALF)
-        W, side = config.width, config.size // config.patch
+        W = config.width
+        side = config.size // config.patch
         self.patches = nn.Conv2d(3, W, config.patch, config.patch)
         self.positions = nn.Parameter(torch.randn(side * side, W) * 0.02)
         self.time = nn.Sequential(nn.Linear(W, W), nn.SiLU(), nn.Linear(W, W))
@@ -91,7 +92,8 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Pictures (B, 3, S, S) in [-1, 1] of rows (B, L, E) with mask (B, L), away from the rows (L', E) of the empty
         prompt as far as `guidance` g says (1: not at all), in `steps` steps from noise of the generator (a CPU's)."""
-        B, size = len(rows), self.config.size
+        B = len(rows)
+        size = self.config.size
         x = torch.randn(B, 3, size, size, generator=generator).to(rows)
         nothing = empty.expand(B, -1, -1)
         unmasked = torch.ones(nothing.shape[:2], dtype=torch.bool, device=rows.device)

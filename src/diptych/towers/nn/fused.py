@@ -77,7 +77,8 @@ def _view(parts: Sequence[Tensor]) -> Tensor | None:
     """One tensor over all parts where they lie side by side, in order, in one storage."""
     if not parts:
         return None
-    first, place = parts[0], parts[0].storage_offset()
+    first = parts[0]
+    place = parts[0].storage_offset()
     storage = first.untyped_storage().data_ptr()
     for part in parts:
         if (

@@ -124,7 +124,8 @@ class TwoHeads(nn.Module):
 
 
 def _mlp(config: MLPConfig, width: int, embed_dim: int) -> MLP:
-    hidden, layers = config.hidden or width, []
+    hidden = config.hidden or width
+    layers = []
     for into in (width, *[hidden] * (config.layers - 2))[: config.layers - 1]:
         layers += [nn.Linear(into, hidden, bias=config.bias), nn.BatchNorm1d(hidden), nn.ReLU()]
     layers.append(nn.Linear(hidden if config.layers > 1 else width, embed_dim, bias=config.last_bias))

@@ -29,8 +29,10 @@ class LayerCache:
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put those of more tokens behind; gives all."""
         if self.keys is not None and self.values is not None:
-            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
-        self.keys, self.values = keys, values
+            keys = torch.cat([self.keys, keys], dim=2)
+            values = torch.cat([self.values, values], dim=2)
+        self.keys = keys
+        self.values = values
         return keys, values
 
     def select(self, index: Tensor | None) -> "LayerCache":
@@ -47,7 +49,8 @@ class KVCache:
     """
 
     def __init__(self, own: Iterable[LayerCache], cross: Iterable[LayerCache]):
-        self.own, self.cross = list(own), list(cross)
+        self.own = list(own)
+        self.cross = list(cross)
 
     @classmethod
     def empty(cls, depth: int) -> "KVCache":

@@ -27,9 +27,11 @@ class Temperature(nn.Module):
     """
 
     def __init__(
-        self, init: float = 1 / 0.07, form: Literal["exp", "divisor", "fixed"] = "exp",
+        self,
+        init: float = 1 / 0.07,
+        form: Literal["exp", "divisor", "fixed"] = "exp",
         clamp: tuple[float, float] | None = None,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if form not in ("exp", "divisor", "fixed"):
             raise unknown("form of temperature", form, ("exp", "divisor", "fixed"))
@@ -37,7 +39,9 @@ class Temperature(nn.Module):
             raise InputError(
                 f"a temperature of {init} with bounds {clamp} is not positive; give positive numbers in order"
             )
-        self.init, self.form, self.clamp = init, form, clamp
+        self.init = init
+        self.form = form
+        self.clamp = clamp
         value = torch.tensor(math.log(init) if form == "exp" else float(init))
         if form == "fixed":
             self.register_buffer("value", value, persistent=False)

@@ -43,12 +43,21 @@ class QueryBlock(Block):
     """
 
     def __init__(self, config: QFormerConfig, layer: int):
-        D, heads = config.width, config.heads or max(1, config.width // 64)
+        D = config.width
+        heads = config.heads or max(1, config.width // 64)
         super().__init__(
-            D, heads, mlp_ratio=4.0, activation="gelu", eps=1e-12, layer_scale=None, dropout=config.dropout,
-            cross=layer % config.every == 0, memory_width=config.memory_width,
-        )  # fmt: skip
-        self.query_mlp, self.query_norm = FeedForward(D, 4.0, "gelu"), nn.LayerNorm(D, 1e-12)
+            D,
+            heads,
+            mlp_ratio=4.0,
+            activation="gelu",
+            eps=1e-12,
+            layer_scale=None,
+            dropout=config.dropout,
+            cross=layer % config.every == 0,
+            memory_width=config.memory_width,
+        )
+        self.query_mlp = FeedForward(D, 4.0, "gelu")
+        self.query_norm = nn.LayerNorm(D, 1e-12)
 
     def forward(  # type: ignore[override]  # of a block whose norms stand before the sums
         self, x: Tensor, *, queries: int = 0, mask: Tensor | None = None, memory: Tensor | None = None
@@ -56,7 +65,8 @@ class QueryBlock(Block):
         x = self.norm1(x + self.dropout(self.attn(x, mask=mask)))
         if memory is None:
             return self.norm2(x + self.dropout(self.mlp(x)))
-        first, words = x[:, :queries], x[:, queries:]
+        first = x[:, :queries]
+        words = x[:, queries:]
         if self.cross is not None and self.norm_cross is not None:
             first = self.norm_cross(first + self.dropout(self.cross(first, memory)))
         first = self.query_norm(first + self.dropout(self.query_mlp(first)))
@@ -86,11 +96,13 @@ class QFormer(nn.Module):
 
     def __init__(self, config: QFormerConfig):
         super().__init__()
-        self.config, D = config, config.width
+        self.config = config
+        D = config.width
         self.queries = nn.Parameter(torch.randn(config.queries, D) * STD)
         self.table = nn.Embedding(config.vocab_size, D)
         self.positions = nn.Parameter(torch.randn(config.positions, D) * STD)
-        self.norm, self.dropout = nn.LayerNorm(D, 1e-12), nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(D, 1e-12)
+        self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(QueryBlock(config, layer) for layer in range(config.depth))
         nn.init.normal_(self.table.weight, std=STD)
         init(self.layers, D, config.depth)
@@ -98,9 +110,14 @@ class QFormer(nn.Module):
             block.query_mlp.load_state_dict(block.mlp.state_dict())  # type: ignore[union-attr]
 
     def forward(
-        self, ids: Tensor | None = None, lengths: Tensor | None = None, *, memory: Tensor | None = None,
-        queries: Tensor | None = None, inserted: Tensor | None = None,
-    ) -> Encoded:  # fmt: skip
+        self,
+        ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        *,
+        memory: Tensor | None = None,
+        queries: Tensor | None = None,
+        inserted: Tensor | None = None,
+    ) -> Encoded:
         """Ids (B, L) with lengths (B,), a picture's tokens (B, T, ·), or both -> Encoded.
 
         `queries` (M, D), or (B, M, D), stand in place of the learned ones, `inserted` (K, D) behind the text's first
@@ -109,11 +126,14 @@ class QFormer(nn.Module):
         """
         if queries is None and memory is not None:
             queries = self.queries
-        parts, masks, count = [], [], 0 if queries is None else queries.shape[-2]
+        parts = []
+        masks = []
+        count = 0 if queries is None else queries.shape[-2]
         if ids is not None and lengths is not None:
             words = self._words(ids, inserted)
             shift = 0 if inserted is None else len(inserted)
-            parts, place = [words], torch.arange(words.shape[1], device=ids.device)
+            parts = [words]
+            place = torch.arange(words.shape[1], device=ids.device)
             masks = [place < (lengths.clamp(min=1) + shift)[:, None]]
         elif queries is None or memory is None:
             raise InputError("a Q-Former takes a text, a picture or both; give one of them")
@@ -133,6 +153,8 @@ class QFormer(nn.Module):
         if inserted is not None:
             words = Insert(inserted, layer=0, at=0, how="after")(0, words)
         if words.shape[1] > len(self.positions):
-            raise InputError(f"a text of {words.shape[1]} tokens, with what is inserted, exceeds the Q-Former's "
-                             f"{len(self.positions)} places; cut it")  # fmt: skip
+            raise InputError(
+                f"a text of {words.shape[1]} tokens, with what is inserted, exceeds the Q-Former's "
+                f"{len(self.positions)} places; cut it"
+            )
         return words + self.positions[: words.shape[1]]

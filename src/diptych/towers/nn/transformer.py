@@ -47,7 +47,8 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise InputError(f"width {width} cannot be split over {heads} heads; choose heads that divide the width")
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.dropout = dropout
         self.q = nn.Linear(width, width, bias=bias)
         self.k = nn.Linear(memory_width or width, width, bias=bias)
         self.v = nn.Linear(memory_width or width, width, bias=bias)
@@ -80,9 +81,11 @@ class Attention(nn.Module):
         else:
             q = self._heads(self.q(x))
             if kept is not None and kept.keys is not None and kept.values is not None:
-                k, v = kept.keys, kept.values
+                k = kept.keys
+                v = kept.values
             else:
-                k, v = self._heads(self.k(memory)), self._heads(self.v(memory))
+                k = self._heads(self.k(memory))
+                v = self._heads(self.v(memory))
                 if kept is not None:
                     kept.extend(k, v)
         if mask is not None:
@@ -92,7 +95,8 @@ class Attention(nn.Module):
 
     def weights(self, x: Tensor, memory: Tensor) -> Tensor:
         """What each of x (B, N, D) reads of the memory (B, M, ·): the softmax, (B, heads, N, M)."""
-        q, k = self._heads(self.q(x)), self._heads(self.k(memory))
+        q = self._heads(self.q(x))
+        k = self._heads(self.k(memory))
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -112,7 +116,8 @@ def attend(
     `mask` (…, N or 1, M) is True where a key may be attended to. It is torch's fused kernel, but for short sequences
     that are trained in bfloat16 on a CPU: there its backward pass takes two to six times as long as plain products.
     """
-    N, M = q.shape[2], k.shape[2]
+    N = q.shape[2]
+    M = k.shape[2]
     plain = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and max(N, M) <= SHORT
     if causal and (plain or mask is not None or N < M):  # the kernel's own rule starts at the first key
         before = torch.ones(N, M, dtype=torch.bool, device=q.device).tril(M - N)
@@ -225,11 +230,19 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         self.layers = nn.ModuleList(
-            Block(width, heads or max(1, width // 64), mlp_ratio=mlp_ratio, activation=activation, eps=eps,
-                  layer_scale=layer_scale, dropout=dropout, cross=cross is not None and layer >= cross,
-                  memory_width=memory_width)
+            Block(
+                width,
+                heads or max(1, width // 64),
+                mlp_ratio=mlp_ratio,
+                activation=activation,
+                eps=eps,
+                layer_scale=layer_scale,
+                dropout=dropout,
+                cross=cross is not None and layer >= cross,
+                memory_width=memory_width,
+            )
             for layer in range(depth)
-        )  # fmt: skip
+        )
         init(self, width, depth)
 
     def forward(
@@ -310,14 +323,18 @@ class Insert:
     def __call__(self, layer: int, tokens: Tensor) -> Tensor:
         if layer != self.layer:
             return tokens
-        (B, N, _), values = tokens.shape, self.values.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        b, taken = values.shape[1], values.shape[1] if self.how == "replace" else 0  # places that the values cover
+        (B, N, _) = tokens.shape
+        values = self.values.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        # places that the values cover
+        b = values.shape[1]
+        taken = values.shape[1] if self.how == "replace" else 0
         start = self.at + N * (self.at < 0) + (self.how == "after")
         if not torch.compiler.is_compiling() and bool(torch.as_tensor((start < 0) | (start > N - taken)).any()):
             raise InputError(f"{b} tokens at {self.at} ({self.how}) do not fit into the {N} tokens of layer {layer}")
         if isinstance(start, int):
             return torch.cat([tokens[:, :start], values, tokens[:, start + taken :]], dim=1)
-        place, start = torch.arange(N + b - taken, device=tokens.device), start.view(B, 1)
+        place = torch.arange(N + b - taken, device=tokens.device)
+        start = start.view(B, 1)
         kept = torch.where(place < start, place, place - b + taken).clamp(min=0)
         source = torch.where((place >= start) & (place < start + b), N + place - start, kept)
         return torch.cat([tokens, values], dim=1).gather(1, source[..., None].expand(-1, -1, tokens.shape[2]))

@@ -139,9 +139,16 @@ class HFTextTower(Tower):
         return Encoded(tokens, pooled, mask=mask)
 
     def forward(
-        self, ids: Tensor | None, lengths: Tensor, *, edit: Edit | None = None, embeddings: Tensor | None = None,
-        causal: bool | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None,
-    ) -> Encoded:  # fmt: skip
+        self,
+        ids: Tensor | None,
+        lengths: Tensor,
+        *,
+        edit: Edit | None = None,
+        embeddings: Tensor | None = None,
+        causal: bool | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Encoded:
         """The three steps. The model itself decides what is causal; a memory is an InputError."""
         if memory is not None or memory_mask is not None or causal is not None:
             raise InputError("an hf text tower takes no memory and no other causality; choose text tower text")

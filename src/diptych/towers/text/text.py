@@ -73,10 +73,17 @@ class TextTower(Tower):
         self.table = nn.Embedding(config.vocab_size, D)
         self.positions = nn.Parameter(torch.randn(config.context, D) * 0.01)
         self.transformer = Transformer(
-            D, config.depth, config.heads, mlp_ratio=config.mlp_ratio, activation=config.activation, eps=config.eps,
-            layer_scale=config.layer_scale, dropout=config.dropout, cross=config.cross,
+            D,
+            config.depth,
+            config.heads,
+            mlp_ratio=config.mlp_ratio,
+            activation=config.activation,
+            eps=config.eps,
+            layer_scale=config.layer_scale,
+            dropout=config.dropout,
+            cross=config.cross,
             memory_width=config.memory_width,
-        )  # fmt: skip
+        )
         self.norm = nn.LayerNorm(D, config.eps)
         nn.init.normal_(self.table.weight, std=0.02)
 
@@ -113,7 +120,8 @@ class TextTower(Tower):
 
     def finish(self, tokens: Tensor, lengths: Tensor) -> Encoded:
         """Final norm and pooling."""
-        x, mask = self.norm(tokens), self.mask(lengths, tokens.shape[1])
+        x = self.norm(tokens)
+        mask = self.mask(lengths, tokens.shape[1])
         match self.config.pooling:
             case "first":
                 pooled = x[:, 0]
@@ -126,9 +134,16 @@ class TextTower(Tower):
         return Encoded(x, pooled, mask=mask)
 
     def forward(
-        self, ids: Tensor | None, lengths: Tensor, *, edit: Edit | None = None, embeddings: Tensor | None = None,
-        causal: bool | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None,
-    ) -> Encoded:  # fmt: skip
+        self,
+        ids: Tensor | None,
+        lengths: Tensor,
+        *,
+        edit: Edit | None = None,
+        embeddings: Tensor | None = None,
+        causal: bool | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Encoded:
         """The three steps. An edit must keep the number of tokens, since `lengths` says where a text ends."""
         tokens = self.embed(ids, embeddings)
         L = tokens.shape[1]

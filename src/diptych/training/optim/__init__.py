@@ -76,7 +76,8 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        multiplier, decay = scale_of(name, scale), recipe.weight_decay if parameter.ndim > 1 else 0.0
+        multiplier = scale_of(name, scale)
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
         matrix = id(parameter) in matrices
         group = groups.setdefault(
             (multiplier, decay, matrix, parameter.ndim == 0),

@@ -64,9 +64,15 @@ class Lion(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0, *, decoupled_by_init_lr: bool = False, foreach: bool | None = None,
-    ):  # fmt: skip
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        decoupled_by_init_lr: bool = False,
+        foreach: bool | None = None,
+    ):
         self.decoupled_by_init_lr = decoupled_by_init_lr
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach})
 
@@ -74,7 +80,8 @@ class Lion(torch.optim.Optimizer):
         """Add a group; what it does not say is as for the others."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        lr, decay = group["lr"], group["weight_decay"]
+        lr = group["lr"]
+        decay = group["weight_decay"]
         if lr < 0 or decay < 0:
             raise InputError(f"Lion with lr {lr} and weight_decay {decay}; they must not be negative")
         _check_betas(group["betas"])
@@ -99,7 +106,8 @@ class Lion(torch.optim.Optimizer):
 
     def _tensors(self, parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Parameter, gradient and momentum; complex ones as pairs of reals."""
-        gradient, state = parameter.grad, self.state[parameter]
+        gradient = parameter.grad
+        state = self.state[parameter]
         assert gradient is not None
         if gradient.is_sparse:
             raise InputError("Lion takes no sparse gradients; make the layer's gradient dense (sparse=False)")
@@ -115,9 +123,14 @@ def _check_betas(betas: Any) -> None:
 
 
 def _one_by_one(
-    parameters: list[Tensor], gradients: list[Tensor], momenta: list[Tensor],
-    lr: float, b1: float, b2: float, decay: float,
-) -> None:  # fmt: skip
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    lr: float,
+    b1: float,
+    b2: float,
+    decay: float,
+) -> None:
     for w, g, m in zip(parameters, gradients, momenta, strict=True):
         c = m.mul(b1).add_(g, alpha=1 - b1)
         w.mul_(1 - lr * decay).add_(c.sign_(), alpha=-lr)
@@ -125,9 +138,14 @@ def _one_by_one(
 
 
 def _together(
-    parameters: list[Tensor], gradients: list[Tensor], momenta: list[Tensor],
-    lr: float, b1: float, b2: float, decay: float,
-) -> None:  # fmt: skip
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    lr: float,
+    b1: float,
+    b2: float,
+    decay: float,
+) -> None:
     """`_one_by_one` in torch's calls for many tensors, with the same bits."""
     c = torch._foreach_mul(momenta, b1)
     torch._foreach_add_(c, gradients, alpha=1 - b1)

@@ -16,7 +16,8 @@ from torch import Tensor
 from diptych import collectives
 
 _MOMENTUM = 0.95
-_STEPS, _COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
@@ -43,7 +44,8 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _update(self, parameter: Tensor, lr: float, decay: float) -> None:
-        gradient, state = parameter.grad, self.state[parameter]
+        gradient = parameter.grad
+        state = self.state[parameter]
         assert gradient is not None
         if not state:
             state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(gradient)}  # AdamW expects a step

@@ -50,7 +50,8 @@ def _cut(image: Image.Image, side: int) -> Image.Image:
     """The opaque part, scaled; colours are weighted by alpha, so that no edge darkens."""
     box = image.getchannel("A").getbbox()
     assert box is not None
-    width, height = box[2] - box[0], box[3] - box[1]
+    width = box[2] - box[0]
+    height = box[3] - box[1]
     scale = side / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return image.convert("RGBa").resize(size, Image.Resampling.LANCZOS, box=box).convert("RGBA")
@@ -96,7 +97,8 @@ def painted(shape: Sprite, colour: str, texture: str, period: int) -> np.ndarray
     extra = pattern(texture, *shape.tone.shape, period)
     if colour:
         return ramp(colour)[np.clip(shape.tone + extra, 12, 235).astype(np.uint8)]
-    share, own = extra[..., None] / np.float32(128), shape.own.astype(np.float32)
+    share = extra[..., None] / np.float32(128)
+    own = shape.own.astype(np.float32)
     return np.where(share < 0, own * (1 + share), own + (255 - own) * share)
 
 
@@ -133,7 +135,8 @@ def _outline(name: str) -> list[tuple[float, float]]:
     if name == "diamond":
         return [(0.5, 0.0), (0.88, 0.5), (0.5, 1.0), (0.12, 0.5)]
     if name == "cross":
-        a, b = 0.32, 0.68
+        a = 0.32
+        b = 0.68
         return [(a, 0), (b, 0), (b, a), (1, a), (1, b), (b, b), (b, 1), (a, 1), (a, b), (0, b), (0, a), (a, a)]
     if name == "star":
         angles = np.arange(10) * np.pi / 5 - np.pi / 2

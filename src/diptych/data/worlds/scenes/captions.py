@@ -23,21 +23,41 @@ from diptych.data.worlds.scenes.words import (
 from diptych.rng import generator
 
 PARAPHRASES = 5
-_ROWS = ("caption", *(f"paraphrase{at}" for at in range(PARAPHRASES)), "web", "synthetic", "long", "question",
-         "statement", "hypothesis", "instruction", "pages", "noise")  # fmt: skip
-_OBJECTS, _EACH, _GENERAL = 16, 8, 24
+_ROWS = (
+    "caption",
+    *(f"paraphrase{at}" for at in range(PARAPHRASES)),
+    "web",
+    "synthetic",
+    "long",
+    "question",
+    "statement",
+    "hypothesis",
+    "instruction",
+    "pages",
+    "noise",
+)
+_OBJECTS = 16
+_EACH = 8
+_GENERAL = 24
 # Slots that belong to the whole text; those of an object follow.
-_SLOTS = {name: at for at, name in enumerate(("template", "opening", "ground", "palette", "order", "drop ground",
-                                              "drop rendering", "drop palette", "number"))}  # fmt: skip
-_OF_OBJECT = {name: at for at, name in enumerate(("size", "texture", "place", "drop colour", "drop size",
-                                                  "drop texture", "drop place"))}  # fmt: skip
+_SLOTS = {
+    name: at
+    for at, name in enumerate(
+        ("template", "opening", "ground", "palette", "order", "drop ground", "drop rendering", "drop palette", "number")
+    )
+}
+_OF_OBJECT = {
+    name: at
+    for at, name in enumerate(("size", "texture", "place", "drop colour", "drop size", "drop texture", "drop place"))
+}
 
 
 class Ways:
     """Numbers in [0, 1) that decide how one role's text is worded."""
 
     def __init__(self, numbers: Sequence[float], lexicon: int):
-        self._numbers, self.lexicon = numbers, lexicon
+        self._numbers = numbers
+        self.lexicon = lexicon
 
     @classmethod
     def of(cls, scene: Scene) -> "dict[str, Ways]":
@@ -177,7 +197,8 @@ def named(scene: Scene, ways: dict[str, Ways]) -> Thing | None:
 
 def web(scene: Scene, ways: dict[str, Ways]) -> str:
     """As found beside pictures on the web: little but the exact name of one object."""
-    way, thing = ways["web"], named(scene, ways)
+    way = ways["web"]
+    thing = named(scene, ways)
     number = 10 + int(way.number("number") * 9990)
     name = noun_of(thing) if thing else "picture"
     return way.pick("template", _WEB).format(name=name, number=number)

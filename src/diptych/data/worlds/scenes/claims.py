@@ -72,8 +72,14 @@ def claims(scene: Scene) -> list[Claim]:
         for b in things
         if a.count == b.count == 1 and a.items[0].depth < b.items[0].depth and near(a.items[0], b.items[0]) < _OVERLAP
     ]
-    whole = {"ground": scene.ground, "rendering": scene.rendering, "palette": scene.palette, "frame": scene.easy,
-             "lines": scene.hard, "stamp": scene.salient}  # fmt: skip
+    whole = {
+        "ground": scene.ground,
+        "rendering": scene.rendering,
+        "palette": scene.palette,
+        "frame": scene.easy,
+        "lines": scene.hard,
+        "stamp": scene.salient,
+    }
     return found + [Claim(kind=kind, value=value) for kind, value in whole.items() if value in VALUES[kind]]
 
 
@@ -120,7 +126,8 @@ def falsified(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> 
 
 def sentence(claim: Claim, ways: Ways, at: float) -> str:
     """The claim as a sentence; `at` in [0, 1) chooses its form and words."""
-    form, rest = int(at * 2), at * 2 % 1
+    form = int(at * 2)
+    rest = at * 2 % 1
     nouns = [plural(name) if claim.several else name for name in claim.about]
     be = "are" if claim.several else "is"
     if claim.kind == "number":
@@ -149,8 +156,14 @@ def sentence(claim: Claim, ways: Ways, at: float) -> str:
 
 
 def _words(claim: Claim, ways: Ways, at: float) -> str:
-    tables = {"size": SIZES, "texture": TEXTURES, "place": PLACES, "ground": GROUNDS, "rendering": RENDERINGS,
-              "palette": PALETTES}  # fmt: skip
+    tables = {
+        "size": SIZES,
+        "texture": TEXTURES,
+        "place": PLACES,
+        "ground": GROUNDS,
+        "rendering": RENDERINGS,
+        "palette": PALETTES,
+    }
     if claim.kind not in tables:
         return claim.value
     said = tables[claim.kind][claim.value]
@@ -175,7 +188,8 @@ class Question:
 
 def question(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Question | None:
     """What one would ask to learn a true claim; None where nobody would."""
-    form, rest = int(at * 2), at * 2 % 1
+    form = int(at * 2)
+    rest = at * 2 % 1
     noun = plural(claim.about[0]) if claim.several and claim.about else "".join(claim.about[:1])
     be = "are" if claim.several else "is"
     if claim.kind == "place" and form and sum(item.place == claim.value for item in scene.items) == 1:

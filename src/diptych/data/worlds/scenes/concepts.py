@@ -74,7 +74,8 @@ def table() -> dict[str, Concept]:
     """Every concept fit for captions: one or two plain words that name one thing and mean nothing else in a caption."""
     found = {name: Concept(name, -1, (), "train", "shape") for name in SHAPES}
     for glyph in concepts():
-        name, words = glyph["name"], glyph["name"].split()
+        name = glyph["name"]
+        words = glyph["name"].split()
         if glyph["group"] not in _GROUPS or not re.fullmatch(r"[a-z]+( [a-z]+)?", name) or _PLURAL.search(name):
             continue
         if name in found or vocabulary() & set(words) or _LINKS & set(words):

@@ -24,7 +24,8 @@ GROUND_DEPTH = 1.0
 def draw(scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """The picture (S, S, 3) uint8, and which object each pixel shows (S, S) uint8: 0 the ground, else id + 1."""
     variant, down, along = scene.tile
-    top, left = int(down * size), int(along * size)
+    top = int(down * size)
+    left = int(along * size)
     canvas = ground(scene.ground, variant, size)[top : top + size, left : left + size].astype(np.float32)
     owner = np.zeros((size, size), np.uint8)
     objects = [(item, thing) for thing in scene.things for item in thing.items]
@@ -45,9 +46,13 @@ def _paste(canvas: np.ndarray, owner: np.ndarray, item: Item, thing: Thing) -> N
     shape = sprite(thing.concept, item.hand, max(3, round(item.side * size)), max(2, round(size / 20)))
     pixels = painted(shape, thing.colour, thing.texture, max(4, round(size / 12)))
     height, width = shape.tone.shape
-    top, left = round(item.y * size - height / 2), round(item.x * size - width / 2)
-    a, b = max(-top, 0), max(-left, 0)  # what lies beyond the edges is cut off
-    c, d = min(height, size - top), min(width, size - left)
+    top = round(item.y * size - height / 2)
+    left = round(item.x * size - width / 2)
+    # what lies beyond the edges is cut off
+    a = max(-top, 0)
+    b = max(-left, 0)
+    c = min(height, size - top)
+    d = min(width, size - left)
     window = canvas[top + a : top + c, left + b : left + d]
     window *= 1 - shape.cover[a:c, b:d]
     window += pixels[a:c, b:d] * shape.alpha[a:c, b:d]
@@ -66,7 +71,8 @@ def _stamp(canvas: np.ndarray, shape: str) -> None:
     size = len(canvas)
     stamp = sprite(shape, "", round(size * 0.66), 1).alpha[1:-1, 1:-1] * 0.5
     height, width = stamp.shape[:2]
-    top, left = (size - height) // 2, (size - width) // 2
+    top = (size - height) // 2
+    left = (size - width) // 2
     window = canvas[top : top + height, left : left + width]
     window += (255 - window) * stamp
 
@@ -82,7 +88,8 @@ def _frame(canvas: np.ndarray, colour: str, strength: float) -> None:
 def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: float) -> Rendered:
     """Everything drawn; `classes` gives the class of each object by id, -1 for none."""
     pixels, owner = draw(scene, size, **signals)
-    fine, coarse = np.zeros(256, np.int32), np.zeros(256, np.uint8)
+    fine = np.zeros(256, np.int32)
+    coarse = np.zeros(256, np.uint8)
     depth = np.full(256, GROUND_DEPTH, np.float32)
     boxes = {}
     for thing in scene.things:
@@ -130,10 +137,20 @@ def factors(scene: Scene, classes: Mapping[int, int]) -> np.ndarray:
         kind = -1 if thing.foreign else KINDS.index(table()[thing.concept].coarse)
         for item in thing.items:
             rows[item.id] = (
-                item.id, classes[item.id], kind, number_of(thing.colour, COLOURS), number_of(thing.texture, TEXTURES),
-                number_of(thing.size, SIZES), number_of(item.place, PLACES), number_of(item.hand, DESIGNS),
-                thing.described, item.x, item.y, item.side, item.depth,
-            )  # fmt: skip
+                item.id,
+                classes[item.id],
+                kind,
+                number_of(thing.colour, COLOURS),
+                number_of(thing.texture, TEXTURES),
+                number_of(thing.size, SIZES),
+                number_of(item.place, PLACES),
+                number_of(item.hand, DESIGNS),
+                thing.described,
+                item.x,
+                item.y,
+                item.side,
+                item.depth,
+            )
     return np.array([rows[at] for at in sorted(rows)], np.float32)
 
 
@@ -144,7 +161,8 @@ def number_of(value: str, values: Iterable[str]) -> int:
 
 def bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
     """The smallest box (x0, y0, x1, y1) around a mask; empty where nothing of the object is seen."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     if not len(rows):
         return 0.0, 0.0, 0.0, 0.0
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

@@ -32,7 +32,8 @@ def edited(scene: Scene, kind: str, config: Config, cat: Catalogue, turn: int = 
 def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
     """Member 0 is the scene, the others are edits of it of the asked kinds in turn, no two of them alike; of other
     kinds where the scene leaves no room for more of those."""
-    found, attempt = [scene], 0
+    found = [scene]
+    attempt = 0
     kinds = config.kinds or EDITS
     while len(found) <= member:
         if attempt > 40 * len(kinds):
@@ -40,7 +41,8 @@ def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
                 raise InputError(
                     f"scene {scene.number} has fewer than {member} edits; lower siblings={config.siblings}"
                 )
-            kinds, attempt = EDITS, 0
+            kinds = EDITS
+            attempt = 0
         new = edited(scene, kinds[attempt % len(kinds)], config, cat, attempt // len(kinds))
         attempt += 1
         if new is not None and all(new.things != other.things for other in found):
@@ -60,7 +62,8 @@ def _allowed(thing: Thing, cat: Catalogue, colour: str = "", place: str = "", co
     """Whether a known thing may have this colour, place and concept in its split."""
     name = concept or thing.concept
     mode = "any" if cat.mode == "unseen" else cat.mode
-    new_colour, places = colour or thing.colour, [place] if place else [item.place for item in thing.items]
+    new_colour = colour or thing.colour
+    places = [place] if place else [item.place for item in thing.items]
     return (not new_colour or new_colour in cat.values(name, "colour", mode)) and (
         set(places) <= set(cat.values(name, "place", mode))
     )
@@ -70,13 +73,15 @@ def _swap(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Two things exchange colours or, where they cannot, places."""
     pairs = [(a, b) for b in _told(scene) for a in _told(scene) if a < b]
     for a, b in lot.order(pairs):
-        one, two = scene.things[a], scene.things[b]
+        one = scene.things[a]
+        two = scene.things[b]
         differ = one.colour != two.colour and one.colour and two.colour
         if differ and _allowed(one, cat, colour=two.colour) and _allowed(two, cat, colour=one.colour):
             after = scene.with_thing(a, colour=two.colour).with_thing(b, colour=one.colour)
             return after, Change(kind="swap", about=(one.concept, two.concept), aspect="colours")
     for a, b in lot.order(pairs):
-        one, two = scene.things[a], scene.things[b]
+        one = scene.things[a]
+        two = scene.things[b]
         differ = one.place != two.place and one.place and two.place
         if differ and _allowed(one, cat, place=two.place) and _allowed(two, cat, place=one.place):
             after = _exchanged(scene, a, b)
@@ -87,7 +92,8 @@ def _swap(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 def _exchanged(scene: Scene, a: int, b: int) -> Scene | None:
     """Two single objects, each where the other was, as far inside as its size asks."""
-    one, two = scene.things[a].items[0], scene.things[b].items[0]
+    one = scene.things[a].items[0]
+    two = scene.things[b].items[0]
 
     def within(at: float, side: float) -> float:
         return min(max(at, side / 2 + 0.02), 1 - side / 2 - 0.02)
@@ -201,7 +207,8 @@ def instruction(scene: Scene) -> str:
     """The words that turn `scene.before` into `scene`, in one of two forms."""
     assert scene.before is not None
     assert scene.change is not None
-    change, way = scene.change, Ways.of(scene)["instruction"]
+    change = scene.change
+    way = Ways.of(scene)["instruction"]
     old = {thing.concept: thing for thing in scene.before.things}
     new = {thing.concept: thing for thing in scene.things}
     form = int(way.number("template") * 2)

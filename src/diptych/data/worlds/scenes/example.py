@@ -97,8 +97,10 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
 def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | float]:
     """The labels of a scene; -1 where one has no value, as the quadrant of several objects."""
     subject = scene.things[0]
-    count, most = sum(thing.count for thing in scene.known), max(config.numbers)
-    number, colour = number_of(subject.concept, cat.classes), number_of(subject.colour, COLOURS)
+    count = sum(thing.count for thing in scene.known)
+    most = max(config.numbers)
+    number = number_of(subject.concept, cat.classes)
+    colour = number_of(subject.colour, COLOURS)
     found: dict[str, int | float] = {
         "object": number,
         "coarse": KINDS.index(table()[subject.concept].coarse),

@@ -29,7 +29,8 @@ def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.n
 
 def _mix(share: np.ndarray, low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:
     """From one colour to another, (S, S) to (S, S, 3)."""
-    a, b = np.array(low, np.float32), np.array(high, np.float32)
+    a = np.array(low, np.float32)
+    b = np.array(high, np.float32)
     return a + (b - a) * np.clip(share, 0, 1)[..., None]
 
 
@@ -65,7 +66,8 @@ def _snow(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _bricks(rng: np.random.Generator, size: int) -> np.ndarray:
-    rows, columns = 8, 4
+    rows = 8
+    columns = 4
     y, x = _axes(size)
     row = np.floor(y * rows).astype(int)
     along = x * columns + (row % 2) * 0.5
@@ -104,7 +106,8 @@ def _stone(rng: np.random.Generator, size: int) -> np.ndarray:
 def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
     count = 6
     y, x = _axes(size)
-    row, column = np.floor(y * count).astype(int), np.floor(x * count).astype(int)
+    row = np.floor(y * count).astype(int)
+    column = np.floor(x * count).astype(int)
     light = (row + column) % 2 * 0.85 + 0.15 * rng.random((count, count)).astype(np.float32)[row, column]
     tile = _mix(light, (168, 180, 182), (236, 238, 234))
     grout = ((y * count) % 1 < 0.1) | ((x * count) % 1 < 0.1)
@@ -114,7 +117,8 @@ def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
 def _cloth(rng: np.random.Generator, size: int) -> np.ndarray:
     y, x = _axes(size)
     bands = 8
-    across, along = (y * bands) % 1 < 0.42, (x * bands) % 1 < 0.42
+    across = (y * bands) % 1 < 0.42
+    along = (x * bands) % 1 < 0.42
     weave = 0.5 * across + 0.5 * along
     return _mix(weave + 0.12 * (_noise(rng, size, 50, 50) - 0.5), (240, 226, 226), (186, 152, 160))
 

@@ -47,7 +47,8 @@ def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[s
         return Retold(caption=make(ways["noise"], 0), web=make(ways["noise"], 1), ids=(), web_ids=())
     if scene.told:  # swap
         other = Ways.of(scene.told)
-        text, web = captions.caption(scene.told, other, drop), captions.web(scene.told, other)
+        text = captions.caption(scene.told, other, drop)
+        web = captions.web(scene.told, other)
         return Retold(caption=text, web=web, ids=(), web_ids=())
     told = for_web = scene
     if scene.noise == "drop":
@@ -94,7 +95,8 @@ def _wronged(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence
             stated += [
                 (number, kind) for kind in _VALUES if getattr(thing, kind) and way.number(f"drop {kind}", thing) >= drop
             ]
-    which, value = ways["noise"].free(2), ways["noise"].free(3)
+    which = ways["noise"].free(2)
+    value = ways["noise"].free(3)
     number, kind = stated[int(which * len(stated))]
     thing = scene.things[number]
     if kind == "concept":

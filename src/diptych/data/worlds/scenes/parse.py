@@ -175,8 +175,14 @@ def mistakes(told: Told, scene: Scene) -> list[str]:
             wrong.append("front")
     if told.number is not None and told.number != sum(thing.count for thing in known):
         wrong.append("number")
-    shown = {"frame": scene.easy, "lines": scene.hard, "stamp": scene.salient, "ground": scene.ground,
-             "rendering": scene.rendering, "palette": scene.palette}  # fmt: skip
+    shown = {
+        "frame": scene.easy,
+        "lines": scene.hard,
+        "stamp": scene.salient,
+        "ground": scene.ground,
+        "rendering": scene.rendering,
+        "palette": scene.palette,
+    }
     return wrong + [kind for kind, value in shown.items() if getattr(told, kind) not in ("", value)]
 
 

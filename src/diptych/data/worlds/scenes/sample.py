@@ -80,7 +80,8 @@ def _things(config: Config, cat: Catalogue, lot: Lot, lead: Thing | None) -> tup
 
 
 def _subject(config: Config, cat: Catalogue, room: "Room", number: int, together: bool, lead: Thing | None) -> Thing:
-    lot, held = room.lot, ""
+    lot = room.lot
+    held = ""
     if lead:
         concept = lead.concept
     elif cat.mode == "unseen":  # one aspect of the subject is a held-out combination, the other may be seen
@@ -97,7 +98,8 @@ def _subject(config: Config, cat: Catalogue, room: "Room", number: int, together
         colour = _colour(config, lot, cat.values(concept, "colour", cat.rest))
     texture = lot.pick(_TEXTURE)
     if lead:
-        colour, texture = lead.colour, lead.texture
+        colour = lead.colour
+        texture = lead.texture
     places = cat.values(concept, "place", "unseen" if held == "place" else cat.rest)
     items = [
         room.place(concept, size, places, cat.hands(concept, config.drawn)) for _ in range(number if together else 1)
@@ -107,7 +109,8 @@ def _subject(config: Config, cat: Catalogue, room: "Room", number: int, together
 
 def _other(config: Config, cat: Catalogue, room: "Room", number: int, things: Sequence[Thing]) -> Thing:
     """A further thing of another concept, smaller than the subject."""
-    lot, free = room.lot, room.free()
+    lot = room.lot
+    free = room.free()
     for concept in (lot.pick(cat.classes) for _ in range(1000)):
         if all(thing.concept != concept for thing in things) and free & set(cat.values(concept, "place", cat.rest)):
             break
@@ -143,7 +146,10 @@ class Room:
     """Finds places for objects, one after the other: in its quarter, clear of the others or, once, behind one."""
 
     def __init__(self, lot: Lot, items: Sequence[Item] = (), hidden: bool = False, scale: float = 1.0):
-        self.lot, self.items, self.hidden, self.scale = lot, list(items), hidden, scale
+        self.lot = lot
+        self.items = list(items)
+        self.hidden = hidden
+        self.scale = scale
 
     def free(self) -> set[str]:
         """The quarters without an object; all, where none is."""
@@ -165,21 +171,25 @@ class Room:
     def spot(self, place: str, side: float) -> tuple[float, float]:
         """A centre for an object of this side: of some tries the first that is clear, or the clearest."""
         behind = self.hidden and len(self.items) > 0
-        best, score = (0.0, 0.0), -math.inf
+        best = (0.0, 0.0)
+        score = -math.inf
         for _ in range(_TRIES):
             spot = self._try(place, side)
             clear = self.clearance(spot, side)
             reached = min(clear, _CLEAR) if not behind else -abs(clear - _BEHIND)
             if reached > score:
-                best, score = spot, reached
+                best = spot
+                score = reached
             if not behind and score >= _CLEAR:
                 break
         self.hidden = self.hidden and not behind
         return best
 
     def _try(self, place: str, side: float) -> tuple[float, float]:
-        edge, middle = side / 2 + 0.02, 0.44
-        x, y = self.lot.between(min(edge, middle), middle), self.lot.between(min(edge, middle), middle)
+        edge = side / 2 + 0.02
+        middle = 0.44
+        x = self.lot.between(min(edge, middle), middle)
+        y = self.lot.between(min(edge, middle), middle)
         return (1 - x if "right" in place else x), (1 - y if "bottom" in place else y)
 
     def clearance(self, spot: tuple[float, float], side: float) -> float:

@@ -57,7 +57,8 @@ def _steps(grey: np.ndarray, unit: int) -> np.ndarray:
 
 def _pixel(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
     """Blocks of 2 x 2 pixels in pictures of 64."""
-    block, size = 2 * unit, len(pixels)
+    block = 2 * unit
+    size = len(pixels)
     padded = np.pad(pixels, ((0, -size % block), (0, -size % block), (0, 0)), mode="edge")
     count = len(padded) // block
     coarse = padded.reshape(count, block, count, block, 3).mean((1, 3))
@@ -98,7 +99,8 @@ def _wash(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 def _blur(pixels: np.ndarray, radius: int) -> np.ndarray:
     """The mean over (2 radius + 1)² pixels; beyond the picture its edge goes on."""
-    width, size = 2 * radius + 1, len(pixels)
+    width = 2 * radius + 1
+    size = len(pixels)
     padded = np.pad(pixels, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
     rows = sum(padded[at : at + size] for at in range(width))
     return np.asarray(sum(rows[:, at : at + size] for at in range(width))) / np.float32(width**2)  # type: ignore[index]

@@ -92,7 +92,8 @@ def _questions(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequen
 
 def _statements(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
     """Sentences of which about half are true."""
-    way, found = ways["statement"], []
+    way = ways["statement"]
+    found = []
     for at, claim in enumerate(_drawn(scene, way)[:EACH]):
         true = way.free(at + 64) < 0.5
         told = claim if true else falsified(claim, scene, way.free(at + 80), classes)

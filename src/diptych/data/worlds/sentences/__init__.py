@@ -174,7 +174,8 @@ class World(worlds.World[Facts]):
 
     def example(self, facts: Facts, key: str) -> Sample:
         """Texts by role, and labels: each slot, topic, label (the object), visual, negative, unseen, a pair's."""
-        meaning, other = facts.meaning, facts.other
+        meaning = facts.meaning
+        other = facts.other
         labels: dict[str, int | float] = {slot: meaning.number(slot) for slot in self.slots}
         labels["label"] = labels["object"]
         labels["topic"] = list(TOPICS).index(meaning.topic or "")

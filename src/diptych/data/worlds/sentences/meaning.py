@@ -41,7 +41,9 @@ VALUES: dict[str, tuple[str, ...]] = {
 CORE = ("agent", "agent_attribute", "action", "object", "object_attribute")
 ADJUNCTS = ("place", "time", "recipient")
 RELATIONS = ("entailment", "neutral", "contradiction")
-FACTS, HYPOTHESIS = 7, 4  # how many facts a sentence says, and how many a hypothesis does
+# how many facts a sentence says, and how many a hypothesis does
+FACTS = 7
+HYPOTHESIS = 4
 
 _NUMBER = {slot: {value: at for at, value in enumerate(values)} for slot, values in VALUES.items()}
 
@@ -102,7 +104,8 @@ def similarity(a: Meaning, b: Meaning) -> float:
     >>> similarity(a, Meaning(agent="king", action="hide", object="drum", place="beach"))
     0.5
     """
-    said, other = a.facts().items(), b.facts().items()
+    said = a.facts().items()
+    other = b.facts().items()
     return len(said & other) / max(len(said), len(other)) if a.negative == b.negative else 0.0
 
 
@@ -119,7 +122,8 @@ def relation(premise: Meaning, hypothesis: Meaning) -> str:
     """
     if premise.negative or hypothesis.negative or not (premise.visual and hypothesis.visual):
         raise InputError("a relation holds between affirmative visual sentences; give two of these")
-    said, asked = premise.facts(), hypothesis.facts()
+    said = premise.facts()
+    asked = hypothesis.facts()
     if any(slot in said and said[slot] != value for slot, value in asked.items()):
         return "contradiction"
     return "entailment" if asked.items() <= said.items() else "neutral"
@@ -135,7 +139,8 @@ def unseen(meaning: Meaning) -> bool:
 
 
 def _reserved(meaning: Meaning, first: str, second: str) -> bool:
-    a, b = meaning.number(first), meaning.number(second)
+    a = meaning.number(first)
+    b = meaning.number(second)
     return a >= 0 and b >= 0 and (a + b) % 5 == 0
 
 

@@ -83,19 +83,29 @@ class CLOSE(Method):
         super().__init__(config, make)
         encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if encoder.text is None or make.words is None:
-            raise InputError("texts stand for pictures here, and this model has no text tower or came without its "
-                             "tokenizer; start from one of pictures and texts")  # fmt: skip
+            raise InputError(
+                "texts stand for pictures here, and this model has no text tower or came without its "
+                "tokenizer; start from one of pictures and texts"
+            )
         images = config.train_on == "images"
         alone = images and config.target not in ("", config.source)  # what is written is not drawn beside the source
         self.task = Task(
-            source="" if alone else config.source, context=config.context, target=config.target,
-            sources=config.sources, targets=config.targets,
-        )  # fmt: skip
+            source="" if alone else config.source,
+            context=config.context,
+            target=config.target,
+            sources=config.sources,
+            targets=config.targets,
+        )
         layer = gap("none" if images else config.gap, encoder.embed_dim, config.noise)
         self.model = Captioner(
-            encoder, make.words, config.lm, layer, tokens=config.tokens, longest=config.max_tokens,
+            encoder,
+            make.words,
+            config.lm,
+            layer,
+            tokens=config.tokens,
+            longest=config.max_tokens,
             validation=_validation(config),
-        )  # fmt: skip
+        )
 
     def setup(self, sources: dict[str, Source]) -> None:
         """Raises InputError where the language model's folder is not there."""
@@ -130,7 +140,8 @@ class CLOSE(Method):
         return by_text(source, config.source) if stage.name != "fit" and alone else source
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        words, model = self.make.tokenizer, self.model
+        words = self.make.tokenizer
+        model = self.model
         picture = PictureView(preprocess=model.image.preprocess)
         if stage.name == "fit":
             return picture, TextView(tokenizer=words, role=self.config.source)
@@ -151,12 +162,14 @@ class CLOSE(Method):
 
     def encode(self, batch: Batch, at: At) -> Features:
         """The log-probability of each sample's targets, and how many tokens they are."""
-        model, targets = self.model, batch.texts["target"]
+        model = self.model
+        targets = batch.texts["target"]
         memory, mask = model.read(self._vectors(batch), *self._context(batch))
         ids, lengths = targets.flat
         there = lengths > 0
         owner = torch.arange(len(batch), device=ids.device).repeat_interleave(targets.ids.shape[1])[there]
-        ids, lengths = ids[there], lengths[there]
+        ids = ids[there]
+        lengths = lengths[there]
         lengths = lengths - (lengths == model.lm.tokenizer.context).long()  # one that was cut does not end there
         found = model.lm.log_prob(ids, lengths, memory=memory[owner], memory_mask=mask[owner])
         return {
@@ -166,7 +179,8 @@ class CLOSE(Method):
 
     def _vectors(self, batch: Batch) -> Tensor:
         """z (B, d), with the noise of training; in single precision, whatever the rest is in."""
-        model, device = self.model, next(self.parameters()).device
+        model = self.model
+        device = next(self.parameters()).device
         with torch.autocast(device.type, enabled=False):
             if self.config.train_on == "images":
                 return model.of_images(batch.image.flat)
@@ -197,8 +211,16 @@ CLOSE.presets = {
         text="text:width=128:depth=4",
         tokenizer="bpe:vocab_size=2048:context=32",
         embed_dim=128,
-        recipe=Recipe(optimizer="muon", lr=4e-3, weight_decay=0.0, schedule="linear", warmup=0.05, clip=1.0,
-                      batch_size=128, epochs=8),
+        recipe=Recipe(
+            optimizer="muon",
+            lr=4e-3,
+            weight_decay=0.0,
+            schedule="linear",
+            warmup=0.05,
+            clip=1.0,
+            batch_size=128,
+            epochs=8,
+        ),
     ),
     # CLIP ViT-L/14 and the shape of T5-base, given as --init and, with its weights, as --method.lm t5:FOLDER.
     "paper": Preset(
@@ -207,7 +229,15 @@ CLOSE.presets = {
         text="text:width=768:depth=12:heads=12",
         tokenizer="clip",
         embed_dim=768,
-        recipe=Recipe(lr=3e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule="linear", warmup=0.0,
-                      batch_size=128, epochs=8),
+        recipe=Recipe(
+            lr=3e-4,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.0,
+            schedule="linear",
+            warmup=0.0,
+            batch_size=128,
+            epochs=8,
+        ),
     ),
-}  # fmt: skip
+}

@@ -27,7 +27,8 @@ from torch.nn.functional import normalize
 from diptych.errors import InputError, unknown
 from diptych.spec import parse
 
-WIDTH, NOISE = 768, 0.08
+WIDTH = 768
+NOISE = 0.08
 """The paper's width of vectors, and its w for them."""
 
 
@@ -57,7 +58,8 @@ class Gap(nn.Module):
         super().__init__()
         if noise < 0:
             raise InputError(f"noise is {noise}; it is a standard deviation, at least 0")
-        self.width, self.noise = width, noise
+        self.width = width
+        self.noise = noise
 
     def forward(self, z: Tensor, draws: Tensor | None = None) -> Tensor:
         """Vectors (B, d) -> (B, d), unit; in training with standard normal `draws` (B, n, d) as their noise."""
@@ -132,7 +134,8 @@ class LinearMap(Gap):
 
     def fit(self, images: np.ndarray, texts: np.ndarray) -> None:
         x, y = _pairs(images, texts)
-        mean_x, mean_y = x.mean(0), y.mean(0)
+        mean_x = x.mean(0)
+        mean_y = y.mean(0)
         weight = torch.linalg.lstsq(y - mean_y, x - mean_x, driver="gelsd").solution.T
         self.weight.copy_(weight)
         self.bias.copy_(mean_x - weight @ mean_y)
@@ -163,8 +166,12 @@ class Covariance(Gap):
 
 
 KINDS: dict[str, type[Gap]] = {
-    "none": Gap, "mean": Shift, "random": RandomShift, "linear": LinearMap, "covariance": Covariance
-}  # fmt: skip
+    "none": Gap,
+    "mean": Shift,
+    "random": RandomShift,
+    "linear": LinearMap,
+    "covariance": Covariance,
+}
 
 
 def gap(spec: str, width: int, noise: float | None = None) -> Gap:
@@ -181,8 +188,9 @@ def gap(spec: str, width: int, noise: float | None = None) -> Gap:
     try:
         return KINDS[parsed.name](width, usual_noise(width) if noise is None else noise, **options)
     except TypeError:
-        raise InputError(f"gap layer {spec!r}: mean and random take scale, covariance takes factor, and no other "
-                         "option is there") from None  # fmt: skip
+        raise InputError(
+            f"gap layer {spec!r}: mean and random take scale, covariance takes factor, and no other option is there"
+        ) from None
 
 
 def _pairs(images: np.ndarray, texts: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -40,11 +40,22 @@ class Captioner(Delivered):
     lm: Seq2Seq | t5.T5
 
     def __init__(
-        self, encoder: DualEncoder, words: Tokenizer | None, lm: str, gap: Gap, *, tokens: int, validation: Validation,
+        self,
+        encoder: DualEncoder,
+        words: Tokenizer | None,
+        lm: str,
+        gap: Gap,
+        *,
+        tokens: int,
+        validation: Validation,
         longest: int,
-    ):  # fmt: skip
+    ):
         super().__init__()
-        self.encoder, self.gap, self.tokens, self.longest, self.validation = encoder, gap, tokens, longest, validation
+        self.encoder = encoder
+        self.gap = gap
+        self.tokens = tokens
+        self.longest = longest
+        self.validation = validation
         freeze(encoder)
         folder = parse(lm).name.partition(":")[2]
         self.missing = folder if folder and not Path(folder).is_dir() else ""
@@ -52,7 +63,8 @@ class Captioner(Delivered):
             self._write_with(seq2seq(lm, words))
 
     def _write_with(self, lm: Seq2Seq | t5.T5) -> None:
-        self.lm, self.missing = lm, ""
+        self.lm = lm
+        self.missing = ""
         self.adapter = nn.Linear(self.encoder.embed_dim, self.tokens * lm.width)
 
     @property
@@ -78,7 +90,8 @@ class Captioner(Delivered):
         vectors = self.adapter(z).unflatten(-1, (self.tokens, -1))
         if ids is not None and lengths is not None:
             start = len(self.lm.tokenizer.before)  # which marks what is written
-            ids, lengths = ids[:, start:], lengths - start
+            ids = ids[:, start:]
+            lengths = lengths - start
         return self.lm.read(vectors, ids, lengths)
 
     def extra_state(self) -> dict[str, Any]:
@@ -105,7 +118,8 @@ class CaptionerModel(Model):
 
     def __init__(self, writer: Captioner, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         super().__init__(writer.encoder, tokenizer, preprocess, name=name, delivered=writer)
-        self.writer, self.lm = writer, writer.lm
+        self.writer = writer
+        self.lm = writer.lm
         self.validation = writer.validation
 
     def generate(
@@ -130,7 +144,8 @@ class CaptionerModel(Model):
         """
         vectors = self._vectors(images, texts, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
-        lm, found = self.lm, []
+        lm = self.lm
+        found = []
         most = min(self.writer.longest, lm.tokenizer.room) if max_tokens is None else max_tokens
         if strategy == "beam":
             options = {"beams": BEAMS, **options}
@@ -140,9 +155,17 @@ class CaptionerModel(Model):
                 memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
                 begin = torch.tensor(lm.tokenizer.before, device=self.device).expand(len(memory), -1)
                 found += generate(
-                    lm, begin, memory=memory, memory_mask=mask, strategy=strategy, eot=lm.tokenizer.eot,
-                    max_tokens=most, seed=seed, row=start, **options,
-                )  # fmt: skip
+                    lm,
+                    begin,
+                    memory=memory,
+                    memory_mask=mask,
+                    strategy=strategy,
+                    eot=lm.tokenizer.eot,
+                    max_tokens=most,
+                    seed=seed,
+                    row=start,
+                    **options,
+                )
         return [lm.tokenizer.decode(ids).strip() for ids in found]
 
     def log_prob(
@@ -156,7 +179,9 @@ class CaptionerModel(Model):
     ) -> Tensor:
         """log p(text i and its end | picture i, prompt i), (N,): a sum over tokens of the text in lower case."""
         vectors = self._vectors(images, None, batch_size, exact)
-        prompts, lm, found = self._as_many(prompts, len(vectors), "prompts"), self.lm, []
+        prompts = self._as_many(prompts, len(vectors), "prompts")
+        lm = self.lm
+        found = []
         written = self._as_many(texts, len(vectors), "texts")
         assert written is not None
         with evaluating(self.writer), torch.inference_mode():
@@ -164,7 +189,8 @@ class CaptionerModel(Model):
                 rows = slice(start, start + batch_size)
                 memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
                 ids, lengths = pad_batch(lm.tokenizer.encode([text.lower() for text in written[rows]]), lm.tokenizer)
-                ids, lengths = ids.to(self.device), lengths.to(self.device)
+                ids = ids.to(self.device)
+                lengths = lengths.to(self.device)
                 found.append(lm.log_prob(ids, lengths, memory=memory, memory_mask=mask).cpu())
         return torch.cat(found) if found else torch.zeros(0)
 

@@ -137,7 +137,8 @@ class ConES(Classify):
     side: Frozen | None
 
     def build(self, encoder: DualEncoder) -> Any:
-        config, make = self.config, self.make
+        config = self.config
+        make = self.make
         known = encoder.text is not None and make.words is not None
         self.side = Frozen(TextSide(encoder, make.tokenizer, config.template), "the text side") if known else None
         self.task: Task | None = None
@@ -148,7 +149,8 @@ class ConES(Classify):
             model: Any = ConceptClassifier(encoder, make.words, config.template)
         else:
             self.task = task = TASKS[config.task](config, make, encoder, self.augment)
-            self.vision, model = task.vision, task.model
+            self.vision = task.vision
+            model = task.model
         if not config.second or config.task != "classify":
             freeze(encoder.image_projection)
         if not config.second or "model.encoder.image" not in self.vision:
@@ -163,7 +165,8 @@ class ConES(Classify):
             self.task.setup(None if self.task.trained else sources.get("base"), side)
             self.alone = not self.task.trained and "train" not in sources
         if "train" in sources:
-            source, label = sources["train"], self.config.label
+            source = sources["train"]
+            label = self.config.label
             if names := class_names(source, label) if self.task is None else self.task.names(source):
                 self.model.learn(self._begin(check_names(names), side))
         if not self.config.keep_text and not self.alone:
@@ -178,8 +181,10 @@ class ConES(Classify):
             nothing = torch.zeros(1, self.model.encoder.embed_dim)
             return {name: Rows(nothing, [True]) for name in names}
         if side is None:
-            raise InputError("concepts begin as their names, and this model has no text tower; start from one of "
-                             "pictures and texts, or set start=images to classify")  # fmt: skip
+            raise InputError(
+                "concepts begin as their names, and this model has no text tower; start from one of "
+                "pictures and texts, or set start=images to classify"
+            )
         found = side.concepts(names, self.model.form, config.vectors)
         if config.start == "random":
             std = torch.cat([each.values for each in found.values()]).std()
@@ -195,7 +200,8 @@ class ConES(Classify):
         return torch.where(learnt[:, None], torch.randn_like(rows.values) * std, rows.values)
 
     def stages(self) -> Sequence[Stage]:
-        config, found = self.config, list[Stage]()
+        config = self.config
+        found = list[Stage]()
         if self.task is not None and not self.task.trained:
             recipe = {**self.task.recipe, **config.base}
             found.append(Stage(name="base", streams=("base",), lr_scale={"": 0.0, self.task.head: 1.0}, recipe=recipe))
@@ -217,7 +223,8 @@ class ConES(Classify):
             (self.picture, LabelView(label=self.config.label, name="class")),
             run.sources["train"],
         )
-        labels, features = torch.from_numpy(found["class"]), torch.from_numpy(found["image"])
+        labels = torch.from_numpy(found["class"])
+        features = torch.from_numpy(found["image"])
         known = labels >= 0
         self.model.bank.begin(self.model.image_means(features[known], labels[known]))
 

@@ -139,8 +139,9 @@ class ConceptBank(nn.Module):
             bank.lay(plan)
             bank.load_state_dict(state)
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path} holds no bank of concepts ({error}); name a file that ConceptBank.save "
-                             "wrote") from None  # fmt: skip
+            raise InputError(
+                f"{path} holds no bank of concepts ({error}); name a file that ConceptBank.save wrote"
+            ) from None
         return bank
 
 
@@ -153,8 +154,10 @@ class TextSide(nn.Module):
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, template: str):
         super().__init__()
         assert encoder.text is not None, "whoever has no text tower has no side"
-        self.text, self.projection = encoder.text, encoder.text_projection
-        self.tokenizer, self.template = tokenizer, template
+        self.text = encoder.text
+        self.projection = encoder.text_projection
+        self.tokenizer = tokenizer
+        self.template = template
 
     @torch.no_grad()
     def tokens(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -165,8 +168,10 @@ class TextSide(nn.Module):
     def encode(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The same of padded ids (N, L) with lengths (N,)."""
         device = next(self.text.parameters()).device
-        ids, lengths = ids.to(device), lengths.to(device)
-        encoded, mask = self.text(ids, lengths), torch.arange(ids.shape[1], device=device) < lengths[:, None]
+        ids = ids.to(device)
+        lengths = lengths.to(device)
+        encoded = self.text(ids, lengths)
+        mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
         if self.tokenizer.padding == "max":  # this tower reads its padding
             mask = torch.ones_like(mask)
         return self.projection(encoded.tokens), mask  # type: ignore[misc]
@@ -183,7 +188,8 @@ class TextSide(nn.Module):
             ids, lengths = (part.to(device) for part in pad_batch(prompts, self.tokenizer))
             vectors = self.projection(self.text(ids, lengths).pooled)  # type: ignore[misc]
             return {name: Rows(vector[None], [True]) for name, vector in zip(names, vectors, strict=True)}
-        found, (values, mask) = {}, self.tokens(prompts)
+        found = {}
+        (values, mask) = self.tokens(prompts)
         for at, name in enumerate(names):
             words, named, _ = split_prompt(self.tokenizer, self.template, name)
             start = len(self.tokenizer.before) + len(words)
@@ -238,9 +244,11 @@ class ConceptModule(Delivered):
             side = self.side()
             if side is None:
                 some = ", ".join(self.bank.names[:5]) + (", …" if len(self.bank.names) > 5 else "")
-                raise InputError(f"{other[0]!r} is no concept that was learnt ({some or 'none was'}), and the text "
-                                 "tower, which knows other names, was left out; name learnt ones, or train with "
-                                 "--method.keep_text true")  # fmt: skip
+                raise InputError(
+                    f"{other[0]!r} is no concept that was learnt ({some or 'none was'}), and the text "
+                    "tower, which knows other names, was left out; name learnt ones, or train with "
+                    "--method.keep_text true"
+                )
             prompt_ids(side.tokenizer, side.template, other)
         self.classes = classes
 

@@ -43,15 +43,24 @@ class ConceptDetector(ConceptModule):
     reads = ("images.main", "boxes")
 
     def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str, *, count: int | None = None,
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer | None,
+        template: str,
+        *,
+        count: int | None = None,
         head: HeadConfig = HeadConfig(),
-    ):  # fmt: skip
+    ):
         super().__init__()
         encoder.image.preprocess = Preprocess.from_dict({**encoder.image.preprocess.to_dict(), "resize": "squash"})
-        self.encoder, self.tokenizer, self.template, self.count = encoder, tokenizer, template, count
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.template = template
+        self.count = count
         self.bank = ConceptBank(encoder.embed_dim)
         self.head = GroundingHead(encoder.image.width, encoder.embed_dim, head)
-        self.classes, self.label = (), ""
+        self.classes = ()
+        self.label = ""
 
     @property
     def image(self) -> Any:
@@ -61,7 +70,8 @@ class ConceptDetector(ConceptModule):
     @cached_property
     def grid(self) -> tuple[int, int]:
         """(h, w): the positions that the tower has."""
-        size, device = self.image.preprocess.size, next(self.head.parameters()).device
+        size = self.image.preprocess.size
+        device = next(self.head.parameters()).device
         with evaluating(self.encoder), torch.no_grad():
             return grid_of(self.image(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
 
@@ -130,8 +140,10 @@ class Detect:
         if base is None or "boxes" not in base.schema():
             return
         if side is None:
-            raise InputError("the head learns names through a text tower, and this model has none; start from one of "
-                             "pictures and texts, or from a run that has a head")  # fmt: skip
+            raise InputError(
+                "the head learns names through a text tower, and this model has none; start from one of "
+                "pictures and texts, or from a run that has a head"
+            )
         self.known, self.classes[True] = check_names(things(base)), base.schema()["boxes"].classes
         rows = side.concepts(self.known, "name", self.model.count)
         self.rows = padded([each.values for each in rows.values()])
@@ -144,8 +156,15 @@ class Detect:
 
     def views(self, base: bool) -> Sequence[View]:
         names = self.known if base else self.model.bank.names
-        return (BoxView(preprocess=self.model.image.preprocess, grid=self.model.grid, names=names,
-                        classes=self.classes[base], flip=self.flip),)  # fmt: skip
+        return (
+            BoxView(
+                preprocess=self.model.image.preprocess,
+                grid=self.model.grid,
+                names=names,
+                classes=self.classes[base],
+                flip=self.flip,
+            ),
+        )
 
     def _rows(self, base: bool, device: torch.device) -> tuple[Tensor, Tensor]:
         if not base:
@@ -161,7 +180,8 @@ class Detect:
 
     def loss(self, features: Features, batch: Batch, base: bool) -> Losses:
         regions: Any = batch.fields["regions"]
-        classes, central = regions[..., 0].long(), regions[..., 5]
+        classes = regions[..., 0].long()
+        central = regions[..., 5]
         _, mask = self._rows(base, regions.device)
         h, w = self.model.grid
         y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")

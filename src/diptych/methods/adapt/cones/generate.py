@@ -39,14 +39,20 @@ class ConceptDrawer(ConceptModule):
     empty: Tensor
 
     def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str,
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer | None,
+        template: str,
         denoiser: DenoiserConfig = DenoiserConfig(),
-    ):  # fmt: skip
+    ):
         super().__init__()
-        self.encoder, self.tokenizer, self.template = encoder, tokenizer, template
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.template = template
         self.bank = ConceptBank(encoder.embed_dim)
         self.denoiser = Denoiser(encoder.embed_dim, denoiser)
-        self.classes, self.label = (), ""
+        self.classes = ()
+        self.label = ""
         self.register_buffer("empty", torch.zeros(1, encoder.embed_dim))
 
     @property
@@ -100,8 +106,10 @@ class ConceptDrawerModel(TrainedClassesModel):
         that make no picture.
         """
         if count < 1 or steps < 1 or guidance < 0:
-            raise InputError(f"{count} pictures in {steps} steps with guidance {guidance:g} are none; give 1 or more "
-                             "pictures and steps, and a guidance of 0 or more")  # fmt: skip
+            raise InputError(
+                f"{count} pictures in {steps} steps with guidance {guidance:g} are none; give 1 or more "
+                "pictures and steps, and a guidance of 0 or more"
+            )
         before = self.delivered.classes
         self.delivered.set_classes([name])
         try:
@@ -110,9 +118,13 @@ class ConceptDrawerModel(TrainedClassesModel):
                 if words:
                     rows, mask = self._with(rows, mask, words)
                 pixels = self.delivered.denoiser.draw(
-                    rows.expand(count, -1, -1), mask.expand(count, -1), self.delivered.empty, guidance=guidance,
-                    steps=steps, generator=torch.Generator().manual_seed(seed),
-                )  # fmt: skip
+                    rows.expand(count, -1, -1),
+                    mask.expand(count, -1),
+                    self.delivered.empty,
+                    guidance=guidance,
+                    steps=steps,
+                    generator=torch.Generator().manual_seed(seed),
+                )
         finally:
             self.delivered.classes = before
         values = ((pixels.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -121,8 +133,10 @@ class ConceptDrawerModel(TrainedClassesModel):
     def _with(self, rows: Tensor, mask: Tensor, words: str) -> tuple[Tensor, Tensor]:
         side = self.delivered.side()
         if side is None:
-            raise InputError(f"{self.name} has no text tower to tell the words {words!r}; leave them out, or train "
-                             "with --method.keep_text true")  # fmt: skip
+            raise InputError(
+                f"{self.name} has no text tower to tell the words {words!r}; leave them out, or train "
+                "with --method.keep_text true"
+            )
         further, there = side.tokens(side.tokenizer.encode([words]))
         return torch.cat([rows, further], 1), torch.cat([mask, there], 1)
 
@@ -139,7 +153,9 @@ class Generate:
     def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
         options = configure(DenoiserConfig, dict(config.head), "denoiser")
         self.model = ConceptDrawer(encoder, make.words, config.template, options)
-        self.config, self.augment, self.words = config, augment, make.words
+        self.config = config
+        self.augment = augment
+        self.words = make.words
         self.trained = isinstance(given := make.delivered, ConceptDrawer)
         if isinstance(given, ConceptDrawer):
             self.model.denoiser = copy.deepcopy(given.denoiser)
@@ -151,8 +167,10 @@ class Generate:
         if base is None:
             return
         if side is None:
-            raise InputError("the denoiser reads captions through a text tower, and this model has none; start from "
-                             "one of pictures and texts, or from a run that has a denoiser")  # fmt: skip
+            raise InputError(
+                "the denoiser reads captions through a text tower, and this model has none; start from "
+                "one of pictures and texts, or from a run that has a denoiser"
+            )
         rows, mask = side.tokens(side.tokenizer.encode([""]))
         self.model.empty = rows[mask].to(self.model.empty.device)
 
@@ -167,8 +185,10 @@ class Generate:
         if not base:
             return picture, LabelView(label=self.config.label, name="class", needed=True), noise
         if self.words is None:
-            raise InputError("the denoiser reads captions, and this model came without a tokenizer; start from a run "
-                             "that has a denoiser")  # fmt: skip
+            raise InputError(
+                "the denoiser reads captions, and this model came without a tokenizer; start from a run "
+                "that has a denoiser"
+            )
         return picture, TextView(tokenizer=self.words, role=self.config.role), noise
 
     def encode(self, batch: Batch, base: bool) -> Features:
@@ -178,14 +198,16 @@ class Generate:
             rows, mask = self.without(*self.side.encode(*batch.text.flat), fields["dropped"])
         else:
             values, there = self.model.bank.as_text_embeddings()
-            rows, mask = values[fields["class"].long()], there[fields["class"].long()]
+            rows = values[fields["class"].long()]
+            mask = there[fields["class"].long()]
         return {"error": self.model(batch.image.flat, fields["noise"], fields["time"], rows, mask)}
 
     def without(self, rows: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (B, L, E) with their mask (B, L), those of the empty prompt where `dropped` (B,)."""
         empty = self.model.empty
         more = max(0, len(empty) - rows.shape[1])
-        rows, mask = pad(rows, (0, 0, 0, more)), pad(mask, (0, more))
+        rows = pad(rows, (0, 0, 0, more))
+        mask = pad(mask, (0, more))
         nothing = pad(empty, (0, 0, 0, rows.shape[1] - len(empty)))
         there = torch.arange(rows.shape[1], device=rows.device) < len(empty)
         return torch.where(dropped[:, None, None], nothing, rows), torch.where(dropped[:, None], there, mask)

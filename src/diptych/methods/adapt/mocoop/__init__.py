@@ -87,7 +87,8 @@ class MoCoOp(Classify):
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         """The texts are encoded here, once for all pictures: the classes are the first of all names."""
-        model, config = self.model, self.config
+        model = self.model
+        config = self.config
         image, labels = features["image"], batch.fields["class"].long()  # type: ignore[union-attr]
         scores = model.router(image)
         texts = self._texts(scores)

@@ -48,8 +48,9 @@ def block_norms(tower: Tower) -> list[str]:
     """
     layers = getattr(getattr(tower, "transformer", None), "layers", None)
     if layers is None:
-        raise InputError("the norms of an image tower's blocks are to learn, and this one has no transformer blocks; "
-                         "set norms=0")  # fmt: skip
+        raise InputError(
+            "the norms of an image tower's blocks are to learn, and this one has no transformer blocks; set norms=0"
+        )
     return [
         f"transformer.layers.{at}.{name}"
         for at, block in enumerate(layers)
@@ -66,14 +67,22 @@ class Mixture(PromptLearner):
     """
 
     def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer, groups: Mapping[str, Sequence[str]], *,
-        k: int = 2, also: Sequence[str] = (), norms: bool = True,
-    ):  # fmt: skip
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer,
+        groups: Mapping[str, Sequence[str]],
+        *,
+        k: int = 2,
+        also: Sequence[str] = (),
+        norms: bool = True,
+    ):
         first, *more = (templates[0] for templates in groups.values())
         super().__init__(encoder, tokenizer, first, position="around", more=more)
         if not 1 <= k <= len(groups):
             raise InputError(f"k is {k} and there are {len(groups)} groups of templates; mix 1 to {len(groups)}")
-        self.groups, self.k, self.also = dict(groups), k, tuple(also)
+        self.groups = dict(groups)
+        self.k = k
+        self.also = tuple(also)
         self.names: tuple[str, ...] = ()
         self.correction = nn.Parameter(torch.zeros(encoder.embed_dim))
         self.router = nn.Linear(encoder.embed_dim, len(groups))
@@ -86,7 +95,8 @@ class Mixture(PromptLearner):
         classes = check_names(names)
         known = {plainly(name) for name in classes}
         super().set_classes([*classes, *(name for name in self.also if plainly(name) not in known)])
-        self.names, self.classes = self.classes, classes
+        self.names = self.classes
+        self.classes = classes
         self._hard = None
 
     def train(self, mode: bool = True) -> "Mixture":

@@ -99,13 +99,21 @@ class SPRC(Method):
         self.augment = augmentation(config.augment)
         encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if make.words is None:
-            raise InputError("instructions are texts, and this model came without a tokenizer; start from one that "
-                             "reads texts too")  # fmt: skip
+            raise InputError(
+                "instructions are texts, and this model came without a tokenizer; start from one that reads texts too"
+            )
         encoder.image.preprocess = replace(encoder.image.preprocess, ratio=config.ratio)
-        qformer = QFormer(QFormerConfig(
-            vocab_size=make.tokenizer.vocab_size, memory_width=encoder.image.width, width=config.width,
-            depth=config.depth, heads=config.heads, queries=config.queries, dropout=config.dropout,
-        ))  # fmt: skip
+        qformer = QFormer(
+            QFormerConfig(
+                vocab_size=make.tokenizer.vocab_size,
+                memory_width=encoder.image.width,
+                width=config.width,
+                depth=config.depth,
+                heads=config.heads,
+                queries=config.queries,
+                dropout=config.dropout,
+            )
+        )
         how = {"prompts": config.prompts or config.queries, "length": config.length}
         self.model = Composer(encoder, qformer, config.embed, **how)
         make.go_on(self.model)
@@ -130,7 +138,8 @@ class SPRC(Method):
         )
 
     def encode(self, batch: Batch, at: At) -> Features:
-        model, words = self.model, batch.text.flat
+        model = self.model
+        words = batch.text.flat
         found = {"targets": model.targets(model.look(batch.image.flat))}
         if self.config.task == "pairs":
             return found | {"query": model.query(None, *words)}
@@ -141,7 +150,8 @@ class SPRC(Method):
         return found
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        scale, targets = self.model.logit_scale(), features["targets"]
+        scale = self.model.logit_scale()
+        targets = features["targets"]
         if self.config.task == "pairs":
             return Losses({"itc": token_nce(features["query"], targets, scale, directions="mean")}, {"scale": scale})
         terms = {"itc": token_nce(features["query"], targets, scale)}

@@ -50,13 +50,18 @@ class Composer(Delivered):
 
     def __init__(self, encoder: DualEncoder, qformer: QFormer, embed_dim: int, *, prompts: int, length: int):
         super().__init__()
-        M, D = qformer.config.queries, qformer.config.width
+        M = qformer.config.queries
+        D = qformer.config.width
         if not 1 <= prompts <= M:
             raise InputError(f"a prompt of {prompts} vectors cannot be kept of the Q-Former's {M}; give 1 to {M}")
-        self.encoder, self.qformer, self.prompts, self.length = encoder, qformer, prompts, length
+        self.encoder = encoder
+        self.qformer = qformer
+        self.prompts = prompts
+        self.length = length
         freeze(encoder)
         self.norm = nn.LayerNorm(encoder.image.width)
-        self.image_projection, self.text_projection = nn.Linear(D, embed_dim), nn.Linear(D, embed_dim)
+        self.image_projection = nn.Linear(D, embed_dim)
+        self.text_projection = nn.Linear(D, embed_dim)
         self.logit_scale = Temperature(0.07, form="divisor")
 
     @property
@@ -135,12 +140,17 @@ class ComposerModel(Model):
         batches, count = self._batches(images, batch_size, exact)
         said = [cleaned(text) for text in texts]
         if count != len(said) or not all(said):
-            raise InputError(f"{count} pictures and {len(said)} instructions, {said.count('')} of them empty; say what "
-                             "should be different in each picture")  # fmt: skip
+            raise InputError(
+                f"{count} pictures and {len(said)} instructions, {said.count('')} of them empty; say what "
+                "should be different in each picture"
+            )
         if self.tokenizer is None:
-            raise InputError(f"{self.name} came without a tokenizer and reads no instruction; train it from one that "
-                             "has one")  # fmt: skip
-        rows, found, done = self.tokenizer.encode(said), [], 0
+            raise InputError(
+                f"{self.name} came without a tokenizer and reads no instruction; train it from one that has one"
+            )
+        rows = self.tokenizer.encode(said)
+        found = []
+        done = 0
         with evaluating(self.composer), torch.inference_mode():
             for (pixels,) in batches:
                 ids, lengths = pad_batch(rows[done : done + len(pixels)], self.tokenizer)

@@ -31,8 +31,10 @@ def token_nce(
     0.435324
     """
     if queries.dim() != 2 or targets.dim() != 3 or queries.shape[1] != targets.shape[2] or len(queries) > len(targets):
-        raise InputError(f"queries {tuple(queries.shape)} and targets {tuple(targets.shape)} must be (B, E) and "
-                         "(C, M, E), a target for each query")  # fmt: skip
+        raise InputError(
+            f"queries {tuple(queries.shape)} and targets {tuple(targets.shape)} must be (B, E) and "
+            "(C, M, E), a target for each query"
+        )
     if directions not in ("query", "mean"):
         raise InputError(f"directions is {directions!r}; choose 'query' or 'mean'")
     logits = scale * (queries @ targets.flatten(0, 1).T).unflatten(1, targets.shape[:2]).amax(2)

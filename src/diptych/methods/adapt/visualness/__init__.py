@@ -87,8 +87,10 @@ class TIPCLIP(Pairs):
         super().__init__(config, make)
         encoder = make.dual(logit_scale=Temperature(1 / 0.07, clamp=(1.0, 100.0)))
         if encoder.text is None or make.words is None:
-            raise InputError("visualness is of texts, and this model has no text tower or came without its tokenizer; "
-                             "start from one of pictures and texts")  # fmt: skip
+            raise InputError(
+                "visualness is of texts, and this model has no text tower or came without its tokenizer; "
+                "start from one of pictures and texts"
+            )
         null = noise_picture(encoder.image.preprocess, config.null_seed)
         self.delivered = Visualness(encoder, null, config.label)
         self.streams: Sequence[str] = STREAMS

@@ -34,7 +34,8 @@ class Visualness(Delivered):
 
     def __init__(self, encoder: DualEncoder, null: Tensor, label: str | None = None):
         super().__init__()
-        self.encoder, self.label = encoder, label
+        self.encoder = encoder
+        self.label = label
         self.register_buffer("null", null.to(torch.get_default_device()))
         self.register_buffer("threshold", torch.tensor(math.inf))
 
@@ -103,8 +104,10 @@ class VisualnessModel(Model):
         there is none."""
         threshold = self.threshold if threshold is None else threshold
         if threshold is None:
-            raise InputError(f"{self.name} has no threshold, which depends on the model and on what the texts are "
-                             "about; calibrate it on some whose kind is known, or give one")  # fmt: skip
+            raise InputError(
+                f"{self.name} has no threshold, which depends on the model and on what the texts are "
+                "about; calibrate it on some whose kind is known, or give one"
+            )
         return self.score(texts, **how) > threshold
 
     def calibrate(self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **how: Any) -> float:

@@ -53,8 +53,9 @@ class Bar:
         except ValueError:
             value = float("nan")
         if not (0 < value < 1 if share else -1 <= value <= 1):
-            raise InputError(f"{text!r} is no threshold; write a cosine, such as 0.35, or a share of the sentences, "
-                             "such as 1%")  # fmt: skip
+            raise InputError(
+                f"{text!r} is no threshold; write a cosine, such as 0.35, or a share of the sentences, such as 1%"
+            )
         return cls(value, share)
 
 
@@ -107,7 +108,12 @@ def label(
     """
     bars = Bar.of(positive), Bar.of(negative)
     groups, damaged = _grouped(source, page)
-    texts, pages, cosines, nearest, alone, names = [], [], [], [], 0, list(groups)
+    texts = []
+    pages = []
+    cosines = []
+    nearest = []
+    alone = 0
+    names = list(groups)
     for start in range(0, len(names), AT_ONCE):
         some = names[start : start + AT_ONCE]
         read = [_read(source, model, name, groups[name], (role, page), damaged) for name in some]
@@ -120,16 +126,28 @@ def label(
         if progress:
             progress(start + len(some), len(names))
     if not texts:
-        raise InputError(f"no page of {source.name} has both a picture and a text of role {role!r}; name the field "
-                         "that joins samples into pages with --page, or the role with --role")  # fmt: skip
+        raise InputError(
+            f"no page of {source.name} has both a picture and a text of role {role!r}; name the field "
+            "that joins samples into pages with --page, or the role with --role"
+        )
     values = np.concatenate(cosines)
     high = float(np.quantile(values, 1 - bars[0].value)) if bars[0].share else bars[0].value
     low = float(np.quantile(values, bars[1].value)) if bars[1].share else bars[1].value
     if high < low:
-        raise InputError(f"visual would be above {high:.3f} and not visual below {low:.3f}, which is more; lower "
-                         f"{negative!r}, or take fewer as visual than {positive!r}")  # fmt: skip
-    return Labelled(texts=texts, pages=pages, cosines=values, nearest=nearest, positive=high, negative=low,
-                    damaged=damaged, alone=alone)  # fmt: skip
+        raise InputError(
+            f"visual would be above {high:.3f} and not visual below {low:.3f}, which is more; lower "
+            f"{negative!r}, or take fewer as visual than {positive!r}"
+        )
+    return Labelled(
+        texts=texts,
+        pages=pages,
+        cosines=values,
+        nearest=nearest,
+        positive=high,
+        negative=low,
+        damaged=damaged,
+        alone=alone,
+    )
 
 
 def write(found: Labelled, source: Source, out: Path) -> int:
@@ -181,7 +199,8 @@ def _read(
     source: Source, model: Any, name: str, rows: Sequence[int], roles: tuple[str, str], damaged: dict[str, str]
 ) -> _Page:
     """A page: the sentences of `roles[0]` but for those of `roles[1]`, its name, and the pictures that can be read."""
-    found, (role, page) = _Page(name), roles
+    found = _Page(name)
+    (role, page) = roles
     for row in rows:
         sample = source[row]
         for text in sample.texts:
@@ -205,9 +224,11 @@ def _compared(model: Any, pages: Sequence[_Page]) -> Iterator[tuple[_Page, np.nd
     texts = np.asarray(model.embed_texts([text for each in pages for text in each.said]))
     i = t = 0
     for each in pages:
-        said, shown = len(each.said), len(each.places)
+        said = len(each.said)
+        shown = len(each.places)
         yield each, texts[t : t + said] @ images[i : i + shown].T
-        t, i = t + said, i + shown
+        t = t + said
+        i = i + shown
 
 
 def _path(source: Source, place: tuple[int, str], out: Path, number: int) -> str:

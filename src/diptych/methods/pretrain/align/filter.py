@@ -154,7 +154,10 @@ def filtered(
     True
     """
     pairs: list[Pair] = []
-    samples, texts, damaged, keys = [], [], {}, source.keys()
+    samples = []
+    texts = []
+    damaged = {}
+    keys = source.keys()
     shown = shown_elsewhere(source, tests, progress=progress) if tests else set()
     for number in range(len(source)):
         if progress:
@@ -175,9 +178,11 @@ def filtered(
     if not pairs:
         raise InputError(f"{source.name} has no text of role {role!r}; name one that it has with --role")
     return Filtered(
-        samples=np.array(samples, np.int64), texts=np.array(texts, np.int32), reasons=broken(pairs, rules),
+        samples=np.array(samples, np.int64),
+        texts=np.array(texts, np.int32),
+        reasons=broken(pairs, rules),
         damaged=damaged,
-    )  # fmt: skip
+    )
 
 
 def _measured(picture: Picture | None) -> tuple[str | None, int, int]:
