@@ -256,7 +256,9 @@ class BatchNorm(_BatchNorm):
         count = x.new_tensor([x.numel() / x.shape[1]])
         # Two sums, not one of x and x²: subtracting the mean before squaring keeps the digits of small variances.
         sums = _Sum.apply(torch.cat([x.sum(over), count]))
-        mean, n = sums[:-1] / sums[-1], sums[-1].detach()  # type: ignore[index]
+        total = sums[-1]  # type: ignore[index]
+        mean = sums[:-1] / total  # type: ignore[index]
+        n = total.detach()
         if n <= 1:
             raise ValueError(f"batch norm needs more than one value a channel over all ranks, got {tuple(input.shape)}")
         centred = x - mean.view(shape)

@@ -50,7 +50,8 @@ class Board:
         """A job of a row has begun, says a line, or is done with its metrics."""
         at = (row, job)
         if event == "begun":
-            self._now[at], self._begun[at] = "", time.perf_counter()
+            self._now[at] = ""
+            self._begun[at] = time.perf_counter()
         elif event == "said":
             self._now[at] = str(value)
         else:

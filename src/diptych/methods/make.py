@@ -126,7 +126,8 @@ class Make:
         InputError where it has other sizes."""
         if type(self.delivered) is not type(module):
             return
-        have, own = self.delivered.state_dict(), module.state_dict()  # type: ignore[union-attr]
+        have = self.delivered.state_dict()  # type: ignore[union-attr]
+        own = module.state_dict()
         for name in have.keys() | own.keys():
             if name not in have or name not in own or have[name].shape != own[name].shape:
                 sizes = [tuple(state[name].shape) if name in state else "none" for state in (have, own)]

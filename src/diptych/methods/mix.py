@@ -95,7 +95,9 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
     """
     added: dict[str, tuple[Method, float]] = {}
     for spec in specs:
-        name, options = (parsed := parse(spec)).name, dict(parsed.options)
+        parsed = parse(spec)
+        name = parsed.name
+        options = dict(parsed.options)
         cls = method_class(name)
         if name in added:
             raise InputError(f"--with {name} is given twice; give it once, with the weight that you want")

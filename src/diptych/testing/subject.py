@@ -81,7 +81,9 @@ def narrower(spec: str, factor: int) -> Spec:
     >>> str(narrower("vit:width=768:heads=12:dropout=0.1", 16)), str(narrower("timm:resnet50:image_size=224", 16))
     ('vit:width=48:heads=12:dropout=0.0', 'timm:test_resnet:image_size=64')
     """
-    name, options = (parsed := parse(spec)).name, dict(parsed.options)
+    parsed = parse(spec)
+    name = parsed.name
+    options = dict(parsed.options)
     if name.startswith("timm:") and factor > 1:
         return Spec(_smallest_of_family(name), {**options, "image_size": 64})
 

@@ -140,7 +140,8 @@ def matched(boxes: Tensor, scores: Tensor, wanted: Tensor, overlap: float = OVER
     for at in scores.argsort(descending=True, stable=True).tolist():
         best = int(iou[at].masked_fill(~free, -1).argmax())
         if free[best] and iou[at, best] >= overlap:
-            hits[at], free[best] = True, False
+            hits[at] = True
+            free[best] = False
     return hits
 
 

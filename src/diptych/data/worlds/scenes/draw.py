@@ -96,7 +96,9 @@ def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: flo
         kind = KINDS.index(table()[thing.concept].coarse) + 1
         for item in thing.items:
             at = item.id + 1
-            fine[at], coarse[at], depth[at] = classes[item.id] + 1, 0 if thing.foreign else kind, item.depth
+            fine[at] = classes[item.id] + 1
+            coarse[at] = 0 if thing.foreign else kind
+            depth[at] = item.depth
             boxes[item.id] = Box(xyxy=bounds(owner == at), text=name_of(thing), label=classes[item.id])
     masks = {"instance": Image.fromarray(owner), "coarse": Image.fromarray(coarse[owner])}
     if fine.max() < 256:

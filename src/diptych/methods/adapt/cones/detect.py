@@ -144,7 +144,8 @@ class Detect:
                 "the head learns names through a text tower, and this model has none; start from one of "
                 "pictures and texts, or from a run that has a head"
             )
-        self.known, self.classes[True] = check_names(things(base)), base.schema()["boxes"].classes
+        self.known = check_names(things(base))
+        self.classes[True] = base.schema()["boxes"].classes
         rows = side.concepts(self.known, "name", self.model.count)
         self.rows = padded([each.values for each in rows.values()])
 

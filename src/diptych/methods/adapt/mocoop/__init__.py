@@ -89,7 +89,8 @@ class MoCoOp(Classify):
         """The texts are encoded here, once for all pictures: the classes are the first of all names."""
         model = self.model
         config = self.config
-        image, labels = features["image"], batch.fields["class"].long()  # type: ignore[union-attr]
+        image = features["image"]
+        labels = batch.fields["class"].long()  # type: ignore[union-attr]
         scores = model.router(image)
         texts = self._texts(scores)
         logits = model.mixed(image, scores, texts[:, : len(model.classes)])
