@@ -103,10 +103,12 @@ def test_the_table_leads_to_options_that_there_are():
 
 def test_sources_of_a_config_have_the_prefixes_of_now(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump({"data": {"train": "kept:a.npz,photos/{0..9}.tar"}, "val": "kept:b.npz:source=x"}))
+    path.write_text(
+        yaml.safe_dump({"data": {"train": "kept:a.npz,scenes:count=9:hands=noto"}, "val": "kept:b.npz:source=x"})
+    )
     with pytest.warns(FutureWarning, match="source 'kept' is called 'filtered' now"):
         found = training_config.read(path)
-    assert found["data"] == {"train": "filtered:a.npz,photos/{0..9}.tar"}
+    assert found["data"] == {"train": "filtered:a.npz,scenes:count=9:designs=noto"}
     assert found["val"] == "filtered:b.npz:source=x"
 
 
@@ -115,3 +117,5 @@ def test_old_suites_and_sources_are_refused_with_their_new_names():
         check(None, None, ["flags"])
     with pytest.raises(InputError, match="the source 'kept' is called 'filtered' now"):
         open_source("kept:a.npz")
+    with pytest.raises(InputError, match="the option of scenes 'hands' is called 'designs' now"):
+        open_source("scenes:hands=noto")

@@ -193,7 +193,7 @@ def full_tensor(x: Tensor) -> Tensor:
     By the synchronous gather: `DTensor.full_tensor` goes by asynchronous collectives, inside of which ranks on a CPU
     have died of memory that was freed twice.
 
-    >>> whole(torch.arange(3)).tolist()
+    >>> full_tensor(torch.arange(3)).tolist()
     [0, 1, 2]
     """
     if not hasattr(x, "to_local"):

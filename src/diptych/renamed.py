@@ -16,6 +16,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "option of coop": {"length": "n_ctx", "start": "init_from_template", "own": "class_specific"},
     "option of ivlp": {"length": "n_ctx", "image_length": "image_n_ctx"},
     "option of maple": {"length": "n_ctx"},
+    "option of scenes": {"hands": "designs"},
     "source": {"kept": "filtered"},
     "suite": {"flags": "noisy_pairs", "likeness": "clip_i"},
 }

@@ -156,7 +156,7 @@ def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_picture(folder,
     assert "groups" in table
     assert "plain 0." in table
     assert "plain 0." not in diptych("classify", run, folder).out
-    assert "no groups of prompts" in refused("classify", "tiny", folder, "--route")
+    assert "does not route images to groups of prompts" in refused("classify", "tiny", folder, "--route")
     again = diptych("train", "mocoop", "--config", run / "config.yaml", "--out", tmp_path / "again")
     assert again.code == 0, again.err
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "again")]

@@ -1,4 +1,4 @@
-"""The demo's protocol. Only `CHOICE` is measured here: the hand and the concepts that `FINAL` keeps stay unseen."""
+"""The demo's protocol. Only `CHOICE` is measured here: the design and the concepts that `FINAL` keeps stay unseen."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from diptych.lab.demo.page import Queries
 from diptych.lab.demo.trial import LOOKUP, Placed, Trial, pixel_lookup, small_pixels
 from diptych.search.query import embed_and_query
 
-TINY = Trial(hands=("noto", "fluent-flat"), held_out="emojione", learnt="val", unseen="val")
+TINY = Trial(designs=("noto", "fluent-flat"), held_out="emojione", learnt="val", unseen="val")
 
 
 class PixelModel:
@@ -26,7 +26,7 @@ class PixelModel:
     name, identity, tokenizer, preprocess = "pixels", "sha256:pixels", "names", Preprocess(size=64)
 
     def __init__(self, trial):
-        drawings = trial.source(trial.learnt, *trial.hands)
+        drawings = trial.source(trial.learnt, *trial.designs)
         pixels = small_pixels(drawings)
         self.mean = pixels.mean(0)
         self.names = {}
@@ -60,10 +60,10 @@ def pixel_model(monkeypatch):
 
 
 def test_what_is_kept_for_the_final_tests_is_named_in_no_training():
-    assert FINAL.held_out not in FINAL.hands
-    assert FINAL.spec(FINAL.learnt, *FINAL.hands) == "glyphs:split=train+val:design=noto+fluent-flat+emojione"
+    assert FINAL.held_out not in FINAL.designs
+    assert FINAL.spec(FINAL.learnt, *FINAL.designs) == "glyphs:split=train+val:design=noto+fluent-flat+emojione"
     assert "test" not in FINAL.learnt.split("+")
-    assert FINAL.held_out not in {*CHOICE.hands, CHOICE.held_out}
+    assert FINAL.held_out not in {*CHOICE.designs, CHOICE.held_out}
     assert FINAL.unseen not in {*CHOICE.learnt.split("+"), CHOICE.unseen}
     assert len(FINAL.source(FINAL.learnt, "noto")) == 1440
     assert len(FINAL.source(FINAL.unseen, "noto")) == 192
@@ -114,7 +114,7 @@ def test_pixel_lookup_equals_a_slow_reference():
 
 
 def test_placement_undoes_the_pixel_lookup():
-    gallery, drawings = TINY.source("val", "emojione"), TINY.source("val", *TINY.hands)
+    gallery, drawings = TINY.source("val", "emojione"), TINY.source("val", *TINY.designs)
     assert pixel_lookup(gallery, drawings) > 0.4
     assert pixel_lookup(Placed(gallery, 0), drawings) < 0.2
 

@@ -40,7 +40,7 @@ def test_it_builds_on_what_clip_builds_on(decoupled):
 
 def test_loss_equals_the_equation(decoupled):
     class Scaled:
-        def scale(self):
+        def logit_scale(self):
             return torch.tensor(3.0)
 
     generator = torch.Generator().manual_seed(0)

@@ -170,11 +170,11 @@ def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _source_with_current_names(spec: str, path: Path) -> str:
-    """A source's spec, or several between commas, with the prefixes that formats have now."""
+    """A source's spec, or several between commas, with the names that prefixes and options have now."""
     parts = []
     for part in split_specs(spec):
         prefix, colon, rest = part.partition(":")
-        parts.append(f"{current('source', prefix, path)}{colon}{rest}")
+        parts.append(_spec_with_current_names(f"{current('source', prefix, path)}{colon}{rest}", path))
     return ",".join(parts)
 
 

@@ -146,7 +146,7 @@ def test_the_twenty_objects_are_no_test_concepts_and_all_hands_draw_them():
     assert len(set(COMMON)) == 20
     for name in (*COMMON, *Config().reserved.split("+")):
         assert split[name] == "train"
-        assert len(table()[name].hands) == 4
+        assert len(table()[name].designs) == 4
     assert not set(COMMON) & set(Config().reserved.split("+"))
 
 
@@ -160,7 +160,7 @@ def test_training_never_shows_what_is_held_out(split, options):
         for one in shown:
             assert not any(reserved(*pair) for pair in pairs(one))
             assert one.style not in RESERVED_STYLES
-            assert all(item.hand != "twemoji" for item in one.items)
+            assert all(item.design != "twemoji" for item in one.items)
             assert {thing.concept for thing in one.known} <= set(COMMON)
 
 
@@ -209,7 +209,7 @@ def test_all_takes_the_test_concepts_into_split_novel_only():
     base, novel = (catalogue(Config(objects="all", split=split)).classes for split in ("train", "novel"))
     assert {table()[name].split for name in base} == {"train"}
     assert {name for name in novel if table()[name].split == "test"} == {
-        name for name, concept in table().items() if concept.split == "test" and set(concept.hands) - {"twemoji"}
+        name for name, concept in table().items() if concept.split == "test" and set(concept.designs) - {"twemoji"}
     }
     assert len(base) > 400
     assert not set(base) & set(novel)
@@ -218,8 +218,8 @@ def test_all_takes_the_test_concepts_into_split_novel_only():
 def test_reserved_styles_and_hand_are_drawn_where_they_are_named():
     assert {scene.style for scene in scenes(60, styles="seen")} == set(STYLES) - set(RESERVED_STYLES)
     assert {scene.style for scene in scenes(60, styles="all")} == set(STYLES)
-    hands = {item.hand for scene in scenes(20, hands="twemoji") for item in scene.items}
-    assert hands == {"twemoji"}
+    designs = {item.design for scene in scenes(20, designs="twemoji") for item in scene.items}
+    assert designs == {"twemoji"}
 
 
 def test_all_domains_show_the_same_objects():
@@ -295,7 +295,7 @@ def test_no_two_objects_hide_each_other_and_every_one_is_inside():
         ("scenes:objects=cat+rabbit", "'rabbit' is in `objects` and in `reserved`"),
         ("scenes:objects=cat+key", "need as many names"),
         ("scenes:colours=reed", "did you mean 'red'"),
-        ("scenes:hands=notto", "did you mean 'noto'"),
+        ("scenes:designs=notto", "did you mean 'noto'"),
         ("scenes:styles=seem", "did you mean 'seen'"),
         ("scenes:number=0-3", "within 1 to 8"),
         ("scenes:number=1..3", "write 2, 1-3 or 1+3"),

@@ -71,7 +71,7 @@ def test_facts_change_in_one_thing_alone(edited):
             else:
                 ((at, what),) = things.items()
                 assert what in {
-                    "replace": ({"concept"}, {"concept", "items"}),  # another hand may draw it
+                    "replace": ({"concept"}, {"concept", "items"}),  # another design may draw it
                     "add": ("new",),
                     "remove": ("gone", {"items"}),
                     "recolour": ({"colour"},),

@@ -1,4 +1,4 @@
-"""The claim on the improved recipe asks what it says: arms as named, a hand that none of them saw."""
+"""The claim on the improved recipe asks what it says: arms as named, a design that none of them saw."""
 
 from dataclasses import replace
 

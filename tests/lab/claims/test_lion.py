@@ -24,15 +24,15 @@ def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():
 
 
 def test_hands_are_apart_and_the_reported_one_has_a_picture_for_each_name(data):
-    hands = [set(FINAL.source(FINAL.learnt, *names).labels("design"))
-             for names in (CHOICE.hands, (CHOICE.held_out,), (FINAL.held_out,))]  # fmt: skip
-    assert sum(map(len, hands)) == len(set.union(*hands)) == 4
+    designs = [set(FINAL.source(FINAL.learnt, *names).labels("design"))
+             for names in (CHOICE.designs, (CHOICE.held_out,), (FINAL.held_out,))]  # fmt: skip
+    assert sum(map(len, designs)) == len(set.union(*designs)) == 4
     assert len(data["final"][0]) == len(data["final"][1]) == lion.PAIRS
     assert data["learnt"][0].shape[1] == 768
 
 
 def test_all_batches_see_the_same_samples_and_the_large_one_each_concept_once():
-    source = FINAL.source(FINAL.learnt, *CHOICE.hands)
+    source = FINAL.source(FINAL.learnt, *CHOICE.designs)
     concepts = source.labels("concept")
     for size in lion.BATCHES.values():
         batches = Distinct("concept")(source, 0, 0, size)

@@ -119,7 +119,7 @@ def test_the_cache_alone_is_trained_and_only_where_it_is_tuned():
 def test_a_cache_is_made_again_from_what_is_remembered():
     made, _ = filled()
     fresh = method("tip_adapter", classes=("other",))
-    fresh.model.recall(made.model.extra_state())
+    fresh.model.load_extra_state(made.model.extra_state())
     fresh.model.load_state_dict(made.model.state_dict())
     with torch.no_grad():
         assert torch.equal(fresh.model(pictures()), made.model(pictures()))

@@ -1,7 +1,7 @@
 """Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl` beside a sheet a design.
 
-Each sample is a drawing (`images.main`) with another one of the same action and hand (`images.reference`) and the words
-that lead from that to it, such as "make it a woman with dark skin": real drawings for composed retrieval. Sheets are
+Each sample is a drawing (`images.main`) with another one of the same action and design (`images.reference`) and the
+words that lead from that to it, such as "make it a woman with dark skin": real drawings for composed retrieval. Sheets are
 laid out as those of `glyphs`.
 """
 
@@ -112,9 +112,9 @@ class TilePicture:
 
 
 class Variants:
-    """One sample for each drawing that has another of its action and hand; which, is drawn by lot, the same each time.
+    """One sample for each drawing that has another of its action and design; which is drawn by lot, the same each time.
 
-    Labels with names: gender, tone, action, design, edit (what differs); `group` numbers action and hand together.
+    Labels with names: gender, tone, action, design, edit (what differs); `group` numbers action and design together.
     """
 
     def __init__(self, path: Path, rows: Sequence[dict[str, Any]], *, splits: Sequence[str], designs: Sequence[str]):
@@ -134,7 +134,7 @@ class Variants:
             for row in members
         ]
         if not self._pairs:
-            raise InputError(f"{path}: no action of split {'+'.join(splits)} has two drawings by one hand")
+            raise InputError(f"{path}: no action of split {'+'.join(splits)} has two drawings by one design")
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from diptych.data import worlds
 from diptych.data.worlds import WorldSource
 from diptych.errors import unknown
+from diptych.renamed import refuse
 from diptych.spec import Spec, configure
 
 FORMAT = "world"
@@ -24,6 +25,7 @@ def open(spec: Spec) -> WorldSource:
     own = {key: value for key, value in spec.options.items() if key in _OWN}
     rest = {key: value for key, value in spec.options.items() if key not in _OWN}
     known = {item.name for item in fields(worlds.module_of(spec.name).Config)} | _OWN
+    refuse(f"option of {spec.name}", rest)
     for key in rest:
         if key not in known:
             raise unknown(f"option of source {spec.name!r}", key, known)

@@ -1,7 +1,7 @@
 """Does a richer recipe give plain CLIP what an extra loss without negatives seemed to add?
 
-All arms learn from one hand's drawings for as many steps of the same small recipe, again and again until they overfit,
-and are measured on another hand's, which none of them saw. Drawings have no background to crop: weak pictures
+All arms learn from one design's drawings for as many steps of the same small recipe, again and again until they
+overfit, and are measured on another design's, which none of them saw. Drawings have no background to crop: weak pictures
 are placed at 1 to .7 of their size, strong ones down to .4, with colours, greys, blur and mirroring as published. Texts
 are a name, with two tags where there are any.
 
@@ -12,8 +12,8 @@ are a name, with two tags where there are any.
     plain               the improved recipe without augmentation: strong pictures varied as weak ones, texts as they are
 
 One more arm is told and not judged: `clip_longer` is clip for three times as many steps, with as many pictures through
-the tower as `improved` has. `r1` is the mean of recall at 1 both ways. How many hands are learnt from, and how long,
-was chosen on seed 100: of three hands in 12 epochs the recipe made no difference (.116 and .115), of one in 36 it did
+the tower as `improved` has. `r1` is the mean of recall at 1 both ways. How many designs are learnt from, and how long,
+was chosen on seed 100: of three designs in 12 epochs the recipe made no difference (.116 and .115), of one in 36 it did
 (.089 and .116).
 """
 
@@ -34,9 +34,9 @@ from diptych.methods.store import load
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-LEARNT = FINAL.spec(FINAL.learnt, FINAL.hands[0])
+LEARNT = FINAL.spec(FINAL.learnt, FINAL.designs[0])
 MEASURED = FINAL.spec(FINAL.learnt, FINAL.held_out)
-PAIRS = 1440  # of the measured hand, each with a name of its own
+PAIRS = 1440  # of the measured design, each with a name of its own
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 EPOCHS = 36
 BATCH = 64

@@ -2,7 +2,7 @@
 
 As in the paper all arms start from one CLIP (the prelude; a learned temperature, 192 numbers an embedding), get new
 projections to 64 numbers and are tuned with tau = 0.01 fixed in batches of 64, in which no concept meets itself. They
-learn from the drawings of three hands and are measured on a fourth hand's, which none of them saw.
+learn from the drawings of three designs and are measured on a fourth design's, which none of them saw.
 
     clip, cua, cuaxu    the paper's three losses
     start               the new projections as they are: what training has to add
@@ -44,9 +44,9 @@ from diptych.rng import generator, torch_seed
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import build_method, run
 
-LEARNT = FINAL.spec(FINAL.learnt, *FINAL.hands)
+LEARNT = FINAL.spec(FINAL.learnt, *FINAL.designs)
 MEASURED = FINAL.spec(FINAL.learnt, FINAL.held_out)
-PAIRS = 1440  # of the measured hand, each with a name of its own
+PAIRS = 1440  # of the measured design, each with a name of its own
 PLAIN = {"ramp": (1.0, 1.0)}  # pictures as they are: augmentation would begin at the end
 BATCH = 64
 EPOCHS = 6
@@ -97,7 +97,7 @@ def start(trial: Trial) -> dict[str, float]:
 
 
 def measure(model: Model) -> dict[str, float]:
-    """Recall at 1 (the mean of both ways) and the gap's figures, on the measured hand."""
+    """Recall at 1 (the mean of both ways) and the gap's figures, on the measured design."""
     source = open_source(MEASURED)
     steps = Steps(None, 2 * len(source))
     images = embed_pictures(

@@ -1,9 +1,9 @@
 """Is Lion no worse than AdamW on image-text pairs at half the state, and does a large batch suit it more?
 
-Two small towers of layers (pictures as 16 x 16 pixels; names and tags as bags of tokens) learn two hands' drawings by
+Two small towers of layers (pictures as 16 x 16 pixels; names and tags as bags of tokens) learn two designs' drawings by
 CLIP's loss, in batches in which no concept meets itself: 64 pairs, or one of each concept (about 1,420). All arms see
 the same samples equally often. Each optimiser's rate is taken from a grid of factors 1, 3, 10 and 30, rate x decay
-kept, by recall on a third hand's drawings; what is reported is recall on a fourth's, which nothing was chosen on.
+kept, by recall on a third design's drawings; what is reported is recall on a fourth's, which nothing was chosen on.
 
     adamw_64, lion_64, adamw_large, lion_large    each at the best rate of its grid
     same_rate_64    Lion at the rate and decay that AdamW has chosen, ten times what it should be
@@ -41,7 +41,7 @@ LOWEST = 1e-3  # of AdamW's rates; Lion's are a tenth
 RATE_TIMES_DECAY = 1e-4
 BATCHES = {"64": 64, "large": 2048}  # above the number of concepts: each of them once
 EPOCHS = 100
-PAIRS = 1440  # of the hand that is reported on, each with a name of its own
+PAIRS = 1440  # of the design that is reported on, each with a name of its own
 
 
 class Towers(nn.Module):
@@ -63,7 +63,7 @@ class Towers(nn.Module):
 def drawings() -> dict[str, Any]:
     """The three sets of pairs as tensors, and the labels that keep concepts apart."""
     sources = {
-        "learnt": FINAL.source(FINAL.learnt, *CHOICE.hands),
+        "learnt": FINAL.source(FINAL.learnt, *CHOICE.designs),
         "choice": FINAL.source(FINAL.learnt, CHOICE.held_out),
         "final": FINAL.source(FINAL.learnt, FINAL.held_out),
     }
@@ -88,7 +88,7 @@ def train(data: Mapping[str, Any], recipe: Recipe, seed: int, epochs: int) -> di
     towers = Towers(data["vocabulary"])
     optimizer = optim.build(towers, recipe, {})
     pixels, ids = data["learnt"]
-    source = FINAL.source(FINAL.learnt, *CHOICE.hands)
+    source = FINAL.source(FINAL.learnt, *CHOICE.designs)
     plan = Distinct("concept")
     batches = [batch for epoch in range(epochs) for batch in plan(source, seed, epoch, recipe.batch_size)]
     begun = time.perf_counter()
@@ -136,7 +136,7 @@ def epochs(trial: Trial) -> int:
 
 
 def best(data: Mapping[str, Any], optimizer: str, batch: str, trial: Trial) -> dict[str, float]:
-    """The run of the grid with the best recall on the third hand."""
+    """The run of the grid with the best recall on the third design."""
     runs: list[dict[str, float]] = []
     for times in (3,) if trial.quick else GRID:
         runs.append(train(data, recipe(optimizer, batch, times * LOWEST), trial.seed, epochs(trial)))

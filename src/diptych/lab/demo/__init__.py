@@ -1,15 +1,15 @@
-"""`diptych demo`: train CLIP on drawings of everyday things, test it on a hand and on concepts it never saw, search.
+"""`diptych demo`: train CLIP on drawings of everyday things, test it on a design and on concepts it never saw, search.
 
 Three tests, each over names and pictures, where a name's only right picture is its own:
 
-    unseen_design.plain    the pictures of a hand kept out of training, on white
+    unseen_design.plain    the pictures of a design kept out of training, on white
     unseen_design.placed   the same, shrunk by 1/s, s uniform in [1, 1.8], anywhere on a 64 px canvas of a random colour
-    unseen_concepts        concepts kept out of training, drawn by the first training hand
+    unseen_concepts        concepts kept out of training, drawn by the first training design
 
 The bar to beat is a look-up without learning: of the gallery's pictures, those nearest in 16 x 16 pixels to a training
-drawing of the name. On white it is strong, since hands draw many things alike; placement undoes it.
+drawing of the name. On white it is strong, since designs draw many things alike; placement undoes it.
 
-Recipes are chosen on `CHOICE`, which keeps out another hand and other concepts, so that `FINAL` stays unseen.
+Recipes are chosen on `CHOICE`, which keeps out another design and other concepts, so that `FINAL` stays unseen.
 """
 
 import json
@@ -57,9 +57,9 @@ def run_demo(
     """
     out = Path(out)
     _make_room(out)
-    progress(f"training clip on the drawings of {', '.join(trial.hands)}")
+    progress(f"training clip on the drawings of {', '.join(trial.designs)}")
     begun = time.perf_counter()
-    (train or train_clip)(trial.spec(trial.learnt, *trial.hands), out / "run", seed)
+    (train or train_clip)(trial.spec(trial.learnt, *trial.designs), out / "run", seed)
     seconds = time.perf_counter() - begun
     model = load(out / "run")
     losses = read_losses(out / "run" / "metrics.jsonl")

@@ -43,14 +43,14 @@ class Queries:
         return cls(names=tuple(lot[:count]), words=words, drawings=tuple(lot[count:]))
 
     def asked(self, trial: Trial) -> list[str | Image.Image]:
-        """The queries in order: names, words, drawings by the first training hand."""
+        """The queries in order: names, words, drawings by the first training design."""
         names = [concepts()[index]["name"] for index in self.names]
-        return [*names, *self.words, *(drawing(trial, trial.hands[0], index) for index in self.drawings)]
+        return [*names, *self.words, *(drawing(trial, trial.designs[0], index) for index in self.drawings)]
 
 
-def drawing(trial: Trial, hand: str, concept: int) -> Image.Image:
+def drawing(trial: Trial, design: str, concept: int) -> Image.Image:
     """One drawing of a concept that is learnt."""
-    source = trial.source(trial.learnt, hand)
+    source = trial.source(trial.learnt, design)
     return source[int(np.flatnonzero(source.labels("concept") == concept)[0])].images["main"].decode()
 
 
@@ -74,8 +74,8 @@ def compose(
     unseen = metrics["unseen_concepts"]
     lead = (
         f"A dual encoder learnt from scratch in {metrics['seconds_train']:.0f} seconds which pictures belong to which "
-        f"words, from emoji drawn by {len(trial.hands)} hands ({', '.join(trial.hands)}). Here it meets a hand that it "
-        f"never saw, {trial.held_out}, and concepts that it never saw."
+        f"words, from emoji of {len(trial.designs)} designs ({', '.join(trial.designs)}). Here it meets a design that "
+        f"it never saw, {trial.held_out}, and concepts that it never saw."
     )
     numbers = report.figures(
         (
@@ -99,7 +99,7 @@ def compose(
 
 
 def _training(trial: Trial, losses: Sequence[tuple[float, float]]) -> str:
-    drawings = trial.source(trial.learnt, *trial.hands)
+    drawings = trial.source(trial.learnt, *trial.designs)
     many = f"{len(drawings):,} drawings of {len(set(drawings.labels('concept'))):,} concepts."
     note = f"{many} The contrastive loss of each step, and its running mean."
     return report.section("Training", note, report.curve(losses, x="step", y="loss"))
@@ -130,7 +130,7 @@ def _tests(trial: Trial, metrics: Mapping[str, Any]) -> str:
                     f"{trial.held_out}, placed: moved, shrunk, on a random colour", design["placed"], TARGETS["placed"]
                 ),
                 group(f"{trial.held_out}, plain: on white", design["plain"], TARGETS["plain"]),
-                group(f"Concepts never seen, by {trial.hands[0]}", metrics["unseen_concepts"], TARGETS["concepts"]),
+                group(f"Concepts never seen, by {trial.designs[0]}", metrics["unseen_concepts"], TARGETS["concepts"]),
             ]
         ),
     )
@@ -140,12 +140,12 @@ def _examples(trial: Trial, seed: int, count: int = 4) -> str:
     plain = trial.source(trial.learnt, trial.held_out)
     placed = Placed(plain, seed)
     common = set(plain.labels("concept"))
-    for hand in trial.hands:
-        common &= set(trial.source(trial.learnt, hand).labels("concept"))
+    for design in trial.designs:
+        common &= set(trial.source(trial.learnt, design).labels("concept"))
     rows = []
     for concept in generator(seed, "examples").permutation(sorted(common))[:count].tolist():
         at = int(np.flatnonzero(plain.labels("concept") == concept)[0])
-        shown = [report.Shown(image=drawing(trial, hand, concept), caption=hand) for hand in trial.hands]
+        shown = [report.Shown(image=drawing(trial, design, concept), caption=design) for design in trial.designs]
         shown += [
             report.Shown(image=source[at].images["main"].decode(), caption=f"{trial.held_out}, {source_name}", hit=True)
             for source, source_name in ((plain, "plain"), (placed, "placed"))
@@ -178,7 +178,7 @@ def _searches(trial: Trial, queries: Queries, found: Sequence[Sequence[Found]]) 
     for query, right, hits in zip(asked, rights, found, strict=True):
         if not isinstance(query, str):
             assert right is not None
-            query = report.Shown(image=query, caption=f"{concepts()[right]['name']}, by {trial.hands[0]}")
+            query = report.Shown(image=query, caption=f"{concepts()[right]['name']}, by {trial.designs[0]}")
         rows.append((query, shown(hits, right)))
     texts = len(queries.names) + len(queries.words)
     return [
@@ -190,14 +190,14 @@ def _searches(trial: Trial, queries: Queries, found: Sequence[Sequence[Found]]) 
         ),
         report.section(
             "Search by picture",
-            f"The same pictures, nearest to a drawing by {trial.hands[0]}, drawn by lot; the same concept is ringed.",
+            f"The same pictures, nearest to a drawing by {trial.designs[0]}, drawn by lot; the same concept is ringed.",
             report.finds(rows[texts:]),
         ),
     ]
 
 
 def _credits(trial: Trial) -> str:
-    rows = [_CREDITS[hand] for hand in (*trial.hands, trial.held_out)]
+    rows = [_CREDITS[design] for design in (*trial.designs, trial.held_out)]
     rows.append(("Names and tags", "Unicode CLDR, by way of emojibase-data", "MIT", "github.com/milesj/emojibase"))
     return report.section(
         "Credits",

@@ -26,31 +26,31 @@ TARGETS = {"placed": 0.35, "plain": 0.38, "concepts": 0.35}  # t2i_r5, fixed bef
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Which hands and concepts are learnt from, and which are kept for the tests."""
+    """Which designs and concepts are learnt from, and which are kept for the tests."""
 
-    hands: tuple[str, ...]
+    designs: tuple[str, ...]
     held_out: str
     learnt: str  # splits of concepts
     unseen: str
 
-    def source(self, split: str, *hands: str) -> Glyphs:
-        """The drawings of some hands."""
-        source = open_source(self.spec(split, *hands))
+    def source(self, split: str, *designs: str) -> Glyphs:
+        """The drawings of some designs."""
+        source = open_source(self.spec(split, *designs))
         assert isinstance(source, Glyphs)
         return source
 
-    def spec(self, split: str, *hands: str) -> str:
+    def spec(self, split: str, *designs: str) -> str:
         """The same, as the words that name it on the command line."""
-        return f"glyphs:split={split}:design={'+'.join(hands)}"
+        return f"glyphs:split={split}:design={'+'.join(designs)}"
 
 
-FINAL = Trial(hands=("noto", "fluent-flat", "emojione"), held_out="twemoji", learnt="train+val", unseen="test")
-CHOICE = Trial(hands=("noto", "fluent-flat"), held_out="emojione", learnt="train", unseen="val")
+FINAL = Trial(designs=("noto", "fluent-flat", "emojione"), held_out="twemoji", learnt="train+val", unseen="test")
+CHOICE = Trial(designs=("noto", "fluent-flat"), held_out="emojione", learnt="train", unseen="val")
 
 
 def measure(model: Model, trial: Trial, seed: int) -> dict[str, Any]:
     """The three tests, as metrics.json holds them."""
-    drawings = trial.source(trial.learnt, *trial.hands)
+    drawings = trial.source(trial.learnt, *trial.designs)
     plain = trial.source(trial.learnt, trial.held_out)
     placed = Placed(plain, seed)
     return {
@@ -58,7 +58,7 @@ def measure(model: Model, trial: Trial, seed: int) -> dict[str, Any]:
             name: {**recalls(model, gallery), "pixel_lookup_r5": pixel_lookup(gallery, drawings)}
             for name, gallery in (("plain", plain), ("placed", placed))
         },
-        "unseen_concepts": recalls(model, trial.source(trial.unseen, trial.hands[0])),
+        "unseen_concepts": recalls(model, trial.source(trial.unseen, trial.designs[0])),
     }
 
 

@@ -1,6 +1,6 @@
 """Pictures of single objects: drawings and shapes cut to size, tinted and textured, with a soft shadow round them.
 
-A sprite is made once for each concept, hand and size and kept; what differs from object to object (colour, texture)
+A sprite is made once for each concept, design and size and kept; what differs from object to object (colour, texture)
 is a look-up in a table of 256 tones. H x W are the pixels of a sprite.
 """
 
@@ -31,9 +31,9 @@ class Sprite:
 
 
 @lru_cache(maxsize=_KEPT)
-def sprite(concept: str, hand: str, side: int, pad: int) -> Sprite:
+def sprite(concept: str, design: str, side: int, pad: int) -> Sprite:
     """The object with its longer side `side` pixels."""
-    image = _cut(_shape(concept) if not hand else GlyphPicture(hand, table()[concept].index).decode(), side)
+    image = _cut(_shape(concept) if not design else GlyphPicture(design, table()[concept].index).decode(), side)
     canvas = Image.new("RGBA", (image.width + 2 * pad, image.height + 2 * pad))
     canvas.paste(image, (pad, pad))
     pixels = np.asarray(canvas, np.float32)

@@ -60,11 +60,11 @@ _PLURAL = re.compile(r"(?<![su])s$")  # glasses, skis: several by themselves
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One thing that can be drawn; `index` is the glyph's, -1 for a plain shape, which no hand draws."""
+    """One thing that can be drawn; `index` is the glyph's, -1 for a plain shape, which no design draws."""
 
     name: str
     index: int
-    hands: tuple[str, ...]
+    designs: tuple[str, ...]
     split: str
     coarse: str
 
@@ -80,8 +80,8 @@ def table() -> dict[str, Concept]:
             continue
         if name in found or vocabulary() & set(words) or _LINKS & set(words):
             continue
-        hands = tuple(design for design in DESIGNS if design in glyph["designs"])
-        found[name] = Concept(name, glyph["index"], hands, glyph["split"], _coarse(glyph["subgroup"]))
+        designs = tuple(design for design in DESIGNS if design in glyph["designs"])
+        found[name] = Concept(name, glyph["index"], designs, glyph["split"], _coarse(glyph["subgroup"]))
     return found
 
 
@@ -102,9 +102,9 @@ class Catalogue:
     share: float  # of combinations that are held out
     mode: str  # "seen": no held-out combination; "any"; "unseen": the subject is one
 
-    def hands(self, concept: str, asked: Sequence[str]) -> tuple[str, ...]:
-        """The hands among those asked that draw a concept; ("",) for a shape."""
-        return tuple(hand for hand in asked if hand in table()[concept].hands) or ("",)
+    def designs(self, concept: str, asked: Sequence[str]) -> tuple[str, ...]:
+        """The designs among those asked that draw a concept; ("",) for a shape."""
+        return tuple(design for design in asked if design in table()[concept].designs) or ("",)
 
     @property
     def rest(self) -> str:
@@ -172,12 +172,14 @@ def catalogue(config: "Config") -> Catalogue:
     if "all" in config.objects.split("+"):
         novel += tuple(name for name, concept in table().items() if concept.split == "test" and name not in reserved)
     classes = novel if config.split == "novel" else base
-    classes = tuple(name for name in classes if not table()[name].hands or set(table()[name].hands) & set(config.drawn))
+    classes = tuple(
+        name for name in classes if not table()[name].designs or set(table()[name].designs) & set(config.drawn)
+    )
     if not classes:
         raise InputError(f"world 'scenes': no object is left to draw in split {config.split!r}; see objects, reserved")
     mode = {"train": "seen", "val": "seen", "unseen": "unseen"}.get(config.split, "any")
     foreign = tuple(
-        name for name in train if name not in {*base, *reserved} and set(table()[name].hands) & set(config.drawn)
+        name for name in train if name not in {*base, *reserved} and set(table()[name].designs) & set(config.drawn)
     )
     if config.distractors and not foreign:
         raise InputError("world 'scenes': objects=all leaves no foreign ones for distractors; give distractors=0")

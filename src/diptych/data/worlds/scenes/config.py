@@ -35,7 +35,7 @@ class Config:
         number       objects in a picture: `2`, `1-4` or `1+3` (at most 8), each as often
         same         share of pictures of several objects in which all are of one kind, size, colour and texture
         objects      what may be drawn: `common` (20 glyph concepts), `shapes` (8), `all`, or names
-        hands        whose drawings: of noto, fluent-flat, emojione, twemoji; twemoji only where it is named
+        designs        whose drawings: of noto, fluent-flat, emojione, twemoji; twemoji only where it is named
         colours      which of the eight, or `all`
         tinted       share of objects that have a colour; the others keep their drawing's own
         occlusion    share of pictures of 2 to 4 objects in which one is put so that it hides a part of another
@@ -67,7 +67,7 @@ class Config:
     number: str | int = "1-4"
     same: float = 0.5
     objects: str = "common"
-    hands: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
+    designs: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
     colours: str = "all"
     tinted: float = 1.0
     occlusion: float = 0.2
@@ -119,8 +119,8 @@ class Config:
 
     @cached_property
     def drawn(self) -> tuple[str, ...]:
-        """The hands."""
-        return several("hand of scenes", self.hands, DESIGNS)
+        """The designs."""
+        return several("design of scenes", self.designs, DESIGNS)
 
     @cached_property
     def tints(self) -> tuple[str, ...]:

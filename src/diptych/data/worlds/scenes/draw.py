@@ -43,7 +43,7 @@ def draw(scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0) -> tuple
 
 def _paste(canvas: np.ndarray, owner: np.ndarray, item: Item, thing: Thing) -> None:
     size = len(canvas)
-    shape = sprite(thing.concept, item.hand, max(3, round(item.side * size)), max(2, round(size / 20)))
+    shape = sprite(thing.concept, item.design, max(3, round(item.side * size)), max(2, round(size / 20)))
     pixels = painted(shape, thing.colour, thing.texture, max(4, round(size / 12)))
     height, width = shape.tone.shape
     top = round(item.y * size - height / 2)
@@ -123,7 +123,7 @@ FACTORS = (
     "texture",
     "size",
     "quadrant",
-    "hand",
+    "design",
     "described",
     "x",
     "y",
@@ -146,7 +146,7 @@ def factors(scene: Scene, classes: Mapping[int, int]) -> np.ndarray:
                 number_of(thing.texture, TEXTURES),
                 number_of(thing.size, SIZES),
                 number_of(item.place, PLACES),
-                number_of(item.hand, DESIGNS),
+                number_of(item.design, DESIGNS),
                 thing.described,
                 item.x,
                 item.y,

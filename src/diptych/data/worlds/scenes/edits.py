@@ -117,8 +117,8 @@ def _replace(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
         options = [name for name in cat.classes if name not in used and _allowed(thing, cat, concept=name)]
         if options:
             new = lot.pick(options)
-            hands = cat.hands(new, config.drawn)
-            items = tuple(replace(item, hand=lot.pick(hands)) for item in thing.items)
+            designs = cat.designs(new, config.drawn)
+            items = tuple(replace(item, design=lot.pick(designs)) for item in thing.items)
             change = Change(kind="replace", about=(thing.concept,), value=new)
             return scene.with_thing(at, concept=new, items=items), change
     return None
@@ -137,7 +137,7 @@ def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
             continue
         name = lot.pick(names)
         room = room_of(lot, scene.items)
-        item = room.place(name, "small", (place,), cat.hands(name, config.drawn))
+        item = room.place(name, "small", (place,), cat.designs(name, config.drawn))
         others = room_of(lot, scene.items)
         if others.clearance((item.x, item.y), item.side) < _ROOM or item.place != place:
             continue

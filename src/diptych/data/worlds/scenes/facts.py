@@ -16,7 +16,7 @@ class Item:
     """One drawn object. Lengths are fractions of the picture's side, depth runs from 0 (near) to 1 (the ground)."""
 
     id: int
-    hand: str  # "" for a plain shape
+    design: str  # "" for a plain shape
     place: str  # the quarter of the picture that its centre lies in
     x: float
     y: float

@@ -102,7 +102,7 @@ def _subject(config: Config, cat: Catalogue, room: "Room", number: int, together
         texture = lead.texture
     places = cat.values(concept, "place", "unseen" if held == "place" else cat.rest)
     items = [
-        room.place(concept, size, places, cat.hands(concept, config.drawn)) for _ in range(number if together else 1)
+        room.place(concept, size, places, cat.designs(concept, config.drawn)) for _ in range(number if together else 1)
     ]
     return Thing(concept=concept, colour=colour, texture=texture, size=size, items=tuple(items))
 
@@ -120,7 +120,7 @@ def _other(config: Config, cat: Catalogue, room: "Room", number: int, things: Se
     smaller = ("small", "medium") if things[0].size == "large" and number == 2 else ("small",)
     size = lot.pick(smaller)
     colour = _colour(config, lot, cat.values(concept, "colour", cat.rest), [thing.colour for thing in things])
-    item = room.place(concept, size, places, cat.hands(concept, config.drawn))
+    item = room.place(concept, size, places, cat.designs(concept, config.drawn))
     return Thing(concept=concept, colour=colour, texture=lot.pick(_TEXTURE), size=size, items=(item,))
 
 
@@ -136,7 +136,7 @@ def _distractor(config: Config, cat: Catalogue, room: "Room", things: Sequence[T
     used = {thing.concept for thing in things}
     concept = room.lot.pick([name for name in cat.foreign if name not in used])
     colour = room.lot.pick(("", *config.tints))
-    item = room.place(concept, "", tuple(PLACES), cat.hands(concept, config.drawn))
+    item = room.place(concept, "", tuple(PLACES), cat.designs(concept, config.drawn))
     return Thing(
         concept=concept, colour=colour, texture="plain", size="small", items=(item,), described=False, foreign=True
     )
@@ -155,7 +155,7 @@ class Room:
         """The quarters without an object; all, where none is."""
         return set(PLACES) - {item.place for item in self.items} or set(PLACES)
 
-    def place(self, concept: str, size: str, places: Sequence[str], hands: Sequence[str]) -> Item:
+    def place(self, concept: str, size: str, places: Sequence[str], designs: Sequence[str]) -> Item:
         """An object of this size (distractors have none) in one of the places, free ones first; depth comes later."""
         lot = self.lot
         side = lot.between(*SIDES.get(size, _TINY)) * self.scale
@@ -164,7 +164,7 @@ class Room:
         spots = [(place, self.spot(place, side)) for place in tried]
         place, (x, y) = max(spots, key=lambda one: self.clearance(one[1], side))
         at = max((item.id for item in self.items), default=-1) + 1
-        item = Item(id=at, hand=lot.pick(hands), place=place, x=x, y=y, side=side, depth=0.0)
+        item = Item(id=at, design=lot.pick(designs), place=place, x=x, y=y, side=side, depth=0.0)
         self.items.append(item)
         return item
 
