@@ -8,6 +8,7 @@ import yaml
 from tests.methods.adapt.test_prompts import method
 
 from diptych import renamed
+from diptych.data import worlds
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.evaluation import check
@@ -96,7 +97,9 @@ def test_another_method_may_have_an_option_of_that_name():
 def test_the_table_leads_to_options_that_there_are():
     for kind, names in renamed.RENAMED.items():
         if kind.startswith("option of "):
-            options = annotations(method_class(kind.removeprefix("option of ")).Config)
+            name = kind.removeprefix("option of ")
+            made = worlds.module_of(name) if name in worlds.cards() else method_class(name)
+            options = annotations(made.Config)
             assert set(names.values()) <= options.keys()
             assert not names.keys() & options.keys()
 

@@ -1,9 +1,9 @@
 """Does a richer recipe give plain CLIP what an extra loss without negatives seemed to add?
 
 All arms learn from one design's drawings for as many steps of the same small recipe, again and again until they
-overfit, and are measured on another design's, which none of them saw. Drawings have no background to crop: weak pictures
-are placed at 1 to .7 of their size, strong ones down to .4, with colours, greys, blur and mirroring as published. Texts
-are a name, with two tags where there are any.
+overfit, and are measured on another design's, which none of them saw. Drawings have no background to crop: weak
+pictures are placed at 1 to .7 of their size, strong ones down to .4, with colours, greys, blur and mirroring as
+published. Texts are a name, with two tags where there are any.
 
     clip                one weak view, texts as they are, no second head
     siamlip             the same with SiamLIP's loss on top

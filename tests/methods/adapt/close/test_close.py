@@ -17,7 +17,7 @@ from diptych.errors import InputError
 from diptych.methods.adapt.close import CLOSE
 from diptych.methods.base import At, Stage
 from diptych.methods.make import Make
-from diptych.methods.store import describe, load, load_state, rebuild, save_model
+from diptych.methods.store import describe, load, load_state, rebuild, save_model, to_model
 from diptych.testing import Toy
 from diptych.training.engine import Engine
 from diptych.training.options import Options
