@@ -1,4 +1,4 @@
-"""Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl` beside one image file a design.
+"""Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl` beside one image a design.
 
 Each sample is a drawing (`images.main`) with another one of the same action and design (`images.reference`) and the
 words that lead from that to it, such as "make it a woman with dark skin": real drawings for composed retrieval. Image

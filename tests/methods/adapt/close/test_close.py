@@ -312,7 +312,7 @@ def test_a_t5_of_a_folder_is_trained_with_its_own_words_and_rebuilt_without_it(t
     again = load(tmp_path / "run")
     torch.testing.assert_close(again.log_prob(pictures(), ["a bar"] * 3), before)
     with pytest.raises(InputError, match="there is no folder"):
-        method(lm=f"t5:{folder}").meet({})
+        method(lm=f"t5:{folder}").setup({})
     fresh = rebuild(described, made.make.tokenizer)
     load_state(fresh, tmp_path / "run" / "model.safetensors")
 
