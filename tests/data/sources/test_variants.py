@@ -97,7 +97,7 @@ def test_instructions_name_what_differs():
         ({"index": "0"}, "", "line 1 is no variant"),
         ({}, ":split=tset", "did you mean 'test'"),
         ({}, ":design=emojione", "unknown design"),
-        ({}, ":split=val", "no action of split val has two drawings by one hand"),
+        ({}, ":split=val", "no action of split val has two drawings of one design"),
     ],
 )
 def test_damage_is_told(pack, change, options, message):

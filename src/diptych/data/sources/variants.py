@@ -1,4 +1,4 @@
-"""Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl` beside one image a design.
+"""Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl` beside an image a design.
 
 Each sample is a drawing (`images.main`) with another one of the same action and design (`images.reference`) and the
 words that lead from that to it, such as "make it a woman with dark skin": real drawings for composed retrieval. Image
@@ -134,7 +134,7 @@ class Variants:
             for row in members
         ]
         if not self._pairs:
-            raise InputError(f"{path}: no action of split {'+'.join(splits)} has two drawings by one design")
+            raise InputError(f"{path}: no action of split {'+'.join(splits)} has two drawings of one design")
 
     def __len__(self) -> int:
         return len(self._pairs)
