@@ -24,7 +24,7 @@ def test_help_names_every_suite(diptych):
 
 def test_settings_reach_their_suites_by_the_names_of_the_library(diptych, run):
     suites = "zeroshot,probe,retrieval,composition,gap"
-    words = "--label colour --template {} --novel half --group hand --shots 1,2 --seeds 4,5 --role synthetic --json"
+    words = "--label colour --template {} --novel half --group design --shots 1,2 --seeds 4,5 --role synthetic --json"
     called = diptych(
         *("evaluate", run, "--data", "scenes:count=30:size=32:edits=recolour", "--suite", suites, *words.split()),
         *("--train", "scenes:count=80:size=32:seed=1", "--template", "a {} thing"),
