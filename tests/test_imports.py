@@ -1,10 +1,13 @@
 """What a shell prompt waits for: the package, its help and its lists come up without the heavy libraries."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+TESTS = Path(__file__).parent
 HEAVY = ("torch", "torchvision", "transformers", "open_clip", "timm", "accelerate", "pyarrow")
 
 _REPORT = f"""
@@ -38,3 +41,22 @@ def test_loads_no_torch(arguments: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", _REPORT, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].strip() == "LOADED:"
+
+
+def test_no_test_file_imports_from_another() -> None:
+    """What several files share is in tests/factories.py, or in the helpers of a folder."""
+    found = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            found += [
+                f"{path.relative_to(TESTS)}:{node.lineno}: {name}"
+                for name in names
+                if name.startswith("tests.") and ".test_" in name
+            ]
+    assert not found

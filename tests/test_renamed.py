@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import yaml
-from tests.methods.adapt.test_prompts import method
+from tests.methods.adapt.helpers import method
 
 from diptych import renamed
 from diptych.data import worlds

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from tests.lab import jobs
-from tests.lab.test_report import check
+from tests.lab.helpers import check
 
 from diptych.errors import InputError
 from diptych.lab.compare import Common, Table, chosen, compare, differences, grid, lines, notes, read, write_report

@@ -5,30 +5,23 @@ import json
 import pytest
 import torch
 from tests.conftest import make_pairs
-from tests.training.helpers import TEXT, tokenizer
+from tests.factories import AT, TEXT, make_method
 
 import diptych
 from diptych.cli import main
 from diptych.data.batch import Batch
 from diptych.errors import InputError
-from diptych.methods.base import At
-from diptych.methods.make import Make
 from diptych.methods.mix import Mixed, mixed
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.registry import method_class
 from diptych.objectives import alignment, info_nce, mv_dhel, sigmoid_pairs, uniformity
 from diptych.testing import check as suite
 
-AT = At(0, 10, 0, 0)
 NOTHING = Batch(keys=tuple("abcdef"))
 
 
 def method(name="clip", added=(), **config):
-    torch.manual_seed(0)
-    image = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
-    make = Make(image=image, text=f"{TEXT}:causal=false", embed_dim=16, tokenizer=tokenizer())
-    cls = method_class(name)
-    return mixed(cls(cls.configure(config), make), added)
+    return mixed(make_method(name, text=f"{TEXT}:causal=false", embed_dim=16, **config), added)
 
 
 def vectors(*names):

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.training.helpers import make_method
+from tests.factories import make_method
 
 from diptych.errors import InputError
 from diptych.methods import store

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.training.helpers import tokenizer
+from tests.factories import tokenizer
 
 import diptych
 from diptych.data.pictures import Preprocess

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import method
+from tests.methods.adapt.helpers import method
 
 import diptych
 from diptych.data.tokenizers import build

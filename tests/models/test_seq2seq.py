@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.training.helpers import tokenizer
+from tests.factories import tokenizer
 
 from diptych.data.tokenizers import build
 from diptych.errors import InputError

@@ -1,16 +1,11 @@
 """The two losses against published figures and other people's code."""
 
-import numpy as np
 import pytest
 import torch
+from tests.factories import det
 from torch.nn import functional as F
 
 from diptych.objectives import both_losses, info_nce, pair_losses, sigmoid_pairs
-
-
-def det(n: int, d: int, k: int) -> torch.Tensor:
-    m = np.arange(n * d).reshape(n, d)
-    return F.normalize(torch.from_numpy(np.sin(1.7 * m + k) + 0.3 * np.cos(0.9 * m * (k + 1))), dim=1)
 
 
 def test_contrastive_gap_anchor_of_the_clip_loss():

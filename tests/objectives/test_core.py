@@ -6,16 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.objectives.helpers import random, saved_bytes
 
 from diptych.errors import InputError
 from diptych.objectives import both_losses, info_nce, pair_losses, sigmoid_pairs
 from diptych.objectives.core import different_group, group_targets, sigmoid_mean
 
 SETTINGS = settings(max_examples=40, deadline=None)
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def weights(targets, rows: int, columns: int, smoothing: float) -> list[list[float]]:
@@ -194,20 +191,6 @@ def test_half_precision_is_computed_in_float32_also_under_autocast():
     assert loss.item() == exact.item()
     check_grad = torch.autograd.grad(info_nce(free := x.float().requires_grad_(), y.float(), 20.0), free)[0]
     assert torch.equal(wide.grad, check_grad)
-
-
-def saved_bytes(make_loss) -> int:
-    """Bytes that backward keeps alive, each storage once."""
-    storages: dict[int, int] = {}
-
-    def pack(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = make_loss()
-    loss.backward()
-    return sum(storages.values())
 
 
 @pytest.mark.parametrize("name", ["info_nce", "sigmoid_pairs"])

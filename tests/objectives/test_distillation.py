@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.objectives.test_contrastive import det
+from tests.factories import det
 from torch.nn import functional as F
 
 from diptych.errors import InputError

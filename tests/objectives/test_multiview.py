@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.objectives.test_contrastive import det
+from tests.factories import det
 from torch.nn import functional as F
 
 from diptych.errors import InputError

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.objectives.test_contrastive import det
-from tests.objectives.test_core import random, saved_bytes
+from tests.factories import det
+from tests.objectives.helpers import random, saved_bytes
 from torch.nn import functional as F
 
 from diptych.errors import InputError

@@ -11,7 +11,7 @@ import torch
 from lightly.loss import BarlowTwinsLoss, DCLLoss, DCLWLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss
 from lightly.loss.swav_loss import sinkhorn as lightlys_sinkhorn
 from pytorch_metric_learning import losses as metric
-from tests.methods.families.test_image_only import AT, method
+from tests.methods.families.helpers import AT, method
 from torch.nn import functional as F
 
 from diptych.data.batch import Batch

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.training.helpers import make_method
+from tests.factories import make_method
 
 from diptych.methods.base import Recipe
 from diptych.testing import Toy

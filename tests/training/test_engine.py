@@ -8,36 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.data.helpers import Still, held
-from tests.training.helpers import make_engine, make_method, read_log
+from tests.factories import make_method
+from tests.training.helpers import Broken, make_engine, poison, read_log, run_until
 
 from diptych.data.plan import Shuffled
 from diptych.data.sample import BadSample
 from diptych.data.views import collate, look
 from diptych.errors import InputError
-from diptych.methods.base import Losses, Recipe, Stage
+from diptych.methods.base import Recipe, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.training import optim
 from diptych.training.engine import Interrupted
 from diptych.training.step import forward_backward
-
-
-class Broken(Exception):
-    pass
-
-
-def run_until(engine, done, resume=False):
-    """Run, and break off right after the snapshot of step `done`, as a killed process would."""
-    snapshot = engine._snapshot
-
-    def stopping(optimizer):
-        snapshot(optimizer)
-        if engine.position.done == done:
-            raise Broken
-
-    engine._snapshot = stopping
-    with pytest.raises(Broken):
-        engine.run(resume)
 
 
 @pytest.fixture(scope="module")
@@ -102,21 +85,6 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path):
         engine.run()
     assert engine.checkpoints.steps() == [4]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def poison(where):
-    """A backward that spoils step 2: the loss itself, or one gradient after a good loss."""
-
-    def backward(step, batch, at):
-        losses = forward_backward(step, batch, at)
-        if at.step != 2:
-            return losses
-        if where == "loss":
-            return Losses({name: term * float("nan") for name, term in losses.terms.items()})
-        next(p for p in step.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")
-        return losses
-
-    return backward
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

@@ -1,8 +1,8 @@
 """The estimate of cost before a run: in proportion, and about right."""
 
 import pytest
-from tests.training.helpers import IMAGE, TEXT
-from tests.training.test_gradcache import peak
+from tests.factories import IMAGE, TEXT
+from tests.training.helpers import peak
 
 from diptych.data.sample import Source
 from diptych.errors import InputError

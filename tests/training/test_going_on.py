@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.training.helpers import make_engine, make_method, read_log
-from tests.training.test_engine import poison, run_until
+from tests.factories import make_method
+from tests.training.helpers import make_engine, poison, read_log, run_until
 
 from diptych.data.sample import BadSample
 from diptych.errors import InputError

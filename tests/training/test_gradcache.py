@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.helpers import IMAGE, METHODS, TEXT, make_engine, make_method, read_log
-from torch.autograd.graph import saved_tensors_hooks
+from tests.factories import IMAGE, TEXT, make_method
+from tests.training.helpers import METHODS, a_batch, make_engine, peak, read_log
 
 from diptych import collectives
 from diptych.data.batch import Batch, Images
-from diptych.data.loader import Loader
-from diptych.data.plan import Shuffled
 from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Recipe, Stage
 from diptych.methods.pretrain.clip import CLIP
@@ -32,14 +30,6 @@ DROPPING = {
     "image": "vit:image_size=32:patch=8:width=32:depth=2:heads=2:dropout=0.2:patch_dropout=0.5",
     "text": "text:width=32:depth=2:heads=2:dropout=0.2",
 }
-
-
-def a_batch(method, count=13, source=None):
-    """This rank's part of one batch of `count` samples."""
-    views = method.views(method.stages()[0])
-    rank, ranks = collectives.rank(), collectives.world_size()
-    loader = Loader(source or Toy(3 * count), views, Shuffled(), count, steps=10, rank=rank, ranks=ranks)
-    return next(iter(loader.epoch(0)))
 
 
 def gradients(method):
@@ -129,33 +119,6 @@ def test_the_scale_gets_its_gradient_once_where_open_clips_accumulation_gives_it
     close(
         {n: g for n, g in theirs.items() if "scale" not in n}, {n: g for n, g in expected.items() if "scale" not in n}
     )
-
-
-def peak(chunk: int | None, count: int) -> int:
-    """The most bytes that autograd holds at a time in one step, parameters and the batch's own pictures apart."""
-    method = make_method(image=IMAGE.replace("depth=1", "depth=3")).train()
-    step, batch = Step(method, "float32"), a_batch(method, count, Toy(128))
-    own = {t.data_ptr() for t in (*method.parameters(), batch.image.pixels, batch.text.ids)}
-    held, most, alive = [0], [0], {}
-
-    class Held:
-        def __init__(self, tensor):
-            self.tensor, self.pointer = tensor, tensor.untyped_storage().data_ptr()
-            self.counted = self.pointer not in own
-            if self.counted:
-                alive[self.pointer] = alive.get(self.pointer, 0) + 1
-                self.size = tensor.untyped_storage().nbytes()
-                held[0] += self.size if alive[self.pointer] == 1 else 0
-                most[0] = max(most[0], held[0])
-
-        def __del__(self):
-            if self.counted:
-                alive[self.pointer] -= 1
-                held[0] -= self.size if alive[self.pointer] == 0 else 0
-
-    with saved_tensors_hooks(Held, lambda saved: saved.tensor):
-        strategy(chunk)(step, batch, AT)
-    return most[0]
 
 
 def test_07_what_backward_holds_does_not_grow_with_the_batch():

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from tests.training.helpers import make_engine, make_method, read_log
+from tests.factories import make_method
+from tests.training.helpers import make_engine, read_log
 
 from diptych.methods.base import Losses
 from diptych.training.guard import WARM_UP, SpikeGuard

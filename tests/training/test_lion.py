@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.training.helpers import make_engine, make_method, read_log
+from tests.factories import make_method
+from tests.training.helpers import make_engine, read_log, small_model
 from torch import nn
 
 from diptych.errors import InputError
@@ -85,11 +86,6 @@ def test_any_course_is_that_of_the_loops(lr, decay, betas, foreach, seed):
     for (w, m), (right_w, right_m) in zip(found, loops(start, gradients.tolist(), lr, decay, *betas), strict=True):
         assert w == pytest.approx(right_w, rel=1e-9, abs=1e-9)
         assert m == pytest.approx(right_m, rel=1e-9, abs=1e-9)
-
-
-def small_model(dtype=torch.float32) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 5), nn.LayerNorm(5), nn.Linear(5, 3)).to(dtype)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, times: float = 1.0) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import make_engine, make_method, read_log
-from tests.training.test_engine import run_until
+from tests.factories import make_method
+from tests.training.helpers import make_engine, read_log, run_until
 
 from diptych import collectives
 from diptych.data.batch import Batch

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.helpers import make_engine, make_method
+from tests.factories import make_method
+from tests.training.helpers import make_engine
 
 from diptych import collectives
 from diptych.data.plan import Shuffled

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.helpers import IMAGE, METHODS, make_engine, make_method, read_log
+from tests.factories import IMAGE, make_method
+from tests.training.helpers import METHODS, make_engine, read_log
 from torch.distributed.tensor import DTensor
 
 from diptych import collectives

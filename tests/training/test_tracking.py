@@ -7,7 +7,8 @@ import time
 
 import pytest
 import yaml
-from tests.training.helpers import make_engine, make_method
+from tests.factories import make_method
+from tests.training.helpers import make_engine
 
 import diptych
 from diptych.errors import InputError

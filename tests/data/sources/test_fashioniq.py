@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tests.training.helpers import tokenizer
+from tests.factories import tokenizer
 
 from diptych.data.sample import Source
 from diptych.data.sources import open_source

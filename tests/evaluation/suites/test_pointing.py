@@ -3,33 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.helpers import Fake, Plane, Rows
+from tests.evaluation.helpers import Plane, Rows
+from tests.evaluation.suites.helpers import COLOURS, Seer
 
 from diptych.data.sample import Field, Sample, Text
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.pointing import ground, pointing
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 FIELDS = {"texts.long": Field(kind="text"), "masks.instance": Field(kind="mask")}
-
-
-class Seer(Fake):
-    """Embeds words of colour as the colour; positions are the colour of their cell."""
-
-    name = "seer"
-    device = torch.device("cpu")
-
-    def __init__(self, named=COLOURS):
-        super().__init__(np.eye(3), size=8)
-        self.named, self.encoder = named, self
-
-    def project_image(self, tokens):
-        return tokens
-
-    def embed_texts(self, texts):
-        rows = torch.tensor([self.named[text.split()[-1]] for text in texts]).float()
-        return torch.nn.functional.normalize(rows, dim=1)
 
 
 def sample(key, *cells, said=("red", "green", "blue"), size=8):

@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tests.evaluation.helpers import Fake, Plane, Rows, row, vectors
+from tests.evaluation.suites.helpers import class_model, clusters, labelled_dots
 
 from diptych.data.sample import Field, Sample
 from diptych.errors import InputError
@@ -25,13 +26,6 @@ from diptych.evaluation.suites.factors import factors
 from diptych.evaluation.suites.probe import few_shot, knn, linear
 from diptych.evaluation.suites.probe import probe as run
 from diptych.linear import CS, classifier, kept_aside
-
-
-def clusters(seed: int, count: int = 120, classes: int = 4, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, count)
-    centres = np.random.default_rng(1000).normal(size=(classes, 6))
-    return centres[labels] + noise * rng.normal(size=(count, 6)), labels
 
 
 def chosen_by_scikit_learn(estimator, values, name, x, y, seed, scoring):
@@ -146,19 +140,8 @@ def test_ridge_equals_scikit_learns_with_its_grid_search(seed):
 # ---- the suites
 
 
-def source(count: int = 60, first: int = 0, **fields: Field) -> Rows:
-    """Dot i of class i % 3."""
-    return Rows([row(f"{first}/{i}", i, f"t {i}", label=i % 3) for i in range(count)], fields=fields)
-
-
-def told(count: int = 60) -> Fake:
-    """A model whose vectors tell the class."""
-    table = np.eye(6)[np.arange(count) % 3] + 0.3 * np.random.default_rng(0).normal(size=(count, 6))
-    return Fake(table)
-
-
 def test_the_suite_gives_what_its_functions_give_on_the_embeddings():
-    model, halves = told(), split(source(), None, 3)
+    model, halves = class_model(), split(labelled_dots(), None, 3)
     assert not {*halves.train.keys()} & {*halves.test.keys()}
     assert (len(halves.train), len(halves.test)) == (48, 12)
     x, test_x = (
@@ -166,7 +149,7 @@ def test_the_suite_gives_what_its_functions_give_on_the_embeddings():
         for part in (halves.train, halves.test)
     )
     y, test_y = (np.array([int(key.split("/")[1]) % 3 for key in part.keys()]) for part in (halves.train, halves.test))  # noqa: SIM118
-    result = run(model, source(), seeds=(3,), k=5, batch_size=7, shots=(2,))
+    result = run(model, labelled_dots(), seeds=(3,), k=5, batch_size=7, shots=(2,))
     expected = linear(x, y, test_x, test_y, seed=3)
     assert (result["linear_top1"], result["C"]) == (expected["top1"], expected["C"])
     assert result["knn_top1"] == knn(x, y, test_x, test_y, k=5)["top1"]
@@ -177,25 +160,26 @@ def test_the_suite_gives_what_its_functions_give_on_the_embeddings():
 
 def test_a_source_to_learn_from_may_be_given_and_everything_that_decides_is_in_the_protocol():
     def protocol(**settings):
-        return run(told(), source(), **{"train": source(30, 1), "seeds": (0,), **settings})["protocol"]
+        settings = {"train": labelled_dots(30, 1), "seeds": (0,), **settings}
+        return run(class_model(), labelled_dots(), **settings)["protocol"]
 
     base = protocol()
     assert base == protocol(batch_size=3)
     others = [
         {"train": None},
-        {"train": source(31, 1)},
+        {"train": labelled_dots(31, 1)},
         {"features": "pooled"},
         {"seeds": (1,)},
         {"k": 3},
         {"shots": (1,)},
     ]
     assert len({base, *(protocol(**each) for each in others)}) == 1 + len(others)
-    assert run(told(), source(), train=source(30, 1))["n"] == 60
+    assert run(class_model(), labelled_dots(), train=labelled_dots(30, 1))["n"] == 60
 
 
 def test_samples_without_the_label_are_left_out_and_told():
-    samples = [*source(40), row("none", 3, label=-1), row("bad", 4, label=1, damage="html")]
-    result = run(told(), Rows(samples), train=source(30, 1))
+    samples = [*labelled_dots(40), row("none", 3, label=-1), row("bad", 4, label=1, damage="html")]
+    result = run(class_model(), Rows(samples), train=labelled_dots(30, 1))
     assert result["bad"] == {"no-label": 1, "html": 1}
     assert result["n"] == 40
 
@@ -214,9 +198,9 @@ def test_samples_without_the_label_are_left_out_and_told():
     ],
 )
 def test_bad_requests_are_told_before_anything_is_computed(settings, message):
-    model = told()
+    model = class_model()
     with pytest.raises(InputError, match=message):
-        evaluate(model, source(), ["probe"], **settings)
+        evaluate(model, labelled_dots(), ["probe"], **settings)
     assert model.largest == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.evaluation.helpers import Plane, Rows
-from tests.evaluation.suites.test_pointing import COLOURS, Seer
+from tests.evaluation.suites.helpers import COLOURS, Seer
 
 from diptych.data.pictures import Preprocess
 from diptych.data.sample import Field, Sample

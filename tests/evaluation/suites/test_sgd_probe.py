@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.helpers import Fake, Rows, row, vectors
-from tests.evaluation.suites.test_probe import clusters, source, told
+from tests.evaluation.suites.helpers import class_model, clusters, labelled_dots
 from torch.nn.functional import cross_entropy
 
 from diptych.errors import InputError
@@ -107,9 +107,9 @@ def test_the_bootstrap_is_that_of_a_share():
 
 
 def test_the_suite_fits_the_layer_and_chooses_its_epoch_on_other_pictures():
-    model = told(200)
+    model = class_model(200)
     pixels, labels = model.vectors.numpy(), np.arange(200) % 3
-    result = run(model, source(60), train=source(60), val=source(40), fit="sgd", bootstrap=50)
+    result = run(model, labelled_dots(60), train=labelled_dots(60), val=labelled_dots(40), fit="sgd", bootstrap=50)
     found = layer(pixels[:60], labels[:60], pixels[:40], labels[:40])
     assert result["epoch"] == found.epoch
     expected = report(found, labels[:60], pixels[:60], labels[:60], bootstrap=50)
@@ -119,7 +119,7 @@ def test_the_suite_fits_the_layer_and_chooses_its_epoch_on_other_pictures():
     assert "C" not in result
     fit, aside = kept_aside(60, 0)
     alone = layer(pixels[fit], labels[fit], pixels[aside], labels[aside])
-    assert run(model, source(60), train=source(60), fit="sgd")["epoch"] == alone.epoch
+    assert run(model, labelled_dots(60), train=labelled_dots(60), fit="sgd")["epoch"] == alone.epoch
 
 
 def test_c_too_is_chosen_on_the_pictures_given_for_it():
@@ -129,10 +129,10 @@ def test_c_too_is_chosen_on_the_pictures_given_for_it():
     best = {c: hits(classifier(x, y, aside=(val_x, val_y), cs=(c,))[0], val_x, val_y).mean() for c in (1e-4, C, 100.0)}
     assert best[C] == max(best.values())
     assert model[-1].C == C
-    held = told()
+    held = class_model()
     assert (
-        run(held, source(), train=source(30), val=source(20))["protocol"]
-        != run(held, source(), train=source(30))["protocol"]
+        run(held, labelled_dots(), train=labelled_dots(30), val=labelled_dots(20))["protocol"]
+        != run(held, labelled_dots(), train=labelled_dots(30))["protocol"]
     )
 
 
@@ -141,12 +141,13 @@ def test_vectors_with_their_own_lengths_can_be_probed():
         def project_images(self, images, *, batch_size=64):
             return 3 * self.embed_images(images, batch_size=batch_size)
 
-    model = Long(told().vectors.numpy())
-    unit, own = (run(model, source(), train=source(30), features=name) for name in ("embedding", "projected"))
+    model = Long(class_model().vectors.numpy())
+    unit = run(model, labelled_dots(), train=labelled_dots(30), features="embedding")
+    own = run(model, labelled_dots(), train=labelled_dots(30), features="projected")
     assert own["linear_top1"] == unit["linear_top1"]  # logistic regression takes standardised features
     assert own["protocol"] != unit["protocol"]
     with pytest.raises(InputError, match="a probe needs a model with project_images, which Fake has not"):
-        evaluate(Fake(vectors(0)), source(), ["probe"], features="projected")
+        evaluate(Fake(vectors(0)), labelled_dots(), ["probe"], features="projected")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_vectors_with_their_own_lengths_can_be_probed():
     ],
 )
 def test_bad_requests_are_told_before_anything_is_computed(settings, message):
-    model = told()
+    model = class_model()
     with pytest.raises(InputError, match=message):
-        evaluate(model, source(), ["probe"], **settings)
+        evaluate(model, labelled_dots(), ["probe"], **settings)
     assert model.largest == 0

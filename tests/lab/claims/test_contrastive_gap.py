@@ -2,22 +2,18 @@
 
 import numpy as np
 import pytest
-import torch
-from tests.training.helpers import IMAGE, TEXT, tokenizer
+from tests.factories import make_method
 
 from diptych.data.sources import open_source
 from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import contrastive_gap as gap
-from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 from diptych.models.model import Model
 
 
 def fresh_model() -> Model:
-    torch.manual_seed(0)
-    cls = method_class("contrastive_gap")
-    method = cls(cls.configure({}), Make(image=IMAGE, text=TEXT, embed_dim=32, tokenizer=tokenizer()))
-    return Model(method.model, tokenizer(), method.model.image.preprocess, name="fresh")
+    method = make_method("contrastive_gap")
+    return Model(method.model, method.make.tokenizer, method.model.image.preprocess, name="fresh")
 
 
 def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import method, pictures, zero_shot
+from tests.factories import pictures
+from tests.methods.adapt.helpers import method, zero_shot
 
 from diptych.lab import adapting
 from diptych.lab.claim import Trial, block, find

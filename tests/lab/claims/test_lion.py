@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.training.test_lion import small_model
+from tests.training.helpers import small_model
 
 from diptych.data.plan import Distinct
 from diptych.lab.claim import Trial, block, find

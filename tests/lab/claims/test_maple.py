@@ -1,7 +1,8 @@
 """The claim on MaPLe asks what it says: equal recipes, a depth that is `tiny`'s, an image tower without a signal."""
 
 import torch
-from tests.methods.adapt.test_prompts import method, pictures
+from tests.factories import pictures
+from tests.methods.adapt.helpers import method
 
 from diptych.lab.claim import block, find
 from diptych.lab.claims import maple

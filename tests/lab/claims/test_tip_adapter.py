@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from tests.methods.adapt.test_tip_adapter import filled
+from tests.methods.adapt.helpers import filled
 
 from diptych.data import descriptions
 from diptych.data.sources import open_source

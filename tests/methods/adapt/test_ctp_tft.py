@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.methods.adapt.test_prompts import CLIP_B16, NAMES, learnt, method, pictures, zero_shot
+from tests.factories import pictures
+from tests.methods.adapt.helpers import CLIP_B16, NAMES, learnt, method, zero_shot
 
 from diptych.data.tokenizers import build
 from diptych.errors import InputError

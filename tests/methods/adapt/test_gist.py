@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import IMAGE, TEXT, make_engine, read_log, tokenizer
-from tests.training.test_engine import run_until
+from tests.factories import AT, TEXT, make_method, small_make
+from tests.training.helpers import make_engine, read_log, run_until
 from torch.nn.functional import normalize
 
 from diptych.data import descriptions
@@ -16,14 +16,12 @@ from diptych.data.columns import WithColumns
 from diptych.data.pairs import Paired
 from diptych.errors import InputError
 from diptych.methods.adapt.gist import GIST, matched, spread
-from diptych.methods.base import At
-from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.make import NO_TOWER
 from diptych.methods.mix import mixed
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.towers.nn.parts import Temperature
 
-AT = At(0, 10, 0, 0)
 TOY = Toy(48, ["images.main", "labels.class"])
 COLOURS = TOY.schema()["labels.class"].classes
 BANK = {name: [f"{name} {shape}" for shape in ("circle", "square", "triangle", "bar")] for name in COLOURS}
@@ -31,9 +29,7 @@ BANK["red"] = ["red circle", "red bar"]
 
 
 def method(seed=0, cls=GIST, text=TEXT, **config):
-    torch.manual_seed(seed)
-    make = Make(image=IMAGE, text=text, embed_dim=32, tokenizer=None if text == NO_TOWER else tokenizer())
-    return cls(cls.configure(config), make)
+    return make_method(cls, seed, text=text, **config)
 
 
 @pytest.fixture
@@ -233,8 +229,7 @@ def test_the_scale_is_clips_and_has_no_bounds():
     assert held.model.logit_scale().item() == pytest.approx(100.0)
     assert held.model.config()["logit_scale"]["clamp"] is None
     assert (held.model.logit_scale() * torch.ones(1)).item() == pytest.approx(100.0)
-    bounded = Make(image=IMAGE, text=TEXT, embed_dim=32, tokenizer=tokenizer(),
-                   dual=method(cls=CLIP).model.config())  # fmt: skip
+    bounded = small_make(dual=method(cls=CLIP).model.config())
     assert CLIP(CLIP.configure({}), bounded).model.logit_scale.clamp is not None
     assert GIST(GIST.configure({"bank": "a {}"}), bounded).model.logit_scale.clamp is None
 

@@ -3,19 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import pictures
-from tests.methods.adapt.test_tip_adapter import Labelled
-from tests.training.helpers import tokenizer
+from tests.factories import TEXT, make_method, pictures
+from tests.methods.adapt.helpers import Labelled
 
 import diptych
 from diptych.errors import InputError
 from diptych.linear import classifier
 from diptych.methods.base import At
-from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.registry import method_class
+from diptych.methods.make import NO_TOWER
 from diptych.training.prepare import Run
-
-IMAGE = "vit:image_size=32:patch=16:width=64:depth=1"
 
 
 class Two(Labelled):
@@ -37,11 +33,8 @@ class Named(Labelled):
         return {**schema, "labels.class": type(schema["labels.class"])(kind="int", classes=("red", "blue", "pink"))}
 
 
-def method(source, text="text:width=32:depth=1:heads=2", **config):
-    torch.manual_seed(0)
-    words = None if text == NO_TOWER else tokenizer()
-    cls = method_class("linear_probe")
-    made = cls(cls.configure(config), Make(image=IMAGE, text=text, embed_dim=32, tokenizer=words))
+def method(source, text=TEXT, **config):
+    made = make_method("linear_probe", image="vit:image_size=32:patch=16:width=64:depth=1", text=text, **config)
     made.setup({"train": source})
     return made.eval()
 

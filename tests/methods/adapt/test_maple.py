@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import method, pictures
+from tests.factories import pictures
+from tests.methods.adapt.helpers import method
 
 HEADS, WIDE = 2, 64  # of both towers, the width of the image tower
 TOWER = f"vit:image_size=32:patch=16:width={WIDE}:depth=3:heads={HEADS}:pre_norm=true"

@@ -2,42 +2,13 @@
 
 import pytest
 import torch
-from tests.training.helpers import tokenizer
+from tests.factories import pictures
+from tests.methods.adapt.helpers import CLIP_B16, NAMES, learnt, method, zero_shot
 
 from diptych.errors import InputError
-from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 from diptych.models.class_names import split_prompt
-from diptych.towers.dual import DualEncoder
-
-AT = At(0, 10, 0, 0)
-NAMES = ("red circle", "blue square", "bar")
-CLIP_B16 = {
-    "image": "vit:image_size=224:patch=16:width=768:depth=12:heads=12:pre_norm=true",
-    "text": "text:width=512:depth=12:heads=8",
-    "embed_dim": 512,
-}
-
-
-def method(name, *, image="vit:image_size=32:patch=16:width=64:depth=3:pre_norm=true", tower=None, embed_dim=32,
-           words=None, classes=NAMES, **config):  # fmt: skip
-    torch.manual_seed(0)
-    tower = tower or "text:width=32:depth=3:heads=2"
-    make = Make(image=image, text=tower, embed_dim=embed_dim, tokenizer=words or tokenizer())
-    cls = method_class(name)
-    made = cls(cls.configure(config), make)
-    made.model.set_classes(classes)
-    return made.eval()
-
-
-def pictures(count=4, size=32):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
-
-
-def learnt(made):
-    return sum(p.numel() for p in made.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +30,6 @@ def test_as_many_numbers_are_learnt_as_published(name, config, count):
         make = Make(**CLIP_B16, tokenizer=build("clip"))
         made = cls(cls.configure(config), make)
     assert learnt(made) == count
-
-
-def zero_shot(made, template="a photo of a {}."):
-    encoder: DualEncoder = made.model.encoder
-    words = made.model.tokenizer
-    rows = words.encode([template.replace("{}", name) for name in made.model.classes])
-    features = [encoder.embed_texts(torch.tensor([row]), torch.tensor([len(row)])) for row in rows]
-    return torch.cat(features)
 
 
 @pytest.mark.parametrize(

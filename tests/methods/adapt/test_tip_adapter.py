@@ -1,44 +1,13 @@
 """Tip-Adapter: the cache's votes against loops, names without votes, what is kept, and the tuned form."""
 
 import math
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import learnt, method, pictures
+from tests.factories import pictures
+from tests.methods.adapt.helpers import filled, learnt, method
 
 from diptych.errors import InputError
-from diptych.methods.base import At
-from diptych.testing import Toy
-from diptych.training.prepare import Run
-
-
-class Labelled(Toy):
-    """Toys of three named classes; `lost` of them have no label."""
-
-    def __init__(self, count, lost=()):
-        super().__init__(count, ["images.main", "labels.class"])
-        self.lost = lost
-
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        return replace(sample, labels={"class": int(self.labels("class")[index])})
-
-    def schema(self):
-        schema = super().schema()
-        return {**schema, "labels.class": replace(schema["labels.class"], classes=schema["labels.class"].classes[:3])}
-
-    def labels(self, name):
-        return np.array([-1 if index in self.lost else index % 3 for index in range(len(self))])
-
-
-def filled(count=7, lost=(), **config):
-    made = method("tip_adapter", **config)
-    source = Labelled(count, lost)
-    made.setup({"train": source})
-    made.fill(Run(made, {"train": source}, At(0, 0, 0, 0), torch.device("cpu")))
-    return made.eval(), source
 
 
 def test_votes_are_those_of_a_loop():

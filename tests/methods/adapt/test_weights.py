@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import learnt, method, pictures, zero_shot
+from tests.factories import pictures
+from tests.methods.adapt.helpers import learnt, method, zero_shot
 
 from diptych.errors import InputError
 from diptych.methods.tuning import layer_rates

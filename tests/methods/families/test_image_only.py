@@ -4,49 +4,22 @@ import math
 
 import pytest
 import torch
-from tests.training.helpers import TEXT, tokenizer
+from tests.factories import make_batch, make_method
+from tests.methods.families.helpers import AT, FEW, method
 from torch.nn.functional import cosine_similarity, normalize
 
 import diptych
-from diptych.data.batch import Batch, Images
 from diptych.errors import InputError
 from diptych.methods.base import At
-from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.objectives import dcl, nt_xent, supervised
 from diptych.objectives.noncontrastive import redundancy, sinkhorn
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-AT = At(5, 10, 0, 0)
-FEW = {
-    "simclr": {"projector": "mlp:hidden=16", "tau": 0.3},
-    "simsiam": {"projector": "mlp:hidden=16:last_norm=plain", "predictor": "mlp:hidden=8:last_bias=true"},
-    "byol": {"projector": "mlp:hidden=16", "predictor": "mlp:hidden=16"},
-    "barlow_twins": {"projector": "mlp:hidden=16:last_norm=plain", "weight": 0.5},
-    "dcl": {"projector": "mlp:hidden=16", "tau": 0.3, "sigma": 0.5},
-    "supcon": {"projector": "mlp:hidden=16", "tau": 0.3},
-    "swav": {"projector": "mlp:hidden=16", "prototypes": 12, "crops": 3, "queue": 16},
-}
-
-
-def method(name, **config):
-    torch.manual_seed(0)
-    make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2", text=NO_TOWER, embed_dim=16, tokenizer=None
-    )
-    cls = method_class(name)
-    return cls(cls.configure({**FEW[name], **config}), make)
-
 
 def batch(count=8, crops=3):
-    generator = torch.Generator().manual_seed(0)
-
-    def pixels(views):
-        return Images(torch.randint(0, 256, (count, views, 3, 32, 32), generator=generator, dtype=torch.uint8))
-
-    return Batch(images={"main": pixels(2), "small": pixels(crops)}, fields={"label": torch.arange(count) % 3},
-                 keys=tuple(map(str, range(count))))  # fmt: skip
+    return make_batch(count, {"main": 2, "small": crops}, label=torch.arange(count) % 3)
 
 
 def slow_swav(held, features):
@@ -156,9 +129,5 @@ def test_bad_options_are_refused(name, config, said):
 
 
 def test_a_text_tower_is_refused():
-    make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2", text=TEXT, embed_dim=16, tokenizer=tokenizer()
-    )
-    cls = method_class("simclr")
     with pytest.raises(InputError, match="pictures alone"):
-        cls(cls.configure({}), make)
+        make_method("simclr")

@@ -4,17 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.training.helpers import make_engine, make_method, read_log
+from tests.factories import AT, make_method
+from tests.training.helpers import make_engine, read_log
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch, Tokens
 from diptych.errors import InputError
-from diptych.methods.base import At
 from diptych.methods.pretrain.clip import CLIP
 from diptych.objectives import info_nce
 from diptych.testing import check as suite
-
-AT = At(0, 10, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

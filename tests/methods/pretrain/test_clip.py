@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from tests.training.helpers import make_engine, make_method
+from tests.factories import AT, make_method
+from tests.methods.pretrain.helpers import given_model
+from tests.training.helpers import make_engine
 
 from diptych.data.tokenizers import build
-from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.siglip import SigLIP
-from diptych.models.model import Model
-
-AT = At(0, 10, 0, 0)
 
 
 def features(seed=0, count=12):
@@ -53,11 +51,6 @@ def test_siglip_starts_where_nearly_every_pair_is_a_no():
     method = make_method("siglip")
     assert float(method.model.logit_scale().detach()) == pytest.approx(10)
     assert float(method.model.logit_bias.detach()) == -10
-
-
-def given_model():
-    method = make_method("clip", seed=3)
-    return Model(method.model, method.make.tokenizer, method.model.image.preprocess, name="given")
 
 
 @pytest.mark.parametrize("cls", [CLIP, SigLIP])

@@ -5,39 +5,30 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import TEXT, tokenizer
+from tests.factories import AT, det, make_batch, make_method, tokenizer
 from torch.nn.functional import normalize
 
 import diptych
 from diptych.cli import main
-from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import Sample, Text
 from diptych.data.views import VariedTextView
 from diptych.errors import InputError
 from diptych.methods import store
-from diptych.methods.base import At
-from diptych.methods.make import Make
 from diptych.methods.pretrain.cliprocket import EXTRAS, CLIPRocket, Thinned, swapped
 from diptych.models.class_names import mean_directions
 from diptych.objectives import info_nce
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-AT = At(0, 10, 0, 0)
 FEW = {"hidden": 16, "extra_hidden": 16, "extra_width": 8}
 
 
 def method(**config):
-    torch.manual_seed(0)
-    make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2", text=TEXT, embed_dim=32, tokenizer=tokenizer()
-    )
-    return CLIPRocket(CLIPRocket.configure({**FEW, **config}), make).double()
+    return make_method(CLIPRocket, **{**FEW, **config}).double()
 
 
 def raw(k):
-    m = np.arange(12).reshape(4, 3)
-    return normalize(torch.from_numpy(np.sin(1.7 * m + k) + 0.3 * np.cos(0.9 * m * (k + 1))), dim=1)
+    return det(4, 3, k)
 
 
 def features(image, text, local_image, local_text):
@@ -46,18 +37,8 @@ def features(image, text, local_image, local_text):
 
 
 def batch(count=6, local=2):
-    generator = torch.Generator().manual_seed(0)
-
-    def pixels(views):
-        return Images(torch.randint(0, 256, (count, views, 3, 32, 32), generator=generator, dtype=torch.uint8))
-
-    def words(views):
-        return Tokens(torch.randint(4, 60, (count, views, 5), generator=generator), torch.full((count, views), 5))
-
-    images, texts = {"main": pixels(1)}, {"main": words(1)}
-    if local:
-        images["strong"], texts["strong"] = pixels(local), words(local)
-    return Batch(images=images, texts=texts, keys=tuple(map(str, range(count))))
+    views = {"main": 1, "strong": local}
+    return make_batch(count, views, views)
 
 
 SHEET = features(raw(0), raw(1), [raw(2), raw(3)], [raw(4), raw(5)])

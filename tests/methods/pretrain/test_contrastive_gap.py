@@ -5,28 +5,24 @@ import math
 import pytest
 import torch
 from tests.cli.helpers import TINY
-from tests.methods.pretrain.test_clip import given_model
-from tests.objectives.test_contrastive import det
-from tests.training.helpers import IMAGE, TEXT, make_engine, read_log, tokenizer
+from tests.factories import AT, det, make_method
+from tests.methods.pretrain.helpers import given_model
+from tests.training.helpers import make_engine, read_log
 from torch.nn import functional as F
 
 from diptych.cli import main
 from diptych.errors import InputError
-from diptych.methods.base import At
 from diptych.methods.make import Make
 from diptych.methods.pretrain.contrastive_gap import ContrastiveGap
 from diptych.objectives import alignment, uniformity
 from diptych.testing import Toy
 from diptych.training.config import read
 
-AT = At(0, 10, 0, 0)
 U_X, U_Y, L_XU, L_ALIGN, L_CLIP = -2.6798140294, -2.7589403850, -1.3584978067, 1.3859525013, 50.4690065818
 
 
-def make_method(make=None, **config):
-    torch.manual_seed(0)
-    make = make or Make(image=IMAGE, text=TEXT, embed_dim=32, tokenizer=tokenizer())
-    return ContrastiveGap(ContrastiveGap.configure(config), make)
+def gap_method(make=None, **config):
+    return make_method(ContrastiveGap, make=make, **config)
 
 
 def anchors():
@@ -47,7 +43,7 @@ def anchors():
     ],
 )
 def test_sheets_anchors_of_the_losses(config, figure):
-    losses = make_method(**config).loss(anchors(), None, AT)
+    losses = gap_method(**config).loss(anchors(), None, AT)
     assert losses.total.item() == pytest.approx(figure, abs=1e-5)  # the scale is float32
     assert float(losses.logged["centroid_distance"]) == pytest.approx(0.3524026543, abs=1e-9)
     assert float(losses.logged["scale"]) == 100
@@ -56,13 +52,13 @@ def test_sheets_anchors_of_the_losses(config, figure):
 def test_equal_embeddings_leave_log_n():
     x = F.normalize(torch.ones(6, 3), dim=1)
     for mode in ("clip", "cua", "cuaxu"):
-        loss = make_method(mode=mode).loss({"image": x, "text": x}, None, AT)
+        loss = gap_method(mode=mode).loss({"image": x, "text": x}, None, AT)
         assert loss.total.item() == pytest.approx(math.log(6), abs=1e-4)
 
 
 def test_the_width_of_the_potential_is_an_option():
     given = anchors()
-    loss = make_method(mode="cua", remove_contrastive=True, t=3.0).loss(given, None, AT)
+    loss = gap_method(mode="cua", remove_contrastive=True, t=3.0).loss(given, None, AT)
     right = alignment(given["image"], given["text"])
     right = right + (uniformity(given["image"], 3.0) + uniformity(given["text"], 3.0)) / 2
     torch.testing.assert_close(loss.total, right)
@@ -73,18 +69,18 @@ def test_local_terms_are_the_mean_of_those_of_the_parts():
     generator = torch.Generator().manual_seed(0)
     given = {name: F.normalize(torch.randn(12, 8, generator=generator), dim=1) for name in ("image", "text")}
     apart = [
-        make_method(mode="cuaxu").loss({n: v[i : i + 4] for n, v in given.items()}, None, AT).total for i in (0, 4, 8)
+        gap_method(mode="cuaxu").loss({n: v[i : i + 4] for n, v in given.items()}, None, AT).total for i in (0, 4, 8)
     ]
-    local = make_method(mode="cuaxu", local=4).loss(given, None, AT)
+    local = gap_method(mode="cuaxu", local=4).loss(given, None, AT)
     torch.testing.assert_close(local.total, torch.stack(apart).mean())
-    assert abs(local.total - make_method(mode="cuaxu").loss(given, None, AT).total) > 0.1
+    assert abs(local.total - gap_method(mode="cuaxu").loss(given, None, AT).total) > 0.1
     # A part takes at most so many: 12 pairs in parts of 5 are three of 4.
-    torch.testing.assert_close(make_method(mode="cuaxu", local=5).loss(given, None, AT).total, local.total)
+    torch.testing.assert_close(gap_method(mode="cuaxu", local=5).loss(given, None, AT).total, local.total)
 
 
 def test_a_single_pair_left_over_has_no_spread_and_no_gradient_that_is_not_a_number():
     x, y = (t[:1].clone().requires_grad_() for t in anchors().values())
-    loss = make_method(mode="cuaxu").loss({"image": x, "text": y}, None, AT).total
+    loss = gap_method(mode="cuaxu").loss({"image": x, "text": y}, None, AT).total
     torch.testing.assert_close(loss, alignment(x, y))
     assert torch.autograd.grad(loss, x)[0].isfinite().all()
 
@@ -92,7 +88,7 @@ def test_a_single_pair_left_over_has_no_spread_and_no_gradient_that_is_not_a_num
 def test_gradient_reaches_both_sides_from_every_term():
     for config in ({"mode": "clip"}, {"mode": "cua", "remove_contrastive": True}):
         given = {name: value.requires_grad_() for name, value in anchors().items()}
-        grads = torch.autograd.grad(make_method(**config).loss(given, None, AT).total, list(given.values()))
+        grads = torch.autograd.grad(gap_method(**config).loss(given, None, AT).total, list(given.values()))
         assert all(grad.abs().sum(1).min() > 0 for grad in grads)
 
 
@@ -112,37 +108,37 @@ def test_options_that_do_not_fit_are_named(config, message):
 
 
 def test_the_temperature_is_fixed_unless_it_is_to_be_learned():
-    fixed, learned = make_method(), make_method(learned=True)
+    fixed, learned = gap_method(), gap_method(learned=True)
     assert not [name for name, _ in fixed.named_parameters() if "scale" in name]
     assert [name for name, _ in learned.named_parameters() if "scale" in name] == ["model.logit_scale.value"]
     assert float(learned.model.logit_scale().detach()) == pytest.approx(100)
-    colder = make_method(learned=True, tau=0.005)
+    colder = gap_method(learned=True, tau=0.005)
     colder.model.logit_scale.clamp_()
     assert float(colder.model.logit_scale().detach()) == pytest.approx(200)
 
 
 def test_a_given_models_learned_scale_gives_way_to_the_fixed_temperature_and_is_kept_where_it_is_learned():
     model = given_model()
-    assert float(make_method(Make.of(model)).model.logit_scale()) == 100
-    kept = make_method(Make.of(model), learned=True).model.logit_scale()
+    assert float(gap_method(Make.of(model)).model.logit_scale()) == 100
+    kept = gap_method(Make.of(model), learned=True).model.logit_scale()
     assert torch.equal(kept, model.encoder.logit_scale())
 
 
 def test_new_projections_leave_a_given_models_towers_as_they_are():
     model = given_model()
-    method = make_method(Make.of(model), reproject=12)
+    method = gap_method(Make.of(model), reproject=12)
     assert method.model.embed_dim == 12
     old, new = model.encoder.state_dict(), method.model.state_dict()
     assert new["image_projection.weight"].shape == (12, 32)
     assert new["text_projection.weight"].shape == (12, 32)
     for name, value in new.items():
         assert name.endswith("projection.weight") or torch.equal(value, old[name])
-    kept = make_method(Make.of(model)).model.state_dict()
+    kept = gap_method(Make.of(model)).model.state_dict()
     assert torch.equal(kept["image_projection.weight"], old["image_projection.weight"])
 
 
 def test_a_run_logs_every_term_and_the_gap(tmp_path):
-    engine = make_engine(tmp_path, method=make_method(mode="cuaxu"), recipe={"steps": 2})
+    engine = make_engine(tmp_path, method=gap_method(mode="cuaxu"), recipe={"steps": 2})
     engine.run()
     line = read_log(tmp_path)[0]
     names = ("contrastive", "alignment", "uniformity", "cross_uniformity")
@@ -152,7 +148,7 @@ def test_a_run_logs_every_term_and_the_gap(tmp_path):
 
 def test_a_label_keeps_identical_texts_apart():
     """The toy's label `colour` is in its captions: with it no batch holds one colour twice."""
-    method = make_method(distinct="colour")
+    method = gap_method(distinct="colour")
     (stage,) = method.stages()
     source = Toy(48, ("images.main", "texts.caption", "labels.colour"))
     colours = source.labels("colour")

@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 import torch
-from tests.training.helpers import IMAGE, TEXT, read_log, tokenizer
+from tests.factories import AT, IMAGE, TEXT, make_method
+from tests.training.helpers import read_log
 from torch.nn.functional import normalize
 
 import diptych
 from diptych.errors import InputError
-from diptych.methods.base import At, Recipe
-from diptych.methods.make import Make
+from diptych.methods.base import Recipe
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.distill_clip import DistillCLIP
 from diptych.testing import Toy
@@ -19,15 +19,13 @@ from diptych.training.engine import Engine
 from diptych.training.options import Options
 from diptych.training.run import run
 
-AT = At(0, 10, 0, 0)
 GLYPHS = "glyphs:split=val:design=noto"
 SMALL = {"image_tower": IMAGE, "text_tower": TEXT, "embed_dim": 16, "tokenizer": "bpe:vocab_size=400:context=24"}
 
 
 def method(cls=DistillCLIP, **config):
-    torch.manual_seed(0)
     given = {"teacher": "tiny"} if cls is DistillCLIP else {}
-    return cls(cls.configure({**given, **config}), Make(image=IMAGE, text=TEXT, embed_dim=16, tokenizer=tokenizer()))
+    return make_method(cls, embed_dim=16, **{**given, **config})
 
 
 def features(count=12):

@@ -3,40 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import TEXT, tokenizer
+from tests.factories import AT, IMAGE, make_batch, make_method, tokenizer
 
-from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.views import SentenceView, sentences
 from diptych.errors import InputError
-from diptych.methods.base import At
-from diptych.methods.make import Make
 from diptych.methods.pretrain.dreamlip import DreamLIP
 from diptych.objectives import info_nce
 from diptych.objectives.grouping import grouped, grouping
 
-AT = At(0, 10, 0, 0)
-
 
 def method(**config):
-    torch.manual_seed(0)
-    make = Make(
-        image="vit:image_size=32:patch=8:width=32:depth=1:heads=2", text=TEXT, embed_dim=24, tokenizer=tokenizer()
-    )
-    return DreamLIP(DreamLIP.configure(config), make).eval()
+    return make_method(DreamLIP, image=IMAGE.replace("patch=16", "patch=8"), embed_dim=24, **config).eval()
 
 
 def batch(count=5, drawn=3):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, 1, 3, 32, 32), generator=generator, dtype=torch.uint8)
-
-    def words(number):
-        ids = torch.randint(4, 60, (count, number, 5), generator=generator)
-        return Tokens(ids, torch.full((count, number), 5))
-
-    texts = {"main": words(1), "sentences": words(drawn)}
-    return Batch(images={"main": Images(pixels)}, texts=texts, keys=tuple(map(str, range(count))))
+    return make_batch(count, {"main": 1}, {"main": 1, "sentences": drawn})
 
 
 @pytest.mark.parametrize("negatives", ["picture", "batch"])

@@ -7,12 +7,11 @@ so another processor would not repeat them.
 from dataclasses import replace
 
 import pytest
-import torch
 from tests.cli.helpers import TINY
-from tests.training.helpers import IMAGE, TEXT, make_engine, tokenizer
+from tests.factories import make_method
+from tests.training.helpers import make_engine
 
 from diptych.cli import main
-from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.lion import LionCLIP
 from diptych.methods.registry import find, method_class
@@ -46,9 +45,7 @@ def test_the_factor_is_given_on_the_command_line_with_the_optimisers_name(tmp_pa
 
 
 def test_a_run_keeps_one_moment_a_parameter(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    make = Make(image=IMAGE, text=TEXT, embed_dim=32, tokenizer=tokenizer())
-    method = LionCLIP(LionCLIP.configure({}), make)
+    method = make_method(LionCLIP)
     held, original = [], optim.build
     monkeypatch.setattr(optim, "build", lambda *args: held.append(original(*args)) or held[-1])
     make_engine(tmp_path, method=method, recipe={"optimizer": "lion", "steps": 2}).run()

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from tests.training.helpers import IMAGE, TEXT, tokenizer
+from tests.factories import make_batch, make_method
 
-from diptych.data.batch import Batch, Images, Tokens
 from diptych.errors import InputError
 from diptych.methods.base import At, Recipe
-from diptych.methods.make import Make
 from diptych.methods.pretrain.mod_x import ModX
 from diptych.objectives import info_nce
 from diptych.objectives.distillation import off_diagonal
@@ -20,16 +18,11 @@ from diptych.training.run import run
 
 
 def method(**config):
-    torch.manual_seed(0)
-    return ModX(ModX.configure(config), Make(image=IMAGE, text=TEXT, embed_dim=16, tokenizer=tokenizer())).eval()
+    return make_method(ModX, embed_dim=16, **config).eval()
 
 
 def batch(size, count=6):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, 1, 3, size, size), generator=generator, dtype=torch.uint8)
-    ids = torch.randint(4, 60, (count, 1, 5), generator=generator)
-    words = Tokens(ids, torch.full((count, 1), 5))
-    return Batch(images={"main": Images(pixels)}, texts={"main": words}, keys=tuple(map(str, range(count))))
+    return make_batch(count, {"main": 1}, {"main": 1}, size=size)
 
 
 def test_phases_are_stages_with_streams_of_their_own():

@@ -5,40 +5,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import TEXT, make_engine, tokenizer
+from tests.factories import AT, TEXT, make_batch, make_method
+from tests.training.helpers import make_engine
 
 import diptych
-from diptych.data.batch import Batch, Images, Tokens
+from diptych.data.batch import Batch
 from diptych.data.sample import Field, Text
 from diptych.errors import InputError
-from diptych.methods.base import At
-from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.make import NO_TOWER
 from diptych.methods.pretrain.multi_view import LOSSES, MultiView
 from diptych.objectives import mv_dhel, mv_infonce
 from diptych.testing import Toy
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-AT = At(0, 10, 0, 0)
-
 
 def method(text=f"{TEXT}:causal=false:pooling=mean", **config):
-    torch.manual_seed(0)
-    make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2",
-        text=text,
-        embed_dim=16,
-        tokenizer=None if text == NO_TOWER else tokenizer(),
-    )
-    return MultiView(MultiView.configure(config), make).eval()
+    return make_method(MultiView, text=text, embed_dim=16, **config).eval()
 
 
 def batch(pictures, texts, count=6):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, pictures, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    ids = torch.randint(4, 60, (count, texts, 5), generator=generator)
-    words = {"main": Tokens(ids, torch.full((count, texts), 5))} if texts else {}
-    return Batch(images={"main": Images(pixels)}, texts=words, keys=tuple(map(str, range(count))))
+    return make_batch(count, {"main": pictures}, {"main": texts})
 
 
 @pytest.mark.parametrize(("pictures", "texts"), [(1, 4), (3, 2), (1, 1), (2, 0), (5, 0)])

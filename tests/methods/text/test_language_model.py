@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.factories import AT, make_method
 
 import diptych
 from diptych.data.batch import Batch, Tokens
 from diptych.data.tokenizers import pad_batch, train_bpe
 from diptych.errors import InputError
 from diptych.methods import store
-from diptych.methods.base import At, Recipe
+from diptych.methods.base import Recipe
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.models.language import LanguageModel
@@ -20,17 +21,13 @@ from diptych.testing.toy import Toy
 from diptych.training.engine import Engine
 from diptych.training.options import Options
 
-AT = At(0, 10, 0, 0)
 TEXTS = [Toy(128)[i].captions()[0] for i in range(0, 128, 5)]
 TOKENIZER = train_bpe(TEXTS, vocab_size=320, context=12)
 
 
 def method_of(context: int = 12, **options):
-    torch.manual_seed(0)
-    tokenizer = train_bpe(TEXTS, vocab_size=320, context=context)
-    cls = method_class("language_model")
-    make = Make(image=NO_TOWER, text="text:width=32:depth=1:heads=2", embed_dim=0, tokenizer=tokenizer)
-    return cls(cls.configure(options), make)
+    words = train_bpe(TEXTS, vocab_size=320, context=context)
+    return make_method("language_model", image=NO_TOWER, embed_dim=0, words=words, **options)
 
 
 def batch_of(texts, tokenizer=TOKENIZER) -> Batch:
@@ -140,7 +137,6 @@ def test_what_only_pictures_need_is_refused(tmp_path, option):
 
 def test_a_run_that_was_stored_before_language_models_still_loads(tmp_path):
     """A model.json without the key `lm`."""
-    from tests.training.helpers import make_method
 
     method = make_method()
     description = store.describe("clip", {}, method.model, method.make.tokenizer, method.model.image.preprocess)

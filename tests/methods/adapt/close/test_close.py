@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import tokenizer
+from tests.factories import AT, IMAGE, TEXT, make_method, pictures, small_make
 from torch.nn.functional import log_softmax, normalize
 
 from diptych.data.loader import Loader
@@ -15,7 +15,7 @@ from diptych.data.sample import BadSample, Text
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.methods.adapt.close import CLOSE
-from diptych.methods.base import At, Stage
+from diptych.methods.base import Stage
 from diptych.methods.make import Make
 from diptych.methods.store import describe, load, load_state, rebuild, save_model, to_model
 from diptych.testing import Toy
@@ -23,15 +23,9 @@ from diptych.training.engine import Engine
 from diptych.training.options import Options
 from diptych.training.schedule import factor
 
-AT = At(0, 10, 0, 0)
-TOWERS = {"image": "vit:image_size=32:patch=16:width=32:depth=1:heads=2", "text": "text:width=32:depth=1:heads=2"}
-LM = "text:width=32:depth=1:heads=2"
-
 
 def method(words=None, **config):
-    torch.manual_seed(0)
-    make = Make(**TOWERS, embed_dim=16, tokenizer=words or tokenizer())
-    return CLOSE(CLOSE.configure({"lm": LM, **config}), make)
+    return make_method(CLOSE, embed_dim=16, words=words, **{"lm": TEXT, **config})
 
 
 class Told(Toy):
@@ -114,7 +108,7 @@ def test_gradients_reach_adapter_and_language_model_alone():
 
 def test_the_adapter_has_as_many_parameters_as_published():
     with torch.device("meta"):
-        make = Make(**TOWERS, embed_dim=768, tokenizer=build("clip"))
+        make = Make(image=IMAGE, text=TEXT, embed_dim=768, tokenizer=build("clip"))
         made = CLOSE(CLOSE.configure({"lm": "text:width=768:depth=1"}), make)
     assert sum(p.numel() for p in made.model.adapter.parameters()) == 2_362_368
 
@@ -212,10 +206,6 @@ def trained(made=None, **config):
     made = made or method(**config)
     model = made.model.eval()
     return to_model(model, made.make.tokenizer, model.image.preprocess.to_dict(), name="close")
-
-
-def pictures(count=3):
-    return torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
 def test_without_a_gap_a_text_is_as_good_as_its_picture():
@@ -319,9 +309,9 @@ def test_a_t5_of_a_folder_is_trained_with_its_own_words_and_rebuilt_without_it(t
 
 def test_an_encoder_whose_tokenizer_marks_no_ends_needs_a_t5():
     words = build("bpe:vocab_size=300:context=8:padding=max", ["a red bar"])
-    make = Make(image=TOWERS["image"], text="text:width=32:depth=1:heads=2:padding=max", embed_dim=16, tokenizer=words)
+    make = small_make(text=f"{TEXT}:padding=max", embed_dim=16, words=words)
     with pytest.raises(InputError, match="t5:FOLDER"):
-        CLOSE(CLOSE.configure({"lm": LM}), make)
+        CLOSE(CLOSE.configure({"lm": TEXT}), make)
 
 
 def test_an_epoch_meets_each_caption_where_it_is_written_of_its_own_vector():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import tokenizer
+from tests.factories import tokenizer
 
 from diptych.data.loader import Loader
 from diptych.data.plan import Shuffled

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import method, pictures
+from tests.factories import pictures
+from tests.methods.adapt.helpers import method
 from torch.nn.functional import cross_entropy, normalize
 
 from diptych.errors import InputError

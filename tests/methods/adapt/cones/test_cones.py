@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import method, pictures
-from tests.training.helpers import tokenizer
+from tests.factories import make_method, pictures
+from tests.methods.adapt.helpers import method
 
 from diptych.data.sources import open_source
 from diptych.errors import InputError
@@ -30,9 +30,8 @@ ADAM = {"optimizer": "adamw", "lr": 0.05, "weight_decay": 0.0, "warmup": 0.0, "b
 
 
 def cones(task="classify", *, image="vit:image_size=32:patch=16:width=64:depth=2:pre_norm=true", **config):
-    torch.manual_seed(0)
-    make = Make(image=image, text="text:width=32:depth=2:heads=2", embed_dim=32, tokenizer=tokenizer())
-    return ConES(ConES.configure({"task": task, **HEADS[task], **config}), make)
+    how = {"task": task, **HEADS[task], **config}
+    return make_method(ConES, image=image, text="text:width=32:depth=2:heads=2", **how)
 
 
 def engine(made, out, task="classify", streams=("train",), **recipe):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import method, pictures
+from tests.factories import pictures
+from tests.methods.adapt.helpers import method
 
 from diptych.errors import InputError
 from diptych.methods.adapt.cones.bank import Rows, TextSide

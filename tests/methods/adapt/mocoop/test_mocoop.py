@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from tests.methods.adapt.test_prompts import AT, CLIP_B16, NAMES, learnt, method, pictures
-from tests.training.helpers import tokenizer
+from tests.factories import AT, pictures, tokenizer
+from tests.methods.adapt.helpers import CLIP_B16, NAMES, learnt, method
 from torch.nn.functional import cross_entropy, normalize
 
 from diptych.data.batch import Batch, Images

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import make_engine, read_log, tokenizer
+from tests.factories import make_method, tokenizer
+from tests.training.helpers import make_engine, read_log
 from torch.nn.functional import cross_entropy, normalize
 
 from diptych.errors import InputError
@@ -19,7 +20,6 @@ from diptych.methods.adapt.proapo.descriptions import DescriptionSearch
 from diptych.methods.adapt.proapo.evolution import Operators
 from diptych.methods.adapt.proapo.fitness import PromptScorer, Weights
 from diptych.methods.adapt.proapo.units import initial_sets, unit_masks, units_of
-from diptych.methods.make import Make
 from diptych.rng import generator
 from diptych.testing import Toy
 
@@ -28,15 +28,8 @@ SOURCES = {"train": Toy(16, ["images.main", "labels.class"])}
 LIBRARY = "a {} | the {}. | one {}, seen from the left. | two of {} | {} here"
 
 
-def make_method(**config):
-    torch.manual_seed(0)
-    make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2",
-        text="text:width=32:depth=1:heads=2",
-        embed_dim=16,
-        tokenizer=tokenizer(),
-    )
-    return ProAPO(ProAPO.configure({"templates": LIBRARY, **config}), make)
+def proapo_method(**config):
+    return make_method(ProAPO, embed_dim=16, **{"templates": LIBRARY, **config})
 
 
 @pytest.fixture
@@ -75,7 +68,7 @@ def training_images(method):
 
 
 def test_what_is_logged_is_the_fitness_of_the_prompts_that_are_delivered(tmp_path, sentences):
-    method = make_method(descriptions=sentences, rounds=1)
+    method = proapo_method(descriptions=sentences, rounds=1)
     engine(tmp_path / "run", method).run()
     model = method.deliver()
     images, labels = training_images(method)
@@ -93,7 +86,7 @@ def test_what_is_logged_is_the_fitness_of_the_prompts_that_are_delivered(tmp_pat
 
 def test_the_best_never_gets_worse_and_runs_repeat_by_their_seed(tmp_path, sentences):
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
-        engine(tmp_path / folder, make_method(descriptions=sentences, rounds=1), seed).run()
+        engine(tmp_path / folder, proapo_method(descriptions=sentences, rounds=1), seed).run()
     for stage in ("templates", "descriptions"):
         found = losses(tmp_path / "a", stage)
         assert found == sorted(found, reverse=True)
@@ -105,7 +98,7 @@ def test_the_best_never_gets_worse_and_runs_repeat_by_their_seed(tmp_path, sente
 
 def test_templates_that_cost_the_top1_of_two_classes_are_not_searched(tmp_path, monkeypatch):
     seen = {}
-    method = make_method(templates="a photo of a {}. | one {} | two {} | three {} | four {}", most=3)
+    method = proapo_method(templates="a photo of a {}. | one {} | two {} | three {} | four {}", most=3)
 
     def evolve(archive, score, space, *rest):
         seen["free"] = space.free
@@ -122,7 +115,7 @@ def test_templates_that_cost_the_top1_of_two_classes_are_not_searched(tmp_path, 
 
 
 def test_a_library_of_the_baseline_gives_the_baseline(tmp_path):
-    method = make_method(templates="plain")
+    method = proapo_method(templates="plain")
     engine(tmp_path / "run", method).run()
     assert method.deliver().templates == ("a photo of a {}.",)
     assert method.deliver().units == {}
@@ -130,8 +123,8 @@ def test_a_library_of_the_baseline_gives_the_baseline(tmp_path):
 
 
 def test_words_for_the_classes_enlarge_the_library():
-    method = make_method(types=["pet"], template="A photo of a {}.")
-    plain = make_method()
+    method = proapo_method(types=["pet"], template="A photo of a {}.")
+    plain = proapo_method()
     method.setup(SOURCES)
     plain.setup(SOURCES)
     assert method.library[:2] == ("a photo of a {}.", "a photo of a {}, a type of pet.")
@@ -140,21 +133,21 @@ def test_words_for_the_classes_enlarge_the_library():
 
 
 def test_without_sentences_there_is_one_stage():
-    assert [stage.name for stage in make_method().stages()] == ["templates"]
-    assert [stage.name for stage in make_method(synonyms="s.json").stages()] == ["templates", "descriptions"]
+    assert [stage.name for stage in proapo_method().stages()] == ["templates"]
+    assert [stage.name for stage in proapo_method(synonyms="s.json").stages()] == ["templates", "descriptions"]
 
 
 def test_a_run_broken_off_between_its_stages_goes_on_with_its_templates(tmp_path, sentences):
-    whole = make_method(descriptions=sentences, rounds=1)
+    whole = proapo_method(descriptions=sentences, rounds=1)
     engine(tmp_path / "a", whole).run()
-    broken = engine(tmp_path / "b", make_method(descriptions=sentences, rounds=1))
+    broken = engine(tmp_path / "b", proapo_method(descriptions=sentences, rounds=1))
     broken.method.search_descriptions = lambda run: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         broken.run()
-    resumed = engine(tmp_path / "b", make_method(descriptions=sentences, rounds=1))
+    resumed = engine(tmp_path / "b", proapo_method(descriptions=sentences, rounds=1))
     resumed.run(resume=True)
     assert resumed.method.deliver().extra_state() == whole.deliver().extra_state()
-    again = engine(tmp_path / "b", make_method(descriptions=sentences, rounds=1))  # finished: nothing is searched
+    again = engine(tmp_path / "b", proapo_method(descriptions=sentences, rounds=1))  # finished: nothing is searched
     again.run(resume=True)
     assert again.delivered().extra_state() == whole.deliver().extra_state()
 
@@ -164,7 +157,7 @@ def test_a_class_that_a_file_lacks_is_refused_before_the_search(tmp_path, senten
     del content["purple"]
     (tmp_path / "sentences.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"sentences.json: there is no class 'purple'"):
-        engine(tmp_path / "run", make_method(descriptions=sentences, rounds=1))
+        engine(tmp_path / "run", proapo_method(descriptions=sentences, rounds=1))
 
 
 @pytest.mark.parametrize("option", ["descriptions", "synonyms"])
@@ -172,20 +165,20 @@ def test_missing_scikit_learn_is_refused_before_the_search(tmp_path, sentences, 
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(InputError, match=r"needs scikit-learn; install it with: pip install 'diptych\[lab\]'"):
-        engine(tmp_path / "run", make_method(**{option: sentences}))
-    engine(tmp_path / "run", make_method()).run()  # templates alone do not need it
+        engine(tmp_path / "run", proapo_method(**{option: sentences}))
+    engine(tmp_path / "run", proapo_method()).run()  # templates alone do not need it
 
 
 def test_a_warning_counts_prompts_that_are_cut(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        engine(tmp_path / "run", make_method(templates=f"a {{}} | {'very ' * 30}{{}}")).run()
+        engine(tmp_path / "run", proapo_method(templates=f"a {{}} | {'very ' * 30}{{}}")).run()
     assert "8 of 24 prompts are longer than the context of 24 and are cut" in caplog.messages
 
 
 def test_a_run_is_loaded_without_the_files_that_it_read(tmp_path, sentences):
     library = tmp_path / "library.txt"
     library.write_text("a {}\nthe {}\n")
-    method = make_method(descriptions=sentences, templates=str(library), rounds=1)
+    method = proapo_method(descriptions=sentences, templates=str(library), rounds=1)
     engine(tmp_path / "run", method).run()
     chosen = method.deliver()
     config = {"descriptions": sentences, "templates": str(library), "rounds": 1}
@@ -201,7 +194,7 @@ def test_a_run_is_loaded_without_the_files_that_it_read(tmp_path, sentences):
 def test_synonyms_are_searched_as_well_as_the_class_names(tmp_path, sentences):
     path = tmp_path / "synonyms.json"
     path.write_text(json.dumps({name: [f"{name} thing"] for name in COLOURS}))
-    method = make_method(descriptions=sentences, synonyms=str(path), rounds=1)
+    method = proapo_method(descriptions=sentences, synonyms=str(path), rounds=1)
     engine(tmp_path / "run", method).run()
     assert [len(units) for units in method.units] == [2 + 2 * 3] * 8
     assert any(bits[1] or bits[5:].any() for bits in method.of_units), "no synonym was chosen for any class"
@@ -220,7 +213,7 @@ def test_synonyms_are_searched_as_well_as_the_class_names(tmp_path, sentences):
 )
 def test_bad_options_are_refused(config, message):
     with pytest.raises(InputError) as refusal:
-        make_method(**config).setup(SOURCES)
+        proapo_method(**config).setup(SOURCES)
     assert message in str(refusal.value)
 
 
@@ -311,7 +304,7 @@ def test_classes_that_gain_least_are_excluded_only_where_they_lose(monkeypatch):
 
 
 def test_groups_are_selected_anew_in_each_round_from_the_best_set(tmp_path, sentences, monkeypatch):
-    method = make_method(descriptions=sentences, rounds=3)
+    method = proapo_method(descriptions=sentences, rounds=3)
     seen = []
     select_groups = ProAPO.select_groups
 
@@ -334,7 +327,7 @@ def test_the_search_starts_from_the_fittest_initial_set():
 
 
 def test_groups_of_both_kinds_alternate_up_to_the_number_asked_for():
-    method = make_method(groups=3)
+    method = proapo_method(groups=3)
     search = SimpleNamespace(
         salient=lambda: [np.array([0, 1]), np.array([2])], confused=lambda: [np.array([3, 4]), np.array([5, 6])]
     )

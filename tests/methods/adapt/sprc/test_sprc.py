@@ -1,14 +1,15 @@
 """SPRC: the sheet's counts, which term hangs on what, what stays frozen, and its way from pairs to triples."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from tests.training.helpers import TEXT, tokenizer
+from tests.factories import AT, IMAGE, TEXT, make_batch, make_method
 from torch.nn.functional import cosine_similarity, normalize
 
 import diptych
-from diptych.data.batch import Batch, Images, Tokens
+from diptych.data.batch import Batch
 from diptych.data.plan import Having, Shuffled, Together
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import build
@@ -16,31 +17,23 @@ from diptych.errors import InputError
 from diptych.front import validation
 from diptych.methods.adapt.sprc import SPRC
 from diptych.methods.adapt.sprc.composer import ComposerModel, cleaned
-from diptych.methods.base import At
 from diptych.methods.make import NO_TOWER, Make
 from diptych.models.model import Model
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-AT = At(0, 10, 0, 0)
-IMAGE = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
 SMALL = {"width": 16, "depth": 2, "heads": 2, "queries": 3, "embed": 12, "dropout": 0.0}
 SCENES = "scenes:objects=shapes:number=2-3:same=0:size=32:siblings=6:texts=caption"
 
 
 def method(text=TEXT, **config):
-    torch.manual_seed(0)
-    make = Make(image=IMAGE, text=text, embed_dim=16, tokenizer=None if text == NO_TOWER else tokenizer())
-    return SPRC(SPRC.configure({**SMALL, **config}), make).eval()
+    return make_method(SPRC, text=text, embed_dim=16, **{**SMALL, **config}).eval()
 
 
 def batch(count=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (2, count, 1, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    ids = torch.randint(4, 60, (count, 1, 5), generator=generator)
-    words = Tokens(ids, torch.tensor([[5], [3], [4], [5]])[:count])
-    pictures = {"main": Images(pixels[0]), "reference": Images(pixels[1])}
-    return Batch(images=pictures, texts={"main": words}, keys=tuple(map(str, range(count))))
+    drawn = make_batch(count, {"main": 1, "reference": 1}, {"main": 1}, seed=seed)
+    words = replace(drawn.texts["main"], lengths=torch.tensor([[5], [3], [4], [5]])[:count])
+    return replace(drawn, texts={"main": words})
 
 
 def terms(made, given):

@@ -5,18 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.training.helpers import make_engine, make_method, read_log
+from tests.factories import AT, make_method
+from tests.training.helpers import make_engine, read_log
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch, Images
 from diptych.data.sample import Field, Sample, Text
 from diptych.errors import InputError
 from diptych.methods.adapt.visualness import floor
-from diptych.methods.base import At
 from diptych.objectives import info_nce
 from diptych.testing import Toy
-
-AT = At(0, 10, 0, 0)
 
 
 def kinds(*visual):

@@ -4,25 +4,17 @@ import math
 
 import pytest
 import torch
-from tests.training.helpers import TEXT, tokenizer
+from tests.factories import TEXT, make_method
 from torch.nn.functional import normalize
 
 from diptych.errors import InputError
-from diptych.methods.make import Make
 from diptych.methods.pretrain.align import ALIGN
 
 COSINES = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.1], [0.0, 0.3, 0.7]])
 
 
 def method(**config):
-    torch.manual_seed(0)
-    make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2",
-        text=f"{TEXT}:causal=false:pooling=first",
-        embed_dim=32,
-        tokenizer=tokenizer(),
-    )
-    return ALIGN(ALIGN.configure(config), make)
+    return make_method(ALIGN, text=f"{TEXT}:causal=false:pooling=first", **config)
 
 
 def loss(cosines=COSINES, **config):
@@ -79,10 +71,7 @@ def test_twice_the_loss_of_transformers():
 def test_the_image_tower_is_projected_only_where_widths_differ():
     assert isinstance(method().model.image_projection, torch.nn.Identity)
     assert method().model.text_projection.bias is not None
-    make = Make(
-        image="vit:image_size=32:patch=16:width=32:depth=1:heads=2", text=TEXT, embed_dim=16, tokenizer=tokenizer()
-    )
-    assert ALIGN(ALIGN.configure({}), make).model.image_projection.weight.shape == (16, 32)
+    assert make_method(ALIGN, embed_dim=16).model.image_projection.weight.shape == (16, 32)
 
 
 @pytest.mark.parametrize(
