@@ -13,7 +13,7 @@ from tests.evaluation.helpers import Rows
 from diptych.data.columns import WithColumns
 from diptych.data.pairs import Paired
 from diptych.data.sample import Field, Sample, Source, keys_digest, labels_of
-from diptych.data.sources.filtered import Kept
+from diptych.data.sources.filtered import Filtered
 from diptych.data.sources.subset import Part, shots
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
@@ -157,7 +157,7 @@ def test_keys_are_looked_up_only_when_asked_for():
     [
         lambda whole: WithColumns(whole, {"more": np.arange(COUNT)}),
         lambda whole: Paired(whole, np.array([0, 3, 3, 9]), np.zeros(4, int), ["text"], "matched"),
-        lambda whole: Kept(whole, np.array([1, 4, 10]), np.zeros(3, int), role="caption", name="kept"),
+        lambda whole: Filtered(whole, np.array([1, 4, 10]), np.zeros(3, int), role="caption", name="kept"),
         lambda whole: Part(whole, "2/3"),
         lambda whole: shots(whole, 1),
         lambda whole: Siblings(whole, "class"),
