@@ -108,7 +108,8 @@ class _Stop(Exception):
 def train(subject: Subject, out: Path, steps: int, *, resume: bool = False, stop_after: int | None = None) -> Method:
     """The method after a run of so many steps, or one that is broken off after some of them."""
     method = subject.small()
-    engine = engine_of(subject, method, subject.sources(method), out, steps, save_every=1)
+    save_every = steps if stop_after is None else stop_after
+    engine = engine_of(subject, method, subject.sources(method), out, steps, save_every=save_every)
     out.mkdir(exist_ok=True)
     if stop_after is not None:
         original = engine._snapshot

@@ -213,21 +213,21 @@ def test_without_a_gap_a_text_is_as_good_as_its_picture():
     texts = ["a red circle", "a blue bar", "a pink square"]
     vectors = model.embed_texts(texts)
     model.embed_images = lambda images, **how: vectors
-    assert model.generate(pictures()) == model.generate(texts=texts)
+    assert model.generate(pictures(3)) == model.generate(texts=texts)
     prompts = ["a", "b", "c"]
-    assert model.generate(pictures(), prompts) == model.generate(texts=texts, prompts=prompts)
+    assert model.generate(pictures(3), prompts) == model.generate(texts=texts, prompts=prompts)
 
 
 def test_log_prob_sums_to_what_is_generated():
     model = trained()
-    written = model.generate(pictures(), strategy="greedy", max_tokens=3)
-    found = model.log_prob(pictures(), written)
+    written = model.generate(pictures(3), strategy="greedy", max_tokens=3)
+    found = model.log_prob(pictures(3), written)
     assert found.shape == (3,)
     assert bool((found < 0).all())
-    torch.testing.assert_close(model.log_prob(pictures(), [text.upper() for text in written]), found)
-    by_one = model.log_prob(pictures(), written, batch_size=1)
+    torch.testing.assert_close(model.log_prob(pictures(3), [text.upper() for text in written]), found)
+    by_one = model.log_prob(pictures(3), written, batch_size=1)
     torch.testing.assert_close(by_one, found, atol=1e-4, rtol=1e-4)
-    assert not torch.equal(model.log_prob(pictures(), written, ["red", "blue", "bar"]), found)
+    assert not torch.equal(model.log_prob(pictures(3), written, ["red", "blue", "bar"]), found)
 
 
 def test_texts_pass_the_gap_layer_and_pictures_do_not():
@@ -244,9 +244,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="give either of them"):
         model.generate()
     with pytest.raises(InputError, match="3 pictures came with one string"):
-        model.generate(pictures(), "what?")
+        model.generate(pictures(3), "what?")
     with pytest.raises(InputError, match="3 pictures came with 1 of prompts"):
-        model.generate(pictures(), ["what?"])
+        model.generate(pictures(3), ["what?"])
     for config, message in (
         ({"train_on": "image"}, "did you mean 'images'"),
         ({"target": "answer"}, "set context=question"),
@@ -294,13 +294,13 @@ def test_a_t5_of_a_folder_is_trained_with_its_own_words_and_rebuilt_without_it(t
     batch = batch_of(made, Told([("caption", "a Red bar")]))
     assert batch.texts["target"].ids[0, 0].tolist() == [0, 3, 4, 5, 1]  # targets are in lower case
     made.loss(made.encode(batch, AT), batch, AT).total.backward()
-    before = trained(made).log_prob(pictures(), ["a bar"] * 3)
+    before = trained(made).log_prob(pictures(3), ["a bar"] * 3)
     model = made.model
     described = describe("close", {"lm": f"t5:{folder}"}, model, made.make.tokenizer, model.image.preprocess)
     save_model(tmp_path / "run", json.loads(json.dumps(described)), model.state_dict())
     folder.rename(tmp_path / "moved")
     again = load(tmp_path / "run")
-    torch.testing.assert_close(again.log_prob(pictures(), ["a bar"] * 3), before)
+    torch.testing.assert_close(again.log_prob(pictures(3), ["a bar"] * 3), before)
     with pytest.raises(InputError, match="there is no folder"):
         method(lm=f"t5:{folder}").setup({})
     fresh = rebuild(described, made.make.tokenizer)
