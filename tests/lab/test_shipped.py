@@ -39,7 +39,7 @@ def test_the_card_of_tiny_tells_scores_above_every_bar():
 
 @pytest.fixture(scope="module")
 def found():
-    return tiny.scores(diptych.load("tiny"), train=1500, count=600)
+    return tiny.scores(diptych.load("tiny"), train=500, count=240)
 
 
 @pytest.mark.parametrize("name", tiny.BARS)

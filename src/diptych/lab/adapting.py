@@ -94,7 +94,8 @@ def pictures(
         ("train", "train", base, shots),
         ("test", "val", base + novel, 5 if trial.quick else tested),
     ):
-        count = DRAWN * -(-number // TESTED) * len(COMMON) * len(COLOURS)
+        scenes = 2 * number if trial.quick else DRAWN * -(-number // TESTED)
+        count = scenes * len(COMMON) * len(COLOURS)
         spec = (
             f"scenes:{options}:held_out=0.0:styles={'+'.join(styles)}:texts=caption:seed={trial.seed}:split={split}:"
             f"classes={'+'.join(names)}:of={LABEL}"
