@@ -45,8 +45,10 @@ def main(names: list[str], results: Path = RESULTS) -> None:
 
 
 def _cells(line: dict[str, Any]) -> list[str]:
-    low, high = line.get("ratio_min"), line.get("ratio_max")
-    bar, share = line.get("bar"), line.get("roofline")
+    low = line.get("ratio_min")
+    high = line.get("ratio_max")
+    bar = line.get("bar")
+    share = line.get("roofline")
     return [
         line["what"],
         f"{line['ours']:.4g}",

@@ -27,7 +27,8 @@ def run(pairs: int = 7, classes: int = 50, batch: int = 32, towers: Mapping[str,
     theirs = Side(
         "coop", {"class_specific": True, "init_from_template": False, "n_ctx": VECTORS}, classes, batch, towers
     )
-    what, rows = f"cones against coop, ViT-B/32, {classes} classes, batch {batch}", []
+    what = f"cones against coop, ViT-B/32, {classes} classes, batch {batch}"
+    rows = []
     for how, kept in (("vectors kept", True), ("pictures embedded", False)):
         times = interleaved(lambda kept=kept: ours.step(kept), lambda kept=kept: theirs.step(kept), pairs)
         rows.append(judged(f"{what}, {how}", "CPU s", times, 1.0))

@@ -13,12 +13,15 @@ from benchmarks.material import least_cosine, peer, photographs, same_weights
 from benchmarks.measure import flops, interleaved, judged, roofline
 
 PACKAGES = ("open_clip_torch", "pillow")
-COUNT, BATCH, SIZE = 128, 64, (500, 375)
+COUNT = 128
+BATCH = 64
+SIZE = (500, 375)
 
 
 class _Files(Dataset):
     def __init__(self, paths: list[str], preprocess):
-        self.paths, self.preprocess = paths, preprocess
+        self.paths = paths
+        self.preprocess = preprocess
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -30,7 +33,8 @@ class _Files(Dataset):
 
 def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
     model, preprocess, _ = peer()
-    rows, work = [], 0
+    rows = []
+    work = 0
     with TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{i:04}.jpg") for i in range(count)]
         for path, photo in zip(paths, photographs(count, SIZE), strict=True):

@@ -19,7 +19,10 @@ from benchmarks.step import Sides
 from diptych.errors import InputError
 
 PACKAGES = ("open_clip_torch",)
-PICTURES, EMBED_BATCH, STEP_BATCH, CALLS = 2048, 256, 256, 3
+PICTURES = 2048
+EMBED_BATCH = 256
+STEP_BATCH = 256
+CALLS = 3
 
 
 def run(pairs: int = 7) -> list[dict]:
@@ -52,8 +55,10 @@ def _pictures(pairs: int) -> dict:
 
 def _step(pairs: int) -> dict:
     sides = Sides(photographs(STEP_BATCH, (500, 375)), captions(STEP_BATCH), "cuda")
-    mine, theirs = sides.ours("bfloat16"), sides.theirs("bfloat16")
-    first, other = mine(), theirs()
+    mine = sides.ours("bfloat16")
+    theirs = sides.theirs("bfloat16")
+    first = mine()
+    other = theirs()
     assert abs(first - other) <= 2e-2 * abs(other), f"the first losses are {first} and {other}"
     return _judged(f"GPU: training step, batch {STEP_BATCH}, bfloat16", mine, theirs, pairs)
 

@@ -18,7 +18,9 @@ from diptych.training.gradcache import cached
 from diptych.training.step import Step
 
 PACKAGES = ()
-SMALL, LARGE, CHUNK = 256, 4096, 4096
+SMALL = 256
+LARGE = 4096
+CHUNK = 4096
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 

@@ -11,7 +11,8 @@ from benchmarks.material import least_cosine, peer, photographs, same_weights
 from benchmarks.measure import flops, interleaved, judged, roofline
 
 PACKAGES = ("open_clip_torch",)
-COUNT, BATCH = 128, 64
+COUNT = 128
+BATCH = 64
 
 
 def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
@@ -22,7 +23,8 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
         with torch.inference_mode():
             return torch.cat([model.encode_image(batch, normalize=True) for batch in pixels.split(BATCH)])
 
-    rows, work = [], 0
+    rows = []
+    work = 0
     with TemporaryDirectory() as folder:
         for precision, bar in (("float32", None), ("auto", 1 / 1.8)):
             twin = same_weights(model, Path(folder), precision)

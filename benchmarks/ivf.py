@@ -36,7 +36,11 @@ from diptych.search.index import Index
 from diptych.search.ivf import State
 
 PACKAGES = ("faiss-cpu",)
-ROWS, QUERIES, K, RECALL, THREADS = 250_000, 512, 10, 0.99, 2
+ROWS = 250_000
+QUERIES = 512
+K = 10
+RECALL = 0.99
+THREADS = 2
 ASKED = 0.998  # of the build, which measures on pictures like its own: the queries are of a hand that it does not hold
 BAR = 1 / 4
 
@@ -84,15 +88,21 @@ def measure(spec: str, count: int, folder: str | None) -> list[dict]:
         start = time.process_time()
         built = build_index(emb, recall=ASKED, k=K)
         built_in = time.process_time() - start
-        ours, exact = Index.open(emb), Index.open(emb, exact=True)
+        ours = Index.open(emb)
+        exact = Index.open(emb, exact=True)
         flat = faiss.IndexFlatIP(exact.manifest.dimension)
         for vectors in exact.vectors:
             flat.add(np.ascontiguousarray(vectors))
         return [
-            {**_compare(ours, exact, flat, built, queries, name), "lists": built.lists, "nprobe": built.nprobe,
-             "build_cpu_seconds": built_in, "rows": len(exact)}
+            {
+                **_compare(ours, exact, flat, built, queries, name),
+                "lists": built.lists,
+                "nprobe": built.nprobe,
+                "build_cpu_seconds": built_in,
+                "rows": len(exact),
+            }
             for name, queries in _queries(model).items()
-        ]  # fmt: skip
+        ]
 
 
 def _queries(model: Model) -> dict[str, torch.Tensor]:

@@ -10,7 +10,8 @@ from benchmarks.measure import against, interleaved, judged, roofline, saved_byt
 from diptych.objectives import info_nce
 
 PACKAGES = ("open_clip_torch",)
-N, D = 4096, 512
+N = 4096
+D = 512
 
 
 def run(n: int = N, pairs: int = 7) -> list[dict]:

@@ -61,7 +61,8 @@ def photographs(count: int, size: tuple[int, int]) -> list[Image.Image]:
     found = []
     for i in range(count):
         ground = grounds[i % len(grounds)]
-        y, x = draws.integers(ground.shape[0] - height + 1), draws.integers(ground.shape[1] - width + 1)
+        y = draws.integers(ground.shape[0] - height + 1)
+        x = draws.integers(ground.shape[1] - width + 1)
         found.append(Image.fromarray(ground[y : y + height, x : x + width]))
     return found
 

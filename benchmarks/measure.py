@@ -63,7 +63,8 @@ def against(ours: float, theirs: float) -> dict[str, float]:
 
 def seconds(call: Callable[[], Any]) -> tuple[float, float]:
     """CPU and wall seconds of a call."""
-    wall, cpu = time.perf_counter(), _cpu()
+    wall = time.perf_counter()
+    cpu = _cpu()
     call()
     return _cpu() - cpu, time.perf_counter() - wall
 

@@ -20,9 +20,14 @@ from diptych.errors import InputError
 from diptych.metrics import recall_at_k
 
 PACKAGES = ("clip-benchmark",)
-PICTURES, CAPTIONS, DIMENSION, KS, BATCH = 5_000, 5, 512, (1, 5, 10), 64
+PICTURES = 5_000
+CAPTIONS = 5
+DIMENSION = 512
+KS = (1, 5, 10)
+BATCH = 64
 SEED = 1
-TIME_BAR, MEMORY_BAR = 1 / 3, 1 / 10
+TIME_BAR = 1 / 3
+MEMORY_BAR = 1 / 10
 
 
 def run() -> list[dict]:
@@ -30,7 +35,8 @@ def run() -> list[dict]:
     if find_spec("clip_benchmark") is None:
         raise InputError("benchmarks.recall needs CLIP_benchmark; install it with: pip install 'diptych[bench]'")
     images, texts = vectors()
-    mine, theirs = ours(images, texts), peers(images, texts)
+    mine = ours(images, texts)
+    theirs = peers(images, texts)
     assert all(abs(mine[name] - theirs[name]) < 1e-6 for name in mine), f"they differ: {mine} {theirs}"
     what = f"recall@{','.join(map(str, KS))}, {PICTURES:,} x {PICTURES * CAPTIONS:,}"
     times = interleaved(lambda: ours(images, texts), lambda: peers(images, texts))

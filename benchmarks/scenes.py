@@ -29,7 +29,12 @@ def run(count: int = BUDGET, runs: int = 7) -> list[dict]:
 
         draw(0)
         times = [seconds(lambda number=number: draw(number))[0] * BUDGET / count for number in range(1, runs + 1)]
-        numbers = {"ours": statistics.median(times), "theirs": 1.0, "ratio": statistics.median(times),
-                   "ratio_min": min(times), "ratio_max": max(times)}  # fmt: skip
+        numbers = {
+            "ours": statistics.median(times),
+            "theirs": 1.0,
+            "ratio": statistics.median(times),
+            "ratio_min": min(times),
+            "ratio_max": max(times),
+        }
         rows.append(judged(f"{BUDGET} scenes of 64 px, {what}", "CPU s", numbers, 1.0))
     return rows

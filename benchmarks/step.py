@@ -29,8 +29,11 @@ BARS = {"float32": (1 / 1.35, 1e-4), "bfloat16": (1 / 2.5, 2e-2)}  # the bar; ho
 
 def run(pairs: int = 7) -> list[dict]:
     sides = Sides(photographs(BATCH, (500, 375)), captions(BATCH))
-    ours, theirs = {name: sides.ours(name) for name in BARS}, sides.theirs("float32")
-    first, rows, work = theirs(), [], 0
+    ours = {name: sides.ours(name) for name in BARS}
+    theirs = sides.theirs("float32")
+    first = theirs()
+    rows = []
+    work = 0
     for name, (bar, tolerance) in BARS.items():
         step = ours[name]
         found = step()
@@ -48,7 +51,8 @@ class Sides:
     def __init__(self, photos: list[Image.Image], texts: list[str], device: str = "cpu"):
         self.model, preprocess, self.tokenize = peer()
         self.pixels = torch.stack([preprocess(photo) for photo in photos]).to(device)
-        self.texts, self.device = texts, device
+        self.texts = texts
+        self.device = device
 
     def ours(self, precision: str) -> Callable[[], float]:
         with TemporaryDirectory() as folder:
@@ -56,9 +60,11 @@ class Sides:
         method = CLIP(CLIP.configure({}), Make.of(twin)).train().to(self.device)
         tokenizer = method.make.tokenizer
         ids, lengths = (part.to(self.device) for part in pad_batch(tokenizer.encode(self.texts), tokenizer))
-        pictures, tokens = Images(self.pixels[:, None]), Tokens(ids[:, None], lengths[:, None])
+        pictures = Images(self.pixels[:, None])
+        tokens = Tokens(ids[:, None], lengths[:, None])
         batch = Batch({"main": pictures}, {"main": tokens}, keys=self.texts)
-        optimizer, step = build(method, Recipe(lr=1e-5), {}), Step(method, precision)
+        optimizer = build(method, Recipe(lr=1e-5), {})
+        step = Step(method, precision)
         return lambda: _step(optimizer, lambda: forward_backward(step, batch, At(0, 1, 0, 0)).total)
 
     def theirs(self, precision: str) -> Callable[[], float]:
@@ -69,7 +75,8 @@ class Sides:
             {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
             {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         ]
-        optimizer, loss = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.98), eps=1e-6), ClipLoss()
+        optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.98), eps=1e-6)
+        loss = ClipLoss()
 
         def forward() -> Tensor:
             with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=precision == "bfloat16"):

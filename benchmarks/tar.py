@@ -30,7 +30,9 @@ from diptych.data.views import PictureView, TextView
 
 PACKAGES = ("open_clip_torch", "webdataset", "pillow")
 SIZES = {(500, 375): (512, 1 / 1.3), (1600, 1200): (192, 1 / 2.5)}  # pictures, bar
-BATCH, WORKERS, SHARDS = 16, 2, 4
+BATCH = 16
+WORKERS = 2
+SHARDS = 4
 CLOSE = 0.01  # of the mean of a picture's pixels, in units of their standard deviation over photographs
 
 
@@ -40,7 +42,8 @@ def run(pairs: int = 7, share: float = 1.0) -> list[dict]:
         count = round(count * share)
         with TemporaryDirectory() as folder:
             pattern = write(Path(folder), count, size)
-            mine, right = means(scaled(ours(pattern))), means(theirs(pattern))
+            mine = means(scaled(ours(pattern)))
+            right = means(theirs(pattern))
             assert len(mine) == len(right) == count
             assert (mine - right).abs().max() < CLOSE, "the pictures differ"
             times = interleaved(partial(drain, ours, pattern), partial(drain, theirs, pattern), pairs)
@@ -51,7 +54,8 @@ def run(pairs: int = 7, share: float = 1.0) -> list[dict]:
 
 def write(folder: Path, count: int, size: tuple[int, int]) -> str:
     """Shards of JPEGs with their captions; the pattern of their names."""
-    texts, photos = captions(count), photographs(count, size)
+    texts = captions(count)
+    photos = photographs(count, size)
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard}.tar", "w") as tar:
             for i in range(shard, count, SHARDS):
@@ -74,9 +78,15 @@ def ours(pattern: str) -> Iterator[Tensor]:
 def theirs(pattern: str) -> Iterator[Tensor]:
     """Batches of pixels, float and scaled."""
     options = Namespace(
-        val_data=pattern, val_num_samples=None, train_num_samples=None, train_data_upsampling_factors=None,
-        workers=WORKERS, batch_size=BATCH, world_size=1, seed=0,
-    )  # fmt: skip
+        val_data=pattern,
+        val_num_samples=None,
+        train_num_samples=None,
+        train_data_upsampling_factors=None,
+        workers=WORKERS,
+        batch_size=BATCH,
+        world_size=1,
+        seed=0,
+    )
     transform = image_transform(224, is_train=False)
     data = get_wds_dataset(options, transform, is_train=False, tokenizer=open_clip.get_tokenizer(NAME))
     return (images for images, _ in data.dataloader)

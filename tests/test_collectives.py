@@ -29,8 +29,12 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 
 def towers(norm: bool) -> tuple[nn.Sequential, nn.Sequential]:
     torch.manual_seed(0)
-    pair = [nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.Tanh(), nn.Flatten(), nn.Linear(18, 4)) if norm
-            else nn.Sequential(nn.Flatten(), nn.Linear(10, 4)) for _ in range(2)]  # fmt: skip
+    pair = [
+        nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.Tanh(), nn.Flatten(), nn.Linear(18, 4))
+        if norm
+        else nn.Sequential(nn.Flatten(), nn.Linear(10, 4))
+        for _ in range(2)
+    ]
     return tuple(collectives.convert_batch_norm(tower.double()) for tower in pair)  # type: ignore[return-value]
 
 
@@ -98,8 +102,14 @@ def of_two_widths() -> str:
 def test_rows_of_other_shapes_are_an_error_on_every_rank(ranks):
     for message in ranks.run(of_two_widths):
         assert "(2, 3) on rank 0 and torch.float32 (2, 4) on rank 1" in message
-    assert all(torch.equal(*pair) for pair in zip(ranks.run(gathered, torch.int64, (1,) * ranks.count), [
-        torch.arange(ranks.count)[:, None].expand(-1, 2)] * ranks.count, strict=True))  # fmt: skip
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(
+            ranks.run(gathered, torch.int64, (1,) * ranks.count),
+            [torch.arange(ranks.count)[:, None].expand(-1, 2)] * ranks.count,
+            strict=True,
+        )
+    )
 
 
 def found(counts) -> list[int]:

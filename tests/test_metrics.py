@@ -138,9 +138,9 @@ def test_accuracy_and_mean_per_class_equal_scikit_learn(n, c, seed):
 @given(right=st.lists(st.integers(1, 4), min_size=1, max_size=4), extra=st.integers(0, 6), k=st.integers(1, 4))
 def test_chance_recall_is_that_of_all_orders(right, extra, k):
     gallery = 4 + extra
-    expected = np.mean([
-        np.mean([min(chosen) < count for chosen in combinations(range(gallery), k)]) for count in right
-    ])  # fmt: skip
+    expected = np.mean(
+        [np.mean([min(chosen) < count for chosen in combinations(range(gallery), k)]) for count in right]
+    )
     assert chance_recall(right, gallery, k) == pytest.approx(expected)
 
 
@@ -219,9 +219,9 @@ def test_ranks_of_two_stages_equal_a_sort(problem, k, seed):
 @given(right=st.lists(st.integers(1, 4), min_size=1, max_size=4), extra=st.integers(0, 4))
 def test_chance_reciprocal_rank_is_that_of_all_orders(right, extra):
     gallery = 4 + extra
-    expected = np.mean([
-        np.mean([1 / (1 + min(places)) for places in combinations(range(gallery), count)]) for count in right
-    ])  # fmt: skip
+    expected = np.mean(
+        [np.mean([1 / (1 + min(places)) for places in combinations(range(gallery), count)]) for count in right]
+    )
     assert chance_reciprocal_rank(right, gallery) == pytest.approx(expected)
 
 

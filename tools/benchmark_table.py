@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "results" / "benchmarks"
-BEGIN, END = "<!-- measured: by tools/benchmark_table.py -->\n", "<!-- end -->\n"
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "results" / "benchmarks"
+BEGIN = "<!-- measured: by tools/benchmark_table.py -->\n"
+END = "<!-- end -->\n"
 ORDER = ("text", "images", "folder", "step", "loss_softmax", "loss_sigmoid", "loss_memory", "tar", "recall", "ivf",
          "growth", "scenes", "adapt", "concepts", "gpu")  # fmt: skip
 

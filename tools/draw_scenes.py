@@ -56,12 +56,16 @@ def edits() -> Image.Image:
     )
     seen = drawn.render(scene)
     depth = Image.fromarray(np.rint(255 * (1 - seen.arrays["depth"])).astype(np.uint8))
-    masks = [Image.fromarray((np.asarray(seen.masks[name]) * factor).astype(np.uint8)) for name, factor in
-             (("instance", 80), ("class", 12))]  # fmt: skip
+    masks = [
+        Image.fromarray((np.asarray(seen.masks[name]) * factor).astype(np.uint8))
+        for name, factor in (("instance", 80), ("class", 12))
+    ]
     return sheet(
-        [[image.convert("RGB") for image in (seen.image, *masks, depth)],
-         [drawn.render(drawn.edit(scene, kind)).image for kind in drawn.kinds]]
-    )  # fmt: skip
+        [
+            [image.convert("RGB") for image in (seen.image, *masks, depth)],
+            [drawn.render(drawn.edit(scene, kind)).image for kind in drawn.kinds],
+        ]
+    )
 
 
 SHEETS = {"scenes": plain, "scenes-styles": styles, "scenes-edits": edits}

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-TILE, COLUMNS = 64, 40
+TILE = 64
+COLUMNS = 40
 DRAWN = 128  # pixels at which an icon is drawn before it is scaled to TILE
 QUALITY = {"quality": 81, "alpha_quality": 45, "method": 6}  # 5.3 MB in all, no loss that the eye sees at 64 px
 EMOJI_VERSION = 15.1  # later ones are drawn by few hands
@@ -124,8 +125,10 @@ def draw(icon_set: dict, name: str) -> Image.Image:
     while name in icon_set.get("aliases", {}):
         name = icon_set["aliases"][name]["parent"]
     icon = icon_set["icons"][name]
-    width, height = icon.get("width", icon_set["width"]), icon.get("height", icon_set["height"])
-    left, top = icon.get("left", 0), icon.get("top", 0)
+    width = icon.get("width", icon_set["width"])
+    height = icon.get("height", icon_set["height"])
+    left = icon.get("left", 0)
+    top = icon.get("top", 0)
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'width="{DRAWN}" height="{DRAWN}" viewBox="{left} {top} {width} {height}" preserveAspectRatio="none">'
@@ -172,7 +175,8 @@ def main() -> None:
     icons = {design: read_json(package(name, folder), "icons.json") for design, name in DESIGNS.items()}
     chars = {d: read_json(package(n, folder), "chars.json") for d, n in DESIGNS.items() if d != "emojione"}
     emojibase = package("emojibase-data", folder)
-    data, groups = read_json(emojibase, "en/data.json"), read_json(emojibase, "meta/groups.json")
+    data = read_json(emojibase, "en/data.json")
+    groups = read_json(emojibase, "meta/groups.json")
     records = concepts(data, groups, chars, icons)  # type: ignore[arg-type]
 
     rows = -(-len(records) // COLUMNS)

@@ -96,8 +96,13 @@ def shell(*words: object, cwd: Path | None = None, program: tuple[str, ...] = ("
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     return subprocess.Popen(
         [sys.executable, *program, *map(str, words)],
-        cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings,
-    )  # fmt: skip
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **settings,
+    )
 
 
 def finish(process, seconds: int = 150) -> Called:

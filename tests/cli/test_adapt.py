@@ -111,8 +111,14 @@ def test_validation_on_other_classes_leaves_training_as_it_is(folder, diptych, t
     words = ("train", "coop", "--init", "tiny", "--data", folder, "--epochs", "2", "--batch-size", "8", "--quiet")
     assert diptych(*words, "--out", tmp_path / "a").code == 0
     assert diptych(*words, "--val", other, "--out", tmp_path / "b").code == 0
-    losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-               if '"loss"' in line] for name in "ab"]  # fmt: skip
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+            if '"loss"' in line
+        ]
+        for name in "ab"
+    ]
     assert losses[0] == losses[1]
     assert json.loads((tmp_path / "b" / "model.json").read_text())["kept"]["classes"] == [
         "banana",
@@ -216,8 +222,9 @@ def test_what_cannot_be_adapted_is_told_in_one_line(words, message, folder, dipt
         few = ("--data", folder, "--steps", "1", "--batch-size", "4", "--quiet")
         assert diptych("train", "simclr", *few, "--out", pictures).code == 0
     given = [{"{folder}": folder, "{pictures}": pictures}.get(word, word) for word in words]
-    assert message in refused("train", "coop", *given, "--batch-size", "4", "--steps", "1", "--quiet",
-                              "--out", tmp_path / "run")  # fmt: skip
+    assert message in refused(
+        "train", "coop", *given, "--batch-size", "4", "--steps", "1", "--quiet", "--out", tmp_path / "run"
+    )
 
 
 def test_a_bank_of_descriptions_becomes_captions_pairs_and_a_probe(folder, diptych, tmp_path):

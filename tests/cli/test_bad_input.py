@@ -367,9 +367,13 @@ def full_disk(*_: object, **__: object):
 
 @pytest.mark.parametrize(
     "where",
-    ["diptych.training.state.save_file", "diptych.methods.store.save_file", "diptych.training.log.Log.write",
-     "diptych.training.config.yaml.safe_dump"],
-)  # fmt: skip
+    [
+        "diptych.training.state.save_file",
+        "diptych.methods.store.save_file",
+        "diptych.training.log.Log.write",
+        "diptych.training.config.yaml.safe_dump",
+    ],
+)
 def test_a_full_disk_leaves_nothing_half_written(refused_training, train, photos, tmp_path, monkeypatch, where):
     with monkeypatch.context() as patch:
         patch.setattr(where, full_disk)

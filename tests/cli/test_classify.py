@@ -38,8 +38,10 @@ def test_the_folders_names_are_told_of_its_pictures(pictures, diptych):
 def test_names_of_ones_own_win_from_the_line_or_a_file(pictures, diptych, tmp_path):
     colours = tmp_path / "colours.txt"
     colours.write_text("red\n green\n\nblue\n", "utf-8")
-    lines = [diptych("classify", "tiny", pictures, "--names", names, "--template", "a {} thing", "--json").out
-             for names in ("red, green,blue", colours)]  # fmt: skip
+    lines = [
+        diptych("classify", "tiny", pictures, "--names", names, "--template", "a {} thing", "--json").out
+        for names in ("red, green,blue", colours)
+    ]
     assert json.loads(lines[0])["names"] == ["red", "green", "blue"]
     assert lines[0] == lines[1]
     assert lines[0] != diptych("classify", "tiny", pictures, "--names", colours, "--template", "{}", "--json").out

@@ -16,8 +16,9 @@ def places(tmp_path_factory):
     """Scenes as a table of texts, and some of their pictures as a folder."""
     place = tmp_path_factory.mktemp("close")
     source = open_source(SCENES)
-    rows = [json.dumps({"caption": sample.captions()[0], "article": sample.captions("synthetic")[0]})
-            for sample in source]  # fmt: skip
+    rows = [
+        json.dumps({"caption": sample.captions()[0], "article": sample.captions("synthetic")[0]}) for sample in source
+    ]
     (place / "texts.jsonl").write_text("\n".join(rows) + "\n")
     (place / "photos").mkdir()
     for at in range(3):
@@ -28,8 +29,19 @@ def places(tmp_path_factory):
 
 def test_texts_alone_become_captions_of_pictures(places, diptych, tmp_path):
     run = tmp_path / "run"
-    called = diptych("train", "close", "--init", "tiny", "--data", places / "texts.jsonl", *SHORT, "--val",
-                     f"{SCENES}:texts=caption", "--out", run)  # fmt: skip
+    called = diptych(
+        "train",
+        "close",
+        "--init",
+        "tiny",
+        "--data",
+        places / "texts.jsonl",
+        *SHORT,
+        "--val",
+        f"{SCENES}:texts=caption",
+        "--out",
+        run,
+    )
     assert called.code == 0, called.err
     assert "validation: accuracy" in called.err
     assert f"diptych generate {run} --images PICTURES" in called.out
@@ -46,8 +58,9 @@ def test_texts_alone_become_captions_of_pictures(places, diptych, tmp_path):
     told = json.loads(diptych("info", run, "--json").out)
     assert told["method"] == "close"
     assert "language_model" in told
-    result = json.loads(diptych("evaluate", run, "--data", f"{SCENES}:texts=caption", "--suite", "captions,gap",
-                                "--json").out)  # fmt: skip
+    result = json.loads(
+        diptych("evaluate", run, "--data", f"{SCENES}:texts=caption", "--suite", "captions,gap", "--json").out
+    )
     assert {"captions", "gap"} <= set(result.get("results", result))
 
 
@@ -67,18 +80,27 @@ def test_every_task_is_a_matter_of_options(data, words, places, diptych, tmp_pat
     called = diptych("train", "close", "--init", "tiny", "--data", data, *words, *SHORT, "--out", tmp_path / "run")
     assert called.code == 0, called.err
     if "answer" in words:
-        told = json.loads(diptych("evaluate", tmp_path / "run", "--data", f"{SCENES}:texts=question", "--suite",
-                                  "answers", "--json").out)  # fmt: skip
+        told = json.loads(
+            diptych(
+                "evaluate", tmp_path / "run", "--data", f"{SCENES}:texts=question", "--suite", "answers", "--json"
+            ).out
+        )
         numbers = told.get("results", told)["answers"]
         assert 0 <= numbers["exact"] <= 1
 
 
 def test_entailment_is_learnt_from_snli_and_asked_of_pictures(places, diptych, tmp_path):
     rows = [
-        {"pairID": f"{at}#{label}", "gold_label": label, "sentence1": "a red cat", "sentence2": f"{at} {label}",
-         "Flickr30K_ID": at % 3}
-        for at in range(8) for label in ("entailment", "neutral", "contradiction")
-    ]  # fmt: skip
+        {
+            "pairID": f"{at}#{label}",
+            "gold_label": label,
+            "sentence1": "a red cat",
+            "sentence2": f"{at} {label}",
+            "Flickr30K_ID": at % 3,
+        }
+        for at in range(8)
+        for label in ("entailment", "neutral", "contradiction")
+    ]
     path = tmp_path / "snli_ve_dev.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     task = ("--method.context", "question", "--method.target", "answer")
@@ -90,8 +112,9 @@ def test_entailment_is_learnt_from_snli_and_asked_of_pictures(places, diptych, t
         picture = open_source(SCENES)[at].images["main"].decode()
         picture.save(tmp_path / "flickr30k-images" / f"{at}.jpg")
     for by, name in (("generate", "exact"), ("log_prob", "chosen")):
-        told = json.loads(diptych("evaluate", tmp_path / "run", "--data", path, "--suite", "answers", "--by", by,
-                                  "--json").out)  # fmt: skip
+        told = json.loads(
+            diptych("evaluate", tmp_path / "run", "--data", path, "--suite", "answers", "--by", by, "--json").out
+        )
         numbers = told.get("results", told)["answers"]
         assert numbers["n"] == 24
         assert numbers[f"chance_{name}"] == pytest.approx(1 / 3)
@@ -105,6 +128,16 @@ def test_bad_words_are_refused_in_one_line(places, diptych, refused, tmp_path):
     assert "did you mean 'greedy'" in refused("generate", run, "--images", places / "photos", "--strategy", "gredy")
     assert "check the path" in refused("generate", run, "--images", tmp_path / "none" / "x")
     assert "--init" in refused("train", "close", "--data", places / "texts.jsonl", "--out", tmp_path / "a")
-    assert "no folder" in refused("train", "close", "--init", "tiny", "--data", places / "texts.jsonl", "--method.lm",
-                                  "t5:nowhere", "--out", tmp_path / "b")  # fmt: skip
+    assert "no folder" in refused(
+        "train",
+        "close",
+        "--init",
+        "tiny",
+        "--data",
+        places / "texts.jsonl",
+        "--method.lm",
+        "t5:nowhere",
+        "--out",
+        tmp_path / "b",
+    )
     assert "reads no pictures" in refused("generate", "tiny-lm", "a", "--images", places / "photos")

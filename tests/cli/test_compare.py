@@ -19,8 +19,13 @@ def fake(monkeypatch, tmp_path):
 def test_methods_are_compared_shown_and_shown_again(diptych, tmp_path):
     called = diptych("compare", "clip", "siglip", *GIVEN, "--out", "two", "--jobs", 2)
     assert called.code == 0, called
-    for part in ("trained on glyphs:design=noto, measured on glyphs:split=val", "t2i_r1, over the first", "+0.0500 ± ",
-                 "two/report.html is the page", "1,000"):  # fmt: skip
+    for part in (
+        "trained on glyphs:design=noto, measured on glyphs:split=val",
+        "t2i_r1, over the first",
+        "+0.0500 ± ",
+        "two/report.html is the page",
+        "1,000",
+    ):
         assert part in called.out, part
     assert "4 of 4: " in called.err
     assert (tmp_path / "two" / "report.html").exists()
@@ -42,9 +47,10 @@ def test_towers_and_recipe_are_set_for_all_methods(diptych, tmp_path):
     assert "between the methods differ" not in called.err
     head = json.loads((tmp_path / "two" / "compare.json").read_text())
     assert head["common"] == {
-        "image_tower": "vit:width=64", "tokenizer": "clip",
+        "image_tower": "vit:width=64",
+        "tokenizer": "clip",
         "recipe": {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.2, "betas": [0.9, 0.99]},
-    }  # fmt: skip
+    }
     again = diptych("compare", "clip", "siglip", *GIVEN, *words, "--out", "two")
     assert again.code == 0, again
     other = diptych("compare", "clip", "siglip", *GIVEN, "--lr", "0.5", "--out", "two")

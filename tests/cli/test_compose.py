@@ -47,15 +47,37 @@ def test_pictures_are_told_best_first_and_the_reference_is_none_of_them(trained,
 
 
 def test_training_tells_what_to_do_next(trained, diptych, tmp_path):
-    words = ("train", "sprc", "--data", f"{SCENES}:count=24", "--init", trained / "base", *SIZES, "--steps", 1,
-             "--batch-size", 8, "--out", tmp_path / "run")  # fmt: skip
+    words = (
+        "train",
+        "sprc",
+        "--data",
+        f"{SCENES}:count=24",
+        "--init",
+        trained / "base",
+        *SIZES,
+        "--steps",
+        1,
+        "--batch-size",
+        8,
+        "--out",
+        tmp_path / "run",
+    )
     called = diptych(*words)
     assert f"diptych compose {tmp_path / 'run'} PICTURES REFERENCE 'make it blue'" in called.out + called.err
 
 
 def test_suites_measure_a_run_from_the_command_line(trained, diptych):
-    called = diptych("evaluate", trained / "run", "--data", f"{SCENES}:count=24:split=val", "--suite", "composed",
-                     "--siblings", "scene", "--keep-reference")  # fmt: skip
+    called = diptych(
+        "evaluate",
+        trained / "run",
+        "--data",
+        f"{SCENES}:count=24:split=val",
+        "--suite",
+        "composed",
+        "--siblings",
+        "scene",
+        "--keep-reference",
+    )
     assert called.code == 0, called
     assert "20 queries, 24 pictures" in called.out
     assert "composed by edit" in called.out

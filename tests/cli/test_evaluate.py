@@ -106,8 +106,18 @@ def test_what_does_not_fit_is_told_in_one_line(refused, run, words, parts):
 
 
 def test_an_empty_row_of_a_table_stays_empty(capsys):
-    _show("suite", {"n": 3, "data": "d", "bad": {"html": 2}, "protocol": "p", "top1": 0.5, "chance_top1": 0.25,
-                    "by_kind": {"a": {"n": 1, "x": 0.25}, "b": {"y": 0.75}}})  # fmt: skip
+    _show(
+        "suite",
+        {
+            "n": 3,
+            "data": "d",
+            "bad": {"html": 2},
+            "protocol": "p",
+            "top1": 0.5,
+            "chance_top1": 0.25,
+            "by_kind": {"a": {"n": 1, "x": 0.25}, "b": {"y": 0.75}},
+        },
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "suite on d: 3 pictures; left out: 2 html"
     assert lines[-1] == "protocol p"

@@ -14,17 +14,38 @@ TEXTS = [Toy(128)[i].captions()[0] for i in range(0, 128, 5)]
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("words")
     (folder / "texts.csv").write_text("caption\n" + "\n".join(TEXTS) + "\n")
-    words = ["train", "language_model", "--data", folder / "texts.csv", "--out", folder / "run", "--steps=3",
-             "--batch-size=8", "--text-tower=text:width=32:depth=1:heads=2", "--quiet",
-             "--tokenizer=bpe:vocab_size=320:context=32"]  # fmt: skip
+    words = [
+        "train",
+        "language_model",
+        "--data",
+        folder / "texts.csv",
+        "--out",
+        folder / "run",
+        "--steps=3",
+        "--batch-size=8",
+        "--text-tower=text:width=32:depth=1:heads=2",
+        "--quiet",
+        "--tokenizer=bpe:vocab_size=320:context=32",
+    ]
     assert main([str(word) for word in words]) == 0
     return folder / "run"
 
 
 def test_training_tells_what_can_be_done_next(run, diptych, tmp_path):
     data, more = run.parent / "texts.csv", tmp_path / "more"
-    called = diptych("train", "language_model", "--data", data, "--out", more, "--init", run, "--steps=1",
-                     "--batch-size=8", "--quiet")  # fmt: skip
+    called = diptych(
+        "train",
+        "language_model",
+        "--data",
+        data,
+        "--out",
+        more,
+        "--init",
+        run,
+        "--steps=1",
+        "--batch-size=8",
+        "--quiet",
+    )
     assert called.out.splitlines()[1:] == [
         f"  diptych evaluate {more} --data SOURCE --suite perplexity",
         f"  diptych generate {more} 'SOME WORDS'",
@@ -47,12 +68,16 @@ def test_strategies_and_their_options_are_passed_on(run, diptych):
     model = load(run)
     for words, settings in (
         (("--strategy", "greedy"), {"strategy": "greedy"}),
-        (("--strategy", "beam", "--beams", 2, "--length-penalty", 0.5),
-         {"strategy": "beam", "beams": 2, "length_penalty": 0.5}),
-        (("--top-k", 3, "--top-p", 0.5, "--temperature", 2),
-         {"strategy": "sample", "top_k": 3, "top_p": 0.5, "temperature": 2.0}),
+        (
+            ("--strategy", "beam", "--beams", 2, "--length-penalty", 0.5),
+            {"strategy": "beam", "beams": 2, "length_penalty": 0.5},
+        ),
+        (
+            ("--top-k", 3, "--top-p", 0.5, "--temperature", 2),
+            {"strategy": "sample", "top_k": 3, "top_p": 0.5, "temperature": 2.0},
+        ),
         (("--min-tokens", 4), {"strategy": "sample", "min_tokens": 4}),
-    ):  # fmt: skip
+    ):
         found = diptych("generate", run, "a", "--max-tokens", 6, "--json", *words)
         assert json.loads(found.out) == ["a" + model.generate(["a"], max_tokens=6, **settings)[0]], found
 

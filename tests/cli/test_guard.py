@@ -29,8 +29,21 @@ def test_training_ends_before_the_model_forgets(start, diptych, tmp_path):
     free = diptych("train", "fine_tune", "--init", "tiny", "--data", NEW, "--out", tmp_path / "free", *HARD)
     assert free.code == 0, free.err
     assert score(tmp_path / "free") < start - 0.3
-    kept = diptych("train", "fine_tune", "--init", "tiny", "--data", NEW, "--out", tmp_path / "kept", *HARD,
-                   "--guard", OLD, "--forget", "0.05")  # fmt: skip
+    kept = diptych(
+        "train",
+        "fine_tune",
+        "--init",
+        "tiny",
+        "--data",
+        NEW,
+        "--out",
+        tmp_path / "kept",
+        *HARD,
+        "--guard",
+        OLD,
+        "--forget",
+        "0.05",
+    )
     assert kept.code == 0, kept.err
     assert "the guard's score fell from" in kept.err
     looks = [json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()]
@@ -45,19 +58,36 @@ def test_training_ends_before_the_model_forgets(start, diptych, tmp_path):
 
 def test_a_guard_without_fault_changes_nothing(diptych, tmp_path):
     for name, guard in (("with", ("--guard", OLD, "--forget", "1")), ("without", ())):
-        called = diptych("train", "fine_tune", "--init", "tiny", "--data", NEW, "--out", tmp_path / name, *HARD[:2],
-                         "--steps", "2", *HARD[4:], *guard)  # fmt: skip
+        called = diptych(
+            "train",
+            "fine_tune",
+            "--init",
+            "tiny",
+            "--data",
+            NEW,
+            "--out",
+            tmp_path / name,
+            *HARD[:2],
+            "--steps",
+            "2",
+            *HARD[4:],
+            *guard,
+        )
         assert called.code == 0, called.err
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-         if '"loss"' in line]
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+            if '"loss"' in line
+        ]
         for name in ("with", "without")
-    ]  # fmt: skip
+    ]
     assert losses[0] == losses[1]
 
 
 def test_how_far_it_may_fall_is_checked(diptych, tmp_path):
-    called = diptych("train", "clip", "--init", "tiny", "--data", NEW, "--out", tmp_path / "run", "--guard", OLD,
-                     "--forget", "-1")  # fmt: skip
+    called = diptych(
+        "train", "clip", "--init", "tiny", "--data", NEW, "--out", tmp_path / "run", "--guard", OLD, "--forget", "-1"
+    )
     assert called.code == 2
     assert "'forget' of the run is -1" in called.err

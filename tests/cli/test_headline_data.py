@@ -50,8 +50,17 @@ def test_cliprocket_on_cc12m_and_yfcc(diptych, tmp_path):
     assert report["captions"]["count"] == 2 * COUNT + COUNT // 2
     trained(diptych, "cliprocket", tmp_path / "run", "--data", both, "--method.hidden", "16")
     roles = f"{tmp_path / 'yfcc15m.pkl'}:text=title=title;web=description"
-    trained(diptych, "cliprocket", tmp_path / "roles", "--data", roles, "--method.hidden", "16",
-            "--method.role", "title=0.3,web=0.7")  # fmt: skip
+    trained(
+        diptych,
+        "cliprocket",
+        tmp_path / "roles",
+        "--data",
+        roles,
+        "--method.hidden",
+        "16",
+        "--method.role",
+        "title=0.3,web=0.7",
+    )
 
 
 def test_a_pickle_that_would_run_code_is_refused_in_one_line(refused_training, tmp_path, monkeypatch):
@@ -75,8 +84,10 @@ def test_a_list_whose_pictures_are_gone_stops_the_run(refused_training, diptych,
 def test_dreamlip_on_its_table(diptych, tmp_path, monkeypatch):
     names = pictures(tmp_path / "dreamlip-cc3m")
     rows = ["image,raw,shortIB,longIB,shortSV,longSV,shortLLA,longLLA"]
-    rows += [f'{name},"{caption(at)}",s,It is {at}. It is noise.,s,"One.\n\nTwo.",s,Three.</s>'
-             for at, name in enumerate(names)]  # fmt: skip
+    rows += [
+        f'{name},"{caption(at)}",s,It is {at}. It is noise.,s,"One.\n\nTwo.",s,Three.</s>'
+        for at, name in enumerate(names)
+    ]
     (tmp_path / "dreamlip-cc3m" / "train.csv").write_text("\n".join(rows))
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     for number, pool in enumerate(("synthetic+long", "caption+synthetic+long")):

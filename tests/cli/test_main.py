@@ -54,9 +54,15 @@ def test_version(diptych):
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("", "siglip"), ("methods", "clip"), ("towers", "vit"), ("sources", "tar"), ("suites", "zeroshot"),
-     ("optimizers", "adamw")],
-)  # fmt: skip
+    [
+        ("", "siglip"),
+        ("methods", "clip"),
+        ("towers", "vit"),
+        ("sources", "tar"),
+        ("suites", "zeroshot"),
+        ("optimizers", "adamw"),
+    ],
+)
 def test_lists_as_tables_and_as_json(diptych, what, name):
     words = [what] if what else []
     assert name in diptych("list", *words).out
@@ -77,7 +83,10 @@ def test_the_cards_of_methods_are_listed_in_full(diptych):
 def test_streams_by_role():
     assert streams(["glyphs:split=train,a.tar"]) == {"train": "glyphs:split=train,a.tar"}
     assert streams(["s/{0..3,7}.tar", "web=a.tar,b.tar,dense=c.csv:text=x"]) == {
-        "train": "s/{0..3,7}.tar", "web": "a.tar,b.tar", "dense": "c.csv:text=x"}  # fmt: skip
+        "train": "s/{0..3,7}.tar",
+        "web": "a.tar,b.tar",
+        "dense": "c.csv:text=x",
+    }
     assert streams(["web=a.tar", "web=b.tar"]) == {"web": "a.tar,b.tar"}
 
 
@@ -87,8 +96,19 @@ def test_options_come_from_preset_file_and_words_in_this_order(train, diptych, p
         f"method: clip\ndata: {photos}\nlr: 0.25\nseed: 3\nsave_every: 7\n"
         "recipe: {warmup: 2, betas: [0.5, 0.75], clip: 1.0}\nconfig: {scale: 20, augment: {flip: true}}\n"
     )
-    called = diptych("train", "--config", path, *TINY, "--lr", "1e-3", "--recipe.clip", "null", "--method.max_scale=50",
-                     "--out", tmp_path / "run")  # fmt: skip
+    called = diptych(
+        "train",
+        "--config",
+        path,
+        *TINY,
+        "--lr",
+        "1e-3",
+        "--recipe.clip",
+        "null",
+        "--method.max_scale=50",
+        "--out",
+        tmp_path / "run",
+    )
     assert called.code == 0, called
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["data"] == {"train": str(photos)}

@@ -63,8 +63,14 @@ def file(tmp_path, monkeypatch):
 def test_a_claim_is_run_shown_and_stored(diptych, file, tmp_path):
     called = diptych("reproduce", file, "--out", tmp_path / "out", "--jobs", 3)
     assert called.code == 0, called
-    for part in ("Is ours better?", "r1: ours above theirs", "other: ours not worse than theirs by 0.1", "0.62 ± 0.025",
-                 "verdict: holds; stored in", "seeds 1, 2, 3"):  # fmt: skip
+    for part in (
+        "Is ours better?",
+        "r1: ours above theirs",
+        "other: ours not worse than theirs by 0.1",
+        "0.62 ± 0.025",
+        "verdict: holds; stored in",
+        "seeds 1, 2, 3",
+    ):
         assert part in called.out, part
     assert "6 of 6: " in called.err
     assert "ask for five seeds" in called.err
@@ -107,8 +113,14 @@ def test_a_killed_run_leaves_no_process_and_goes_on(diptych, file, tmp_path):
     called = diptych("reproduce", file, "--jobs", 1)
     assert called.code == 0, called
     assert file.with_name("ran.txt").read_text().splitlines() == [
-        "1 theirs", "1 ours", "1 ours", "2 theirs", "2 ours", "3 theirs", "3 ours",
-    ]  # fmt: skip
+        "1 theirs",
+        "1 ours",
+        "1 ours",
+        "2 theirs",
+        "2 ours",
+        "3 theirs",
+        "3 ours",
+    ]
     assert (tmp_path / "results" / "claims" / "ours.json").exists()
 
 

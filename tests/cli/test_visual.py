@@ -28,8 +28,19 @@ def corpus(tmp_path_factory):
 
 
 def label(diptych, corpus, out):
-    return diptych("data", "label", corpus / "pages.jsonl", "--model", "tiny", "--positive", "33%", "--negative", "50%",
-                   "--out", out)  # fmt: skip
+    return diptych(
+        "data",
+        "label",
+        corpus / "pages.jsonl",
+        "--model",
+        "tiny",
+        "--positive",
+        "33%",
+        "--negative",
+        "50%",
+        "--out",
+        out,
+    )
 
 
 def train(diptych, table, out, *words):
@@ -44,8 +55,9 @@ def run(diptych, corpus):
     if not out.exists():
         assert label(diptych, corpus, corpus / "auto.jsonl").code == 0
         table = corpus / "auto.jsonl"
-        called = train(diptych, f"train={table},human={table},calibrate={table}", out, "--method.label", "label",
-                       "--val", table)  # fmt: skip
+        called = train(
+            diptych, f"train={table},human={table},calibrate={table}", out, "--method.label", "label", "--val", table
+        )
         assert called.code == 0, called
         assert "validation: " in called.err
         assert "auroc" in called.err
@@ -98,8 +110,17 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(diptych, ru
         assert name in visualness
     assert "no-picture" in retrieval
     assert "t2i_mrr" in retrieval
-    plain = diptych("evaluate", "tiny", "--data", corpus / "auto.jsonl", "--train", corpus / "auto.jsonl",
-                    "--suite", "visualness", "--json")  # fmt: skip
+    plain = diptych(
+        "evaluate",
+        "tiny",
+        "--data",
+        corpus / "auto.jsonl",
+        "--train",
+        corpus / "auto.jsonl",
+        "--suite",
+        "visualness",
+        "--json",
+    )
     assert "macro_f1" in json.loads(plain.out)["visualness"]
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (64, 64), "red").save(tmp_path / "photos" / "a.png")

@@ -47,8 +47,10 @@ def test_names_are_those_of_classes_or_of_texts():
     classes = ("cat", "dog")
     assert thing_of(Box(xyxy=(0, 0, 1, 1), text="x", label=1), classes) == "dog"
     assert thing_of(Box(xyxy=(0, 0, 1, 1), text="x", label=-1), classes) == ""
-    rows = [Sample(key=str(at), source="rows", boxes=[Box(xyxy=(0, 0, 1, 1), text=text)])
-            for at, text in enumerate(["owl", " bat ", "owl", ""])]  # fmt: skip
+    rows = [
+        Sample(key=str(at), source="rows", boxes=[Box(xyxy=(0, 0, 1, 1), text=text)])
+        for at, text in enumerate(["owl", " bat ", "owl", ""])
+    ]
     assert things(Rows(rows, fields={"boxes": Field(kind="box")})) == ("bat", "owl")
     assert things(Rows(rows, fields={"boxes": Field(kind="box", classes=classes)})) == classes
     with pytest.raises(InputError, match="neither classes nor texts"):
@@ -56,8 +58,12 @@ def test_names_are_those_of_classes_or_of_texts():
 
 
 def test_boxes_are_cut_to_the_picture_and_those_outside_left_out():
-    boxes = [Box(xyxy=(-10, 5, 20, 10), text="a"), Box(xyxy=(50, 0, 60, 5), text="out"), Box(xyxy=(0, 0, 4, 4)),
-             Box(xyxy=(0, 0, 4, 4), text="b", image="page2")]  # fmt: skip
+    boxes = [
+        Box(xyxy=(-10, 5, 20, 10), text="a"),
+        Box(xyxy=(50, 0, 60, 5), text="out"),
+        Box(xyxy=(0, 0, 4, 4)),
+        Box(xyxy=(0, 0, 4, 4), text="b", image="page2"),
+    ]
     found, names = shares(Sample(key="a", source="rows", boxes=boxes), (40, 20), ())
     assert names == ["a"]
     np.testing.assert_allclose(found, [[0, 0.25, 0.5, 0.5]])

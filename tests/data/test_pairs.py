@@ -25,9 +25,18 @@ def test_each_pair_is_the_sample_with_its_text_alone():
     assert [sample.labels["class"] for sample in source] == [0, 0, 2, 5, 5, 5]
     assert [sample.labels["origin"] for sample in source] == source.labels("origin").tolist() == [0, 0, 2, 5, 5, 5]
     assert source.labels("class").tolist() == [0, 0, 2, 5, 5, 5]
-    assert [sample.key for sample in source] == list(source.keys()) == [
-        "000#0", "000#1", "002#2", "005#3", "005#4", "005#5",
-    ]  # fmt: skip
+    assert (
+        [sample.key for sample in source]
+        == list(source.keys())
+        == [
+            "000#0",
+            "000#1",
+            "002#2",
+            "005#3",
+            "005#4",
+            "005#5",
+        ]
+    )
     assert np.array_equal(np.asarray(source[3].images["main"].decode()), np.asarray(TOY[5].images["main"].decode()))
 
 

@@ -123,9 +123,12 @@ def test_other_things_have_no_groups(tmp_path):
 def test_words_for_what_the_classes_are_make_further_templates():
     found = with_types(["a photo of a {}.", "a {}"], ["pet", "cat"])
     assert found[:5] == (
-        "a photo of a {}.", "a photo of a {}, a type of pet.", "a photo of a pet: {}.", "a pet of a {}.",
+        "a photo of a {}.",
+        "a photo of a {}, a type of pet.",
+        "a photo of a pet: {}.",
+        "a pet of a {}.",
         "a pet photo of a {}.",
-    )  # fmt: skip
+    )
     assert found[9:] == ("a {}", "a pet: {}", "a cat: {}")  # without a full stop or a photo, nothing more comes of it
     assert len(set(found)) == len(found)
     assert with_types(["a {}"], []) == ("a {}",)

@@ -271,7 +271,11 @@ def test_abbreviations_and_numbers_part_no_sentence_and_other_marks_do():
     text = ("Dr. Smith met Mr. Jones at 5 p.m. in the U.S. yesterday! Was it so? Yes. See Fig. 3 e.g. there.\nA lamp "
             "of 3.5 kg.</s>a bus")  # fmt: skip
     assert sentences(text) == [
-        "Dr. Smith met Mr. Jones at 5 p.m. in the U.S. yesterday!", "Was it so?", "Yes", "See Fig. 3 e.g. there",
-        "A lamp of 3.5 kg", "a bus",
-    ]  # fmt: skip
+        "Dr. Smith met Mr. Jones at 5 p.m. in the U.S. yesterday!",
+        "Was it so?",
+        "Yes",
+        "See Fig. 3 e.g. there",
+        "A lamp of 3.5 kg",
+        "a bus",
+    ]
     assert sentences(" \n.</s>") == sentences("...") == []

@@ -215,8 +215,13 @@ def cell_of(method, **changed):
 
 
 def test_what_is_common_goes_to_every_method_and_its_own_options_win():
-    common = Common(image_tower="vit:width=64:heads=2", text_tower="text:width=64", tokenizer="clip", embed_dim=32,
-                    recipe={"optimizer": "adamw", "lr": 0.002})  # fmt: skip
+    common = Common(
+        image_tower="vit:width=64:heads=2",
+        text_tower="text:width=64",
+        tokenizer="clip",
+        embed_dim=32,
+        recipe={"optimizer": "adamw", "lr": 0.002},
+    )
     configs = {
         method: resolved(cell_of(method), "glyphs", 600, common)
         for method in ("clip", "siglip:lr=0.5", "simclr", "language_model")
@@ -226,7 +231,11 @@ def test_what_is_common_goes_to_every_method_and_its_own_options_win():
     assert [configs["simclr"].image_tower, configs["simclr"].text_tower] == ["vit:width=64:heads=2", "none"]
     assert [configs["language_model"].image_tower, configs["language_model"].text_tower] == ["none", "text:width=64"]
     assert [(each.recipe.optimizer, each.recipe.lr) for each in configs.values()] == [
-        ("adamw", 0.002), ("adamw", 0.5), ("adamw", 0.002), ("adamw", 0.002)]  # fmt: skip
+        ("adamw", 0.002),
+        ("adamw", 0.5),
+        ("adamw", 0.002),
+        ("adamw", 0.002),
+    ]
     half = towers("clip", 0.5, common.image_tower, common.text_tower)
     assert "width=32" in half[0]
     assert setting(configs["simclr"])["tokenizer"] == "none"
@@ -234,8 +243,14 @@ def test_what_is_common_goes_to_every_method_and_its_own_options_win():
 
 def test_a_method_on_pictures_alone_is_trained_and_counted(pairs_csv, tmp_path):
     cell = cell_of("simclr:batch_size=24", budget=48)
-    task = Task(cell=cell, common=Common(image_tower=SMALL_TOWER), data=str(pairs_csv), test=str(pairs_csv),
-                suites=(), folder=tmp_path / "run")  # fmt: skip
+    task = Task(
+        cell=cell,
+        common=Common(image_tower=SMALL_TOWER),
+        data=str(pairs_csv),
+        test=str(pairs_csv),
+        suites=(),
+        folder=tmp_path / "run",
+    )
     row = run(task, lambda line: None)
     model = load(tmp_path / "run")
     assert model.tokenizer is None

@@ -29,13 +29,21 @@ def record(values, content=b"claim", **changed):
         "theirs": {"r1": {"mean": 0.5, "interval": None}},
     }
     return {
-        "format": FORMAT, "claim": "clip", "block": "claim", "question": CLAIM.question,
+        "format": FORMAT,
+        "claim": "clip",
+        "block": "claim",
+        "question": CLAIM.question,
         **judge(CLAIM, numbers).to_dict(),
-        "quick": False, "seeds": [*numbers], "table": ["r1"],
+        "quick": False,
+        "seeds": [*numbers],
+        "table": ["r1"],
         "arms": arms,
-        "cpu_seconds": 1234.5, "processors": ["a processor"], "versions": {"torch": "2.11"},
-        "file": {"file": "clip.py", "blob": blob_of(content), "commit": "0123456789abcdef", "sha256": ""}, **changed,
-    }  # fmt: skip
+        "cpu_seconds": 1234.5,
+        "processors": ["a processor"],
+        "versions": {"torch": "2.11"},
+        "file": {"file": "clip.py", "blob": blob_of(content), "commit": "0123456789abcdef", "sha256": ""},
+        **changed,
+    }
 
 
 @pytest.fixture
@@ -66,9 +74,7 @@ def test_the_league_has_a_row_for_every_card(folders):
 
 
 def test_a_row_tells_verdict_main_effect_and_its_interval(folders):
-    assert row(folders) == [
-        "clip", "2021", "method", "code", "**holds**", "r1: ours above theirs", "[+0.189, +0.2177]"
-    ]  # fmt: skip
+    assert row(folders) == ["clip", "2021", "method", "code", "**holds**", "r1: ours above theirs", "[+0.189, +0.2177]"]
     assert row(folders, "siglip")[4:] == ["no claim", "", ""]
     (folders / "claims" / "siglip.py").write_text("")
     assert row(folders, "siglip")[4] == "not tried"
@@ -76,11 +82,9 @@ def test_a_row_tells_verdict_main_effect_and_its_interval(folders):
 
 def test_an_effect_that_fails_by_an_ablation_says_so(folders):
     found = record([(0.7, 0.5), (0.7, 0.5), (0.71, 0.5)])
-    effect = {**found["expect"][0], "outcome": "fails",
-              "ablations": [{"arm": "plain", "kept": 0.976, "breaks": False}]}  # fmt: skip
+    effect = {**found["expect"][0], "outcome": "fails", "ablations": [{"arm": "plain", "kept": 0.976, "breaks": False}]}
     store(folders, {**found, "verdict": "fails", "expect": [effect]})
-    assert row(folders)[4:] == [
-        "**fails**", "r1: ours above theirs; but plain keeps 98% of it", "[+0.189, +0.2177]"]  # fmt: skip
+    assert row(folders)[4:] == ["**fails**", "r1: ours above theirs; but plain keeps 98% of it", "[+0.189, +0.2177]"]
 
 
 def test_the_effect_is_the_one_that_decides(folders):
@@ -122,10 +126,12 @@ def test_a_methods_page_shows_what_was_measured_and_under_which_conditions(folde
     [
         ([(0.7, 0.5), (0.7, 0.5)], "verdict: holds"),
         ([(0.95, 0.5), (0.95, 0.5)], "verdict: fails"),
-        ([(0.7, 0.4), (0.7, 0.6)],
-         "verdict: tie (the smallest effect that this run could have seen: r1: ours above theirs: 1.27)"),
+        (
+            [(0.7, 0.4), (0.7, 0.6)],
+            "verdict: tie (the smallest effect that this run could have seen: r1: ours above theirs: 1.27)",
+        ),
         ([(0.7, 0.2), (0.7, 0.2)], "verdict: untrained (r1 must reach 0.3; theirs reached 0.2)"),
     ],
-)  # fmt: skip
+)
 def test_a_sentence_for_each_verdict(values, sentence):
     assert tables.sentence(record(values)) == sentence

@@ -32,10 +32,13 @@ def test_it_is_small_enough_to_ship():
 def dictionary(tmp_path, monkeypatch):
     """A WordNet of eight verbs with long definitions, in the places that the recipe reads."""
     rows = [
-        {"id": f"v{number:08d}", "words": [f"{WORDS[number % 10]}{number}"],
-         "gloss": " ".join(WORDS[(number * 3 + place * (1 + number % 4)) % 10] for place in range(30))}
+        {
+            "id": f"v{number:08d}",
+            "words": [f"{WORDS[number % 10]}{number}"],
+            "gloss": " ".join(WORDS[(number * 3 + place * (1 + number % 4)) % 10] for place in range(30)),
+        }
         for number in range(8)
-    ]  # fmt: skip
+    ]
     with gzip.open(tmp_path / "synsets.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     here = f"wordnet:{tmp_path}:page=3"

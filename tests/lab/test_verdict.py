@@ -154,9 +154,14 @@ def test_under_the_floor_nothing_is_claimed():
 @given(
     st.lists(st.tuples(*[st.integers(-50, 50)] * 3), min_size=2, max_size=6),
     st.integers(-9, 9),
-    st.sampled_from([better("m", "ours", over="theirs", breaking=("ablation",)), equal("m", "ours", "theirs", 8.0),
-                     not_worse("m", "ours", "theirs", 8.0)]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            better("m", "ours", over="theirs", breaking=("ablation",)),
+            equal("m", "ours", "theirs", 8.0),
+            not_worse("m", "ours", "theirs", 8.0),
+        ]
+    ),
+)
 def test_differences_alone_count_and_smaller_is_better_is_its_mirror(rows, shift, expect):
     def outcome(expect, rows):
         columns = [[float(value) for value in column] for column in zip(*rows, strict=True)]
@@ -183,5 +188,8 @@ def test_what_is_stored_says_what_the_verdict_follows_from():
     assert item["interval"] == pytest.approx([item["mean"] - half, item["mean"] + half])
     assert item["ablations"] == [{"arm": "ablation", "kept": 0.0, "breaks": True, "mean": 0.0, "interval": [0.0, 0.0]}]
     assert stored["floor"] == {
-        "metric": "m", "chance": 0.01, "value": 0.03, "reached": pytest.approx({"ours": 0.6, "theirs": 0.15})
-    }  # fmt: skip
+        "metric": "m",
+        "chance": 0.01,
+        "value": 0.03,
+        "reached": pytest.approx({"ours": 0.6, "theirs": 0.15}),
+    }

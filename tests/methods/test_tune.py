@@ -35,8 +35,17 @@ def recall(model):
 
 def test_a_short_run_learns_the_new_and_keeps_the_old(tmp_path):
     before = load("tiny")
-    run(resolve("clip", {"train": NEW}, preset="tune", init="tiny", recipe={"steps": 8, "batch_size": 16},
-                options={"quiet": True}), tmp_path / "run")  # fmt: skip
+    run(
+        resolve(
+            "clip",
+            {"train": NEW},
+            preset="tune",
+            init="tiny",
+            recipe={"steps": 8, "batch_size": 16},
+            options={"quiet": True},
+        ),
+        tmp_path / "run",
+    )
     after = load(tmp_path / "run")
     assert loss_of(after) < loss_of(before) - 0.02
     assert recall(after) >= 0.95 * recall(before)
@@ -86,8 +95,10 @@ def test_it_is_taken_with_init_and_told_in_one_line(tmp_path, capsys):
     words = ["train", "clip", "--data", NEW, "--init", "tiny", "--steps", "1", "--batch-size", "4", "--quiet", "--out"]
     assert main([*words, str(tmp_path / "tuned")]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "preset tune" in line]
-    assert told == ["--init takes the preset tune: adamw, lr 3e-05, batches of 4; --lr and the like change it, "
-                    "--preset small trains as from scratch"]  # fmt: skip
+    assert told == [
+        "--init takes the preset tune: adamw, lr 3e-05, batches of 4; --lr and the like change it, "
+        "--preset small trains as from scratch"
+    ]
     assert main([*words, str(tmp_path / "small"), "--preset", "small", "--lr", "1e-6"]) == 0
     assert "preset tune" not in capsys.readouterr().err
     configs = {name: yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("tuned", "small")}

@@ -222,8 +222,13 @@ def test_prefix_and_memory_are_read_by_what_follows():
         found = generate(reader, torch.tensor([[1], [1]]), memory=memory, max_tokens=6, **beams)
         swapped = generate(reader, torch.tensor([[1], [1]]), memory=memory.flip(0), max_tokens=6, **beams)
         assert found == swapped[::-1]
-    blind = generate(reader, torch.tensor([[1], [1]]), memory=memory, max_tokens=6,
-                     memory_mask=torch.tensor([[True, False, False]] * 2))  # fmt: skip
+    blind = generate(
+        reader,
+        torch.tensor([[1], [1]]),
+        memory=memory,
+        max_tokens=6,
+        memory_mask=torch.tensor([[True, False, False]] * 2),
+    )
     alone = generate(reader, torch.tensor([[1], [1]]), memory=memory[:, :1], max_tokens=6)
     assert blind == alone
 

@@ -181,9 +181,18 @@ def test_every_gradient_is_right_with_prefix_and_memory():
 def test_logits_states_and_log_probabilities_are_those_of_transformers_gpt2():
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(
-        vocab_size=V, n_positions=CONTEXT, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=1,
-        attn_pdrop=0, embd_pdrop=0, resid_pdrop=0, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=V,
+        n_positions=CONTEXT,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=1,
+        attn_pdrop=0,
+        embd_pdrop=0,
+        resid_pdrop=0,
+        initializer_range=0.3,
+    )
     theirs = transformers.GPT2LMHeadModel(config).eval()
     lm = CausalLM(text_tower(SMALL + ":activation=gelu_tanh")).eval()
     lm.load_state_dict({f"tower.{name}": value for name, value in from_gpt2(theirs.state_dict()).items()})

@@ -29,8 +29,13 @@ def model() -> Model:
 def make(seed: int = 0, image: str = "vit:image_size=32:patch=8:width=64:depth=2", tokenizer=TOKENIZER) -> Model:
     torch.manual_seed(seed)
     tower = image_tower(image)
-    text = text_tower("text:width=64:depth=2", vocab_size=TOKENIZER.vocab_size, context=TOKENIZER.context,
-                      pad=TOKENIZER.pad, eot=TOKENIZER.eot)  # fmt: skip
+    text = text_tower(
+        "text:width=64:depth=2",
+        vocab_size=TOKENIZER.vocab_size,
+        context=TOKENIZER.context,
+        pad=TOKENIZER.pad,
+        eot=TOKENIZER.eot,
+    )
     return Model(DualEncoder(tower, text, 16), tokenizer, tower.preprocess, name="toy")
 
 
@@ -59,8 +64,13 @@ def test_paths_pictures_and_tensors_give_equal_vectors(model: Model, pictures: l
     assert expected.shape == (5, 16)
     assert expected.dtype == torch.float32
     assert_close(expected.norm(dim=1), torch.ones(5))
-    given = [paths, [str(path) for path in paths], [FilePicture(str(path)) for path in paths],
-             [BytesPicture(path.read_bytes()) for path in paths], (*pictures[:2], *paths[2:])]  # fmt: skip
+    given = [
+        paths,
+        [str(path) for path in paths],
+        [FilePicture(str(path)) for path in paths],
+        [BytesPicture(path.read_bytes()) for path in paths],
+        (*pictures[:2], *paths[2:]),
+    ]
     for images in given:
         assert torch.equal(model.embed_images(images, exact=True), expected)
         assert torch.nn.functional.cosine_similarity(model.embed_images(images), expected).min() > 0.999

@@ -34,8 +34,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def make(image: str = "vit:image_size=32:patch=8:width=64:depth=2:pooling=map:cls=0") -> Model:
     torch.manual_seed(0)
     tower = image_tower(image)
-    text = text_tower("text:width=64:depth=2", vocab_size=TOKENIZER.vocab_size, context=TOKENIZER.context,
-                      pad=TOKENIZER.pad, eot=TOKENIZER.eot)  # fmt: skip
+    text = text_tower(
+        "text:width=64:depth=2",
+        vocab_size=TOKENIZER.vocab_size,
+        context=TOKENIZER.context,
+        pad=TOKENIZER.pad,
+        eot=TOKENIZER.eot,
+    )
     return Model(DualEncoder(tower, text, 16), TOKENIZER, tower.preprocess, name="toy")
 
 
@@ -117,8 +122,9 @@ def test_int8_neither_trains_nor_moves():
         model.to("cuda")
 
 
-def test_auto_takes_the_fastest_close_one_and_probes_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                                          caplog: pytest.LogCaptureFixture):  # fmt: skip
+def test_auto_takes_the_fastest_close_one_and_probes_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     seconds = {"float32": 3.0, "bfloat16": 2.0, "int8": 1.0}
     monkeypatch.setattr(precision, "_seconds", lambda run, model: seconds[model.precision])
     monkeypatch.setattr(precision, "_cosine", lambda a, b: 0.998 if _is_int8() else 0.9991)
@@ -163,8 +169,12 @@ def test_auto_falls_back_to_float32_and_says_why(monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_probes_towers_that_int8_does_not_know():
-    model = Model(DualEncoder(make("conv:image_size=32").encoder.image, make().encoder.text, 16), None,
-                  make("conv:image_size=32").preprocess, name="conv")  # fmt: skip
+    model = Model(
+        DualEncoder(make("conv:image_size=32").encoder.image, make().encoder.text, 16),
+        None,
+        make("conv:image_size=32").preprocess,
+        name="conv",
+    )
     model.encoder.text = copy.deepcopy(model.encoder.text)
     assert set_precision(model, "auto").precision in precision.PRECISIONS
 

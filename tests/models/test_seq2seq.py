@@ -62,8 +62,9 @@ def test_decoding_goes_on_as_the_whole_text_is_read(lm):
     torch.testing.assert_close(
         lm.next(state.select(chosen), torch.tensor([9, 8, 9])).logits[0],
         lm.start(torch.tensor([[1, 7, 9]]), None, memory[2:], memory_mask=mask[2:]).logits[0],
-        atol=1e-5, rtol=0,
-    )  # fmt: skip
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_beam_search_of_one_beam_is_greedy(lm):
@@ -76,8 +77,9 @@ def test_beam_search_of_one_beam_is_greedy(lm):
 def test_t5_writes_what_transformers_itself_computes():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=60, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
-                                   decoder_start_token_id=0)  # fmt: skip
+    config = transformers.T5Config(
+        vocab_size=60, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
     model = transformers.T5ForConditionalGeneration(config).eval()
     ids, target = torch.tensor([[4, 5, 1, 0], [7, 8, 9, 1]]), torch.tensor([[11, 12, 1], [13, 1, -100]])
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])

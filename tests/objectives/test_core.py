@@ -38,8 +38,10 @@ def reference(x, y, scale, bias=None, *, targets=None, allowed=None, softmax=Tru
     weight = torch.ones(rows, columns) if allowed is None else allowed.to(x.dtype)
     losses, alive = [], []
     for i in range(rows):
-        logits = [scale * sum(x[i, d] * y[j, d] for d in range(x.shape[1])) + (0 if bias is None else bias)
-                  for j in range(columns)]  # fmt: skip
+        logits = [
+            scale * sum(x[i, d] * y[j, d] for d in range(x.shape[1])) + (0 if bias is None else bias)
+            for j in range(columns)
+        ]
         inside = [j for j in range(columns) if weight[i, j] > 0]
         if not inside or (softmax and not sum(wanted[i])):
             losses.append(x.sum() * 0)

@@ -138,8 +138,10 @@ def test_a_student_that_says_what_its_teacher_says_has_no_gradient_and_the_entro
 
 def test_a_sure_teacher_of_the_diagonal_is_clip_and_a_bias_of_its_logits_is_nothing():
     torch.testing.assert_close(distilled(*NEW, 5.0, EYE, EYE, 1e4), info_nce(*NEW, 5.0))
-    extended = [torch.cat([value, torch.full((4, 1), each, dtype=torch.float64)], 1)
-                for value, each in zip(OLD, (1.0, -0.8), strict=True)]  # fmt: skip
+    extended = [
+        torch.cat([value, torch.full((4, 1), each, dtype=torch.float64)], 1)
+        for value, each in zip(OLD, (1.0, -0.8), strict=True)
+    ]
     torch.testing.assert_close(distilled(*NEW, 5.0, *extended, 7.0), distilled(*NEW, 5.0, *OLD, 7.0))
 
 

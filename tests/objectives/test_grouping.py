@@ -71,9 +71,13 @@ def test_a_common_factor_of_the_similarities_does_not_matter():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.sampled_from([0.0, 0.3, 0.9, 1.0]),
-    st.sampled_from(["minmax", "softmax"]), st.integers(0, 99),
-)  # fmt: skip
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    st.sampled_from(["minmax", "softmax"]),
+    st.integers(0, 99),
+)
 def test_equal_to_loops(pictures, count, patches, sigma, weighting, seed):
     generator = torch.Generator().manual_seed(seed)
     t = F.normalize(torch.randn(pictures, count, 3, generator=generator, dtype=torch.float64), dim=-1)

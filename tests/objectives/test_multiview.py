@@ -127,8 +127,10 @@ def test_equal_to_loops_in_value_and_gradient_whatever_the_tile(name, count, ins
 def test_kcl_equals_loops():
     x, y = views(2)
     k = [[torch.exp(-2 * (a - b).square().sum()) for b in x] for a in x]
-    within = [sum(torch.exp(-2 * (v[i] - v[j]).square().sum()) for i, j in itertools.combinations(range(4), 2)) / 6
-              for v in (x, y)]  # fmt: skip
+    within = [
+        sum(torch.exp(-2 * (v[i] - v[j]).square().sum()) for i, j in itertools.combinations(range(4), 2)) / 6
+        for v in (x, y)
+    ]
     across = sum(torch.exp(-2 * (x[i] - y[i]).square().sum()) for i in range(4)) / 4
     assert len(k) == 4
     assert mv.kcl(x, y).item() == pytest.approx((16 * sum(within) - 2 * across).item(), abs=1e-12)
@@ -193,9 +195,8 @@ def test_dcl_equals_loops(instances, tile, sigma, seed):
                 mean = sum(math.exp(c / sigma) for c in cosines) / instances
                 weight = 2 - math.exp(cosines[i] / sigma) / mean
             spread = sum(
-                torch.exp((other[v, i] * other[m, j]).sum() / 0.3)
-                for m in range(2) for j in range(instances) if j != i
-            )  # fmt: skip
+                torch.exp((other[v, i] * other[m, j]).sum() / 0.3) for m in range(2) for j in range(instances) if j != i
+            )
             total = total + torch.log(spread) - weight * (other[v, i] * other[1 - v, i]).sum() / 0.3
     expected = total / (2 * instances)
     found = mv.dcl(one[0], one[1], 0.3, sigma=sigma, tile=tile)

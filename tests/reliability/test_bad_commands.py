@@ -120,7 +120,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
     ("ground tiny a.txt cat --out y.png", ("a.txt is no picture", "name a JPEG")),
     ("classify tiny photos --names a,b --route", ("tiny does not route images", "leave --route out")),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")

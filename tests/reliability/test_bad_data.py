@@ -166,35 +166,49 @@ PICTURES = [
     Row(name="a JPEG 2000", make=pictures(x__jp2=b"x"), counts={"unsupported": 1}),
     Row(name="a film as a HEIC", make=pictures(x__heic=b"\0\0\0\x10ftypmp42isom"), counts={"unsupported": 1}),
     Row(name="noise", make=pictures(x__jpg=bytes(range(7, 200))), counts={"unreadable": 1}),
-    *[Row(name=f"a cut {kind}", make=pictures(x__png=cut(kind)), counts={"truncated": 1})
-      for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")],
+    *[
+        Row(name=f"a cut {kind}", make=pictures(x__png=cut(kind)), counts={"truncated": 1})
+        for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+    ],
     Row(name="a PNG bomb", make=pictures(x__png=png(100_000, 100_000)), counts={"bomb": 1}),
     Row(name="a JPEG bomb", make=pictures(x__jpg=jpeg_of(65_000, 65_000)), counts={"bomb": 1}),
     Row(name="a GIF bomb", make=pictures(x__gif=gif_of(65_000, 65_000)), counts={"bomb": 1}),
     Row(name="a WebP bomb", make=pictures(x__webp=webp_of(16_384, 16_384)), counts={"bomb": 1}),
     Row(name="a BMP bomb", make=pictures(x__bmp=bmp_of(100_000, 100_000)), counts={"bomb": 1}),
-    Row(name="a TIFF bomb", make=pictures(
-        x__tif=tiff(60_000, 60_000, (278, 60_000), (273, 8), (279, 100))), counts={"bomb": 1}),
-    Row(name="a TIFF of one enormous tile", make=pictures(
-        x__tif=tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100))),
-        counts={"bomb": 1}),
+    Row(
+        name="a TIFF bomb",
+        make=pictures(x__tif=tiff(60_000, 60_000, (278, 60_000), (273, 8), (279, 100))),
+        counts={"bomb": 1},
+    ),
+    Row(
+        name="a TIFF of one enormous tile",
+        make=pictures(x__tif=tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100))),
+        counts={"bomb": 1},
+    ),
     Row(name="a PNG of 1 x 300,000", make=pictures(x__png=png(1, 300_000, bytes(600_000))), counts={"bomb": 1}),
     Row(name="a PNG of 300,000 x 1", make=pictures(x__png=png(300_000, 1, bytes(300_001))), counts={"bomb": 1}),
-    Row(name="a text bomb in a PNG", make=pictures(x__png=png(2, 2, bytes(6), (b"zTXt", b"a\0\0" + zlib.compress(
-        bytes(1 << 26), 9)))), counts={"unreadable": 1}),
+    Row(
+        name="a text bomb in a PNG",
+        make=pictures(x__png=png(2, 2, bytes(6), (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26), 9)))),
+        counts={"unreadable": 1},
+    ),
     Row(name="a PNG of no pixels", make=pictures(x__png=png(0, 0)), counts={"unreadable": 1}),
     Row(name="a picture that is a pipe", make=picture_pipe, counts={"unreadable": 1}),
     Row(name="a picture that is a device", make=picture_device, counts={"unreadable": 1}),
     Row(name="a picture that is a socket", make=picture_socket, counts={"unreadable": 1}),
     Row(name="a picture of 64 GB", make=picture_of_terabytes, counts={"bomb": 1}),
     Row(name="a link to nothing", make=dangling, counts={"missing": 1}),
-]  # fmt: skip
+]
 
 
-AVIF = [
-    Row(name="a cut AVIF", make=pictures(x__avif=cut("AVIF")), counts={"truncated": 1}),
-    Row(name="an AVIF bomb", make=pictures(x__avif=avif_of(16_000, 16_000)), counts={"bomb": 1}),
-] if features.check("avif") else []  # fmt: skip
+AVIF = (
+    [
+        Row(name="a cut AVIF", make=pictures(x__avif=cut("AVIF")), counts={"truncated": 1}),
+        Row(name="an AVIF bomb", make=pictures(x__avif=avif_of(16_000, 16_000)), counts={"bomb": 1}),
+    ]
+    if features.check("avif")
+    else []
+)
 
 
 # Tars
@@ -252,14 +266,26 @@ TARS = [
     Row(name="a size below zero in base 256", make=sized(b"\xff" * 12), counts={"checksum": 1}, good=2),
     Row(name="a size of exabytes", make=sized(b"\x80" + b"\xff" * 11), counts={"truncated": 1}),
     Row(name="a size that is no number", make=sized(b"a lot\0\0\0\0\0\0\0"), counts={"checksum": 1}, good=2),
-    Row(name="a million extended records", make=tar(("pax", b"6 a=b\n" * 170_000), ("b.png", picture()),
-        kinds={"pax": b"x"}), good=2),
-    Row(name="an extended header of 2 MB", make=tar(("pax", b"6 a=b\n" * 340_000), kinds={"pax": b"x"}),
-        counts={"checksum": 1}),
-    Row(name="an extended record without end", make=tar(("pax", b"99 path=x\n"), kinds={"pax": b"x"}),
-        counts={"checksum": 1}),
-    Row(name="an extended size below zero", make=tar(("pax", b"11 size=-9\n"), kinds={"pax": b"x"}),
-        counts={"checksum": 1}),
+    Row(
+        name="a million extended records",
+        make=tar(("pax", b"6 a=b\n" * 170_000), ("b.png", picture()), kinds={"pax": b"x"}),
+        good=2,
+    ),
+    Row(
+        name="an extended header of 2 MB",
+        make=tar(("pax", b"6 a=b\n" * 340_000), kinds={"pax": b"x"}),
+        counts={"checksum": 1},
+    ),
+    Row(
+        name="an extended record without end",
+        make=tar(("pax", b"99 path=x\n"), kinds={"pax": b"x"}),
+        counts={"checksum": 1},
+    ),
+    Row(
+        name="an extended size below zero",
+        make=tar(("pax", b"11 size=-9\n"), kinds={"pax": b"x"}),
+        counts={"checksum": 1},
+    ),
     Row(name="a member of type M", make=tar(("b.png", picture()), kinds={"b.png": b"M"}), counts={"member-type": 1}),
     Row(name="a member of type Z", make=tar(("b.png", picture()), kinds={"b.png": b"Z"}), counts={"member-type": 1}),
     Row(name="a link", make=tar(("b.png", b""), kinds={"b.png": b"2"}), says="is a link; repack the tar"),
@@ -275,40 +301,71 @@ TARS = [
     Row(name="JSON with 5,000 digits", make=tar(("b.png", picture()), ("b.json", DIGITS)), counts={"json": 1}),
     Row(name="deeply nested JSON", make=tar(("b.png", picture()), ("b.json", DEEP)), counts={"json": 1}),
     Row(name="JSON that is a list", make=tar(("b.png", picture()), ("b.json", b"[1]")), counts={"json": 1}),
-    Row(name="a label of 30 digits", make=tar(("b.png", picture()), ("b.json", b'{"x": 1%s}' % (b"0" * 30))),
-        counts={"number": 1}),
-    Row(name="a list with 30 digits", make=tar(("b.png", picture()), ("b.json", b'{"x": [1%s]}' % (b"0" * 30))),
-        counts={"number": 1}),
+    Row(
+        name="a label of 30 digits",
+        make=tar(("b.png", picture()), ("b.json", b'{"x": 1%s}' % (b"0" * 30))),
+        counts={"number": 1},
+    ),
+    Row(
+        name="a list with 30 digits",
+        make=tar(("b.png", picture()), ("b.json", b'{"x": [1%s]}' % (b"0" * 30))),
+        counts={"number": 1},
+    ),
     Row(name="a class of 5,000 digits", make=tar(("b.png", picture()), ("b.cls", b"9" * 5000)), counts={"number": 1}),
     Row(name="a class that is a word", make=tar(("b.png", picture()), ("b.cls", b"cat")), counts={"label": 1}),
     Row(name="a caption in Latin-1", make=tar(("b.png", picture()), ("b.txt", b"caf\xe9")), counts={"utf8": 1}),
     Row(name="half a surrogate pair", make=tar(("b.png", picture()), ("b.json", b'{"text": "a \\ud83d"}')), good=2),
-    Row(name="a box of words", make=tar(("b.png", picture()), ("b.json", b'{"boxes": [{"box": "abcd"}]}')),
-        counts={"box": 1}),
-    Row(name="a box of infinite class", make=tar(("b.png", picture()), (
-        "b.json", b'{"boxes": [{"box": [1, 2, 3, 4], "label": Infinity}]}')), counts={"box": 1}),
+    Row(
+        name="a box of words",
+        make=tar(("b.png", picture()), ("b.json", b'{"boxes": [{"box": "abcd"}]}')),
+        counts={"box": 1},
+    ),
+    Row(
+        name="a box of infinite class",
+        make=tar(("b.png", picture()), ("b.json", b'{"boxes": [{"box": [1, 2, 3, 4], "label": Infinity}]}')),
+        counts={"box": 1},
+    ),
     Row(name="an array of 10^10", make=tar(("b.png", picture()), ("b.npy", npy("(10000000000,)"))), counts={"npy": 1}),
     Row(name="an array of 10^30", make=tar(("b.png", picture()), ("b.npy", npy(f"({10**30},)"))), counts={"npy": 1}),
-    Row(name="an array of 0 x 10^30", make=tar(("b.png", picture()), ("b.npy", npy(f"(0, {10**30})"))),
-        counts={"npy": 1}),
+    Row(
+        name="an array of 0 x 10^30",
+        make=tar(("b.png", picture()), ("b.npy", npy(f"(0, {10**30})"))),
+        counts={"npy": 1},
+    ),
     Row(name="an array below zero", make=tar(("b.png", picture()), ("b.npy", npy("(-1,)"))), counts={"npy": 1}),
-    Row(name="an array of objects", make=tar(("b.png", picture()), ("b.npy", npy("(1,)", "|O"))),
-        counts={"pickled": 1}),
+    Row(
+        name="an array of objects", make=tar(("b.png", picture()), ("b.npy", npy("(1,)", "|O"))), counts={"pickled": 1}
+    ),
     Row(name="an array of texts", make=tar(("b.png", picture()), ("b.npy", npy("(1,)", "<U2"))), counts={"npy": 1}),
     Row(name="a cut array", make=tar(("b.png", picture()), ("b.npy", npy("(9,)"))), counts={"npy": 1}),
-    Row(name="an array without a header", make=tar(("b.png", picture()), ("b.npy", b"\x93NUMPY\1\0\xff\xff{")),
-        counts={"npy": 1}),
-    Row(name="an archive as an array", make=tar(("b.png", picture()), ("b.npy", b"PK\3\4" + bytes(60))),
-        counts={"npy": 1}),
+    Row(
+        name="an array without a header",
+        make=tar(("b.png", picture()), ("b.npy", b"\x93NUMPY\1\0\xff\xff{")),
+        counts={"npy": 1},
+    ),
+    Row(
+        name="an archive as an array",
+        make=tar(("b.png", picture()), ("b.npy", b"PK\3\4" + bytes(60))),
+        counts={"npy": 1},
+    ),
     Row(name="a mask in colours", make=tar(("b.png", picture()), ("b.seg.png", picture())), counts={"unsupported": 1}),
     Row(name="a mask bomb", make=tar(("b.png", picture()), ("b.seg.png", png(100_000, 100_000))), counts={"bomb": 1}),
-    Row(name="braces for a hundred million files", make=lambda folder: folder / "{0..99999999}.tar",
-        says="the braces stand for 100,000,000 files"),
-    Row(name="braces in braces in braces", make=lambda folder: f"{folder}/{'{0..9999}' * 3}.tar",
-        says="at most 1,000,000 are read"),
-    Row(name="braces for a file that is not there", make=lambda folder: f"{folder}/{{0..3}}.tar",
-        says="0.tar: no such file"),
-]  # fmt: skip
+    Row(
+        name="braces for a hundred million files",
+        make=lambda folder: folder / "{0..99999999}.tar",
+        says="the braces stand for 100,000,000 files",
+    ),
+    Row(
+        name="braces in braces in braces",
+        make=lambda folder: f"{folder}/{'{0..9999}' * 3}.tar",
+        says="at most 1,000,000 are read",
+    ),
+    Row(
+        name="braces for a file that is not there",
+        make=lambda folder: f"{folder}/{{0..3}}.tar",
+        says="0.tar: no such file",
+    ),
+]
 
 
 # Tables
@@ -393,17 +450,26 @@ TABLES = [
     Row(name="a CSV without known columns", make=table("t.csv", "a,b\n1,2\n"), says=":image=COLUMN"),
     Row(name="a column twice", make=table("t.csv", "image,image\na,b\n"), says="names a column twice"),
     Row(name="a CSV of web addresses", make=table("t.csv", "image,text\nhttp://x/a.png,x\n"), says="web addresses"),
-    Row(name="a row with a cell too many", make=table("t.csv", "image,text\ngood.png,x\ngood.png,y,z\n"),
-        counts={"columns": 1}),
-    Row(name="a row in Latin-1", make=table("t.csv", b"image,text\ngood.png,x\ngood.png,caf\xe9\n"),
-        counts={"utf8": 1}),
+    Row(
+        name="a row with a cell too many",
+        make=table("t.csv", "image,text\ngood.png,x\ngood.png,y,z\n"),
+        counts={"columns": 1},
+    ),
+    Row(
+        name="a row in Latin-1", make=table("t.csv", b"image,text\ngood.png,x\ngood.png,caf\xe9\n"), counts={"utf8": 1}
+    ),
     Row(name="a NUL in a path", make=table("t.csv", b"image,text\ngood.png,x\na\0b.png,y\n"), counts={"missing": 1}),
-    Row(name="a path of 5,000 letters", make=table("t.csv", f"image,text\ngood.png,x\n{'a' * 5000}.png,y\n"),
-        counts={"unreadable": 1}),
+    Row(
+        name="a path of 5,000 letters",
+        make=table("t.csv", f"image,text\ngood.png,x\n{'a' * 5000}.png,y\n"),
+        counts={"unreadable": 1},
+    ),
     Row(name="a path that is a folder", make=table("t.csv", "image,text\ngood.png,x\n.,y\n"), counts={"unreadable": 1}),
-    Row(name="a label of 30 digits in a CSV", make=table(
-        "t.csv", f"image,text,label\ngood.png,x,1\nb.png,y,1{'0' * 30}\n"),
-        counts={"number": 1}),
+    Row(
+        name="a label of 30 digits in a CSV",
+        make=table("t.csv", f"image,text,label\ngood.png,x,1\nb.png,y,1{'0' * 30}\n"),
+        counts={"number": 1},
+    ),
     Row(name="labels of odd digits", make=table("t.csv", "text,label\na,1\nb,²\nc,--3\n"), good=3),
     Row(name="a CSV of old line ends", make=table("t.csv", "image,text\rgood.png,x\r"), says="not a table"),
     Row(name="a quote without end", make=table("t.csv", 'image,text\ngood.png,"x\n' + "good.png,y\n" * 5), good=1),
@@ -412,22 +478,32 @@ TABLES = [
     Row(name="a table that is a pipe", make=table_pipe, says="a pipe, a device or a socket"),
     Row(name="a table that is a device", make=table_device, says="a pipe, a device or a socket"),
     Row(name="a table that is not there", make=lambda folder: folder / "t.csv", says="no such file"),
-    Row(name="JSON lines with 5,000 digits", make=table("t.jsonl", b'{"text": "a"}\n' + DIGITS + b"\n"),
-        counts={"json": 1}),
+    Row(
+        name="JSON lines with 5,000 digits",
+        make=table("t.jsonl", b'{"text": "a"}\n' + DIGITS + b"\n"),
+        counts={"json": 1},
+    ),
     Row(name="JSON lines, deeply nested", make=table("t.jsonl", b'{"text": "a"}\n' + DEEP + b"\n"), counts={"json": 1}),
-    Row(name="JSON lines with half a surrogate pair", make=table(
-        "t.jsonl", '{"text": "a \\ud83d", "key": "\\udc80"}\n')),
+    Row(
+        name="JSON lines with half a surrogate pair", make=table("t.jsonl", '{"text": "a \\ud83d", "key": "\\udc80"}\n')
+    ),
     Row(name="JSON lines of lists", make=table("t.jsonl", "[1]\n[2]\n"), says="no JSON objects in its first lines"),
-    Row(name="JSON lines with another kind of path", make=table("t.jsonl", '{"image": "good.png", "text": "a"}\n'
-        '{"image": ["b.png"], "text": "b"}\n'), counts={"columns": 1}),
+    Row(
+        name="JSON lines with another kind of path",
+        make=table("t.jsonl", '{"image": "good.png", "text": "a"}\n{"image": ["b.png"], "text": "b"}\n'),
+        counts={"columns": 1},
+    ),
     Row(name="a time beyond the calendar", make=parquet(far_times), counts={"columns": 1}, good=2),
     Row(name="a label of 2^64 - 1", make=parquet(large_labels), counts={"number": 1}, good=2),
     Row(name="a number of 2^64 - 1", make=parquet(large_numbers), counts={"number": 1}, good=2),
     Row(name="noise in a Parquet page", make=parquet(many_texts, noisy), says="damaged, or not a Parquet file"),
-    Row(name="a cut Parquet file", make=parquet(many_texts, lambda data: data[:-100]),
-        says="damaged, or not a Parquet file"),
+    Row(
+        name="a cut Parquet file",
+        make=parquet(many_texts, lambda data: data[:-100]),
+        says="damaged, or not a Parquet file",
+    ),
     Row(name="a picture in place of Parquet", make=raw("t.parquet", picture()), says="damaged, or not a Parquet file"),
-]  # fmt: skip
+]
 
 
 # Pickles, COCO and others
@@ -492,12 +568,17 @@ def raw_photographs(folder: Path) -> Path:
 OTHERS = [
     Row(name="a pickle that runs code", make=pickled(GOOD, Runs()), says="wants to import 'posix.system'"),
     Row(name="a pickle of shared lists", make=pickled(GOOD, {**GOOD, "more": shared_lists()}), counts={"columns": 1}),
-    Row(name="a path of shared lists", make=pickled(GOOD, {"image_id": shared_lists(), "captions": ["x"]}),
-        counts={"columns": 1}),
-    Row(name="a pickle that holds itself", make=pickled(GOOD, {**GOOD, "more": endless_list()}),
-        counts={"columns": 1}),
-    Row(name="a pickle of one long entry a million times", make=pickled(*[{**GOOD, "x": "x" * 100_000}] * 50_000),
-        says="when they are written out"),
+    Row(
+        name="a path of shared lists",
+        make=pickled(GOOD, {"image_id": shared_lists(), "captions": ["x"]}),
+        counts={"columns": 1},
+    ),
+    Row(name="a pickle that holds itself", make=pickled(GOOD, {**GOOD, "more": endless_list()}), counts={"columns": 1}),
+    Row(
+        name="a pickle of one long entry a million times",
+        make=pickled(*[{**GOOD, "x": "x" * 100_000}] * 50_000),
+        says="when they are written out",
+    ),
     Row(name="a pickle of a word", make=raw("c.pkl", pickle.dumps("word")), says="holds a str"),
     Row(name="a cut pickle", make=raw("c.pkl", pickle.dumps([GOOD])[:-5]), says="cut short, or no pickle"),
     Row(name="an array of numbers", make=raw("c.npy", npy("(1,)")), says="an array of float64"),
@@ -506,20 +587,34 @@ OTHERS = [
     Row(name="COCO, deeply nested", make=table("captions_x.json", DEEP), says="not JSON"),
     Row(name="COCO without pictures", make=coco(images=[]), says="no list 'images'"),
     Row(name="COCO with a nameless picture", make=coco(images=[{"id": 1}]), says="lacks 'file_name'"),
-    Row(name="COCO with a caption of no picture", make=coco(annotations=[{"image_id": 2, "caption": "x"}]),
-        counts={"missing": 1}),
-    Row(name="COCO with a caption that is a number", make=coco(annotations=[{"image_id": 1, "caption": 5}]),
-        counts={"columns": 1}),
+    Row(
+        name="COCO with a caption of no picture",
+        make=coco(annotations=[{"image_id": 2, "caption": "x"}]),
+        counts={"missing": 1},
+    ),
+    Row(
+        name="COCO with a caption that is a number",
+        make=coco(annotations=[{"image_id": 1, "caption": 5}]),
+        counts={"columns": 1},
+    ),
     Row(name="a box of no width", make=boxed([0, 0, 5, 5], [0, 0, 0, 5]), counts={"box": 1}),
     Row(name="a box of three numbers", make=boxed([0, 0, 5]), says="a category or box lacks"),
     Row(name="COCO that is a pipe", make=lambda folder: pipe(folder, "captions_x.json"), says="a pipe, a device"),
-    Row(name="a list of what was kept that is a pipe", make=lambda folder: f"filtered:{pipe(folder, 'k.npz')}",
-        says="a pipe, a device"),
-    Row(name="a list of what was kept that is cut", make=lambda folder: (
-        f"filtered:{raw('k.npz', b'PK' + bytes(9))(folder)}"),
-        says="is no list of what was kept"),
-    Row(name="a token file whose first row is bad", make=table("a.token", b"\xff#0\tx\ngood.png#0\ty\n"),
-        counts={"utf8": 1}),
+    Row(
+        name="a list of what was kept that is a pipe",
+        make=lambda folder: f"filtered:{pipe(folder, 'k.npz')}",
+        says="a pipe, a device",
+    ),
+    Row(
+        name="a list of what was kept that is cut",
+        make=lambda folder: f"filtered:{raw('k.npz', b'PK' + bytes(9))(folder)}",
+        says="is no list of what was kept",
+    ),
+    Row(
+        name="a token file whose first row is bad",
+        make=table("a.token", b"\xff#0\tx\ngood.png#0\ty\n"),
+        counts={"utf8": 1},
+    ),
     Row(name="a question on picture 10^30", make=questions, counts={"number": 1}),
     Row(name="CIRR with a set of lists", make=cirr, says="img_set of triple 1 has no id with members"),
     Row(name="a folder of raw photographs", make=raw_photographs, says="2 pictures of kinds that are not read"),
@@ -529,7 +624,7 @@ OTHERS = [
     Row(name="an option that is none", make=lambda folder: f"{pictures()(folder)}:txt=a", says="did you mean 'text'"),
     Row(name="a text without its picture", make=pictures(good__txt=b"x", lost__txt=b"y"), counts={"missing": 1}),
     Row(name="a text that is no UTF-8", make=pictures(x__png=picture(), x__txt=b"\xff"), counts={"utf8": 1}),
-]  # fmt: skip
+]
 
 
 ROWS = [*PICTURES, *AVIF, *TARS, *TABLES, *OTHERS]
@@ -625,8 +720,10 @@ def no_terminal_obeys(text: str) -> bool:
 def hostile(folder: Path) -> Path:
     """A table with escapes in a caption that occurs twice, and in keys of damaged pictures."""
     rows = [("good.png", "good"), (f"a{ESCAPES}.png", "good"), ("good.png", "good")]
-    lines = [json.dumps({"image": name, "key": f"{at}{ESCAPES}", "text": f"{text} {ESCAPES}"})
-             for at, (name, text) in enumerate(rows)]  # fmt: skip
+    lines = [
+        json.dumps({"image": name, "key": f"{at}{ESCAPES}", "text": f"{text} {ESCAPES}"})
+        for at, (name, text) in enumerate(rows)
+    ]
     return table("t.jsonl", "\n".join(lines))(folder)
 
 

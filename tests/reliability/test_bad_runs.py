@@ -27,8 +27,23 @@ def made(tmp_path_factory) -> Path:
     """One run of three steps with a checkpoint at each, its embeddings with an index, and their pictures."""
     root = tmp_path_factory.mktemp("made")
     make_folder(root / "photos")
-    assert main(["train", "clip", "--data", str(root / "photos"), *TINY, "--save-every", "1", "--quiet",
-                 "--out", str(root / "run")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "clip",
+                "--data",
+                str(root / "photos"),
+                *TINY,
+                "--save-every",
+                "1",
+                "--quiet",
+                "--out",
+                str(root / "run"),
+            ]
+        )
+        == 0
+    )
     assert main(["embed", str(root / "run"), str(root / "photos"), "--out", str(root / "emb")]) == 0
     assert main(["index", str(root / "emb")]) == 0
     return root
@@ -269,48 +284,100 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("model.json is of another format", "embed", put(MODEL, "format", value="x/1"), ("of format 'x/1'",)),
     ("model.json has a format of a mapping", "embed", put(MODEL, "format", value={"a": 1}), ("of format",)),
     ("model.json in info", "info", text(MODEL, "{"), ("model.json is damaged",)),
-    ("model.json is a folder", "embed", then(gone(MODEL), lambda here: (here.run / "model.json").mkdir()),
-     ("model.json is not a file",)),
-    ("model.json is a device", "embed",
-     then(gone(MODEL), lambda here: (here.run / "model.json").symlink_to("/dev/zero")),
-     ("model.json is not a file",)),
+    (
+        "model.json is a folder",
+        "embed",
+        then(gone(MODEL), lambda here: (here.run / "model.json").mkdir()),
+        ("model.json is not a file",),
+    ),
+    (
+        "model.json is a device",
+        "embed",
+        then(gone(MODEL), lambda here: (here.run / "model.json").symlink_to("/dev/zero")),
+        ("model.json is not a file",),
+    ),
     *[
         (f"model.json lacks {key}", "embed", without(MODEL, key), ("model.json is damaged", f"it lacks '{key}'"))
         for key in ("method", "config", "dual", "tokenizer", "tokenizer_fingerprint", "preprocess")
     ],
     *[
-        (f"model.json has {key} of another type", "embed", put(MODEL, key, value=3), ("model.json is damaged",
-         f"'{key}' is 3"))
-        for key in ("method", "config", "dual", "kept", "tokenizer", "tokenizer_fingerprint", "preprocess", "weights",
-                    "stored", "training")
+        (
+            f"model.json has {key} of another type",
+            "embed",
+            put(MODEL, key, value=3),
+            ("model.json is damaged", f"'{key}' is 3"),
+        )
+        for key in (
+            "method",
+            "config",
+            "dual",
+            "kept",
+            "tokenizer",
+            "tokenizer_fingerprint",
+            "preprocess",
+            "weights",
+            "stored",
+            "training",
+        )
     ],
-    ("activation changed", "embed", put(MODEL, "dual", "text", "activation", value="quick_gelu"),
-     ("model.json is not the description", "copy both")),
+    (
+        "activation changed",
+        "embed",
+        put(MODEL, "dual", "text", "activation", value="quick_gelu"),
+        ("model.json is not the description", "copy both"),
+    ),
     ("heads changed", "embed", put(MODEL, "dual", "image", "heads", value=4), ("model.json is not the description",)),
-    ("mean changed", "search", put(MODEL, "preprocess", "mean", value=[0, 0, 0]),
-     ("model.json is not the description",)),
-    ("a shape of no tensor", "embed", then(weights(lambda state: None), put(MODEL, "dual", "embed_dim", value=-1)),
-     ("model.json",)),
-    ("a tower of another kind", "embed",
-     then(weights(lambda state: None), put(MODEL, "dual", "image", value={"name": 3})),
-     ("model.json describes no model",)),
-    ("a tower without a name", "embed", then(weights(lambda state: None), put(MODEL, "dual", "image", value={})),
-     ("model.json",)),
-    ("no preprocessing", "embed", then(weights(lambda state: None), put(MODEL, "preprocess", value=None)),
-     ("model.json",)),
-    ("a tokenizer of nothing", "embed",
-     then(weights(lambda state: None), put(MODEL, "tokenizer", value={"kind": "bpe"})),
-     ("tokenizer is damaged",)),
+    (
+        "mean changed",
+        "search",
+        put(MODEL, "preprocess", "mean", value=[0, 0, 0]),
+        ("model.json is not the description",),
+    ),
+    (
+        "a shape of no tensor",
+        "embed",
+        then(weights(lambda state: None), put(MODEL, "dual", "embed_dim", value=-1)),
+        ("model.json",),
+    ),
+    (
+        "a tower of another kind",
+        "embed",
+        then(weights(lambda state: None), put(MODEL, "dual", "image", value={"name": 3})),
+        ("model.json describes no model",),
+    ),
+    (
+        "a tower without a name",
+        "embed",
+        then(weights(lambda state: None), put(MODEL, "dual", "image", value={})),
+        ("model.json",),
+    ),
+    (
+        "no preprocessing",
+        "embed",
+        then(weights(lambda state: None), put(MODEL, "preprocess", value=None)),
+        ("model.json",),
+    ),
+    (
+        "a tokenizer of nothing",
+        "embed",
+        then(weights(lambda state: None), put(MODEL, "tokenizer", value={"kind": "bpe"})),
+        ("tokenizer is damaged",),
+    ),
     # weights
     ("weights are missing", "embed", gone("run/model.safetensors"), ("unfinished run", "--resume")),
     ("weights are cut", "embed", cut("run/model.safetensors"), ("checksum differs",)),
     ("weights lack a tensor", "embed", weights(lambda state: state.pop("image_projection.weight")), ("lacks image",)),
     ("weights have another shape", "embed", weights(shape), ("image_projection.weight is",)),
     ("weights have another type", "embed", weights(dtype), ("image_projection.weight is torch.float64",)),
-    ("weights are no safetensors", "embed",
-     then(text("run/model.safetensors", "hello"),
-          lambda here: put(MODEL, "weights", value=store._checksum(here.run / "model.safetensors"))(here)),
-     ("not a readable safetensors file",)),
+    (
+        "weights are no safetensors",
+        "embed",
+        then(
+            text("run/model.safetensors", "hello"),
+            lambda here: put(MODEL, "weights", value=store._checksum(here.run / "model.safetensors"))(here),
+        ),
+        ("not a readable safetensors file",),
+    ),
     # config.yaml
     ("config.yaml is missing", "resume", gone(CONFIG), ("config.yaml",)),
     ("config.yaml is no YAML", "resume", text(CONFIG, "a: [1"), ("config.yaml is not YAML",)),
@@ -319,8 +386,12 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("config.yaml is nested deeply", "resume", text(CONFIG, "[" * 5000), ("config.yaml",)),
     ("config.yaml has a number of 5,000 digits", "resume", text(CONFIG, "seed: " + "9" * 5000), ("config.yaml",)),
     ("config.yaml has a tag", "resume", text(CONFIG, "a: !!python/object/apply:os.system ['true']"), ("config.yaml",)),
-    ("config.yaml has an unknown option", "resume", text(CONFIG, "method: clip\nlearning: 3"),
-     ("option in", "learning")),
+    (
+        "config.yaml has an unknown option",
+        "resume",
+        text(CONFIG, "method: clip\nlearning: 3"),
+        ("option in", "learning"),
+    ),
     ("config.yaml has a recipe of text", "resume", text(CONFIG, "method: clip\nrecipe: fast"), ("recipe",)),
     ("config.yaml has a method of no name", "resume", text(CONFIG, "method: 3"), ("is 3; write its name",)),
     # data that changed
@@ -329,14 +400,30 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("data grew", "resume", photos(grown), ("had 16 samples and has 17", "another --out")),
     ("data have another key", "resume", photos(renamed), ("has 16 samples as before, but others",)),
     # checkpoints
-    ("a checkpoint's state is cut", "resume", lambda here: (newest(here) / "state.json").write_text('{"dict'),
-     ("state.json is damaged", "remove the checkpoint")),
-    ("a checkpoint's state is a list", "resume", lambda here: (newest(here) / "state.json").write_text("[]"),
-     ("is damaged",)),
-    ("a checkpoint's state is nested deeply", "resume", lambda here: (newest(here) / "state.json").write_text(DEEP),
-     ("nested too deeply",)),
-    ("a checkpoint's tensors are cut", "resume",
-     lambda here: (newest(here) / "tensors.safetensors").write_bytes(b"hello"), ("is damaged",)),
+    (
+        "a checkpoint's state is cut",
+        "resume",
+        lambda here: (newest(here) / "state.json").write_text('{"dict'),
+        ("state.json is damaged", "remove the checkpoint"),
+    ),
+    (
+        "a checkpoint's state is a list",
+        "resume",
+        lambda here: (newest(here) / "state.json").write_text("[]"),
+        ("is damaged",),
+    ),
+    (
+        "a checkpoint's state is nested deeply",
+        "resume",
+        lambda here: (newest(here) / "state.json").write_text(DEEP),
+        ("nested too deeply",),
+    ),
+    (
+        "a checkpoint's tensors are cut",
+        "resume",
+        lambda here: (newest(here) / "tensors.safetensors").write_bytes(b"hello"),
+        ("is damaged",),
+    ),
     ("a checkpoint lacks tensors", "resume", tensors(lambda state: state.pop("t0")), ("is damaged", "t0")),
     ("a checkpoint has tensors of other shapes", "resume", tensors(half_shapes), ("does not fit the run",)),
     *[
@@ -346,11 +433,19 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("a checkpoint's position is text", "resume", saved("position", value="here"), ("'position' is 'here'",)),
     ("a checkpoint's step is negative", "resume", saved("position", "done", value=-1), ("'done'", "is -1")),
     ("a checkpoint's stage is none", "resume", saved("position", "stage", value=7), ("does not fit the run",)),
-    ("a checkpoint's position has more", "resume",
-     saved("position", value={"dict": [["stage", 0], ["hour", 3]]}), ("'hour'",)),
+    (
+        "a checkpoint's position has more",
+        "resume",
+        saved("position", value={"dict": [["stage", 0], ["hour", 3]]}),
+        ("'hour'",),
+    ),
     ("the tokenizer of a run is missing", "resume", gone("run/state/tokenizer.json"), ("tokenizer.json is missing",)),
-    ("the tokenizer of a run is damaged", "resume", text("run/state/tokenizer.json", "{"),
-     ("tokenizer.json is damaged",)),
+    (
+        "the tokenizer of a run is damaged",
+        "resume",
+        text("run/state/tokenizer.json", "{"),
+        ("tokenizer.json is damaged",),
+    ),
     ("the tokenizer of a run is a list", "resume", text("run/state/tokenizer.json", "[]"), ("tokenizer",)),
     # diptych.json
     ("diptych.json is missing", "search", gone(EMB), ("no diptych.json", "diptych embed")),
@@ -363,8 +458,12 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         for key in ("model", "identity", "dimension", "count", "texts", "source", "damaged")
     ],
     *[
-        (f"diptych.json has {key} of another type", "exact", put(EMB, key, value=[None]),
-         ("diptych.json is damaged", f"'{key}' is [None]"))
+        (
+            f"diptych.json has {key} of another type",
+            "exact",
+            put(EMB, key, value=[None]),
+            ("diptych.json is damaged", f"'{key}' is [None]"),
+        )
         for key in ("model", "identity", "dimension", "count", "texts", "source", "damaged", "exact")
     ],
     ("diptych.json has a negative dimension", "exact", put(EMB, "dimension", value=-3), ("'dimension' is -3",)),
@@ -378,37 +477,73 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         for key in ("identity", "parts", "removed", "k", "nprobe", "measured", "file", "size")
     ],
     *[
-        (f"index.json has {key} of another type", "search", put(INDEX, key, value="x" if key != "file" else 3),
-         ("index.json is damaged", f"'{key}' is"))
+        (
+            f"index.json has {key} of another type",
+            "search",
+            put(INDEX, key, value="x" if key != "file" else 3),
+            ("index.json is damaged", f"'{key}' is"),
+        )
         for key in ("dimension", "parts", "removed", "recall", "lists", "measured", "file", "size")
     ],
     ("index.json has a part of text", "search", put(INDEX, "parts", value=["."]), ("index.json is damaged",)),
     ("index.json removes what is not there", "search", put(INDEX, "removed", value=[99]), ("index.json is damaged",)),
-    ("index.json names a file elsewhere", "search", put(INDEX, "file", value="../../x.faiss"),
-     ("index.json is damaged",)),
+    (
+        "index.json names a file elsewhere",
+        "search",
+        put(INDEX, "file", value="../../x.faiss"),
+        ("index.json is damaged",),
+    ),
     ("the index file is missing", "search", gone("emb/index-0.faiss"), ("index-0.faiss is missing",)),
     ("the index file is cut", "search", cut("emb/index-0.faiss"), ("index-0.faiss is damaged",)),
     ("the index file to change is cut", "add", cut("emb/index-0.faiss"), ("index-0.faiss is damaged", "remove")),
     # vectors and their metadata
     ("vectors are missing", "exact", unindexed(lambda here: shutil.rmtree(here.emb / "img_emb")), ("holds 0 vectors",)),
-    ("vectors are cut", "exact", unindexed(lambda here: cut("emb/img_emb/img_emb_0.npy")(here)),
-     ("img_emb_0.npy is damaged",)),
+    (
+        "vectors are cut",
+        "exact",
+        unindexed(lambda here: cut("emb/img_emb/img_emb_0.npy")(here)),
+        ("img_emb_0.npy is damaged",),
+    ),
     ("vectors are too few", "exact", unindexed(vectors(lambda array: array[:-1])), ("holds 15 vectors",)),
     ("vectors are of another type", "exact", unindexed(vectors(lambda array: array.astype(np.float64))), ("float64",)),
     ("vectors are of another dimension", "exact", unindexed(vectors(lambda array: array[:, 1:])), ("(16, 15)",)),
-    ("vectors are not of unit length", "exact", unindexed(vectors(lambda array: 184 * array)),
-     ("length 184 and not 1",)),
+    (
+        "vectors are not of unit length",
+        "exact",
+        unindexed(vectors(lambda array: 184 * array)),
+        ("length 184 and not 1",),
+    ),
     ("vectors are not finite", "exact", unindexed(vectors(lambda array: array * np.float32("nan"))), ("length nan",)),
-    ("texts' vectors are of another dimension", "index", unindexed(vectors(lambda array: array[:, 1:], "text_emb")),
-     ("text_emb_0.npy holds",)),
-    ("metadata are missing", "exact", unindexed(lambda here: shutil.rmtree(here.emb / "metadata")),
-     ("0 metadata files",)),
-    ("metadata are cut", "exact", unindexed(lambda here: cut("emb/metadata/metadata_0.parquet")(here)),
-     ("is damaged",)),
-    ("metadata have too few rows", "exact", unindexed(metadata(lambda table: table.slice(0, 3))),
-     ("has 3 rows for 16 vectors",)),
-    ("metadata lack a column", "exact", unindexed(metadata(lambda table: table.drop_columns(["key"]))),
-     ("is damaged",)),
+    (
+        "texts' vectors are of another dimension",
+        "index",
+        unindexed(vectors(lambda array: array[:, 1:], "text_emb")),
+        ("text_emb_0.npy holds",),
+    ),
+    (
+        "metadata are missing",
+        "exact",
+        unindexed(lambda here: shutil.rmtree(here.emb / "metadata")),
+        ("0 metadata files",),
+    ),
+    (
+        "metadata are cut",
+        "exact",
+        unindexed(lambda here: cut("emb/metadata/metadata_0.parquet")(here)),
+        ("is damaged",),
+    ),
+    (
+        "metadata have too few rows",
+        "exact",
+        unindexed(metadata(lambda table: table.slice(0, 3))),
+        ("has 3 rows for 16 vectors",),
+    ),
+    (
+        "metadata lack a column",
+        "exact",
+        unindexed(metadata(lambda table: table.drop_columns(["key"]))),
+        ("is damaged",),
+    ),
     ("metadata lack the keys", "add", metadata(lambda table: table.drop_columns(["key"])), ("is damaged",)),
     # folders to write to
     ("out is a file", "train", lambda here: here.out.write_text("x"), ("is a file", "--out")),
@@ -420,7 +555,7 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("embed into a folder with files", "embed", lambda here: (here.out.mkdir(), (here.out / "a").touch()), ("exists",)),
     ("export into a link to itself", "export", looping, ("link",)),
     ("export into a folder", "export", lambda here: here.out.mkdir(), ("exists already",)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("command", "damage", "parts"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])

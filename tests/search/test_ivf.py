@@ -58,9 +58,14 @@ def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
         columns = {column: pyarrow.array(table[column], getattr(pyarrow, kind)()) for column, kind in schema.items()}
         pyarrow.parquet.write_table(pyarrow.table(columns), path / "metadata" / f"metadata_{number}.parquet")
     Manifest(
-        model="m", identity=identity, dimension=vectors.shape[1], count=len(vectors),
-        texts=None if texts is None else len(texts), source="s", damaged={},
-    ).write(path)  # fmt: skip
+        model="m",
+        identity=identity,
+        dimension=vectors.shape[1],
+        count=len(vectors),
+        texts=None if texts is None else len(texts),
+        source="s",
+        damaged={},
+    ).write(path)
     return path
 
 
@@ -326,10 +331,17 @@ def test_damaged_indices_are_refused_with_the_remedy(emb):
         Index.open(emb)
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    ({"recall": 1.0}, "below 1"), ({"recall": 0.0}, "below 1"), ({"k": 0}, "at least 1"), ({"lists": 0}, "lists is 0"),
-    ({"lists": 9999}, "lists is 9999"), ({"k": ROWS}, "an index is for more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"recall": 1.0}, "below 1"),
+        ({"recall": 0.0}, "below 1"),
+        ({"k": 0}, "at least 1"),
+        ({"lists": 0}, "lists is 0"),
+        ({"lists": 9999}, "lists is 9999"),
+        ({"k": ROWS}, "an index is for more"),
+    ],
+)
 def test_values_out_of_range_are_refused(emb, bad, message):
     with pytest.raises(InputError, match=message):
         build_index(emb, **bad)

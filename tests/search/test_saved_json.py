@@ -19,9 +19,19 @@ def saved(folder):
     manifest = Manifest(model="m", identity="i", dimension=4, count=3, texts=None, source="s", damaged={"cut": ["a"]})
     manifest.write(folder)
     state = State(
-        identity="i", dimension=4, parts=(Part(path=".", count=3, fingerprint="f"),), removed=(1,), recall=0.9, k=2,
-        lists=1, nprobe=1, measured={"pictures": 1.0}, held_out=3, file="index-0.faiss", size=9,
-    )  # fmt: skip
+        identity="i",
+        dimension=4,
+        parts=(Part(path=".", count=3, fingerprint="f"),),
+        removed=(1,),
+        recall=0.9,
+        k=2,
+        lists=1,
+        nprobe=1,
+        measured={"pictures": 1.0},
+        held_out=3,
+        file="index-0.faiss",
+        size=9,
+    )
     state.write(folder)
     return manifest, state
 

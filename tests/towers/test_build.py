@@ -23,9 +23,17 @@ def test_a_word_and_a_plain_dict_say_the_same():
     word = image_tower("vit:image_size=16:patch=8:width=32:depth=1:heads=2:pre_norm=true:layer_scale=1e-5")
     torch.manual_seed(0)
     plain = image_tower(
-        {"name": "vit", "image_size": 16, "patch": 8, "width": 32, "depth": 1, "heads": 2, "pre_norm": True,
-         "layer_scale": 1e-5}
-    )  # fmt: skip
+        {
+            "name": "vit",
+            "image_size": 16,
+            "patch": 8,
+            "width": 32,
+            "depth": 1,
+            "heads": 2,
+            "pre_norm": True,
+            "layer_scale": 1e-5,
+        }
+    )
     assert word.spec == plain.spec
     assert all(torch.equal(a, b) for a, b in zip(word.parameters(), plain.parameters(), strict=True))
 

@@ -32,8 +32,9 @@ def train(out: str, stop: int | None, resume: bool, chunk: int | None) -> dict[i
     Path(out).mkdir(exist_ok=True, parents=True)
     recipe = replace(Recipe(lr=1e-3, batch_size=15, steps=STEPS, ema=0.9, clip=1.0), chunk=chunk)
     options = Options(quiet=True, save_every=1)
-    engine = Engine(make_method(seed=3 if resume else 0).double(), recipe, {"train": Toy(43)}, Path(out), options,
-                    backward=backward)  # fmt: skip
+    engine = Engine(
+        make_method(seed=3 if resume else 0).double(), recipe, {"train": Toy(43)}, Path(out), options, backward=backward
+    )
     snapshot = engine._snapshot
 
     def stopping(optimizer):

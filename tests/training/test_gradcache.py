@@ -111,8 +111,9 @@ def test_the_scale_gets_its_gradient_once_where_open_clips_accumulation_gives_it
         held = method.encode(batch, AT)
     for piece in range(k):  # what open_clip_train does with accum_freq=3
         live, rows = method.encode(batch.rows(4 * piece, 4 * piece + 4), AT), slice(4 * piece, 4 * piece + 4)
-        stitched = {name: torch.cat([value[: rows.start], live[name], value[rows.stop :]])
-                    for name, value in held.items()}  # fmt: skip
+        stitched = {
+            name: torch.cat([value[: rows.start], live[name], value[rows.stop :]]) for name, value in held.items()
+        }
         open_clip.ClipLoss()(stitched["image"], stitched["text"], method.model.logit_scale()).backward()
     theirs = gradients(method)
     torch.testing.assert_close(theirs["model.logit_scale.value"], k * expected["model.logit_scale.value"])
@@ -286,9 +287,7 @@ def train(out: str, chunk: int | None, trouble: bool, find_unused_parameters: bo
     Path(out).mkdir(exist_ok=True, parents=True)
     recipe = replace(Recipe(lr=1e-3, batch_size=15, steps=4), chunk=chunk)
     options = Options(quiet=True, nonfinite="skip")
-    engine = Engine(
-        method, recipe, {"train": Toy(44)}, Path(out), options, backward=backward if trouble else None
-    )  # fmt: skip
+    engine = Engine(method, recipe, {"train": Toy(44)}, Path(out), options, backward=backward if trouble else None)
     summary = engine.run()
     losses = [json.loads(line).get("loss") for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
     return summary.skipped, {k: v.clone() for k, v in method.state_dict().items()}, losses

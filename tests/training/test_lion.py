@@ -122,10 +122,13 @@ def test_the_momentum_is_of_the_parameters_type():
 def test_at_once_is_one_by_one_to_the_last_bit_also_in_groups():
     models = [small_model(), small_model()]
     optimizers = [
-        Lion([{"params": m[0].parameters(), "lr": 0.1}, {"params": m[2].parameters(), "weight_decay": 0.2}],
-             lr=0.01, foreach=foreach)
+        Lion(
+            [{"params": m[0].parameters(), "lr": 0.1}, {"params": m[2].parameters(), "weight_decay": 0.2}],
+            lr=0.01,
+            foreach=foreach,
+        )
         for m, foreach in zip(models, (False, True), strict=True)
-    ]  # fmt: skip
+    ]
     for seed in range(5):
         for model, optimizer in zip(models, optimizers, strict=True):
             step(model, optimizer, seed)

@@ -60,8 +60,11 @@ def test_triples_have_both_pictures_the_instruction_and_their_group(cirr):
     assert [each.labels["group"] for each in (first, second, third)] == [7, 7, 9]
     assert source.labels("group").tolist() == [sample.labels["group"] for sample in source]
     assert {name: field.optional for name, field in source.schema().items()} == {
-        "images.main": False, "images.reference": True, "texts.instruction": True, "labels.group": False,
-    }  # fmt: skip
+        "images.main": False,
+        "images.reference": True,
+        "texts.instruction": True,
+        "labels.group": False,
+    }
 
 
 def test_every_picture_is_in_the_gallery_and_in_each_of_its_groups(cirr):

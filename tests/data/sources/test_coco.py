@@ -28,8 +28,15 @@ INSTANCES = {
     "info": {"description": "COCO 2017 Dataset"},
     "images": COCO["images"],
     "annotations": [
-        {"segmentation": [[1, 2, 3]], "area": 702.1, "iscrowd": 0, "image_id": 37777, "bbox": [10.5, 20, 30, 40],
-         "category_id": 18, "id": 1768},
+        {
+            "segmentation": [[1, 2, 3]],
+            "area": 702.1,
+            "iscrowd": 0,
+            "image_id": 37777,
+            "bbox": [10.5, 20, 30, 40],
+            "category_id": 18,
+            "id": 1768,
+        },
         {"iscrowd": 0, "image_id": 397133, "bbox": [0, 0, 5, 6.5], "category_id": 1, "id": 2},
         {"iscrowd": 0, "image_id": 37777, "bbox": [1, 2, 3, 4], "category_id": 1, "id": 3},
         {"iscrowd": 1, "image_id": 37777, "bbox": [0, 0, 100, 100], "category_id": 1, "id": 4},
@@ -41,7 +48,7 @@ INSTANCES = {
         {"supercategory": "animal", "id": 18, "name": "dog"},
         {"supercategory": "person", "id": 1, "name": "person"},
     ],
-}  # fmt: skip
+}
 KARPATHY = {
     "dataset": "coco",
     "images": [

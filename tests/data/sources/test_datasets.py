@@ -23,13 +23,15 @@ def picture(number: int) -> Image.Image:
 
 
 def made(count: int = COUNT) -> datasets.Dataset:
-    features = datasets.Features({
-        "pic": datasets.Image(),
-        "caption": datasets.Value("string"),
-        "kind": datasets.ClassLabel(names=["cat", "dog"]),
-        "score": datasets.Value("float32"),
-        "album": datasets.Sequence(datasets.Image()),
-    })  # fmt: skip
+    features = datasets.Features(
+        {
+            "pic": datasets.Image(),
+            "caption": datasets.Value("string"),
+            "kind": datasets.ClassLabel(names=["cat", "dog"]),
+            "score": datasets.Value("float32"),
+            "album": datasets.Sequence(datasets.Image()),
+        }
+    )
     rows = {
         "pic": [picture(i) for i in range(count)],
         "caption": [f"caption {i}" for i in range(count)],
@@ -58,9 +60,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["one", "splits:split=train", "one/data-00000-of-00001.arrow", "parquet:split=train",
-     "parquet/train-00000-of-00001.parquet"],
-)  # fmt: skip
+    [
+        "one",
+        "splits:split=train",
+        "one/data-00000-of-00001.arrow",
+        "parquet:split=train",
+        "parquet/train-00000-of-00001.parquet",
+    ],
+)
 def test_rows_are_those_that_the_library_gives(saved: Path, path: str):
     source = open_source(f"datasets:{saved / path}")
     assert len(source) == COUNT
@@ -90,8 +97,14 @@ def test_pictures_come_undecoded_and_damaged_ones_are_told_by_our_decoder(tmp_pa
     whole = picture(0)
     whole.save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
-    rows = {"image": [{"bytes": data[:60], "path": None}, {"bytes": None, "path": str(tmp_path / "a.png")},
-                      {"bytes": b"<html>", "path": "x.jpg"}, None]}  # fmt: skip
+    rows = {
+        "image": [
+            {"bytes": data[:60], "path": None},
+            {"bytes": None, "path": str(tmp_path / "a.png")},
+            {"bytes": b"<html>", "path": "x.jpg"},
+            None,
+        ]
+    }
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
     source = open_source(f"datasets:{tmp_path / 'd'}")

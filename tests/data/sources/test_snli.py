@@ -79,8 +79,15 @@ def test_pictures_are_found_beside_it_or_named(write, tmp_path, rows):
 
 
 def test_damage_is_counted_by_line(write):
-    rows = ["{", '["a"]', pair(0, "neutral", sentence2=5), pair(1, "neutral", sentence1=" "), pair(2, "maybe"),
-            pair(3, "neutral", Flickr30K_ID="../4"), VE[0]]  # fmt: skip
+    rows = [
+        "{",
+        '["a"]',
+        pair(0, "neutral", sentence2=5),
+        pair(1, "neutral", sentence1=" "),
+        pair(2, "maybe"),
+        pair(3, "neutral", Flickr30K_ID="../4"),
+        VE[0],
+    ]
     path = write("snli_ve_test.jsonl", rows)
     with path.open("ab") as file:
         file.write(b'{"gold_label": "\xff"}\n')

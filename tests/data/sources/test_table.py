@@ -125,8 +125,17 @@ def test_columns_get_roles_and_sentences_are_drawn_of_them(folder):
     tokenizer = WordTokenizer()
     view = SentenceView(tokenizer=tokenizer, roles=("synthetic", "long"), count=9)
     view(source[0], np.random.default_rng(0), None)
-    assert tokenizer.seen == ["a red square", "red", "a square", "A square", "It is red", "The square is 3.5 cm wide",
-                              "It is red", "Red all over", "No border"]  # fmt: skip
+    assert tokenizer.seen == [
+        "a red square",
+        "red",
+        "a square",
+        "A square",
+        "It is red",
+        "The square is 3.5 cm wide",
+        "It is red",
+        "Red all over",
+        "No border",
+    ]
 
 
 class WordTokenizer:

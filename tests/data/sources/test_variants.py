@@ -20,9 +20,18 @@ def rows():
         for gender in genders:
             for tone in TONES:
                 at = len(found)
-                found.append({"index": at, "hexcode": f"1f{at:03x}", "base": "1f", "name": f"{gender} {action}",
-                              "action": action, "gender": gender, "tone": None if tone == "none" else tone,
-                              "designs": list(DESIGNS) if at else ["noto"]})  # fmt: skip
+                found.append(
+                    {
+                        "index": at,
+                        "hexcode": f"1f{at:03x}",
+                        "base": "1f",
+                        "name": f"{gender} {action}",
+                        "action": action,
+                        "gender": gender,
+                        "tone": None if tone == "none" else tone,
+                        "designs": list(DESIGNS) if at else ["noto"],
+                    }
+                )
     return found
 
 

@@ -24,8 +24,11 @@ QUESTIONS = {
         {"image_id": 393225, "question": "Is this soup?", "question_id": 393225000},
     ],
 }
-GIVEN = {262148000: ["down"] * 6 + ["at table"] * 4, 262148001: ["spectating"] + ["watching"] * 9,
-         393225000: ["yes"] * 10}  # fmt: skip
+GIVEN = {
+    262148000: ["down"] * 6 + ["at table"] * 4,
+    262148001: ["spectating"] + ["watching"] * 9,
+    393225000: ["yes"] * 10,
+}
 ANNOTATIONS = {
     "annotations": [
         {
@@ -49,11 +52,23 @@ CAPTIONS = {
     ],
 }
 EXPLAINED = [
-    {"img_id": 262148, "question": "Where is he looking?", "answers": GIVEN[262148000],
-     "multiple_choice_answer": "down", "question_type": "where is", "explanation": ["The man looks down. ", 0.81]},
-    {"img_id": 393225, "question": "Is this soup?", "answers": GIVEN[393225000],
-     "multiple_choice_answer": "yes", "question_type": "is this", "explanation": ["A bowl of soup.", 0.7]},
-]  # fmt: skip
+    {
+        "img_id": 262148,
+        "question": "Where is he looking?",
+        "answers": GIVEN[262148000],
+        "multiple_choice_answer": "down",
+        "question_type": "where is",
+        "explanation": ["The man looks down. ", 0.81],
+    },
+    {
+        "img_id": 393225,
+        "question": "Is this soup?",
+        "answers": GIVEN[393225000],
+        "multiple_choice_answer": "yes",
+        "question_type": "is this",
+        "explanation": ["A bowl of soup.", 0.7],
+    },
+]
 
 
 @pytest.fixture
@@ -121,8 +136,13 @@ def test_an_explanation_is_the_caption_of_its_own_question(vqa, tmp_path):
 
 
 def test_what_is_no_text_is_counted(vqa):
-    questions = {"questions": [*QUESTIONS["questions"], {"image_id": 1, "question": "Who?", "question_id": 5},
-                               {"image_id": 1, "question": None, "question_id": 393225000}]}  # fmt: skip
+    questions = {
+        "questions": [
+            *QUESTIONS["questions"],
+            {"image_id": 1, "question": "Who?", "question_id": 5},
+            {"image_id": 1, "question": None, "question_id": 393225000},
+        ]
+    }
     source = open_source(str(vqa(questions)))
     assert len(source) == 3
     assert Counter(source.damage.values()) == {"missing": 1, "columns": 1}

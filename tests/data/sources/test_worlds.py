@@ -108,8 +108,14 @@ class Dots(World[int]):
 
     def example(self, facts, key):
         drawn = Drawn(self, facts)
-        return Sample(key=key, source=self.name, images={"main": drawn.picture()}, texts=self.captions(facts),
-                      arrays=drawn.arrays("x"), boxes=drawn.boxes(1))  # fmt: skip
+        return Sample(
+            key=key,
+            source=self.name,
+            images={"main": drawn.picture()},
+            texts=self.captions(facts),
+            arrays=drawn.arrays("x"),
+            boxes=drawn.boxes(1),
+        )
 
     def schema(self):
         return {"images.main": Field(kind="image"), "texts.caption": Field(kind="text")}

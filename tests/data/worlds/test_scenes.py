@@ -200,8 +200,12 @@ def test_the_share_of_combinations_that_is_held_out(share):
 
 
 def test_streams_of_splits_and_seeds_are_disjoint():
-    drawn = [repr(replaced.things) for split in ("train", "val", "test") for seed in (0, 1)
-             for replaced in scenes(50, seed, split=split)]  # fmt: skip
+    drawn = [
+        repr(replaced.things)
+        for split in ("train", "val", "test")
+        for seed in (0, 1)
+        for replaced in scenes(50, seed, split=split)
+    ]
     assert len(set(drawn)) == len(drawn)
 
 
@@ -231,10 +235,15 @@ def test_the_overlap_of_domains_is_a_dial():
     def own(overlap):
         found = scenes(400, styles="seen", overlap=overlap)
         parts = [
-            (s.ground in STYLES[s.style].grounds, s.palette == STYLES[s.style].palette,
-             s.rendering == STYLES[s.style].rendering, s.lexicon == STYLES[s.style].lexicon)
-            for s in found if s.style != "plain"
-        ]  # fmt: skip
+            (
+                s.ground in STYLES[s.style].grounds,
+                s.palette == STYLES[s.style].palette,
+                s.rendering == STYLES[s.style].rendering,
+                s.lexicon == STYLES[s.style].lexicon,
+            )
+            for s in found
+            if s.style != "plain"
+        ]
         return np.mean(parts, axis=0)
 
     assert (own(0.0) == 1).all()

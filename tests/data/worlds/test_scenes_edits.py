@@ -35,11 +35,14 @@ def changed(before, after):
     old = {thing.ids[0]: thing for thing in before.things}
     new = {thing.ids[0]: thing for thing in after.things}
     things = {
-        at: "gone" if at not in new else "new" if at not in old else
-        {item.name for item in fields(old[at]) if getattr(old[at], item.name) != getattr(new[at], item.name)}
+        at: "gone"
+        if at not in new
+        else "new"
+        if at not in old
+        else {item.name for item in fields(old[at]) if getattr(old[at], item.name) != getattr(new[at], item.name)}
         for at in {*old, *new}
         if old.get(at) != new.get(at)
-    }  # fmt: skip
+    }
     return scene - {"before", "change"}, things
 
 
@@ -70,13 +73,16 @@ def test_facts_change_in_one_thing_alone(edited):
                 assert [getattr(t, aspect) for t in a] == [getattr(t, aspect) for t in b[::-1]]
             else:
                 ((at, what),) = things.items()
-                assert what in {
-                    "replace": ({"concept"}, {"concept", "items"}),  # another design may draw it
-                    "add": ("new",),
-                    "remove": ("gone", {"items"}),
-                    "recolour": ({"colour"},),
-                    "move": ({"items"},),
-                }[kind]  # fmt: skip
+                assert (
+                    what
+                    in {
+                        "replace": ({"concept"}, {"concept", "items"}),  # another design may draw it
+                        "add": ("new",),
+                        "remove": ("gone", {"items"}),
+                        "recolour": ({"colour"},),
+                        "move": ({"items"},),
+                    }[kind]
+                )
                 assert at not in (0,) or kind != "remove" or what == {"items"}
 
 
@@ -87,8 +93,9 @@ def test_pixels_change_at_the_changed_objects_and_nowhere_far(edited):
             old, new = world.render(before), world.render(after)
             differ = (np.asarray(old.image) != np.asarray(new.image)).any(-1)
             near = np.zeros_like(differ)
-            moved = [item.id for item in (*before.items, *after.items)
-                     if shown(before, item.id) != shown(after, item.id)]  # fmt: skip
+            moved = [
+                item.id for item in (*before.items, *after.items) if shown(before, item.id) != shown(after, item.id)
+            ]
             assert moved
             for scene in (before, after):
                 for item in scene.items:

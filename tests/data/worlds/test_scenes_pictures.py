@@ -260,7 +260,10 @@ def test_nothing_is_drawn_before_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(Scenes, "render", counted)
     sample = source[1]
     assert (len(sample.boxes), sorted(sample.arrays), sorted(sample.masks)) == (
-        len(source.world.sample(0, 1).items), ["depth", "factors"], ["class", "coarse", "instance"])  # fmt: skip
+        len(source.world.sample(0, 1).items),
+        ["depth", "factors"],
+        ["class", "coarse", "instance"],
+    )
     assert not calls
     for _ in range(2):
         sample.images["main"].decode(), sample.masks["class"].decode(), sample.arrays["depth"], sample.boxes[0]

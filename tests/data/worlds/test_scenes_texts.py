@@ -108,7 +108,11 @@ def test_texts_of_any_origin_are_parsed(text, things, whole):
     assert [(t.noun, t.count, t.size, t.texture, t.colour, t.place) for t in found.things] == things
     names = ("ground", "rendering", "palette", "frame", "lines", "stamp")
     assert {name: getattr(found, name) for name in (*names, "front", "number")} == {
-        **dict.fromkeys(names, ""), "front": (), "number": None, **whole}  # fmt: skip
+        **dict.fromkeys(names, ""),
+        "front": (),
+        "number": None,
+        **whole,
+    }
 
 
 def test_kinds_are_matched_so_that_the_fewest_mistakes_remain():
@@ -386,7 +390,10 @@ def test_documents_define_a_word_and_use_it_in_order():
         for page in pages.values():
             subject = page.things[0]
             assert (meaning.things[0].noun, meaning.things[0].colour, meaning.things[0].texture) == (
-                subject.concept, subject.colour, subject.texture)  # fmt: skip
+                subject.concept,
+                subject.colour,
+                subject.texture,
+            )
             assert scene.word not in real
         for role, page in pages.items():
             own = [text for text in texts[1:] if text.attrs["image"] == role]

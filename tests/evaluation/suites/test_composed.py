@@ -84,8 +84,10 @@ def slow(model, triples, gallery, groups, keep):
 )
 def test_equals_the_loop_over_queries(triples, alone, keep, batch_size, seed):
     model = Composer(table(seed))
-    samples = [triple(f"t{at}", target, reference, f"make it {number}", group=group)
-               for at, (target, reference, number, group) in enumerate(triples)]  # fmt: skip
+    samples = [
+        triple(f"t{at}", target, reference, f"make it {number}", group=group)
+        for at, (target, reference, number, group) in enumerate(triples)
+    ]
     samples += [triple(f"a{at}", number, group=group) for at, (number, group) in enumerate(alone)]
     samples.insert(1, triple("bad", 13, 14, "make it 1", group=0, damage="html"))
     groups = {}

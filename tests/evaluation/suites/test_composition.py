@@ -161,11 +161,13 @@ def test_the_suite_scores_each_sample_with_its_edits(samples, by, batch_size, se
         pictures, texts = [number, *(p for _, p, _ in edits)], [number, *(t for _, _, t in edits)]
         texts = [texts[0], *(None if text == number else text for text in texts[1:])]
         tables.append(
-            np.array([
-                [math.nan if p is None or t is None else float(model.matcher[p] @ model.matcher[t]) for t in texts]
-                for p in pictures
-            ])
-        )  # fmt: skip
+            np.array(
+                [
+                    [math.nan if p is None or t is None else float(model.matcher[p] @ model.matcher[t]) for t in texts]
+                    for p in pictures
+                ]
+            )
+        )
         kinds.append(["", *(kind for kind, _, _ in edits)])
     result = composition(model, source, by=by, batch_size=batch_size)
     expected = report(tables, kinds)
@@ -209,8 +211,10 @@ def test_negatives_of_a_sample_are_set_against_the_text_they_are_closest_to():
 
 
 def test_siblings_are_edits_of_the_first():
-    samples = [replace(row(str(at), at, f"t {at}"), labels={"scene": at // 3 if at < 7 else -1}, kind="move" * (at % 3))
-               for at in range(8)]  # fmt: skip
+    samples = [
+        replace(row(str(at), at, f"t {at}"), labels={"scene": at // 3 if at < 7 else -1}, kind="move" * (at % 3))
+        for at in range(8)
+    ]
     source = Rows(samples, fields={"labels.scene": Field(kind="int")})
     grouped = Siblings(source, "scene")
     assert list(grouped.keys()) == ["0", "3"]

@@ -37,10 +37,12 @@ def test_a_plane_lies_as_the_pixels_do(width, height, size, resize, crop, seed):
     plane = np.random.default_rng(seed).integers(1, 200, (height, width)).astype(np.uint8)
     preprocess = Preprocess(size=size, resize=resize, crop=crop, fill=(255, 255, 255))
     wide, high = preprocess.scaled(width, height)
-    scaled = np.array([
-        [plane[(2 * y + 1) * height // (2 * high), (2 * x + 1) * width // (2 * wide)] for x in range(wide)]
-        for y in range(high)
-    ])  # fmt: skip
+    scaled = np.array(
+        [
+            [plane[(2 * y + 1) * height // (2 * high), (2 * x + 1) * width // (2 * wide)] for x in range(wide)]
+            for y in range(high)
+        ]
+    )
     expected = preprocess._fitted(torch.from_numpy(scaled).expand(3, -1, -1))[0].numpy()
     assert np.array_equal(laid_under(plane, preprocess, 255), expected)
     floats = laid_under(plane.astype(float), preprocess, np.nan)

@@ -81,8 +81,11 @@ def test_a_false_alarm_above_a_hit_halves_the_precision_there():
 def test_a_box_is_found_once():
     hits = matched(torch.tensor([[0.0, 0, 1, 1]] * 3), torch.tensor([0.2, 0.9, 0.5]), torch.tensor([[0.0, 0, 1, 0.9]]))
     assert hits.tolist() == [False, True, False]
-    two = matched(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.8]]), torch.tensor([0.9, 0.8]),
-                  torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.7]]))  # fmt: skip
+    two = matched(
+        torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.8]]),
+        torch.tensor([0.9, 0.8]),
+        torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.7]]),
+    )
     assert two.tolist() == [True, True]
     none = matched(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), torch.tensor([[0.0, 0, 0.4, 1]]))
     assert none.tolist() == [False]
@@ -109,8 +112,10 @@ def test_the_average_precision_is_cocos(seed):
 
 def test_boxes_of_other_pictures_and_classes_are_no_hits():
     wanted = [(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0])), (torch.zeros(0, 4), torch.zeros(0).long())]
-    found = [(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)),
-             (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1))]  # fmt: skip
+    found = [
+        (torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)),
+        (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1)),
+    ]
     assert average_precisions(found, wanted, 2) == ({0: 0.0}, 0.0)
 
 

@@ -50,10 +50,12 @@ NUMBER = st.integers(0, 9)
 def test_equals_loops_over_anchors(rows, tied, seed):
     model = Reads(np.sign(vectors(seed)) if tied else vectors(seed))
     rows = [*rows, (0, [1], [2])]
-    source = Words([
-        {"caption": f"t {own}", "paraphrase": [f"t {n}" for n in others], "negative": [f"T {n}" for n in wrong]}
-        for own, others, wrong in rows
-    ])  # fmt: skip
+    source = Words(
+        [
+            {"caption": f"t {own}", "paraphrase": [f"t {n}" for n in others], "negative": [f"T {n}" for n in wrong]}
+            for own, others, wrong in rows
+        ]
+    )
     table, hits, margins = model.fake.vectors, [], []
     for own, others, wrong in rows:
         for text in wrong:
@@ -71,12 +73,14 @@ def test_equals_loops_over_anchors(rows, tied, seed):
 
 def test_without_paraphrases_the_other_captions_are_anchors_and_the_closest_one_is_right():
     """As in SugarCrepe's captions: several of one picture, and negatives each made from one of them."""
-    source = Words([
-        {
-            "caption": ["3 boys on a red bench", "people 5 wait for a bus"],
-            "negative": ["4 boys on a red bench", "people 6 wait for a bus"],
-        }
-    ])  # fmt: skip
+    source = Words(
+        [
+            {
+                "caption": ["3 boys on a red bench", "people 5 wait for a bus"],
+                "negative": ["4 boys on a red bench", "people 6 wait for a bus"],
+            }
+        ]
+    )
     model = Reads(vectors(1))
     table = model.fake.vectors
     expected = [

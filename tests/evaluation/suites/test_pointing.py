@@ -24,8 +24,7 @@ def sample(key, *cells, said=("red", "green", "blue"), size=8):
         pixels[where] = COLOURS[name]
         mask[where] = 0 if name == "white" else names.index(name) + 1
     texts = [Text(text=f"it is {name}", role="long", attrs={"objects": (names.index(name),)}) for name in said]
-    return Sample(key=key, source="rows", images={"main": Plane(pixels)}, texts=texts,
-                  masks={"instance": Plane(mask)})  # fmt: skip
+    return Sample(key=key, source="rows", images={"main": Plane(pixels)}, texts=texts, masks={"instance": Plane(mask)})
 
 
 ROWS = Rows([sample("a", "red", "green", "blue", "white"), sample("b", "white", "blue", "red", "green")], fields=FIELDS)
@@ -56,10 +55,14 @@ def test_ties_are_no_hits_and_light_everything():
 
 def test_texts_of_no_object_of_several_or_of_a_hidden_one_do_not_count():
     picture = sample("a", "red", "green", "white", "white", said=("red",))
-    texts = [*picture.texts, Text(text="all red", role="long"), Text(text="a red", role="long", attrs={"objects": ()}),
-             Text(text="red and green", role="long", attrs={"objects": (0, 1)}),
-             Text(text="hidden blue", role="long", attrs={"objects": (2,)}),
-             Text(text="caption of red", attrs={"objects": (0,)})]  # fmt: skip
+    texts = [
+        *picture.texts,
+        Text(text="all red", role="long"),
+        Text(text="a red", role="long", attrs={"objects": ()}),
+        Text(text="red and green", role="long", attrs={"objects": (0, 1)}),
+        Text(text="hidden blue", role="long", attrs={"objects": (2,)}),
+        Text(text="caption of red", attrs={"objects": (0,)}),
+    ]
     held = Sample(key="a", source="rows", images=picture.images, texts=texts, masks=picture.masks)
     assert pointing(Seer(), Rows([held], fields=FIELDS))["n"] == 1
     with pytest.raises(InputError, match="speaks of one object that is seen"):

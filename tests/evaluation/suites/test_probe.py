@@ -211,11 +211,17 @@ def test_factors_probe_each_label_and_leave_out_what_does_not_recur():
             key=str(i),
             source="rows",
             images={"main": Plane(np.tile(colour, (2, 2, 1)))},
-            labels={"red": int(colour[0] > 127), "green": float(colour[1]), "noise": i % 7 % 2, "id": i, "same": 1,
-                    "rare": float("nan") if i else 1.0},
+            labels={
+                "red": int(colour[0] > 127),
+                "green": float(colour[1]),
+                "noise": i % 7 % 2,
+                "id": i,
+                "same": 1,
+                "rare": float("nan") if i else 1.0,
+            },
         )
         for i, colour in enumerate(colours)
-    ]  # fmt: skip
+    ]
     fields = {f"labels.{name}": Field(kind="int") for name in ("red", "noise", "id", "same")}
     fields |= {f"labels.{name}": Field(kind="float") for name in ("green", "rare")}
     model = Fake(vectors(0), size=2)
@@ -240,9 +246,14 @@ def test_the_pooled_features_come_from_represent():
         embed_images = property()
 
     planes = [
-        Sample(key=str(i), source="rows", images={"main": Plane(np.full((2, 2, 3), 40 * (i % 3), np.uint8))},
-               labels={"class": i % 3}) for i in range(40)
-    ]  # fmt: skip
+        Sample(
+            key=str(i),
+            source="rows",
+            images={"main": Plane(np.full((2, 2, 3), 40 * (i % 3), np.uint8))},
+            labels={"class": i % 3},
+        )
+        for i in range(40)
+    ]
     assert run(Blind(vectors(0), size=2), Rows(planes), features="pooled", k=3)["linear_top1"] == 1.0
     with pytest.raises(InputError, match="a probe needs a model with embed_images, which Blind has not"):
         evaluate(Blind(vectors(0), size=2), Rows(planes), ["probe"])

@@ -30,15 +30,22 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
         except StopIteration:
             continue
     told = {
-        name: (c.config.get("local", 2), c.config.get("extra", "none"), c.config["strong"] == cliprocket.WEAK,
-               changes[name] is not None)
+        name: (
+            c.config.get("local", 2),
+            c.config.get("extra", "none"),
+            c.config["strong"] == cliprocket.WEAK,
+            changes[name] is not None,
+        )
         for name, c in begun.items()
-    }  # fmt: skip
+    }
     assert told == {
-        "clip": (0, "none", False, False), "siamlip": (0, "siamlip", False, False),
-        "improved": (2, "none", False, False), "improved_siamlip": (2, "siamlip", False, False),
-        "plain": (2, "none", True, True), "clip_longer": (0, "none", False, False),
-    }  # fmt: skip
+        "clip": (0, "none", False, False),
+        "siamlip": (0, "siamlip", False, False),
+        "improved": (2, "none", False, False),
+        "improved_siamlip": (2, "siamlip", False, False),
+        "plain": (2, "none", True, True),
+        "clip_longer": (0, "none", False, False),
+    }
     assert begun["clip_longer"].recipe.epochs == 3 * begun["clip"].recipe.epochs
     assert {c.config["stop_words"] for name, c in begun.items() if "clip" in name[:5] or name == "siamlip"} == {0.0}
     same = {str(replace(c, config={}, recipe=replace(c.recipe, epochs=1))) for c in begun.values()}

@@ -42,8 +42,10 @@ def test_arms_differ_in_the_noise_the_layer_and_what_is_read_alone(begun):
     assert len(same) == 1
     told = {name: {k: v for k, v in config.config.items() if k in free[1:]} for name, (config, _) in begun.items()}
     assert {name: options for name, options in told.items() if options} == {
-        "images": {"train_on": "images"}, "mean_shift": {"gap": "mean"}, "random_shift": {"gap": "random:scale=0.5"}
-    }  # fmt: skip
+        "images": {"train_on": "images"},
+        "mean_shift": {"gap": "mean"},
+        "random_shift": {"gap": "random:scale=0.5"},
+    }
     assert {name for name, (_, change) in begun.items() if change is not None} == {"not_unit"}
     assert {name for name, (config, _) in begun.items() if "scenes" in config.data.values()} == {"images", "mean_shift"}
 
@@ -52,9 +54,17 @@ def test_noise_has_the_length_that_it_has_at_768_dimensions(begun):
     lengths = {name: config.config["noise"] * close.WIDTH**0.5 for name, (config, _) in begun.items()}
     assert lengths["w08"] == pytest.approx(2.217, abs=1e-3)  # the sheet's
     assert {name: round(length / 768**0.5, 4) for name, length in lengths.items()} == {
-        "w0": 0, "w02": 0.02, "w04": 0.04, "w08": 0.08, "w16": 0.16, "w32": 0.32, "images": 0, "mean_shift": 0,
-        "not_unit": close.TUNED, "random_shift": close.TUNED,
-    }  # fmt: skip
+        "w0": 0,
+        "w02": 0.02,
+        "w04": 0.04,
+        "w08": 0.08,
+        "w16": 0.16,
+        "w32": 0.32,
+        "images": 0,
+        "mean_shift": 0,
+        "not_unit": close.TUNED,
+        "random_shift": close.TUNED,
+    }
 
 
 def test_the_commonest_values_are_told_by_chance():

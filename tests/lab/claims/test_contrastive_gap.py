@@ -39,8 +39,10 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
     for name, arm in gap.claim.arms.items():
         if name not in ("start", "twins"):
             arm(Trial(seed=3, folder=tmp_path, prelude="the/prelude"))
-    losses = {name: (c["mode"], c.get("remove_contrastive", False), c.get("uniform", 1), c.get("align", 1))
-              for name, c in ((name, config.config) for name, config in begun.items())}  # fmt: skip
+    losses = {
+        name: (c["mode"], c.get("remove_contrastive", False), c.get("uniform", 1), c.get("align", 1))
+        for name, c in ((name, config.config) for name, config in begun.items())
+    }
     assert losses == {
         "clip": ("clip", False, 1, 1),
         "cua": ("cua", False, 1, 1),

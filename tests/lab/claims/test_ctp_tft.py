@@ -37,8 +37,13 @@ def test_arms_differ_in_method_change_and_the_rate_of_the_method_alone(tmp_path,
         if name not in ("names", "agnostic"):  # the first trains nothing, the other is measured by a part of the model
             assert arm(Trial(seed=3, folder=tmp_path, prelude={"train": "scenes:count=4"})) == {"cosine": 0.0}
     assert {name: config.method for name, config in begun.items()} == {
-        "coop": "coop", "cocoop": "cocoop", "still": "cocoop", "ctp_tft": "ctp_tft", "ctp": "ctp_tft", "tft": "ctp_tft",
-    }  # fmt: skip
+        "coop": "coop",
+        "cocoop": "cocoop",
+        "still": "cocoop",
+        "ctp_tft": "ctp_tft",
+        "ctp": "ctp_tft",
+        "tft": "ctp_tft",
+    }
     assert {name for name, change in changes.items() if change} == {"still", "ctp", "tft"}
     rates = {name: config.recipe.lr for name, config in begun.items()}
     assert rates == {"coop": 0.02, "cocoop": 0.02, "still": 0.02, "ctp_tft": 0.01, "ctp": 0.01, "tft": 0.01}
@@ -85,9 +90,11 @@ def test_a_still_shift_begins_as_coop():
 def test_the_agnostic_arm_asks_with_one_query_in_training_and_when_measured(tmp_path):
     """The classes are the base ones in training, all of them or a half when measured."""
     trial = Trial(
-        seed=5, folder=tmp_path, quick=True,
+        seed=5,
+        folder=tmp_path,
+        quick=True,
         prelude={"train": f"{WORLD}:count=20", "test": f"{WORLD}:split=val:count=20", "novel": ["blue cat", "red bus"]},
-    )  # fmt: skip
+    )
     asked = []
     aware = ctp_tft.ClassAware.aware
 

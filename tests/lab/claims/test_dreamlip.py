@@ -28,10 +28,14 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
     for name, arm in dreamlip.claim.arms.items():  # noqa: B007  (the patched run reads it)
         arm(Trial(seed=3, folder=tmp_path, prelude="scenes:count=4"))
     assert {name: (c.method, c.config["role"], c.config.get("subcaption")) for name, c in begun.items()} == {
-        "raw": ("clip", "web", None), "cut": ("clip", "long*", None), "one": ("clip", "long", None),
-        "one_longer": ("clip", "long", None), "several": ("dreamlip", "web", 0.0),
-        "grouped": ("dreamlip", "web", None), "even": ("dreamlip", "web", None),
-    }  # fmt: skip
+        "raw": ("clip", "web", None),
+        "cut": ("clip", "long*", None),
+        "one": ("clip", "long", None),
+        "one_longer": ("clip", "long", None),
+        "several": ("dreamlip", "web", 0.0),
+        "grouped": ("dreamlip", "web", None),
+        "even": ("dreamlip", "web", None),
+    }
     assert begun["one_longer"].recipe.steps == 4 * begun["one"].recipe.steps
     assert {name for name, change in changes.items() if change} == {"even"}
     same = {str(replace(c, method="", config={}, recipe=replace(c.recipe, steps=1))) for c in begun.values()}

@@ -24,8 +24,10 @@ def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():
 
 
 def test_hands_are_apart_and_the_reported_one_has_a_picture_for_each_name(data):
-    designs = [set(FINAL.source(FINAL.learnt, *names).labels("design"))
-             for names in (CHOICE.designs, (CHOICE.held_out,), (FINAL.held_out,))]  # fmt: skip
+    designs = [
+        set(FINAL.source(FINAL.learnt, *names).labels("design"))
+        for names in (CHOICE.designs, (CHOICE.held_out,), (FINAL.held_out,))
+    ]
     assert sum(map(len, designs)) == len(set.union(*designs)) == 4
     assert len(data["final"][0]) == len(data["final"][1]) == lion.PAIRS
     assert data["learnt"][0].shape[1] == 768

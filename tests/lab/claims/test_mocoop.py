@@ -26,25 +26,40 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(adapting, "load", lambda folder: None)
     monkeypatch.setattr(mocoop, "load", lambda name: None)
     given = {}
-    monkeypatch.setattr(mocoop, "evaluate", lambda model, source, suites, **how: given.__setitem__(name, how) or {
-        "zeroshot": dict.fromkeys(("base_top1", "novel_top1", "harmonic", "worst_group_top1"), 0.5)})  # fmt: skip
+    monkeypatch.setattr(
+        mocoop,
+        "evaluate",
+        lambda model, source, suites, **how: (
+            given.__setitem__(name, how)
+            or {"zeroshot": dict.fromkeys(("base_top1", "novel_top1", "harmonic", "worst_group_top1"), 0.5)}
+        ),
+    )
     monkeypatch.setattr(mocoop, "open_source", lambda spec: None)
     for name, arm in mocoop.claim.arms.items():  # noqa: B007  (the patched functions read it)
         arm(Trial(seed=3, folder=tmp_path, prelude={"train": "scenes:count=4", "test": "scenes", "novel": ["red cat"]}))
     assert {name: how["templates"] for name, how in given.items() if "templates" in how} == {
-        "names": (adapting.TEMPLATE,), "ensemble": templates("styles")
-    }  # fmt: skip
+        "names": (adapting.TEMPLATE,),
+        "ensemble": templates("styles"),
+    }
     assert all(how["group"] == "style" for how in given.values())
     told = {
-        name: (len(c.config.get("templates", ())), c.config.get("gate", 1.0), c.config.get("text", 5.0),
-               c.config.get("norms", 0.1), c.config.get("k", 2))
+        name: (
+            len(c.config.get("templates", ())),
+            c.config.get("gate", 1.0),
+            c.config.get("text", 5.0),
+            c.config.get("norms", 0.1),
+            c.config.get("k", 2),
+        )
         for name, c in begun.items()
-    }  # fmt: skip
+    }
     assert told.pop("coop")[0] == 0
     assert told == {
-        "mocoop": (6, 1.0, 5.0, 0.1, 2), "ungated": (6, 0.0, 5.0, 0.1, 2), "untaught": (6, 1.0, 0.0, 0.1, 2),
-        "one": (1, 1.0, 5.0, 0.1, 1), "still": (6, 1.0, 5.0, 0.0, 2),
-    }  # fmt: skip
+        "mocoop": (6, 1.0, 5.0, 0.1, 2),
+        "ungated": (6, 0.0, 5.0, 0.1, 2),
+        "untaught": (6, 1.0, 0.0, 0.1, 2),
+        "one": (1, 1.0, 5.0, 0.1, 1),
+        "still": (6, 1.0, 5.0, 0.0, 2),
+    }
     assert all("names" not in c.config for c in begun.values())  # no name of a novel class
     assert (
         len({str(replace(c, method="", config={}, recipe=replace(c.recipe, epochs=1.0))) for c in begun.values()}) == 1

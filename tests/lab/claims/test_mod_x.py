@@ -36,19 +36,26 @@ def test_arms_differ_in_what_is_kept_alone(tmp_path, monkeypatch):
     assert joint.data["train"].count(".tar") == 4
     assert joint.recipe.steps == 3 * begun["finetune"].recipe.steps
     assert {name: (c.config["alpha"], c.config.get("screen", True)) for name, c in begun.items()} == {
-        "finetune": (0.0, True), "alpha1": (1.0, True), "alpha5": (5.0, True), "alpha20": (20.0, True),
-        "unscreened": (20.0, False), "stranger": (20.0, True),
-    }  # fmt: skip
+        "finetune": (0.0, True),
+        "alpha1": (1.0, True),
+        "alpha5": (5.0, True),
+        "alpha20": (20.0, True),
+        "unscreened": (20.0, False),
+        "stranger": (20.0, True),
+    }
     assert {name for name, change in changes.items() if change} == {"stranger"}
-    same = {str(replace(c, config={k: v for k, v in c.config.items() if k not in ("alpha", "screen")}))
-            for c in begun.values()}  # fmt: skip
+    same = {
+        str(replace(c, config={k: v for k, v in c.config.items() if k not in ("alpha", "screen")}))
+        for c in begun.values()
+    }
     assert len(same) == 1
     assert "plain" not in str(begun["finetune"].data)
 
 
 def test_the_stranger_never_learnt_and_stays_so():
-    config = resolve("mod_x", {"train": "scenes", "phase1": "scenes"}, init="tiny",
-                     config={"phases": 2, "pretrained": True})  # fmt: skip
+    config = resolve(
+        "mod_x", {"train": "scenes", "phase1": "scenes"}, init="tiny", config={"phases": 2, "pretrained": True}
+    )
     method, model = build_method(config, None)
     before = {name: value.clone() for name, value in method.old.module.state_dict().items()}
     mod_x.estrange(method)

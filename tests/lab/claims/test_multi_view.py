@@ -28,8 +28,10 @@ def test_arms_differ_in_objective_and_number_of_texts_alone(tmp_path, monkeypatc
         "dhel5": ("mv_dhel", 1, 4),
         "infonce5": ("mv_infonce", 1, 4),
     }
-    same = {str(replace(c, config={k: v for k, v in c.config.items() if k not in ("objective", "texts")}))
-            for c in begun.values()}  # fmt: skip
+    same = {
+        str(replace(c, config={k: v for k, v in c.config.items() if k not in ("objective", "texts")}))
+        for c in begun.values()
+    }
     assert len(same) == 1
 
 

@@ -40,12 +40,20 @@ def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, n
     for arm, function in getattr(sprc, name).arms.items():  # noqa: B007  (what is patched reads it)
         function(Trial(seed=3, folder=tmp_path, prelude=prelude))
     free = ("prompts", "rtc", "align")
-    same = {str(replace(config, config={k: v for k, v in config.config.items() if k not in free}))
-            for config, _ in begun.values()}  # fmt: skip
+    same = {
+        str(replace(config, config={k: v for k, v in config.config.items() if k not in free}))
+        for config, _ in begun.values()
+    }
     assert len(same) == 1
     told = {arm: {k: config.config[k] for k in free if k in config.config} for arm, (config, _) in begun.items()}
-    expected = {"image": sprc.ALONE, "text": sprc.ALONE, "sum": sprc.ALONE, "pseudo": {"prompts": 1}, "sprc": {},
-                "zeroed": {}}  # fmt: skip
+    expected = {
+        "image": sprc.ALONE,
+        "text": sprc.ALONE,
+        "sum": sprc.ALONE,
+        "pseudo": {"prompts": 1},
+        "sprc": {},
+        "zeroed": {},
+    }
     more = {"four": {"prompts": 4}, "no_align": {"align": 0.0}, "no_rtc": {"rtc": 0.0}}
     assert told == expected | (more if name == "claim" else {})
     trained = {}

@@ -62,11 +62,15 @@ def test_arms_differ_in_what_they_say_alone(trial, tmp_path, monkeypatch):
     assert {name: each for name, each in epochs.items() if each != 5} == {"automatic": 6.5, "human": 22}
     plain = {name: replace(config, recipe=replace(config.recipe, epochs=1)) for name, config in begun.items()}
     assert len({str(replace(config, data={}, config={})) for config in plain.values()}) == 1
-    own = {name: {key: value for key, value in config.config.items() if key not in ("augment", "human_epochs")}
-           for name, config in begun.items()}  # fmt: skip
+    own = {
+        name: {key: value for key, value in config.config.items() if key not in ("augment", "human_epochs")}
+        for name, config in begun.items()
+    }
     assert {name: options for name, options in own.items() if options} == {
-        "multi": {"null_positives": "multi"}, "other_null": {"null_seed": 1}, "common": {"visual": "common"},
-    }  # fmt: skip
+        "multi": {"null_positives": "multi"},
+        "other_null": {"null_seed": 1},
+        "common": {"visual": "common"},
+    }
     data = {name: tuple(path.rsplit("/", 1)[1] for path in config.data.values()) for name, config in begun.items()}
     assert data["tip"] == data["multi"] == data["common"] == ("auto.jsonl", "human.jsonl", "val.jsonl")
     assert data["automatic"] == ("auto.jsonl", "val.jsonl")

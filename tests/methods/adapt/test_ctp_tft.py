@@ -82,8 +82,13 @@ def test_the_first_step_is_zero_shot_with_any_names(tft):
 def slow_read(layer, query, keys):
     """One query (E,) over keys (M, E), head by head."""
     heads = []
-    for q, k, v in zip(*(f(x).unflatten(-1, (layer.heads, -1)).movedim(-2, 0)
-                         for f, x in ((layer.q, query), (layer.k, keys), (layer.v, keys))), strict=True):  # fmt: skip
+    for q, k, v in zip(
+        *(
+            f(x).unflatten(-1, (layer.heads, -1)).movedim(-2, 0)
+            for f, x in ((layer.q, query), (layer.k, keys), (layer.v, keys))
+        ),
+        strict=True,
+    ):
         scores = torch.stack([sum(a * b for a, b in zip(q, one, strict=True)) / len(q) ** 0.5 for one in k])
         share = scores.exp() / scores.exp().sum()
         heads.append(sum(s * one for s, one in zip(share, v, strict=True)))

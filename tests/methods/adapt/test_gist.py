@@ -199,8 +199,10 @@ def test_what_one_run_matched_another_takes_as_it_is(tmp_path, bank):
     one, other = pairs(ready), pairs(method(bank=bank), engine.feed.columns["train"])
     assert [sample.captions("*") for sample in one] == [sample.captions("*") for sample in other]
     make_engine(tmp_path / "ready", method=ready, source=TOY, recipe={"steps": 3}).run()
-    losses = [[line["loss"] for line in read_log(tmp_path / name) if line.get("stage") == "train"]
-              for name in ("run", "ready")]  # fmt: skip
+    losses = [
+        [line["loss"] for line in read_log(tmp_path / name) if line.get("stage") == "train"]
+        for name in ("run", "ready")
+    ]
     assert losses[0] == losses[1]
 
 
@@ -240,8 +242,9 @@ def test_the_floor_of_duplicates(groups, floor):
     assert loss(apart, apart) == pytest.approx(floor, abs=1e-5)
     # one picture with different captions: neither way can tell its rows apart, wherever the captions lie
     captions = normalize(apart + 0.3 * torch.eye(4), dim=1)
-    pictures = torch.stack([captions[[at for at, other in enumerate(groups) if other == group]].mean(0)
-                            for group in groups])  # fmt: skip
+    pictures = torch.stack(
+        [captions[[at for at, other in enumerate(groups) if other == group]].mean(0) for group in groups]
+    )
     assert loss(normalize(pictures, dim=1), captions) == pytest.approx(floor, abs=1e-3)
 
 
@@ -293,8 +296,10 @@ def test_one_caption_without_its_name_before_it_is_class_name_fine_tuning(tmp_pa
     make_engine(tmp_path / "gist", method=held, source=TOY).run()
     clip = method(cls=CLIP, scale=100.0, max_scale=1e6)
     make_engine(tmp_path / "clip", method=clip, source=Named(48, ["images.main", "texts.caption"])).run()
-    losses = [[line["loss"] for line in read_log(tmp_path / name) if line.get("stage") == "train"]
-              for name in ("gist", "clip")]  # fmt: skip
+    losses = [
+        [line["loss"] for line in read_log(tmp_path / name) if line.get("stage") == "train"]
+        for name in ("gist", "clip")
+    ]
     assert len(losses[0]) == 9
     assert losses[0] == losses[1]
     assert all(torch.equal(held.model.state_dict()[name], value) for name, value in clip.model.state_dict().items())
@@ -319,8 +324,11 @@ def test_bad_options_are_refused(config, said):
 
 def test_captions_that_the_text_tower_would_cut_are_counted_and_named():
     words = "square " * 30
-    with pytest.raises(InputError, match=r"8 of 16 captions, such as 'red: a square .*', are longer than the 24 tokens "
-                                         r"that the text tower reads; .*--method\.summaries"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"8 of 16 captions, such as 'red: a square .*', are longer than the 24 tokens "
+        r"that the text tower reads; .*--method\.summaries",
+    ):
         method(bank=f"a {{}} | a {words}{{}}").setup({"train": TOY})
 
 

@@ -32,8 +32,12 @@ def raw(k):
 
 
 def features(image, text, local_image, local_text):
-    return {"image": image, "text": text, "local_image": torch.stack(local_image, 1),
-            "local_text": torch.stack(local_text, 1)}  # fmt: skip
+    return {
+        "image": image,
+        "text": text,
+        "local_image": torch.stack(local_image, 1),
+        "local_text": torch.stack(local_text, 1),
+    }
 
 
 def batch(count=6, local=2):
@@ -228,8 +232,14 @@ def test_a_run_is_loaded_and_started_from(tmp_path):
     run(config, tmp_path / "run")
     model = diptych.load(tmp_path / "run")
     assert model.embed_texts("a cat").shape == (1, 16)
-    again = resolve("cliprocket", {"train": "glyphs:split=val:design=noto"}, init=str(tmp_path / "run"), config=FEW,
-                    recipe={"steps": 1, "batch_size": 32}, options={"quiet": True})  # fmt: skip
+    again = resolve(
+        "cliprocket",
+        {"train": "glyphs:split=val:design=noto"},
+        init=str(tmp_path / "run"),
+        config=FEW,
+        recipe={"steps": 1, "batch_size": 32},
+        options={"quiet": True},
+    )
     run(again, tmp_path / "again")
     with pytest.raises(InputError, match="two heads"):
         run(resolve("cliprocket", {"train": "glyphs:split=val:design=noto"}, init="tiny"), tmp_path / "other")

@@ -39,8 +39,9 @@ def features(count=12):
 
 def engine(held, out, steps=4, **options):
     out.mkdir(parents=True, exist_ok=True)
-    return Engine(held, Recipe(lr=1e-3, batch_size=16, steps=steps), {"train": Toy(44)}, out,
-                  Options(quiet=True, **options))  # fmt: skip
+    return Engine(
+        held, Recipe(lr=1e-3, batch_size=16, steps=steps), {"train": Toy(44)}, out, Options(quiet=True, **options)
+    )
 
 
 @pytest.mark.parity
@@ -88,8 +89,13 @@ def test_the_teacher_is_no_part_of_what_is_trained_or_saved(tmp_path):
 def trained(folder, **how):
     """A run of two steps of this method, or of its teacher's."""
     name = how.pop("method", "distill_clip")
-    config = resolve(name, {"train": GLYPHS}, recipe={"steps": 2, "batch_size": 16, "ema": None},
-                     options={"quiet": True, "seed": how.pop("seed", 0)}, **{**SMALL, **how})  # fmt: skip
+    config = resolve(
+        name,
+        {"train": GLYPHS},
+        recipe={"steps": 2, "batch_size": 16, "ema": None},
+        options={"quiet": True, "seed": how.pop("seed", 0)},
+        **{**SMALL, **how},
+    )
     run(config, folder)
     return folder
 

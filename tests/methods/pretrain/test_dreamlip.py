@@ -28,8 +28,10 @@ def test_the_loss_is_a_mean_over_columns_and_the_groups(negatives):
     with torch.no_grad():
         features = held.encode(given, AT)
         assert {name: tuple(value.shape) for name, value in features.items()} == {
-            "image": (5, 24), "texts": (5, 4, 24), "groups": (5, 4, 24)
-        }  # fmt: skip
+            "image": (5, 24),
+            "texts": (5, 4, 24),
+            "groups": (5, 4, 24),
+        }
         model = held.model
         torch.testing.assert_close(features["image"], model.embed_images(given.image.flat))
         torch.testing.assert_close(features["texts"][:, 0], model.embed_texts(*given.text.flat))
@@ -98,8 +100,10 @@ def test_sentences_are_drawn_from_all_roles_without_repetition_where_there_are_e
 
 def test_neighbours_are_merged_within_a_role():
     assert set(drawn(TEXTS, count=3, merged=2)) == {
-        "a red circle", "a blue square. a green circle", "a green circle. a red star"
-    }  # fmt: skip
+        "a red circle",
+        "a blue square. a green circle",
+        "a green circle. a red star",
+    }
 
 
 def test_a_sample_without_a_sentence_is_bad():

@@ -28,8 +28,10 @@ def batch(size, count=6):
 def test_phases_are_stages_with_streams_of_their_own():
     stages = method(phases=3).stages()
     assert [(stage.name, tuple(stage.streams)) for stage in stages] == [
-        ("train", ("train",)), ("phase1", ("phase1",)), ("phase2", ("phase2",))
-    ]  # fmt: skip
+        ("train", ("train",)),
+        ("phase1", ("phase1",)),
+        ("phase2", ("phase2",)),
+    ]
     assert [stage.prepare is None for stage in stages] == [True, False, False]
     assert [stage.prepare is None for stage in method(pretrained=True).stages()] == [False, False]
 
@@ -68,8 +70,9 @@ def test_a_phase_is_held_to_what_the_one_before_left(tmp_path):
         folder.mkdir()
         sources = {"train": Toy(44), "phase1": Toy(44)}
         recipe = Recipe(lr=1e-3, batch_size=16, steps=3)
-        Engine(held, recipe, {name: sources[name] for name in ("train", "phase1")[:phases]}, folder,
-               Options(quiet=True)).run()  # fmt: skip
+        Engine(
+            held, recipe, {name: sources[name] for name in ("train", "phase1")[:phases]}, folder, Options(quiet=True)
+        ).run()
         return held
 
     alone, both = trained(1).model.state_dict(), trained(2)
@@ -94,8 +97,13 @@ def test_bad_options_are_refused(config, said):
 
 
 def test_a_phase_without_data_is_named(tmp_path):
-    config = resolve("mod_x", {"train": "glyphs:split=val:design=noto"}, config={"phases": 2},
-                     recipe={"steps": 1, "batch_size": 32}, options={"quiet": True})  # fmt: skip
+    config = resolve(
+        "mod_x",
+        {"train": "glyphs:split=val:design=noto"},
+        config={"phases": 2},
+        recipe={"steps": 1, "batch_size": 32},
+        options={"quiet": True},
+    )
     with pytest.raises(InputError, match="phase1"):
         run(config, tmp_path / "run")
 

@@ -91,9 +91,14 @@ def test_pictures_alone_train_and_are_loaded_without_a_text_tower(tmp_path):
     assert model.represent(pixels).pooled.shape == (2, 16)
     with pytest.raises(InputError, match="without a tokenizer"):
         model.embed_texts("a cat")
-    again = resolve("multi_view", {"train": "glyphs:split=val:design=noto"}, init=str(tmp_path / "run"),
-                    config={"pictures": 2, "texts": 0}, recipe={"steps": 1, "batch_size": 32},
-                    options={"quiet": True})  # fmt: skip
+    again = resolve(
+        "multi_view",
+        {"train": "glyphs:split=val:design=noto"},
+        init=str(tmp_path / "run"),
+        config={"pictures": 2, "texts": 0},
+        recipe={"steps": 1, "batch_size": 32},
+        options={"quiet": True},
+    )
     run(again, tmp_path / "again")
     assert diptych.load(tmp_path / "again").encoder.text is None
 
@@ -125,8 +130,13 @@ def test_texts_and_a_text_tower_go_together():
 
 
 def test_validation_without_a_text_tower_is_refused_before_training(tmp_path):
-    config = resolve("multi_view", {"train": "glyphs:split=val:design=noto"}, text_tower=NO_TOWER,
-                     val="glyphs:split=val:design=noto", config={"pictures": 2, "texts": 0})  # fmt: skip
+    config = resolve(
+        "multi_view",
+        {"train": "glyphs:split=val:design=noto"},
+        text_tower=NO_TOWER,
+        val="glyphs:split=val:design=noto",
+        config={"pictures": 2, "texts": 0},
+    )
     with pytest.raises(InputError, match="leave out --val"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

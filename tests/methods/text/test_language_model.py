@@ -83,9 +83,17 @@ def run(tmp_path_factory):
     """A run on a table of texts alone, with validation."""
     folder = tmp_path_factory.mktemp("language")
     (folder / "texts.csv").write_text("caption\n" + "\n".join(TEXTS) + "\n")
-    diptych.train("language_model", str(folder / "texts.csv"), folder / "run", val=str(folder / "texts.csv"),
-                  text_tower="text:width=32:depth=1:heads=2", tokenizer="bpe:vocab_size=320:context=16",
-                  steps=4, batch_size=8, quiet=True)  # fmt: skip
+    diptych.train(
+        "language_model",
+        str(folder / "texts.csv"),
+        folder / "run",
+        val=str(folder / "texts.csv"),
+        text_tower="text:width=32:depth=1:heads=2",
+        tokenizer="bpe:vocab_size=320:context=16",
+        steps=4,
+        batch_size=8,
+        quiet=True,
+    )
     return folder / "run"
 
 
@@ -109,8 +117,9 @@ def test_validation_tells_the_perplexity(run):
 
 def test_training_goes_on_from_a_run(run, tmp_path):
     data = str(run.parent / "texts.csv")
-    model = diptych.train("language_model", data, tmp_path / "more", init=str(run), steps=1, batch_size=8, quiet=True,
-                          lr=1e-9, warmup=0.0)  # fmt: skip
+    model = diptych.train(
+        "language_model", data, tmp_path / "more", init=str(run), steps=1, batch_size=8, quiet=True, lr=1e-9, warmup=0.0
+    )
     old = diptych.load(run)
     assert model.tokenizer == old.tokenizer
     torch.testing.assert_close(model.log_prob(TEXTS[:4]), old.log_prob(TEXTS[:4]), atol=1e-3, rtol=0)

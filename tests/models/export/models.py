@@ -28,8 +28,14 @@ BPE = bpe()
 
 def make(image: dict[str, Any], text: dict[str, Any], tokenizer: Tokenizer, embed_dim: int = 24, **dual: Any) -> Model:
     torch.manual_seed(0)
-    words = text_tower(text, vocab_size=tokenizer.vocab_size, context=tokenizer.context, pad=tokenizer.pad,
-                       eot=tokenizer.eot, padding=tokenizer.padding)  # fmt: skip
+    words = text_tower(
+        text,
+        vocab_size=tokenizer.vocab_size,
+        context=tokenizer.context,
+        pad=tokenizer.pad,
+        eot=tokenizer.eot,
+        padding=tokenizer.padding,
+    )
     encoder = DualEncoder(image_tower(image), words, embed_dim, **dual).eval()
     with torch.no_grad():
         for value in encoder.parameters():

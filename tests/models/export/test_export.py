@@ -37,11 +37,22 @@ MODELS: dict[str, Any] = {
         bpe(padding="max"),
         text_projection="affine",
     ),
-    "siglip": lambda: make(SIGLIP, siglip_words(), bpe(padding="max"), 64, logit_bias=-9.0, image_projection="none",
-                           text_projection="affine"),
-    "conv": lambda: make({"name": "conv", "image_size": 32, "widths": (16, 32), "depths": (1, 1)},
-                         {**siglip_words(), "depth": 1}, bpe(padding="max"), logit_bias=-9.0),
-}  # fmt: skip
+    "siglip": lambda: make(
+        SIGLIP,
+        siglip_words(),
+        bpe(padding="max"),
+        64,
+        logit_bias=-9.0,
+        image_projection="none",
+        text_projection="affine",
+    ),
+    "conv": lambda: make(
+        {"name": "conv", "image_size": 32, "widths": (16, 32), "depths": (1, 1)},
+        {**siglip_words(), "depth": 1},
+        bpe(padding="max"),
+        logit_bias=-9.0,
+    ),
+}
 HOLDS = {
     "hf": ["own words", "clip's words", "siglip"],
     "sentence-transformers": ["own words", "clip's words"],
@@ -84,8 +95,11 @@ def test_an_hf_folder_loads_again_and_embeds_alike(name: str, tmp_path: Path):
 @pytest.mark.parity
 def test_transformers_own_weights_come_back_bit_equal(tmp_path: Path):
     small = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 100}
-    config = CLIPConfig(text_config={**small, "vocab_size": 49408}, projection_dim=20,
-                        vision_config={**small, "image_size": 32, "patch_size": 8})  # fmt: skip
+    config = CLIPConfig(
+        text_config={**small, "vocab_size": 49408},
+        projection_dim=20,
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+    )
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(tmp_path / "theirs")
     export(load(f"hf:{tmp_path / 'theirs'}"), "hf", tmp_path / "ours")
@@ -106,9 +120,11 @@ def test_an_open_clip_config_describes_the_towers_that_it_was_made_from(name: st
     kept = {key: value.clone() for key, value in state.items()}
     encoder = fill(dual, state, rules, "out")
     torch.testing.assert_close(
-        Model(encoder, model.tokenizer, model.preprocess, name="out").embed_texts(TEXTS), model.embed_texts(TEXTS),
-        atol=LIMIT, rtol=0,
-    )  # fmt: skip
+        Model(encoder, model.tokenizer, model.preprocess, name="out").embed_texts(TEXTS),
+        model.embed_texts(TEXTS),
+        atol=LIMIT,
+        rtol=0,
+    )
     again = back(encoder.state_dict(), kept, rules)
     assert again.keys() == kept.keys()
     assert all(torch.equal(again[key], value) for key, value in kept.items())

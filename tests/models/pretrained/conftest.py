@@ -23,26 +23,52 @@ def configs(t5: Path, bert: Path) -> dict[str, dict[str, Any]]:
         "nano-quickgelu": {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True},
         "nano-large": {"embed_dim": 24, "vision_cfg": {**VISION, "image_size": 64}, "text_cfg": TEXT},
         "nano-scaled": {
-            "embed_dim": 24, "custom_text": True, "vision_cfg": {**VISION, "ls_init_value": 0.1, "mlp_ratio": 3.3},
+            "embed_dim": 24,
+            "custom_text": True,
+            "vision_cfg": {**VISION, "ls_init_value": 0.1, "mlp_ratio": 3.3},
             "text_cfg": {**TEXT, "ls_init_value": 0.1},
         },
         "nano-clipa": {
             "embed_dim": 24,
             "vision_cfg": {**VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
-            "text_cfg": {**TEXT, "context_length": 32, "vocab_size": 40, "hf_tokenizer_name": str(bert),
-                         "tokenizer_kwargs": {"strip_sep_token": True}, "pool_type": "last", "no_causal_mask": True},
+            "text_cfg": {
+                **TEXT,
+                "context_length": 32,
+                "vocab_size": 40,
+                "hf_tokenizer_name": str(bert),
+                "tokenizer_kwargs": {"strip_sep_token": True},
+                "pool_type": "last",
+                "no_causal_mask": True,
+            },
         },
         "nano-siglip": {
-            "embed_dim": 48, "init_logit_bias": -10, "custom_text": True,
-            "vision_cfg": {"image_size": 32, "timm_model_name": "vit_nano_siglip", "timm_model_pretrained": False,
-                           "timm_pool": "map", "timm_proj": "none"},
-            "text_cfg": {"context_length": 64, "vocab_size": 200, "hf_tokenizer_name": str(t5), "width": 48, "heads": 3,
-                         "tokenizer_kwargs": {"clean": "canonicalize"}, "layers": 2, "no_causal_mask": True,
-                         "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
-                         "act_kwargs": {"approximate": "tanh"}},
+            "embed_dim": 48,
+            "init_logit_bias": -10,
+            "custom_text": True,
+            "vision_cfg": {
+                "image_size": 32,
+                "timm_model_name": "vit_nano_siglip",
+                "timm_model_pretrained": False,
+                "timm_pool": "map",
+                "timm_proj": "none",
+            },
+            "text_cfg": {
+                "context_length": 64,
+                "vocab_size": 200,
+                "hf_tokenizer_name": str(t5),
+                "width": 48,
+                "heads": 3,
+                "tokenizer_kwargs": {"clean": "canonicalize"},
+                "layers": 2,
+                "no_causal_mask": True,
+                "proj_bias": True,
+                "pool_type": "last",
+                "norm_kwargs": {"eps": 1e-6},
+                "act_kwargs": {"approximate": "tanh"},
+            },
         },
         "nano-resnet": {"embed_dim": 24, "vision_cfg": {**VISION, "layers": [1, 1, 1, 1]}, "text_cfg": TEXT},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="session")

@@ -50,9 +50,16 @@ def test_embeddings_equal_open_clips_from_pictures_and_strings(name: str, nano: 
 @pytest.mark.parity
 @pytest.mark.parametrize(
     "name",
-    ["ViT-B-32", "ViT-L-14-336-quickgelu", "ViT-H-14-CLIPA", "ViT-bigG-14-worldwide", "ViT-M-16-alt",
-     "ViT-B-16-SigLIP2", "ViT-SO400M-16-SigLIP-i18n-256"],
-)  # fmt: skip
+    [
+        "ViT-B-32",
+        "ViT-L-14-336-quickgelu",
+        "ViT-H-14-CLIPA",
+        "ViT-bigG-14-worldwide",
+        "ViT-M-16-alt",
+        "ViT-B-16-SigLIP2",
+        "ViT-SO400M-16-SigLIP-i18n-256",
+    ],
+)
 def test_every_tensor_of_a_published_size_has_its_place(name: str):
     config = open_clip.get_model_config(name)
     dual, rules = describe(config, name)

@@ -68,7 +68,10 @@ def test_a_spec_keeps_the_whole_path_of_a_folder_alone(clip: Path, monkeypatch: 
     assert absolute(f"hf:{clip.name}") == f"hf:{clip}"
     assert absolute(clip.name) == str(clip)
     assert [absolute(spec) for spec in ("hf:openai/clip", "openclip:nano", "tiny")] == [
-        "hf:openai/clip", "openclip:nano", "tiny"]  # fmt: skip
+        "hf:openai/clip",
+        "openclip:nano",
+        "tiny",
+    ]
 
 
 def test_a_model_knows_the_weights_it_was_given(nano: Path, clip: Path):

@@ -27,8 +27,9 @@ def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(3)
     small = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((7, 9), (9, 7), (8, 8), (5, 21))]
     sizes = [(97, 71), (71, 98), (32, 32), (131, 40)]
-    return [Image.fromarray(array).resize(size, Image.Resampling.BICUBIC)
-            for array, size in zip(small, sizes, strict=True)]  # fmt: skip
+    return [
+        Image.fromarray(array).resize(size, Image.Resampling.BICUBIC) for array, size in zip(small, sizes, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -57,12 +58,19 @@ def t5_like(folder: Path, context: int = 64) -> None:
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>",
-                                      show_progress=False)  # fmt: skip
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
     tokenizer.train_from_iterator([*TEXTS, "the quick brown fox jumps over the lazy dog"] * 5, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", unk_token="<unk>",
-                            model_max_length=context, padding_side="right").save_pretrained(folder)  # fmt: skip
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="</s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=context,
+        padding_side="right",
+    ).save_pretrained(folder)
 
 
 def bert_like(folder: Path) -> None:
@@ -97,9 +105,17 @@ def siglip_spm(folder: Path) -> Path:
     lines = folder / "lines.txt"
     lines.write_text("a photo of a cat\ntwo dogs running and jumping\nsnow on the hills\nred round box\n" * 20)
     sentencepiece.SentencePieceTrainer.Train(
-        input=str(lines), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False, pad_id=0,
-        eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
-    )  # fmt: skip
+        input=str(lines),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+        num_threads=1,
+    )
     return folder / "spiece.model"
 
 

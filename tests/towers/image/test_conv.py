@@ -32,8 +32,10 @@ def test_levels_halve_and_the_last_is_what_tokens_and_pooled_come_from(form):
     encoded = tower(x)
     side = 32 // tower.config.stem
     assert [tuple(level.shape) for level in encoded.levels] == [
-        (3, 8, side, side), (3, 12, side // 2, side // 2), (3, 16, side // 4, side // 4)
-    ]  # fmt: skip
+        (3, 8, side, side),
+        (3, 12, side // 2, side // 2),
+        (3, 16, side // 4, side // 4),
+    ]
     assert encoded.grid == (side // 4, side // 4)
     flat = encoded.levels[-1].flatten(2).mT
     torch.testing.assert_close(encoded.patches, tower.norm(flat))

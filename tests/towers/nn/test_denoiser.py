@@ -60,10 +60,12 @@ def test_guidance_of_one_does_without_the_empty_prompt_and_more_moves_away_from_
 
     assert torch.equal(draw(1.0), draw(1.0, empty + 1))
     assert not torch.allclose(draw(3.0), draw(3.0, empty + 1))
-    same = model.draw(empty.expand(2, -1, -1), mask[:, :3], empty, guidance=7.0, steps=5,
-                      generator=torch.Generator().manual_seed(0))  # fmt: skip
-    plain = model.draw(empty.expand(2, -1, -1), mask[:, :3], empty, guidance=1.0, steps=5,
-                       generator=torch.Generator().manual_seed(0))  # fmt: skip
+    same = model.draw(
+        empty.expand(2, -1, -1), mask[:, :3], empty, guidance=7.0, steps=5, generator=torch.Generator().manual_seed(0)
+    )
+    plain = model.draw(
+        empty.expand(2, -1, -1), mask[:, :3], empty, guidance=1.0, steps=5, generator=torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(same, plain, rtol=1e-4, atol=1e-4)
     assert draw(3.0).abs().max() <= 1
 
@@ -79,9 +81,12 @@ def test_who_knows_the_noise_finds_the_picture():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"size": 10, "patch": 4}, "cut into patches of 4"), ({"depth": 0}, "depth of the denoiser is 0"),
-     ({"width": 33}, "must be even")],
-)  # fmt: skip
+    [
+        ({"size": 10, "patch": 4}, "cut into patches of 4"),
+        ({"depth": 0}, "depth of the denoiser is 0"),
+        ({"width": 33}, "must be even"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused(options, said):
     with pytest.raises(InputError, match=said):
         DenoiserConfig(**options)

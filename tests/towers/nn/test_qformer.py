@@ -177,9 +177,14 @@ def test_with_a_picture_it_is_transformers_q_former(text):
     from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
     config = Blip2QFormerConfig(
-        hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, encoder_hidden_size=6,
-        cross_attention_frequency=2, use_qformer_text_input=True,
-    )  # fmt: skip
+        hidden_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        encoder_hidden_size=6,
+        cross_attention_frequency=2,
+        use_qformer_text_input=True,
+    )
     theirs, qformer, (ids, lengths, memory) = Blip2QFormerModel(config).double().eval(), made(), given()
     names = {"attn": "attention", "cross": "crossattention"}
     state = {"layernorm.weight": qformer.norm.weight, "layernorm.bias": qformer.norm.bias}
@@ -191,8 +196,11 @@ def test_with_a_picture_it_is_transformers_q_former(text):
                 norm_of = block.norm1 if ours == "attn" else block.norm_cross
                 parts |= {f"{their}.output.dense": layer.out, f"{their}.output.LayerNorm": norm_of}
         for end, mlp, norm_of in (("", block.mlp, block.norm2), ("_query", block.query_mlp, block.query_norm)):
-            parts |= {f"intermediate{end}.dense": mlp.fc1, f"output{end}.dense": mlp.fc2,
-                      f"output{end}.LayerNorm": norm_of}  # fmt: skip
+            parts |= {
+                f"intermediate{end}.dense": mlp.fc1,
+                f"output{end}.dense": mlp.fc2,
+                f"output{end}.LayerNorm": norm_of,
+            }
         for name, layer in parts.items():
             state |= {f"encoder.layer.{number}.{name}.{end}": getattr(layer, end) for end in ("weight", "bias")}
     assert theirs.load_state_dict(state, strict=False).unexpected_keys == []
@@ -201,7 +209,8 @@ def test_with_a_picture_it_is_transformers_q_former(text):
     embeds = torch.cat([qformer.queries.expand(2, -1, -1), words], 1) if text else qformer.queries.expand(2, -1, -1)
     found = qformer(*((ids, lengths) if text else ()), memory=memory)
     with torch.no_grad():
-        wanted = theirs(query_embeds=embeds, query_length=3, attention_mask=found.mask.long(),
-                        encoder_hidden_states=memory).last_hidden_state  # fmt: skip
+        wanted = theirs(
+            query_embeds=embeds, query_length=3, attention_mask=found.mask.long(), encoder_hidden_states=memory
+        ).last_hidden_state
     real = found.mask
     torch.testing.assert_close(found.tokens[real], wanted[real], atol=1e-6, rtol=1e-6)

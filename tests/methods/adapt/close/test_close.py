@@ -55,9 +55,11 @@ def reference(made, batch):
     model, gap = made.model.double(), made.model.gap
     encoder, lm = model.encoder, model.lm
     for row in range(len(batch)):
-        raw = [encoder.project_text(encoder.encode_text(ids[None, :n], n[None]).pooled)[0]
-               for ids, n in zip(batch.texts["source"].ids[row], batch.texts["source"].lengths[row], strict=True)
-               if n]  # fmt: skip
+        raw = [
+            encoder.project_text(encoder.encode_text(ids[None, :n], n[None]).pooled)[0]
+            for ids, n in zip(batch.texts["source"].ids[row], batch.texts["source"].lengths[row], strict=True)
+            if n
+        ]
         z = sum(raw) / len(raw)
         z = z / z.norm()
         z = z + gap.noise * batch.fields["noise"][row, 0].double()
@@ -80,15 +82,27 @@ def reference(made, batch):
     ("texts", "config"),
     [
         ([("caption", "a red circle")], {}),
-        ([("caption", "a red bar"), ("caption", "a pink circle on the left"), ("caption", "a bar")],
-         {"target": "caption"}),
-        ([("caption", "a red bar"), ("caption", "a bar"), ("question", "what colour?"), ("answer", "red"),
-          ("answer", "red"), ("answer", "pink"), ("question", "which shape?"), ("answer", "bar")],
-         {"context": "question", "target": "answer", "sources": 5}),
+        (
+            [("caption", "a red bar"), ("caption", "a pink circle on the left"), ("caption", "a bar")],
+            {"target": "caption"},
+        ),
+        (
+            [
+                ("caption", "a red bar"),
+                ("caption", "a bar"),
+                ("question", "what colour?"),
+                ("answer", "red"),
+                ("answer", "red"),
+                ("answer", "pink"),
+                ("question", "which shape?"),
+                ("answer", "bar"),
+            ],
+            {"context": "question", "target": "answer", "sources": 5},
+        ),
         ([("caption", "a red bar"), ("article", "a bar of red on the left")], {"context": "article"}),
     ],
     ids=["single", "multiple", "answers", "news"],
-)  # fmt: skip
+)
 def test_the_loss_is_the_mean_over_all_targets_tokens(texts, config):
     made = method(**config)
     batch = batch_of(made, Told(texts))
@@ -272,16 +286,21 @@ def test_samples_that_lack_a_text_are_told():
 def t5_folder(folder):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "red": 4,
-                                                              "bar": 5, "Red": 6}, unk_token="<unk>"))  # fmt: skip
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(
+            {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "red": 4, "bar": 5, "Red": 6}, unk_token="<unk>"
+        )
+    )
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>",
-                                                unk_token="<unk>", model_max_length=32)  # fmt: skip
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=32
+    )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=8, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
-                                   decoder_start_token_id=0)  # fmt: skip
+    config = transformers.T5Config(
+        vocab_size=8, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder
 

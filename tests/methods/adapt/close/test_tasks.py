@@ -15,10 +15,17 @@ from diptych.methods.adapt.close.tasks import Task, TaskView
 from diptych.testing import Toy
 
 CAPTIONS = [Text(text=text) for text in ("one red", "two red", "three red", "four red", "five red")]
-ASKED = [Text(text=text, role=role) for text, role in (
-    ("what?", "question"), ("Cat", "answer"), ("cat", "answer"), ("dog", "answer"),
-    ("who?", "question"), ("me", "answer"),
-)]  # fmt: skip
+ASKED = [
+    Text(text=text, role=role)
+    for text, role in (
+        ("what?", "question"),
+        ("Cat", "answer"),
+        ("cat", "answer"),
+        ("dog", "answer"),
+        ("who?", "question"),
+        ("me", "answer"),
+    )
+]
 
 
 def sample(*texts):
@@ -62,8 +69,10 @@ def test_answers_that_count_are_the_most_frequent_its_ties_and_those_of_three():
 
 
 def test_answers_belong_to_the_question_before_or_in_order():
-    first = [Text(text=text, role=role) for text, role in (
-        ("a?", "question"), ("b?", "question"), ("1", "answer"), ("2", "answer"))]  # fmt: skip
+    first = [
+        Text(text=text, role=role)
+        for text, role in (("a?", "question"), ("b?", "question"), ("1", "answer"), ("2", "answer"))
+    ]
     assert [(q.text, a) for q, a in answered(sample(*first))] == [("a?", ["1"]), ("b?", ["2"])]
     assert [(q.text, a) for q, a in answered(sample(*ASKED))] == [("what?", ["Cat", "cat", "dog"]), ("who?", ["me"])]
     with pytest.raises(BadSample, match="unpaired"):
@@ -73,9 +82,11 @@ def test_answers_belong_to_the_question_before_or_in_order():
 def test_views_of_one_task_draw_the_same_and_fill_up_with_nothing():
     words = tokenizer()
     task = Task(source="caption", context="question", target="answer", sources=3, targets=4)
-    views = [TaskView(tokenizer=words, task=task, part="source"),
-             TaskView(tokenizer=words, task=task, part="target", like="texts.source"),
-             TaskView(tokenizer=words, task=task, part="context", like="texts.source")]  # fmt: skip
+    views = [
+        TaskView(tokenizer=words, task=task, part="source"),
+        TaskView(tokenizer=words, task=task, part="target", like="texts.source"),
+        TaskView(tokenizer=words, task=task, part="context", like="texts.source"),
+    ]
 
     class Told(Toy):
         fields = ("texts.caption", "texts.question", "texts.answer")
@@ -85,8 +96,10 @@ def test_views_of_one_task_draw_the_same_and_fill_up_with_nothing():
 
     batch = next(iter(Loader(Told(8), views, Shuffled(), 8, steps=9).epoch(0)))
     assert {name: tuple(tokens.ids.shape[:2]) for name, tokens in batch.texts.items()} == {
-        "source": (8, 3), "target": (8, 4), "context": (8, 1)
-    }  # fmt: skip
+        "source": (8, 3),
+        "target": (8, 4),
+        "context": (8, 1),
+    }
     assert ((batch.texts["source"].lengths > 0).sum(1) == 2).all()
     said = {"what?": "cat", "who?": "me"}
     for row in range(8):

@@ -154,10 +154,13 @@ def test_the_other_tasks_keep_the_contract(cls, check):
     getattr(suite, check)(suite.Subject(cls))
 
 
-@pytest.mark.parametrize(("task", "base", "search"), [
-    ("detect", {"model.head"}, {"model.bank.vectors"}),
-    ("generate", {"model.denoiser"}, {"model.bank.vectors"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "base", "search"),
+    [
+        ("detect", {"model.head"}, {"model.bank.vectors"}),
+        ("generate", {"model.denoiser"}, {"model.bank.vectors"}),
+    ],
+)
 def test_heads_learn_in_the_stage_base_and_concepts_afterwards(task, base, search):
     made = cones(task, second={"lr": 1e-4})
     trained = {}
@@ -188,8 +191,10 @@ def test_a_head_is_trained_once_and_used_for_any_concepts(head, tmp_path):
     first: DetectorModel = load(head)
     assert first.encoder.text is not None  # it is needed for the next concepts
     recipe = {"steps": 2, "batch_size": 8}
-    run(resolve("cones", {"train": NEW}, preset="detect", init=str(head), recipe=recipe, options=TINY["options"]),
-        tmp_path / "run")  # fmt: skip
+    run(
+        resolve("cones", {"train": NEW}, preset="detect", init=str(head), recipe=recipe, options=TINY["options"]),
+        tmp_path / "run",
+    )
     model: DetectorModel = load(tmp_path / "run")
     assert model.encoder.text is None
     assert model.classes[0] == "rabbit"
@@ -232,7 +237,7 @@ def test_scores_and_losses_come_from_the_same_rows():
         ({"task": "detect", "head": {"widht": 3}}, "did you mean 'width'"),
         ({"task": "detect", "augment": {"crop": (0.5, 1.0)}}, "boxes move with flip alone"),
     ],
-)  # fmt: skip
+)
 def test_bad_options_are_refused(config, said):
     with pytest.raises(InputError, match=said):
         method("cones", **config)

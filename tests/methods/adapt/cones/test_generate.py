@@ -54,8 +54,9 @@ def test_of_a_linear_predictor_the_search_finds_the_least_squares():
     generator = torch.Generator().manual_seed(2)
     x, time = torch.zeros(6, 3, 8, 8), torch.arange(6)
     noise = torch.randn(6, 3, 8, 8, generator=generator, dtype=torch.float64)
-    optimizer = torch.optim.LBFGS([model.bank.vectors], max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-14,
-                                  line_search_fn="strong_wolfe")  # fmt: skip
+    optimizer = torch.optim.LBFGS(
+        [model.bank.vectors], max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def closure():
         optimizer.zero_grad()

@@ -25,8 +25,10 @@ def test_the_alignment_is_the_focal_loss_over_regions_that_hold_something():
     classes, owner = torch.tensor([[0, -1, 1], [-1, 2, 2]]), torch.tensor([0, 0, 1, 2])
     total = sum(
         focal(float(logits[b, n, row]), int(classes[b, n]) == int(owner[row]), 0.25, 2.0)
-        for b in range(2) for n in range(3) for row in range(4)
-    )  # fmt: skip
+        for b in range(2)
+        for n in range(3)
+        for row in range(4)
+    )
     assert word_regions(logits, classes, owner).item() == pytest.approx(total / 4)
     nothing = torch.full_like(classes, -1)
     total = sum(focal(float(value), False, 0.25, 2.0) for value in logits.flatten())

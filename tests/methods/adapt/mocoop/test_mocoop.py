@@ -162,9 +162,15 @@ def test_the_loss_is_that_of_loops(count, temperature):
     made = alter(mocoop(text_temperature=temperature, text=3.0, gate=0.5))
     found, model = losses(made, count), made.model
     with torch.no_grad():
-        x, r, t, p = (part.double() for part in (
-            model.image_features(pictures(count)), model.router(model.image_features(pictures(count))),
-            model.group_features(), model.prototypes()))  # fmt: skip
+        x, r, t, p = (
+            part.double()
+            for part in (
+                model.image_features(pictures(count)),
+                model.router(model.image_features(pictures(count))),
+                model.group_features(),
+                model.prototypes(),
+            )
+        )
     s, C = float(model.encoder.logit_scale()), len(NAMES)
     chosen = {g for b in range(count) for g in r[b].topk(2).indices.tolist()}
     classes = gate = text = 0.0
@@ -248,8 +254,12 @@ def test_what_learns_and_at_which_rate():
     optim.freeze(made, stage.lr_scale)
     groups = optim.build(made, made.presets["small"].recipe, stage.lr_scale).param_groups
     rates = {name.removeprefix("model."): group["multiplier"] for group in groups for name in group["names"]}
-    norms = {f"encoder.image.transformer.layers.{at}.norm{one}.{part}" for at in range(3) for one in (1, 2)
-             for part in ("weight", "bias")}  # fmt: skip
+    norms = {
+        f"encoder.image.transformer.layers.{at}.norm{one}.{part}"
+        for at in range(3)
+        for one in (1, 2)
+        for part in ("weight", "bias")
+    }
     own = {"context", "correction", "router.weight", "router.bias"}
     assert rates == {**dict.fromkeys(norms, 0.1), **dict.fromkeys(own, 1.0)}
     still = mocoop(norms=0.0)
@@ -263,15 +273,18 @@ def test_as_many_numbers_are_learnt_as_the_sheet_says():
     with torch.device("meta"):
         cls, words = method_class("mocoop"), build("clip")
         made = cls(cls.configure({}), Make(**CLIP_B16, tokenizer=words))
-    soft = sum(len(words.ids(text)) for text in ("a photo of a", "a photo of many", "a low resolution photo of a",
-                                                 "a good photo of a"))  # fmt: skip
+    soft = sum(
+        len(words.ids(text))
+        for text in ("a photo of a", "a photo of many", "a low resolution photo of a", "a good photo of a")
+    )
     assert soft == 4 + 4 + 6 + 5
     assert learnt(made) == soft * 512 + 512 + (512 * 4 + 4) + 12 * 2 * 2 * 768
 
 
 def test_pictures_keep_all_their_patches_while_the_norms_learn():
-    made = method("mocoop", templates=GROUPS,
-                  image="vit:image_size=32:patch=8:width=64:depth=2:pre_norm=true:patch_dropout=0.5")  # fmt: skip
+    made = method(
+        "mocoop", templates=GROUPS, image="vit:image_size=32:patch=8:width=64:depth=2:pre_norm=true:patch_dropout=0.5"
+    )
     calm = made.encode(batch_of(), AT)["image"]
     torch.testing.assert_close(made.train().encode(batch_of(), AT)["image"], calm)
 

@@ -67,8 +67,9 @@ def test_gradients_reach_queries_targets_and_scale():
     queries, targets = drawn(0, 3, 4).requires_grad_(), drawn(1, 3, 2, 4).requires_grad_()
     scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
     for directions in ("query", "mean"):
-        assert torch.autograd.gradcheck(lambda *x, how=directions: token_nce(*x, directions=how),
-                                        (queries, targets, scale))  # fmt: skip
+        assert torch.autograd.gradcheck(
+            lambda *x, how=directions: token_nce(*x, directions=how), (queries, targets, scale)
+        )
 
 
 def test_means_over_vectors_come_first():

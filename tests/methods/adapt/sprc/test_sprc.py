@@ -78,8 +78,9 @@ def test_the_terms_are_those_of_the_equation():
 
 def test_the_learned_prompt_hears_of_one_term_and_knows_no_reference():
     made, given = method(), batch()
-    other = Batch(images={**given.images, "reference": batch(seed=9).images["reference"]}, texts=given.texts,
-                  keys=given.keys)  # fmt: skip
+    other = Batch(
+        images={**given.images, "reference": batch(seed=9).images["reference"]}, texts=given.texts, keys=given.keys
+    )
     one, two = terms(made, given), terms(made, other)
     assert torch.equal(one["rtc"], two["rtc"])
     assert not torch.equal(one["itc"], two["itc"])
@@ -183,13 +184,26 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sprc")
 
     def train(name, method, data, steps, **settings):
-        config = resolve(method, {"train": data}, recipe={"steps": steps, "batch_size": 10, "ema": None, "lr": 2e-3},
-                         options={"quiet": True}, **settings)  # fmt: skip
+        config = resolve(
+            method,
+            {"train": data},
+            recipe={"steps": steps, "batch_size": 10, "ema": None, "lr": 2e-3},
+            options={"quiet": True},
+            **settings,
+        )
         run(config, folder / name)
 
-    train("base", "clip", f"{SCENES}:count=60", 3, config={"augment": {}},
-          image_tower="conv:image_size=32:widths=(16,24):depths=(1,1)", text_tower="text:width=32:depth=1",
-          tokenizer="bpe:vocab_size=400:context=24", embed_dim=16)  # fmt: skip
+    train(
+        "base",
+        "clip",
+        f"{SCENES}:count=60",
+        3,
+        config={"augment": {}},
+        image_tower="conv:image_size=32:widths=(16,24):depths=(1,1)",
+        text_tower="text:width=32:depth=1",
+        tokenizer="bpe:vocab_size=400:context=24",
+        embed_dim=16,
+    )
     train("pairs", "sprc", f"{SCENES}:count=60", 4, init=str(folder / "base"), config={**SMALL, "task": "pairs"})
     train("sprc", "sprc", f"{SCENES}:count=60", 40, init=str(folder / "pairs"), config={**SMALL, "together": 5})
     return folder
@@ -280,8 +294,15 @@ def test_evaluation_and_validation_measure_it_as_a_composer(runs, tmp_path):
     assert results["chance_all_r1"] == pytest.approx(1 / 35)
     assert results["chance_subset_r1"] == pytest.approx(1 / 5)
     assert sum(row["n"] for row in results["by_edit"].values()) == 30
-    config = resolve("sprc", {"train": f"{SCENES}:count=24"}, val=held_out, init=str(runs / "base"), config=SMALL,
-                     recipe={"steps": 1, "batch_size": 10}, options={"quiet": True})  # fmt: skip
+    config = resolve(
+        "sprc",
+        {"train": f"{SCENES}:count=24"},
+        val=held_out,
+        init=str(runs / "base"),
+        config=SMALL,
+        recipe={"steps": 1, "batch_size": 10},
+        options={"quiet": True},
+    )
     run(config, tmp_path / "run", validate=validation)
     told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     [seen] = [line for line in told if line.get("event") == "validation"]

@@ -100,8 +100,12 @@ def test_shares_are_those_of_the_sentences():
 
 
 def test_long_texts_are_cut_into_sentences_and_one_stays_as_it_is():
-    found = label(Document(("a", 1, ["One thing 2. Another 3. ", "A single one 4."])), Model(vectors(0)),
-                  positive="50%", negative="50%")  # fmt: skip
+    found = label(
+        Document(("a", 1, ["One thing 2. Another 3. ", "A single one 4."])),
+        Model(vectors(0)),
+        positive="50%",
+        negative="50%",
+    )
     assert found.texts == ["One thing 2", "Another 3", "A single one 4."]
 
 

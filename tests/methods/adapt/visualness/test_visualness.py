@@ -184,8 +184,9 @@ def test_all_visual_texts_may_have_one_picture():
     method = make_method("visualness", visual="common")
     visual = torch.tensor([True, False, True])
     pixels = torch.zeros(3, 1, 3, 32, 32, dtype=torch.uint8)
-    image = method._encode_images(Batch(images={"main": Images(pixels)}, fields={"visual": visual}, keys=tuple("abc")),
-                                  AT)["image"]  # fmt: skip
+    image = method._encode_images(
+        Batch(images={"main": Images(pixels)}, fields={"visual": visual}, keys=tuple("abc")), AT
+    )["image"]
     white = method.model.embed_images(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8))[0]
     torch.testing.assert_close(image[visual], white.expand(2, -1))
     torch.testing.assert_close(image[~visual], method.delivered.null_vector()[None])

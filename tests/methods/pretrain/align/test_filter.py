@@ -113,8 +113,9 @@ def test_equal_to_counting_by_hand_in_any_order(pairs, luck):
 def test_pictures_that_are_tested_on_go_and_those_that_look_like_them():
     """Equal bytes, and the same picture written anew at another size; the order of the rules holds."""
     train = open_source("scenes:count=6:seed=3:size=64:texts=caption")
-    same, resized = (open_source(f"scenes:count=1:start={at}:seed=3:size={size}:texts=caption") for at, size in
-                     ((1, 64), (4, 96)))  # fmt: skip
+    same, resized = (
+        open_source(f"scenes:count=1:start={at}:seed=3:size={size}:texts=caption") for at, size in ((1, 64), (4, 96))
+    )
     rules = Rules(**NONE)
     assert (filtered(train, rules).reasons == -1).all()
     found = filtered(train, rules, tests=[same, resized])
