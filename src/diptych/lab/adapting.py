@@ -32,9 +32,8 @@ from diptych.training.run import run
 
 THINGS = 5
 TINTS = 4
-# pictures of each class
-SHOTS = 16
-TESTED = 25
+SHOTS = 16  # pictures of each class in training
+TESTED = 25  # and in the test
 DRAWN = 40  # scenes for each combination of all things and colours, more where a class has too few of them
 TEMPLATE = "a picture of a {}"
 LABEL = "pair"

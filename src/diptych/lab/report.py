@@ -198,7 +198,7 @@ def _short(value: float) -> str:
 
 _WIDTH = 960
 _HEIGHT = 300
-# margins
+# Margins.
 _LEFT = 56
 _RIGHT = 16
 _TOP = 14

@@ -31,8 +31,7 @@ from diptych.lab.provenance import Stamp, blob_of, changed, digest_of, processor
 from diptych.lab.stored import FORMAT, Record, result_path
 
 _PRELUDE = "(prelude)"  # in the place of an arm's name, which has no brackets
-# where an arm takes under so many seconds, a claim has so many seeds
-SHORT = 60.0
+SHORT = 60.0  # seconds; where an arm takes less, a claim has MANY seeds
 MANY = 5
 
 

@@ -146,7 +146,7 @@ class Model:
         batch_size: int = 256,
     ) -> None:
         """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
-        of a vector (C, E) in the text's place (`methods.adapt.cones.bank`).
+        of a vector (C, E) in the text's place.
 
         Raises InputError where a name is empty, comes twice or is cut by the context, a template has no single {} for
         it, or vectors do not fit.

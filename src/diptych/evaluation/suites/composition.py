@@ -126,10 +126,9 @@ def composition(
         """How many pictures a sample has, and its units."""
         return len(pictures_with_edits(sample)), _units(sample, texts, role, negatives)
 
-    # vectors of pictures, a list of units a sample, tables
-    vectors = []
-    units = []
-    scores = []
+    vectors = []  # of pictures
+    units = []  # a list a sample
+    scores = []  # tables
     steps = Steps(progress, len(source))
     for pixels, kept in read_pictures(
         model, source, units_of, bad, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps

@@ -47,9 +47,8 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:number=1:size=32:texts=caption:distractors=2"
-# what captions tell: half of the facts, or all
-LITTLE = "drop=0.5"
-ALL = "drop=0"
+LITTLE = "drop=0.5"  # captions give half of the facts
+ALL = "drop=0"  # captions give all of them
 FACTS = ("object", "colour", "quadrant", "texture", "size", "ground")
 CHANCE = 0.25
 PAIRS = 3000

@@ -41,9 +41,8 @@ from diptych.training.run import build_method, run
 SCENES = "scenes:number=1"
 LABEL = "object"
 TEMPLATE = "a photo of a {}."
-# pictures to draw from, and to measure on, which come behind them
-POOL = 800
-TESTED = 400
+POOL = 800  # pictures to draw from
+TESTED = 400  # pictures to measure on, which come behind those
 SHOTS = (1, 4, 16)
 STEPS = 200
 FINE = 40

@@ -41,9 +41,8 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:objects=shapes:number=2-3:same=0:size=32:siblings=6:texts=caption"
-# pictures to learn from; scenes held out
-LEARNT = 3600
-GROUPS = 80
+LEARNT = 3600  # pictures to learn from
+GROUPS = 80  # scenes held out
 VARIANTS = "glyph-variants"
 TOWER = "conv:image_size=32:stem=2:widths=(32,64,96):depths=(1,1,1):pooling=max"
 QFORMER = {"width": 64, "depth": 4, "heads": 2, "queries": 8, "embed": 64, "dropout": 0.0, "ratio": None}

@@ -62,7 +62,7 @@ SCENES = {"number": 1, "drop": 0, "texts": "caption"}
 PAGES = 150
 PICTURES = 2
 OTHERS = 4
-# sentences, a third of them visual
+# Sentences, a third of them visual.
 HUMAN = 150
 VAL = 200
 TEST = 600

@@ -325,8 +325,8 @@ class Insert:
             return tokens
         (B, N, _) = tokens.shape
         values = self.values.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        # places that the values cover
         b = values.shape[1]
+        # Places that the values cover.
         taken = values.shape[1] if self.how == "replace" else 0
         start = self.at + N * (self.at < 0) + (self.how == "after")
         if not torch.compiler.is_compiling() and bool(torch.as_tensor((start < 0) | (start > N - taken)).any()):

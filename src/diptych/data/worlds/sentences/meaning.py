@@ -41,9 +41,8 @@ VALUES: dict[str, tuple[str, ...]] = {
 CORE = ("agent", "agent_attribute", "action", "object", "object_attribute")
 ADJUNCTS = ("place", "time", "recipient")
 RELATIONS = ("entailment", "neutral", "contradiction")
-# how many facts a sentence says, and how many a hypothesis does
-FACTS = 7
-HYPOTHESIS = 4
+FACTS = 7  # in a sentence
+HYPOTHESIS = 4  # facts in a hypothesis
 
 _NUMBER = {slot: {value: at for at, value in enumerate(values)} for slot, values in VALUES.items()}
 
