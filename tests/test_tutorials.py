@@ -9,7 +9,7 @@ import pytest
 from diptych.cli import main
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
-SMALL = {"train": "--steps 2 --batch-size 16 --quiet"}  # what is added to a verb to make it short
+SMALL = {"train": "--steps 2 --batch-size 8 --quiet"}  # what is added to a verb to make it short
 ELSEWHERE = ("openclip:ViT-B-32/laion2b_s34b_b79k",)  # weights that are fetched from a hub
 PICTURES = {"count=120": "count=80", "count=60": "count=24", "count=100": "count=40"}
 

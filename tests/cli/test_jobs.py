@@ -34,20 +34,15 @@ def assert_done(called) -> str:
     return called.out
 
 
-def test_the_life_of_a_model(tmp_path):
+def test_the_life_of_a_model(tmp_path, monkeypatch, diptych):
+    """Its first and its last command as processes of their own: what one leaves, another reads."""
+    monkeypatch.chdir(tmp_path)
     data = make_tar(tmp_path / "web.tar").name
-
-    def start(*words):
-        return shell(*words, cwd=tmp_path)
-
-    assert_done(finish(start("train", "clip", "--data", data, "--val", data, *TINY, "--out", "run")))
-    at_once = [
-        start("evaluate", "run", "--data", data, "--json", "--exact"),
-        start("embed", "run", data, "--out", "emb", "--exact"),
-        start("info", "run", "--json"),
-        start("check", data, "--json"),
-    ]
-    evaluated, embedded, info, check = (assert_done(finish(process)) for process in at_once)
+    assert_done(finish(shell("train", "clip", "--data", data, "--val", data, *TINY, "--out", "run", cwd=tmp_path)))
+    evaluated = assert_done(diptych("evaluate", "run", "--data", data, "--json", "--exact"))
+    embedded = assert_done(diptych("embed", "run", data, "--out", "emb", "--exact"))
+    info = assert_done(diptych("info", "run", "--json"))
+    check = assert_done(diptych("check", data, "--json"))
     count = json.loads(check)["samples"]
     assert json.loads(evaluated)["retrieval"]["n"] == count
     assert json.loads(evaluated)["retrieval"]["decoding"] == "full"
@@ -55,7 +50,8 @@ def test_the_life_of_a_model(tmp_path):
     assert "emb" in embedded
     assert json.loads((tmp_path / "emb" / "diptych.json").read_text())["count"] == count
     assert json.loads((tmp_path / "emb" / "diptych.json").read_text())["exact"] is True
-    hits = json.loads(assert_done(finish(start("search", "emb", "a red thing", "-k", "2", "--json"))))
+    search = shell("search", "emb", "a red thing", "-k", "2", "--json", cwd=tmp_path)
+    hits = json.loads(assert_done(finish(search)))
     assert [hit["rank"] for hit in hits] == [1, 2]
 
 

@@ -222,28 +222,35 @@ import os, signal, sys
 import faiss
 from diptych.search import build, ivf
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "half":
-    def half(index, path):
-        open(path, "wb").write(b"IwFl" * 1000)
-        die()
-    faiss.write_index = half
-elif sys.argv[2] == "unnamed":
-    ivf.State.write = die
-else:
-    build._sweep = lambda folder, state: die() if state.file == "index-1.faiss" else None
-build.build_index(sys.argv[1], remove=["k5"])
+def half(index, path):
+    open(path, "wb").write(b"IwFl" * 1000)
+    die()
+for moment in ("half", "unnamed", "swept"):
+    if os.fork():
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+        continue
+    if moment == "half":
+        faiss.write_index = half
+    elif moment == "unnamed":
+        ivf.State.write = die
+    else:
+        build._sweep = lambda folder, state: die() if state.file == "index-1.faiss" else None
+    build.build_index(os.path.join(sys.argv[1], moment), remove=["k5"])
+    os._exit(0)  # it lived
 """
 
 
 def test_kill_9_at_any_moment_of_a_build_leaves_the_old_index_or_the_new_one_served(built, tmp_path):
     queries = torch.from_numpy(near(ROWS, 1)[[5]])
-    before, dying = Index.open(built).top(queries, 10), {}
-    for moment in ("half", "unnamed", "swept"):
+    before = Index.open(built).top(queries, 10)
+    moments = ("half", "unnamed", "swept")
+    for moment in moments:
         shutil.copytree(built, tmp_path / moment)
-        words = [sys.executable, "-c", DYING, str(tmp_path / moment), moment]
-        dying[moment] = subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    for moment, process in dying.items():
-        assert process.wait(120) == -signal.SIGKILL, moment
+    words = [sys.executable, "-c", DYING, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    died = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
+    assert died.split() == [str(-signal.SIGKILL)] * len(moments)
+    for moment in moments:
         folder = tmp_path / moment
         left = {path.name for path in folder.iterdir() if "faiss" in path.name}
         assert len(left) == 2, left  # the file that is served, and what the death left

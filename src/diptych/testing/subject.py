@@ -75,8 +75,10 @@ class Subject:
 
 
 def narrower(spec: str, factor: int) -> Spec:
-    """A tower spec with every width divided by `factor` and dropout off. Models of timm have widths of their own: in
-    their place comes timm's test model of the same family, on pictures of 64 pixels.
+    """A tower spec with every width divided by `factor`, dropout off, and from a factor of 16 on at most 8 x 8 patches.
+
+    Models of timm have widths of their own: in their place comes timm's test model of the same family, on pictures of
+    64 pixels.
 
     >>> str(narrower("vit:width=768:heads=12:dropout=0.1", 16)), str(narrower("timm:resnet50:image_size=224", 16))
     ('vit:width=48:heads=12:dropout=0.0', 'timm:test_resnet:image_size=64')
@@ -96,6 +98,8 @@ def narrower(spec: str, factor: int) -> Spec:
             options[key] = 0.0
         elif key in {"width", "widths", "hidden"}:
             options[key] = tuple(map(cut, value)) if isinstance(value, tuple) else cut(value)
+    if factor >= 16 and name == "vit" and {"image_size", "patch"} <= options.keys():
+        options["image_size"] = min(options["image_size"], 8 * options["patch"])
     return Spec(name, options)
 
 

@@ -41,7 +41,7 @@ TOWER = "conv:image_size=48:widths=(32,64,128):depths=(1,1,1):pooling=max"
 
 def draw(trial: Trial) -> str:
     """The scenes of the seed as shards."""
-    count = 300 if trial.quick else LEARNT
+    count = 150 if trial.quick else LEARNT
     spec = f"{SCENES}:texts=web+long:seed={trial.seed}:count={count}"
     write_shards(open_source(spec), trial.folder / "scenes")
     return f"{trial.folder / 'scenes'}/*.tar"
@@ -58,7 +58,7 @@ def trained(
             {"train": trial.prelude},
             image_tower=TOWER,
             config={"augment": {}, **config},
-            recipe={"steps": times * (10 if trial.quick else STEPS)},
+            recipe={"steps": times * (4 if trial.quick else STEPS)},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
@@ -84,7 +84,7 @@ def even(method: Method) -> None:
 def measure(trial: Trial) -> dict[str, float]:
     """Recall by whole captions and pointing by sentences, on held-out scenes."""
     model = load(trial.folder / "run")
-    source = open_source(f"{SCENES}:drop=0:seed={trial.seed}:split=val:count={100 if trial.quick else PAIRS}")
+    source = open_source(f"{SCENES}:drop=0:seed={trial.seed}:split=val:count={50 if trial.quick else PAIRS}")
     told = evaluate(model, source, ["retrieval"], role="caption")["retrieval"]  # type: ignore[arg-type]
     where = evaluate(model, source, ["pointing"], role="long")["pointing"]  # type: ignore[arg-type]
     return {

@@ -139,7 +139,7 @@ def trained(full: bool, redraw: Redraw | None = None, **config: Any) -> Callable
             {"train": train},
             init="tiny",
             config={"bank": f"{trial.prelude}/bank.json", **config},
-            recipe={"steps": 10 if trial.quick else STEPS, "lr": RATE},
+            recipe={"steps": 3 if trial.quick else STEPS, "lr": RATE},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)

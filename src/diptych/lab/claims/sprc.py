@@ -57,7 +57,7 @@ def begin(trial: Trial, data: str, held_out: str, together: int) -> dict[str, st
     """The frozen image tower and the Q-Former on it, from pictures with captions."""
     steps = {"base": BASE_STEPS, "pairs": PAIR_STEPS}
     if trial.quick:
-        steps = dict.fromkeys(steps, 10)
+        steps = dict.fromkeys(steps, 3)
     options = {"seed": trial.seed, "quiet": True}
     base = str(trial.folder / "base")
     pairs = str(trial.folder / "pairs")
@@ -72,7 +72,7 @@ def begin(trial: Trial, data: str, held_out: str, together: int) -> dict[str, st
 
 def scenes(trial: Trial) -> dict[str, str]:
     """Scenes with their siblings as shards, and what is learnt of their captions."""
-    count, groups = (600, 20) if trial.quick else (LEARNT, GROUPS)
+    count, groups = (240, 10) if trial.quick else (LEARNT, GROUPS)
     write_shards(open_source(f"{SCENES}:seed={trial.seed}:count={count}"), trial.folder / "scenes")
     held_out = f"{SCENES}:split=val:seed={trial.seed}:count={6 * groups}"
     return begin(trial, f"{trial.folder / 'scenes'}/*.tar", held_out, 6)
@@ -135,7 +135,7 @@ def trained(
             {"train": trial.prelude["data"]},
             init=trial.prelude["pairs"],
             config={**QFORMER, "together": together, **config},
-            recipe={"steps": 10 if trial.quick else STEPS, "batch_size": BATCH, "lr": 1e-3},
+            recipe={"steps": 3 if trial.quick else STEPS, "batch_size": BATCH, "lr": 1e-3},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=changed)
