@@ -1,4 +1,4 @@
-"""Adapting a model to few pictures: the time that MaPLe takes, and the memory that LoRA takes.
+"""Adapting a model to few images: the time that MaPLe takes, and the memory that LoRA takes.
 
     seconds by the clock of training MaPLe on `tiny`, 16 shots of 10 classes, `small` as it is: at most 60
     peak bytes of a step beyond the model: LoRA of rank 8 on ViT-B/32, batch 8, at most half of full fine-tuning
@@ -37,7 +37,7 @@ def run(batch: int = 8) -> list[dict]:
 
 
 def maple() -> float:
-    """Seconds by the clock, the pictures' drawing included."""
+    """Seconds by the clock, the images' drawing included."""
     from diptych.front import train
 
     objects = "cat+elephant+penguin+fish+butterfly+crab+mushroom+cactus+banana+pineapple"

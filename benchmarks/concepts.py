@@ -1,6 +1,6 @@
 """A step of searching for concepts (cones) against one of class-own soft prompts (coop): time, and what is kept.
 
-ViT-B/32 with random weights, as many classes, and one optimiser's step of each: forward, loss, backward, AdamW. Picture
+ViT-B/32 with random weights, as many classes, and one optimiser's step of each: forward, loss, backward, AdamW. Image
 vectors are kept from before on both sides, or on neither; the text side of prompts changes with every step, and cannot
 be kept. Bytes are those that the graph holds after forward.
 """
@@ -29,7 +29,7 @@ def run(pairs: int = 7, classes: int = 50, batch: int = 32, towers: Mapping[str,
     )
     what = f"cones against coop, ViT-B/32, {classes} classes, batch {batch}"
     rows = []
-    for how, kept in (("vectors kept", True), ("pictures embedded", False)):
+    for how, kept in (("vectors kept", True), ("images embedded", False)):
         times = interleaved(lambda kept=kept: ours.step(kept), lambda kept=kept: theirs.step(kept), pairs)
         rows.append(judged(f"{what}, {how}", "CPU s", times, 1.0))
     held = against(*(saved_bytes(lambda side=side: side.loss(True)) for side in (ours, theirs)))
@@ -37,7 +37,7 @@ def run(pairs: int = 7, classes: int = 50, batch: int = 32, towers: Mapping[str,
 
 
 class Side:
-    """A method on pictures of `classes` classes; a call of `step` takes one."""
+    """A method on images of `classes` classes; a call of `step` takes one."""
 
     def __init__(self, name: str, config: Mapping[str, Any], classes: int, batch: int, towers: Mapping[str, Any]):
         torch.manual_seed(0)
@@ -59,7 +59,7 @@ class Side:
         self.optimizer = torch.optim.AdamW(self.learnt, lr=1e-3)
 
     def loss(self, kept: bool) -> Tensor:
-        """The loss of the batch, from its vectors or its pictures."""
+        """The loss of the batch, from its vectors or its images."""
         logits: Callable[[Tensor], Tensor] = self.model.of_vectors if kept else self.model
         return cross_entropy(logits(self.vectors if kept else self.pixels), self.labels)
 

@@ -1,4 +1,4 @@
-"""ViT-B/32 on a GPU in bfloat16 against open_clip: pictures from tensors, and a training step.
+"""ViT-B/32 on a GPU in bfloat16 against open_clip: images from tensors, and a training step.
 
 Both sides run in one process on the same weights, by the clock, with the device's queue emptied before each reading.
 A row is met where ours is at least as fast and its profile shows flash attention. Without a GPU nothing is measured.
@@ -19,7 +19,7 @@ from benchmarks.step import Sides
 from diptych.errors import InputError
 
 PACKAGES = ("open_clip_torch",)
-PICTURES = 2048
+IMAGES = 2048
 EMBED_BATCH = 256
 STEP_BATCH = 256
 CALLS = 3
@@ -28,13 +28,13 @@ CALLS = 3
 def run(pairs: int = 7) -> list[dict]:
     if not torch.cuda.is_available():
         raise InputError("benchmarks.gpu needs a CUDA device, and torch sees none")
-    return [_pictures(pairs), _step(pairs)]
+    return [_images(pairs), _step(pairs)]
 
 
-def _pictures(pairs: int) -> dict:
+def _images(pairs: int) -> dict:
     model, preprocess, _ = peer()
     few = torch.stack([preprocess(photo) for photo in photographs(64, (500, 375))])
-    pixels = few.repeat(PICTURES // len(few), 1, 1, 1).cuda()
+    pixels = few.repeat(IMAGES // len(few), 1, 1, 1).cuda()
     with TemporaryDirectory() as folder:
         ours = same_weights(model, Path(folder), "bfloat16").to("cuda")
     model = model.cuda().bfloat16()
@@ -49,7 +49,7 @@ def _pictures(pairs: int) -> dict:
 
     cosine = least_cosine(mine(), theirs().float())
     assert cosine >= 0.999, cosine
-    what = f"GPU: ViT-B/32, {PICTURES} pictures, bfloat16"
+    what = f"GPU: ViT-B/32, {IMAGES} images, bfloat16"
     return {**_judged(what, mine, theirs, pairs), "cosine": cosine}
 
 

@@ -1,4 +1,4 @@
-"""ViT-B/32 pictures, from preprocessed tensors to unit vectors, against open_clip's `encode_image`."""
+"""ViT-B/32 images, from preprocessed tensors to unit vectors, against open_clip's `encode_image`."""
 
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,6 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
             work = work or flops(ours)
             times = interleaved(ours, theirs, pairs)
             share = roofline(work, times["ours"], twin.precision)
-            what = f"ViT-B/32, {count} pictures, {precision}"
+            what = f"ViT-B/32, {count} images, {precision}"
             rows.append({**judged(what, "CPU s", times, bar, share), "cosine": cosine})
     return rows

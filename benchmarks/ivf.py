@@ -41,7 +41,7 @@ QUERIES = 512
 K = 10
 RECALL = 0.99
 THREADS = 2
-ASKED = 0.998  # of the build, which measures on pictures like its own: the queries are of a hand that it does not hold
+ASKED = 0.998  # of the build, which measures on images like its own: the queries are of a hand that it does not hold
 BAR = 1 / 4
 
 
@@ -110,7 +110,7 @@ def _queries(model: Model) -> dict[str, torch.Tensor]:
     other = Placed(FINAL.source(FINAL.learnt, FINAL.held_out), seed=20_000)
     samples = [other[i] for i in generator(20_000, "queries").permutation(len(other))[:QUERIES].tolist()]
     return {
-        "pictures": model.embed_images([sample.images["main"].decode() for sample in samples]),
+        "images": model.embed_images([sample.images["main"].decode() for sample in samples]),
         "names": model.embed_texts([sample.captions()[0] for sample in samples]),
     }
 

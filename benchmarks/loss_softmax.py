@@ -21,7 +21,7 @@ def run(n: int = N, pairs: int = 7) -> list[dict]:
 
 
 def features(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Unit vectors of n pictures and texts, a scale and a bias: leaves."""
+    """Unit vectors of n images and texts, a scale and a bias: leaves."""
     torch.manual_seed(0)
     image, text = (torch.nn.functional.normalize(torch.randn(n, D), dim=-1).requires_grad_() for _ in range(2))
     return image, text, torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)

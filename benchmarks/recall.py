@@ -1,4 +1,4 @@
-"""recall@1, 5, 10 of 5,000 pictures and 25,000 captions, both ways, against CLIP_benchmark's: CPU seconds, peak memory.
+"""recall@1, 5, 10 of 5,000 images and 25,000 captions, both ways, against CLIP_benchmark's: CPU seconds, peak memory.
 
 Both get the same unit vectors: CLIP_benchmark through its public `evaluate`, with a model that hands them over. Peak
 memory is that of a process which measures once, less what it held before, with the vectors loaded. The vectors have a
@@ -20,7 +20,7 @@ from diptych.errors import InputError
 from diptych.metrics import recall_at_k
 
 PACKAGES = ("clip-benchmark",)
-PICTURES = 5_000
+IMAGES = 5_000
 CAPTIONS = 5
 DIMENSION = 512
 KS = (1, 5, 10)
@@ -38,7 +38,7 @@ def run() -> list[dict]:
     mine = ours(images, texts)
     theirs = peers(images, texts)
     assert all(abs(mine[name] - theirs[name]) < 1e-6 for name in mine), f"they differ: {mine} {theirs}"
-    what = f"recall@{','.join(map(str, KS))}, {PICTURES:,} x {PICTURES * CAPTIONS:,}"
+    what = f"recall@{','.join(map(str, KS))}, {IMAGES:,} x {IMAGES * CAPTIONS:,}"
     times = interleaved(lambda: ours(images, texts), lambda: peers(images, texts))
     share = roofline(flops(lambda: ours(images, texts)), times["ours"])
     with TemporaryDirectory() as folder:
@@ -52,16 +52,16 @@ def run() -> list[dict]:
 
 
 def vectors() -> tuple[Tensor, Tensor]:
-    """Unit vectors of pictures (5000, 512) and of five captions for each, in order (25000, 512)."""
+    """Unit vectors of images (5000, 512) and of five captions for each, in order (25000, 512)."""
     draw = torch.Generator().manual_seed(SEED)
-    images = torch.nn.functional.normalize(torch.randn(PICTURES, DIMENSION, generator=draw), dim=1)
-    noise = torch.randn(PICTURES * CAPTIONS, DIMENSION, generator=draw)
+    images = torch.nn.functional.normalize(torch.randn(IMAGES, DIMENSION, generator=draw), dim=1)
+    noise = torch.randn(IMAGES * CAPTIONS, DIMENSION, generator=draw)
     return images, torch.nn.functional.normalize(images.repeat_interleave(CAPTIONS, 0) + 0.25 * noise, dim=1)
 
 
 def ours(images: Tensor, texts: Tensor) -> dict[str, float]:
-    owner = torch.arange(PICTURES).repeat_interleave(CAPTIONS)
-    captions = torch.arange(PICTURES * CAPTIONS).view(PICTURES, CAPTIONS)
+    owner = torch.arange(IMAGES).repeat_interleave(CAPTIONS)
+    captions = torch.arange(IMAGES * CAPTIONS).view(IMAGES, CAPTIONS)
     to_images = recall_at_k(texts, images, owner.numpy(), KS)
     to_texts = recall_at_k(images, texts, captions.numpy(), KS)
     return {f"image_retrieval_recall@{k}": to_images[k] for k in KS} | {
@@ -73,12 +73,12 @@ def peers(images: Tensor, texts: Tensor) -> dict[str, float]:
     from clip_benchmark.metrics import zeroshot_retrieval
 
     class Given:
-        """A model whose pictures and texts are their vectors already."""
+        """A model whose images and texts are their vectors already."""
 
         encode_image = encode_text = staticmethod(lambda given: given)
 
     def batches() -> Iterator[tuple[Tensor, list[list[Tensor]]]]:
-        for start in range(0, PICTURES, BATCH):
+        for start in range(0, IMAGES, BATCH):
             mine = texts[start * CAPTIONS : (start + BATCH) * CAPTIONS]
             yield images[start : start + BATCH], [list(group) for group in mine.split(CAPTIONS)]
 

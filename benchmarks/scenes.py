@@ -1,4 +1,4 @@
-"""Scenes of 64 px, from (seed, index) to facts, caption and picture in pixels, against a budget: 300 a CPU second.
+"""Scenes of 64 px, from (seed, index) to facts, caption and image in pixels, against a budget: 300 a CPU second.
 
 The other side is the budget, one second. One thread; drawings are decoded before, and their cut-outs as the warm-up
 leaves them, so that new ones are still made on the way.

@@ -60,9 +60,9 @@ class Sides:
         method = CLIP(CLIP.configure({}), Make.of(twin)).train().to(self.device)
         tokenizer = method.make.tokenizer
         ids, lengths = (part.to(self.device) for part in pad_batch(tokenizer.encode(self.texts), tokenizer))
-        pictures = Images(self.pixels[:, None])
+        images = Images(self.pixels[:, None])
         tokens = Tokens(ids[:, None], lengths[:, None])
-        batch = Batch({"main": pictures}, {"main": tokens}, keys=self.texts)
+        batch = Batch({"main": images}, {"main": tokens}, keys=self.texts)
         optimizer = build(method, Recipe(lr=1e-5), {})
         step = Step(method, precision)
         return lambda: _step(optimizer, lambda: forward_backward(step, batch, At(0, 1, 0, 0)).total)

@@ -1,4 +1,4 @@
-"""From tar shards to batches of 224 px pictures and token ids with two workers, against open_clip's own pipeline.
+"""From tar shards to batches of 224 px images and token ids with two workers, against open_clip's own pipeline.
 
 open_clip's is `open_clip_train.data.get_wds_dataset` as it reads validation data: webdataset, PIL, its evaluation
 transform and tokenizer. Ours is the loader of training with the same work.
@@ -21,19 +21,19 @@ from torch import Tensor
 
 from benchmarks.material import NAME, captions, photographs
 from benchmarks.measure import interleaved, judged
+from diptych.data.images import CLIP_MEAN, CLIP_STD, Preprocess
 from diptych.data.loader import Loader
-from diptych.data.pictures import CLIP_MEAN, CLIP_STD, Preprocess
 from diptych.data.plan import Shuffled
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import Clip
-from diptych.data.views import PictureView, TextView
+from diptych.data.views import ImageView, TextView
 
 PACKAGES = ("open_clip_torch", "webdataset", "pillow")
-SIZES = {(500, 375): (512, 1 / 1.3), (1600, 1200): (192, 1 / 2.5)}  # pictures, bar
+SIZES = {(500, 375): (512, 1 / 1.3), (1600, 1200): (192, 1 / 2.5)}  # images, bar
 BATCH = 16
 WORKERS = 2
 SHARDS = 4
-CLOSE = 0.01  # of the mean of a picture's pixels, in units of their standard deviation over photographs
+CLOSE = 0.01  # of the mean of an image's pixels, in units of their standard deviation over photographs
 
 
 def run(pairs: int = 7, share: float = 1.0) -> list[dict]:
@@ -45,7 +45,7 @@ def run(pairs: int = 7, share: float = 1.0) -> list[dict]:
             mine = means(scaled(ours(pattern)))
             right = means(theirs(pattern))
             assert len(mine) == len(right) == count
-            assert (mine - right).abs().max() < CLOSE, "the pictures differ"
+            assert (mine - right).abs().max() < CLOSE, "the images differ"
             times = interleaved(partial(drain, ours, pattern), partial(drain, theirs, pattern), pairs)
         what = f"tar to 224 px, {count} of {size[0]}x{size[1]}, {WORKERS} workers"
         rows.append(judged(what, "CPU s", times, bar))
@@ -70,7 +70,7 @@ def write(folder: Path, count: int, size: tuple[int, int]) -> str:
 
 def ours(pattern: str) -> Iterator[Tensor]:
     """Batches of pixels, uint8: a tower scales them where it computes. The workers end with the loader."""
-    views = [PictureView(preprocess=Preprocess(size=224)), TextView(tokenizer=Clip(), role="caption")]
+    views = [ImageView(preprocess=Preprocess(size=224)), TextView(tokenizer=Clip(), role="caption")]
     loader = Loader(open_source(pattern), views, Shuffled(), BATCH, workers=WORKERS)
     return (batch.image.pixels[:, 0] for batch in loader.epoch(0))
 
@@ -102,5 +102,5 @@ def scaled(batches: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def means(batches: Iterator[Tensor]) -> Tensor:
-    """The mean pixel of each picture, in ascending order: shuffling does not matter."""
+    """The mean pixel of each image, in ascending order: shuffling does not matter."""
     return torch.cat([pixels.mean((1, 2, 3)) for pixels in batches]).sort().values

@@ -55,12 +55,12 @@ def four():
 
 @pytest.fixture
 def pairs_csv(tmp_path: Path) -> Path:
-    """48 pictures of one colour each with its caption, as a table with files beside it."""
+    """48 images of one colour each with its caption, as a table with files beside it."""
     return make_pairs(tmp_path / "pairs", 48)
 
 
 def make_pairs(folder: Path, count: int, size: int = 20) -> Path:
-    """Pictures of noise in a few colours, `count` captions all different; the path of the table."""
+    """Images of noise in a few colours, `count` captions all different; the path of the table."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     lines = ["image,caption"]

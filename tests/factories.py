@@ -1,4 +1,4 @@
-"""What tests of several folders build: small methods, random batches and pictures, vectors with published figures."""
+"""What tests of several folders build: small methods, random batches and images, vectors with published figures."""
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def make_batch(
     return Batch(images=pixels, texts=words, fields=fields, keys=tuple(map(str, range(count))))
 
 
-def pictures(count=4, size=32) -> Tensor:
+def random_images(count=4, size=32) -> Tensor:
     """Random pixels (count, 3, size, size)."""
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)

@@ -75,8 +75,8 @@ def test_drop_in_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 RATIOS = {  # how a row of the first table begins: its file, and which of the file's rows are which of its columns
     "ViT-B/32, captions": ("text", (1, 0)),
-    "ViT-B/32, pictures from tensors": ("images", (1, 0)),
-    "ViT-B/32, pictures from a folder": ("folder", (1, 0)),
+    "ViT-B/32, images from tensors": ("images", (1, 0)),
+    "ViT-B/32, images from a folder": ("folder", (1, 0)),
     "a training step": ("step", (1, 0)),
     "softmax loss": ("loss_softmax", (None, 0)),
     "tar shards of 1600 x 1200": ("tar", (None, 1)),

@@ -11,7 +11,7 @@ from diptych.cli import main
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
 SMALL = {"train": "--steps 2 --batch-size 8 --quiet"}  # what is added to a verb to make it short
 ELSEWHERE = ("openclip:ViT-B-32/laion2b_s34b_b79k",)  # weights that are fetched from a hub
-PICTURES = {"count=120": "count=80", "count=60": "count=24", "count=100": "count=40"}
+IMAGES = {"count=120": "count=80", "count=60": "count=24", "count=100": "count=40"}
 
 
 def parts(name: str) -> list[tuple[str, str]]:
@@ -25,7 +25,7 @@ def test_a_tutorial_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys)
     ran = 0
     for language, text in parts(name):
         if language == "python":
-            for whole, less in PICTURES.items():
+            for whole, less in IMAGES.items():
                 text = text.replace(whole, less)
             exec(compile(text, name, "exec"), {})
             continue

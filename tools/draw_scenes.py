@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/worlds/scenes.md anew: `python tools/draw_scenes.py [FOLDER]`."""
+"""Draws the images of docs/worlds/scenes.md anew: `python tools/draw_scenes.py [FOLDER]`."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ QUALITY = 85
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], scale: int = 2) -> Image.Image:
-    """Pictures of one size in rows, on white, each pixel `scale` wide."""
+    """Images of one size in rows, on white, each pixel `scale` wide."""
     side = rows[0][0].width
     step = side + GAP
     page = Image.new("RGB", (max(map(len, rows)) * step - GAP, len(rows) * step - GAP), "white")

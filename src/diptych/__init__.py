@@ -1,4 +1,4 @@
-"""Contrastive vision-language learning: train, adapt, compare, evaluate and serve models that put pictures and text
+"""Contrastive vision-language learning: train, adapt, compare, evaluate and serve models that put images and text
 into one space.
 
     import diptych

@@ -37,7 +37,7 @@ steps a decade."""
 def kept_aside(count: int, seed: int, owners: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Two lists of indices of `count` samples: to fit on, and a fifth (one at least) to choose by.
 
-    `owners` (count,) says to which picture each position belongs: then a fifth of the pictures is kept aside, whole.
+    `owners` (count,) says to which image each position belongs: then a fifth of the images is kept aside, whole.
 
     >>> fit, choose = kept_aside(10, seed=0)
     >>> len(fit), len(choose), sorted([*fit, *choose]) == list(range(10))

@@ -12,15 +12,17 @@ from typing import Any
 from diptych.errors import InputError
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
+    "negatives of dreamlip": {"picture": "image"},
     "option of cocoop": {"length": "n_ctx", "start": "init_from_template"},
     "option of coop": {"length": "n_ctx", "start": "init_from_template", "own": "class_specific"},
     "option of ivlp": {"length": "n_ctx", "image_length": "image_n_ctx"},
     "option of maple": {"length": "n_ctx"},
+    "option of multi_view": {"pictures": "images"},
     "option of scenes": {"hands": "designs"},
     "source": {"kept": "filtered"},
     "suite": {"flags": "noisy_pairs", "likeness": "clip_i"},
 }
-"""Old names and what they are called now, by kind: "option of METHOD", "source", "suite"."""
+"""Old names and what they are called now, by kind: "option of METHOD", "OPTION of METHOD" for values, and so on."""
 
 
 def current(kind: str, name: str, file: Path) -> str:
@@ -36,15 +38,20 @@ def current(kind: str, name: str, file: Path) -> str:
     return new
 
 
-def translated(kind: str, saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """A saved mapping by the names that its keys have now; warns of each old one.
+def translated(owner: str, saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The saved options of `owner` by the names that they and their values have now; warns of each old one.
 
-    Raises InputError where the file has a thing by both its names.
+    Raises InputError where the file has an option by both its names.
     """
+    kind = f"option of {owner}"
     for old, new in RENAMED.get(kind, {}).items():
         if old in saved and new in saved:
             raise InputError(f"{file} gives the {kind} {new!r} by its old name {old!r} too; leave one of them out")
-    return {current(kind, name, file): value for name, value in saved.items()}
+    options = {current(kind, name, file): value for name, value in saved.items()}
+    return {
+        name: current(f"{name} of {owner}", value, file) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
 
 
 def refuse(kind: str, names: Iterable[str]) -> None:

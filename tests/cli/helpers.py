@@ -33,7 +33,7 @@ class Called:
         return f"exit code {self.code}\n{self.out}{self.err}"
 
 
-def picture(number: int, mode: str = "RGB", size: int = 40) -> Image.Image:
+def image(number: int, mode: str = "RGB", size: int = 40) -> Image.Image:
     """Noise in one of eight colours."""
     rng = np.random.default_rng(number)
     base = np.array(Image.new("RGB", (size, size), COLOURS[number % 8]), dtype=float)
@@ -52,25 +52,25 @@ def caption(number: int) -> str:
 
 
 def make_folder(folder: Path, count: int = 16, texts: bool = True, extra: Mapping[str, bytes] | None = None) -> Path:
-    """Pictures with a .txt beside each, and other files."""
+    """Images with a .txt beside each, and other files."""
     folder.mkdir(parents=True)
     for number in range(count):
-        (folder / f"{number:02d}.png").write_bytes(encoded(picture(number)))
+        (folder / f"{number:02d}.png").write_bytes(encoded(image(number)))
         if texts:
             (folder / f"{number:02d}.txt").write_text(caption(number))
     for name, data in (extra or {}).items():
         (folder / name).write_bytes(data)
         if not name.endswith(".txt"):
-            (folder / name).with_suffix(".txt").write_text(f"the picture in {name}")
+            (folder / name).with_suffix(".txt").write_text(f"the image in {name}")
     return folder
 
 
 def make_table(folder: Path, count: int = 16) -> Path:
-    """A CSV beside its pictures."""
+    """A CSV beside its images."""
     folder.mkdir(parents=True)
     rows = ["file,caption,label"]
     for number in range(count):
-        (folder / f"{number:02d}.jpg").write_bytes(encoded(picture(number), "JPEG"))
+        (folder / f"{number:02d}.jpg").write_bytes(encoded(image(number), "JPEG"))
         rows.append(f'{number:02d}.jpg,"{caption(number)}",{COLOURS[number % 8]}')
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
     return folder / "pairs.csv"
@@ -80,7 +80,7 @@ def make_tar(path: Path, count: int = 16) -> Path:
     """A shard in WebDataset layout."""
     with tarfile.open(path, "w") as tar:
         for number in range(count):
-            add_member(tar, f"{number:02d}.jpg", encoded(picture(number), "JPEG"))
+            add_member(tar, f"{number:02d}.jpg", encoded(image(number), "JPEG"))
             add_member(tar, f"{number:02d}.txt", caption(number).encode())
     return path
 

@@ -1,4 +1,4 @@
-"""From a folder of pictures to a classifier with other names, on the command line."""
+"""From a folder of images to a classifier with other names, on the command line."""
 
 import json
 import shutil
@@ -31,10 +31,10 @@ def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, dipt
     called = diptych("train", name, *words, *options.get(name, ()), "--out", run)
     assert called.code == 0, called.err
     assert "validation: top1 " in called.err
-    assert f"diptych classify {run} PICTURES" in called.out
+    assert f"diptych classify {run} IMAGES" in called.out
     told = json.loads(diptych("classify", run, folder, "--json").out)
     assert told["names"] == ["banana", "cat", "guitar", "house"]
-    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["pictures"]]
+    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["images"]]
     assert sum(right) > 30
     other = json.loads(diptych("classify", run, folder, "--names", "violin,cat,tree", "--json").out)
     assert other["names"] == ["violin", "cat", "tree"]
@@ -66,7 +66,7 @@ def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych
     assert "prompts cat" in diptych("info", run).out
     told.unlink()
     named = json.loads(diptych("classify", run, folder, "--json").out)
-    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in named["pictures"]]
+    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in named["images"]]
     assert sum(right) > 30
     other = diptych("classify", run, folder, "--names", "violin,cat", "--json")
     assert json.loads(other.out)["names"] == ["violin", "cat"]
@@ -100,7 +100,7 @@ def test_what_it_learnt_does_not_hang_on_its_base_being_there(folder, diptych, t
     first = diptych("classify", run, folder, "--json").out
     shutil.move(run, moved)
     second = diptych("classify", moved, folder, "--json").out
-    assert json.loads(first)["pictures"] == json.loads(second)["pictures"]
+    assert json.loads(first)["images"] == json.loads(second)["images"]
 
 
 def test_validation_on_other_classes_leaves_training_as_it_is(folder, diptych, tmp_path):
@@ -128,7 +128,7 @@ def test_validation_on_other_classes_leaves_training_as_it_is(folder, diptych, t
     ]
 
 
-def test_pictures_without_classes_get_those_of_the_run(folder, diptych, refused, tmp_path):
+def test_images_without_classes_get_those_of_the_run(folder, diptych, refused, tmp_path):
     run, loose = tmp_path / "run", tmp_path / "loose"
     words = ("--init", "tiny", "--data", folder, "--steps", "1", "--batch-size", "8", "--quiet")
     assert diptych("train", "maple", "--method.depth", "2", *words, "--out", run).code == 0
@@ -146,7 +146,7 @@ def test_pictures_without_classes_get_those_of_the_run(folder, diptych, refused,
     )
 
 
-def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_picture(folder, diptych, refused, tmp_path):
+def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_image(folder, diptych, refused, tmp_path):
     run, groups = tmp_path / "run", tmp_path / "groups.json"
     groups.write_text(json.dumps({"plain": ["a {}", "the {}"], "drawn": ["a pencil drawing of a {}, in pale colours"]}))
     words = ("--init", "tiny", "--data", folder, "--steps", "2", "--batch-size", "2", "--quiet")
@@ -155,7 +155,7 @@ def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_picture(folder,
     groups.unlink()
     told = json.loads(diptych("classify", run, folder, "--names", "cat,tree", "--route", "--json").out)
     assert told["names"] == ["cat", "tree"]
-    for each in told["pictures"]:
+    for each in told["images"]:
         assert sorted(group["name"] for group in each["groups"]) == ["drawn", "plain"]
         assert sum(group["weight"] for group in each["groups"]) == pytest.approx(1, abs=1e-5)
     table = diptych("classify", run, next(folder.glob("*/*.png")), "--route").out
@@ -213,15 +213,15 @@ def test_a_lora_run_is_an_encoder_as_any_other_once_it_is_loaded(folder, diptych
         ),
         (("--init", "tiny", "--data", "{folder}", "--method.length", "4"), "is called --method.n_ctx now; write"),
         (("--init", "tiny-lm", "--data", "{folder}"), "image tower"),
-        (("--init", "{pictures}", "--data", "{folder}"), "start from one of pictures and texts"),
+        (("--init", "{images}", "--data", "{folder}"), "start from one of images and texts"),
     ],
 )
 def test_what_cannot_be_adapted_is_told_in_one_line(words, message, folder, diptych, refused, tmp_path):
-    pictures = tmp_path / "pictures"
-    if "{pictures}" in words:
+    images = tmp_path / "images"
+    if "{images}" in words:
         few = ("--data", folder, "--steps", "1", "--batch-size", "4", "--quiet")
-        assert diptych("train", "simclr", *few, "--out", pictures).code == 0
-    given = [{"{folder}": folder, "{pictures}": pictures}.get(word, word) for word in words]
+        assert diptych("train", "simclr", *few, "--out", images).code == 0
+    given = [{"{folder}": folder, "{images}": images}.get(word, word) for word in words]
     assert message in refused(
         "train", "coop", *given, "--batch-size", "4", "--steps", "1", "--quiet", "--out", tmp_path / "run"
     )

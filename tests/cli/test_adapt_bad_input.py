@@ -1,19 +1,19 @@
-"""Bad pictures and names of classes: what adaptation and naming say of them, on the command line."""
+"""Bad images and names of classes: what adaptation and naming say of them, on the command line."""
 
 import json
 
 import pytest
-from tests.cli.helpers import encoded, picture
+from tests.cli.helpers import encoded, image
 
 LONG = "d o g " * 40  # a folder may have 255 letters
 
 
 def classes(root, **counts):
-    """A folder with so many pictures of each class."""
+    """A folder with so many images of each class."""
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
-            (root / name / f"{number}.png").write_bytes(encoded(picture(number)))
+            (root / name / f"{number}.png").write_bytes(encoded(image(number)))
     return root
 
 
@@ -50,14 +50,14 @@ def test_classes_that_cannot_be_learnt_are_told_before_the_first_step(refused, t
     assert not (tmp_path / "run" / "model.json").exists()
 
 
-def test_a_class_folder_without_pictures_may_be_left_out(diptych, tmp_path):
+def test_a_class_folder_without_images_may_be_left_out(diptych, tmp_path):
     data = classes(tmp_path / "pets", cat=2, bird=0, dog=2)
     called = diptych(*words(f"{data}:classes=cat+dog", tmp_path / "run"))
     assert called.code == 0, called
     assert json.loads((tmp_path / "run" / "model.json").read_text())["kept"]["classes"] == ["cat", "dog"]
 
 
-def test_a_corrupt_picture_is_named_where_it_is_refused_and_where_it_is_passed_over(diptych, refused, tmp_path):
+def test_a_corrupt_image_is_named_where_it_is_refused_and_where_it_is_passed_over(diptych, refused, tmp_path):
     data = classes(tmp_path / "pets", cat=2, dog=2)
     broken = data / "dog" / "1.png"
     broken.write_bytes(broken.read_bytes()[:200])

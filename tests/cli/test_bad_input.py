@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tests.cli.helpers import TINY, add_member, caption, encoded, make_folder, make_table, make_tar, picture
+from tests.cli.helpers import TINY, add_member, caption, encoded, image, make_folder, make_table, make_tar
 
 from diptych.training import tracking
 
@@ -132,7 +132,7 @@ def test_missing_and_empty_data(refused_training, tmp_path, monkeypatch):
     )
     has(refused_training("", out), "names no source", "--data SOURCE")
     (tmp_path / "empty").mkdir()
-    has(refused_training(tmp_path / "empty", out), "empty", "no pictures", ".jpg")
+    has(refused_training(tmp_path / "empty", out), "empty", "no images", ".jpg")
     (tmp_path / "empty.csv").write_text("image,caption\n")
     has(refused_training(tmp_path / "empty.csv", out), "empty.csv", "no rows", "it needs")
     (tmp_path / "empty.tar").write_bytes(b"")
@@ -151,13 +151,13 @@ def test_a_tar_cut_short(refused, refused_training, tmp_path):
     has(refused("check", tmp_path / "page.tar"), "page.tar", "not a tar file", "check where it came from")
 
 
-def test_captions_without_pictures(refused_training, tmp_path):
+def test_captions_without_images(refused_training, tmp_path):
     out = tmp_path / "run"
     texts = tmp_path / "texts"
     texts.mkdir()
     for number in range(12):
         (texts / f"{number}.txt").write_text(caption(number))
-    has(refused_training(texts, out), texts, "12 texts and no picture", "beside its text")
+    has(refused_training(texts, out), texts, "12 texts and no image", "beside its text")
     (tmp_path / "texts.csv").write_text("caption\n" + "\n".join(f"thing {number}" for number in range(12)))
     has(refused_training(tmp_path / "texts.csv", out), "texts.csv", "images.main", "CLIP", "name a source")
     table = make_table(tmp_path / "table", 12)
@@ -256,7 +256,7 @@ def test_a_malicious_pt_is_refused_and_runs_nothing(refused, photos, tmp_path):
     has(refused("evaluate", tmp_path / "evil.pt", "--data", photos), "evil.pt", "name a RUN folder")
 
 
-# ---- pictures and texts
+# ---- images and texts
 
 
 def bomb() -> bytes:
@@ -275,12 +275,12 @@ def bomb() -> bytes:
     [
         ("bomb.png", bomb(), "bomb"),
         ("page.jpg", b"<html><body>404</body></html>", "html"),
-        ("cut.jpg", encoded(picture(1), "JPEG")[:-400], "truncated"),
+        ("cut.jpg", encoded(image(1), "JPEG")[:-400], "truncated"),
         ("nothing.jpg", b"", "zero-byte"),
     ],
     ids=["bomb", "html", "truncated", "zero-byte"],
 )
-def test_damaged_pictures_are_counted_and_many_stop_the_run(
+def test_damaged_images_are_counted_and_many_stop_the_run(
     refused_training, train, diptych, tmp_path, name, data, reason
 ):
     folder = make_folder(tmp_path / "photos", extra={name: data})
@@ -299,17 +299,17 @@ def test_a_bomb_is_refused_as_a_query(refused, diptych, run, photos, tmp_path):
     has(refused("search", tmp_path / "emb", "--image", tmp_path / "no.png"), "no.png", "give a JPEG")
 
 
-def test_unusual_pictures_are_read(train, diptych, tmp_path):
+def test_unusual_images_are_read(train, diptych, tmp_path):
     """CMYK, EXIF-rotated, animated and 16-bit files are no damage."""
     deep = Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) * 40)
     exif = Image.Exif()
     exif[0x0112] = 6
-    frames = [picture(number).convert("P") for number in range(3)]
+    frames = [image(number).convert("P") for number in range(3)]
     extra = {
-        "cmyk.jpg": encoded(picture(1, "CMYK"), "JPEG"),
-        "turned.jpg": encoded(picture(2), "JPEG", exif=exif),
+        "cmyk.jpg": encoded(image(1, "CMYK"), "JPEG"),
+        "turned.jpg": encoded(image(2), "JPEG", exif=exif),
         "moving.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
-        "moving.webp": encoded(picture(4), "WEBP", save_all=True, append_images=[picture(5)]),
+        "moving.webp": encoded(image(4), "WEBP", save_all=True, append_images=[image(5)]),
         "deep.png": encoded(deep),
     }
     folder = make_folder(tmp_path / "photos", extra=extra)
@@ -409,7 +409,7 @@ def test_a_defect_of_ours_keeps_its_traceback(train, photos, tmp_path, monkeypat
 
 # ---- methods on pairs
 
-PRETRAINING = {  # options by which one caption a picture is enough
+PRETRAINING = {  # options by which one caption an image is enough
     "align": (),
     "multi_view": ("--method.texts", "1", "--method.role", "caption"),
     "cliprocket": ("--method.hidden", "16"),
@@ -449,8 +449,8 @@ def test_captions_without_words_are_texts_or_counted_damage(name, diptych, tmp_p
         ),
         (
             "multi_view",
-            ("--method.pictures", "0", "--method.texts", "2"),
-            ("'pictures' of method MultiView is 0", "at least 1"),
+            ("--method.images", "0", "--method.texts", "2"),
+            ("'images' of method MultiView is 0", "at least 1"),
         ),
         ("multi_view", ("--method.arrays", "{sound: 8}", "--method.texts", "1"), ("arrays.sound", "MultiView")),
         ("dreamlip", ("--method.pool", "long"), ("texts.long", "DreamLIP")),

@@ -1,4 +1,4 @@
-"""`diptych classify`: names of one's own, those that a folder brings, one picture, and what cannot be read."""
+"""`diptych classify`: names of one's own, those that a folder brings, one image, and what cannot be read."""
 
 import json
 
@@ -9,7 +9,7 @@ from diptych.data.sources import open_source
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Twelve scenes of one thing, a folder a thing."""
     folder = tmp_path_factory.mktemp("things")
     source = open_source("scenes:count=12:number=1:seed=9")
@@ -21,48 +21,48 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_the_folders_names_are_told_of_its_pictures(pictures, diptych):
-    called = diptych("classify", "tiny", pictures, "--json", "-k", 2)
+def test_the_folders_names_are_told_of_its_images(images, diptych):
+    called = diptych("classify", "tiny", images, "--json", "-k", 2)
     assert called.code == 0, called.err
     told = json.loads(called.out)
-    assert set(told["names"]) == {path.name for path in pictures.iterdir()}
-    assert len(told["pictures"]) == 12
-    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["pictures"]]
+    assert set(told["names"]) == {path.name for path in images.iterdir()}
+    assert len(told["images"]) == 12
+    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["images"]]
     assert sum(right) >= 11
-    for each in told["pictures"]:
+    for each in told["images"]:
         first, second = (entry["probability"] for entry in each["classes"])
         assert 1 >= first >= second >= 0
     assert told["bad"] == {}
 
 
-def test_names_of_ones_own_win_from_the_line_or_a_file(pictures, diptych, tmp_path):
+def test_names_of_ones_own_win_from_the_line_or_a_file(images, diptych, tmp_path):
     colours = tmp_path / "colours.txt"
     colours.write_text("red\n green\n\nblue\n", "utf-8")
     lines = [
-        diptych("classify", "tiny", pictures, "--names", names, "--template", "a {} thing", "--json").out
+        diptych("classify", "tiny", images, "--names", names, "--template", "a {} thing", "--json").out
         for names in ("red, green,blue", colours)
     ]
     assert json.loads(lines[0])["names"] == ["red", "green", "blue"]
     assert lines[0] == lines[1]
-    assert lines[0] != diptych("classify", "tiny", pictures, "--names", colours, "--template", "{}", "--json").out
+    assert lines[0] != diptych("classify", "tiny", images, "--names", colours, "--template", "{}", "--json").out
 
 
-def test_the_tables_tell_pictures_and_how_many_each_class_has(pictures, diptych, monkeypatch):
+def test_the_tables_tell_images_and_how_many_each_class_has(images, diptych, monkeypatch):
     monkeypatch.setattr("diptych.cli.classify._SHOWN", 5)
-    called = diptych("classify", "tiny", pictures)
-    assert "and 7 more pictures; --json tells all" in called.out
+    called = diptych("classify", "tiny", images)
+    assert "and 7 more images; --json tells all" in called.out
     table = called.out.split("classes\n")[1]
     assert sum(int(line.split()[-2]) for line in table.strip().splitlines()[2:]) == 12
 
 
-def test_one_picture_is_classified_alone(pictures, diptych):
-    path = next(pictures.glob("*/*.png"))
+def test_one_image_is_classified_alone(images, diptych):
+    path = next(images.glob("*/*.png"))
     called = diptych("classify", "tiny", path, "--names", f"{path.parent.name},violin", "--json")
-    [one] = json.loads(called.out)["pictures"]
+    [one] = json.loads(called.out)["images"]
     assert (one["path"], one["classes"][0]["name"]) == (str(path), path.parent.name)
 
 
-def test_a_corrupt_picture_is_left_out_and_told(diptych, tmp_path):
+def test_a_corrupt_image_is_left_out_and_told(diptych, tmp_path):
     folder = make_folder(tmp_path / "photos")
     broken = sorted(folder.rglob("*.png"))[3]
     broken.write_bytes(broken.read_bytes()[:40])
@@ -76,17 +76,17 @@ def test_a_corrupt_picture_is_left_out_and_told(diptych, tmp_path):
     ("words", "message"),
     [
         ((), "has no model"),
-        (("tiny",), "has no pictures"),
-        (("tiny", "{pictures}", "--names", "red,red"), "two classes are called 'red'"),
-        (("tiny", "{pictures}", "--names", "red,,blue"), "hold an empty one"),
-        (("tiny", "{pictures}", "--names", "names.txt"), "names.txt: there is no such file"),
-        (("tiny", "{pictures}", "--names", "red", "--templates", "a photo"), "unknown templates 'a photo'"),
-        (("tiny", "{pictures}", "--names", "red", "--templates", "{} and {}"), "must hold {} once"),
-        (("tiny", "{pictures}", "-k", "0"), "-k is 0"),
-        (("tiny", "{picture}"), "no class is named; give --names"),
-        (("tiny-lm", "{pictures}"), "tiny-lm"),
+        (("tiny",), "has no images"),
+        (("tiny", "{images}", "--names", "red,red"), "two classes are called 'red'"),
+        (("tiny", "{images}", "--names", "red,,blue"), "hold an empty one"),
+        (("tiny", "{images}", "--names", "names.txt"), "names.txt: there is no such file"),
+        (("tiny", "{images}", "--names", "red", "--templates", "a photo"), "unknown templates 'a photo'"),
+        (("tiny", "{images}", "--names", "red", "--templates", "{} and {}"), "must hold {} once"),
+        (("tiny", "{images}", "-k", "0"), "-k is 0"),
+        (("tiny", "{image}"), "no class is named; give --names"),
+        (("tiny-lm", "{images}"), "tiny-lm"),
     ],
 )
-def test_bad_words_are_refused_in_one_line(words, message, pictures, refused):
-    places = {"{pictures}": pictures, "{picture}": next(pictures.glob("*/*.png"))}
+def test_bad_words_are_refused_in_one_line(words, message, images, refused):
+    places = {"{images}": images, "{image}": next(images.glob("*/*.png"))}
     assert message in refused("classify", *(places.get(word, word) for word in words))

@@ -1,4 +1,4 @@
-"""From texts alone to captions and answers about pictures, on the command line."""
+"""From texts alone to captions and answers about images, on the command line."""
 
 import json
 
@@ -13,7 +13,7 @@ SCENES = "scenes:count=24:number=1:seed=9:size=32"
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Scenes as a table of texts, and some of their pictures as a folder."""
+    """Scenes as a table of texts, and some of their images as a folder."""
     place = tmp_path_factory.mktemp("close")
     source = open_source(SCENES)
     rows = [
@@ -27,7 +27,7 @@ def places(tmp_path_factory):
     return place
 
 
-def test_texts_alone_become_captions_of_pictures(places, diptych, tmp_path):
+def test_texts_alone_become_captions_of_images(places, diptych, tmp_path):
     run = tmp_path / "run"
     called = diptych(
         "train",
@@ -44,7 +44,7 @@ def test_texts_alone_become_captions_of_pictures(places, diptych, tmp_path):
     )
     assert called.code == 0, called.err
     assert "validation: accuracy" in called.err
-    assert f"diptych generate {run} --images PICTURES" in called.out
+    assert f"diptych generate {run} --images IMAGES" in called.out
     words = ("--strategy", "greedy", "--max-tokens", "5")
     called = diptych("generate", run, "--images", places / "photos", *words)
     lines = [line.split("\t") for line in called.out.splitlines()]
@@ -89,7 +89,7 @@ def test_every_task_is_a_matter_of_options(data, words, places, diptych, tmp_pat
         assert 0 <= numbers["exact"] <= 1
 
 
-def test_entailment_is_learnt_from_snli_and_asked_of_pictures(places, diptych, tmp_path):
+def test_entailment_is_learnt_from_snli_and_asked_of_images(places, diptych, tmp_path):
     rows = [
         {
             "pairID": f"{at}#{label}",
@@ -109,8 +109,8 @@ def test_entailment_is_learnt_from_snli_and_asked_of_pictures(places, diptych, t
     )
     (tmp_path / "flickr30k-images").mkdir()
     for at in range(3):
-        picture = open_source(SCENES)[at].images["main"].decode()
-        picture.save(tmp_path / "flickr30k-images" / f"{at}.jpg")
+        image = open_source(SCENES)[at].images["main"].decode()
+        image.save(tmp_path / "flickr30k-images" / f"{at}.jpg")
     for by, name in (("generate", "exact"), ("log_prob", "chosen")):
         told = json.loads(
             diptych("evaluate", tmp_path / "run", "--data", path, "--suite", "answers", "--by", by, "--json").out
@@ -140,4 +140,4 @@ def test_bad_words_are_refused_in_one_line(places, diptych, refused, tmp_path):
         "--out",
         tmp_path / "b",
     )
-    assert "reads no pictures" in refused("generate", "tiny-lm", "a", "--images", places / "photos")
+    assert "reads no images" in refused("generate", "tiny-lm", "a", "--images", places / "photos")

@@ -1,4 +1,4 @@
-"""`diptych compose`: from two training commands to a picture that is found, and what cannot be read."""
+"""`diptych compose`: from two training commands to an image that is found, and what cannot be read."""
 
 import json
 
@@ -13,7 +13,7 @@ SIZES = ("--method.width", 16, "--method.depth", 1, "--method.heads", 2, "--meth
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a base model, a run of sprc, and twelve pictures."""
+    """A folder with a base model, a run of sprc, and twelve images."""
     from diptych.cli import main
 
     folder = tmp_path_factory.mktemp("compose")
@@ -30,18 +30,18 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_pictures_are_told_best_first_and_the_reference_is_none_of_them(trained, diptych):
+def test_images_are_told_best_first_and_the_reference_is_none_of_them(trained, diptych):
     reference = min((trained / "photos").glob("*.png"))
     words = ("compose", trained / "run", trained / "photos", reference, "make the circle red")
     called = diptych(*words, "--json", "-k", 20)
     assert called.code == 0, called
     told = json.loads(called.out)
-    paths = [each["path"] for each in told["pictures"]]
+    paths = [each["path"] for each in told["images"]]
     assert len(set(paths)) == 11
     assert str(reference) not in paths
-    scores = [each["score"] for each in told["pictures"]]
+    scores = [each["score"] for each in told["images"]]
     assert scores == sorted(scores, reverse=True)
-    assert [each["rank"] for each in told["pictures"]] == list(range(1, 12))
+    assert [each["rank"] for each in told["images"]] == list(range(1, 12))
     table = diptych(*words, "-k", 3).out
     assert [line.split()[-1] for line in table.splitlines() if line.strip()[:1].isdigit()] == paths[:3]
 
@@ -63,7 +63,7 @@ def test_training_tells_what_to_do_next(trained, diptych, tmp_path):
         tmp_path / "run",
     )
     called = diptych(*words)
-    assert f"diptych compose {tmp_path / 'run'} PICTURES REFERENCE 'make it blue'" in called.out + called.err
+    assert f"diptych compose {tmp_path / 'run'} IMAGES REFERENCE 'make it blue'" in called.out + called.err
 
 
 def test_suites_measure_a_run_from_the_command_line(trained, diptych):
@@ -79,18 +79,18 @@ def test_suites_measure_a_run_from_the_command_line(trained, diptych):
         "--keep-reference",
     )
     assert called.code == 0, called
-    assert "20 queries, 24 pictures" in called.out
+    assert "20 queries, 24 images" in called.out
     assert "composed by edit" in called.out
 
 
-def test_a_corrupt_picture_is_left_out_and_told(trained, diptych, tmp_path):
+def test_a_corrupt_image_is_left_out_and_told(trained, diptych, tmp_path):
     (tmp_path / "photos").mkdir()
     paths = sorted((trained / "photos").glob("*.png"))
     for path in paths[:4]:
         (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "photos" / "broken.png").write_bytes(paths[5].read_bytes()[:50])
     called = diptych("compose", trained / "run", tmp_path / "photos", paths[0], "remove the star", "--json")
-    assert len(json.loads(called.out)["pictures"]) == 3
+    assert len(json.loads(called.out)["images"]) == 3
     assert "left out, as they cannot be read: 1 " in called.err
 
 
@@ -98,7 +98,7 @@ def test_a_corrupt_picture_is_left_out_and_told(trained, diptych, tmp_path):
     ("words", "message"),
     [
         ((), "has no model"),
-        (("run",), "has no pictures"),
+        (("run",), "has no images"),
         (("run", "photos"), "has no reference"),
         (("run", "photos", "x.png"), "has no instruction"),
         (("{run}", "{photos}", "{photos}/none.png", "make it blue"), "none.png cannot be read (missing"),

@@ -32,9 +32,9 @@ def test_a_folder_becomes_concepts_that_need_no_text_tower(keep, folder, diptych
     called = diptych("train", "cones", *words, *(("--method.keep_text", "true") if keep else ()), "--out", run)
     assert called.code == 0, called.err
     assert "validation: top1 " in called.err
-    assert f"diptych classify {run} PICTURES" in called.out
+    assert f"diptych classify {run} IMAGES" in called.out
     told = json.loads(diptych("classify", run, folder, "--json").out)
-    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["pictures"]]
+    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["images"]]
     assert sum(right) > 0.7 * len(right)
     fewer = json.loads(diptych("classify", run, folder, "--names", "violin,owl", "--json").out)
     assert fewer["names"] == ["violin", "owl"]
@@ -48,14 +48,14 @@ def test_a_folder_becomes_concepts_that_need_no_text_tower(keep, folder, diptych
 
 
 def test_boxes_become_a_detector(diptych, refused, tmp_path):
-    run, picture = tmp_path / "run", tmp_path / "one.png"
+    run, image = tmp_path / "run", tmp_path / "one.png"
     words = ("--init", "tiny", "--data", f"train={NEW},base={OLD}", "--val", NEW, *FEW, "--method.base", BASE)
     called = diptych("train", "cones", "--preset", "detect", *words, "--out", run)
     assert called.code == 0, called.err
     assert "validation: ap50 " in called.err
-    assert f"diptych detect {run} PICTURES" in called.out
-    open_source(NEW)[0].images["main"].decode().resize((128, 96)).save(picture)
-    told = json.loads(diptych("detect", run, picture, "--least", "0", "--json").out)
+    assert f"diptych detect {run} IMAGES" in called.out
+    open_source(NEW)[0].images["main"].decode().resize((128, 96)).save(image)
+    told = json.loads(diptych("detect", run, image, "--least", "0", "--json").out)
     assert told["names"][:2] == ["rabbit", "owl"]
     assert len(told["boxes"]) > 1
     for each in told["boxes"]:
@@ -82,7 +82,7 @@ def test_a_denoiser_draws_a_concept_into_a_folder(diptych, refused, tmp_path):
     assert f"diptych draw {run} NAME" in called.out
     called = diptych("draw", run, "owl", "--count", "2", "--steps", "3", "--out", out)
     assert called.code == 0, called.err
-    assert "2 pictures of 'owl'" in called.out
+    assert "2 images of 'owl'" in called.out
     assert [Image.open(path).size for path in sorted(out.iterdir())] == [(16, 16), (16, 16)]
     for words, said in (
         (("owl",), "--out FOLDER"),

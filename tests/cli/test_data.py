@@ -21,7 +21,7 @@ def test_make_writes_shards_that_are_read_by_other_commands(diptych, tmp_path):
     assert again.code == 0  # all there: nothing to do
 
 
-def test_show_writes_one_page_with_pictures_texts_masks_and_edits(diptych, tmp_path):
+def test_show_writes_one_page_with_images_texts_masks_and_edits(diptych, tmp_path):
     out = tmp_path / "pages" / "scenes.html"
     called = diptych("data", "show", "scenes:edits=recolour:pages=1", "--count", 2, "--out", out)
     assert called.code == 0, called
@@ -34,8 +34,8 @@ def test_show_writes_one_page_with_pictures_texts_masks_and_edits(diptych, tmp_p
         for edit in sample.edits:
             assert edit.captions("instruction")[0] in page
         assert f"mask: {next(iter(sample.masks))}" in page
-    pictures = sum(2 + len(sample.masks) + 1 + len(sample.edits) for sample in source)
-    assert page.count("data:image/webp;base64,") == pictures
+    images = sum(2 + len(sample.masks) + 1 + len(sample.edits) for sample in source)
+    assert page.count("data:image/webp;base64,") == images
     assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
 
 
@@ -56,7 +56,7 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
     rows = [json.dumps({"image": f"{at}.png", "caption": text}) for at, text in enumerate(texts)]
     table.write_text("\n".join(rows) + "\n", "utf-8")
     out = tmp_path / "lists" / "kept.npz"
-    rules = "shorter_side=None:pictures_a_text=3"
+    rules = "shorter_side=None:images_per_text=3"
     called = diptych("data", "filter", table, "--rules", rules, "--out", out)
     assert called.code == 0, called
     assert re.search(r"shared-text\s+4\s+57", called.out), called.out
@@ -67,7 +67,7 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
     shown.write_text(rows[1] + "\n", "utf-8")
     called = diptych("data", "filter", table, "--rules", rules, "--test", shown, "--out", out)
     assert called.code == 0, called
-    assert re.search(r"test\s+[1-7]\s+", called.out), called.out  # its own picture, and colours that look alike
+    assert re.search(r"test\s+[1-7]\s+", called.out), called.out  # its own image, and colours that look alike
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,6 @@ def test_an_empty_row_of_a_table_stays_empty(capsys):
         },
     )
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "suite on d: 3 pictures; left out: 2 html"
+    assert lines[0] == "suite on d: 3 images; left out: 2 html"
     assert lines[-1] == "protocol p"
     assert [line.split() for line in lines[-4:-2]] == [["a", "1", "0.250"], ["b", "0.750"]]

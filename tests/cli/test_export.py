@@ -27,7 +27,7 @@ def test_a_run_becomes_an_hf_folder_that_embeds_alike(diptych, run: Path, tmp_pa
     called = diptych("export", run, "--to", "hf", "--out", tmp_path / "out")
     assert called.code == 0, called
     first, last = called.out.splitlines()
-    assert first.startswith("largest difference to ours: pictures ")
+    assert first.startswith("largest difference to ours: images ")
     assert first.endswith(" (limit 1e-05)")
     assert last == f"{tmp_path / 'out'} holds the model for hf"
     words = ["a red thing"]

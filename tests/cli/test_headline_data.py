@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cli.helpers import TINY, caption, encoded, picture
+from tests.cli.helpers import TINY, caption, encoded, image
 
 COUNT = 32
 
@@ -23,16 +23,16 @@ def trained(diptych, method: str, out: Path, *words: object) -> dict:
     return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
 
 
-def pictures(folder: Path) -> list[str]:
+def images(folder: Path) -> list[str]:
     folder.mkdir(parents=True)
     names = [f"{number}.jpg" for number in range(COUNT)]
     for number, name in enumerate(names):
-        (folder / name).write_bytes(encoded(picture(number), "JPEG"))
+        (folder / name).write_bytes(encoded(image(number), "JPEG"))
     return names
 
 
 def test_cliprocket_on_cc12m_and_yfcc(diptych, tmp_path):
-    names = pictures(tmp_path / "cc12m")
+    names = images(tmp_path / "cc12m")
     entries = [{"image_name": name, "image_id": at, "captions": [caption(at)]} for at, name in enumerate(names)]
     np.save(tmp_path / "cc12m.npy", np.array(entries, object))
     with_titles = []
@@ -72,8 +72,8 @@ def test_a_pickle_that_would_run_code_is_refused_in_one_line(refused_training, t
     assert not Path("harmed").exists()
 
 
-def test_a_list_whose_pictures_are_gone_stops_the_run(refused_training, diptych, tmp_path):
-    names = pictures(tmp_path / "photos")
+def test_a_list_whose_images_are_gone_stops_the_run(refused_training, diptych, tmp_path):
+    names = images(tmp_path / "photos")
     entries = [{"image_id": name, "captions": [caption(at)]} for at, name in enumerate([*names, "gone.jpg", "g2.jpg"])]
     np.save(tmp_path / "cc3m.npy", np.array(entries, object))
     spec = f"{tmp_path / 'cc3m.npy'}:root={tmp_path / 'photos'}"
@@ -82,7 +82,7 @@ def test_a_list_whose_pictures_are_gone_stops_the_run(refused_training, diptych,
 
 
 def test_dreamlip_on_its_table(diptych, tmp_path, monkeypatch):
-    names = pictures(tmp_path / "dreamlip-cc3m")
+    names = images(tmp_path / "dreamlip-cc3m")
     rows = ["image,raw,shortIB,longIB,shortSV,longSV,shortLLA,longLLA"]
     rows += [
         f'{name},"{caption(at)}",s,It is {at}. It is noise.,s,"One.\n\nTwo.",s,Three.</s>'
@@ -95,13 +95,13 @@ def test_dreamlip_on_its_table(diptych, tmp_path, monkeypatch):
 
 
 def test_mod_x_on_coco_and_five_phases_of_flickr30k(diptych, tmp_path):
-    names = pictures(tmp_path / "train2014")
+    names = images(tmp_path / "train2014")
     coco = {
         "images": [{"id": at, "file_name": name} for at, name in enumerate(names)],
         "annotations": [{"id": at, "image_id": at, "caption": caption(at)} for at in range(COUNT)],
     }
     (tmp_path / "captions_train2014.json").write_text(json.dumps(coco))
-    names = pictures(tmp_path / "flickr30k-images")
+    names = images(tmp_path / "flickr30k-images")
     splits = ["train", "train", "val", "test"]
     flickr = [
         {"filename": name, "split": splits[at % 4], "imgid": at, "sentences": [{"raw": caption(at)}, {"raw": "x"}]}

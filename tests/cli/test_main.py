@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
-from tests.cli.helpers import TINY, encoded, finish, make_folder, make_table, make_tar, picture, shell
+from tests.cli.helpers import TINY, encoded, finish, image, make_folder, make_table, make_tar, shell
 
 from diptych import cli
 from diptych.cli import main
@@ -246,11 +246,11 @@ def test_the_demo_shows_what_it_reached_beside_the_bars(diptych, tmp_path, monke
 def test_check_tells_duplicates_leakage_and_tokens(diptych, photos, tmp_path):
     twin = make_folder(tmp_path / "twin", 4, extra={"copy.png": (photos / "01.png").read_bytes()})
     found = json.loads(diptych("check", twin, "--val", photos, "--batch-size", "4", "--json").out)
-    assert found["duplicates"]["pictures"] == 1
-    assert found["leakage"]["same_picture"] == 4
+    assert found["duplicates"]["images"] == 1
+    assert found["leakage"]["same_image"] == 4
     assert found["captions"]["tokens"]["most"] > 1
     shown = diptych("check", twin, "--val", photos).out
-    for name in ("01.png = copy.png", "4 of 16 pictures", "length in tokens", "reading an epoch"):
+    for name in ("01.png = copy.png", "4 of 16 images", "length in tokens", "reading an epoch"):
         assert name in shown
 
 
@@ -330,13 +330,13 @@ def test_check_shows_classes_and_counts_equal_captions_by_sample(diptych, tmp_pa
     for name, number in [("cat/1", 1), ("cat/2", 2), ("dog/3", 1)]:
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(encoded(picture(number)))
+        path.write_bytes(encoded(image(number)))
         path.with_suffix(".txt").write_text("the same")
     (tmp_path / "owl").mkdir()
     out = " ".join(diptych("check", tmp_path, "--method", "clip").out.split())
     assert "classes of label class 3, 1 to 2 (half up to 1.5) samples in each cat 2, dog 1" in out
     assert "without a sample 1 owl" in out
-    assert "pictures in two classes 1 cat/1.png = dog/3.png (cat, dog)" in out
+    assert "images in two classes 1 cat/1.png = dog/3.png (cat, dog)" in out
     assert "false negatives 2.00 a sample in a batch of 3" in out
 
 

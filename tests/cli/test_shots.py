@@ -2,18 +2,18 @@
 
 import pytest
 import yaml
-from tests.cli.helpers import TINY, encoded, picture
+from tests.cli.helpers import TINY, encoded, image
 
 from diptych.data.sources import open_source
 
 
 @pytest.fixture
 def pets(tmp_path):
-    """Two classes of ten pictures with captions."""
+    """Two classes of ten images with captions."""
     for number in range(20):
         path = tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(picture(number)))
+        path.write_bytes(encoded(image(number)))
         path.with_suffix(".txt").write_text(f"pet number {number}")
     return tmp_path / "pets"
 

@@ -73,8 +73,8 @@ def test_sentences_of_pages_are_labelled_into_a_table(diptych, corpus, tmp_path)
     assert sum(row["label"] for row in rows) == 20
     assert f"{len(rows)} sentences; train with" in called.out
     back = open_source(str(tmp_path / "auto.jsonl"))
-    pictured = [index for index in range(len(back)) if back[index].images]
-    assert all(back[index].images["main"].decode().size == (64, 64) for index in pictured)
+    with_image = [index for index in range(len(back)) if back[index].images]
+    assert all(back[index].images["main"].decode().size == (64, 64) for index in with_image)
 
 
 def test_a_run_tells_which_texts_are_visual(diptych, run, tmp_path):
@@ -108,7 +108,7 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(diptych, ru
     assert "visual" in visualness.splitlines()[0]
     for name in ("macro_f1", "macro_precision", "macro_recall", "accuracy", "auroc", "threshold"):
         assert name in visualness
-    assert "no-picture" in retrieval
+    assert "no-image" in retrieval
     assert "t2i_mrr" in retrieval
     plain = diptych(
         "evaluate",

@@ -1,4 +1,4 @@
-"""Pictures for the tests of the decoder and of the preprocessing, and memory for those of the loader."""
+"""Images for the tests of the decoder and of the preprocessing, and memory for those of the loader."""
 
 import ctypes
 import gc
@@ -33,16 +33,16 @@ def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
 
 
 class Ready:
-    """A small picture that is decoded already."""
+    """A small image that is decoded already."""
 
-    picture = photo(8, 8)
+    image = photo(8, 8)
 
     def decode(self, at_least=None):
-        return self.picture
+        return self.image
 
 
 class Still(Toy):
-    """The toy with such pictures: many samples in a short time."""
+    """The toy with such images: many samples in a short time."""
 
     def __getitem__(self, index):
         return replace(super().__getitem__(index), images={"main": Ready()})

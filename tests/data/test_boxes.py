@@ -1,4 +1,4 @@
-"""Boxes by name and on a grid, and pictures that move with them."""
+"""Boxes by name and on a grid, and images that move with them."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from tests.evaluation.helpers import Plane, Rows
 
 from diptych.data.boxes import on_grid, shares, thing_of, things
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Box, Field, Sample
 from diptych.data.sources import open_source
 from diptych.data.views import BoxView, NoiseView
@@ -57,7 +57,7 @@ def test_names_are_those_of_classes_or_of_texts():
         things(Rows(rows[3:], fields={"boxes": Field(kind="box")}))
 
 
-def test_boxes_are_cut_to_the_picture_and_those_outside_left_out():
+def test_boxes_are_cut_to_the_image_and_those_outside_left_out():
     boxes = [
         Box(xyxy=(-10, 5, 20, 10), text="a"),
         Box(xyxy=(50, 0, 60, 5), text="out"),
@@ -79,7 +79,7 @@ def sample(*boxes):
     return Sample(key="a", source="rows", images={"main": Plane(pixels)}, boxes=boxes)
 
 
-def test_a_mirrored_picture_takes_its_boxes_along():
+def test_a_mirrored_image_takes_its_boxes_along():
     boxes = (Box(xyxy=(0, 0, 4, 4), text="owl"), Box(xyxy=(4, 0, 8, 4), text="foreign"))
     seen = set()
     for seed in range(20):
@@ -95,9 +95,9 @@ def test_a_mirrored_picture_takes_its_boxes_along():
     assert still["fields.regions"][:, 0].tolist() == [1, -1, 1, -1]
 
 
-def test_a_picture_without_boxes_is_ground_and_one_that_is_missing_is_damage():
+def test_a_image_without_boxes_is_ground_and_one_that_is_missing_is_damage():
     assert (view(names=("owl",))(sample(), generator(0), 0.5)["fields.regions"][:, 0] == -1).all()
-    with pytest.raises(BadSample, match="no-picture"):
+    with pytest.raises(BadSample, match="no-image"):
         view(names=("owl",))(Sample(key="a", source="rows"), generator(0), 0.5)
     with pytest.raises(InputError, match="resize=squash"):
         BoxView(preprocess=Preprocess(size=8), grid=(2, 2), names=("owl",))

@@ -13,13 +13,13 @@ from PIL import Image
 
 from diptych.data.check import check
 from diptych.data.duplicates import alike_pairs
-from diptych.data.pictures import BytesPicture
+from diptych.data.images import BytesImage
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 
 
 class Made:
-    """A source made of (key, picture bytes, captions)."""
+    """A source made of (key, image bytes, captions)."""
 
     name = "made"
 
@@ -39,7 +39,7 @@ class Made:
         key, data, texts = self.rows[index]
         if texts is None:
             raise BadSample("utf8")
-        images = {} if data is None else {"main": BytesPicture(data)}
+        images = {} if data is None else {"main": BytesImage(data)}
         return Sample(key=key, source=self.name, images=images, texts=[Text(text=text) for text in texts])
 
 
@@ -73,19 +73,19 @@ def test_damage_is_counted_by_reason_and_place():
         damage={"shard.tar:end": "truncated"},
     )
     report = check(source)
-    assert report.damage == {"truncated": 2, "html": 1, "utf8": 1, "no-picture": 1}
+    assert report.damage == {"truncated": 2, "html": 1, "utf8": 1, "no-image": 1}
     assert report.damaged["cut"] == report.damaged["shard.tar:end"] == "truncated"
     assert report.bad_share == 5 / 6
     json.dumps(report.to_dict())
 
 
-def test_a_source_of_texts_alone_lacks_no_pictures():
+def test_a_source_of_texts_alone_lacks_no_images():
     rows = [(str(i), None, [f"text {i}"]) for i in range(3)]
     assert check(Made(*rows, fields=("texts.caption",))).damage == {}
-    assert check(Made(*rows, fields=("images.main", "texts.caption"))).damage == {"no-picture": 3}
+    assert check(Made(*rows, fields=("images.main", "texts.caption"))).damage == {"no-image": 3}
 
 
-def test_exact_and_look_alike_pictures_are_found():
+def test_exact_and_look_alike_images_are_found():
     source = Made(
         *[(f"{seed}", photo(seed), []) for seed in range(200)],
         ("copy", photo(7), []),
@@ -93,12 +93,12 @@ def test_exact_and_look_alike_pictures_are_found():
         ("jpeg", photo(9, "JPEG", quality=75), []),
     )
     report = check(source)
-    assert (report.duplicates.pictures, report.duplicates.groups) == (1, [["7", "copy"]])
-    assert report.alike.pictures == 3
+    assert (report.duplicates.images, report.duplicates.groups) == (1, [["7", "copy"]])
+    assert report.alike.images == 3
     assert sorted(map(sorted, report.alike.groups)) == [["7", "copy"], ["8", "small"], ["9", "jpeg"]]
 
 
-def test_colours_alone_tell_pictures_apart():
+def test_colours_alone_tell_images_apart():
     flat = [np.full((8, 9, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 2, 2))]
     assert alike_pairs(flat) == [(0, 2)]
 
@@ -144,7 +144,7 @@ def test_leakage_between_training_and_validation():
         ("clean", photo(101), ["fresh"]),
     )
     leakage = check(train, val=val).leakage
-    assert (leakage.samples, leakage.same_picture, leakage.alike_picture, leakage.same_caption) == (4, 1, 1, 1)
+    assert (leakage.samples, leakage.same_image, leakage.alike_image, leakage.same_caption) == (4, 1, 1, 1)
     assert leakage.examples == ["alike", "same"]
 
 
@@ -169,7 +169,7 @@ def test_processes_see_what_one_process_sees():
 
 def test_an_undamaged_pack_is_clean(data_pack):
     report = check(open_source(str(data_pack("flickr8k-1k") / "test.tar")))
-    assert (report.damage, report.duplicates.pictures, report.alike.pictures) == ({}, 0, 0)
+    assert (report.damage, report.duplicates.images, report.alike.images) == ({}, 0, 0)
     assert report.captions.count == 1000
 
 
@@ -186,7 +186,7 @@ def class_folder(folder):
 def test_classes_are_counted_and_empty_and_shared_ones_named(tmp_path):
     [classes] = check(open_source(str(class_folder(tmp_path)))).labels
     assert (classes.label, classes.counts, classes.empty) == ("class", {"cat": 3, "dog": 2, "owl": 0}, ["owl"])
-    assert (classes.without, classes.pictures) == (0, 1)
+    assert (classes.without, classes.images) == (0, 1)
     assert classes.twice == [(["cat/3.png", "dog/5.png"], ["cat", "dog"])]
 
 
@@ -208,10 +208,10 @@ def test_a_label_beyond_the_classes_is_of_none():
             return replace(super().__getitem__(index), labels={"class": 5 if index else 1})
 
     [classes] = check(Beyond(("a", photo(1), []), ("b", photo(1), []))).labels
-    assert (classes.counts, classes.without, classes.pictures) == ({"cat": 0, "dog": 1}, 1, 0)
+    assert (classes.counts, classes.without, classes.images) == ({"cat": 0, "dog": 1}, 1, 0)
 
 
-def test_a_picture_too_thin_for_the_size_of_training_is_damaged():
+def test_a_image_too_thin_for_the_size_of_training_is_damaged():
     thin = io.BytesIO()
     Image.new("L", (1, 3000)).save(thin, "PNG")
     source = Made(("thin", thin.getvalue(), []), ("ok", photo(1), []))

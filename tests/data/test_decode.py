@@ -16,7 +16,7 @@ from PIL import Image, features
 from tests.data.helpers import encoded, photo, tiff
 
 from diptych.data.decode import decode
-from diptych.data.pictures import on_ground
+from diptych.data.images import on_ground
 from diptych.data.sample import BadSample
 
 
@@ -47,7 +47,7 @@ def test_each_format_decodes_to_its_pixels(format):
 
 
 def encoded_boxed(format: str, image: Image.Image, **options) -> bytes:
-    """The picture in a format that an extra may have to write."""
+    """The image in a format that an extra may have to write."""
     if format == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     if format == "AVIF" and not features.check("avif"):
@@ -109,11 +109,11 @@ def test_a_cut_file_is_truncated(format):
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(30), "unsupported"),
         (b"\xff\x4f\xff\x51" + bytes(30), "unsupported"),
         (b"%PDF-1.7", "unsupported"),
-        (b"not a picture at all", "unreadable"),
+        (b"not an image at all", "unreadable"),
         (b"RIFF\x04\0\0\0WAVE", "unreadable"),
     ],
 )
-def test_what_is_no_picture_is_named(data, expected):
+def test_what_is_no_image_is_named(data, expected):
     assert reason(data) == expected
 
 
@@ -145,7 +145,7 @@ def test_any_bytes_decode_or_are_bad(data, start):
     [
         png_header(60_000, 60_000),
         tiff(60_000, 60_000, (278, 60_000), (273, 8), (279, 100)),
-        tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100)),  # a small picture cut from one huge tile
+        tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100)),  # a small image cut from one huge tile
         b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
         b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + b",\0\0\0\0`\xea`\xea\0\x08" + bytes(20),
     ],
@@ -196,7 +196,7 @@ def test_cmyk_becomes_rgb():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_turns_the_picture_upright(orientation, format):
+def test_exif_turns_the_image_upright(orientation, format):
     from PIL import ImageOps
 
     image = photo(40, 30)

@@ -49,8 +49,8 @@ def test_a_class_or_a_file_that_is_not_there_is_named(tmp_path):
 def test_a_text_that_a_name_has_twice_is_taken_once_and_other_keys_stay_as_they_are(tmp_path):
     path = written(tmp_path, {"001.Wren/a-1.jpg": ["small", "brown ", "small"], "001.Wren/b.jpg": ["small"]})
     assert descriptions.read_lists(path) == {"001.Wren/a-1.jpg": ("small", "brown"), "001.Wren/b.jpg": ("small",)}
-    with pytest.raises(InputError, match="the picture 'a': number 2 is 3|the picture 'a' has no list"):
-        descriptions.read_lists(written(tmp_path, {"a": ["x", 3]}), "picture")
+    with pytest.raises(InputError, match="the image 'a': number 2 is 3|the image 'a' has no list"):
+        descriptions.read_lists(written(tmp_path, {"a": ["x", 3]}), "image")
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -9,15 +9,15 @@ import torch
 from tests.data.helpers import Still, held
 
 from diptych.data import loader as loading
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.plan import Shuffled
 from diptych.data.sample import BadSample, Field
-from diptych.data.views import PictureView
+from diptych.data.views import ImageView
 from diptych.errors import InputError
 from diptych.testing import Toy
 
-Loader = partial(loading.Loader, steps=10)  # as in training: views vary their pictures
-VIEWS = [PictureView(preprocess=Preprocess(size=16))]
+Loader = partial(loading.Loader, steps=10)  # as in training: views vary their images
+VIEWS = [ImageView(preprocess=Preprocess(size=16))]
 
 
 class Leaky(Toy):
@@ -68,12 +68,12 @@ def test_augmentation_differs_between_positions_and_epochs():
     assert not torch.equal(first[1], again[1][order])
 
 
-def test_equal_pictures_of_one_epoch_are_augmented_differently():
+def test_equal_images_of_one_epoch_are_augmented_differently():
     (batch,) = Loader(Still(16), VIEWS, Shuffled(), 16).epoch(0)
     assert len(torch.unique(batch.image.flat, dim=0)) == 16
-    views = [PictureView(preprocess=Preprocess(size=16), count=2)]
+    views = [ImageView(preprocess=Preprocess(size=16), count=2)]
     (batch,) = Loader(Still(16), views, Shuffled(), 16).epoch(0)
-    assert len(torch.unique(batch.image.flat, dim=0)) == 32, "the views of one picture are the same"
+    assert len(torch.unique(batch.image.flat, dim=0)) == 32, "the views of one image are the same"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

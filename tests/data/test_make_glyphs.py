@@ -1,4 +1,4 @@
-"""The script that rebuilds the shipped drawings: its rules give the shipped records (its pictures need the network)."""
+"""The script that rebuilds the shipped drawings: its rules give the shipped records (its images need the network)."""
 
 import importlib.util
 import json

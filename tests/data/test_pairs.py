@@ -44,7 +44,7 @@ def test_its_schema_is_what_its_samples_have():
     assert set(paired().schema()) == {"images.main", "texts.matched", "labels.class", "labels.origin"}
 
 
-def test_an_epoch_meets_every_pair_once_and_pairs_of_a_picture_can_be_kept_apart():
+def test_an_epoch_meets_every_pair_once_and_pairs_of_a_image_can_be_kept_apart():
     source = paired()
     batches = Shuffled()(source, 0, 1, 4)
     assert sorted(np.concatenate(batches).tolist()) == list(range(6))

@@ -111,7 +111,7 @@ class Some(Toy):
         return replace(sample, images={"main": sample.images["main"]}) if index % 3 == 0 else sample
 
 
-def test_having_leaves_out_samples_without_the_picture_and_keeps_blocks_of_the_others():
+def test_having_leaves_out_samples_without_the_image_and_keeps_blocks_of_the_others():
     source, plan = Some(24), Having("reference")
     batches = plan(source, 0, 0, 5)
     assert sorted(np.concatenate(batches).tolist()) == [at for at in range(24) if at % 3]
@@ -125,11 +125,11 @@ def test_having_leaves_out_samples_without_the_picture_and_keeps_blocks_of_the_o
         assert {at + 1 if at % 3 == 1 else at - 1 for at in each.tolist()} == set(each.tolist())
 
 
-def test_having_reads_nothing_where_all_have_the_picture_and_refuses_where_none_has():
+def test_having_reads_nothing_where_all_have_the_image_and_refuses_where_none_has():
     source = Some(24, optional=False)
     assert sorted(np.concatenate(Having("reference")(source, 0, 0, 5)).tolist()) == list(range(24))
     assert source.read == 0
-    with pytest.raises(InputError, match="no sample of toy has a picture of role 'reference'"):
+    with pytest.raises(InputError, match="no sample of toy has an image of role 'reference'"):
         Having("reference")(Some(1), 0, 0, 1)
     with pytest.raises(InputError, match="batch size 17 is larger than the 16 samples of toy"):
         Having("reference")(Some(24), 0, 0, 17)
@@ -140,13 +140,13 @@ def test_stratified_gives_every_batch_its_share_of_each_kind(count, batch, epoch
     if batch > count:
         return
     source = Toy(count, ["images.main", "texts.caption"], lacked=["images.main"])
-    pictured = np.array(["main" in source[index].images for index in range(count)])
-    assert kinds_of(source, "images.main").tolist() == pictured.tolist()
+    with_image = np.array(["main" in source[index].images for index in range(count)])
+    assert kinds_of(source, "images.main").tolist() == with_image.tolist()
     batches = Stratified("images.main")(source, seed, epoch, batch)
     assert sorted(np.concatenate(batches).tolist()) == list(range(count))
     for each in batches:
         assert len(each) <= batch
-        assert abs(pictured[each].sum() - pictured.mean() * len(each)) <= 2
+        assert abs(with_image[each].sum() - with_image.mean() * len(each)) <= 2
 
 
 def test_stratified_by_a_label_shuffles_each_kind_anew():

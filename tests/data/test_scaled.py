@@ -13,9 +13,9 @@ from PIL import Image
 
 from diptych.data import views
 from diptych.data.decode import decode
-from diptych.data.pictures import BytesPicture, Preprocess
+from diptych.data.images import BytesImage, Preprocess
 from diptych.data.sample import BadSample, Sample
-from diptych.data.views import Augment, PictureView
+from diptych.data.views import Augment, ImageView
 from diptych.rng import generator
 
 
@@ -26,7 +26,7 @@ def jpeg(image: Image.Image, **options) -> bytes:
 
 
 def slope(width: int, height: int) -> Image.Image:
-    """A smooth picture whose four corners differ."""
+    """A smooth image whose four corners differ."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, (x + y) / 2], -1).astype(np.uint8))
 
@@ -48,7 +48,7 @@ def test_other_formats_ignore_it(format):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures_are_turned_at_any_scale(orientation):
+def test_turned_images_are_turned_at_any_scale(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = jpeg(slope(320, 240), exif=exif, quality=95)
@@ -73,7 +73,7 @@ def test_a_bomb_is_refused_before_it_is_scaled():
     data[at : at + 4] = (60_000).to_bytes(2, "big") * 2
     with pytest.raises(BadSample, match="bomb: 60000 x 60000"):
         decode(bytes(data), at_least=1)
-    with pytest.raises(BadSample, match="bomb"):  # told by the picture's own size, not by the scaled one
+    with pytest.raises(BadSample, match="bomb"):  # told by the image's own size, not by the scaled one
         decode(jpeg(slope(400, 400)), at_least=50, max_pixels=100_000)
 
 
@@ -86,12 +86,12 @@ def test_a_cut_file_is_truncated_at_any_scale():
 
 
 def test_preprocessing_reads_at_twice_its_size_or_in_full():
-    picture = BytesPicture(jpeg(slope(640, 480)))
+    image = BytesImage(jpeg(slope(640, 480)))
     ours = Preprocess(size=64)
-    assert torch.equal(ours.read(picture, exact=True), ours(picture.decode()))
-    assert torch.equal(ours.read(picture), ours(picture.decode(at_least=128), exact=False))
-    assert picture.decode(at_least=128).size == (320, 240)
-    assert (ours.read(picture).int() - ours.read(picture, exact=True).int()).abs().max() <= 3
+    assert torch.equal(ours.read(image, exact=True), ours(image.decode()))
+    assert torch.equal(ours.read(image), ours(image.decode(at_least=128), exact=False))
+    assert image.decode(at_least=128).size == (320, 240)
+    assert (ours.read(image).int() - ours.read(image, exact=True).int()).abs().max() <= 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -106,10 +106,10 @@ def test_preprocessing_reads_at_twice_its_size_or_in_full():
 def test_no_training_crop_is_smaller_than_the_target(width, height, share, stretch, progress, seed):
     """Unless it would be in the full decode too."""
     augment = Augment(crop=(share, 1.0), ratio=(1 / stretch, stretch), ramp=(0.2, 0.8))
-    view = PictureView(preprocess=Preprocess(size=32), augment=augment)
+    view = ImageView(preprocess=Preprocess(size=32), augment=augment)
     scale = max([n for n in (1, 2, 4, 8) if min(width, height) // n >= view._least(progress)], default=1)
     size = -(-width // scale), -(-height // scale)
-    left, top, right, bottom = views.pictures._crop_box(
+    left, top, right, bottom = views.images._crop_box(
         size, augment, augment.strength(progress), np.random.default_rng(seed)
     )
     assert scale == 1 or min(right - left, bottom - top) >= 32 - 1e-6
@@ -124,11 +124,11 @@ def test_views_ask_for_what_their_crops_need():
             return slope(400, 300)
 
     sample = Sample(key="a", source="s", images={"main": Asked()})
-    view = PictureView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.25, 1.0), ratio=(1.0, 1.0)))
+    view = ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.25, 1.0), ratio=(1.0, 1.0)))
     view(sample, generator(0), 1.0)
     view(sample, generator(0), None)
     assert asked == [64, 64]
-    PictureView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.04, 1.0)))(sample, generator(0), 1.0)
+    ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.04, 1.0)))(sample, generator(0), 1.0)
     assert asked[-1] == 185  # 32 / sqrt(.04 * .75)
 
 
@@ -176,7 +176,7 @@ def efficientnet():
 
 
 def mosaic(tiles: list[Image.Image], size=(1600, 1200)) -> Image.Image:
-    """Pictures laid unscaled row by row, again and again, until the canvas is full."""
+    """Images laid unscaled row by row, again and again, until the canvas is full."""
     canvas, turn, y = Image.new("RGB", size), itertools.cycle(tiles), 0
     while y < size[1]:
         x, heights = 0, []
@@ -198,17 +198,17 @@ def test_embeddings_of_real_photographs_stay_where_they_were(photographs, effici
     tiles = {name: [photographs[name]] for name in names}
     for at in (0, 4, 8):
         tiles[f"all, {names[at]} first"] = [photographs[name] for name in names[at:] + names[:at]]
-    pictures = {name: BytesPicture(jpeg(mosaic(tiles[name]), quality=90)) for name in tiles}
-    assert {picture.decode(at_least=448).size for picture in pictures.values()} == {(800, 600)}
+    images = {name: BytesImage(jpeg(mosaic(tiles[name]), quality=90)) for name in tiles}
+    assert {image.decode(at_least=448).size for image in images.values()} == {(800, 600)}
     ours = Preprocess(size=224)
 
     def embedded(read):
-        return efficientnet(torch.stack([read(picture) for picture in pictures.values()]))
+        return efficientnet(torch.stack([read(image) for image in images.values()]))
 
-    full = embedded(lambda picture: ours.read(picture, exact=True))
-    cosines = dict(zip(pictures, (full * embedded(ours.read)).sum(1).tolist(), strict=True))
+    full = embedded(lambda image: ours.read(image, exact=True))
+    cosines = dict(zip(images, (full * embedded(ours.read)).sum(1).tolist(), strict=True))
     print({name: round(value, 5) for name, value in cosines.items()})
     for name, cosine in cosines.items():
         assert cosine >= (0.998 if name in ("camera", "moon") else 0.999), (name, cosine)
-    just_above = (full * embedded(lambda picture: ours(picture.decode(at_least=224)))).sum(1)
+    just_above = (full * embedded(lambda image: ours(image.decode(at_least=224)))).sum(1)
     assert just_above.mean() < 0.999

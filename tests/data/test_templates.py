@@ -24,7 +24,7 @@ def test_every_bank_has_different_templates_that_hold_a_name_once(bank):
 
 
 def test_what_zeroshot_takes_by_itself_has_the_protocol_that_it_always_had():
-    assert templates("pictures") == TEMPLATES
+    assert templates("images") == TEMPLATES
     protocol = Protocol(task="zeroshot", data="glyphs", split="192:0f", field="group", prompts=TEMPLATES)
     assert protocol.id() == "b2686d346d3d"
 

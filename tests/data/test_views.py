@@ -1,4 +1,4 @@
-"""Views: pure functions of (sample, generator), and the pictures that they make."""
+"""Views: pure functions of (sample, generator), and the images that they make."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.tokenizers import build
-from diptych.data.views import Augment, PictureView, TextView, collate, look, place, sentences
+from diptych.data.views import Augment, ImageView, TextView, collate, look, place, sentences
 from diptych.errors import InputError
 from diptych.rng import generator
 from diptych.testing import Toy
@@ -41,7 +41,7 @@ def test_placed_tile_lies_wholly_inside_and_covers_its_share():
 
 
 def test_views_are_functions_of_seed_epoch_position_and_view():
-    view = PictureView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.3, 1.0)))
+    view = ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.3, 1.0)))
     sample = Toy(8)[3]
     first = look(sample, [view], (0, 1, 2), 1.0)["images.main"]
     assert torch.equal(first, look(sample, [view], (0, 1, 2), 1.0)["images.main"])
@@ -49,8 +49,8 @@ def test_views_are_functions_of_seed_epoch_position_and_view():
         assert not torch.equal(first, look(sample, [view], other, 1.0)["images.main"])
 
 
-def test_transparent_pictures_are_placed_on_changing_grounds_and_evaluated_on_white():
-    view = PictureView(preprocess=Preprocess(size=32))
+def test_transparent_images_are_placed_on_changing_grounds_and_evaluated_on_white():
+    view = ImageView(preprocess=Preprocess(size=32))
     sample = Sample(key="a", source="s", images={"main": Held(tile((255, 0, 0, 0)))})
     grounds = {tuple(view(sample, generator(0, i), 1.0)["images.main"][0, :, 0, 0].tolist()) for i in range(8)}
     assert len(grounds) == 8
@@ -58,7 +58,7 @@ def test_transparent_pictures_are_placed_on_changing_grounds_and_evaluated_on_wh
 
 
 def test_evaluation_draws_nothing():
-    view = PictureView(preprocess=Preprocess(size=32))
+    view = ImageView(preprocess=Preprocess(size=32))
     sample = Toy(8)[3]
     assert torch.equal(view(sample, generator(0), None)["images.main"], view(sample, generator(1), None)["images.main"])
 
@@ -84,9 +84,9 @@ def test_a_sample_without_words_is_bad(texts):
         TextView(tokenizer=WORDS)(Sample(key="a", source="s", texts=texts), generator(0), 1.0)
 
 
-def test_collate_pads_texts_to_the_longest_and_stacks_pictures():
+def test_collate_pads_texts_to_the_longest_and_stacks_images():
     toy = Toy(8)
-    views = [PictureView(preprocess=Preprocess(size=32)), TextView(tokenizer=WORDS, count=2)]
+    views = [ImageView(preprocess=Preprocess(size=32)), TextView(tokenizer=WORDS, count=2)]
     rows = [look(toy[i], views, (0, 0, i), 1.0) for i in range(4)]
     batch = collate([toy[i].key for i in range(4)], rows, {"main": WORDS})
     assert batch.image.pixels.shape == (4, 1, 3, 32, 32)
@@ -102,8 +102,8 @@ def test_strength_grows_along_the_ramp():
     assert Augment().strength(0.0) == 1.0
 
 
-def test_before_the_ramp_a_training_picture_is_the_picture_itself():
-    view = PictureView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.2, 0.5), ramp=(0.5, 1.0)))
+def test_before_the_ramp_a_training_image_is_the_image_itself():
+    view = ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.2, 0.5), ramp=(0.5, 1.0)))
     clear = Sample(key="a", source="s", images={"main": Held(tile((255, 0, 0, 128)))})
     for sample in (clear, Toy(8)[3]):
         early, evaluated = (
@@ -182,9 +182,9 @@ def test_what_is_no_role_is_refused(role):
 
 
 def varied(pixels, seed=0, progress=0.9, **augment):
-    """What a picture of these pixels becomes, neither cropped nor turned."""
+    """What an image of these pixels becomes, neither cropped nor turned."""
     plain = Augment(crop=(1.0, 1.0), ratio=(1.0, 1.0), **augment)
-    view = PictureView(preprocess=Preprocess(size=len(pixels)), augment=plain)
+    view = ImageView(preprocess=Preprocess(size=len(pixels)), augment=plain)
     sample = Sample(key="a", source="s", images={"main": Held(Image.fromarray(pixels))})
     return view(sample, np.random.default_rng(seed), progress)["images.main"][0]
 
@@ -231,29 +231,29 @@ def test_a_view_like_another_makes_its_choices_again():
     """A teacher's view: the same crop, colours and words, at its own size and by its own tokenizer."""
     augment = Augment(crop=(0.2, 0.6), flip=True, colour=(0.4, 0.4, 0.4, 0.1), grey=0.5)
     other = build("bpe:vocab_size=280:context=24", ["something else"])
-    pictures = [
-        PictureView(preprocess=Preprocess(size=32), augment=augment),
-        PictureView(preprocess=Preprocess(size=32), augment=augment, name="own"),
-        PictureView(preprocess=Preprocess(size=32), augment=augment, name="same", like="images.main"),
-        PictureView(preprocess=Preprocess(size=64), augment=augment, name="large", like="images.main"),
+    images = [
+        ImageView(preprocess=Preprocess(size=32), augment=augment),
+        ImageView(preprocess=Preprocess(size=32), augment=augment, name="own"),
+        ImageView(preprocess=Preprocess(size=32), augment=augment, name="same", like="images.main"),
+        ImageView(preprocess=Preprocess(size=64), augment=augment, name="large", like="images.main"),
     ]
     words = [TextView(tokenizer=WORDS), TextView(tokenizer=other, name="same", like="texts.main")]
     texts = [Text(text=f"a {colour} circle", role="caption") for colour in ("red", "green", "blue", "pink", "grey")]
     for position in range(6):
         sample = replace(Toy(8)[position], texts=texts)
-        seen = look(sample, [*pictures, *words], (0, 0, position), 1.0)
+        seen = look(sample, [*images, *words], (0, 0, position), 1.0)
         assert torch.equal(seen["images.main"], seen["images.same"])
         assert not torch.equal(seen["images.main"], seen["images.own"])
         shrunk = F.avg_pool2d(seen["images.large"].float(), 2)
         assert (shrunk - seen["images.main"].float()).abs().mean() < 6
         assert other.decode(seen["texts.same"][0]) == WORDS.decode(seen["texts.main"][0])
-        assert torch.equal(seen["images.main"], look(sample, pictures[:1], (0, 0, position), 1.0)["images.main"])
+        assert torch.equal(seen["images.main"], look(sample, images[:1], (0, 0, position), 1.0)["images.main"])
 
 
-def test_without_augmentation_a_training_picture_is_as_outside():
+def test_without_augmentation_a_training_image_is_as_outside():
     sample = Toy(8)[3]
-    plain = PictureView(preprocess=Preprocess(size=24), augment=None)
-    varied = PictureView(preprocess=Preprocess(size=24), augment=Augment(crop=(0.3, 0.5)))
+    plain = ImageView(preprocess=Preprocess(size=24), augment=None)
+    varied = ImageView(preprocess=Preprocess(size=24), augment=Augment(crop=(0.3, 0.5)))
     outside = plain(sample, generator(0), None)["images.main"]
     assert torch.equal(outside, varied(sample, generator(0), None)["images.main"])
     assert torch.equal(outside, plain(sample, generator(0), 0.7)["images.main"])

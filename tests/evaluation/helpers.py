@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.towers.encoded import Encoded
 
@@ -17,7 +17,7 @@ WIDTH = 6
 
 @dataclass(frozen=True)
 class Dot:
-    """A one-pixel picture that holds a number, or is damaged."""
+    """A one-pixel image that holds a number, or is damaged."""
 
     number: int
     damage: str = ""
@@ -33,7 +33,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Plane:
-    """A picture, or a mask, from an array (H, W) or (H, W, 3) of bytes."""
+    """An image, or a mask, from an array (H, W) or (H, W, 3) of bytes."""
 
     pixels: np.ndarray
 

@@ -57,12 +57,12 @@ def test_damaged_samples_are_counted_by_reason_and_their_texts_left_out():
             row("b", 2, "only the broken one 2", damage="truncated"),
             row("c", 3),
             row("d", 4, "cat 4", "   "),
-            replace(row("e", 5, "no picture 5"), images={}),
+            replace(row("e", 5, "no image 5"), images={}),
         ]
     )
     for batch_size in (1, 2, 64):
         result = retrieval(Fake(vectors(0)), source, batch_size=batch_size)
-        assert result["bad"] == {"truncated": 1, "no-caption": 1, "no-picture": 1}
+        assert result["bad"] == {"truncated": 1, "no-caption": 1, "no-image": 1}
         assert (result["n"], result["texts"]) == (2, 2)
         assert result["i2t_r1"] == 1.0
 
@@ -232,9 +232,7 @@ def test_a_long_text_scores_as_its_best_sentence():
     result = retrieval(Fake(table), source, ks=(1,), by_sentence=True, by="best")
     owners = [[1, 2, 3, 4], [5], [0, 6, 6]]
     rows = Fake(table).vectors.numpy()
-    scores = np.array(
-        [[max(rows[picture] @ rows[text] for text in owner) for owner in owners] for picture in (1, 2, 3)]
-    )
+    scores = np.array([[max(rows[image] @ rows[text] for text in owner) for owner in owners] for image in (1, 2, 3)])
     assert result["i2t_r1"] == pytest.approx((scores.argmax(1) == np.arange(3)).mean())
     assert result["t2i_r1"] == pytest.approx((scores.argmax(0) == np.arange(3)).mean())
     mean = retrieval(Fake(table), source, ks=(1,), by_sentence=True)

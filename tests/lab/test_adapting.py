@@ -1,4 +1,4 @@
-"""What claims on adaptation share: classes, noise that depends on the key alone, pictures of the right classes."""
+"""What claims on adaptation share: classes, noise that depends on the key alone, images of the right classes."""
 
 import numpy as np
 
@@ -30,9 +30,9 @@ def test_noise_depends_on_the_key_and_is_as_strong_as_asked():
     assert list(worn.keys()) == list(plain.keys())
 
 
-def test_pictures_are_few_and_of_the_named_classes_also_where_too_few_are_drawn_at_first(tmp_path, monkeypatch):
+def test_images_are_few_and_of_the_named_classes_also_where_too_few_are_drawn_at_first(tmp_path, monkeypatch):
     monkeypatch.setattr(adapting, "DRAWN", 5)  # scenes for a class, of which the test wants 5 each
-    found = adapting.pictures(Trial(seed=3, folder=tmp_path, quick=True), noise=5.0, shots=2)
+    found = adapting.images(Trial(seed=3, folder=tmp_path, quick=True), noise=5.0, shots=2)
     train, test = open_source(found["train"]), open_source(found["test"])
     base, novel = adapting.classes(3)
     assert set(train.schema()["labels.pair"].classes) == set(base)

@@ -241,7 +241,7 @@ def test_what_is_common_goes_to_every_method_and_its_own_options_win():
     assert setting(configs["simclr"])["tokenizer"] == "none"
 
 
-def test_a_method_on_pictures_alone_is_trained_and_counted(pairs_csv, tmp_path):
+def test_a_method_on_images_alone_is_trained_and_counted(pairs_csv, tmp_path):
     cell = cell_of("simclr:batch_size=24", budget=48)
     task = Task(
         cell=cell,
@@ -304,7 +304,7 @@ def test_what_differs_beside_the_method_is_told_and_stored(tmp_path):
     assert differences(read(tmp_path)) == expected
     html = write_report(table).read_text()
     assert "What differs" in html
-    assert "siglip: no text tower, so parameters and GFLOPs are of pictures alone" in notes(table)
+    assert "siglip: no text tower, so parameters and GFLOPs are of images alone" in notes(table)
 
 
 def test_a_table_of_before_shows_what_it_has(tmp_path):

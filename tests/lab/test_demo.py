@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.data.pictures import Preprocess, on_ground
+from diptych.data.images import Preprocess, on_ground
 from diptych.data.views import place
 from diptych.errors import InputError
 from diptych.lab import demo
@@ -21,7 +21,7 @@ TINY = Trial(designs=("noto", "fluent-flat"), held_out="emojione", learnt="val",
 
 
 class PixelModel:
-    """Pictures to their 16 x 16 pixels, names to the mean of their training drawings."""
+    """Images to their 16 x 16 pixels, names to the mean of their training drawings."""
 
     name, identity, tokenizer, preprocess = "pixels", "sha256:pixels", "names", Preprocess(size=64)
 
@@ -69,16 +69,16 @@ def test_what_is_kept_for_the_final_tests_is_named_in_no_training():
     assert len(FINAL.source(FINAL.unseen, "noto")) == 192
 
 
-def test_placed_pictures_are_whole_on_one_colour_and_a_function_of_seed_and_key():
+def test_placed_images_are_whole_on_one_colour_and_a_function_of_seed_and_key():
     plain = TINY.source("val", "emojione")
     placed, same, other = Placed(plain, 3), Placed(plain, 3), Placed(plain, 4)
     shrinks, corners, grounds = [], [], []
     for i in range(len(placed)):
-        picture = placed[i].images["main"]
-        shrinks.append(picture.shrink)
-        corners.append(picture.at)
-        grounds.append(picture.ground)
-        assert picture == same[i].images["main"] != other[i].images["main"]
+        image = placed[i].images["main"]
+        shrinks.append(image.shrink)
+        corners.append(image.at)
+        grounds.append(image.ground)
+        assert image == same[i].images["main"] != other[i].images["main"]
     image = np.asarray(placed[0].images["main"].decode())
     assert image.shape == (64, 64, 3)
     assert placed.keys() == plain.keys()
@@ -108,7 +108,7 @@ def test_pixel_lookup_equals_a_slow_reference():
     hits = 0
     for right in range(len(gallery)):
         mine = [d for concept, d in training if concept == gallery[right].labels["concept"]]
-        distance = np.array([min(np.linalg.norm(picture - d) for d in mine) for picture in pixels])
+        distance = np.array([min(np.linalg.norm(image - d) for d in mine) for image in pixels])
         hits += (distance <= distance[right]).sum() <= 5
     assert pixel_lookup(gallery, drawings) == pytest.approx(hits / len(gallery))
 

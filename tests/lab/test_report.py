@@ -64,7 +64,7 @@ def test_ticks_are_few_evenly_spaced_and_inside(low, span):
     assert all(low - span / 100 <= tick <= low + span * 1.01 for tick in found)
 
 
-def test_thumbnails_are_small_and_leave_the_picture_alone():
+def test_thumbnails_are_small_and_leave_the_image_alone():
     big = Image.effect_noise((1000, 800), 50)
     assert len(strip([Shown(image=big)])) < 20_000
     assert big.size == (1000, 800)

@@ -51,7 +51,7 @@ class Decoupled(Pairs):
 Decoupled.presets = {
     "small": SMALL,  # the towers and recipe of all methods on pairs, so that `diptych compare` compares losses
     "tune": tune(SMALL),  # what continues a trained model (--init)
-    # The paper trains on pictures alone; [choice] CLIP's towers and recipe.
+    # The paper trains on images alone; [choice] CLIP's towers and recipe.
     "paper": Preset(
         image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",
         text="text:width=512:depth=12:heads=8",

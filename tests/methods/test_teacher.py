@@ -5,8 +5,8 @@ import torch
 from tests.factories import tokenizer
 
 import diptych
-from diptych.data.pictures import Preprocess
-from diptych.data.views import Augment, PictureView, TextView, collate, look
+from diptych.data.images import Preprocess
+from diptych.data.views import Augment, ImageView, TextView, collate, look
 from diptych.errors import InputError
 from diptych.methods import store
 from diptych.methods.teacher import Teacher
@@ -14,7 +14,7 @@ from diptych.testing import Toy
 
 
 def views(size=32, words=None):
-    return PictureView(preprocess=Preprocess(size=size), augment=Augment()), TextView(tokenizer=words or tokenizer())
+    return ImageView(preprocess=Preprocess(size=size), augment=Augment()), TextView(tokenizer=words or tokenizer())
 
 
 def test_it_is_loaded_once_and_only_when_it_is_needed(monkeypatch):
@@ -45,8 +45,8 @@ def test_it_sees_what_the_student_sees_in_its_own_size_and_words():
     batch = collate(
         [sample.key for sample in samples], rows, {"main": student[1].tokenizer, "teacher": model.tokenizer}
     )
-    pictures = [sample.images["main"].decode() for sample in samples]
-    seen = model.embed_images(torch.stack([model.preprocess(picture, exact=False) for picture in pictures]))
+    images = [sample.images["main"].decode() for sample in samples]
+    seen = model.embed_images(torch.stack([model.preprocess(image, exact=False) for image in images]))
     torch.testing.assert_close(teacher.embed_images(batch), seen)
     torch.testing.assert_close(
         teacher.embed_texts(batch), model.embed_texts([sample.captions()[0] for sample in samples])
@@ -58,7 +58,7 @@ def test_what_it_shares_with_the_student_is_not_made_twice():
     teacher, model = Teacher("tiny"), diptych.load("tiny")
     assert teacher.views(*views(model.preprocess.size, model.tokenizer)) == []
     assert [view.gives for view in teacher.views(*views(32, model.tokenizer))] == [("images.teacher",)]
-    other_mean = PictureView(preprocess=Preprocess(size=64, mean=(0.5,) * 3, std=(0.5,) * 3), augment=Augment())
+    other_mean = ImageView(preprocess=Preprocess(size=64, mean=(0.5,) * 3, std=(0.5,) * 3), augment=Augment())
     assert [view.gives for view in teacher.views(other_mean, views()[1])] == [("texts.teacher",)]
 
 

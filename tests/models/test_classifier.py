@@ -44,12 +44,12 @@ def test_zero_shot_reads_names_written_and_keeps_the_labels():
     steps = Steps(None, 1)
     a, b = (class_vectors(tiny, names, ["a {}"], batch_size=8, steps=steps) for names in (LABELS, WRITTEN))
     assert torch.equal(a, b)
-    picture = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     logits = []
     for names in (LABELS, WRITTEN):
         tiny.set_classes(names, ("a {}",))
         assert tiny.classes == names
-        logits.append(tiny.class_logits(picture))
+        logits.append(tiny.class_logits(image))
     assert torch.equal(*logits)
     side = TextSide(tiny.encoder, tiny.tokenizer, "a {}")
     rows = [side.concepts(names, "name") for names in (LABELS, WRITTEN)]

@@ -308,7 +308,7 @@ def test_what_a_language_model_cannot_do_is_told_in_one_line():
         model.embed_texts(["a"])
     with pytest.raises(AttributeError, match="no attribute 'generat'"):
         _ = model.generat
-    with pytest.raises(InputError, match="reads texts and no pictures"):
+    with pytest.raises(InputError, match="reads texts and no images"):
         model.generate(torch.zeros(1, 3, 8, 8))
     with pytest.raises(InputError, match="4 texts came with 1 prompts"):
         model.log_prob(TEXTS, ["a"])

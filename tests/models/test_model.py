@@ -1,4 +1,4 @@
-"""`Model`: whatever form pictures and texts come in, the same vectors come out."""
+"""`Model`: whatever form images and texts come in, the same vectors come out."""
 
 import zlib
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.pictures import BytesPicture, FilePicture
+from diptych.data.images import BytesImage, FileImage
 from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
 from diptych.models.model import Model
@@ -40,17 +40,17 @@ def make(seed: int = 0, image: str = "vit:image_size=32:patch=8:width=64:depth=2
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     sizes = [(40, 56), (32, 32), (90, 33), (33, 64), (50, 50)]
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
 @pytest.fixture(scope="module")
-def paths(pictures: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
-    for number, picture in enumerate(pictures):
-        picture.save(folder / f"{number}.png")
+def paths(images: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png")
     return sorted(folder.iterdir())
 
 
@@ -59,25 +59,25 @@ def assert_close(a: Tensor, b: Tensor) -> None:
 
 
 # RELIABILITY 20
-def test_paths_pictures_and_tensors_give_equal_vectors(model: Model, pictures: list[Image.Image], paths: list[Path]):
-    expected = model.embed_images(pictures)
+def test_paths_images_and_tensors_give_equal_vectors(model: Model, images: list[Image.Image], paths: list[Path]):
+    expected = model.embed_images(images)
     assert expected.shape == (5, 16)
     assert expected.dtype == torch.float32
     assert_close(expected.norm(dim=1), torch.ones(5))
     given = [
         paths,
         [str(path) for path in paths],
-        [FilePicture(str(path)) for path in paths],
-        [BytesPicture(path.read_bytes()) for path in paths],
-        (*pictures[:2], *paths[2:]),
+        [FileImage(str(path)) for path in paths],
+        [BytesImage(path.read_bytes()) for path in paths],
+        (*images[:2], *paths[2:]),
     ]
-    for images in given:
-        assert torch.equal(model.embed_images(images, exact=True), expected)
-        assert torch.nn.functional.cosine_similarity(model.embed_images(images), expected).min() > 0.999
-    for number, picture in enumerate(pictures):
-        pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]
+    for each in given:
+        assert torch.equal(model.embed_images(each, exact=True), expected)
+        assert torch.nn.functional.cosine_similarity(model.embed_images(each), expected).min() > 0.999
+    for number, image in enumerate(images):
+        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
         assert_close(model.embed_images(pixels), expected[number : number + 1])
-        assert_close(model.embed_images(picture), expected[number : number + 1])
+        assert_close(model.embed_images(image), expected[number : number + 1])
         assert_close(model.embed_images(paths[number], exact=True), expected[number : number + 1])
 
 
@@ -85,65 +85,64 @@ def test_large_jpeg_files_are_decoded_scaled_unless_exact(model: Model, tmp_path
     x, y = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
     Image.fromarray(np.stack([x, y, x * y / 255], -1).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
     with Image.open(tmp_path / "a.jpg") as given:
-        full = model.embed_images(given)  # a picture that is open already is taken as it is
-    pictures = [FilePicture(str(tmp_path / "a.jpg")), BytesPicture((tmp_path / "a.jpg").read_bytes())]
-    for picture in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), *pictures):
-        assert torch.equal(model.embed_images(picture, exact=True), full)
-        scaled = model.embed_images(picture)
-        assert torch.equal(scaled, model.embed_images(model.preprocess(pictures[0].decode(64), exact=False)))
+        full = model.embed_images(given)  # an image that is open already is taken as it is
+    images = [FileImage(str(tmp_path / "a.jpg")), BytesImage((tmp_path / "a.jpg").read_bytes())]
+    for image in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), *images):
+        assert torch.equal(model.embed_images(image, exact=True), full)
+        scaled = model.embed_images(image)
+        assert torch.equal(scaled, model.embed_images(model.preprocess(images[0].decode(64), exact=False)))
         assert not torch.equal(scaled, full)
         assert (scaled * full).sum() > 0.999
 
 
-def test_floats_are_taken_as_preprocessed(model: Model, pictures: list[Image.Image]):
-    pixels = torch.stack([model.preprocess(picture) for picture in pictures])
-    expected = model.embed_images(pictures)
+def test_floats_are_taken_as_preprocessed(model: Model, images: list[Image.Image]):
+    pixels = torch.stack([model.preprocess(image) for image in images])
+    expected = model.embed_images(images)
     assert_close(model.embed_images(pixels), expected)
     assert_close(model.embed_images(model.encoder.image.pixels(pixels)), expected)
 
 
-def test_a_batch_of_one_equals_a_batch_of_many_and_padding_is_unseen(model: Model, pictures: list[Image.Image]):
-    assert_close(model.embed_images(pictures, batch_size=1), model.embed_images(pictures))
-    assert_close(model.embed_images(pictures, batch_size=2), model.embed_images(pictures))
+def test_a_batch_of_one_equals_a_batch_of_many_and_padding_is_unseen(model: Model, images: list[Image.Image]):
+    assert_close(model.embed_images(images, batch_size=1), model.embed_images(images))
+    assert_close(model.embed_images(images, batch_size=2), model.embed_images(images))
     together = model.embed_texts(TEXTS)
     assert_close(model.embed_texts(TEXTS, batch_size=1), together)
     assert_close(torch.cat([model.embed_texts(text) for text in TEXTS]), together)
 
 
 # RELIABILITY 20
-def test_golden_embeddings_of_a_seeded_model_have_not_moved(pictures: list[Image.Image]):
+def test_golden_embeddings_of_a_seeded_model_have_not_moved(images: list[Image.Image]):
     model = make()
     with torch.no_grad():
         for name, value in model.encoder.named_parameters():  # by name, so that the order of drawing does not matter
             rng = np.random.default_rng(zlib.crc32(name.encode()))
             value.copy_(torch.from_numpy(rng.normal(0, 0.2, value.shape)))
-    images, texts = model.embed_images(pictures[:2]), model.embed_texts(TEXTS[:2])
-    assert_close(images[:, :4], torch.tensor(GOLDEN_IMAGES))
-    assert_close(texts[:, :4], torch.tensor(GOLDEN_TEXTS))
+    assert_close(model.embed_images(images[:2])[:, :4], torch.tensor(GOLDEN_IMAGES))
+    assert_close(model.embed_texts(TEXTS[:2])[:, :4], torch.tensor(GOLDEN_TEXTS))
 
 
 GOLDEN_IMAGES = [[-0.141167, -0.058331, 0.350794, 0.185496], [-0.105996, -0.087379, 0.313654, 0.188171]]
 GOLDEN_TEXTS = [[0.051840, 0.053915, 0.179309, -0.247603], [0.103532, 0.073499, 0.169357, -0.223404]]
 
 
-def test_turned_transparent_and_grey_pictures_are_as_from_a_file(model: Model, tmp_path: Path):
+def test_turned_transparent_and_grey_images_are_as_from_a_file(model: Model, tmp_path: Path):
     rng = np.random.default_rng(1)
     turned = Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
     clear = Image.fromarray(rng.integers(0, 256, (40, 40, 4), dtype=np.uint8))
     grey = Image.fromarray(rng.integers(0, 65536, (40, 40), dtype=np.uint16))
-    for name, picture, options in (("a.png", turned, {"exif": exif}), ("b.png", clear, {}), ("c.png", grey, {})):
-        picture.save(tmp_path / name, **options)
+    for name, image, options in (("a.png", turned, {"exif": exif}), ("b.png", clear, {}), ("c.png", grey, {})):
+        image.save(tmp_path / name, **options)
         path = tmp_path / name
         assert torch.equal(model.embed_images(Image.open(path)), model.embed_images(path, exact=True))
 
 
-def test_progress_is_told_and_training_flags_come_back(model: Model, pictures: list[Image.Image]):
+def test_progress_is_told_and_training_flags_come_back(model: Model, images: list[Image.Image]):
     model.encoder.train()
     model.encoder.image.eval()
     told: list[tuple[int, int]] = []
-    model.embed_images(pictures, batch_size=2, progress=lambda done, total: told.append((done, total)))
+    model.embed_images(images, batch_size=2, progress=lambda done, total: told.append((done, total)))
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert model.encoder.training
     assert model.encoder.text.training
@@ -151,15 +150,15 @@ def test_progress_is_told_and_training_flags_come_back(model: Model, pictures: l
     model.encoder.eval()
 
 
-def test_embeddings_take_part_in_gradients_and_hold_none(model: Model, pictures: list[Image.Image]):
-    found = model.embed_images(pictures)
+def test_embeddings_take_part_in_gradients_and_hold_none(model: Model, images: list[Image.Image]):
+    found = model.embed_images(images)
     assert not found.requires_grad
     probe = torch.nn.Linear(16, 2)
     probe(found).sum().backward()
     assert probe.weight.grad is not None
 
 
-def test_no_pictures_and_no_texts_give_no_rows(model: Model):
+def test_no_images_and_no_texts_give_no_rows(model: Model):
     assert model.embed_images([]).shape == (0, 16)
     assert model.embed_texts([]).shape == (0, 16)
 
@@ -174,15 +173,15 @@ def test_identity_changes_with_weights_preprocessing_and_tokenizer():
     assert len(identities) == 4
 
 
-def test_bad_pictures_are_named(model: Model, paths: list[Path], tmp_path: Path):
+def test_bad_images_are_named(model: Model, paths: list[Path], tmp_path: Path):
     (tmp_path / "page.jpg").write_text("<html>")
     (tmp_path / "cut.png").write_bytes(paths[0].read_bytes()[:500])
     for image, message in [
         (tmp_path / "page.jpg", "page.jpg.*html"),
         (tmp_path / "none.jpg", "none.jpg.*missing"),
-        (Image.open(tmp_path / "cut.png"), "picture 1 .*trunc"),
-        (3, "picture 1 is a int"),
-        (None, "picture 1 is a NoneType"),
+        (Image.open(tmp_path / "cut.png"), "image 1 .*trunc"),
+        (3, "image 1 is a int"),
+        (None, "image 1 is a NoneType"),
     ]:
         with pytest.raises(InputError, match=message) as error:
             model.embed_images([paths[0], image])  # type: ignore[list-item]
@@ -203,9 +202,9 @@ def test_tensors_of_a_wrong_form_are_refused(model: Model, tensor: Tensor, messa
         model.embed_images(tensor)
 
 
-def test_a_missing_tokenizer_is_an_error_only_for_texts(pictures: list[Image.Image]):
+def test_a_missing_tokenizer_is_an_error_only_for_texts(images: list[Image.Image]):
     model = make(tokenizer=None)
-    assert model.embed_images(pictures).shape == (5, 16)
+    assert model.embed_images(images).shape == (5, 16)
     with pytest.raises(InputError, match="without a tokenizer"):
         model.embed_texts(["a cat"])
 
@@ -227,28 +226,28 @@ def test_a_tokenizer_or_preprocessing_that_the_towers_were_not_built_for_is_an_e
             Model(model.encoder, tokenizer, model.preprocess, name="toy")
 
 
-def test_what_is_represented_is_what_is_projected(model: Model, pictures: list[Image.Image]):
-    found = model.represent(pictures, batch_size=2)
+def test_what_is_represented_is_what_is_projected(model: Model, images: list[Image.Image]):
+    found = model.represent(images, batch_size=2)
     assert found.grid == (4, 4)
     assert found.patches.shape == (5, 16, 64)
     projected = torch.nn.functional.normalize(model.encoder.project_image(found.pooled), dim=-1)
-    assert_close(projected.detach(), model.embed_images(pictures))
-    with pytest.raises(InputError, match="toy has no picture to represent"):
+    assert_close(projected.detach(), model.embed_images(images))
+    with pytest.raises(InputError, match="toy has no image to represent"):
         model.represent([])
 
 
-def test_classes_are_the_mean_directions_of_their_prompts(model: Model, pictures: list[Image.Image]):
+def test_classes_are_the_mean_directions_of_their_prompts(model: Model, images: list[Image.Image]):
     names, templates = ["red thing", "blue thing", "green"], ("a {}", "one {} here", "{}")
     model.set_classes([f" {name} " for name in names], templates)
     assert model.classes == tuple(names)
     means = [model.embed_texts([template.format(name) for template in templates]).mean(0) for name in names]
     classes = torch.nn.functional.normalize(torch.stack(means), dim=1)
-    expected = model.encoder.logit_scale().detach() * model.embed_images(pictures) @ classes.T
-    torch.testing.assert_close(model.class_logits(pictures), expected)
-    assert not model.class_logits(pictures).requires_grad
+    expected = model.encoder.logit_scale().detach() * model.embed_images(images) @ classes.T
+    torch.testing.assert_close(model.class_logits(images), expected)
+    assert not model.class_logits(images).requires_grad
 
 
-def test_classes_are_named_before_pictures_are():
+def test_classes_are_named_before_images_are():
     fresh = make()
     with pytest.raises(InputError, match="knows no classes; name them first"):
         fresh.class_logits(Image.new("RGB", (8, 8)))

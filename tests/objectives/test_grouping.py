@@ -31,11 +31,11 @@ def test_the_sheets_weights_and_group():
         assert group_weights(TEXTS, PATCHES, sigma=sigma)[0, 0].tolist() == pytest.approx([1, 0, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize(("sigma", "batch", "picture"), [(0.0, 0.477328, 0.348335), (0.99, 0.115883, 0.072480)])
-def test_the_sheets_losses(sigma, batch, picture):
+@pytest.mark.parametrize(("sigma", "batch", "image"), [(0.0, 0.477328, 0.348335), (0.99, 0.115883, 0.072480)])
+def test_the_sheets_losses(sigma, batch, image):
     groups = grouped(TEXTS, PATCHES, sigma=sigma)
     assert grouping(TEXTS, groups, SCALE, negatives="batch").item() == pytest.approx(batch, abs=1e-6)
-    assert grouping(TEXTS, groups, SCALE).item() == pytest.approx(picture, abs=1e-6)
+    assert grouping(TEXTS, groups, SCALE).item() == pytest.approx(image, abs=1e-6)
 
 
 def test_the_sheets_columns_of_captions():
@@ -78,12 +78,12 @@ def test_a_common_factor_of_the_similarities_does_not_matter():
     st.sampled_from(["minmax", "softmax"]),
     st.integers(0, 99),
 )
-def test_equal_to_loops(pictures, count, patches, sigma, weighting, seed):
+def test_equal_to_loops(images, count, patches, sigma, weighting, seed):
     generator = torch.Generator().manual_seed(seed)
-    t = F.normalize(torch.randn(pictures, count, 3, generator=generator, dtype=torch.float64), dim=-1)
-    p = F.normalize(torch.randn(pictures, patches, 3, generator=generator, dtype=torch.float64), dim=-1)
+    t = F.normalize(torch.randn(images, count, 3, generator=generator, dtype=torch.float64), dim=-1)
+    p = F.normalize(torch.randn(images, patches, 3, generator=generator, dtype=torch.float64), dim=-1)
     found = group_weights(t, p, sigma=sigma, weighting=weighting)
-    for i in range(pictures):
+    for i in range(images):
         for k in range(count):
             s = [float(t[i, k] @ p[i, n]) for n in range(patches)]
             if weighting == "minmax":
@@ -95,13 +95,13 @@ def test_equal_to_loops(pictures, count, patches, sigma, weighting, seed):
             assert found[i, k].tolist() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("negatives", ["picture", "batch"])
+@pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_gradients_flow_through_the_weights(negatives):
     def loss(texts, patches):
         return grouping(texts, grouped(texts, patches), 3.0, negatives=negatives)
 
     inputs = (TEXTS.clone().requires_grad_(), PATCHES.clone().requires_grad_())
-    if negatives == "picture":
+    if negatives == "image":
         assert torch.autograd.gradcheck(loss, inputs)
     held = grouping(TEXTS, grouped(TEXTS, inputs[1]).detach(), 3.0, negatives=negatives)
     assert not held.requires_grad
@@ -115,7 +115,7 @@ def test_gradients_flow_through_the_weights(negatives):
         (lambda: group_weights(TEXTS, PATCHES, sigma=1.5), "sigma is 1.5"),
         (lambda: group_weights(TEXTS, PATCHES, weighting="min"), "choose 'minmax'"),
         (lambda: group_weights(TEXTS[0], PATCHES), "must be"),
-        (lambda: grouping(TEXTS, TEXTS, 1.0, negatives="image"), "choose 'picture'"),
+        (lambda: grouping(TEXTS, TEXTS, 1.0, negatives="pixel"), "choose 'image'"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, said):

@@ -85,7 +85,7 @@ def test_a_constant_is_assigned_evenly_and_large_scores_stay_finite():
 
 
 def test_the_sheets_figure_of_swapped_assignments():
-    """Assignments of the other picture and the other text: both indices are swapped."""
+    """Assignments of the other image and the other text: both indices are swapped."""
     h = {k: F.normalize(raw(k), dim=1) for k in (2, 3, 4, 5)}
     scores = {(a, b): h[2 + a] @ h[4 + b].T for a in range(2) for b in range(2)}
     total = 0.0

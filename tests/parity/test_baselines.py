@@ -1,4 +1,4 @@
-"""The losses of the baselines on pictures alone against lightly's and pytorch-metric-learning's: values and gradients.
+"""The losses of the baselines on images alone against lightly's and pytorch-metric-learning's: values and gradients.
 
 Both libraries take features as they come and make unit vectors of them; ours take unit vectors. Where two published
 definitions differ, the comment at the test says by what, and the test holds them to that difference exactly.

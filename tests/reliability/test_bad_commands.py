@@ -11,7 +11,7 @@ from diptych.cli import main
 PAIR = "--data photos --out x"
 GRID = "--data photos --test photos --budget 8 --out x"
 
-# What is typed behind `diptych`, in a folder with photos/ (pictures and captions), empty/, full/ (not empty), a.txt
+# What is typed behind `diptych`, in a folder with photos/ (images and captions), empty/, full/ (not empty), a.txt
 # and YAML files that are wrong; what the one line must hold.
 ROWS: list[tuple[str, tuple[str, ...]]] = [
     # words that do not exist
@@ -118,7 +118,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("generate tiny cat", ("tiny embeds and does not generate", "language_model")),
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
-    ("ground tiny a.txt cat --out y.png", ("a.txt is no picture", "name a JPEG")),
+    ("ground tiny a.txt cat --out y.png", ("a.txt is no image", "name a JPEG")),
     ("classify tiny photos --names a,b --route", ("tiny does not route images", "leave --route out")),
 ]
 

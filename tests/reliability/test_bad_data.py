@@ -27,7 +27,7 @@ from tests.data.helpers import tiff
 
 from diptych.cli import main
 from diptych.data.check import check
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Source
 from diptych.data.sources import open_source
 
@@ -47,21 +47,21 @@ class Row:
 
 
 @lru_cache
-def picture(kind: str = "PNG", size: tuple[int, int] = (12, 9), mode: str = "RGB", **options: object) -> bytes:
+def image(kind: str = "PNG", size: tuple[int, int] = (12, 9), mode: str = "RGB", **options: object) -> bytes:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-# Pictures
+# Images
 
 
-def pictures(**files: bytes) -> Callable[[Path], Path]:
+def images(**files: bytes) -> Callable[[Path], Path]:
     """A folder of `good.png` and other files; two underscores are a dot."""
 
     def make(folder: Path) -> Path:
-        (folder / "good.png").write_bytes(picture())
+        (folder / "good.png").write_bytes(image())
         for name, data in files.items():
             (folder / name.replace("__", ".")).write_bytes(data)
         return folder
@@ -92,32 +92,32 @@ def patched(data: bytes, at: int, value: bytes) -> bytes:
 
 def jpeg_of(width: int, height: int) -> bytes:
     """A JPEG whose header says another size."""
-    data = picture("JPEG")
+    data = image("JPEG")
     return patched(data, data.index(b"\xff\xc0") + 5, struct.pack(">HH", height, width))
 
 
 def gif_of(width: int, height: int) -> bytes:
-    return patched(picture("GIF"), 6, struct.pack("<HH", width, height))
+    return patched(image("GIF"), 6, struct.pack("<HH", width, height))
 
 
 def webp_of(width: int, height: int) -> bytes:
     """An extended WebP whose canvas has another size."""
-    data = picture("WEBP", exif=b"x")
+    data = image("WEBP", exif=b"x")
     at = data.index(b"VP8X") + 12
     return patched(data, at, (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"))
 
 
 def bmp_of(width: int, height: int) -> bytes:
-    return patched(picture("BMP"), 18, struct.pack("<ii", width, height))
+    return patched(image("BMP"), 18, struct.pack("<ii", width, height))
 
 
 def avif_of(width: int, height: int) -> bytes:
-    data = picture("AVIF")
+    data = image("AVIF")
     return patched(data, data.index(b"ispe") + 8, struct.pack(">II", width, height))
 
 
 def cut(kind: str) -> bytes:
-    data = picture(kind, (60, 50))
+    data = image(kind, (60, 50))
     return data[: len(data) // 2]
 
 
@@ -126,23 +126,23 @@ def pipe(folder: Path, name: str = "x.png") -> Path:
     return folder / name
 
 
-def picture_pipe(folder: Path) -> Path:
+def image_pipe(folder: Path) -> Path:
     pipe(folder)
-    return pictures()(folder)
+    return images()(folder)
 
 
-def picture_device(folder: Path) -> Path:
+def image_device(folder: Path) -> Path:
     (folder / "x.png").symlink_to("/dev/zero")
-    return pictures()(folder)
+    return images()(folder)
 
 
-def picture_of_terabytes(folder: Path) -> Path:
+def image_of_terabytes(folder: Path) -> Path:
     with (folder / "x.png").open("wb") as file:
         file.truncate(1 << 36)  # sparse: it takes no room
-    return pictures()(folder)
+    return images()(folder)
 
 
-def picture_socket(folder: Path) -> Path:
+def image_socket(folder: Path) -> Path:
     here = Path.cwd()
     os.chdir(folder)  # the path of a socket has 108 bytes at most
     try:
@@ -150,61 +150,61 @@ def picture_socket(folder: Path) -> Path:
             server.bind("x.png")
     finally:
         os.chdir(here)
-    return pictures()(folder)
+    return images()(folder)
 
 
 def dangling(folder: Path) -> Path:
     (folder / "x.png").symlink_to("nowhere.png")
-    return pictures()(folder)
+    return images()(folder)
 
 
-PICTURES = [
-    Row(name="an empty file", make=pictures(x__png=b""), counts={"zero-byte": 1}),
-    Row(name="a web page", make=pictures(x__jpg=b"<!doctype html><p>404"), counts={"html": 1}),
-    Row(name="an SVG", make=pictures(x__png=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), counts={"unsupported": 1}),
-    Row(name="a PDF", make=pictures(x__jpg=b"%PDF-1.7"), counts={"unsupported": 1}),
-    Row(name="a JPEG 2000", make=pictures(x__jp2=b"x"), counts={"unsupported": 1}),
-    Row(name="a film as a HEIC", make=pictures(x__heic=b"\0\0\0\x10ftypmp42isom"), counts={"unsupported": 1}),
-    Row(name="noise", make=pictures(x__jpg=bytes(range(7, 200))), counts={"unreadable": 1}),
+IMAGES = [
+    Row(name="an empty file", make=images(x__png=b""), counts={"zero-byte": 1}),
+    Row(name="a web page", make=images(x__jpg=b"<!doctype html><p>404"), counts={"html": 1}),
+    Row(name="an SVG", make=images(x__png=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), counts={"unsupported": 1}),
+    Row(name="a PDF", make=images(x__jpg=b"%PDF-1.7"), counts={"unsupported": 1}),
+    Row(name="a JPEG 2000", make=images(x__jp2=b"x"), counts={"unsupported": 1}),
+    Row(name="a film as a HEIC", make=images(x__heic=b"\0\0\0\x10ftypmp42isom"), counts={"unsupported": 1}),
+    Row(name="noise", make=images(x__jpg=bytes(range(7, 200))), counts={"unreadable": 1}),
     *[
-        Row(name=f"a cut {kind}", make=pictures(x__png=cut(kind)), counts={"truncated": 1})
+        Row(name=f"a cut {kind}", make=images(x__png=cut(kind)), counts={"truncated": 1})
         for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
     ],
-    Row(name="a PNG bomb", make=pictures(x__png=png(100_000, 100_000)), counts={"bomb": 1}),
-    Row(name="a JPEG bomb", make=pictures(x__jpg=jpeg_of(65_000, 65_000)), counts={"bomb": 1}),
-    Row(name="a GIF bomb", make=pictures(x__gif=gif_of(65_000, 65_000)), counts={"bomb": 1}),
-    Row(name="a WebP bomb", make=pictures(x__webp=webp_of(16_384, 16_384)), counts={"bomb": 1}),
-    Row(name="a BMP bomb", make=pictures(x__bmp=bmp_of(100_000, 100_000)), counts={"bomb": 1}),
+    Row(name="a PNG bomb", make=images(x__png=png(100_000, 100_000)), counts={"bomb": 1}),
+    Row(name="a JPEG bomb", make=images(x__jpg=jpeg_of(65_000, 65_000)), counts={"bomb": 1}),
+    Row(name="a GIF bomb", make=images(x__gif=gif_of(65_000, 65_000)), counts={"bomb": 1}),
+    Row(name="a WebP bomb", make=images(x__webp=webp_of(16_384, 16_384)), counts={"bomb": 1}),
+    Row(name="a BMP bomb", make=images(x__bmp=bmp_of(100_000, 100_000)), counts={"bomb": 1}),
     Row(
         name="a TIFF bomb",
-        make=pictures(x__tif=tiff(60_000, 60_000, (278, 60_000), (273, 8), (279, 100))),
+        make=images(x__tif=tiff(60_000, 60_000, (278, 60_000), (273, 8), (279, 100))),
         counts={"bomb": 1},
     ),
     Row(
         name="a TIFF of one enormous tile",
-        make=pictures(x__tif=tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100))),
+        make=images(x__tif=tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100))),
         counts={"bomb": 1},
     ),
-    Row(name="a PNG of 1 x 300,000", make=pictures(x__png=png(1, 300_000, bytes(600_000))), counts={"bomb": 1}),
-    Row(name="a PNG of 300,000 x 1", make=pictures(x__png=png(300_000, 1, bytes(300_001))), counts={"bomb": 1}),
+    Row(name="a PNG of 1 x 300,000", make=images(x__png=png(1, 300_000, bytes(600_000))), counts={"bomb": 1}),
+    Row(name="a PNG of 300,000 x 1", make=images(x__png=png(300_000, 1, bytes(300_001))), counts={"bomb": 1}),
     Row(
         name="a text bomb in a PNG",
-        make=pictures(x__png=png(2, 2, bytes(6), (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26), 9)))),
+        make=images(x__png=png(2, 2, bytes(6), (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26), 9)))),
         counts={"unreadable": 1},
     ),
-    Row(name="a PNG of no pixels", make=pictures(x__png=png(0, 0)), counts={"unreadable": 1}),
-    Row(name="a picture that is a pipe", make=picture_pipe, counts={"unreadable": 1}),
-    Row(name="a picture that is a device", make=picture_device, counts={"unreadable": 1}),
-    Row(name="a picture that is a socket", make=picture_socket, counts={"unreadable": 1}),
-    Row(name="a picture of 64 GB", make=picture_of_terabytes, counts={"bomb": 1}),
+    Row(name="a PNG of no pixels", make=images(x__png=png(0, 0)), counts={"unreadable": 1}),
+    Row(name="an image that is a pipe", make=image_pipe, counts={"unreadable": 1}),
+    Row(name="an image that is a device", make=image_device, counts={"unreadable": 1}),
+    Row(name="an image that is a socket", make=image_socket, counts={"unreadable": 1}),
+    Row(name="an image of 64 GB", make=image_of_terabytes, counts={"bomb": 1}),
     Row(name="a link to nothing", make=dangling, counts={"missing": 1}),
 ]
 
 
 AVIF = (
     [
-        Row(name="a cut AVIF", make=pictures(x__avif=cut("AVIF")), counts={"truncated": 1}),
-        Row(name="an AVIF bomb", make=pictures(x__avif=avif_of(16_000, 16_000)), counts={"bomb": 1}),
+        Row(name="a cut AVIF", make=images(x__avif=cut("AVIF")), counts={"truncated": 1}),
+        Row(name="an AVIF bomb", make=images(x__avif=avif_of(16_000, 16_000)), counts={"bomb": 1}),
     ]
     if features.check("avif")
     else []
@@ -219,7 +219,7 @@ def tar(*members: tuple[str, bytes], kinds: Mapping[str, bytes] | None = None) -
 
     def make(folder: Path) -> Path:
         with tarfile.open(folder / "a.tar", "w", format=tarfile.GNU_FORMAT) as file:
-            for name, data in (("good.png", picture()), *members):
+            for name, data in (("good.png", image()), *members):
                 info = tarfile.TarInfo(name)
                 info.size, info.type = len(data), (kinds or {}).get(name, tarfile.REGTYPE)
                 file.addfile(info, io.BytesIO(data))
@@ -232,7 +232,7 @@ def sized(size: bytes) -> Callable[[Path], Path]:
     """A tar of three samples, in which the header of the second says this size."""
 
     def make(folder: Path) -> Path:
-        path = tar(("b.png", picture()), ("c.png", picture()))(folder)
+        path = tar(("b.png", image()), ("c.png", image()))(folder)
         data = bytearray(path.read_bytes())
         with tarfile.open(path) as file:
             at = file.getmember("b.png").offset
@@ -268,7 +268,7 @@ TARS = [
     Row(name="a size that is no number", make=sized(b"a lot\0\0\0\0\0\0\0"), counts={"checksum": 1}, good=2),
     Row(
         name="a million extended records",
-        make=tar(("pax", b"6 a=b\n" * 170_000), ("b.png", picture()), kinds={"pax": b"x"}),
+        make=tar(("pax", b"6 a=b\n" * 170_000), ("b.png", image()), kinds={"pax": b"x"}),
         good=2,
     ),
     Row(
@@ -286,70 +286,68 @@ TARS = [
         make=tar(("pax", b"11 size=-9\n"), kinds={"pax": b"x"}),
         counts={"checksum": 1},
     ),
-    Row(name="a member of type M", make=tar(("b.png", picture()), kinds={"b.png": b"M"}), counts={"member-type": 1}),
-    Row(name="a member of type Z", make=tar(("b.png", picture()), kinds={"b.png": b"Z"}), counts={"member-type": 1}),
+    Row(name="a member of type M", make=tar(("b.png", image()), kinds={"b.png": b"M"}), counts={"member-type": 1}),
+    Row(name="a member of type Z", make=tar(("b.png", image()), kinds={"b.png": b"Z"}), counts={"member-type": 1}),
     Row(name="a link", make=tar(("b.png", b""), kinds={"b.png": b"2"}), says="is a link; repack the tar"),
     Row(name="a device", make=tar(("b.png", b""), kinds={"b.png": b"3"}), says="is a device; repack the tar"),
     Row(name="a sparse member", make=tar(("b.png", b""), kinds={"b.png": b"S"}), says="is sparse; repack the tar"),
-    Row(name="a member above the folder", make=tar(("../b.png", picture())), says="points outside the tar"),
-    Row(name="a member at an absolute path", make=tar(("/etc/b.png", picture())), says="points outside the tar"),
+    Row(name="a member above the folder", make=tar(("../b.png", image())), says="points outside the tar"),
+    Row(name="a member at an absolute path", make=tar(("/etc/b.png", image())), says="points outside the tar"),
     Row(name="a pickled member", make=tar(("b.pkl", b"x")), says="is a pickle"),
-    Row(name="a key twice", make=tar(("good.png", picture())), counts={"duplicate-key": 1}),
+    Row(name="a key twice", make=tar(("good.png", image())), counts={"duplicate-key": 1}),
     Row(name="a compressed tar", make=raw("a.tar", b"\x1f\x8b\x08" + bytes(2000)), says="unpack it with gunzip"),
     Row(name="noise as a tar", make=raw("a.tar", bytes(range(256)) * 8), says="not a tar file"),
     Row(name="an empty tar", make=raw("a.tar", b""), says="no samples in 1 shard"),
-    Row(name="JSON with 5,000 digits", make=tar(("b.png", picture()), ("b.json", DIGITS)), counts={"json": 1}),
-    Row(name="deeply nested JSON", make=tar(("b.png", picture()), ("b.json", DEEP)), counts={"json": 1}),
-    Row(name="JSON that is a list", make=tar(("b.png", picture()), ("b.json", b"[1]")), counts={"json": 1}),
+    Row(name="JSON with 5,000 digits", make=tar(("b.png", image()), ("b.json", DIGITS)), counts={"json": 1}),
+    Row(name="deeply nested JSON", make=tar(("b.png", image()), ("b.json", DEEP)), counts={"json": 1}),
+    Row(name="JSON that is a list", make=tar(("b.png", image()), ("b.json", b"[1]")), counts={"json": 1}),
     Row(
         name="a label of 30 digits",
-        make=tar(("b.png", picture()), ("b.json", b'{"x": 1%s}' % (b"0" * 30))),
+        make=tar(("b.png", image()), ("b.json", b'{"x": 1%s}' % (b"0" * 30))),
         counts={"number": 1},
     ),
     Row(
         name="a list with 30 digits",
-        make=tar(("b.png", picture()), ("b.json", b'{"x": [1%s]}' % (b"0" * 30))),
+        make=tar(("b.png", image()), ("b.json", b'{"x": [1%s]}' % (b"0" * 30))),
         counts={"number": 1},
     ),
-    Row(name="a class of 5,000 digits", make=tar(("b.png", picture()), ("b.cls", b"9" * 5000)), counts={"number": 1}),
-    Row(name="a class that is a word", make=tar(("b.png", picture()), ("b.cls", b"cat")), counts={"label": 1}),
-    Row(name="a caption in Latin-1", make=tar(("b.png", picture()), ("b.txt", b"caf\xe9")), counts={"utf8": 1}),
-    Row(name="half a surrogate pair", make=tar(("b.png", picture()), ("b.json", b'{"text": "a \\ud83d"}')), good=2),
+    Row(name="a class of 5,000 digits", make=tar(("b.png", image()), ("b.cls", b"9" * 5000)), counts={"number": 1}),
+    Row(name="a class that is a word", make=tar(("b.png", image()), ("b.cls", b"cat")), counts={"label": 1}),
+    Row(name="a caption in Latin-1", make=tar(("b.png", image()), ("b.txt", b"caf\xe9")), counts={"utf8": 1}),
+    Row(name="half a surrogate pair", make=tar(("b.png", image()), ("b.json", b'{"text": "a \\ud83d"}')), good=2),
     Row(
         name="a box of words",
-        make=tar(("b.png", picture()), ("b.json", b'{"boxes": [{"box": "abcd"}]}')),
+        make=tar(("b.png", image()), ("b.json", b'{"boxes": [{"box": "abcd"}]}')),
         counts={"box": 1},
     ),
     Row(
         name="a box of infinite class",
-        make=tar(("b.png", picture()), ("b.json", b'{"boxes": [{"box": [1, 2, 3, 4], "label": Infinity}]}')),
+        make=tar(("b.png", image()), ("b.json", b'{"boxes": [{"box": [1, 2, 3, 4], "label": Infinity}]}')),
         counts={"box": 1},
     ),
-    Row(name="an array of 10^10", make=tar(("b.png", picture()), ("b.npy", npy("(10000000000,)"))), counts={"npy": 1}),
-    Row(name="an array of 10^30", make=tar(("b.png", picture()), ("b.npy", npy(f"({10**30},)"))), counts={"npy": 1}),
+    Row(name="an array of 10^10", make=tar(("b.png", image()), ("b.npy", npy("(10000000000,)"))), counts={"npy": 1}),
+    Row(name="an array of 10^30", make=tar(("b.png", image()), ("b.npy", npy(f"({10**30},)"))), counts={"npy": 1}),
     Row(
         name="an array of 0 x 10^30",
-        make=tar(("b.png", picture()), ("b.npy", npy(f"(0, {10**30})"))),
+        make=tar(("b.png", image()), ("b.npy", npy(f"(0, {10**30})"))),
         counts={"npy": 1},
     ),
-    Row(name="an array below zero", make=tar(("b.png", picture()), ("b.npy", npy("(-1,)"))), counts={"npy": 1}),
-    Row(
-        name="an array of objects", make=tar(("b.png", picture()), ("b.npy", npy("(1,)", "|O"))), counts={"pickled": 1}
-    ),
-    Row(name="an array of texts", make=tar(("b.png", picture()), ("b.npy", npy("(1,)", "<U2"))), counts={"npy": 1}),
-    Row(name="a cut array", make=tar(("b.png", picture()), ("b.npy", npy("(9,)"))), counts={"npy": 1}),
+    Row(name="an array below zero", make=tar(("b.png", image()), ("b.npy", npy("(-1,)"))), counts={"npy": 1}),
+    Row(name="an array of objects", make=tar(("b.png", image()), ("b.npy", npy("(1,)", "|O"))), counts={"pickled": 1}),
+    Row(name="an array of texts", make=tar(("b.png", image()), ("b.npy", npy("(1,)", "<U2"))), counts={"npy": 1}),
+    Row(name="a cut array", make=tar(("b.png", image()), ("b.npy", npy("(9,)"))), counts={"npy": 1}),
     Row(
         name="an array without a header",
-        make=tar(("b.png", picture()), ("b.npy", b"\x93NUMPY\1\0\xff\xff{")),
+        make=tar(("b.png", image()), ("b.npy", b"\x93NUMPY\1\0\xff\xff{")),
         counts={"npy": 1},
     ),
     Row(
         name="an archive as an array",
-        make=tar(("b.png", picture()), ("b.npy", b"PK\3\4" + bytes(60))),
+        make=tar(("b.png", image()), ("b.npy", b"PK\3\4" + bytes(60))),
         counts={"npy": 1},
     ),
-    Row(name="a mask in colours", make=tar(("b.png", picture()), ("b.seg.png", picture())), counts={"unsupported": 1}),
-    Row(name="a mask bomb", make=tar(("b.png", picture()), ("b.seg.png", png(100_000, 100_000))), counts={"bomb": 1}),
+    Row(name="a mask in colours", make=tar(("b.png", image()), ("b.seg.png", image())), counts={"unsupported": 1}),
+    Row(name="a mask bomb", make=tar(("b.png", image()), ("b.seg.png", png(100_000, 100_000))), counts={"bomb": 1}),
     Row(
         name="braces for a hundred million files",
         make=lambda folder: folder / "{0..99999999}.tar",
@@ -375,7 +373,7 @@ def table(name: str, text: str | bytes) -> Callable[[Path], Path]:
     """A table beside `good.png`."""
 
     def make(folder: Path) -> Path:
-        (folder / "good.png").write_bytes(picture())
+        (folder / "good.png").write_bytes(image())
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         return folder / name
 
@@ -391,7 +389,7 @@ def parquet(columns: Callable[[], Mapping[str, object]], damage: Callable[[bytes
 
         parquet.write_table(arrow.table(columns()), folder / "t.parquet", compression="none")
         (folder / "t.parquet").write_bytes(damage((folder / "t.parquet").read_bytes()))
-        (folder / "good.png").write_bytes(picture())
+        (folder / "good.png").write_bytes(image())
         return folder / "t.parquet"
 
     return make
@@ -473,8 +471,8 @@ TABLES = [
     Row(name="labels of odd digits", make=table("t.csv", "text,label\na,1\nb,²\nc,--3\n"), good=3),
     Row(name="a CSV of old line ends", make=table("t.csv", "image,text\rgood.png,x\r"), says="not a table"),
     Row(name="a quote without end", make=table("t.csv", 'image,text\ngood.png,"x\n' + "good.png,y\n" * 5), good=1),
-    Row(name="a picture in a spoilt archive", make=spoilt_archive, counts={"unreadable": 1}),
-    Row(name="a picture of 2 GB in an archive", make=archive_bomb, counts={"bomb": 1}),
+    Row(name="an image in a spoilt archive", make=spoilt_archive, counts={"unreadable": 1}),
+    Row(name="an image of 2 GB in an archive", make=archive_bomb, counts={"bomb": 1}),
     Row(name="a table that is a pipe", make=table_pipe, says="a pipe, a device or a socket"),
     Row(name="a table that is a device", make=table_device, says="a pipe, a device or a socket"),
     Row(name="a table that is not there", make=lambda folder: folder / "t.csv", says="no such file"),
@@ -502,7 +500,7 @@ TABLES = [
         make=parquet(many_texts, lambda data: data[:-100]),
         says="damaged, or not a Parquet file",
     ),
-    Row(name="a picture in place of Parquet", make=raw("t.parquet", picture()), says="damaged, or not a Parquet file"),
+    Row(name="an image in place of Parquet", make=raw("t.parquet", image()), says="damaged, or not a Parquet file"),
 ]
 
 
@@ -538,7 +536,7 @@ GOOD = {"image_name": "good.png", "captions": ["x"]}
 
 
 def coco(**change: object) -> Callable[[Path], Path]:
-    """COCO's captions of one picture, with other values in some fields."""
+    """COCO's captions of one image, with other values in some fields."""
     data = {"images": [{"id": 1, "file_name": "good.png"}], "annotations": [{"image_id": 1, "caption": "x"}], **change}
     return table("captions_x.json", json.dumps(data))
 
@@ -585,10 +583,10 @@ OTHERS = [
     Row(name="COCO that is no JSON", make=table("captions_x.json", "{"), says="not JSON"),
     Row(name="COCO with 5,000 digits", make=table("captions_x.json", DIGITS), says="not JSON"),
     Row(name="COCO, deeply nested", make=table("captions_x.json", DEEP), says="not JSON"),
-    Row(name="COCO without pictures", make=coco(images=[]), says="no list 'images'"),
-    Row(name="COCO with a nameless picture", make=coco(images=[{"id": 1}]), says="lacks 'file_name'"),
+    Row(name="COCO without images", make=coco(images=[]), says="no list 'images'"),
+    Row(name="COCO with a nameless image", make=coco(images=[{"id": 1}]), says="lacks 'file_name'"),
     Row(
-        name="COCO with a caption of no picture",
+        name="COCO with a caption of no image",
         make=coco(annotations=[{"image_id": 2, "caption": "x"}]),
         counts={"missing": 1},
     ),
@@ -615,19 +613,19 @@ OTHERS = [
         make=table("a.token", b"\xff#0\tx\ngood.png#0\ty\n"),
         counts={"utf8": 1},
     ),
-    Row(name="a question on picture 10^30", make=questions, counts={"number": 1}),
+    Row(name="a question on image 10^30", make=questions, counts={"number": 1}),
     Row(name="CIRR with a set of lists", make=cirr, says="img_set of triple 1 has no id with members"),
-    Row(name="a folder of raw photographs", make=raw_photographs, says="2 pictures of kinds that are not read"),
-    Row(name="an empty folder", make=lambda folder: folder, says="no pictures in this folder"),
+    Row(name="a folder of raw photographs", make=raw_photographs, says="2 images of kinds that are not read"),
+    Row(name="an empty folder", make=lambda folder: folder, says="no images in this folder"),
     Row(name="a file of no format", make=raw("x.doc", b"x"), says="no format reads this file"),
     Row(name="a web address", make=lambda folder: "https://x.org/a.tar", says="not from the network"),
-    Row(name="an option that is none", make=lambda folder: f"{pictures()(folder)}:txt=a", says="did you mean 'text'"),
-    Row(name="a text without its picture", make=pictures(good__txt=b"x", lost__txt=b"y"), counts={"missing": 1}),
-    Row(name="a text that is no UTF-8", make=pictures(x__png=picture(), x__txt=b"\xff"), counts={"utf8": 1}),
+    Row(name="an option that is none", make=lambda folder: f"{images()(folder)}:txt=a", says="did you mean 'text'"),
+    Row(name="a text without its image", make=images(good__txt=b"x", lost__txt=b"y"), counts={"missing": 1}),
+    Row(name="a text that is no UTF-8", make=images(x__png=image(), x__txt=b"\xff"), counts={"utf8": 1}),
 ]
 
 
-ROWS = [*PICTURES, *AVIF, *TARS, *TABLES, *OTHERS]
+ROWS = [*IMAGES, *AVIF, *TARS, *TABLES, *OTHERS]
 
 
 def counted(source: Source) -> tuple[Counter[str], int]:
@@ -680,7 +678,7 @@ def test_bad_data(row, tmp_path, monkeypatch, capsys):
 
 
 CACHED = {
-    "tar": tar(("b.png", picture())),
+    "tar": tar(("b.png", image())),
     "parquet": parquet(lambda: {"image": ["good.png", "good2.png"], "text": ["x", "y"]}),
     "pickle": pickled(GOOD, {"image_name": "good2.png", "captions": ["y"]}),
 }
@@ -718,7 +716,7 @@ def no_terminal_obeys(text: str) -> bool:
 
 
 def hostile(folder: Path) -> Path:
-    """A table with escapes in a caption that occurs twice, and in keys of damaged pictures."""
+    """A table with escapes in a caption that occurs twice, and in keys of damaged images."""
     rows = [("good.png", "good"), (f"a{ESCAPES}.png", "good"), ("good.png", "good")]
     lines = [
         json.dumps({"image": name, "key": f"{at}{ESCAPES}", "text": f"{text} {ESCAPES}"})

@@ -24,7 +24,7 @@ from diptych.methods import store
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """One run of three steps with a checkpoint at each, its embeddings with an index, and their pictures."""
+    """One run of three steps with a checkpoint at each, its embeddings with an index, and their images."""
     root = tmp_path_factory.mktemp("made")
     make_folder(root / "photos")
     assert (
@@ -583,7 +583,7 @@ METHOD = {
     ("clip", "scale"): ("-1", "above 0"), ("clip", "duplicates"): ("apar", "did you mean 'apart'"),
     ("clip", "together"): ("0", "at least 1"), ("mod_x", "reduction"): ("median", "sum or mean"),
     ("mod_x", "phases"): ("0", "at least 1"), ("dreamlip", "weighting"): ("x", "minmax"),
-    ("dreamlip", "negatives"): ("all", "picture or batch"), ("swav", "iterations"): ("0", "at least 1"),
+    ("dreamlip", "negatives"): ("all", "image or batch"), ("swav", "iterations"): ("0", "at least 1"),
     ("align", "smoothing"): ("1", "below 1"), ("cliprocket", "drop_path"): ("1.5", "from 0 to 1"),
 }  # fmt: skip
 BAD_OPTIONS = [

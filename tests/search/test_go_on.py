@@ -25,7 +25,7 @@ from diptych.towers.dual import DualEncoder
 
 
 class Noise:
-    """A picture of noise; the last of every nine is damaged."""
+    """An image of noise; the last of every nine is damaged."""
 
     def __init__(self, number):
         self.number = number
@@ -41,7 +41,7 @@ class Noise:
 
 
 class Noises:
-    """Pictures of noise, every third without a caption."""
+    """Images of noise, every third without a caption."""
 
     name = "noises"
 

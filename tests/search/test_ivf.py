@@ -99,7 +99,7 @@ def test_recall_on_queries_never_seen_is_at_least_what_is_stated_with_few_lists_
     state = State.read(built)
     assert state is not None
     assert state.nprobe < state.lists / 2
-    assert set(state.measured) == {"pictures", "texts"}
+    assert set(state.measured) == {"images", "texts"}
     assert min(state.measured.values()) >= state.recall == 0.99
     assert recall(built, torch.from_numpy(near(400, seed))) >= state.recall
     assert recall(built, torch.from_numpy(unit(near(400, seed) + 0.3))) >= state.recall
@@ -115,12 +115,12 @@ def test_lists_whose_mean_just_reaches_the_recall_are_too_few(monkeypatch):
         scores = (torch.arange(k) < found[:, None]).float()
         return scores, torch.zeros(len(queries), k, dtype=torch.long)
 
-    kinds = {"pictures": (torch.zeros(100, 4), None, torch.full((100, 1), 0.5))}
+    kinds = {"images": (torch.zeros(100, 4), None, torch.full((100, 1), 0.5))}
     monkeypatch.setattr(build, "top", top)
     monkeypatch.setattr(build, "_questions", lambda exact, held_out, k: kinds)
     nprobe, measured = build._calibrated(SimpleNamespace(nlist=8), None, None, 0.89, 20)
     assert nprobe == 3
-    assert measured == {"pictures": pytest.approx(0.95)}
+    assert measured == {"images": pytest.approx(0.95)}
 
 
 def test_the_recall_that_was_measured_is_that_of_a_plain_count(emb):
@@ -133,7 +133,7 @@ def test_the_recall_that_was_measured_is_that_of_a_plain_count(emb):
         truth[row] = -2
         found = [int(other) for other in index.ivf.top(torch.from_numpy(vectors[row])[None], 6)[1][0] if other != row]
         hits += sum(truth[other] >= np.sort(truth)[-5] - 1e-6 for other in found[:5])
-    assert state.measured["pictures"] == pytest.approx(hits / 5 / len(held_out), abs=1e-3)
+    assert state.measured["images"] == pytest.approx(hits / 5 / len(held_out), abs=1e-3)
     assert 0.8 <= min(state.measured.values()) < 0.99
 
 

@@ -27,7 +27,7 @@ def saved(folder):
         k=2,
         lists=1,
         nprobe=1,
-        measured={"pictures": 1.0},
+        measured={"images": 1.0},
         held_out=3,
         file="index-0.faiss",
         size=9,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data.pictures import FilePicture, Preprocess
+from diptych.data.images import FileImage, Preprocess
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
@@ -38,7 +38,7 @@ COLOURS = {
 
 
 class ColourModel:
-    """Pictures and colour names to the unit vector of their colour."""
+    """Images and colour names to the unit vector of their colour."""
 
     preprocess = Preprocess(size=4)
     tokenizer = "by eye"
@@ -54,7 +54,7 @@ class ColourModel:
         if isinstance(images, torch.Tensor):
             assert images.dtype == torch.uint8
             return self._unit(images.float().mean((2, 3)).tolist())
-        images = [image if isinstance(image, Image.Image) else FilePicture(str(image)).decode() for image in images]
+        images = [image if isinstance(image, Image.Image) else FileImage(str(image)).decode() for image in images]
         return self._unit([image.convert("RGB").resize((1, 1)).getpixel((0, 0)) for image in images])
 
     def embed_texts(self, texts):
@@ -63,7 +63,7 @@ class ColourModel:
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture of one colour; None is a damaged one."""
+    """An image of one colour; None is a damaged one."""
 
     colour: tuple | None
 
@@ -75,17 +75,17 @@ class Painted:
 
 @dataclass(frozen=True)
 class Paintings:
-    pictures: tuple
+    images: tuple
     texts: tuple = ()
     name: str = "paintings"
     fields: tuple = ("images.main", "texts.caption")
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, i):
         texts = (Text(text=self.texts[i]),) if self.texts and self.texts[i] is not None else ()
-        return Sample(key=f"k{i}", source=self.name, images={"main": self.pictures[i]}, texts=texts)
+        return Sample(key=f"k{i}", source=self.name, images={"main": self.images[i]}, texts=texts)
 
     def keys(self):
         return [f"k{i}" for i in range(len(self))]
@@ -151,8 +151,8 @@ def test_parts_of_any_size_hold_the_same_rows_in_order(tmp_path, monkeypatch):
 
 
 def test_sources_without_texts_and_models_without_tokenizer_write_no_text_emb(tmp_path):
-    pictures_only = Paintings(paintings("red", "blue").pictures, fields=("images.main",))
-    assert embed_source(ColourModel(), pictures_only, tmp_path / "a").texts is None
+    images_only = Paintings(paintings("red", "blue").images, fields=("images.main",))
+    assert embed_source(ColourModel(), images_only, tmp_path / "a").texts is None
     silent = ColourModel()
     silent.tokenizer = None
     assert embed_source(silent, paintings("red"), tmp_path / "b").texts is None
@@ -162,14 +162,14 @@ def test_sources_without_texts_and_models_without_tokenizer_write_no_text_emb(tm
 
 
 def test_a_sample_without_caption_keeps_its_row(tmp_path):
-    source = Paintings(paintings("red", "green").pictures, (None, "green"))
+    source = Paintings(paintings("red", "green").images, (None, "green"))
     assert embed_source(ColourModel(), source, tmp_path / "emb").texts == 1
     texts = np.load(tmp_path / "emb/text_emb/text_emb_0.npy")
     assert (texts[0] == 0).all()
     assert np.linalg.norm(texts[1]) == pytest.approx(1)
 
 
-def test_damaged_pictures_are_left_out_and_listed_by_reason(tmp_path):
+def test_damaged_images_are_left_out_and_listed_by_reason(tmp_path):
     source = paintings("red", "damaged", "blue")
     manifest = embed_source(ColourModel(), source, tmp_path / "emb", max_bad=0.4)
     assert manifest.damaged == {"truncated": ["k1"]}
@@ -177,19 +177,19 @@ def test_damaged_pictures_are_left_out_and_listed_by_reason(tmp_path):
     assert [(hit.key, hit.position) for hit in hits] == [("k2", 2), ("k0", 0)]
 
 
-def test_too_many_damaged_pictures_stop_the_run_and_leave_nothing(tmp_path):
+def test_too_many_damaged_images_stop_the_run_and_leave_nothing(tmp_path):
     with pytest.raises(InputError, match=r"1 of the first 3 samples are damaged \(1 truncated; last: k1\).*--max-bad"):
         embed_source(ColourModel(), paintings("red", "damaged", "blue"), tmp_path / "emb")
-    with pytest.raises(InputError, match="none of the 2 pictures"):
+    with pytest.raises(InputError, match="none of the 2 images"):
         embed_source(ColourModel(), paintings("damaged", "damaged"), tmp_path / "emb", max_bad=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_pictures_have_an_absolute_path_and_search_by_path_finds_them(tmp_path, monkeypatch):
+def test_file_images_have_an_absolute_path_and_search_by_path_finds_them(tmp_path, monkeypatch):
     for name in ("red", "blue"):
         Image.new("RGB", (5, 5), COLOURS[name]).save(tmp_path / f"{name}.png")
     monkeypatch.chdir(tmp_path)
-    embed_source(ColourModel(), Paintings((FilePicture("red.png"), FilePicture("blue.png"))), "emb")
+    embed_source(ColourModel(), Paintings((FileImage("red.png"), FileImage("blue.png"))), "emb")
     hits = query(ColourModel(), Index.open("emb"), image="red.png", k=1)
     assert (hits[0].image_path, hits[0].rank, round(hits[0].score, 5)) == (str(tmp_path / "red.png"), 1, 1.0)
 
@@ -201,14 +201,14 @@ def test_a_query_by_path_is_decoded_as_the_index_was(tmp_path, exact):
 
         def embed_images(self, images, *, batch_size=64, exact=False):
             if not isinstance(images, torch.Tensor):
-                images = torch.stack([self.preprocess.read(FilePicture(str(image)), exact=exact) for image in images])
+                images = torch.stack([self.preprocess.read(FileImage(str(image)), exact=exact) for image in images])
             return torch.nn.functional.normalize(images.float().flatten(1) - 128, dim=-1)
 
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (100, 120, 3), dtype=np.uint8))
     noise.save(tmp_path / "a.jpg")
-    picture = FilePicture(str(tmp_path / "a.jpg"))
-    manifest = embed_source(Pixels(), Paintings((picture,)), tmp_path / "emb", exact=exact)
+    image = FileImage(str(tmp_path / "a.jpg"))
+    manifest = embed_source(Pixels(), Paintings((image,)), tmp_path / "emb", exact=exact)
     assert manifest.exact is exact
     index = Index.open(tmp_path / "emb")
     assert query(Pixels(), index, image=tmp_path / "a.jpg")[0].score == pytest.approx(1, abs=1e-6)
@@ -309,7 +309,7 @@ def test_best_keeps_the_first_of_many_equals():
     assert best(scores, 3).tolist() == [[0, 1, 2], [998, 0, 1]]
 
 
-def test_a_picture_and_words_are_asked_together(tmp_path):
+def test_a_image_and_words_are_asked_together(tmp_path):
     """Colours as vectors: red plus blue is nearest to magenta, magenta minus blue plus green to yellow."""
     for name in ("red", "magenta"):
         Image.new("RGB", (5, 5), COLOURS[name]).save(tmp_path / f"{name}.png")
@@ -374,7 +374,7 @@ def test_damaged_folders_are_refused_with_the_remedy(tmp_path):
         Index.open(folder)
 
 
-def test_a_real_model_embeds_glyphs_and_finds_each_picture_by_itself(tmp_path):
+def test_a_real_model_embeds_glyphs_and_finds_each_image_by_itself(tmp_path):
     torch.manual_seed(0)
     source = open_source("glyphs:split=val:design=noto")
     tokenizer = train_bpe((source[i].captions()[0] for i in range(40)), vocab_size=300, context=12)
@@ -392,13 +392,13 @@ def test_a_real_model_embeds_glyphs_and_finds_each_picture_by_itself(tmp_path):
     manifest = embed_source(model, spec, tmp_path / "emb")
     assert (manifest.source, manifest.identity, manifest.count) == (spec, model.identity, len(source))
     vectors = np.load(tmp_path / "emb/img_emb/img_emb_0.npy")
-    pictures = [source[i].images["main"].decode() for i in range(5)]
-    np.testing.assert_allclose(vectors[:5], model.embed_images(pictures), atol=1e-5)
+    images = [source[i].images["main"].decode() for i in range(5)]
+    np.testing.assert_allclose(vectors[:5], model.embed_images(images), atol=1e-5)
     words = np.load(tmp_path / "emb/text_emb/text_emb_0.npy")
     np.testing.assert_allclose(words[:5], model.embed_texts([source[i].captions()[0] for i in range(5)]), atol=1e-5)
     opened = Index.open(tmp_path / "emb")
-    for i, picture in enumerate(pictures):
-        assert query(model, opened, image=picture, k=1)[0].position == i
+    for i, image in enumerate(images):
+        assert query(model, opened, image=image, k=1)[0].position == i
     assert len(query(model, opened, text="grinning face", k=1000)) == len(source)
 
 

@@ -22,7 +22,7 @@ class Uphill(CLIP):
 
 
 class Shifted(CLIP):
-    """Broken: each picture meets its neighbour's text."""
+    """Broken: each image meets its neighbour's text."""
 
     def terms(self, image, text, **equal):
         return super().terms(image, text.roll(1, 0), **equal)
@@ -48,7 +48,7 @@ class OtherClass(ConES):
 
 
 class Knows(CLIP):
-    """Broken: it has each picture's own text, whatever the data say."""
+    """Broken: it has each image's own text, whatever the data say."""
 
     def samples(self, stage, stream, source: Any):
         return learning.Picked(source.rows.tolist(), source.toy.fields)
@@ -62,7 +62,7 @@ def test_a_method_that_does_not_learn_is_told_its_scores(broken, monkeypatch):
 
 
 def test_knowledge_from_beside_the_pairs_is_told():
-    with pytest.raises(AssertionError, match=r"of 96 new pictures find their own, where chance reaches 13"):
+    with pytest.raises(AssertionError, match=r"of 96 new images find their own, where chance reaches 13"):
         learning.shuffled_texts_teach_nothing(Subject(Knows))
 
 

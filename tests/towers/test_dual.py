@@ -78,9 +78,9 @@ def test_one_in_a_batch_equals_one_alone_and_padding_changes_nothing():
     torch.testing.assert_close(dual.embed_texts(padded, lengths), whole, atol=1e-5, rtol=0)
 
 
-def test_a_tower_of_two_vectors_a_picture_is_refused():
+def test_a_tower_of_two_vectors_a_image_is_refused():
     image = image_tower("vit:image_size=16:patch=8:width=32:depth=1:heads=2:cls=2")
-    with pytest.raises(InputError, match="pools 2 vectors a picture.*set cls=1"):
+    with pytest.raises(InputError, match="pools 2 vectors an image.*set cls=1"):
         DualEncoder(image, tiny().text, 32)
     mean = image_tower("vit:image_size=16:patch=8:width=32:depth=1:heads=2:cls=2:pooling=mean")
     assert DualEncoder(mean, tiny().text, 32).embed_images(inputs()[0]).shape == (2, 32)

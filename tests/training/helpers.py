@@ -89,7 +89,7 @@ def a_batch(method, count=13, source=None):
 
 
 def peak(chunk: int | None, count: int) -> int:
-    """The most bytes that autograd holds at a time in one step, parameters and the batch's own pictures apart."""
+    """The most bytes that autograd holds at a time in one step, parameters and the batch's own images apart."""
     method = make_method(image=IMAGE.replace("depth=1", "depth=3")).train()
     step, batch = Step(method, "float32"), a_batch(method, count, Toy(128))
     own = {t.data_ptr() for t in (*method.parameters(), batch.image.pixels, batch.text.ids)}

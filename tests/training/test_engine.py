@@ -302,7 +302,7 @@ def test_overfits_32_pairs_to_perfect_recall(tmp_path):
 
 @torch.no_grad()
 def recall(method, source, indices):
-    """Share of pictures whose own caption is nearest."""
+    """Share of images whose own caption is nearest."""
     method.eval()
     views = method.views(method.stages()[0])
     rows = [look(source[i], views, (0, 0, i), None) for i in indices]

@@ -160,10 +160,10 @@ def test_one_tower_at_a_time_is_in_memory_and_a_frozen_one_is_encoded_once():
 
 
 def test_tokens_are_counted_by_views_pixels_captions_and_padding():
-    pictures = Batch(images={"main": Images(torch.zeros(5, 2, 3, 33, 64))}, keys=tuple("abcde"))
-    assert samples_at_once(pictures, "images", 48) == 2  # 2 views of 3 x 4 patches of 16 pixels
-    assert samples_at_once(pictures, "all", 1) == 1, "a sample above the budget goes alone"
-    assert samples_at_once(pictures, "texts", 7) == 7
+    images = Batch(images={"main": Images(torch.zeros(5, 2, 3, 33, 64))}, keys=tuple("abcde"))
+    assert samples_at_once(images, "images", 48) == 2  # 2 views of 3 x 4 patches of 16 pixels
+    assert samples_at_once(images, "all", 1) == 1, "a sample above the budget goes alone"
+    assert samples_at_once(images, "texts", 7) == 7
 
 
 class TwoStreams(CLIP):

@@ -48,7 +48,7 @@ def run(args: Namespace) -> None:
     source = open_source(args.source)
     val = open_source(args.val) if "val" in args else None
     texts = texts_of({"train": source})
-    first = next(texts, None)  # pictures alone need no tokenizer
+    first = next(texts, None)  # images alone need no tokenizer
     tokenizer = build(args.get("tokenizer", "bpe"), [first, *texts]) if first is not None else None
     with progress("checking") as report:
         found = check(source, val=val, tokenizer=tokenizer, progress=report, **settings)
@@ -82,14 +82,14 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
     rows = [("damaged", f"{len(found.damaged):,} ({found.bad_share:.2%})", "")]
     for reason, count in sorted(found.damage.items()):
         rows.append((f"  {reason}", f"{count:,}", _some(key for key, why in found.damaged.items() if why == reason)))
-    pictured = found.widths.most > 0
-    if pictured:
+    has_images = found.widths.most > 0
+    if has_images:
         again = found.duplicates
         alike = found.alike
         rows += [
             ("width, height", f"{_spread(found.widths)} x {_spread(found.heights)} pixels", ""),
-            ("the same picture again", f"{again.pictures:,}", _some(map(" = ".join, again.groups))),
-            ("nearly the same picture", f"{alike.pictures:,}", _some(map(" ~ ".join, alike.groups))),
+            ("the same image again", f"{again.images:,}", _some(map(" = ".join, again.groups))),
+            ("nearly the same image", f"{alike.images:,}", _some(map(" ~ ".join, alike.groups))),
         ]
     for label in found.labels:
         rows += _label_rows(label)
@@ -106,17 +106,17 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
     rows.append(("false negatives", f"{negatives.per_sample:.2f} a sample in a batch of {negatives.batch:,}", often))
     if leakage is not None:
         rows += [
-            ("validation data in here", f"{leakage.same_picture:,} of {leakage.samples:,} pictures", ""),
-            ("", f"{leakage.alike_picture:,} that are nearly the same", _some(leakage.examples)),
+            ("validation data in here", f"{leakage.same_image:,} of {leakage.samples:,} images", ""),
+            ("", f"{leakage.alike_image:,} that are nearly the same", _some(leakage.examples)),
             ("", f"{leakage.same_caption:,} with an equal caption", ""),
         ]
-    if not pictured:
+    if not has_images:
         return rows
     return [
         *rows,
-        ("stored pictures", _bytes(cost.stored_bytes), ""),
+        ("stored images", _bytes(cost.stored_bytes), ""),
         ("a batch in memory", f"{_bytes(cost.batch_bytes)} of pixels, {_bytes(cost.similarity_bytes)} of logits", ""),
-        ("reading an epoch", f"{cost.epoch_seconds:,.1f} s in one process, {cost.read_ms:.1f} ms a picture", ""),
+        ("reading an epoch", f"{cost.epoch_seconds:,.1f} s in one process, {cost.read_ms:.1f} ms an image", ""),
     ]
 
 
@@ -137,9 +137,9 @@ def _label_rows(classes: "Classes") -> list[tuple[str, str, str]]:
         rows.append(("  without a sample", f"{len(classes.empty):,}", _some(classes.empty)))
     if classes.without:
         rows.append(("  samples of no class", f"{classes.without:,}", ""))
-    if classes.pictures:
+    if classes.images:
         shown = (f"{' = '.join(keys)} ({', '.join(names)})" for keys, names in classes.twice)
-        rows.append(("  pictures in two classes", f"{classes.pictures:,}", _some(shown)))
+        rows.append(("  images in two classes", f"{classes.images:,}", _some(shown)))
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Name the pictures of a folder, or of any source, by classes that you name.
+"""Name the images of a folder, or of any source, by classes that you name.
 
 A class is the mean direction of its name in the templates; a run that was trained on classes has prompts of its own.
-Without --names they are the classes of such a run, else those that the pictures bring along: subfolders, named labels.
+Without --names they are the classes of such a run, else those that the images bring along: subfolders, named labels.
 """
 
 import os
@@ -14,19 +14,19 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "MODEL PICTURES [--names 'A,B,C' | --names FILE.txt] [options]"
+USAGE = "MODEL IMAGES [--names 'A,B,C' | --names FILE.txt] [options]"
 EXAMPLES = (
-    "diptych classify tiny pictures/ --names 'cat,dog,strawberry'",
+    "diptych classify tiny images/ --names 'cat,dog,strawberry'",
     "diptych classify openclip:ViT-B-32/laion2b_s34b_b79k photos/ --names classes.txt --template 'a photo of a {}.'",
     "diptych classify runs/mine 'shards/*.tar' --names 'ripe,unripe' --json",
     "diptych classify runs/mine photos/ --route",
 )
-_SHOWN = 40  # pictures in the table
+_SHOWN = 40  # images in the table
 
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
+    parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
     parser.option("What", "--names", metavar="A,B,…|FILE", help="the classes: names, or a file with one a line")
     parser.option(
         "What",
@@ -34,16 +34,16 @@ def add(parser: Parser) -> None:
         "--templates",
         action="append",
         metavar="SPEC",
-        help="prompts around a name: 'a {} | one {}', a bank, or a file (default: pictures)",
+        help="prompts around a name: 'a {} | one {}', a bank, or a file (default: images)",
     )
     parser.option("What", "--label", metavar="LABEL", help="whose class names to take where --names is not given")
     parser.option(
         "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many classes to tell of each (default: 3)"
     )
     parser.option("How", "--route", type=bool, help="show which groups of prompts were mixed, for a run that has them")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
-    parser.option("More", "--json", type=bool, help="JSON, of all pictures, in place of tables")
+    parser.option("More", "--json", type=bool, help="JSON, of all images, in place of tables")
     add_precision(parser)
     add_share(parser)
     add_weights(parser)
@@ -52,14 +52,14 @@ def add(parser: Parser) -> None:
 def run(args: Namespace) -> None:
     if not args.model:
         raise InputError(f"diptych classify has no model; name {MODELS}")
-    if not args.pictures:
-        raise InputError("diptych classify has no pictures; name a folder, a picture, or any other source")
-    from diptych.data.pictures import is_picture
+    if not args.images:
+        raise InputError("diptych classify has no images; name a folder, an image, or any other source")
+    from diptych.data.images import is_image
     from diptych.data.sources import open_source
     from diptych.data.templates import templates
-    from diptych.inference.classify import Named, likeliest, name_pictures
+    from diptych.inference.classify import Named, likeliest, name_images
 
-    source = None if is_picture(args.pictures) else open_source(args.pictures)
+    source = None if is_image(args.images) else open_source(args.images)
     model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
     route = bool(args.get("route"))
     if route and not hasattr(model, "route"):
@@ -67,19 +67,19 @@ def run(args: Namespace) -> None:
             f"{args.model} does not route images to groups of prompts; leave --route out, or train a model that does "
             f"with {able_methods('route')}"
         )
-    own = () if model.classes else ("pictures",)  # a run that was trained on classes has its prompts
+    own = () if model.classes else ("images",)  # a run that was trained on classes has its prompts
     prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
     model.set_classes(_names(args, model, source), prompts)
     if source is None:
-        logits = model.class_logits(args.pictures, exact=bool(args.get("exact")))
+        logits = model.class_logits(args.images, exact=bool(args.get("exact")))
         [classes] = likeliest(logits, model.classes, args.get("k", 3))
-        [groups] = model.route(args.pictures, exact=bool(args.get("exact"))) if route else [()]
-        found = [Named(Path(args.pictures).name, args.pictures, classes, groups)]
+        [groups] = model.route(args.images, exact=bool(args.get("exact"))) if route else [()]
+        found = [Named(Path(args.images).name, args.images, classes, groups)]
         bad = {}
     else:
         settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
         with progress("naming") as report:
-            found, bad = name_pictures(model, source, route=route, progress=report, **settings)
+            found, bad = name_images(model, source, route=route, progress=report, **settings)
     if args.get("json"):
         told = [
             {
@@ -90,16 +90,16 @@ def run(args: Namespace) -> None:
             }
             for each in found
         ]
-        show_json({"model": args.model, "names": list(model.classes), "pictures": told, "bad": dict(bad)})
+        show_json({"model": args.model, "names": list(model.classes), "images": told, "bad": dict(bad)})
     else:
         _show(args, model, found)
     if bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.pictures}` tells which)")
+        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")
 
 
 def _names(args: Namespace, model: Any, source: Any) -> list[str]:
-    """The classes that are asked for, else those that the model was trained on, else the pictures' own."""
+    """The classes that are asked for, else those that the model was trained on, else the images' own."""
     if "names" not in args and model.classes and "label" not in args:
         return list(model.classes)
     if "names" not in args and source is None:
@@ -130,11 +130,11 @@ def _show(args: Namespace, model: Any, found: list[Any]) -> None:
         )
         rows.append((each.path or each.key, name, share, others, *[groups] * bool(groups)))
     more = len(found) - len(rows)
-    note = f"and {more:,} more pictures; --json tells all" if more > 0 else ""
-    heads = ("picture", "class", "probability", "then", *["groups"] * bool(args.get("route")))
-    show_table(f"{args.pictures} by {args.model}", heads, rows, note)
+    note = f"and {more:,} more images; --json tells all" if more > 0 else ""
+    heads = ("image", "class", "probability", "then", *["groups"] * bool(args.get("route")))
+    show_table(f"{args.images} by {args.model}", heads, rows, note)
     if len(found) > 1:
         print()
         given = counts(found)
         table = [(name, given.get(name, 0), given.get(name, 0) / len(found)) for name in model.classes]
-        show_table("classes", ("class", "pictures", "share"), sorted(table, key=lambda row: -row[1]))
+        show_table("classes", ("class", "images", "share"), sorted(table, key=lambda row: -row[1]))

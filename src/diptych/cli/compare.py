@@ -25,7 +25,7 @@ EXAMPLES = (
     "diptych compare clip siglip --data glyphs --test glyphs:split=val --budget 20000,80000 --out runs/two",
     "diptych compare clip clip:scale=20 --data a.tar --test b.tar --budget 50000 --sizes 0.5,1 --out runs/scale",
     "diptych compare clip siglip --data a.tar --test b.tar --budget 50000 --optimizer adamw --lr 0.001 --out runs/same",
-    "diptych compare clip simclr --data a.tar --test b.tar --budget 50000 --suite probe --out runs/pictures",
+    "diptych compare clip simclr --data a.tar --test b.tar --budget 50000 --suite probe --out runs/images",
     "diptych compare runs/two --metric t2i_r1,i2t_r1",
 )
 T = TypeVar("T", int, float)

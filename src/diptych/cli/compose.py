@@ -1,6 +1,6 @@
-"""Find pictures by a picture and words on what should be different in it.
+"""Find images by an image and words on what should be different in it.
 
-PICTURES are read anew each time. The model is a run that was trained to compose; any other finds pictures by the sum of
+IMAGES are read anew each time. The model is a run that was trained to compose; any other finds images by the sum of
 both with `diptych search EMB --image REFERENCE WORDS`.
 """
 
@@ -12,7 +12,7 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN PICTURES REFERENCE 'make it blue' [options]"
+USAGE = "RUN IMAGES REFERENCE 'make it blue' [options]"
 EXAMPLES = (
     "diptych compose runs/sprc photos/ red-house.jpg 'the same at night'",
     "diptych compose runs/sprc 'shards/*.tar' dress.png 'is longer and has no sleeves' -k 20 --json",
@@ -21,11 +21,11 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help="a RUN that was trained to compose")
-    parser.option("What", "pictures", help="where to look: a folder, 'shards/*.tar', a table, …")
-    parser.option("What", "reference", help="the picture to start from, a file")
+    parser.option("What", "images", help="where to look: a folder, 'shards/*.tar', a table, …")
+    parser.option("What", "reference", help="the image to start from, a file")
     parser.option("What", "instruction", help="what should be different, in words")
     parser.option("How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
     add_precision(parser)
@@ -34,8 +34,8 @@ def add(parser: Parser) -> None:
 def run(args: Namespace) -> None:
     for name, wanted in (
         ("model", "a RUN that was trained to compose"),
-        ("pictures", "a folder or any other source"),
-        ("reference", "the picture to start from"),
+        ("images", "a folder or any other source"),
+        ("reference", "the image to start from"),
         ("instruction", "what should be different, in quotes"),
     ):
         if not args[name]:
@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
     from diptych.data.sources import open_source
     from diptych.search.compose import compose
 
-    source = open_source(args.pictures)
+    source = open_source(args.images)
     model = load_model(args.model, None, args.get("precision", "float32"))
     if not hasattr(model, "compose"):
         raise InputError(f"{args.model} does not compose; train a model that does with {able_methods('compose')}")
@@ -51,11 +51,11 @@ def run(args: Namespace) -> None:
     with progress("looking") as report:
         found, bad = compose(model, source, args.reference, args.instruction, progress=report, **settings)
     if args.get("json"):
-        show_json({"pictures": [asdict(each) for each in found], "bad": dict(bad)})
+        show_json({"images": [asdict(each) for each in found], "bad": dict(bad)})
     else:
         rows = [(each.rank, each.score, each.path or each.key) for each in found]
-        title = f"{args.reference}, “{args.instruction}”, in {len(source):,} pictures"
-        show_table(title, ("#", "score", "picture"), rows)
+        title = f"{args.reference}, “{args.instruction}”, in {len(source):,} images"
+        show_table(title, ("#", "score", "image"), rows)
     if bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.pictures}` tells which)")
+        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")

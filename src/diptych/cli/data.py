@@ -4,7 +4,7 @@ sentences of documents.
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which every command reads
 (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data scenes:count=5000`). A run of `make` that was stopped
 goes on where it was. `filter` drops pairs by ALIGN's rules of frequency, and writes a list that is read in place of
-the source (`--data filtered:FILE`). `label` finds by a model which sentences of a page speak of one of its pictures,
+the source (`--data filtered:FILE`). `label` finds by a model which sentences of a page speak of one of its images,
 and writes a table that `diptych train visualness` reads.
 """
 
@@ -61,7 +61,7 @@ def add(parser: Parser) -> None:
         "--test",
         metavar="SOURCE",
         action="append",
-        help="filter drops pictures that it shows, or that look alike; may be given again",
+        help="filter drops images that it shows, or that look alike; may be given again",
     )
     parser.option("How", "--role", metavar="ROLE", help="the texts that filter or label looks at (default: caption)")
     parser.option("How", "--model", metavar="MODEL", help=f"label: by {MODELS}")
@@ -160,7 +160,7 @@ def _label(args: Namespace, out: Path) -> None:
         rows,
     )
     if found.alone:
-        print(f"{found.alone:,} pages have no picture and are left out")
+        print(f"{found.alone:,} pages have no image and are left out")
     if found.damaged:
         print(f"{len(found.damaged):,} samples cannot be read whole; `diptych check` tells which")
     print(f"{out} holds {count:,} sentences; train with: diptych train visualness --init MODEL --data {out} --out RUN")
@@ -200,7 +200,7 @@ _STYLE = (
 
 
 def page(source: Any, tell: Any) -> str:
-    """The page of samples: pictures, masks, depth, boxes, edits with instructions, and the texts of every role."""
+    """The page of samples: images, masks, depth, boxes, edits with instructions, and the texts of every role."""
     from diptych.lab import report
 
     parts = [_STYLE]
@@ -259,14 +259,14 @@ def _cut(text: str, length: int) -> str:
 
 
 def _shown(sample: Any, schema: Any) -> list[Any]:
-    """Pictures as they are, with boxes, masks in colours, depth in greys, and the edits."""
+    """Images as they are, with boxes, masks in colours, depth in greys, and the edits."""
     from diptych.lab.report import Shown
 
-    shown = [Shown(image=_grown(picture.decode()), caption=role) for role, picture in sample.images.items()]
+    shown = [Shown(image=_grown(image.decode()), caption=role) for role, image in sample.images.items()]
     if "main" in sample.images and sample.boxes:
-        picture = sample.images["main"].decode()
+        image = sample.images["main"].decode()
         names = "\n".join(dict.fromkeys(box.text for box in sample.boxes if box.image == "main"))
-        shown.append(Shown(image=_boxed(picture, sample.boxes), caption=f"boxes\n{names}"))
+        shown.append(Shown(image=_boxed(image, sample.boxes), caption=f"boxes\n{names}"))
     shown += [Shown(image=_coloured(mask.decode()), caption=f"mask: {name}") for name, mask in sample.masks.items()]
     if "depth" in sample.arrays:
         shown.append(Shown(image=_grey(sample.arrays["depth"]), caption="depth\nnear is light"))

@@ -25,7 +25,7 @@ def run(args: Namespace) -> None:
 
     out = Path(args.get("out", "demo"))
     metrics = run_demo(out, seed=args.get("seed", 0), search=embed_and_query, progress=say)
-    show_table("Recall at 5, name to picture", ("test", "reached", "bar", "pixel look-up"), _rows(metrics))
+    show_table("Recall at 5, name to image", ("test", "reached", "bar", "pixel look-up"), _rows(metrics))
     print(f"{out / 'report.html'} is the page; {out / 'run'} the model")
 
 

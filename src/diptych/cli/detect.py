@@ -1,7 +1,7 @@
-"""Find classes in the pictures of a folder, or of any source, by a run that was trained on boxes.
+"""Find classes in the images of a folder, or of any source, by a run that was trained on boxes.
 
 The classes are those of its training, or those that you name. A box is told by its left, upper, right and lower side,
-in pixels of the picture.
+in pixels of the image.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN PICTURES [--names A,B,…] [options]"
+USAGE = "RUN IMAGES [--names A,B,…] [options]"
 EXAMPLES = (
     "diptych detect runs/cells smears/",
     "diptych detect runs/cells smear.png --least 0.3 --json",
@@ -21,30 +21,30 @@ _SHOWN = 40  # boxes in the table
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help="a RUN that was trained to detect")
-    parser.option("What", "pictures", help="a folder, one picture, 'shards/*.tar', a table, …")
+    parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
     parser.option("What", "--names", metavar="A,B,…", help="the classes (default: those of its training)")
     parser.option("How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)")
     parser.option(
         "How", "--overlap", type=float, metavar="IOU", help="of boxes of a class that overlap by more one is told (0.6)"
     )
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
     parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
 
 
 def run(args: Namespace) -> None:
     if not args.model:
         raise InputError("diptych detect has no model; name a RUN that was trained to detect")
-    if not args.pictures:
-        raise InputError("diptych detect has no pictures; name a folder, a picture, or any other source")
+    if not args.images:
+        raise InputError("diptych detect has no images; name a folder, an image, or any other source")
     for name in ("least", "overlap"):
         if name in args and not 0 <= args[name] <= 1:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
     from dataclasses import asdict
 
     from diptych.cli._model import able_methods, load_model
-    from diptych.data.pictures import FilePicture, is_picture
+    from diptych.data.images import FileImage, is_image
     from diptych.data.sources import open_source
-    from diptych.inference.detect import boxed, find_in_pictures
+    from diptych.inference.detect import boxed, find_in_images
 
     model: Any = load_model(args.model)
     if not hasattr(model, "detect"):
@@ -52,22 +52,22 @@ def run(args: Namespace) -> None:
     if "names" in args:
         model.set_classes(args.names.split(","))
     settings = {"least": 0.1, **{name: args[name] for name in ("least", "overlap", "batch_size") if name in args}}
-    if is_picture(args.pictures):
-        [each] = model.detect(args.pictures, **settings)
-        found = boxed(args.pictures, FilePicture(args.pictures).decode().size, each, model.classes)
+    if is_image(args.images):
+        [each] = model.detect(args.images, **settings)
+        found = boxed(args.images, FileImage(args.images).decode().size, each, model.classes)
         bad = {}
     else:
         with progress("detecting") as report:
-            found, bad = find_in_pictures(model, open_source(args.pictures), progress=report, **settings)
+            found, bad = find_in_images(model, open_source(args.images), progress=report, **settings)
     if args.get("json"):
         told = [asdict(each) for each in found]
         show_json({"model": args.model, "names": list(model.classes), "boxes": told, "bad": dict(bad)})
     else:
-        rows = [(each.picture, each.name, each.score, *map(round, each.box)) for each in found[:_SHOWN]]
+        rows = [(each.image, each.name, each.score, *map(round, each.box)) for each in found[:_SHOWN]]
         more = len(found) - len(rows)
         note = f"and {more:,} more boxes; --json tells all" if more > 0 else ""
-        columns = ("picture", "class", "score", "left", "top", "right", "bottom")
-        show_table(f"{args.pictures} by {args.model}", columns, rows, note)
+        columns = ("image", "class", "score", "left", "top", "right", "bottom")
+        show_table(f"{args.images} by {args.model}", columns, rows, note)
     if bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.pictures}` tells which)")
+        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")

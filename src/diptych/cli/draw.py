@@ -1,4 +1,4 @@
-"""Draw pictures of a concept by a run that was trained to, into a folder.
+"""Draw images of a concept by a run that was trained to, into a folder.
 
 The concept is a name that it learnt; `--words` are ordinary ones beside it, where the run keeps its text tower.
 """
@@ -21,10 +21,10 @@ def add(parser: Parser) -> None:
     parser.option("What", "model", help="a RUN that was trained to draw")
     parser.option("What", "name", metavar="NAME", help="the concept, in quotes")
     parser.option("What", "--words", metavar="TEXT", help="ordinary words beside it")
-    parser.option("What", "--out", metavar="FOLDER", help="where the pictures go")
-    parser.option("How", "--count", type=int, least=1, metavar="N", help="pictures (4)")
+    parser.option("What", "--out", metavar="FOLDER", help="where the images go")
+    parser.option("How", "--count", type=int, least=1, metavar="N", help="images (4)")
     parser.option("How", "--guidance", type=float, metavar="X", help="how far away from no text at all (3; 1: not)")
-    parser.option("How", "--steps", type=int, least=1, metavar="N", help="steps from noise to a picture (50)")
+    parser.option("How", "--steps", type=int, least=1, metavar="N", help="steps from noise to an image (50)")
     parser.option("How", "--seed", type=int, metavar="N", help="decides the noise (0)")
 
 
@@ -41,11 +41,11 @@ def run(args: Namespace) -> None:
     if not hasattr(model, "draw"):
         raise InputError(f"{args.model} does not draw; train a model that does with {able_methods('draw')}")
     settings = {name: args[name] for name in ("words", "guidance", "steps", "seed") if name in args}
-    pictures = model.draw(args.name, args.get("count", 4), **settings)
+    images = model.draw(args.name, args.get("count", 4), **settings)
     out = Path(args.out).expanduser()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(pictures):
-        picture.save(out / f"{args.name.replace('/', ' ')}-{number:03d}.png")
-    print(f"{out} holds {len(pictures)} pictures of {args.name!r}")
+    for number, image in enumerate(images):
+        image.save(out / f"{args.name.replace('/', ' ')}-{number:03d}.png")
+    print(f"{out} holds {len(images)} images of {args.name!r}")

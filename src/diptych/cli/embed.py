@@ -1,4 +1,4 @@
-"""Embed the pictures and captions of a source into a folder that can be searched.
+"""Embed the images and captions of a source into a folder that can be searched.
 
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too.
 """
@@ -20,9 +20,9 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "source", help="the pictures: a folder, 'shards/*.tar', a table, glyphs, …")
+    parser.option("What", "source", help="the images: a folder, 'shards/*.tar', a table, glyphs, …")
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
     parser.option("How", "--max-bad", type=float, metavar="SHARE", help="damaged samples allowed (default: 0.01)")
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
@@ -42,5 +42,5 @@ def run(args: Namespace) -> None:
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))
-    say(f"{manifest.count:,} pictures embedded" + (f", {damaged:,} damaged ones left out" if damaged else ""))
+    say(f"{manifest.count:,} images embedded" + (f", {damaged:,} damaged ones left out" if damaged else ""))
     print(f"{args.out} holds the embeddings; search it with: diptych search {shlex.quote(args.out)} 'some words'")

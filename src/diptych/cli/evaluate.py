@@ -1,6 +1,6 @@
 """Measure a model on a source, each number with the id of its protocol.
 
-Suites of texts alone read no picture; a probe learns from --train, or from four fifths of the data. `diptych list
+Suites of texts alone read no image; a probe learns from --train, or from four fifths of the data. `diptych list
 suites` tells what each suite reads, docs/evaluation.md what it measures.
 """
 
@@ -29,7 +29,7 @@ def add(parser: Parser) -> None:
     parser.option("What", "--suite", metavar="NAME,…", help=f"of {', '.join(cards())} (default: retrieval)")
     parser.option("What", "--role", help="role of the texts (default: caption)")
     parser.option("What", "--label", help="label to predict (default: class, or the first)")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="pictures at once (default: 64)")
+    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     add_share(parser)
@@ -60,7 +60,7 @@ def add(parser: Parser) -> None:
         metavar="LABEL",
         help="composition: samples that share it are edits of the first; composed: alike",
     )
-    parser.option(some, "--keep-reference", type=bool, help="composed: the reference is one of the wrong pictures")
+    parser.option(some, "--keep-reference", type=bool, help="composed: the reference is one of the wrong images")
     parser.option(some, "--flag", metavar="LABEL", help="noisy_pairs: what marks a wrong pair (default: noise)")
     parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
     parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from; visualness: its threshold")
@@ -159,17 +159,17 @@ def _numbers(name: str, text: str) -> list[int]:
 
 _COUNTS = {  # numbers that stand above the table, and what they count
     "n": "",
-    "gallery": "pictures",
+    "gallery": "images",
     "texts": "texts",
     "n_train": "learnt from",
     "classes": "classes",
-    "classes_seen": "classes with pictures",
+    "classes_seen": "classes with images",
     "pairs": "pairs",
     "boxes": "boxes",
     "flagged": "flagged",
     "visual": "visual",
 }
-_OF = {  # what `n` counts where it is not pictures
+_OF = {  # what `n` counts where it is not images
     "answers": "questions",
     "composed": "queries",
     "composition": "units",
@@ -193,7 +193,7 @@ def _show(suite: str, result: Mapping[str, Any]) -> None:
         for name, value in result.items()
         if isinstance(value, int | float) and name not in _COUNTS and not name.startswith("chance_")
     ]
-    words = _COUNTS | {"n": _OF.get(suite, "pictures")}
+    words = _COUNTS | {"n": _OF.get(suite, "images")}
     counts = ", ".join(f"{result[name]:,} {words[name]}" for name in _COUNTS if name in result)
     damaged = "".join(f"; left out: {count} {reason}" for reason, count in result["bad"].items())
     tables = {name.removeprefix("by_"): table for name, table in result.items() if name.startswith("by_")}

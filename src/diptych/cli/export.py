@@ -1,6 +1,6 @@
 """Write a model in the format of another library, and check that it embeds alike.
 
-The other library reads what was written and embeds the same pictures and texts; the folder appears only when no number
+The other library reads what was written and embeds the same images and texts; the folder appears only when no number
 of its unit vectors is off by more than 1e-5.
 """
 
@@ -38,5 +38,5 @@ def run(args: Namespace) -> None:
     report = export(load(args.model, weights=args.get("weights")), args.to, args.out)
     for note in report.notes:
         say(f"note: {note}")
-    print(f"largest difference to ours: pictures {report.images:.1e}, texts {report.texts:.1e} (limit {LIMIT:.0e})")
+    print(f"largest difference to ours: images {report.images:.1e}, texts {report.texts:.1e} (limit {LIMIT:.0e})")
     print(f"{args.out} holds the model for {report.target}")

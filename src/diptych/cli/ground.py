@@ -1,6 +1,6 @@
-"""Show where a picture is like a sentence, by the positions of a model's image tower.
+"""Show where an image is like a sentence, by the positions of a model's image tower.
 
-The picture that it writes is the part that the model sees, in greys, red where it is most like the sentence. With
+The image that it writes is the part that the model sees, in greys, red where it is most like the sentence. With
 --json it tells the cosine of each position.
 """
 
@@ -13,7 +13,7 @@ from diptych.cli._screen import show, show_json
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN PICTURE 'a sentence' [--out HEAT.png] [options]"
+USAGE = "RUN IMAGE 'a sentence' [--out HEAT.png] [options]"
 EXAMPLES = (
     "diptych ground runs/mine photo.jpg 'a red bus'",
     "diptych ground runs/mine photo.jpg 'a red bus' --json",
@@ -22,41 +22,41 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "picture", help="a picture, a file")
+    parser.option("What", "image", help="an image, a file")
     parser.option("What", "sentence", help="what to look for, in quotes")
-    parser.option("What", "--out", metavar="FILE.png", help="where the picture goes (default: PICTURE-heat.png)")
-    parser.option("More", "--json", type=bool, help="JSON; a picture only where --out is given")
+    parser.option("What", "--out", metavar="FILE.png", help="where the image goes (default: IMAGE-heat.png)")
+    parser.option("More", "--json", type=bool, help="JSON; an image only where --out is given")
     add_weights(parser)
 
 
 def run(args: Namespace) -> None:
     for name, wanted in (
         ("model", MODELS),
-        ("picture", "a picture, a file"),
+        ("image", "an image, a file"),
         ("sentence", "what to look for, in quotes"),
     ):
         if not args[name]:
             raise InputError(f"diptych ground has no {name}; name {wanted}")
     if not args.sentence.strip():
         raise InputError("diptych ground has an empty sentence; say what to look for")
-    from diptych.data.pictures import is_picture
-    from diptych.inference.ground import ground_picture
+    from diptych.data.images import is_image
+    from diptych.inference.ground import ground_image
 
-    if not Path(args.picture).exists():
-        raise InputError(f"{args.picture}: there is no such file; check the path of the picture")
-    if not is_picture(args.picture):
-        raise InputError(f"{args.picture} is no picture; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file")
+    if not Path(args.image).exists():
+        raise InputError(f"{args.image}: there is no such file; check the path of the image")
+    if not is_image(args.image):
+        raise InputError(f"{args.image} is no image; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file")
     out = _out(args)
     model: Any = load_model(args.model, args.get("weights"))
-    found, picture = ground_picture(model, args.picture, args.sentence)
+    found, image = ground_image(model, args.image, args.sentence)
     if out is not None:
-        picture.save(out)
+        image.save(out)
     x, y = found.best
     if args.get("json"):
         show_json(
             {
                 "model": args.model,
-                "picture": args.picture,
+                "image": args.image,
                 "sentence": found.sentence,
                 "grid": list(found.cosines.shape),
                 "cosines": found.cosines.tolist(),
@@ -73,15 +73,15 @@ def run(args: Namespace) -> None:
 
 
 def _out(args: Namespace) -> Path | None:
-    """Where the picture goes; None where numbers alone are asked for."""
+    """Where the image goes; None where numbers alone are asked for."""
     if "out" not in args:
-        given = Path(args.picture)
+        given = Path(args.image)
         return None if args.get("json") else given.with_name(f"{given.stem}-heat.png")
     out = Path(args.out).expanduser()
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {args.out} does not end in .png; name a PNG file")
-    if out.resolve() == Path(args.picture).resolve():
-        raise InputError(f"--out {args.out} is the picture itself; name another file")
+    if out.resolve() == Path(args.image).resolve():
+        raise InputError(f"--out {args.out} is the image itself; name another file")
     if not out.parent.is_dir():
         raise InputError(f"--out {args.out}: there is no folder {out.parent}; make it first")
     return out

@@ -1,4 +1,4 @@
-"""Find pictures by a text, by a picture, or by a picture and what should differ in it.
+"""Find images by a text, by an image, or by an image and what should differ in it.
 
 Every embedding is compared, or the index is asked that `diptych index` made. The model that made the folder embeds the
 query.
@@ -28,8 +28,8 @@ EXAMPLES = (
 def add(parser: Parser) -> None:
     parser.option("What", "emb", help="a folder that `diptych embed` made")
     parser.option("What", "text", help="the words to look for")
-    parser.option("What", "--image", metavar="FILE", help="a picture to look for, in place of words or with them")
-    parser.option("What", "--minus", metavar="WORDS", help="words for what the pictures should not have")
+    parser.option("What", "--image", metavar="FILE", help="an image to look for, in place of words or with them")
+    parser.option("What", "--minus", metavar="WORDS", help="words for what the images should not have")
     parser.option("How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)")
     parser.option("How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)")
     parser.option("More", "--exact", type=bool, help="compare every embedding although there is an index")
@@ -57,10 +57,10 @@ def run(args: Namespace) -> None:
     given = [args.get("image"), f"“{args.text}”" if args.text is not None else None]
     asked = " + ".join(part for part in given if part) + (f" - “{args.minus}”" if "minus" in args else "")
     columns = ("#", "cosine", "key", "caption", "file")
-    if not any(hit.image_path for hit in hits):  # pictures in tars have no file of their own
+    if not any(hit.image_path for hit in hits):  # images in tars have no file of their own
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
-    show_table(f"{asked} in {len(index):,} pictures", columns, rows)
+    show_table(f"{asked} in {len(index):,} images", columns, rows)
 
 
 def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""Train a method on pictures with texts, from scratch or from a model.
+"""Train a method on images with texts, from scratch or from a model.
 
 Options come from the preset, over it from --config FILE.yaml, over both from the command line. `diptych train METHOD
 --help` also lists the method's own options (--method.X) and all of the recipe's (--recipe.X). The file may be another

@@ -27,7 +27,7 @@ def add(parser: Parser) -> None:
     parser.option("What", "texts", help="a text in quotes, or a .txt file with one a line")
     parser.option("How", "--threshold", type=float, metavar="X", help="in place of the run's own")
     parser.option("How", "--val", metavar="SOURCE", help="texts whose kind is known, to find the threshold by")
-    parser.option("How", "--label", help="of --val: 1 for visual texts (default: visual, label, or what has a picture)")
+    parser.option("How", "--label", help="of --val: 1 for visual texts (default: visual, label, or what has an image)")
     parser.option("How", "--role", help="of --val: role of the texts (default: caption)")
     parser.option("More", "--json", type=bool, help="JSON, of all texts, in place of a table")
     add_precision(parser)

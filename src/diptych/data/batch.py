@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Pictures (B, V, 3, H, W), uint8 until they reach a tower."""
+    """Images (B, V, 3, H, W), uint8 until they reach a tower."""
 
     pixels: Tensor
-    crops: Tensor | None = None  # (B, V, 4): x0, y0, x1, y1 of the view, as fractions of the picture
+    crops: Tensor | None = None  # (B, V, 4): x0, y0, x1, y1 of the view, as fractions of the image
     masks: Tensor | None = None  # (B, V, P) bool: patches hidden from the student
 
     @property

@@ -1,6 +1,6 @@
-"""Boxes by name, and laid on a grid: what a head that scores the positions of a picture is taught.
+"""Boxes by name, and laid on a grid: what a head that scores the positions of an image is taught.
 
-Dimensions: n boxes of a picture, h x w cells.
+Dimensions: n boxes of an image, h x w cells.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def thing_of(box: Box, classes: Sequence[str]) -> str:
 def things(source: Source) -> tuple[str, ...]:
     """The names of what a source's boxes hold: its box classes, else all texts of boxes, in alphabetical order.
 
-    The texts are read once, without decoding a picture. Raises InputError where there is none.
+    The texts are read once, without decoding an image. Raises InputError where there is none.
     """
     classes = source.schema()["boxes"].classes
     if classes:
@@ -42,8 +42,8 @@ def things(source: Source) -> tuple[str, ...]:
 
 
 def shares(sample: Sample, size: tuple[int, int], classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """The boxes of the main picture (n, 4), x0, y0, x1, y1 as shares of its width and height (`size`), cut to it, and
-    their names. Boxes without a name, or with nothing inside the picture, are left out."""
+    """The boxes of the main image (n, 4), x0, y0, x1, y1 as shares of its width and height (`size`), cut to it, and
+    their names. Boxes without a name, or with nothing inside the image, are left out."""
     width, height = size
     boxes = []
     names = []
@@ -62,7 +62,7 @@ def on_grid(boxes: np.ndarray, numbers: np.ndarray, grid: tuple[int, int]) -> np
 
         centrality = sqrt( min(l, r) / max(l, r) · min(t, b) / max(t, b) )
 
-    boxes (n, 4) and distances are shares of the picture. Of several boxes the smallest wins; one that holds no cell's
+    boxes (n, 4) and distances are shares of the image. Of several boxes the smallest wins; one that holds no cell's
     centre teaches nothing. Source: Tian et al. 2019 (FCOS), on one level.
 
     >>> found = on_grid(np.array([[0.0, 0, 0.5, 1]]), np.array([3]), (1, 2))

@@ -1,7 +1,7 @@
 """What is wrong with a data set, before a model is trained on it: one pass over every sample, nothing printed.
 
-Unreadable pictures by reason, pictures that occur twice, caption lengths and what a tokenizer would cut off, equal
-captions (which a contrastive loss takes for negatives), pictures and captions shared with the validation data, and what
+Unreadable images by reason, images that occur twice, caption lengths and what a tokenizer would cut off, equal
+captions (which a contrastive loss takes for negatives), images and captions shared with the validation data, and what
 a batch and an epoch will cost.
 
 Dimensions: N samples, C captions of all samples together.
@@ -17,7 +17,7 @@ import numpy as np
 
 from diptych.data.decode import refuse_scaled_bomb
 from diptych.data.duplicates import Facts, Ticks, groups_alike, groups_of_equal, look, shared
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Source
 from diptych.data.tokenizers import Tokenizer
 
@@ -45,9 +45,9 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Pictures that occur more than once: `pictures` that could go, and some `groups` of keys that are one picture."""
+    """Images that occur more than once: `images` that could go, and some `groups` of keys that are one image."""
 
-    pictures: int
+    images: int
     groups: list[list[str]]
 
 
@@ -55,14 +55,14 @@ class Duplicates:
 class Classes:
     """A label whose classes have names: how many readable samples each class has, and how many have none of them.
 
-    `twice` are pictures that lie in several classes, byte for byte: some of them, as their keys and their classes;
-    `pictures` counts them.
+    `twice` are images that lie in several classes, byte for byte: some of them, as their keys and their classes;
+    `images` counts them.
     """
 
     label: str
     counts: dict[str, int]
     without: int
-    pictures: int
+    images: int
     twice: list[tuple[list[str], list[str]]]
 
     @property
@@ -100,11 +100,11 @@ class FalseNegatives:
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """Validation samples whose picture, look-alike or caption is in the training data too; some of their keys."""
+    """Validation samples whose image, look-alike or caption is in the training data too; some of their keys."""
 
     samples: int
-    same_picture: int
-    alike_picture: int
+    same_image: int
+    alike_image: int
     same_caption: int
     examples: list[str]
 
@@ -113,10 +113,10 @@ class Leakage:
 class Cost:
     """What reading will take. Times are those of one process on this machine, now."""
 
-    read_ms: float  # reading and decoding one picture
+    read_ms: float  # reading and decoding one image
     epoch_seconds: float  # the whole data, one process
-    stored_bytes: int  # encoded pictures, all together
-    batch_bytes: int  # a batch of uint8 pictures
+    stored_bytes: int  # encoded images, all together
+    batch_bytes: int  # a batch of uint8 images
     similarity_bytes: int  # its B x B logits in float32, were they kept whole
 
 
@@ -159,7 +159,7 @@ def check(
 ) -> Report:
     """Look at every sample of `source`, and at those of `val` for leakage.
 
-    `size` is the side in pixels that pictures will be trained at, `workers` the number of processes that look, and
+    `size` is the side in pixels that images will be trained at, `workers` the number of processes that look, and
     `progress(done, total)` is called as they do.
     """
     total = len(source) + (len(val) if val else 0)
@@ -177,15 +177,15 @@ def check(
         bad_share=len(damaged) / max(1, len(source) + len(lost)),
         widths=Spread.of(facts.widths),
         heights=Spread.of(facts.heights),
-        duplicates=_duplicates(exact, facts.picture_keys),
-        alike=_duplicates(alike, facts.picture_keys),
+        duplicates=_duplicates(exact, facts.image_keys),
+        alike=_duplicates(alike, facts.image_keys),
         labels=_classes(source, facts, exact),
         captions=_captions(facts, tokenizer),
         false_negatives=_false_negatives(facts, batch_size),
         leakage=_leakage(facts, look(val, None, workers, ticks)) if val else None,
         cost=Cost(
-            read_ms=1000 * facts.seconds / max(1, len(facts.picture_keys)),
-            epoch_seconds=facts.seconds / max(1, len(facts.picture_keys)) * len(source),
+            read_ms=1000 * facts.seconds / max(1, len(facts.image_keys)),
+            epoch_seconds=facts.seconds / max(1, len(facts.image_keys)) * len(source),
             stored_bytes=facts.stored,
             batch_bytes=batch_size * 3 * size * size,
             similarity_bytes=4 * batch_size**2,
@@ -194,10 +194,10 @@ def check(
 
 
 def _too_thin(facts: Facts, size: int) -> dict[str, str]:
-    """The pictures that are bombs once their short side is scaled to `size`, as embedding does."""
+    """The images that are bombs once their short side is scaled to `size`, as embedding does."""
     preprocess = Preprocess(size=size)
     found = {}
-    for key, width, height in zip(facts.picture_keys, facts.widths, facts.heights, strict=True):
+    for key, width, height in zip(facts.image_keys, facts.widths, facts.heights, strict=True):
         try:
             refuse_scaled_bomb((width, height), preprocess.scaled(width, height))
         except BadSample as bad:
@@ -207,13 +207,13 @@ def _too_thin(facts: Facts, size: int) -> dict[str, str]:
 
 def _duplicates(groups: Sequence[Sequence[int]], keys: Sequence[str]) -> Duplicates:
     return Duplicates(
-        pictures=sum(len(group) - 1 for group in groups),
+        images=sum(len(group) - 1 for group in groups),
         groups=[[keys[place] for place in group[:_SHOWN]] for group in groups[:_SHOWN]],
     )
 
 
 def _classes(source: Source, facts: Facts, exact: Sequence[Sequence[int]]) -> list[Classes]:
-    """The classes of each label that names them; `exact` are groups of places in `facts.picture_keys`."""
+    """The classes of each label that names them; `exact` are groups of places in `facts.image_keys`."""
     schema = source.schema()
     of_key = dict(zip(facts.keys, facts.labels, strict=True))
     found = []
@@ -223,7 +223,7 @@ def _classes(source: Source, facts: Facts, exact: Sequence[Sequence[int]]) -> li
         numbers = [labels[label] for labels in facts.labels if label in labels]
         groups = []
         for group in exact:
-            keys = [facts.picture_keys[place] for place in group]
+            keys = [facts.image_keys[place] for place in group]
             held = sorted({of_key[key][label] for key in keys} & set(range(len(names))))
             if len(held) > 1:
                 groups.append((keys[:_SHOWN], [names[number] for number in held]))
@@ -233,7 +233,7 @@ def _classes(source: Source, facts: Facts, exact: Sequence[Sequence[int]]) -> li
                 label=label,
                 counts={each: counts[number] for number, each in enumerate(names)},
                 without=sum(not 0 <= number < len(names) for number in numbers),
-                pictures=len(groups),
+                images=len(groups),
                 twice=groups[:_SHOWN],
             )
         )
@@ -280,8 +280,8 @@ def _leakage(train: Facts, val: Facts) -> Leakage:
     told = {val.keys[entry[2]] for entry in val.captions if entry[1] in captions}
     return Leakage(
         samples=len(val.keys),
-        same_picture=len(same),
-        alike_picture=len(alike - same),
+        same_image=len(same),
+        alike_image=len(alike - same),
         same_caption=len(told),
         examples=sorted(same | alike)[:_SHOWN] or sorted(told)[:_SHOWN],
     )

@@ -1,4 +1,4 @@
-"""Bytes to pictures: one safe decoder.
+"""Bytes to images: one safe decoder.
 
 `decode` looks at the first bytes, opens the header with the one plugin that fits, refuses what is too large, and only
 then touches pixels. Nothing here changes Pillow's global settings, so it is safe in threads and in other people's code.
@@ -23,7 +23,7 @@ _PLUGINS = (
     (b"II*\0", TiffImagePlugin.TiffImageFile),
     (b"MM\0*", TiffImagePlugin.TiffImageFile),
 )
-_FOREIGN = (  # real pictures that we do not read
+_FOREIGN = (  # real images that we do not read
     b"\0\0\1\0",
     b"8BPS",
     b"%PDF",
@@ -50,7 +50,7 @@ _UPRIGHT = {  # EXIF orientation -> the turn that undoes it
 
 
 def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC), upright, as RGB, or RGBA where transparent.
+    """The image in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC), upright, as RGB, or RGBA where transparent.
 
     Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted. With `at_least` a JPEG is decoded
     at the smallest of 1/1, 1/2, 1/4 and 1/8 whose short side keeps so many pixels; other formats cannot and ignore it.
@@ -59,7 +59,7 @@ def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PI
 
     >>> decode(b"<html>404</html>")
     Traceback (most recent call last):
-    diptych.data.sample.BadSample: html: a web page, not a picture
+    diptych.data.sample.BadSample: html: a web page, not an image
     """
     plugin = _plugin(data)
     try:
@@ -77,7 +77,7 @@ def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PI
 
 
 def dimensions(data: bytes) -> tuple[int, int]:
-    """Width and height of the picture in `data` as it is stored, from its header alone. Raises BadSample as `decode`.
+    """Width and height of the image in `data` as it is stored, from its header alone. Raises BadSample as `decode`.
 
     >>> dimensions(b"")
     Traceback (most recent call last):
@@ -92,7 +92,7 @@ def dimensions(data: bytes) -> tuple[int, int]:
 
 
 def opened(image: Image.Image) -> Image.Image:
-    """A picture that someone else opened, as `decode` gives it: upright, RGB or RGBA. Raises BadSample: unsupported.
+    """An image that someone else opened, as `decode` gives it: upright, RGB or RGBA. Raises BadSample: unsupported.
 
     >>> opened(Image.new("CMYK", (2, 1))).mode
     'RGB'
@@ -116,13 +116,13 @@ def _plugin(data: bytes) -> type:
     start = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith(b"<"):
         if b"<svg" in start:
-            raise BadSample("unsupported", "SVG is not a raster picture")
-        raise BadSample("html", "a web page, not a picture")
+            raise BadSample("unsupported", "SVG is not a raster image")
+        raise BadSample("html", "a web page, not an image")
     if data[4:8] == b"ftyp":
         return _boxed_plugin(data)
     if data.startswith(_FOREIGN):
         raise BadSample("unsupported", "not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC")
-    raise BadSample("unreadable", "not a picture")
+    raise BadSample("unreadable", "not an image")
 
 
 def _boxed_plugin(data: bytes) -> type:
@@ -152,7 +152,7 @@ def _boxed_plugin(data: bytes) -> type:
 def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
     pixels = image.width * image.height
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # A small picture may be cut from one enormous tile, which libtiff would allocate.
+        # A small image may be cut from one enormous tile, which libtiff would allocate.
         tags = image.tag_v2
         pixels = max(pixels, int(tags.get(322, 0)) * int(tags.get(323, 0)))
     if pixels > max_pixels:
@@ -160,10 +160,10 @@ def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
 
 
 def refuse_scaled_bomb(size: tuple[int, int], scaled: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
-    """Raise BadSample("bomb") where scaling a picture from `size` to `scaled` (width, height) takes too many pixels.
+    """Raise BadSample("bomb") where scaling an image from `size` to `scaled` (width, height) takes too many pixels.
 
-    A picture of 1 x 300,000 pixels is small, but scaled to a short side of 224 it has 15 billion. One side is scaled
-    after the other, so the picture between the two steps counts as well.
+    An image of 1 x 300,000 pixels is small, but scaled to a short side of 224 it has 15 billion. One side is scaled
+    after the other, so the image between the two steps counts as well.
 
     >>> refuse_scaled_bomb((640, 480), (298, 224))
     >>> refuse_scaled_bomb((1, 300_000), (224, 67_200_000))

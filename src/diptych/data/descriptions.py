@@ -1,6 +1,6 @@
 """Texts about classes, as a language model or a person writes them, in a JSON file {"cat": ["it has whiskers.", …], …}.
 
-Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}; texts of pictures too, by their keys. Names
+Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}; texts of images too, by their keys. Names
 come with line breaks at their ends, with dashes and in any case; they are compared by their words (`normal`).
 
     generate(names, say)       what any callable says of each name: a language model, a person, a template

@@ -41,7 +41,7 @@ def _sheet(design: str) -> Image.Image:
 
 
 @dataclass(frozen=True, slots=True)
-class GlyphPicture:
+class GlyphImage:
     """One tile of a sheet: RGBA, 64 x 64."""
 
     design: str
@@ -62,11 +62,11 @@ class GlyphPicture:
 class GlyphMask:
     """Where a drawing is: its alpha channel, "L", 0 to 255."""
 
-    picture: GlyphPicture
+    image: GlyphImage
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The alpha channel."""
-        return self.picture.decode().getchannel("A")
+        return self.image.decode().getchannel("A")
 
     def read(self) -> bytes:
         """The alpha channel as a PNG file."""
@@ -74,7 +74,7 @@ class GlyphMask:
 
 
 def png_of(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """The image as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

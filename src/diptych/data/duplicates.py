@@ -1,6 +1,6 @@
-"""One pass over a source, of which hashes, sizes and thumbnails are kept, and which pictures are equal or look alike.
+"""One pass over a source, of which hashes, sizes and thumbnails are kept, and which images are equal or look alike.
 
-Dimensions: N samples, P pictures that could be read, C captions of all samples together.
+Dimensions: N samples, P images that could be read, C captions of all samples together.
 """
 
 import time
@@ -14,7 +14,7 @@ from PIL import Image
 
 from diptych.data.compact import hash64
 from diptych.data.decode import refuse_scaled_bomb
-from diptych.data.pictures import on_ground
+from diptych.data.images import on_ground
 from diptych.data.sample import BadSample, Source
 from diptych.data.tokenizers import Tokenizer
 
@@ -23,11 +23,11 @@ _CHUNK = 64  # samples handed to a process at once
 
 @dataclass
 class Facts:
-    """What the pass keeps of a source: hashes and sizes, no pictures."""
+    """What the pass keeps of a source: hashes and sizes, no images."""
 
     keys: list[str] = field(default_factory=list)  # N
     bad: dict[str, str] = field(default_factory=dict)
-    picture_keys: list[str] = field(default_factory=list)  # P: samples whose picture could be read
+    image_keys: list[str] = field(default_factory=list)  # P: samples whose image could be read
     exact: list[int] = field(default_factory=list)  # P
     thumbnails: list[np.ndarray] = field(default_factory=list)  # P x (8, 9, 3)
     widths: list[int] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Facts:
         first = len(self.keys)
         shifted = [(text, code, at + first, *rest) for text, code, at, *rest in other.captions]
         self.captions += shifted  # type: ignore[arg-type]
-        for name in ("keys", "picture_keys", "exact", "thumbnails", "widths", "heights", "counts", "labels"):
+        for name in ("keys", "image_keys", "exact", "thumbnails", "widths", "heights", "counts", "labels"):
             getattr(self, name).extend(getattr(other, name))
         self.bad.update(other.bad)
         self.seconds += other.seconds
@@ -87,7 +87,7 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
     facts = Facts()
     keys = source.keys()
     schema = source.schema()
-    pictured = any(name.startswith("images.") for name in schema)
+    has_images = any(name.startswith("images.") for name in schema)
     named = [name.removeprefix("labels.") for name in schema if name.startswith("labels.") and schema[name].classes]
     for index in indices:
         facts.keys.append(keys[index])
@@ -104,13 +104,13 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
         for text in texts:
             tokens, lost = (len(tokenizer.ids(text)), tokenizer.lost(text)) if tokenizer else (0, 0)
             facts.captions.append((text, _code(text), len(facts.keys) - 1, len(text), tokens, lost))
-        if pictured and not sample.images:
-            facts.bad.setdefault(keys[index], "no-picture")
-        for role, picture in sample.images.items():
+        if has_images and not sample.images:
+            facts.bad.setdefault(keys[index], "no-image")
+        for role, encoded in sample.images.items():
             try:
                 start = time.perf_counter()
-                data = picture.read()
-                image = picture.decode()
+                data = encoded.read()
+                image = encoded.decode()
                 facts.seconds += time.perf_counter() - start
                 thumbnail = _thumbnail(image)
             except BadSample as bad:
@@ -118,7 +118,7 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
                 continue
             facts.stored += len(data)
             if role == "main":
-                facts.picture_keys.append(keys[index])
+                facts.image_keys.append(keys[index])
                 facts.exact.append(hash64(data))
                 facts.thumbnails.append(thumbnail)
                 facts.widths.append(image.width)
@@ -145,7 +145,7 @@ def groups_of_equal(codes: Sequence[int]) -> list[list[int]]:
 
 
 def groups_alike(facts: Facts) -> list[list[int]]:
-    """Places of pictures that look the same, by single linkage of the pairs that `alike_pairs` finds."""
+    """Places of images that look the same, by single linkage of the pairs that `alike_pairs` finds."""
     parent = list(range(len(facts.thumbnails)))
 
     def root(place: int) -> int:
@@ -188,7 +188,7 @@ def alike_pairs(thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4)
 def shown_elsewhere(
     source: Source, others: Sequence[Source], *, workers: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> set[str]:
-    """The keys of a source's samples whose main picture is one of the others', or looks like one.
+    """The keys of a source's samples whose main image is one of the others', or looks like one.
 
     >>> from diptych.data.sources import open_source
     >>> one, other = open_source("scenes:count=6:texts=caption"), open_source("scenes:count=4:start=4:texts=caption")
@@ -205,9 +205,9 @@ def shown_elsewhere(
 
 
 def shared(first: Facts, second: Facts) -> tuple[set[str], set[str]]:
-    """The keys of the second whose picture is equal to one of the first, and whose picture looks like one."""
-    pictures = set(first.exact)
+    """The keys of the second whose image is equal to one of the first, and whose image looks like one."""
+    images = set(first.exact)
     border = len(first.thumbnails)
-    same = {key for key, code in zip(second.picture_keys, second.exact, strict=True) if code in pictures}
+    same = {key for key, code in zip(second.image_keys, second.exact, strict=True) if code in images}
     pairs = alike_pairs([*first.thumbnails, *second.thumbnails])
-    return same, {second.picture_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}
+    return same, {second.image_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}

@@ -10,7 +10,7 @@ from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
 from diptych.data.wrap import Wrapped
 
 ORIGIN = "origin"
-"""The label that says which sample a pair came from: equal where the picture is the same."""
+"""The label that says which sample a pair came from: equal where the image is the same."""
 
 
 def by_text(source: Source, role: str) -> Source:

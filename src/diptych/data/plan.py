@@ -88,9 +88,9 @@ class Distinct:
 
 @dataclass(frozen=True)
 class Having:
-    """Only samples that have a picture of the role `role` meet, as `plan` would have it if there were no others.
+    """Only samples that have an image of the role `role` meet, as `plan` would have it if there were no others.
 
-    Where the source says that all have one, nothing is read; else each sample is looked at once, no picture decoded. A
+    Where the source says that all have one, nothing is read; else each sample is looked at once, no image decoded. A
     damaged one stays, to be counted where it is read.
     """
 
@@ -105,7 +105,7 @@ class Having:
             self._rows[source.name] = np.array([at for at in range(len(source)) if self._fits(source, at)], np.int64)
         rows = self._rows[source.name]
         if not len(rows):
-            raise InputError(f"no sample of {source.name} has a picture of role {self.role!r}; name another source")
+            raise InputError(f"no sample of {source.name} has an image of role {self.role!r}; name another source")
         return [rows[indices] for indices in self.plan(Wrapped(source, rows), seed, epoch, batch)]
 
     def _fits(self, source: Source, at: int) -> bool:
@@ -119,7 +119,7 @@ class Having:
 class Stratified:
     """Every batch has its share of each kind of sample, but for one or two.
 
-    `field` tells the kinds: "labels.NAME" by the values of a label, "images.NAME" by whether there is such a picture.
+    `field` tells the kinds: "labels.NAME" by the values of a label, "images.NAME" by whether there is such an image.
     Each kind is shuffled and laid evenly over the epoch, from a random place on.
     """
 
@@ -137,7 +137,7 @@ class Stratified:
 
 
 def kinds_of(source: Source, field: str) -> np.ndarray:
-    """What a field, as `Stratified` takes it, says of every sample (N,); of a damaged one 0. Decodes no picture."""
+    """What a field, as `Stratified` takes it, says of every sample (N,); of a damaged one 0. Decodes no image."""
     group, _, name = field.partition(".")
     if group == "labels":
         return labels_of(source, name)

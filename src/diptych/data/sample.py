@@ -1,4 +1,4 @@
-"""What a source gives: `Sample`, its lazily decoded `Picture`s, and the `Schema` that says which fields to expect.
+"""What a source gives: `Sample`, its lazily decoded `Image`s, and the `Schema` that says which fields to expect.
 
 Fields are named by dotted strings everywhere: `images.main`, `texts.caption`, `labels.class`, `boxes`, `masks.object`,
 `arrays.volume`, `edits`.
@@ -71,13 +71,13 @@ def path_text(path: str) -> str:
         return whole(path)
 
 
-class Picture(Protocol):
-    """A picture not yet decoded."""
+class EncodedImage(Protocol):
+    """An image not yet decoded."""
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The picture as RGB, or RGBA where it has transparency, turned upright; raises BadSample.
+        """The image as RGB, or RGBA where it has transparency, turned upright; raises BadSample.
 
-        `at_least` allows a smaller picture, where that is faster, whose short side keeps so many pixels.
+        `at_least` allows a smaller image, where that is faster, whose short side keeps so many pixels.
         """
         ...
 
@@ -97,7 +97,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
-    """A rectangle in pixels of the picture `image` (x0, y0, x1, y1), with what is in it."""
+    """A rectangle in pixels of the image `image` (x0, y0, x1, y1), with what is in it."""
 
     xyxy: tuple[float, float, float, float]
     text: str = ""
@@ -111,11 +111,11 @@ class Sample:
 
     key: str
     source: str
-    images: Mapping[str, Picture] = field(default_factory=dict)
+    images: Mapping[str, EncodedImage] = field(default_factory=dict)
     texts: Sequence[Text] = ()
     labels: Mapping[str, int | float] = field(default_factory=dict)
     boxes: Sequence[Box] = ()
-    masks: Mapping[str, Picture] = field(default_factory=dict)
+    masks: Mapping[str, EncodedImage] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     edits: Sequence["Sample"] = ()
     kind: str = ""  # of an edit: what it changed ("swap", "recolour", …)
@@ -146,18 +146,18 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample; its pictures are read when decoded. Raises BadSample where even its texts cannot be read."""
+        """The sample; its images are read when decoded. Raises BadSample where even its texts cannot be read."""
         ...
 
     def keys(self) -> Sequence[str]:
-        """The unique keys in order, without reading pictures."""
+        """The unique keys in order, without reading images."""
         ...
 
     def schema(self) -> Schema: ...
 
 
 def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None) -> np.ndarray:
-    """One label of every sample (N,), or of those at `rows` (K,), read once, without decoding a picture.
+    """One label of every sample (N,), or of those at `rows` (K,), read once, without decoding an image.
 
     Raises InputError where the source has no such label.
     """
@@ -174,7 +174,7 @@ def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None
 
 
 def is_visual(sample: Sample, label: str | None = None, role: str = "main") -> bool:
-    """Whether a sample's texts are visual: its label is 1, or without a label named, it has a picture of `role`.
+    """Whether a sample's texts are visual: its label is 1, or without a label named, it has an image of `role`.
 
     Raises BadSample("no-label") where the label is neither 0 nor 1: nobody could say, so it is no example of either.
     """

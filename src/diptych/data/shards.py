@@ -1,11 +1,11 @@
 """Any source written as tar shards, which `diptych.data.sources.tar` reads back.
 
-    KEY.png, KEY.ROLE.png       pictures; an edit's under its kind, as KEY.recolour.png
+    KEY.png, KEY.ROLE.png       images; an edit's under its kind, as KEY.recolour.png
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; KEY.ROLE_objects.npy says which objects each text of a role speaks of
     KEY.json                    texts by role, labels and masks with names, boxes; caption and instruction of edits
 
-What an edit has beside its picture, caption and instruction is not written. A shard is there whole or not at all, and
+What an edit has beside its image, caption and instruction is not written. A shard is there whole or not at all, and
 a run that was stopped goes on with the shards that are missing.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.sample import Field, Picture, Sample, Schema, Source, Text
+from diptych.data.sample import EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.errors import InputError
 from diptych.files import write_atomic
 
@@ -91,8 +91,8 @@ def _write(path: Path, source: Source, schema: Schema, rows: range, told: Callab
 
 def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
     """(ending, bytes) of all that is written of a sample."""
-    for role, picture in sample.images.items():
-        yield ("png" if role == "main" else f"{role}.png"), picture.read()
+    for role, image in sample.images.items():
+        yield ("png" if role == "main" else f"{role}.png"), image.read()
     edits = dict(_edits(sample))
     for kind, edit in edits.items():
         yield f"{kind}.png", edit.images["main"].read()
@@ -138,7 +138,7 @@ def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict
     return record
 
 
-def _numbers(mask: Picture, field: Field | None) -> dict[str, str]:
+def _numbers(mask: EncodedImage, field: Field | None) -> dict[str, str]:
     """The class name of each number in a mask, where it has such."""
     if field is None or not field.classes:
         return {}

@@ -1,7 +1,7 @@
 """Templates of prompts: banks by name, files, or as they stand.
 
     plain               "a photo of a {}."
-    pictures            seven that fit photos and drawings, what `zeroshot` takes where none are given
+    images            seven that fit photos and drawings, what `zeroshot` takes where none are given
     imagenet            the 80 that CLIP's authors used on ImageNet, from open_clip; imagenet-simple: 7 of them
     styles              for the world `scenes`, in groups by its styles
     quality             eight for photos, in groups by what kind of photo they tell of
@@ -21,7 +21,7 @@ from diptych.errors import InputError, unknown
 
 BANKS = {
     "plain": ("a photo of a {}.",),
-    "pictures": (
+    "images": (
         "{}",
         "a photo of a {}.",
         "a photo of the {}.",
@@ -62,7 +62,7 @@ def templates(spec: str) -> tuple[str, ...]:
 
     >>> templates("a {} | one {}")
     ('a {}', 'one {}')
-    >>> len(templates("pictures"))
+    >>> len(templates("images"))
     7
     """
     if spec in BANKS:

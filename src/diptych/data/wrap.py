@@ -38,7 +38,7 @@ class Wrapped:
         return keys if self.rows is None else _Keys(keys, self.rows)
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of every sample (K,); no picture is decoded."""
+        """One label of every sample (K,); no image is decoded."""
         return labels_of(self.source, name, self.rows)
 
     @property

@@ -1,4 +1,4 @@
-"""Embed the pictures and texts of a source for an evaluation: lazily, in batches, damaged samples counted."""
+"""Embed the images and texts of a source for an evaluation: lazily, in batches, damaged samples counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.data.pictures import FilePicture
+from diptych.data.images import FileImage
 from diptych.data.prefetch import ahead
-from diptych.data.sample import BadSample, Picture, Sample, Source
+from diptych.data.sample import BadSample, EncodedImage, Sample, Source
 from diptych.data.views import sentences
 from diptych.errors import InputError
 
@@ -41,50 +41,50 @@ class Embedded:
     bad: Counter[str]
 
 
-def main_picture(sample: Sample) -> Sequence[Picture]:
-    """The picture of role "main" alone. Raises BadSample where there is none."""
+def main_image(sample: Sample) -> Sequence[EncodedImage]:
+    """The image of role "main" alone. Raises BadSample where there is none."""
     if "main" not in sample.images:
-        raise BadSample("no-picture", f"{sample.key} has no picture 'main'")
+        raise BadSample("no-image", f"{sample.key} has no image 'main'")
     return (sample.images["main"],)
 
 
 def place_of(sample: Sample) -> tuple[str, str]:
-    """A sample's key, and the path of its picture where it is a file.
+    """A sample's key, and the path of its image where it is a file.
 
-    >>> place_of(Sample(key="a", source="", images={"main": FilePicture("photos/a.jpg")}))
+    >>> place_of(Sample(key="a", source="", images={"main": FileImage("photos/a.jpg")}))
     ('a', 'photos/a.jpg')
     """
-    [picture] = main_picture(sample)
-    return sample.key, picture.path if isinstance(picture, FilePicture) else ""
+    [image] = main_image(sample)
+    return sample.key, image.path if isinstance(image, FileImage) else ""
 
 
-def pictures_with_edits(sample: Sample) -> Sequence[Picture]:
-    """The main picture, and those of the sample's edits that have one."""
-    return [*main_picture(sample), *(edit.images["main"] for edit in sample.edits if "main" in edit.images)]
+def images_with_edits(sample: Sample) -> Sequence[EncodedImage]:
+    """The main image, and those of the sample's edits that have one."""
+    return [*main_image(sample), *(edit.images["main"] for edit in sample.edits if "main" in edit.images)]
 
 
-def read_pictures(
+def read_images(
     model: Any,
     source: Source,
     facts: Callable[[Sample], Any],
     bad: Counter[str],
     *,
-    pictures: Callable[[Sample], Sequence[Picture]] = main_picture,
+    images: Callable[[Sample], Sequence[EncodedImage]] = main_image,
     exact: bool,
     batch_size: int,
     steps: Steps,
 ) -> Iterator[tuple[Tensor, list[Any]]]:
     """The pixels (n, 3, H, W) of up to `batch_size` samples at a time, with `facts(sample)` of each, in order.
 
-    `pictures(sample)` says which of a sample's pictures are read: as many as it gives, one after the other.
+    `images(sample)` says which of a sample's images are read: as many as it gives, one after the other.
     `facts(sample)` is called where all of them could be read; either may raise BadSample, which is counted in `bad`.
-    `exact` is that of `Model.embed_images`. At most two batches of pictures are in memory, already at the model's size.
+    `exact` is that of `Model.embed_images`. At most two batches of images are in memory, already at the model's size.
     Raises InputError where no sample can be used.
     """
 
     def read(index: int) -> tuple[Sample, list[Tensor]]:
         sample = source[index]
-        return sample, [model.preprocess.read(picture, exact=exact) for picture in pictures(sample)]
+        return sample, [model.preprocess.read(image, exact=exact) for image in images(sample)]
 
     used = False
     for batch in ahead(read, range(len(source)), batch_size):
@@ -106,22 +106,22 @@ def read_pictures(
         raise nothing_left(source, bad)
 
 
-def embed_pictures(
+def embed_images(
     model: Any,
     source: Source,
     facts: Callable[[Sample], Any],
     *,
-    pictures: Callable[[Sample], Sequence[Picture]] = main_picture,
+    images: Callable[[Sample], Sequence[EncodedImage]] = main_image,
     exact: bool,
     batch_size: int,
     steps: Steps,
 ) -> Embedded:
-    """Embed the picture of every sample (or those that `pictures` names, in order); see `read_pictures`."""
+    """Embed the image of every sample (or those that `images` names, in order); see `read_images`."""
     bad: Counter[str] = Counter()
     vectors: list[Tensor] = []
     kept: list[Any] = []
-    for pixels, of_batch in read_pictures(
-        model, source, facts, bad, pictures=pictures, exact=exact, batch_size=batch_size, steps=steps
+    for pixels, of_batch in read_images(
+        model, source, facts, bad, images=images, exact=exact, batch_size=batch_size, steps=steps
     ):
         kept += of_batch
         vectors += [as_vectors(model.embed_images(part, batch_size=batch_size)) for part in pixels.split(batch_size)]
@@ -129,7 +129,7 @@ def embed_pictures(
 
 
 def read_texts(source: Source, facts: Callable[[Sample], Any], bad: Counter[str]) -> list[Any]:
-    """`facts(sample)` of every sample, for what needs no picture; as in `read_pictures` damage is counted in `bad`.
+    """`facts(sample)` of every sample, for what needs no image; as in `read_images` damage is counted in `bad`.
 
     Raises InputError where no sample can be used.
     """

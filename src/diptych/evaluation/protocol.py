@@ -54,7 +54,7 @@ def split_of(keys: Sequence[str]) -> str:
 
 
 def protocol_of(task: str, source: Source, model: object, *, exact: bool = True, **parts: Any) -> Protocol:
-    """The protocol of a task on a source with a model's precision; `exact` says how pictures were decoded.
+    """The protocol of a task on a source with a model's precision; `exact` says how images were decoded.
 
     `parts` are the other fields: field, prompts, classes, rule, options.
     """

@@ -1,4 +1,4 @@
-"""Writing: a text about every picture of a source, by a model that has `generate`."""
+"""Writing: a text about every image of a source, by a model that has `generate`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Any
 
 from diptych.data.sample import Source
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, place_of, read_pictures
+from diptych.evaluation.embed import Progress, Steps, place_of, read_images
 
 
 @dataclass(frozen=True)
 class Written:
-    """A picture by its key, and its file where it is one, and what was written about it."""
+    """An image by its key, and its file where it is one, and what was written about it."""
 
     key: str
     path: str
@@ -28,16 +28,16 @@ def write_about(
     progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[list[Written], Counter[str]]:
-    """A text about every picture `main`, in the source's order, and how many pictures could not be read, by reason.
+    """A text about every image `main`, in the source's order, and how many images could not be read, by reason.
 
-    With a prompt each is asked that. `settings` are those of the model's `generate`. Raises InputError where no picture
+    With a prompt each is asked that. `settings` are those of the model's `generate`. Raises InputError where no image
     can be read.
     """
-    able("writing about pictures", model, "generate")
+    able("writing about images", model, "generate")
     found: list[Written] = []
     bad: Counter[str] = Counter()
     steps = Steps(progress, len(source))
-    for pixels, facts in read_pictures(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, facts in read_images(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
         prompts = None if prompt is None else [prompt] * len(pixels)
         texts = model.generate(pixels, prompts, batch_size=batch_size, **settings)
         found += [Written(key, path, text) for (key, path), text in zip(facts, texts, strict=True)]

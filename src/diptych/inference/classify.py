@@ -1,4 +1,4 @@
-"""Naming: the class of every picture of a source, by a model that has `class_logits`."""
+"""Naming: the class of every image of a source, by a model that has `class_logits`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from diptych.data.sample import Source
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, place_of, read_pictures
+from diptych.evaluation.embed import Progress, Steps, place_of, read_images
 
 
 @dataclass(frozen=True)
 class Named:
-    """A picture by its key, and its file where it is one; the likeliest classes with their probabilities, and the
+    """An image by its key, and its file where it is one; the likeliest classes with their probabilities, and the
     groups of prompts with their weights, where they were asked for."""
 
     key: str
@@ -23,7 +23,7 @@ class Named:
     groups: tuple[tuple[str, float], ...] = ()
 
 
-def name_pictures(
+def name_images(
     model: Any,
     source: Source,
     *,
@@ -33,20 +33,20 @@ def name_pictures(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Named], Counter[str]]:
-    """The `k` likeliest of `model.classes` for every picture `main`, in the source's order, and how many pictures could
+    """The `k` likeliest of `model.classes` for every image `main`, in the source's order, and how many images could
     not be read, by reason.
 
-    Probabilities are the softmax over all classes. With `route` it is told too which groups of prompts a picture was
-    routed to. Raises InputError for a model without classes, or without such groups, or where no picture can be read.
+    Probabilities are the softmax over all classes. With `route` it is told too which groups of prompts an image was
+    routed to. Raises InputError for a model without classes, or without such groups, or where no image can be read.
     """
-    able("naming pictures", model, "class_logits")
+    able("naming images", model, "class_logits")
     if route:
         able("telling the groups of prompts", model, "route")
     found: list[Named] = []
     bad: Counter[str] = Counter()
 
     steps = Steps(progress, len(source))
-    for pixels, facts in read_pictures(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, facts in read_images(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
         classes = likeliest(model.class_logits(pixels, batch_size=batch_size), model.classes, k)
         groups = model.route(pixels, batch_size=batch_size) if route else [()] * len(classes)
         found += [Named(*fact, *told) for fact, *told in zip(facts, classes, groups, strict=True)]
@@ -68,7 +68,7 @@ def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[
 
 
 def counts(named: Sequence[Named]) -> dict[str, int]:
-    """How many pictures each class has been given, most first.
+    """How many images each class has been given, most first.
 
     >>> counts([Named("a", "", (("cat", 0.9),)), Named("b", "", (("dog", 0.6), ("cat", 0.4)))])
     {'cat': 1, 'dog': 1}

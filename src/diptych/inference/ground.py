@@ -1,4 +1,4 @@
-"""Where a picture is most like a sentence: the numbers of its positions, and a picture that shows them.
+"""Where an image is most like a sentence: the numbers of its positions, and an image that shows them.
 
     W_n = (S_n - min S) / (max S - min S),   S_n = <t, p_n>
 
@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from diptych.data.pictures import FilePicture, Preprocess, barred, on_ground
+from diptych.data.images import FileImage, Preprocess, barred, on_ground
 from diptych.evaluation import able
 
-_LEAST = 384  # the side below which a picture is shown larger
+_LEAST = 384  # the side below which an image is shown larger
 _COLOURS = np.array([[30, 30, 140], [30, 160, 190], [250, 210, 60], [215, 40, 30]], np.float32)  # from cold to hot
 _OPAQUE = 0.75  # of the hottest position
 
 
 @dataclass(frozen=True)
 class Grounded:
-    """Where a picture is like a sentence: `cosines` (h, w), `best` the pixel (x, y) of the picture at the centre of the
-    most alike position, `seen` the part of the picture that the model sees (x0, y0, x1, y1)."""
+    """Where an image is like a sentence: `cosines` (h, w), `best` the pixel (x, y) of the image at the centre of the
+    most alike position, `seen` the part of the image that the model sees (x0, y0, x1, y1)."""
 
     sentence: str
     cosines: np.ndarray
@@ -39,28 +39,28 @@ class Grounded:
         return (self.cosines - low) / (high - low) if high > low else np.ones_like(self.cosines)
 
 
-def ground_picture(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.Image]:
-    """Where the picture of a file is like a sentence, and the part of it that the model sees, in greys, with the
+def ground_image(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.Image]:
+    """Where the image of a file is like a sentence, and the part of it that the model sees, in greys, with the
     weights laid over it in colours, red where they are 1.
 
-    Raises InputError for a model without `heat`, or whose image tower has no positions, and for what is no picture.
+    Raises InputError for a model without `heat`, or whose image tower has no positions, and for what is no image.
     """
     able("grounding a sentence", model, "heat")
     cosines = model.heat(path, sentence, exact=True)[0, 0].numpy()
-    picture = FilePicture(path).decode()
-    seen = part_seen(model.preprocess, picture.size)
+    image = FileImage(path).decode()
+    seen = part_seen(model.preprocess, image.size)
     row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
     wide = seen[2] - seen[0]
     high = seen[3] - seen[1]
     x = seen[0] + (column + 0.5) / cosines.shape[1] * wide
     y = seen[1] + (row + 0.5) / cosines.shape[0] * high
     found = Grounded(sentence, cosines, (float(x), float(y)), seen)
-    return found, laid_over(shown(model.preprocess, picture, seen), found.weights)
+    return found, laid_over(shown(model.preprocess, image, seen), found.weights)
 
 
 def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part (x0, y0, x1, y1) of a picture of some width and height that lies in the model's pixels, in pixels of the
-    picture; beyond its edges where bars are added.
+    """The part (x0, y0, x1, y1) of an image of some width and height that lies in the model's pixels, in pixels of the
+    image; beyond its edges where bars are added.
 
     >>> part_seen(Preprocess(size=10), (40, 20))
     (10.0, 0.0, 30.0, 20.0)
@@ -82,20 +82,20 @@ def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, flo
     return edges[0], edges[2], edges[1], edges[3]
 
 
-def shown(preprocess: Preprocess, picture: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:
-    """The part of a picture that the model sees, square, not smaller than it was."""
+def shown(preprocess: Preprocess, image: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:
+    """The part of an image that the model sees, square, not smaller than it was."""
     side = max(_LEAST, round(max(seen[2] - seen[0], seen[3] - seen[1])))
     x0, y0, x1, y1 = map(round, seen)
-    return on_ground(picture, preprocess.fill).crop((x0, y0, x1, y1)).resize((side, side))
+    return on_ground(image, preprocess.fill).crop((x0, y0, x1, y1)).resize((side, side))
 
 
-def laid_over(picture: Image.Image, weights: np.ndarray) -> Image.Image:
-    """A picture, in greys, with weights (h, w) of 0 to 1 over it: what weighs more is more opaque, and red."""
-    smooth = F.interpolate(torch.from_numpy(weights)[None, None].float(), picture.size[::-1], mode="bicubic")[0, 0]
+def laid_over(image: Image.Image, weights: np.ndarray) -> Image.Image:
+    """An image, in greys, with weights (h, w) of 0 to 1 over it: what weighs more is more opaque, and red."""
+    smooth = F.interpolate(torch.from_numpy(weights)[None, None].float(), image.size[::-1], mode="bicubic")[0, 0]
     heat = smooth.clamp(0, 1).numpy()
     place = heat * (len(_COLOURS) - 1)
     low = np.minimum(place.astype(int), len(_COLOURS) - 2)
     colours = _COLOURS[low] + (place - low)[..., None] * (_COLOURS[low + 1] - _COLOURS[low])
     opaque = _OPAQUE * heat[..., None]
-    pixels = np.asarray(picture.convert("L").convert("RGB"), np.float32)
+    pixels = np.asarray(image.convert("L").convert("RGB"), np.float32)
     return Image.fromarray(np.rint(pixels + opaque * (colours - pixels)).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What claims on adaptation share: a small set of labelled pictures, unlike those that `tiny` learnt from.
+"""What claims on adaptation share: a small set of labelled images, unlike those that `tiny` learnt from.
 
 Classes are things in a colour ("blue crab"), drawn by the seed: five things, four colours. Half of the combinations,
 as the fields of a chessboard, are base classes; the others are novel, and made of the same parts. Pictures are scenes
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diptych.data.pictures import BytesPicture
-from diptych.data.sample import Picture, Sample, Source, labels_of
+from diptych.data.images import BytesImage
+from diptych.data.sample import EncodedImage, Sample, Source, labels_of
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.sources.subset import shots as draw_shots
@@ -32,7 +32,7 @@ from diptych.training.run import run
 
 THINGS = 5
 TINTS = 4
-SHOTS = 16  # pictures of each class in training
+SHOTS = 16  # images of each class in training
 TESTED = 25  # and in the test
 DRAWN = 40  # scenes for each combination of all things and colours, more where a class has too few of them
 TEMPLATE = "a picture of a {}"
@@ -40,7 +40,7 @@ LABEL = "pair"
 
 
 class Noisy(Wrapped):
-    """A source whose pictures have Gaussian noise of standard deviation `noise` (of 255), which hangs on their keys."""
+    """A source whose images have Gaussian noise of standard deviation `noise` (of 255), which hangs on their keys."""
 
     def __init__(self, source: Source, noise: float):
         super().__init__(source, name=f"{source.name}:noise={noise:g}")
@@ -49,14 +49,14 @@ class Noisy(Wrapped):
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
         grain = generator(0, "noise", sample.key)
-        return replace(sample, images={role: self._worn(picture, grain) for role, picture in sample.images.items()})
+        return replace(sample, images={role: self._worn(image, grain) for role, image in sample.images.items()})
 
-    def _worn(self, picture: Picture, grain: np.random.Generator) -> BytesPicture:
-        pixels = np.asarray(picture.decode().convert("RGB"), np.float32)
+    def _worn(self, image: EncodedImage, grain: np.random.Generator) -> BytesImage:
+        pixels = np.asarray(image.decode().convert("RGB"), np.float32)
         pixels = np.clip(pixels + grain.normal(0, self.noise, pixels.shape), 0, 255).round().astype(np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
-        return BytesPicture(file.getvalue())
+        return BytesImage(file.getvalue())
 
 
 def classes(seed: int) -> tuple[list[str], list[str]]:
@@ -76,7 +76,7 @@ def classes(seed: int) -> tuple[list[str], list[str]]:
     return halves
 
 
-def pictures(
+def images(
     trial: Trial,
     *,
     options: str = "number=1",
@@ -85,7 +85,7 @@ def pictures(
     shots: int = SHOTS,
     tested: int = TESTED,
 ) -> dict[str, Any]:
-    """The pictures of a seed as shards: `train`, `shots` of each base class, and `test`, `tested` of each class; and
+    """The images of a seed as shards: `train`, `shots` of each base class, and `test`, `tested` of each class; and
     `novel`, the names of the novel classes. `options` are those of the world `scenes`."""
     base, novel = classes(trial.seed)
     found: dict[str, Any] = {"novel": novel}
@@ -117,7 +117,7 @@ def adapted(
     shots: int | None = None,
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: `tiny`, adapted by a method to the pictures of `trial.prelude`, or to so many `shots` of each class of
+    """An arm: `tiny`, adapted by a method to the images of `trial.prelude`, or to so many `shots` of each class of
     them; with a template of its own where it reads names and has no groups of templates."""
     named = getattr(method_class(method), "named", True) and "templates" not in config
     words = {"template": TEMPLATE} if named else {}
@@ -145,7 +145,7 @@ def names_alone(trial: Trial) -> dict[str, float]:
 
 def halves(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
     """Accuracy among the base classes, among the novel ones, the harmonic mean H of both, and accuracy among all
-    classes, of the test pictures."""
+    classes, of the test images."""
     source = open_source(trial.prelude["test"])
     told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **how)["zeroshot"]
     return {"base": told["base_top1"], "novel": told["novel_top1"], "H": told["harmonic"], "all": told["top1"]}

@@ -1,8 +1,8 @@
-"""What claims on real photographs share: a picture tower and a text tower trained apart, joined by two linear maps.
+"""What claims on real photographs share: an image tower and a text tower trained apart, joined by two linear maps.
 
 EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) come in wheels, the extra `offline`. Both stay frozen; `clip`
 learns the maps, and the scale, on 800 photographs with captions (`flickr8k-1k`). So vectors of the towers are computed
-once for each picture and each text (`extra_state`), and all that follows costs no more than what is learnt.
+once for each image and each text (`extra_state`), and all that follows costs no more than what is learnt.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class Pair:
         recipe: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
-        """The model of a run of `method` from this one, on pictures that do not vary: so each is met but once."""
+        """The model of a run of `method` from this one, on images that do not vary: so each is met but once."""
         config = resolve(
             method,
             {"train": data},
@@ -100,7 +100,7 @@ class Pair:
 
 
 def remember(tower: Tower, known: Known) -> None:
-    """Freeze a tower, and let it compute the pooled vector of each picture or text but once; `known` is filled.
+    """Freeze a tower, and let it compute the pooled vector of each image or text but once; `known` is filled.
 
     Its results then have no tokens but that vector. A call with more than its input (prompts, edits) goes through the
     tower itself.

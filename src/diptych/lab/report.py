@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from PIL import Image
 
-from diptych.data.pictures import on_ground
+from diptych.data.images import on_ground
 
 
 def page(title: str, lead: str, *parts: str) -> str:
@@ -261,17 +261,17 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A picture with a caption; `hit` rings it as a right answer."""
+    """An image with a caption; `hit` rings it as a right answer."""
 
     image: Image.Image
     caption: str = ""
     hit: bool = False
 
 
-def picture(image: Image.Image, alt: str = "") -> str:
-    """An `img` with the picture inside, at most 128 px; transparent parts are white.
+def thumbnail(image: Image.Image, alt: str = "") -> str:
+    """An `img` with the image inside, at most 128 px; transparent parts are white.
 
-    >>> picture(Image.new("RGB", (4, 4)), "a <b>")[-18:]
+    >>> thumbnail(Image.new("RGB", (4, 4)), "a <b>")[-18:]
     'alt="a &lt;b&gt;">'
     """
     image = on_ground(image)
@@ -283,22 +283,22 @@ def picture(image: Image.Image, alt: str = "") -> str:
 
 
 def finds(rows: Sequence[tuple[str | Shown, Sequence[Shown]]]) -> str:
-    """Queries on the left, a text or a picture each, and what each found on the right."""
+    """Queries on the left, a text or an image each, and what each found on the right."""
     parts = []
     for query, hits in rows:
         asked = (
             escape(f"“{query}”")
             if isinstance(query, str)
-            else f"{picture(query.image, query.caption)}<figcaption>{escape(query.caption)}</figcaption>"
+            else f"{thumbnail(query.image, query.caption)}<figcaption>{escape(query.caption)}</figcaption>"
         )
         parts.append(f'<div class="query">{asked}</div>{strip(hits)}')
     return f'<div class="finds">{"".join(parts)}</div>'
 
 
 def strip(shown: Sequence[Shown]) -> str:
-    """Pictures side by side, their captions under them."""
+    """Images side by side, their captions under them."""
     found = "".join(
-        f"<figure{' class=hit' if item.hit else ''}>{picture(item.image, item.caption)}"
+        f"<figure{' class=hit' if item.hit else ''}>{thumbnail(item.image, item.caption)}"
         f"<figcaption>{escape(item.caption)}</figcaption></figure>"
         for item in shown
     )

@@ -1,6 +1,6 @@
 """The tiny model that is to ship: what it learns from, what it never sees, and the scores that it must reach.
 
-    object, colour, count, quadrant   of scenes of one thing, or several alike: a linear probe of frozen picture
+    object, colour, count, quadrant   of scenes of one thing, or several alike: a linear probe of frozen image
                                       vectors, and zero-shot by captions of all objects that differ in the factor
     swap                              2-way: the caption of a scene against that of its twin with swapped attributes
     pair                              16-way: a colour and an object that training never shows together, among 4 x 4
@@ -37,7 +37,7 @@ from diptych.training.run import run
 
 
 def _asked(*facts: str) -> str:
-    """The texts of a picture: a caption, and a sentence about each of these facts; without it, about any other."""
+    """The texts of an image: a caption, and a sentence about each of these facts; without it, about any other."""
     return ";".join(["caption=0.4,paraphrase=0.6", *(f"long[fact={fact}],long=0.001" for fact in facts)])
 
 
@@ -146,7 +146,7 @@ def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
 
 
 def _words() -> Iterator[str]:
-    """Texts of all objects, textures and styles, the reserved ones too: words alone, no picture."""
+    """Texts of all objects, textures and styles, the reserved ones too: words alone, no image."""
     source = open_source(WORDS)
     for index in range(len(source)):
         yield from source[index].captions("*")
@@ -208,7 +208,7 @@ def _objects() -> tuple[str, ...]:
 
 
 def _read(model: Any, source: Source) -> tuple[np.ndarray, Table]:
-    """Vectors (N, E) of all pictures, and their labels."""
+    """Vectors (N, E) of all images, and their labels."""
     samples = [source[i] for i in range(len(source))]
     vectors = model.embed_images([sample.images["main"] for sample in samples])
     names = (*FACTORS, "unseen")
@@ -240,7 +240,7 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 _CARD = """\
 # tiny
 
-A dual encoder of {millions:.1f} million parameters for pictures of 64 pixels, trained by `make tiny` (method `clip`) on
+A dual encoder of {millions:.1f} million parameters for images of 64 pixels, trained by `make tiny` (method `clip`) on
 scenes that the package draws: `diptych.load("tiny")`. It is for trying things out, not for photographs.
 
 ## Scores on held-out scenes
@@ -256,7 +256,7 @@ Factors are those of scenes of one thing, or several alike; a linear probe learn
 ## Training
 
 {minutes:.0f} minutes on {ranks} processes of one thread, seed {seed}, in {count} stages, each from where the one
-before it ended. Towers: `{image}`, `{text}`. Each picture has several texts, each with a loss of its own.
+before it ended. Towers: `{image}`, `{text}`. Each image has several texts, each with a loss of its own.
 
 {stages}
 

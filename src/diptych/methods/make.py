@@ -18,7 +18,7 @@ from diptych.towers.tower import ImageTower, Tower
 T = TypeVar("T", bound=nn.Module)
 
 NO_TOWER = "none"
-"""The image tower of what reads texts alone, the text tower of what sees pictures alone."""
+"""The image tower of what reads texts alone, the text tower of what sees images alone."""
 
 
 class Make:
@@ -76,12 +76,12 @@ class Make:
     def image(self) -> ImageTower:
         """A new image tower. Raises InputError where the model that training starts from reads texts alone."""
         if self.image_spec == NO_TOWER:
-            raise InputError("a language model has no image tower; start from a model of pictures and texts")
+            raise InputError("a language model has no image tower; start from a model of images and texts")
         tower = image_tower(self.image_spec)
         return self._load(tower, "image.")
 
     def text(self) -> Tower:
-        """A new text tower for the tokenizer's vocabulary. Raises InputError where there are to be pictures alone."""
+        """A new text tower for the tokenizer's vocabulary. Raises InputError where there are to be images alone."""
         if self.text_spec == NO_TOWER:
             raise InputError("there is no text tower, and this method reads texts; give one with --text-tower")
         tokenizer = self.tokenizer

@@ -129,7 +129,7 @@ class Lent(Make):
         encoder's method."""
         if not isinstance(self._lender, DualEncoder):
             raise InputError(
-                f"losses of pictures and texts cannot be added to {self._name}, which trains no dual "
+                f"losses of images and texts cannot be added to {self._name}, which trains no dual "
                 "encoder; leave out --with"
             )
         return _LentEncoder(self._lender, logit_scale, logit_bias)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError, at, brief
@@ -131,7 +131,7 @@ def _described(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The fields of `Description`, options of the method by the names that they have now."""
     path = folder / "model.json"
     description = vars(Description(**check_record(Description, values, path, _REMEDY)))
-    config = translated(f"option of {description['method']}", description["config"], path)
+    config = translated(description["method"], description["config"], path)
     return {**description, "config": config}
 
 
@@ -256,16 +256,16 @@ def _saved_digest(path: Path) -> str | None:
 
 
 def to_model(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str) -> Any:
-    """What takes pictures and strings, around a delivered module; `preprocess` in plain values."""
-    pictures = Preprocess.from_dict(preprocess) if preprocess else None
+    """What takes images and strings, around a delivered module; `preprocess` in plain values."""
+    images = Preprocess.from_dict(preprocess) if preprocess else None
     if isinstance(module, Delivered):
-        return module.to_model(tokenizer, pictures, name)
+        return module.to_model(tokenizer, images, name)
     if isinstance(module, CausalLM):
         assert tokenizer is not None, "a language model is made for a tokenizer"
         return LanguageModel(module, tokenizer, name=name)
     assert isinstance(module, DualEncoder)
-    assert pictures is not None, "a dual encoder has a preprocessing"
-    return Model(module, tokenizer, pictures, name=name)
+    assert images is not None, "a dual encoder has a preprocessing"
+    return Model(module, tokenizer, images, name=name)
 
 
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:

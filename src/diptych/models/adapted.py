@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.dtypes import wide
 from diptych.errors import InputError
 from diptych.models.delivered import Validation
-from diptych.models.model import Model, Pictures, Progress, evaluating
+from diptych.models.model import ImagesLike, Model, Progress, evaluating
 
 
 class TrainedClassesModel(Model):
@@ -49,7 +49,7 @@ class ClassifierModel(TrainedClassesModel):
         self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
 
     def class_logits(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Tensor:
         with evaluating(self.classifier), torch.inference_mode():
             texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
@@ -58,12 +58,12 @@ class ClassifierModel(TrainedClassesModel):
     def _answers(
         self,
         answer: Callable[[Tensor], Tensor],
-        images: Pictures,
+        images: ImagesLike,
         batch_size: int,
         exact: bool,
         progress: Progress | None,
     ) -> Tensor:
-        """What the classifier answers to pictures (N, …), float32, on the CPU."""
+        """What the classifier answers to images (N, …), float32, on the CPU."""
         batches, count = self._batches(images, batch_size, exact)
         found = []
         done = 0

@@ -1,11 +1,11 @@
-"""Classifiers of named classes on a dual encoder: what methods deliver that adapt a model to a few labelled pictures.
+"""Classifiers of named classes on a dual encoder: what methods deliver that adapt a model to a few labelled images.
 
     logits_c = s <x, t_c>
 
-x is a picture's unit vector, t_c that of class c, s the encoder's scale. What is learnt is how x and t_c come about;
+x is an image's unit vector, t_c that of class c, s the encoder's scale. What is learnt is how x and t_c come about;
 the classes are named afterwards, new names included.
 
-Dimensions: N pictures, C classes, L tokens of a prompt, D tower width, E embedding.
+Dimensions: N images, C classes, L tokens of a prompt, D tower width, E embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
@@ -29,14 +29,14 @@ from diptych.towers.tower import ImageTower
 class Classifier(Delivered):
     """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
 
-    A subclass overrides `text_features`, `image_features`, or, where a picture changes the prompts, `class_features`
+    A subclass overrides `text_features`, `image_features`, or, where an image changes the prompts, `class_features`
     and `logits`.
     """
 
     ids: Tensor
     lengths: Tensor
     fixed: ClassVar[bool] = True
-    """Whether `logits` reads `text_features`, which are the same for every picture."""
+    """Whether `logits` reads `text_features`, which are the same for every image."""
     independent: bool = True
     """Whether the logit of a class is the same whatever other classes are named."""
 
@@ -73,7 +73,7 @@ class Classifier(Delivered):
         self._still = None
 
     def image_features(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) -> unit vectors (N, E)."""
+        """Images (N, 3, H, W) -> unit vectors (N, E)."""
         return self.encoder.embed_images(x)
 
     def text_features(self) -> Tensor:
@@ -81,24 +81,24 @@ class Classifier(Delivered):
         return self.encoder.embed_texts(self.ids, self.lengths)
 
     def class_features(self, x: Tensor) -> Tensor:
-        """The classes as each of the pictures (N, 3, H, W) has them, unit vectors (N, C, E)."""
+        """The classes as each of the images (N, 3, H, W) has them, unit vectors (N, C, E)."""
         return self.text_features().expand(len(x), -1, -1)
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
-        """Pictures (N, 3, H, W) and, where they are `fixed`, the classes (C, E) -> logits (N, C)."""
+        """Images (N, 3, H, W) and, where they are `fixed`, the classes (C, E) -> logits (N, C)."""
         assert texts is not None
         return self.judged(self.image_features(x), texts)
 
     def judged(self, image: Tensor, texts: Tensor) -> Tensor:
-        """Unit vectors of pictures (N, E) and of classes (C, E) -> logits (N, C)."""
+        """Unit vectors of images (N, E) and of classes (C, E) -> logits (N, C)."""
         return self.encoder.logit_scale() * image.to(texts.dtype) @ texts.T
 
     def of_vectors(self, image: Tensor) -> Tensor:
-        """Pictures that are `image_features` (N, E) already -> logits (N, C), where classes are `fixed`."""
+        """Images that are `image_features` (N, E) already -> logits (N, C), where classes are `fixed`."""
         return self.judged(image, self._classes_now())
 
     def forward(self, x: Tensor, texts: Tensor | None = None) -> Tensor:
-        """Pictures (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there already. Raises
+        """Images (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there already. Raises
         InputError where no class was named."""
         if not self.classes:
             raise InputError("the classifier knows no classes; name them first, with set_classes or --names")

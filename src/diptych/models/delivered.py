@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
 
 
@@ -40,6 +40,6 @@ class Delivered(nn.Module):
         """Put what was learnt beside weights into them, where it can be: called once the weights are loaded."""
 
     def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
-        """What takes pictures and strings around it, as `diptych.load` returns it. Its attribute `validation` is a
+        """What takes images and strings around it, as `diptych.load` returns it. Its attribute `validation` is a
         `Validation`."""
         raise NotImplementedError

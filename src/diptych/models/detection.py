@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.errors import InputError
 from diptych.models.adapted import TrainedClassesModel
 from diptych.models.delivered import Validation
-from diptych.models.model import Pictures, Progress, evaluating
+from diptych.models.model import ImagesLike, Progress, evaluating
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.transformer import Transformer
 
@@ -43,7 +43,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The regions of pictures: vectors (B, N, E), boxes (B, N, 4) as shares of the picture, logits of centrality
+    """The regions of images: vectors (B, N, E), boxes (B, N, 4) as shares of the image, logits of centrality
     (B, N), and, where classes are named, how likely each is there (B, N, C)."""
 
     vectors: Tensor
@@ -96,7 +96,7 @@ class GroundingHead(nn.Module):
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in a picture, the likeliest first: boxes (n, 4) as shares of it, classes (n,), scores (n,)."""
+    """What was found in an image, the likeliest first: boxes (n, 4) as shares of it, classes (n,), scores (n,)."""
 
     boxes: Tensor
     classes: Tensor
@@ -115,13 +115,13 @@ class DetectorModel(TrainedClassesModel):
         super().__init__(delivered, preprocess, name=name)
         self.validation = Validation("detection", ("ap50",))
 
-    def class_logits(self, images: Pictures, **how: Any) -> Tensor:
-        raise InputError(f"{self.name} finds classes in pictures and names no whole picture; use detect")
+    def class_logits(self, images: ImagesLike, **how: Any) -> Tensor:
+        raise InputError(f"{self.name} finds classes in images and names no whole image; use detect")
 
     def embed_regions(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Regions:
-        """The regions of pictures, with the scores of the classes that are named; float32, on the CPU.
+        """The regions of images, with the scores of the classes that are named; float32, on the CPU.
 
         `images` and what is raised are those of `embed_images`; InputError also where no class is named.
         """
@@ -140,7 +140,7 @@ class DetectorModel(TrainedClassesModel):
 
     def detect(
         self,
-        images: Pictures,
+        images: ImagesLike,
         *,
         least: float = 0.05,
         overlap: float = 0.6,
@@ -148,7 +148,7 @@ class DetectorModel(TrainedClassesModel):
         batch_size: int = 64,
         exact: bool = False,
     ) -> list[Found]:
-        """What is found in each picture: scores of `least` or more, of boxes of one class that overlap by more than
+        """What is found in each image: scores of `least` or more, of boxes of one class that overlap by more than
         `overlap` (IoU) the likeliest, and `most` in all."""
         regions = self.embed_regions(images, batch_size=batch_size, exact=exact)
         assert regions.scores is not None
@@ -159,7 +159,7 @@ class DetectorModel(TrainedClassesModel):
 
 
 def chosen(boxes: Tensor, scores: Tensor, *, least: float, overlap: float, most: int) -> Found:
-    """What stays of the boxes (N, 4) of a picture with scores (N, C).
+    """What stays of the boxes (N, 4) of an image with scores (N, C).
 
     >>> boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]])
     >>> chosen(boxes, torch.tensor([[0.5], [0.6], [0.2]]), least=0.05, overlap=0.6, most=9).scores.tolist()

@@ -182,7 +182,7 @@ class LanguageModel:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("encoder", "preprocess") or (hasattr(Model, name) and not name.startswith("_")):
-            raise Missing(f"{self.name} is a language model and has no {name}; name a model of pictures and texts")
+            raise Missing(f"{self.name} is a language model and has no {name}; name a model of images and texts")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def generate(
@@ -290,7 +290,7 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
 def _texts(texts: str | Sequence[str], what: str) -> list[str]:
     texts = [texts] if isinstance(texts, str) else texts
     if isinstance(texts, Tensor) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"a language model reads texts and no pictures; give {what} as strings")
+        raise InputError(f"a language model reads texts and no images; give {what} as strings")
     return list(texts)
 
 

@@ -1,7 +1,7 @@
-"""`Model`: a dual encoder with its tokenizer and its preprocessing, so that pictures and strings go in and unit vectors
+"""`Model`: a dual encoder with its tokenizer and its preprocessing, so that images and strings go in and unit vectors
 come out. It is what `diptych.load` returns, whoever trained the weights.
 
-Dimensions: N pictures or texts, E embedding, H x W pixels, L text length.
+Dimensions: N images or texts, E embedding, H x W pixels, L text length.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diptych.data.decode import opened
-from diptych.data.pictures import FilePicture, Preprocess
+from diptych.data.images import FileImage, Preprocess
 from diptych.data.prefetch import ahead
-from diptych.data.sample import BadSample, Picture
+from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.dtypes import wide
@@ -31,13 +31,13 @@ from diptych.models.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
-Pictures = str | Path | Image.Image | Picture | Tensor | Sequence[str | Path | Image.Image | Picture]
+ImagesLike = str | Path | Image.Image | EncodedImage | Tensor | Sequence[str | Path | Image.Image | EncodedImage]
 Progress = Callable[[int, int], None]
 """`progress(done, total)`, called after each batch."""
 
 
 class Model:
-    """A dual encoder that takes pictures and strings. `name` is what it was loaded from, `delivered` what a method
+    """A dual encoder that takes images and strings. `name` is what it was loaded from, `delivered` what a method
     handed over that holds the encoder and more.
 
     Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
@@ -68,11 +68,11 @@ class Model:
             _check_tokenizer(encoder, tokenizer, name)
 
     def embed_images(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Tensor:
         """Unit vectors (N, E), float32, on the CPU.
 
-        `images`: a path, a picture, a list of them; uint8 tensors (N, 3, H, W), preprocessed like pictures; or float
+        `images`: a path, an image, a list of them; uint8 tensors (N, 3, H, W), preprocessed like images; or float
         tensors (N, 3, size, size), taken as preprocessed. A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size,
         with at least twice the model's size left (`Preprocess.read` says why); `exact` decodes it in full.
         Raises InputError for what cannot be read, by place and name.
@@ -80,7 +80,7 @@ class Model:
         batches, count = self._batches(images, batch_size, exact)
         return self._embed(batches, self.encoder.embed_images, count, progress)
 
-    def project_images(self, images: Pictures, *, batch_size: int = 64, exact: bool = False) -> Tensor:
+    def project_images(self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False) -> Tensor:
         """Vectors (N, E) that keep the length they had before `embed_images` made them unit; else as there."""
         batches, count = self._batches(images, batch_size, exact)
 
@@ -90,15 +90,15 @@ class Model:
         return self._embed(batches, project, count, None)
 
     def represent(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Encoded:
         """What the image tower gives before the projection: tokens (N, T, D), pooled (N, D); float32, on the CPU.
 
-        `images` and what is raised are those of `embed_images`; InputError also where there is no picture.
+        `images` and what is raised are those of `embed_images`; InputError also where there is no image.
         """
         batches, count = self._batches(images, batch_size, exact)
         if not count:
-            raise InputError(f"{self.name} has no picture to represent; give one at least")
+            raise InputError(f"{self.name} has no image to represent; give one at least")
         found: list[Encoded] = []
         with evaluating(self.encoder), torch.inference_mode():
             for (pixels,) in batches:
@@ -111,10 +111,10 @@ class Model:
         return replace(found[0], tokens=tokens, pooled=pooled, levels=())
 
     def heat(
-        self, images: Pictures, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
+        self, images: ImagesLike, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
     ) -> Tensor:
-        """Cosines (N, K, h, w) of texts with the positions of pictures, float32, on the CPU: positions pass through the
-        projection of the picture's vector.
+        """Cosines (N, K, h, w) of texts with the positions of images, float32, on the CPU: positions pass through the
+        projection of the image's vector.
 
         `images` and what is raised are those of `represent`; InputError also for an image tower without positions.
         """
@@ -167,9 +167,9 @@ class Model:
         self._class_vectors = mean_directions(vectors, len(names), self.shares)
 
     def class_logits(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Tensor:
-        """Logits (N, C) of pictures over the classes that were set: scale · cosine; their softmax are probabilities.
+        """Logits (N, C) of images over the classes that were set: scale · cosine; their softmax are probabilities.
 
         `images` and what is raised are those of `embed_images`; InputError also where no classes were set.
         """
@@ -243,8 +243,8 @@ class Model:
                     progress(done, count)
         return torch.cat(found[1:] or found).clone()  # a clone made here takes part in gradients again
 
-    def _batches(self, images: Pictures, batch_size: int, exact: bool) -> tuple[Iterator[tuple[Tensor]], int]:
-        """Batches of pixels (N, 3, size, size), and how many pictures there are."""
+    def _batches(self, images: ImagesLike, batch_size: int, exact: bool) -> tuple[Iterator[tuple[Tensor]], int]:
+        """Batches of pixels (N, 3, size, size), and how many images there are."""
         if isinstance(images, Tensor):
             return self._tensor_batches(images, batch_size)
         items = [images] if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode") else images
@@ -255,47 +255,45 @@ class Model:
         size = self.preprocess.size
         if images.ndim != 4 or images.shape[1] != 3 or not (images.dtype == torch.uint8 or images.is_floating_point()):
             raise InputError(
-                f"picture tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
+                f"image tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
                 f"{tuple(images.shape)}; permute or convert them"
             )
         if images.shape[2:] == (size, size):  # as preprocessed; for uint8 resizing would change nothing
             return ((chunk,) for chunk in images.split(batch_size)), len(images)
         if images.is_floating_point():
             raise InputError(
-                f"float pictures are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
-                f"{images.shape[3]}; give uint8 pixels or PIL pictures"
+                f"float images are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
+                f"{images.shape[3]}; give uint8 pixels or PIL images"
             )
-        pictures = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
-        return self._decoded(pictures, batch_size), len(pictures)
+        items = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
+        return self._decoded(items, batch_size), len(items)
 
     def _decoded(
-        self, items: Sequence[str | Path | Image.Image | Picture], batch_size: int, exact: bool = False
+        self, items: Sequence[str | Path | Image.Image | EncodedImage], batch_size: int, exact: bool = False
     ) -> Iterator[tuple[Tensor]]:
         """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller computes."""
         for pixels in ahead(partial(self._pixels, exact=exact), list(enumerate(items)), batch_size):
             yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
 
-    def _pixels(self, numbered: tuple[int, str | Path | Image.Image | Picture], *, exact: bool) -> Tensor:
+    def _pixels(self, numbered: tuple[int, str | Path | Image.Image | EncodedImage], *, exact: bool) -> Tensor:
         place, item = numbered
         try:
             if isinstance(item, Image.Image):
                 return self.preprocess(opened(item))
             if isinstance(item, str | Path):
-                return self.preprocess.read(FilePicture(str(item)), exact=exact)
+                return self.preprocess.read(FileImage(str(item)), exact=exact)
             if hasattr(item, "decode"):
                 return self.preprocess.read(item, exact=exact)
-        except (BadSample, OSError) as error:  # PIL reads late: a cut file given as a picture fails here
-            where = str(item) if isinstance(item, str | Path) else f"picture {place}"
+        except (BadSample, OSError) as error:  # PIL reads late: a cut file given as an image fails here
+            where = str(item) if isinstance(item, str | Path) else f"image {place}"
             raise InputError(
                 f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
             ) from error
-        raise InputError(
-            f"picture {place} is a {type(item).__name__}; give a path, a PIL picture, or one tensor of all"
-        )
+        raise InputError(f"image {place} is a {type(item).__name__}; give a path, a PIL image, or one tensor of all")
 
 
 def patch_vectors(model: Any, images: Any, batch_size: int = 64, **how: Any) -> tuple[Tensor, tuple[int, int]]:
-    """Unit vectors (N, h · w, E) of the positions of pictures, as `Model.embed_images` takes them, and the grid."""
+    """Unit vectors (N, h · w, E) of the positions of images, as `Model.embed_images` takes them, and the grid."""
     encoded = model.represent(images, batch_size=batch_size, **how)
     if encoded.grid is None:
         raise InputError(f"{model.name} has no positions to point at: its image tower pools them away")

@@ -1,6 +1,6 @@
 """The numbers that a model computes in: float32, bfloat16 weights, dynamic int8, or what a probe finds fastest.
 
-`set_precision` is what `diptych.load(…, precision=…)` calls. The probe embeds fixed pictures and texts with the user's
+`set_precision` is what `diptych.load(…, precision=…)` calls. The probe embeds fixed images and texts with the user's
 own weights in each precision and takes the fastest whose worst cosine to float32 is at least COSINE.
 """
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "int8")
 COSINE = 0.9995  # of the probe's worst: the worst of thousands lies lower (int8 .9991 of 32 captions, .9990 of 256)
 """The least cosine, over all probe inputs, between a precision's embedding and float32's."""
-PICTURES = 8
+IMAGES = 8
 TEXTS = 32
 ROUNDS = 3
 SECONDS = 5.0
@@ -177,13 +177,11 @@ def _copied(model: Model) -> Model:
 
 
 def _runs(model: Model) -> list[Callable[[Model], Tensor]]:
-    """The probe's inputs, the same everywhere: pictures from soft to noisy, texts of 1 to 16 words."""
+    """The probe's inputs, the same everywhere: images from soft to noisy, texts of 1 to 16 words."""
     size = model.preprocess.size
     generator = torch.Generator().manual_seed(0)
-    soft = torch.rand(PICTURES, 3, 6, 6, generator=generator)
-    noise = torch.randn(PICTURES, 3, size, size, generator=generator) * torch.linspace(0, 60, PICTURES).view(
-        -1, 1, 1, 1
-    )
+    soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
+    noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(0, 60, IMAGES).view(-1, 1, 1, 1)
     pixels = (F.interpolate(soft, size=(size, size), mode="bicubic") * 255 + noise).clamp(0, 255).to(torch.uint8)
     runs: list[Callable[[Model], Tensor]] = [lambda other: other.embed_images(pixels)]
     if model.tokenizer is not None:

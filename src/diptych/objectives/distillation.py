@@ -62,7 +62,7 @@ def distilled(
     *,
     tile: int | None = None,
 ) -> Tensor:
-    """Give each picture's texts, and each text's pictures, the probabilities that a teacher gives them.
+    """Give each image's texts, and each text's images, the probabilities that a teacher gives them.
 
         L = ½ [ mean_i CE(softmax S'_i, S_i) + the same of S^T, S'^T ],   S = scale · X Y^T, S' the teacher's
 

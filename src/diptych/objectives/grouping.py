@@ -1,12 +1,12 @@
 """Texts and the patches they speak of: each text gathers its own group of patches, and has to find it again.
 
-    S_ikn = <t_ik, p_in>                          text k and patch n of picture i, no other picture's
+    S_ikn = <t_ik, p_in>                          text k and patch n of image i, no other image's
     W = S scaled to 0 … 1 over n (or its softmax), what is below sigma cut off, divided by its sum
     g_ik = unit(Σ_n W_ikn p_in)
 
 Gradients flow through W. Half precision is computed in float32. Sources: Zheng et al. 2024 (DreamLIP).
 
-Dimensions: B pictures, K texts a picture, P patches, D width.
+Dimensions: B images, K texts an image, P patches, D width.
 """
 
 from typing import Literal
@@ -66,9 +66,9 @@ def grouped(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: We
 
 
 def grouping(
-    texts: Tensor, groups: Tensor, scale: Tensor | float, *, negatives: Literal["picture", "batch"] = "picture"
+    texts: Tensor, groups: Tensor, scale: Tensor | float, *, negatives: Literal["image", "batch"] = "image"
 ) -> Tensor:
-    """Each text finds its group among those of its picture's other texts, each group its text.
+    """Each text finds its group among those of its image's other texts, each group its text.
 
         L = mean_i ½ [ mean_k CE(scale · <g_ik, t_im>, m = k) + mean_k CE(scale · <t_ik, g_im>, m = k) ]
 
@@ -78,8 +78,8 @@ def grouping(
     >>> round(grouping(x, x, 1.0).item(), 4)  # log(1 + 1 / e)
     0.3133
     """
-    if negatives not in ("picture", "batch"):
-        raise InputError(f"negatives is {negatives!r}; choose 'picture' or 'batch'")
+    if negatives not in ("image", "batch"):
+        raise InputError(f"negatives is {negatives!r}; choose 'image' or 'batch'")
     if negatives == "batch":
         return info_nce(groups.flatten(0, 1), texts.flatten(0, 1), scale)
     with torch.autocast(texts.device.type, enabled=False):

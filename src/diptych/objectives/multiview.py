@@ -1,4 +1,4 @@
-"""Contrastive losses of any number of views of each instance: of one picture, of a picture and its captions, of any
+"""Contrastive losses of any number of views of each instance: of one image, of an image and its captions, of any
 modalities whose embeddings share a space.
 
 Views are unit vectors U (N, M, D): N views of M instances, U[l, i] is instance i in view l; s = <·, ·> / tau, and

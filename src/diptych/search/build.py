@@ -215,11 +215,11 @@ def _calibrated(index: Any, exact: Index, held_out: np.ndarray, recall: float, k
 def _questions(exact: Index, held_out: np.ndarray, k: int) -> dict[str, tuple[Tensor, Tensor | None, Tensor]]:
     """Queries (Q, E), their own rows (Q,), which are no answer, and the cosine (Q, 1) from which an answer counts.
 
-    Pictures, and where every folder has them the captions of the same rows: words lie elsewhere than pictures do, and
+    Images, and where every folder has them the captions of the same rows: words lie elsewhere than images do, and
     need more lists.
     """
     own = torch.from_numpy(held_out)
-    kinds = {"pictures": (torch.from_numpy(exact.rows(held_out)), own)}
+    kinds = {"images": (torch.from_numpy(exact.rows(held_out)), own)}
     words = _texts(exact, held_out)
     kinds |= {} if words is None else {"texts": (words, None)}
     asked = {}

@@ -1,4 +1,4 @@
-"""Pictures of a source that are meant by a reference picture and an instruction, by a model that has `compose`."""
+"""Images of a source that are meant by a reference image and an instruction, by a model that has `compose`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from diptych.data.pictures import FilePicture
+from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, main_picture, read_pictures
+from diptych.evaluation.embed import Progress, Steps, main_image, read_images
 from diptych.evaluation.suites.composed import content_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meant:
-    """One picture found: `rank` from 1, its score, its key, and its file where it is one."""
+    """One image found: `rank` from 1, its score, its key, and its file where it is one."""
 
     rank: int
     score: float
@@ -36,25 +36,25 @@ def compose(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Meant], Counter[str]]:
-    """The `k` pictures of a source that fit best, and how many could not be read, by reason. The reference itself is
+    """The `k` images of a source that fit best, and how many could not be read, by reason. The reference itself is
     none of them, wherever it lies. Raises InputError for a model that cannot compose and a reference that is none."""
-    able("a search by picture and instruction", model, "compose")
+    able("a search by image and instruction", model, "compose")
     try:
-        itself = content_of(FilePicture(str(reference)))
+        itself = content_of(FileImage(str(reference)))
     except BadSample as error:
-        raise InputError(f"{reference} cannot be read ({error}); name a picture to start from") from None
-    model.compose(reference, instruction, exact=exact)  # what is wrong with it is told before the pictures are read
+        raise InputError(f"{reference} cannot be read ({error}); name an image to start from") from None
+    model.compose(reference, instruction, exact=exact)  # what is wrong with it is told before the images are read
     bad: Counter[str] = Counter()
 
     def told(sample: Sample) -> tuple[str, str, bool]:
-        [picture] = main_picture(sample)
-        path = picture.path if isinstance(picture, FilePicture) else ""
-        return sample.key, path, content_of(picture) == itself
+        [image] = main_image(sample)
+        path = image.path if isinstance(image, FileImage) else ""
+        return sample.key, path, content_of(image) == itself
 
     facts: list[tuple[str, str]] = []
     parts: list[torch.Tensor] = []
     steps = Steps(progress, len(source))
-    for pixels, those in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, those in read_images(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
         others = [at for at, (_, _, same) in enumerate(those) if not same]
         parts.append(model.index(pixels, batch_size=batch_size)[others])
         facts += [those[at][:2] for at in others]

@@ -1,4 +1,4 @@
-"""Embed the pictures of a source, and their first captions, to a folder in clip-retrieval's layout.
+"""Embed the images of a source, and their first captions, to a folder in clip-retrieval's layout.
 
 The same command goes on where it was killed (`diptych.search.writer`), with batches cut at the same places, so that the
 folder holds the bytes of an unbroken run.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.pictures import FilePicture, Preprocess
+from diptych.data.images import FileImage, Preprocess
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_text
 from diptych.data.sources import open_source
@@ -43,7 +43,7 @@ def embed_source(
     none its first text of any role; without any, its text vector is zeros, so that row i of every file is one sample.
     `exact` is that of `Model.embed_images`; `progress(done, total)` is called after each batch. What a killed process
     left unfinished is gone on with.
-    Raises InputError: `out` exists, a share of more than `max_bad` of the samples is damaged, no picture at all,
+    Raises InputError: `out` exists, a share of more than `max_bad` of the samples is damaged, no image at all,
     embeddings that are not finite; then nothing is left behind. A full disk, another process that writes `out`, or an
     unfinished folder of another model, source or batch size; then what is unfinished is kept.
     """
@@ -51,9 +51,9 @@ def embed_source(
     parquet()  # better to miss it now than after an hour
     spec, source = (source, open_source(source)) if isinstance(source, str) else (source.name, source)
     if not any(name.startswith("images.") for name in source.schema()):
-        raise InputError(f"{source.name} has no pictures to embed; its fields are {', '.join(source.schema())}")
+        raise InputError(f"{source.name} has no images to embed; its fields are {', '.join(source.schema())}")
     if len(source) == 0:
-        raise InputError(f"{source.name} is empty; name a source with pictures")
+        raise InputError(f"{source.name} is empty; name a source with images")
     with_texts = model.tokenizer is not None and any(name.startswith("texts.") for name in source.schema())
     settings = _settings(model, spec, source, with_texts, batch_size, exact)
     with writer.unfinished(out) as hidden, ExitStack() as stack:
@@ -81,7 +81,7 @@ def embed_source(
             if progress:
                 progress(damage.seen, len(source))
         if rows is None:
-            raise InputError(f"none of the {len(source)} pictures of {source.name} can be read ({damage})")
+            raise InputError(f"none of the {len(source)} images of {source.name} can be read ({damage})")
         rows.close()
         shares = getattr(model, "shares", (1.0,))
         weights = getattr(model, "weights", None)
@@ -102,7 +102,7 @@ def embed_source(
 
 
 def _settings(model: Model, spec: str, source: Source, texts: bool, batch_size: int, exact: bool) -> dict[str, Any]:
-    """All that decides the bytes of the folder, as far as it can be told without reading the pictures."""
+    """All that decides the bytes of the folder, as far as it can be told without reading the images."""
     return {
         "model": model.identity,
         "precision": str(getattr(model, "precision", "float32")),
@@ -117,15 +117,15 @@ def _settings(model: Model, spec: str, source: Source, texts: bool, batch_size: 
 
 
 def _row(sample: Sample, position: int) -> Row:
-    picture = sample.images["main"]
+    image = sample.images["main"]
     # Only a file of its own has a path that other programs can open; members of tars are found by key.
-    path = path_text(str(Path(picture.path).absolute())) if isinstance(picture, FilePicture) else ""
+    path = path_text(str(Path(image.path).absolute())) if isinstance(image, FileImage) else ""
     captions = [text for text in sample.captions() or sample.captions("*") if text.strip()]
     return Row(sample.key, position, path, captions[0] if captions else None)
 
 
 def _again(source: Source, state: writer.Progress, count: int, hidden: Path) -> list[Row]:
-    """The last `count` rows before the saved position, read from the source again, though not their pictures."""
+    """The last `count` rows before the saved position, read from the source again, though not their images."""
     keys, damaged = source.keys(), {key for keys in state.damaged.values() for key in keys}
     rows: list[Row] = []
     position = state.position
@@ -154,10 +154,10 @@ class _Read:
 def _decoded(preprocess: Preprocess, source: Source, batch_size: int, exact: bool, start: int) -> Iterator[_Read]:
     def read(position: int) -> tuple[Row, Tensor]:
         sample = source[position]
-        picture = sample.images.get("main")
-        if picture is None:
-            raise BadSample("no-picture")
-        return _row(sample, position), preprocess.read(picture, exact=exact)
+        image = sample.images.get("main")
+        if image is None:
+            raise BadSample("no-image")
+        return _row(sample, position), preprocess.read(image, exact=exact)
 
     keys = source.keys()
     position = start

@@ -43,7 +43,7 @@ class Hit:
 
 
 class Index:
-    """The pictures of a folder of embeddings, opened by `Index.open`."""
+    """The images of a folder of embeddings, opened by `Index.open`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One question to an index: pictures for a text, pictures like a picture, or like a picture but for what is said."""
+"""One question to an index: images for a text, images like an image, or like an image but for what is said."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +22,15 @@ def query(
     minus: str | None = None,
     k: int = 10,
 ) -> list[Hit]:
-    """The `k` pictures of `index` nearest to a text, to a picture (a path or PIL), or to both, best first.
+    """The `k` images of `index` nearest to a text, to an image (a path or PIL), or to both, best first.
 
-    With several, the query is image + text - minus of their unit vectors (Jia et al., 2021), made one again: a picture
-    of a red house, minus "red", plus "blue". Raises InputError: neither text nor picture, an empty text, an unreadable
-    picture, a sum of nothing, a model other than the index's.
+    With several, the query is image + text - minus of their unit vectors (Jia et al., 2021), made one again: an image
+    of a red house, minus "red", plus "blue". Raises InputError: neither text nor image, an empty text, an unreadable
+    image, a sum of nothing, a model other than the index's.
     """
     index.check(model)
     if text is None and image is None:
-        raise InputError("a search takes a text, a picture or both; give one of them")
+        raise InputError("a search takes a text, an image or both; give one of them")
     for said in (text, minus):
         if said is not None and not said.strip():
             raise InputError("the text to search for is empty; give some words")
@@ -50,7 +50,7 @@ def query(
 def embed_and_query(
     model: Model, source: str, folder: Path, queries: Sequence[str | Image.Image], k: int
 ) -> list[list[Hit]]:
-    """Embed a source into a new folder, then answer each query, a text or a picture."""
+    """Embed a source into a new folder, then answer each query, a text or an image."""
     embed_source(model, source, folder)
     index = Index.open(folder)
     return [

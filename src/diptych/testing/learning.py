@@ -80,17 +80,17 @@ def learns_its_own_signal(subject: Subject) -> None:
     )
     if knows_pairs_alone(subject):
         right, bound = new_pairs(method)
-        assert right > bound, f"{right} of {len(_NEW)} new pictures find their text, and chance alone reaches {bound}"
+        assert right > bound, f"{right} of {len(_NEW)} new images find their text, and chance alone reaches {bound}"
 
 
 def shuffled_texts_teach_nothing(subject: Subject) -> None:
-    """Trained on the texts of other pictures, a method that knows nothing but its pairs matches new ones no better
+    """Trained on the texts of other images, a method that knows nothing but its pairs matches new ones no better
     than chance."""
     if not knows_pairs_alone(subject):
         return
     right, bound = new_pairs(trained(subject, shuffled=True)[0])
     assert right <= bound, (
-        f"trained on the texts of other pictures, {right} of {len(_NEW)} new pictures find their own, where chance "
+        f"trained on the texts of other images, {right} of {len(_NEW)} new images find their own, where chance "
         f"reaches {bound}: something beside the pairs tells which belong together"
     )
 
@@ -100,7 +100,7 @@ def _descends(subject: Subject) -> bool:
 
 
 def knows_pairs_alone(subject: Subject) -> bool:
-    """Whether it trains a dual encoder of pictures and texts, and neither starts from a model nor asks a teacher."""
+    """Whether it trains a dual encoder of images and texts, and neither starts from a model nor asks a teacher."""
     module = subject.small().deliver()
     pairs = isinstance(module, DualEncoder) and module.text is not None
     alone = not subject.cls.adapts and "teacher" not in subject.cls.presets["small"].config
@@ -200,7 +200,7 @@ def _start() -> "tempfile.TemporaryDirectory[str]":
 def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     """How well a method knows samples, from 0 to 1, and what is enough, by what it delivers and logs:
 
-    - a dual encoder of pictures alone: `agreement`
+    - a dual encoder of images alone: `agreement`
     - where it logs a perplexity: the probability of a token, of which a half is enough
     - accuracy by names where the data name classes, or recall, or what else its validation begins with
     """
@@ -226,7 +226,7 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
 
 
 def agreement(module: DualEncoder, batch: Batch) -> float:
-    """How many views of pictures are nearest to one of the same picture, or of the same label where it is read."""
+    """How many views of images are nearest to one of the same image, or of the same label where it is read."""
     vectors = module.embed_images(batch.image.flat)
     cosines = (vectors @ vectors.T).fill_diagonal_(-2)
     labels: Any = batch.fields.get("label", torch.arange(len(batch)))
@@ -252,7 +252,7 @@ def _by_loss(out: Path) -> tuple[float, float]:
 
 
 def new_pairs(method: Method) -> tuple[int, int]:
-    """How many of 96 new pictures have their text among the nearest 5, and how many chance alone gives at the most."""
+    """How many of 96 new images have their text among the nearest 5, and how many chance alone gives at the most."""
     source = Picked(_NEW, ("images.main", "texts.caption"))
     module: Any = method.deliver()
     with evaluating(module):

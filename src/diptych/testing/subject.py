@@ -77,7 +77,7 @@ class Subject:
 def narrower(spec: str, factor: int) -> Spec:
     """A tower spec with every width divided by `factor`, dropout off, and from a factor of 16 on at most 8 x 8 patches.
 
-    Models of timm have widths of their own: in their place comes timm's test model of the same family, on pictures of
+    Models of timm have widths of their own: in their place comes timm's test model of the same family, on images of
     64 pixels.
 
     >>> str(narrower("vit:width=768:heads=12:dropout=0.1", 16)), str(narrower("timm:resnet50:image_size=224", 16))

@@ -1,4 +1,4 @@
-"""A source that has whatever fields are asked of it: small pictures of one shape and colour, and words about them."""
+"""A source that has whatever fields are asked of it: small images of one shape and colour, and words about them."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _PLACES = ("left", "right", "top", "bottom")
 
 
 class Drawn:
-    """A picture that is drawn when decoded."""
+    """An image that is drawn when decoded."""
 
     def __init__(self, colour: int, shape: int, place: int, size: int, seed: int):
         self.colour = colour
@@ -49,7 +49,7 @@ class Drawn:
 
 class Toy:
     """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`, `labels.NAME`, `boxes`); of
-    those that are `lacked`, pictures, every third sample has none.
+    those that are `lacked`, images, every third sample has none.
 
     >>> Toy(2, ["texts.caption"])[1].captions()
     ['a orange circle on the left']
@@ -65,7 +65,7 @@ class Toy:
         lacked: Sequence[str] = (),
     ):
         assert count <= len(_COLOURS) * len(_SHAPES) * len(_PLACES), "there are only 128 different drawings"
-        assert all(name.startswith("images.") for name in lacked), "only pictures may be lacked"
+        assert all(name.startswith("images.") for name in lacked), "only images may be lacked"
         self.count = count
         self.fields = tuple(fields)
         self.size = size

@@ -1,6 +1,6 @@
 """The dual encoder: an image tower and a text tower, hinged at the space that they share.
 
-Dimensions: N pictures or texts, L tokens, D tower width, E embedding, K pooled vectors, H x W pixels.
+Dimensions: N images or texts, L tokens, D tower width, E embedding, K pooled vectors, H x W pixels.
 """
 
 import re
@@ -24,10 +24,10 @@ _OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
 
 
 class DualEncoder(nn.Module):
-    """Pictures and texts to unit vectors of one space; similarity is their dot product.
+    """Images and texts to unit vectors of one space; similarity is their dot product.
 
     `logit_scale()` is the multiplier of similarities, `logit_bias` what is added to them (SigLIP), or None. A
-    projection is the spec of a head (`towers.nn.heads`), such as "linear". A model of pictures alone has no text tower
+    projection is the spec of a head (`towers.nn.heads`), such as "linear". A model of images alone has no text tower
     (None).
 
     >>> from diptych.towers.build import image_tower, text_tower
@@ -54,7 +54,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         if image.vectors > 1:
             raise InputError(
-                f"the image tower pools {image.vectors} vectors a picture, and one is compared with "
+                f"the image tower pools {image.vectors} vectors an image, and one is compared with "
                 "texts; set cls=1, or pooling=mean or map"
             )
         self.image = image
@@ -73,13 +73,13 @@ class DualEncoder(nn.Module):
         }
 
     def encode_image(self, x: Tensor, **how: Any) -> Encoded:
-        """Pictures (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the tower."""
+        """Images (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the tower."""
         return self.image(x, **how)
 
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Encoded:
         """Ids (N, L) with lengths (N,) -> Encoded in tower width; keywords (`edit`, `memory`, …) go to the tower."""
         if self.text is None:
-            raise InputError("this model has no text tower: it embeds pictures alone")
+            raise InputError("this model has no text tower: it embeds images alone")
         return self.text(ids, lengths, **how)
 
     def project_image(self, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class DualEncoder(nn.Module):
         return self.text_projection(x)
 
     def embed_images(self, x: Tensor, **how: Any) -> Tensor:
-        """Pictures (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E)."""
+        """Images (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E)."""
         return F.normalize(self.project_image(self.encode_image(x, **how).pooled), dim=-1)
 
     def embed_texts(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Tensor:

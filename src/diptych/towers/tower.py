@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 
 
 class Tower(nn.Module):
@@ -42,7 +42,7 @@ class Tower(nn.Module):
 
 
 class ImageTower(Tower):
-    """Base of image towers: takes uint8 pictures, or floats as preprocessed."""
+    """Base of image towers: takes uint8 images, or floats as preprocessed."""
 
     mean: Tensor
     std: Tensor
@@ -56,7 +56,7 @@ class ImageTower(Tower):
 
     @property
     def vectors(self) -> int:
-        """How many vectors it pools of a picture."""
+        """How many vectors it pools of an image."""
         return 1
 
     @property

@@ -155,7 +155,7 @@ def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
     """A run's config with the new names of renamed options, of its method and of those added to it."""
     found = dict(tree)
     if isinstance(tree.get("method"), str) and isinstance(tree.get("config"), dict):
-        found["config"] = translated(f"option of {tree['method']}", tree["config"], path)
+        found["config"] = translated(tree["method"], tree["config"], path)
     for key in ("val", "guard"):
         if isinstance(tree.get(key), str):
             found[key] = _source_with_current_names(tree[key], path)
@@ -182,7 +182,7 @@ def _spec_with_current_names(spec: Any, path: Path) -> Any:
     if not isinstance(spec, str) or not spec:
         return spec
     parsed = parse(spec)
-    options = translated(f"option of {parsed.name}", parsed.options, path)
+    options = translated(parsed.name, parsed.options, path)
     return spec if options == parsed.options else str(Spec(parsed.name, options))
 
 

@@ -26,7 +26,7 @@ from diptych.methods.base import At, Losses, Method
 from diptych.training.step import Step, forward_backward
 
 PATCH = 16
-"""Pixels a side of what counts as one token of a picture, whatever patches a tower cuts."""
+"""Pixels a side of what counts as one token of an image, whatever patches a tower cuts."""
 
 
 def strategy(chunk: int | None) -> Callable[[Any, Any, At], Losses]:
@@ -82,7 +82,7 @@ def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
 def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
     """How many samples of a batch have `chunk` tokens in what a part reads, at least 1.
 
-    Tokens of a sample: V · ⌈H/16⌉ · ⌈W/16⌉ for pictures (V views), C · L for texts (C captions padded to L).
+    Tokens of a sample: V · ⌈H/16⌉ · ⌈W/16⌉ for images (V views), C · L for texts (C captions padded to L).
 
     >>> from diptych.data.batch import Images, Tokens
     >>> images = {"main": Images(torch.zeros(9, 1, 3, 64, 64))}
@@ -90,12 +90,12 @@ def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
     >>> [samples_at_once(Batch(images, texts), part, 60) for part in ("images", "texts", "all")]
     [3, 6, 2]
     """
-    pictures = sum(
+    images = sum(
         i.pixels.shape[1] * -(-i.pixels.shape[3] // PATCH) * -(-i.pixels.shape[4] // PATCH)
         for i in batch.images.values()
     )
     words = sum(t.ids.shape[1] * t.ids.shape[2] for t in batch.texts.values())
-    tokens = {"images": pictures, "texts": words, "all": pictures + words}[part]
+    tokens = {"images": images, "texts": words, "all": images + words}[part]
     return max(1, chunk // max(1, tokens))
 
 

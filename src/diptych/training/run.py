@@ -93,7 +93,7 @@ def _train(
     if held_out is not None:
         if isinstance(delivered, DualEncoder) and delivered.text is None:
             raise InputError(
-                "the validation matches pictures and texts, and this run has no text tower; leave out "
+                "the validation matches images and texts, and this run has no text tower; leave out "
                 "--val, and measure the model with `diptych evaluate --suite probe`"
             )
         fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)
@@ -156,7 +156,7 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
 
 
 def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:
-    """The texts of all sources, of every role, no picture read; damaged samples are passed over."""
+    """The texts of all sources, of every role, no image read; damaged samples are passed over."""
     for source in sources.values():
         for index in range(0, len(source), max(1, math.ceil(len(source) / _TEXTS))):
             try:

@@ -59,7 +59,7 @@ class Step(nn.Module):
 
 
 def gather_batch(batch: Any) -> Any:
-    """The whole world's batch without its pictures: texts, fields and keys in rank order."""
+    """The whole world's batch without its images: texts, fields and keys in rank order."""
     if isinstance(batch, Mapping):
         return {name: gather_batch(each) for name, each in batch.items()}
     if collectives.world_size() == 1:

@@ -34,7 +34,7 @@ CAP = [
 
 @pytest.fixture
 def cirr(tmp_path):
-    """`cirr(cap, split)` writes the two files and the pictures in CIRR's layout."""
+    """`cirr(cap, split)` writes the two files and the images in CIRR's layout."""
 
     def write(cap=CAP, split=SPLIT, name="cap.rc2.val.json"):
         for number, each in enumerate(SPLIT.values()):
@@ -49,12 +49,12 @@ def cirr(tmp_path):
     return write
 
 
-def test_triples_have_both_pictures_the_instruction_and_their_group(cirr):
+def test_triples_have_both_images_the_instruction_and_their_group(cirr):
     source = open_source(str(cirr()))
     assert isinstance(source, Source)
     first, second, third = (source[at] for at in range(3))
     assert [each.key for each in (first, second, third)] == ["12060", "12063", "12071"]
-    shown = {role: picture.decode().getpixel((0, 0))[0] for role, picture in second.images.items()}
+    shown = {role: image.decode().getpixel((0, 0))[0] for role, image in second.images.items()}
     assert shown == {"main": 2, "reference": 1}
     assert second.captions("instruction") == ["Remove one of the dogs."]
     assert [each.labels["group"] for each in (first, second, third)] == [7, 7, 9]
@@ -67,13 +67,13 @@ def test_triples_have_both_pictures_the_instruction_and_their_group(cirr):
     }
 
 
-def test_every_picture_is_in_the_gallery_and_in_each_of_its_groups(cirr):
+def test_every_image_is_in_the_gallery_and_in_each_of_its_groups(cirr):
     source = open_source(str(cirr()))
     assert len(set(source.keys())) == len(source)
     assert list(source.keys()) == [sample.key for sample in source]
     shown, groups = set(), {}
     for sample in source:
-        mine = {int(picture.decode().getpixel((0, 0))[0]) for picture in sample.images.values()}
+        mine = {int(image.decode().getpixel((0, 0))[0]) for image in sample.images.values()}
         shown |= mine
         groups.setdefault(sample.labels["group"], set()).update(mine)
         assert ("reference" in sample.images) == bool(sample.captions("instruction"))
@@ -81,33 +81,33 @@ def test_every_picture_is_in_the_gallery_and_in_each_of_its_groups(cirr):
     assert groups == {7: set(range(6)), 9: {3, 4, 5, 6, 7, 8}}
 
 
-def test_a_picture_of_no_group_is_in_the_gallery_alone(cirr):
+def test_a_image_of_no_group_is_in_the_gallery_alone(cirr):
     source = open_source(str(cirr(CAP[:2])))
     assert [(sample.key, sample.labels["group"]) for sample in source][-3:] == [(name, -1) for name in NAMES[6:]]
 
 
-def test_list_and_pictures_are_found_or_named(cirr, tmp_path):
+def test_list_and_images_are_found_or_named(cirr, tmp_path):
     path = cirr()
     moved = tmp_path / "elsewhere.json"
     (tmp_path / "image_splits" / "split.rc2.val.json").rename(moved)
-    with pytest.raises(InputError, match=r"its list of pictures, split\.rc2\.val\.json, is not there; name it with"):
+    with pytest.raises(InputError, match=r"its list of images, split\.rc2\.val\.json, is not there; name it with"):
         open_source(str(path))
-    assert len(open_source(f"{path}:pictures={moved}")) == len(open_source(f"{path}:pictures={moved}"))
+    assert len(open_source(f"{path}:image_list={moved}")) == len(open_source(f"{path}:image_list={moved}"))
     (tmp_path / "img_raw").rename(tmp_path / "photos")
-    with pytest.raises(InputError, match=r"its first picture, \./dev/dev-0-0-img0\.png, is not near it"):
-        open_source(f"{path}:pictures={moved}")
-    found = open_source(f"{path}:pictures={moved}:images={tmp_path / 'photos'}")
+    with pytest.raises(InputError, match=r"its first image, \./dev/dev-0-0-img0\.png, is not near it"):
+        open_source(f"{path}:image_list={moved}")
+    found = open_source(f"{path}:image_list={moved}:images={tmp_path / 'photos'}")
     assert found[0].images["main"].decode().size == (4, 4)
     with pytest.raises(InputError, match="is not in /nowhere"):
-        open_source(f"{path}:pictures={moved}:images=/nowhere")
+        open_source(f"{path}:image_list={moved}:images=/nowhere")
 
 
-def test_a_triple_of_pictures_that_are_not_listed_is_counted(cirr):
+def test_a_triple_of_images_that_are_not_listed_is_counted(cirr):
     cap = [*CAP, {**CAP[0], "pairid": 1, "target_hard": "dev-99-0-img0"}]
     source = open_source(str(cirr(cap)))
     assert source.damage == {"1": "missing"}
     assert "1" not in list(source.keys())
-    with pytest.raises(InputError, match="none of its 1 triples is of listed pictures"):
+    with pytest.raises(InputError, match="none of its 1 triples is of listed images"):
         open_source(str(cirr(cap[-1:])))
 
 
@@ -130,8 +130,8 @@ def changed(**fields):
         ("{", SPLIT, "not JSON"),
         (CAP, [], "no paths by name"),
         (CAP, {"a": 3}, "no paths by name"),
-        (CAP, {**SPLIT, "x": "../x.png"}, r"the picture \.\./x\.png leaves the folder"),
-        (CAP, {**SPLIT, "x": "/x.png"}, r"the picture /x\.png leaves the folder"),
+        (CAP, {**SPLIT, "x": "../x.png"}, r"the image \.\./x\.png leaves the folder"),
+        (CAP, {**SPLIT, "x": "/x.png"}, r"the image /x\.png leaves the folder"),
     ],
 )
 def test_damage_is_told(cirr, cap, split, message):

@@ -21,7 +21,7 @@ COCO = {
         {"image_id": 37777, "id": 2, "caption": "The dining table near the kitchen has a bowl of fruit on it."},
         {"image_id": 397133, "id": 1, "caption": "A man is in a kitchen making pizzas.\n"},
         {"image_id": 37777, "id": 3, "caption": "A small kitchen has various appliances and a table."},
-        {"image_id": 99, "id": 4, "caption": "A caption whose picture is not listed."},
+        {"image_id": 99, "id": 4, "caption": "A caption whose image is not listed."},
     ],
 }
 INSTANCES = {
@@ -65,7 +65,7 @@ def put(root, *names):
 
 
 @pytest.mark.parametrize("folder", ["val2017", "../val2017", "images/val2017"])
-def test_coco_captions_find_their_pictures(tmp_path, folder):
+def test_coco_captions_find_their_images(tmp_path, folder):
     (tmp_path / "annotations").mkdir()
     path = tmp_path / "annotations" / "captions_val2017.json"
     path.write_text(json.dumps(COCO))

@@ -18,7 +18,7 @@ from diptych.errors import InputError
 COUNT = 6
 
 
-def picture(number: int) -> Image.Image:
+def image(number: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 7, 3), dtype=np.uint8))
 
 
@@ -33,11 +33,11 @@ def made(count: int = COUNT) -> datasets.Dataset:
         }
     )
     rows = {
-        "pic": [picture(i) for i in range(count)],
+        "pic": [image(i) for i in range(count)],
         "caption": [f"caption {i}" for i in range(count)],
         "kind": [i % 2 if i else None for i in range(count)],
         "score": [i / 2 for i in range(count)],
-        "album": [[picture(9)]] * count,
+        "album": [[image(9)]] * count,
     }
     return datasets.Dataset.from_dict(rows, features=features)
 
@@ -93,8 +93,8 @@ def test_the_other_split(saved: Path):
     assert joined[2].key == "1/0"
 
 
-def test_pictures_come_undecoded_and_damaged_ones_are_told_by_our_decoder(tmp_path: Path):
-    whole = picture(0)
+def test_images_come_undecoded_and_damaged_ones_are_told_by_our_decoder(tmp_path: Path):
+    whole = image(0)
     whole.save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     rows = {
@@ -115,8 +115,8 @@ def test_pictures_come_undecoded_and_damaged_ones_are_told_by_our_decoder(tmp_pa
     assert source[3].images == {}
 
 
-def test_pictures_named_by_path_with_several_captions_are_one_sample(tmp_path: Path):
-    picture(0).save(tmp_path / "a.png")
+def test_images_named_by_path_with_several_captions_are_one_sample(tmp_path: Path):
+    image(0).save(tmp_path / "a.png")
     rows = {"image": [str(tmp_path / "a.png")] * 2, "text": ["one", "two"]}
     dataset = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
     source = Table("datasets:d", DatasetRows("datasets:d", dataset))  # save_to_disk would put the bytes in

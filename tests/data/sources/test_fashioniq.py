@@ -22,7 +22,7 @@ CAP = [
 
 @pytest.fixture
 def fashion(tmp_path):
-    """`fashion(cap, split)` writes the two files and the pictures in the published layout."""
+    """`fashion(cap, split)` writes the two files and the images in the published layout."""
 
     def write(cap=CAP, split=NAMES, name="cap.dress.val.json", ending="png"):
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def test_triples_bring_both_captions_and_the_rest_is_gallery(fashion, ending):
     assert isinstance(source, Source)
     assert list(source.keys()) == ["00000", "00001", NAMES[3]]
     assert source[0].captions("instruction") == CAP[0]["captions"]
-    shown = {role: round(picture.decode().getpixel((0, 0))[0] / 50) for role, picture in source[0].images.items()}
+    shown = {role: round(image.decode().getpixel((0, 0))[0] / 50) for role, image in source[0].images.items()}
     assert shown == {"main": 0, "reference": 1}
     assert set(source[2].images) == {"main"}
     assert "labels.group" not in source.schema()
@@ -70,10 +70,10 @@ def test_in_training_the_captions_come_in_four_forms_and_outside_in_order(fashio
         ([{**CAP[0], "captions": []}], NAMES, r"captions of triple 1 are \[\], no texts"),
         ([{**CAP[0], "captions": ["a", 3]}], NAMES, "captions of triple 1 are"),
         ("[", NAMES, "not JSON"),
-        (CAP, {}, "no list of pictures' names"),
-        (CAP, [1], "no list of pictures' names"),
-        (CAP, [NAMES[0], "../x"], r"the picture \.\./x\.png leaves the folder"),
-        (CAP, ["B000000000", *NAMES], r"its first picture, B000000000\.png, is not near it"),
+        (CAP, {}, "no list of images' names"),
+        (CAP, [1], "no list of images' names"),
+        (CAP, [NAMES[0], "../x"], r"the image \.\./x\.png leaves the folder"),
+        (CAP, ["B000000000", *NAMES], r"its first image, B000000000\.png, is not near it"),
     ],
 )
 def test_damage_is_told(fashion, cap, split, message):
@@ -81,7 +81,7 @@ def test_damage_is_told(fashion, cap, split, message):
         open_source(str(fashion(cap, split)))
 
 
-def test_a_picture_that_is_not_listed_is_counted(fashion):
+def test_a_image_that_is_not_listed_is_counted(fashion):
     assert open_source(str(fashion(split=NAMES[:2]))).damage == {"00001": "missing"}
 
 

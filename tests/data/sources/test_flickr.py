@@ -38,7 +38,7 @@ RESULTS = (
         ("captions.txt", KAGGLE, "elsewhere"),
     ],
 )
-def test_each_form_gives_all_captions_of_a_picture(tmp_path, name, text, beside):
+def test_each_form_gives_all_captions_of_a_image(tmp_path, name, text, beside):
     (tmp_path / name).write_text(text)
     (tmp_path / beside).mkdir(parents=True)
     for stem in ("1000268201_693b08cb0e", "1001773457_577c3a7d70"):
@@ -56,7 +56,7 @@ def test_each_form_gives_all_captions_of_a_picture(tmp_path, name, text, beside)
     }
 
 
-def test_without_pictures_the_option_is_named(tmp_path):
+def test_without_images_the_option_is_named(tmp_path):
     (tmp_path / "results_20130124.token").write_text(TOKEN)
     with pytest.raises(InputError, match=":images=FOLDER"):
         open_source(str(tmp_path / "results_20130124.token"))

@@ -1,4 +1,4 @@
-"""Folders of pictures: classes from subfolders, texts from neighbours, odd names, loops of links."""
+"""Folders of images: classes from subfolders, texts from neighbours, odd names, loops of links."""
 
 import errno
 import json
@@ -46,7 +46,7 @@ def test_an_empty_subfolder_is_a_class_where_there_are_classes(tmp_path):
     assert "labels.class" not in open_source(str(tmp_path)).schema()
 
 
-def test_texts_beside_pictures_are_captions(tmp_path):
+def test_texts_beside_images_are_captions(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         put(tmp_path, name)
     (tmp_path / "a.txt").write_text("one\n\n two \n")
@@ -65,7 +65,7 @@ def test_texts_beside_pictures_are_captions(tmp_path):
     assert kept[1].captions("long") == ["why?"]
 
 
-def test_captions_without_pictures_are_counted_as_missing(tmp_path):
+def test_captions_without_images_are_counted_as_missing(tmp_path):
     put(tmp_path, "a.png")
     for name in ("a.txt", "gone.txt"):
         (tmp_path / name).write_text("text")
@@ -99,29 +99,29 @@ def test_names_that_are_not_text_still_work(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "no pictures in this folder"),
-        ("a.txt", "1 texts and no picture"),
+        (None, "no images in this folder"),
+        ("a.txt", "1 texts and no image"),
         ("a.tar", r"\*.tar"),
         ("t.csv", "t.csv"),
     ],
 )
-def test_a_folder_without_pictures_says_what_to_do(tmp_path, name, message):
+def test_a_folder_without_images_says_what_to_do(tmp_path, name, message):
     if name:
         (tmp_path / name).write_text("x")
     with pytest.raises(InputError, match=message):
         open_source(str(tmp_path))
 
 
-def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path):
+def test_images_of_kinds_that_are_not_read_are_counted(tmp_path):
     put(tmp_path, "a.png")
     for name in ("b.jp2", "c.SVG", "d.nef", "movie.mp4", "notes.md"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.txt").write_text("its picture is there, but not read")
+    (tmp_path / "b.txt").write_text("its image is there, but not read")
     source = open_source(str(tmp_path))
     assert source.damage == {str(tmp_path / name): "unsupported" for name in ("b.jp2", "c.SVG", "d.nef")}
     (tmp_path / "a.png").unlink()
-    with pytest.raises(InputError, match="3 pictures of kinds that are not read"):
+    with pytest.raises(InputError, match="3 images of kinds that are not read"):
         open_source(str(tmp_path))
 
 

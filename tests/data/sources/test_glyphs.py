@@ -38,7 +38,7 @@ def test_the_split_is_the_hash_of_the_code():
         assert concept["split"] == {0: "test", 1: "val"}.get(digit, "train")
 
 
-def test_a_sample_has_picture_mask_texts_and_labels():
+def test_a_sample_has_image_mask_texts_and_labels():
     source = open_source("glyphs:split=all:design=all")
     sample = source[list(source.keys()).index("1f34e/noto")]
     assert sample.captions() == ["red apple"]
@@ -46,14 +46,14 @@ def test_a_sample_has_picture_mask_texts_and_labels():
     schema = source.schema()
     names = {name: schema[f"labels.{name}"].classes[value] for name, value in sample.labels.items()}
     assert names == {"concept": "red apple", "group": "food-drink", "subgroup": "food-fruit", "design": "noto"}
-    picture = sample.images["main"].decode()
-    assert (picture.mode, picture.size) == ("RGBA", (64, 64))
-    assert picture.getpixel((0, 0))[3] == 0
-    red, green, _, alpha = picture.getpixel((32, 40))
+    image = sample.images["main"].decode()
+    assert (image.mode, image.size) == ("RGBA", (64, 64))
+    assert image.getpixel((0, 0))[3] == 0
+    red, green, _, alpha = image.getpixel((32, 40))
     assert alpha == 255
     assert red > 2 * green
-    assert np.array_equal(np.asarray(sample.masks["main"].decode()), np.asarray(picture)[..., 3])
-    assert Image.open(io.BytesIO(sample.images["main"].read())).tobytes() == picture.tobytes()
+    assert np.array_equal(np.asarray(sample.masks["main"].decode()), np.asarray(image)[..., 3])
+    assert Image.open(io.BytesIO(sample.images["main"].read())).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("design", DESIGNS)

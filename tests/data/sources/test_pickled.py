@@ -51,7 +51,7 @@ def write(path: Path, entries, protocol: int = 4) -> Path:
 
 @pytest.fixture
 def yfcc(tmp_path) -> Path:
-    """The archives of YFCC100M with two of the pictures, and the list beside them."""
+    """The archives of YFCC100M with two of the images, and the list beside them."""
     for archive, member, colour in (("12/345", "678", "red"), ("00/000", "042", "blue")):
         path = tmp_path / "images" / f"{archive}.zip"
         path.parent.mkdir(parents=True)
@@ -60,10 +60,10 @@ def yfcc(tmp_path) -> Path:
     return write(tmp_path / "yfcc15m.pkl", YFCC)
 
 
-def test_cc3m_names_its_pictures_by_image_id(tmp_path):
+def test_cc3m_names_its_images_by_image_id(tmp_path):
     (tmp_path / "1510438788").write_bytes(jpeg())
     entries = [{"image_id": 1510438788, "captions": ["large field with pink tulips", "a field"]},
-               {"image_id": 7, "captions": ["its picture is gone"]}]  # fmt: skip
+               {"image_id": 7, "captions": ["its image is gone"]}]  # fmt: skip
     source = open_source(str(write(tmp_path / "cc3m.npy", entries)))
     assert list(source.keys()) == ["1510438788", "7"]
     assert source[0].captions() == ["large field with pink tulips", "a field"]
@@ -74,17 +74,17 @@ def test_cc3m_names_its_pictures_by_image_id(tmp_path):
     assert caught.value.reason == "missing"
 
 
-def test_cc12m_names_its_pictures_by_image_name_below_the_root(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "0.jpg").write_bytes(jpeg())
+def test_cc12m_names_its_images_by_image_name_below_the_root(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.jpg").write_bytes(jpeg())
     entries = [{"image_name": "0.jpg", "image_id": 0, "captions": ["Ivory Slipper Chairs - a Pair For Sale"]}]
-    source = open_source(f"{write(tmp_path / 'cc12m.npy', entries)}:root={tmp_path / 'pictures'}")
+    source = open_source(f"{write(tmp_path / 'cc12m.npy', entries)}:root={tmp_path / 'images'}")
     assert source[0].images["main"].decode().size == (8, 6)
     assert source[0].captions() == ["Ivory Slipper Chairs - a Pair For Sale"]
     assert set(source.schema()) == {"images.main", "texts.caption"}
 
 
-def test_yfcc_reads_pictures_from_its_archives_and_both_texts(yfcc):
+def test_yfcc_reads_images_from_its_archives_and_both_texts(yfcc):
     source = open_source(str(yfcc))
     assert source.keys()[0] == "images/12/345.zip/678.jpg"
     assert source.keys()[2] == "images/00/000.zip/042.jpg"

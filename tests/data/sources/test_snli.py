@@ -65,7 +65,7 @@ def test_a_pair_is_a_caption_and_a_question_with_its_answer(write):
 
 
 @pytest.mark.parametrize("rows", [SNLI, VE], ids=["snli", "snli-ve"])
-def test_pictures_are_found_beside_it_or_named(write, tmp_path, rows):
+def test_images_are_found_beside_it_or_named(write, tmp_path, rows):
     path = write("snli_ve_dev.jsonl", rows)
     put(tmp_path / "photos")
     named = open_source(f"{path}:images={tmp_path / 'photos'}")
@@ -74,7 +74,7 @@ def test_pictures_are_found_beside_it_or_named(write, tmp_path, rows):
     source = open_source(str(path))
     assert source[0].images["main"].decode().size == (4, 4)
     assert "images.main" in source.schema()
-    with pytest.raises(InputError, match=r"first picture, 4705552913\.jpg, is not in .*nowhere"):
+    with pytest.raises(InputError, match=r"first image, 4705552913\.jpg, is not in .*nowhere"):
         open_source(f"{path}:images={tmp_path / 'nowhere'}")
 
 

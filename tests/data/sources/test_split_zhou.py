@@ -24,7 +24,7 @@ PETS = {
 
 @pytest.fixture
 def pets(tmp_path):
-    """`pets(data, folder)` writes the file, and its pictures into the folder."""
+    """`pets(data, folder)` writes the file, and its images into the folder."""
 
     def write(data=PETS, folder="images"):
         for name in (entry[0] for entries in PETS.values() for entry in entries):
@@ -37,7 +37,7 @@ def pets(tmp_path):
     return write
 
 
-def test_splits_give_pictures_and_named_classes(pets):
+def test_splits_give_images_and_named_classes(pets):
     source = open_source(f"{pets()}:split=train")
     assert isinstance(source, Source)
     assert list(source.keys()) == [sample.key for sample in source] == [name for name, _, _ in PETS["train"]]
@@ -73,7 +73,7 @@ def changed(split, at, entry):
     [
         (PETS, "", r"holds the splits train, val, test; choose one, such as :split=train"),
         (PETS, ":split=tset", r"unknown split of .*Pets\.json 'tset'; did you mean 'test'"),
-        (PETS, ":split=test:root=/nowhere", r"its first picture, beagle_1\.jpg, is not in /nowhere; name the folder"),
+        (PETS, ":split=test:root=/nowhere", r"its first image, beagle_1\.jpg, is not in /nowhere; name the folder"),
         (PETS, ":split=test:images=x", r"unknown option of source .* 'images'"),
         ({**PETS, "val": []}, ":split=val", r"split val is empty; choose from train, test"),
         (

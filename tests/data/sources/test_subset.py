@@ -185,7 +185,7 @@ def test_what_cannot_be_had_is_told(labels, names, options, message):
 
 def test_the_label_is_not_guessed(tmp_path):
     put(tmp_path / "x", {"": 2})
-    with pytest.raises(InputError, match=r"has no label that tells classes; put the pictures of each class"):
+    with pytest.raises(InputError, match=r"has no label that tells classes; put the images of each class"):
         open_source(f"{tmp_path}/x:shots=1")
     with pytest.raises(InputError, match=r"glyphs has no one label of classes; choose by :of=LABEL of concept, group"):
         open_source("glyphs:shots=1")

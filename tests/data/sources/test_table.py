@@ -53,7 +53,7 @@ def write(path, rows):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_rows_of_one_picture_are_one_sample(folder, suffix):
+def test_rows_of_one_image_are_one_sample(folder, suffix):
     source = open_source(f"{write(folder / f't{suffix}', ROWS)}:label=kind")
     assert list(source.keys()) == ["a.png", "b.png"]
     assert source[0].captions() == ['a, quoted "cat"\nin two lines', "another cat"]
@@ -65,7 +65,7 @@ def test_rows_of_one_picture_are_one_sample(folder, suffix):
     assert again[0] == source[0]
 
 
-def test_pictures_may_be_bytes_in_parquet(folder):
+def test_images_may_be_bytes_in_parquet(folder):
     data = (folder / "a.png").read_bytes()
     for value in (data, {"bytes": data, "path": "ignored.png"}, {"bytes": None, "path": "a.png"}):
         path = write(folder / "t.parquet", [{"image": value, "text": f"text {n}", "label": n % 2} for n in range(5)])
@@ -91,7 +91,7 @@ def test_class_names_of_hugging_face_metadata_are_read(folder):
 )
 def test_random_tables_round_trip(tmp_path_factory, rows, suffix):
     path = tmp_path_factory.mktemp("t") / f"t{suffix}"
-    records = [{"image": f"{picture}.png", "caption": text.replace("\0", "")} for text, picture in rows]
+    records = [{"image": f"{image}.png", "caption": text.replace("\0", "")} for text, image in rows]
     source = open_source(str(write(path, records)))
     assert source.damage == {}
     expected = {}
@@ -176,7 +176,7 @@ def test_roles_that_do_not_fit_are_told(folder, text, message):
         open_source(f"{folder / 'cc3m.csv'}:text={text}")
 
 
-def test_a_picture_may_lie_in_a_zip(folder):
+def test_a_image_may_lie_in_a_zip(folder):
     with zipfile.ZipFile(folder / "p.zip", "w") as archive:
         archive.write(folder / "a.png", "in/a.png")
     source = open_source(str(write(folder / "t.csv", [{"image": "p.zip/in/a.png", "caption": "x"}])))
@@ -197,7 +197,7 @@ def test_damaged_rows_are_counted_by_reason(folder):
     assert Counter(open_source(str(lines)).damage.values()) == {"json": 2, "utf8": 1}
 
 
-def test_a_picture_that_is_not_there_is_missing(folder):
+def test_a_image_that_is_not_there_is_missing(folder):
     source = open_source(str(write(folder / "t.csv", [{"image": "gone.png", "caption": "x"}])))
     with pytest.raises(BadSample) as caught:
         source[0].images["main"].decode()
@@ -242,7 +242,7 @@ def test_a_split_takes_its_rows_and_keeps_the_numbers_of_classes(folder):
         open_source(f"{plain}:split=train")
 
 
-def test_texts_without_pictures_are_a_source_too(folder):
+def test_texts_without_images_are_a_source_too(folder):
     source = open_source(str(write(folder / "t.jsonl", [{"key": "k", "captions": ["x", "y"]}])))
     assert (source[0].captions(), dict(source[0].images)) == (["x", "y"], {})
 

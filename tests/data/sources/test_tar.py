@@ -18,7 +18,7 @@ from diptych.data.sources.tar import expand
 from diptych.errors import InputError
 
 
-def picture(format="PNG", colour=(10, 200, 30), size=(6, 5), **options) -> bytes:
+def image(format="PNG", colour=(10, 200, 30), size=(6, 5), **options) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, format, **options)
     return buffer.getvalue()
@@ -39,7 +39,7 @@ def write(path, members, **options):
 
 def samples(count, start=0):
     for number in range(start, start + count):
-        yield f"{number:04d}.png", picture(colour=(number % 256, 0, 0))
+        yield f"{number:04d}.png", image(colour=(number % 256, 0, 0))
         yield f"{number:04d}.json", json.dumps({"captions": [f"caption {number}", "b"], "label": number % 3}).encode()
 
 
@@ -79,8 +79,8 @@ def test_each_kind_of_member_lands_in_its_field(tmp_path):
         "size": [2, 2],
     }
     members = [
-        ("d/k.jpg", picture("JPEG")),
-        ("d/k.reference.png", picture()),
+        ("d/k.jpg", image("JPEG")),
+        ("d/k.reference.png", image()),
         ("d/k.seg.png", buffer.getvalue()),
         ("d/k.json", json.dumps(record).encode()),
         ("d/k.txt", b"a cat"),
@@ -114,7 +114,7 @@ def test_each_kind_of_member_lands_in_its_field(tmp_path):
 
 
 def test_the_caption_field_can_be_chosen(tmp_path):
-    members = [("k.png", picture()), ("k.json", b'{"name": "gala", "caption": "an apple"}')]
+    members = [("k.png", image()), ("k.json", b'{"name": "gala", "caption": "an apple"}')]
     path = write(tmp_path / "a.tar", members)
     assert open_source(str(path))[0].captions() == ["an apple"]
     assert open_source(f"{path}:text=name")[0].captions() == ["gala"]
@@ -144,7 +144,7 @@ def test_class_names_come_from_the_paired_field(tmp_path):
 def test_random_tars_round_trip(tmp_path_factory, texts, format, folder, seed):
     path = tmp_path_factory.mktemp("tar") / "a.tar"
     members = [(f"{folder}{n}.json", json.dumps({"caption": text}).encode()) for n, text in enumerate(texts)]
-    members += [(f"{folder}{n}.png", picture(size=(1 + n, 2))) for n in range(len(texts))]
+    members += [(f"{folder}{n}.png", image(size=(1 + n, 2))) for n in range(len(texts))]
     np.random.default_rng(seed).shuffle(members)  # members of a sample need not be neighbours
     source = open_source(str(write(path, members, format=format)))
     assert damaged(source) == {}
@@ -159,7 +159,7 @@ def test_the_damage_that_real_shards_have_is_counted_exactly_by_reason(tmp_path)
     """RELIABILITY 14."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    good = picture("JPEG", size=(40, 20))
+    good = image("JPEG", size=(40, 20))
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     gif, webp, grey = io.BytesIO(), io.BytesIO(), io.BytesIO()
     frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
@@ -167,9 +167,9 @@ def test_the_damage_that_real_shards_have_is_counted_exactly_by_reason(tmp_path)
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(grey, "PNG")
     cmyk = io.BytesIO()
     Image.new("CMYK", (8, 8)).save(cmyk, "JPEG")
-    pictures = {
+    images = {
         "good": ("jpg", good),
-        "rotated": ("jpg", picture("JPEG", size=(40, 20), exif=exif)),
+        "rotated": ("jpg", image("JPEG", size=(40, 20), exif=exif)),
         "cmyk": ("jpg", cmyk.getvalue()),
         "grey16": ("png", grey.getvalue()),
         "gif": ("gif", gif.getvalue()),
@@ -179,8 +179,8 @@ def test_the_damage_that_real_shards_have_is_counted_exactly_by_reason(tmp_path)
         "cut": ("jpg", good[:-200]),
         "garbage": ("jpg", b"\x01\x02\x03" * 30),
     }
-    members = [(f"{key}.{kind}", data) for key, (kind, data) in pictures.items()]
-    members += [(f"{key}.txt", b"a caption") for key in pictures]
+    members = [(f"{key}.{kind}", data) for key, (kind, data) in images.items()]
+    members += [(f"{key}.txt", b"a caption") for key in images]
     members += [("nocaption.jpg", good), ("latin.jpg", good), ("latin.txt", "café".encode("latin-1"))]
     members += [
         ("badjson.jpg", good),
@@ -188,7 +188,7 @@ def test_the_damage_that_real_shards_have_is_counted_exactly_by_reason(tmp_path)
         ("wrongsum.jpg", good),
         ("wrongsum.txt", b"x"),
     ]
-    members += [("good.jpg", picture("JPEG")), ("good.txt", b"again")]
+    members += [("good.jpg", image("JPEG")), ("good.txt", b"again")]
     path = write(tmp_path / "a.tar", members)
     data = bytearray(path.read_bytes())
     data[header_of(path, "wrongsum.jpg") + 150] ^= 1
@@ -407,7 +407,7 @@ def test_a_pickled_array_is_not_unpickled(tmp_path):
 
     buffer = io.BytesIO()
     np.save(buffer, np.array([Bomb()], dtype=object), allow_pickle=True)
-    source = open_source(str(write(tmp_path / "a.tar", [("k.png", picture()), ("k.npy", buffer.getvalue())])))
+    source = open_source(str(write(tmp_path / "a.tar", [("k.png", image()), ("k.npy", buffer.getvalue())])))
     with pytest.raises(BadSample) as caught:
         source[0]
     assert caught.value.reason == "pickled"
@@ -510,7 +510,7 @@ def masked(*planes, **records):
     for number, plane in enumerate(planes):
         buffer = io.BytesIO()
         Image.fromarray(np.array(plane, np.uint8)).save(buffer, "PNG")
-        yield f"{number}.png", picture(size=(2, 1))
+        yield f"{number}.png", image(size=(2, 1))
         yield f"{number}.seg.png", buffer.getvalue()
         yield f"{number}.json", json.dumps({name: values[number] for name, values in records.items()}).encode()
 
@@ -538,7 +538,7 @@ def test_numbers_of_a_mask_are_named_by_the_samples_that_have_them(tmp_path):
     assert source.schema()["masks.seg"].classes == ()
 
 
-def test_what_is_written_and_what_is_measured_in_a_picture_is_read(tmp_path):
+def test_what_is_written_and_what_is_measured_in_a_image_is_read(tmp_path):
     record = {
         "lines": [{"text": "TOTAL", "box": [1, 2, 3, 4]}, {"text": "5.00", "box": [5, 2, 3, 4]}],
         "words": ["not", "boxes"],
@@ -548,9 +548,7 @@ def test_what_is_written_and_what_is_measured_in_a_picture_is_read(tmp_path):
         "other": {"a": "text"},
         "ragged": [[1], [2, 3]],
     }
-    source = open_source(
-        str(write(tmp_path / "a.tar", [("k.png", picture()), ("k.json", json.dumps(record).encode())]))
-    )
+    source = open_source(str(write(tmp_path / "a.tar", [("k.png", image()), ("k.json", json.dumps(record).encode())])))
     (sample,) = source
     assert [(box.text, box.xyxy) for box in sample.boxes] == [("TOTAL", (1, 2, 4, 6)), ("5.00", (5, 2, 8, 6))]
     assert (sample.captions("ocr"), sample.captions("words")) == (["TOTAL\n5.00"], ["not", "boxes"])

@@ -91,7 +91,7 @@ def put(folder):
         Image.new("RGB", (4, 4)).save(folder / f"COCO_val2014_{image:012d}.jpg")
 
 
-def test_questions_have_answers_captions_and_pictures_where_they_lie_beside(vqa, tmp_path):
+def test_questions_have_answers_captions_and_images_where_they_lie_beside(vqa, tmp_path):
     path = vqa(captions=CAPTIONS)
     put(tmp_path / "val2014")
     source = open_source(str(path))
@@ -111,7 +111,7 @@ def test_questions_have_answers_captions_and_pictures_where_they_lie_beside(vqa,
     assert not source.damage
 
 
-def test_without_answers_and_pictures_it_is_a_source_of_questions(vqa, tmp_path):
+def test_without_answers_and_images_it_is_a_source_of_questions(vqa, tmp_path):
     path = vqa(annotations=None)
     assert list(open_source(str(path)).schema()) == ["texts.question"]
     (tmp_path / "else").mkdir()

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from diptych.data import worlds
+from diptych.data.images import Preprocess
 from diptych.data.loader import Loader
-from diptych.data.pictures import Preprocess
 from diptych.data.plan import Distinct, Shuffled, labels_of
 from diptych.data.sample import Box, Field, Sample, Source, Text
 from diptych.data.sources import formats, open_source
-from diptych.data.views import LabelView, PictureView
+from diptych.data.views import ImageView, LabelView
 from diptych.data.worlds import Drawn, Rendered, World, WorldSource
 from diptych.errors import InputError
 from diptych.spec import several
@@ -48,7 +48,7 @@ def test_worlds_are_joined_with_other_sources():
 
 def test_a_loader_reads_a_world_with_any_number_of_workers():
     source = open_source("scenes:count=12:texts=caption")
-    views = [PictureView(preprocess=Preprocess(size=32)), LabelView(label="object")]
+    views = [ImageView(preprocess=Preprocess(size=32)), LabelView(label="object")]
     batches = [
         [batch for batch in Loader(source, views, Shuffled(), 4, workers=workers).epoch(0)] for workers in (0, 2)
     ]
@@ -111,7 +111,7 @@ class Dots(World[int]):
         return Sample(
             key=key,
             source=self.name,
-            images={"main": drawn.picture()},
+            images={"main": drawn.image()},
             texts=self.captions(facts),
             arrays=drawn.arrays("x"),
             boxes=drawn.boxes(1),

@@ -1,4 +1,4 @@
-"""Edits change what they say, in the facts, the picture and the texts, and nothing else."""
+"""Edits change what they say, in the facts, the image and the texts, and nothing else."""
 
 import re
 from collections import Counter
@@ -170,7 +170,7 @@ def test_instructions_name_what_is_changed(edited):
     assert len(forms) == 2 * len(EDITS)
 
 
-def test_samples_bring_their_edits_with_both_pictures():
+def test_samples_bring_their_edits_with_both_images():
     source = open_source("scenes:count=12:number=2:same=0:edits=swap+move")
     kinds = Counter()
     for sample in source:

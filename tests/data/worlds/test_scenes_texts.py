@@ -335,7 +335,7 @@ def test_noise_comes_at_its_rate_and_its_flags_are_true():
         assert abs(counts[kind] / 900 - rate) < 4 * np.sqrt(rate * (1 - rate) / 900)
 
 
-def test_most_swapped_captions_are_false_of_the_picture():
+def test_most_swapped_captions_are_false_of_the_image():
     world = build("scenes", {"noise": "swap=1"})
     false = [
         mistakes(parse(world.captions(scene)[0].text), scene) != []

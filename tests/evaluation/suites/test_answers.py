@@ -90,7 +90,7 @@ def test_answers_follow_their_question_or_come_in_order():
     batch_size=st.integers(1, 4),
 )
 def test_written_answers_equal_loops(rows, batch_size):
-    """The model answers every question with the picture's number."""
+    """The model answers every question with the image's number."""
     model = Fake(vectors(0))
     model.written = lambda number, prompt: f"The {number}."
     samples = [

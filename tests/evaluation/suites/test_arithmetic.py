@@ -20,7 +20,7 @@ FIELDS = {"labels.object": Field(kind="int", classes=OBJECTS), "labels.colour": 
 
 
 def shown(thing: int, tint: int, edits=()) -> Sample:
-    """Picture number 2 · thing + tint; the words' numbers begin at 10 and 20."""
+    """Image number 2 · thing + tint; the words' numbers begin at 10 and 20."""
     return Sample(
         key=f"{thing}-{tint}",
         source="rows",
@@ -35,7 +35,7 @@ def rows(samples) -> Rows:
 
 
 def additive(seed: int = 0) -> Fake:
-    """A picture is the sum of its words, on orthogonal axes of equal length."""
+    """An image is the sum of its words, on orthogonal axes of equal length."""
     axes = np.linalg.qr(np.random.default_rng(seed).normal(size=(8, 8)))[0]
     vectors = np.zeros((22, 8))
     vectors[10:13], vectors[20:22] = axes[:3], axes[3:5]
@@ -49,15 +49,15 @@ def additive(seed: int = 0) -> Fake:
 ALL = [shown(thing, tint) for thing in range(3) for tint in range(2)]
 
 
-def test_where_a_picture_is_the_sum_of_its_words_every_exchange_succeeds():
+def test_where_a_image_is_the_sum_of_its_words_every_exchange_succeeds():
     found = arithmetic(additive(), rows(ALL))
     assert (found["success"], found["success_mean"]) == (1.0, 1.0)
-    assert (found["n"], found["pairs"]) == (6, 18)  # each picture has two other things and one other tint
+    assert (found["n"], found["pairs"]) == (6, 18)  # each image has two other things and one other tint
     assert found["chance_success"] == pytest.approx(1 / 6)
     assert found["by_label"] == {name: {"success": 1.0, "success_mean": 1.0} for name in ("object", "colour")}
 
 
-def test_words_that_change_too_little_leave_the_picture_nearest_to_itself():
+def test_words_that_change_too_little_leave_the_image_nearest_to_itself():
     assert arithmetic(additive(), rows(ALL), strength=0.0)["success"] == 0
     assert arithmetic(additive(), rows(ALL), strength=0.3)["success"] == 0
 
@@ -70,16 +70,16 @@ def test_a_space_that_is_one_point_has_no_hit():
     assert arithmetic(Fake(np.ones((22, 8))), rows(ALL))["success"] == 0
 
 
-def test_pictures_of_edits_are_answers_too():
+def test_images_of_edits_are_answers_too():
     found = arithmetic(additive(), rows([shown(0, 0, edits=[shown(0, 1), shown(2, 0)])]))
     assert (found["n"], found["success"]) == (3, 1.0)
     assert found["pairs"] == 4  # to either edit and back
 
 
-def test_exchanges_weigh_the_same_however_many_pictures_ask_for_them():
-    """Many pictures of one kind, whose exchange fails, against one whose exchange succeeds."""
+def test_exchanges_weigh_the_same_however_many_images_ask_for_them():
+    """Many images of one kind, whose exchange fails, against one whose exchange succeeds."""
     model = additive()
-    model.vectors[20] = model.vectors[21]  # tints are told from each other in pictures but not in words
+    model.vectors[20] = model.vectors[21]  # tints are told from each other in images but not in words
     found = arithmetic(model, rows([*ALL, shown(0, 0), shown(0, 0), shown(0, 0)]))
     assert found["by_label"]["colour"]["success"] == 0
     assert found["by_label"]["object"]["success"] == 1
@@ -88,7 +88,7 @@ def test_exchanges_weigh_the_same_however_many_pictures_ask_for_them():
 
 
 def brute(images, facts, words, strength):
-    """Every query as loops: (picture, exchange, hit)."""
+    """Every query as loops: (image, exchange, hit)."""
     found = []
     for i, values in enumerate(facts):
         for label, names in enumerate(words):
@@ -144,7 +144,7 @@ def test_the_protocol_knows_strength_and_words():
         assert arithmetic(additive(), rows(ALL), **other)["protocol"] != base
 
 
-def test_pictures_without_a_label_are_left_out_and_told():
+def test_images_without_a_label_are_left_out_and_told():
     unknown = Sample(key="x", source="rows", images={"main": Dot(0)}, labels={"object": 1, "colour": -1})
     found = arithmetic(additive(), rows([*ALL, unknown]))
     assert (found["n"], found["bad"]) == (6, {"no-label": 1})
@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_named_before_anything_is_computed():
     with pytest.raises(InputError, match="did you mean 'colour'"):
         evaluate(model, rows(ALL), ["arithmetic"], labels=("object", "color"))
     assert not model.seen
-    with pytest.raises(InputError, match="no two pictures of 'rows' differ in one of object, colour alone"):
+    with pytest.raises(InputError, match="no two images of 'rows' differ in one of object, colour alone"):
         arithmetic(model, rows([ALL[0], ALL[3]]))
 
 

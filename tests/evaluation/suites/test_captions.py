@@ -117,7 +117,7 @@ def test_cider_of_captions_of_known_quality():
     order = [2, 0, 1]
     turned = cider([perfect[i] for i in order], [right[i] for i in order])
     assert turned == pytest.approx(cider(perfect, right)[order])
-    assert cider(["a dog"], [["a dog"]]).tolist() == [0.0]  # of one picture nothing is rare
+    assert cider(["a dog"], [["a dog"]]).tolist() == [0.0]  # of one image nothing is rare
 
 
 @settings(max_examples=60, deadline=None)

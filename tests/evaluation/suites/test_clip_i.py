@@ -1,4 +1,4 @@
-"""Likeness: a painter that draws the right pictures, and one that draws those of another class."""
+"""Likeness: a painter that draws the right images, and one that draws those of another class."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ class Painter(Fake):
 
     def embed_images(self, images, *, batch_size):
         if isinstance(images, list):
-            return self.vectors[[picture.getpixel((0, 0))[0] for picture in images]]
+            return self.vectors[[image.getpixel((0, 0))[0] for image in images]]
         return super().embed_images(images, batch_size=batch_size)
 
     def draw(self, name, count, *, guidance, seed):

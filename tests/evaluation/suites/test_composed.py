@@ -56,17 +56,17 @@ def table(seed=0, count=20):
 
 
 def slow(model, triples, gallery, groups, keep):
-    """Ranks in the gallery, and in the group where there is one, by looking at one picture after the other. Scores
+    """Ranks in the gallery, and in the group where there is one, by looking at one image after the other. Scores
     closer than the stated tolerance, a millionth of the norms, are ties."""
     found = {"all": [], "subset": []}
     for target, reference, text, group in triples:
         query = model.query(torch.tensor([reference]), [digits(text)])[0].double()
-        score = {picture: max(float(query @ each) for each in model.tokens[picture].double()) for picture in gallery}
+        score = {image: max(float(query @ each) for each in model.tokens[image].double()) for image in gallery}
         out = set() if keep or reference == target else {reference}
-        for name, pictures in (("all", gallery), ("subset", groups.get(group, ()))):
-            compared = [picture for picture in pictures if picture not in out]
-            if pictures:
-                longest = max(float(each.norm()) for picture in compared for each in model.tokens[picture].double())
+        for name, images in (("all", gallery), ("subset", groups.get(group, ()))):
+            compared = [image for image in images if image not in out]
+            if images:
+                longest = max(float(each.norm()) for image in compared for each in model.tokens[image].double())
                 bar = score[target] - 1e-6 * longest * float(query.norm())
                 found[name].append(1 + sum(score[each] >= bar for each in compared if each != target))
     return found
@@ -109,7 +109,7 @@ def test_equals_the_loop_over_queries(triples, alone, keep, batch_size, seed):
     assert len(model.indexed) <= len(samples) + len(triples)
 
 
-def test_each_content_is_one_picture_of_the_gallery():
+def test_each_content_is_one_image_of_the_gallery():
     model = Composer(table())
     samples = [triple("a", 1, 0, "3"), triple("b", 2, 0, "4"), triple("c", 1, 2, "5"), triple("d", 0), triple("e", 6)]
     result = composed(model, source(samples), batch_size=2)

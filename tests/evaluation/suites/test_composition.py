@@ -22,7 +22,7 @@ EDITS = {"edits": Field(kind="edit")}
 
 @settings(max_examples=80, deadline=None)
 @given(count=st.integers(1, 8), tied=st.booleans(), lacking=st.booleans(), seed=st.integers(0, 10**6))
-def test_pairs_equal_loops_with_ties_and_missing_pictures_or_texts(count, tied, lacking, seed):
+def test_pairs_equal_loops_with_ties_and_missing_images_or_texts(count, tied, lacking, seed):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 3, (count, 2, 2)).astype(float) if tied else rng.normal(size=(count, 2, 2))
     for pair in scores:
@@ -118,16 +118,16 @@ MAYBE = st.none() | st.integers(0, 9)
 
 
 def edited(key: str, number: int, *edits: tuple[str, int | None, int | None], caption: str | None = None) -> Sample:
-    """A sample of picture and text `number`, with edits (kind, picture, text)."""
+    """A sample of image and text `number`, with edits (kind, image, text)."""
     made = [
         Sample(
             key=f"{key}/{at}",
             source="rows",
-            images={} if picture is None else {"main": Dot(picture)},
+            images={} if image is None else {"main": Dot(image)},
             texts=() if text is None else [Text(text=f"t {text}")],
             kind=kind,
         )
-        for at, (kind, picture, text) in enumerate(edits)
+        for at, (kind, image, text) in enumerate(edits)
     ]
     return replace(row(key, number, caption or f"t {number}"), edits=made)
 
@@ -158,13 +158,13 @@ def test_the_suite_scores_each_sample_with_its_edits(samples, by, batch_size, se
     source = Rows([edited(str(at), number, *edits) for at, (number, edits) in enumerate(samples)], fields=EDITS)
     tables, kinds = [], []
     for number, edits in samples:
-        pictures, texts = [number, *(p for _, p, _ in edits)], [number, *(t for _, _, t in edits)]
+        images, texts = [number, *(p for _, p, _ in edits)], [number, *(t for _, _, t in edits)]
         texts = [texts[0], *(None if text == number else text for text in texts[1:])]
         tables.append(
             np.array(
                 [
                     [math.nan if p is None or t is None else float(model.matcher[p] @ model.matcher[t]) for t in texts]
-                    for p in pictures
+                    for p in images
                 ]
             )
         )
@@ -189,7 +189,7 @@ def test_samples_without_edits_and_edits_that_change_no_text_are_told_or_half_co
     source = Rows([edited("a", 1, ("move", 2, 1)), row("b", 2, "t 2"), edited("c", 3, ("add", 4, 4))], fields=EDITS)
     result = composition(Fake(vectors(0)), source)
     assert result["bad"] == {"no-edit": 1}
-    assert set(result["by_kind"]["move"]) == {"n", "t2i_2way"}  # the text is the same, so pictures cannot choose
+    assert set(result["by_kind"]["move"]) == {"n", "t2i_2way"}  # the text is the same, so images cannot choose
     assert result["by_kind"]["add"]["group"] in (0.0, 1.0)
 
 

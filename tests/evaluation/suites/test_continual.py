@@ -47,7 +47,7 @@ def tasks(count: int = 3, samples: int = 5) -> Concat:
 
 
 class Turned(Fake):
-    """Pictures lie a good way off their texts, each otherwise."""
+    """Images lie a good way off their texts, each otherwise."""
 
     def __init__(self, seed: int):
         super().__init__(vectors(seed))

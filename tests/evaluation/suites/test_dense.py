@@ -1,4 +1,4 @@
-"""Dense and depth probes: cells and alignment against loops, mIoU against scikit-learn, and pictures that tell all."""
+"""Dense and depth probes: cells and alignment against loops, mIoU against scikit-learn, and images that tell all."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from tests.evaluation.helpers import Fake, Plane, Rows, vectors
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import Field, Sample
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
@@ -49,8 +49,8 @@ def test_a_plane_lies_as_the_pixels_do(width, height, size, resize, crop, seed):
     assert np.array_equal(np.nan_to_num(floats, nan=255), expected)
 
 
-def test_a_plane_lies_where_the_picture_of_it_lies():
-    """A picture of two halves, wide and tall: its scaled pixels and its mask change sides at the same places."""
+def test_a_plane_lies_where_the_image_of_it_lies():
+    """An image of two halves, wide and tall: its scaled pixels and its mask change sides at the same places."""
     for shape in ((40, 100), (100, 40)):
         plane = np.zeros(shape, np.uint8)
         plane[: shape[0] // 2, :] = 200
@@ -118,19 +118,19 @@ def test_segmentation_equals_the_classifiers_predictions():
 
 
 def quarters(count: int, tells: bool = True) -> Rows:
-    """Pictures of four quarters, each of one of three classes; the colour tells which, and how far it is."""
+    """Images of four quarters, each of one of three classes; the colour tells which, and how far it is."""
     samples = []
     for number in range(count):
         classes = np.random.default_rng(number).integers(0, 3, (2, 2))
         shown = COLOURS[classes if tells else np.random.default_rng(number + 1000).integers(0, 3, (2, 2))]
-        picture = shown.repeat(4, 0).repeat(4, 1)
+        image = shown.repeat(4, 0).repeat(4, 1)
         mask = classes.repeat(4, 0).repeat(4, 1).astype(np.uint8)
         mask[0, 0] = 255  # a void pixel does not make a void cell
         samples.append(
             Sample(
                 key=str(number),
                 source="rows",
-                images={"main": Plane(picture)},
+                images={"main": Plane(image)},
                 masks={"class": Plane(mask)},
                 arrays={"depth": np.where(mask == 255, np.nan, 2.0 * mask + 1)},
             )
@@ -139,7 +139,7 @@ def quarters(count: int, tells: bool = True) -> Rows:
     return Rows(samples, fields=fields)
 
 
-def test_a_probe_of_pictures_that_tell_all_reads_every_position():
+def test_a_probe_of_images_that_tell_all_reads_every_position():
     model = Fake(vectors(0), size=8)
     result = dense(model, quarters(20), train=quarters(30), batch_size=7)
     assert result["miou"] == result["accuracy"] == 1.0
@@ -172,7 +172,7 @@ def test_a_mask_of_objects_is_refused():
         dense(Fake(vectors(0), size=8), source, mask="class")
 
 
-def test_pictures_that_tell_nothing_give_about_chance():
+def test_images_that_tell_nothing_give_about_chance():
     result = dense(Fake(vectors(0), size=8), quarters(60, tells=False))
     assert result["accuracy"] < 0.6
     assert depth(Fake(vectors(0), size=8), quarters(60, tells=False))["r2"] < 0.2

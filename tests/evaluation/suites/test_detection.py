@@ -5,12 +5,12 @@ import pytest
 import torch
 from tests.evaluation.helpers import Plane, Rows
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import Box, Field, Sample
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.detection import average_precision, average_precisions, matched
-from diptych.inference.detect import find_in_pictures
+from diptych.inference.detect import find_in_images
 from diptych.models.detection import Found
 
 CLASSES = ("cat", "owl", "bat")
@@ -33,7 +33,7 @@ ROWS = Rows(
 
 
 class Seer:
-    """Answers by the number that a picture is full of."""
+    """Answers by the number that an image is full of."""
 
     name, identity = "seer", "seer"
     preprocess = Preprocess(size=4, resize="squash")
@@ -110,7 +110,7 @@ def test_the_average_precision_is_cocos(seed):
     assert average_precision(np.zeros(0), np.zeros(0, bool), 3) == 0
 
 
-def test_boxes_of_other_pictures_and_classes_are_no_hits():
+def test_boxes_of_other_images_and_classes_are_no_hits():
     wanted = [(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0])), (torch.zeros(0, 4), torch.zeros(0).long())]
     found = [
         (torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)),
@@ -134,8 +134,8 @@ def test_what_cannot_be_measured_is_told():
 def test_boxes_are_told_in_pixels():
     model = Seer(RIGHT)
     model.set_classes(CLASSES)
-    found, bad = find_in_pictures(model, ROWS)
-    assert [(each.picture, each.name, each.box) for each in found] == [
+    found, bad = find_in_images(model, ROWS)
+    assert [(each.image, each.name, each.box) for each in found] == [
         ("a", "cat", (0, 0, 10, 10)),
         ("a", "owl", (10, 0, 20, 5)),
         ("b", "cat", (5, 5, 15, 10)),

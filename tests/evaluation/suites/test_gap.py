@@ -98,7 +98,7 @@ def test_turning_both_sides_changes_nothing_turning_one_only_what_joins_them():
     assert all(one[name] != pytest.approx(base[name], abs=1e-3) for name in ("alignment", "cross_uniformity"))
 
 
-def test_the_suite_measures_pictures_and_their_first_texts():
+def test_the_suite_measures_images_and_their_first_texts():
     model = Fake(vectors(0))
     source = Rows(
         [*(row(str(i), i, f"t {i + 5}", f"t {i}") for i in range(10)), row("x", 1), row("y", 2, damage="html")]

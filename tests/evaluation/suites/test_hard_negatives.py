@@ -72,7 +72,7 @@ def test_equals_loops_over_anchors(rows, tied, seed):
 
 
 def test_without_paraphrases_the_other_captions_are_anchors_and_the_closest_one_is_right():
-    """As in SugarCrepe's captions: several of one picture, and negatives each made from one of them."""
+    """As in SugarCrepe's captions: several of one image, and negatives each made from one of them."""
     source = Words(
         [
             {

@@ -34,7 +34,7 @@ def test_auroc_counts_pairs_ties_half_and_equals_scikit_learn(n, tied, seed):
 
 
 def noisy(kinds: list[int]) -> Rows:
-    """Picture i with text i, or with text i + 1 where it is noise."""
+    """Image i with text i, or with text i + 1 where it is noise."""
     samples = [
         replace(row(str(at), at, f"t {at + (kind > 0)}"), labels={"noise": kind}) for at, kind in enumerate(kinds)
     ]

@@ -1,4 +1,4 @@
-"""Pointing: pictures of four colours, texts that name one, and a model that sees colours as they are."""
+"""Pointing: images of four colours, texts that name one, and a model that sees colours as they are."""
 
 import numpy as np
 import pytest
@@ -54,22 +54,22 @@ def test_ties_are_no_hits_and_light_everything():
 
 
 def test_texts_of_no_object_of_several_or_of_a_hidden_one_do_not_count():
-    picture = sample("a", "red", "green", "white", "white", said=("red",))
+    image = sample("a", "red", "green", "white", "white", said=("red",))
     texts = [
-        *picture.texts,
+        *image.texts,
         Text(text="all red", role="long"),
         Text(text="a red", role="long", attrs={"objects": ()}),
         Text(text="red and green", role="long", attrs={"objects": (0, 1)}),
         Text(text="hidden blue", role="long", attrs={"objects": (2,)}),
         Text(text="caption of red", attrs={"objects": (0,)}),
     ]
-    held = Sample(key="a", source="rows", images=picture.images, texts=texts, masks=picture.masks)
+    held = Sample(key="a", source="rows", images=image.images, texts=texts, masks=image.masks)
     assert pointing(Seer(), Rows([held], fields=FIELDS))["n"] == 1
     with pytest.raises(InputError, match="speaks of one object that is seen"):
         pointing(Seer(), Rows([sample("a", "white", "white", "white", "white")], fields=FIELDS))
 
 
-def test_a_picture_without_its_mask_is_counted():
+def test_a_image_without_its_mask_is_counted():
     lost = Sample(key="c", source="rows", images=ROWS[0].images, texts=ROWS[0].texts)
     found = pointing(Seer(), Rows([*ROWS.samples, lost], fields=FIELDS))
     assert found["bad"] == {"no-mask": 1}

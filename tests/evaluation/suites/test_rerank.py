@@ -1,4 +1,4 @@
-"""Reranking against loops: the match ability orders the first k, and reads each picture once more."""
+"""Reranking against loops: the match ability orders the first k, and reads each image once more."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Zero-shot segmentation: a model that sees colours finds all, one that swaps two finds none of them; where a picture
+"""Zero-shot segmentation: a model that sees colours finds all, one that swaps two finds none of them; where an image
 is like a sentence, in numbers and on the command line."""
 
 import json
@@ -10,7 +10,7 @@ from PIL import Image
 from tests.evaluation.helpers import Plane, Rows
 from tests.evaluation.suites.helpers import COLOURS, Seer
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import Field, Sample
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
@@ -22,7 +22,7 @@ NAMES = ("background", "red", "green", "blue")
 
 
 def quarters(*cells, names=NAMES):
-    """One picture of four quarters; white is background."""
+    """One image of four quarters; white is background."""
     pixels, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     for at, name in enumerate(cells):
         where = np.s_[at // 2 * 4 : (at // 2 + 1) * 4, at % 2 * 4 : (at % 2 + 1) * 4]
@@ -63,7 +63,7 @@ def test_a_mask_without_names_is_refused():
         evaluate(Seer(), source, ["segment"])
 
 
-# ---- one picture
+# ---- one image
 
 
 def test_heat_is_the_cosine_of_the_texts_with_the_positions():
@@ -92,16 +92,16 @@ def test_the_part_that_is_seen_is_what_the_pixels_show(how):
 
 
 def test_hot_places_are_red_and_cold_ones_grey():
-    picture = laid_over(Image.new("RGB", (40, 40), (90, 90, 90)), np.array([[0.0, 1.0]]))
-    assert picture.getpixel((2, 20)) == (90, 90, 90)
-    red, green, blue = picture.getpixel((38, 20))
+    image = laid_over(Image.new("RGB", (40, 40), (90, 90, 90)), np.array([[0.0, 1.0]]))
+    assert image.getpixel((2, 20)) == (90, 90, 90)
+    red, green, blue = image.getpixel((38, 20))
     assert red > green + 50
     assert red > blue + 50
     flat = Grounded("a", np.full((2, 2), 0.3), (0, 0), (0, 0, 1, 1))
     assert (flat.weights == 1).all()
 
 
-def test_the_command_writes_a_picture_and_numbers(tmp_path, capsys):
+def test_the_command_writes_a_image_and_numbers(tmp_path, capsys):
     from diptych.cli import main
 
     place = tmp_path / "photo.png"
@@ -119,7 +119,7 @@ def test_the_command_writes_a_picture_and_numbers(tmp_path, capsys):
         (["tiny", str(place)], "has no sentence"),
         (["tiny", str(tmp_path / "no.png"), "a bus"], "there is no such file"),
         (["tiny", str(place), "a bus", "--out", str(tmp_path / "a.jpg")], "name a PNG file"),
-        (["tiny", str(place), "a bus", "--out", str(place)], "the picture itself"),
+        (["tiny", str(place), "a bus", "--out", str(place)], "the image itself"),
         (["tiny-lm", str(place), "a bus"], "heat"),
     ):
         assert main(["ground", *words]) == 2

@@ -106,7 +106,7 @@ def test_the_bootstrap_is_that_of_a_share():
 # ---- in the suite
 
 
-def test_the_suite_fits_the_layer_and_chooses_its_epoch_on_other_pictures():
+def test_the_suite_fits_the_layer_and_chooses_its_epoch_on_other_images():
     model = class_model(200)
     pixels, labels = model.vectors.numpy(), np.arange(200) % 3
     result = run(model, labelled_dots(60), train=labelled_dots(60), val=labelled_dots(40), fit="sgd", bootstrap=50)
@@ -122,7 +122,7 @@ def test_the_suite_fits_the_layer_and_chooses_its_epoch_on_other_pictures():
     assert run(model, labelled_dots(60), train=labelled_dots(60), fit="sgd")["epoch"] == alone.epoch
 
 
-def test_c_too_is_chosen_on_the_pictures_given_for_it():
+def test_c_too_is_chosen_on_the_images_given_for_it():
     x, y = clusters(0)
     val_x, val_y = clusters(3, count=40)
     model, C = classifier(x, y, aside=(val_x, val_y))

@@ -1,4 +1,4 @@
-"""Retrieval among texts against loops, and without a picture."""
+"""Retrieval among texts against loops, and without an image."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_one_wording_is_counted_and_nothing_else_is_an_error():
         text_retrieval(TextsOnly(vectors(0)), Words([{"caption": ["t 1", " T 1"]}]))
 
 
-def test_needs_no_picture_and_names_a_role_that_is_not_there():
+def test_needs_no_image_and_names_a_role_that_is_not_there():
     source = Words([{"caption": ["t 1", "t 2"]}])
     assert evaluate(TextsOnly(vectors(0)), source, ["text_retrieval"])["text_retrieval"]["t2t_r1"] == 1.0
     with pytest.raises(InputError, match="role of the texts of source 'words' 'captoin'; did you mean 'caption'"):

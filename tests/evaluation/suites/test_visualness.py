@@ -27,7 +27,7 @@ def test_the_macro_f1_of_the_sheets_table():
 
 
 class Nulled(Fake):
-    """A model whose NULL picture is the dot 9."""
+    """A model whose NULL image is the dot 9."""
 
     threshold = None
     null = torch.tensor([9, 0, 0], dtype=torch.uint8).view(3, 1, 1)
@@ -44,7 +44,7 @@ def rows(samples, label="label"):
     return Rows(samples, fields={f"labels.{label}": Field(kind="int")})
 
 
-def test_scores_are_told_by_the_models_null_picture():
+def test_scores_are_told_by_the_models_null_image():
     data, visual = source()
     model = Nulled(vectors(0))
     scores = 1 - (model.vectors[:8] @ model.vectors[9]).numpy()
@@ -62,20 +62,20 @@ def test_scores_are_told_by_the_models_null_picture():
 
 def test_without_a_threshold_only_what_needs_none_is_told():
     data, _ = source()
-    model = Fake(vectors(0, count=256))  # which has no NULL picture of its own
+    model = Fake(vectors(0, count=256))  # which has no NULL image of its own
     found = evaluate(model, data, ["visualness"])["visualness"]
     assert "auroc" in found
     assert not {"macro_f1", "threshold", "accuracy"} & set(found)
 
 
-def test_visual_is_what_a_label_calls_so_or_what_has_a_picture():
+def test_visual_is_what_a_label_calls_so_or_what_has_a_image():
     data, visual = source()
     assert labelled(data)[1].tolist() == visual
     for label, named in (("visual", None), ("kind", "kind")):
         renamed, _ = source(label)
         assert labelled(renamed, label=named)[1].tolist() == visual
     bare, _ = source("other")
-    assert labelled(bare)[1].tolist() == visual  # by the pictures
+    assert labelled(bare)[1].tolist() == visual  # by the images
     unsure = rows([replace(each, labels={"label": -1}) if each.key == "3" else each for each in data.samples])
     found = evaluate(Nulled(vectors(0)), unsure, ["visualness"])["visualness"]
     assert (found["n"], found["bad"]) == (7, {"no-label": 1})

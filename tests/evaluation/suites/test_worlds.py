@@ -1,4 +1,4 @@
-"""Suites on the worlds: an oracle that knows what each picture shows gets full marks, and a point gets none."""
+"""Suites on the worlds: an oracle that knows what each image shows gets full marks, and a point gets none."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import Sample, Source
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
@@ -21,7 +21,7 @@ WIDTH = 512
 
 
 class Oracle:
-    """Knows each picture of a source, and of its edits, by its pixels; its vectors count words and pairs of words."""
+    """Knows each image of a source, and of its edits, by its pixels; its vectors count words and pairs of words."""
 
     identity = "oracle"
     preprocess = Preprocess(size=64)
@@ -74,7 +74,7 @@ class Oracle:
 
 
 class Point(Oracle):
-    """Maps all pictures and all texts to one point."""
+    """Maps all images and all texts to one point."""
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         return super().embed_texts(["all"] * len(texts))
@@ -103,7 +103,7 @@ def test_an_oracle_gets_full_marks(scenes, oracle):
 
 
 def test_objects_are_those_that_boxes_name(scenes, oracle):
-    """The caption names every object of the picture; boxes say which class each is of."""
+    """The caption names every object of the image; boxes say which class each is of."""
 
     class Named(type(scenes)):
         def schema(self):
@@ -150,7 +150,7 @@ def test_siblings_are_units():
     assert found["group_1"] > 0.9 > found["chance_group_1"]
 
 
-def test_sentences_are_measured_without_a_picture():
+def test_sentences_are_measured_without_a_image():
     source = open_source("sentences:count=150:roles=negated+swapped:paraphrases=2:pair=graded")
     found = evaluate(Oracle(), source, ["sts", "text_retrieval", "hard_negatives"])
     assert found["sts"]["spearman_low"] > 0.2

@@ -27,7 +27,7 @@ def source(labels, groups=None, names=NAMES) -> Rows:
 @settings(max_examples=50, deadline=None)
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=10), tied=st.booleans(), seed=st.integers(0, 99))
 def test_base_and_novel_equal_loops_over_their_own_classes(labels, tied, seed):
-    labels = [*labels, 0, 4]  # both halves have pictures
+    labels = [*labels, 0, 4]  # both halves have images
     model = Fake(np.sign(vectors(seed, 30)) if tied else vectors(seed, 30))
     result = zeroshot(model, source(labels), templates=("{}",), novel="half")
     hits: dict[str, list[bool]] = {"base": [], "novel": []}
@@ -88,7 +88,7 @@ def test_novel_classes_may_be_named_and_need_a_rest():
     for novel, message in ((["c9"], "novel class 'c9'"), (NAMES, "5 of 5 classes are novel"), ([], "0 of 5 classes")):
         with pytest.raises(InputError, match=message):
             evaluate(model, source([0, 1, 4]), ["zeroshot"], novel=novel)
-    with pytest.raises(InputError, match="no picture is of a novel class"):
+    with pytest.raises(InputError, match="no image is of a novel class"):
         base_and_novel(np.eye(2), np.eye(2), np.array([0, 0]), np.array([False, True]))
 
 
@@ -119,16 +119,16 @@ def test_groups_without_names_have_numbers_and_a_missing_label_is_told():
     assert group_accuracy(np.array([1.0, 0.0]), np.array([3, 3]), ()) == {"3": {"top1": 0.5, "n": 2}}
     with pytest.raises(InputError, match="label of source 'rows' for groups 'gg'; did you mean 'g'"):
         evaluate(Fake(vectors(0)), source([0]), ["zeroshot"], group="gg")
-    with pytest.raises(InputError, match="no picture has the label that says its group"):
+    with pytest.raises(InputError, match="no image has the label that says its group"):
         zeroshot(Fake(vectors(0)), source([0], [-1]), group="g")
 
 
 def test_an_ensemble_of_prompts_is_another_protocol_and_lies_between_its_members():
-    """The picture lies between what the two prompts of its class say; the other class has one of them nearer."""
+    """The image lies between what the two prompts of its class say; the other class has one of them nearer."""
     table = np.zeros((20, 3))
-    table[[0, 10, 1, 11, 12]] = [[1, 0, 0], [0, 1, 0], [1, 0.4, 0], [0, 0, 1], [1, 1, 0]]  # c0, 1c0, c1, 1c1, picture
-    picture = Rows([row("a", 12, label=0)], ("c0", "c1"))
-    one, both = (zeroshot(Fake(table), picture, templates=each) for each in (("{}",), ("{}", "1{}")))
+    table[[0, 10, 1, 11, 12]] = [[1, 0, 0], [0, 1, 0], [1, 0.4, 0], [0, 0, 1], [1, 1, 0]]  # c0, 1c0, c1, 1c1, image
+    image = Rows([row("a", 12, label=0)], ("c0", "c1"))
+    one, both = (zeroshot(Fake(table), image, templates=each) for each in (("{}",), ("{}", "1{}")))
     assert (one["top1"], both["top1"]) == (0.0, 1.0)
     assert one["protocol"] != both["protocol"]
 

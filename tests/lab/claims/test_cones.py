@@ -1,4 +1,4 @@
-"""The claim on concepts asks what it says: the same pictures, steps and batches, and rates as told."""
+"""The claim on concepts asks what it says: the same images, steps and batches, and rates as told."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():
 
 def test_what_is_learnt_from_is_new_and_apart_from_what_is_measured_on(tmp_path):
     trial = Trial(seed=3, folder=tmp_path, quick=True)
-    learnt, test = (open_source(spec) for spec in cones.pictures(trial, "novel", 4))
+    learnt, test = (open_source(spec) for spec in cones.images(trial, "novel", 4))
     known = {sample.labels["object"] for sample in learnt}
     names = learnt.schema()["labels.object"].classes
     assert len(learnt) == 4 * len(names) == 4 * len(known) == 40

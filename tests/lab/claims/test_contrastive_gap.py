@@ -24,7 +24,7 @@ def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():
     assert set(claim.learning) == {"clip", "cua", "cuaxu"}
 
 
-def test_every_measured_picture_has_a_name_of_its_own_and_is_of_a_hand_that_was_not_learnt():
+def test_every_measured_image_has_a_name_of_its_own_and_is_of_a_hand_that_was_not_learnt():
     measured, learnt = open_source(gap.MEASURED), open_source(gap.LEARNT)
     assert len(measured) == gap.PAIRS
     assert len({measured[i].captions()[0] for i in range(len(measured))}) == gap.PAIRS

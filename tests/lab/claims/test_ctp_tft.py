@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import method, zero_shot
 
 from diptych.lab import adapting
@@ -56,7 +56,7 @@ def step(made):
     """A step of descent."""
     made.train()
     learning = [parameter for parameter in made.parameters() if parameter.requires_grad]
-    torch.nn.functional.cross_entropy(made.model(pictures(3)), torch.tensor([0, 1, 2])).backward()
+    torch.nn.functional.cross_entropy(made.model(random_images(3)), torch.tensor([0, 1, 2])).backward()
     torch.optim.SGD(learning, lr=0.1).step()
     made.zero_grad()
 
@@ -69,10 +69,10 @@ def test_a_half_that_is_left_out_adds_nothing_after_steps_either(change, out):
         step(made)
     model = made.model.eval()
     with torch.no_grad():
-        picture, patches = model.look(model.encoder.encode_image(pictures(2)))
-        classes = model.aware(picture, patches, model.text_features())
-        found = {"tuned": model.tuned(picture, patches, classes), "aware": classes}
-        kept = {"tuned": picture, "aware": model.pair_features(torch.zeros(2, 1, 32))}  # with no shift
+        image, patches = model.look(model.encoder.encode_image(random_images(2)))
+        classes = model.aware(image, patches, model.text_features())
+        found = {"tuned": model.tuned(image, patches, classes), "aware": classes}
+        kept = {"tuned": image, "aware": model.pair_features(torch.zeros(2, 1, 32))}  # with no shift
         other = "aware" if out == "tuned" else "tuned"
         torch.testing.assert_close(found[out], kept[out])
         assert not torch.allclose(found[other], kept[other], atol=1e-4)
@@ -82,7 +82,9 @@ def test_a_still_shift_begins_as_coop():
     made = method("cocoop")
     ctp_tft.still(made)
     with torch.no_grad():
-        torch.testing.assert_close(made.model.class_features(pictures(1))[0], zero_shot(made), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            made.model.class_features(random_images(1))[0], zero_shot(made), atol=1e-5, rtol=1e-5
+        )
     step(made)
     assert bool(made.model.meta[2].weight.any())
 
@@ -98,9 +100,9 @@ def test_the_agnostic_arm_asks_with_one_query_in_training_and_when_measured(tmp_
     asked = []
     aware = ctp_tft.ClassAware.aware
 
-    def watched(self, picture, patches, texts):
+    def watched(self, image, patches, texts):
         asked.append(texts.detach())
-        return aware(self, picture, patches, texts)
+        return aware(self, image, patches, texts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ctp_tft.ClassAware, "aware", watched)

@@ -34,7 +34,7 @@ def test_names_say_nothing_and_descriptions_everything(drawn):
         assert {sum(colour in text for text in texts) for texts in bank.values()} == {4}
 
 
-def test_parts_share_no_picture_and_have_all_classes(drawn):
+def test_parts_share_no_image_and_have_all_classes(drawn):
     parts = {name: open_source(f"{drawn}/{name}") for name in gist.PARTS}
     numbers = [{key.rpartition("-")[2] for key in part.keys()} for part in parts.values()]  # noqa: SIM118
     assert not numbers[0] & numbers[1]

@@ -23,7 +23,7 @@ def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():
     assert set(claim.learning) == {"adamw_64", "lion_64", "adamw_large", "lion_large"}
 
 
-def test_hands_are_apart_and_the_reported_one_has_a_picture_for_each_name(data):
+def test_hands_are_apart_and_the_reported_one_has_a_image_for_each_name(data):
     designs = [
         set(FINAL.source(FINAL.learnt, *names).labels("design"))
         for names in (CHOICE.designs, (CHOICE.held_out,), (FINAL.held_out,))

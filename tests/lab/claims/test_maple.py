@@ -1,7 +1,7 @@
 """The claim on MaPLe asks what it says: equal recipes, a depth that is `tiny`'s, an image tower without a signal."""
 
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import method
 
 from diptych.lab.claim import block, find
@@ -26,6 +26,6 @@ def test_uncoupled_prompts_are_zero_in_the_image_tower_and_stay_so():
     maple.uncoupled(made)
     assert all(float(vectors.detach().abs().max()) == 0 for vectors in made.model.image_prompts())
     made.train()
-    torch.nn.functional.cross_entropy(made.model(pictures(3)), torch.tensor([0, 1, 2])).backward()
+    torch.nn.functional.cross_entropy(made.model(random_images(3)), torch.tensor([0, 1, 2])).backward()
     assert all(parameter.grad is None for parameter in made.model.couple.parameters())
     assert made.model.context.grad is not None

@@ -1,4 +1,4 @@
-"""The claim on pictures of several styles asks what it says: equal steps and pictures, groups and losses as named."""
+"""The claim on images of several styles asks what it says: equal steps and images, groups and losses as named."""
 
 from dataclasses import replace
 

@@ -63,7 +63,7 @@ def test_arms_differ_in_one_thing_each(tmp_path, monkeypatch):
     monkeypatch.setattr(proapo, "run", run)
     monkeypatch.setattr(proapo, "load", lambda folder: SimpleNamespace(classifier=None))
     monkeypatch.setattr(proapo, "measure", lambda sets, trial: {})
-    prelude = {"data": "pictures/", "descriptions": "sentences.json"}
+    prelude = {"data": "images/", "descriptions": "sentences.json"}
     for name in ("proapo", "accuracy", "edits", "random_groups", "shuffled"):
         proapo.claim.arms[name](Trial(seed=3, folder=tmp_path, prelude=prelude))
     assert {name for name, change in changes.items() if change} == {"edits", "random_groups", "shuffled"}

@@ -77,7 +77,7 @@ def quick(tmp_path_factory):
 
 
 def test_baselines_read_what_they_say(quick):
-    """On the Q-Former of the prelude: the sum is of the other two, zeros know no picture."""
+    """On the Q-Former of the prelude: the sum is of the other two, zeros know no image."""
     composer = load(quick.prelude["pairs"]).composer
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (2, 3, 32, 32), generator=generator, dtype=torch.uint8)

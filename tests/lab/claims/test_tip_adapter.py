@@ -1,4 +1,4 @@
-"""The claim on Tip-Adapter asks what it says: one picture or all, labels dealt out anew, the classes learnt alone."""
+"""The claim on Tip-Adapter asks what it says: one image or all, labels dealt out anew, the classes learnt alone."""
 
 import itertools
 
@@ -83,7 +83,7 @@ def test_dealt_labels_are_the_same_labels_in_another_order():
     assert torch.equal(made.model.owners.sort().values, before.sort().values)
 
 
-def test_arms_learn_from_as_many_pictures_as_they_say(tmp_path, monkeypatch):
+def test_arms_learn_from_as_many_images_as_they_say(tmp_path, monkeypatch):
     monkeypatch.setattr(tip_adapter, "measure", lambda model, trial: {"keys": len(model.classifier.keys)})
     train = "scenes:number=1:texts=caption:objects=cat:held_out=0.0:styles=seen:count=100"
     for shots, keys in ((1, 8), (None, 100)):

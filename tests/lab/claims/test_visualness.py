@@ -42,8 +42,8 @@ def test_the_data_are_what_they_say(trial):
     for stage in visualness.STAGES:
         whole, dealt = (visualness.read(trial.prelude[name]) for name in (stage, f"shuffled_{stage}"))
         assert [row["text"] for row in dealt] == [row["text"] for row in whole]
-        pictures = [sorted(row["image"] or "" for row in rows) for rows in (whole, dealt)]
-        assert pictures[0] == pictures[1]
+        images = [sorted(row["image"] or "" for row in rows) for rows in (whole, dealt)]
+        assert images[0] == images[1]
         assert dealt != whole
     source = open_source(trial.prelude["test"])
     assert labelled(source)[1].tolist() == [bool(row["label"]) for row in visualness.read(trial.prelude["test"])]
@@ -82,7 +82,7 @@ def test_one_stage_takes_as_many_steps_as_two():
     def steps(rows, epochs):
         return epochs * -(-rows // 64)
 
-    auto = 590  # of 630 sentences of 150 pages some show one picture
+    auto = 590  # of 630 sentences of 150 pages some show one image
     both = steps(auto, 5) + steps(visualness.HUMAN, 5)
     assert steps(auto, 6.5) == both
     assert abs(steps(visualness.HUMAN, 22) - both) <= 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import CLIP_B16, NAMES, learnt, method, zero_shot
 
 from diptych.data.tokenizers import build
@@ -47,7 +47,7 @@ def test_as_many_numbers_are_learnt_as_the_sheet_counts():
     assert learnt(made) == 2 * 1_049_088 + 33_312 + 1_024 + 1 + 4 * 512
 
 
-def test_a_class_reads_the_picture_as_worked_out_by_hand():
+def test_a_class_reads_the_image_as_worked_out_by_hand():
     layer, tokens = plain(2), torch.tensor([[[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
     weights = torch.tensor([[0.575975, 0.140029, 0.283995], [0.197776, 0.401112, 0.401112]])
     torch.testing.assert_close(layer.weights(torch.eye(2)[None], tokens)[0, 0], weights, atol=2e-6, rtol=0)
@@ -55,22 +55,22 @@ def test_a_class_reads_the_picture_as_worked_out_by_hand():
     torch.testing.assert_close(layer(torch.eye(2)[None], tokens)[0], read, atol=2e-6, rtol=0)
 
 
-def test_the_picture_reads_the_classes_as_worked_out_by_hand():
-    layer, picture = plain(2), torch.tensor([[[1.0, 0.5]]])
+def test_the_image_reads_the_classes_as_worked_out_by_hand():
+    layer, image = plain(2), torch.tensor([[[1.0, 0.5]]])
     weights = torch.tensor([0.587479, 0.412521])
-    torch.testing.assert_close(layer.weights(picture, torch.eye(2)[None]).flatten(), weights, atol=2e-6, rtol=0)
+    torch.testing.assert_close(layer.weights(image, torch.eye(2)[None]).flatten(), weights, atol=2e-6, rtol=0)
     made = method("ctp_tft").model
     made.tft, made.alpha = layer, torch.nn.Parameter(torch.tensor(0.5))
-    tuned = made.tuned(picture, torch.zeros(1, 1, 2), torch.eye(2)[None])
+    tuned = made.tuned(image, torch.zeros(1, 1, 2), torch.eye(2)[None])
     torch.testing.assert_close(tuned.flatten(), torch.tensor([0.877729, 0.479158]), atol=2e-6, rtol=0)
     made.alpha.data.zero_()
-    untuned = made.tuned(picture, torch.zeros(1, 1, 2), torch.eye(2)[None])
+    untuned = made.tuned(image, torch.zeros(1, 1, 2), torch.eye(2)[None])
     torch.testing.assert_close(untuned.flatten(), torch.tensor([0.894427, 0.447214]), atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("tft", ["query_image", "pool"])
 def test_the_first_step_is_zero_shot_with_any_names(tft):
-    made, x = method("ctp_tft", tft=tft), pictures()
+    made, x = method("ctp_tft", tft=tft), random_images()
     for names in (NAMES, ["a green triangle", "bar"]):
         made.model.set_classes(names)
         with torch.no_grad():
@@ -96,11 +96,11 @@ def slow_read(layer, query, keys):
 
 
 def slow_logits(made, x, tft):
-    """Picture by picture and class by class, each prompt a text of its own."""
+    """Image by image and class by class, each prompt a text of its own."""
     model, rows = made.model, []
     encoder, words = model.encoder, model.tokenizer
-    for picture in x:
-        seen = encoder.encode_image(picture[None])
+    for image in x:
+        seen = encoder.encode_image(image[None])
         whole = F.normalize(encoder.image_projection(seen.pooled[0]), dim=0)
         patches = F.normalize(encoder.image_projection(seen.patches[0]), dim=1)
         classes = []
@@ -124,8 +124,8 @@ def slow_logits(made, x, tft):
 
 
 @pytest.mark.parametrize("tft", ["query_image", "pool"])
-def test_logits_and_their_gradients_equal_loops_over_pictures_classes_and_heads(tft):
-    made, x = moved(tft, prompts=4), pictures(3)
+def test_logits_and_their_gradients_equal_loops_over_images_classes_and_heads(tft):
+    made, x = moved(tft, prompts=4), random_images(3)
     grads = []
     for logits in (made.model(x), slow_logits(made, x, tft)):
         made.zero_grad()
@@ -136,15 +136,15 @@ def test_logits_and_their_gradients_equal_loops_over_pictures_classes_and_heads(
 
 
 def test_gradients_are_those_of_finite_differences():
-    made, x = moved(classes=("bar", "car")), pictures(1)
+    made, x = moved(classes=("bar", "car")), random_images(1)
     model = made.model
-    picture, patches = (part.detach() for part in model.look(model.encoder.encode_image(x)))
+    image, patches = (part.detach() for part in model.look(model.encoder.encode_image(x)))
     texts = model.text_features()
 
     def loss(alpha, bias):
         model.alpha.data.copy_(alpha)
-        classes = model.aware(picture + bias, patches, texts)
-        return (F.normalize(picture + alpha * model.tft(picture, classes), dim=-1) * classes).sum(-1)
+        classes = model.aware(image + bias, patches, texts)
+        return (F.normalize(image + alpha * model.tft(image, classes), dim=-1) * classes).sum(-1)
 
     generator = torch.Generator().manual_seed(0)
     bias = torch.randn(1, 1, 32, generator=generator, dtype=torch.float64) * 0.1
@@ -154,7 +154,7 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_a_query_of_no_class_shifts_all_classes_alike():
     """Which is CoCoOp's structure: the same shift of every class."""
-    model, x = moved().model, pictures(2)
+    model, x = moved().model, random_images(2)
     shifts = []
     pairs = model.pair_features
     model.pair_features = lambda shift: shifts.append(shift) or pairs(shift)
@@ -170,14 +170,14 @@ def test_a_query_of_no_class_shifts_all_classes_alike():
 
 @pytest.mark.parametrize("tft", ["query_image", "pool"])
 def test_the_order_of_patches_does_not_matter_and_that_of_classes_is_the_logits(tft):
-    made, x = moved(tft), pictures(2)
+    made, x = moved(tft), random_images(2)
     model = made.model
     with torch.no_grad():
-        picture, patches = model.look(model.encoder.encode_image(x))
+        image, patches = model.look(model.encoder.encode_image(x))
         turned = patches[:, torch.tensor([2, 0, 3, 1])]
-        classes = model.aware(picture, patches, model.text_features())
-        torch.testing.assert_close(model.aware(picture, turned, model.text_features()), classes)
-        torch.testing.assert_close(model.tuned(picture, turned, classes), model.tuned(picture, patches, classes))
+        classes = model.aware(image, patches, model.text_features())
+        torch.testing.assert_close(model.aware(image, turned, model.text_features()), classes)
+        torch.testing.assert_close(model.tuned(image, turned, classes), model.tuned(image, patches, classes))
         logits = model(x)
         order = [2, 0, 1]
         model.set_classes([NAMES[at] for at in order])
@@ -186,7 +186,7 @@ def test_the_order_of_patches_does_not_matter_and_that_of_classes_is_the_logits(
 
 @pytest.mark.parametrize(("tft", "independent"), [("query_image", False), ("pool", True)])
 def test_it_says_whether_a_class_hangs_on_the_others(tft, independent):
-    made, x = moved(tft), pictures(2)
+    made, x = moved(tft), random_images(2)
     with torch.no_grad():
         whole = made.model(x)
         made.model.set_classes(NAMES[:2])
@@ -195,21 +195,21 @@ def test_it_says_whether_a_class_hangs_on_the_others(tft, independent):
 
 def test_one_class_alone_teaches_nothing():
     made = moved(classes=("bar",))
-    loss = F.cross_entropy(made.model(pictures(2)), torch.zeros(2, dtype=torch.long))
+    loss = F.cross_entropy(made.model(random_images(2)), torch.zeros(2, dtype=torch.long))
     loss.backward()
     assert loss == 0
     assert all(bool((p.grad == 0).all()) for p in made.parameters() if p.requires_grad)
 
 
 def test_without_alpha_the_classes_learn_as_without_tuning():
-    made, x, y = moved(), pictures(3), torch.tensor([0, 1, 2])
+    made, x, y = moved(), random_images(3), torch.tensor([0, 1, 2])
     model = made.model
     model.alpha.data.zero_()
     F.cross_entropy(model(x), y).backward()
     with_it = {name: p.grad.clone() for name, p in made.named_parameters() if p.requires_grad and "tft" not in name}
     made.zero_grad()
-    picture = model.encoder.embed_images(x)[:, None]
-    F.cross_entropy(model.encoder.logit_scale() * (picture * model.class_features(x)).sum(-1), y).backward()
+    image = model.encoder.embed_images(x)[:, None]
+    F.cross_entropy(model.encoder.logit_scale() * (image * model.class_features(x)).sum(-1), y).backward()
     for name, parameter in made.named_parameters():
         if parameter.requires_grad and "tft" not in name and "alpha" not in name:
             torch.testing.assert_close(parameter.grad, with_it[name])
@@ -220,21 +220,21 @@ def test_the_names_that_ask_get_no_gradient_and_are_encoded_once_in_training():
     encode = made.model.encoder.encode_text
     made.model.encoder.encode_text = lambda ids, lengths, **how: calls.append(ids) or encode(ids, lengths, **how)
     for _ in range(3):
-        F.cross_entropy(made.model(pictures()), torch.tensor([0, 1, 2, 0])).backward()
+        F.cross_entropy(made.model(random_images()), torch.tensor([0, 1, 2, 0])).backward()
     assert sum(ids is not None for ids in calls) == 1
     assert not made.model.text_features().requires_grad
     asks = made.model.text_features().requires_grad_()
-    made.model.logits(pictures(), asks).sum().backward()
+    made.model.logits(random_images(), asks).sum().backward()
     assert asks.grad is None
 
 
 def test_maps_say_where_each_class_looks():
-    model, x = moved().model, pictures(2)
+    model, x = moved().model, random_images(2)
     maps = model.attention(x)
     assert maps.shape == (2, 3, 2, 2)
     assert not maps.requires_grad
-    picture, patches = model.look(model.encoder.encode_image(x))
-    tokens = torch.cat([picture, patches], 1)
+    image, patches = model.look(model.encoder.encode_image(x))
+    tokens = torch.cat([image, patches], 1)
     weights = model.ctp.weights(model.text_features().expand(2, -1, -1), tokens).mean(1)
     torch.testing.assert_close(maps.flatten(2).sum(-1), 1 - weights[..., 0])
     torch.testing.assert_close(maps.flatten(2), weights[..., 1:])

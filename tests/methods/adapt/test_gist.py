@@ -77,7 +77,7 @@ def test_lengths_of_vectors_and_other_classes_change_nothing():
     places, _ = matched(images, labels, texts, [3, 4], 2)
     assert torch.equal(matched(5 * images, labels, texts, [3, 4], 2)[0], places)
     elsewhere = texts.clone()
-    elsewhere[3:] = images[0]  # captions of class 1 that fit a picture of class 0 best of all
+    elsewhere[3:] = images[0]  # captions of class 1 that fit an image of class 0 best of all
     assert torch.equal(matched(images, labels, elsewhere, [3, 4], 2)[0][labels == 0], places[labels == 0])
 
 
@@ -155,7 +155,7 @@ def test_each_of_the_first_captions_makes_a_pair(bank):
     texts = [[found[2 * at + k].captions("matched")[0] for k in range(2)] for at in range(48)]
     assert texts[:2] == [["red: red bar", "red: red circle"], ["orange: orange triangle", "orange: orange circle"]]
     more = pairs(method(bank=bank, top=3, use=3), {"matched": places})
-    assert len(more) == 3 * 48 - 6  # six red pictures have two each
+    assert len(more) == 3 * 48 - 6  # six red images have two each
     assert set(more.labels("origin").tolist()) == set(range(48))
 
 
@@ -240,17 +240,17 @@ def test_the_scale_is_clips_and_has_no_bounds():
 def test_the_floor_of_duplicates(groups, floor):
     apart = torch.eye(4)[groups]
     assert loss(apart, apart) == pytest.approx(floor, abs=1e-5)
-    # one picture with different captions: neither way can tell its rows apart, wherever the captions lie
+    # one image with different captions: neither way can tell its rows apart, wherever the captions lie
     captions = normalize(apart + 0.3 * torch.eye(4), dim=1)
-    pictures = torch.stack(
+    images = torch.stack(
         [captions[[at for at, other in enumerate(groups) if other == group]].mean(0) for group in groups]
     )
-    assert loss(normalize(pictures, dim=1), captions) == pytest.approx(floor, abs=1e-3)
+    assert loss(normalize(images, dim=1), captions) == pytest.approx(floor, abs=1e-3)
 
 
-def test_grouped_pairs_of_a_picture_are_right_for_each_other():
+def test_grouped_pairs_of_a_image_are_right_for_each_other():
     image, text = units(4, 0).float(), units(4, 1).float()
-    image[1] = normalize(image[0] + 0.3 * image[1], dim=0)  # another view of the same picture
+    image[1] = normalize(image[0] + 0.3 * image[1], dim=0)  # another view of the same image
     origin = [7, 7, 8, 9]
     swapped = text[[1, 0, 2, 3]]
     grouped = loss(image, text, origin, scale=3.0, group_positives=True)
@@ -343,12 +343,12 @@ def test_captions_that_the_matcher_would_cut_are_refused_unless_it_may(tmp_path)
     make_engine(tmp_path / "b", method=method(**files, cut=True), source=TOY, recipe={"steps": 1}).run()
 
 
-def test_classes_and_pictures_without_captions_are_named(tmp_path):
+def test_classes_and_images_without_captions_are_named(tmp_path):
     descriptions.write(tmp_path / "bank.json", {name: ["x"] for name in COLOURS[1:]})
     with pytest.raises(InputError, match=r"bank\.json: there is no class 'red'"):
         method(bank=str(tmp_path / "bank.json")).setup({"train": TOY})
     descriptions.write(tmp_path / "captions.json", {f"{at:03d}": ["x"] for at in range(40)})
-    with pytest.raises(InputError, match=r"captions\.json has no captions of 8 of the 48 pictures, such as '040'"):
+    with pytest.raises(InputError, match=r"captions\.json has no captions of 8 of the 48 images, such as '040'"):
         method(captions=str(tmp_path / "captions.json")).setup({"train": TOY})
     descriptions.write(tmp_path / "long.json", {f"{at:03d}": ["square " * 30] for at in range(48)})
     with pytest.raises(InputError, match=r"8 of 8 captions, .* shorten them in .*long\.json"):
@@ -361,5 +361,5 @@ def test_without_a_bank_the_way_to_give_one_is_told():
 
 
 def test_a_model_without_texts_is_refused():
-    with pytest.raises(InputError, match="start from one of pictures and texts"):
+    with pytest.raises(InputError, match="start from one of images and texts"):
         method(text=NO_TOWER, bank="a {}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.factories import TEXT, make_method, pictures
+from tests.factories import TEXT, make_method, random_images
 from tests.methods.adapt.helpers import Labelled
 
 import diptych
@@ -26,7 +26,7 @@ class Two(Labelled):
 
 
 class Named(Labelled):
-    """Toys of as many classes as have pictures."""
+    """Toys of as many classes as have images."""
 
     def schema(self):
         schema = super().schema()
@@ -53,12 +53,12 @@ def fitted(source, **config):
 @pytest.mark.parametrize(("source", "classes"), [(Named(30), 3), (Two(30), 2)])
 def test_logits_are_those_of_the_suites_regression(config, source, classes):
     made = fitted(source, **config)
-    view = made.picture
+    view = made.image
     x = run_of(made, source).map(lambda batch: {"x": made.model.image_features(batch.image.flat)}, [view], source)["x"]
     assert x.shape == (30, 64 if "features" in config else 32)
     solved, _ = classifier(x, np.arange(30) % classes, seed=3)
     with torch.no_grad():
-        images = pictures()
+        images = random_images()
         found = made.model(images).softmax(1).numpy()
         wanted = solved.predict_proba(made.model.image_features(images).numpy())
     np.testing.assert_allclose(found, wanted, atol=1e-4)
@@ -67,12 +67,12 @@ def test_logits_are_those_of_the_suites_regression(config, source, classes):
 def test_some_of_the_classes_have_the_logits_that_they_have_among_all():
     model = fitted(Named(30)).model
     with torch.no_grad():
-        every = model(pictures())
+        every = model(random_images())
         model.set_classes(["pink", "red"])
-        assert torch.equal(model(pictures()), every[:, [2, 0]])
+        assert torch.equal(model(random_images()), every[:, [2, 0]])
 
 
-def test_pictures_without_a_class_are_passed_over():
+def test_images_without_a_class_are_passed_over():
     whole, source = fitted(Named(12)), Named(13, lost=(12,))
     made = fitted(source)
     assert torch.equal(made.model.weight, whole.model.weight)
@@ -84,7 +84,7 @@ def test_nothing_is_trained_by_steps():
     assert not [name for name, parameter in made.named_parameters() if parameter.requires_grad]
 
 
-def test_a_run_is_loaded_and_names_pictures_and_no_others(tmp_path):
+def test_a_run_is_loaded_and_names_images_and_no_others(tmp_path):
     things = "scenes:number=1:texts=caption:objects=cat+fish:styles=seen:count=40"
     model = diptych.train("linear_probe", things, tmp_path / "run", init="tiny", config={"label": "object"}, quiet=True)
     again = diptych.load(tmp_path / "run")

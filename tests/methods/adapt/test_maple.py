@@ -1,10 +1,10 @@
-"""MaPLe's logits by loops over pictures, classes, heads and tokens, written from the equations alone."""
+"""MaPLe's logits by loops over images, classes, heads and tokens, written from the equations alone."""
 
 import math
 
 import pytest
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import method
 
 HEADS, WIDE = 2, 64  # of both towers, the width of the image tower
@@ -62,7 +62,7 @@ def text_vector(made, state, name, prompts):
     return unit(state["model.encoder.text_projection.weight"] @ norm(tokens[-1], state, f"{tower}.norm"))
 
 
-def picture_vector(state, pixels, prompts):
+def image_vector(state, pixels, prompts):
     """CLS and patches with positions, Q_0 behind them, all through the first norm; Q_i in the place of Q_(i-1)."""
     tower, b = "model.encoder.image", len(prompts[0])
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).double().view(3, 1, 1)
@@ -88,11 +88,11 @@ def test_maple_equals_loops(classes, depth, batch):
     with torch.no_grad():
         for parameter in made.parameters():  # norms and biases too
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        state, x = made.state_dict(), pictures(batch)
+        state, x = made.state_dict(), random_images(batch)
         prompts = [state["model.context"], *(state[f"model.deep.{at}"] for at in range(depth - 1))]
         shown = [[linear(row, state, f"model.couple.{at}") for row in each] for at, each in enumerate(prompts)]
         texts = [text_vector(made, state, name, prompts) for name in CLASSES[classes]]
-        images = [picture_vector(state, pixels, shown) for pixels in x]
+        images = [image_vector(state, pixels, shown) for pixels in x]
         scale = float(made.model.encoder.logit_scale())
         expected = torch.stack([torch.stack([scale * (image @ text) for text in texts]) for image in images])
         torch.testing.assert_close(made.model(x), expected, rtol=1e-9, atol=1e-9)

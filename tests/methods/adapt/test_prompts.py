@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import CLIP_B16, NAMES, learnt, method, zero_shot
 
 from diptych.errors import InputError
@@ -49,36 +49,36 @@ def test_cocoop_without_shift_is_coop():
     torch.nn.init.zeros_(cocoop.model.meta[2].bias)
     cocoop.model.load_state_dict({**cocoop.model.state_dict(), **coop.model.state_dict()})
     with torch.no_grad():
-        torch.testing.assert_close(cocoop.model(pictures()), coop.model(pictures()), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(cocoop.model(random_images()), coop.model(random_images()), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prompts", [1, 5, 1000])
 def test_prompts_of_pairs_are_the_same_in_chunks_with_their_gradients(prompts):
     made = method("cocoop", prompts=prompts)
-    logits = made.model(pictures())
-    one_by_one = torch.cat([made.model(each[None]) for each in pictures()])
+    logits = made.model(random_images())
+    one_by_one = torch.cat([made.model(each[None]) for each in random_images()])
     torch.testing.assert_close(logits, one_by_one, atol=1e-4, rtol=1e-4)
     logits.square().sum().backward()
     whole = method("cocoop")
-    whole.model(pictures()).square().sum().backward()
+    whole.model(random_images()).square().sum().backward()
     torch.testing.assert_close(made.model.context.grad, whole.model.context.grad, rtol=1e-3, atol=1e-3)
 
 
-def test_picture_prompts_stand_last_and_their_number_stays():
+def test_image_prompts_stand_last_and_their_number_stays():
     made = method("maple", depth=3)
     lengths = []
     tower = made.model.encoder.image
     for layer in tower.transformer.layers:
         layer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
     with torch.no_grad():
-        made.model.image_features(pictures())
+        made.model.image_features(random_images())
     assert lengths == [1 + 4 + 2] * 3
 
 
 def test_deep_prompts_reach_the_loss_through_both_towers():
     """Without the coupling's gradient the text path's is what it was: the sum of two paths."""
     made = method("maple", depth=3)
-    x, y = pictures(3), torch.tensor([0, 1, 2])
+    x, y = random_images(3), torch.tensor([0, 1, 2])
 
     def gradient(detached):
         made.zero_grad()
@@ -105,7 +105,7 @@ def test_one_sided_prompts_leave_the_other_tower_as_it_is():
     language = method("ivlp", n_ctx=2, depth=3, image_n_ctx=0, image_depth=3)
     assert learnt(visual) == 3 * 2 * 64
     assert learnt(language) == 3 * 2 * 32
-    x = pictures()
+    x = random_images()
     with torch.no_grad():
         torch.testing.assert_close(visual.model.text_features(), zero_shot(visual), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(language.model.image_features(x), language.model.encoder.embed_images(x))
@@ -116,10 +116,10 @@ def test_one_sided_prompts_leave_the_other_tower_as_it_is():
         method("ivlp", n_ctx=0, image_n_ctx=0)
 
 
-def test_hidden_picture_prompts_leave_the_zero_shot_vector(monkeypatch):
-    """With the prompts' keys masked at every block the picture is what it was (the sheet's check)."""
+def test_hidden_image_prompts_leave_the_zero_shot_vector(monkeypatch):
+    """With the prompts' keys masked at every block the image is what it was (the sheet's check)."""
     made = method("maple", depth=3)
-    tower, x = made.model.encoder.image, pictures()
+    tower, x = made.model.encoder.image, random_images()
     blocks = tower.blocks
     seen = torch.tensor([[True] * 5 + [False] * 2]).expand(4, -1)
     with torch.no_grad():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import filled, learnt, method
 
 from diptych.errors import InputError
@@ -14,8 +14,8 @@ def test_votes_are_those_of_a_loop():
     made, _ = filled(alpha=2.0, beta=3.0)
     model, classes = made.model, len(made.model.classes)
     with torch.no_grad():
-        found = model(pictures()).double()
-        images, texts = model.encoder.embed_images(pictures()).double(), model.text_features().double()
+        found = model(random_images()).double()
+        images, texts = model.encoder.embed_images(random_images()).double(), model.text_features().double()
         keys = model.keys.double()
     for row, image in enumerate(images):
         for c in range(classes):
@@ -26,7 +26,7 @@ def test_votes_are_those_of_a_loop():
             assert float(found[row, c]) == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_cache_holds_the_vectors_of_the_pictures_in_order():
+def test_the_cache_holds_the_vectors_of_the_images_in_order():
     made, source = filled()
     view = made.views(made.stages()[0])[0]
     with torch.no_grad():
@@ -40,12 +40,12 @@ def test_names_that_were_not_trained_have_no_votes():
     made, _ = filled()
     trained = made.model.classes
     with torch.no_grad():
-        before = made.model(pictures())
+        before = made.model(random_images())
         made.model.set_classes([trained[2], "violin"])
-        after = made.model(pictures())
+        after = made.model(random_images())
         plain = (
             made.model.encoder.logit_scale()
-            * made.model.encoder.embed_images(pictures())
+            * made.model.encoder.embed_images(random_images())
             @ made.model.text_features().T
         )
     torch.testing.assert_close(after[:, 0], before[:, 2])
@@ -57,13 +57,13 @@ def test_no_weight_on_the_votes_is_zero_shot():
     with torch.no_grad():
         plain = (
             made.model.encoder.logit_scale()
-            * made.model.encoder.embed_images(pictures())
+            * made.model.encoder.embed_images(random_images())
             @ made.model.text_features().T
         )
-        torch.testing.assert_close(made.model(pictures()), plain)
+        torch.testing.assert_close(made.model(random_images()), plain)
 
 
-def test_a_picture_does_not_vote_for_itself_when_the_cache_is_judged():
+def test_a_image_does_not_vote_for_itself_when_the_cache_is_judged():
     made, _ = filled(count=5, alpha=50.0)
     loss, _ = made.without_itself()
     model, losses = made.model, []
@@ -91,7 +91,7 @@ def test_a_cache_is_made_again_from_what_is_remembered():
     fresh.model.load_extra_state(made.model.extra_state())
     fresh.model.load_state_dict(made.model.state_dict())
     with torch.no_grad():
-        assert torch.equal(fresh.model(pictures()), made.model(pictures()))
+        assert torch.equal(fresh.model(random_images()), made.model(random_images()))
 
 
 def test_bad_input_is_named():

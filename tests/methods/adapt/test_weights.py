@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import learnt, method, zero_shot
 
 from diptych.errors import InputError
@@ -52,7 +52,7 @@ def test_lora_learns_two_thin_matrices_a_layer():
     assert learnt(made) == image + text
     assert learnt(method("lora", rank=4, layers="q+v", towers="image")) == image
     made.train()
-    torch.nn.functional.cross_entropy(made.model(pictures(3)), torch.tensor([0, 1, 2])).backward()
+    torch.nn.functional.cross_entropy(made.model(random_images(3)), torch.tensor([0, 1, 2])).backward()
     moved = {name for name, p in made.named_parameters() if p.grad is not None}
     assert moved
     assert all("lora_" in name for name in moved)
@@ -70,9 +70,9 @@ def test_adding_the_products_to_the_weights_changes_no_logit():
         for name, parameter in made.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
-        before = made.model(pictures())
+        before = made.model(random_images())
         made.model.merge()
-        torch.testing.assert_close(made.model(pictures()), before, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(made.model(random_images()), before, atol=1e-3, rtol=1e-4)
     assert not any("lora" in name for name in made.state_dict())
 
 
@@ -84,13 +84,13 @@ def test_texts_that_no_step_changes_are_encoded_once_in_training():
             calls.append(1) or encode(*args, **how)
         )
         with torch.no_grad():
-            made.model(pictures())  # as gradient caching looks ahead: nothing of it is kept
+            made.model(random_images())  # as gradient caching looks ahead: nothing of it is kept
         calls.clear()
         for _ in range(3):
-            made.model(pictures())
+            made.model(random_images())
         assert len(calls) == times, name
         made.model.set_classes(["one", "two"])
-        assert made.model(pictures()).shape == (4, 2)
+        assert made.model(random_images()).shape == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Methods on pictures alone, small."""
+"""Methods on images alone, small."""
 
 from tests.factories import make_method
 

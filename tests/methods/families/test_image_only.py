@@ -1,4 +1,4 @@
-"""The baselines on pictures alone: each loss from the features, who follows whom, models without texts."""
+"""The baselines on images alone: each loss from the features, who follows whom, models without texts."""
 
 import math
 
@@ -129,5 +129,5 @@ def test_bad_options_are_refused(name, config, said):
 
 
 def test_a_text_tower_is_refused():
-    with pytest.raises(InputError, match="pictures alone"):
+    with pytest.raises(InputError, match="images alone"):
         make_method("simclr")

@@ -1,4 +1,4 @@
-"""Methods on pairs: several texts a picture."""
+"""Methods on pairs: several texts an image."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""DreamLIP: which texts a picture gets, one loss a column of texts, groups of its own patches."""
+"""DreamLIP: which texts an image gets, one loss a column of texts, groups of its own patches."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def batch(count=5, drawn=3):
     return make_batch(count, {"main": 1}, {"main": 1, "sentences": drawn})
 
 
-@pytest.mark.parametrize("negatives", ["picture", "batch"])
+@pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_the_loss_is_a_mean_over_columns_and_the_groups(negatives):
     held, given = method(negatives=negatives, sigma=0.2, contrastive=0.5, subcaption=2.0, scale=8.0), batch()
     with torch.no_grad():

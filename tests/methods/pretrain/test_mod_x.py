@@ -108,7 +108,7 @@ def test_a_phase_without_data_is_named(tmp_path):
         run(config, tmp_path / "run")
 
 
-def test_the_published_preset_varies_no_picture_and_has_adamws_own_epsilon():
+def test_the_published_preset_varies_no_image_and_has_adamws_own_epsilon():
     preset = ModX.presets["paper"]
     assert (preset.config["augment"], preset.recipe.eps) == (None, 1e-8)
     made = method(augment=None, phases=1)

@@ -24,19 +24,19 @@ def method(text=f"{TEXT}:causal=false:pooling=mean", **config):
     return make_method(MultiView, text=text, embed_dim=16, **config).eval()
 
 
-def batch(pictures, texts, count=6):
-    return make_batch(count, {"main": pictures}, {"main": texts})
+def batch(images, texts, count=6):
+    return make_batch(count, {"main": images}, {"main": texts})
 
 
-@pytest.mark.parametrize(("pictures", "texts"), [(1, 4), (3, 2), (1, 1), (2, 0), (5, 0)])
-def test_every_view_stands_once_in_the_loss(pictures, texts):
+@pytest.mark.parametrize(("images", "texts"), [(1, 4), (3, 2), (1, 1), (2, 0), (5, 0)])
+def test_every_view_stands_once_in_the_loss(images, texts):
     tower = f"{TEXT}:causal=false:pooling=mean" if texts else NO_TOWER
-    held = method(tower, pictures=pictures, texts=texts, tau=0.3)
-    given = batch(pictures, texts)
+    held = method(tower, images=images, texts=texts, tau=0.3)
+    given = batch(images, texts)
     with torch.no_grad():
         views = held.encode(given, AT)["views"]
-        assert views.shape == (6, pictures + texts, 16)
-        torch.testing.assert_close(views[:, pictures - 1], held.model.embed_images(given.image.pixels[:, pictures - 1]))
+        assert views.shape == (6, images + texts, 16)
+        torch.testing.assert_close(views[:, images - 1], held.model.embed_images(given.image.pixels[:, images - 1]))
         if texts:
             last = held.model.embed_texts(given.text.ids[:, -1], given.text.lengths[:, -1])
             torch.testing.assert_close(views[:, -1], last)
@@ -74,13 +74,13 @@ def test_the_projector_is_the_papers():
     assert not head[-1].bias.requires_grad
 
 
-def test_pictures_alone_train_and_are_loaded_without_a_text_tower(tmp_path):
+def test_images_alone_train_and_are_loaded_without_a_text_tower(tmp_path):
     config = resolve(
         "multi_view",
         {"train": "glyphs:split=val:design=noto"},
         image_tower="conv:image_size=32:widths=(8,16):depths=(1,1)",
         text_tower=NO_TOWER,
-        config={"pictures": 2, "texts": 0},
+        config={"images": 2, "texts": 0},
         recipe={"steps": 2, "batch_size": 32},
         options={"quiet": True},
     )
@@ -95,7 +95,7 @@ def test_pictures_alone_train_and_are_loaded_without_a_text_tower(tmp_path):
         "multi_view",
         {"train": "glyphs:split=val:design=noto"},
         init=str(tmp_path / "run"),
-        config={"pictures": 2, "texts": 0},
+        config={"images": 2, "texts": 0},
         recipe={"steps": 1, "batch_size": 32},
         options={"quiet": True},
     )
@@ -109,7 +109,7 @@ def test_pictures_alone_train_and_are_loaded_without_a_text_tower(tmp_path):
         ({"objective": "mv_dehl"}, "did you mean 'mv_dhel'"),
         ({"form": "cod"}, "did you mean 'code'"),
         ({"texts": 0}, "two views in all"),
-        ({"pictures": 0, "texts": 3}, "'pictures' of method MultiView is 0"),
+        ({"images": 0, "texts": 3}, "'images' of method MultiView is 0"),
         ({"objective": "dhel"}, "takes two views, not 5"),
         ({"tau": 0.0}, "'tau' of method MultiView is 0.0"),
         ({"arrays": {"sound": 0}}, "array 'sound' has 0 numbers"),
@@ -124,7 +124,7 @@ def test_bad_options_are_refused(config, said):
 
 def test_texts_and_a_text_tower_go_together():
     with pytest.raises(InputError, match="--text-tower none"):
-        method(pictures=2, texts=0)
+        method(images=2, texts=0)
     with pytest.raises(InputError, match="--text-tower none"):
         method(NO_TOWER)
 
@@ -135,7 +135,7 @@ def test_validation_without_a_text_tower_is_refused_before_training(tmp_path):
         {"train": "glyphs:split=val:design=noto"},
         text_tower=NO_TOWER,
         val="glyphs:split=val:design=noto",
-        config={"pictures": 2, "texts": 0},
+        config={"images": 2, "texts": 0},
     )
     with pytest.raises(InputError, match="leave out --val"):
         run(config, tmp_path / "run")

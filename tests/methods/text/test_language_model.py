@@ -139,7 +139,7 @@ def test_make_builds_the_models_own_tower_or_refuses(run):
 
 
 @pytest.mark.parametrize("option", [{"image_tower": "conv"}, {"embed_dim": 64}])
-def test_what_only_pictures_need_is_refused(tmp_path, option):
+def test_what_only_images_need_is_refused(tmp_path, option):
     with pytest.raises(InputError, match="language_model reads texts alone"):
         diptych.train("language_model", "texts.csv", tmp_path / "run", **option)
 

@@ -18,7 +18,7 @@ from diptych.data.tokenizers import Clip, SentencePiece, from_folder, pad_batch
 from diptych.errors import InputError
 from diptych.methods.store import load
 from diptych.models import export as room
-from diptych.models.export import LIMIT, TEXTS, export, pictures
+from diptych.models.export import LIMIT, TEXTS, export, random_images
 from diptych.models.export._common import rust
 from diptych.models.model import Model
 from diptych.models.precision import set_precision
@@ -71,8 +71,8 @@ def test_the_other_library_embeds_alike(target: str, name: str, tmp_path: Path, 
     assert max(report.images, report.texts) <= LIMIT
     assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "out"]
     assert all(torch.equal(value, before[key]) for key, value in model.encoder.state_dict().items())
-    images, texts = room._target(target).embed(report.folder, pictures(32), TEXTS)
-    assert float((images - model.embed_images(pictures(32))).abs().max()) == report.images
+    images, texts = room._target(target).embed(report.folder, random_images(32), TEXTS)
+    assert float((images - model.embed_images(random_images(32))).abs().max()) == report.images
     assert float((texts - model.embed_texts(TEXTS)).abs().max()) == report.texts
     assert len({tuple(row) for row in np.round(texts.numpy(), 4)}) == len(TEXTS)  # nothing collapsed into agreement
 
@@ -83,7 +83,9 @@ def test_an_hf_folder_loads_again_and_embeds_alike(name: str, tmp_path: Path):
     model = MODELS[name]()
     folder = export(model, "hf", tmp_path / "out").folder
     again = load(f"hf:{folder}")
-    torch.testing.assert_close(again.embed_images(pictures(32)), model.embed_images(pictures(32)), atol=LIMIT, rtol=0)
+    torch.testing.assert_close(
+        again.embed_images(random_images(32)), model.embed_images(random_images(32)), atol=LIMIT, rtol=0
+    )
     torch.testing.assert_close(again.embed_texts(TEXTS), model.embed_texts(TEXTS), atol=LIMIT, rtol=0)
     export(again, "hf", tmp_path / "twice")
     first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "twice"))
@@ -150,7 +152,7 @@ def test_graphs_take_any_batch_and_length_and_need_only_onnxruntime(tmp_path: Pa
         [vectors] = session.run(None, {"ids": ids, "lengths": lengths})
         np.testing.assert_allclose(vectors, model.embed_texts(texts), atol=LIMIT)
     session = onnxruntime.InferenceSession(str(folder / "image.onnx"))
-    pixels = torch.stack([model.preprocess(picture) for picture in pictures(32) * 2])
+    pixels = torch.stack([model.preprocess(image) for image in random_images(32) * 2])
     [vectors] = session.run(None, {"pixels": pixels.numpy()})
     np.testing.assert_allclose(vectors, model.embed_images(pixels), atol=LIMIT)
     stored = json.loads((folder / "diptych.json").read_text())

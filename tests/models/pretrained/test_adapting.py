@@ -19,7 +19,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures for each class."""
+    """A folder of images for each class."""
     root, draw = tmp_path_factory.mktemp("classes"), np.random.default_rng(0)
     for name in ("cat", "dog", "bird"):
         (root / name).mkdir()

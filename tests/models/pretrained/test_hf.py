@@ -31,22 +31,22 @@ def copied(source: Path, target: Path, *without: str) -> Path:
 
 @torch.no_grad()
 def theirs(folder: Path, model: Any, processor: Any, **padding: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of the pictures and texts by transformers itself, from PIL and strings."""
+    """Embeddings of the images and texts by transformers itself, from PIL and strings."""
     model = model.from_pretrained(folder).eval()
     ids = AutoTokenizer.from_pretrained(folder)(TEXTS, truncation=True, return_tensors="pt", **padding)
-    pixels = processor.from_pretrained(folder)(tiny.pictures(), return_tensors="pt")["pixel_values"]
+    pixels = processor.from_pretrained(folder)(tiny.images(), return_tensors="pt")["pixel_values"]
     if model.config.model_type == "siglip":
         ids = {"input_ids": ids["input_ids"]}  # SigLIP reads its padding
     return tiny.unit(model.get_image_features(pixel_values=pixels)), tiny.unit(model.get_text_features(**ids))
 
 
 def assert_equal_embeddings(ours: Any, images: torch.Tensor, texts: torch.Tensor) -> None:
-    torch.testing.assert_close(ours.embed_images(tiny.pictures()), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.embed_images(tiny.images()), images, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.embed_texts(TEXTS), texts, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parity
-def test_clip_embeddings_equal_transformers_from_pictures_and_strings(clip: Path):
+def test_clip_embeddings_equal_transformers_from_images_and_strings(clip: Path):
     assert_equal_embeddings(load(f"hf:{clip}"), *theirs(clip, CLIPModel, CLIPImageProcessorPil, padding=True))
 
 
@@ -105,13 +105,13 @@ def test_a_clip_folder_without_preprocessor_and_tokenizer_takes_the_standard_one
         bare, full = load(f"hf:{copied(clip, tmp_path / 'bare', *names)}"), load(f"hf:{clip}")
     assert "no preprocessor_config.json" in caplog.text
     assert "no tokenizer files" in caplog.text
-    assert torch.equal(bare.embed_images(tiny.pictures()), full.embed_images(tiny.pictures()))
+    assert torch.equal(bare.embed_images(tiny.images()), full.embed_images(tiny.images()))
     assert torch.equal(bare.embed_texts(TEXTS[:2]), full.embed_texts([TEXTS[0], TEXTS[1].replace("&amp;", "&")]))
 
 
-def test_siglip_without_its_tokenizer_embeds_pictures_only(siglip: Path, tmp_path: Path):
+def test_siglip_without_its_tokenizer_embeds_images_only(siglip: Path, tmp_path: Path):
     model = load(f"hf:{copied(siglip, tmp_path / 'bare', 'tokenizer.json', 'tokenizer_config.json')}")
-    assert model.embed_images(tiny.pictures()).shape == (4, 48)
+    assert model.embed_images(tiny.images()).shape == (4, 48)
     with pytest.raises(InputError, match="without a tokenizer"):
         model.embed_texts(["a cat"])
 
@@ -151,7 +151,7 @@ def edit(name: str, **changes: Any) -> Callable[[Path], None]:
     [
         (edit("config.json", model_type="clop"), "did you mean 'clip'"),
         (edit("config.json", text_config__hidden_act="quick_gulu"), "did you mean 'quick_gelu'"),
-        (edit("config.json", vision_config__image_size=64), "pictures of 32 pixels, its image tower takes 64"),
+        (edit("config.json", vision_config__image_size=64), "images of 32 pixels, its image tower takes 64"),
         (edit("config.json", text_config__eos_token_id=7), "at id 7, its tokenizer ends texts with 49407"),
         (edit("config.json", text_config__max_position_embeddings=40), "77x48 where 40x48 is expected .trained on"),
         (edit("preprocessor_config.json", crop_size=28), "crops to 28"),

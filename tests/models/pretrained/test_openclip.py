@@ -21,10 +21,10 @@ KINDS = ["nano", "nano-quickgelu", "nano-scaled", "nano-clipa", "nano-siglip"]
 
 
 def theirs(name: str, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of the pictures and texts by open_clip itself, from PIL and strings."""
+    """Embeddings of the images and texts by open_clip itself, from PIL and strings."""
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=str(path))
     model.eval()
-    pixels = torch.stack([preprocess(picture) for picture in tiny.pictures()])
+    pixels = torch.stack([preprocess(image) for image in tiny.images()])
     texts = open_clip.get_tokenizer(name)(tiny.TEXTS)
     return tiny.unit(model.encode_image(pixels)), tiny.unit(model.encode_text(texts))
 
@@ -35,10 +35,10 @@ def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", KINDS)
-def test_embeddings_equal_open_clips_from_pictures_and_strings(name: str, nano: Path):
+def test_embeddings_equal_open_clips_from_images_and_strings(name: str, nano: Path):
     ours = load(f"openclip:{name}", weights=nano / name / "weights.pt")
     images, texts = theirs(name, nano / name / "weights.pt")
-    assert_close(ours.embed_images(tiny.pictures()), images)
+    assert_close(ours.embed_images(tiny.images()), images)
     assert_close(ours.embed_texts(tiny.TEXTS), texts)
     state = torch.load(nano / name / "weights.pt", weights_only=True)
     assert_close(ours.encoder.logit_scale(), state["logit_scale"].exp())
@@ -89,11 +89,11 @@ def test_safetensors_half_precision_and_training_checkpoints_load_as_well(nano: 
 def test_without_a_tag_preprocessing_is_that_of_create_model_and_transforms(nano: Path):
     ours = load("openclip:nano-siglip", weights=nano / "nano-siglip" / "weights.pt").preprocess
     _, _, preprocess = open_clip.create_model_and_transforms("nano-siglip", pretrained_text=False)
-    for picture in tiny.pictures():
-        pixels = (ours(picture).float() / 255 - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(ours.std).view(
+    for image in tiny.images():
+        pixels = (ours(image).float() / 255 - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(ours.std).view(
             3, 1, 1
         )
-        assert_close(pixels, preprocess(picture))
+        assert_close(pixels, preprocess(image))
 
 
 def tagged(monkeypatch: pytest.MonkeyPatch, name: str, tag: str, **more) -> None:
@@ -205,7 +205,7 @@ def test_weights_of_another_shape_name_size_or_type_are_named(nano: Path, tmp_pa
     assert "more differences" in attempt("nano-siglip")
 
 
-def test_siglip_without_its_tokenizer_embeds_pictures_and_says_what_texts_need(
+def test_siglip_without_its_tokenizer_embeds_images_and_says_what_texts_need(
     nano: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copy(nano / "nano-siglip" / "weights.pt", tmp_path)
@@ -215,7 +215,7 @@ def test_siglip_without_its_tokenizer_embeds_pictures_and_says_what_texts_need(
     with caplog.at_level(logging.WARNING):
         model = load("openclip:nano-siglip", weights=tmp_path / "weights.pt")
     assert "without a tokenizer" in caplog.text
-    assert model.embed_images(tiny.pictures()).shape == (4, 48)
+    assert model.embed_images(tiny.images()).shape == (4, 48)
     with pytest.raises(InputError, match=FILES[0]):
         model.embed_texts(["a cat"])
 

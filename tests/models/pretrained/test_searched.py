@@ -15,8 +15,8 @@ from diptych.models.pretrained import absolute
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     (folder := tmp_path / "some photos").mkdir()
-    for number, picture in enumerate(tiny.pictures()):
-        picture.save(folder / f"{number}.png")
+    for number, image in enumerate(tiny.images()):
+        image.save(folder / f"{number}.png")
     return folder
 
 
@@ -39,7 +39,7 @@ def test_an_openclip_model_is_searched_with_the_weights_that_embedded(nano: Path
     manifest = json.loads((tmp_path / "an emb" / "diptych.json").read_text())
     assert (manifest["model"], manifest["weights"]) == ("openclip:nano", str(nano / "nano" / "weights.pt"))
     assert main(command) == 0
-    assert "in 4 pictures" in capsys.readouterr().out
+    assert "in 4 images" in capsys.readouterr().out
 
 
 def test_a_folder_of_transformers_is_searched_from_anywhere(clip: Path, tmp_path: Path, embedded, capsys):
@@ -47,7 +47,7 @@ def test_a_folder_of_transformers_is_searched_from_anywhere(clip: Path, tmp_path
     manifest = json.loads((tmp_path / "an emb" / "diptych.json").read_text())
     assert (manifest["model"], manifest["weights"]) == (f"hf:{clip}", None)
     assert main(command) == 0
-    assert "in 4 pictures" in capsys.readouterr().out
+    assert "in 4 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("lost", ["model", "weights"])

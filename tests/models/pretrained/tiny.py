@@ -22,7 +22,7 @@ TEXTS = [
 ]
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     """Noise of several shapes, smooth enough that resizing matters."""
     rng = np.random.default_rng(3)
     small = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((7, 9), (9, 7), (8, 8), (5, 21))]

@@ -22,13 +22,13 @@ def conv(**options):
     return image_tower({"name": "conv", "image_size": 32, "widths": [8, 12, 16], "depths": [1, 0, 2], **options})
 
 
-def pictures(n=3):
+def images(n=3):
     return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_levels_halve_and_the_last_is_what_tokens_and_pooled_come_from(form):
-    tower, x = conv(**form), pictures()
+    tower, x = conv(**form), images()
     encoded = tower(x)
     side = 32 // tower.config.stem
     assert [tuple(level.shape) for level in encoded.levels] == [
@@ -47,14 +47,14 @@ def test_levels_halve_and_the_last_is_what_tokens_and_pooled_come_from(form):
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_no_term_mixes_samples_even_while_training(form):
-    tower, x = conv(**form).train(), pictures(5)
+    tower, x = conv(**form).train(), images(5)
     torch.testing.assert_close(tower(x[1:2]).pooled, tower(x).pooled[1:2], atol=1e-5, rtol=0)
     assert not tower.mixes_samples
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_spec_rebuilds_the_tower(form):
-    tower, x = conv(**form), pictures()
+    tower, x = conv(**form), images()
     again = image_tower(tower.spec)
     assert again.spec == tower.spec
     again.load_state_dict(tower.state_dict())
@@ -63,7 +63,7 @@ def test_the_spec_rebuilds_the_tower(form):
 
 def test_maps_stay_channels_last_in_memory():
     tower = conv()
-    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in tower(pictures()).levels)
+    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in tower(images()).levels)
 
 
 def test_widths_and_depths_are_read_from_one_word():
@@ -89,4 +89,4 @@ def test_bad_options_name_thing_and_remedy(options, message):
 
 def test_prompts_and_hidden_patches_are_refused():
     with pytest.raises(InputError, match="choose image tower vit"):
-        conv()(pictures(), edit=lambda layer, x: x)
+        conv()(images(), edit=lambda layer, x: x)

@@ -17,7 +17,7 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def pictures(size, n=2):
+def images(size, n=2):
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
 
 
@@ -34,7 +34,7 @@ def pictures(size, n=2):
 )
 def test_features_are_those_of_timm_itself(name, prefix, grid, levels):
     tower = image_tower(f"timm:{name}").eval()
-    x = pictures(tower.image_size)
+    x = images(tower.image_size)
     encoded = tower(x)
     features = tower.model.forward_features(tower.pixels(x))
     torch.testing.assert_close(encoded.pooled, tower.model.forward_head(features, pre_logits=True))
@@ -53,7 +53,7 @@ def test_size_mean_std_and_interpolation_come_from_the_pretrained_config():
 
 
 def test_the_spec_rebuilds_the_tower():
-    tower, x = image_tower("timm:resnet10t:image_size=64").eval(), pictures(64)
+    tower, x = image_tower("timm:resnet10t:image_size=64").eval(), images(64)
     again = image_tower(json.loads(json.dumps(tower.spec))).eval()
     assert again.spec == tower.spec
     again.load_state_dict(tower.state_dict())
@@ -67,7 +67,7 @@ def test_an_edit_reaches_the_blocks_of_a_vit_and_no_cnn():
         seen.append(layer)
         return tokens + 1 if layer == 3 else tokens
 
-    x = pictures(64)
+    x = images(64)
     edited, plain = tower(x, edit=edit).pooled, tower(x).pooled
     assert seen == list(range(12))
     assert not torch.allclose(edited, plain)
@@ -93,7 +93,7 @@ def test_an_unknown_model_names_the_nearest_and_a_missing_library_its_extra(monk
 def test_an_efficientnet_goes_without_its_head_convolution():
     """ALIGN's image towers: B7 is 640 wide then, and its pooled features are the mean of its last map."""
     tower = image_tower("timm:efficientnet_b0:image_size=64:head_conv=false").eval()
-    encoded = tower(pictures(64))
+    encoded = tower(images(64))
     assert encoded.pooled.shape == (2, 320) == (2, tower.width)
     torch.testing.assert_close(encoded.pooled, encoded.tokens.mean(1))
     with torch.device("meta"):

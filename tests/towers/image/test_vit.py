@@ -20,7 +20,7 @@ def vit(**options):
     return image_tower({**SMALL, **options}).eval()
 
 
-def pictures(n=3, size=16):
+def images(n=3, size=16):
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
 
 
@@ -36,7 +36,7 @@ FORMS = [
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_three_steps_compose_to_forward(form):
-    tower, x = vit(**form), pictures()
+    tower, x = vit(**form), images()
     whole = tower(x)
     steps = tower.finish(tower.blocks(tower.embed(x)), tower.grid(x))
     assert torch.equal(whole.tokens, steps.tokens)
@@ -47,7 +47,7 @@ def test_the_three_steps_compose_to_forward(form):
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_a_sample_alone_equals_the_sample_in_a_batch(form):
-    tower, x = vit(**form), pictures(5)
+    tower, x = vit(**form), images(5)
     torch.testing.assert_close(tower(x[2:3]).pooled, tower(x).pooled[2:3], atol=1e-5, rtol=0)
 
 
@@ -57,18 +57,18 @@ def test_the_spec_rebuilds_the_tower(form):
     again = image_tower(tower.spec).eval()
     assert again.spec == tower.spec
     again.load_state_dict(tower.state_dict())
-    x = pictures()
+    x = images()
     assert torch.equal(again(x).pooled, tower(x).pooled)
 
 
 def test_uint8_is_normalised_by_the_tower_and_floats_are_taken_as_they_are():
-    tower, x = vit(), pictures()
+    tower, x = vit(), images()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (tower.preprocess.mean, tower.preprocess.std))
     torch.testing.assert_close(tower(x).pooled, tower((x / 255 - mean) / std).pooled)
 
 
 def test_pooled_is_what_its_name_says():
-    x = pictures()
+    x = images()
     tower = vit(cls=2)
     assert torch.equal(tower(x).pooled, tower(x).tokens[:, :2])
     tower = vit(pooling="mean", cls=1, registers=2)
@@ -80,12 +80,12 @@ def test_pooled_is_what_its_name_says():
 
 def test_cls_tokens_without_positions_are_the_parameters_themselves():
     tower = vit(cls=2, registers=1)
-    tokens = tower.embed(pictures())
+    tokens = tower.embed(images())
     assert torch.equal(tokens[1, :3], torch.cat([tower.cls, tower.registers]))
 
 
 def test_patch_dropout_leaves_out_patches_only_while_training():
-    tower, x = vit(patch_dropout=0.5, pooling="mean"), pictures()
+    tower, x = vit(patch_dropout=0.5, pooling="mean"), images()
     assert tower(x).tokens.shape[1] == 17
     tower.train()
     encoded = tower(x)
@@ -95,7 +95,7 @@ def test_patch_dropout_leaves_out_patches_only_while_training():
 
 
 def test_hidden_patches_become_the_mask_token_before_positions():
-    tower, x = vit(mask_token=True), pictures()
+    tower, x = vit(mask_token=True), images()
     hidden = torch.zeros(3, 16, dtype=torch.bool)
     hidden[0, 5] = hidden[1, 2:9] = True
     other = x.clone()
@@ -107,7 +107,7 @@ def test_hidden_patches_become_the_mask_token_before_positions():
 
 
 def test_hidden_patches_are_left_out_without_a_mask_token():
-    tower, x = vit(), pictures()
+    tower, x = vit(), images()
     hidden = torch.rand(3, 16).argsort(1) < 12
     encoded = tower(x, hidden=hidden)
     assert encoded.tokens.shape[1] == 5
@@ -118,7 +118,7 @@ def test_hidden_patches_are_left_out_without_a_mask_token():
 
 
 def test_other_sizes_are_refused_until_the_tower_is_resized():
-    tower, x = vit(cls_position=True), pictures(2, 24)
+    tower, x = vit(cls_position=True), images(2, 24)
     with pytest.raises(InputError, match=r"takes 16 x 16 pixels, got 24 x 24; tower.resize\(24\)"):
         tower(x)
     before = tower.positions[:1].clone()
@@ -132,7 +132,7 @@ def test_other_sizes_are_refused_until_the_tower_is_resized():
 def test_crops_of_several_sizes_pass_one_tower_that_takes_any_size():
     """TIPS: global crops and smaller local crops through the same student; positions are interpolated on the fly."""
     tower = vit(any_size=True, cls=2)
-    assert tower(pictures(2, 16)).pooled.shape == (2, 2, 32)
+    assert tower(images(2, 16)).pooled.shape == (2, 2, 32)
     small = tower(torch.zeros(2, 3, 8, 12))
     assert small.grid == (2, 3)
     expected = interpolate(tower.positions, (2, 3))
@@ -177,7 +177,7 @@ def test_interpolation_keeps_a_grid_of_equal_size_and_a_constant():
 
 def test_maple_appends_prompts_that_masked_keys_undo():
     """MaPLe: prompts appended after positions, replaced in each layer; hidden from all queries, they change nothing."""
-    tower, x, b = vit(pre_norm=True, cls_position=True), pictures(), 2
+    tower, x, b = vit(pre_norm=True, cls_position=True), images(), 2
     deep = [torch.randn(b, 32) for _ in range(3)]
     edit = chain(Insert(tower.pre_norm(deep[0]), 0, -1, "after"), Insert(deep[1], 1, -b), Insert(deep[2], 2, -b))
     seen = {}
@@ -196,7 +196,7 @@ def test_maple_appends_prompts_that_masked_keys_undo():
 
 
 def test_appended_prompts_do_not_enter_the_mean_over_patches():
-    tower, x = vit(pooling="mean", patch_dropout=0.5), pictures()
+    tower, x = vit(pooling="mean", patch_dropout=0.5), images()
     prompt = Insert(torch.randn(2, 32), 0, -1, "after")
     for mode in (False, True):
         tower.train(mode)

@@ -16,7 +16,7 @@ def denoiser(**how):
     return made
 
 
-def test_pictures_fade_by_the_schedule():
+def test_images_fade_by_the_schedule():
     model, kept = denoiser(), kept_at(20)
     assert bool((kept.diff() < 0).all())
     x, noise = torch.ones(2, 3, 8, 8), torch.full((2, 3, 8, 8), 2.0)
@@ -70,7 +70,7 @@ def test_guidance_of_one_does_without_the_empty_prompt_and_more_moves_away_from_
     assert draw(3.0).abs().max() <= 1
 
 
-def test_who_knows_the_noise_finds_the_picture():
+def test_who_knows_the_noise_finds_the_image():
     model, clean = denoiser(), torch.rand(1, 3, 8, 8) * 2 - 1
     model.forward = lambda x, time, rows, mask: (x - model.kept[time].sqrt() * clean) / (1 - model.kept[time]).sqrt()
     rows, mask = torch.zeros(1, 1, 16), torch.ones(1, 1, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The Q-Former: what stands where in its four calls, which layers read the picture, and which feed-forward is whose."""
+"""The Q-Former: what stands where in its four calls, which layers read the image, and which feed-forward is whose."""
 
 import pytest
 import torch
@@ -62,18 +62,18 @@ def slow(qformer, tokens, seen, queries, memory):
     return x
 
 
-@pytest.mark.parametrize("call", ["picture and text", "picture", "vectors and text", "vectors in a text", "text"])
+@pytest.mark.parametrize("call", ["image and text", "image", "vectors and text", "vectors in a text", "text"])
 def test_each_call_equals_the_loop_over_tokens(call):
     qformer, (ids, lengths, memory) = made(), given()
     vectors = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2)).double()
     how = {
-        "picture and text": {"memory": memory},
-        "picture": {"memory": memory},
+        "image and text": {"memory": memory},
+        "image": {"memory": memory},
         "vectors and text": {"queries": vectors},
         "vectors in a text": {"inserted": vectors[0]},
         "text": {},
     }[call]
-    found = qformer(*(() if call == "picture" else (ids, lengths)), **how)
+    found = qformer(*(() if call == "image" else (ids, lengths)), **how)
     for at in range(2):
         words = list(qformer.table(ids[at]))
         shift = 0
@@ -81,8 +81,8 @@ def test_each_call_equals_the_loop_over_tokens(call):
             words, shift = [words[0], *vectors[0], *words[1:]], 3
         words = [word + qformer.positions[place] for place, word in enumerate(words)]
         first = {"vectors and text": vectors[at], "vectors in a text": [], "text": []}.get(call, qformer.queries)
-        tokens = [*first, *([] if call == "picture" else words)]
-        real = len(first) + (0 if call == "picture" else int(lengths[at]) + shift)
+        tokens = [*first, *([] if call == "image" else words)]
+        real = len(first) + (0 if call == "image" else int(lengths[at]) + shift)
         seen = [float(place < real) for place in range(len(tokens))]
         expected = slow(qformer, torch.stack(tokens), seen, len(first), how.get("memory", [None, None])[at])
         torch.testing.assert_close(found.tokens[at, :real], expected[:real])
@@ -103,7 +103,7 @@ def test_the_first_token_of_the_text_stands_behind_the_queries_or_at_0():
     assert torch.equal(alone.pooled, alone.tokens)
 
 
-def test_passes_without_a_picture_use_the_words_feed_forward_for_vectors_too():
+def test_passes_without_a_image_use_the_words_feed_forward_for_vectors_too():
     """Stock BLIP-2 would use the queries' own; this is the pitfall that the sheet warns of."""
     qformer, (ids, lengths, memory) = made(), given()
     calls = {
@@ -130,7 +130,7 @@ def test_passes_without_a_picture_use_the_words_feed_forward_for_vectors_too():
         assert moved("mlp") == moved("norm2") == words
 
 
-def test_every_second_layer_reads_the_picture_and_words_never_do():
+def test_every_second_layer_reads_the_image_and_words_never_do():
     assert [block.cross is not None for block in made(depth=5).layers] == [True, False, True, False, True]
     assert [block.cross is not None for block in made(depth=4, every=3).layers] == [True, False, False, True]
     qformer, (ids, lengths, memory) = made(depth=1), given()
@@ -163,7 +163,7 @@ def test_padding_changes_nothing_and_queries_have_no_places():
 def test_what_cannot_be_read_is_refused():
     qformer, (ids, lengths, _) = made(), given()
     for how in ({}, {"queries": qformer.queries}):
-        with pytest.raises(InputError, match="a text, a picture or both"):
+        with pytest.raises(InputError, match="a text, an image or both"):
             qformer(**how)
     with pytest.raises(InputError, match="22 tokens, with what is inserted, exceeds the Q-Former's 20 places"):
         qformer(ids.repeat(1, 4)[:, :19], lengths, inserted=qformer.queries)
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_refused():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("text", [True, False])
-def test_with_a_picture_it_is_transformers_q_former(text):
+def test_with_a_image_it_is_transformers_q_former(text):
     from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
     config = Blip2QFormerConfig(

@@ -113,7 +113,7 @@ def test_every_gradient_of_a_small_stack_is_right():
 
 
 def test_blocks_run_in_two_halves_with_a_memory_in_the_upper_one():
-    """ALBEF's text tower: layers 0-1 read text, layers 2-3 read pictures too, in one pass or in two."""
+    """ALBEF's text tower: layers 0-1 read text, layers 2-3 read images too, in one pass or in two."""
     stack = Transformer(16, 4, 2, cross=2, memory_width=12)
     x, memory = torch.randn(2, 5, 16), torch.randn(2, 7, 12)
     lower = stack(x, stop=2)

@@ -148,7 +148,7 @@ def test_a_memory_reaches_texts_through_the_upper_layers_only():
     torch.testing.assert_close(masked.pooled, tower(ids, lengths, memory=memory[:, :4]).pooled)
 
 
-def test_media_time_decides_which_picture_a_token_reads():
+def test_media_time_decides_which_image_a_token_reads():
     """COSMO: a token sees the last medium before it; one before any medium sees none."""
     tower, (ids, lengths) = tower_of(cross=1, memory_width=20, depth=2), texts()
     memory = torch.randn(4, 6, 20)  # two media of three tokens

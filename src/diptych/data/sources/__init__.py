@@ -8,14 +8,14 @@ that no other format knows by name. Add a file, and `open_source`, and with it e
     scenes:count=5000:number=2                  a world: data that is made, with exact annotation
     wordnet:pos=verb                            the glosses and examples of an installed WordNet
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
-    photos/                                     a folder: class/picture.jpg, or picture.jpg + picture.txt
-    table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; pictures as paths or bytes
+    photos/                                     a folder: class/image.jpg, or image.jpg + image.txt
+    table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; images as paths or bytes
     captions_val2017.json:images=val2017/       COCO captions; instances_val2017.json: its boxes
     results_20130124.token                      Flickr8k and Flickr30k text files
-    cc12m.npy, yfcc15m.pkl                      pickled lists of pictures and captions
+    cc12m.npy, yfcc15m.pkl                      pickled lists of images and captions
     datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them
     filtered:kept.npz                               what `diptych data filter` kept of another source
-    split_zhou_OxfordPets.json:split=train      CoOp's splits of classified pictures
+    split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 
@@ -135,7 +135,7 @@ class Concat:
         return _Keys(self)
 
     def labels(self, name: str) -> np.ndarray:
-        """The label of every sample (N,), -1 where a source has none; pictures are not decoded."""
+        """The label of every sample (N,), -1 where a source has none; images are not decoded."""
         parts = []
         for source, renumber in zip(self.sources, self._renumber, strict=True):
             there = f"labels.{name}" in source.schema()

@@ -19,10 +19,10 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Triples:
-    """`cap.rc2.SPLIT.json[:images=FOLDER][:pictures=FILE]`; the list of pictures is `split.rc2.SPLIT.json` in the same
+    """`cap.rc2.SPLIT.json[:images=FOLDER][:image_list=FILE]`; the list of images is `split.rc2.SPLIT.json` in the same
     folder or in `image_splits` beside it.
 
-    Raises InputError for what is no such file, for a split without targets, and where list or pictures are not found.
+    Raises InputError for what is no such file, for a split without targets, and where list or images are not found.
     """
     options = configure(TripleOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
@@ -30,9 +30,9 @@ def open(spec: Spec) -> Triples:
     if not any("target_hard" in entry for entry in data):
         raise InputError(f"{path}: has no targets, which CIRR's server keeps for the test; measure on cap.rc2.val.json")
     data = entries(path, data, {"target_hard": str})
-    listing = beside(path, path.name.replace("cap.", "split.", 1), options.pictures, ["image_splits"])
-    pictures = json_of(listing)
-    if not isinstance(pictures, dict) or not pictures or not all(isinstance(each, str) for each in pictures.values()):
+    listing = beside(path, path.name.replace("cap.", "split.", 1), options.image_list, ["image_splits"])
+    images = json_of(listing)
+    if not isinstance(images, dict) or not images or not all(isinstance(each, str) for each in images.values()):
         raise InputError(f"{listing}: no paths by name, such as {{'dev-0-0-img0': './dev/dev-0-0-img0.png', …}}")
     members: dict[int, list[str]] = {}
     for at, entry in enumerate(data, 1):
@@ -53,6 +53,6 @@ def open(spec: Spec) -> Triples:
         )
         for entry in data
     ]
-    paths = {name: below(listing, each) for name, each in pictures.items()}
+    paths = {name: below(listing, each) for name, each in images.items()}
     root, _ = root_of(path, [next(iter(paths.values()))], options.images, ["img_raw", "images_raw", "images"])
     return Triples(spec.name, root, paths, triples, members)

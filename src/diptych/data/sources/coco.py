@@ -1,5 +1,5 @@
 """COCO captions (`captions_val2017.json`), COCO boxes (`instances_val2017.json`) and Karpathy's splits
-(`dataset_coco.json`, `dataset_flickr30k.json`): JSON beside picture folders."""
+(`dataset_coco.json`, `dataset_flickr30k.json`): JSON beside image folders."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.pictures import FilePicture
+from diptych.data.images import FileImage
 from diptych.data.sample import Box, Field, Sample, Schema, Text
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
@@ -71,7 +71,7 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
     for at, annotation in enumerate(data.get("annotations", ())):
         texts = captions.get(annotation["image_id"])
         if texts is None:
-            damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # of no picture
+            damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # of no image
         elif isinstance(caption := annotation.get("caption", ""), str):
             texts.append(caption)
         else:
@@ -81,8 +81,8 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of all pictures: `classes` are the categories in the order of their ids, `rows` (n, 5) the number of the
-    class and x0, y0, x1, y1, `ends` (N,) where each picture's rows end."""
+    """Boxes of all images: `classes` are the categories in the order of their ids, `rows` (n, 5) the number of the
+    class and x0, y0, x1, y1, `ends` (N,) where each image's rows end."""
 
     classes: tuple[str, ...]
     rows: np.ndarray
@@ -129,25 +129,25 @@ def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None
 
 
 def _root(path: Path, first: str) -> str:
-    """The folder that holds the first picture: beside the file or above it, by a name that COCO or Flickr30k uses."""
+    """The folder that holds the first image: beside the file or above it, by a name that COCO or Flickr30k uses."""
     word = path.stem.rpartition("_")[2]  # captions_val2017 -> val2017, dataset_flickr30k -> flickr30k
     below = ("", word, "images", f"images/{word}", "Images", f"{word}-images", f"{word}_images")
     for base in (path.parent, path.parent.parent):
         for folder in (base / name for name in below):
             if (folder / first).is_file():
                 return str(folder)
-    raise InputError(f"{path}: its first picture, {first}, is not near it; name the folder with :images=FOLDER")
+    raise InputError(f"{path}: its first image, {first}, is not near it; name the folder with :images=FOLDER")
 
 
 class Coco:
-    """One sample for each picture, with all its captions, or its boxes. Those of no picture are counted in `damage` as
+    """One sample for each image, with all its captions, or its boxes. Those of no image are counted in `damage` as
     missing."""
 
     def __init__(
         self,
         name: str,
         root: str,
-        pictures: Sequence[str],
+        images: Sequence[str],
         captions: Sequence[Sequence[str]],
         damage: Mapping[str, str],
         boxes: Boxes | None = None,
@@ -156,25 +156,25 @@ class Coco:
         self.name = name
         self.root = root
         self.damage = damage
-        self._pictures = Strings(pictures)
+        self._images = Strings(images)
         self._captions = Strings([text for texts in captions for text in texts])
         self._ends = np.cumsum([len(texts) for texts in captions], dtype=np.int64)
         self._optional = any(not texts for texts in captions)
-        if len(set(pictures)) < len(pictures):
-            twice, _ = Counter(pictures).most_common(1)[0]
-            raise InputError(f"{name}: the picture {twice} is listed twice; list it once")
+        if len(set(images)) < len(images):
+            twice, _ = Counter(images).most_common(1)[0]
+            raise InputError(f"{name}: the image {twice} is listed twice; list it once")
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
         texts = (self._captions[at].strip() for at in range(start, int(self._ends[index])))
         return Sample(
-            key=self._pictures[index],
+            key=self._images[index],
             source=self.name,
-            images={"main": FilePicture(str(Path(self.root, self._pictures[index])))},
+            images={"main": FileImage(str(Path(self.root, self._images[index])))},
             texts=tuple(Text(text=text) for text in texts if text),
             boxes=self._boxes_of(index),
         )
@@ -191,11 +191,11 @@ class Coco:
         )
 
     def keys(self) -> Sequence[str]:
-        """The pictures' file names."""
-        return self._pictures
+        """The images' file names."""
+        return self._images
 
     def schema(self) -> Schema:
-        """Pictures, and captions or boxes."""
+        """Images, and captions or boxes."""
         found = {"images.main": Field(kind="image")}
         if self._boxes is not None:
             return found | {"boxes": Field(kind="box", classes=self._boxes.classes)}

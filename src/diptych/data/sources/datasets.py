@@ -1,7 +1,7 @@
 """Hugging Face `datasets`: what `save_to_disk` wrote, an Arrow or Parquet file, a folder of them, or a name of the hub.
 
 `datasets:FOLDER_OR_FILE_OR_NAME[:split=train][:image=COLUMN][:text=COLUMN][:label=COLUMN]`. Rows are read from the
-memory-mapped Arrow file one by one; pictures are decoded by `diptych.data.pictures`, not by the library.
+memory-mapped Arrow file one by one; images are decoded by `diptych.data.images`, not by the library.
 """
 
 import logging
@@ -41,7 +41,7 @@ def open(spec: Spec) -> Table:
 
 
 class DatasetRows:
-    """The rows of a `datasets.Dataset`; columns that hold pictures give their bytes or path, undecoded."""
+    """The rows of a `datasets.Dataset`; columns that hold images give their bytes or path, undecoded."""
 
     def __init__(self, path: str, dataset: Any):
         self.path = path
@@ -50,7 +50,7 @@ class DatasetRows:
         features = dataset.features
         self._images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
         self._classes = {name: list(f.names) for name, f in features.items() if type(f).__name__ == "ClassLabel"}
-        # What would be decoded on the way (sound, video, pictures inside lists) is none of a sample's parts.
+        # What would be decoded on the way (sound, video, images inside lists) is none of a sample's parts.
         heavy = [name for name, feature in features.items() if name not in self._images and _decodes(feature)]
         self._dataset = dataset.with_format(None).remove_columns(heavy)
         for name in self._images:
@@ -58,7 +58,7 @@ class DatasetRows:
         self.columns: Sequence[str] = list(self._dataset.column_names)
 
     def columns_of_kinds(self, chosen: Mapping[str, str | None]) -> dict[str, str]:
-        """The columns of pictures and of classes that the dataset itself declares, where none is chosen by name."""
+        """The columns of images and of classes that the dataset itself declares, where none is chosen by name."""
         kinds = {"image": self._images, "label": list(self._classes)}
         return {
             kind: kind if kind in names else names[0] for kind, names in kinds.items() if names and not chosen[kind]
@@ -79,7 +79,7 @@ class DatasetRows:
             raise BadSample("columns", f"row {index + 1}: {brief(error)}") from error
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
-        """Every row in order, without encoded pictures."""
+        """Every row in order, without encoded images."""
         heavy = [name for name in self._images if name in self._with_bytes()]
         if len(heavy) == len(self.columns):
             yield from ({} for _ in range(len(self)))
@@ -102,11 +102,11 @@ class DatasetRows:
             return bad
 
     def _with_bytes(self) -> set[str]:
-        """The columns of pictures whose bytes are in the rows, as the first row that has a picture shows."""
+        """The columns of images whose bytes are in the rows, as the first row that has an image shows."""
         found: set[str] = set()
-        pictures = self._dataset.select_columns(self._images)
-        for index in range(min(len(pictures), 100)):
-            row = pictures[index]
+        images = self._dataset.select_columns(self._images)
+        for index in range(min(len(images), 100)):
+            row = images[index]
             found |= {name for name in self._images if (row[name] or {}).get("bytes")}
             if any((row[name] or {}).get("path") for name in self._images) or found:
                 break

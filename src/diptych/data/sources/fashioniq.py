@@ -1,5 +1,5 @@
 """FashionIQ: `cap.dress.val.json`, two instructions for each pair of garments, with `split.dress.val.json`, the list of
-all pictures of the category."""
+all images of the category."""
 
 import os
 import re
@@ -22,10 +22,10 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Triples:
-    """`cap.TYPE.SPLIT.json[:images=FOLDER][:pictures=FILE]`; the list of pictures is `split.TYPE.SPLIT.json` in the
-    same folder or in `image_splits` beside it, a picture is NAME.png or NAME.jpg.
+    """`cap.TYPE.SPLIT.json[:images=FOLDER][:image_list=FILE]`; the list of images is `split.TYPE.SPLIT.json` in the
+    same folder or in `image_splits` beside it, an image is NAME.png or NAME.jpg.
 
-    Raises InputError for what is no such file, for a split without targets, and where list or pictures are not found.
+    Raises InputError for what is no such file, for a split without targets, and where list or images are not found.
     """
     options = configure(TripleOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
@@ -35,10 +35,10 @@ def open(spec: Spec) -> Triples:
             f"{path}: has no targets, which FashionIQ's server keeps for the test; measure on the split val"
         )
     data = entries(path, data, {"target": str})
-    listing = beside(path, path.name.replace("cap.", "split.", 1), options.pictures, ["image_splits"])
+    listing = beside(path, path.name.replace("cap.", "split.", 1), options.image_list, ["image_splits"])
     names = json_of(listing)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{listing}: no list of pictures' names")
+        raise InputError(f"{listing}: no list of images' names")
     for at, entry in enumerate(data, 1):
         if not entry["captions"] or not all(isinstance(text, str) for text in entry["captions"]):
             raise InputError(f"{path}: captions of triple {at} are {entry['captions']!r}, no texts")

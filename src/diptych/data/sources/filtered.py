@@ -1,7 +1,7 @@
 """What a filter kept of another source: `filtered:FILE`, where `diptych data filter` wrote FILE.
 
 The file is a .npz of plain arrays. It names the source, and of every pair (a sample, one of its texts) why it was
-dropped, or that it was not; pictures and texts stay where they are. A sample without a kept text is left out, and so
+dropped, or that it was not; images and texts stay where they are. A sample without a kept text is left out, and so
 are its other dropped texts of that role.
 """
 

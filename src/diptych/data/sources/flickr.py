@@ -1,4 +1,4 @@
-"""The text files of Flickr8k and Flickr30k, whose five captions a picture come as five lines.
+"""The text files of Flickr8k and Flickr30k, whose five captions an image come as five lines.
 
 Flickr8k.token.txt, results_20130124.token   1000268201_693b08cb0e.jpg#0<TAB>A child in a pink dress …
 captions.txt                                 image,caption
@@ -29,7 +29,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Table:
-    """A text file of Flickr8k or 30k; `:images=FOLDER` where the pictures do not lie in a usual place beside it."""
+    """A text file of Flickr8k or 30k; `:images=FOLDER` where the images do not lie in a usual place beside it."""
     options = configure(FlickrOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     if not path.is_file():
@@ -58,7 +58,7 @@ class FlickrOptions:
 
 
 class _TokenRows(CsvRows):
-    """`picture.jpg#number<TAB>caption`, without a head line and with quotes that mean nothing."""
+    """`image.jpg#number<TAB>caption`, without a head line and with quotes that mean nothing."""
 
     def __init__(self, path: str):
         super().__init__(path, delimiter="\t", columns=("image", "caption"), quoted=False)
@@ -77,7 +77,7 @@ def _is_results(name: str) -> bool:
 
 
 def _root(path: Path, rows: CsvRows, image: str) -> str:
-    """The folder beside the text file that holds the first picture."""
+    """The folder beside the text file that holds the first image."""
     first = next((row[image] for row in rows.scan() if not isinstance(row, BadSample) and row.get(image)), "")
     beside = [
         path.parent,
@@ -87,4 +87,4 @@ def _root(path: Path, rows: CsvRows, image: str) -> str:
     for folder in beside:
         if (folder / first).is_file():
             return str(folder)
-    raise InputError(f"{path}: its first picture, {first}, is not beside it; name the folder with :images=FOLDER")
+    raise InputError(f"{path}: its first image, {first}, is not beside it; name the folder with :images=FOLDER")

@@ -1,8 +1,8 @@
-"""A folder of pictures: `class/picture.jpg` gives labels, `picture.jpg` with `picture.txt` or `.json` gives texts.
+"""A folder of images: `class/image.jpg` gives labels, `image.jpg` with `image.txt` or `.json` gives texts.
 
-Where every picture lies in a subfolder, the first subfolder names its class (label `class`); an empty one is a class
-too, so that what needs pictures of every class can tell which has none. Each line of a .txt is one caption; a .json is
-read as in tar shards. Pictures without texts are welcome where a task needs none.
+Where every image lies in a subfolder, the first subfolder names its class (label `class`); an empty one is a class
+too, so that what needs images of every class can tell which has none. Each line of a .txt is one caption; a .json is
+read as in tar shards. Images without texts are welcome where a task needs none.
 """
 
 import os
@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.pictures import FOREIGN, PICTURES, FilePicture
+from diptych.data.images import FOREIGN, IMAGES, FileImage
 from diptych.data.sample import Sample, Schema, path_text
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
 from diptych.errors import InputError, some
@@ -24,7 +24,7 @@ FORMAT = "folder"
 ANY = True
 _TEXTS = (".txt", ".json")
 _LEFT_OUT = (".", "__MACOSX")  # how the names of folders begin that nobody means
-_ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about a picture
+_ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about an image
 
 
 def claims(spec: Spec) -> bool:
@@ -46,48 +46,48 @@ class FolderOptions:
 
 
 class Folder:
-    """The pictures below a folder, in order of their paths; a picture's path is its key.
+    """The images below a folder, in order of their paths; an image's path is its key.
 
     `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is none.
-    `damage` counts pictures of kinds that are not read (unsupported), subfolders that cannot be read (unreadable), and
-    where some pictures have texts, a text whose picture is not there (missing). Raises InputError for a folder without
-    pictures.
+    `damage` counts images of kinds that are not read (unsupported), subfolders that cannot be read (unreadable), and
+    where some images have texts, a text whose image is not there (missing). Raises InputError for a folder without
+    images.
     """
 
     def __init__(self, root: str, roles: Mapping[str, str] = MappingProxyType({})):
         self.name = root
         self.root = root
         self.roles = dict(roles)
-        pictures = []
+        images = []
         texts = set()
         foreign = []
         others = set()
         paths, closed = _walk(root)
         for path in paths:
             suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)
-            if suffix[1:] in PICTURES:
-                pictures.append(path)
+            if suffix[1:] in IMAGES:
+                images.append(path)
                 continue
             others.add(path.partition(os.sep)[0])
             if suffix in _TEXTS:
                 texts.add(path)
             elif suffix[1:] in FOREIGN:
                 foreign.append(path)
-        if not pictures:
+        if not images:
             raise InputError(_nothing(root, len(texts), foreign))
         others |= {path.partition(os.sep)[0] for path in closed}
-        self._paths = Strings(pictures)
-        keys = [path_text(path) for path in pictures]  # file names need not be text; keys must be
-        self._keys = self._paths if keys == pictures else Strings(keys)
-        stems = [_stem(path) for path in pictures]
-        # One bit a kind of text: which pictures have it.
+        self._paths = Strings(images)
+        keys = [path_text(path) for path in images]  # file names need not be text; keys must be
+        self._keys = self._paths if keys == images else Strings(keys)
+        stems = [_stem(path) for path in images]
+        # One bit a kind of text: which images have it.
         self._has = {kind: np.array([stem + kind in texts for stem in stems], bool) for kind in _TEXTS}
         lost = {path: "unsupported" for path in foreign} | {path: "unreadable" for path in closed}
         self.damage: Mapping[str, str] = {
             path_text(str(Path(root, path))): reason
             for path, reason in {**self._orphans(texts, set(stems).union(map(_stem, foreign))), **lost}.items()
         }
-        firsts = [path.partition(os.sep) for path in pictures]
+        firsts = [path.partition(os.sep) for path in images]
         named = all(rest for _, _, rest in firsts)
         empty = set(_subfolders(root)) - others
         folders = sorted(empty.union(first for first, _, _ in firsts)) if named else []
@@ -120,7 +120,7 @@ class Folder:
         return Sample(
             key=self._keys[index],
             source=self.name,
-            images={"main": FilePicture(full)},
+            images={"main": FileImage(full)},
             texts=parts.texts,
             labels=parts.labels,
             boxes=parts.boxes,
@@ -128,7 +128,7 @@ class Folder:
         )
 
     def keys(self) -> Sequence[str]:
-        """The pictures' paths below the folder."""
+        """The images' paths below the folder."""
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
@@ -144,8 +144,8 @@ class Folder:
         return self._schema
 
 
-def _bytes(picture: str, kind: str) -> bytes:
-    return FilePicture(_stem(picture) + kind).read()
+def _bytes(image: str, kind: str) -> bytes:
+    return FileImage(_stem(image) + kind).read()
 
 
 def _stem(path: str) -> str:
@@ -183,14 +183,14 @@ def _subfolders(root: str) -> list[str]:
 def _nothing(root: str, texts: int, foreign: Sequence[str]) -> str:
     if foreign:
         return (
-            f"{root}: {len(foreign)} pictures of kinds that are not read ({some(foreign)}); convert them to JPEG or PNG"
+            f"{root}: {len(foreign)} images of kinds that are not read ({some(foreign)}); convert them to JPEG or PNG"
         )
     tars = sorted(Path(root).glob("*.tar"))
     if tars:
-        return f"{root}: no pictures, but tar shards; write {Path(root) / '*.tar'}"
+        return f"{root}: no images, but tar shards; write {Path(root) / '*.tar'}"
     tables = sorted(path.name for path in Path(root).iterdir() if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"))
     if tables:
-        return f"{root}: no pictures, but a table; write {Path(root) / tables[0]}"
+        return f"{root}: no images, but a table; write {Path(root) / tables[0]}"
     if texts:
-        return f"{root}: {texts} texts and no picture; put each picture beside its text, under the same name"
-    return f"{root}: no pictures in this folder; the kinds read are {' '.join(f'.{ending}' for ending in PICTURES)}"
+        return f"{root}: {texts} texts and no image; put each image beside its text, under the same name"
+    return f"{root}: no images in this folder; the kinds read are {' '.join(f'.{ending}' for ending in IMAGES)}"

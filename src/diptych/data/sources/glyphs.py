@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from diptych.data.drawings import DESIGNS, HELD_OUT, GlyphMask, GlyphPicture, concepts
+from diptych.data.drawings import DESIGNS, HELD_OUT, GlyphImage, GlyphMask, concepts
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.errors import unknown
 from diptych.spec import Spec, configure, several
@@ -71,14 +71,14 @@ class Glyphs:
     def __getitem__(self, index: int) -> Sample:
         concept = concepts()[self._rows[index, 0]]
         design = DESIGNS[self._rows[index, 1]]
-        picture = GlyphPicture(design, concept["index"])
+        image = GlyphImage(design, concept["index"])
         return Sample(
             key=f"{concept['hexcode']}/{design}",
             source=self.name,
-            images={"main": picture},
+            images={"main": image},
             texts=(Text(text=concept["name"]), *(Text(text=tag, role="tags") for tag in concept["tags"])),
             labels={name: int(self.labels(name, index)) for name in ("concept", "group", "subgroup", "design")},
-            masks={"main": GlyphMask(picture)},
+            masks={"main": GlyphMask(image)},
         )
 
     def keys(self) -> list[str]:
@@ -97,7 +97,7 @@ class Glyphs:
         return _label_of_concepts(name)[concept]
 
     def schema(self) -> Schema:
-        """Picture, name, tags, four labels with their class names, and the mask."""
+        """Image, name, tags, four labels with their class names, and the mask."""
         return {
             "images.main": Field(kind="image"),
             "texts.caption": Field(kind="text"),

@@ -1,8 +1,8 @@
-"""Pickled lists of pictures and captions, as the authors of SLIP and CLIP-rocket keep theirs: .npy, .pkl, .pickle.
+"""Pickled lists of images and captions, as the authors of SLIP and CLIP-rocket keep theirs: .npy, .pkl, .pickle.
 
-cc3m.npy      {"image_id": 1510438788, "captions": ["a field of tulips"]}           the id is the picture's path
+cc3m.npy      {"image_id": 1510438788, "captions": ["a field of tulips"]}           the id is the image's path
 cc12m.npy     {"image_name": "0.jpg", "image_id": 0, "captions": ["a chair"]}
-yfcc15m.pkl   (12345678, "title", "description")       the picture is 678.jpg in images/12/345.zip
+yfcc15m.pkl   (12345678, "title", "description")       the image is 678.jpg in images/12/345.zip
 
 They are tables, with a table's options. Title and description of YFCC are captions both, empty ones left out; with
 roles of their own: `yfcc15m.pkl:text=title=title;web=description`.
@@ -46,7 +46,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Table:
-    """`cc12m.npy[:root=FOLDER]`, with all options of a table; `root` is where the pictures' paths start."""
+    """`cc12m.npy[:root=FOLDER]`, with all options of a table; `root` is where the images' paths start."""
     options = configure(TableOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")

@@ -5,9 +5,9 @@ A string is a text whose role is its field's name; a list of strings is several.
 numbers an array, a list of equally long ones too.
 
     boxes               [{"name": …, "box": [x, y, w, h]}, …]
-    lines, words        [{"text": …, "box": …}, …], what is written in the picture: boxes, and one text of role `ocr`
-    segments            [{"index": …, "name": …}, …], what the numbers of the mask `seg` are in this picture
-    mask_classes        {MASK: {NUMBER: NAME}}, what the numbers of a mask are in all pictures
+    lines, words        [{"text": …, "box": …}, …], what is written in the image: boxes, and one text of role `ocr`
+    segments            [{"index": …, "name": …}, …], what the numbers of the mask `seg` are in this image
+    mask_classes        {MASK: {NUMBER: NAME}}, what the numbers of a mask are in all images
 
 Other mappings of names to numbers, or to equally many numbers each, are arrays with a row for each name (NaN for null),
 and the names are texts. Everything else is left alone.
@@ -54,7 +54,7 @@ def roles_of(text: str | None) -> dict[str, str]:
 
 @dataclass
 class Parts:
-    """What one record, or several about one picture, gave."""
+    """What one record, or several about one image, gave."""
 
     texts: list[Text] = field(default_factory=list)
     labels: dict[str, int | float] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Parts:
                     self._add_numbers(name, value)
 
     def _add_written(self, entries: Sequence[Mapping[str, Any]], between: str) -> None:
-        """What is written in a picture: a box for each entry, and all of them as one text."""
+        """What is written in an image: a box for each entry, and all of them as one text."""
         told = [str(entry.get("text") or "").strip() for entry in entries]
         self.boxes += [_box({**entry, "name": text}) for entry, text in zip(entries, told, strict=True)]
         self.add_text(between.join(text for text in told if text), "ocr")
@@ -128,7 +128,7 @@ class Parts:
         return True
 
 
-_WRITTEN = {"lines": "\n", "words": " "}  # fields of what is written in a picture, and what stands between entries
+_WRITTEN = {"lines": "\n", "words": " "}  # fields of what is written in an image, and what stands between entries
 
 
 def _mappings(value: Any) -> bool:
@@ -254,7 +254,7 @@ def _partners(label: str) -> tuple[str, ...]:
 
 
 def labels_of(source: Source, name: str) -> np.ndarray:
-    """One label of every sample (N,), -1 where it is missing or the sample is damaged; reads texts, not pictures."""
+    """One label of every sample (N,), -1 where it is missing or the sample is damaged; reads texts, not images."""
     values = []
     for index in range(len(source)):
         try:

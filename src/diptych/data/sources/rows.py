@@ -32,7 +32,7 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
-        """Every row in order, without the columns that hold encoded pictures; a damaged row as its error."""
+        """Every row in order, without the columns that hold encoded images; a damaged row as its error."""
         ...
 
     def classes(self) -> Mapping[str, Sequence[str]]:
@@ -204,7 +204,7 @@ class JsonRows(_Lines):
 class ParquetRows:
     """Parquet, copied once into the user's cache as an uncompressed Arrow file, which gives single rows at no cost.
 
-    Parquet stores rows in compressed groups of thousands of pictures: a shuffled epoch would unpack a group a sample.
+    Parquet stores rows in compressed groups of thousands of images: a shuffled epoch would unpack a group a sample.
     """
 
     def __init__(self, path: str):
@@ -266,7 +266,7 @@ class ParquetRows:
         return _plain_row(self._open().slice(index, 1), index)
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
-        """Every row in order, without encoded pictures."""
+        """Every row in order, without encoded images."""
         light = [name for name in self.columns if not _holds_bytes(self._open()[name])]
         if not light:
             yield from ({} for _ in range(len(self)))
@@ -302,7 +302,7 @@ def _plain_row(row: Any, index: int) -> dict[str, Any]:
 
 
 def _holds_bytes(column: Any) -> bool:
-    """Whether a column holds pictures: bytes, or structs with a field `bytes` that is not empty, as `datasets` has."""
+    """Whether a column holds images: bytes, or structs with a field `bytes` that is not empty, as `datasets` has."""
     from pyarrow import types
 
     if types.is_struct(column.type) and (at := column.type.get_field_index("bytes")) >= 0:

@@ -1,6 +1,6 @@
 """SNLI and SNLI-VE (`snli_1.0_train.jsonl`, `snli_ve_dev.jsonl`): JSON lines of a premise, a hypothesis and a label.
 
-The premise is the caption of a picture of Flickr30k, which SNLI-VE asks about in its place. So the premise is a caption
+The premise is the caption of an image of Flickr30k, which SNLI-VE asks about in its place. So the premise is a caption
 here, the hypothesis a question and the label its answer.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.pictures import FilePicture
-from diptych.data.sample import BadSample, Field, Picture, Sample, Schema, Text
+from diptych.data.images import FileImage
+from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Text
 from diptych.data.sources.rows import JsonRows
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
@@ -33,13 +33,13 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SnliOptions:
-    """What may follow the file's path: the folder of Flickr30k's pictures."""
+    """What may follow the file's path: the folder of Flickr30k's images."""
 
     images: str | None = None
 
 
 def open(spec: Spec) -> "Snli":
-    """`snli_ve_dev.jsonl[:images=FOLDER]`; without pictures in a usual folder beside it, it is a source of texts."""
+    """`snli_ve_dev.jsonl[:images=FOLDER]`; without images in a usual folder beside it, it is a source of texts."""
     options = configure(SnliOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     if not path.is_file():
@@ -51,7 +51,7 @@ class Snli:
     """One sample a row, in order, with the label `entailment`; the pair's name is its key.
 
     Rows whose label people could not agree on are left out, as usual. Rows that do not read are counted in `damage`
-    (json, utf8, columns). Raises InputError for a file without such rows, and for a folder without the first picture.
+    (json, utf8, columns). Raises InputError for a file without such rows, and for a folder without the first image.
     """
 
     def __init__(self, name: str, rows: JsonRows, images: str | None = None):
@@ -71,7 +71,7 @@ class Snli:
                 good.append(number)
                 keys.append(str(row.get("pairID", number)))  # type: ignore[union-attr]
                 labels.append(CLASSES.index(row["gold_label"]))  # type: ignore[index]
-                first = first or _picture(row)
+                first = first or _image(row)
         if not good:
             raise InputError(
                 f"{name}: no line is {{'sentence1': …, 'sentence2': …, 'gold_label': "
@@ -91,14 +91,14 @@ class Snli:
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         row = self._rows[int(self._good[index])]
-        name = _picture(row)
-        pictures: dict[str, Picture] = {}
+        name = _image(row)
+        images: dict[str, EncodedImage] = {}
         if self.root is not None and name:
-            pictures["main"] = FilePicture(str(Path(self.root, name)))
+            images["main"] = FileImage(str(Path(self.root, name)))
         return Sample(
             key=self._keys[index],
             source=self.name,
-            images=pictures,
+            images=images,
             texts=(
                 Text(text=row["sentence1"].strip()),
                 Text(text=row["sentence2"].strip(), role="question", attrs={"choices": CLASSES}),
@@ -117,7 +117,7 @@ class Snli:
         return self._label
 
     def schema(self) -> Schema:
-        """Premise, hypothesis and label; pictures where they were found."""
+        """Premise, hypothesis and label; images where they were found."""
         found = {} if self.root is None else {"images.main": Field(kind="image")}
         texts = {f"texts.{role}": Field(kind="text") for role in ("caption", "question", "answer")}
         return {**found, **texts, "labels.entailment": Field(kind="int", classes=CLASSES)}
@@ -127,12 +127,12 @@ def _fits(row: Mapping[str, Any]) -> bool:
     return (
         all(isinstance(row.get(name), str) and row[name].strip() for name in ("sentence1", "sentence2"))
         and row.get("gold_label") in (*CLASSES, _DISPUTED)
-        and os.path.basename(_picture(row)) == _picture(row)  # noqa: PTH119
+        and os.path.basename(_image(row)) == _image(row)  # noqa: PTH119
     )
 
 
-def _picture(row: Any) -> str:
-    """The file of the picture: SNLI-VE gives its number, SNLI the number of its caption, `4705552913.jpg#2`."""
+def _image(row: Any) -> str:
+    """The file of the image: SNLI-VE gives its number, SNLI the number of its caption, `4705552913.jpg#2`."""
     number = row.get("Flickr30K_ID")
     if number is not None:
         return f"{number}.jpg"
@@ -140,11 +140,11 @@ def _picture(row: Any) -> str:
 
 
 def _root(path: Path, first: str, images: str | None) -> str | None:
-    """The folder of the pictures: the one that is named, or a usual one beside the file; None where there is none."""
+    """The folder of the images: the one that is named, or a usual one beside the file; None where there is none."""
     folders = [Path(images)] if images is not None else [path.parent / name for name in _FOLDERS]
     for folder in folders:
         if first and (folder / first).is_file():
             return str(folder)
     if images is not None:
-        raise InputError(f"{path}: its first picture, {first}, is not in {images}; name Flickr30k's folder of pictures")
+        raise InputError(f"{path}: its first image, {first}, is not in {images}; name Flickr30k's folder of images")
     return None

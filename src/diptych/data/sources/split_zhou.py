@@ -1,4 +1,4 @@
-"""CoOp's splits of classified pictures (`split_zhou_OxfordPets.json`): JSON lists of path, label and class name."""
+"""CoOp's splits of classified images (`split_zhou_OxfordPets.json`): JSON lists of path, label and class name."""
 
 import os
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.pictures import FilePicture
+from diptych.data.images import FileImage
 from diptych.data.sample import Field, Sample, Schema
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
@@ -27,7 +27,7 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """What may follow the file's path: which lists of it, and the folder that the pictures' paths start from."""
+    """What may follow the file's path: which lists of it, and the folder that the images' paths start from."""
 
     split: str | None = None
     root: str | None = None
@@ -52,7 +52,7 @@ def open(spec: Spec) -> "Split":
     root = Path(options.root) if options.root is not None else beside if beside.is_dir() else path.parent
     first = entries[0][0]
     if not os.path.isfile(root / first):  # noqa: PTH113  (False for any text)
-        raise InputError(f"{path}: its first picture, {first}, is not in {root}; name the folder with :root=FOLDER")
+        raise InputError(f"{path}: its first image, {first}, is not in {root}; name the folder with :root=FOLDER")
     return Split(spec.name, str(root), entries, classes)
 
 
@@ -95,9 +95,9 @@ def _classes(path: Path, entries: Sequence[_Entry]) -> dict[int, str]:
 
 
 class Split:
-    """One sample for each entry, with its picture and the label `class`; a picture's path is its key.
+    """One sample for each entry, with its image and the label `class`; an image's path is its key.
 
-    Labels are numbered from 0 in the order of the file's. Raises InputError where a picture is listed twice.
+    Labels are numbered from 0 in the order of the file's. Raises InputError where an image is listed twice.
     """
 
     def __init__(self, name: str, root: str, entries: Sequence[_Entry], classes: Mapping[int, str]):
@@ -106,7 +106,7 @@ class Split:
         paths = [path for path, _, _ in entries]
         if len(set(paths)) < len(paths):
             twice, _ = Counter(paths).most_common(1)[0]
-            raise InputError(f"{name}: the picture {twice} is listed twice; list it once")
+            raise InputError(f"{name}: the image {twice} is listed twice; list it once")
         self._paths = Strings(paths)
         self._classes = tuple(classes.values())
         self._label = np.searchsorted(list(classes), [label for _, label, _ in entries])
@@ -119,12 +119,12 @@ class Split:
         return Sample(
             key=path,
             source=self.name,
-            images={"main": FilePicture(str(Path(self.root, path)))},
+            images={"main": FileImage(str(Path(self.root, path)))},
             labels={"class": int(self._label[index])},
         )
 
     def keys(self) -> Sequence[str]:
-        """The pictures' paths below the root."""
+        """The images' paths below the root."""
         return self._paths
 
     def labels(self, name: str) -> np.ndarray:
@@ -133,5 +133,5 @@ class Split:
         return self._label
 
     def schema(self) -> Schema:
-        """Pictures and their classes."""
+        """Images and their classes."""
         return {"images.main": Field(kind="image"), "labels.class": Field(kind="int", classes=self._classes)}

@@ -132,7 +132,7 @@ def class_label(source: Source, label: str | None = None) -> str:
     }
     if not fields:
         raise InputError(
-            f"{source.name} has no label that tells classes; put the pictures of each class into a folder of their "
+            f"{source.name} has no label that tells classes; put the images of each class into a folder of their "
             "own, or name a table's column with :label=COLUMN"
         )
     if label is not None:

@@ -1,8 +1,8 @@
-"""Tables of pictures and texts: CSV, TSV, JSON lines, Parquet; pictures as paths or as bytes.
+"""Tables of images and texts: CSV, TSV, JSON lines, Parquet; images as paths or as bytes.
 
-Rows that name the same picture are one sample with several texts. The columns are found by their usual names, or given:
+Rows that name the same image are one sample with several texts. The columns are found by their usual names, or given:
 `table.csv:image=file:text=caption:label=kind:key=id`; `split=train+val` takes the rows whose column `split` says so.
-Texts may have several columns and roles, `text=raw;long=longSV`, and a picture may lie in a zip archive,
+Texts may have several columns and roles, `text=raw;long=longSV`, and an image may lie in a zip archive,
 `12/345.zip/678.jpg`.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Groups, Strings, hash64, is_folder
-from diptych.data.pictures import BytesPicture, FilePicture, ZipPicture
-from diptych.data.sample import BadSample, Picture, Sample, Schema
+from diptych.data.images import BytesImage, FileImage, ZipImage
+from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
 from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, roles_of, schema_of
 from diptych.data.sources.rows import CsvRows, Rows, open_rows
 from diptych.errors import InputError, unknown
@@ -80,7 +80,7 @@ class _Columns:
 
 
 class _Numbers:
-    """Which columns of a text file hold numbers, and of what type: those that are no picture, text, label or key, and
+    """Which columns of a text file hold numbers, and of what type: those that are no image, text, label or key, and
     all of whose cells are numbers. Digits behind a leading 0, as of article numbers and postal codes, are text, and so
     are more than 18, as of serial numbers."""
 
@@ -105,7 +105,7 @@ class _Numbers:
 
 
 class Table:
-    """Samples of a table, in order of each picture's first row.
+    """Samples of a table, in order of each image's first row.
 
     Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises InputError for columns
     that are not there, web addresses in place of paths, and a table without a readable row.
@@ -123,7 +123,7 @@ class Table:
         self._schema: Schema | None = None
 
     def _index(self, split: str | None) -> None:
-        """One pass over the rows: which picture each names, its key, its label; only those of `split` are kept."""
+        """One pass over the rows: which image each names, its key, its label; only those of `split` are kept."""
         columns = self._columns
         damage = {}
         last = None
@@ -141,7 +141,7 @@ class Table:
             path = _path(row.get(columns.image)) if columns.image else None
             if path and number < 100 and path.startswith(("http://", "https://")):
                 raise InputError(
-                    f"{self.rows.path}: column {columns.image!r} holds web addresses; download the pictures first "
+                    f"{self.rows.path}: column {columns.image!r} holds web addresses; download the images first "
                     "(img2dataset makes tar shards of such a table)"
                 )
             label = str(row.get(columns.label, "")) if columns.label else ""
@@ -197,11 +197,11 @@ class Table:
         index = range(len(self))[index]
         columns = self._columns
         parts = Parts()
-        picture = None
+        image = None
         for number in self._good[self._groups[index]].tolist():
             row = self.rows[number]
-            if columns.image and picture is None:
-                picture = self._picture(row.get(columns.image))
+            if columns.image and image is None:
+                image = self._image(row.get(columns.image))
             fields = {name: row[name] for name in row if name not in columns.aside}
             fields |= {name: kind(row[name]) for name, kind in self._numbers.items() if name in row}
             parts.add(fields, columns.roles)
@@ -210,32 +210,32 @@ class Table:
         return Sample(
             key=self._keys[index],
             source=self.name,
-            images={"main": picture} if picture else {},
+            images={"main": image} if image else {},
             texts=parts.texts,
             labels=parts.labels,
             boxes=parts.boxes,
             arrays=parts.arrays,
         )
 
-    def _picture(self, value: Any) -> Picture | None:
-        if isinstance(value, Mapping):  # as Hugging Face's `datasets` stores pictures
+    def _image(self, value: Any) -> EncodedImage | None:
+        if isinstance(value, Mapping):  # as Hugging Face's `datasets` stores images
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
-            return BytesPicture(value)
+            return BytesImage(value)
         if not value:
             return None
         if not isinstance(value, str):
-            raise BadSample("columns", f"{str(value)[:40]} is no path of a picture")
+            raise BadSample("columns", f"{str(value)[:40]} is no path of an image")
         archive, inside, member = value.partition(".zip/")
         path = str(Path(self.root, archive + inside.rstrip("/")))
-        return ZipPicture(path, member) if inside else FilePicture(path)
+        return ZipImage(path, member) if inside else FileImage(path)
 
     def keys(self) -> Sequence[str]:
-        """The unique keys: the key column, or the pictures' paths, or row numbers."""
+        """The unique keys: the key column, or the images' paths, or row numbers."""
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
-        """The label of every sample (N,), -1 where missing; reads no picture."""
+        """The label of every sample (N,), -1 where missing; reads no image."""
         if self._label is not None and name == self._columns.label:
             return self._label
         return labels_of(self, name)
@@ -273,14 +273,14 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
     image = options.image or next((by_name[name] for name in _IMAGES if name in by_name), None)
     if image is None and (address := by_name.get("url")):
         raise InputError(
-            f"{rows.path}: column {address!r} holds web addresses; download the pictures first "
+            f"{rows.path}: column {address!r} holds web addresses; download the images first "
             "(img2dataset makes tar shards of such a table)"
         )
     if "caption" not in roles.values():
         roles |= {found: "caption" for found in _first(by_name, _TEXTS, roles)}
     if image is None and not roles:
         raise InputError(
-            f"{rows.path}: no column of pictures or texts among {', '.join(columns)}; name them with "
+            f"{rows.path}: no column of images or texts among {', '.join(columns)}; name them with "
             ":image=COLUMN:text=COLUMN"
         )
     label = options.label or next(iter(_first(by_name, _LABELS, roles)), None)

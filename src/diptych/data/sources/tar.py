@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import is_folder
-from diptych.data.pictures import PICTURES, VOID, ClassMask, Mask, MemberPicture
+from diptych.data.images import IMAGES, VOID, ClassMask, Mask, MemberImage
 from diptych.data.sample import BadSample, Sample, Schema
 from diptych.data.sources.records import (
     Parts,
@@ -121,7 +121,7 @@ class Tar:
         self.damage: Mapping[str, str] = self._index.damage
         if not len(self):
             lost = f" ({len(self.damage)} are damaged)" if self.damage else ""
-            raise InputError(f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with pictures")
+            raise InputError(f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with images")
         self._schema: Schema | None = None
         self._masks: dict[str, tuple[str, ...]] | None = None  # class names of masks
 
@@ -132,11 +132,11 @@ class Tar:
         """The unique keys in order."""
         return self._index.keys
 
-    def _members(self, number: int) -> Iterator[tuple[str, MemberPicture]]:
+    def _members(self, number: int) -> Iterator[tuple[str, MemberImage]]:
         index = self._index
         path = self.paths[index.shard[number]]
         for at in range(int(index.ends[number - 1]) if number else 0, int(index.ends[number])):
-            yield index.extensions[index.extension[at]], MemberPicture(path, int(index.offset[at]), int(index.size[at]))
+            yield index.extensions[index.extension[at]], MemberImage(path, int(index.offset[at]), int(index.size[at]))
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
@@ -157,17 +157,17 @@ class Tar:
             arrays=parts.arrays,
         )
 
-    def _read(self, index: int) -> tuple[Parts, dict[str, MemberPicture], dict[str, Any]]:
-        """What a sample's members give: fields, pictures and masks."""
+    def _read(self, index: int) -> tuple[Parts, dict[str, MemberImage], dict[str, Any]]:
+        """What a sample's members give: fields, images and masks."""
         parts = Parts()
-        images: dict[str, MemberPicture] = {}
+        images: dict[str, MemberImage] = {}
         masks: dict[str, Any] = {}
         for extension, member in self._members(index):
             *prefix, kind = extension.split(".")
             role = ".".join(prefix)
-            if kind in PICTURES and (role == "mask" or role.endswith("seg")):
+            if kind in IMAGES and (role == "mask" or role.endswith("seg")):
                 masks[role.removesuffix(".seg")] = Mask(member)  # NAME.seg.png is the mask NAME, seg.png is called seg
-            elif kind in PICTURES:
+            elif kind in IMAGES:
                 images.setdefault("main" if role in ("", "image", "img") else role, member)
             else:
                 self._read_fields(parts, role, kind, member)
@@ -205,8 +205,8 @@ class Tar:
             found["class"] = tuple(sorted(segments))
         return found
 
-    def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberPicture) -> None:
-        """Read one member that is no picture; kinds that mean nothing to us (audio, video, …) are passed over."""
+    def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberImage) -> None:
+        """Read one member that is no image; kinds that mean nothing to us (audio, video, …) are passed over."""
         if kind == "json":
             parts.add(read_json(member.read()), self.roles)
         elif kind in ("txt", "text", "caption"):
@@ -218,7 +218,7 @@ class Tar:
             parts.arrays[role or "npy"] = read_npy(member.read())
 
     def labels(self, name: str) -> np.ndarray:
-        """The label of every sample (N,), -1 where missing; reads every sample's JSON, no picture."""
+        """The label of every sample (N,), -1 where missing; reads every sample's JSON, no image."""
         return labels_of(self, name)
 
     def schema(self) -> Schema:

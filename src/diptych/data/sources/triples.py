@@ -1,4 +1,4 @@
-"""What readers of composed retrieval share: (reference, instruction, target) triples over a list of pictures."""
+"""What readers of composed retrieval share: (reference, instruction, target) triples over a list of images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.pictures import FilePicture
+from diptych.data.images import FileImage
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Triple:
-    """One query by the names of its pictures; `group` numbers the set of near-duplicates that both lie in, -1: none."""
+    """One query by the names of its images; `group` numbers the set of near-duplicates that both lie in, -1: none."""
 
     key: str
     reference: str
@@ -27,18 +27,18 @@ class Triple:
 
 @dataclass(frozen=True, kw_only=True)
 class TripleOptions:
-    """What may follow the file's path: the folder that pictures' paths start from, and the list of pictures."""
+    """What may follow the file's path: the folder that images' paths start from, and the list of images."""
 
     images: str | None = None
-    pictures: str | None = None
+    image_list: str | None = None
 
 
 class Triples:
-    """A sample for each triple: the target is its picture, with `images.reference` and texts of role instruction. Then
-    one for each picture that no triple shows, so that the pictures of all samples are the gallery.
+    """A sample for each triple: the target is its image, with `images.reference` and texts of role instruction. Then
+    one for each image that no triple shows, so that the images of all samples are the gallery.
 
-    `pictures` are the paths below `root` by name, `members` the pictures of each group: every pair of a group and a
-    picture of it occurs in some sample, as label `group`. A triple that names a picture which is not listed is left out
+    `images` are the paths below `root` by name, `members` the images of each group: every pair of a group and an
+    image of it occurs in some sample, as label `group`. A triple that names an image which is not listed is left out
     and counted in `damage` as missing. Raises InputError where no triple is left.
     """
 
@@ -46,20 +46,20 @@ class Triples:
         self,
         name: str,
         root: Path,
-        pictures: Mapping[str, str],
+        images: Mapping[str, str],
         triples: Sequence[Triple],
         members: Mapping[int, Sequence[str]] | None = None,
     ):
         self.name = name
         self.root = root
-        self._pictures = dict(pictures)
+        self._images = dict(images)
         members = members or {}
         listed = [each for each in triples if self._lists(each)]
         self.damage = {each.key: "missing" for each in triples if not self._lists(each)}
         if not listed:
             raise InputError(
-                f"{name}: none of its {len(triples)} triples is of listed pictures; give the list of the "
-                "same split with :pictures=FILE"
+                f"{name}: none of its {len(triples)} triples is of listed images; give the list of the "
+                "same split with :image_list=FILE"
             )
         self._triples = listed
         self._grouped = bool(members)
@@ -68,15 +68,15 @@ class Triples:
             (group, shown)
             for group, names in members.items()
             for shown in names
-            if (group, shown) not in seen and shown in self._pictures
+            if (group, shown) not in seen and shown in self._images
         ]
         shown = {name for _, name in seen} | {name for _, name in alone}
-        self._alone = [*dict.fromkeys(alone), *((-1, name) for name in self._pictures if name not in shown)]
+        self._alone = [*dict.fromkeys(alone), *((-1, name) for name in self._images if name not in shown)]
         self._keys = [each.key for each in listed]
         self._keys += [name if group < 0 else f"{group}/{name}" for group, name in self._alone]
 
     def _lists(self, triple: Triple) -> bool:
-        return triple.reference in self._pictures and triple.target in self._pictures
+        return triple.reference in self._images and triple.target in self._images
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -95,13 +95,13 @@ class Triples:
         return Sample(
             key=self._keys[index],
             source=self.name,
-            images={role: FilePicture(str(self.root / self._pictures[name])) for role, name in shown.items()},
+            images={role: FileImage(str(self.root / self._images[name])) for role, name in shown.items()},
             texts=tuple(Text(text=text, role="instruction") for text in texts),
             labels={"group": group} if self._grouped else {},
         )
 
     def keys(self) -> Sequence[str]:
-        """Those of the triples; then the pictures' names, behind their group where they stand for one."""
+        """Those of the triples; then the images' names, behind their group where they stand for one."""
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
@@ -110,7 +110,7 @@ class Triples:
         return np.array([each.group for each in self._triples] + [group for group, _ in self._alone])
 
     def schema(self) -> Schema:
-        """Pictures, references and instructions, and the group where there are groups."""
+        """Images, references and instructions, and the group where there are groups."""
         optional = bool(self._alone)
         found = {
             "images.main": Field(kind="image"),
@@ -127,13 +127,13 @@ def beside(path: Path, name: str, given: str | None, folders: Sequence[str]) -> 
     found = next((place for place in tried if place.is_file()), None)
     if found is None:
         raise InputError(
-            f"{path}: its list of pictures, {tried[0] if given else name}, is not there; name it with :pictures=FILE"
+            f"{path}: its list of images, {tried[0] if given else name}, is not there; name it with :image_list=FILE"
         )
     return found
 
 
 def root_of(path: Path, firsts: Sequence[str], given: str | None, folders: Sequence[str]) -> tuple[Path, str]:
-    """The folder from which one of `firsts` is the path of a picture, and which: the folder that is given, or one of
+    """The folder from which one of `firsts` is the path of an image, and which: the folder that is given, or one of
     `folders` up to three levels above the file."""
     above = list(path.absolute().parents)[:3]
     places = [Path(given)] if given is not None else [base / folder for base in above for folder in ("", *folders)]
@@ -141,13 +141,13 @@ def root_of(path: Path, firsts: Sequence[str], given: str | None, folders: Seque
         if os.path.isfile(place / first):  # noqa: PTH113  (False for any text)
             return place, first
     where = f"in {given}" if given is not None else "near it"
-    raise InputError(f"{path}: its first picture, {firsts[0]}, is not {where}; name the folder with :images=FOLDER")
+    raise InputError(f"{path}: its first image, {firsts[0]}, is not {where}; name the folder with :images=FOLDER")
 
 
 def below(path: Path, name: str) -> str:
-    """A picture's path, which must not leave the folder that it starts from."""
+    """An image's path, which must not leave the folder that it starts from."""
     if os.path.isabs(name) or Path(os.path.normpath(name)).parts[:1] == ("..",):  # noqa: PTH117
-        raise InputError(f"{path}: the picture {name} leaves the folder of pictures; write paths below it")
+        raise InputError(f"{path}: the image {name} leaves the folder of images; write paths below it")
     return name
 
 

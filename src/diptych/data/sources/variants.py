@@ -94,7 +94,7 @@ def _sheet(path: str) -> Image.Image:
 
 
 @dataclass(frozen=True, slots=True)
-class TilePicture:
+class TileImage:
     """One tile of a sheet: RGBA, 64 x 64."""
 
     sheet: str
@@ -146,7 +146,7 @@ class Variants:
         return Sample(
             key=f"{row['hexcode']}/{design}",
             source=self.name,
-            images={"main": TilePicture(sheet, row["index"]), "reference": TilePicture(sheet, other["index"])},
+            images={"main": TileImage(sheet, row["index"]), "reference": TileImage(sheet, other["index"])},
             texts=(
                 Text(text=row["name"] + tone),
                 Text(text=instruction(row, kind, form), role="instruction"),
@@ -171,7 +171,7 @@ class Variants:
         return np.array([self[at].labels[name] for at in range(len(self))])
 
     def schema(self) -> Schema:
-        """Two pictures, a caption, the instruction, and six labels."""
+        """Two images, a caption, the instruction, and six labels."""
         names = {
             "group": (),
             "edit": EDITS,

@@ -1,5 +1,5 @@
 """VQA v2 (`v2_OpenEnded_mscoco_val2014_questions.json`) and VQA-E (`VQA-E_val_set.json`): questions about COCO's
-pictures with the answers of several people.
+images with the answers of several people.
 
 VQA v2's answers lie in `v2_mscoco_val2014_annotations.json` beside the questions, COCO's captions in
 `captions_val2014.json` there; VQA-E brings an explanation of each answer, which is the caption then.
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.pictures import FilePicture
-from diptych.data.sample import Field, Picture, Sample, Schema, Text
+from diptych.data.images import FileImage
+from diptych.data.sample import EncodedImage, Field, Sample, Schema, Text
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError, brief
 from diptych.spec import Spec, configure
@@ -34,7 +34,7 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class VqaOptions:
-    """What may follow the file's path: files of answers and captions, and the folder of COCO's pictures."""
+    """What may follow the file's path: files of answers and captions, and the folder of COCO's images."""
 
     annotations: str | None = None
     captions: str | None = None
@@ -43,7 +43,7 @@ class VqaOptions:
 
 def open(spec: Spec) -> "Vqa":
     """`v2_OpenEnded_mscoco_val2014_questions.json[:annotations=FILE][:captions=FILE][:images=FOLDER]`, or a file of
-    VQA-E. What does not lie beside it is left out: without pictures it is a source of texts."""
+    VQA-E. What does not lie beside it is left out: without images it is a source of texts."""
     options = configure(VqaOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     data = json_of(path)
@@ -62,7 +62,7 @@ def open(spec: Spec) -> "Vqa":
         ) from error
     if not asked:
         raise InputError(f"{path}: no question in it can be used; compare it with VQA's own files")
-    root = _root(path, word, _picture(word, asked[0].image), options.images)
+    root = _root(path, word, _image(word, asked[0].image), options.images)
     return Vqa(spec.name, word, root, asked, captions, damage)
 
 
@@ -72,7 +72,7 @@ class _Asked:
     image: int
     question: str
     answers: Sequence[str]
-    about: int  # whose captions: the picture, or in VQA-E the entry
+    about: int  # whose captions: the image, or in VQA-E the entry
 
 
 def _word(path: Path) -> str:
@@ -127,7 +127,7 @@ def _explained(data: Sequence[Any], path: Path) -> tuple[list[_Asked], dict[str,
 
 
 def _captions(path: Path, word: str, given: str | None) -> dict[int, list[str]]:
-    """COCO's captions by picture, of the named file or the usual one beside; none without it."""
+    """COCO's captions by image, of the named file or the usual one beside; none without it."""
     file = Path(given) if given is not None else path.with_name(f"captions_{word}.json")
     if given is None and not file.is_file():
         return {}
@@ -137,24 +137,24 @@ def _captions(path: Path, word: str, given: str | None) -> dict[int, list[str]]:
     return found
 
 
-def _picture(word: str, image: int) -> str:
-    """COCO's name of a picture of 2014 and 2015."""
+def _image(word: str, image: int) -> str:
+    """COCO's name of an image of 2014 and 2015."""
     return f"COCO_{word}_{image:012d}.jpg"
 
 
 def _root(path: Path, word: str, first: str, images: str | None) -> str | None:
-    """The folder of the pictures: the one that is named, or a usual one near the file; None where there is none."""
+    """The folder of the images: the one that is named, or a usual one near the file; None where there is none."""
     near = [base / below for base in (path.parent, path.parent.parent) for below in (word, f"images/{word}", "images")]
     for folder in [Path(images)] if images is not None else near:
         if (folder / first).is_file():
             return str(folder)
     if images is not None:
-        raise InputError(f"{path}: its first picture, {first}, is not in {images}; name COCO's folder {word}")
+        raise InputError(f"{path}: its first image, {first}, is not in {images}; name COCO's folder {word}")
     return None
 
 
 class Vqa:
-    """One sample a question, with its answers and the captions of its picture. What is no text is counted in `damage`
+    """One sample a question, with its answers and the captions of its image. What is no text is counted in `damage`
     as columns, a question that lacks its answers as missing."""
 
     def __init__(
@@ -189,15 +189,15 @@ class Vqa:
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        pictures: dict[str, Picture] = {}
+        images: dict[str, EncodedImage] = {}
         if self.root is not None:
-            pictures["main"] = FilePicture(str(Path(self.root, _picture(self.word, int(self._image[index])))))
+            images["main"] = FileImage(str(Path(self.root, _image(self.word, int(self._image[index])))))
         captions = [Text(text=self._captions[at]) for at in range(*_span(self._told, int(self._about[index])))]
         answers = [Text(text=self._answers[at], role="answer") for at in range(*_span(self._answered, index))]
         return Sample(
             key=self._keys[index],
             source=self.name,
-            images=pictures,
+            images=images,
             texts=(*captions, Text(text=self._questions[index], role="question"), *answers),
         )
 
@@ -206,7 +206,7 @@ class Vqa:
         return self._keys
 
     def schema(self) -> Schema:
-        """Questions; answers, captions and pictures where they were found."""
+        """Questions; answers, captions and images where they were found."""
         found = {} if self.root is None else {"images.main": Field(kind="image")}
         for role, (there, optional) in self._optional.items():
             if there:

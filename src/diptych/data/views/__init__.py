@@ -1,5 +1,5 @@
 """Views: how one sample becomes the named values of a batch. Crops, caption choice, corruption and the like are views;
-those of pictures and of texts have files of their own.
+those of images and of texts have files of their own.
 
 A view is a callable with `reads` (fields of the sample) and `gives` (fields of the batch). All its random choices come
 from the generator that it is handed, which is a function of (seed, epoch, position, view): never of worker, rank or
@@ -21,15 +21,27 @@ from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views.boxes import BoxView
+from diptych.data.views.images import Augment, ImageView, augmentation, place
 from diptych.data.views.noise import NoiseView
-from diptych.data.views.pictures import Augment, PictureView, augmentation, place
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
 from diptych.rng import generator
 
 __all__ = [
-    "ArrayView", "Augment", "BoxView", "LabelView", "NoiseView", "PictureView", "SentenceView",
-    "TextView", "VariedTextView", "View", "augmentation", "collate",
-    "look", "place", "sentences",
+    "ArrayView",
+    "Augment",
+    "BoxView",
+    "ImageView",
+    "LabelView",
+    "NoiseView",
+    "SentenceView",
+    "TextView",
+    "VariedTextView",
+    "View",
+    "augmentation",
+    "collate",
+    "look",
+    "place",
+    "sentences",
 ]  # fmt: skip
 
 

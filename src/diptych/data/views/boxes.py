@@ -1,4 +1,4 @@
-"""A picture with its boxes, which move together.
+"""An image with its boxes, which move together.
 
 Dimensions: B samples, h x w cells, H x W pixels.
 """
@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 
 from diptych.data.boxes import on_grid, shares
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Sample
 from diptych.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoxView:
-    """The whole main picture (B, 1, 3, H, W), and what its boxes say of each cell of a grid (B, h · w, 6), as
+    """The whole main image (B, 1, 3, H, W), and what its boxes say of each cell of a grid (B, h · w, 6), as
     `data.boxes.on_grid` has it.
 
     `names` are the classes in order; boxes of others are ground. `classes` are the names of the box labels in the data,
-    () where boxes have texts. With `flip` half of the pictures are mirrored in training.
+    () where boxes have texts. With `flip` half of the images are mirrored in training.
     """
 
     preprocess: Preprocess
@@ -34,7 +34,7 @@ class BoxView:
 
     def __post_init__(self) -> None:
         if self.preprocess.resize != "squash":
-            raise InputError("boxes are laid on whole pictures; give a preprocess with resize=squash")
+            raise InputError("boxes are laid on whole images; give a preprocess with resize=squash")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -45,10 +45,10 @@ class BoxView:
         return "images.main", "fields.regions"
 
     def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        picture = sample.images.get("main")
-        if picture is None:
-            raise BadSample("no-picture", "no picture of role 'main'")
-        image = picture.decode()  # in full: boxes are in its pixels
+        encoded = sample.images.get("main")
+        if encoded is None:
+            raise BadSample("no-image", "no image of role 'main'")
+        image = encoded.decode()  # in full: boxes are in its pixels
         boxes, held = shares(sample, image.size, self.classes)
         if self.flip and progress is not None and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -1,4 +1,4 @@
-"""The class that worlds derive from, and pictures, masks, boxes and arrays that are drawn when first asked for."""
+"""The class that worlds derive from, and images, masks, boxes and arrays that are drawn when first asked for."""
 
 import io
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Facts = TypeVar("Facts")
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """What a picture world draws: an RGB picture, masks of numbers ("L") by name, arrays by name, boxes."""
+    """What an image world draws: an RGB image, masks of numbers ("L") by name, arrays by name, boxes."""
 
     image: Image.Image
     masks: Mapping[str, Image.Image] = field(default_factory=dict)
@@ -27,9 +27,9 @@ class Rendered:
 
 
 class World(ABC, Generic[Facts]):
-    """Facts from (seed, index), and pictures, texts and minimal edits from facts. Holds its config and no state.
+    """Facts from (seed, index), and images, texts and minimal edits from facts. Holds its config and no state.
 
-    `Facts` is the world's own frozen dataclass of plain values. What is random in pictures and texts is drawn by
+    `Facts` is the world's own frozen dataclass of plain values. What is random in images and texts is drawn by
     `sample` too, or from a private seed that the facts hold.
     """
 
@@ -58,7 +58,7 @@ class World(ABC, Generic[Facts]):
         """All that is the case in sample `index` of the stream `seed`."""
 
     def render(self, facts: Facts) -> Rendered | None:
-        """What is drawn; None in a world without pictures."""
+        """What is drawn; None in a world without images."""
         return None
 
     @abstractmethod
@@ -81,7 +81,7 @@ class World(ABC, Generic[Facts]):
 class Drawn:
     """What a world draws of some facts, drawn once, when first asked for, and again in another process.
 
-    `picture()`, `mask(name)`, `arrays(names)` and `boxes(count)` are the parts as a `Sample` takes them.
+    `image()`, `mask(name)`, `arrays(names)` and `boxes(count)` are the parts as a `Sample` takes them.
     """
 
     def __init__(self, world: World[Any], facts: Any):
@@ -98,13 +98,13 @@ class Drawn:
     def __reduce__(self) -> tuple[Any, ...]:
         return Drawn, (self.world, self.facts)
 
-    def picture(self) -> "DrawnPicture":
-        """The picture."""
-        return DrawnPicture(self)
+    def image(self) -> "DrawnImage":
+        """The image."""
+        return DrawnImage(self)
 
-    def mask(self, name: str) -> "DrawnPicture":
+    def mask(self, name: str) -> "DrawnImage":
         """A mask of numbers, "L"."""
-        return DrawnPicture(self, name)
+        return DrawnImage(self, name)
 
     def arrays(self, *names: str) -> Mapping[str, np.ndarray]:
         """The arrays of these names."""
@@ -116,19 +116,19 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnPicture:
-    """A picture, or one of its masks, not yet drawn."""
+class DrawnImage:
+    """An image, or one of its masks, not yet drawn."""
 
     drawn: Drawn
     name: str = ""
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The picture in its own size (a fresh copy, which may be changed)."""
+        """The image in its own size (a fresh copy, which may be changed)."""
         rendered = self.drawn.rendered
         return (rendered.masks[self.name] if self.name else rendered.image).copy()
 
     def read(self) -> bytes:
-        """The picture as a PNG file."""
+        """The image as a PNG file."""
         buffer = io.BytesIO()
         self.decode().save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()

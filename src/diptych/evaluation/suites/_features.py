@@ -1,4 +1,4 @@
-"""Frozen features of two sets of pictures, those a probe learns from and those it is judged on, and how it is chosen.
+"""Frozen features of two sets of images, those a probe learns from and those it is judged on, and how it is chosen.
 
 Without a source to learn from, one source is cut in two by a seed: a fifth of its samples is for judging.
 """
@@ -15,7 +15,7 @@ from diptych.data.sample import Sample, Source
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.evaluation import able
-from diptych.evaluation.embed import Steps, as_vectors, read_pictures
+from diptych.evaluation.embed import Steps, as_vectors, read_images
 from diptych.evaluation.protocol import data_of, split_of
 from diptych.linear import KEPT
 from diptych.rng import generator
@@ -82,10 +82,10 @@ def frozen(
     batch_size: int,
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see `read_pictures`)."""
+    """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see `read_images`)."""
     found = []
     kept = []
-    for pixels, of_batch in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, of_batch in read_images(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
         vectors = getattr(model, _ABILITY[features])(pixels, batch_size=batch_size)
         if features == "pooled":
             vectors = vectors.pooled.flatten(1)

@@ -1,9 +1,9 @@
 """Frozen features position by position, each beside what a mask or a map says there.
 
-Masks and maps are laid under the picture exactly as its pixels were: the same scaling, crop or padding, by the nearest
-pixel. A position stands for a cell of the picture; a cell of which most is padding or void is left out.
+Masks and maps are laid under the image exactly as its pixels were: the same scaling, crop or padding, by the nearest
+pixel. A position stands for a cell of the image; a cell of which most is padding or void is left out.
 
-Dimensions: N pictures, h x w positions, D width, S side of the pixels.
+Dimensions: N images, h x w positions, D width, S side of the pixels.
 """
 
 from collections import Counter
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
-from diptych.evaluation.embed import Steps, as_vectors, read_pictures
+from diptych.evaluation.embed import Steps, as_vectors, read_images
 from diptych.rng import generator
 
 MOST = 20_000
@@ -23,7 +23,7 @@ MOST = 20_000
 
 
 def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.ndarray:
-    """A plane (H, W) of numbers as the picture's pixels lie, (S, S); `void` where there is padding.
+    """A plane (H, W) of numbers as the image's pixels lie, (S, S); `void` where there is padding.
 
     >>> laid_under(np.array([[1, 2], [3, 4]]), Preprocess(size=4), void=0)[0]
     array([1, 1, 2, 2])
@@ -90,17 +90,17 @@ def positions(
     batch_size: int,
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features (P, D) of the positions of all pictures, what `cells(plane(sample), grid)` says of them (P,), and the
-    number of each one's picture (P,).
+    """Features (P, D) of the positions of all images, what `cells(plane(sample), grid)` says of them (P,), and the
+    number of each one's image (P,).
 
-    Of each picture at most `most` / N positions are kept, drawn by (seed, its place), so that P <= `most`; None keeps
+    Of each image at most `most` / N positions are kept, drawn by (seed, its place), so that P <= `most`; None keeps
     all. Raises InputError for a model whose features have no grid.
     """
     share = None if most is None else max(1, most // len(source))
     features = []
     targets = []
     owners = []
-    for pixels, planes in read_pictures(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, planes in read_images(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
         encoded = model.represent(pixels, batch_size=batch_size)
         if encoded.grid is None:
             raise InputError("dense probes need features on a grid; this model's image tower pools them away")

@@ -9,20 +9,20 @@ import numpy as np
 import torch
 
 from diptych.data.sample import Sample, Source
-from diptych.evaluation.embed import Steps, as_vectors, read_pictures
+from diptych.evaluation.embed import Steps, as_vectors, read_images
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Scores of some of the n x m pairs: `pairs` (P,) are sorted numbers picture · m + text, `scores` (P,) theirs."""
+    """Scores of some of the n x m pairs: `pairs` (P,) are sorted numbers image · m + text, `scores` (P,) theirs."""
 
     pairs: np.ndarray
     scores: np.ndarray
     texts: int
 
-    def __call__(self, pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """The scores of pairs that are there; the two arrays are broadcast."""
-        return self.scores[np.searchsorted(self.pairs, pictures * self.texts + texts)]
+        return self.scores[np.searchsorted(self.pairs, images * self.texts + texts)]
 
 
 def match_some(
@@ -30,32 +30,32 @@ def match_some(
     source: Source,
     facts: Callable[[Sample], Any],
     texts: Sequence[str],
-    of_pictures: np.ndarray,
+    of_images: np.ndarray,
     of_texts: np.ndarray,
     *,
     exact: bool,
     batch_size: int,
     steps: Steps,
 ) -> Matched:
-    """`model.match` of each picture with its texts `of_pictures` (n, k), and of each text with its `of_texts` (m, k).
+    """`model.match` of each image with its texts `of_images` (n, k), and of each text with its `of_texts` (m, k).
 
-    Each picture is read once, for all texts that it meets in either direction. `facts` is what chose the pictures: it
+    Each image is read once, for all texts that it meets in either direction. `facts` is what chose the images: it
     leaves out the same ones again.
     """
-    n = len(of_pictures)
+    n = len(of_images)
     m = len(of_texts)
-    forward = np.arange(n)[:, None] * m + of_pictures
+    forward = np.arange(n)[:, None] * m + of_images
     backward = of_texts * m + np.arange(m)[:, None]
     pairs = np.unique(np.concatenate([forward.ravel(), backward.ravel()]))
     steps.total += len(source) + len(pairs)
     scores = []
     done = 0
-    for pixels, kept in read_pictures(model, source, facts, Counter(), exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, kept in read_images(model, source, facts, Counter(), exact=exact, batch_size=batch_size, steps=steps):
         begin, end = np.searchsorted(pairs, (done * m, (done + len(kept)) * m))
         for start in range(begin, end, batch_size):
-            picture, text = np.divmod(pairs[start : min(start + batch_size, end)], m)
+            image, text = np.divmod(pairs[start : min(start + batch_size, end)], m)
             asked = [texts[at] for at in text]
-            scores.append(as_vectors(model.match(pixels[picture - done], asked, batch_size=batch_size)))
+            scores.append(as_vectors(model.match(pixels[image - done], asked, batch_size=batch_size)))
             steps.add(len(asked))
         done += len(kept)
     return Matched(pairs, torch.cat(scores).numpy(), m)

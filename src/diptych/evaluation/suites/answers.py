@@ -1,4 +1,4 @@
-"""Answers to questions about pictures: word for word, by the consensus of people, or chosen among several.
+"""Answers to questions about images: word for word, by the consensus of people, or chosen among several.
 
     exact         the answer equals one of the right ones
     vqa           mean over the people who answered of min(1, n / 3), n of the others having given that answer
@@ -28,7 +28,7 @@ from diptych.data.questions import answered
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import unknown
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, as_vectors, pictures_with_edits, read_pictures
+from diptych.evaluation.embed import Progress, Steps, as_vectors, images_with_edits, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import TIE
 
@@ -82,7 +82,7 @@ def answers(
     """`exact` and `vqa` of written answers, or `chosen` where the model scores the choices of each question.
 
     `by` is generate, a text after the question; log_prob, the log-probability of each choice after it; match or embed,
-    the score of the picture with question and choice as one text. `paired`: where an edit of the sample (its twin) has
+    the score of the image with question and choice as one text. `paired`: where an edit of the sample (its twin) has
     the same question with another answer, the share of such pairs of which both are right. Also given: `n` questions,
     what chance gives, `bad` samples by reason, and the protocol.
     """
@@ -93,26 +93,26 @@ def answers(
     given: list[Any] = []  # a text, or scores of the choices, for each question
 
     def facts(sample: Sample) -> list[list[Question]]:
-        """The questions of the sample and of each edit that has a picture."""
+        """The questions of the sample and of each edit that has an image."""
         mine = questions(sample, by != "generate")
         return [mine, *(_twins(edit, mine, by != "generate") for edit in sample.edits if "main" in edit.images)]
 
     steps = Steps(progress, len(source))
-    for pixels, kept in read_pictures(
-        model, source, facts, bad, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps
+    for pixels, kept in read_images(
+        model, source, facts, bad, images=images_with_edits, exact=exact, batch_size=batch_size, steps=steps
     ):
-        picture = 0
+        image = 0
         now = []
-        for of_pictures in kept:
+        for of_images in kept:
             first = len(asked)
-            for at, found in enumerate(of_pictures):
+            for at, found in enumerate(of_images):
                 for question in found:
                     if at:
-                        own = next(i for i, each in enumerate(of_pictures[0]) if each.text == question.text)
+                        own = next(i for i, each in enumerate(of_images[0]) if each.text == question.text)
                         pairs.append((first + own, len(asked)))
-                    now.append((picture, question))
+                    now.append((image, question))
                     asked.append((question, at == 0))
-                picture += 1
+                image += 1
         given += _given(model, pixels, now, by, batch_size)
     right = np.array([_right(answer, question) for answer, (question, _) in zip(given, asked, strict=True)])
     own = np.array([is_own for _, is_own in asked])
@@ -186,7 +186,7 @@ def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Questio
 
 
 def _given(model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by: By, batch_size: int) -> list[Any]:
-    """The answers to questions about pictures (by number): texts, or scores (n,) of the choices."""
+    """The answers to questions about images (by number): texts, or scores (n,) of the choices."""
     if by == "generate":
         return [
             text
@@ -200,14 +200,14 @@ def _given(model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by
     vectors = as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else pixels
     scores = []
     for start in range(0, len(rows), batch_size):
-        pictures, prompts, choices = zip(*rows[start : start + batch_size], strict=True)
+        images, prompts, choices = zip(*rows[start : start + batch_size], strict=True)
         joined = [f"{prompt} {choice}" for prompt, choice in zip(prompts, choices, strict=True)]
         if by == "log_prob":
-            found = model.log_prob(pixels[list(pictures)], list(choices), list(prompts), batch_size=batch_size)
+            found = model.log_prob(pixels[list(images)], list(choices), list(prompts), batch_size=batch_size)
         elif by == "match":
-            found = model.match(pixels[list(pictures)], joined, batch_size=batch_size)
+            found = model.match(pixels[list(images)], joined, batch_size=batch_size)
         else:
-            found = (vectors[list(pictures)] * as_vectors(model.embed_texts(joined))).sum(1)
+            found = (vectors[list(images)] * as_vectors(model.embed_texts(joined))).sum(1)
         scores.append(as_vectors(found))
     sizes = [len(each.choices) for _, each in asked]
     return [part.numpy() for part in torch.cat(scores).split(sizes)] if scores else []

@@ -1,18 +1,18 @@
-"""Arithmetic: a picture less one word plus another, and whether the nearest picture is what the words ask for.
+"""Arithmetic: an image less one word plus another, and whether the nearest image is what the words ask for.
 
-    query = image + strength · (word_target - word_source),      hit: the nearest picture is a right one
+    query = image + strength · (word_target - word_source),      hit: the nearest image is a right one
 
-All vectors are unit. Labels tell what is in a picture: of a picture of a red dog, blue in place of red asks for a blue
-dog, cat in place of dog for a red cat; right is every picture whose labels are those of the query's but for the one
-exchanged. The gallery are all pictures, the query's own too, and the pictures of their edits where samples have some.
+All vectors are unit. Labels tell what is in an image: of an image of a red dog, blue in place of red asks for a blue
+dog, cat in place of dog for a red cat; right is every image whose labels are those of the query's but for the one
+exchanged. The gallery are all images, the query's own too, and the images of their edits where samples have some.
 
-    success         each exchange of one word for another weighs the same, however many pictures ask for it
+    success         each exchange of one word for another weighs the same, however many images ask for it
     success_mean    each query weighs the same
 
 Source: Couairon et al. 2022 (SIMAT), as Fahim et al. 2024 use it. Their weights are not in our sources; that each
-exchange weighs the same, and that the query's picture stays in the gallery, is ours. [choice]
+exchange weighs the same, and that the query's image stays in the gallery, is ours. [choice]
 
-Dimensions: N pictures, Q queries, E embedding.
+Dimensions: N images, Q queries, E embedding.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from torch.nn.functional import normalize
 
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Progress, Steps, embed_pictures, label_of, pictures_with_edits
+from diptych.evaluation.embed import Progress, Steps, embed_images, images_with_edits, label_of
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.zeroshot import class_vectors
 from diptych.metrics import ranks
 from diptych.rng import generator
 
 card = {
-    "title": "Arithmetic: a picture less one word plus another",
+    "title": "Arithmetic: an image less one word plus another",
     "needs": ["images.main", "labels"],
     "abilities": ["embed_images", "embed_texts"],
 }
@@ -64,21 +64,19 @@ def arithmetic(
 ) -> dict[str, Any]:
     """The measures above, and `by_label`: those of the exchanges of one label's words.
 
-    `labels` say together what is in a picture; their words are the names of their values, in `templates`. Every query
-    for which there is a right picture is asked, or 20,000 that the first seed draws. Also given: `n` pictures, `pairs`
+    `labels` say together what is in an image; their words are the names of their values, in `templates`. Every query
+    for which there is a right image is asked, or 20,000 that the first seed draws. Also given: `n` images, `pairs`
     of query and exchange, `bad` samples by reason, and the protocol.
     """
     words = words_of(source, labels)
     steps = Steps(progress, len(source) + sum(map(len, words)) * len(templates))
 
     def known(sample: Sample) -> list[tuple[int, ...]]:
-        """The labels of a sample's picture and of those of its edits."""
+        """The labels of a sample's image and of those of its edits."""
         shown = [sample, *(edit for edit in sample.edits if "main" in edit.images)]
         return [tuple(int(label_of(each, label)) for label in labels) for each in shown]
 
-    read = embed_pictures(
-        model, source, known, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps
-    )
+    read = embed_images(model, source, known, images=images_with_edits, exact=exact, batch_size=batch_size, steps=steps)
     images = normalize(read.vectors, dim=1)
     facts = [values for of_sample in read.facts for values in of_sample]
     named = [class_vectors(model, names, templates, batch_size=batch_size, steps=steps) for names in words]
@@ -86,7 +84,7 @@ def arithmetic(
     at, exchanges, right = asked(facts, [len(names) for names in words], MOST, seeds[0])
     if not len(at):
         raise InputError(
-            f"no two pictures of {source.name!r} differ in one of {', '.join(labels)} alone; give more pictures, or "
+            f"no two images of {source.name!r} differ in one of {', '.join(labels)} alone; give more images, or "
             "samples with edits"
         )
     change = torch.stack([named[label][new] - named[label][old] for label, old, new in exchanges])
@@ -104,7 +102,7 @@ def arithmetic(
         exact=exact,
         field=",".join(labels),
         prompts=tuple(templates),
-        rule="unit vectors; the query's picture is in the gallery; each exchange weighs the same; ties lose",
+        rule="unit vectors; the query's image is in the gallery; each exchange weighs the same; ties lose",
         options=(f"strength={strength:g}", f"most={MOST}", f"seed={seeds[0]}"),
     )
     return results | {"bad": dict(read.bad)} | describe(protocol, model)
@@ -123,9 +121,9 @@ def words_of(source: Source, labels: Sequence[str]) -> list[tuple[str, ...]]:
 def asked(
     facts: Sequence[tuple[int, ...]], sizes: Sequence[int], most: int, seed: int
 ) -> tuple[np.ndarray, list[Exchange], list[list[int]]]:
-    """All queries that have an answer: the picture's number (Q,), what is exchanged, the right pictures.
+    """All queries that have an answer: the image's number (Q,), what is exchanged, the right images.
 
-    `facts` are the labels of each picture, `sizes` the numbers of their values. Of more than `most`, a draw by `seed`.
+    `facts` are the labels of each image, `sizes` the numbers of their values. Of more than `most`, a draw by `seed`.
 
     >>> at, exchanges, right = asked([(0, 0), (0, 1), (1, 1)], (2, 2), 10, 0)
     >>> list(zip(at.tolist(), exchanges, right))
@@ -158,10 +156,10 @@ def hits(
     *,
     strength: float = 1.0,
 ) -> np.ndarray:
-    """Whether the picture nearest to images[at] + strength · change is a right one: (Q,) bool.
+    """Whether the image nearest to images[at] + strength · change is a right one: (Q,) bool.
 
-    images (N, E) are unit, at (Q,) the queries' pictures, change (Q, E) target words less source words, `right` the
-    right pictures of each query. Ties lose (see `metrics`).
+    images (N, E) are unit, at (Q,) the queries' images, change (Q, E) target words less source words, `right` the
+    right images of each query. Ties lose (see `metrics`).
 
     >>> images = torch.eye(3)
     >>> hits(images, np.array([0, 0]), torch.tensor([[-1.0, 1, 0], [-0.4, 0.4, 0]]), [[1], [1]])

@@ -1,16 +1,16 @@
-"""Captions that a model writes for pictures, against the captions that are there.
+"""Captions that a model writes for images, against the captions that are there.
 
-    accuracy            share of captions that equal one of the picture's, word for word
-    object_recall       share of a picture's objects that its caption names
+    accuracy            share of captions that equal one of the image's, word for word
+    object_recall       share of an image's objects that its caption names
     object_precision    share of the objects named that are there
-    cider               CIDEr-D, the tf-idf similarity of 1- to 4-grams with the picture's captions:
+    cider               CIDEr-D, the tf-idf similarity of 1- to 4-grams with the image's captions:
 
     10 / 4 sum_n mean_r exp(-(l_c - l_r)² / 72) <min(g_n(c), g_n(r)), g_n(r)> / (|g_n(c)| |g_n(r)|)
 
-g_n holds count · log(N / df) of each n-gram, df being in how many of the N pictures' captions it occurs; l counts
+g_n holds count · log(N / df) of each n-gram, df being in how many of the N images' captions it occurs; l counts
 words. Words are runs of letters and digits, in lower case; the original cuts sentences by the rules of the Penn
-Treebank, which differs for abbreviations and the like. Objects are those of a picture's boxes, called by their classes
-where the source names these, else by the boxes' texts. Chance is every picture getting a caption of the next one, in
+Treebank, which differs for abbreviations and the like. Objects are those of an image's boxes, called by their classes
+where the source names these, else by the boxes' texts. Chance is every image getting a caption of the next one, in
 the order of keys: fluent, but blind.
 
 Source: Vedantam, Zitnick and Parikh 2015 (CIDEr); the clipped form with sigma 6 is that of the COCO caption server.
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.sample import Sample, Source
-from diptych.evaluation.embed import Progress, Steps, read_pictures
+from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 
@@ -60,7 +60,7 @@ def captions(
 ) -> dict[str, Any]:
     """`accuracy`, `cider`, and where the source has boxes `object_recall` and `object_precision`, beside chance.
 
-    `role` is that of the captions that count as right: caption, or the first. Also given: `n` pictures, `written`, the
+    `role` is that of the captions that count as right: caption, or the first. Also given: `n` images, `written`, the
     first ten captions by key, `bad` samples by reason, and the protocol.
     """
     role = role_of("captions", source, role)
@@ -74,7 +74,7 @@ def captions(
 
     steps = Steps(progress, len(source))
     made: list[tuple[str, str, list[str], list[str]]] = []  # key, caption, captions, objects
-    for pixels, kept in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, kept in read_images(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
         written = model.generate(pixels, batch_size=batch_size)
         made += [(key, text, *rest) for text, (key, *rest) in zip(written, kept, strict=True)]
     made.sort(key=lambda each: each[0])
@@ -90,7 +90,7 @@ def captions(
         model,
         exact=exact,
         field=role,
-        rule="lower case, letters and digits; CIDEr-D over the pictures that could be read",
+        rule="lower case, letters and digits; CIDEr-D over the images that could be read",
     )
     return (
         {"n": len(made)}
@@ -104,7 +104,7 @@ def captions(
 def report(
     written: Sequence[str], right: Sequence[Sequence[str]], objects: Sequence[Sequence[str]] = ()
 ) -> dict[str, float]:
-    """All measures of one written caption a picture, its right captions, and the names of its objects.
+    """All measures of one written caption an image, its right captions, and the names of its objects.
 
     >>> report(["A dog."], [["a cat", "a dog"]], [["dog", "ball"]])["object_recall"]
     0.5
@@ -128,10 +128,10 @@ def words(text: str) -> list[str]:
 
 
 def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
-    """CIDEr-D of each written caption (N,) against the one or more captions of its picture, 0 to 10.
+    """CIDEr-D of each written caption (N,) against the one or more captions of its image, 0 to 10.
 
-    The weights of n-grams come from all of `right`: an n-gram that every picture's captions hold counts nothing, so the
-    measure needs several pictures. Nothing hangs on their order.
+    The weights of n-grams come from all of `right`: an n-gram that every image's captions hold counts nothing, so the
+    measure needs several images. Nothing hangs on their order.
 
     >>> cider(["a red dog runs", "two cats"], [["a red dog runs"], ["one black bird", "a bird"]]).round(4)
     array([10.,  0.])
@@ -158,7 +158,7 @@ def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
-    """BLEU-1 to BLEU-4 of all written captions together, each against the captions of its picture, 0 to 1.
+    """BLEU-1 to BLEU-4 of all written captions together, each against the captions of its image, 0 to 1.
 
         BLEU-n = min(1, e^(1 - r / c)) · (Π_k≤n p_k)^(1/n)
 
@@ -196,10 +196,10 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
 
 
 def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """Recall and precision of the objects that captions name, means over the pictures for which they are defined.
+    """Recall and precision of the objects that captions name, means over the images for which they are defined.
 
     A name is found as whole words in order, the last of them in either number. The names that a caption could hold are
-    those of all pictures.
+    those of all images.
 
     >>> object_rates(["two dogs and a cat"], [["dog", "red ball"]])
     (0.5, 1.0)

@@ -1,9 +1,9 @@
-"""CLIP-I: do drawn pictures look like the pictures of what they are to show?
+"""CLIP-I: do drawn images look like the images of what they are to show?
 
-    m_c = unit( mean unit vector of the pictures of class c ),      clip_i = mean over drawn x of c of <x, m_c>
+    m_c = unit( mean unit vector of the images of class c ),      clip_i = mean over drawn x of c of <x, m_c>
 
-Vectors are the model's own embeddings of pictures, or those of another model, the judge. `top1` is the share of drawn
-pictures that are nearer to the mean of their class than to any other. Chance draws the pictures of one class for those
+Vectors are the model's own embeddings of images, or those of another model, the judge. `top1` is the share of drawn
+images that are nearer to the mean of their class than to any other. Chance draws the images of one class for those
 of another: for `clip_i` it is the mean cosine of two classes' means.
 """
 
@@ -15,13 +15,13 @@ from torch.nn.functional import normalize
 
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, embed_pictures, label_of
+from diptych.evaluation.embed import Progress, Steps, embed_images, label_of
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.zeroshot import named_label
 from diptych.metrics import ranks
 
 card = {
-    "title": "CLIP-I: drawn pictures against those of their class",
+    "title": "CLIP-I: drawn images against those of their class",
     "needs": ["images.main", "labels"],
     "abilities": ["embed_images", "set_classes", "draw"],
 }
@@ -47,11 +47,11 @@ def clip_i(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures above, of `draws` pictures of each class that the source has pictures of, from noise of `seed`.
+    """The measures above, of `draws` images of each class that the source has images of, from noise of `seed`.
 
-    Also given: `n` drawn pictures, `classes`, `bad` samples by reason, and the protocol.
+    Also given: `n` drawn images, `classes`, `bad` samples by reason, and the protocol.
 
-    `judge` embeds in the model's place. Raises InputError where fewer than two classes have pictures.
+    `judge` embeds in the model's place. Raises InputError where fewer than two classes have images.
     """
     ready(model, source, label=label, draws=draws)
     label = named_label("clip_i", source, label)
@@ -62,18 +62,18 @@ def clip_i(
         return int(label_of(sample, label))
 
     steps = Steps(progress, len(source))
-    seen = embed_pictures(judge, source, of_class, exact=exact, batch_size=batch_size, steps=steps)
+    seen = embed_images(judge, source, of_class, exact=exact, batch_size=batch_size, steps=steps)
     counts = Counter[int](seen.facts)
     shown = sorted(counts)
     if len(shown) < 2:
         raise InputError(
-            f"source {source.name!r} has pictures of {len(shown)} class of {label!r}; clip_i tells two or more apart"
+            f"source {source.name!r} has images of {len(shown)} class of {label!r}; clip_i tells two or more apart"
         )
     labels = torch.tensor(seen.facts)
     means = normalize(torch.stack([seen.vectors[labels == at].mean(0) for at in shown]), dim=1)
     model.set_classes([names[at] for at in shown])
     drawn = [model.draw(names[at], draws, guidance=guidance, seed=seed) for at in shown]
-    vectors = judge.embed_images([picture for pictures in drawn for picture in pictures], batch_size=batch_size)
+    vectors = judge.embed_images([image for images in drawn for image in images], batch_size=batch_size)
     own = torch.arange(len(shown)).repeat_interleave(draws)
     others = ~torch.eye(len(shown), dtype=torch.bool)
     protocol = protocol_of(

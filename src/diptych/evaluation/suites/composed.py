@@ -1,12 +1,12 @@
-"""Composed retrieval: the picture that is meant by another one and by words on what should be different in it.
+"""Composed retrieval: the image that is meant by another one and by words on what should be different in it.
 
-    R@k = mean_q [rank_q <= k],    rank_q = 1 + #{other pictures of the gallery scoring >= the target}
-    R_s@k: the same among the pictures of the query's own group, near-duplicates of the target
+    R@k = mean_q [rank_q <= k],    rank_q = 1 + #{other images of the gallery scoring >= the target}
+    R_s@k: the same among the images of the query's own group, near-duplicates of the target
 
-A query is a sample with a picture `reference` and texts of the instruction's role, which are joined by "and" where
-there are several; its target is the picture `main`. The gallery are all pictures that samples show in either role, each
-content once: a source lists further pictures as samples without a reference. The reference itself is left out of the
-ranking, as CIRR has it, or with `keep_reference` it is one of the wrong pictures, as FashionIQ has it. Ties lose.
+A query is a sample with an image `reference` and texts of the instruction's role, which are joined by "and" where
+there are several; its target is the image `main`. The gallery are all images that samples show in either role, each
+content once: a source lists further images as samples without a reference. The reference itself is left out of the
+ranking, as CIRR has it, or with `keep_reference` it is one of the wrong images, as FashionIQ has it. Ties lose.
 
 Sources: Liu et al. 2021 (CIRR: recall among the subset); Wu et al. 2021 (FashionIQ).
 """
@@ -21,22 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.sample import Picture, Sample, Source
+from diptych.data.sample import EncodedImage, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Progress, Steps, as_vectors, main_picture, read_pictures
+from diptych.evaluation.embed import Progress, Steps, as_vectors, main_image, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of, summary
 from diptych.evaluation.suites.zeroshot import group_field
 from diptych.metrics import ranks
 
 card = {
-    "title": "Composed retrieval: a picture and an instruction to a picture",
+    "title": "Composed retrieval: an image and an instruction to an image",
     "needs": ["images.main", "images.reference", "texts"],
     "abilities": ["index", "compose"],
 }
 
 KINDS = "edit"  # the label that tells what a query changes
-_RULE = "all pictures are the gallery, each content once; instructions of a sample are joined by and; ties lose"
+_RULE = "all images are the gallery, each content once; instructions of a sample are joined by and; ties lose"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def composed(
     `by_edit` where the source has the label `edit`.
 
     `role` is that of the instructions (instruction). `siblings` is the label whose values are the groups (`group`,
-    where the source has one). Also given: `n` queries, `gallery` pictures, median ranks, mean reciprocal ranks,
+    where the source has one). Also given: `n` queries, `gallery` images, median ranks, mean reciprocal ranks,
     `chance_all_r1` …, `mean` of all_r5 and subset_r1 (CIRR's), `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, siblings=siblings)
@@ -120,7 +120,7 @@ class _Found:
 def _read(
     model: Any, source: Source, role: str, siblings: str | None, *, exact: bool, batch_size: int, steps: Steps
 ) -> _Found:
-    """Read every sample once: what its pictures add to the gallery, and its query."""
+    """Read every sample once: what its images add to the gallery, and its query."""
     groups: dict[int, dict[str, None]] = {}
     kept: dict[str, Tensor] = {}
     queries: list[Query] = []
@@ -128,8 +128,8 @@ def _read(
     bad: Counter[str] = Counter()
 
     def told(sample: Sample) -> tuple[list[str], str, Query | None]:
-        """Contents of the pictures that are read, the instruction, and the query of a sample that is one."""
-        contents = [content_of(picture) for picture in _pictures(sample)]
+        """Contents of the images that are read, the instruction, and the query of a sample that is one."""
+        contents = [content_of(image) for image in _images(sample)]
         group = int(sample.labels.get(siblings, -1)) if siblings is not None else -1
         if group >= 0:
             groups.setdefault(group, {}).update(dict.fromkeys(contents))
@@ -138,8 +138,8 @@ def _read(
             return contents, "", None
         return contents, text, Query(contents[0], contents[1], group, int(sample.labels.get(KINDS, -1)))
 
-    for pixels, facts in read_pictures(
-        model, source, told, bad, pictures=_pictures, exact=exact, batch_size=batch_size, steps=steps
+    for pixels, facts in read_images(
+        model, source, told, bad, images=_images, exact=exact, batch_size=batch_size, steps=steps
     ):
         contents = [content for mine, _, _ in facts for content in mine]
         new = {content: at for at, content in enumerate(contents) if content not in kept}
@@ -157,14 +157,14 @@ def _read(
     return _Found(queries, torch.cat(vectors), list(kept), torch.stack(list(kept.values())), lists, bad)
 
 
-def _pictures(sample: Sample) -> list[Picture]:
-    """The main picture, and behind it the reference where there is one."""
-    return [*main_picture(sample), *([sample.images["reference"]] if "reference" in sample.images else [])]
+def _images(sample: Sample) -> list[EncodedImage]:
+    """The main image, and behind it the reference where there is one."""
+    return [*main_image(sample), *([sample.images["reference"]] if "reference" in sample.images else [])]
 
 
-def content_of(picture: Picture) -> str:
-    """What makes two pictures one: their encoded bytes. Raises BadSample where they cannot be read."""
-    return hashlib.blake2b(picture.read(), digest_size=16).hexdigest()
+def content_of(image: EncodedImage) -> str:
+    """What makes two images one: their encoded bytes. Raises BadSample where they cannot be read."""
+    return hashlib.blake2b(image.read(), digest_size=16).hexdigest()
 
 
 def _within(

@@ -1,11 +1,11 @@
-"""Composition: pictures and texts that differ by one edit, which only a model that reads them whole can tell apart.
+"""Composition: images and texts that differ by one edit, which only a model that reads them whole can tell apart.
 
-A unit is a sample and its edits, n pictures and n texts that belong together one by one; s_ij is the score of picture i
+A unit is a sample and its edits, n images and n texts that belong together one by one; s_ij is the score of image i
 with text j, and 0 is the sample itself.
 
-    i2t_2way    s_00 > s_01, and s_11 > s_10      each picture between the two texts        chance 1/2
-    t2i_2way    s_00 > s_10, and s_11 > s_01      each text between the two pictures        chance 1/2
-    text        s_00 > s_01 and s_11 > s_10       both pictures right: paired accuracy      chance 1/4
+    i2t_2way    s_00 > s_01, and s_11 > s_10      each image between the two texts        chance 1/2
+    t2i_2way    s_00 > s_10, and s_11 > s_01      each text between the two images        chance 1/2
+    text        s_00 > s_01 and s_11 > s_10       both images right: paired accuracy      chance 1/4
     image       s_00 > s_10 and s_11 > s_01       both texts right                          chance 1/4
     group       text and image                                                              chance 1/6
     text_1      s_ii is the largest of its row, over all members                            chance 1/n
@@ -14,7 +14,7 @@ with text j, and 0 is the sample itself.
     …_all       the same of all members of a unit at once
 
 Pairs are the sample with each of its edits; `by_kind` tells them apart by the edit's kind. Ties lose. Edits of the text
-alone give i2t_2way, edits of the picture alone t2i_2way.
+alone give i2t_2way, edits of the image alone t2i_2way.
 
 Sources: Thrush et al. 2022 (Winoground: text, image, group); Tong et al. 2024 (MMVP: paired); Hsieh et al. 2023
 (SugarCrepe: 2-way). The chances are those of scores in random order.
@@ -39,9 +39,9 @@ from diptych.evaluation.embed import (
     Texts,
     as_vectors,
     embed_texts,
+    images_with_edits,
     normal_form,
-    pictures_with_edits,
-    read_pictures,
+    read_images,
 )
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._groups import Siblings
@@ -50,22 +50,22 @@ from diptych.evaluation.suites.zeroshot import group_field
 from diptych.metrics import TIE
 
 card = {
-    "title": "Composition: pictures and texts that differ by one edit",
+    "title": "Composition: images and texts that differ by one edit",
     "needs": ["images.main", "texts"],
     "abilities": [],  # embed_images and embed_texts, or match, as `by` says
 }
 
 By = Literal["embed", "match"]
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Numbers of pictures and of texts to the scores of these pairs."""
+"""Numbers of images and of texts to the scores of these pairs."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The members of a unit, the sample itself first: kinds of the edits, numbers of pictures and texts (-1: none)."""
+    """The members of a unit, the sample itself first: kinds of the edits, numbers of images and texts (-1: none)."""
 
     kinds: tuple[str, ...]
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
     texts: tuple[int, ...]
 
 
@@ -107,7 +107,7 @@ def composition(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """How often pictures and texts that differ by one edit are told apart: the measures above, and `by_kind`.
+    """How often images and texts that differ by one edit are told apart: the measures above, and `by_kind`.
 
     `role` is that of the texts, of samples and edits alike. `negatives` are roles of wrong texts that a sample brings
     itself; their role is their kind, and the text they contradict is the one of `role` that shares most words with
@@ -123,15 +123,15 @@ def composition(
     bad = Counter()
 
     def units_of(sample: Sample) -> tuple[int, list[Unit]]:
-        """How many pictures a sample has, and its units."""
-        return len(pictures_with_edits(sample)), _units(sample, texts, role, negatives)
+        """How many images a sample has, and its units."""
+        return len(images_with_edits(sample)), _units(sample, texts, role, negatives)
 
-    vectors = []  # of pictures
+    vectors = []  # of images
     units = []  # a list a sample
     scores = []  # tables
     steps = Steps(progress, len(source))
-    for pixels, kept in read_pictures(
-        model, source, units_of, bad, pictures=pictures_with_edits, exact=exact, batch_size=batch_size, steps=steps
+    for pixels, kept in read_images(
+        model, source, units_of, bad, images=images_with_edits, exact=exact, batch_size=batch_size, steps=steps
     ):
         of_sample = pixels.split([count for count, _ in kept])
         units += [mine for _, mine in kept]
@@ -161,7 +161,7 @@ def composition(
 
 
 def report(scores: Sequence[np.ndarray], kinds: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """All measures of units: scores (n, n) of pictures (rows) with texts (columns), NaN where one of them is missing.
+    """All measures of units: scores (n, n) of images (rows) with texts (columns), NaN where one of them is missing.
 
     `kinds` names each member's edit, the first being the sample itself. Measures that no unit has are left out.
 
@@ -187,10 +187,10 @@ def report(scores: Sequence[np.ndarray], kinds: Sequence[Sequence[str]]) -> dict
 
 
 def pair_scores(scores: np.ndarray) -> dict[str, float]:
-    """2-way and Winoground accuracies of pairs: scores (P, 2, 2), pictures by texts, NaN where one is missing."""
+    """2-way and Winoground accuracies of pairs: scores (P, 2, 2), images by texts, NaN where one is missing."""
     beats = _beats(scores)
-    of_rows = np.stack([beats(0, 0, 0, 1), beats(1, 1, 1, 0)], 1)  # (P, 2): each picture between the texts
-    of_columns = np.stack([beats(0, 0, 1, 0), beats(1, 1, 0, 1)], 1)  # each text between the pictures
+    of_rows = np.stack([beats(0, 0, 0, 1), beats(1, 1, 1, 0)], 1)  # (P, 2): each image between the texts
+    of_columns = np.stack([beats(0, 0, 1, 0), beats(1, 1, 0, 1)], 1)  # each text between the images
     text = of_rows.prod(1)
     image = of_columns.prod(1)
     found = {"i2t_2way": of_rows, "t2i_2way": of_columns, "text": text, "image": image, "group": text * image}
@@ -203,7 +203,7 @@ def pair_scores(scores: np.ndarray) -> dict[str, float]:
 
 
 def n_way(scores: Sequence[np.ndarray]) -> dict[str, float]:
-    """Accuracies of whole units, each (n, n), over those of which no picture or text is missing.
+    """Accuracies of whole units, each (n, n), over those of which no image or text is missing.
 
     >>> found = n_way([np.array([[0.9, 0.2, 0.1], [0.8, 0.7, 0.1], [0.1, 0.2, 0.6]])])
     >>> found["image_1"], found["group_all"]
@@ -260,8 +260,8 @@ def closest(text: str, candidates: Sequence[str]) -> int:
     return int(np.argmax(shares))
 
 
-def _cosines(pictures: Tensor, texts: Tensor) -> Score:
-    return lambda rows, columns: (pictures[rows] * texts[columns]).sum(1).numpy()
+def _cosines(images: Tensor, texts: Tensor) -> Score:
+    return lambda rows, columns: (images[rows] * texts[columns]).sum(1).numpy()
 
 
 def _matcher(model: Any, pixels: Tensor, texts: Texts, batch_size: int) -> Score:
@@ -296,15 +296,15 @@ def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) ->
     own = texts_of(sample, role)
     first = texts.add(own[0])
     kinds = [""]
-    pictures = [0]
+    images = [0]
     numbers = [first]
     for edit in sample.edits:
         edited = [text for text in edit.captions(role) if text.strip()]
         number = texts.add(edited[0]) if edited else -1
         kinds.append(edit.kind or "edit")
-        pictures.append(max(pictures) + 1 if "main" in edit.images else -1)
+        images.append(max(images) + 1 if "main" in edit.images else -1)
         numbers.append(-1 if number == first else number)
-    units = [Unit(tuple(kinds), tuple(pictures), tuple(numbers))] if len(kinds) > 1 else []
+    units = [Unit(tuple(kinds), tuple(images), tuple(numbers))] if len(kinds) > 1 else []
     against: dict[int, list[tuple[str, int]]] = {}
     for name in negatives:
         for text in sample.captions(name):
@@ -320,10 +320,10 @@ def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) ->
 
 
 def _table(unit: Unit, score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """The scores (n, n) of a unit, by `score(pictures, texts)` of two lists of numbers; NaN where one is missing."""
-    pictures = np.array(unit.pictures)
+    """The scores (n, n) of a unit, by `score(images, texts)` of two lists of numbers; NaN where one is missing."""
+    images = np.array(unit.images)
     texts = np.array(unit.texts)
-    rows, columns = np.nonzero((pictures[:, None] >= 0) & (texts >= 0))
-    table = np.full((len(pictures), len(texts)), np.nan)
-    table[rows, columns] = score(pictures[rows], texts[columns])
+    rows, columns = np.nonzero((images[:, None] >= 0) & (texts >= 0))
+    table = np.full((len(images), len(texts)), np.nan)
+    table[rows, columns] = score(images[rows], texts[columns])
     return table

@@ -1,9 +1,9 @@
-"""Dense probe: the class at each position of a picture, read off frozen features there by a linear classifier.
+"""Dense probe: the class at each position of an image, read off frozen features there by a linear classifier.
 
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
 A position's class is the most common one of its cell. The classifier is that of the linear probe: logistic regression
-on standardised features, C chosen on a fifth of the pictures kept aside. Chance names one class everywhere, the most
+on standardised features, C chosen on a fifth of the images kept aside. Chance names one class everywhere, the most
 common.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.pictures import VOID
+from diptych.data.images import VOID
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps
@@ -122,7 +122,7 @@ def segmentation(
 ) -> tuple[dict[str, float], dict[int, float]]:
     """`miou`, `accuracy`, `C` and chance of a linear classifier on positions (P, D) of classes (P,); and IoU by class.
 
-    C is chosen on a fifth of the pictures, where `owners` (P,) says which position is of which, else of the positions.
+    C is chosen on a fifth of the images, where `owners` (P,) says which position is of which, else of the positions.
 
     >>> x = np.repeat(np.eye(2), 20, axis=0)
     >>> y = np.repeat([0, 3], 20)
@@ -174,7 +174,7 @@ def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> n
 
 def mask_of(source: Source, mask: str | None, suite: str = "dense") -> str:
     """The mask whose numbers are classes: as asked, or class, or the first that has class names. Raises InputError for
-    one without them: its numbers may be those of objects, counted anew in each picture."""
+    one without them: its numbers may be those of objects, counted anew in each image."""
     fields = source.schema().items()
     masks = {name.removeprefix("masks."): field for name, field in fields if name.startswith("masks.")}
     named = [name for name, field in masks.items() if field.classes]

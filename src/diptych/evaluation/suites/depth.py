@@ -1,4 +1,4 @@
-"""Depth probe: how far each position of a picture is, read off frozen features there by ridge regression.
+"""Depth probe: how far each position of an image is, read off frozen features there by ridge regression.
 
     RMSE = sqrt( mean_p (d_p - d'_p)² )
 
@@ -78,7 +78,7 @@ def depth(
         model,
         exact=exact,
         field="depth",
-        rule="ridge regression of the cell's mean depth on standardised features, strength by a fifth of the pictures",
+        rule="ridge regression of the cell's mean depth on standardised features, strength by a fifth of the images",
         options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
     )
     (x, y, owners), (test_x, test_y, _) = found

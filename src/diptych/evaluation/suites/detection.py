@@ -2,7 +2,7 @@
 
     AP_c = mean over r = 0, .01, …, 1 of the largest precision at a recall of r or more,      AP50 = mean_c AP_c
 
-Detections of a class go from the likeliest down over all pictures; each takes the box of its picture that it overlaps
+Detections of a class go from the likeliest down over all images; each takes the box of its image that it overlaps
 most, of those not taken, and is a hit where the overlap (IoU) is .5 or more. So COCO counts, at one overlap and without
 crowds (Lin et al. 2014). Chance has not looked: it is told no boxes, and finds none.
 """
@@ -19,7 +19,7 @@ from torchvision.ops import box_iou
 from diptych.data.boxes import shares, things
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, read_pictures
+from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 
 card = {
@@ -32,10 +32,10 @@ OVERLAP = 0.5
 
 
 def ready(model: Any, source: Source) -> None:
-    """Raises InputError for a model that crops pictures, since boxes are shares of the whole."""
+    """Raises InputError for a model that crops images, since boxes are shares of the whole."""
     if model.preprocess.resize != "squash":
         raise InputError(
-            f"{model.name} crops or pads pictures, and boxes are shares of the whole; give it a "
+            f"{model.name} crops or pads images, and boxes are shares of the whole; give it a "
             "preprocess with resize=squash"
         )
 
@@ -50,7 +50,7 @@ def detection(
 ) -> dict[str, Any]:
     """`ap50`, the mean over the classes that have boxes, and `recall50`, what share of all boxes is found at all.
 
-    The classes are those that the source names. Also given: `n` pictures, `boxes`, the classes one by one, `bad`
+    The classes are those that the source names. Also given: `n` images, `boxes`, the classes one by one, `bad`
     samples by reason, and the protocol. Raises InputError where no box has a name.
     """
     ready(model, source)
@@ -63,7 +63,7 @@ def detection(
     def told(sample: Sample) -> tuple[Tensor, Tensor]:
         """Boxes and classes of a sample."""
         if "main" not in sample.images:
-            raise BadSample("no-picture", f"{sample.key} has no picture 'main'")
+            raise BadSample("no-image", f"{sample.key} has no image 'main'")
         boxes, held = shares(sample, sample.images["main"].decode().size, classes)
         return torch.from_numpy(boxes), torch.tensor([number[name] for name in held], dtype=torch.int64)
 
@@ -72,7 +72,7 @@ def detection(
     truths = []
     found = []
     try:
-        for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+        for pixels, facts in read_images(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
             found += [(each.boxes, each.classes, each.scores) for each in model.detect(pixels, batch_size=batch_size)]
             truths += facts
     finally:
@@ -80,7 +80,7 @@ def detection(
             model.set_classes(before)
     by_class, recall = average_precisions(found, truths, len(names))
     if not by_class:
-        raise InputError(f"no box of source {source.name!r} lies in its picture; there is nothing to find")
+        raise InputError(f"no box of source {source.name!r} lies in its image; there is nothing to find")
     protocol = protocol_of(
         "detection",
         source,
@@ -107,7 +107,7 @@ def average_precisions(
 ) -> tuple[dict[int, float], float]:
     """The average precision of each class that has boxes, and the share of all boxes that is found.
 
-    Of each picture `found` has boxes (n, 4), classes (n,) and scores (n,), `truths` boxes and classes.
+    Of each image `found` has boxes (n, 4), classes (n,) and scores (n,), `truths` boxes and classes.
     """
     precisions = {}
     taken = 0
@@ -131,7 +131,7 @@ def average_precisions(
 
 
 def matched(boxes: Tensor, scores: Tensor, wanted: Tensor, overlap: float = OVERLAP) -> Tensor:
-    """Which boxes (n, 4) of one class in one picture are hits: the likeliest chooses first among the wanted (m, 4)."""
+    """Which boxes (n, 4) of one class in one image are hits: the likeliest chooses first among the wanted (m, 4)."""
     hits = torch.zeros(len(boxes), dtype=torch.bool)
     if not len(boxes) or not len(wanted):
         return hits

@@ -1,8 +1,8 @@
-"""Factors: a linear probe of frozen picture features for each label of the schema, one table of what can be read off.
+"""Factors: a linear probe of frozen image features for each label of the schema, one table of what can be read off.
 
 A label of whole numbers is probed by logistic regression (`top1`), one of decimal numbers by ridge regression (`r2`);
 see `probe` and `regression`. Labels of which most values that are judged do not occur where the probe learns, such as
-numbers of their own for each picture, are left out and told.
+numbers of their own for each image, are left out and told.
 """
 
 from collections import Counter

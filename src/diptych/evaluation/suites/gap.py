@@ -1,7 +1,7 @@
-"""The gap between the two sides of a space: how far pictures and their texts lie apart, and how each side is spread.
+"""The gap between the two sides of a space: how far images and their texts lie apart, and how each side is spread.
 
     centroid_distance     | mean_i x_i - mean_i y_i |                    0 to 2; the means are not made unit again
-    linear_separability   accuracy of a logistic regression that tells pictures from texts; 0.5 no gap, 1 a full one
+    linear_separability   accuracy of a logistic regression that tells images from texts; 0.5 no gap, 1 a full one
     matched_cosine        mean_i <x_i, y_i>
     alignment             mean_i |x_i - y_i|²                            2 - 2 · matched_cosine
     uniformity_SIDE       log mean_{i<j} exp(-2 |x_i - x_j|²)            -8 to 0, lower is more even
@@ -33,7 +33,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
+from diptych.evaluation.embed import Progress, Steps, embed_images, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.metrics import Array, covariance_rank, effective_rank, isotropy, lab, spread, wasserstein_uniformity
@@ -41,7 +41,7 @@ from diptych.objectives.uniformity import alignment, cross_uniformity, uniformit
 from diptych.rng import generator
 
 card = {
-    "title": "The gap between pictures and texts, and the spread of each",
+    "title": "The gap between images and texts, and the spread of each",
     "needs": ["images.main", "texts"],
     "abilities": ["embed_images", "embed_texts"],
 }
@@ -65,7 +65,7 @@ def gap(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures of `report` on the pictures of a source and their first texts of `role` (caption, or the first).
+    """The measures of `report` on the images of a source and their first texts of `role` (caption, or the first).
 
     The first seed cuts the pairs for the separability. Also given: `n` pairs, `bad` samples by reason, the protocol.
     """
@@ -75,7 +75,7 @@ def gap(
         return texts_of(sample, role)[0]
 
     steps = Steps(progress, 2 * len(source))
-    images = embed_pictures(model, source, first_text, exact=exact, batch_size=batch_size, steps=steps)
+    images = embed_images(model, source, first_text, exact=exact, batch_size=batch_size, steps=steps)
     texts = embed_texts(model, images.facts, batch_size=batch_size, steps=steps)
     protocol = protocol_of(
         "gap",
@@ -83,7 +83,7 @@ def gap(
         model,
         exact=exact,
         field=role,
-        rule="unit vectors; the first text of each picture; pairs cut 80 to 20",
+        rule="unit vectors; the first text of each image; pairs cut 80 to 20",
         options=(f"seed={seeds[0]}",),
     )
     found = report(images.vectors, texts, seed=seeds[0])
@@ -124,7 +124,7 @@ def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[
 
 
 def linear_separability(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> float:
-    """The accuracy with which a logistic regression tells pictures from texts (N, E) on a fifth of the pairs.
+    """The accuracy with which a logistic regression tells images from texts (N, E) on a fifth of the pairs.
 
     scikit-learn's with its own C of 1, fitted on the other four fifths; both members of a pair lie on the same side.
     """

@@ -4,7 +4,7 @@
 
 The anchor is another wording of the same sample: a text of role `anchor`, or another one of `role`. The wrong text is
 an edit's, or of one of the roles `negatives`; it is set against the text of `role` that shares most words with it. No
-picture is read. By log_prob there is no anchor: the more probable text is chosen, which tells how far a set of
+image is read. By log_prob there is no anchor: the more probable text is chosen, which tells how far a set of
 negatives can be solved without seeing. Ties lose; chance is 1/2.
 
 Sources: Hsieh et al. 2023 (SugarCrepe, whose captions and negatives are such texts); Gao et al. 2021 (SimCSE, hard

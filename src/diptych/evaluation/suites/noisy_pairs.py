@@ -1,6 +1,6 @@
-"""Noisy pairs: whether pairs that are flagged (wrong captions, noise) can be told by how badly picture and text fit.
+"""Noisy pairs: whether pairs that are flagged (wrong captions, noise) can be told by how badly image and text fit.
 
-    suspicion = - <picture, text>,  or minus the score of `model.match`
+    suspicion = - <image, text>,  or minus the score of `model.match`
 
 AUROC is the chance that a flagged pair is more suspicious than another one (ties count half), AP the mean precision
 over the flagged pairs in order of suspicion. A flag is a label of the sample (0: none), or an attribute of the text
@@ -18,13 +18,13 @@ import torch
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, Texts, as_vectors, embed_texts, label_of, read_pictures
+from diptych.evaluation.embed import Progress, Steps, Texts, as_vectors, embed_texts, label_of, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of
 from diptych.metrics import TIE, lab
 
 card = {
-    "title": "Flags: wrong pairs told by how badly picture and text fit",
+    "title": "Flags: wrong pairs told by how badly image and text fit",
     "needs": ["images.main", "texts"],
     "abilities": [],  # embed_images and embed_texts, or match, as `by` says
 }
@@ -78,7 +78,7 @@ def noisy_pairs(
     kinds = []
     numbers = []
     scores = []
-    for pixels, kept in read_pictures(model, source, pairs, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, kept in read_images(model, source, pairs, bad, exact=exact, batch_size=batch_size, steps=steps):
         owner = np.repeat(np.arange(len(kept)), [len(mine) for mine in kept])
         number, kind = zip(*(pair for mine in kept for pair in mine), strict=True)
         kinds += kind
@@ -92,7 +92,7 @@ def noisy_pairs(
         steps.total += len(texts)
         of_texts = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
         scores = [(torch.cat(vectors) * of_texts[numbers]).sum(1)]
-    rule = "minus the score of picture and text; ties count half"
+    rule = "minus the score of image and text; ties count half"
     options = (f"flag={flag}", f"by={by}")
     protocol = protocol_of("noisy_pairs", source, model, exact=exact, field=role, rule=rule, options=options)
     found = by_kind(-torch.cat(scores).double().numpy(), kinds, f"flag {flag!r} of source {source.name!r}")

@@ -1,14 +1,14 @@
-"""Pointing: is what a text speaks of where the picture is most like the text?
+"""Pointing: is what a text speaks of where the image is most like the text?
 
     S_kn = <t_k, p_n>,   W_kn = (S_kn - min_n S) / (max_n S - min_n S)
 
-t_k are the embeddings of texts that speak of one object each, p_n those of the positions of their picture, through the
-projection of the picture's vector.
+t_k are the embeddings of texts that speak of one object each, p_n those of the positions of their image, through the
+projection of the image's vector.
 
     pointing    the position with the largest S lies where the object has pixels; two that share it are no hit
     iou         of the positions with W > 0.5, pixel by pixel, with the object's mask
 
-Chance points anywhere, or to everything. Masks are laid under the picture as its pixels were.
+Chance points anywhere, or to everything. Masks are laid under the image as its pixels were.
 
 Sources: Zhang et al. 2016, the pointing game, here on the positions of the tower; Zheng et al. 2024 (DreamLIP), W.
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, read_pictures
+from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._patches import cells_of, laid_under
 from diptych.models.model import patch_vectors
@@ -52,7 +52,7 @@ def pointing(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures above, with what chance gives, over the texts of `role` that speak of one object of the picture.
+    """The measures above, with what chance gives, over the texts of `role` that speak of one object of the image.
 
     Which object is the attribute `objects` of a text, its mask the number one above in `instance`. Also given: `n`
     texts, `bad` samples by reason, and the protocol. Raises InputError where no text speaks of one object, and for a
@@ -79,7 +79,7 @@ def pointing(
     shares = []
     ious = []
     areas = []
-    for pixels, facts in read_pictures(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, facts in read_images(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
         patches, grid = patch_vectors(model, pixels, batch_size)
         for mine, (texts, numbers, plane) in zip(patches, facts, strict=True):
             if not texts:
@@ -117,7 +117,7 @@ def pointing(
 
 
 def ground(model: Any, image: Any, texts: Sequence[str], *, sigma: float = 0.0) -> Tensor:
-    """The weights (K, h, w) with which texts speak of the positions of one picture; each map sums to 1.
+    """The weights (K, h, w) with which texts speak of the positions of one image; each map sums to 1.
 
     `image` is what `Model.embed_images` takes; what is below `sigma` of the best is cut off (`objectives.grouping`).
     """

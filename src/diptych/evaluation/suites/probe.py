@@ -1,4 +1,4 @@
-"""Probes of frozen picture features: what can be read off them by a line, from a few examples, or from neighbours.
+"""Probes of frozen image features: what can be read off them by a line, from a few examples, or from neighbours.
 
     linear     multinomial logistic regression on standardised features; C is chosen on a fifth of the samples kept
                aside, then it is fitted on all. Or a layer fitted by SGD (`layer`), its epoch chosen likewise
@@ -97,8 +97,8 @@ def probe(
     by the first seed. `label` is class, or the first whole-number label. `fit` is logistic regression or "sgd", whose
     chosen `epoch` is given in place of C. C, or the epoch, is chosen on `val`, a source or its spec, without it on a
     fifth of the samples to learn from. With `bootstrap` there are also `linear_top1_std` and `linear_top3_std`, over so
-    many draws of the pictures judged on. `shots` add few-shot probes by logistic regression, their mean and standard
-    deviation over `seeds` in `by_shots`. Also given: `n` pictures judged on, `n_train`, what chance gives, `bad`
+    many draws of the images judged on. `shots` add few-shot probes by logistic regression, their mean and standard
+    deviation over `seeds` in `by_shots`. Also given: `n` images judged on, `n_train`, what chance gives, `bad`
     samples by reason, and the protocol.
     """
     ready(

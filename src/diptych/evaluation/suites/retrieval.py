@@ -1,11 +1,11 @@
-"""Retrieval between pictures and texts: recall at k both ways.
+"""Retrieval between images and texts: recall at k both ways.
 
 An image's right texts are all its captions; a text's right images are all that have it. Texts that are equal but for
 case and outer blanks are one text: they are one target and one query. Ties count against the model (see `metrics`).
 
     R@k = mean_q [rank_q <= k],    MRR = mean_q 1 / rank_q,    rank_q = 1 + #{wrong items scoring >= the best right one}
 
-With `by_sentence` all texts that a picture has in the role are one long text, whose vector is the unit mean of its
+With `by_sentence` all texts that an image has in the role are one long text, whose vector is the unit mean of its
 sentences' vectors; with `by="best"` beside it, its score is that of its sentence that scores best. With `rerank=k` the
 first k of each query are put into the order of the model's `match`; of wrong items that tie for the k-th place those
 that come first in the data are taken.
@@ -21,7 +21,7 @@ import torch
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, Texts, embed_long, embed_pictures, embed_texts
+from diptych.evaluation.embed import Progress, Steps, Texts, embed_images, embed_long, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._rerank import match_some
 from diptych.metrics import chance_recall, chance_reciprocal_rank, first, ranks, ranks_of_two_stages, similarities
@@ -70,9 +70,9 @@ def retrieval(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Recall of pictures among texts (`i2t_r1`, …) and of texts among pictures (`t2i_r1`, …).
+    """Recall of images among texts (`i2t_r1`, …) and of texts among images (`t2i_r1`, …).
 
-    `role` is that of the texts: caption, or the first that the source has. Also given: `n` pictures, `texts` different
+    `role` is that of the texts: caption, or the first that the source has. Also given: `n` images, `texts` different
     texts, median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples left out by reason, and the protocol.
     `rerank` many of each query's first are ordered anew by `model.match`: `reranked_i2t_r1` … stand beside the rest.
     `by` is "best", or what other suites score by.
@@ -88,12 +88,12 @@ def retrieval(
         return [texts.add(text) for text in (["\n".join(said)] if by_sentence else said)]
 
     steps = Steps(progress, len(source))
-    images = embed_pictures(model, source, captions, exact=exact, batch_size=batch_size, steps=steps)
+    images = embed_images(model, source, captions, exact=exact, batch_size=batch_size, steps=steps)
     owners: dict[int, list[int]] = {}
     for image, numbers in enumerate(images.facts):
         for text in numbers:
             owners.setdefault(text, []).append(image)
-    used = sorted(owners)  # texts whose every picture was damaged are left out
+    used = sorted(owners)  # texts whose every image was damaged are left out
     position = {text: at for at, text in enumerate(used)}
     written = [texts.written[text] for text in used]
     steps.total += len(used)

@@ -2,11 +2,11 @@
 
     rotation_SIDE       mean_i ∠(x_i, x'_i)                       old and new embedding of one sample
     self_angle_SIDE     mean_{i<j} | ∠(x_i, x_j) - ∠(x'_i, x'_j) |  change of the shape inside a modality
-    pair_angle          mean_i ∠(x_i, y_i), and `pair_angle_before`: picture and text of one sample
+    pair_angle          mean_i ∠(x_i, y_i), and `pair_angle_before`: image and text of one sample
     pair_angle_change   mean_i | ∠(x_i, y_i) - ∠(x'_i, y'_i) |
-    deviation           mean_v ∠(v R_image, v R_text)             v: all old vectors, pictures and texts
+    deviation           mean_v ∠(v R_image, v R_text)             v: all old vectors, images and texts
 
-x', y' are the old vectors of pictures and texts. R_SIDE is the orthogonal map that takes the old vectors of a modality
+x', y' are the old vectors of images and texts. R_SIDE is the orthogonal map that takes the old vectors of a modality
 nearest to the new ones, and `fit_SIDE` the mean cosine that it reaches. A rotation that both modalities share has a
 large `rotation` and no `deviation`: what matched still matches. All angles are in degrees. SIDE is image or text.
 
@@ -25,14 +25,14 @@ from torch.nn.functional import normalize
 
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, embed_pictures, embed_texts
+from diptych.evaluation.embed import Progress, Steps, embed_images, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.continual import Checkpoint, loaded
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.metrics import Array
 
 card = {
-    "title": "Rotation of pictures and texts since an earlier model",
+    "title": "Rotation of images and texts since an earlier model",
     "needs": ["images.main", "texts"],
     "abilities": ["embed_images", "embed_texts"],
 }
@@ -59,7 +59,7 @@ def rotation(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures of `report` on the pictures of a source and their first texts of `role` (caption, or the first).
+    """The measures of `report` on the images of a source and their first texts of `role` (caption, or the first).
 
     Also given: `n` pairs, `bad` samples by reason, the protocol. Raises InputError for models of different width.
     """
@@ -73,7 +73,7 @@ def rotation(
         return texts_of(sample, role)[0]
 
     for each in (old, model):
-        images = embed_pictures(each, source, first_text, exact=exact, batch_size=batch_size, steps=steps)
+        images = embed_images(each, source, first_text, exact=exact, batch_size=batch_size, steps=steps)
         texts = embed_texts(each, images.facts, batch_size=batch_size, steps=steps)
         found.append((images, texts))
     (before, texts_before), (now, texts_now) = found
@@ -83,7 +83,7 @@ def rotation(
         model,
         exact=exact,
         field=role,
-        rule="unit vectors; the first text of each picture; degrees",
+        rule="unit vectors; the first text of each image; degrees",
         options=(f"earlier={getattr(old, 'name', 'model')}",),
     )
     numbers = report(before.vectors, texts_before, now.vectors, texts_now)

@@ -1,18 +1,18 @@
-"""Zero-shot segmentation: each pixel is of the class whose text is most like the picture there.
+"""Zero-shot segmentation: each pixel is of the class whose text is most like the image there.
 
     s_cn = <t_c, p_n>,   class(pixel) = argmax_c of s_c, scaled up to the pixels
 
 t_c is the mean direction of the class's name in several templates, p_n the unit vector of a position, through the
-projection of the picture's vector.
+projection of the image's vector.
 
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
 Chance names one class everywhere, the most common. Pixels that are void, or of a class called background, which no text
-tells, do not count. Masks are laid under the picture as its pixels were.
+tells, do not count. Masks are laid under the image as its pixels were.
 
 Sources: Zhou et al. 2022 (MaskCLIP), classes read off positions; Zheng et al. 2024 (DreamLIP), through the projection.
 
-Dimensions: N pictures, C classes, h x w positions, S side of the pixels.
+Dimensions: N images, C classes, h x w positions, S side of the pixels.
 """
 
 from collections import Counter
@@ -23,11 +23,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from diptych.data.pictures import VOID
+from diptych.data.images import VOID
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, read_pictures
+from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._patches import laid_under
 from diptych.evaluation.suites.dense import mask_of, renumbered
@@ -44,7 +44,7 @@ GROUND = "background"
 """The class that is no thing to name."""
 
 
-def ready(model: Any, source: Source, *, mask: str | None = None, templates: Sequence[str] = BANKS["pictures"]) -> None:
+def ready(model: Any, source: Source, *, mask: str | None = None, templates: Sequence[str] = BANKS["images"]) -> None:
     """Raises InputError for a mask that the source lacks or that has no class names, and for bad templates."""
     checked(templates, "segment")
     mask_of(source, mask, "segment")
@@ -55,14 +55,14 @@ def segment(
     source: Source,
     *,
     mask: str | None = None,
-    templates: Sequence[str] = BANKS["pictures"],
+    templates: Sequence[str] = BANKS["images"],
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """`miou` and `accuracy` of pixels, each class's IoU in `by_class`, and what chance gives.
 
-    `mask` is class, or the first whose numbers have class names. Also given: `n` pictures, `classes`, `bad` samples by
+    `mask` is class, or the first whose numbers have class names. Also given: `n` images, `classes`, `bad` samples by
     reason, and the protocol. Raises InputError for a model whose image tower has no positions.
     """
     ready(model, source, mask=mask, templates=templates)
@@ -81,7 +81,7 @@ def segment(
         numbers = renumbered(np.asarray(sample.masks[mask].decode()), own, names)
         return laid_under(numbers, model.preprocess, VOID)
 
-    for pixels, planes in read_pictures(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, planes in read_images(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
         positions, grid = patch_vectors(model, pixels, batch_size)
         for mine, truth in zip(positions, planes, strict=True):
             predicted = by_pixel((mine @ classes.T).T.unflatten(1, grid), truth.shape)

@@ -1,4 +1,4 @@
-"""Retrieval between texts: from one wording of a thing to its others, without a picture.
+"""Retrieval between texts: from one wording of a thing to its others, without an image.
 
 The queries are the texts of role `query` (paraphrase, question, …), the targets those of `role`; right are the targets
 of the same sample. Where both roles are one, each text asks for the other texts of its sample and is no target itself.

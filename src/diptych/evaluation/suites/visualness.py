@@ -2,10 +2,10 @@
 
     S(t) = 1 - <x_null, t>,      visual where S > threshold
 
-x_null is the NULL picture of a model that was trained with one, `model.null`; for any other that embeds it is the one
-of seed 0. Which texts are visual is said by a label, or by whether their sample has a picture. What is called macro is
+x_null is the NULL image of a model that was trained with one, `model.null`; for any other that embeds it is the one
+of seed 0. Which texts are visual is said by a label, or by whether their sample has an image. What is called macro is
 the mean of both classes; AUROC, of S, needs no threshold. What is left of retrieval is told by the suite `retrieval` on
-the same data, which leaves samples without a picture out.
+the same data, which leaves samples without an image out.
 
 Source: Verma et al. 2023 (TIP-CLIP).
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.pictures import noise_picture
+from diptych.data.images import noise_image
 from diptych.data.sample import Sample, Source, is_visual
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, as_vectors, embed_texts, read_texts
@@ -59,8 +59,8 @@ def visualness(
     """`macro_f1`, `macro_precision`, `macro_recall`, `accuracy` at the threshold, `auroc`, and what chance gives.
 
     The threshold is the best on `train`, a source or its spec, else the model's own; without either AUROC alone is
-    told. `label` is 1 for visual texts: visual or label, or the one named; without any, visual is what has a
-    picture. Also given: `n` texts, how many are `visual`, the `threshold`, `bad` samples by reason, and the protocol.
+    told. `label` is 1 for visual texts: visual or label, or the one named; without any, visual is what has an
+    image. Also given: `n` texts, how many are `visual`, the `threshold`, `bad` samples by reason, and the protocol.
     Raises InputError where all texts are of one kind.
     """
     ready(model, source, role=role, label=label, train=train)
@@ -111,7 +111,7 @@ def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = Non
 
 
 def visual_label(source: Source, label: str | None) -> str | None:
-    """The label that says which texts are visual; None where the pictures say it. Raises InputError for one that the
+    """The label that says which texts are visual; None where the images say it. Raises InputError for one that the
     source lacks, and where neither says it."""
     schema = source.schema()
     labels = [name.removeprefix("labels.") for name in schema if name.startswith("labels.")]
@@ -120,7 +120,7 @@ def visual_label(source: Source, label: str | None) -> str | None:
         if not usual and "images.main" not in schema:
             raise InputError(
                 f"visualness needs a label that is 1 for visual texts; source {source.name!r} has none called "
-                f"{' or '.join(LABELS)}, and no pictures: name one of its labels with label="
+                f"{' or '.join(LABELS)}, and no images: name one of its labels with label="
             )
         return usual[0] if usual else None
     if label not in labels:
@@ -158,6 +158,6 @@ def scores_of(
 
 def _scores(model: Any, texts: Sequence[str], batch_size: int, steps: Steps) -> np.ndarray:
     null = getattr(model, "null", None)
-    null = noise_picture(model.preprocess) if null is None else null
+    null = noise_image(model.preprocess) if null is None else null
     [anchor] = as_vectors(model.embed_images(null[None], batch_size=1))
     return (1 - embed_texts(model, texts, batch_size=batch_size, steps=steps) @ anchor).numpy()

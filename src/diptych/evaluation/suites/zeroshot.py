@@ -2,14 +2,14 @@
 
     class_c = unit( mean_t unit(text(template_t with name_c)) ),        prediction = argmax_c <image, class_c>
 
-With `novel` the classes fall into two halves, and each picture is named among the classes of its own half:
+With `novel` the classes fall into two halves, and each image is named among the classes of its own half:
 
     H = 2 · base · novel / (base + novel)
 
 A model whose prompts were learnt (`models.classifier`) gives its own logits, and takes no templates. Where its classes
-look at each other, those of each half are named alone and the pictures judged anew.
+look at each other, those of each half are named alone and the images judged anew.
 
-With `group` a second label says which pictures belong together, and accuracy is told for each group and for the worst.
+With `group` a second label says which images belong together, and accuracy is told for each group and for the worst.
 
 Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023 (MaPLe), base and
 novel classes; Sagawa et al. 2020, the worst group.
@@ -27,7 +27,7 @@ from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
 from diptych.data.templates import BANKS, checked, filled
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Embedded, Progress, Steps, embed_pictures, embed_texts, read_pictures
+from diptych.evaluation.embed import Embedded, Progress, Steps, embed_images, embed_texts, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
 from diptych.models.class_names import mean_directions
@@ -38,7 +38,7 @@ card = {
     "abilities": ["embed_images", "embed_texts"],
 }
 
-TEMPLATES = BANKS["pictures"]
+TEMPLATES = BANKS["images"]
 
 Novel = Literal["half"] | Sequence[str]
 """Names of the novel classes, or "half": the later half of the classes in the order of their numbers."""
@@ -76,10 +76,10 @@ def zeroshot(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of naming each picture's class: `top1`, `top5`, `mean_per_class`, and what chance gives.
+    """Accuracy of naming each image's class: `top1`, `top5`, `mean_per_class`, and what chance gives.
 
-    `label` is one whose classes the source names: "class", or the first. Also given: `n` pictures, `classes`,
-    `classes_seen` (those with pictures, over which the mean is), `bad` samples by reason, and the protocol. Samples
+    `label` is one whose classes the source names: "class", or the first. Also given: `n` images, `classes`,
+    `classes_seen` (those with images, over which the mean is), `bad` samples by reason, and the protocol. Samples
     without the label (-1) are left out. Ties count against the model.
 
     With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`: `worst_group_top1`, and
@@ -101,10 +101,10 @@ def zeroshot(
     steps = Steps(progress, len(source) * (3 if again else 1) + (0 if learnt else len(names) * len(templates)))
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
     if learnt:
-        images, classes = judged_pictures(model, source, known, names, **how)
+        images, classes = judged_images(model, source, known, names, **how)
     else:
         classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
-        images = embed_pictures(model, source, known, **how)
+        images = embed_images(model, source, known, **how)
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
     by_class = per_class(rank <= 1, labels, len(names))
@@ -124,7 +124,7 @@ def zeroshot(
         held_out = novel_classes(names, novel)
         if again:  # the columns of each half are its logits where no other class is named
             for half in (~held_out, held_out):
-                inside, _ = judged_pictures(model, source, known, np.array(names)[half].tolist(), **how)
+                inside, _ = judged_images(model, source, known, np.array(names)[half].tolist(), **how)
                 images.vectors[:, half] = inside.vectors
         results |= base_and_novel(images.vectors, classes, labels, held_out)
         options.append(f"novel={','.join(np.array(names)[held_out])}")
@@ -155,7 +155,7 @@ def class_vectors(
     return mean_directions(vectors, len(names), getattr(model, "shares", (1.0,)))
 
 
-def judged_pictures(
+def judged_images(
     model: Any,
     source: Source,
     facts: Callable[[Sample], Any],
@@ -175,7 +175,7 @@ def judged_pictures(
     logits = []
     kept = []
     try:
-        for pixels, told in read_pictures(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+        for pixels, told in read_images(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
             logits.append(model.class_logits(pixels, batch_size=batch_size))
             kept += told
     finally:
@@ -192,7 +192,7 @@ def _learnt(model: Any) -> bool:
 def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray) -> dict[str, float]:
     """Accuracy among the base classes alone, among the novel ones alone, and the harmonic mean of the two.
 
-    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError where a half has no pictures.
+    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError where a half has no images.
 
     >>> classes, novel = np.eye(4), np.array([False, False, True, True])
     >>> base_and_novel(classes[[0, 1, 3]], classes, np.array([0, 1, 2]), novel)["harmonic"]
@@ -202,7 +202,7 @@ def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.
     for name, half in (("base", np.flatnonzero(~novel)), ("novel", np.flatnonzero(novel))):
         mine = np.flatnonzero(np.isin(labels, half))
         if not len(mine):
-            raise InputError(f"no picture is of a {name} class; choose other novel classes")
+            raise InputError(f"no image is of a {name} class; choose other novel classes")
         inside = np.searchsorted(half, labels[mine])
         found[f"{name}_top1"] = float((ranks(images[mine], classes[half], inside) <= 1).mean())
         found[f"chance_{name}_top1"] = 1 / len(half)
@@ -227,7 +227,7 @@ def group_accuracy(hits: np.ndarray, groups: np.ndarray, names: Sequence[str]) -
 def worst(by_group: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The group of least accuracy, by name and number; InputError where no sample has a group."""
     if not by_group:
-        raise InputError("no picture has the label that says its group; choose another with group=")
+        raise InputError("no image has the label that says its group; choose another with group=")
     name = min(by_group, key=lambda each: by_group[each]["top1"])
     return {"worst_group": name, "worst_group_top1": by_group[name]["top1"]}
 

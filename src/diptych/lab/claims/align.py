@@ -1,7 +1,7 @@
 """Do many noisy pairs beat few clean ones, do filters by frequency help, and can the temperature be learned from 1?
 
 All arms are trained for as many steps of the same small recipe on scenes of one thing, whose captions are noisy at a
-known rate (a caption of another scene, a text that many pictures share, or letters without sense), and are measured on
+known rate (a caption of another scene, a text that many images share, or letters without sense), and are measured on
 held-out clean scenes. Arms of one seed share their scenes: the first n are those of the larger sets too.
 
     clean, noisy, noisy2, noisy4, noisy8    n clean pairs; n, 2n, 4n and 8n of which 40 % are noise
@@ -11,7 +11,7 @@ held-out clean scenes. Arms of one seed share their scenes: the first n are thos
 
 The size n, the number of steps and the best divisor (of 1/8 and 1/16) were settled on seed 100: of 500 pairs clean ones
 were the better, and in 400 steps the divisor, which is learned at the rate of all weights, came to 1/5, in 800 to 1/10.
-There noisy8 reached .127, .163 with the divisor fixed at 1/8 and .148 at 1/16. Rules on pictures' sizes are left out:
+There noisy8 reached .127, .163 with the divisor fixed at 1/8 and .148 at 1/16. Rules on images' sizes are left out:
 all scenes have one.
 """
 

@@ -2,16 +2,16 @@
 
 All arms learn from one design's drawings for as many steps of the same small recipe, again and again until they
 overfit, and are measured on another design's, which none of them saw. Drawings have no background to crop: weak
-pictures are placed at 1 to .7 of their size, strong ones down to .4, with colours, greys, blur and mirroring as
+images are placed at 1 to .7 of their size, strong ones down to .4, with colours, greys, blur and mirroring as
 published. Texts are a name, with two tags where there are any.
 
     clip                one weak view, texts as they are, no second head
     siamlip             the same with SiamLIP's loss on top
     improved            weak and two strong views, second head, smoothing, text dropout
     improved_siamlip    the same with SiamLIP's loss on top
-    plain               the improved recipe without augmentation: strong pictures varied as weak ones, texts as they are
+    plain               the improved recipe without augmentation: strong images varied as weak ones, texts as they are
 
-One more arm is told and not judged: `clip_longer` is clip for three times as many steps, with as many pictures through
+One more arm is told and not judged: `clip_longer` is clip for three times as many steps, with as many images through
 the tower as `improved` has. `r1` is the mean of recall at 1 both ways. How many designs are learnt from, and how long,
 was chosen on seed 100: of three designs in 12 epochs the recipe made no difference (.116 and .115), of one in 36 it did
 (.089 and .116).

@@ -1,30 +1,30 @@
-"""Does noise on vectors of texts let what was learnt from texts alone write about pictures?
+"""Does noise on vectors of texts let what was learnt from texts alone write about images?
 
 The prelude trains a CLIP from scratch on drawn scenes of one thing, among small things that no text tells of, by
 captions that leave out half of the facts, at the temperature to which CLIP's own goes. It should have a gap, as those
 have that were trained on photographs. All arms learn full captions of further scenes from it with the same small
-encoder-decoder and recipe, and write about the pictures of scenes held out, by greedy decoding. [choice: beam search,
+encoder-decoder and recipe, and write about the images of scenes held out, by greedy decoding. [choice: beam search,
 five times as dear, is the method's own]
 
-    encoder                     measured alone: `excess`, the cosine of pictures with their captions less that of
+    encoder                     measured alone: `excess`, the cosine of images with their captions less that of
                                 unrelated captions, is below 0 where there is a gap; its `facts` are those of another
-                                picture's true caption
+                                image's true caption
     w0, w02, w04, w08, w16, w32 the noise in hundredths, at 768 dimensions; here w √(768 / d)
-    images                      learnt from the pictures of the same scenes, without noise
+    images                      learnt from the images of the same scenes, without noise
     mean_shift                  no noise, texts moved by the mean difference of the pairs that the CLIP has seen
     not_unit                    noise as w04, the noisy vectors not made unit again
     random_shift                noise as w04, texts moved by a constant of length .5
 
 `facts` is how much of object, colour, place, texture, size and ground a caption tells rightly, what it does not tell
-counting as wrong; `texts` the same of captions written from held-out captions in place of pictures; `own` that of both
-which the arm has learnt from; `shuffled` the same of captions and the pictures behind theirs. CHANCE is always telling
+counting as wrong; `texts` the same of captions written from held-out captions in place of images; `own` that of both
+which the arm has learnt from; `shuffled` the same of captions and the images behind theirs. CHANCE is always telling
 the commonest value.
 
 What the prelude's captions leave out, how long it learns and the noise that counts as tuned were chosen on seeds 100 to
 106. If captions tell all, there is no gap (`excess` .43 on seed 100). If they leave out half, or seven tenths, there is
 one that closes as the CLIP learns: after 300 steps `excess` is between -.11 and .08, above 0 on seeds 0, 1 and 3, where
 earlier forms of the claim were begun and ended; after 220 it is -.20 and -.17 on seeds 104 and 105. There, on seed 105,
-`facts` are .25 without noise, .47, .49 and .43 at .02, .04 and .08, and .60 from pictures; .18, .37, .42, .38 and .58
+`facts` are .25 without noise, .47, .49 and .43 at .02, .04 and .08, and .60 from images; .18, .37, .42, .38 and .58
 where the CLIP's captions leave out seven tenths. Seeds begin at 4. "Near" is what the paper loses at its common noise,
 a third of what noise can win: .11 on seeds 100 and 101, where the margin comes from.
 """
@@ -118,7 +118,7 @@ def long(method: Method) -> None:
 
 
 def encoder(trial: Trial) -> dict[str, float]:
-    """The gap of the prelude's CLIP, and what the captions of other pictures tell of a picture."""
+    """The gap of the prelude's CLIP, and what the captions of other images tell of an image."""
     model = load(trial.prelude["clip"])
     source = held_out(trial)
     found = evaluate(model, source, ["gap"])["gap"]
@@ -133,7 +133,7 @@ def encoder(trial: Trial) -> dict[str, float]:
 
 
 def measure(model: Any, trial: Trial) -> dict[str, float]:
-    """What captions of held-out pictures tell rightly, those of their texts, and those of the pictures before."""
+    """What captions of held-out images tell rightly, those of their texts, and those of the images before."""
     source = held_out(trial)
     samples = [source[at] for at in range(len(source))]
     facts = told_of(samples)
@@ -186,8 +186,8 @@ def rightly(captions: Sequence[str], facts: Sequence[Mapping[str, str]]) -> floa
 
 claim = Claim(
     question=(
-        "A captioner that has learnt from vectors of texts alone tells more of pictures where noise was added in "
-        "training, and nearly as much as one that has learnt from pictures."
+        "A captioner that has learnt from vectors of texts alone tells more of images where noise was added in "
+        "training, and nearly as much as one that has learnt from images."
     ),
     seeds=(4, 5, 6, 7, 8),
     prelude=draw,

@@ -1,22 +1,22 @@
 """Are concepts that the model has never met found as well without the text tower as through it, and in less time?
 
-`tiny` stays as it is. Ten things that neither its pictures nor its captions ever showed are learnt from 1, 4 and 16
-pictures each; what their names give is close to chance. All arms take as many steps on the same pictures, none varied.
+`tiny` stays as it is. Ten things that neither its images nor its captions ever showed are learnt from 1, 4 and 16
+images each; what their names give is close to chance. All arms take as many steps on the same images, none varied.
 
     names       zero-shot
     cones       the method: one vector a class, which begins as the name's
     random      it begins at random, with the spread of names
-    images      it begins as the mean of the pictures
+    images      it begins as the mean of the images
     held        it stays where it began
     coop        four vectors of each class's own in its prompt, through the text tower
     inversion   one vector of each class's own in place of the name, through the text tower
     second      the image tower fine-tuned a little with the concepts held where `cones` found them
     tuned       the same with the concepts held at the names
 
-`novel` is the mean accuracy over the three numbers of pictures, `novel1`, `novel4` and `novel16` are those of each.
-`known` is the accuracy on the twenty things that `tiny` knows by name, learnt from one picture each: what is lost where
-names are good. `step` and `step_whole` are the CPU time of a step of `cones` over that of `coop`, with the pictures'
-vectors kept on both sides, and with pictures embedded on both.
+`novel` is the mean accuracy over the three numbers of images, `novel1`, `novel4` and `novel16` are those of each.
+`known` is the accuracy on the twenty things that `tiny` knows by name, learnt from one image each: what is lost where
+names are good. `step` and `step_whole` are the CPU time of a step of `cones` over that of `coop`, with the images'
+vectors kept on both sides, and with images embedded on both.
 
 Rates, steps and test sets were chosen on seed 100; the rates of `coop` and `inversion` from .003, .01 and .03, that of
 `cones` from .05, .1 and .2. There `novel4` and `novel16` were .61 and .83 (cones), .63 and .75 (coop), .67 and .79
@@ -41,8 +41,8 @@ from diptych.training.run import build_method, run
 SCENES = "scenes:number=1"
 LABEL = "object"
 TEMPLATE = "a photo of a {}."
-POOL = 800  # pictures to draw from
-TESTED = 400  # pictures to measure on, which come behind those
+POOL = 800  # images to draw from
+TESTED = 400  # images to measure on, which come behind those
 SHOTS = (1, 4, 16)
 STEPS = 200
 FINE = 40
@@ -53,7 +53,7 @@ Method = tuple[str, float, Mapping[str, Any]]
 """A method's name, its rate and its options."""
 
 
-def pictures(trial: Trial, split: str, shots: int) -> tuple[str, str]:
+def images(trial: Trial, split: str, shots: int) -> tuple[str, str]:
     """The sources to learn from and to measure on."""
     world = f"{SCENES}:split={split}:seed={trial.seed}"
     learnt = f"{world}:count={POOL}:shots={shots}:draw={trial.seed}:of={LABEL}"
@@ -62,7 +62,7 @@ def pictures(trial: Trial, split: str, shots: int) -> tuple[str, str]:
 
 def accuracy(trial: Trial, how: Method | None, split: str, shots: int) -> float:
     """The accuracy of a method, or of the names alone."""
-    learnt, test = pictures(trial, split, shots)
+    learnt, test = images(trial, split, shots)
     if how is None:
         told = evaluate(load("tiny"), open_source(test), ["zeroshot"], label=LABEL, templates=(TEMPLATE,))
         return told["zeroshot"]["top1"]
@@ -76,7 +76,7 @@ def accuracy(trial: Trial, how: Method | None, split: str, shots: int) -> float:
 def settings(
     trial: Trial, name: str, learnt: str, rate: float, config: Mapping[str, Any], batch: int = 10
 ) -> RunConfig:
-    """What is run: rates differ, steps, pictures and batches do not."""
+    """What is run: rates differ, steps, images and batches do not."""
     steps = 1 if rate == STILL else 10 if trial.quick else STEPS
     recipe = {**RECIPE, "lr": rate, "steps": steps, "batch_size": batch}
     config = {"label": LABEL, "template": TEMPLATE, "cached": True, **config}
@@ -90,14 +90,14 @@ def named(name: str, rate: float, **config: Any) -> Callable[[Trial], dict[str, 
 
 
 def measured(trial: Trial, how: Method | None) -> dict[str, float]:
-    """All accuracies; zero-shot has no pictures to learn from, so that one does for all."""
+    """All accuracies; zero-shot has no images to learn from, so that one does for all."""
     shots = SHOTS[:1] if how is None else SHOTS
     found = {f"novel{count}": accuracy(trial, how, "novel", count) for count in shots}
     return {**found, "novel": statistics.fmean(found.values()), "known": accuracy(trial, how, "train", 1)}
 
 
 def tuned(rate: float) -> Callable[[Trial], dict[str, float]]:
-    """An arm: a second stage behind a search of this rate, from four pictures each."""
+    """An arm: a second stage behind a search of this rate, from four images each."""
 
     def arm(trial: Trial) -> dict[str, float]:
         second = {"lr": 3e-4, "steps": 4 if trial.quick else FINE}
@@ -110,7 +110,7 @@ class Side:
     """A method on ten new things, ready to take steps."""
 
     def __init__(self, trial: Trial, name: str, config: Mapping[str, Any]):
-        learnt, _ = pictures(trial, "novel", 1)
+        learnt, _ = images(trial, "novel", 1)
         method, model = build_method(settings(trial, name, learnt, 0.01, config), None)
         self.model: Any = model
         method.setup({"train": open_source(learnt)})
@@ -144,7 +144,7 @@ def timing(trial: Trial) -> dict[str, float]:
 
 claim = Claim(
     question=(
-        "Of things that the model has never met, vectors in the place of the text tower's output name pictures no "
+        "Of things that the model has never met, vectors in the place of the text tower's output name images no "
         "worse than soft prompts through the tower, at less time a step, and are the better start for fine-tuning."
     ),
     seeds=(0, 1, 2, 3, 4),

@@ -1,4 +1,4 @@
-"""Do uniformity and alignment close the gap between pictures and texts, at no loss of recall?
+"""Do uniformity and alignment close the gap between images and texts, at no loss of recall?
 
 As in the paper all arms start from one CLIP (the prelude; a learned temperature, 192 numbers an embedding), get new
 projections to 64 numbers and are tuned with tau = 0.01 fixed in batches of 64, in which no concept meets itself. They
@@ -13,12 +13,12 @@ Three more arms show where a gap comes from, with L_clip alone; they are told an
 
     narrow              new projections to 16 numbers
     small_batch         batches of 16, for as many steps
-    twins               no texts: two towers of one shape see the same pictures, and their centroids begin as one.
+    twins               no texts: two towers of one shape see the same images, and their centroids begin as one.
                         `first` is their distance then, `widest` the largest on the way
 
 The recipe is that of the `small` presets, Muon in place of the paper's AdamW, for fewer epochs. These and the lack of
 augmentation were chosen on seed 100: augmented, the contrastive term stays at about 2 nats, the others have little say,
-and pictures and texts stay separable. There `flipped` showed, too, that what is gathered has a smaller centroid
+and images and texts stay separable. There `flipped` showed, too, that what is gathered has a smaller centroid
 distance and better recall than what is spread. So it is judged by the uniformity that it undoes, and the distance alone
 is no merit. The margin of recall is the largest loss in the paper's own table (.276 to .258), rounded up.
 """
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.data.sources import open_source
-from diptych.evaluation.embed import Steps, embed_pictures, embed_texts
+from diptych.evaluation.embed import Steps, embed_images, embed_texts
 from diptych.evaluation.suites import gap
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
 from diptych.lab.demo.trial import FINAL, small_pixels
@@ -47,7 +47,7 @@ from diptych.training.run import build_method, run
 LEARNT = FINAL.spec(FINAL.learnt, *FINAL.designs)
 MEASURED = FINAL.spec(FINAL.learnt, FINAL.held_out)
 PAIRS = 1440  # of the measured design, each with a name of its own
-PLAIN = {"ramp": (1.0, 1.0)}  # pictures as they are: augmentation would begin at the end
+PLAIN = {"ramp": (1.0, 1.0)}  # images as they are: augmentation would begin at the end
 BATCH = 64
 EPOCHS = 6
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
@@ -100,9 +100,7 @@ def measure(model: Model) -> dict[str, float]:
     """Recall at 1 (the mean of both ways) and the gap's figures, on the measured design."""
     source = open_source(MEASURED)
     steps = Steps(None, 2 * len(source))
-    images = embed_pictures(
-        model, source, lambda sample: sample.captions()[0], exact=False, batch_size=256, steps=steps
-    )
+    images = embed_images(model, source, lambda sample: sample.captions()[0], exact=False, batch_size=256, steps=steps)
     return figures(images.vectors, embed_texts(model, images.facts, batch_size=256, steps=steps))
 
 
@@ -117,7 +115,7 @@ def figures(x: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def twins(trial: Trial) -> dict[str, float]:
-    """Two towers of one shape on the same pictures: their centroids on these are nearly one before the first step,
+    """Two towers of one shape on the same images: their centroids on these are nearly one before the first step,
     since each tower's mean is taken from its outputs."""
     torch.manual_seed(torch_seed(trial.seed, "twins"))
     learnt, measured = (small_pixels(open_source(spec)) for spec in (LEARNT, MEASURED))  # type: ignore[arg-type]
@@ -150,7 +148,7 @@ def twins(trial: Trial) -> dict[str, float]:
 claim = Claim(
     question=(
         "Adding uniformity and alignment (and uniformity across the sides) to CLIP's loss closes the gap between "
-        "pictures and texts without costing recall."
+        "images and texts without costing recall."
     ),
     seeds=(0, 1, 2, 3, 4),
     prelude=pretrain,

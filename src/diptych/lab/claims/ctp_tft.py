@@ -1,18 +1,18 @@
-"""Do prompts that each class shifts by what it reads of the picture keep classes apart, unlike one shift for all?
+"""Do prompts that each class shifts by what it reads of the image keep classes apart, unlike one shift for all?
 
-All arms start from `tiny` and learn from 16 pictures of each of ten base classes, a thing in a colour (`lab.adapting`),
-each picture with six small things of other kinds and of any colour beside it: what concerns a class is not the whole
-picture. Ten novel classes are the same things in the other colours.
+All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a colour (`lab.adapting`),
+each image with six small things of other kinds and of any colour beside it: what concerns a class is not the whole
+image. Ten novel classes are the same things in the other colours.
 
     names       zero-shot
     coop        vectors in place of the template's words
-    cocoop      the same, shifted by each picture, all classes alike
+    cocoop      the same, shifted by each image, all classes alike
     still       cocoop whose shift is 0 at the start, as the method's: what of the difference is that alone
     ctp_tft     the method
     agnostic    the method, but all classes ask with one query, the mean of theirs: one shift for all
     ctp, tft    either half alone: what the other adds is 0 and stays so
 
-`cosine` is the mean cosine of two classes' text features, all twenty named, over the test pictures: the paper's
+`cosine` is the mean cosine of two classes' text features, all twenty named, over the test images: the paper's
 argument against CoCoOp. `base` and `novel` are accuracies among the classes of their half, H is their harmonic mean,
 `all` the accuracy among all twenty. The number of things beside was chosen on seed 100, and the rates on seeds 100 to
 102, by the mean H of cocoop and of ctp_tft at .0025, .005, .01 and .02 (.823, .826, .832, .841 and .863, .860, .865,
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diptych.data.sources import open_source
 from diptych.evaluation.suites.gap import mean_cosine
-from diptych.lab.adapting import adapted, halves, names_alone, pictures
+from diptych.lab.adapting import adapted, halves, images, names_alone
 from diptych.lab.claim import Claim, Floor, Trial, better
 from diptych.methods.adapt.ctp_tft import ClassAware
 from diptych.methods.base import Method
@@ -36,12 +36,12 @@ from diptych.towers.nn.parts import freeze
 SCENES = "number=1:distractors=6"
 RECIPE = {"steps": 200, "batch_size": 8, "lr": 0.02, "warmup": 0.1}
 OURS = {**RECIPE, "lr": 0.01}
-SEEN = 100  # test pictures that `cosine` is the mean of
+SEEN = 100  # test images that `cosine` is the mean of
 
 
 def prelude(trial: Trial) -> dict[str, Any]:
-    """The pictures of the seed."""
-    return pictures(trial, options=SCENES, styles=("plain",))
+    """The images of the seed."""
+    return images(trial, options=SCENES, styles=("plain",))
 
 
 def measure(model: Any, trial: Trial) -> dict[str, float]:
@@ -51,7 +51,7 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
 
 @torch.no_grad()
 def cosine(model: Any, trial: Trial) -> float:
-    """The mean cosine of the text features of two of all classes, over test pictures of every class."""
+    """The mean cosine of the text features of two of all classes, over test images of every class."""
     source = open_source(trial.prelude["test"])
     model.set_classes(source.schema()["labels.pair"].classes)
     found = []
@@ -63,7 +63,7 @@ def cosine(model: Any, trial: Trial) -> float:
 
 
 def still(method: Method) -> None:
-    """The shift of every picture is 0 at the start."""
+    """The shift of every image is 0 at the start."""
     last: Any = method.model.meta[2]  # type: ignore[union-attr, index]
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.zeros_(last.bias)
@@ -86,13 +86,13 @@ def measure_as_one(model: Any, trial: Trial) -> dict[str, float]:
 
 
 def ctp(method: Method) -> None:
-    """The picture reads no class."""
+    """The image reads no class."""
     model: Any = method.model
     freeze(model.tft, model.alpha)
 
 
 def tft(method: Method) -> None:
-    """No class reads the picture."""
+    """No class reads the image."""
     model: Any = method.model
     freeze(model.ctp, model.norm, model.meta)
 
@@ -100,7 +100,7 @@ def tft(method: Method) -> None:
 claim = Claim(
     question=(
         "With many things beside the one that is named, prompts that each class shifts by what it reads of the "
-        "picture keep classes further apart than CoCoOp's one shift for all, and name base and novel classes better."
+        "image keep classes further apart than CoCoOp's one shift for all, and name base and novel classes better."
     ),
     seeds=(5, 6, 7, 8, 9),
     prelude=prelude,

@@ -11,7 +11,7 @@ that tells everything.
     one_longer          the same for four times as many steps: as many sentences are read as by `several`
     several             the raw text and three sentences, each a positive; no grouping
     grouped             and the grouping loss
-    even                grouping by even weights: all sentences of a picture then gather the same patches
+    even                grouping by even weights: all sentences of an image then gather the same patches
 
 `r1` is the mean of recall at 1 both ways, `pointing` the share of sentences of one thing whose best patch lies on it.
 """

@@ -3,18 +3,18 @@
 Twelve kinds of penguin differ in the ground they stand on (four) and in their size (three). Each comes in three
 colours, and its name says nothing of all that. The bank has four descriptions of each colour of each kind, in words
 that `tiny` knows. All arms start from it, those that train take as many steps of as many pairs, and one probe, that of
-the paper, measures them on pictures kept apart.
+the paper, measures them on images kept apart.
 
     probe     tiny as it is
-    class     fine-tuned on "a photo of a NAME." for every picture of a class
-    random    on descriptions of the picture's own class, drawn at random
-    gist      on those that tiny matches to the picture
+    class     fine-tuned on "a photo of a NAME." for every image of a class
+    random    on descriptions of the image's own class, drawn at random
+    gist      on those that tiny matches to the image
     wrong     on descriptions of other classes, drawn at random: the label is lost
 
-with five pictures a class, and with all 30 (`…_full`). Two more are told and not judged, with five: `gist_1` takes the
+with five images a class, and with all 30 (`…_full`). Two more are told and not judged, with five: `gist_1` takes the
 first caption alone, `gist_all` all twelve of the class. `top1` is the probe's; `hit` is the share of pairs whose text
-names the picture's own colour, a third by chance: it must be above that first, or there is nothing to match. `mode` is
-how often the nearest of all 144 descriptions is of the picture's class and colour.
+names the image's own colour, a third by chance: it must be above that first, or there is nothing to match. `mode` is
+how often the nearest of all 144 descriptions is of the image's class and colour.
 
 Attributes, steps and rate were chosen on seed 100, where top1 was .33, .62, .71, .76 and .34 with five, in the order
 above, and .70, .90, .90, .96 and .48 with all. So with five the probe of tiny is hardly above captions of wrong
@@ -50,7 +50,7 @@ NAMES = {place: f"{word} {KIND}" for place, word in zip(PLACES, WORDS, strict=Tr
 SHOTS = 5
 STEPS = 120
 RATE = 1e-4
-PARTS = {"train": 30, "val": 10, "test": 30}  # pictures of each class
+PARTS = {"train": 30, "val": 10, "test": 30}  # images of each class
 CHANCE = 1 / len(NAMES)
 
 
@@ -71,7 +71,7 @@ def described(ground: str, size: str) -> list[str]:
 
 
 def draw(trial: Trial) -> str:
-    """Pictures of the seed, a folder a class for each part, named by their colours; and the bank."""
+    """Images of the seed, a folder a class for each part, named by their colours; and the bank."""
     source = open_source(
         f"scenes:number=1:texts=caption:objects={KIND}:colours={'+'.join(COLOURS)}:seed={trial.seed}:count=100000"
     )
@@ -94,7 +94,7 @@ def draw(trial: Trial) -> str:
 
 
 def colour_of(key: str) -> str:
-    """The colour that a picture's file is named by."""
+    """The colour that an image's file is named by."""
     return Path(key).stem.partition("-")[0]
 
 
@@ -159,7 +159,7 @@ def probed(full: bool) -> Callable[[Trial], dict[str, float]]:
 
 
 def measure(model: Model, trial: Trial, train: str) -> dict[str, float]:
-    """The paper's probe on the held-out pictures, and how often the nearest description is of class and colour."""
+    """The paper's probe on the held-out images, and how often the nearest description is of class and colour."""
     test = f"{trial.prelude}/test"
     val = f"{trial.prelude}/val"
     told = evaluate(model, open_source(test), ["probe"], train=train, val=val, fit="sgd", features="projected")["probe"]
@@ -167,7 +167,7 @@ def measure(model: Model, trial: Trial, train: str) -> dict[str, float]:
 
 
 def modes(model: Model, source: Source) -> float:
-    """How often the nearest of all descriptions, with its class's name before it, has a picture's class and colour."""
+    """How often the nearest of all descriptions, with its class's name before it, has an image's class and colour."""
     texts = [(NAMES[place], text) for place in PLACES for text in described(*place)]
     vectors = model.embed_texts([f"{name}: {text}" for name, text in texts])
     images = model.embed_images([source[at].images["main"] for at in range(len(source))])

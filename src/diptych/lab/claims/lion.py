@@ -1,6 +1,6 @@
 """Is Lion no worse than AdamW on image-text pairs at half the state, and does a large batch suit it more?
 
-Two small towers of layers (pictures as 16 x 16 pixels; names and tags as bags of tokens) learn two designs' drawings by
+Two small towers of layers (images as 16 x 16 pixels; names and tags as bags of tokens) learn two designs' drawings by
 CLIP's loss, in batches in which no concept meets itself: 64 pairs, or one of each concept (about 1,420). All arms see
 the same samples equally often. Each optimiser's rate is taken from a grid of factors 1, 3, 10 and 30, rate x decay
 kept, by recall on a third design's drawings; what is reported is recall on a fourth's, which nothing was chosen on.

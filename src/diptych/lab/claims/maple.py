@@ -1,11 +1,11 @@
-"""Do coupled prompts in both towers adapt better than vectors beside the names, where the pictures look unlike before?
+"""Do coupled prompts in both towers adapt better than vectors beside the names, where the images look unlike before?
 
-All arms start from `tiny` and learn from 16 pictures of each of ten base classes, a thing in a colour, in two styles
+All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a colour, in two styles
 that `tiny` never saw and under noise (`lab.adapting`). Ten novel classes are the same things in the other colours.
 
     names       zero-shot
     coop        vectors in place of the template's words
-    cocoop      the same, shifted by each picture
+    cocoop      the same, shifted by each image
     ivlp        prompts in both towers, each for itself, of the same length and depth
     maple       the method, at all six blocks of `tiny`'s towers
     shallow     depth 1: prompts at the inputs alone
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from diptych.lab.adapting import adapted, names_alone, pictures
+from diptych.lab.adapting import adapted, images, names_alone
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
 from diptych.methods.base import Method
 from diptych.towers.nn.parts import freeze
@@ -30,8 +30,8 @@ RECIPE = {"steps": 150, "batch_size": 16, "lr": 0.05, "warmup": 0.1}
 
 
 def prelude(trial: Trial) -> dict:
-    """The pictures of the seed."""
-    return pictures(trial, noise=NOISE)
+    """The images of the seed."""
+    return images(trial, noise=NOISE)
 
 
 def uncoupled(method: Method) -> None:

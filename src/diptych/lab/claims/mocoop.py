@@ -1,7 +1,7 @@
-"""Do prompts in groups by style, mixed by a router, adapt better than one prompt, where pictures come in many styles?
+"""Do prompts in groups by style, mixed by a router, adapt better than one prompt, where images come in many styles?
 
-All arms start from `tiny` and learn from 16 pictures of each of ten base classes, a thing in a colour, in the six
-styles whose words and pictures `tiny` knows, under noise that hurts some styles more than others (`lab.adapting`). Ten
+All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a colour, in the six
+styles whose words and images `tiny` knows, under noise that hurts some styles more than others (`lab.adapting`). Ten
 novel classes are the same things in the other colours. The groups are the bank `styles`.
 
     names       zero-shot by one template
@@ -13,8 +13,8 @@ novel classes are the same things in the other colours. The groups are the bank 
     one         all templates in one group: a single prompt with text supervision, and no router
     still       the image tower's norms stay as they are, as they do in coop
 
-`worst` is the accuracy in the worst style, among all twenty classes; `style` the mutual information, in nats, of a
-picture's style and the group that weighs most, 0 where there is no router.
+`worst` is the accuracy in the worst style, among all twenty classes; `style` the mutual information, in nats, of an
+image's style and the group that weighs most, 0 where there is no router.
 
 Noise, steps and rate were chosen on seed 100, the rate from .02, .1, .2 and .3; .02 taught no arm much. There, at .1, H
 and `worst` were .85 and .34 (coop), .89 and .41 (mocoop), .88 and .39 (one), .84 and .31 (still): most of what is won
@@ -27,21 +27,21 @@ from typing import Any
 from diptych.data.sources import open_source
 from diptych.data.templates import template_groups, templates
 from diptych.evaluation import evaluate
-from diptych.lab.adapting import LABEL, TEMPLATE, adapted, pictures
+from diptych.lab.adapting import LABEL, TEMPLATE, adapted, images
 from diptych.lab.claim import Claim, Floor, Trial, better
 from diptych.methods.store import load
 
 GROUPS = "styles"
 STYLES = tuple(template_groups(GROUPS))
 NOISE = 30.0
-TESTED = 75  # pictures of each class: the worst style is a sixth of them
+TESTED = 75  # images of each class: the worst style is a sixth of them
 RECIPE = {"steps": 150, "batch_size": 16, "lr": 0.1, "warmup": 0.1}
 ONE = {"one": templates(GROUPS)}
 
 
 def prelude(trial: Trial) -> dict[str, Any]:
-    """The pictures of the seed."""
-    return pictures(trial, styles=STYLES, noise=NOISE, tested=TESTED)
+    """The images of the seed."""
+    return images(trial, styles=STYLES, noise=NOISE, tested=TESTED)
 
 
 def zero_shot(prompts: Sequence[str]) -> Callable[[Trial], dict[str, float]]:
@@ -79,7 +79,7 @@ def routed(model: Any, source: Any) -> float:
 
 claim = Claim(
     question=(
-        "Where pictures come in styles that templates can name, a mixture of prompts by style is better than one "
+        "Where images come in styles that templates can name, a mixture of prompts by style is better than one "
         "prompt learnt for as many steps, in the worst style and on base and novel classes together."
     ),
     seeds=(0, 1, 2, 3, 4),

@@ -1,6 +1,6 @@
 """Does one loss of all views use more of the space than losses of pairs of views, as views are added?
 
-Five views of a scene are its picture and four of its paraphrases, two views the picture and one of them. All arms are
+Five views of a scene are its image and four of its paraphrases, two views the image and one of them. All arms are
 trained for as many steps of the same small recipe, each view of a modality through the same tower and projector, and
 are measured on held-out scenes.
 
@@ -8,8 +8,8 @@ are measured on held-out scenes.
     pairwise5, dhel5        five views: NT-Xent over all pairs of views, MV-DHEL
     infonce5                MV-DHEL's negatives across views in place of inside them, which is MV-InfoNCE
 
-`rank` is the effective rank of the pictures' embeddings, of 64; `probe` the accuracy of a linear probe of the colour on
-what the image tower gives before the projector. The temperature is the paper's for small pictures. On seed
+`rank` is the effective rank of the images' embeddings, of 64; `probe` the accuracy of a linear probe of the colour on
+what the image tower gives before the projector. The temperature is the paper's for small images. On seed
 100 ranks were 58 (dhel5), 30 (dhel2) and 26 (pairwise5), probes .89, .95 and .82; nothing was changed after but that
 the probe has to be no worse, where `equal` stood.
 """
@@ -38,7 +38,7 @@ def draw(trial: Trial) -> str:
 
 
 def trained(objective: str, texts: int) -> Callable[[Trial], dict[str, float]]:
-    """An arm: a picture and so many texts under an objective."""
+    """An arm: an image and so many texts under an objective."""
 
     def arm(trial: Trial) -> dict[str, float]:
         settings = resolve(
@@ -48,7 +48,7 @@ def trained(objective: str, texts: int) -> Callable[[Trial], dict[str, float]]:
             embed_dim=64,
             config={
                 "objective": objective,
-                "pictures": 1,
+                "images": 1,
                 "texts": texts,
                 "tau": 0.5,
                 "role": "paraphrase",

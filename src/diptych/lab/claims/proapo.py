@@ -1,4 +1,4 @@
-"""Does a search by one picture of each class drop the sentences that are wrong, and name other pictures better?
+"""Does a search by one image of each class drop the sentences that are wrong, and name other images better?
 
 The model is `tiny`, frozen. Twenty classes are varieties of five objects, four of each, with made-up names ("vell
 cat") of which the model knows only the object. A variety has a colour and a place, and an image of it has each of the
@@ -48,7 +48,7 @@ OBJECTS = ("cat", "mushroom", "airplane", "house", "guitar")
 WORDS = ("vell", "dorn", "mip", "zorp")  # of the varieties; none is a word that the model knows
 TYPICAL = 0.8
 IMAGES = 25  # of each class in the test set
-SHARED = ("there is one thing.", "this is a picture.")
+SHARED = ("there is one thing.", "this is an image.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def images(variety: Variety, seed: int, index: int, count: int) -> Iterator[Imag
 def draw(trial: Trial) -> dict[str, Any]:
     """The training folder with one image of each class, the sentences, and the embedded test images."""
     classes = varieties(trial.seed)
-    folder = trial.folder / "pictures"
+    folder = trial.folder / "images"
     test_images = []
     labels = []
     for number, variety in enumerate(classes):
@@ -145,7 +145,7 @@ def searched(change: Callable[[Method], None] | None = None, **config: Any) -> C
     """An arm with a search for prompts; `change` alters the method before it runs."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        bank = "pictures" if trial.quick else "imagenet"
+        bank = "images" if trial.quick else "imagenet"
         settings = resolve(
             "proapo",
             {"train": trial.prelude["data"]},
@@ -224,7 +224,7 @@ def shuffle(method: Any) -> None:
 
 claim = Claim(
     question=(
-        "A search over prompts by one picture of each class drops sentences that are false, and names other pictures "
+        "A search over prompts by one image of each class drops sentences that are false, and names other images "
         "better than all sentences do; with the entropy term it does so better than by accuracy alone."
     ),
     seeds=(10, 11, 12, 13, 14, 15, 16, 17, 18, 19),

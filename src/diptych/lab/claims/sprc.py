@@ -1,10 +1,10 @@
-"""Does a prompt of sentence length say an edit of a picture that a sum of features, or a single pseudo-word, cannot?
+"""Does a prompt of sentence length say an edit of an image that a sum of features, or a single pseudo-word, cannot?
 
 Scenes of two or three shapes have five siblings each: one thing added, removed, moved, replaced or recoloured, or two
-that swap. A query is a scene and the instruction; the gallery are all pictures of held-out scenes, and with the scene
+that swap. A query is a scene and the instruction; the gallery are all images of held-out scenes, and with the scene
 itself left out its siblings are near-duplicates of the target. Neither part is enough: an instruction fits many scenes,
 a scene has five siblings. The prelude trains an image tower (CLIP on the captions) and on it, frozen, the Q-Former
-(pictures and captions that look for each other). All arms start from both and take as many steps on the same triples.
+(images and captions that look for each other). All arms start from both and take as many steps on the same triples.
 
     image           the reference alone: the mean of its target vectors
     text            the instruction alone
@@ -41,7 +41,7 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:objects=shapes:number=2-3:same=0:size=32:siblings=6:texts=caption"
-LEARNT = 3600  # pictures to learn from
+LEARNT = 3600  # images to learn from
 GROUPS = 80  # scenes held out
 VARIANTS = "glyph-variants"
 TOWER = "conv:image_size=32:stem=2:widths=(32,64,96):depths=(1,1,1):pooling=max"
@@ -54,7 +54,7 @@ Change = Callable[[Composer], None]
 
 
 def begin(trial: Trial, data: str, held_out: str, together: int) -> dict[str, str]:
-    """The frozen image tower and the Q-Former on it, from pictures with captions."""
+    """The frozen image tower and the Q-Former on it, from images with captions."""
     steps = {"base": BASE_STEPS, "pairs": PAIR_STEPS}
     if trial.quick:
         steps = dict.fromkeys(steps, 3)
@@ -87,7 +87,7 @@ def variants(trial: Trial) -> dict[str, str]:
 
 
 def asking(ask: Callable[[Composer, Tensor, Tensor, Tensor], Tensor]) -> Change:
-    """A composer whose query is what `ask(composer, pictures, ids, lengths)` gives."""
+    """A composer whose query is what `ask(composer, images, ids, lengths)` gives."""
 
     def change(composer: Composer) -> None:
         blank = torch.zeros(1, 1, composer.qformer.config.width)  # there is no prompt
@@ -185,7 +185,7 @@ EXPECT = (
 
 claim = Claim(
     question=(
-        "A prompt of sentence length finds edited pictures above the reference alone, the instruction alone, their sum "
+        "A prompt of sentence length finds edited images above the reference alone, the instruction alone, their sum "
         "and a single pseudo-word; with zeros in its place the gain is gone."
     ),
     seeds=(0, 1, 2, 3, 4),

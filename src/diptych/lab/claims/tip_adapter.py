@@ -1,28 +1,28 @@
-"""Are the labelled pictures themselves an adapter that needs no training, and a better start of one than words?
+"""Are the labelled images themselves an adapter that needs no training, and a better start of one than words?
 
-All arms start from `tiny` and learn from 16 pictures of each of ten classes, a thing in a colour, in two styles that
-`tiny` never saw and under noise (`lab.adapting`), or from one picture of each (`…_1`).
+All arms start from `tiny` and learn from 16 images of each of ten classes, a thing in a colour, in two styles that
+`tiny` never saw and under noise (`lab.adapting`), or from one image of each (`…_1`).
 
     names       zero-shot
-    probe       logistic regression on the pictures' vectors, which reads no names
+    probe       logistic regression on the images' vectors, which reads no names
     coop        vectors in place of the template's words
-    tip         the method: votes of the pictures' vectors beside the names, nothing is trained
+    tip         the method: votes of the images' vectors beside the names, nothing is trained
     tuned       the vectors are trained as well, for as many steps as in coop
-    dealt       tip, the labels of the cache dealt out anew among its pictures
+    dealt       tip, the labels of the cache dealt out anew among its images
 
 `base` is the accuracy among the ten classes. Noise and steps are those of the claim on `maple`; `alpha` and `beta` were
 chosen on seed 100, of nine and five values each. There base came to .65 (names), .82, .80, .72, .83, .60 and with one
-picture to .40 (probe) and .65 (tip), so that with one the votes hardly change what the names say.
+image to .40 (probe) and .65 (tip), so that with one the votes hardly change what the names say.
 
-The block `real` is on photographs of goods in shops (`grocery`, 81 classes, 16 pictures of each drawn by the seed, all
-1,567 of the test split), with a picture tower and a text tower that were trained apart and are joined by two linear
+The block `real` is on photographs of goods in shops (`grocery`, 81 classes, 16 images of each drawn by the seed, all
+1,567 of the test split), with an image tower and a text tower that were trained apart and are joined by two linear
 maps (`lab.joined`); both stay frozen in all arms. `joined` tells how well the pair finds the captions of 200 other
 photographs, about .245 (`i2t_r1`) where the towers are what they should be. Beside the arms above:
 
     ensemble    zero-shot by seven templates
     described   zero-shot by the name and each sentence of the shop's own description
-    proapo      a search over those templates and sentences by the 1,296 pictures
-    gist        the maps are trained on the sentences that fit each picture, then the linear probe
+    proapo      a search over those templates and sentences by the 1,296 images
+    gist        the maps are trained on the sentences that fit each image, then the linear probe
 
 Here `alpha` and `beta` are the best on the validation split, as published, which nothing else looks at. Steps and rates
 of this block were set beforehand, but for coop's: its vectors are each class's own and its rate is high, since on seed
@@ -44,7 +44,7 @@ from diptych.data import descriptions
 from diptych.data.sources import open_source
 from diptych.data.templates import BANKS
 from diptych.evaluation import evaluate
-from diptych.lab.adapting import LABEL, SHOTS, TEMPLATE, adapted, classes, pictures
+from diptych.lab.adapting import LABEL, SHOTS, TEMPLATE, adapted, classes, images
 from diptych.lab.claim import Arm, Claim, Floor, Trial, better, not_worse
 from diptych.lab.joined import Pair, join, retrieval
 from diptych.methods.adapt.proapo.prompt_sets import PromptSets
@@ -54,14 +54,14 @@ from diptych.models.adapted import ClassifierModel
 from diptych.rng import generator
 
 NOISE = 30.0
-TESTED = 50  # pictures of each class
+TESTED = 50  # images of each class
 VOTES = {"alpha": 3.0, "beta": 10.0}
 STEPS = {"steps": 150, "batch_size": 16, "warmup": 0.1}
 
 
 def prelude(trial: Trial) -> dict[str, Any]:
-    """The pictures of the seed."""
-    return pictures(trial, noise=NOISE, tested=TESTED)
+    """The images of the seed."""
+    return images(trial, noise=NOISE, tested=TESTED)
 
 
 def measure(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
@@ -100,8 +100,8 @@ def tip(**how: Any) -> Arm:
 
 claim = Claim(
     question=(
-        "Votes of the labelled pictures beside the names are better than the names alone without any training, and at "
-        "one picture of each class better than a linear probe; trained, they are better still and no worse than CoOp."
+        "Votes of the labelled images beside the names are better than the names alone without any training, and at "
+        "one image of each class better than a linear probe; trained, they are better still and no worse than CoOp."
     ),
     seeds=(0, 1, 2, 3, 4),
     prelude=prelude,
@@ -225,12 +225,12 @@ def voted(change: Any = None, *, tune: bool = False) -> Arm:
 
 def searched(trial: Trial) -> dict[str, float]:
     """An arm: a search over templates and sentences."""
-    config = {"templates": "pictures", "descriptions": trial.prelude.bank}
+    config = {"templates": "images", "descriptions": trial.prelude.bank}
     return told(shopped("proapo", trial, config=config), trial)
 
 
 def captioned(trial: Trial) -> dict[str, float]:
-    """An arm: the maps, trained on the sentences that fit the pictures, then the linear probe."""
+    """An arm: the maps, trained on the sentences that fit the images, then the linear probe."""
     recipe = {"steps": 100, "batch_size": 100, "lr": 3e-4}
     model = shopped("gist", trial, config={"bank": trial.prelude.bank}, recipe=recipe)
     train, test = (goods(split, trial) for split in ("train", "test"))
@@ -240,7 +240,7 @@ def captioned(trial: Trial) -> dict[str, float]:
 
 real = Claim(
     question=(
-        "On photographs of goods, too, votes of the labelled pictures beside the names are better than the names alone "
+        "On photographs of goods, too, votes of the labelled images beside the names are better than the names alone "
         "without any training; trained, they are better still and no worse than CoOp."
     ),
     seeds=(0, 1, 2, 3, 4),
@@ -248,7 +248,7 @@ real = Claim(
     arms={
         "joined": lambda trial: retrieval(trial.prelude.pair),
         "names": zero_shot("plain"),
-        "ensemble": zero_shot("pictures"),
+        "ensemble": zero_shot("images"),
         "described": described,
         "proapo": searched,
         "probe": learnt("linear_probe"),

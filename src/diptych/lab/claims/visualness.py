@@ -1,23 +1,23 @@
-"""Does one NULL picture teach a dual encoder which sentences speak of what can be seen, and is retrieval kept?
+"""Does one NULL image teach a dual encoder which sentences speak of what can be seen, and is retrieval kept?
 
 Visual sentences show a scene of one thing ("A red cat on grass that someone has no right to see"), others hold
 something of it ("Someone has no right to see a red cat on grass"), in the same words and at the same lengths, so that
-only their order tells (`data.worlds.sentences.mixed`). Pages have two pictures, a sentence that shows each and four
+only their order tells (`data.worlds.sentences.mixed`). Pages have two images, a sentence that shows each and four
 others, one of which is of what every second page shows; the shipped model labels their sentences, the upper quarter and
 the lower 45 %. All trained arms start from that model and take as many steps, but for one or two.
 
-    clip                the model as it is, with the NULL picture
+    clip                the model as it is, with the NULL image
     words               the mean over a sentence's words of how often each is in visual sentences of both stages
     classifier          logistic regression on the model's text vectors, learnt from both stages
     tip                 both stages: pages, then the labels of people, which are right
     automatic, human    one of the two
-    multi               the NULL picture stands in the batch once
-    other_null          another NULL picture
-    common              one picture for all visual sentences: tells them as well, and finds no picture
-    shuffled            the pictures of both stages dealt out anew among the sentences
+    multi               the NULL image stands in the batch once
+    other_null          another NULL image
+    common              one image for all visual sentences: tells them as well, and finds no image
+    shuffled            the images of both stages dealt out anew among the sentences
 
 `f1` is macro F1 on held-out sentences, a third of them visual, of scenes with pairs that training never shows, at a
-threshold found on others; `mrr` the mean reciprocal rank of the own picture of the visual ones among theirs,
+threshold found on others; `mrr` the mean reciprocal rank of the own image of the visual ones among theirs,
 `mrr_plain` that of what they show, without what is held of it. Margins are what the paper calls kept, a loss of .052,
 and twice that where nothing is gained from the new kind of sentence.
 
@@ -60,7 +60,7 @@ from diptych.training.run import run
 
 SCENES = {"number": 1, "drop": 0, "texts": "caption"}
 PAGES = 150
-PICTURES = 2
+IMAGES = 2
 OTHERS = 4
 # Sentences, a third of them visual.
 HUMAN = 150
@@ -73,7 +73,7 @@ Row = dict[str, Any]
 
 
 class Writer:
-    """Sentences about the scenes of one split in order, none of them twice, and pictures in files."""
+    """Sentences about the scenes of one split in order, none of them twice, and images in files."""
 
     def __init__(self, trial: Trial, split: str):
         self.world = build("scenes", {**SCENES, "split": split})
@@ -89,7 +89,7 @@ class Writer:
         return self.world.sample(self.seed, self.next)
 
     def visual(self) -> tuple[Scene, Row]:
-        """A scene with its picture, and a sentence that shows it: with its caption alone as `plain`."""
+        """A scene with its image, and a sentence that shows it: with its caption alone as `plain`."""
         scene = self.scene()
         path = self.folder / f"{self.next}.png"
         self.world.example(scene, path.stem).images["main"].decode().save(path)
@@ -114,17 +114,17 @@ class Writer:
             yield self.other() if at % 3 else self.visual()[1]
 
     def pages(self, count: int) -> Iterator[Row]:
-        """Pages: rows of pictures and rows of sentences, which say nothing of their kind."""
+        """Pages: rows of images and rows of sentences, which say nothing of their kind."""
         for page in range(count):
-            pictured = [self.visual() for _ in range(PICTURES)]
-            about = [pictured[0][0] if page % 2 == 0 and at == 0 else None for at in range(OTHERS)]
-            texts = [row["text"] for _, row in pictured] + [self.other(scene)["text"] for scene in about]
-            yield from ({"image": row["image"], "page_id": page} for _, row in pictured)
+            with_image = [self.visual() for _ in range(IMAGES)]
+            about = [with_image[0][0] if page % 2 == 0 and at == 0 else None for at in range(OTHERS)]
+            texts = [row["text"] for _, row in with_image] + [self.other(scene)["text"] for scene in about]
+            yield from ({"image": row["image"], "page_id": page} for _, row in with_image)
             yield from ({"text": text, "page_id": page} for text in texts)
 
 
 def draw(trial: Trial) -> dict[str, str]:
-    """The tables of the seed: both stages, the same with pictures dealt out anew, and what is held out."""
+    """The tables of the seed: both stages, the same with images dealt out anew, and what is held out."""
     share = 5 if trial.quick else 1
     train = Writer(trial, "train")
     test = Writer(trial, "test")
@@ -178,14 +178,14 @@ def trained(
 
 
 def clip(trial: Trial, *, rated: bool = False) -> dict[str, float]:
-    """The shipped model itself, with the NULL picture."""
+    """The shipped model itself, with the NULL image."""
     model = VisualnessModel.of(load("tiny"))
     model.calibrate(*labelled(open_source(trial.prelude["val"])))
     return measure(model, trial, rated)
 
 
 def measure(model: Any, trial: Trial, rated: bool) -> dict[str, float]:
-    """How well held-out sentences are told apart, and how well the visual ones find their pictures; where words are
+    """How well held-out sentences are told apart, and how well the visual ones find their images; where words are
     `rated`, how far the score of single words rises with their concreteness."""
     source = open_source(trial.prelude["test"])
     told = evaluate(model, source, ["visualness", "retrieval"])
@@ -201,7 +201,7 @@ def measure(model: Any, trial: Trial, rated: bool) -> dict[str, float]:
 
 
 def judged(trial: Trial, score: Callable[[Sequence[str]], np.ndarray]) -> dict[str, float]:
-    """The numbers of a way to score texts that finds no pictures: it has the ranks of chance."""
+    """The numbers of a way to score texts that finds no images: it has the ranks of chance."""
     known, test = (labelled(open_source(trial.prelude[name])) for name in ("val", "test"))
     threshold = best_threshold(score(known[0]), known[1])
     found = report(score(test[0]), test[1], threshold)
@@ -261,8 +261,8 @@ def lexicon(trial: Trial) -> dict[str, float]:
 
 claim = Claim(
     question=(
-        "One NULL picture for all other sentences teaches a dual encoder which sentences are visual, and keeps its "
-        "retrieval, which one picture for all visual sentences destroys."
+        "One NULL image for all other sentences teaches a dual encoder which sentences are visual, and keeps its "
+        "retrieval, which one image for all visual sentences destroys."
     ),
     seeds=(0, 1, 2, 3, 4),
     prelude=draw,

@@ -93,7 +93,7 @@ def compare(
 
 def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
     """Write OUT/report.html and return its path."""
-    from diptych.lab.compare import page  # pictures and torch, which no job need wait for
+    from diptych.lab.compare import page  # images and torch, which no job need wait for
 
     path = table.folder / "report.html"
     html = page.compose(table, chosen(table, metrics))
@@ -138,7 +138,7 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
     asked = set(card["abilities"])
     if config.text_tower == NO_TOWER and "embed_texts" in asked:
         raise InputError(
-            f"{method} has no text tower, so {suite} cannot measure it; name a suite of pictures alone "
+            f"{method} has no text tower, so {suite} cannot measure it; name a suite of images alone "
             "with --suite, such as probe"
         )
     if config.image_tower == NO_TOWER and asked & {"embed_images", "represent", "preprocess", "embed_texts"}:

@@ -247,7 +247,7 @@ def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def gflops(model: Any) -> float:
-    """Forward GFLOPs of what a method delivers: one picture at the tower's size and one text that fills the tokenizer's
+    """Forward GFLOPs of what a method delivers: one image at the tower's size and one text that fills the tokenizer's
     context, or of the two that which it reads.
 
     A multiply-add counts as two; counted by torch on the meta device, where no kernel hides its products.

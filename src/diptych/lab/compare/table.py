@@ -202,7 +202,7 @@ def notes(table: Table) -> list[str]:
                 f"a budget of {budget:,} became {samples:,} samples of {', '.join(methods)}: runs take whole "
                 "steps, in each of their stages"
             )
-    for side, other in (("text", "pictures"), ("image", "texts")):
+    for side, other in (("text", "images"), ("image", "texts")):
         towers = {row["method"]: row.get(f"{side}_tower") for row in table.rows}
         without = [name for name in table.methods if towers.get(name) == "none"]
         if without and len(without) < len(table.methods):

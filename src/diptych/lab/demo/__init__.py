@@ -1,12 +1,12 @@
 """`diptych demo`: train CLIP on drawings of everyday things, test it on a design and on concepts it never saw, search.
 
-Three tests, each over names and pictures, where a name's only right picture is its own:
+Three tests, each over names and images, where a name's only right image is its own:
 
-    unseen_design.plain    the pictures of a design kept out of training, on white
+    unseen_design.plain    the images of a design kept out of training, on white
     unseen_design.placed   the same, shrunk by 1/s, s uniform in [1, 1.8], anywhere on a 64 px canvas of a random colour
     unseen_concepts        concepts kept out of training, drawn by the first training design
 
-The bar to beat is a look-up without learning: of the gallery's pictures, those nearest in 16 x 16 pixels to a training
+The bar to beat is a look-up without learning: of the gallery's images, those nearest in 16 x 16 pixels to a training
 drawing of the name. On white it is strong, since designs draw many things alike; placement undoes it.
 
 Recipes are chosen on `CHOICE`, which keeps out another design and other concepts, so that `FINAL` stays unseen.
@@ -35,7 +35,7 @@ __all__ = ["CHOICE", "FINAL", "Trial", "run_demo"]
 HITS = 8
 
 Search = Callable[[Model, str, Path, Sequence[str | Image.Image], int], Sequence[Sequence[Found]]]
-"""`search(model, source, folder, queries, k)`: embed a source into a folder, then answer texts and pictures."""
+"""`search(model, source, folder, queries, k)`: embed a source into a folder, then answer texts and images."""
 
 Train = Callable[[str, Path, int], None]
 """`train(source, run, seed)`: leave a trained model and its metrics.jsonl in the folder `run`."""

@@ -14,7 +14,7 @@ from diptych.rng import generator
 
 
 class Found(Protocol):
-    """One picture that a search found."""
+    """One image that a search found."""
 
     @property
     def score(self) -> float: ...
@@ -73,21 +73,21 @@ def compose(
     design = metrics["unseen_design"]
     unseen = metrics["unseen_concepts"]
     lead = (
-        f"A dual encoder learnt from scratch in {metrics['seconds_train']:.0f} seconds which pictures belong to which "
+        f"A dual encoder learnt from scratch in {metrics['seconds_train']:.0f} seconds which images belong to which "
         f"words, from emoji of {len(trial.designs)} designs ({', '.join(trial.designs)}). Here it meets a design that "
         f"it never saw, {trial.held_out}, and concepts that it never saw."
     )
     numbers = report.figures(
         (
             report.share(design["placed"]["t2i_r5"]),
-            "of names find their picture among the first 5, moved and recoloured",
+            "of names find their image among the first 5, moved and recoloured",
         ),
         (report.share(design["plain"]["t2i_r5"]), "the same, on white"),
         (report.share(unseen["t2i_r5"]), "the same, for concepts it never saw"),
         (f"{metrics['steps']:,}", f"steps in {metrics['seconds_train']:.0f} s, seed {metrics['seed']}"),
     )
     return report.page(
-        "Words and pictures, on one hinge",
+        "Words and images, on one hinge",
         lead,
         numbers,
         _tests(trial, metrics),
@@ -108,17 +108,17 @@ def _training(trial: Trial, losses: Sequence[tuple[float, float]]) -> str:
 def _tests(trial: Trial, metrics: Mapping[str, Any]) -> str:
     def group(title: str, values: Mapping[str, Any], target: float) -> tuple[str, list[report.Bar]]:
         n = values["n"]
-        ways = (("t2i_r1", "name → picture, R@1"), ("t2i_r5", "name → picture, R@5"))
-        ways += (("i2t_r1", "picture → name, R@1"), ("i2t_r5", "picture → name, R@5"))
+        ways = (("t2i_r1", "name → image, R@1"), ("t2i_r5", "name → image, R@5"))
+        ways += (("i2t_r1", "image → name, R@1"), ("i2t_r5", "image → name, R@5"))
         rows = [report.Bar(label=label, value=values[key], chance=int(key[-1]) / n) for key, label in ways]
         looked_up = values.get("pixel_lookup_r5")
         rows[1] = report.Bar(label=ways[1][1], value=values["t2i_r5"], chance=5 / n, lookup=looked_up, target=target)
-        return f"{title} ({n:,} names, {n:,} pictures)", rows
+        return f"{title} ({n:,} names, {n:,} images)", rows
 
     design = metrics["unseen_design"]
     note = (
         "R@k: the share of queries whose one right answer is among the first k; a tie counts as a miss. The look-up "
-        f"uses no learning: it takes the pictures nearest in {LOOKUP} × {LOOKUP} pixels to a training drawing of the "
+        f"uses no learning: it takes the images nearest in {LOOKUP} × {LOOKUP} pixels to a training drawing of the "
         "name."
     )
     return report.section(
@@ -184,13 +184,13 @@ def _searches(trial: Trial, queries: Queries, found: Sequence[Sequence[Found]]) 
     return [
         report.section(
             "Search by text",
-            f"The nearest of {len(gallery):,} pictures by {trial.held_out}, with their cosines. The first "
-            f"{len(queries.names)} texts are names drawn by lot, their pictures ringed; the others are nobody's name.",
+            f"The nearest of {len(gallery):,} images by {trial.held_out}, with their cosines. The first "
+            f"{len(queries.names)} texts are names drawn by lot, their images ringed; the others are nobody's name.",
             report.finds(rows[:texts]),
         ),
         report.section(
-            "Search by picture",
-            f"The same pictures, nearest to a drawing by {trial.designs[0]}, drawn by lot; the same concept is ringed.",
+            "Search by image",
+            f"The same images, nearest to a drawing by {trial.designs[0]}, drawn by lot; the same concept is ringed.",
             report.finds(rows[texts:]),
         ),
     ]

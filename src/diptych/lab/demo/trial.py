@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diptych.data.pictures import on_ground
-from diptych.data.sample import Picture, Sample, Schema
+from diptych.data.images import on_ground
+from diptych.data.sample import EncodedImage, Sample, Schema
 from diptych.data.sources import open_source
 from diptych.data.sources.glyphs import Glyphs
 from diptych.data.views import place
@@ -63,27 +63,27 @@ def measure(model: Model, trial: Trial, seed: int) -> dict[str, Any]:
 
 
 def recalls(model: Model, source: Any) -> dict[str, Any]:
-    """n, and recall at 1 and 5 from names to pictures (t2i) and from pictures to names (i2t)."""
+    """n, and recall at 1 and 5 from names to images (t2i) and from images to names (i2t)."""
     result = retrieval(model, source, ks=(1, 5))
     return {name: result[name] for name in ("n", "t2i_r1", "t2i_r5", "i2t_r1", "i2t_r5")}
 
 
 @dataclass(frozen=True)
-class PlacedPicture:
+class PlacedImage:
     """A drawing shrunk by 1/`shrink` and laid `at` a place of a canvas of one colour."""
 
-    picture: Picture
+    image: EncodedImage
     shrink: float
     at: tuple[float, float]
     ground: tuple[int, int, int]
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The canvas, RGB."""
-        return place(self.picture.decode(), CANVAS, self.shrink, self.at, self.ground)
+        return place(self.image.decode(), CANVAS, self.shrink, self.at, self.ground)
 
     def read(self) -> bytes:
         """The drawing's own bytes; there is no file of the canvas."""
-        return self.picture.read()
+        return self.image.read()
 
 
 class Placed(Wrapped):
@@ -100,9 +100,9 @@ class Placed(Wrapped):
         x = rng.uniform()
         y = rng.uniform()
         red, green, blue = rng.integers(0, 256, 3).tolist()
-        picture = PlacedPicture(sample.images["main"], shrink, (x, y), (red, green, blue))
+        image = PlacedImage(sample.images["main"], shrink, (x, y), (red, green, blue))
         return Sample(
-            key=sample.key, source=self.name, images={"main": picture}, texts=sample.texts, labels=sample.labels
+            key=sample.key, source=self.name, images={"main": image}, texts=sample.texts, labels=sample.labels
         )
 
     def schema(self) -> Schema:
@@ -111,12 +111,12 @@ class Placed(Wrapped):
 
 
 def pixel_lookup(gallery: Glyphs | Placed, drawings: Glyphs, k: int = 5) -> float:
-    """Recall at `k` from names to pictures without learning.
+    """Recall at `k` from names to images without learning.
 
-    A picture's distance from a name is that from the nearest of the name's training drawings, which lie on white, in
+    An image's distance from a name is that from the nearest of the name's training drawings, which lie on white, in
     16 x 16 RGB pixels (Euclidean).
     """
-    distance = torch.cdist(small_pixels(gallery), small_pixels(drawings))  # (pictures, drawings)
+    distance = torch.cdist(small_pixels(gallery), small_pixels(drawings))  # (images, drawings)
     names = gallery.labels("concept")
     owner = drawings.labels("concept")
     columns = [distance[:, torch.from_numpy(owner == name)].amin(1) for name in names]
@@ -124,7 +124,7 @@ def pixel_lookup(gallery: Glyphs | Placed, drawings: Glyphs, k: int = 5) -> floa
 
 
 def small_pixels(source: Glyphs | Placed) -> torch.Tensor:
-    """Every picture on white as 16 x 16 means: (N, 768), in [0, 1]."""
-    pictures = (on_ground(source[i].images["main"].decode()) for i in range(len(source)))
-    small = [np.asarray(picture.resize((LOOKUP, LOOKUP), Image.Resampling.BOX)) for picture in pictures]
+    """Every image on white as 16 x 16 means: (N, 768), in [0, 1]."""
+    images = (on_ground(source[i].images["main"].decode()) for i in range(len(source)))
+    small = [np.asarray(image.resize((LOOKUP, LOOKUP), Image.Resampling.BOX)) for image in images]
     return torch.from_numpy(np.stack(small)).flatten(1).float() / 255

@@ -1,17 +1,17 @@
 """CTP + TFT: Task-Oriented Multi-Modal Mutual Leaning for Vision-Language Models (ICCV 2023).
 
-CoCoOp shifts the prompts of all classes by one vector of the picture, which draws the classes together. Here the name
-of each class reads the picture and shifts its own prompt (class-aware text prompts, CTP), and the picture reads the
+CoCoOp shifts the prompts of all classes by one vector of the image, which draws the classes together. Here the name
+of each class reads the image and shifts its own prompt (class-aware text prompts, CTP), and the image reads the
 classes that come out (text-guided feature tuning, TFT):
 
     r_c = attention(e_c over [v, V]),      t_c = text([ctx + h(norm r_c), name_c, "."])
     v' = unit(v + alpha · attention(v over t_1 … t_C)),      L = mean_i CE(s <v'_i, t_c(x_i)>, c = y_i)
 
-e_c is the class in the plain prompt, v the picture and V its patches in the joint space, all unit vectors. What is
-added to prompts and picture is 0 at the start, which is zero-shot. Inference: the same, with any names; the picture
+e_c is the class in the plain prompt, v the image and V its patches in the joint space, all unit vectors. What is
+added to prompts and image is 0 at the start, which is zero-shot. Inference: the same, with any names; the image
 reads those that are named.
 
-A reconstruction: of the paper the abstract alone was read. It says that labels read the picture, that the picture reads
+A reconstruction: of the paper the abstract alone was read. It says that labels read the image, that the image reads
 the classes, and that one contrastive loss trains both; every form here is ours.
 """
 
@@ -44,8 +44,8 @@ Reads = Literal["query_image", "pool"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`tft` says what text-guided tuning reads: the picture the classes (`query_image`), or each class the patches
-    (`pool`), for a picture of its own. `heads` are those of both attentions; `prompts` are encoded at once."""
+    """`tft` says what text-guided tuning reads: the image the classes (`query_image`), or each class the patches
+    (`pool`), for an image of its own. `heads` are those of both attentions; `prompts` are encoded at once."""
 
     tft: Reads = "query_image"
     heads: Count = 8
@@ -53,11 +53,11 @@ class Config(ClassifyConfig):
 
 
 class ClassAware(ConditionalPrompts):
-    """Prompts shifted by what each class reads of the picture, and pictures by what they read of the classes.
+    """Prompts shifted by what each class reads of the image, and images by what they read of the classes.
 
     `text_features` are the classes in the plain prompt, which ask; `class_features` those that come out.
 
-    Dimensions: N pictures, C classes, P patches (h x w), D text width, E embedding.
+    Dimensions: N images, C classes, P patches (h x w), D text width, E embedding.
     """
 
     fixed = True
@@ -91,34 +91,34 @@ class ClassAware(ConditionalPrompts):
         return self.encoder.embed_texts(self.ids, self.lengths)
 
     def look(self, seen: Encoded) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the whole picture (N, 1, E) and of its patches (N, P, E)."""
+        """Unit vectors of the whole image (N, 1, E) and of its patches (N, P, E)."""
         tokens = torch.cat([seen.pooled[:, None], seen.tokens[:, seen.prefix :]], 1)
         vectors = normalize(self.encoder.project_image(tokens), dim=-1)
         return vectors[:, :1], vectors[:, 1:]
 
-    def aware(self, picture: Tensor, patches: Tensor, texts: Tensor) -> Tensor:
-        """The classes (N, C, E) by what each, as `texts` (C, E), reads of the picture."""
-        read = self.ctp(texts.detach().expand(len(picture), -1, -1), torch.cat([picture, patches], 1))
+    def aware(self, image: Tensor, patches: Tensor, texts: Tensor) -> Tensor:
+        """The classes (N, C, E) by what each, as `texts` (C, E), reads of the image."""
+        read = self.ctp(texts.detach().expand(len(image), -1, -1), torch.cat([image, patches], 1))
         return self.pair_features(self.meta(self.norm(read)))
 
-    def tuned(self, picture: Tensor, patches: Tensor, classes: Tensor) -> Tensor:
-        """The picture by what it reads of the classes, unit vectors (N, 1, E), or (N, C, E), one for each class."""
-        read = self.tft(classes, patches) if self.pool else self.tft(picture, classes)
-        return normalize(picture + self.alpha * read, dim=-1)
+    def tuned(self, image: Tensor, patches: Tensor, classes: Tensor) -> Tensor:
+        """The image by what it reads of the classes, unit vectors (N, 1, E), or (N, C, E), one for each class."""
+        read = self.tft(classes, patches) if self.pool else self.tft(image, classes)
+        return normalize(image + self.alpha * read, dim=-1)
 
     def class_features(self, x: Tensor) -> Tensor:
         return self.aware(*self.look(self.encoder.encode_image(x)), self.text_features())
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         assert texts is not None
-        picture, patches = self.look(self.encoder.encode_image(x))
-        classes = self.aware(picture, patches, texts)
-        return self.encoder.logit_scale() * (self.tuned(picture, patches, classes) * classes).sum(-1)
+        image, patches = self.look(self.encoder.encode_image(x))
+        classes = self.aware(image, patches, texts)
+        return self.encoder.logit_scale() * (self.tuned(image, patches, classes) * classes).sum(-1)
 
     @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:
-        """Where each class looks in pictures (N, 3, H, W): weights (N, C, h, w), the mean of the heads. What they lack
-        of 1 is on the picture as a whole. Raises InputError for a tower without a grid.
+        """Where each class looks in images (N, 3, H, W): weights (N, C, h, w), the mean of the heads. What they lack
+        of 1 is on the image as a whole. Raises InputError for a tower without a grid.
 
         >>> import diptych
         >>> model = diptych.load("tiny")
@@ -136,7 +136,7 @@ class ClassAware(ConditionalPrompts):
 
 
 class CTPTFT(Classify):
-    """Classes that read the picture, and a picture that reads the classes."""
+    """Classes that read the image, and an image that reads the classes."""
 
     Config = Config
 

@@ -1,4 +1,4 @@
-"""Full fine-tuning on labelled pictures, with lower rates for lower layers (Clark et al., ICLR 2020; He et al., 2022).
+"""Full fine-tuning on labelled images, with lower rates for lower layers (Clark et al., ICLR 2020; He et al., 2022).
 
 The classes are their names in a prompt, as for zero-shot, and the image tower learns to fit them:
 

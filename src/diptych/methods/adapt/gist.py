@@ -1,19 +1,19 @@
 """GIST: Generating Image-Specific Text for Fine-grained Object Classification (Lewis et al., 2023).
 
-Labelled pictures get captions of their own: a bank holds many descriptions of each class, a frozen model picks those of
-the picture's own class that fit it best, and CLIP is trained on the pairs, both towers and the scale.
+Labelled images get captions of their own: a bank holds many descriptions of each class, a frozen model picks those of
+the image's own class that fit it best, and CLIP is trained on the pairs, both towers and the scale.
 
     match    s_ik = softmax_k(100 <u_i, w_ck>), c = y_i;   the T largest, in order
     train    L = ½ [ CE(exp(t) X Y^T, diagonal) + CE(exp(t) Y X^T, diagonal) ],   text "<class>: <caption>"
 
-u_i and w_ck are the matcher's unit vectors of picture i and of caption k of class c: no other class's caption is
-looked at. Each of the first `use` captions makes a pair with the picture, and the pairs are shuffled apart from each
+u_i and w_ck are the matcher's unit vectors of image i and of caption k of class c: no other class's caption is
+looked at. Each of the first `use` captions makes a pair with the image, and the pairs are shuffled apart from each
 other. The matcher is the model that training starts from, as it stands before the first step, or another one; it is not
 asked again. Long captions may be matched, and trained on in short (`summaries`). The scale has no bounds, as published.
 
-[choice] The class stands before a caption once, where published summaries that begin with it got it twice. [choice] A
-picture's pairs are each other's false negatives as published; `group_positives` makes all of them right. Inference:
-a linear probe of the pictures' embeddings (`evaluation.suites.probe`), or classes by the text of their names.
+[choice] The class stands before a caption once, where published summaries that begin with it got it twice. [choice] An
+image's pairs are each other's false negatives as published; `group_positives` makes all of them right. Inference:
+a linear probe of the images' embeddings (`evaluation.suites.probe`), or classes by the text of their names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from diptych.data.loader import require
 from diptych.data.pairs import ORIGIN, Paired
 from diptych.data.sample import Source, labels_of
 from diptych.data.tokenizers import Tokenizer
-from diptych.data.views import LabelView, PictureView, View
+from diptych.data.views import ImageView, LabelView, View
 from diptych.errors import InputError
 from diptych.methods.base import Preset, Recipe, Stage
 from diptych.methods.families.few_shot import SMALL, LabelConfig, class_names
@@ -65,9 +65,9 @@ class Config(LabelConfig):
     """`bank` are descriptions of the classes: a JSON file {class: [text, …]}, or templates (`data.descriptions`);
     `summaries` is a JSON file {description: short text}, for those that are too long to train on. `matcher` is a model
     as `--init` takes it, "" the one that training starts from; it refuses captions that it cannot read whole, or with
-    `cut` reads their beginnings. `top` captions of each picture are kept, and the first `use` of them trained on. With
-    `captions`, a JSON file {picture: [text, …]}, there is nothing to match. `prefix` puts the class's name before each
-    caption. With `group_positives` all pairs of one picture are right for each other."""
+    `cut` reads their beginnings. `top` captions of each image are kept, and the first `use` of them trained on. With
+    `captions`, a JSON file {image: [text, …]}, there is nothing to match. `prefix` puts the class's name before each
+    caption. With `group_positives` all pairs of one image are right for each other."""
 
     bank: str = ""
     summaries: str = ""
@@ -87,7 +87,7 @@ class Config(LabelConfig):
 
 
 class GIST(Pairs):
-    """Pairs of a picture and the descriptions of its class that fit it."""
+    """Pairs of an image and the descriptions of its class that fit it."""
 
     Config = Config
     test_options: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json")}
@@ -95,7 +95,7 @@ class GIST(Pairs):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} PICTURES --names 'A,B,C'"
+        return "evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} IMAGES --names 'A,B,C'"
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -103,14 +103,14 @@ class GIST(Pairs):
         if self.model.text is None or make.words is None:
             raise InputError(
                 "gist trains on texts, and this model has no text tower or came without its tokenizer; "
-                "start from one of pictures and texts"
+                "start from one of images and texts"
             )
         self.model.logit_scale.clamp = None
         self.teacher = Teacher(config.matcher) if config.matcher else None
         self.names: tuple[str, ...] = ()
         self.bank: tuple[tuple[str, ...], ...] = ()  # of each class its captions
         self.summaries: Mapping[str, str] = {}
-        self.ready: Mapping[str, Sequence[str]] = {}  # of each picture its captions, where they are matched already
+        self.ready: Mapping[str, Sequence[str]] = {}  # of each image its captions, where they are matched already
 
     @property
     def matcher(self) -> Model:
@@ -122,7 +122,7 @@ class GIST(Pairs):
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data and what the files say of them.
 
-        Raises InputError for a class or a picture without captions, and texts that are longer than the tower reads.
+        Raises InputError for a class or an image without captions, and texts that are longer than the tower reads.
         """
         source = sources["train"]
         config = self.config
@@ -137,11 +137,11 @@ class GIST(Pairs):
         if config.summaries:
             self.summaries = descriptions.read_summaries(config.summaries)
         if config.captions:
-            self.ready = descriptions.read_lists(config.captions, "picture")
+            self.ready = descriptions.read_lists(config.captions, "image")
             without = [key for key in source.keys() if key not in self.ready]  # noqa: SIM118  (a source is no dict)
             if without:
                 raise InputError(
-                    f"{config.captions} has no captions of {len(without)} of the {len(source)} pictures, "
+                    f"{config.captions} has no captions of {len(without)} of the {len(source)} images, "
                     f"such as {without[0]!r}; its keys are those of {source.name!r}"
                 )
             return
@@ -171,13 +171,13 @@ class GIST(Pairs):
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         if stage.name == _MATCH:
-            picture = PictureView(preprocess=self.matcher.preprocess)
-            return picture, LabelView(label=self.config.label, name="class", needed=True)
+            image = ImageView(preprocess=self.matcher.preprocess)
+            return image, LabelView(label=self.config.label, name="class", needed=True)
         origin = (LabelView(label=ORIGIN),) if self.config.group_positives else ()
         return (*super().views(stage, stream), *origin)
 
     def match(self, run: Any) -> None:
-        """Find each picture's captions, and keep their places in the list of its class as the column `matched`."""
+        """Find each image's captions, and keep their places in the list of its class as the column `matched`."""
         config = self.config
         matcher = self.matcher
         source = run.sources["train"]
@@ -216,7 +216,7 @@ class GIST(Pairs):
         return captions
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
-        """A pair of the picture with each of the first captions that were found for it."""
+        """A pair of the image with each of the first captions that were found for it."""
         if stage.name == _MATCH:
             return source
         if self.config.captions:
@@ -261,7 +261,7 @@ class GIST(Pairs):
 
 
 def matched(images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int], top: int) -> tuple[Tensor, Tensor]:
-    """The captions of each picture's own class that fit it best, in order: their places in the list of the class
+    """The captions of each image's own class that fit it best, in order: their places in the list of the class
     (n, top) long, -1 where that is shorter, and their shares of the softmax over it (n, top), 0 there.
 
     images (n, E) and labels (n,); texts (K, E) of all classes, one after the other, `sizes` of them each. Lengths of
@@ -283,8 +283,8 @@ def matched(images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int],
 
 
 def spread(first: Tensor, labels: Tensor) -> float:
-    """How many captions of a class come first for its pictures, in the mean over classes: the exponential of the
-    entropy of `first` (n,). With 1 a class's pictures all have the same text, as with the name alone.
+    """How many captions of a class come first for its images, in the mean over classes: the exponential of the
+    entropy of `first` (n,). With 1 a class's images all have the same text, as with the name alone.
 
     >>> spread(torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 1, 1]))
     1.5

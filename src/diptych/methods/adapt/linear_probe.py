@@ -2,11 +2,11 @@
 
     logits_c = w_c · x + b_c,   min over w, b   C · sum_i CE(logits_i, y_i) + |w|² / 2
 
-x are features of the pictures, standardised while w is fitted; C is chosen on a fifth of them kept aside, then all are
+x are features of the images, standardised while w is fitted; C is chosen on a fifth of them kept aside, then all are
 fitted. It is the regression of the suite `probe` (`diptych.linear`), as a classifier to keep and to use.
 
 Each class has weights of its own, and no text is read: there are no classes but those of the training, and the model
-may be one of pictures alone. Inference: the logits of all of them, or of some.
+may be one of images alone. Inference: the logits of all of them, or of some.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class Config(LabelConfig):
     features: Features = "embedding"
     search: str = "grid"
 
-    cached: ClassVar[bool] = True  # each picture is seen once, as it is
+    cached: ClassVar[bool] = True  # each image is seen once, as it is
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -91,18 +91,18 @@ class Linear(Classifier):
             raise InputError(
                 f"a linear probe has no weights for {others[0]!r}, which none of its {len(self.trained)} classes is "
                 "called: name classes of its training (of data with more, :classes=NAME+NAME), train it again with "
-                "pictures of this one, or take a method that reads names, such as tip_adapter"
+                "images of this one, or take a method that reads names, such as tip_adapter"
             )
         self.classes = classes
 
     def image_features(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) -> features (N, D)."""
+        """Images (N, 3, H, W) -> features (N, D)."""
         if self.features == "embedding":
             return self.encoder.embed_images(x)
         return self.encoder.encode_image(x).pooled
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
-        """Pictures (N, 3, H, W) -> logits (N, C)."""
+        """Images (N, 3, H, W) -> logits (N, C)."""
         places = [self.trained.index(name) for name in self.classes]
         return F.linear(self.image_features(x).to(self.weight.dtype), self.weight[places], self.bias[places])
 
@@ -123,7 +123,7 @@ class LinearProbe(Classify):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot"
+        return "classify {run} IMAGES", "evaluate {run} --data {data} --suite zeroshot"
 
     def build(self, encoder: DualEncoder) -> Linear:
         return Linear(encoder, self.make.words, self.config.features)
@@ -136,7 +136,7 @@ class LinearProbe(Classify):
         return (Stage(name="fit", prepare=self.fit, optimize=False),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        return self.picture, LabelView(label=self.config.label, name="class")
+        return self.image, LabelView(label=self.config.label, name="class")
 
     @torch.no_grad()
     def fit(self, run: Any) -> None:

@@ -89,7 +89,7 @@ class LoRA(Classify):
 
 LoRA.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-3)),
-    # The paper's own are of language models; [choice] a rate for few pictures.
+    # The paper's own are of language models; [choice] a rate for few images.
     "paper": replace(
         PAPER, recipe=replace(PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-4, batch_size=32)
     ),

@@ -1,11 +1,11 @@
 """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., ECCV 2022).
 
-The labelled pictures themselves are the adapter: a cache of their vectors, which votes for the classes of those that a
-new picture is near to, beside the class names.
+The labelled images themselves are the adapter: a cache of their vectors, which votes for the classes of those that a
+new image is near to, beside the class names.
 
     logits_c = s <x, t_c> + alpha · sum_{k: y_k = c} exp(-beta (1 - <x, F_k>))
 
-F_k are the unit vectors of the labelled pictures, y_k their classes. Nothing is trained; with `tune` (Tip-Adapter-F)
+F_k are the unit vectors of the labelled images, y_k their classes. Nothing is trained; with `tune` (Tip-Adapter-F)
 the F_k then learn by the cross-entropy of these logits. Names that were not in the training have no votes: of them
 their prompts alone speak.
 """
@@ -59,7 +59,7 @@ class Cached(Classifier):
         self.hold(0)
 
     def hold(self, count: int, trained: Sequence[str] = ()) -> None:
-        """Make room for the vectors of `count` pictures of the classes `trained`."""
+        """Make room for the vectors of `count` images of the classes `trained`."""
         device = self.ids.device
         self.trained = tuple(trained)
         self.keys = nn.Parameter(torch.zeros(count, self.encoder.embed_dim, device=device))
@@ -70,7 +70,7 @@ class Cached(Classifier):
         return self.judged(self.image_features(x), texts)
 
     def judged(self, image: Tensor, texts: Tensor, without: Tensor | None = None) -> Tensor:
-        """Unit vectors of pictures (N, E) and classes (C, E) -> logits (N, C); of picture i the vote `without[i]` does
+        """Unit vectors of images (N, E) and classes (C, E) -> logits (N, C); of image i the vote `without[i]` does
         not count."""
         near = torch.exp(-self.beta * (1 - image @ self.keys.T))  # (N, K)
         if without is not None:
@@ -88,15 +88,15 @@ class Cached(Classifier):
         return votes[:, at] * known
 
     def extra_state(self) -> dict[str, Any]:
-        return {**super().extra_state(), "trained": list(self.trained), "pictures": len(self.keys)}
+        return {**super().extra_state(), "trained": list(self.trained), "images": len(self.keys)}
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
         super().load_extra_state(values)
-        self.hold(values["pictures"], values["trained"])
+        self.hold(values["images"], values["trained"])
 
 
 class TipAdapter(Classify):
-    """Votes of the labelled pictures."""
+    """Votes of the labelled images."""
 
     Config = Config
     model: Cached  # type: ignore[assignment]
@@ -117,7 +117,7 @@ class TipAdapter(Classify):
 
     @torch.no_grad()
     def fill(self, run: Any) -> None:
-        """Put the pictures' vectors into the cache, in the order of the source."""
+        """Put the images' vectors into the cache, in the order of the source."""
 
         def vectors(batch: Batch) -> dict[str, Tensor]:
             return {"keys": self.model.image_features(batch.image.flat)}
@@ -137,7 +137,7 @@ class TipAdapter(Classify):
         run.note(0, 1, loss, accuracy=accuracy)
 
     def without_itself(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of the cached pictures, each without its own vote."""
+        """Mean cross-entropy and accuracy of the cached images, each without its own vote."""
         model = self.model.eval()
         texts = model.text_features()
         losses = []

@@ -1,6 +1,6 @@
 """WiSE-FT: Robust fine-tuning of zero-shot models (Wortsman et al., CVPR 2022).
 
-Full fine-tuning on labelled pictures, then weights between those of before and those of after:
+Full fine-tuning on labelled images, then weights between those of before and those of after:
 
     weights = (1 - alpha) · zero-shot + alpha · fine-tuned
 

@@ -1,4 +1,4 @@
-"""What methods share that adapt a dual encoder to named classes: labelled pictures in, a classifier out.
+"""What methods share that adapt a dual encoder to named classes: labelled images in, a classifier out.
 
     L = mean_i CE(s <x_i, t_c>, c = y_i)
 
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from diptych.data.batch import Batch
 from diptych.data.loader import require
 from diptych.data.sample import Source, labels_of
-from diptych.data.views import ArrayView, Augment, LabelView, PictureView, View
+from diptych.data.views import ArrayView, Augment, ImageView, LabelView, View
 from diptych.errors import InputError, at, some
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
@@ -53,25 +53,25 @@ class Classify(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "classify {run} PICTURES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot"
+        return "classify {run} IMAGES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
         if self.cached and config.augment:
-            raise InputError("pictures that are cached are embedded once and cannot vary; leave augment out")
+            raise InputError("images that are cached are embedded once and cannot vary; leave augment out")
         encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if self.named and (encoder.text is None or make.words is None):
             raise InputError(
                 "classes are told by their names, and this model has no text tower or came without its "
-                "tokenizer; start from one of pictures and texts"
+                "tokenizer; start from one of images and texts"
             )
         self.model = self.build(encoder)
         self.model.label = config.label
 
     @property
     def cached(self) -> bool:
-        """Whether each picture is embedded once, before training, and steps read its vector in its place."""
+        """Whether each image is embedded once, before training, and steps read its vector in its place."""
         return getattr(self.config, "cached", False)
 
     def build(self, encoder: DualEncoder) -> Classifier:
@@ -85,28 +85,28 @@ class Classify(Method):
                 self.model.set_classes(names)
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(min_batch=1, prepare=self.embed if self.cached else None),)  # no picture looks at another
+        return (Stage(min_batch=1, prepare=self.embed if self.cached else None),)  # no image looks at another
 
     def embed(self, run: Any) -> None:
-        """Let the stage read vectors of the pictures, not varied."""
+        """Let the stage read vectors of the images, not varied."""
         source = run.sources["train"]
-        picture = self.picture
-        require(source, picture.reads, self.name)
+        image = self.image
+        require(source, image.reads, self.name)
         embed = self.model.image_features
-        run.store("train", run.map(lambda batch: {"picture": embed(batch.image.flat)}, [picture], source))
+        run.store("train", run.map(lambda batch: {"image": embed(batch.image.flat)}, [image], source))
 
     @property
-    def picture(self) -> PictureView:
-        """The view of pictures."""
-        return PictureView(preprocess=self.model.image.preprocess, augment=self.augment)
+    def image(self) -> ImageView:
+        """The view of images."""
+        return ImageView(preprocess=self.model.image.preprocess, augment=self.augment)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        kept = ArrayView(array="picture", size=self.model.encoder.embed_dim)
+        kept = ArrayView(array="image", size=self.model.encoder.embed_dim)
         label = LabelView(label=self.config.label, name="class", needed=True)
-        return kept if stage.prepare == self.embed else self.picture, label
+        return kept if stage.prepare == self.embed else self.image, label
 
     def encode(self, batch: Batch, at: At) -> Features:
-        vectors: Any = batch.fields.get("picture")
+        vectors: Any = batch.fields.get("image")
         return {"logits": self.model(batch.image.flat) if vectors is None else self.model.of_vectors(vectors)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:

@@ -1,4 +1,4 @@
-"""What methods on pictures alone share: several views of each, one tower and a projector, no text.
+"""What methods on images alone share: several views of each, one tower and a projector, no text.
 
 They are the baselines that vision-language methods build on and are compared with. `represent` gives what the tower
 pools before the projector, which is what their papers probe; `embed_images` is behind it.
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from diptych.data.batch import Batch
-from diptych.data.views import Augment, PictureView, View
+from diptych.data.views import Augment, ImageView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Method, Preset, Stage
 from diptych.methods.families import pairs
@@ -51,7 +51,7 @@ class ContrastiveConfig(ImageOnlyConfig):
 
 
 class ImageOnly(Method):
-    """Two views of each picture, (B, 2, E) behind the projector, not normalised."""
+    """Two views of each image, (B, 2, E) behind the projector, not normalised."""
 
     Config = ImageOnlyConfig
     chunkable = False  # the projectors have batch norm, in which samples meet
@@ -64,14 +64,12 @@ class ImageOnly(Method):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         if make.text_spec != NO_TOWER:
-            raise InputError(
-                "this method sees pictures alone; leave out --text-tower, and start from no model of texts"
-            )
+            raise InputError("this method sees images alone; leave out --text-tower, and start from no model of texts")
         self.augment = configure(Augment, dict(config.augment), "augment")
         self.model = make.dual(logit_scale=Temperature(1.0, form="fixed"), image_projection=config.projector)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        return (PictureView(preprocess=self.model.image.preprocess, augment=self.augment, count=2),)
+        return (ImageView(preprocess=self.model.image.preprocess, augment=self.augment, count=2),)
 
     def encode(self, batch: Batch, at: At) -> Features:
         return {"views": self.projected(self.model, batch)}

@@ -1,4 +1,4 @@
-"""What methods on (picture, text) pairs share: one picture, one text, two embeddings a sample."""
+"""What methods on (image, text) pairs share: one image, one text, two embeddings a sample."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diptych.data.batch import Batch, Tokens
 from diptych.data.plan import Distinct, Shuffled, Together
-from diptych.data.views import PictureView, TextView, View, augmentation
+from diptych.data.views import ImageView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
@@ -21,11 +21,11 @@ from diptych.towers.dual import DualEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give each picture as
+    """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give each image as
     many texts, and the loss is the mean of those against each. `decay` lowers the rates of a given model's lower blocks
     (`methods.tuning`), 1 for one rate; towers without transformer blocks have one rate. With `keep_statistics` batch
     norms of the towers go on with the means and variances that they came with. `distinct` names a label
-    of which a batch holds each value at most once, so that pictures of one thing are no false negatives of each other;
+    of which a batch holds each value at most once, so that images of one thing are no false negatives of each other;
     `together` consecutive samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard
     negatives."""
 
@@ -60,7 +60,7 @@ class PairConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesConfig(PairConfig):
-    """`duplicates` says what equal texts of a batch are to each other's pictures: "apart", as if they differed;
+    """`duplicates` says what equal texts of a batch are to each other's images: "apart", as if they differed;
     "positives", right as well; "masked", neither right nor wrong. Texts are equal where the tower reads the same."""
 
     duplicates: Literal["apart", "positives", "masked"] = "apart"
@@ -83,11 +83,11 @@ class DuplicatesConfig(PairConfig):
 
 
 class Pairs(Method):
-    """A dual encoder on pairs: a subclass builds `self.model` and gives `terms`, the loss of pictures and texts."""
+    """A dual encoder on pairs: a subclass builds `self.model` and gives `terms`, the loss of images and texts."""
 
     Config = PairConfig
     share: ClassVar[bool] = True
-    """Whether the right texts of a picture share one weight, as where they compete."""
+    """Whether the right texts of an image share one weight, as where they compete."""
     model: DualEncoder
 
     def __init__(self, config: Any, make: Make):
@@ -124,7 +124,7 @@ class Pairs(Method):
         )
 
     def features_from(self, features: Features, owner: str) -> Features:
-        """A vector of the picture and one for each text, as methods on pairs give them."""
+        """A vector of the image and one for each text, as methods on pairs give them."""
         return adopted(self.name, features, owner, "image", *(f"text{end}" for end in self.roles))
 
     def stages(self) -> Sequence[Stage]:
@@ -132,7 +132,7 @@ class Pairs(Method):
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (
-            PictureView(preprocess=self.model.image.preprocess, augment=self.augment),
+            ImageView(preprocess=self.model.image.preprocess, augment=self.augment),
             *(
                 TextView(tokenizer=self.make.tokenizer, name=f"main{end}", role=role)
                 for end, role in self.roles.items()

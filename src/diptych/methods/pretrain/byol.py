@@ -1,6 +1,6 @@
 """BYOL: Bootstrap Your Own Latent (Grill et al., NeurIPS 2020).
 
-Each augmentation of a picture predicts what a momentum copy makes of the other one, without negatives:
+Each augmentation of an image predicts what a momentum copy makes of the other one, without negatives:
 
     L = [2 - 2 mean cos(q(z_1), z'_2)] + [2 - 2 mean cos(q(z_2), z'_1)]
 

@@ -1,6 +1,6 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021).
 
-Two towers, one space: in a batch of B pairs each picture must find its text among B, and each text its picture.
+Two towers, one space: in a batch of B pairs each image must find its text among B, and each text its image.
 
     L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   s = exp(theta), theta_0 = ln(1 / 0.07), s <= 100
 

@@ -1,6 +1,6 @@
 """CLIP-rocket: Improved baselines for vision-language pre-training (Fini et al., TMLR 2023).
 
-CLIP with weakly and strongly varied pictures and texts, a second head for the strong ones, label smoothing and text
+CLIP with weakly and strongly varied images and texts, a second head for the strong ones, label smoothing and text
 dropout: what losses without negatives seemed to add to CLIP, this "improved recipe" has without them. z are unit
 vectors of the linear head on the weak pair, h_a those of the MLP head on strong view a of K:
 
@@ -8,7 +8,7 @@ vectors of the linear head on the weak pair, h_a those of the MLP head on strong
     L = ½ Σ_{I,T} (g + K l) / (1 + K)                                                     K = 0: plain CLIP
 
 `extra` adds one of the losses that the paper takes apart: SLIP, SiamLIP, BYOLIP, BarLIP, SwALIP. Inference: the cosine
-of both heads, share · cos z + (1 - share) · cos h; texts and pictures are not varied.
+of both heads, share · cos z + (1 - share) · cos h; texts and images are not varied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from diptych.data.batch import Batch
-from diptych.data.views import Augment, PictureView, VariedTextView, View, augmentation
+from diptych.data.views import Augment, ImageView, VariedTextView, View, augmentation
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
-from diptych.methods.families import image_only as pictures
+from diptych.methods.families import image_only as images
 from diptych.methods.families.pairs import SMALL, PairConfig, tune
 from diptych.methods.make import Make
 from diptych.methods.tuning import keep_statistics
@@ -51,12 +51,12 @@ EXTRAS = {  # hidden width, width, layers, last norm and weight of the projector
     "barlip": (3000, 8192, 3, "affine", 0.025),
     "swalip": (0, 0, 0, "none", 0.2),
 }
-STRONG: Mapping[str, Any] = {**pictures.STRONG, "colour": (0.4, 0.4, 0.4, 0.1)}
+STRONG: Mapping[str, Any] = {**images.STRONG, "colour": (0.4, 0.4, 0.4, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`augment` and `strong` are how weak and strong pictures are varied, `local` is K. `stop_words` is the probability
+    """`augment` and `strong` are how weak and strong images are varied, `local` is K. `stop_words` is the probability
     that a text loses its stop words, `synonyms` the table of strong texts (`data.eda`). `smoothing` is that of the
     local terms, `text_dropout` that before each block in the strong pass. `scale` and `local_scale` are learned, up to
     `max_scale`. `drop_path` is the share of texts that skip a block there (whole blocks, all but the last [choice]).
@@ -149,7 +149,7 @@ class CLIPRocket(Method):
         return self.model.text_projection
 
     def _extra_heads(self) -> tuple[nn.ModuleList, nn.ModuleList]:
-        """Projectors of pictures and texts, and predictors behind them."""
+        """Projectors of images and texts, and predictors behind them."""
         config = self.config
         hidden, width, layers, norm, _ = EXTRAS[config.extra]
         if not width:
@@ -178,12 +178,12 @@ class CLIPRocket(Method):
         preprocess = self.model.image.preprocess
         words = {"tokenizer": self.make.tokenizer, "role": config.role, "stop_words": config.stop_words}
         views: list[View] = [
-            PictureView(preprocess=preprocess, augment=self.augment),
+            ImageView(preprocess=preprocess, augment=self.augment),
             VariedTextView(**words),
         ]
         if config.local:
             views += [
-                PictureView(preprocess=preprocess, name="strong", augment=self.strong, count=config.local),
+                ImageView(preprocess=preprocess, name="strong", augment=self.strong, count=config.local),
                 VariedTextView(**words, name="strong", strong=True, synonyms=config.synonyms, count=config.local),
             ]
         return views
@@ -265,7 +265,7 @@ class CLIPRocket(Method):
         if name == "swalip":
             return swapped(features["local_image"], features["local_text"], self.local())
         image = features["v_image"].unbind(1)
-        if name == "slip":  # the two strong pictures
+        if name == "slip":  # the two strong images
             one, other = (normalize(view, dim=-1) for view in image[1:])
             return nt_xent(one, other, 0.1)
         text = features["v_text"].unbind(1)

@@ -1,6 +1,6 @@
 """It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap (Fahim et al., arXiv 2024).
 
-Pictures and texts of a CLIP lie apart because its loss, at a small temperature, leaves room unused; terms that spread
+Images and texts of a CLIP lie apart because its loss, at a small temperature, leaves room unused; terms that spread
 each side and pull partners together close the gap.
 
     L_CUA = L_clip + [U(X) + U(Y)] / 2 + A(X, Y),      L_CUAXU = L_CUA + U(X, Y),      tau = 0.01 fixed
@@ -115,7 +115,7 @@ class ContrastiveGap(Pairs):
 
 
 ContrastiveGap.presets = {
-    # At tau = 0.01 the contrastive term must come near 0 before the others have a say, so pictures are not varied: the
+    # At tau = 0.01 the contrastive term must come near 0 before the others have a say, so images are not varied: the
     # ramp of augmentation begins where training ends.
     "small": replace(
         SMALL,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from diptych.data.batch import Batch
-from diptych.data.views import PictureView, TextView, View
+from diptych.data.views import ImageView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Stage
 from diptych.methods.families.pairs import SMALL, tune
@@ -67,10 +67,10 @@ class DistillCLIP(CLIP):
         self.teacher = Teacher(config.teacher)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        picture, text = super().views(stage, stream)
-        assert isinstance(picture, PictureView)
+        image, text = super().views(stage, stream)
+        assert isinstance(image, ImageView)
         assert isinstance(text, TextView)
-        return (picture, text, *self.teacher.views(picture, text))
+        return (image, text, *self.teacher.views(image, text))
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
         return {**super()._encode_images(batch, at), "teacher_image": self.teacher.embed_images(batch)}

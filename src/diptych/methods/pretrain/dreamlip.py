@@ -1,17 +1,17 @@
 """DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., ECCV 2024).
 
-A long caption is cut into sentences; several of them, and the raw caption, are positives of their picture, and each
+A long caption is cut into sentences; several of them, and the raw caption, are positives of their image, and each
 gathers the patches that it speaks of.
 
     L = w_g · mean_k ½ [ CE(s X T_k^T, diagonal) + CE(s T_k X^T, diagonal) ] + w_s · L_sub
 
-X (B, E) are the pictures, T_k (B, E) the k-th texts of all of them: each column is a loss of its own, so that texts of
-one picture are neither positives nor negatives of each other there. L_sub makes each text find, among its picture's
+X (B, E) are the images, T_k (B, E) the k-th texts of all of them: each column is a loss of its own, so that texts of
+one image are neither positives nor negatives of each other there. L_sub makes each text find, among its image's
 texts, the mean g_ik of its patches (`objectives.grouping`), and gradients flow through the weights of that mean.
 Text 0 is the raw caption, the others are drawn from a pool of sentences. The negatives of the paper's L_sub are in the
-picture; `negatives="batch"` is the published code's, which does not run as published. [choice] The scale of L_sub is
-learned apart; patches pass through the final norm and the projection of the picture's vector.
-Inference: plain CLIP; `evaluation.suites.pointing.ground(model, picture, texts)` gives the weights of the patches.
+image; `negatives="batch"` is the published code's, which does not run as published. [choice] The scale of L_sub is
+learned apart; patches pass through the final norm and the projection of the image's vector.
+Inference: plain CLIP; `evaluation.suites.pointing.ground(model, image, texts)` gives the weights of the patches.
 Of a long text, embed the sentences and take the mean or the best.
 """
 
@@ -46,7 +46,7 @@ card = {
 @dataclass(frozen=True, kw_only=True)
 class Config(CLIPConfig):
     """`role` is that of the raw caption, `pool` the roles whose sentences are drawn, joined by `+`; `sentences` of them
-    a picture, `merged` neighbours joined to one. `contrastive` and `subcaption` are w_g and w_s; `sigma` the weight
+    an image, `merged` neighbours joined to one. `contrastive` and `subcaption` are w_g and w_s; `sigma` the weight
     below which a patch is cut off (None: 1 / number of patches), `weighting` how weights are made, `negatives` and
     `local_scale` those of L_sub."""
 
@@ -57,7 +57,7 @@ class Config(CLIPConfig):
     subcaption: NotNegative = 1.0
     sigma: Share | None = None
     weighting: Weighting = "minmax"
-    negatives: Literal["picture", "batch"] = "picture"
+    negatives: Literal["image", "batch"] = "image"
     local_scale: Positive = 1 / 0.07
 
     several: ClassVar[bool] = False

@@ -8,7 +8,7 @@ uniformity, inside each view, so that many views do not collapse the space. U[l,
 
 P_i sums exp(U[l,i]·U[m,i] / tau) over the ordered pairs of views, A_i over the unordered ones (`objectives.multiview`
 has both as in the code and as in the paper, and what they are compared with: NT-Xent over pairs of views, against the
-mean of the others, poly-view; DHEL and KCL for two views). Views are those of a picture and its texts: `pictures`
+mean of the others, poly-view; DHEL and KCL for two views). Views are those of an image and its texts: `images`
 augmentations and `texts` captions, each modality with its tower and projector.
 Inference: `represent` gives the towers' outputs before the projectors, as in the paper; embeddings are those behind.
 """
@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.data.sample import BadSample, Source
-from diptych.data.views import ArrayView, PictureView, TextView, View
+from diptych.data.views import ArrayView, ImageView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.families.image_only import STRONG
@@ -62,7 +62,7 @@ _FORMS = ("mv_dhel", "mv_infonce")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed. `pictures` and `texts` are
+    """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed. `images` and `texts` are
     the numbers of views; no text of `role` is drawn twice, and a sample with too few is left out. `projector` is the
     head behind each tower (`towers.nn.heads`). `arrays` names further modalities, arrays of the data with the count of
     their numbers, such as another encoder's features: one view each, through layers and a projector of its own."""
@@ -70,7 +70,7 @@ class Config(PairConfig):
     objective: str = "mv_dhel"
     form: Literal["code", "paper"] = "code"
     tau: Positive = 0.2
-    pictures: Count = 1
+    images: Count = 1
     texts: Annotated[int, AtLeast(0)] = 4
     projector: str = "mlp:last_norm=scaled"
     arrays: Mapping[str, int] = field(default_factory=dict)
@@ -81,9 +81,9 @@ class Config(PairConfig):
         super().__post_init__()
         if self.objective not in LOSSES:
             raise unknown("objective of multi_view", self.objective, LOSSES)
-        views = self.pictures + self.texts + len(self.arrays)
+        views = self.images + self.texts + len(self.arrays)
         if views < 2:
-            raise InputError("one picture is no views to contrast; give two views in all, with pictures=2 or texts=1")
+            raise InputError("one image is no views to contrast; give two views in all, with images=2 or texts=1")
         if self.objective in _OF_TWO and views > 2:
             raise InputError(f"{self.objective} takes two views, not {views}; choose mv_dhel")
         for name, size in self.arrays.items():
@@ -92,7 +92,7 @@ class Config(PairConfig):
 
 
 class MultiView(Pairs):
-    """Views of a picture and its texts under one of the losses."""
+    """Views of an image and its texts under one of the losses."""
 
     Config = Config
     chunkable = False  # the projectors have batch norm, in which samples meet
@@ -136,7 +136,7 @@ class MultiView(Pairs):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
         preprocess = self.model.image.preprocess
-        views: list[View] = [PictureView(preprocess=preprocess, augment=self.augment, count=config.pictures)]
+        views: list[View] = [ImageView(preprocess=preprocess, augment=self.augment, count=config.images)]
         if config.texts:
             views.append(TextView(tokenizer=self.make.tokenizer, role=config.role, count=config.texts, repeat=False))
         return [*views, *(ArrayView(array=name, size=size) for name, size in config.arrays.items())]
@@ -155,7 +155,7 @@ class MultiView(Pairs):
         return {"all": self.encode}
 
     def features_from(self, features: Features, owner: str) -> Features:
-        """The picture and the texts of a method on pairs as views, as many as it gives."""
+        """The image and the texts of a method on pairs as views, as many as it gives."""
         texts = [name for name in features if name.rstrip("0123456789") == "text"]
         if self.config.objective in _OF_TWO and len(texts) > 1:
             raise InputError(
@@ -173,11 +173,11 @@ class MultiView(Pairs):
 MultiView.presets = {
     "small": replace(
         SMALL,
-        config={**SMALL.config, "role": "*", "texts": 1, "pictures": 2},
+        config={**SMALL.config, "role": "*", "texts": 1, "images": 2},
         recipe=replace(SMALL.recipe, batch_size=128),
     ),
     "paper": Preset(
-        config={"pictures": 4, "texts": 0, "tau": 0.1, "augment": STRONG},
+        config={"images": 4, "texts": 0, "tau": 0.1, "augment": STRONG},
         image="timm:resnet50:image_size=224",
         text=NO_TOWER,
         embed_dim=128,

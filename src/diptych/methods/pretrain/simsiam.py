@@ -1,6 +1,6 @@
 """SimSiam: Exploring Simple Siamese Representation Learning (Chen and He, CVPR 2021).
 
-Two augmentations of each picture predict each other, without negatives and without a momentum copy; what is predicted
+Two augmentations of each image predict each other, without negatives and without a momentum copy; what is predicted
 gets no gradient:
 
     L = ½ [ D(p_1, stop(z_2)) + D(p_2, stop(z_1)) ],   D(p, z) = -mean cos(p, z)

@@ -1,10 +1,10 @@
 """SupCon: Supervised Contrastive Learning (Khosla et al., NeurIPS 2020).
 
-All views of all pictures of a class are positives of each other:
+All views of all images of a class are positives of each other:
 
     L = mean over the 2B views of -1/|P(i)| Σ_{p in P(i)} log [ exp(z_i·z_p / tau) / Σ_{k≠i} exp(z_i·z_k / tau) ]
 
-P(i) are the other views of the same label (L_out: the mean is outside the logarithm). A picture whose label is missing
+P(i) are the other views of the same label (L_out: the mean is outside the logarithm). An image whose label is missing
 has its other view alone. z are unit vectors behind a projector of two layers. Inference: the tower before the
 projector.
 """

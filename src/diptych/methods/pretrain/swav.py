@@ -1,7 +1,7 @@
 """SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (Caron et al., NeurIPS 2020).
 
-Learned prototypes c_k are assigned to two full crops of each picture so that all are used alike; every other crop of
-the picture, the small ones too, predicts that assignment:
+Learned prototypes c_k are assigned to two full crops of each image so that all are used alike; every other crop of
+the image, the small ones too, predicts that assignment:
 
     L = mean over full crops v and other crops u of -mean_i Σ_k Q^v_ik log softmax(z^u_i·c_k / tau)
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
-from diptych.data.views import Augment, PictureView, View
+from diptych.data.views import Augment, ImageView, View
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
 from diptych.methods.families.image_only import PAPER, SMALL, STRONG, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
@@ -72,7 +72,7 @@ class SwAV(ImageOnly):
         if not config.crops:
             return super().views(stage, stream)
         size = preprocess if config.crop_size is None else replace(preprocess, size=config.crop_size)
-        small = PictureView(preprocess=size, name="small", augment=self.small, count=config.crops)
+        small = ImageView(preprocess=size, name="small", augment=self.small, count=config.crops)
         return (*super().views(stage, stream), small)
 
     def encode(self, batch: Batch, at: At) -> Features:

@@ -2,7 +2,7 @@
 
 A target's file has `PACKAGES` (what it imports) and `INSTALL` (what brings them), `misfit(model)` (why it cannot hold a
 model, or None), `notes(model)` (what differs by the target's nature), `write(model, folder)`, and `embed(folder,
-pictures, texts)`: the unit vectors that the other library computes from what was written, from pictures and strings.
+images, texts)`: the unit vectors that the other library computes from what was written, from images and strings.
 """
 
 import importlib
@@ -59,7 +59,7 @@ def targets() -> list[str]:
 def export(model: Model, target: str, folder: str | Path) -> Report:
     """Write a model (float32, on the CPU) into the new folder in the format of `target`, and compare embeddings.
 
-    The other library reads what was written and embeds pictures and texts; the folder appears only when no entry of
+    The other library reads what was written and embeds images and texts; the folder appears only when no entry of
     its unit vectors differs from ours by more than 1e-5. Raises InputError for an unknown target, a missing package, a
     folder that exists, a model that the target cannot hold (with the targets that can), and a difference above that.
     """
@@ -100,7 +100,7 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
     return Report(target, folder, images, texts, tuple(module.notes(model)))
 
 
-def pictures(size: int) -> list[Image.Image]:
+def random_images(size: int) -> list[Image.Image]:
     """Smooth noise in several shapes. Margins to crop are even: there all libraries agree on where the centre is."""
     rng = np.random.default_rng(0)
     shapes = [(size, size), (2 * size, 2 * size), (3 * size, size), (2 * size, 6 * size)]
@@ -131,8 +131,8 @@ def _others(model: Model, target: str) -> str:
 
 
 def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tuple[float, float]:
-    """The largest differences, ours to theirs, of pictures and of texts."""
-    shown = pictures(model.preprocess.size)
+    """The largest differences, ours to theirs, of images and of texts."""
+    shown = random_images(model.preprocess.size)
     try:
         theirs = module.embed(folder, shown, TEXTS)
     except InputError:
@@ -144,7 +144,7 @@ def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tup
         ) from error
     found = []
     for name, a, b in zip(
-        ("pictures", "texts"), (model.embed_images(shown), model.embed_texts(TEXTS)), theirs, strict=True
+        ("images", "texts"), (model.embed_images(shown), model.embed_texts(TEXTS)), theirs, strict=True
     ):
         found.append(difference := _farthest(a, b))
         if not difference <= LIMIT:
@@ -159,4 +159,4 @@ def _farthest(a: Tensor, b: Tensor) -> float:
     return float((a - b.detach()).abs().max()) if a.shape == b.shape else float("inf")
 
 
-__all__ = ["LIMIT", "TEXTS", "Report", "export", "pictures", "targets"]
+__all__ = ["LIMIT", "TEXTS", "Report", "export", "random_images", "targets"]

@@ -19,7 +19,7 @@ from diptych.errors import InputError
 from diptych.models.model import Model
 from diptych.towers.dual import DualEncoder
 
-CROP = ("where a picture's margin is an odd number of pixels, its centre is cut one pixel further on one side than we "
+CROP = ("where an image's margin is an odd number of pixels, its centre is cut one pixel further on one side than we "
         "do")  # fmt: skip
 MENDS = "texts with broken encodings or HTML entities are mended by us and not by the exported tokenizer"
 

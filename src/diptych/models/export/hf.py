@@ -51,9 +51,9 @@ def misfit(model: Model) -> str | None:
     if not _siglip(config) and tokenizer.eot is None:
         return "its tokenizer ends no text with an id of its own"
     if preprocess.resize == "longest" or preprocess.ratio is not None:
-        return f"its pictures are padded (resize={preprocess.resize!r}, ratio={preprocess.ratio})"
+        return f"its images are padded (resize={preprocess.resize!r}, ratio={preprocess.ratio})"
     if preprocess.margin is not None:
-        return f"its pictures are scaled with a margin ({preprocess.margin:.3f})"
+        return f"its images are scaled with a margin ({preprocess.margin:.3f})"
     clean = getattr(tokenizer, "clean", None)
     if clean != ("lower" if isinstance(tokenizer, Clip) else None):
         return f"its tokenizer cleans texts first (clean={clean!r})"
@@ -95,21 +95,21 @@ def write(model: Model, folder: Path) -> None:
     common.write_json(folder / "preprocessor_config.json", _preprocessor(model, siglip))
 
 
-def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) of pictures and of texts by transformers, which prepares both itself."""
+def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Unit vectors (N, E) of images and of texts by transformers, which prepares both itself."""
     from transformers import AutoModel, AutoTokenizer
 
     siglip = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "siglip"
     with still(), torch.inference_mode():
         model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-        pixels = _processor(folder)(images=list(pictures), return_tensors="pt")["pixel_values"]
+        pixels = _processor(folder)(images=list(images), return_tensors="pt")["pixel_values"]
         given = AutoTokenizer.from_pretrained(folder, local_files_only=True)(
             list(texts), padding="max_length" if siglip else True, truncation=True, return_tensors="pt"
         )
         ids = {"input_ids": given["input_ids"]} if siglip else given
         found = model.get_image_features(pixel_values=pixels), model.get_text_features(**ids)
-        images, words = (F.normalize(getattr(x, "pooler_output", x), dim=-1) for x in found)  # versions 4 and 5 differ
-    return images, words
+        vectors = [F.normalize(getattr(x, "pooler_output", x), dim=-1) for x in found]  # versions 4 and 5 differ
+    return vectors[0], vectors[1]
 
 
 @contextmanager

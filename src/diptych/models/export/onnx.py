@@ -1,6 +1,6 @@
 """ONNX: image.onnx and text.onnx, from uint8 pixels and from ids to unit vectors, with what prepares both beside them.
 
-Dimensions: N pictures or texts, L ids a text, S pixels a side, E embedding.
+Dimensions: N images or texts, L ids a text, S pixels a side, E embedding.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Clip, SentencePiece, from_dict, pad_batch
 from diptych.errors import InputError, brief
 from diptych.models.export import _common as common
@@ -25,7 +25,7 @@ INSTALL = "'diptych[export]'"
 FORMAT = "diptych-onnx/1"
 
 
-class Pictures(nn.Module):
+class Images(nn.Module):
     """uint8 (N, 3, S, S) -> unit vectors (N, E); mean and std are inside, so that nobody can forget them."""
 
     def __init__(self, encoder: DualEncoder):
@@ -65,7 +65,7 @@ def write(model: Model, folder: Path) -> None:
     fixed = tokenizer.padding == "max"  # such a tower reads its padding: one length is the only exact one
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
-    _graph(model, Pictures(model.encoder), folder / "image.onnx", {"pixels": pixels}, {"pixels": {0: batch}})
+    _graph(model, Images(model.encoder), folder / "image.onnx", {"pixels": pixels}, {"pixels": {0: batch}})
     _graph(
         model,
         Texts(model.encoder),
@@ -97,12 +97,12 @@ def write(model: Model, folder: Path) -> None:
     )
 
 
-def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, E) by onnxruntime: the first alone, then the rest at once, so that sizes of batches differ."""
     stored = json.loads((folder / "diptych.json").read_text(encoding="utf-8"))
     preprocess = Preprocess.from_dict(stored["preprocess"])
     tokenizer = from_dict(stored["tokenizer"])
-    pixels = torch.stack([preprocess(picture) for picture in pictures])
+    pixels = torch.stack([preprocess(image) for image in images])
     rows = tokenizer.encode(texts)
     image, text = (_session(folder / name) for name in ("image.onnx", "text.onnx"))
     parts = [image({"pixels": part}) for part in (pixels[:1], pixels[1:])]

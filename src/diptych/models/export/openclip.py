@@ -42,9 +42,9 @@ def misfit(model: Model) -> str | None:
     if problem := common.differs(image, TIMM if pooled else OWN, "image") or common.differs(text, WORDS, "text"):
         return problem
     if model.preprocess.ratio is not None:
-        return f"its pictures are padded (ratio={model.preprocess.ratio})"
+        return f"its images are padded (ratio={model.preprocess.ratio})"
     if model.preprocess.margin is not None:
-        return f"its pictures are scaled with a margin ({model.preprocess.margin:.3f})"
+        return f"its images are scaled with a margin ({model.preprocess.margin:.3f})"
     if not text["causal"] and text["padding"] != "max":
         return "its text tower is not causal and does not read padding"
     if config["image_projection"] != ("none" if pooled else "linear"):
@@ -91,8 +91,8 @@ def write(model: Model, folder: Path) -> None:
     save_file(back(state, theirs, rules), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) of pictures and of texts by open_clip, which prepares both itself."""
+def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Unit vectors (N, E) of images and of texts by open_clip, which prepares both itself."""
     import open_clip
 
     with _quiet(), torch.inference_mode():
@@ -100,11 +100,11 @@ def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -
         made: Any = open_clip.create_model_and_transforms(name)
         model = made[0].eval()
         preprocess = made[2]
-        pixels = torch.stack([preprocess(picture) for picture in pictures])
+        pixels = torch.stack([preprocess(image) for image in images])
         ids = open_clip.get_tokenizer(name)(list(texts))
         found = model.encode_image(pixels), model.encode_text(ids)
-        images, words = (F.normalize(x, dim=-1) for x in found)
-    return images, words
+        image_vectors, text_vectors = (F.normalize(x, dim=-1) for x in found)
+    return image_vectors, text_vectors
 
 
 def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:

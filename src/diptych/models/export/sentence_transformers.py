@@ -32,7 +32,7 @@ def write(model: Model, folder: Path) -> None:
     for name in names:
         (folder / name).mkdir()
     hf.write(model, folder / names[0])
-    # transformers 5 would prepare pictures by torchvision, whose pixels are not quite those of Pillow.
+    # transformers 5 would prepare images by torchvision, whose pixels are not quite those of Pillow.
     common.write_json(folder / names[0] / "sentence_bert_config.json", {"processor_kwargs": {"backend": "pil"}})
     common.write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
     modules = [
@@ -41,11 +41,11 @@ def write(model: Model, folder: Path) -> None:
     common.write_json(folder / "modules.json", modules)
 
 
-def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) of pictures and of texts by sentence-transformers."""
+def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Unit vectors (N, E) of images and of texts by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
     with hf.still():
         model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     how = {"convert_to_tensor": True, "show_progress_bar": False}
-    return model.encode(list(pictures), **how), model.encode(list(texts), **how)
+    return model.encode(list(images), **how), model.encode(list(texts), **how)

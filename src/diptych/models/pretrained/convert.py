@@ -132,7 +132,7 @@ def square(size: int | Sequence[int], where: str) -> int:
     """The side of a square given as one number or two; InputError where the two differ."""
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
-        raise InputError(f"{where} has pictures or patches of {size} pixels; only square ones are supported")
+        raise InputError(f"{where} has images or patches of {size} pixels; only square ones are supported")
     return sides.pop()
 
 
@@ -141,7 +141,7 @@ def _misfit(name: str, value: Tensor, wanted: Tensor) -> str | None:
         return f"has {name} of {str(value.dtype).removeprefix('torch.')}, not of floating-point numbers"
     if value.shape == wanted.shape:
         return None
-    size = " (trained on pictures or texts of another size)" if "position" in name or "pos_embed" in name else ""
+    size = " (trained on images or texts of another size)" if "position" in name or "pos_embed" in name else ""
     return f"has {name} of shape {_shape(value)} where {_shape(wanted)} is expected{size}"
 
 

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diptych.data.pictures import CLIP_MEAN, CLIP_STD, HALF, Preprocess
+from diptych.data.images import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer, quiet
 from diptych.errors import InputError, brief, unknown
@@ -132,7 +132,7 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
     size = square(image.image_size, where)
     if preprocess.size != size:
         raise InputError(
-            f"{where}: its preprocessor makes pictures of {preprocess.size} pixels, its image tower takes "
+            f"{where}: its preprocessor makes images of {preprocess.size} pixels, its image tower takes "
             f"{size}; make them equal"
         )
     if not clip and not image.vision_use_head:
@@ -194,7 +194,7 @@ def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
         values = read_json(stored).get("image_processor")
     if values is None:
         log.warning(
-            "%s has no preprocessor_config.json: pictures are prepared in the standard way of %s",
+            "%s has no preprocessor_config.json: images are prepared in the standard way of %s",
             where,
             config.model_type,
         )
@@ -253,9 +253,9 @@ def _tokenizer(folder: Path, config: Any, where: str) -> Tokenizer | None:
         try:
             tokenizer = Clip(text.max_position_embeddings)
         except InputError as error:
-            log.warning("%s has no tokenizer files and can embed pictures only: %s", where, error)
+            log.warning("%s has no tokenizer files and can embed images only: %s", where, error)
             return None
         log.warning("%s has no tokenizer files: texts are split by the standard tokenizer of clip", where)
         return tokenizer
-    log.warning("%s has no tokenizer files: it can embed pictures only", where)
+    log.warning("%s has no tokenizer files: it can embed images only", where)
     return None

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
 from diptych.errors import InputError, brief, unknown
@@ -194,7 +194,7 @@ def _preprocess(
             "size": square(config["vision_cfg"].get("image_size", 224), where),
             "resize": values["resize_mode"],
             **{key: values[key] for key in ("interpolation", "mean", "std")},
-            # the ground of padded pictures; else it is only what shows through transparent ones
+            # the ground of padded images; else it is only what shows through transparent ones
             **({"fill": (values["fill_color"],) * 3} if values["resize_mode"] == "longest" else {}),
         }
     )
@@ -386,5 +386,5 @@ def _tokenizer(cfg: Mapping[str, Any], padding: Any, folder: Path | None, where:
     except InputError as error:
         if source == folder:
             raise
-        log.warning("%s comes without a tokenizer, it can embed pictures only: %s", where, error)
+        log.warning("%s comes without a tokenizer, it can embed images only: %s", where, error)
         return None

@@ -71,9 +71,9 @@ class Residual(nn.Module):
 
 @image("conv")
 class ConvTower(ImageTower):
-    """Pictures (B, 3, H, W) -> Encoded: tokens of the last map, `levels` the maps of all stages, fine to coarse.
+    """Images (B, 3, H, W) -> Encoded: tokens of the last map, `levels` the maps of all stages, fine to coarse.
 
-    Takes pictures of any size from its stride up.
+    Takes images of any size from its stride up.
 
     >>> tower = ConvTower(ConvConfig(image_size=32, widths=(8, 16), depths=(1, 1)))
     >>> encoded = tower(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))

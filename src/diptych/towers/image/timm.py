@@ -24,7 +24,7 @@ class TimmConfig:
     image_size: int | None = None
     pretrained: bool = False  # fetch timm's weights when building; not part of the spec afterwards
     drop_path: float = 0.0
-    margin: float | None = None  # the picture is scaled to so many times the size, and its centre cropped
+    margin: float | None = None  # the image is scaled to so many times the size, and its centre cropped
     levels: bool = False  # give the maps of all stages (or layers)
     head_conv: bool = True  # False: an EfficientNet without the 1x1 convolution that widens its last map
     preprocess: Mapping[str, Any] | None = None
@@ -32,10 +32,10 @@ class TimmConfig:
 
 @image("timm")
 class TimmTower(ImageTower):
-    """Pictures (B, 3, H, W) -> Encoded by a model of timm: tokens with their prefix, or the last map as tokens.
+    """Images (B, 3, H, W) -> Encoded by a model of timm: tokens with their prefix, or the last map as tokens.
 
     `pooled` and `width` are those of timm's own head without the classifier; where that head widens the features
-    (MobileNetV3) they are wider than the tokens. Pictures are scaled to the size without timm's `crop_pct`, but for a
+    (MobileNetV3) they are wider than the tokens. Images are scaled to the size without timm's `crop_pct`, but for a
     `margin`. Batch norm in training mode mixes samples (`mixes_samples`): the engine makes its statistics global.
     """
 
@@ -109,7 +109,7 @@ class TimmTower(ImageTower):
             return None
         count = features.shape[1] - self.prefix
         patch = getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
-        if patch is None:  # hybrids do not say; a square picture has a square grid
+        if patch is None:  # hybrids do not say; a square image has a square grid
             side = round(count**0.5)
             return (side, side) if side**2 == count and x.shape[-2] == x.shape[-1] else None
         grid = (x.shape[-2] // patch[0], x.shape[-1] // patch[1])

@@ -43,7 +43,7 @@ class ViTConfig:
     dropout: float = 0.0
     patch_dropout: float = 0.0  # share of patches left out while training
     mask_token: bool = False  # hidden patches become this learned token; without it they are left out
-    any_size: bool = False  # take pictures of any size, interpolating positions on the fly
+    any_size: bool = False  # take images of any size, interpolating positions on the fly
     preprocess: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -62,7 +62,7 @@ class ViTConfig:
 
 @image("vit")
 class ViT(ImageTower):
-    """Pictures (B, 3, H, W) -> Encoded, in three steps: `embed`, `blocks`, `finish`.
+    """Images (B, 3, H, W) -> Encoded, in three steps: `embed`, `blocks`, `finish`.
 
     >>> tower = ViT(ViTConfig(image_size=32, patch=8, width=64, depth=2))
     >>> encoded = tower(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
@@ -106,7 +106,7 @@ class ViT(ImageTower):
         return self.config.cls if self.config.pooling == "cls" else 1
 
     def grid(self, x: Tensor) -> tuple[int, int]:
-        """(h, w): patches that fit into pictures (…, H, W)."""
+        """(h, w): patches that fit into images (…, H, W)."""
         return x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
 
     def embed(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -154,7 +154,7 @@ class ViT(ImageTower):
         )
 
     def resize(self, image_size: int) -> None:
-        """Make the tower one for pictures of another size: positions are interpolated, config and preprocess follow."""
+        """Make the tower one for images of another size: positions are interpolated, config and preprocess follow."""
         side = image_size // self.config.patch
         own = self._own
         if side < 1:
@@ -234,7 +234,7 @@ def _stem(config: ViTConfig) -> nn.Module:
         return conv
     steps = config.patch.bit_length() - 1
     if 2**steps != config.patch:
-        raise InputError(f"vit stem=conv halves the picture step by step; patch {config.patch} is no power of 2")
+        raise InputError(f"vit stem=conv halves the image step by step; patch {config.patch} is no power of 2")
     widths = [3, *(max(config.width >> (steps - i), 8) for i in range(1, steps + 1))]
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):

@@ -6,7 +6,7 @@ a_t falls by the squared cosine (Nichol and Dhariwal 2021). Pixels are cut into 
 cross-attention to the rows E predicts the noise; eps_∅ looks at the rows of the empty prompt, which stay as they are
 (Ho and Salimans 2022). Drawing follows the deterministic steps of DDIM (Song et al. 2021).
 
-Dimensions: B pictures, S x S pixels, W width, L rows of a text, E embedding.
+Dimensions: B images, S x S pixels, W width, L rows of a text, E embedding.
 """
 
 import math
@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.data.pictures import HALF, Preprocess
+from diptych.data.images import HALF, Preprocess
 from diptych.errors import InputError
 from diptych.towers.nn.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
-    """Pictures of `size` pixels in patches of `patch`, `depth` blocks of `width`; `steps` of noise."""
+    """Images of `size` pixels in patches of `patch`, `depth` blocks of `width`; `steps` of noise."""
 
     size: int = 32
     patch: int = 4
@@ -37,13 +37,13 @@ class DenoiserConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} of the denoiser is {getattr(self, name)}; it must be at least 1")
         if self.size % self.patch:
-            raise InputError(f"pictures of {self.size} pixels cannot be cut into patches of {self.patch}")
+            raise InputError(f"images of {self.size} pixels cannot be cut into patches of {self.patch}")
         if self.width % 2:
             raise InputError(f"width of the denoiser is {self.width}; it must be even")
 
 
 class Denoiser(nn.Module):
-    """Noisy pictures (B, 3, S, S) in [-1, 1] at times (B,) -> their noise.
+    """Noisy images (B, 3, S, S) in [-1, 1] at times (B,) -> their noise.
 
     >>> denoiser = Denoiser(16, DenoiserConfig(size=8, width=32, depth=1))
     >>> rows, mask = torch.zeros(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
@@ -78,11 +78,11 @@ class Denoiser(nn.Module):
         return F.pixel_shuffle(self.out(tokens).transpose(1, 2).unflatten(2, (side, side)), self.config.patch)
 
     def pixels(self, x: Tensor) -> Tensor:
-        """uint8 pictures (B, 3, S, S) in [-1, 1]."""
+        """uint8 images (B, 3, S, S) in [-1, 1]."""
         return x.to(self.kept.dtype) / 127.5 - 1
 
     def noised(self, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        """x_t of pictures (B, 3, S, S) in [-1, 1]."""
+        """x_t of images (B, 3, S, S) in [-1, 1]."""
         kept = self.kept[time].view(-1, 1, 1, 1)
         return kept.sqrt() * x + (1 - kept).sqrt() * noise
 
@@ -90,7 +90,7 @@ class Denoiser(nn.Module):
     def draw(
         self, rows: Tensor, mask: Tensor, empty: Tensor, *, guidance: float, steps: int, generator: torch.Generator
     ) -> Tensor:
-        """Pictures (B, 3, S, S) in [-1, 1] of rows (B, L, E) with mask (B, L), away from the rows (L', E) of the empty
+        """Images (B, 3, S, S) in [-1, 1] of rows (B, L, E) with mask (B, L), away from the rows (L', E) of the empty
         prompt as far as `guidance` g says (1: not at all), in `steps` steps from noise of the generator (a CPU's)."""
         B = len(rows)
         size = self.config.size
@@ -106,14 +106,14 @@ class Denoiser(nn.Module):
                 noise = away + guidance * (noise - away)
             kept = self.kept[time]
             clean = ((x - (1 - kept).sqrt() * noise) / kept.sqrt()).clamp(-1, 1)
-            noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()  # of the picture as it was bounded
+            noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()  # of the image as it was bounded
             then = self.kept[times[at + 1]] if at + 1 < len(times) else torch.ones_like(kept)
             x = then.sqrt() * clean + (1 - then).sqrt() * noise
         return x
 
 
 def kept_at(steps: int) -> Tensor:
-    """a_t, the share of a picture's variance that is left at times 0 … steps - 1.
+    """a_t, the share of an image's variance that is left at times 0 … steps - 1.
 
     >>> kept = kept_at(1000)
     >>> round(float(kept[0]), 4), round(float(kept[-1]), 5)

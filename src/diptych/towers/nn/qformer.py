@@ -1,6 +1,6 @@
-"""Fusion of pictures and texts: the Q-Former, in which learned queries read a picture beside a text.
+"""Fusion of images and texts: the Q-Former, in which learned queries read an image beside a text.
 
-Dimensions: B samples, M queries, L text tokens, K inserted vectors, N tokens in all, T picture tokens, D width.
+Dimensions: B samples, M queries, L text tokens, K inserted vectors, N tokens in all, T image tokens, D width.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class QFormerConfig:
     """Options of a Q-Former; those of BLIP-2's are the defaults, a BERT-base."""
 
     vocab_size: int
-    memory_width: int  # of the picture's tokens
+    memory_width: int  # of the image's tokens
     width: int = 768
     depth: int = 12
     heads: int | None = None  # width / 64
     queries: int = 32
-    every: int = 2  # layers 0, every, 2 every, … read the picture
+    every: int = 2  # layers 0, every, 2 every, … read the image
     positions: int = 512  # places of a text with what is inserted into it
     dropout: float = 0.1
 
@@ -74,15 +74,15 @@ class QueryBlock(Block):
 
 
 class QFormer(nn.Module):
-    """Learned queries (M, D) and a text in one bidirectional stream; the queries alone read the picture's tokens.
+    """Learned queries (M, D) and a text in one bidirectional stream; the queries alone read the image's tokens.
 
-        picture and text        qformer(ids, lengths, memory=tokens)        [queries, text]
-        picture                 qformer(memory=tokens)                      [queries]
+        image and text        qformer(ids, lengths, memory=tokens)        [queries, text]
+        image                 qformer(memory=tokens)                      [queries]
         vectors and text        qformer(ids, lengths, queries=vectors)      [vectors, text]
         vectors in a text       qformer(ids, lengths, inserted=vectors)     [first token, vectors, other tokens]
         text                    qformer(ids, lengths)
 
-    Without a picture, everything passes through the words' feed-forward layers, vectors in the place of queries too (as
+    Without an image, everything passes through the words' feed-forward layers, vectors in the place of queries too (as
     in SPRC's code; stock BLIP-2 would take the queries' own). Queries have no places; those of a text begin at 0, and
     run over what is inserted. Source: Li et al. 2023 (BLIP-2), where it begins as BERT-base; here it begins at random,
     as our other transformers.
@@ -118,11 +118,11 @@ class QFormer(nn.Module):
         queries: Tensor | None = None,
         inserted: Tensor | None = None,
     ) -> Encoded:
-        """Ids (B, L) with lengths (B,), a picture's tokens (B, T, ·), or both -> Encoded.
+        """Ids (B, L) with lengths (B,), an image's tokens (B, T, ·), or both -> Encoded.
 
         `queries` (M, D), or (B, M, D), stand in place of the learned ones, `inserted` (K, D) behind the text's first
         token. `prefix` counts the queries, which come first; `pooled` is the text's first token (B, D), or without a
-        text the queries (B, M, D). Raises InputError for neither text nor picture, and a text beyond the places.
+        text the queries (B, M, D). Raises InputError for neither text nor image, and a text beyond the places.
         """
         if queries is None and memory is not None:
             queries = self.queries
@@ -136,7 +136,7 @@ class QFormer(nn.Module):
             place = torch.arange(words.shape[1], device=ids.device)
             masks = [place < (lengths.clamp(min=1) + shift)[:, None]]
         elif queries is None or memory is None:
-            raise InputError("a Q-Former takes a text, a picture or both; give one of them")
+            raise InputError("a Q-Former takes a text, an image or both; give one of them")
         if queries is not None:
             B = len(parts[0]) if memory is None else len(memory)
             parts = [queries.expand(B, -1, -1), *parts]

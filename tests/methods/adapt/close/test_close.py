@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.factories import AT, IMAGE, TEXT, make_method, pictures, small_make
+from tests.factories import AT, IMAGE, TEXT, make_method, random_images, small_make
 from torch.nn.functional import log_softmax, normalize
 
 from diptych.data.loader import Loader
@@ -157,7 +157,7 @@ def test_several_texts_are_averaged_before_they_are_made_unit():
     assert not torch.allclose(found[0], normalize(torch.tensor([1.0, 1.0]), dim=0))
 
 
-def test_pictures_pass_through_no_noise():
+def test_images_pass_through_no_noise():
     made = method(train_on="images", gap="mean")
     assert [view.gives[0] for view in made.views(Stage())] == ["images.main", "texts.target"]
     assert len(made.stages()) == 1  # nothing is fitted
@@ -222,45 +222,45 @@ def trained(made=None, **config):
     return to_model(model, made.make.tokenizer, model.image.preprocess.to_dict(), name="close")
 
 
-def test_without_a_gap_a_text_is_as_good_as_its_picture():
+def test_without_a_gap_a_text_is_as_good_as_its_image():
     model = trained()
     texts = ["a red circle", "a blue bar", "a pink square"]
     vectors = model.embed_texts(texts)
     model.embed_images = lambda images, **how: vectors
-    assert model.generate(pictures(3)) == model.generate(texts=texts)
+    assert model.generate(random_images(3)) == model.generate(texts=texts)
     prompts = ["a", "b", "c"]
-    assert model.generate(pictures(3), prompts) == model.generate(texts=texts, prompts=prompts)
+    assert model.generate(random_images(3), prompts) == model.generate(texts=texts, prompts=prompts)
 
 
 def test_log_prob_sums_to_what_is_generated():
     model = trained()
-    written = model.generate(pictures(3), strategy="greedy", max_tokens=3)
-    found = model.log_prob(pictures(3), written)
+    written = model.generate(random_images(3), strategy="greedy", max_tokens=3)
+    found = model.log_prob(random_images(3), written)
     assert found.shape == (3,)
     assert bool((found < 0).all())
-    torch.testing.assert_close(model.log_prob(pictures(3), [text.upper() for text in written]), found)
-    by_one = model.log_prob(pictures(3), written, batch_size=1)
+    torch.testing.assert_close(model.log_prob(random_images(3), [text.upper() for text in written]), found)
+    by_one = model.log_prob(random_images(3), written, batch_size=1)
     torch.testing.assert_close(by_one, found, atol=1e-4, rtol=1e-4)
-    assert not torch.equal(model.log_prob(pictures(3), written, ["red", "blue", "bar"]), found)
+    assert not torch.equal(model.log_prob(random_images(3), written, ["red", "blue", "bar"]), found)
 
 
-def test_texts_pass_the_gap_layer_and_pictures_do_not():
+def test_texts_pass_the_gap_layer_and_images_do_not():
     made = method(gap="random:scale=3.0", noise=0.0)
     model = trained(made)
     texts = ["a red circle", "a blue bar"]
     moved = normalize(model.embed_texts(texts) + made.model.gap.shift, dim=1)
     torch.testing.assert_close(model._vectors(None, texts, 8, False), moved)
-    torch.testing.assert_close(model._vectors(pictures(2), None, 8, False), model.embed_images(pictures(2)))
+    torch.testing.assert_close(model._vectors(random_images(2), None, 8, False), model.embed_images(random_images(2)))
 
 
 def test_what_does_not_fit_is_refused():
     model = trained()
     with pytest.raises(InputError, match="give either of them"):
         model.generate()
-    with pytest.raises(InputError, match="3 pictures came with one string"):
-        model.generate(pictures(3), "what?")
-    with pytest.raises(InputError, match="3 pictures came with 1 of prompts"):
-        model.generate(pictures(3), ["what?"])
+    with pytest.raises(InputError, match="3 images came with one string"):
+        model.generate(random_images(3), "what?")
+    with pytest.raises(InputError, match="3 images came with 1 of prompts"):
+        model.generate(random_images(3), ["what?"])
     for config, message in (
         ({"train_on": "image"}, "did you mean 'images'"),
         ({"target": "answer"}, "set context=question"),
@@ -313,13 +313,13 @@ def test_a_t5_of_a_folder_is_trained_with_its_own_words_and_rebuilt_without_it(t
     batch = batch_of(made, Told([("caption", "a Red bar")]))
     assert batch.texts["target"].ids[0, 0].tolist() == [0, 3, 4, 5, 1]  # targets are in lower case
     made.loss(made.encode(batch, AT), batch, AT).total.backward()
-    before = trained(made).log_prob(pictures(3), ["a bar"] * 3)
+    before = trained(made).log_prob(random_images(3), ["a bar"] * 3)
     model = made.model
     described = describe("close", {"lm": f"t5:{folder}"}, model, made.make.tokenizer, model.image.preprocess)
     save_model(tmp_path / "run", json.loads(json.dumps(described)), model.state_dict())
     folder.rename(tmp_path / "moved")
     again = load(tmp_path / "run")
-    torch.testing.assert_close(again.log_prob(pictures(3), ["a bar"] * 3), before)
+    torch.testing.assert_close(again.log_prob(random_images(3), ["a bar"] * 3), before)
     with pytest.raises(InputError, match="there is no folder"):
         method(lm=f"t5:{folder}").setup({})
     fresh = rebuild(described, made.make.tokenizer)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import method
 from torch.nn.functional import cross_entropy, normalize
 
@@ -30,13 +30,13 @@ def test_what_begins_as_names_is_zero_shot_to_the_bit_and_stays_so_without_the_t
     plain = Classifier(encoder, words).eval()
     plain.set_classes(NAMES)
     with torch.no_grad():
-        wanted = plain(pictures())
+        wanted = plain(random_images())
         model = ConceptClassifier(encoder, words).eval()
         model.learn(TextSide(encoder, words, model.template).concepts(NAMES, "pooled"))
-        assert torch.equal(model(pictures()), wanted)
+        assert torch.equal(model(random_images()), wanted)
         model.leave_text()
         assert encoder.text is None
-        assert torch.equal(model(pictures()), wanted)
+        assert torch.equal(model(random_images()), wanted)
 
 
 def logits_and_loss(E, x, y, s):
@@ -55,9 +55,9 @@ def test_the_gradient_is_the_sheets_and_orthogonal_to_its_concept():
 
 
 def test_the_models_gradient_is_the_formulas():
-    """dL/dE_c = s (p_c - y_c) (I - w_c w_c^T) x / ||E_c||, of a mean over pictures."""
+    """dL/dE_c = s (p_c - y_c) (I - w_c w_c^T) x / ||E_c||, of a mean over images."""
     model = begun().double()
-    x, y = pictures(), torch.tensor([0, 2, 1, 1])
+    x, y = random_images(), torch.tensor([0, 2, 1, 1])
     cross_entropy(model(x), y).backward()
     with torch.no_grad():
         E, s = model.bank.vectors, float(model.encoder.logit_scale())
@@ -75,17 +75,17 @@ def test_the_models_gradient_is_the_formulas():
 
 def test_a_longer_concept_gives_the_same_logits_and_a_smaller_gradient():
     model, y = begun(), torch.tensor([0, 2, 1, 1])
-    cross_entropy(model(pictures()), y).backward()
-    first, gradient = model(pictures()).detach(), model.bank.vectors.grad.clone()
+    cross_entropy(model(random_images()), y).backward()
+    first, gradient = model(random_images()).detach(), model.bank.vectors.grad.clone()
     with torch.no_grad():
         model.bank.vectors.mul_(4.0)
     model.zero_grad()
-    cross_entropy(model(pictures()), y).backward()
-    torch.testing.assert_close(model(pictures()).detach(), first, rtol=1e-5, atol=1e-5)
+    cross_entropy(model(random_images()), y).backward()
+    torch.testing.assert_close(model(random_images()).detach(), first, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.bank.vectors.grad, gradient / 4, rtol=1e-4, atol=1e-7)
 
 
-def test_of_one_picture_a_class_the_minimum_lies_beside_the_picture():
+def test_of_one_image_a_class_the_minimum_lies_beside_the_image():
     """C = 3, s = 5: E_c = x_c has loss .013386, the minimiser x_c - mean(x) .004371 at a cosine of .816497."""
     x, y, s = torch.eye(3), torch.arange(3), 5.0
     assert logits_and_loss(x, x, y, s)[1].item() == pytest.approx(0.013386, abs=1e-6)
@@ -194,12 +194,12 @@ def test_learnt_concepts_stand_beside_ordinary_names_as_long_as_the_text_tower_i
         model.set_classes(["bar", "a triangle"])
 
 
-def test_means_of_pictures_are_those_of_each_class():
+def test_means_of_images_are_those_of_each_class():
     model = begun()
     features = normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     means = model.image_means(features, torch.tensor([0, 2, 1, 2, 0]))
     torch.testing.assert_close(means[2], features[[1, 3]].mean(0))
-    with pytest.raises(InputError, match="no picture is of 'blue square'"):
+    with pytest.raises(InputError, match="no image is of 'blue square'"):
         model.image_means(features, torch.tensor([0, 2, 0, 2, 0]))
 
 
@@ -215,9 +215,9 @@ def test_a_plain_model_takes_concepts_in_the_texts_place():
     searched = begun()
     with torch.no_grad():
         searched.bank.vectors.add_(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)))
-        wanted = searched(pictures())
+        wanted = searched(random_images())
     plain = Model(searched.encoder, searched.tokenizer, searched.image.preprocess, name="plain")
     plain.set_classes(NAMES, text_embeddings=searched.bank.as_text_embeddings()[0][:, 0])
-    torch.testing.assert_close(plain.class_logits(pictures()), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plain.class_logits(random_images()), wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match=r"\(2, 32\) are no vectors of 3 classes; give \(3, 32\)"):
         plain.set_classes(NAMES, text_embeddings=torch.zeros(2, 32))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.factories import make_method, pictures
+from tests.factories import make_method, random_images
 from tests.methods.adapt.helpers import method
 
 from diptych.data.sources import open_source
@@ -62,7 +62,7 @@ def test_it_begins_as_zero_shot_and_a_step_of_no_size_stays_there(tmp_path):
     made.model.encoder.load_state_dict(plain.model.encoder.state_dict())
     engine(made, tmp_path, lr=1e-30).run()
     with torch.no_grad():
-        assert torch.equal(made.model.eval()(pictures()), plain.model(pictures()))
+        assert torch.equal(made.model.eval()(random_images()), plain.model(random_images()))
 
 
 def test_the_second_stage_trains_the_vision_side_alone_where_concepts_are_held(tmp_path):
@@ -90,12 +90,12 @@ def test_a_second_stage_without_rate_is_the_identity(tmp_path):
     engine(one, tmp_path / "one").run()
     engine(two, tmp_path / "two").run()
     with torch.no_grad():
-        assert torch.equal(one.model.eval()(pictures()), two.model.eval()(pictures()))
+        assert torch.equal(one.model.eval()(random_images()), two.model.eval()(random_images()))
     for name, value in one.model.state_dict().items():
         torch.testing.assert_close(value, two.model.state_dict()[name], rtol=0, atol=1e-28)  # what was 0 may be 1e-30
 
 
-def test_concepts_may_begin_at_random_or_as_their_pictures(tmp_path):
+def test_concepts_may_begin_at_random_or_as_their_images(tmp_path):
     names = cones()
     engine(names, tmp_path / "names")
     drawn = cones(start="random")
@@ -116,7 +116,7 @@ def test_concepts_may_begin_at_random_or_as_their_pictures(tmp_path):
     torch.testing.assert_close(seen.model.bank.vectors.detach(), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_pictures_alone_are_enough_for_concepts_that_begin_as_pictures(tmp_path):
+def test_images_alone_are_enough_for_concepts_that_begin_as_images(tmp_path):
     make = Make(image="vit:image_size=32:patch=16:width=64:depth=1", text="none", embed_dim=16, tokenizer=None)
     engine(ConES(ConES.configure({"start": "images"}), make), tmp_path / "a").run()
     with pytest.raises(InputError, match="start=images"):
@@ -245,7 +245,7 @@ def test_bad_options_are_refused(config, said):
 
 @pytest.mark.parametrize("name", ["coop", "cones"])
 def test_vectors_that_are_kept_give_the_same_training(name, tmp_path):
-    """Of pictures that do not vary, with fewer passes of the image tower."""
+    """Of images that do not vary, with fewer passes of the image tower."""
     found, passes = {}, {}
     for cached in (False, True):
         torch.manual_seed(0)
@@ -260,7 +260,7 @@ def test_vectors_that_are_kept_give_the_same_training(name, tmp_path):
         torch.testing.assert_close(value, found[True][key], rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_cached_cannot_vary_and_pictures_are_still_asked_for(tmp_path):
+def test_what_is_cached_cannot_vary_and_images_are_still_asked_for(tmp_path):
     with pytest.raises(InputError, match="leave augment out"):
         method("cones", cached=True, augment={"flip": True})
     made = cones(cached=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.factories import pictures
+from tests.factories import random_images
 from tests.methods.adapt.helpers import method
 
 from diptych.errors import InputError
@@ -26,7 +26,7 @@ def drawing(names=("red circle",)):
 
 
 class Linear(torch.nn.Module):
-    """A noise predictor A_t E of the sheet's convex case: linear in the rows, whatever the picture."""
+    """A noise predictor A_t E of the sheet's convex case: linear in the rows, whatever the image."""
 
     def __init__(self, rows, width, size):
         super().__init__()
@@ -88,9 +88,9 @@ def test_a_painter_draws_by_name_and_seed():
     for how, said in (
         ({"name": "a bar"}, "'a bar' is no concept"),
         ({"name": "red circle", "words": "on the left"}, "keep_text true"),
-        ({"name": "red circle", "count": 0}, "0 pictures"),
+        ({"name": "red circle", "count": 0}, "0 images"),
     ):
         with pytest.raises(InputError, match=said):
             model.draw(steps=3, **how)
-    with pytest.raises(InputError, match="draws and names no pictures"):
-        model.class_logits(pictures())
+    with pytest.raises(InputError, match="draws and names no images"):
+        model.class_logits(random_images())

@@ -65,7 +65,7 @@ def test_boxes_weigh_as_their_regions_are_central():
     assert centrality.item() == pytest.approx(sum(bce) / 2)
 
 
-def test_pictures_without_anything_give_terms_of_zero_with_gradients():
+def test_images_without_anything_give_terms_of_zero_with_gradients():
     boxes, centre = torch.rand(1, 3, 4, requires_grad=True), torch.rand(1, 3, requires_grad=True)
     held = torch.zeros(1, 3, dtype=torch.bool)
     box, centrality = box_terms(boxes, centre, torch.rand(1, 3, 4), held, torch.zeros(1, 3))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.factories import AT, pictures, tokenizer
+from tests.factories import AT, random_images, tokenizer
 from tests.methods.adapt.helpers import CLIP_B16, NAMES, learnt, method
 from torch.nn.functional import cross_entropy, normalize
 
@@ -28,7 +28,7 @@ def mocoop(groups=None, **config):
 
 def batch_of(count=6):
     return Batch(
-        images={"main": Images(pictures(count)[:, None])},
+        images={"main": Images(random_images(count)[:, None])},
         fields={"class": torch.arange(count) % len(NAMES)},
         keys=tuple(map(str, range(count))),
     )
@@ -127,8 +127,8 @@ def test_equal_prompts_are_one_whatever_the_router_says():
     with torch.no_grad():
         same.model.context.copy_(same.model.context[:1].expand_as(same.model.context))
         texts = same.model.text_features()
-        expected = same.model.encoder.logit_scale() * same.model.image_features(pictures()) @ texts[0].T
-        torch.testing.assert_close(same.model(pictures()), expected, atol=1e-4, rtol=1e-4)
+        expected = same.model.encoder.logit_scale() * same.model.image_features(random_images()) @ texts[0].T
+        torch.testing.assert_close(same.model(random_images()), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_order_of_groups_changes_no_logit():
@@ -142,7 +142,7 @@ def test_the_order_of_groups_changes_no_logit():
         turned.model.correction.copy_(made.model.correction)
         turned.model.router.weight.copy_(made.model.router.weight[order])
         turned.model.router.bias.copy_(made.model.router.bias[order])
-        torch.testing.assert_close(turned.model(pictures()), made.model(pictures()), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(turned.model(random_images()), made.model(random_images()), atol=1e-4, rtol=1e-4)
     assert firsts[0] == 0
     assert losses(turned).total.item() == pytest.approx(losses(made).total.item(), rel=1e-4)
 
@@ -150,11 +150,11 @@ def test_the_order_of_groups_changes_no_logit():
 def test_all_groups_are_the_soft_ensemble_of_their_texts():
     made = alter(mocoop(k=3))
     with torch.no_grad():
-        x, texts = made.model.image_features(pictures()), made.model.text_features()
+        x, texts = made.model.image_features(random_images()), made.model.text_features()
         mixture = torch.einsum("ng,gce->nce", made.model.router(x).softmax(1), texts)
         expected = made.model.encoder.logit_scale() * torch.einsum("ne,nce->nc", x, mixture)
-        torch.testing.assert_close(made.model(pictures()), expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(made.model.class_features(pictures()), mixture, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(made.model(random_images()), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(made.model.class_features(random_images()), mixture, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "temperature"), [(6, None), (6, 0.1), (2, None)])
@@ -165,8 +165,8 @@ def test_the_loss_is_that_of_loops(count, temperature):
         x, r, t, p = (
             part.double()
             for part in (
-                model.image_features(pictures(count)),
-                model.router(model.image_features(pictures(count))),
+                model.image_features(random_images(count)),
+                model.router(model.image_features(random_images(count))),
                 model.group_features(),
                 model.prototypes(),
             )
@@ -192,7 +192,7 @@ def test_the_loss_is_that_of_loops(count, temperature):
     assert terms == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_a_group_that_few_pictures_did_not_choose_gets_no_gradient():
+def test_a_group_that_few_images_did_not_choose_gets_no_gradient():
     made = mocoop()
     with torch.no_grad():
         made.model.router.bias.copy_(torch.tensor([9.0, 0.0, 9.0]))
@@ -223,10 +223,10 @@ def test_names_of_other_classes_teach_the_texts_alone():
     made = mocoop(names="green triangle, red circle")
     assert made.model.classes == NAMES
     assert made.model.names == (*NAMES, "green triangle")
-    assert made.model(pictures()).shape == (4, 3)
+    assert made.model(random_images()).shape == (4, 3)
     assert made.model.prototypes().shape == (3, 4, 32)
     plain = mocoop()
-    torch.testing.assert_close(made.model(pictures()), plain.model(pictures()), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made.model(random_images()), plain.model(random_images()), atol=1e-4, rtol=1e-4)
     ours, theirs = losses(made).terms, losses(plain).terms
     for name in ("classes", "gate"):
         assert ours[name].item() == pytest.approx(theirs[name].item(), abs=1e-4)
@@ -239,7 +239,7 @@ def test_new_names_have_the_same_prompts_and_prototypes_of_their_own():
     assert made.model.prototypes() is before  # once for a set of names
     made.model.set_classes(["green bar", "red circle"])
     with torch.no_grad():
-        assert made.model(pictures()).shape == (4, 2)
+        assert made.model(random_images()).shape == (4, 2)
         one = alter(mocoop(), seed=3)
         torch.testing.assert_close(
             made.model.text_features()[:, 1], one.model.text_features()[:, 0], atol=1e-5, rtol=1e-5
@@ -281,7 +281,7 @@ def test_as_many_numbers_are_learnt_as_the_sheet_says():
     assert learnt(made) == soft * 512 + 512 + (512 * 4 + 4) + 12 * 2 * 2 * 768
 
 
-def test_pictures_keep_all_their_patches_while_the_norms_learn():
+def test_images_keep_all_their_patches_while_the_norms_learn():
     made = method(
         "mocoop", templates=GROUPS, image="vit:image_size=32:patch=8:width=64:depth=2:pre_norm=true:patch_dropout=0.5"
     )
@@ -289,16 +289,16 @@ def test_pictures_keep_all_their_patches_while_the_norms_learn():
     torch.testing.assert_close(made.train().encode(batch_of(), AT)["image"], calm)
 
 
-def test_pictures_are_told_their_groups():
+def test_images_are_told_their_groups():
     made = alter(mocoop())
     model = MixtureModel(made.model, made.model.image.preprocess, name="here")
-    found, weights = model.route(pictures()), made.model.route(pictures())
+    found, weights = model.route(random_images()), made.model.route(random_images())
     for told, row in zip(found, weights, strict=True):
         assert len(told) == 2
         assert told[0][1] >= told[1][1] > 0
         assert sum(share for _, share in told) == pytest.approx(1, abs=1e-6)
         assert dict(told) == pytest.approx({name: w for name, w in zip(GROUPS, row.tolist(), strict=True) if w})
-    assert copy.copy(model).class_logits(pictures()).shape == (4, 3)
+    assert copy.copy(model).class_logits(random_images()).shape == (4, 3)
 
 
 def test_a_run_keeps_the_templates_and_not_the_name_of_their_file(tmp_path):

@@ -137,7 +137,7 @@ def test_pairs_look_for_each_other_without_a_prompt():
     torch.testing.assert_close(made.loss(found, given, AT).total, sum(both) / 2)
 
 
-def test_texts_are_cut_and_pictures_are_given_bars():
+def test_texts_are_cut_and_images_are_given_bars():
     made, given = method(length=4, ratio=1.25), batch()
     ids, lengths = given.text.flat
     assert made.model.words(ids, lengths)[0].shape == (4, 4)
@@ -240,35 +240,35 @@ def test_a_run_on_triples_begins_as_the_run_on_pairs(runs, tmp_path):
 def test_a_loaded_run_indexes_composes_and_searches(runs):
     model = diptych.load(runs / "sprc")
     source = open_source(f"{SCENES}:count=12:split=val")
-    pictures = [sample.images["main"] for sample in source]
-    index = model.index(pictures, batch_size=5)
+    images = [sample.images["main"] for sample in source]
+    index = model.index(images, batch_size=5)
     assert (index.shape, index.dtype) == ((12, 3, 12), torch.float16)
-    assert torch.equal(index, model.index(pictures, batch_size=12))
+    assert torch.equal(index, model.index(images, batch_size=12))
     torch.testing.assert_close(index.float().norm(dim=-1), torch.ones(12, 3), atol=1e-3, rtol=1e-3)
     words = [sample.captions("instruction")[0] for sample in list(source)[1:6]]
-    queries = model.compose(pictures[:1] * 5, words, batch_size=2)
+    queries = model.compose(images[:1] * 5, words, batch_size=2)
     assert queries.shape == (5, 12)
-    torch.testing.assert_close(queries[3], model.compose(pictures[0], words[3].upper() + "!")[0])
-    one = model.search(index, pictures[0], words[0], k=4)
+    torch.testing.assert_close(queries[3], model.compose(images[0], words[3].upper() + "!")[0])
+    one = model.search(index, images[0], words[0], k=4)
     scores = (index.float() @ queries[0]).amax(1)
     assert [place for place, _ in one] == scores.argsort(descending=True)[:4].tolist()
     assert [score for _, score in one] == pytest.approx(scores.sort(descending=True).values[:4].tolist())
-    assert len(model.search(index, pictures[0], words[0], k=99)) == 12
-    with pytest.raises(InputError, match="ask for at least 1 picture"):
-        model.search(index, pictures[0], words[0], k=0)
-    with pytest.raises(InputError, match="2 pictures and 1 instructions"):
-        model.compose(pictures[:2], words[:1])
+    assert len(model.search(index, images[0], words[0], k=99)) == 12
+    with pytest.raises(InputError, match="ask for at least 1 image"):
+        model.search(index, images[0], words[0], k=0)
+    with pytest.raises(InputError, match="2 images and 1 instructions"):
+        model.compose(images[:2], words[:1])
     with pytest.raises(InputError, match="1 of them empty"):
-        model.compose(pictures[:1], "  . ")
+        model.compose(images[:1], "  . ")
 
 
 def test_tiles_of_the_index_change_nothing(runs, monkeypatch):
     model = diptych.load(runs / "sprc")
-    picture = open_source(f"{SCENES}:count=1")[0].images["main"]
+    image = open_source(f"{SCENES}:count=1")[0].images["main"]
     index = normalize(torch.randn(11, 3, 12, generator=torch.Generator().manual_seed(0)), dim=-1).half()
-    whole = model.search(index, picture, "make the circle red")
+    whole = model.search(index, image, "make the circle red")
     monkeypatch.setattr("diptych.methods.adapt.sprc.composer.TILE", 3)
-    assert model.search(index, picture, "make the circle red") == whole
+    assert model.search(index, image, "make the circle red") == whole
 
 
 def test_it_embeds_as_its_encoder_and_runs_in_bfloat16(runs):
@@ -277,9 +277,9 @@ def test_it_embeds_as_its_encoder_and_runs_in_bfloat16(runs):
     torch.testing.assert_close(model.embed_texts(texts), base.embed_texts(texts))
     assert model.identity != base.identity
     assert isinstance(model, Model)
-    picture = open_source(f"{SCENES}:count=1")[0].images["main"]
+    image = open_source(f"{SCENES}:count=1")[0].images["main"]
     half = diptych.load(runs / "sprc", precision="bfloat16")
-    one, other = (each.compose(picture, "make it red") for each in (model, half))
+    one, other = (each.compose(image, "make it red") for each in (model, half))
     assert cosine_similarity(one, other).item() > 0.99
 
 

@@ -1,4 +1,4 @@
-"""Scores of texts by the NULL picture, and the threshold against all there are."""
+"""Scores of texts by the NULL image, and the threshold against all there are."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from diptych.data.pictures import Preprocess, noise_picture
+from diptych.data.images import Preprocess, noise_image
 from diptych.errors import InputError
 from diptych.methods.adapt.visualness.model import VisualnessModel
 from diptych.methods.store import load
@@ -37,7 +37,7 @@ def test_no_threshold_is_better_than_the_best(scores, flips):
 
 
 def test_a_threshold_on_cosine_is_one_on_the_score():
-    """The sheet's: .79 and .83 are cosines of .21 and .17 to the NULL picture."""
+    """The sheet's: .79 and .83 are cosines of .21 and .17 to the NULL image."""
     cosines = np.array([0.2, 0.22, 0.16, 0.18])
     assert ((1 - cosines > 0.79) == (cosines < 0.21)).all()
     assert ((1 - cosines > 0.83) == (cosines < 0.17)).all()
@@ -48,9 +48,9 @@ def model():
     return VisualnessModel.of(load("tiny"))
 
 
-def test_the_score_is_one_less_the_cosine_to_the_null_picture_and_no_length_changes_it(model):
+def test_the_score_is_one_less_the_cosine_to_the_null_image_and_no_length_changes_it(model):
     found = model.score(TEXTS)
-    null = model.embed_images(noise_picture(model.preprocess)[None])[0]
+    null = model.embed_images(noise_image(model.preprocess)[None])[0]
     torch.testing.assert_close(found, 1 - model.embed_texts(TEXTS) @ null)
     assert bool(((found >= 0) & (found <= 2)).all())
     assert model.score(TEXTS[0]).shape == (1,)
@@ -82,6 +82,6 @@ def test_it_embeds_as_the_model_that_it_was_made_of_and_is_another(model):
     assert VisualnessModel.of(tiny, seed=1).identity != model.identity
 
 
-def test_the_null_picture_is_the_same_everywhere():
+def test_the_null_image_is_the_same_everywhere():
     """A model keeps its own, but other machines should give a new model the same one."""
-    assert int(noise_picture(Preprocess(size=224)).long().sum()) == 19_217_250
+    assert int(noise_image(Preprocess(size=224)).long().sum()) == 19_217_250

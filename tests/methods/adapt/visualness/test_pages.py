@@ -23,7 +23,7 @@ class Model(Fake):
 
 
 class Document:
-    """Rows of a document: (page, picture or None, texts)."""
+    """Rows of a document: (page, image or None, texts)."""
 
     name = "document"
 
@@ -32,10 +32,10 @@ class Document:
             Sample(
                 key=str(at),
                 source="document",
-                images={} if picture is None else {"main": Dot(picture)},
+                images={} if image is None else {"main": Dot(image)},
                 texts=[*(Text(text=text) for text in texts), *([Text(text=name, role=page)] if name else [])],
             )
-            for at, (name, picture, texts) in enumerate(rows)
+            for at, (name, image, texts) in enumerate(rows)
         ]
 
     def __len__(self):
@@ -56,25 +56,25 @@ ROWS = (
     ("b", 3, ["of b 5"]),
     ("a", None, ["first 2", "second 6"]),
     ("a", 4, ["third 7"]),
-    ("c", None, ["no picture on this page 8"]),
+    ("c", None, ["no image on this page 8"]),
     ("", 0, ["a page of its own 9"]),
 )
 
 
 def expected(model):
-    """By loops: of each sentence the greatest cosine and which picture has it."""
+    """By loops: of each sentence the greatest cosine and which image has it."""
     pages = {"a": ([1, 4], [2, 6, 7]), "b": ([3], [5]), "5": ([0], [9])}
     found = {}
-    for pictures, said in pages.values():
+    for images, said in pages.values():
         for text in said:
-            cosines = {picture: float(model.vectors[text] @ model.vectors[picture]) for picture in pictures}
+            cosines = {image: float(model.vectors[text] @ model.vectors[image]) for image in images}
             best = max(cosines, key=cosines.__getitem__)
             found[text] = (best, cosines[best])
     return found
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 64])
-def test_a_sentence_is_compared_with_every_picture_of_its_page_and_no_other(at_once, monkeypatch):
+def test_a_sentence_is_compared_with_every_image_of_its_page_and_no_other(at_once, monkeypatch):
     monkeypatch.setattr("diptych.methods.adapt.visualness.pages.AT_ONCE", at_once)
     source, model = Document(*ROWS), Model(vectors(3))
     found = label(source, model, positive="0.2", negative="0.1")
@@ -109,7 +109,7 @@ def test_long_texts_are_cut_into_sentences_and_one_stays_as_it_is():
     assert found.texts == ["One thing 2", "Another 3", "A single one 4."]
 
 
-def test_damaged_pictures_are_counted_and_the_page_does_without():
+def test_damaged_images_are_counted_and_the_page_does_without():
     source = Document(("a", 1, ["text 2"]), ("a", 3, []), ("b", 4, ["text 5"]))
     for at in (1, 2):
         source.samples[at] = replace(source[at], images={"main": Dot(source[at].images["main"].number, "truncated")})
@@ -119,7 +119,7 @@ def test_damaged_pictures_are_counted_and_the_page_does_without():
 
 
 def test_the_table_is_one_that_sources_read(tmp_path):
-    """On disk: pages as rows, pictures in files; and back."""
+    """On disk: pages as rows, images in files; and back."""
     lines = []
     for at, colour in enumerate(["red", "blue", "green"]):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{at}.png")
@@ -140,17 +140,17 @@ def test_the_table_is_one_that_sources_read(tmp_path):
     for index in range(len(back)):
         sample = back[index]
         assert bool(sample.images) == bool(sample.labels["label"])
-        for picture in sample.images.values():
-            assert picture.decode().size == (64, 64)
+        for image in sample.images.values():
+            assert image.decode().size == (64, 64)
 
 
-def test_pictures_that_are_no_files_are_written_beside_the_table(tmp_path):
+def test_images_that_are_no_files_are_written_beside_the_table(tmp_path):
     source = open_source("scenes:count=8:number=1:texts=caption+hypothesis")
     found = label(source, load("tiny"), positive="20%", negative="20%", role="*")
     write(found, source, tmp_path / "auto.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "auto.jsonl").read_text("utf-8").splitlines()]
-    pictures = {row["image"] for row in rows if row["label"]}
-    assert {f"auto/{path.name}" for path in (tmp_path / "auto").iterdir()} == pictures
+    images = {row["image"] for row in rows if row["label"]}
+    assert {f"auto/{path.name}" for path in (tmp_path / "auto").iterdir()} == images
     key = next(row["page_id"] for row in rows if row["label"])
     shown = Image.open(tmp_path / next(row["image"] for row in rows if row["page_id"] == key and row["label"]))
     own = source[list(source.keys()).index(key)].images["main"].decode()
@@ -167,7 +167,7 @@ def test_what_is_no_threshold_is_refused(text):
     ("settings", "message"),
     [
         ({"positive": "0.1", "negative": "0.2"}, "visual would be above 0.100 and not visual below 0.200"),
-        ({"role": "web"}, "no page of document has both a picture and a text of role 'web'"),
+        ({"role": "web"}, "no page of document has both an image and a text of role 'web'"),
     ],
 )
 def test_settings_that_label_nothing_right_are_refused(settings, message):

@@ -1,4 +1,4 @@
-"""TIP-CLIP: the NULL picture in the loss against loops, its floors, its gradient, stages and threshold."""
+"""TIP-CLIP: the NULL image in the loss against loops, its floors, its gradient, stages and threshold."""
 
 import math
 
@@ -22,7 +22,7 @@ def kinds(*visual):
 
 
 def rows(*visual):
-    """Perfect embeddings: visual rows have a direction of their own, all others that of the NULL picture."""
+    """Perfect embeddings: visual rows have a direction of their own, all others that of the NULL image."""
     size = len(visual) + 1
     places = [at + 1 if yes else 0 for at, yes in enumerate(visual)]
     return torch.eye(size, dtype=torch.float64)[places]
@@ -59,7 +59,7 @@ def test_the_loss_is_clips_with_the_null_vector_in_the_rows_of_other_texts(visua
     image = torch.stack([own if yes else null for own, yes in zip(image, visual, strict=True)])
     found = value(total({"image": image, "text": text}, kinds(*visual), temperature=0.2))
     assert found == pytest.approx(slow_loss(image, text, 5.0), rel=1e-6)
-    if sum(visual) >= 4:  # with one NULL row or none: the plain loss, with NULL as a picture as any other
+    if sum(visual) >= 4:  # with one NULL row or none: the plain loss, with NULL as an image as any other
         assert found == pytest.approx(float(info_nce(image, text, 5.0)), rel=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_the_floor_at_clips_temperature():
 
 
 def test_a_batch_of_null_rows_alone_has_log_n_at_least():
-    """All pictures are one: each row's softmax over texts sums to 1, so their mean surprise is log N or more."""
+    """All images are one: each row's softmax over texts sums to 1, so their mean surprise is log N or more."""
     null = torch.eye(5, dtype=torch.float64)[[0] * 4]
     even = total({"image": null, "text": null}, kinds(0, 0, 0, 0), temperature=0.1)
     generator = torch.Generator().manual_seed(0)
@@ -90,23 +90,23 @@ def test_a_batch_of_null_rows_alone_has_log_n_at_least():
     assert value(uneven) > math.log(4)
 
 
-def test_the_null_picture_stands_in_the_batch_once():
-    """`multi`, by loops: texts choose among different pictures; of the NULL picture all its texts are right."""
+def test_the_null_image_stands_in_the_batch_once():
+    """`multi`, by loops: texts choose among different images; of the NULL image all its texts are right."""
     visual = (1, 0, 0, 1, 0)
     generator = torch.Generator().manual_seed(1)
     text = normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1)
     null, *own = normalize(torch.randn(3, 8, generator=generator, dtype=torch.float64), dim=1)
     image = torch.stack([own[0], null, null, own[1], null])
     found = value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5, null_positives="multi"))
-    pictures, texts_of = [null, own[0], own[1]], [[1, 2, 4], [0], [3]]
+    images, texts_of = [null, own[0], own[1]], [[1, 2, 4], [0], [3]]
     expected = 0.0
-    for picture, right in zip(pictures, texts_of, strict=True):
-        rest = math.log(sum(math.exp(2 * float(picture @ other)) for other in text))
-        expected -= sum(2 * float(picture @ text[at]) - rest for at in right) / len(right) / len(pictures) / 2
-    for picture, right in zip(pictures, texts_of, strict=True):
+    for one, right in zip(images, texts_of, strict=True):
+        rest = math.log(sum(math.exp(2 * float(one @ other)) for other in text))
+        expected -= sum(2 * float(one @ text[at]) - rest for at in right) / len(right) / len(images) / 2
+    for one, right in zip(images, texts_of, strict=True):
         for at in right:
-            rest = math.log(sum(math.exp(2 * float(other @ text[at])) for other in pictures))
-            expected -= (2 * float(picture @ text[at]) - rest) / 5 / 2
+            rest = math.log(sum(math.exp(2 * float(other @ text[at])) for other in images))
+            expected -= (2 * float(one @ text[at]) - rest) / 5 / 2
     assert found == pytest.approx(expected, rel=1e-6)
     assert found < value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5)) - 0.1
     perfect = total({"image": rows(*visual), "text": rows(*visual)}, kinds(*visual), 0.01, null_positives="multi")
@@ -118,7 +118,7 @@ def test_the_null_picture_stands_in_the_batch_once():
     )
 
 
-def test_the_floor_with_one_picture_for_all_visual_texts():
+def test_the_floor_with_one_image_for_all_visual_texts():
     visual = (1, 1, 1, 1, 0, 0, 0, 0)
     perfect = torch.eye(2, dtype=torch.float64)[[1] * 4 + [0] * 4]
     losses = total({"image": perfect, "text": perfect}, kinds(*visual), temperature=0.01, visual="common")
@@ -151,7 +151,7 @@ def test_gradients_are_those_of_small_steps():
         )
 
 
-def test_the_null_picture_passes_the_tower_once_a_step_and_is_kept_with_the_model():
+def test_the_null_image_passes_the_tower_once_a_step_and_is_kept_with_the_model():
     method = make_method("visualness")
     seen = []
     method.model.image.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -180,7 +180,7 @@ def test_the_null_picture_passes_the_tower_once_a_step_and_is_kept_with_the_mode
     assert shown.std() == pytest.approx(math.sqrt((256**2 - 1) / 12), rel=0.05)  # uniform in 0 … 255
 
 
-def test_all_visual_texts_may_have_one_picture():
+def test_all_visual_texts_may_have_one_image():
     method = make_method("visualness", visual="common")
     visual = torch.tensor([True, False, True])
     pixels = torch.zeros(3, 1, 3, 32, 32, dtype=torch.uint8)
@@ -195,9 +195,9 @@ def test_all_visual_texts_may_have_one_picture():
 class Mixed(Toy):
     """Drawings with their captions, and texts without one; `label` says which are called visual, or nobody does."""
 
-    def __init__(self, count=48, label=None, pictures=True):
+    def __init__(self, count=48, label=None, images=True):
         super().__init__(count, ["images.main", "texts.caption"])
-        self.label, self.pictures = label, pictures
+        self.label, self.images = label, images
 
     def schema(self):
         found = {"images.main": Field(kind="image", optional=True), "texts.caption": Field(kind="text")}
@@ -213,7 +213,7 @@ class Mixed(Toy):
         return Sample(
             key=sample.key,
             source="mixed",
-            images=sample.images if visual or self.pictures is True else {},
+            images=sample.images if visual or self.images is True else {},
             texts=[Text(text=text)],
             labels={"kind": self.label(index)} if self.label else {},
         )
@@ -230,11 +230,11 @@ def train(folder, **streams):
 
 
 def test_stages_are_those_whose_data_is_given_and_the_last_finds_the_threshold(tmp_path):
-    mixed = Mixed(pictures=False)
+    mixed = Mixed(images=False)
     engine = train(tmp_path / "one", train=mixed)
     assert {line["stage"] for line in read_log(tmp_path / "one")} == {"train"}
     assert float(engine.delivered().threshold) == math.inf
-    engine = train(tmp_path / "all", train=mixed, human=Mixed(24, pictures=False), calibrate=mixed)
+    engine = train(tmp_path / "all", train=mixed, human=Mixed(24, images=False), calibrate=mixed)
     log = read_log(tmp_path / "all")
     assert [line["stage"] for line in log] == ["train"] * 4 + ["human"] * 4 + ["calibrate"]
     delivered = engine.delivered()
@@ -246,14 +246,14 @@ def test_stages_are_those_whose_data_is_given_and_the_last_finds_the_threshold(t
 
 
 def test_the_threshold_reaches_averaged_weights(tmp_path):
-    mixed = Mixed(pictures=False)
+    mixed = Mixed(images=False)
     engine = train(tmp_path, train=mixed, calibrate=mixed, recipe={"ema": 0.5})
     assert engine.delivered() is not engine.method.deliver()
     assert math.isfinite(float(engine.delivered().threshold))
 
 
-def test_a_label_says_what_a_picture_would_not(tmp_path):
-    """Texts beside a picture that are called not visual have the NULL picture all the same."""
+def test_a_label_says_what_a_image_would_not(tmp_path):
+    """Texts beside an image that are called not visual have the NULL image all the same."""
     labelled = Mixed(label=lambda index: int(index % 3 == 0))
     engine = train(tmp_path, train=labelled, config={"label": "kind"})
     assert all(line["visual"] == pytest.approx(1 / 3, abs=0.08) for line in read_log(tmp_path))
@@ -267,10 +267,10 @@ def test_a_label_says_what_a_picture_would_not(tmp_path):
     ("streams", "config", "message"),
     [
         ({"train": Toy(16)}, {}, "'train', has the same images.main .1., so its texts are of one kind"),
-        ({"train": Mixed(pictures=False), "calibrate": Toy(16)}, {}, "the stream 'calibrate'"),
+        ({"train": Mixed(images=False), "calibrate": Toy(16)}, {}, "the stream 'calibrate'"),
         ({"train": Mixed(label=lambda index: 0)}, {"label": "kind"}, "the same labels.kind .0."),
-        ({"train": Mixed(pictures=False), "humam": Toy(16)}, {}, "did you mean 'human'"),
-        ({"train": Mixed(pictures=False)}, {"label": "kind"}, "no labels.kind"),
+        ({"train": Mixed(images=False), "humam": Toy(16)}, {}, "did you mean 'human'"),
+        ({"train": Mixed(images=False)}, {"label": "kind"}, "no labels.kind"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_before_the_first_step(streams, config, message, tmp_path):

@@ -87,7 +87,7 @@ def test_bad_options_are_refused(config, said):
         ALIGN.configure(config)
 
 
-def test_published_pictures_are_scaled_alike_in_training_and_outside():
+def test_published_images_are_scaled_alike_in_training_and_outside():
     from diptych.towers.build import image_tower
 
     preset = ALIGN.presets["paper"]

@@ -24,25 +24,25 @@ def text(word, times=1):
     ("width", "height", "reason"),
     [(201, 400, ""), (200, 400, "small"), (400, 200, "small"), (300, 900, "narrow"), (300, 899, ""), (0, 0, "")],
 )
-def test_small_and_narrow_pictures_go_and_unknown_sizes_stay(width, height, reason):
-    assert reasons([Pair(picture=0, text="a", width=width, height=height)], shorter_side=200, aspect=3.0) == [reason]
+def test_small_and_narrow_images_go_and_unknown_sizes_stay(width, height, reason):
+    assert reasons([Pair(image=0, text="a", width=width, height=height)], shorter_side=200, aspect=3.0) == [reason]
 
 
-def test_a_picture_of_too_many_texts_goes_with_all_of_them():
-    pairs = [Pair(picture="a", text=f"text {at}") for at in range(3)] + [Pair(picture="b", text="text 0")]
-    assert reasons(pairs, texts_a_picture=2) == ["many-texts"] * 3 + [""]
-    assert reasons(pairs, texts_a_picture=3) == [""] * 4
+def test_a_image_of_too_many_texts_goes_with_all_of_them():
+    pairs = [Pair(image="a", text=f"text {at}") for at in range(3)] + [Pair(image="b", text="text 0")]
+    assert reasons(pairs, texts_per_image=2) == ["many-texts"] * 3 + [""]
+    assert reasons(pairs, texts_per_image=3) == [""] * 4
 
 
-def test_a_text_of_too_many_pictures_goes_and_twice_beside_one_picture_is_once():
-    pairs = [Pair(picture=at, text="click here") for at in (0, 1, 2)] + [Pair(picture=3, text="a cat")] * 5
-    assert reasons(pairs, pictures_a_text=2) == ["shared-text"] * 3 + [""] * 5
-    assert reasons(pairs, pictures_a_text=3) == [""] * 8
+def test_a_text_of_too_many_images_goes_and_twice_beside_one_image_is_once():
+    pairs = [Pair(image=at, text="click here") for at in (0, 1, 2)] + [Pair(image=3, text="a cat")] * 5
+    assert reasons(pairs, images_per_text=2) == ["shared-text"] * 3 + [""] * 5
+    assert reasons(pairs, images_per_text=3) == [""] * 8
 
 
 def test_a_text_with_a_rare_word_or_a_rare_pair_of_words_goes():
     texts = ["red cat"] * 3 + ["cat red", "red zyx"]
-    pairs = [Pair(picture=at, text=each) for at, each in enumerate(texts)]
+    pairs = [Pair(image=at, text=each) for at, each in enumerate(texts)]
     assert frequent(texts, 3) == {"red", "cat", "red cat"}
     assert reasons(pairs, vocabulary=3) == [""] * 3 + ["rare", "rare"]
     assert reasons(pairs, vocabulary=100) == [""] * 5
@@ -50,11 +50,11 @@ def test_a_text_with_a_rare_word_or_a_rare_pair_of_words_goes():
 
 @pytest.mark.parametrize(("words", "reason"), [(2, "short"), (3, ""), (20, ""), (21, "long")])
 def test_texts_have_three_to_twenty_words(words, reason):
-    assert reasons([Pair(picture=0, text=text("cat", words))], fewest_words=3, most_words=20) == [reason]
+    assert reasons([Pair(image=0, text=text("cat", words))], fewest_words=3, most_words=20) == [reason]
 
 
 def test_the_first_rule_that_is_broken_is_told():
-    pair = Pair(picture=0, text="cat", width=10, height=100)
+    pair = Pair(image=0, text="cat", width=10, height=100)
     assert [REASONS[reason] for reason in broken([pair])] == ["small"]
     assert reasons([pair], aspect=3.0, fewest_words=3) == ["narrow"]
 
@@ -72,7 +72,7 @@ def test_words_are_lower_case_and_punctuation_parts_them():
 PAIRS = st.lists(
     st.builds(
         Pair,
-        picture=st.integers(0, 3),
+        image=st.integers(0, 3),
         text=st.lists(st.sampled_from(["red", "cat", "zyx", "a"]), max_size=4).map(" ".join),
         width=st.sampled_from([0, 100, 300]),
         height=st.sampled_from([0, 300, 1000]),
@@ -80,15 +80,15 @@ PAIRS = st.lists(
     ),
     max_size=12,
 )
-RULES = Rules(texts_a_picture=3, pictures_a_text=2, vocabulary=4, fewest_words=1, most_words=3)
+RULES = Rules(texts_per_image=3, images_per_text=2, vocabulary=4, fewest_words=1, most_words=3)
 
 
 def slow(pairs):
     """Counts anew for each pair."""
     found = []
     for pair in pairs:
-        texts = sum(other.picture == pair.picture for other in pairs)
-        pictures = len({other.picture for other in pairs if other.text == pair.text})
+        texts = sum(other.image == pair.image for other in pairs)
+        images = len({other.image for other in pairs if other.text == pair.text})
         every = [gram for other in pairs for gram in grams(other.text)]
         ranked = sorted((every.count(gram) for gram in set(every)), reverse=True)
         edge = ranked[RULES.vocabulary] if len(ranked) > RULES.vocabulary else 0
@@ -96,7 +96,7 @@ def slow(pairs):
         low, high = sorted((pair.width, pair.height))
         words = len(pair.text.split())
         shape = [0 < low <= 200, low > 0 and high >= 3 * low]
-        breaks = [*shape, texts > 3, pair.tested, pictures > 2, rare, words < 1, words > 3]
+        breaks = [*shape, texts > 3, pair.tested, images > 2, rare, words < 1, words > 3]
         found.append(breaks.index(True) if any(breaks) else -1)
     return found
 
@@ -110,8 +110,8 @@ def test_equal_to_counting_by_hand_in_any_order(pairs, luck):
     assert np.array_equal(broken([pairs[at] for at in order], RULES), found[order] if order else found)
 
 
-def test_pictures_that_are_tested_on_go_and_those_that_look_like_them():
-    """Equal bytes, and the same picture written anew at another size; the order of the rules holds."""
+def test_images_that_are_tested_on_go_and_those_that_look_like_them():
+    """Equal bytes, and the same image written anew at another size; the order of the rules holds."""
     train = open_source("scenes:count=6:seed=3:size=64:texts=caption")
     same, resized = (
         open_source(f"scenes:count=1:start={at}:seed=3:size={size}:texts=caption") for at, size in ((1, 64), (4, 96))

@@ -59,7 +59,7 @@ class World(_base.World[Scene]):
         return sibling(scene, member, config, self.catalogue)
 
     def render(self, facts: Scene) -> Rendered:
-        """Picture, masks `instance`, `coarse` and `class`, arrays `depth` and `factors`, boxes with texts."""
+        """Image, masks `instance`, `coarse` and `class`, arrays `depth` and `factors`, boxes with texts."""
         drawn = self._render(facts)
         boxes = list(drawn.boxes)
         for at, page in enumerate(facts.pages, 1):

@@ -1,4 +1,4 @@
-"""Pictures of single objects: drawings and shapes cut to size, tinted and textured, with a soft shadow round them.
+"""Images of single objects: drawings and shapes cut to size, tinted and textured, with a soft shadow round them.
 
 A sprite is made once for each concept, design and size and kept; what differs from object to object (colour, texture)
 is a look-up in a table of 256 tones. H x W are the pixels of a sprite.
@@ -10,12 +10,12 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from diptych.data.drawings import GlyphPicture
-from diptych.data.pictures import luma
+from diptych.data.drawings import GlyphImage
+from diptych.data.images import luma
 from diptych.data.worlds.scenes.concepts import table
 from diptych.data.worlds.scenes.words import COLOURS
 
-_KEPT = 1024  # sprites; 12 kB each in pictures of 64 px, 150 kB in those of 224
+_KEPT = 1024  # sprites; 12 kB each in images of 64 px, 150 kB in those of 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Sprite:
 @lru_cache(maxsize=_KEPT)
 def sprite(concept: str, design: str, side: int, pad: int) -> Sprite:
     """The object with its longer side `side` pixels."""
-    image = _cut(_shape(concept) if not design else GlyphPicture(design, table()[concept].index).decode(), side)
+    image = _cut(_shape(concept) if not design else GlyphImage(design, table()[concept].index).decode(), side)
     canvas = Image.new("RGBA", (image.width + 2 * pad, image.height + 2 * pad))
     canvas.paste(image, (pad, pad))
     pixels = np.asarray(canvas, np.float32)

@@ -162,7 +162,7 @@ def _form(template: int, things: list[str], ground: str, opening: str, total: st
 
 
 def _signals(scene: Scene) -> str:
-    """What is laid over the picture, in words."""
+    """What is laid over the image, in words."""
     text = f", framed in {scene.easy}" if scene.easy else ""
     text += f", crossed by {scene.hard} lines" if scene.hard else ""
     return text + (f", stamped with a {scene.salient}" if scene.salient else "")
@@ -196,7 +196,7 @@ def named(scene: Scene, ways: dict[str, Ways]) -> Thing | None:
 
 
 def web(scene: Scene, ways: dict[str, Ways]) -> str:
-    """As found beside pictures on the web: little but the exact name of one object."""
+    """As found beside images on the web: little but the exact name of one object."""
     way = ways["web"]
     thing = named(scene, ways)
     number = 10 + int(way.number("number") * 9990)

@@ -36,7 +36,7 @@ VALUES: dict[str, Sequence[str]] = {
     "number": NUMBERS[1:],
 }
 _OF_THING = ("colour", "texture", "size", "place")
-_HIDDEN = ("new", "heavy", "expensive", "popular", "loved", "cheap", "famous", "warm")  # no picture tells
+_HIDDEN = ("new", "heavy", "expensive", "popular", "loved", "cheap", "famous", "warm")  # no image tells
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +171,7 @@ def _words(claim: Claim, ways: Ways, at: float) -> str:
 
 
 def undecided(thing: Thing, at: float) -> str:
-    """A sentence about a thing that no picture decides."""
+    """A sentence about a thing that no image decides."""
     noun, be = (plural(thing.concept), "are") if thing.count > 1 else (thing.concept, "is")
     return f"the {noun} {be} {_HIDDEN[int(at * len(_HIDDEN))]}."
 

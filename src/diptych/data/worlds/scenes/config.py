@@ -30,15 +30,15 @@ MOST = len(NUMBERS) - 1  # objects that a caption can count
 class Config:
     """Every option of scenes; those that take several values join them by `+`.
 
-    What is in a picture
+    What is in an image
         size         pixels a side, 32 to 224
-        number       objects in a picture: `2`, `1-4` or `1+3` (at most 8), each as often
-        same         share of pictures of several objects in which all are of one kind, size, colour and texture
+        number       objects in an image: `2`, `1-4` or `1+3` (at most 8), each as often
+        same         share of images of several objects in which all are of one kind, size, colour and texture
         objects      what may be drawn: `common` (20 glyph concepts), `shapes` (8), `all`, or names
         designs        whose drawings: of noto, fluent-flat, emojione, twemoji; twemoji only where it is named
         colours      which of the eight, or `all`
         tinted       share of objects that have a colour; the others keep their drawing's own
-        occlusion    share of pictures of 2 to 4 objects in which one is put so that it hides a part of another
+        occlusion    share of images of 2 to 4 objects in which one is put so that it hides a part of another
         described    how many kinds of objects captions speak of; 0: all. The others are clutter
         distractors  further small objects of foreign classes, which nothing but boxes and masks tells of
     What is held out
@@ -53,14 +53,14 @@ class Config:
         long         what each sentence of a long text tells: `facts` (one) or `objects` (all of one object)
         drop         share of facts that captions and paraphrases leave out; none where there are edits or siblings
         noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
-    Beside the picture
+    Beside the image
         edits        kinds of minimal edits to give with each sample, or `all`
         siblings     samples i*n … i*n+n-1 are one scene and n-1 edits of it
         pool         only so many different scenes; further samples repeat them in order
         pages        scenes in a document: `1`, `2`, `3` or `2-3`
-    Signals laid over the picture
+    Signals laid over the image
         easy, hard   strength, 0 to 1, of a coloured frame and of faint lines in one of four directions
-        overlay      share of pictures stamped with a pale shape
+        overlay      share of images stamped with a pale shape
     """
 
     size: int = 64

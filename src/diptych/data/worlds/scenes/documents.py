@@ -19,7 +19,7 @@ _ENDS = ("a", "em", "ib", "o", "ut")
 
 
 def image_of(page: int) -> str:
-    """The role of a page's picture: main, page2, page3."""
+    """The role of a page's image: main, page2, page3."""
     return "main" if page == 0 else f"page{page + 1}"
 
 
@@ -35,7 +35,7 @@ def document(scene: Scene, config: Config, seed: int) -> Scene:
 
 
 def told(scene: Scene) -> list[Text]:
-    """The sentences in order; `attrs` say which picture each belongs to, and of which of its objects it speaks."""
+    """The sentences in order; `attrs` say which image each belongs to, and of which of its objects it speaks."""
     found: list[Text] = []
     subject = scene.things[0]
 

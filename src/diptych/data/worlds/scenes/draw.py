@@ -1,6 +1,6 @@
-"""From facts to pixels: the picture, its masks, its depth and its boxes, in one pass from far to near.
+"""From facts to pixels: the image, its masks, its depth and its boxes, in one pass from far to near.
 
-S is the picture's side. An object counts where its drawing is at least half opaque and nothing nearer lies over it.
+S is the image's side. An object counts where its drawing is at least half opaque and nothing nearer lies over it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ GROUND_DEPTH = 1.0
 
 
 def draw(scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (S, S, 3) uint8, and which object each pixel shows (S, S) uint8: 0 the ground, else id + 1."""
+    """The image (S, S, 3) uint8, and which object each pixel shows (S, S) uint8: 0 the ground, else id + 1."""
     variant, down, along = scene.tile
     top = int(down * size)
     left = int(along * size)

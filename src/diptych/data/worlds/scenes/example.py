@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from diptych.data.drawings import DESIGNS
-from diptych.data.sample import Field, Picture, Sample, Schema
+from diptych.data.sample import EncodedImage, Field, Sample, Schema
 from diptych.data.worlds._base import Drawn
 from diptych.data.worlds.scenes.concepts import KINDS, Catalogue, table
 from diptych.data.worlds.scenes.config import EDITS, NOISES, Config
@@ -31,12 +31,12 @@ UNSEEN = ("none", "colour", "place", "colour and place")  # what of the subject 
 
 
 def example(world: "World", scene: Scene, key: str) -> Sample:
-    """The sample of a scene: pictures, masks, arrays and boxes are drawn when asked for."""
+    """The sample of a scene: images, masks, arrays and boxes are drawn when asked for."""
     drawn = Drawn(world, scene)
-    images: dict[str, Picture] = {"main": drawn.picture()}
-    images |= {image_of(at): Drawn(world, page).picture() for at, page in enumerate(scene.pages, 1)}
+    images: dict[str, EncodedImage] = {"main": drawn.image()}
+    images |= {image_of(at): Drawn(world, page).image() for at, page in enumerate(scene.pages, 1)}
     if scene.before:
-        images["reference"] = Drawn(world, scene.before).picture()
+        images["reference"] = Drawn(world, scene.before).image()
     kinds = () if scene.change else edits_of(world.config)
     after = {kind: world.edited(scene, kind) for kind in kinds}
     return Sample(

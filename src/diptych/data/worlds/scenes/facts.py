@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One drawn object. Lengths are fractions of the picture's side, depth runs from 0 (near) to 1 (the ground)."""
+    """One drawn object. Lengths are fractions of the image's side, depth runs from 0 (near) to 1 (the ground)."""
 
     id: int
     design: str  # "" for a plain shape
-    place: str  # the quarter of the picture that its centre lies in
+    place: str  # the quarter of the image that its centre lies in
     x: float
     y: float
     side: float  # the longer side of its outline
@@ -62,10 +62,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """All facts of one picture and its texts. `things[0]` is the subject: the largest object, or the only kind.
+    """All facts of one image and its texts. `things[0]` is the subject: the largest object, or the only kind.
 
     `seed` decides how texts are worded. `told` is the scene that a noisy caption tells of in place of this one.
-    `before` and `change` say what an edited scene was made from; `pages` are the further pictures of a document.
+    `before` and `change` say what an edited scene was made from; `pages` are the further images of a document.
     """
 
     seed: int
@@ -79,7 +79,7 @@ class Scene:
     tile: tuple[int, float, float]  # which tile of the ground, and where it begins
     easy: str = ""  # colour of the frame
     hard: str = ""  # direction of the lines
-    salient: str = ""  # the shape stamped on the picture
+    salient: str = ""  # the shape stamped on the image
     noise: str = ""
     told: "Scene | None" = None
     before: "Scene | None" = None

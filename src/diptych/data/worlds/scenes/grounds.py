@@ -1,7 +1,7 @@
 """Grounds that can be named: grass, sand, water, … drawn once for each variant and size, periodic in both directions.
 
-Colours are pale and greyish, so that objects stand out; structure is counted in pieces a picture, so that a ground
-looks alike at all sizes. S is the picture's side.
+Colours are pale and greyish, so that objects stand out; structure is counted in pieces an image, so that a ground
+looks alike at all sizes. S is the image's side.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ from diptych.rng import generator
 
 @lru_cache(maxsize=256)
 def ground(name: str, variant: int, size: int) -> np.ndarray:
-    """The tile twice in both directions, (2 S, 2 S, 3) uint8: a picture's ground is any S x S window of it."""
+    """The tile twice in both directions, (2 S, 2 S, 3) uint8: an image's ground is any S x S window of it."""
     rng = generator(0, "ground", name, variant)
     tile = _DRAW[name](rng, size)
     return np.tile(np.clip(np.rint(tile), 0, 255).astype(np.uint8), (2, 2, 1))

@@ -1,7 +1,7 @@
 """What noisy captions and web texts say in place of the truth, by kind.
 
 swap         the texts of another scene
-boilerplate  what stands under many pictures
+boilerplate  what stands under many images
 junk         strings that are no words
 drop         one thing is left out (the only one: nothing but the ground is told)
 wrong        one stated fact is false: a name, colour, texture, size or place

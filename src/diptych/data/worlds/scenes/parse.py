@@ -86,7 +86,7 @@ def parse(text: str) -> Told:
 
 @cache
 def _whole() -> dict[str, tuple[re.Pattern[str], Mapping[str, str]]]:
-    """Patterns of what is said of the whole picture, the one group of each, and what that means."""
+    """Patterns of what is said of the whole image, the one group of each, and what that means."""
     tables = {
         "rendering": ("({})(?: of)?", {name: ways for name, ways in RENDERINGS.items() if name != "flat"}),
         "palette": ("({})", {name: ways for name, ways in PALETTES.items() if name != "natural"}),

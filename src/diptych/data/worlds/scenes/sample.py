@@ -9,7 +9,7 @@ from diptych.data.worlds.scenes.config import Config
 from diptych.data.worlds.scenes.facts import Item, Lot, Scene, Thing
 from diptych.data.worlds.scenes.words import COLOURS, LINES, PLACES, SHAPES, SIZES, STYLES, TEXTURES
 
-SIDES = {"small": (0.31, 0.35), "medium": (0.40, 0.44), "large": (0.54, 0.60)}  # of the picture's side
+SIDES = {"small": (0.31, 0.35), "medium": (0.40, 0.44), "large": (0.54, 0.60)}  # of the image's side
 _TINY = (0.20, 0.24)  # a distractor's
 _TEXTURE = ("plain", "plain", *TEXTURES)  # plain is half of them
 _CLEAR = 0.95  # distance of centres over the mean side: hardly any overlap
@@ -64,7 +64,7 @@ def _noisy(config: Config, scene: Scene, seed: int, lot: Lot) -> Scene:
 
 
 def _things(config: Config, cat: Catalogue, lot: Lot, lead: Thing | None) -> tuple[Thing, ...]:
-    """What is in the picture: one thing of several objects alike, or several things of one object each."""
+    """What is in the image: one thing of several objects alike, or several things of one object each."""
     number = lot.pick(config.numbers)
     together = number > 1 and lot.chance(config.same)
     hidden = number > 1 and lot.chance(config.occlusion)
@@ -125,7 +125,7 @@ def _other(config: Config, cat: Catalogue, room: "Room", number: int, things: Se
 
 
 def _colour(config: Config, lot: Lot, allowed: Sequence[str], used: Sequence[str] = ()) -> str:
-    """A colour, unlike the others of the picture where that is possible."""
+    """A colour, unlike the others of the image where that is possible."""
     if not lot.chance(config.tinted):
         return ""
     return lot.pick([colour for colour in allowed if colour not in used] or allowed)

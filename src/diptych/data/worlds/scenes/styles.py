@@ -1,6 +1,6 @@
-"""What a style domain does to a finished picture: palettes (a colour map) and renderings (a local filter).
+"""What a style domain does to a finished image: palettes (a colour map) and renderings (a local filter).
 
-All are local: a change of the scene in one place changes the picture there and a few pixels about. Pictures are
+All are local: a change of the scene in one place changes the image there and a few pixels about. Images are
 (S, S, 3) float32 in 0 … 255.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diptych.data.pictures import luma
+from diptych.data.images import luma
 from diptych.rng import generator
 
 _PALETTES = {  # saturation, gain, offset
@@ -21,7 +21,7 @@ _PALETTES = {  # saturation, gain, offset
 
 
 def palette(name: str, pixels: np.ndarray) -> np.ndarray:
-    """The picture in another palette; hues stay."""
+    """The image in another palette; hues stay."""
     if name == "natural":
         return pixels
     saturation, gain, offset = _PALETTES[name]
@@ -30,7 +30,7 @@ def palette(name: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def render(name: str, pixels: np.ndarray, seed: int) -> np.ndarray:
-    """The picture in another rendering; `seed` draws grain."""
+    """The image in another rendering; `seed` draws grain."""
     if name == "flat":
         return pixels
     return _RENDER[name](pixels, max(1, round(pixels.shape[0] / 64)), seed)
@@ -56,7 +56,7 @@ def _steps(grey: np.ndarray, unit: int) -> np.ndarray:
 
 
 def _pixel(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
-    """Blocks of 2 x 2 pixels in pictures of 64."""
+    """Blocks of 2 x 2 pixels in images of 64."""
     block = 2 * unit
     size = len(pixels)
     padded = np.pad(pixels, ((0, -size % block), (0, -size % block), (0, 0)), mode="edge")
@@ -80,7 +80,7 @@ def _poster(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 
 def _neon(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
-    """A dark picture whose edges and colours glow."""
+    """A dark image whose edges and colours glow."""
     grey = luma(pixels)
     colour = pixels - pixels.min(-1, keepdims=True)
     glow = np.minimum(_steps(grey, unit) * 1.8, 130)[..., None]
@@ -98,7 +98,7 @@ def _wash(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 
 def _blur(pixels: np.ndarray, radius: int) -> np.ndarray:
-    """The mean over (2 radius + 1)² pixels; beyond the picture its edge goes on."""
+    """The mean over (2 radius + 1)² pixels; beyond the image its edge goes on."""
     width = 2 * radius + 1
     size = len(pixels)
     padded = np.pad(pixels, ((radius, radius), (radius, radius), (0, 0)), mode="edge")

@@ -53,7 +53,7 @@ def _long(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[st
 
 
 def _by_object(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
-    """A sentence for each thing, with all that is told of it, and those of the whole picture."""
+    """A sentence for each thing, with all that is told of it, and those of the whole image."""
     way = ways["long"]
     found = [
         Text(
@@ -103,7 +103,7 @@ def _statements(scene: Scene, ways: dict[str, Ways], drop: float, classes: Seque
 
 
 def _hypotheses(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
-    """A sentence that the picture entails, one that it contradicts and one that it leaves open, in random order."""
+    """A sentence that the image entails, one that it contradicts and one that it leaves open, in random order."""
     way = ways["hypothesis"]
     true, base = _drawn(scene, way)[:2]
     false = falsified(base, scene, way.free(80), classes)

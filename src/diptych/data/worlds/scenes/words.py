@@ -47,7 +47,7 @@ GROUNDS = {
     "cloth": ("cloth", "fabric", "a blanket"),
     "paper": ("paper", "lined paper", "a sheet of paper"),
 }
-RENDERINGS = {  # what a picture is; a flat one is just a picture, which says nothing
+RENDERINGS = {  # what an image is; a flat one is just an image, which says nothing
     "flat": ("a picture", "an image", "a view"),
     "pencil": ("a pencil drawing", "a pencil sketch", "a sketch"),
     "pixel": ("pixel art", "a pixelated picture", "a blocky picture"),

@@ -1,19 +1,19 @@
 """CLOSE: Learning Visual Tasks Using only Language Supervision (Gu et al., ICCV 2023).
 
-A language model learns a task from vectors of texts, and gets those of pictures once it has learnt. Noise in training
+A language model learns a task from vectors of texts, and gets those of images once it has learnt. Noise in training
 is larger than the vectors themselves, so that the gap between the two sides no longer matters.
 
     z = f(a) / |f(a)|;    z <- z + w e,  e ~ N(0, I_d);    z <- z / |z|
     L = - Σ_targets Σ_t log p(y_t | y_<t, [A z, q])  /  Σ_targets number of tokens
 
-a is the text that stands for a picture (several: the mean of their vectors as projected, then unit), q words such as a
+a is the text that stands for an image (several: the mean of their vectors as projected, then unit), q words such as a
 question, y what is to be written, in lower case, A a linear layer to four tokens. Both towers stay as they are. w is
 .08 at 768 dimensions, in each coordinate; at others it is scaled so that w √d stays. (ours)
-Tasks are told by roles of texts (`tasks.Task`): captions, answers, entailment, news. Inference: z of a picture,
+Tasks are told by roles of texts (`tasks.Task`): captions, answers, entailment, news. Inference: z of an image,
 without noise, beam search with 5 beams.
 
 Other layers in place of noise alone (`gap`, `methods.adapt.close.gap`) are fitted to the stream `pairs` first. With
-train_on="images" the same is learnt from pictures, without noise: the upper bound.
+train_on="images" the same is learnt from images, without noise: the upper bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.data.pairs import by_text
 from diptych.data.sample import Source
-from diptych.data.views import NoiseView, PictureView, TextView, View
+from diptych.data.views import ImageView, NoiseView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.adapt.close.gap import gap
 from diptych.methods.adapt.close.tasks import Task, TaskView
@@ -77,15 +77,15 @@ class CLOSE(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "generate {run} --images PICTURES", "evaluate {run} --data {data} --suite captions"
+        return "generate {run} --images IMAGES", "evaluate {run} --data {data} --suite captions"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if encoder.text is None or make.words is None:
             raise InputError(
-                "texts stand for pictures here, and this model has no text tower or came without its "
-                "tokenizer; start from one of pictures and texts"
+                "texts stand for images here, and this model has no text tower or came without its "
+                "tokenizer; start from one of images and texts"
             )
         images = config.train_on == "images"
         alone = images and config.target not in ("", config.source)  # what is written is not drawn beside the source
@@ -142,11 +142,11 @@ class CLOSE(Method):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         words = self.make.tokenizer
         model = self.model
-        picture = PictureView(preprocess=model.image.preprocess)
+        image = ImageView(preprocess=model.image.preprocess)
         if stage.name == "fit":
-            return picture, TextView(tokenizer=words, role=self.config.source)
+            return image, TextView(tokenizer=words, role=self.config.source)
         if self.config.train_on == "images":
-            views: list[View] = [picture]
+            views: list[View] = [image]
         else:
             views = [
                 TaskView(tokenizer=words, task=self.task, part="source"),

@@ -1,15 +1,15 @@
-"""Layers that let vectors of pictures take the place of vectors of texts, which something was trained on.
+"""Layers that let vectors of images take the place of vectors of texts, which something was trained on.
 
     z = a / |a|;    z <- move(z);    z <- z + w e,  e ~ N(0, I_d), in training;    z <- z / |z|
 
     none         move(z) = z
-    mean         z + s mu,  mu the mean picture less the mean text
+    mean         z + s mu,  mu the mean image less the mean text
     random       z + s u,   u a unit vector, drawn once
-    linear       (W z + b) / |W z + b|,  the least squares of pictures from their texts
+    linear       (W z + b) / |W z + b|,  the least squares of images from their texts
     covariance   z itself; in training mu + c e' is added beside the noise, e' ~ N(0, Cov of the differences)
 
 The noise has the standard deviation w in each coordinate, so its length is w √d, more than that of z: the cosine before
-and after is about 1 / √(1 + w² d). Pictures pass through none of it.
+and after is about 1 / √(1 + w² d). Images pass through none of it.
 
 Source: Gu et al. 2023 (CLOSE), whose code has c = 3, which its text does not tell. There a vector that was moved is
 made unit again in training alone; here always. [choice]
@@ -50,7 +50,7 @@ class Gap(nn.Module):
     """
 
     paired: ClassVar[bool] = False
-    """Whether it is fitted to pairs of pictures and texts."""
+    """Whether it is fitted to pairs of images and texts."""
     draws: ClassVar[int] = 1
     """Normal vectors that one vector takes."""
 
@@ -142,7 +142,7 @@ class LinearMap(Gap):
 
 
 class Covariance(Gap):
-    """Noise as the differences between pictures and texts have it, `factor` times, about their mean."""
+    """Noise as the differences between images and texts have it, `factor` times, about their mean."""
 
     paired = True
     draws = 2

@@ -20,7 +20,7 @@ ANSWER = "answer"
 class Task:
     """Which texts of a sample are read and which written, by their roles.
 
-    `source` is the role of what is read as a vector, up to `sources` texts of it ("": a picture is read in their
+    `source` is the role of what is read as a vector, up to `sources` texts of it ("": an image is read in their
     place). `context` is the role of what is read as words, one text of it ("": nothing). `target` is what is written,
     at most `targets` texts: "" the source itself; where it is the source's own role, the other texts of that role;
     "answer" what people agree on of a question, which is the context then; else all texts of the role.

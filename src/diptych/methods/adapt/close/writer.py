@@ -2,7 +2,7 @@
 
     memory = encoder([A z, table(q)]),      A one linear layer from d to 4 D numbers, four tokens
 
-z is the unit vector of a picture, or of texts in its place, q words such as a question.
+z is the unit vector of an image, or of texts in its place, q words such as a question.
 
 Dimensions: B vectors, d their width, P tokens read for a vector, D width of the language model, L words, S texts.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import wide
 from diptych.errors import InputError
@@ -23,7 +23,7 @@ from diptych.methods.adapt.close.gap import Gap
 from diptych.models import t5
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.generate import generate
-from diptych.models.model import Model, Pictures, evaluating
+from diptych.models.model import ImagesLike, Model, evaluating
 from diptych.models.seq2seq import Seq2Seq, seq2seq
 from diptych.spec import parse
 from diptych.towers.dual import DualEncoder
@@ -82,7 +82,7 @@ class Captioner(Delivered):
 
     @torch.no_grad()
     def of_images(self, pixels: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) -> unit vectors (B, d)."""
+        """Images (B, 3, H, W) -> unit vectors (B, d)."""
         return wide(self.encoder.embed_images(pixels))
 
     def read(self, z: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ class Captioner(Delivered):
 
 
 class CaptionerModel(Model):
-    """A model that writes about pictures; it embeds as its encoder does. What `diptych.load` returns for a writer."""
+    """A model that writes about images; it embeds as its encoder does. What `diptych.load` returns for a writer."""
 
     def __init__(self, writer: Captioner, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
         super().__init__(writer.encoder, tokenizer, preprocess, name=name, delivered=writer)
@@ -124,7 +124,7 @@ class CaptionerModel(Model):
 
     def generate(
         self,
-        images: Pictures | None = None,
+        images: ImagesLike | None = None,
         prompts: Sequence[str] | None = None,
         *,
         texts: Sequence[str] | None = None,
@@ -135,7 +135,7 @@ class CaptionerModel(Model):
         seed: int = 0,
         **options: Any,
     ) -> list[str]:
-        """What is written about each picture, with prompts (a question for each) an answer; or about `texts` in their
+        """What is written about each image, with prompts (a question for each) an answer; or about `texts` in their
         place, whose vectors pass the gap layer.
 
         Strategies and their options are those of `models.generate`, beam search with 5 beams where none is named; at
@@ -170,14 +170,14 @@ class CaptionerModel(Model):
 
     def log_prob(
         self,
-        images: Pictures | None,
+        images: ImagesLike | None,
         texts: Sequence[str],
         prompts: Sequence[str] | None = None,
         *,
         batch_size: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """log p(text i and its end | picture i, prompt i), (N,): a sum over tokens of the text in lower case."""
+        """log p(text i and its end | image i, prompt i), (N,): a sum over tokens of the text in lower case."""
         vectors = self._vectors(images, None, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
         lm = self.lm
@@ -200,9 +200,9 @@ class CaptionerModel(Model):
         ids, lengths = pad_batch(self.lm.tokenizer.encode(prompts), self.lm.tokenizer)
         return self.writer.read(vectors, ids.to(self.device), lengths.to(self.device))
 
-    def _vectors(self, images: Pictures | None, texts: Sequence[str] | None, batch_size: int, exact: bool) -> Tensor:
+    def _vectors(self, images: ImagesLike | None, texts: Sequence[str] | None, batch_size: int, exact: bool) -> Tensor:
         if (images is None) == (texts is None):
-            raise InputError(f"{self.name} writes about pictures, or texts in their place; give either of them")
+            raise InputError(f"{self.name} writes about images, or texts in their place; give either of them")
         if images is not None:
             return self.embed_images(images, batch_size=batch_size, exact=exact).to(self.device)
         with evaluating(self.writer), torch.inference_mode():
@@ -213,5 +213,5 @@ class CaptionerModel(Model):
             return None
         if isinstance(texts, str) or len(texts) != count:
             given = "one string" if isinstance(texts, str) else f"{len(texts)}"
-            raise InputError(f"{count} pictures came with {given} of {what}; give a list with one for each")
+            raise InputError(f"{count} images came with {given} of {what}; give a list with one for each")
         return list(texts)

@@ -9,7 +9,7 @@ before any similarity or fusion, is searched for itself, by the loss of the task
     detect      the tokens of each name: S = O E^T against regions, focal loss, with those of boxes and centrality
     generate    the tokens of each name in its prompt, the other rows stay: E || e - eps(x_t, t, E) ||²
 
-Rows begin as the text tower's output for the names, at random with the spread of those, or as the mean of the pictures'
+Rows begin as the text tower's output for the names, at random with the spread of those, or as the mean of the images'
 vectors (one row alone). A second stage may fine-tune the vision side at a small rate, E held or learning on. For
 detection and generation a stage `base` comes first, which trains a small head or denoiser on other classes or captions
 by the text tower's rows; a run that has one already is started from by --init.
@@ -69,7 +69,7 @@ class Config(ClassifyConfig):
     of the prompt are learnt in generation. With `keep_norm` rows keep the length that they began with; with `keep_text`
     the text tower stays, so that other names can be told. `second` is in what the recipe of the second stage differs
     (nothing: there is none); with `hold` the concepts stay in it. `head` are the options of head or denoiser, `base` is
-    in what the recipe of the stage that trains it differs, `role` that of its captions. With `cached` pictures are
+    in what the recipe of the stage that trains it differs, `role` that of its captions. With `cached` images are
     embedded once for the search.
     """
 
@@ -90,7 +90,7 @@ class Config(ClassifyConfig):
         if self.task not in (known := ("classify", *TASKS)):
             raise unknown("task of cones", self.task, known)
         if self.start == "images" and self.task != "classify":
-            raise InputError("rows of several tokens cannot begin as the mean of pictures; set start=names")
+            raise InputError("rows of several tokens cannot begin as the mean of images; set start=names")
         for item in fields(self):
             default = item.default_factory() if callable(item.default_factory) else item.default
             if self.task not in _OF.get(item.name, (self.task,)) and getattr(self, item.name) != default:
@@ -175,7 +175,7 @@ class ConES(Classify):
             self.make.words = None  # what is stored of the run holds no tokenizer
 
     def _begin(self, names: tuple[str, ...], side: TextSide | None) -> dict[str, Rows]:
-        """The concepts as they begin; those that begin as means of pictures do so in a stage of their own."""
+        """The concepts as they begin; those that begin as means of images do so in a stage of their own."""
         config = self.config
         if config.start == "images":
             nothing = torch.zeros(1, self.model.encoder.embed_dim)
@@ -183,7 +183,7 @@ class ConES(Classify):
         if side is None:
             raise InputError(
                 "concepts begin as their names, and this model has no text tower; start from one of "
-                "pictures and texts, or set start=images to classify"
+                "images and texts, or set start=images to classify"
             )
         found = side.concepts(names, self.model.form, config.vectors)
         if config.start == "random":
@@ -217,10 +217,10 @@ class ConES(Classify):
         return found
 
     def _means(self, run: Any) -> None:
-        """Let each concept begin as the mean unit vector of its pictures."""
+        """Let each concept begin as the mean unit vector of its images."""
         found = run.map(
             lambda batch: {"image": self.model.image_features(batch.image.flat), "class": batch.fields["class"]},
-            (self.picture, LabelView(label=self.config.label, name="class")),
+            (self.image, LabelView(label=self.config.label, name="class")),
             run.sources["train"],
         )
         labels = torch.from_numpy(found["class"])
@@ -246,9 +246,9 @@ class ConES(Classify):
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
         return {
-            "classify": ("classify {run} PICTURES", "evaluate {run} --data {data} --suite zeroshot"),
-            "detect": ("detect {run} PICTURES", "evaluate {run} --data {data} --suite detection"),
-            "generate": ("draw {run} NAME --out PICTURES", "evaluate {run} --data {data} --suite clip_i"),
+            "classify": ("classify {run} IMAGES", "evaluate {run} --data {data} --suite zeroshot"),
+            "detect": ("detect {run} IMAGES", "evaluate {run} --data {data} --suite detection"),
+            "generate": ("draw {run} NAME --out IMAGES", "evaluate {run} --data {data} --suite clip_i"),
         }[options.get("task", "classify")]
 
 

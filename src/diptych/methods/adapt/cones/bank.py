@@ -6,7 +6,7 @@
 One row, L = 1, is what the text tower pools; several are what it gives for each token. Once there are rows, the text
 tower is not needed: not in training, where no gradient goes through it, and not afterwards.
 
-Dimensions: C concepts, L rows of a concept, R rows that are learnt, E embedding, N pictures or texts.
+Dimensions: C concepts, L rows of a concept, R rows that are learnt, E embedding, N images or texts.
 """
 
 import json
@@ -289,11 +289,11 @@ class ConceptClassifier(ConceptModule, Classifier):
         return normalize(self.class_rows()[0][:, 0], dim=-1)
 
     def image_means(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean unit vector (C, E) of the pictures of each class. Raises InputError for a class without one."""
+        """The mean unit vector (C, E) of the images of each class. Raises InputError for a class without one."""
         C = len(self.bank.names)
         counts = torch.bincount(labels, minlength=C)
         if not bool((counts > 0).all()):
             name = self.bank.names[int((counts == 0).nonzero()[0])]
-            raise InputError(f"no picture is of {name!r}, so it cannot begin as the mean of its pictures; start=names")
+            raise InputError(f"no image is of {name!r}, so it cannot begin as the mean of its images; start=names")
         total = features.new_zeros(C, features.shape[1]).index_add_(0, labels, features)
         return total / counts[:, None]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diptych.data.batch import Batch
 from diptych.data.boxes import things
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import Augment, BoxView, View
@@ -36,7 +36,7 @@ from diptych.towers.dual import DualEncoder
 
 
 class ConceptDetector(ConceptModule):
-    """An encoder with a head that finds concepts, several rows each. Pictures are squashed, so that boxes are shares of
+    """An encoder with a head that finds concepts, several rows each. Images are squashed, so that boxes are shares of
     the whole."""
 
     form = "name"
@@ -76,11 +76,11 @@ class ConceptDetector(ConceptModule):
             return grid_of(self.image(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
 
     def forward(self, x: Tensor) -> Regions:
-        """Pictures (B, 3, H, W) -> Regions, without scores."""
+        """Images (B, 3, H, W) -> Regions, without scores."""
         return self.head(self.encoder.encode_image(x))
 
     def regions(self, x: Tensor) -> Regions:
-        """Pictures (B, 3, H, W) -> Regions with the scores of the classes."""
+        """Images (B, 3, H, W) -> Regions with the scores of the classes."""
         regions = self(x)
         logits, owner = self.logits(regions.vectors)
         scores = concept_scores(logits, owner, len(self.classes)) * regions.centre.sigmoid()[..., None]
@@ -142,7 +142,7 @@ class Detect:
         if side is None:
             raise InputError(
                 "the head learns names through a text tower, and this model has none; start from one of "
-                "pictures and texts, or from a run that has a head"
+                "images and texts, or from a run that has a head"
             )
         self.known = check_names(things(base))
         self.classes[True] = base.schema()["boxes"].classes

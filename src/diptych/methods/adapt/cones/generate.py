@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diptych.data.batch import Batch
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
-from diptych.data.views import Augment, LabelView, NoiseView, PictureView, TextView, View
+from diptych.data.views import Augment, ImageView, LabelView, NoiseView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.adapt.cones.bank import ConceptBank, ConceptModule, TextSide
 from diptych.methods.base import Features, Losses
@@ -66,7 +66,7 @@ class ConceptDrawer(ConceptModule):
         return "images.main", f"labels.{self.label}"
 
     def forward(self, x: Tensor, noise: Tensor, time: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        """How far off the predicted noise is, the mean square (B,), of uint8 pictures (B, 3, S, S), noise like them,
+        """How far off the predicted noise is, the mean square (B,), of uint8 images (B, 3, S, S), noise like them,
         times (B,) and rows (B, L, E) with their mask."""
         noisy = self.denoiser.noised(self.denoiser.pixels(x), noise, time)
         return (self.denoiser(noisy, time, rows, mask) - noise).square().flatten(1).mean(1)
@@ -95,20 +95,20 @@ class ConceptDrawerModel(TrainedClassesModel):
         self.validation = Validation("clip_i", ("clip_i", "top1"), {"label": self.label})
 
     def class_logits(self, images: Any, **how: Any) -> Tensor:
-        raise InputError(f"{self.name} draws and names no pictures; name a classifier")
+        raise InputError(f"{self.name} draws and names no images; name a classifier")
 
     def draw(
         self, name: str, count: int = 1, *, words: str = "", guidance: float = 3.0, steps: int = 50, seed: int = 0
     ) -> list[Image.Image]:
-        """Pictures of a concept. `words` are ordinary ones, whose rows stand behind the concept's.
+        """Images of a concept. `words` are ordinary ones, whose rows stand behind the concept's.
 
         Raises InputError for a name that was not learnt and for words where there is no text tower, and for numbers
-        that make no picture.
+        that make no image.
         """
         if count < 1 or steps < 1 or guidance < 0:
             raise InputError(
-                f"{count} pictures in {steps} steps with guidance {guidance:g} are none; give 1 or more "
-                "pictures and steps, and a guidance of 0 or more"
+                f"{count} images in {steps} steps with guidance {guidance:g} are none; give 1 or more "
+                "images and steps, and a guidance of 0 or more"
             )
         before = self.delivered.classes
         self.delivered.set_classes([name])
@@ -142,7 +142,7 @@ class ConceptDrawerModel(TrainedClassesModel):
 
 
 class Generate:
-    """Concepts are drawn by a denoiser; in the stage `base` it learns pictures by their captions."""
+    """Concepts are drawn by a denoiser; in the stage `base` it learns images by their captions."""
 
     head = "model.denoiser"
     vision = ("model.denoiser",)
@@ -169,7 +169,7 @@ class Generate:
         if side is None:
             raise InputError(
                 "the denoiser reads captions through a text tower, and this model has none; start from "
-                "one of pictures and texts, or from a run that has a denoiser"
+                "one of images and texts, or from a run that has a denoiser"
             )
         rows, mask = side.tokens(side.tokenizer.encode([""]))
         self.model.empty = rows[mask].to(self.model.empty.device)
@@ -181,15 +181,15 @@ class Generate:
         denoiser = self.model.denoiser
         shape = (3, denoiser.config.size, denoiser.config.size)
         noise = NoiseView(shape=shape, steps=denoiser.config.steps, drop=self.drop if base else 0.0)
-        picture = PictureView(preprocess=denoiser.preprocess, augment=self.augment)
+        image = ImageView(preprocess=denoiser.preprocess, augment=self.augment)
         if not base:
-            return picture, LabelView(label=self.config.label, name="class", needed=True), noise
+            return image, LabelView(label=self.config.label, name="class", needed=True), noise
         if self.words is None:
             raise InputError(
                 "the denoiser reads captions, and this model came without a tokenizer; start from a run "
                 "that has a denoiser"
             )
-        return picture, TextView(tokenizer=self.words, role=self.config.role), noise
+        return image, TextView(tokenizer=self.words, role=self.config.role), noise
 
     def encode(self, batch: Batch, base: bool) -> Features:
         fields: Any = batch.fields

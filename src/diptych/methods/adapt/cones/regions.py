@@ -4,7 +4,7 @@
 
 T (N, L) is 1 where region n is of the concept that row l belongs to; c is how central a region is in its box.
 
-Dimensions: B pictures, N regions, L rows of all concepts.
+Dimensions: B images, N regions, L rows of all concepts.
 """
 
 from torch import Tensor

@@ -1,7 +1,7 @@
 """MoCoOp: Mixture of Prompt Learning for Vision Language Models (2024; Frontiers in AI 2025).
 
 Templates come in groups, such as styles. Each group has a soft prompt of its own, which begins as the group's first
-template, and a router on the picture mixes the texts of the k likeliest groups:
+template, and a router on the image mixes the texts of the k likeliest groups:
 
     t_gc = unit(text(prompt_gc) + w),   a = softmax of the k largest R x,   m_c(x) = Σ_g a_g t_gc, not made unit again
     L = CE(s <x, m_c(x)>, y) + 5 · mean_gc CE(<t_gc, p_gc'>, c) + CE(R x, softmax(q + 10 on its k largest))
@@ -40,7 +40,7 @@ card = {
 }
 
 FEW = 4
-"""Pictures, below which only the groups that the batch chose are encoded, as in the published code: the texts of the
+"""Images, below which only the groups that the batch chose are encoded, as in the published code: the texts of the
 others are zeros, which the text loss cannot tell apart."""
 
 
@@ -86,7 +86,7 @@ class MoCoOp(Classify):
         return {"image": self.model.image_features(batch.image.flat)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        """The texts are encoded here, once for all pictures: the classes are the first of all names."""
+        """The texts are encoded here, once for all images: the classes are the first of all names."""
         model = self.model
         config = self.config
         image = features["image"]
@@ -104,7 +104,7 @@ class MoCoOp(Classify):
         return Losses({**found.terms, **further}, found.logged)
 
     def _texts(self, scores: torch.Tensor) -> torch.Tensor:
-        """All names in the prompts of all groups, or of those that few pictures chose (G, C+, E)."""
+        """All names in the prompts of all groups, or of those that few images chose (G, C+, E)."""
         model = self.model
         if len(scores) >= FEW:
             return model.group_features()
@@ -115,7 +115,7 @@ class MoCoOp(Classify):
 
 MoCoOp.presets = {
     "small": replace(SMALL, config={"templates": "quality"}),
-    # The configuration of large batches; that of single pictures has lr 0.002 and 10 epochs.
+    # The configuration of large batches; that of single images has lr 0.002 and 10 epochs.
     "paper": replace(
         PAPER,
         config={**PAPER.config, "templates": "quality"},

@@ -1,10 +1,10 @@
-"""Prompts in groups, and a router on the picture that mixes what the likeliest groups say of each class (MoCoOp).
+"""Prompts in groups, and a router on the image that mixes what the likeliest groups say of each class (MoCoOp).
 
     t_gc = unit(text(prompt_gc) + w)                             group g, class c; w is one vector for all
-    r = R x,   a = softmax of the k largest r, 0 elsewhere       the router, a linear map of the picture
+    r = R x,   a = softmax of the k largest r, 0 elsewhere       the router, a linear map of the image
     logits_c = s <x, Σ_g a_g t_gc>                               the mixture is not made unit again
 
-Dimensions: N pictures, G groups, C classes, C+ all names that are learnt with, E embedding.
+Dimensions: N images, G groups, C classes, C+ all names that are learnt with, E embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.errors import InputError
 from diptych.models.adapted import ClassifierModel
 from diptych.models.class_names import check_names, mean_directions, plainly, prompt_ids
-from diptych.models.model import Pictures, Progress
+from diptych.models.model import ImagesLike, Progress
 from diptych.models.prompts import PromptLearner
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import thaw
@@ -120,7 +120,7 @@ class Mixture(PromptLearner):
         return self.group_features(names=len(self.classes))
 
     def mixed(self, image: Tensor, scores: Tensor, texts: Tensor) -> Tensor:
-        """Unit vectors of pictures (N, E), their scores (N, G) and the classes (G, C, E) -> logits (N, C)."""
+        """Unit vectors of images (N, E), their scores (N, G) and the classes (G, C, E) -> logits (N, C)."""
         cosines = torch.einsum("ne,gce->ngc", image, texts)
         return self.encoder.logit_scale() * (mixing(scores, self.k)[..., None] * cosines).sum(1)
 
@@ -128,11 +128,11 @@ class Mixture(PromptLearner):
         return self.mixed(image, self.router(image), texts)
 
     def class_features(self, x: Tensor) -> Tensor:
-        """The classes as they are mixed for each picture (N, C, E): shorter than unit where the groups disagree."""
+        """The classes as they are mixed for each image (N, C, E): shorter than unit where the groups disagree."""
         return torch.einsum("ng,gce->nce", self.route(x), self.text_features())
 
     def route(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) -> the weights (N, G) of the groups."""
+        """Images (N, 3, H, W) -> the weights (N, G) of the groups."""
         return mixing(self.router(self.image_features(x)), self.k)
 
     def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
@@ -158,14 +158,14 @@ class Mixture(PromptLearner):
 
 
 class MixtureModel(ClassifierModel):
-    """One whose classifier mixes the prompts of some groups, which it chooses by the picture."""
+    """One whose classifier mixes the prompts of some groups, which it chooses by the image."""
 
     classifier: Mixture
 
     def route(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> list[tuple[tuple[str, float], ...]]:
-        """For each picture the groups whose prompts are mixed, with their weights, most first."""
+        """For each image the groups whose prompts are mixed, with their weights, most first."""
         weights = self._answers(self.classifier.route, images, batch_size, exact, progress)
         names = tuple(self.classifier.groups)
         most = weights.topk(self.classifier.k, dim=1)

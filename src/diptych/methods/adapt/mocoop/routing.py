@@ -1,4 +1,4 @@
-"""Prompts in groups: which groups a picture should be routed to, and that texts stay near their own group's.
+"""Prompts in groups: which groups an image should be routed to, and that texts stay near their own group's.
 
     target_b = softmax(q_b + bump · [g among the k largest q_b]),    q_bg = <x_b, p_g of b's class>
     L_gate = mean_b CE(softmax(r_b), target_b)
@@ -7,7 +7,7 @@
 p are unit vectors that are not trained, of each class in the templates of each group. Half precision is computed in
 float32. Source: the published code of MoCoOp.
 
-Dimensions: B pictures, G groups, C classes, D width.
+Dimensions: B images, G groups, C classes, D width.
 """
 
 import torch

@@ -247,7 +247,7 @@ def _fitness_callback(run: Any, archive: Archive, before: int, total: int) -> Ca
 
 
 ProAPO.presets = {
-    "small": replace(SMALL, config={"templates": "pictures", "descriptions": None}),
+    "small": replace(SMALL, config={"templates": "images", "descriptions": None}),
     "paper": replace(
         PAPER,
         config={"descriptions": None},

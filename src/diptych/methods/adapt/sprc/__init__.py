@@ -1,7 +1,7 @@
 """SPRC: Sentence-level Prompts Benefit Composed Image Retrieval (Bai et al., ICLR 2024).
 
-A reference picture and words on what should differ become a prompt of sentence length, which stands before the words;
-with it they are an ordinary query for pictures. So an edit may take away one of several things, which neither a sum of
+A reference image and words on what should differ become a prompt of sentence length, which stands before the words;
+with it they are an ordinary query for images. So an edit may take away one of several things, which neither a sum of
 features nor a single pseudo-word can say.
 
     p = QFormer(Q, a; I_r),  f = unit(W_t QFormer(p, a)_CLS),  g = unit(W_v QFormer(Q; I_t)),  S_ij = max_k <f_i, g_jk>
@@ -21,7 +21,7 @@ from torch import nn
 
 from diptych.data.batch import Batch
 from diptych.data.plan import Having, Shuffled, Together
-from diptych.data.views import PictureView, TextView, View, augmentation
+from diptych.data.views import ImageView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.adapt.sprc.composer import Composer, cleaned
 from diptych.methods.adapt.sprc.objectives import prompt_alignment, token_nce
@@ -46,13 +46,13 @@ BOTH = "instruction+instruction=0.5,instruction=0.5"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`task` "compose" learns from triples. "pairs" learns from pictures and captions, as BLIP-2 begins: there is no
-    prompt, and texts and pictures look for each other; a run of it is what `compose` starts from (--init).
+    """`task` "compose" learns from triples. "pairs" learns from images and captions, as BLIP-2 begins: there is no
+    prompt, and texts and images look for each other; a run of it is what `compose` starts from (--init).
 
     `role` is that of the instructions (or of the captions); `rtc` and `align` weigh the terms of the learned prompt.
     Q-Former: `width`, `depth`, `heads`, `queries`, `dropout`, for texts of `length` tokens; `prompts` of its outputs
-    are the prompt (None: all), `embed` numbers are compared. A picture longer than `ratio` times its other side gets
-    bars; `augment` are options of `data.views.Augment` (None: pictures as outside training). `together` consecutive
+    are the prompt (None: all), `embed` numbers are compared. An image longer than `ratio` times its other side gets
+    bars; `augment` are options of `data.views.Augment` (None: images as outside training). `together` consecutive
     triples meet in a batch, so that siblings (of `scenes:siblings=6`) are each other's hard negatives.
     """
 
@@ -84,7 +84,7 @@ class InstructionView(TextView):
 
 
 class SPRC(Method):
-    """A sentence-long prompt of a picture before the words that change it."""
+    """A sentence-long prompt of an image before the words that change it."""
 
     Config = Config
     adapts: ClassVar[bool] = True
@@ -92,7 +92,7 @@ class SPRC(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "compose {run} PICTURES REFERENCE 'make it blue'", "evaluate {run} --data {data} --suite composed"
+        return "compose {run} IMAGES REFERENCE 'make it blue'", "evaluate {run} --data {data} --suite composed"
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
@@ -133,7 +133,7 @@ class SPRC(Method):
         roles = ("main", "reference") if triples else ("main",)
         role = self.config.role or (BOTH if triples else "caption")
         return (
-            *(PictureView(name=name, role=name, **how) for name in roles),
+            *(ImageView(name=name, role=name, **how) for name in roles),
             InstructionView(tokenizer=self.make.tokenizer, role=role),
         )
 

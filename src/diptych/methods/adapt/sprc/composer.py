@@ -1,11 +1,11 @@
-"""Composed retrieval: which picture is meant by a picture and what should be different in it.
+"""Composed retrieval: which image is meant by an image and what should be different in it.
 
     p = QFormer(Q, a; I_r)[: P]           a prompt of P vectors, of the reference's tokens I_r and the words a
-    f = unit(W_t QFormer(p, a)_CLS)       the query: a text with the prompt before it, and no picture
+    f = unit(W_t QFormer(p, a)_CLS)       the query: a text with the prompt before it, and no image
     g = unit(W_v QFormer(Q; I_t))         a target, M vectors
     S = max_k <f, g_k>
 
-Dimensions: N pictures or queries, G pictures of an index, M vectors of each, E embedding, P prompt, D width, T tokens.
+Dimensions: N images or queries, G images of an index, M vectors of each, E embedding, P prompt, D width, T tokens.
 """
 
 import re
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from diptych.data.pictures import Preprocess
+from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.metrics import similarities
 from diptych.models.delivered import Delivered, Validation
-from diptych.models.model import Model, Pictures, Progress, evaluating
+from diptych.models.model import ImagesLike, Model, Progress, evaluating
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature, freeze
 from diptych.towers.nn.qformer import QFormer
 from diptych.towers.tower import ImageTower
 
 _SIGNS = re.compile(r'[.!"()*#:;~\s]+')
-TILE = 2048  # pictures of an index that are compared at once
+TILE = 2048  # images of an index that are compared at once
 
 
 def cleaned(text: str) -> str:
@@ -41,7 +41,7 @@ def cleaned(text: str) -> str:
 
 
 class Composer(Delivered):
-    """A dual encoder whose weights stay, a Q-Former on its picture tokens, and what compares queries with targets.
+    """A dual encoder whose weights stay, a Q-Former on its image tokens, and what compares queries with targets.
 
     `prompts` is P, at most M; `length` the tokens of a text that are read.
     """
@@ -70,7 +70,7 @@ class Composer(Delivered):
         return self.encoder.image
 
     def look(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) -> tokens (N, T, width of the image tower)."""
+        """Images (N, 3, H, W) -> tokens (N, T, width of the image tower)."""
         return self.norm(self.encoder.encode_image(x).tokens.to(self.norm.weight.dtype))
 
     def words(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ class Composer(Delivered):
         return normalize(self.text_projection(found.pooled), dim=-1)
 
     def ask(self, x: Tensor, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (N, 3, H, W) and words -> unit vectors (N, E), and the prompts (N, P, D) before the words."""
+        """Images (N, 3, H, W) and words -> unit vectors (N, E), and the prompts (N, P, D) before the words."""
         prompts = self.prompt(self.look(x), ids, lengths)
         return self.query(prompts, ids, lengths), prompts
 
@@ -102,7 +102,7 @@ class Composer(Delivered):
 
 
 class ComposerModel(Model):
-    """A model that answers a picture and an instruction with pictures of an index. Embeddings are its encoder's."""
+    """A model that answers an image and an instruction with images of an index. Embeddings are its encoder's."""
 
     validation = Validation("composed", ("all_", "subset_"))
 
@@ -111,9 +111,9 @@ class ComposerModel(Model):
         self.composer = composer
 
     def index(
-        self, images: Pictures, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
     ) -> Tensor:
-        """What is kept of pictures to find them: unit vectors (N, M, E), float16, on the CPU.
+        """What is kept of images to find them: unit vectors (N, M, E), float16, on the CPU.
 
         `images` and what is raised are those of `Model.embed_images`.
         """
@@ -130,9 +130,9 @@ class ComposerModel(Model):
         return found
 
     def compose(
-        self, images: Pictures, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
+        self, images: ImagesLike, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
     ) -> Tensor:
-        """Pictures and an instruction for each -> unit vectors (N, E), float32, on the CPU.
+        """Images and an instruction for each -> unit vectors (N, E), float32, on the CPU.
 
         Raises InputError as `Model.embed_images` does, and where instructions are empty or another number.
         """
@@ -141,8 +141,8 @@ class ComposerModel(Model):
         said = [cleaned(text) for text in texts]
         if count != len(said) or not all(said):
             raise InputError(
-                f"{count} pictures and {len(said)} instructions, {said.count('')} of them empty; say what "
-                "should be different in each picture"
+                f"{count} images and {len(said)} instructions, {said.count('')} of them empty; say what "
+                "should be different in each image"
             )
         if self.tokenizer is None:
             raise InputError(
@@ -160,9 +160,9 @@ class ComposerModel(Model):
         return torch.cat(found).clone()
 
     def search(
-        self, index: Tensor, image: Pictures, text: str, k: int = 10, *, exact: bool = False
+        self, index: Tensor, image: ImagesLike, text: str, k: int = 10, *, exact: bool = False
     ) -> list[tuple[int, float]]:
-        """The `k` pictures of an index (G, M, E) that are meant by one picture and an instruction, best first: their
+        """The `k` images of an index (G, M, E) that are meant by one image and an instruction, best first: their
         places in the index, and scores. Raises InputError as `compose` does, and for a k below 1.
 
             index = model.index(paths)
@@ -170,7 +170,7 @@ class ComposerModel(Model):
                 print(paths[place], score)
         """
         if k < 1:
-            raise InputError(f"k is {k}; ask for at least 1 picture")
+            raise InputError(f"k is {k}; ask for at least 1 image")
         query = self.compose(image, text, exact=exact)
         scores = torch.cat([similarities(query, part.float()) for part in index.split(TILE)], 1)[0]
         best = scores.sort(descending=True, stable=True)

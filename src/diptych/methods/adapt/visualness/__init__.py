@@ -1,11 +1,11 @@
 """TIP-CLIP: Learning the Visualness of Text Using Large Vision-Language Models (Verma et al., EMNLP 2023).
 
-A dual encoder is taught which sentences speak of what can be seen: a visual text is matched with its own picture, any
-other with one NULL picture of random pixels, so that the distance to it tells the two apart.
+A dual encoder is taught which sentences speak of what can be seen: a visual text is matched with its own image, any
+other with one NULL image of random pixels, so that the distance to it tells the two apart.
 
     L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   X_m = x_m where text m is visual, else x_null
 
-The loss is CLIP's as it is: the NULL rows of a batch are each other's negatives although they are one picture, and its
+The loss is CLIP's as it is: the NULL rows of a batch are each other's negatives although they are one image, and its
 least value is (m / N) log m with m of them among N. x_null is made anew by the image tower in every step, once, with
 its gradient. Both stages have the same loss: `train` are automatic labels (`diptych data label`), `human` those that
 people gave. Inference: S(t) = 1 - <x_null, t>, visual above a threshold that is found on texts of the stream
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch
-from diptych.data.pictures import noise_picture
+from diptych.data.images import noise_image
 from diptych.data.plan import Stratified, kinds_of
 from diptych.data.sample import Source
 from diptych.data.views import TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.adapt.visualness.model import Visualness
-from diptych.methods.adapt.visualness.views import OwnPictureView, VisualView
+from diptych.methods.adapt.visualness.views import OwnImageView, VisualView
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.few_shot import SMALL
 from diptych.methods.families.pairs import Pairs
@@ -53,12 +53,12 @@ STREAMS = ("train", "human", "calibrate")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`role` and `augment` as of other methods on pairs. Without `label` a text is visual where its sample has a
-    picture; `label` names the one that is 1 for visual texts and 0 for others, whatever picture those stand beside.
+    """`role` and `augment` as of other methods on pairs. Without `label` a text is visual where its sample has an
+    image; `label` names the one that is 1 for visual texts and 0 for others, whatever image those stand beside.
 
-    `null_seed` draws the NULL picture. `null_positives` says what is right for a NULL row: "single", its own text, as
-    published; "multi", all texts of NULL rows, and the picture stands in the batch once [ours]. `visual` says what
-    visual texts are matched with: "own", their pictures; "common", one white picture [choice: which one is not
+    `null_seed` draws the NULL image. `null_positives` says what is right for a NULL row: "single", its own text, as
+    published; "multi", all texts of NULL rows, and the image stands in the batch once [ours]. `visual` says what
+    visual texts are matched with: "own", their images; "common", one white image [choice: which one is not
     published], which tells the two kinds as well and destroys retrieval. `human_epochs` is how long the second stage
     is.
     """
@@ -73,7 +73,7 @@ class Config:
 
 
 class TIPCLIP(Pairs):
-    """CLIP's loss, with one NULL picture for all texts that speak of nothing that can be seen."""
+    """CLIP's loss, with one NULL image for all texts that speak of nothing that can be seen."""
 
     Config = Config
     features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
@@ -89,9 +89,9 @@ class TIPCLIP(Pairs):
         if encoder.text is None or make.words is None:
             raise InputError(
                 "visualness is of texts, and this model has no text tower or came without its tokenizer; "
-                "start from one of pictures and texts"
+                "start from one of images and texts"
             )
-        null = noise_picture(encoder.image.preprocess, config.null_seed)
+        null = noise_image(encoder.image.preprocess, config.null_seed)
         self.delivered = Visualness(encoder, null, config.label)
         self.streams: Sequence[str] = STREAMS
 
@@ -138,11 +138,11 @@ class TIPCLIP(Pairs):
         if not stage.optimize:
             return (VisualView(label=label), *texts)
         preprocess = self.model.image.preprocess
-        picture = OwnPictureView(preprocess=preprocess, augment=self.augment, label=label)
-        return (picture, VisualView(label=label), *texts)
+        image = OwnImageView(preprocess=preprocess, augment=self.augment, label=label)
+        return (image, VisualView(label=label), *texts)
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
-        """Pictures of the visual rows and the NULL picture go through the tower together, each once."""
+        """Images of the visual rows and the NULL image go through the tower together, each once."""
         visual: Any = batch.fields["visual"]
         null = self.delivered.null[None]
         if self.config.visual == "common":
@@ -152,7 +152,7 @@ class TIPCLIP(Pairs):
         return {"image": vectors[torch.where(visual, visual.cumsum(0) - 1, len(vectors) - 1)]}
 
     def groups(self, visual: Tensor) -> Tensor:
-        """Which rows (B,) of a batch have the same picture: equal numbers."""
+        """Which rows (B,) of a batch have the same image: equal numbers."""
         common = self.config.visual == "common"
         return torch.where(visual, 1 if common else 1 + torch.arange(len(visual), device=visual.device), 0)
 
@@ -163,18 +163,16 @@ class TIPCLIP(Pairs):
         return {"groups": self.groups(visual)}
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        """With `groups` (B,) each group's picture, which its rows share, stands in the batch once."""
+        """With `groups` (B,) each group's image, which its rows share, stands in the batch once."""
         if "groups" not in equal:
             return {"contrastive": info_nce(image, text, self.model.logit_scale())}
         groups: Tensor = equal["groups"]
         of = torch.unique(groups, return_inverse=True)[1]
-        belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(image.dtype)  # (pictures, B)
-        pictures = image[belongs.argmax(1)]
+        belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(image.dtype)  # (images, B)
+        images = image[belongs.argmax(1)]
         right = belongs / belongs.sum(1, keepdim=True)
         scale = self.model.logit_scale()
-        return {
-            "contrastive": info_nce(pictures, text, scale, image_keys=pictures, text_keys=text, targets=(right, of))
-        }
+        return {"contrastive": info_nce(images, text, scale, image_keys=images, text_keys=text, targets=(right, of))}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         """CLIP's loss; how far it is above its floor is logged beside it, since with many NULL rows that is most."""
@@ -202,7 +200,7 @@ class TIPCLIP(Pairs):
 
 
 def floor(groups: Tensor) -> Tensor:
-    """The least that the loss can be: where rows of a group (B,) share one picture, and all else is apart.
+    """The least that the loss can be: where rows of a group (B,) share one image, and all else is apart.
 
         L >= (1 / N) Σ_groups m log m
 
@@ -214,7 +212,7 @@ def floor(groups: Tensor) -> Tensor:
 
 
 def floor_once(groups: Tensor) -> Tensor:
-    """The same where each group's picture stands in the batch once: L >= (1 / 2P) Σ_groups log m, of P groups.
+    """The same where each group's image stands in the batch once: L >= (1 / 2P) Σ_groups log m, of P groups.
 
     >>> float(floor_once(torch.tensor([0, 0, 1])))  # (1 / 4) log 2
     0.1732...

@@ -1,8 +1,8 @@
-"""Visualness: how far a text speaks of what can be seen, told by its distance to a picture of nothing.
+"""Visualness: how far a text speaks of what can be seen, told by its distance to an image of nothing.
 
     S(t) = 1 - <x_null, t>        visual where S > threshold
 
-x_null is the unit vector of the NULL picture, pixels drawn at random once and kept with the model, t that of the text.
+x_null is the unit vector of the NULL image, pixels drawn at random once and kept with the model, t that of the text.
 
 Dimensions: N texts, S pixels a side, E embedding.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess, noise_picture
+from diptych.data.images import Preprocess, noise_image
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.metrics import best_threshold
@@ -26,7 +26,7 @@ from diptych.towers.tower import ImageTower
 
 
 class Visualness(Delivered):
-    """A dual encoder with its NULL picture `null` (3, S, S), uint8, and the threshold of its scores, inf before one is
+    """A dual encoder with its NULL image `null` (3, S, S), uint8, and the threshold of its scores, inf before one is
     found."""
 
     null: Tensor
@@ -50,7 +50,7 @@ class Visualness(Delivered):
         return "texts.*", "images.main" if self.label is None else f"labels.{self.label}"
 
     def null_vector(self) -> Tensor:
-        """The unit vector (E,) of the NULL picture."""
+        """The unit vector (E,) of the NULL image."""
         return self.encoder.embed_images(self.null[None])[0]
 
     def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "VisualnessModel":
@@ -79,13 +79,13 @@ class VisualnessModel(Model):
 
     @classmethod
     def of(cls, model: Model, seed: int = 0) -> "VisualnessModel":
-        """A model that was never trained with a NULL picture, with that of `seed` and without a threshold."""
-        visual = Visualness(model.encoder, noise_picture(model.preprocess, seed)).to(model.device)
+        """A model that was never trained with a NULL image, with that of `seed` and without a threshold."""
+        visual = Visualness(model.encoder, noise_image(model.preprocess, seed)).to(model.device)
         return cls(visual, model.tokenizer, model.preprocess, name=model.name)
 
     @property
     def null(self) -> Tensor:
-        """The pixels (3, S, S) of the NULL picture."""
+        """The pixels (3, S, S) of the NULL image."""
         return self.visual.null
 
     @property

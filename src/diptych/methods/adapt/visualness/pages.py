@@ -1,17 +1,17 @@
-"""Labels for the sentences of documents from what stands beside them: which speak of a picture of their page.
+"""Labels for the sentences of documents from what stands beside them: which speak of an image of their page.
 
-    m = max over the page's pictures of <sentence, picture>       visual: m > T_pos, with the picture of that cosine
+    m = max over the page's images of <sentence, image>       visual: m > T_pos, with the image of that cosine
                                                                   not visual: m < T_neg
 
-What lies between is left out, since nobody knows; so are pages without a picture. Thresholds are cosines (0.35 and
+What lies between is left out, since nobody knows; so are pages without an image. Thresholds are cosines (0.35 and
 0.18 as published, for CLIP ViT-B/32), or shares of the corpus: the top 1 % and the bottom 5 %, which fit any model.
 `diptych data label` writes the table that `diptych train visualness` reads.
 
-A page are the samples that share a page's number or name, with all their pictures and texts; a sample that names none
+A page are the samples that share a page's number or name, with all their images and texts; a sample that names none
 is a page of its own. Texts of several sentences are cut (`data.views.sentences`) [choice: published, NLTK does it].
 Source: Verma et al. 2023 (TIP-CLIP).
 
-Dimensions: N sentences, P pictures of a page.
+Dimensions: N sentences, P images of a page.
 """
 
 import json
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diptych.data.pictures import FilePicture
+from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, Source
 from diptych.data.views import sentences
 from diptych.errors import InputError
@@ -61,8 +61,8 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The sentences of a corpus (N) with their pages and greatest cosines (N,), the picture of that cosine as (sample,
-    role), and both thresholds. `damaged` are pictures that could not be read, `alone` counts pages without one."""
+    """The sentences of a corpus (N) with their pages and greatest cosines (N,), the image of that cosine as (sample,
+    role), and both thresholds. `damaged` are images that could not be read, `alone` counts pages without one."""
 
     texts: Sequence[str]
     pages: Sequence[str]
@@ -97,7 +97,7 @@ def label(
     """Label the sentences of `role` of a source's pages by a model with `embed_images`, `embed_texts` and `preprocess`.
 
     `page` is the label, or the role of the text, that names a sample's page. Raises InputError where no page has both
-    pictures and sentences, and where T_pos would be below T_neg.
+    images and sentences, and where T_pos would be below T_neg.
 
     >>> import diptych
     >>> from diptych.data.sources import open_source
@@ -127,7 +127,7 @@ def label(
             progress(start + len(some), len(names))
     if not texts:
         raise InputError(
-            f"no page of {source.name} has both a picture and a text of role {role!r}; name the field "
+            f"no page of {source.name} has both an image and a text of role {role!r}; name the field "
             "that joins samples into pages with --page, or the role with --role"
         )
     values = np.concatenate(cosines)
@@ -153,7 +153,7 @@ def label(
 def write(found: Labelled, source: Source, out: Path) -> int:
     """Write a line {"text", "image", "label", "page_id"} for each sentence that was labelled, and return how many.
 
-    `image` is null where the label is 0, else a path from the folder of `out`. Pictures that are no files of their own
+    `image` is null where the label is 0, else a path from the folder of `out`. Images that are no files of their own
     are written as PNG into a folder beside it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def write(found: Labelled, source: Source, out: Path) -> int:
 
 @dataclass(frozen=True)
 class _Page:
-    """The sentences of a page, its pictures as (sample, role), and their pixels (3, S, S)."""
+    """The sentences of a page, its images as (sample, role), and their pixels (3, S, S)."""
 
     name: str
     said: list[str] = field(default_factory=list)
@@ -198,7 +198,7 @@ def _grouped(source: Source, page: str) -> tuple[dict[str, list[int]], dict[str,
 def _read(
     source: Source, model: Any, name: str, rows: Sequence[int], roles: tuple[str, str], damaged: dict[str, str]
 ) -> _Page:
-    """A page: the sentences of `roles[0]` but for those of `roles[1]`, its name, and the pictures that can be read."""
+    """A page: the sentences of `roles[0]` but for those of `roles[1]`, its name, and the images that can be read."""
     found = _Page(name)
     (role, page) = roles
     for row in rows:
@@ -207,9 +207,9 @@ def _read(
             if role in (text.role, "*") and text.role != page:
                 parts = sentences(text.text)
                 found.said.extend(parts if len(parts) > 1 else [text.text.strip()] if parts else [])
-        for shown, picture in sample.images.items():
+        for shown, image in sample.images.items():
             try:
-                found.pixels.append(model.preprocess.read(picture))
+                found.pixels.append(model.preprocess.read(image))
                 found.places.append((row, shown))
             except BadSample as bad:
                 damaged[sample.key] = bad.reason
@@ -217,7 +217,7 @@ def _read(
 
 
 def _compared(model: Any, pages: Sequence[_Page]) -> Iterator[tuple[_Page, np.ndarray]]:
-    """Each page with the cosines (N, P) of its sentences and pictures."""
+    """Each page with the cosines (N, P) of its sentences and images."""
     if not pages:
         return
     images = np.asarray(model.embed_images(torch.stack([pixels for each in pages for pixels in each.pixels])))
@@ -232,12 +232,12 @@ def _compared(model: Any, pages: Sequence[_Page]) -> Iterator[tuple[_Page, np.nd
 
 
 def _path(source: Source, place: tuple[int, str], out: Path, number: int) -> str:
-    """The path of a picture from the folder of `out`, where it is written if it is no file."""
-    picture = source[place[0]].images[place[1]]
-    if isinstance(picture, FilePicture):
-        return os.path.relpath(Path(picture.path).resolve(), out.parent.resolve())
+    """The path of an image from the folder of `out`, where it is written if it is no file."""
+    image = source[place[0]].images[place[1]]
+    if isinstance(image, FileImage):
+        return os.path.relpath(Path(image.path).resolve(), out.parent.resolve())
     folder = out.with_suffix("")
     folder.mkdir(exist_ok=True)
     path = folder / f"{number:06d}.png"
-    write_atomic(path, lambda at: picture.decode().save(at, "PNG"))
+    write_atomic(path, lambda at: image.decode().save(at, "PNG"))
     return f"{folder.name}/{path.name}"

@@ -1,4 +1,4 @@
-"""Views of texts of which some speak of no picture: whether one does, and a picture where it does.
+"""Views of texts of which some speak of no image: whether one does, and an image where it does.
 
 Dimensions: B samples, S pixels a side.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diptych.data.sample import Sample, is_visual
-from diptych.data.views.pictures import PictureView
+from diptych.data.views.images import ImageView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ class VisualView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnPictureView(PictureView):
-    """The picture of a sample whose texts are visual, as of `PictureView`; of others zeros, whatever picture they have.
+class OwnImageView(ImageView):
+    """The image of a sample whose texts are visual, as of `ImageView`; of others zeros, whatever image they have.
 
-    Raises BadSample("no-picture") where a label calls visual what has no picture, and as `is_visual` does.
+    Raises BadSample("no-image") where a label calls visual what has no image, and as `is_visual` does.
     """
 
     label: str | None = None

@@ -7,7 +7,7 @@ A plain dual encoder on raw alternative texts, whose number makes up for their n
 
 X, Y (B, E) are unit vectors. The two directions are summed; CE_e puts 1 - e on the match and e / B on every column, the
 match too. sigma is learned as it is, a divisor that starts at 1 (it comes to about 1/64 at the paper's size). Texts
-are filtered by frequency alone (`filter.py`). Inference: cosine; a query of picture and words is the sum or difference
+are filtered by frequency alone (`filter.py`). Inference: cosine; a query of image and words is the sum or difference
 of their unit vectors.
 """
 

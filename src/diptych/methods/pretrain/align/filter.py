@@ -2,18 +2,18 @@
 
 In this order, as published; a pair is dropped by the first rule that it breaks:
 
-    small         the picture's shorter side has at most 200 pixels
+    small         the image's shorter side has at most 200 pixels
     narrow        its longer side is at least 3 times its shorter one
-    many-texts    more than 1,000 pairs have this picture
-    test          the picture is one of those that will be tested on, or looks like one (where these are given)
-    shared-text   more than 10 pictures have this text
+    many-texts    more than 1,000 pairs have this image
+    test          the image is one of those that will be tested on, or looks like one (where these are given)
+    shared-text   more than 10 images have this text
     rare          a word or two neighbours are not among the 100 million most frequent ones of the corpus
     short, long   fewer than 3 words, more than 20
 
 Counts are those of the whole corpus, taken before anything is dropped [choice]. Words are what is left of a text in
 lower case between white space and punctuation [choice: the paper does not say how it splits]; of words and pairs of
 words that occur equally often at the edge of the limit none is kept, so that the answer depends on no order [choice].
-What looks like a test picture is told by `data.check`, by thumbnails [choice]. The paper also drops pornography, for
+What looks like a test image is told by `data.check`, by thumbnails [choice]. The paper also drops pornography, for
 which there is no rule here. `diptych data filter` applies the rules to a source, `filtered:FILE` reads what is left.
 
 Dimensions: P pairs.
@@ -30,7 +30,7 @@ import numpy as np
 from diptych.data.compact import hash64
 from diptych.data.decode import dimensions
 from diptych.data.duplicates import shown_elsewhere
-from diptych.data.sample import BadSample, Picture, Source
+from diptych.data.sample import BadSample, EncodedImage, Source
 from diptych.errors import InputError
 
 REASONS = ("small", "narrow", "many-texts", "test", "shared-text", "rare", "short", "long")
@@ -43,8 +43,8 @@ class Rules:
 
     shorter_side: int | None = 200  # pixels; must be above
     aspect: float | None = 3.0  # must be below
-    texts_a_picture: int | None = 1000  # at most
-    pictures_a_text: int | None = 10  # at most
+    texts_per_image: int | None = 1000  # at most
+    images_per_text: int | None = 10  # at most
     vocabulary: int | None = 100_000_000  # how many words and pairs of words are frequent
     fewest_words: int | None = 3
     most_words: int | None = 20
@@ -57,13 +57,13 @@ class Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What the rules see of a pair: `picture` tells pictures apart, as a checksum does; sizes in pixels, 0 unknown."""
+    """What the rules see of a pair: `image` tells images apart, as a checksum does; sizes in pixels, 0 unknown."""
 
-    picture: str | int
+    image: str | int
     text: str
     width: int = 0
     height: int = 0
-    tested: bool = False  # whether its picture is tested on
+    tested: bool = False  # whether its image is tested on
 
 
 def grams(text: str) -> Iterator[str]:
@@ -94,27 +94,27 @@ def frequent(texts: Iterable[str], most: int) -> frozenset[str]:
 def broken(pairs: Sequence[Pair], rules: Rules = Rules()) -> np.ndarray:
     """Of each pair the first rule that it breaks, as its place in REASONS, or -1: (P,) int8.
 
-    >>> pairs = [Pair(picture=at, text=text) for at, text in enumerate(["a red cat", "photo", "a red cat"])]
+    >>> pairs = [Pair(image=at, text=text) for at, text in enumerate(["a red cat", "photo", "a red cat"])]
     >>> [REASONS[reason] if reason >= 0 else "kept" for reason in broken(pairs)]
     ['kept', 'short', 'kept']
     """
-    texts = Counter(pair.picture for pair in pairs)
-    pictures = Counter(text for _, text in {(pair.picture, pair.text) for pair in pairs})
+    texts = Counter(pair.image for pair in pairs)
+    images = Counter(text for _, text in {(pair.image, pair.text) for pair in pairs})
     known = None if rules.vocabulary is None else frequent((pair.text for pair in pairs), rules.vocabulary)
-    return np.array([_first(pair, rules, texts, pictures, known) for pair in pairs], dtype=np.int8)
+    return np.array([_first(pair, rules, texts, images, known) for pair in pairs], dtype=np.int8)
 
 
 def _first(
-    pair: Pair, rules: Rules, texts: Counter[str | int], pictures: Counter[str], known: frozenset[str] | None
+    pair: Pair, rules: Rules, texts: Counter[str | int], images: Counter[str], known: frozenset[str] | None
 ) -> int:
     shorter, longer = sorted((pair.width, pair.height))
     words = len(_WORD.findall(pair.text))
     breaks = (
         rules.shorter_side is not None and 0 < shorter <= rules.shorter_side,
         rules.aspect is not None and shorter > 0 and longer >= rules.aspect * shorter,
-        rules.texts_a_picture is not None and texts[pair.picture] > rules.texts_a_picture,
+        rules.texts_per_image is not None and texts[pair.image] > rules.texts_per_image,
         pair.tested,
-        rules.pictures_a_text is not None and pictures[pair.text] > rules.pictures_a_text,
+        rules.images_per_text is not None and images[pair.text] > rules.images_per_text,
         known is not None and any(gram not in known for gram in grams(pair.text)),
         rules.fewest_words is not None and words < rules.fewest_words,
         rules.most_words is not None and words > rules.most_words,
@@ -145,7 +145,7 @@ def filtered(
     tests: Sequence[Source] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Filtered:
-    """Apply the rules to all pairs of a picture `main` and a text of `role`; pictures are decoded only where there are
+    """Apply the rules to all pairs of an image `main` and a text of `role`; images are decoded only where there are
     `tests`, the sources that will be tested on.
 
     >>> from diptych.data.sources import open_source
@@ -164,12 +164,12 @@ def filtered(
             progress(number, len(source))
         try:
             sample = source[number]
-            picture, width, height = _measured(sample.images.get("main"))
+            image, width, height = _measured(sample.images.get("main"))
         except BadSample as bad:
             damaged[keys[number]] = bad.reason
             continue
         for which, text in enumerate(sample.captions(role)):
-            told = {"picture": number if picture is None else picture, "text": text, "tested": keys[number] in shown}
+            told = {"image": number if image is None else image, "text": text, "tested": keys[number] in shown}
             pairs.append(Pair(**told, width=width, height=height))
             samples.append(number)
             texts.append(which)
@@ -185,9 +185,9 @@ def filtered(
     )
 
 
-def _measured(picture: Picture | None) -> tuple[str | None, int, int]:
-    """What tells the picture apart, and its size."""
-    if picture is None:
+def _measured(image: EncodedImage | None) -> tuple[str | None, int, int]:
+    """What tells the image apart, and its size."""
+    if image is None:
         return None, 0, 0
-    data = picture.read()
+    data = image.read()
     return f"{hash64(data):016x}", *dimensions(data)

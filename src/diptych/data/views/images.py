@@ -1,4 +1,4 @@
-"""Views of pictures: crops, placing, colours, blur, all drawn from the generator that the view is handed.
+"""Views of images: crops, placing, colours, blur, all drawn from the generator that the view is handed.
 
 Dimensions: B samples, V views, H x W pixels.
 """
@@ -13,21 +13,21 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from diptych.data.pictures import Preprocess, luma
+from diptych.data.images import Preprocess, luma
 from diptych.data.sample import BadSample, Sample
 from diptych.spec import configure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How a training picture is varied, all at once and before it is resized.
+    """How a training image is varied, all at once and before it is resized.
 
-    `crop` is the share of the picture's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
-    mirrors half of the pictures. A picture with transparency is not cropped but placed: shrunk by 1/s, s uniform in
+    `crop` is the share of the image's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
+    mirrors half of the images. An image with transparency is not cropped but placed: shrunk by 1/s, s uniform in
     [1, `place`], wholly inside at a uniform place, turned by up to `turn` degrees, on a ground of one random colour.
     `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c; (b, c, s, h) says each of them
-    and the turn of the hue, of 1 for a whole turn, in ± h; a share `recoloured` of the pictures is so varied. A share
-    `grey` loses its colour, a share `blur` is blurred with sigma in 0.1 … 2 pixels of a picture of 224. All of this
+    and the turn of the hue, of 1 for a whole turn, in ± h; a share `recoloured` of the images is so varied. A share
+    `grey` loses its colour, a share `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224. All of this
     grows from nothing to full strength between the shares `ramp` of training.
     """
 
@@ -83,8 +83,8 @@ def place(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureView:
-    """One picture of a role, augmented in training, as `count` views (B, V, 3, H, W).
+class ImageView:
+    """One image of a role, augmented in training, as `count` views (B, V, 3, H, W).
 
     Without augmentation (None) it is in training as it is outside. With `like` and the same augmentation these are the
     crops and colours of another view, at a size of their own.
@@ -106,10 +106,10 @@ class PictureView:
         return (f"images.{self.name}",)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        picture = sample.images.get(self.role)
-        if picture is None:
-            raise BadSample("no-picture", f"no picture of role {self.role!r}")
-        image = picture.decode(self._least(progress))
+        encoded = sample.images.get(self.role)
+        if encoded is None:
+            raise BadSample("no-image", f"no image of role {self.role!r}")
+        image = encoded.decode(self._least(progress))
         if progress is None or self.augment is None:
             views = [self.preprocess(image, exact=False)] * self.count
         else:
@@ -117,7 +117,7 @@ class PictureView:
         return {f"images.{self.name}": torch.stack(views)}
 
     def _least(self, progress: float | None) -> int | None:
-        """The pixels that the picture's short side must keep so that the smallest crop still has the target's size."""
+        """The pixels that the image's short side must keep so that the smallest crop still has the target's size."""
         if progress is None or self.augment is None:
             return self.preprocess.least()
         augment = self.augment
@@ -175,7 +175,7 @@ def _recolour(
 def _crop_box(
     size: tuple[int, int], augment: Augment, strength: float, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A crop of random area and aspect, cut to the picture where it would not fit."""
+    """A crop of random area and aspect, cut to the image where it would not fit."""
     width, height = size
     area = width * height * (1 + (rng.uniform(*augment.crop) - 1) * strength)
     aspect = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])) * strength)

@@ -1,4 +1,4 @@
-"""Pictures wherever they lie; the preprocessing against other people's pipelines."""
+"""Images wherever they lie; the preprocessing against other people's pipelines."""
 
 import pickle
 import zipfile
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.data.helpers import encoded, photo
 
-from diptych.data import pictures
-from diptych.data.pictures import (
+from diptych.data import images
+from diptych.data.images import (
     HALF,
-    BytesPicture,
-    FilePicture,
-    MemberPicture,
+    BytesImage,
+    FileImage,
+    MemberImage,
     Preprocess,
-    ZipPicture,
+    ZipImage,
 )
 from diptych.data.sample import BadSample
 from diptych.errors import InputError
@@ -29,41 +29,41 @@ def test_luma_is_added_in_one_order():
     pixels = np.random.default_rng(0).uniform(0, 255, (40, 3)).astype(np.float32)
     red, green, blue = (np.float32(weight) for weight in (0.299, 0.587, 0.114))
     slow = [(pixel[0] * red + pixel[1] * green) + pixel[2] * blue for pixel in pixels]
-    assert pictures.luma(pixels).tolist() == [float(value) for value in slow]
-    assert pictures.luma(pixels.reshape(5, 8, 3)).shape == (5, 8)
+    assert images.luma(pixels).tolist() == [float(value) for value in slow]
+    assert images.luma(pixels.reshape(5, 8, 3)).shape == (5, 8)
 
 
-def test_pictures_read_from_file_memory_and_tar_pickle_and_agree(tmp_path):
+def test_images_read_from_file_memory_and_tar_pickle_and_agree(tmp_path):
     data = encoded(photo(), "PNG")
     (tmp_path / "a.png").write_bytes(data)
     (tmp_path / "a.tar").write_bytes(b"x" * 7 + data + b"y" * 9)
-    pictures = [
-        FilePicture(str(tmp_path / "a.png")),
-        BytesPicture(data),
-        MemberPicture(str(tmp_path / "a.tar"), 7, len(data)),
+    images = [
+        FileImage(str(tmp_path / "a.png")),
+        BytesImage(data),
+        MemberImage(str(tmp_path / "a.tar"), 7, len(data)),
     ]
-    for picture in pictures:
-        again = pickle.loads(pickle.dumps(picture))
+    for image in images:
+        again = pickle.loads(pickle.dumps(image))
         assert again.read() == data
         assert np.array_equal(np.asarray(again.decode()), np.asarray(photo()))
 
 
 def test_files_that_are_gone_or_cut_are_bad_samples(tmp_path):
     (tmp_path / "short.tar").write_bytes(b"abc")
-    for picture, expected in [
-        (FilePicture(str(tmp_path / "none.png")), "missing"),
-        (FilePicture(str(tmp_path)), "unreadable"),
-        (MemberPicture(str(tmp_path / "none.tar"), 0, 1), "missing"),
-        (MemberPicture(str(tmp_path / "short.tar"), 1, 5), "truncated"),
+    for image, expected in [
+        (FileImage(str(tmp_path / "none.png")), "missing"),
+        (FileImage(str(tmp_path)), "unreadable"),
+        (MemberImage(str(tmp_path / "none.tar"), 0, 1), "missing"),
+        (MemberImage(str(tmp_path / "short.tar"), 1, 5), "truncated"),
     ]:
         with pytest.raises(BadSample) as caught:
-            picture.decode()
+            image.decode()
         assert caught.value.reason == expected
 
 
-def test_a_thin_picture_is_a_bomb_where_scaling_would_make_it_one():
+def test_a_thin_image_is_a_bomb_where_scaling_would_make_it_one():
     # 661 bytes on disk; with a short side of 32 it would be 32 x 9,600,000.
-    thin = BytesPicture(encoded(Image.new("RGB", (1, 300_000)), "PNG"))
+    thin = BytesImage(encoded(Image.new("RGB", (1, 300_000)), "PNG"))
     for preprocess in (
         Preprocess(size=32),
         Preprocess(size=32, ratio=1.25),
@@ -77,35 +77,35 @@ def test_a_thin_picture_is_a_bomb_where_scaling_would_make_it_one():
 
 
 def test_bomb_limits_do_not_touch_ordinary_panoramas():
-    assert Preprocess(size=32).read(BytesPicture(encoded(Image.new("L", (3000, 20)), "PNG"))).shape == (3, 32, 32)
+    assert Preprocess(size=32).read(BytesImage(encoded(Image.new("L", (3000, 20)), "PNG"))).shape == (3, 32, 32)
 
 
 SIZES = [(57, 40), (40, 57), (33, 32), (32, 35), (32, 32), (20, 90), (500, 61), (7, 9)]
 
 
-def test_pictures_in_a_zip_are_read_or_bad(tmp_path, monkeypatch):
+def test_images_in_a_zip_are_read_or_bad(tmp_path, monkeypatch):
     data = encoded(photo(), "PNG")
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("in/a.png", data)
-    assert ZipPicture(str(path), "in/a.png").read() == data
-    assert pickle.loads(pickle.dumps(ZipPicture(str(path), "in/a.png"))).decode(20).size == (40, 30)
+    assert ZipImage(str(path), "in/a.png").read() == data
+    assert pickle.loads(pickle.dumps(ZipImage(str(path), "in/a.png"))).decode(20).size == (40, 30)
     (tmp_path / "b.zip").write_bytes(path.read_bytes()[:-30])
     spoilt = bytearray(path.read_bytes())
     spoilt[60] ^= 255
     (tmp_path / "c.zip").write_bytes(spoilt)
     (tmp_path / "folder.zip").mkdir()
     (tmp_path / "folder.zip" / "a.png").write_bytes(data)
-    assert ZipPicture(str(tmp_path / "folder.zip"), "a.png").read() == data
+    assert ZipImage(str(tmp_path / "folder.zip"), "a.png").read() == data
     expected = [("a.zip", "b.png", "missing"), ("no.zip", "a.png", "missing"), ("folder.zip", "b.png", "missing"),
                 ("b.zip", "in/a.png", "unreadable"), ("c.zip", "in/a.png", "unreadable")]  # fmt: skip
     for name, member, reason in expected:
         with pytest.raises(BadSample) as caught:
-            ZipPicture(str(tmp_path / name), member).decode()
+            ZipImage(str(tmp_path / name), member).decode()
         assert caught.value.reason == reason
-    monkeypatch.setattr(pictures, "MOST_BYTES", len(data) - 1)
+    monkeypatch.setattr(images, "MOST_BYTES", len(data) - 1)
     with pytest.raises(BadSample, match="unpacks to"):
-        ZipPicture(str(path), "in/a.png").read()
+        ZipImage(str(path), "in/a.png").read()
 
 
 @pytest.mark.parity
@@ -149,7 +149,7 @@ def test_every_shape_gives_the_asked_size(resize, width, height, size):
     assert (got.shape, got.dtype) == ((3, size, size), torch.uint8)
 
 
-def test_transparent_pictures_lie_on_the_fill_before_resizing():
+def test_transparent_images_lie_on_the_fill_before_resizing():
     image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     assert Preprocess(size=8, fill=(10, 20, 30))(image).amax((1, 2)).tolist() == [10, 20, 30]
 
@@ -170,9 +170,9 @@ def test_preprocess_round_trips_through_plain_values_and_refuses_bad_ones():
 
 @settings(max_examples=40, deadline=None)
 @given(width=st.integers(1, 60), height=st.integers(1, 60), ratio=st.floats(1, 3))
-def test_bars_bring_a_picture_to_the_ratio_and_leave_it_whole(width, height, ratio):
+def test_bars_bring_a_image_to_the_ratio_and_leave_it_whole(width, height, ratio):
     image = Image.new("RGB", (width, height), (9, 99, 199))
-    padded = pictures.barred(image, ratio)
+    padded = images.barred(image, ratio)
     long, short = max(padded.size), min(padded.size)
     assert long == max(width, height)
     if max(width, height) < ratio * min(width, height):
@@ -190,7 +190,7 @@ def test_a_ratio_pads_before_scaling_and_is_told_only_where_there_is_one():
     image = Image.new("RGB", (100, 20), (255, 255, 255))
     plain, padded = Preprocess(size=16), Preprocess(size=16, ratio=1.25)
     assert (plain(image) == 255).all()
-    assert torch.equal(padded(image), plain(pictures.barred(image, 1.25)))
+    assert torch.equal(padded(image), plain(images.barred(image, 1.25)))
     assert 0.15 < (padded(image) > 127).float().mean() < 0.4
     assert torch.equal(padded(Image.new("RGB", (20, 20), (1, 2, 3))), plain(Image.new("RGB", (20, 20), (1, 2, 3))))
     assert "ratio" not in plain.to_dict()
@@ -205,15 +205,15 @@ def test_a_margin_is_scaled_and_cropped_away_as_torchvision_does_it(width, heigh
     from torchvision.transforms import v2
 
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     resize = v2.Resize(346, interpolation=v2.InterpolationMode.BICUBIC)
-    expected = v2.functional.pil_to_tensor(v2.CenterCrop(289)(resize(picture)))
+    expected = v2.functional.pil_to_tensor(v2.CenterCrop(289)(resize(image)))
     with_margin = Preprocess(size=289, margin=346 / 289)
-    assert torch.equal(with_margin(picture), expected)
+    assert torch.equal(with_margin(image), expected)
     assert with_margin.least() == 692
     squashed = Preprocess(size=10, margin=1.5, resize="squash")
     assert squashed.scaled(40, 20) == (15, 15)
-    assert squashed(picture).shape == (3, 10, 10)
+    assert squashed(image).shape == (3, 10, 10)
 
 
 def test_a_margin_is_told_only_where_there_is_one():

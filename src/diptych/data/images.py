@@ -1,4 +1,4 @@
-"""Pictures to tensors: four places a picture can lie, and the one preprocessing. `data.decode` reads their bytes."""
+"""Images to tensors: four places an image can lie, and the one preprocessing. `data.decode` reads their bytes."""
 
 import errno
 import io
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
-from diptych.data.sample import BadSample, Picture
+from diptych.data.sample import BadSample, EncodedImage
 from diptych.errors import InputError, unknown
 from diptych.rng import generator
 from diptych.spec import configure
@@ -30,21 +30,21 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 MOST_BYTES = 8 * MAX_PIXELS
-"""Bytes of a file: no picture that `decode` takes is larger."""
+"""Bytes of a file: no image that `decode` takes is larger."""
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
-"""The endings of files that are taken for pictures."""
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
+"""The endings of files that are taken for images."""
 
 FOREIGN = (
     *("jp2", "j2k", "jpf", "jpx", "jxl", "svg", "ico", "psd", "xcf", "tga", "ppm", "pgm", "pbm", "pnm", "exr", "hdr"),
     *("eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
 )
-"""The endings of pictures that are not read: in a folder they are counted as unsupported."""
+"""The endings of images that are not read: in a folder they are counted as unsupported."""
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether a path is that of a file that ends as a picture's, of a kind that is read or not."""
-    return Path(path).suffix.lower()[1:] in (*PICTURES, *FOREIGN) and Path(path).is_file()
+def is_image(path: str | Path) -> bool:
+    """Whether a path is that of a file that ends as an image's, of a kind that is read or not."""
+    return Path(path).suffix.lower()[1:] in (*IMAGES, *FOREIGN) and Path(path).is_file()
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -60,13 +60,13 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class FilePicture:
-    """A picture in a file of its own."""
+class FileImage:
+    """An image in a file of its own."""
 
     path: str
 
     def read(self) -> bytes:
-        """The file's bytes. Raises BadSample: missing, bomb (a file too large for a picture), or unreadable."""
+        """The file's bytes. Raises BadSample: missing, bomb (a file too large for an image), or unreadable."""
         try:
             _refuse_irregular(self.path)
             return Path(self.path).read_bytes()
@@ -92,8 +92,8 @@ def _refuse_irregular(path: str, most: int | None = MOST_BYTES) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class BytesPicture:
-    """A picture already in memory, still encoded."""
+class BytesImage:
+    """An image already in memory, still encoded."""
 
     data: bytes
 
@@ -107,8 +107,8 @@ class BytesPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class MemberPicture:
-    """A picture inside a tar: `size` bytes at `offset` of the file `path`."""
+class MemberImage:
+    """An image inside a tar: `size` bytes at `offset` of the file `path`."""
 
     path: str
     offset: int
@@ -135,8 +135,8 @@ class MemberPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class ZipPicture:
-    """A picture inside a zip archive; the archive is opened anew for each, and nothing of it is extracted."""
+class ZipImage:
+    """An image inside a zip archive; the archive is opened anew for each, and nothing of it is extracted."""
 
     path: str
     member: str
@@ -155,7 +155,7 @@ class ZipPicture:
         except (FileNotFoundError, KeyError) as error:
             raise BadSample("missing", f"{self.path}/{self.member}") from error
         except IsADirectoryError:
-            return FilePicture(f"{self.path}/{self.member}").read()  # a folder may be called *.zip
+            return FileImage(f"{self.path}/{self.member}").read()  # a folder may be called *.zip
         except Exception as error:  # as many kinds as archives can be broken in
             raise BadSample("unreadable", f"{self.path}/{self.member}: {error}") from error
 
@@ -166,13 +166,13 @@ class ZipPicture:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A mask stored as a picture: decodes to its numbers."""
+    """A mask stored as an image: decodes to its numbers."""
 
-    picture: Picture
+    image: EncodedImage
 
     def read(self) -> bytes:
         """The encoded bytes."""
-        return self.picture.read()
+        return self.image.read()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """As `decode_mask`, always in full: the mean of two numbers is a third one."""
@@ -185,7 +185,7 @@ VOID = 255
 
 @dataclass(frozen=True, slots=True)
 class ClassMask:
-    """A mask whose numbers are those of classes, made of one whose numbers are of this picture's segments.
+    """A mask whose numbers are those of classes, made of one whose numbers are of this image's segments.
 
     `numbers` gives the class of each segment; what is in none is `VOID`.
     """
@@ -214,15 +214,15 @@ _INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resamp
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a picture becomes `size` x `size` pixels; `mean` and `std` are applied later, by the tower, on its device.
+    """How an image becomes `size` x `size` pixels; `mean` and `std` are applied later, by the tower, on its device.
 
     `resize`: "shortest" scales the short side to `size` and crops the centre, "squash" ignores the proportions,
     "longest" scales the long side and pads with `fill`. `crop` says where the centre falls when the margin is odd:
-    "round" is torchvision's and open_clip's way, "floor" that of transformers. Transparent pictures are laid on `fill`.
+    "round" is torchvision's and open_clip's way, "floor" that of transformers. Transparent images are laid on `fill`.
     The pixels are bit-equal to those of open_clip's and (slow) transformers' pipelines, which also use Pillow; files
-    that are read without `exact` differ a little, see `read`. A picture whose long side is more than `ratio` times the
+    that are read without `exact` differ a little, see `read`. An image whose long side is more than `ratio` times the
     short one gets black bars beside it first, as far as these bring it there (Baldrati et al. 2022, TargetPad). With a
-    `margin` of 1 or more the picture is scaled to so many times `size`, and the centre is cropped.
+    `margin` of 1 or more the image is scaled to so many times `size`, and the centre is cropped.
 
     >>> Preprocess(size=32)(Image.new("RGB", (60, 40))).shape
     torch.Size([3, 32, 32])
@@ -263,30 +263,30 @@ class Preprocess:
                 "more, and resize=shortest or squash"
             )
 
-    def read(self, picture: Picture, *, exact: bool = False) -> Tensor:
-        """Decode `picture` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the size or more.
+    def read(self, image: EncodedImage, *, exact: bool = False) -> Tensor:
+        """Decode `image` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the size or more.
 
         Twice, because bicubic shrinking by less than 2 no longer hides that pixels were left out: embeddings of
         photographs then fall to a cosine of .99 to the full decode, and with twice the size they stay at .999.
-        Raises BadSample as the picture does.
+        Raises BadSample as the image does.
         """
-        return self(picture.decode(self.least(exact)), exact=exact)
+        return self(image.decode(self.least(exact)), exact=exact)
 
     def least(self, exact: bool = False) -> int | None:
-        """The pixels that the short side of a picture must keep; None where all are wanted."""
+        """The pixels that the short side of an image must keep; None where all are wanted."""
         return None if exact else 2 * self.edge
 
     @property
     def edge(self) -> int:
-        """The side that a picture is scaled to before the centre is cropped."""
+        """The side that an image is scaled to before the centre is cropped."""
         return round(self.size * (self.margin or 1))
 
     def __call__(self, image: Image.Image, *, exact: bool = True) -> Tensor:
-        """The picture as uint8 (3, size, size).
+        """The image as uint8 (3, size, size).
 
         Unless `exact`, torch's vectorised kernel scales in Pillow's place: the same filter in 16-bit weights, four
         times as fast; photographs differ in fewer than 2 % of the numbers, and there by one or, rarely, two of 255.
-        Raises BadSample("bomb") for a picture so thin that the scaled one has more pixels than the limit.
+        Raises BadSample("bomb") for an image so thin that the scaled one has more pixels than the limit.
         """
         image = on_ground(image, self.fill)
         if self.ratio is not None:
@@ -301,7 +301,7 @@ class Preprocess:
         return self._fitted(pixels).contiguous()
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the picture after scaling."""
+        """Width and height of the image after scaling."""
         if self.resize == "squash":
             return self.edge, self.edge
         if self.resize == "shortest":
@@ -340,7 +340,7 @@ class Preprocess:
 
 
 def on_ground(image: Image.Image, fill: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """The picture as RGB, transparent parts showing the colour `fill`.
+    """The image as RGB, transparent parts showing the colour `fill`.
 
     >>> on_ground(Image.new("RGBA", (1, 1), (9, 9, 9, 0)), (1, 2, 3)).getpixel((0, 0))
     (1, 2, 3)
@@ -356,7 +356,7 @@ def on_ground(image: Image.Image, fill: tuple[int, int, int] = (255, 255, 255)) 
 
 
 def barred(image: Image.Image, ratio: float) -> Image.Image:
-    """The picture (RGB) with as wide black bars beside it as its long side is at most `ratio` times the short one.
+    """The image (RGB) with as wide black bars beside it as its long side is at most `ratio` times the short one.
 
     Raises BadSample("bomb") where it then has more pixels than the limit.
 
@@ -376,10 +376,10 @@ def barred(image: Image.Image, ratio: float) -> Image.Image:
     return ground
 
 
-def noise_picture(preprocess: Preprocess, seed: int = 0) -> Tensor:
-    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and independent, preprocessed like any picture.
+def noise_image(preprocess: Preprocess, seed: int = 0) -> Tensor:
+    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and independent, preprocessed like any image.
 
-    >>> noise_picture(Preprocess(size=32)).shape
+    >>> noise_image(Preprocess(size=32)).shape
     torch.Size([3, 32, 32])
     """
     size = preprocess.size

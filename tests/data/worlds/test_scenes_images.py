@@ -79,7 +79,7 @@ def test_masks_depth_and_boxes_are_those_of_the_objects_drawn_alone(name):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_pixels_change_where_the_mask_is_and_nowhere_far(style):
-    """Take an object away: the picture changes on its mask, and else only a few pixels about (shadow, filter)."""
+    """Take an object away: the image changes on its mask, and else only a few pixels about (shadow, filter)."""
     world = build("scenes", {"styles": style, "number": "1-3", "colours": "red+blue+green", "occlusion": 0})
     for index in range(8):
         scene = world.sample(1, index)
@@ -149,12 +149,12 @@ def test_colours_look_like_their_names():
 
 
 def test_grounds_can_be_told_apart_by_simple_statistics():
-    """A nearest-mean rule on colours and gradients names the ground of most pictures, so that a model can."""
+    """A nearest-mean rule on colours and gradients names the ground of most images, so that a model can."""
     world = build("scenes", {"number": 1})
 
-    def features(picture):
-        steps = np.abs(np.diff(picture, axis=0)).mean((0, 1)), np.abs(np.diff(picture, axis=1)).mean((0, 1))
-        return np.concatenate([np.median(picture, (0, 1)), *steps])
+    def features(image):
+        steps = np.abs(np.diff(image, axis=0)).mean((0, 1)), np.abs(np.diff(image, axis=1)).mean((0, 1))
+        return np.concatenate([np.median(image, (0, 1)), *steps])
 
     rows, grounds = [], []
     for index in range(300):
@@ -182,11 +182,11 @@ def test_textures_styles_and_palettes_change_pixels():
 
 @pytest.mark.parametrize("name", [name for name in RENDERINGS if name not in ("flat", "grain")])
 def test_renderings_are_local(name):
-    """A change of one pixel reaches no further than 6 pixels in a picture of 64."""
-    picture = np.random.default_rng(0).uniform(0, 255, (64, 64, 3)).astype(np.float32)
-    other = picture.copy()
+    """A change of one pixel reaches no further than 6 pixels in an image of 64."""
+    image = np.random.default_rng(0).uniform(0, 255, (64, 64, 3)).astype(np.float32)
+    other = image.copy()
     other[32, 32] = 255 - other[32, 32]
-    rows, columns = np.nonzero((render(name, picture, 5) != render(name, other, 5)).any(-1))
+    rows, columns = np.nonzero((render(name, image, 5) != render(name, other, 5)).any(-1))
     assert len(rows)
     assert max(abs(rows - 32).max(), abs(columns - 32).max()) <= 6
 
@@ -219,7 +219,7 @@ def test_signals_are_as_strong_as_asked():
 
 
 @pytest.mark.parametrize("size", [32, 33, 64, 224])
-def test_pictures_of_all_sizes_show_the_same(size):
+def test_images_of_all_sizes_show_the_same(size):
     world = build("scenes", {"size": size, "styles": "all"})
     reference = build("scenes", {"size": 64, "styles": "all"})
     for index in range(3):
@@ -270,13 +270,13 @@ def test_nothing_is_drawn_before_it_is_asked_for(monkeypatch):
     assert calls["draw"] == 1
 
 
-def test_decoded_pictures_may_be_changed():
+def test_decoded_images_may_be_changed():
     sample = WorldSource(build("scenes"), 1)[0]
     sample.images["main"].decode().thumbnail((8, 8))
     assert sample.images["main"].decode().size == (64, 64)
 
 
-def test_the_pictures_of_the_docs_are_those_that_are_drawn():
+def test_the_images_of_the_docs_are_those_that_are_drawn():
     """docs/worlds/*.webp, which are lossy, by tools/draw_scenes.py."""
     root = Path(__file__).parents[3]
     spec = importlib.util.spec_from_file_location("draw_scenes", root / "tools" / "draw_scenes.py")
