@@ -1,6 +1,7 @@
 """Run the rows, print one table, write results/benchmarks/ROW.json.
 
-A row that needs what is not here (a package, a trained model) is listed as not measured, with the reason.
+A row that needs what is not here (a package, a trained model) is listed as not measured, with the
+reason.
 """
 
 import importlib
@@ -26,7 +27,9 @@ def main(names: list[str], results: Path = RESULTS) -> None:
     for name in names:
         if name not in there:
             raise unknown("benchmark", name, there)
-    table = Table("row", "ours", "theirs", "unit", "ours / theirs", "min - max", "bar", "met", "roofline")
+    table = Table(
+        "row", "ours", "theirs", "unit", "ours / theirs", "min - max", "bar", "met", "roofline"
+    )
     for name in names or there:
         start = time.perf_counter()
         try:
@@ -36,7 +39,11 @@ def main(names: list[str], results: Path = RESULTS) -> None:
             print(f"{name}: not measured: {error}", file=sys.stderr)
             table.add_row(name, *["not measured"] + [""] * 7)
             continue
-        report = {"rows": lines, "seconds": time.perf_counter() - start, **circumstances(*module.PACKAGES)}
+        report = {
+            "rows": lines,
+            "seconds": time.perf_counter() - start,
+            **circumstances(*module.PACKAGES),
+        }
         results.mkdir(parents=True, exist_ok=True)
         (results / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         for line in lines:

@@ -29,10 +29,22 @@ GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262
 
 def run(batch: int = 8) -> list[dict]:
     took = in_child(maple)
-    memory = against(*(in_child(extra, name, batch, environment=GIVES_BACK) for name in ("lora", "fine_tune")))
+    memory = against(
+        *(in_child(extra, name, batch, environment=GIVES_BACK) for name in ("lora", "fine_tune"))
+    )
     return [
-        judged("maple on tiny, 16 shots of 10 classes (theirs: the limit)", "s", against(took, LIMIT), 1.0),
-        judged(f"lora against fine_tune, ViT-B/32, batch {batch}, beyond the model", "bytes", memory, 0.5),
+        judged(
+            "maple on tiny, 16 shots of 10 classes (theirs: the limit)",
+            "s",
+            against(took, LIMIT),
+            1.0,
+        ),
+        judged(
+            f"lora against fine_tune, ViT-B/32, batch {batch}, beyond the model",
+            "bytes",
+            memory,
+            0.5,
+        ),
     ]
 
 
@@ -41,18 +53,31 @@ def maple() -> float:
     from diptych.front import train
 
     objects = "cat+elephant+penguin+fish+butterfly+crab+mushroom+cactus+banana+pineapple"
-    data = f"scenes:number=1:styles=neon:count=400:texts=caption:objects={objects}:shots=16:of=object"
+    data = (
+        f"scenes:number=1:styles=neon:count=400:texts=caption:objects={objects}:shots=16:of=object"
+    )
     with tempfile.TemporaryDirectory() as folder:
         return seconds(
-            lambda: train("maple", data, Path(folder) / "run", init="tiny", config={"label": "object"}, quiet=True)
+            lambda: train(
+                "maple",
+                data,
+                Path(folder) / "run",
+                init="tiny",
+                config={"label": "object"},
+                quiet=True,
+            )
         )[1]
 
 
 def extra(name: str, batch: int) -> int:
-    """Bytes of this process's peak in steps of a method beyond what it holds with model and batch."""
+    """Bytes of this process's peak in steps of a method beyond what it holds with model and
+    batch."""
     torch.manual_seed(0)
     cls = method_class(name)
-    method = cls(cls.configure({"text": True} if name == "fine_tune" else {}), Make(**B32, tokenizer=build("clip")))
+    method = cls(
+        cls.configure({"text": True} if name == "fine_tune" else {}),
+        Make(**B32, tokenizer=build("clip")),
+    )
     method.model.set_classes([f"thing {number}" for number in range(10)])
     learnt = [parameter for parameter in method.parameters() if parameter.requires_grad]
     pixels = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)

@@ -1,8 +1,10 @@
-"""A step of searching for concepts (cones) against one of class-own soft prompts (coop): time, and what is kept.
+"""A step of searching for concepts (cones) against one of class-own soft prompts (coop): time, and
+what is kept.
 
-ViT-B/32 with random weights, as many classes, and one optimiser's step of each: forward, loss, backward, AdamW. Image
-vectors are kept from before on both sides, or on neither; the text side of prompts changes with every step, and cannot
-be kept. Bytes are those that the graph holds after forward.
+ViT-B/32 with random weights, as many classes, and one optimiser's step of each: forward, loss,
+backward, AdamW. Image vectors are kept from before on both sides, or on neither; the text side of
+prompts changes with every step, and cannot be kept. Bytes are those that the graph holds after
+forward.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,15 +24,23 @@ PACKAGES = ()
 VECTORS = 4  # of each class's prompt
 
 
-def run(pairs: int = 7, classes: int = 50, batch: int = 32, towers: Mapping[str, Any] = B32) -> list[dict]:
+def run(
+    pairs: int = 7, classes: int = 50, batch: int = 32, towers: Mapping[str, Any] = B32
+) -> list[dict]:
     ours = Side("cones", {}, classes, batch, towers)
     theirs = Side(
-        "coop", {"class_specific": True, "init_from_template": False, "n_ctx": VECTORS}, classes, batch, towers
+        "coop",
+        {"class_specific": True, "init_from_template": False, "n_ctx": VECTORS},
+        classes,
+        batch,
+        towers,
     )
     what = f"cones against coop, ViT-B/32, {classes} classes, batch {batch}"
     rows = []
     for how, kept in (("vectors kept", True), ("images embedded", False)):
-        times = interleaved(lambda kept=kept: ours.step(kept), lambda kept=kept: theirs.step(kept), pairs)
+        times = interleaved(
+            lambda kept=kept: ours.step(kept), lambda kept=kept: theirs.step(kept), pairs
+        )
         rows.append(judged(f"{what}, {how}", "CPU s", times, 1.0))
     held = against(*(saved_bytes(lambda side=side: side.loss(True)) for side in (ours, theirs)))
     return [*rows, judged(f"{what}, kept for backward", "bytes", held, 1.0)]
@@ -39,7 +49,14 @@ def run(pairs: int = 7, classes: int = 50, batch: int = 32, towers: Mapping[str,
 class Side:
     """A method on images of `classes` classes; a call of `step` takes one."""
 
-    def __init__(self, name: str, config: Mapping[str, Any], classes: int, batch: int, towers: Mapping[str, Any]):
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        classes: int,
+        batch: int,
+        towers: Mapping[str, Any],
+    ):
         torch.manual_seed(0)
         cls = method_class(name)
         method: Any = cls(cls.configure(config), Make(**towers, tokenizer=build("clip")))

@@ -1,4 +1,5 @@
-"""ViT-B/32 from a folder of 500x375 JPEGs to unit vectors, against open_clip behind a DataLoader of two workers."""
+"""ViT-B/32 from a folder of 500x375 JPEGs to unit vectors, against open_clip behind a DataLoader of
+two workers."""
 
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,9 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
             assert cosine >= 0.999, cosine
             work = work or flops(ours)
             times = interleaved(ours, theirs, pairs)
-            share = roofline(work, times["ours"], twin.precision)  # decoding takes time and gives no operations
+            share = roofline(
+                work, times["ours"], twin.precision
+            )  # decoding takes time and gives no operations
             what = f"ViT-B/32, {count} JPEGs of 500x375, {precision}"
             rows.append({**judged(what, "CPU s", times, bar, share), "cosine": cosine})
     return rows

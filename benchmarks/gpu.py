@@ -1,7 +1,8 @@
 """ViT-B/32 on a GPU in bfloat16 against open_clip: images from tensors, and a training step.
 
-Both sides run in one process on the same weights, by the clock, with the device's queue emptied before each reading.
-A row is met where ours is at least as fast and its profile shows flash attention. Without a GPU nothing is measured.
+Both sides run in one process on the same weights, by the clock, with the device's queue emptied
+before each reading. A row is met where ours is at least as fast and its profile shows flash
+attention. Without a GPU nothing is measured.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,12 @@ def _judged(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], pairs
     times = [(_seconds(ours), _seconds(theirs)) for _ in range(pairs)]
     line = judged(what, "s", summary([((a, a), (b, b)) for a, b in times]), 1.0)
     flash = _flash(ours)
-    return {**line, "met": line["met"] and flash, "flash": flash, "device": torch.cuda.get_device_name()}
+    return {
+        **line,
+        "met": line["met"] and flash,
+        "flash": flash,
+        "device": torch.cuda.get_device_name(),
+    }
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -1,4 +1,5 @@
-"""ViT-B/32 images, from preprocessed tensors to unit vectors, against open_clip's `encode_image`."""
+"""ViT-B/32 images, from preprocessed tensors to unit vectors, against open_clip's
+`encode_image`."""
 
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,9 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
 
     def theirs() -> Tensor:
         with torch.inference_mode():
-            return torch.cat([model.encode_image(batch, normalize=True) for batch in pixels.split(BATCH)])
+            return torch.cat(
+                [model.encode_image(batch, normalize=True) for batch in pixels.split(BATCH)]
+            )
 
     rows = []
     work = 0

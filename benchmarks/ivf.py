@@ -1,10 +1,12 @@
-"""Approximate search against faiss' exact `IndexFlatIP`: many placed glyphs, embedded by a trained `clip`.
+"""Approximate search against faiss' exact `IndexFlatIP`: many placed glyphs, embedded by a trained
+`clip`.
 
     python -m benchmarks.ivf RUN [--rows 250000] [--emb FOLDER]
 
-makes the embeddings in FOLDER (default: a temporary one; where it exists it is taken as it is) and prints the rows.
-RUN is a model of `diptych demo`. Queries are 512 glyphs of a hand that the index does not hold, and as a second row 512
-of their names. Both sides answer the same batch on the same two threads; building is timed apart.
+makes the embeddings in FOLDER (default: a temporary one; where it exists it is taken as it is) and
+prints the rows. RUN is a model of `diptych demo`. Queries are 512 glyphs of a hand that the index
+does not hold, and as a second row 512 of their names. Both sides answer the same batch on the same
+two threads; building is timed apart.
 """
 
 import argparse
@@ -41,7 +43,9 @@ QUERIES = 512
 K = 10
 RECALL = 0.99
 THREADS = 2
-ASKED = 0.998  # of the build, which measures on images like its own: the queries are of a hand that it does not hold
+# of the build, which measures on images like its own: the queries are of a hand that it does not
+# hold
+ASKED = 0.998
 BAR = 1 / 4
 
 
@@ -69,11 +73,16 @@ class ManyPlaced:
 
 
 def run() -> list[dict]:
-    """The rows; the environment names the trained model and the size, so that `make bench` can be told."""
+    """The rows; the environment names the trained model and the size, so that `make bench` can be
+    told."""
     model = os.environ.get("DIPTYCH_BENCH_RUN")
     if not model:
-        raise InputError("benchmarks.ivf needs a trained model; run `diptych demo`, then set DIPTYCH_BENCH_RUN=…/run")
-    return measure(model, int(os.environ.get("DIPTYCH_BENCH_ROWS", ROWS)), os.environ.get("DIPTYCH_BENCH_EMB"))
+        raise InputError(
+            "benchmarks.ivf needs a trained model; run `diptych demo`, then set DIPTYCH_BENCH_RUN=…/run"
+        )
+    return measure(
+        model, int(os.environ.get("DIPTYCH_BENCH_ROWS", ROWS)), os.environ.get("DIPTYCH_BENCH_EMB")
+    )
 
 
 def measure(spec: str, count: int, folder: str | None) -> list[dict]:
@@ -108,22 +117,29 @@ def measure(spec: str, count: int, folder: str | None) -> list[dict]:
 def _queries(model: Model) -> dict[str, torch.Tensor]:
     # Not the queries (seed 10,000) on which ASKED was seen to be needed.
     other = Placed(FINAL.source(FINAL.learnt, FINAL.held_out), seed=20_000)
-    samples = [other[i] for i in generator(20_000, "queries").permutation(len(other))[:QUERIES].tolist()]
+    samples = [
+        other[i] for i in generator(20_000, "queries").permutation(len(other))[:QUERIES].tolist()
+    ]
     return {
         "images": model.embed_images([sample.images["main"].decode() for sample in samples]),
         "names": model.embed_texts([sample.captions()[0] for sample in samples]),
     }
 
 
-def _compare(ours: Index, exact: Index, flat: Any, built: State, queries: torch.Tensor, name: str) -> dict[str, Any]:
+def _compare(
+    ours: Index, exact: Index, flat: Any, built: State, queries: torch.Tensor, name: str
+) -> dict[str, Any]:
     array = np.ascontiguousarray(queries.numpy())
     worst = torch.from_numpy(flat.search(array, K)[0])[:, -1:]
     found = ours.top(queries, K)[0]
     recall = float((found >= worst - 1e-6).float().mean())  # equal cosines are equally right
-    assert torch.allclose(exact.top(queries, K)[0][:, -1:], worst, atol=1e-5), "the two exact searches differ"
+    assert torch.allclose(exact.top(queries, K)[0][:, -1:], worst, atol=1e-5), (
+        "the two exact searches differ"
+    )
     times = interleaved(lambda: ours.top(queries, K), lambda: flat.search(array, K))
     what = f"IVF, {len(exact):,} rows, {QUERIES} {name}, recall@{K} {recall:.4f}"
-    # Products with the centres, then with the rows of the lists that are read, as if lists were equally long.
+    # Products with the centres, then with the rows of the lists that are read, as if lists were
+    # equally long.
     compared = built.lists + len(exact) * built.nprobe / built.lists
     share = roofline(round(2 * QUERIES * exact.manifest.dimension * compared), times["ours"])
     line = judged(what, "CPU s", times, BAR, share)

@@ -1,4 +1,5 @@
-"""The sigmoid loss, forward and backward, against open_clip's SigLipLoss: CPU seconds, and bytes kept for backward."""
+"""The sigmoid loss, forward and backward, against open_clip's SigLipLoss: CPU seconds, and bytes
+kept for backward."""
 
 from open_clip.loss import SigLipLoss
 

@@ -1,4 +1,5 @@
-"""What the rows measure on: real captions, photographs, and ViT-B/32 with weights that open_clip drew at random."""
+"""What the rows measure on: real captions, photographs, and ViT-B/32 with weights that open_clip
+drew at random."""
 
 import json
 import os
@@ -19,7 +20,8 @@ NAME = "ViT-B-32"
 
 
 def captions(count: int) -> list[str]:
-    """The first captions of multi30k's test split where DIPTYCH_DATA has it, else names of the shipped glyphs."""
+    """The first captions of multi30k's test split where DIPTYCH_DATA has it, else names of the
+    shipped glyphs."""
     home = os.environ.get("DIPTYCH_DATA")
     path = Path(home or "") / "multi30k-text" / "test.jsonl"
     if home and path.exists():
@@ -32,7 +34,8 @@ def captions(count: int) -> list[str]:
 
 
 def peer() -> tuple[Any, Any, Any]:
-    """open_clip's ViT-B/32 (random weights, seed 0, evaluation mode), its preprocessing and its tokenizer."""
+    """open_clip's ViT-B/32 (random weights, seed 0, evaluation mode), its preprocessing and its
+    tokenizer."""
     torch.manual_seed(0)
     model, _, preprocess = open_clip.create_model_and_transforms(NAME, pretrained=None)
     return model.eval(), preprocess, open_clip.get_tokenizer(NAME)
@@ -47,7 +50,8 @@ def same_weights(model: torch.nn.Module, folder: Path, precision: str) -> Model:
 
 
 def photographs(count: int, size: tuple[int, int]) -> list[Image.Image]:
-    """Windows of (width, height) into scikit-learn's two photographs, mirrored side by side and never scaled."""
+    """Windows of (width, height) into scikit-learn's two photographs, mirrored side by side and
+    never scaled."""
     from sklearn.datasets import load_sample_images
 
     width, height = size

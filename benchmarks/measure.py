@@ -1,4 +1,5 @@
-"""Measuring on a machine that others use too: interleaved pairs, medians, CPU seconds, bytes kept for backward."""
+"""Measuring on a machine that others use too: interleaved pairs, medians, CPU seconds, bytes kept
+for backward."""
 
 import os
 import platform
@@ -21,11 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from diptych.errors import InputError
 
 
-def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 7) -> dict[str, Any]:
-    """CPU seconds of both, run in turns after one warm-up each: all pairs, their medians, and the ratios of the pairs.
+def interleaved(
+    ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 7
+) -> dict[str, Any]:
+    """CPU seconds of both, run in turns after one warm-up each: all pairs, their medians, and the
+    ratios of the pairs.
 
-    CPU seconds are those of this process with all its threads and of the worker processes that ended meanwhile.
-    `wall_ratio` is the median ratio of seconds by the clock, which says more where the machine is idle.
+    CPU seconds are those of this process with all its threads and of the worker processes that
+    ended meanwhile. `wall_ratio` is the median ratio of seconds by the clock, which says more where
+    the machine is idle.
     """
     ours(), theirs()
     return summary([(seconds(ours), seconds(theirs)) for _ in range(pairs)])
@@ -49,7 +54,13 @@ def summary(pairs: list[tuple[tuple[float, float], tuple[float, float]]]) -> dic
     }
 
 
-def judged(what: str, unit: str, numbers: Mapping[str, Any], bar: float | None, roofline: float | None = None) -> dict:
+def judged(
+    what: str,
+    unit: str,
+    numbers: Mapping[str, Any],
+    bar: float | None,
+    roofline: float | None = None,
+) -> dict:
     """A line of the table: `ratio`, ours over theirs, must not be above `bar`; None only tells."""
     met = None if bar is None else numbers["ratio"] <= bar
     line = {"what": what, "unit": unit, **numbers, "bar": bar, "met": met}
@@ -83,21 +94,30 @@ def flops(call: Callable[[], Any]) -> int:
 
 @cache
 def peak(dtype: torch.dtype = torch.float32, side: int = 2048) -> float:
-    """Floating-point operations a CPU second of a square product of one type: the best of several."""
+    """Floating-point operations a CPU second of a square product of one type: the best of
+    several."""
     a, b = (torch.ones(side, side, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
     return 2 * side**3 / min(seconds(lambda: torch.mm(a, b))[0] for _ in range(7))
 
 
 def roofline(operations: int, cpu_seconds: float, precision: str = "float32") -> float | None:
-    """Achieved operations a CPU second over those of the square product; None for int8, as torch has no public product
-    of that type."""
-    return None if precision == "int8" else operations / cpu_seconds / peak(getattr(torch, precision))
+    """Achieved operations a CPU second over those of the square product; None for int8, as torch
+    has no public product of that type."""
+    return (
+        None if precision == "int8" else operations / cpu_seconds / peak(getattr(torch, precision))
+    )
 
 
-def in_child(work: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None) -> Any:
-    """What `work` returns in a fresh process, with as many threads as here; its peak memory is its own."""
-    with patch.dict(os.environ, environment or {}), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+def in_child(
+    work: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None
+) -> Any:
+    """What `work` returns in a fresh process, with as many threads as here; its peak memory is its
+    own."""
+    with (
+        patch.dict(os.environ, environment or {}),
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+    ):
         return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
 
 
@@ -112,7 +132,8 @@ def held() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held; that of getrusage would begin with its parent's."""
+    """The most memory that this process has held; that of getrusage would begin with its
+    parent's."""
     return _status("VmHWM")
 
 
@@ -125,7 +146,9 @@ def _status(name: str) -> int:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError as error:
-        raise InputError("the memory of a process is read from /proc, which this system lacks") from error
+        raise InputError(
+            "the memory of a process is read from /proc, which this system lacks"
+        ) from error
     return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
 
@@ -146,7 +169,8 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
 
 
 class _Kept:
-    """A tensor that a graph holds; graphs that forward itself goes through and drops hold none in the end."""
+    """A tensor that a graph holds; graphs that forward itself goes through and drops hold none in
+    the end."""
 
     def __init__(self, tensor: torch.Tensor):
         self.tensor = tensor
@@ -167,6 +191,8 @@ def circumstances(*packages: str) -> dict[str, Any]:
 def _processor() -> str:
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -1,9 +1,11 @@
-"""recall@1, 5, 10 of 5,000 images and 25,000 captions, both ways, against CLIP_benchmark's: CPU seconds, peak memory.
+"""recall@1, 5, 10 of 5,000 images and 25,000 captions, both ways, against CLIP_benchmark's: CPU
+seconds, peak memory.
 
-Both get the same unit vectors: CLIP_benchmark through its public `evaluate`, with a model that hands them over. Peak
-memory is that of a process which measures once, less what it held before, with the vectors loaded. The vectors have a
-signal weak enough that the recalls lie well between 0 and 1, and a seed with which no right and wrong answer score
-within 1e-6 of each other: ours counts such ties against the model, CLIP_benchmark by chance.
+Both get the same unit vectors: CLIP_benchmark through its public `evaluate`, with a model that
+hands them over. Peak memory is that of a process which measures once, less what it held before,
+with the vectors loaded. The vectors have a signal weak enough that the recalls lie well between 0
+and 1, and a seed with which no right and wrong answer score within 1e-6 of each other: ours counts
+such ties against the model, CLIP_benchmark by chance.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.measure import against, flops, held, in_child, interleaved, judged, peak_bytes, roofline
+from benchmarks.measure import (
+    against,
+    flops,
+    held,
+    in_child,
+    interleaved,
+    judged,
+    peak_bytes,
+    roofline,
+)
 from diptych.errors import InputError
 from diptych.metrics import recall_at_k
 
@@ -33,11 +44,15 @@ MEMORY_BAR = 1 / 10
 def run() -> list[dict]:
     """Time, then peak memory, of the six recalls."""
     if find_spec("clip_benchmark") is None:
-        raise InputError("benchmarks.recall needs CLIP_benchmark; install it with: pip install 'diptych[bench]'")
+        raise InputError(
+            "benchmarks.recall needs CLIP_benchmark; install it with: pip install 'diptych[bench]'"
+        )
     images, texts = vectors()
     mine = ours(images, texts)
     theirs = peers(images, texts)
-    assert all(abs(mine[name] - theirs[name]) < 1e-6 for name in mine), f"they differ: {mine} {theirs}"
+    assert all(abs(mine[name] - theirs[name]) < 1e-6 for name in mine), (
+        f"they differ: {mine} {theirs}"
+    )
     what = f"recall@{','.join(map(str, KS))}, {IMAGES:,} x {IMAGES * CAPTIONS:,}"
     times = interleaved(lambda: ours(images, texts), lambda: peers(images, texts))
     share = roofline(flops(lambda: ours(images, texts)), times["ours"])
@@ -56,7 +71,9 @@ def vectors() -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(SEED)
     images = torch.nn.functional.normalize(torch.randn(IMAGES, DIMENSION, generator=draw), dim=1)
     noise = torch.randn(IMAGES * CAPTIONS, DIMENSION, generator=draw)
-    return images, torch.nn.functional.normalize(images.repeat_interleave(CAPTIONS, 0) + 0.25 * noise, dim=1)
+    return images, torch.nn.functional.normalize(
+        images.repeat_interleave(CAPTIONS, 0) + 0.25 * noise, dim=1
+    )
 
 
 def ours(images: Tensor, texts: Tensor) -> dict[str, float]:
@@ -83,14 +100,18 @@ def peers(images: Tensor, texts: Tensor) -> dict[str, float]:
             yield images[start : start + BATCH], [list(group) for group in mine.split(CAPTIONS)]
 
     zeroshot_retrieval.tqdm = lambda given: given
-    return zeroshot_retrieval.evaluate(Given(), batches(), torch.stack, "cpu", amp=False, recall_k_list=list(KS))
+    return zeroshot_retrieval.evaluate(
+        Given(), batches(), torch.stack, "cpu", amp=False, recall_k_list=list(KS)
+    )
 
 
 def extra(work: Callable[[Tensor, Tensor], object], path: Path) -> int:
     """Bytes by which the work raises this process's peak above what it holds before."""
     import clip_benchmark.metrics.zeroshot_retrieval  # noqa: F401
 
-    given = {name: vectors.clone() for name, vectors in load_file(path).items()}  # in memory, not mapped
+    given = {
+        name: vectors.clone() for name, vectors in load_file(path).items()
+    }  # in memory, not mapped
     given["images"][:BATCH] @ given["texts"][:BATCH].T  # sets up the library of products
     before = held()
     work(given["images"], given["texts"])

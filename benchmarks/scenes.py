@@ -1,7 +1,8 @@
-"""Scenes of 64 px, from (seed, index) to facts, caption and image in pixels, against a budget: 300 a CPU second.
+"""Scenes of 64 px, from (seed, index) to facts, caption and image in pixels, against a budget: 300
+a CPU second.
 
-The other side is the budget, one second. One thread; drawings are decoded before, and their cut-outs as the warm-up
-leaves them, so that new ones are still made on the way.
+The other side is the budget, one second. One thread; drawings are decoded before, and their
+cut-outs as the warm-up leaves them, so that new ones are still made on the way.
 """
 
 import statistics
@@ -28,7 +29,10 @@ def run(count: int = BUDGET, runs: int = 7) -> list[dict]:
                 assert sample.captions()
 
         draw(0)
-        times = [seconds(lambda number=number: draw(number))[0] * BUDGET / count for number in range(1, runs + 1)]
+        times = [
+            seconds(lambda number=number: draw(number))[0] * BUDGET / count
+            for number in range(1, runs + 1)
+        ]
         numbers = {
             "ours": statistics.median(times),
             "theirs": 1.0,

@@ -1,6 +1,8 @@
-"""One training step of ViT-B/32 at batch 32 with real captions (forward, loss, backward, AdamW) against open_clip's.
+"""One training step of ViT-B/32 at batch 32 with real captions (forward, loss, backward, AdamW)
+against open_clip's.
 
-Both begin at the same weights, and the losses of the first step must agree. open_clip's step is in float32 throughout.
+Both begin at the same weights, and the losses of the first step must agree. open_clip's step is in
+float32 throughout.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,10 @@ from diptych.training.step import Step, forward_backward
 
 PACKAGES = ("open_clip_torch",)
 BATCH = 32
-BARS = {"float32": (1 / 1.35, 1e-4), "bfloat16": (1 / 2.5, 2e-2)}  # the bar; how far the first loss may be
+BARS = {
+    "float32": (1 / 1.35, 1e-4),
+    "bfloat16": (1 / 2.5, 2e-2),
+}  # the bar; how far the first loss may be
 
 
 def run(pairs: int = 7) -> list[dict]:
@@ -37,7 +42,9 @@ def run(pairs: int = 7) -> list[dict]:
     for name, (bar, tolerance) in BARS.items():
         step = ours[name]
         found = step()
-        assert abs(found - first) <= tolerance * abs(first), f"{name}: the first losses are {found} and {first}"
+        assert abs(found - first) <= tolerance * abs(first), (
+            f"{name}: the first losses are {found} and {first}"
+        )
         work = work or flops(step)
         times = interleaved(step, theirs, pairs)
         share = roofline(work, times["ours"], name)
@@ -46,7 +53,8 @@ def run(pairs: int = 7) -> list[dict]:
 
 
 class Sides:
-    """Steps of both libraries on the same batch from the same weights; a call takes one and returns its loss."""
+    """Steps of both libraries on the same batch from the same weights; a call takes one and returns
+    its loss."""
 
     def __init__(self, photos: list[Image.Image], texts: list[str], device: str = "cpu"):
         self.model, preprocess, self.tokenize = peer()
@@ -59,7 +67,9 @@ class Sides:
             twin = same_weights(self.model, Path(folder), "float32")
         method = CLIP(CLIP.configure({}), Make.of(twin)).train().to(self.device)
         tokenizer = method.make.tokenizer
-        ids, lengths = (part.to(self.device) for part in pad_batch(tokenizer.encode(self.texts), tokenizer))
+        ids, lengths = (
+            part.to(self.device) for part in pad_batch(tokenizer.encode(self.texts), tokenizer)
+        )
         images = Images(self.pixels[:, None])
         tokens = Tokens(ids[:, None], lengths[:, None])
         batch = Batch({"main": images}, {"main": tokens}, keys=self.texts)
@@ -68,7 +78,8 @@ class Sides:
         return lambda: _step(optimizer, lambda: forward_backward(step, batch, At(0, 1, 0, 0)).total)
 
     def theirs(self, precision: str) -> Callable[[], float]:
-        """As open_clip_train takes it; `ours` is to be made before, as this step changes the weights."""
+        """As open_clip_train takes it; `ours` is to be made before, as this step changes the
+        weights."""
         model = self.model.to(self.device).train()
         ids = self.tokenize(self.texts).to(self.device)
         groups = [
@@ -79,7 +90,9 @@ class Sides:
         loss = ClipLoss()
 
         def forward() -> Tensor:
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with torch.autocast(
+                torch.device(self.device).type, torch.bfloat16, enabled=precision == "bfloat16"
+            ):
                 total = loss(*model(self.pixels, ids))
             total.backward()
             return total

@@ -1,7 +1,8 @@
-"""From tar shards to batches of 224 px images and token ids with two workers, against open_clip's own pipeline.
+"""From tar shards to batches of 224 px images and token ids with two workers, against open_clip's
+own pipeline.
 
-open_clip's is `open_clip_train.data.get_wds_dataset` as it reads validation data: webdataset, PIL, its evaluation
-transform and tokenizer. Ours is the loader of training with the same work.
+open_clip's is `open_clip_train.data.get_wds_dataset` as it reads validation data: webdataset, PIL,
+its evaluation transform and tokenizer. Ours is the loader of training with the same work.
 """
 
 import io
@@ -33,7 +34,9 @@ SIZES = {(500, 375): (512, 1 / 1.3), (1600, 1200): (192, 1 / 2.5)}  # images, ba
 BATCH = 16
 WORKERS = 2
 SHARDS = 4
-CLOSE = 0.01  # of the mean of an image's pixels, in units of their standard deviation over photographs
+CLOSE = (
+    0.01  # of the mean of an image's pixels, in units of their standard deviation over photographs
+)
 
 
 def run(pairs: int = 7, share: float = 1.0) -> list[dict]:
@@ -46,7 +49,9 @@ def run(pairs: int = 7, share: float = 1.0) -> list[dict]:
             right = means(theirs(pattern))
             assert len(mine) == len(right) == count
             assert (mine - right).abs().max() < CLOSE, "the images differ"
-            times = interleaved(partial(drain, ours, pattern), partial(drain, theirs, pattern), pairs)
+            times = interleaved(
+                partial(drain, ours, pattern), partial(drain, theirs, pattern), pairs
+            )
         what = f"tar to 224 px, {count} of {size[0]}x{size[1]}, {WORKERS} workers"
         rows.append(judged(what, "CPU s", times, bar))
     return rows
@@ -69,7 +74,8 @@ def write(folder: Path, count: int, size: tuple[int, int]) -> str:
 
 
 def ours(pattern: str) -> Iterator[Tensor]:
-    """Batches of pixels, uint8: a tower scales them where it computes. The workers end with the loader."""
+    """Batches of pixels, uint8: a tower scales them where it computes. The workers end with the
+    loader."""
     views = [ImageView(preprocess=Preprocess(size=224)), TextView(tokenizer=Clip(), role="caption")]
     loader = Loader(open_source(pattern), views, Shuffled(), BATCH, workers=WORKERS)
     return (batch.image.pixels[:, 0] for batch in loader.epoch(0))
@@ -88,7 +94,9 @@ def theirs(pattern: str) -> Iterator[Tensor]:
         seed=0,
     )
     transform = image_transform(224, is_train=False)
-    data = get_wds_dataset(options, transform, is_train=False, tokenizer=open_clip.get_tokenizer(NAME))
+    data = get_wds_dataset(
+        options, transform, is_train=False, tokenizer=open_clip.get_tokenizer(NAME)
+    )
     return (images for images, _ in data.dataloader)
 
 

@@ -1,4 +1,5 @@
-"""ViT-B/32 captions, from strings to unit vectors, against open_clip's tokenizer and `encode_text`."""
+"""ViT-B/32 captions, from strings to unit vectors, against open_clip's tokenizer and
+`encode_text`."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,9 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
     def theirs() -> Tensor:
         with torch.inference_mode():
             batches = (texts[i : i + BATCH] for i in range(0, count, BATCH))
-            return torch.cat([model.encode_text(tokenize(batch), normalize=True) for batch in batches])
+            return torch.cat(
+                [model.encode_text(tokenize(batch), normalize=True) for batch in batches]
+            )
 
     rows = []
     work = 0
@@ -34,7 +37,10 @@ def run(count: int = COUNT, pairs: int = 7) -> list[dict]:
             right = theirs()
             difference = (mine - right).abs().max().item()
             cosine = least_cosine(mine, right)
-            assert difference <= 1e-6 if precision == "float32" else cosine >= 0.999, (difference, cosine)
+            assert difference <= 1e-6 if precision == "float32" else cosine >= 0.999, (
+                difference,
+                cosine,
+            )
             work = work or flops(ours)
             times = interleaved(ours, theirs, pairs)
             share = roofline(work, times["ours"], twin.precision)

@@ -1,7 +1,8 @@
 """Sphinx: Markdown pages by MyST, the reference from docstrings.
 
-Docstrings here are plain text with `code` in single backticks, as in Markdown, with indented equations and `>>>`
-examples. `_to_rst` turns them into reStructuredText, so that no one has to write roles in a docstring.
+Docstrings here are plain text with `code` in single backticks, as in Markdown, with indented
+equations and `>>>` examples. `_to_rst` turns them into reStructuredText, so that no one has to
+write roles in a docstring.
 """
 
 import posixpath
@@ -66,7 +67,8 @@ def _item(line: str) -> str:
 
 
 def _block(lines: list[str]) -> list[str]:
-    """One block between blank lines: an example, a list, an equation, lines that hang, or a paragraph."""
+    """One block between blank lines: an example, a list, an equation, lines that hang, or a
+    paragraph."""
     if lines[0].lstrip().startswith(">>>"):
         return lines
     items = [i for i, line in enumerate(lines) if _ITEM.match(line)]
@@ -77,7 +79,10 @@ def _block(lines: list[str]) -> list[str]:
     if min(indents) > 0:
         return ["::", "", *(f"    {line}" for line in lines)]
     if max(indents) > 0:
-        return [f"| {' ' * indent}{_inline(line.strip())}" for indent, line in zip(indents, lines, strict=True)]
+        return [
+            f"| {' ' * indent}{_inline(line.strip())}"
+            for indent, line in zip(indents, lines, strict=True)
+        ]
     return _inline("\n".join(lines)).split("\n")
 
 
@@ -102,7 +107,8 @@ def _mathml(display: str):
 
 
 class _Python(PythonDomain):
-    """Links a type that is written without its module (`"State"`) only where one module alone has that name."""
+    """Links a type that is written without its module (`"State"`) only where one module alone has
+    that name."""
 
     def find_obj(self, *args, **options):
         found = super().find_obj(*args, **options)
@@ -113,7 +119,8 @@ _RESULTS = Path(__file__).parents[1] / "results" / "claims"
 
 
 class _Generated(SphinxDirective):
-    """Markdown made from stored verdicts, set where the directive stands; the page is read anew in each build."""
+    """Markdown made from stored verdicts, set where the directive stands; the page is read anew in
+    each build."""
 
     def lines(self) -> list[str]:
         raise NotImplementedError
@@ -153,4 +160,6 @@ def setup(app) -> None:
     app.add_directive("league", _League)
     app.add_directive("claim", _Claim)
     app.connect("autodoc-process-docstring", _to_rst)
-    app.add_html_math_renderer("mathml", inline_renderers=_mathml("inline"), block_renderers=_mathml("block"))
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=_mathml("inline"), block_renderers=_mathml("block")
+    )

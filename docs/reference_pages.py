@@ -1,4 +1,5 @@
-"""The pages of the API reference, made from the tree of `src/diptych`: one page a package, one section a module.
+"""The pages of the API reference, made from the tree of `src/diptych`: one page a package, one
+section a module.
 
 The tree is read with `ast`; nothing is imported. `conf.py` calls `write` before each build.
 """
@@ -18,7 +19,8 @@ _SECTION = """\
 ```
 """
 
-# What a package only imports is described where it is defined. diptych itself is what users import from.
+# What a package only imports is described where it is defined. diptych itself is what users import
+# from.
 _OWN_NAMES = "\n   :ignore-module-all:"
 
 _SUBPACKAGES = """\
@@ -31,11 +33,16 @@ _SUBPACKAGES = """\
 
 
 def public_names(file: Path) -> list[str]:
-    """The names that a module offers: those of `__all__`, else its classes, functions and values without underscore."""
+    """The names that a module offers: those of `__all__`, else its classes, functions and values
+    without underscore."""
     names = []
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         match node:
-            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            case (
+                ast.ClassDef(name=name)
+                | ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+            ):
                 names.append(name)
             case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
                 return ast.literal_eval(value)
@@ -64,7 +71,8 @@ def _subpackages(package: Path) -> list[Path]:
 
 
 def pages() -> dict[str, str]:
-    """The Markdown of each page by its path under `FOLDER`, which follows the tree: `data.md`, `data/views.md`."""
+    """The Markdown of each page by its path under `FOLDER`, which follows the tree: `data.md`,
+    `data/views.md`."""
     made = {}
     waiting = [PACKAGE]
     while waiting:

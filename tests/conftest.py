@@ -14,11 +14,13 @@ from diptych.testing import Ranks
 
 torch.set_num_threads(1)
 
-# Started in the background of a script, a process ignores SIGINT, and so would the commands that tests interrupt.
+# Started in the background of a script, a process ignores SIGINT, and so would the commands that
+# tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples on every run of CI: a new one that fails is found while somebody looks, not when a change lands.
+# The same examples on every run of CI: a new one that fails is found while somebody looks, not when
+# a change lands.
 settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI") == "true":
     settings.load_profile("repeatable")
@@ -26,7 +28,8 @@ if os.environ.get("CI") == "true":
 
 @pytest.fixture(scope="session")
 def data_pack():
-    """`data_pack("flickr8k-1k")` gives the folder of a real pack, or skips where DIPTYCH_DATA does not hold it."""
+    """`data_pack("flickr8k-1k")` gives the folder of a real pack, or skips where DIPTYCH_DATA does
+    not hold it."""
 
     def find(name: str) -> Path:
         root = os.environ.get("DIPTYCH_DATA")
@@ -66,9 +69,14 @@ def make_pairs(folder: Path, count: int, size: int = 20) -> Path:
     lines = ["image,caption"]
     words = "red green blue small large round square bright dark old new warm cold fast slow thin"
     for number in range(count):
-        pixels = np.clip(rng.integers(0, 256, 3) + rng.normal(0, 12, (size, size, 3)), 0, 255).astype(np.uint8)
+        pixels = np.clip(
+            rng.integers(0, 256, 3) + rng.normal(0, 12, (size, size, 3)), 0, 255
+        ).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
-        chosen = [words.split()[i] for i in (number % 16, (number // 16 + 3 * number) % 16, (7 * number + 1) % 16)]
+        chosen = [
+            words.split()[i]
+            for i in (number % 16, (number // 16 + 3 * number) % 16, (7 * number + 1) % 16)
+        ]
         lines.append(f"{number:03d}.png,{' '.join(chosen)} thing {number}")
     path = folder / "pairs.csv"
     path.write_text("\n".join(lines) + "\n")

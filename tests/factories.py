@@ -1,4 +1,5 @@
-"""What tests of several folders build: small methods, random batches and images, vectors with published figures."""
+"""What tests of several folders build: small methods, random batches and images, vectors with
+published figures."""
 
 import numpy as np
 import torch
@@ -30,9 +31,17 @@ def small_make(image=IMAGE, text=TEXT, embed_dim=32, words=None, **parts) -> Mak
 
 
 def make_method(
-    cls="clip", seed=0, image=IMAGE, text=TEXT, embed_dim=32, words=None, make: Make | None = None, **config
+    cls="clip",
+    seed=0,
+    image=IMAGE,
+    text=TEXT,
+    embed_dim=32,
+    words=None,
+    make: Make | None = None,
+    **config,
 ) -> Method:
-    """A method, by its name or its class, with the parts of `make` or small ones, whose weights `seed` draws."""
+    """A method, by its name or its class, with the parts of `make` or small ones, whose weights
+    `seed` draws."""
     torch.manual_seed(seed)
     cls = method_class(cls) if isinstance(cls, str) else cls
     make = make or small_make(image, text, embed_dim, words)
@@ -40,9 +49,15 @@ def make_method(
 
 
 def make_batch(
-    count: int, images: dict[str, int], texts: dict[str, int] | None = None, size=32, seed=0, **fields
+    count: int,
+    images: dict[str, int],
+    texts: dict[str, int] | None = None,
+    size=32,
+    seed=0,
+    **fields,
 ) -> Batch:
-    """Random pixels (count, n, 3, size, size) and texts of five tokens (count, n, 5), n by role (0: none).
+    """Random pixels (count, n, 3, size, size) and texts of five tokens (count, n, 5), n by role (0:
+    none).
 
     They are drawn role by role, so that a further role leaves those before it as they are.
     """
@@ -52,7 +67,9 @@ def make_batch(
     words = {}
     for role in dict.fromkeys([*images, *texts]):
         if n := images.get(role):
-            drawn = torch.randint(0, 256, (count, n, 3, size, size), generator=generator, dtype=torch.uint8)
+            drawn = torch.randint(
+                0, 256, (count, n, 3, size, size), generator=generator, dtype=torch.uint8
+            )
             pixels[role] = Images(drawn)
         if n := texts.get(role):
             ids = torch.randint(4, 60, (count, n, 5), generator=generator)

@@ -1,4 +1,5 @@
-"""The harness of the benchmarks: its arithmetic, what it writes, and one row run small. No timing is asserted."""
+"""The harness of the benchmarks: its arithmetic, what it writes, and one row run small. No timing
+is asserted."""
 
 import json
 import subprocess
@@ -26,7 +27,9 @@ def test_ratios_are_those_of_the_pairs_and_not_of_the_medians():
 
 def test_the_two_sides_run_in_turns_after_one_warm_up_each():
     seen = []
-    found = measure.interleaved(lambda: seen.append("a"), lambda: seen.append("b") or _burn(), pairs=3)
+    found = measure.interleaved(
+        lambda: seen.append("a"), lambda: seen.append("b") or _burn(), pairs=3
+    )
     assert "".join(seen) == "ab" * 4
     assert len(found["pairs"]) == 3
 
@@ -57,7 +60,9 @@ def test_a_bar_is_met_at_and_below_it():
 
 
 def test_the_roofline_share_is_of_the_measured_product(monkeypatch):
-    monkeypatch.setattr(measure, "peak", lambda dtype: {torch.float32: 100.0, torch.bfloat16: 400.0}[dtype])
+    monkeypatch.setattr(
+        measure, "peak", lambda dtype: {torch.float32: 100.0, torch.bfloat16: 400.0}[dtype]
+    )
     a = torch.ones(8, 8)
     work = measure.flops(lambda: a @ a)
     assert work == 2 * 8**3
@@ -95,7 +100,9 @@ def test_a_loss_row_run_small(row, monkeypatch):
 @pytest.mark.parametrize("row", [loss_softmax, loss_sigmoid])
 def test_the_losses_keep_at_most_an_eighth_of_the_peers_bytes(row, monkeypatch):
     """Kept bytes need no quiet machine."""
-    monkeypatch.setattr(loss_softmax, "interleaved", lambda *a: {"ours": 1.0, "theirs": 1.0, "ratio": 1.0})
+    monkeypatch.setattr(
+        loss_softmax, "interleaved", lambda *a: {"ours": 1.0, "theirs": 1.0, "ratio": 1.0}
+    )
     monkeypatch.setattr(measure, "peak", lambda dtype: 1e11)
     monkeypatch.setattr(loss_softmax, "D", 64)  # as D to N as 512 to 4096
     assert row.run(n=512)[1]["met"]
@@ -116,7 +123,16 @@ def test_the_harness_writes_what_a_number_depends_on_and_goes_on_past_a_row_that
     text = (tmp_path / "loss_softmax.json").read_text(encoding="utf-8")
     report = json.loads(text)
     assert report["rows"] == [line]
-    assert set(report) == {"rows", "seconds", "python", "versions", "processor", "cores", "threads", "load"}
+    assert set(report) == {
+        "rows",
+        "seconds",
+        "python",
+        "versions",
+        "processor",
+        "cores",
+        "threads",
+        "load",
+    }
     assert {"diptych", "torch", "open_clip_torch"} <= set(report["versions"])
     assert str(harness.HERE.parent) not in text
 

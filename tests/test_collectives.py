@@ -30,7 +30,9 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 def towers(norm: bool) -> tuple[nn.Sequential, nn.Sequential]:
     torch.manual_seed(0)
     pair = [
-        nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.Tanh(), nn.Flatten(), nn.Linear(18, 4))
+        nn.Sequential(
+            nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.Tanh(), nn.Flatten(), nn.Linear(18, 4)
+        )
         if norm
         else nn.Sequential(nn.Flatten(), nn.Linear(10, 4))
         for _ in range(2)
@@ -39,7 +41,8 @@ def towers(norm: bool) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def step(loss: str, tile: int | None, norm: bool, counts) -> tuple[float, dict[str, torch.Tensor]]:
-    """One step as the engine does it: encode own samples, gather, the same loss everywhere, mean of gradients."""
+    """One step as the engine does it: encode own samples, gather, the same loss everywhere, mean of
+    gradients."""
     image_tower, text_tower = towers(norm)
     log_scale, bias = (nn.Parameter(torch.tensor(value).double()) for value in (1.3, -2.0))
     image, text = own(random(13, 2, 5, seed=1), counts), own(random(13, 2, 5, seed=2), counts)
@@ -64,7 +67,9 @@ def step(loss: str, tile: int | None, norm: bool, counts) -> tuple[float, dict[s
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "batch_norm"])
-@pytest.mark.parametrize(("loss", "tile"), [("softmax", None), ("softmax", 3), ("sigmoid", None), ("sigmoid", 3)])
+@pytest.mark.parametrize(
+    ("loss", "tile"), [("softmax", None), ("softmax", 3), ("sigmoid", None), ("sigmoid", 3)]
+)
 def test_the_step_of_w_ranks_is_that_of_one_process(ranks, loss, tile, norm):
     value, expected = step(loss, tile, norm, COUNTS[1])
     for other, state in ranks.run(step, loss, tile, norm, COUNTS[ranks.count]):
@@ -78,7 +83,9 @@ def test_the_step_of_w_ranks_is_that_of_one_process(ranks, loss, tile, norm):
 
 def gathered(dtype: torch.dtype, counts) -> torch.Tensor:
     """What `gather` gives of 0, 1, 2, …"""
-    return collectives.gather(own(torch.arange(sum(counts)).to(dtype)[:, None].expand(-1, 2), counts))
+    return collectives.gather(
+        own(torch.arange(sum(counts)).to(dtype)[:, None].expand(-1, 2), counts)
+    )
 
 
 @pytest.mark.parametrize("counts", [(8, 5), (0, 3), (3, 4, 1, 5), (0, 0, 2, 0)])
@@ -114,7 +121,9 @@ def test_rows_of_other_shapes_are_an_error_on_every_rank(ranks):
 
 def found(counts) -> list[int]:
     """Ranks of the right items, from queries and gallery spread over the ranks of the group."""
-    queries, gallery = (collectives.gather(own(random(13, 4, seed=seed).sign(), counts)) for seed in (3, 4))
+    queries, gallery = (
+        collectives.gather(own(random(13, 4, seed=seed).sign(), counts)) for seed in (3, 4)
+    )
     return metrics.ranks(queries, gallery, torch.arange(13), tile=5).tolist()
 
 
@@ -135,11 +144,16 @@ def objects() -> tuple:
 
 def test_objects_and_flags_are_the_same_on_all_ranks(ranks):
     everyone = [{"rank": rank} for rank in range(ranks.count)]
-    assert ranks.run(objects) == [(ranks.count, everyone, "from 0", (True, False, True))] * ranks.count
+    assert (
+        ranks.run(objects) == [(ranks.count, everyone, "from 0", (True, False, True))] * ranks.count
+    )
 
 
-def normed(shape, counts, momentum, steps: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-    """Output for own samples, running statistics and the input's gradient, after some steps; then in eval mode."""
+def normed(
+    shape, counts, momentum, steps: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+    """Output for own samples, running statistics and the input's gradient, after some steps; then
+    in eval mode."""
     norm = collectives.convert_batch_norm(nn.BatchNorm2d(shape[1], momentum=momentum).double())
     for number in range(steps):
         x = own(random(*shape, seed=number) * 3 + 100, counts).requires_grad_()
@@ -160,9 +174,13 @@ def test_batch_norm_over_ranks_equals_torch_in_values_statistics_and_gradients(r
         (y * random(*shape, seed=50)).sum().backward()
     inference = reference.eval()(x).detach()
     results = ranks.run(normed, shape, counts, momentum, 3)
-    parts = zip(results, y.split(counts), inference.split(counts), x.grad.split(counts), strict=True)
+    parts = zip(
+        results, y.split(counts), inference.split(counts), x.grad.split(counts), strict=True
+    )
     for (output, buffers, grad), expected, expected_eval, expected_grad in parts:
-        torch.testing.assert_close(output, torch.cat([expected, expected_eval]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            output, torch.cat([expected, expected_eval]), rtol=1e-9, atol=1e-9
+        )
         torch.testing.assert_close(grad, expected_grad, rtol=1e-7, atol=1e-9)
         for name, buffer in reference.named_buffers():
             torch.testing.assert_close(buffers[name], buffer, rtol=1e-9, atol=1e-9)
@@ -203,7 +221,11 @@ def test_a_group_of_one_rank_is_one_process_too(tmp_path):
 
 def test_converted_batch_norm_keeps_state_dict_mode_and_outputs():
     plain = (
-        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.BatchNorm2d(4)).double().eval()
+        nn.Sequential(
+            nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.BatchNorm2d(4)
+        )
+        .double()
+        .eval()
     )
     x = random(2, 3, 4, 4, seed=0)
     before, state = plain(x), dict(plain.state_dict())

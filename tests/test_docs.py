@@ -1,4 +1,5 @@
-"""The documentation is true: links lead somewhere, `>>>` examples give what they print, tests that it names exist."""
+"""The documentation is true: links lead somewhere, `>>>` examples give what they print, tests that
+it names exist."""
 
 import ast
 import doctest
@@ -26,7 +27,9 @@ def name(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and MyST make them."""
-    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -42,7 +45,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{name(page)} links to {link}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if ">>> " in page.read_text(encoding="utf-8")], ids=name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if ">>> " in page.read_text(encoding="utf-8")], ids=name
+)
 def test_examples_give_what_they_print(page: Path) -> None:
     text = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

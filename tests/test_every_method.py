@@ -67,11 +67,14 @@ class MixesSamples(CLIP):
 
 
 class Moved(CLIP):
-    """Broken: what a refactor may do unseen, a gradient that is 2 % off in one of two directions."""
+    """Broken: what a refactor may do unseen, a gradient that is 2 % off in one of two
+    directions."""
 
     def loss(self, features, batch, at):
         image = features["image"]
-        return super().loss({**features, "image": image + 0.02 * (image.detach() - image)}, batch, at)
+        return super().loss(
+            {**features, "image": image + 0.02 * (image.detach() - image)}, batch, at
+        )
 
 
 def test_10_golden_losses_tell_a_gradient_that_is_a_little_off():
@@ -108,7 +111,9 @@ class NoPresets(Method):
 
 
 def test_suite_says_that_a_loss_is_no_number():
-    with pytest.raises(AssertionError, match="the loss of the first batch is nan, and must be finite"):
+    with pytest.raises(
+        AssertionError, match="the loss of the first batch is nan, and must be finite"
+    ):
         suite.loss_changes_no_state(suite.Subject(NoNumber))
 
 

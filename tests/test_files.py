@@ -1,4 +1,5 @@
-"""Files: limits are told like a full disk, locks end with their process, links are followed, JSON is not trusted."""
+"""Files: limits are told like a full disk, locks end with their process, links are followed, JSON
+is not trusted."""
 
 import errno
 import multiprocessing
@@ -18,7 +19,10 @@ def limited(path, answers):
     """In a process of its own, whose files may have 4,096 bytes: what writing more is told as."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     tensors = {"x": torch.zeros(4096)}
-    for write in (lambda place: save_file(tensors, place), lambda place: place.write_bytes(bytes(9999))):
+    for write in (
+        lambda place: save_file(tensors, place),
+        lambda place: place.write_bytes(bytes(9999)),
+    ):
         try:
             write_atomic(path, write)
         except BaseException as error:

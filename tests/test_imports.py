@@ -1,4 +1,5 @@
-"""What a shell prompt waits for: the package, its help and its lists come up without the heavy libraries."""
+"""What a shell prompt waits for: the package, its help and its lists come up without the heavy
+libraries."""
 
 import ast
 import subprocess
@@ -32,13 +33,18 @@ print("LOADED:", *[name for name in {HEAVY!r} if name in sys.modules])
         ("--help",),
         ("list",),
         ("list", "suites"),
-        *((verb, "--help") for verb in ("train", "evaluate", "reproduce", "compare", "generate", "data")),
+        *(
+            (verb, "--help")
+            for verb in ("train", "evaluate", "reproduce", "compare", "generate", "data")
+        ),
     ],
     ids=" ".join,
 )
 def test_loads_no_torch(arguments: tuple[str, ...]) -> None:
     """RELIABILITY 29."""
-    done = subprocess.run([sys.executable, "-c", _REPORT, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _REPORT, *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].strip() == "LOADED:"
 

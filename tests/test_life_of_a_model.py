@@ -1,5 +1,5 @@
-"""The life of a model in one test: import, 20 steps, save and load, evaluate. `make test-min` runs it with the lowest
-versions of what diptych depends on."""
+"""The life of a model in one test: import, 20 steps, save and load, evaluate. `make test-min` runs
+it with the lowest versions of what diptych depends on."""
 
 import json
 
@@ -14,7 +14,14 @@ TOWER = "conv:image_size=32:widths=(16,32,64):depths=(1,1,1):pooling=max"
 def test_trains_saves_loads_and_evaluates(tmp_path):
     """RELIABILITY 29."""
     trained = diptych.train(
-        "clip", DATA, tmp_path / "run", steps=20, batch_size=16, image_tower=TOWER, seed=0, quiet=True
+        "clip",
+        DATA,
+        tmp_path / "run",
+        steps=20,
+        batch_size=16,
+        image_tower=TOWER,
+        seed=0,
+        quiet=True,
     )
     loaded = diptych.load(tmp_path / "run")
     words = ["a red apple", "clock"]

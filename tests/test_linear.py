@@ -1,4 +1,5 @@
-"""Logistic regression of features: how C is looked for, and its weights for features as they are."""
+"""Logistic regression of features: how C is looked for, and its weights for features as they
+are."""
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ def test_halvings_come_to_the_best_of_the_fine_grid_where_there_is_one_peak(monk
 
     def right(C, x, y):
         tried.append(C)
-        return np.array([-abs(np.log10(C) - 1.3)])  # the nearest step of an eighth of a decade is 1.25
+        return np.array(
+            [-abs(np.log10(C) - 1.3)]
+        )  # the nearest step of an eighth of a decade is 1.25
 
     monkeypatch.setattr(linear, "fitted", lambda x, y, C: C)
     monkeypatch.setattr(linear, "hits", right)

@@ -45,7 +45,10 @@ def problems(draw, ties: bool | None = None):
     q, g, d = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     tied = draw(st.booleans()) if ties is None else ties
-    queries, gallery = (rng.integers(-1, 2, (n, d)).astype(float) if tied else rng.normal(size=(n, d)) for n in (q, g))
+    queries, gallery = (
+        rng.integers(-1, 2, (n, d)).astype(float) if tied else rng.normal(size=(n, d))
+        for n in (q, g)
+    )
     positives = [rng.choice(g, rng.integers(1, g + 1), replace=False).tolist() for _ in range(q)]
     return queries, gallery, positives
 
@@ -56,7 +59,9 @@ def brute_ranks(queries, gallery, positives):
         scores = [sum(a * b for a, b in zip(query, item, strict=True)) for item in gallery]
         best = max(scores[i] for i in right)
         slack = 1e-6 * math.hypot(*query) * max(math.hypot(*item) for item in gallery)
-        found.append(1 + sum(score >= best - slack for i, score in enumerate(scores) if i not in right))
+        found.append(
+            1 + sum(score >= best - slack for i, score in enumerate(scores) if i not in right)
+        )
     return found
 
 
@@ -80,7 +85,14 @@ def test_mean_average_precision_equals_brute_force_with_ties(problem, tile):
         slack = 1e-6 * np.linalg.norm(query) * np.linalg.norm(gallery, axis=1).max()
         ordered = sorted((scores[i] for i in right), reverse=True)
         wrong = [scores[i] for i in range(len(gallery)) if i not in right]
-        values.append(np.mean([(n + 1) / (n + 1 + sum(w >= s - slack for w in wrong)) for n, s in enumerate(ordered)]))
+        values.append(
+            np.mean(
+                [
+                    (n + 1) / (n + 1 + sum(w >= s - slack for w in wrong))
+                    for n, s in enumerate(ordered)
+                ]
+            )
+        )
     assert mean_average_precision(*problem, tile=tile) == pytest.approx(np.mean(values))
 
 
@@ -104,7 +116,9 @@ def test_a_model_that_maps_everything_to_one_point_scores_nothing():
 def test_copies_of_the_right_item_tie_with_it_wherever_they_stand():
     """Rounding differs by place in the matrix; a copy must not win or lose by it."""
     rng = np.random.default_rng(0)
-    gallery = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(301, 77)).astype(np.float32)), dim=1)
+    gallery = torch.nn.functional.normalize(
+        torch.from_numpy(rng.normal(size=(301, 77)).astype(np.float32)), dim=1
+    )
     gallery[[3, 150, 300]] = gallery[7].clone()
     queries = gallery[[7]].repeat(40, 1) + 0.001
     assert set(ranks(queries, gallery, np.full(40, 7), tile=7).tolist()) == {4}
@@ -126,7 +140,9 @@ def test_accuracy_and_mean_per_class_equal_scikit_learn(n, c, seed):
     scores, labels = rng.normal(size=(n, c)), rng.integers(0, c, n)
     ours = accuracy(scores, labels, topk=(1, 2))
     for k in (1, 2):
-        assert ours[k] == pytest.approx(top_k_accuracy_score(labels, scores, k=k, labels=np.arange(c)))
+        assert ours[k] == pytest.approx(
+            top_k_accuracy_score(labels, scores, k=k, labels=np.arange(c))
+        )
     by_class = per_class(class_ranks(scores, labels) <= 1, labels, c)
     predicted = scores.argmax(1)
     seen = np.isin(predicted, labels)  # scikit-learn warns of predictions that never occur
@@ -135,11 +151,18 @@ def test_accuracy_and_mean_per_class_equal_scikit_learn(n, c, seed):
 
 
 @SETTINGS
-@given(right=st.lists(st.integers(1, 4), min_size=1, max_size=4), extra=st.integers(0, 6), k=st.integers(1, 4))
+@given(
+    right=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    extra=st.integers(0, 6),
+    k=st.integers(1, 4),
+)
 def test_chance_recall_is_that_of_all_orders(right, extra, k):
     gallery = 4 + extra
     expected = np.mean(
-        [np.mean([min(chosen) < count for chosen in combinations(range(gallery), k)]) for count in right]
+        [
+            np.mean([min(chosen) < count for chosen in combinations(range(gallery), k)])
+            for count in right
+        ]
     )
     assert chance_recall(right, gallery, k) == pytest.approx(expected)
 
@@ -159,8 +182,12 @@ def test_input_that_does_not_fit_is_named(queries, positives, message):
 
 
 def test_no_more_than_a_tile_of_scores_exists_at_once():
-    queries, gallery = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (130, 50))
-    shapes = [scores.shape for scores, *_ in metrics._tiles(queries, gallery, np.zeros(130, int), 64)]
+    queries, gallery = (
+        torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (130, 50)
+    )
+    shapes = [
+        scores.shape for scores, *_ in metrics._tiles(queries, gallery, np.zeros(130, int), 64)
+    ]
     assert shapes == [(64, 50), (64, 50), (2, 50)]
 
 
@@ -177,7 +204,8 @@ def test_ignored_items_are_as_if_they_were_not_there(problem, tile, seed):
     queries, gallery, positives = problem
     rng = np.random.default_rng(seed)
     ignored = [
-        [item for item in range(len(gallery)) if item not in right and rng.random() < 0.5] for right in positives
+        [item for item in range(len(gallery)) if item not in right and rng.random() < 0.5]
+        for right in positives
     ]
     expected = []
     for query, right, out in zip(queries, positives, ignored, strict=True):
@@ -195,11 +223,15 @@ def test_the_first_k_hold_a_right_item_exactly_where_its_rank_says_so(problem, k
     queries, gallery, positives = problem
     chosen = first(*problem, k, tile=tile)
     assert chosen.shape == (len(queries), min(k, len(gallery)))
-    for query, items, right, rank in zip(queries, chosen, positives, brute_ranks(*problem), strict=True):
+    for query, items, right, rank in zip(
+        queries, chosen, positives, brute_ranks(*problem), strict=True
+    ):
         assert (rank <= k) == bool(set(items) & set(right))
         scores = gallery @ query
         assert len(set(items)) == len(items)
-        assert scores[items].min() >= np.sort(scores)[::-1][len(items) - 1] - 1e-9  # no better one is left out
+        assert (
+            scores[items].min() >= np.sort(scores)[::-1][len(items) - 1] - 1e-9
+        )  # no better one is left out
 
 
 @SETTINGS
@@ -220,7 +252,10 @@ def test_ranks_of_two_stages_equal_a_sort(problem, k, seed):
 def test_chance_reciprocal_rank_is_that_of_all_orders(right, extra):
     gallery = 4 + extra
     expected = np.mean(
-        [np.mean([1 / (1 + min(places)) for places in combinations(range(gallery), count)]) for count in right]
+        [
+            np.mean([1 / (1 + min(places)) for places in combinations(range(gallery), count)])
+            for count in right
+        ]
     )
     assert chance_reciprocal_rank(right, gallery) == pytest.approx(expected)
 
@@ -229,7 +264,9 @@ def test_chance_reciprocal_rank_is_that_of_all_orders(right, extra):
 def pairs_of_numbers(draw):
     n, tied = draw(st.integers(4, 30)), draw(st.booleans())
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    return tuple(rng.integers(0, 4, n).astype(float) if tied else rng.normal(size=n) for _ in range(2))
+    return tuple(
+        rng.integers(0, 4, n).astype(float) if tied else rng.normal(size=n) for _ in range(2)
+    )
 
 
 @SETTINGS
@@ -241,7 +278,12 @@ def test_correlations_equal_scipy_and_brute_force(pair):
         return
 
     def mean_ranks(values):
-        return np.array([np.mean([i + 1 for i, v in enumerate(np.sort(values)) if v == value]) for value in values])
+        return np.array(
+            [
+                np.mean([i + 1 for i, v in enumerate(np.sort(values)) if v == value])
+                for value in values
+            ]
+        )
 
     def pearson(a, b):
         a, b = a - a.mean(), b - b.mean()
@@ -259,7 +301,8 @@ def test_correlations_equal_scipy_and_brute_force(pair):
 
 
 def test_the_interval_of_fisher_covers_the_truth_as_often_as_it_says():
-    """In 1,000 samples of 60 pairs of correlation 1/2 the 95 % interval of either kind holds it about so often."""
+    """In 1,000 samples of 60 pairs of correlation 1/2 the 95 % interval of either kind holds it
+    about so often."""
     rng = np.random.default_rng(0)
     true = {"pearson": 0.5, "spearman": 6 / math.pi * math.asin(0.25)}  # of normal variables
     inside = dict.fromkeys(true, 0)
@@ -289,7 +332,9 @@ def test_spread_measures_equal_their_definitions(n, e, seed):
     assert effective_rank(x) == pytest.approx(math.exp(stats.entropy(share)), rel=1e-5)
     values, axes = np.linalg.eigh(x.T @ x)
     if np.diff(values).min() > 1e-3:  # else the axes are not determined
-        along = [sum(math.exp(sign * (row @ axis)) for row in x) for axis in axes.T for sign in (1, -1)]
+        along = [
+            sum(math.exp(sign * (row @ axis)) for row in x) for axis in axes.T for sign in (1, -1)
+        ]
         assert isotropy(x) == pytest.approx(min(along) / max(along), rel=1e-5)
     assert math.exp(-2) <= isotropy(x) <= 1
     distances = [((row - x.mean(0)) ** 2).sum() for row in x]
@@ -322,14 +367,18 @@ def test_what_does_not_correlate_is_named():
 
 def test_a_library_of_the_lab_that_is_missing_is_told_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(InputError, match=r"needs scipy; install it with: pip install 'diptych\[lab\]'"):
+    with pytest.raises(
+        InputError, match=r"needs scipy; install it with: pip install 'diptych\[lab\]'"
+    ):
         correlation(np.arange(5), np.arange(5))
 
 
 def test_covariance_rank_counts_directions_that_vary():
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(40, 3, generator=generator, dtype=torch.float64)
-    inside = base @ torch.randn(3, 8, generator=generator, dtype=torch.float64) + 5.0  # a shifted plane
+    inside = (
+        base @ torch.randn(3, 8, generator=generator, dtype=torch.float64) + 5.0
+    )  # a shifted plane
     assert covariance_rank(inside) == 3 == np.linalg.matrix_rank(np.cov(inside.numpy().T))
     assert covariance_rank(inside.float() + 0) == 3  # rounding is no direction
     assert covariance_rank(torch.randn(5, 8, generator=generator)) == 4
@@ -341,7 +390,9 @@ def test_wasserstein_uniformity_is_the_distance_of_two_gaussians():
     from scipy.linalg import sqrtm
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.nn.functional.normalize(torch.randn(50, 4, generator=generator, dtype=torch.float64) + 0.3, dim=1).numpy()
+    x = torch.nn.functional.normalize(
+        torch.randn(50, 4, generator=generator, dtype=torch.float64) + 0.3, dim=1
+    ).numpy()
     target = np.eye(4) / 4
     covariance = np.cov(x.T, bias=True)
     between = sqrtm(sqrtm(target) @ covariance @ sqrtm(target))
@@ -354,13 +405,22 @@ def test_wasserstein_uniformity_is_the_distance_of_two_gaussians():
 
 
 @settings(max_examples=30, deadline=None)
-@given(q=st.integers(1, 6), g=st.integers(1, 7), k=st.integers(1, 4), tile=st.integers(1, 8), seed=st.integers(0, 99))
+@given(
+    q=st.integers(1, 6),
+    g=st.integers(1, 7),
+    k=st.integers(1, 4),
+    tile=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
 def test_items_of_several_vectors_score_as_the_best_of_them(q, g, k, tile, seed):
     rng = np.random.default_rng(seed)
     queries, gallery = rng.normal(size=(q, 3)), rng.normal(size=(g, k, 3))
     positives = rng.integers(g, size=q)
     scores = np.array([[max(x @ y for y in item) for item in gallery] for x in queries])
-    wanted = [1 + sum(scores[i, j] >= scores[i, p] for j in range(g) if j != p) for i, p in enumerate(positives)]
+    wanted = [
+        1 + sum(scores[i, j] >= scores[i, p] for j in range(g) if j != p)
+        for i, p in enumerate(positives)
+    ]
     assert metrics.ranks(queries, gallery, positives, tile=tile).tolist() == wanted
     found = metrics.similarities(torch.from_numpy(queries), torch.from_numpy(gallery))
     np.testing.assert_allclose(found.numpy(), scores)

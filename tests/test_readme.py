@@ -1,7 +1,7 @@
 """The README's commands run, in a small form, in the order in which a reader types them.
 
-Each command of a ```bash block is executed as it stands, plus the options of `SMALL`, which make it short. One that is
-not executed must say why in `ELSEWHERE`.
+Each command of a ```bash block is executed as it stands, plus the options of `SMALL`, which make it
+short. One that is not executed must say why in `ELSEWHERE`.
 """
 
 import json
@@ -60,20 +60,27 @@ def test_every_command_runs(folder: Path) -> None:
     assert (folder / "emb/diptych.json").is_file()
 
 
-def test_drop_in_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As printed, but with the model of the commands above in place of one that would be fetched."""
+def test_drop_in_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As printed, but with the model of the commands above in place of one that would be
+    fetched."""
     [code] = blocks("python")
     for name in ("cat.jpg", "dog.jpg"):
         Image.new("RGB", (80, 60), (200, 120, 40)).save(folder / name)
     monkeypatch.chdir(folder)
     load = diptych.load
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    monkeypatch.setattr(diptych, "load", lambda spec, precision: load("runs/first", precision=precision))
+    monkeypatch.setattr(
+        diptych, "load", lambda spec, precision: load("runs/first", precision=precision)
+    )
     exec(code, {})
     assert "tensor" in capsys.readouterr().out
 
 
-RATIOS = {  # how a row of the first table begins: its file, and which of the file's rows are which of its columns
+# how a row of the first table begins: its file, and which of the file's rows are which of its
+# columns
+RATIOS = {
     "ViT-B/32, captions": ("text", (1, 0)),
     "ViT-B/32, images from tensors": ("images", (1, 0)),
     "ViT-B/32, images from a folder": ("folder", (1, 0)),
@@ -85,13 +92,22 @@ RATIOS = {  # how a row of the first table begins: its file, and which of the fi
 
 
 def test_the_ratios_it_opens_with_are_the_stored_ones() -> None:
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("|---|---|---|\n")[1].split("\n\n")[0]
+    table = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .split("|---|---|---|\n")[1]
+        .split("\n\n")[0]
+    )
     assert len(table.splitlines()) == len(RATIOS)
     for line in table.splitlines():
         what, *told = (cell.strip() for cell in line.strip("|").split("|"))
         [(name, columns)] = [where for start, where in RATIOS.items() if what.startswith(start)]
-        rows = json.loads((ROOT / f"results/benchmarks/{name}.json").read_text(encoding="utf-8"))["rows"]
-        assert told == ["" if row is None else f"{1 / rows[row]['ratio']:.1f}" for row in columns], what
+        rows = json.loads((ROOT / f"results/benchmarks/{name}.json").read_text(encoding="utf-8"))[
+            "rows"
+        ]
+        assert told == [
+            "" if row is None else f"{1 / rows[row]['ratio']:.1f}" for row in columns
+        ], what
         part = re.search(r"1/(\d+) of", what)
         if part:
             assert round(1 / rows[1]["ratio"]) == int(part[1]), what
@@ -101,7 +117,9 @@ def test_the_ratios_it_opens_with_are_the_stored_ones() -> None:
 def test_make_has_the_targets_that_readme_and_docs_name() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     named = {
-        target for page in pages for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
+        target
+        for page in pages
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
     }
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= named <= rules
@@ -110,5 +128,8 @@ def test_make_has_the_targets_that_readme_and_docs_name() -> None:
 
 
 def test_the_demo_installs_what_its_search_needs() -> None:
-    """On a bare machine `make demo` is the first command; embedding needs pyarrow, which is in an extra."""
-    assert re.search(r"^demo: .*\$\(STAMPS\)/search\b", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    """On a bare machine `make demo` is the first command; embedding needs pyarrow, which is in an
+    extra."""
+    assert re.search(
+        r"^demo: .*\$\(STAMPS\)/search\b", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )

@@ -1,4 +1,5 @@
-"""Old names: a saved file is read with a warning, a user's own words are refused with the new name."""
+"""Old names: a saved file is read with a warning, a user's own words are refused with the new
+name."""
 
 import warnings
 
@@ -41,7 +42,10 @@ def test_a_model_that_was_saved_with_old_names_is_loaded_and_warns(name, tmp_pat
         loaded = store.load(tmp_path)
     told = [str(warning.message) for warning in caught]
     for old, new in renamed.RENAMED[f"option of {name}"].items():
-        assert f"{tmp_path / 'model.json'}: option of {name} {old!r} is called {new!r} now, and is read as that" in told
+        assert (
+            f"{tmp_path / 'model.json'}: option of {name} {old!r} is called {new!r} now, and is read as that"
+            in told
+        )
     state = loaded.classifier.state_dict()
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -51,7 +55,9 @@ def test_a_model_that_was_saved_with_old_names_is_loaded_and_warns(name, tmp_pat
 
 def test_a_model_that_was_saved_with_the_names_of_now_warns_of_nothing(tmp_path):
     made = method("maple", **now("maple"))
-    description = store.describe("maple", now("maple"), made.model, made.make.tokenizer, made.model.image.preprocess)
+    description = store.describe(
+        "maple", now("maple"), made.model, made.make.tokenizer, made.model.image.preprocess
+    )
     store.save_model(tmp_path, description, made.model.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -62,7 +68,11 @@ def test_a_config_is_read_by_the_names_of_now_those_of_added_methods_too(tmp_pat
     monkeypatch.setitem(renamed.RENAMED, "option of multi_view", {"cut": "crop"})
     path = tmp_path / "config.yaml"
     added = ["multi_view:cut=(0.2, 1.0):weight=0.5", "siglip", ""]
-    path.write_text(yaml.safe_dump({"method": "coop", "added": added, "config": {"start": False, "label": "own"}}))
+    path.write_text(
+        yaml.safe_dump(
+            {"method": "coop", "added": added, "config": {"start": False, "label": "own"}}
+        )
+    )
     with pytest.warns(FutureWarning) as caught:
         found = training_config.read(path)
     assert [str(warning.message).split(" is called ")[0] for warning in caught] == [
@@ -80,13 +90,18 @@ def test_a_file_with_both_names_is_refused(tmp_path):
     path = tmp_path / "config.yaml"
     for first, second in (("length", "n_ctx"), ("n_ctx", "length")):
         path.write_text(f"method: coop\nconfig: {{{first}: 3, {second}: 4}}\n")
-        with pytest.raises(InputError, match=r"config.yaml gives the option of coop 'n_ctx' by its old name 'length'"):
+        with pytest.raises(
+            InputError,
+            match=r"config.yaml gives the option of coop 'n_ctx' by its old name 'length'",
+        ):
             training_config.read(path)
 
 
 @pytest.mark.parametrize("name", OLD)
 def test_an_old_name_is_an_error_in_python(name):
-    with pytest.raises(InputError, match=f"the option of {name} 'length' is called 'n_ctx' now; write 'n_ctx'"):
+    with pytest.raises(
+        InputError, match=f"the option of {name} 'length' is called 'n_ctx' now; write 'n_ctx'"
+    ):
         method_class(name).configure({"length": 3})
 
 
@@ -107,7 +122,12 @@ def test_the_table_leads_to_options_that_there_are():
 def test_sources_of_a_config_have_the_prefixes_of_now(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
-        yaml.safe_dump({"data": {"train": "kept:a.npz,scenes:count=9:hands=noto"}, "val": "kept:b.npz:source=x"})
+        yaml.safe_dump(
+            {
+                "data": {"train": "kept:a.npz,scenes:count=9:hands=noto"},
+                "val": "kept:b.npz:source=x",
+            }
+        )
     )
     with pytest.warns(FutureWarning, match="source 'kept' is called 'filtered' now"):
         found = training_config.read(path)

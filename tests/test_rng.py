@@ -34,7 +34,11 @@ def test_another_python_run_with_another_hash_seed_gives_the_same_numbers():
     code = "from diptych.rng import generator; print(generator(5, 'a', 1).integers(10**9))"
     runs = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(seed)
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment(seed),
         ).stdout
         for seed in ("1", "2")
     }

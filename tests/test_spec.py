@@ -1,4 +1,5 @@
-"""Options against the annotations of their dataclass: types, choices and bounds, from Python and the command line."""
+"""Options against the annotations of their dataclass: types, choices and bounds, from Python and
+the command line."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -34,7 +35,10 @@ class Config:
         ({"count": 0}, "'count' of it is 0; it must be a whole number from 1 to 9 or null"),
         ({"count": 10}, "'count' of it is 10"),
         ({"count": 2.0}, "'count' of it is 2.0"),
-        ({"way": "medain"}, "'way' of it is 'medain'; it must be mean or sum; did you mean 'mean'?"),
+        (
+            {"way": "medain"},
+            "'way' of it is 'medain'; it must be mean or sum; did you mean 'mean'?",
+        ),
         ({"way": ["mean"]}, "must be mean or sum"),
         ({"betas": (0.9,)}, r"must be \[a number, a number below 1\]"),
         ({"betas": 0.9}, "'betas' of it is 0.9"),
@@ -49,11 +53,20 @@ def test_what_does_not_fit_is_named_with_its_bound(options, message):
 
 
 def test_what_fits_is_taken():
-    given = {"rate": 0.1, "count": None, "way": "sum", "betas": [0.9, 0.5], "words": ["a"], "table": object()}
+    given = {
+        "rate": 0.1,
+        "count": None,
+        "way": "sum",
+        "betas": [0.9, 0.5],
+        "words": ["a"],
+        "table": object(),
+    }
     assert configure(Config, given, "it").way == "sum"
 
 
-@given(value=st.floats() | st.integers() | st.text() | st.none() | st.lists(st.integers(), max_size=2))
+@given(
+    value=st.floats() | st.integers() | st.text() | st.none() | st.lists(st.integers(), max_size=2)
+)
 def test_any_value_is_taken_or_refused(value):
     assert fits(value, annotations(Config)["rate"]) in (True, False)
     assert fits(value, annotations(Config)["betas"]) in (True, False)
@@ -65,7 +78,11 @@ def test_numbers_beyond_a_float_are_refused():
 
 
 def _methods() -> list[str]:
-    return [name for name, card in cards().items() if card.kind == "method" and issubclass(method_class(name), Method)]
+    return [
+        name
+        for name, card in cards().items()
+        if card.kind == "method" and issubclass(method_class(name), Method)
+    ]
 
 
 def _words() -> list[tuple[str, str]]:

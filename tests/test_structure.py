@@ -10,7 +10,8 @@ from diptych.methods.registry import GROUPS, cards
 
 ROOT = Path(diptych.__file__).parent
 SHARED = ("data", "objectives", "towers", "models", "training", "evaluation", "inference")
-# Found by folder, so that nothing imports most of them; worlds and their parts serve claims as well.
+# Found by folder, so that nothing imports most of them; worlds and their parts serve claims as
+# well.
 FOUND = ("data.sources", "data.tokenizers", "data.worlds", "evaluation.suites", "models.export", "models.pretrained",
          "towers.image", "towers.text", "training.optim")  # fmt: skip
 WAITING = tomllib.loads((Path(__file__).parent / "waiting.toml").read_text("utf-8"))
@@ -30,7 +31,9 @@ def importers() -> dict[str, set[str]]:
     known, found = modules(), defaultdict(set)
     for name, path in known.items():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("diptych."):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "diptych."
+            ):
                 continue
             source = node.module.removeprefix("diptych.")
             for alias in node.names:
@@ -52,11 +55,15 @@ def paper_of(module: str) -> str | None:
 def of_one_paper() -> dict[str, str]:
     """Shared modules that one paper alone uses, itself or through others that it alone uses."""
     users, found = importers(), {}
-    candidates = [name for name in modules() if name.split(".")[0] in SHARED and not name.startswith(FOUND)]
+    candidates = [
+        name for name in modules() if name.split(".")[0] in SHARED and not name.startswith(FOUND)
+    ]
     while True:
         more = {}
         for name in candidates:
-            owners = {paper_of(user) or found.get(user) or "" for user in users[name] if user != name}
+            owners = {
+                paper_of(user) or found.get(user) or "" for user in users[name] if user != name
+            }
             if name not in found and len(owners) == 1 and "" not in owners:
                 more[name] = owners.pop()
         if not more:
@@ -66,13 +73,17 @@ def of_one_paper() -> dict[str, str]:
 
 def test_a_shared_module_that_one_paper_alone_uses_waits_for_its_second():
     astray = {name: paper for name, paper in of_one_paper().items() if name not in WAITING}
-    assert not astray, f"move these to the papers that use them, or name the second one in waiting.toml: {astray}"
+    assert not astray, (
+        f"move these to the papers that use them, or name the second one in waiting.toml: {astray}"
+    )
 
 
 def test_what_waits_still_waits_for_a_paper_that_is_to_come():
     private = of_one_paper()
     for module, paper in WAITING.items():
-        assert module in private, f"{module} has its second caller, or is gone; take it out of waiting.toml"
+        assert module in private, (
+            f"{module} has its second caller, or is gone; take it out of waiting.toml"
+        )
         assert paper not in cards(), f"{paper} is in; take {module} out of waiting.toml"
 
 

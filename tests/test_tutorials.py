@@ -1,4 +1,5 @@
-"""The tutorials' commands and code run, in a small form, in the order in which a reader types them."""
+"""The tutorials' commands and code run, in a small form, in the order in which a reader types
+them."""
 
 import re
 import shlex
@@ -16,7 +17,9 @@ IMAGES = {"count=120": "count=80", "count=60": "count=24", "count=100": "count=4
 
 def parts(name: str) -> list[tuple[str, str]]:
     """Language and text of each block of a tutorial."""
-    return re.findall(r"^```(bash|python)\n(.*?)^```", (DOCS / name).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        r"^```(bash|python)\n(.*?)^```", (DOCS / name).read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DOCS.glob("*.md")))

@@ -52,7 +52,9 @@ def edits() -> Image.Image:
     """One scene, its instances, classes and depth, and its edits of all kinds."""
     drawn = world(number=3, same=0)
     scene = next(
-        scene for at in range(100) if all(drawn.edited(scene := drawn.sample(2, at), kind) for kind in drawn.kinds)
+        scene
+        for at in range(100)
+        if all(drawn.edited(scene := drawn.sample(2, at), kind) for kind in drawn.kinds)
     )
     seen = drawn.render(scene)
     depth = Image.fromarray(np.rint(255 * (1 - seen.arrays["depth"])).astype(np.uint8))

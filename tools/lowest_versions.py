@@ -1,6 +1,8 @@
-"""Print a pip constraints file that holds every dependency of a pyproject.toml at its lowest admitted version.
+"""Print a pip constraints file that holds every dependency of a pyproject.toml at its lowest
+admitted version.
 
-torch and torchvision are left free: their old wheels do not exist for every machine. Used by `make test-min`.
+torch and torchvision are left free: their old wheels do not exist for every machine. Used by `make
+test-min`.
 
     python tools/lowest_versions.py pyproject.toml > lowest.txt
 """
@@ -15,7 +17,8 @@ _LOWEST = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*>=\s*([0-9][^,;\s]*)"
 
 
 def lowest(project: dict) -> list[str]:
-    """`name==version` lines, sorted; of the extras only those that a user runs with, and what runs the tests."""
+    """`name==version` lines, sorted; of the extras only those that a user runs with, and what runs
+    the tests."""
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
@@ -26,4 +29,6 @@ def lowest(project: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(lowest(tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"])))
+    print(
+        "\n".join(lowest(tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]))
+    )

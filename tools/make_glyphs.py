@@ -1,13 +1,14 @@
-"""Rebuild the drawings that ship with diptych (src/diptych/data/glyphs) from the public packages they come from.
+"""Rebuild the drawings that ship with diptych (src/diptych/data/glyphs) from the public packages
+they come from.
 
     pip install resvg-py==0.5.0
     python tools/make_glyphs.py --out build/glyphs              # download, draw, write, compare with the shipped pack
     python tools/make_glyphs.py --out build/glyphs --packages D # the .tgz files are already in folder D
 
-Fetches five npm packages (12 MB) with `npm pack`, checks each against its published SHA-512, and reads them without
-unpacking.
-The shipped split of the concepts is a hash of their codes, so it is made here too: nothing is copied from the old pack.
-concepts.jsonl comes out equal, byte for byte; the sheets, which are lossy, to 2 grey levels of 255 on average.
+Fetches five npm packages (12 MB) with `npm pack`, checks each against its published SHA-512, and
+reads them without unpacking. The shipped split of the concepts is a hash of their codes, so it is
+made here too: nothing is copied from the old pack. concepts.jsonl comes out equal, byte for byte;
+the sheets, which are lossy, to 2 grey levels of 255 on average.
 """
 
 import argparse
@@ -26,7 +27,11 @@ from PIL import Image
 TILE = 64
 COLUMNS = 40
 DRAWN = 128  # pixels at which an icon is drawn before it is scaled to TILE
-QUALITY = {"quality": 81, "alpha_quality": 45, "method": 6}  # 5.3 MB in all, no loss that the eye sees at 64 px
+QUALITY = {
+    "quality": 81,
+    "alpha_quality": 45,
+    "method": 6,
+}  # 5.3 MB in all, no loss that the eye sees at 64 px
 EMOJI_VERSION = 15.1  # later ones are drawn by few hands
 SHIPPED = Path(__file__).parents[1] / "src" / "diptych" / "data" / "glyphs"
 
@@ -58,7 +63,8 @@ DESIGNS = {
     "fluent-flat": "@iconify-json/fluent-emoji-flat",
     "emojione": "@iconify-json/emojione",
 }
-LEFT_OUT = {  # silhouettes of "any family" and "any couple": signs of a category, alike in all hands
+# silhouettes of "any family" and "any couple": signs of a category, alike in all hands
+LEFT_OUT = {
     "1f9d1-200d-1f91d-200d-1f9d1",
     "1f9d1-200d-1f9d1-200d-1f9d2",
     "1f9d1-200d-1f9d1-200d-1f9d2-200d-1f9d2",
@@ -68,11 +74,14 @@ LEFT_OUT = {  # silhouettes of "any family" and "any couple": signs of a categor
 
 
 def package(name: str, folder: Path) -> tarfile.TarFile:
-    """The npm package, downloaded into `folder` unless it is there, checked against its published hash."""
+    """The npm package, downloaded into `folder` unless it is there, checked against its published
+    hash."""
     version, integrity = PACKAGES[name]
     path = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if not path.exists():
-        subprocess.run(["npm", "pack", f"{name}@{version}", "--pack-destination", folder], check=True)
+        subprocess.run(
+            ["npm", "pack", f"{name}@{version}", "--pack-destination", folder], check=True
+        )
     found = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if found != integrity:
         raise SystemExit(f"{path}: SHA-512 is {found}, not the published {integrity}")
@@ -87,7 +96,8 @@ def read_json(tar: tarfile.TarFile, name: str) -> dict:
 
 
 def code(hexcode: str) -> str:
-    """The code as the icon sets write it: lower case, without the sign that asks for the coloured form."""
+    """The code as the icon sets write it: lower case, without the sign that asks for the coloured
+    form."""
     return hexcode.lower().replace("-fe0f", "")
 
 
@@ -106,8 +116,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub("['’]", "", name.lower())).strip("-")
 
 
-def icon_names(hexcode: str, name: str, chars: dict[str, dict], icons: dict[str, dict]) -> dict[str, str]:
-    """The icon of a concept in each design: by its code, else (EmojiOne's package lists none) by the others' names."""
+def icon_names(
+    hexcode: str, name: str, chars: dict[str, dict], icons: dict[str, dict]
+) -> dict[str, str]:
+    """The icon of a concept in each design: by its code, else (EmojiOne's package lists none) by
+    the others' names."""
     listed = {design: chars[design][hexcode] for design in chars if hexcode in chars[design]}
     found = {}
     for design, icon_set in icons.items():
@@ -119,7 +132,8 @@ def icon_names(hexcode: str, name: str, chars: dict[str, dict], icons: dict[str,
 
 
 def draw(icon_set: dict, name: str) -> Image.Image:
-    """One icon as RGBA, TILE x TILE: stretched where it is not square, as one of them (Twemoji's watermelon) is."""
+    """One icon as RGBA, TILE x TILE: stretched where it is not square, as one of them (Twemoji's
+    watermelon) is."""
     import resvg_py
 
     while name in icon_set.get("aliases", {}):
@@ -138,13 +152,21 @@ def draw(icon_set: dict, name: str) -> Image.Image:
     return drawing.resize((TILE, TILE), Image.Resampling.BICUBIC)
 
 
-def concepts(data: list[dict], groups: dict, chars: dict[str, dict], icons: dict[str, dict]) -> list[dict]:
-    """The records of concepts.jsonl, with the name of each design's icon under "icons" (not written)."""
+def concepts(
+    data: list[dict], groups: dict, chars: dict[str, dict], icons: dict[str, dict]
+) -> list[dict]:
+    """The records of concepts.jsonl, with the name of each design's icon under "icons" (not
+    written)."""
     records = []
     for entry in data:
         hexcode = code(entry["hexcode"])
         drawn_by_both = all(hexcode in chars[design] for design in ("noto", "twemoji"))
-        if "group" not in entry or entry["version"] > EMOJI_VERSION or hexcode in LEFT_OUT or not drawn_by_both:
+        if (
+            "group" not in entry
+            or entry["version"] > EMOJI_VERSION
+            or hexcode in LEFT_OUT
+            or not drawn_by_both
+        ):
             continue
         names = icon_names(hexcode, entry["label"], chars, icons)
         records.append(
@@ -166,14 +188,22 @@ def concepts(data: list[dict], groups: dict, chars: dict[str, dict], icons: dict
 
 def main() -> None:
     """Build the pack, then say how far it is from the shipped one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packages", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     folder = options.packages or options.out
-    icons = {design: read_json(package(name, folder), "icons.json") for design, name in DESIGNS.items()}
-    chars = {d: read_json(package(n, folder), "chars.json") for d, n in DESIGNS.items() if d != "emojione"}
+    icons = {
+        design: read_json(package(name, folder), "icons.json") for design, name in DESIGNS.items()
+    }
+    chars = {
+        d: read_json(package(n, folder), "chars.json")
+        for d, n in DESIGNS.items()
+        if d != "emojione"
+    }
     emojibase = package("emojibase-data", folder)
     data = read_json(emojibase, "en/data.json")
     groups = read_json(emojibase, "meta/groups.json")
@@ -188,7 +218,9 @@ def main() -> None:
                 sheet.paste(draw(icons[design], name), at)
         sheet.save(options.out / f"{design}.webp", **QUALITY)
     lines = [{key: value for key, value in record.items() if key != "icons"} for record in records]
-    text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
+    text = "".join(
+        json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines
+    )
     (options.out / "concepts.jsonl").write_text(text, encoding="utf-8", newline="\n")
     compare(options.out)
 

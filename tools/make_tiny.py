@@ -1,10 +1,11 @@
-"""Train the models that are to ship and store them in the package: `tiny`, `tiny-lm` (a language model).
+"""Train the models that are to ship and store them in the package: `tiny`, `tiny-lm` (a language
+model).
 
     torchrun --nproc_per_node 2 tools/make_tiny.py [tiny] [tiny-lm] [--out build/tiny]
 
-A run that was stopped goes on where it was. Each ends with the scores, the files in src/diptych/models/pretrained/NAME
-(weights in float16) and the card there, README.md. `make tiny` calls it, with one rank a core: on a CPU two processes
-of one thread are faster than one of two.
+A run that was stopped goes on where it was. Each ends with the scores, the files in
+src/diptych/models/pretrained/NAME (weights in float16) and the card there, README.md. `make tiny`
+calls it, with one rank a core: on a CPU two processes of one thread are faster than one of two.
 """
 
 import argparse
@@ -29,7 +30,12 @@ RECIPES = {"tiny": tiny, "tiny-lm": tiny_lm}
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="tiny, tiny-lm (default: both)")
-    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="where the runs lie (default: build/tiny)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/tiny"),
+        help="where the runs lie (default: build/tiny)",
+    )
     words = parser.parse_args()
     for name in words.names or RECIPES:
         if name not in RECIPES:
@@ -52,10 +58,14 @@ def _store(recipe: Any, name: str, runs: Sequence[Path]) -> None:
     folder = SHIPPED / name
     told = [store.read_description(run) for run in runs]
     description = {key: value for key, value in told[-1].items() if key != "weights"}
-    store.save_model(folder, description, store.load_file(runs[-1] / "model.safetensors"), half=True)
+    store.save_model(
+        folder, description, store.load_file(runs[-1] / "model.safetensors"), half=True
+    )
     model = store.load(name)  # what is measured is what ships
     found = recipe.scores(model)
-    seconds = sum(step["seconds"] for run in runs for step in _last_of_each_start(run / "metrics.jsonl"))
+    seconds = sum(
+        step["seconds"] for run in runs for step in _last_of_each_start(run / "metrics.jsonl")
+    )
     card = recipe.card(model, found, [each["training"] for each in told], seconds)
     (folder / "README.md").write_text(card, encoding="utf-8")
     print(recipe.table(found))

@@ -1,5 +1,5 @@
-"""Contrastive vision-language learning: train, adapt, compare, evaluate and serve models that put images and text
-into one space.
+"""Contrastive vision-language learning: train, adapt, compare, evaluate and serve models that put
+images and text into one space.
 
     import diptych
     model = diptych.load("openclip:ViT-B-32/laion2b_s34b_b79k")
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from diptych.front import evaluate, train
     from diptych.models.model import Model
 
-    # `diptych.methods.store.load`. Any stands for a `LanguageModel`, and for models that do more than embed.
+    # `diptych.methods.store.load`. Any stands for a `LanguageModel`, and for models that do more
+    # than embed.
     def load(
-        spec: str | Path, weights: str | Path | None = None, precision: str = "float32", *, share: float | None = None
+        spec: str | Path,
+        weights: str | Path | None = None,
+        precision: str = "float32",
+        *,
+        share: float | None = None,
     ) -> Model | Any: ...
 
 

@@ -1,10 +1,12 @@
-"""Everything that crosses ranks: the one gather, batch norm over all ranks, and small exchanges of Python objects.
+"""Everything that crosses ranks: the one gather, batch norm over all ranks, and small exchanges of
+Python objects.
 
-The rule that makes W ranks train as one process does: every rank computes the same loss of the same gathered features,
-and the engine averages parameter gradients over the ranks. The loss's gradient with respect to the gathered features is
-then the same on all ranks, so `gather` hands each rank its own slice of it, times W; the mean over ranks restores the
-gradient of one process, for towers (each rank sees its own samples) and for scale and bias (each rank sees all) alike.
-Without an initialised process group there is one rank, and all of this is the identity.
+The rule that makes W ranks train as one process does: every rank computes the same loss of the same
+gathered features, and the engine averages parameter gradients over the ranks. The loss's gradient
+with respect to the gathered features is then the same on all ranks, so `gather` hands each rank its
+own slice of it, times W; the mean over ranks restores the gradient of one process, for towers (each
+rank sees its own samples) and for scale and bias (each rank sees all) alike. Without an initialised
+process group there is one rank, and all of this is the identity.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 
 
@@ -56,8 +58,9 @@ _TYPES = (
 
 
 def _counts(x: Tensor, name: str) -> list[int]:
-    """How many rows each rank holds. Raises InputError on all ranks, with one message, where they differ in more
-    than the first dimension, or in type: the exchange of unequal sizes would end the process group."""
+    """How many rows each rank holds. Raises InputError on all ranks, with one message, where they
+    differ in more than the first dimension, or in type: the exchange of unequal sizes would end the
+    process group."""
     kind = _TYPES.index(x.dtype) if x.dtype in _TYPES else len(_TYPES)
     assert x.ndim <= _DIMENSIONS
     own = torch.tensor([kind, x.ndim, *x.shape, *([0] * (_DIMENSIONS - x.ndim))], device=x.device)
@@ -102,12 +105,13 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(x: Tensor, name: str = "a tensor") -> Tensor:
-    """Concatenate a tensor over ranks along its first dimension: (n_r, …) on rank r to (n_0 + n_1 + …, …) on all.
+    """Concatenate a tensor over ranks along its first dimension: (n_r, …) on rank r to (n_0 + n_1 +
+    …, …) on all.
 
-    Ranks may hold different counts, also none. Backward gives rank r the rows of the incoming gradient that are its
-    own, times the number of ranks (see the module's text): exact where every rank computes the same loss and parameter
-    gradients are averaged over ranks. Raises InputError, which calls the tensor `name`, on all ranks where they differ
-    in another dimension or in type.
+    Ranks may hold different counts, also none. Backward gives rank r the rows of the incoming
+    gradient that are its own, times the number of ranks (see the module's text): exact where every
+    rank computes the same loss and parameter gradients are averaged over ranks. Raises InputError,
+    which calls the tensor `name`, on all ranks where they differ in another dimension or in type.
 
     >>> gather(torch.arange(3)).tolist()
     [0, 1, 2]
@@ -118,7 +122,8 @@ def gather(x: Tensor, name: str = "a tensor") -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over ranks; ranks then differ in what they do with it, so the gradient is the sum of theirs."""
+    """Sum over ranks; ranks then differ in what they do with it, so the gradient is the sum of
+    theirs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -153,7 +158,8 @@ def broadcast_object(value: Any) -> Any:
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:
-    """For each flag, whether it is true on at least one rank: the same answers on all of them, in one exchange.
+    """For each flag, whether it is true on at least one rank: the same answers on all of them, in
+    one exchange.
 
     >>> any_rank(False, True)
     (False, True)
@@ -166,7 +172,8 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over ranks; one that only some ranks have counts as 0 on the others.
+    """Replace each gradient by its mean over ranks; one that only some ranks have counts as 0 on
+    the others.
 
     Those of sharded parameters are left as they are: FSDP has averaged them.
     """
@@ -179,19 +186,23 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for parameter, has in zip(trainable, somewhere, strict=True):
         if has and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p, has in zip(trainable, somewhere, strict=True) if has and p.grad is not None]
-    waiting = [dist.all_reduce(gradient.div_(world_size()), async_op=True) for gradient in gradients]
+    gradients = [
+        p.grad for p, has in zip(trainable, somewhere, strict=True) if has and p.grad is not None
+    ]
+    waiting = [
+        dist.all_reduce(gradient.div_(world_size()), async_op=True) for gradient in gradients
+    ]
     for work in waiting:
         assert work is not None
         work.wait()
 
 
 def full_tensor(x: Tensor) -> Tensor:
-    """A tensor that is sharded over the ranks (DTensor) put together, on every rank, without gradient; any other as it
-    is.
+    """A tensor that is sharded over the ranks (DTensor) put together, on every rank, without
+    gradient; any other as it is.
 
-    By the synchronous gather: `DTensor.full_tensor` goes by asynchronous collectives, inside of which ranks on a CPU
-    have died of memory that was freed twice.
+    By the synchronous gather: `DTensor.full_tensor` goes by asynchronous collectives, inside of
+    which ranks on a CPU have died of memory that was freed twice.
 
     >>> full_tensor(torch.arange(3)).tolist()
     [0, 1, 2]
@@ -213,7 +224,8 @@ def full_tensor(x: Tensor) -> Tensor:
 
 
 def shared(x: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `whole`: this rank's part of `x`, cut as `like` is; `x` itself where that is not sharded.
+    """The inverse of `whole`: this rank's part of `x`, cut as `like` is; `x` itself where that is
+    not sharded.
 
     >>> shared(torch.arange(3), torch.zeros(3)).tolist()
     [0, 1, 2]
@@ -233,12 +245,14 @@ def barrier() -> None:
 
 
 class BatchNorm(_BatchNorm):
-    """Batch norm whose statistics are those of all ranks' samples, on any device (torch's refuses the CPU).
+    """Batch norm whose statistics are those of all ranks' samples, on any device (torch's refuses
+    the CPU).
 
         y = (x - mean) / sqrt(var + eps) * weight + bias,      x (n_r, C) or (n_r, C, …) on rank r
 
-    Values, running statistics and gradients equal those of one process that holds all samples; ranks may hold different
-    counts. Takes the options and has the state dict of `nn.BatchNorm2d`. In eval mode, or with one rank, it is that.
+    Values, running statistics and gradients equal those of one process that holds all samples;
+    ranks may hold different counts. Takes the options and has the state dict of `nn.BatchNorm2d`.
+    In eval mode, or with one rank, it is that.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -252,15 +266,18 @@ class BatchNorm(_BatchNorm):
         self._check_input_dim(input)
         over = [0, *range(2, input.dim())]
         shape = (1, -1, *(1 for _ in over[1:]))
-        x = wide(input)
+        x = at_least_float32(input)
         count = x.new_tensor([x.numel() / x.shape[1]])
-        # Two sums, not one of x and x²: subtracting the mean before squaring keeps the digits of small variances.
+        # Two sums, not one of x and x²: subtracting the mean before squaring keeps the digits of
+        # small variances.
         sums = _Sum.apply(torch.cat([x.sum(over), count]))
         total = sums[-1]  # type: ignore[index]
         mean = sums[:-1] / total  # type: ignore[index]
         n = total.detach()
         if n <= 1:
-            raise ValueError(f"batch norm needs more than one value a channel over all ranks, got {tuple(input.shape)}")
+            raise ValueError(
+                f"batch norm needs more than one value a channel over all ranks, got {tuple(input.shape)}"
+            )
         centred = x - mean.view(shape)
         var = _Sum.apply(centred.square().sum(over)) / n  # type: ignore[operator]
         self._track(mean.detach(), var.detach() * (n / (n - 1)))
@@ -273,8 +290,13 @@ class BatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
-        """Move the running statistics towards those of the batch (the variance unbiased, as in torch)."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        """Move the running statistics towards those of the batch (the variance unbiased, as in
+        torch)."""
+        if (
+            self.running_mean is None
+            or self.running_var is None
+            or self.num_batches_tracked is None
+        ):
             return
         self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -283,7 +305,8 @@ class BatchNorm(_BatchNorm):
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:
-    """Replace every torch batch norm inside `module` by `BatchNorm`, keeping parameters, statistics and their names.
+    """Replace every torch batch norm inside `module` by `BatchNorm`, keeping parameters, statistics
+    and their names.
 
     Raises InputError for a subclass of torch's batch norm whose own forward would be lost.
 
@@ -294,11 +317,19 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
         setattr(module, name, convert_batch_norm(child))
     if not isinstance(module, _BatchNorm) or isinstance(module, BatchNorm):
         return module
-    layers = [getattr(module, name) for name in ("drop", "act") if isinstance(getattr(module, name, None), nn.Module)]
+    layers = [
+        getattr(module, name)
+        for name in ("drop", "act")
+        if isinstance(getattr(module, name, None), nn.Module)
+    ]
     if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and len(layers) < 2:
-        raise InputError(f"{type(module).__name__} does more than batch norm; give the tower a plain one")
+        raise InputError(
+            f"{type(module).__name__} does more than batch norm; give the tower a plain one"
+        )
     new = _WithActivation if layers else BatchNorm
-    norm = new(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+    norm = new(
+        module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+    )
     if layers:  # timm's norm with the activation behind it
         norm.drop, norm.act = layers
     norm.weight = module.weight

@@ -1,8 +1,8 @@
 """The one exception that tells a user what to change.
 
-Everything a user can get wrong (a file, a name, an option, a shape) raises `InputError`, a `ValueError` whose message
-names the thing, the place and the remedy. The command line prints it as one line and exits with code 2; any other
-exception is a defect of ours and keeps its traceback.
+Everything a user can get wrong (a file, a name, an option, a shape) raises `InputError`, a
+`ValueError` whose message names the thing, the place and the remedy. The command line prints it as
+one line and exits with code 2; any other exception is a defect of ours and keeps its traceback.
 """
 
 import difflib
@@ -15,10 +15,10 @@ class InputError(ValueError):
 
 
 @contextmanager
-def at(place: str) -> Iterator[None]:
+def located(place: str) -> Iterator[None]:
     """Put the place in front of an error for users that something within tells without it.
 
-    >>> with at("pets/"):
+    >>> with located("pets/"):
     ...     raise InputError("two classes are called 'cat'; give each a name of its own")
     Traceback (most recent call last):
     diptych.errors.InputError: pets/: two classes are called 'cat'; give each a name of its own
@@ -41,7 +41,8 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
-    """The error for a name that does not exist: shows the nearest one, or all of them where there are few.
+    """The error for a name that does not exist: shows the nearest one, or all of them where there
+    are few.
 
     >>> print(unknown("method", "cilp", ["clip", "siglip"]))
     unknown method 'cilp'; did you mean 'clip'?
@@ -65,7 +66,8 @@ def some(names: Iterable[str]) -> str:
 
 
 def brief(error: BaseException | str, length: int = 120) -> str:
-    """What another library's error says, or a text of the user's, on one line and cut short, to be quoted in ours.
+    """What another library's error says, or a text of the user's, on one line and cut short, to be
+    quoted in ours.
 
     >>> brief(OSError("no\\n  network"))
     'no network'
@@ -74,11 +76,14 @@ def brief(error: BaseException | str, length: int = 120) -> str:
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """A text of the user's on one line, its middle left out where it is long: names may differ at their ends.
+    """A text of the user's on one line, its middle left out where it is long: names may differ at
+    their ends.
 
     >>> shortened("very " * 30 + "red cat", 24)
     'very very v…very red cat'
     """
     text = " ".join(text.split())
     half = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:half]}…{text[len(text) - (length - 1 - half) :]}"
+    return (
+        text if len(text) <= length else f"{text[:half]}…{text[len(text) - (length - 1 - half) :]}"
+    )

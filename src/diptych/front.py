@@ -1,4 +1,5 @@
-"""The two verbs of the Python interface that join several rooms: `diptych.train` and `diptych.evaluate`."""
+"""The two verbs of the Python interface that join several rooms: `diptych.train` and
+`diptych.evaluate`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,13 +42,14 @@ def train(
 ) -> Model | Any:
     """Train a method on a source into the folder `out` and return the model, as `load` does.
 
-    `data` is a source spec, or a mapping of streams to specs. `preset` is `small` where nothing else is said, or with
-    `init`, where the method has it, `tune`. `weights` is the file of a foreign model that `init`
-    names. `guard` is one of what a model could do before: training ends before its accuracy (or recall) there falls by
-    more than `forget`. `config` are the method's own options, `added` other methods whose losses are added, as
-    "multi_view:weight=0.5" (`methods.mix`); `settings` are those of the recipe (lr, epochs, steps, batch_size,
-    optimizer, …) and of the engine (seed, workers, max_bad, …).
-    Raises InputError for a name, an option or data that does not fit.
+    `data` is a source spec, or a mapping of streams to specs. `preset` is `small` where nothing
+    else is said, or with `init`, where the method has it, `tune`. `weights` is the file of a
+    foreign model that `init` names. `guard` is one of what a model could do before: training ends
+    before its accuracy (or recall) there falls by more than `forget`. `config` are the method's own
+    options, `added` other methods whose losses are added, as "multi_view:weight=0.5"
+    (`methods.mix`); `settings` are those of the recipe (lr, epochs, steps, batch_size, optimizer,
+    …) and of the engine (seed, workers, max_bad, …). Raises InputError for a name, an option or
+    data that does not fit.
     """
     given = {"recipe": {}, "options": {}}
     for name, value in settings.items():
@@ -83,24 +85,30 @@ def evaluate(
     suites: Sequence[str] = ("retrieval",),
     **settings: Any,
 ) -> dict[str, Any]:
-    """Run evaluation suites on a model (or what `load` takes) and a source (or its spec): one dict a suite."""
+    """Run evaluation suites on a model (or what `load` takes) and a source (or its spec): one dict
+    a suite."""
     if isinstance(model, str | Path):
         model = load(model)
     if not suites:
         raise InputError("no suite is named; name at least one, such as retrieval")
-    return run_suites(model, open_source(data) if isinstance(data, str) else data, list(suites), **settings)
+    return run_suites(
+        model, open_source(data) if isinstance(data, str) else data, list(suites), **settings
+    )
 
 
 def validation(model: Any, source: Source) -> dict[str, float]:
-    """What is measured on `--val` after each epoch: recall both ways, a language model's perplexity, or whatever else
-    the model says (`models.delivered.Validation`)."""
+    """What is measured on `--val` after each epoch: recall both ways, a language model's
+    perplexity, or whatever else the model says (`models.delivered.Validation`)."""
     how = model.validation
     result = run_suites(model, source, [how.suite], **how.settings)[how.suite]
-    return {f"val/{name}": value for name, value in result.items() if name.startswith(tuple(how.names))}
+    return {
+        f"val/{name}": value for name, value in result.items() if name.startswith(tuple(how.names))
+    }
 
 
 def remembered(model: Any, source: Source) -> float:
-    """What `--guard` keeps: accuracy by names where the source names classes, else recall at 1, the mean of both."""
+    """What `--guard` keeps: accuracy by names where the source names classes, else recall at 1, the
+    mean of both."""
     if any(name.startswith("labels.") and field.classes for name, field in source.schema().items()):
         return run_suites(model, source, ["zeroshot"])["zeroshot"]["top1"]
     result = run_suites(model, source, ["retrieval"])["retrieval"]

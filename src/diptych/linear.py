@@ -1,9 +1,10 @@
-"""Logistic regression on frozen features, its strength chosen on samples kept aside: for probes, and for classifiers.
+"""Logistic regression on frozen features, its strength chosen on samples kept aside: for probes,
+and for classifiers.
 
     min over W, b   C · sum_i CE(W z_i + b, y_i) + |W|² / 2,   z = (x - mean) / standard deviation
 
-Ties lose: a sample whose class shares a place with another has the worse one. A classifier is what has scikit-learn's
-`classes_` and `decision_function`.
+Ties lose: a sample whose class shares a place with another has the worse one. A classifier is what
+has scikit-learn's `classes_` and `decision_function`.
 
 Dimensions: N samples, D width, C classes.
 """
@@ -20,7 +21,8 @@ from diptych.metrics import class_ranks, lab
 from diptych.rng import generator
 
 KEPT = 0.2
-"""The share of samples that are kept aside: to judge on where there is one source, to choose C or alpha on."""
+"""The share of samples that are kept aside: to judge on where there is one source, to choose C or
+alpha on."""
 
 CS = tuple(10.0**power for power in range(-4, 3))
 """The values of C that are tried."""
@@ -30,14 +32,17 @@ SEARCHES: Mapping[str, Mapping[str, Any]] = {
     "grid": {"cs": CS},
     "halving": {"cs": tuple(10.0**power for power in range(-6, 7, 2)), "halvings": 4},
 }
-"""How `classifier` looks for C, by name; the second is that of Radford et al. 2021 (CLIP), appendix A.3, down to 8
-steps a decade."""
+"""How `classifier` looks for C, by name; the second is that of Radford et al. 2021 (CLIP), appendix
+A.3, down to 8 steps a decade."""
 
 
-def kept_aside(count: int, seed: int, owners: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def kept_aside(
+    count: int, seed: int, owners: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Two lists of indices of `count` samples: to fit on, and a fifth (one at least) to choose by.
 
-    `owners` (count,) says to which image each position belongs: then a fifth of the images is kept aside, whole.
+    `owners` (count,) says to which image each position belongs: then a fifth of the images is kept
+    aside, whole.
 
     >>> fit, choose = kept_aside(10, seed=0)
     >>> len(fit), len(choose), sorted([*fit, *choose]) == list(range(10))
@@ -46,7 +51,9 @@ def kept_aside(count: int, seed: int, owners: np.ndarray | None = None) -> tuple
     values = np.arange(count) if owners is None else owners
     different = np.unique(values)
     if len(different) < 2:
-        raise InputError(f"{len(different)} sample is too few to fit a probe and choose its strength; give more")
+        raise InputError(
+            f"{len(different)} sample is too few to fit a probe and choose its strength; give more"
+        )
     order = generator(seed, "evaluation", "kept").permutation(different)
     aside = np.isin(values, order[: max(1, round(KEPT * len(order)))])
     return np.flatnonzero(~aside), np.flatnonzero(aside)
@@ -62,11 +69,13 @@ def classifier(
     cs: Sequence[float] = CS,
     halvings: int = 0,
 ) -> tuple[Any, float]:
-    """scikit-learn's logistic regression on standardised features (N, D) with labels (N,), and its C.
+    """scikit-learn's logistic regression on standardised features (N, D) with labels (N,), and its
+    C.
 
-    C is the one of `cs` with the best accuracy on a fifth kept aside, the smallest of equal ones, or lies between them
-    (`best_c`); then all samples are fitted. `owners` are those of `kept_aside`; C is chosen on the features and labels
-    `aside`, where they are given. Raises InputError where fewer than two classes are there.
+    C is the one of `cs` with the best accuracy on a fifth kept aside, the smallest of equal ones,
+    or lies between them (`best_c`); then all samples are fitted. `owners` are those of
+    `kept_aside`; C is chosen on the features and labels `aside`, where they are given. Raises
+    InputError where fewer than two classes are there.
     """
     if aside is not None:
         C = best_c(cs, features, labels, *aside, halvings=halvings)
@@ -79,12 +88,18 @@ def classifier(
 
 
 def best_c(
-    cs: Sequence[float], x: np.ndarray, y: np.ndarray, aside_x: np.ndarray, aside_y: np.ndarray, *, halvings: int = 0
+    cs: Sequence[float],
+    x: np.ndarray,
+    y: np.ndarray,
+    aside_x: np.ndarray,
+    aside_y: np.ndarray,
+    *,
+    halvings: int = 0,
 ) -> float:
     """The C with the best accuracy on samples kept aside, of equal ones the first.
 
-    `cs` have one factor from each to the next. Each halving tries what lies half as far, in the logarithm, on either
-    side of the best one, which stays where neither is better.
+    `cs` have one factor from each to the next. Each halving tries what lies half as far, in the
+    logarithm, on either side of the best one, which stays where neither is better.
     """
 
     @cache
@@ -99,15 +114,20 @@ def best_c(
 
 
 def fitted(x: np.ndarray, y: np.ndarray, C: float) -> Any:
-    """The regression of one C: scikit-learn's pipeline of `StandardScaler` and `LogisticRegression`."""
+    """The regression of one C: scikit-learn's pipeline of `StandardScaler` and
+    `LogisticRegression`."""
     with lab("a linear probe"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     if len(np.unique(y)) < 2:
-        raise InputError("all samples that a probe learns from are of one class; give samples of others too")
+        raise InputError(
+            "all samples that a probe learns from are of one class; give samples of others too"
+        )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")  # so it is with one shot
+        warnings.filterwarnings(
+            "ignore", "The number of unique classes is greater than 50%"
+        )  # so it is with one shot
         return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, y)
 
 
@@ -131,7 +151,8 @@ def weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hits(model: Any, test_x: np.ndarray, test_y: np.ndarray, top: int = 1) -> np.ndarray:
-    """Whether a classifier puts each test sample's class among its first `top`: (M,) bool of features (M, D)."""
+    """Whether a classifier puts each test sample's class among its first `top`: (M,) bool of
+    features (M, D)."""
     scores = model.decision_function(test_x)
     if scores.ndim == 1:  # two classes
         scores = np.stack([-scores, scores], 1)
@@ -139,6 +160,7 @@ def hits(model: Any, test_x: np.ndarray, test_y: np.ndarray, top: int = 1) -> np
 
 
 def among_first(scores: Any, classes: np.ndarray, labels: np.ndarray, top: int = 1) -> np.ndarray:
-    """Whether the right class is among the `top` highest scores (M,): scores (M, C) of `classes` (C,), labels (M,)."""
+    """Whether the right class is among the `top` highest scores (M,): scores (M, C) of `classes`
+    (C,), labels (M,)."""
     place = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
     return (class_ranks(scores, place) <= top) & (classes[place] == labels)

@@ -1,10 +1,12 @@
 """Metrics of retrieval, classification, agreement and spread as functions of arrays.
 
-Ties are judged against the model everywhere: where a right and a wrong answer score the same, the wrong one goes first.
-So a model that maps everything to one point gets 0, never a lucky hit, and no result depends on the order of the data.
-Scores closer than the rounding of a float32 dot product (1e-6 of the vectors' norms) count as the same.
+Ties are judged against the model everywhere: where a right and a wrong answer score the same, the
+wrong one goes first. So a model that maps everything to one point gets 0, never a lucky hit, and no
+result depends on the order of the data. Scores closer than the rounding of a float32 dot product
+(1e-6 of the vectors' norms) count as the same.
 
-What scipy or scikit-learn computes is left to them; they come with the extra `lab` and are imported when first needed.
+What scipy or scikit-learn computes is left to them; they come with the extra `lab` and are imported
+when first needed.
 
 Dimensions: Q queries, G gallery items, E embedding, N samples, C classes.
 """
@@ -22,7 +24,8 @@ from diptych.errors import InputError
 
 Array = Tensor | np.ndarray
 Positives = Sequence[Sequence[int]] | Array
-"""For each query the gallery items that are right, one or more; as an array (Q,), exactly one each."""
+"""For each query the gallery items that are right, one or more; as an array (Q,), exactly one
+each."""
 
 TIE = 1e-6
 """Scores of unit vectors that are closer than this are the same."""
@@ -30,7 +33,8 @@ TIE = 1e-6
 
 @contextmanager
 def lab(what: str) -> Iterator[None]:
-    """Imports of scipy and scikit-learn go inside; InputError with the remedy where one is not installed.
+    """Imports of scipy and scikit-learn go inside; InputError with the remedy where one is not
+    installed.
 
     >>> with lab("this example"):
     ...     import nothing_of_the_kind
@@ -41,24 +45,35 @@ def lab(what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         name = (error.name or "scikit-learn").partition(".")[0].replace("sklearn", "scikit-learn")
-        raise InputError(f"{what} needs {name}; install it with: pip install 'diptych[lab]'") from None
+        raise InputError(
+            f"{what} needs {name}; install it with: pip install 'diptych[lab]'"
+        ) from None
 
 
 def ranks(
-    queries: Array, gallery: Array, positives: Positives, *, ignored: Positives | None = None, tile: int = 128
+    queries: Array,
+    gallery: Array,
+    positives: Positives,
+    *,
+    ignored: Positives | None = None,
+    tile: int = 128,
 ) -> np.ndarray:
-    """The rank of the best right item of each query, 1 for the top: 1 + the wrong items that score as high or higher.
+    """The rank of the best right item of each query, 1 for the top: 1 + the wrong items that score
+    as high or higher.
 
-    queries (Q, E) and gallery (G, E), or (G, K, E), are compared by `similarities`, `tile` queries at a time:
-    O(tile · G · K) memory. `ignored` are items that are neither right nor wrong, such as the query itself. Returns (Q,)
-    integers. Raises InputError where a query has no right item, or values are not finite.
+    queries (Q, E) and gallery (G, E), or (G, K, E), are compared by `similarities`, `tile` queries
+    at a time: O(tile · G · K) memory. `ignored` are items that are neither right nor wrong, such as
+    the query itself. Returns (Q,) integers. Raises InputError where a query has no right item, or
+    values are not finite.
 
     >>> ranks(np.eye(3), np.eye(3), np.array([0, 1, 0]))  # the third ties with the wrong 1, and loses to 2
     array([1, 1, 3])
     """
     found = []
     for scores, owner, items, slack in _tiles(queries, gallery, positives, tile, ignored):
-        own = scores[owner, items]  # of the right items, which are few: no mask as large as the scores
+        own = scores[
+            owner, items
+        ]  # of the right items, which are few: no mask as large as the scores
         bar = torch.full_like(slack, -torch.inf).scatter_reduce(0, owner, own, "amax") - slack
         above = (scores >= bar[:, None]).sum(1, dtype=torch.int32)
         found.append(1 + above.index_add(0, owner, -(own >= bar[owner]).to(above.dtype)))
@@ -66,7 +81,8 @@ def ranks(
 
 
 def similarities(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Dot products (Q, G) of queries (Q, E) with items (G, E); of items with K vectors (G, K, E), the largest of K.
+    """Dot products (Q, G) of queries (Q, E) with items (G, E); of items with K vectors (G, K, E),
+    the largest of K.
 
     >>> similarities(torch.eye(2), torch.tensor([[[1.0, 0.0], [0.0, 0.5]], [[-1.0, 0.0], [0.0, 2.0]]]))
     tensor([[1.0000, 0.0000],
@@ -76,9 +92,11 @@ def similarities(queries: Tensor, gallery: Tensor) -> Tensor:
     return found if gallery.dim() == 2 else found.unflatten(1, gallery.shape[:2]).amax(2)
 
 
-def first(queries: Array, gallery: Array, positives: Positives, k: int, *, tile: int = 128) -> np.ndarray:
-    """The first k items of each query (Q, k), or all where there are fewer; where they tie, wrong ones go first, in the
-    order of the gallery.
+def first(
+    queries: Array, gallery: Array, positives: Positives, k: int, *, tile: int = 128
+) -> np.ndarray:
+    """The first k items of each query (Q, k), or all where there are fewer; where they tie, wrong
+    ones go first, in the order of the gallery.
 
     So a right item is among them exactly where its rank by `ranks` is at most k.
 
@@ -95,8 +113,11 @@ def first(queries: Array, gallery: Array, positives: Positives, k: int, *, tile:
     return np.concatenate(found)
 
 
-def ranks_of_two_stages(ranks: np.ndarray, chosen: np.ndarray, scores: np.ndarray, positives: Positives) -> np.ndarray:
-    """The ranks (Q,) once each query's first by `ranks`, `chosen` (Q, k), are ordered anew by their `scores` (Q, k).
+def ranks_of_two_stages(
+    ranks: np.ndarray, chosen: np.ndarray, scores: np.ndarray, positives: Positives
+) -> np.ndarray:
+    """The ranks (Q,) once each query's first by `ranks`, `chosen` (Q, k), are ordered anew by their
+    `scores` (Q, k).
 
     A query without a right item among the chosen keeps its rank. Ties lose.
 
@@ -104,14 +125,21 @@ def ranks_of_two_stages(ranks: np.ndarray, chosen: np.ndarray, scores: np.ndarra
     >>> ranks_of_two_stages(np.array([2, 9]), chosen, scores, [[3], [8]])
     array([1, 9])
     """
-    right = np.array([np.isin(items, wanted) for items, wanted in zip(chosen, positives, strict=True)])
+    right = np.array(
+        [np.isin(items, wanted) for items, wanted in zip(chosen, positives, strict=True)]
+    )
     best = np.where(right, scores, -np.inf).max(1)
     second = 1 + (~right & (scores >= best[:, None])).sum(1)
     return np.where(right.any(1), second, ranks)
 
 
 def recall_at_k(
-    queries: Array, gallery: Array, positives: Positives, ks: Sequence[int] = (1, 5, 10), *, tile: int = 128
+    queries: Array,
+    gallery: Array,
+    positives: Positives,
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    tile: int = 128,
 ) -> dict[int, float]:
     """The share of queries with a right item among their first k, for each k (see `ranks`).
 
@@ -127,7 +155,9 @@ def median_rank(queries: Array, gallery: Array, positives: Positives, *, tile: i
     return float(np.median(ranks(queries, gallery, positives, tile=tile)))
 
 
-def mean_reciprocal_rank(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> float:
+def mean_reciprocal_rank(
+    queries: Array, gallery: Array, positives: Positives, *, tile: int = 128
+) -> float:
     """The mean over queries of 1 / rank of the best right item (see `ranks`).
 
     >>> mean_reciprocal_rank(np.eye(2), np.eye(2), [[0], [0]])
@@ -137,7 +167,8 @@ def mean_reciprocal_rank(queries: Array, gallery: Array, positives: Positives, *
 
 
 def chance_recall(right: Sequence[int], gallery: int, k: int) -> float:
-    """Recall at k of a random order: the mean over queries with `right[q]` right items among `gallery`.
+    """Recall at k of a random order: the mean over queries with `right[q]` right items among
+    `gallery`.
 
         [C(gallery, k) - C(gallery - right, k)] / C(gallery, k)
 
@@ -152,7 +183,8 @@ def chance_recall(right: Sequence[int], gallery: int, k: int) -> float:
 
 
 def chance_reciprocal_rank(right: Sequence[int], gallery: int) -> float:
-    """The mean reciprocal rank of a random order: `right[q]` right items of query q among `gallery`.
+    """The mean reciprocal rank of a random order: `right[q]` right items of query q among
+    `gallery`.
 
         sum_k 1/k · C(gallery - k, right - 1) / C(gallery, right)
 
@@ -163,25 +195,37 @@ def chance_reciprocal_rank(right: Sequence[int], gallery: int) -> float:
     place = np.arange(1, gallery + 1)
     means = []
     for value in values:
-        later = (gallery - place[1:] - value + 2).clip(0) / (gallery - place[1:] + 1)  # P(first at k) / P(at k - 1)
+        later = (gallery - place[1:] - value + 2).clip(0) / (
+            gallery - place[1:] + 1
+        )  # P(first at k) / P(at k - 1)
         means.append((np.cumprod([value / gallery, *later]) / place).sum())
     return float(np.average(means, weights=counts))
 
 
-def mean_average_precision(queries: Array, gallery: Array, positives: Positives, *, tile: int = 128) -> float:
-    """The mean over queries of the average precision: the mean over right items of the precision at their rank.
+def mean_average_precision(
+    queries: Array, gallery: Array, positives: Positives, *, tile: int = 128
+) -> float:
+    """The mean over queries of the average precision: the mean over right items of the precision at
+    their rank.
 
-    With right items in falling order of score, the i-th has precision i / (i + wrong items scoring as high or higher).
+    With right items in falling order of score, the i-th has precision i / (i + wrong items scoring
+    as high or higher).
     """
     total = 0.0
     count = 0
     for scores, owner, items, slack in _tiles(queries, gallery, positives, tile):
         right = _mask(scores, owner, items)
-        wrong = scores.masked_fill(right, torch.inf).sort(1).values  # ascending; the right ones go last
+        wrong = (
+            scores.masked_fill(right, torch.inf).sort(1).values
+        )  # ascending; the right ones go last
         n_wrong = (~right).sum(1)
         n_right = torch.bincount(owner, minlength=len(scores))
-        ordered = scores.masked_fill(~right, -torch.inf).topk(int(n_right.max()), 1).values  # (tile, most right items)
-        above = n_wrong[:, None] - torch.searchsorted(wrong, (ordered - slack[:, None]).contiguous())
+        ordered = (
+            scores.masked_fill(~right, -torch.inf).topk(int(n_right.max()), 1).values
+        )  # (tile, most right items)
+        above = n_wrong[:, None] - torch.searchsorted(
+            wrong, (ordered - slack[:, None]).contiguous()
+        )
         place = torch.arange(1, ordered.shape[1] + 1, device=scores.device)
         precision = place / (place + above)
         precision = precision.masked_fill(place > n_right[:, None], 0).double()
@@ -201,7 +245,8 @@ def accuracy(scores: Array, labels: Array, topk: Sequence[int] = (1, 5)) -> dict
 
 
 def class_ranks(scores: Array, labels: Array) -> np.ndarray:
-    """The rank (N,) of each sample's right class among scores (N, C): 1 + the other classes as high or higher.
+    """The rank (N,) of each sample's right class among scores (N, C): 1 + the other classes as high
+    or higher.
 
     Scores closer than `TIE` of the largest in their row count as the same.
 
@@ -245,13 +290,15 @@ def harmonic_mean(a: float, b: float) -> float:
 def correlation(
     x: Array, y: Array, kind: Literal["pearson", "spearman"] = "pearson", level: float = 0.95
 ) -> tuple[float, float, float]:
-    """How far two lists of numbers (N,) rise together, r, and the ends of its interval by Fisher's transformation.
+    """How far two lists of numbers (N,) rise together, r, and the ends of its interval by Fisher's
+    transformation.
 
         tanh(atanh r ± z · s),        s² = 1 / (n - 3) for Pearson's r,   (1 + r²/2) / (n - 3) for Spearman's
 
-    Ties share their mean rank. A constant list agrees with nothing: r is 0. The interval is NaN below four pairs.
-    Raises InputError for lists that differ in length, hold fewer than two numbers, or ones that are not finite.
-    Sources: Fisher 1921; Bonett and Wright 2000 (Spearman's s).
+    Ties share their mean rank. A constant list agrees with nothing: r is 0. The interval is NaN
+    below four pairs. Raises InputError for lists that differ in length, hold fewer than two
+    numbers, or ones that are not finite. Sources: Fisher 1921; Bonett and Wright 2000 (Spearman's
+    s).
 
     >>> r, low, high = correlation(np.array([1.0, 2, 3, 4, 5]), np.array([1.0, 2, 3, 5, 4]), "spearman")
     >>> round(r, 2), low < r < high
@@ -259,7 +306,9 @@ def correlation(
     """
     a, b = (np.asarray(values, np.float64) for values in (x, y))
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2 or not np.isfinite([a, b]).all():
-        raise InputError(f"{a.shape} and {b.shape} numbers do not correlate; give two finite lists of one length")
+        raise InputError(
+            f"{a.shape} and {b.shape} numbers do not correlate; give two finite lists of one length"
+        )
     with lab("a correlation"):
         from scipy import stats
     if np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -276,7 +325,8 @@ def correlation(
 
 
 def effective_rank(x: Array) -> float:
-    """How many directions the rows of x (N, E) fill: the exponential of the entropy of their singular values.
+    """How many directions the rows of x (N, E) fill: the exponential of the entropy of their
+    singular values.
 
         exp( - sum_i p_i log p_i ),        p_i = s_i / sum_j s_j
 
@@ -294,9 +344,11 @@ def effective_rank(x: Array) -> float:
 
 
 def covariance_rank(x: Array) -> int:
-    """How many directions the rows of x (N, E) vary in: the rank of their covariance, up to min(N - 1, E).
+    """How many directions the rows of x (N, E) vary in: the rank of their covariance, up to min(N -
+    1, E).
 
-    An eigenvalue counts above E times float32's epsilon of the greatest, since embeddings come in float32.
+    An eigenvalue counts above E times float32's epsilon of the greatest, since embeddings come in
+    float32.
 
     >>> covariance_rank(np.eye(5)), covariance_rank(np.ones((5, 3)))
     (4, 0)
@@ -305,16 +357,23 @@ def covariance_rank(x: Array) -> int:
     if len(values) < 2:
         return 0
     spectrum = torch.linalg.eigvalsh(torch.cov(values.T).reshape(values.shape[1], -1))
-    return int((spectrum > values.shape[1] * torch.finfo(torch.float32).eps * spectrum.max().clamp(min=1e-12)).sum())
+    return int(
+        (
+            spectrum
+            > values.shape[1] * torch.finfo(torch.float32).eps * spectrum.max().clamp(min=1e-12)
+        ).sum()
+    )
 
 
 def wasserstein_uniformity(x: Array) -> float:
-    """How far the rows of x (N, E), unit vectors, are from being spread evenly, as Gaussians: lower is more even.
+    """How far the rows of x (N, E), unit vectors, are from being spread evenly, as Gaussians: lower
+    is more even.
 
         W = sqrt( |μ|² + 1 + tr Σ - 2/sqrt(E) · tr Σ^½ )
 
-    the 2-Wasserstein distance of N(μ, Σ), their mean and covariance, from N(0, I/E). Between 0 and 2; 0 needs all
-    directions, so points that fill a subspace alone are far from it. Source: Fang et al. 2024.
+    the 2-Wasserstein distance of N(μ, Σ), their mean and covariance, from N(0, I/E). Between 0 and
+    2; 0 needs all directions, so points that fill a subspace alone are far from it. Source: Fang et
+    al. 2024.
 
     >>> round(wasserstein_uniformity(np.concatenate([np.eye(3), -np.eye(3)])), 6)
     0.0
@@ -323,17 +382,24 @@ def wasserstein_uniformity(x: Array) -> float:
     mean = values.mean(0)
     centred = values - mean
     spectrum = torch.linalg.svdvals(centred).square() / len(values)
-    square = mean.square().sum() + 1 + spectrum.sum() - 2 / math.sqrt(values.shape[1]) * spectrum.sqrt().sum()
+    square = (
+        mean.square().sum()
+        + 1
+        + spectrum.sum()
+        - 2 / math.sqrt(values.shape[1]) * spectrum.sqrt().sum()
+    )
     return float(square.clamp(min=0).sqrt())
 
 
 def isotropy(x: Array) -> float:
-    """How evenly the rows of x (N, E) point: least over greatest partition function along their principal axes.
+    """How evenly the rows of x (N, E) point: least over greatest partition function along their
+    principal axes.
 
         min_c Z(c) / max_c Z(c),      Z(c) = sum_i exp<c, x_i>,      c: ± the eigenvectors of xᵀx
 
-    1 where all directions are alike; on unit vectors at least e^-2. Source: Mu and Viswanath 2018; both signs of an
-    axis are taken here, so that the value does not hang on the sign that a solver gives.
+    1 where all directions are alike; on unit vectors at least e^-2. Source: Mu and Viswanath 2018;
+    both signs of an axis are taken here, so that the value does not hang on the sign that a solver
+    gives.
 
     >>> round(isotropy(np.concatenate([np.eye(3), -np.eye(3)])), 4)
     1.0
@@ -346,12 +412,13 @@ def isotropy(x: Array) -> float:
 
 
 def spread(x: Array) -> float:
-    """How far unit vectors x (N, E) are from being one point: 0 where all are equal, 1 where their mean is 0.
+    """How far unit vectors x (N, E) are from being one point: 0 where all are equal, 1 where their
+    mean is 0.
 
         sqrt( sum_j var_j ) = sqrt( mean_i |x_i - mean x|² )
 
-    SimSiam's standard deviation of the coordinates (Chen and He 2021, figure 2), over all of them at once, so that the
-    axes do not matter.
+    SimSiam's standard deviation of the coordinates (Chen and He 2021, figure 2), over all of them
+    at once, so that the axes do not matter.
 
     >>> spread(np.ones((4, 3))), spread(np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]))
     (0.0, 1.0)
@@ -365,18 +432,26 @@ def _finite(name: str, array: Array, dimensions: tuple[int, ...] = (2,)) -> Tens
     values = values if values.dtype == torch.float64 else values.float()
     if values.dim() not in dimensions or not len(values):
         wanted = " or ".join(("two", "three")[each - 2] for each in dimensions)
-        raise InputError(f"{name} has shape {tuple(values.shape)}; {wanted} dimensions and at least one row are needed")
+        raise InputError(
+            f"{name} has shape {tuple(values.shape)}; {wanted} dimensions and at least one row are needed"
+        )
     # The extremes are finite where all are, and need no memory; NaN is both.
     if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
-        raise InputError(f"{name} holds values that are not finite; the model that made them is broken")
+        raise InputError(
+            f"{name} holds values that are not finite; the model that made them is broken"
+        )
     return values
 
 
 def _tiles(
-    queries: Array, gallery: Array, positives: Positives, tile: int, ignored: Positives | None = None
+    queries: Array,
+    gallery: Array,
+    positives: Positives,
+    tile: int,
+    ignored: Positives | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For `tile` queries at a time: scores (t, G), the right pairs as queries (P,) and items (P,), and what counts as a
-    tie (t,). Ignored items score -inf."""
+    """For `tile` queries at a time: scores (t, G), the right pairs as queries (P,) and items (P,),
+    and what counts as a tie (t,). Ignored items score -inf."""
     q = _finite("queries", queries)
     g = _finite("gallery", gallery, (2, 3))
     if len(positives) != len(q) or q.shape[1] != g.shape[-1]:
@@ -390,7 +465,9 @@ def _tiles(
     for start in range(0, len(q), tile):
         owner, items, sizes = _pairs(positives[start : start + tile], q.device)
         if not sizes.all():
-            raise InputError(f"query {start + int(np.argmin(sizes))} has no right item in the gallery; leave it out")
+            raise InputError(
+                f"query {start + int(np.argmin(sizes))} has no right item in the gallery; leave it out"
+            )
         part = q[start : start + tile]
         scores = similarities(part, g)
         if ignored is not None:
@@ -417,12 +494,13 @@ def _pairs(lists: Positives, device: torch.device) -> tuple[Tensor, Tensor, np.n
 
 
 def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
-    """The threshold above which scores (N,) are called visual with the greatest macro F1, of those (N,) that are so.
+    """The threshold above which scores (N,) are called visual with the greatest macro F1, of those
+    (N,) that are so.
 
         F1 = mean of 2 TP / (2 TP + FP + FN) over the two classes
 
-    It lies in the middle between two scores; of several that are as good it is the one in the middle. Raises
-    InputError where all texts are of one class.
+    It lies in the middle between two scores; of several that are as good it is the one in the
+    middle. Raises InputError where all texts are of one class.
 
     >>> best_threshold(np.array([0.25, 0.5, 0.75, 1.0]), np.array([0, 0, 1, 1]))
     0.625
@@ -434,7 +512,9 @@ def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
             "be, and some not: give texts of both kinds, with a label that says which"
         )
     values, number = np.unique(np.asarray(scores, np.float64), return_inverse=True)
-    ours = np.bincount(number, visual).cumsum()[:-1]  # visual texts at or below each score but the last
+    ours = np.bincount(number, visual).cumsum()[
+        :-1
+    ]  # visual texts at or below each score but the last
     others = np.bincount(number, ~visual).cumsum()[:-1]
     if not len(ours):
         raise InputError(

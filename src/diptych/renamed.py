@@ -1,7 +1,9 @@
-"""Options and the like that were renamed: saved files still load, and a user who writes an old name gets the new one.
+"""Options and the like that were renamed: saved files still load, and a user who writes an old name
+gets the new one.
 
-`RENAMED` is the table. What reads a saved file translates its old names, with a warning (`current`, `translated`).
-Where a user writes one, on the command line or in Python, it is an error that gives the new name (`refuse`).
+`RENAMED` is the table. What reads a saved file translates its old names, with a warning (`current`,
+`translated`). Where a user writes one, on the command line or in Python, it is an error that gives
+the new name (`refuse`).
 """
 
 import warnings
@@ -22,7 +24,8 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "source": {"kept": "filtered"},
     "suite": {"flags": "noisy_pairs", "likeness": "clip_i"},
 }
-"""Old names and what they are called now, by kind: "option of METHOD", "OPTION of METHOD" for values, and so on."""
+"""Old names and what they are called now, by kind: "option of METHOD", "OPTION of METHOD" for
+values, and so on."""
 
 
 def current(kind: str, name: str, file: Path) -> str:
@@ -34,19 +37,26 @@ def current(kind: str, name: str, file: Path) -> str:
     new = RENAMED.get(kind, {}).get(name)
     if new is None:
         return name
-    warnings.warn(f"{file}: {kind} {name!r} is called {new!r} now, and is read as that", FutureWarning, stacklevel=2)
+    warnings.warn(
+        f"{file}: {kind} {name!r} is called {new!r} now, and is read as that",
+        FutureWarning,
+        stacklevel=2,
+    )
     return new
 
 
 def translated(owner: str, saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The saved options of `owner` by the names that they and their values have now; warns of each old one.
+    """The saved options of `owner` by the names that they and their values have now; warns of each
+    old one.
 
     Raises InputError where the file has an option by both its names.
     """
     kind = f"option of {owner}"
     for old, new in RENAMED.get(kind, {}).items():
         if old in saved and new in saved:
-            raise InputError(f"{file} gives the {kind} {new!r} by its old name {old!r} too; leave one of them out")
+            raise InputError(
+                f"{file} gives the {kind} {new!r} by its old name {old!r} too; leave one of them out"
+            )
     options = {current(kind, name, file): value for name, value in saved.items()}
     return {
         name: current(f"{name} of {owner}", value, file) if isinstance(value, str) else value

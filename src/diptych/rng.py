@@ -1,7 +1,7 @@
 """Random numbers as pure functions of a seed and a key.
 
-A choice made from `generator(seed, "crop", epoch, position)` depends on nothing else: not on workers, ranks, the order
-of calls, the platform or the Python run.
+A choice made from `generator(seed, "crop", epoch, position)` depends on nothing else: not on
+workers, ranks, the order of calls, the platform or the Python run.
 """
 
 import hashlib
@@ -12,7 +12,9 @@ import numpy as np
 def _digest(seed: int, key: tuple[int | str, ...]) -> int:
     """128 bits that tell every (seed, key) apart, numbers from words included."""
     words = (word if isinstance(word, str) else int(word) for word in (seed, *key))
-    return int.from_bytes(hashlib.blake2b(repr(tuple(words)).encode(), digest_size=16).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(repr(tuple(words)).encode(), digest_size=16).digest(), "little"
+    )
 
 
 def generator(seed: int, *key: int | str) -> np.random.Generator:

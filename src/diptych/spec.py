@@ -1,4 +1,5 @@
-"""Names with options in one word: `NAME:key=value:key=value`, used for sources, towers and tokenizers alike.
+"""Names with options in one word: `NAME:key=value:key=value`, used for sources, towers and
+tokenizers alike.
 
 >>> parse("vit:width=384:depth=12")
 Spec(name='vit', options={'width': 384, 'depth': 12})
@@ -26,7 +27,8 @@ _LARGEST = sys.float_info.max
 
 @dataclass(frozen=True)
 class Spec:
-    """A name and its options. The name may hold colons (`timm:resnet18`, `C:/data`): only `:key=` opens an option."""
+    """A name and its options. The name may hold colons (`timm:resnet18`, `C:/data`): only `:key=`
+    opens an option."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -36,7 +38,8 @@ class Spec:
 
 
 def parse(text: str) -> Spec:
-    """Split `NAME:key=value…`; values that read as Python numbers, booleans or None become such, others stay text.
+    """Split `NAME:key=value…`; values that read as Python numbers, booleans or None become such,
+    others stay text.
 
     Raises InputError for an empty name or a key given twice.
     """
@@ -84,7 +87,8 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A limit that a number of an option keeps; it stands in an annotation, as in `Annotated[float, Above(0)]`."""
+    """A limit that a number of an option keeps; it stands in an annotation, as in `Annotated[float,
+    Above(0)]`."""
 
     limit: float
     word: ClassVar[str]
@@ -138,18 +142,48 @@ class AtMost(Bound):
     holds = operator.le
 
 
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What an option sets, where the contract suite makes smaller models by it; it stands in an
+    annotation."""
+
+    name: Literal["width", "dropout", "network", "model"]
+
+
+def role(hint: Any) -> str | None:
+    """The name of the role in an annotation, None where it has none.
+
+    >>> role(Width | None), role(Count)
+    ('width', None)
+    """
+    if get_origin(hint) is Annotated:
+        return next((part.name for part in get_args(hint)[1:] if isinstance(part, Role)), None)
+    if get_origin(hint) in (Union, UnionType):
+        return next(filter(None, map(role, get_args(hint))), None)
+    return None
+
+
 Positive = Annotated[float, Above(0)]
 NotNegative = Annotated[float, AtLeast(0)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 ShareBelowOne = Annotated[float, AtLeast(0), Below(1)]
 Count = Annotated[int, AtLeast(1)]
 Natural = Annotated[int, AtLeast(0)]
+Width = Annotated[int, AtLeast(1), Role("width")]
+"""Features of a layer."""
+Dropout = Annotated[float, AtLeast(0), Below(1), Role("dropout")]
+"""A probability of dropout."""
+NetworkSpec = Annotated[str, Role("network")]
+"""The spec of a tower or a head, such as `mlp:hidden=2048`."""
+ModelSpec = Annotated[str, Role("model")]
+"""The spec of a whole model, as `diptych.load` takes it."""
 
 
 def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:
     """Build the frozen dataclass `cls` from plain options; an unknown key names the nearest field.
 
-    A number stands for a tuple of one, as `widths=8` does on the command line. Raises InputError as `check` does.
+    A number stands for a tuple of one, as `widths=8` does on the command line. Raises InputError as
+    `check` does.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, kw_only=True)
@@ -175,7 +209,8 @@ _REPR.maxlevel = 4
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, cut where it is long: a file of a few lines can name one list in another many times.
+    """A value as Python writes it, cut where it is long: a file of a few lines can name one list in
+    another many times.
 
     >>> shown([1, "a"]), shown([[[[[[1]]]]]])
     ("[1, 'a']", '[[[[...]]]]')
@@ -184,15 +219,18 @@ def shown(value: Any) -> str:
 
 
 def _listed(value: Any, hint: Any) -> Any:
-    """A number as a tuple of one where the annotation is of a tuple of any length; any other value as it is."""
+    """A number as a tuple of one where the annotation is of a tuple of any length; any other value
+    as it is."""
     is_tuple = get_origin(hint) is tuple and get_args(hint)[-1] is ...
     return (value,) if is_tuple and isinstance(value, int | float) else value
 
 
 def check(cls: type, options: Mapping[str, Any], where: str) -> None:
-    """Raise InputError where an option is no field of the dataclass `cls`, or its value does not fit the annotation.
+    """Raise InputError where an option is no field of the dataclass `cls`, or its value does not
+    fit the annotation.
 
-    Numbers, truth values, texts, `Literal`, tuples, mappings and unions of them are checked, and each `Bound`.
+    Numbers, truth values, texts, `Literal`, tuples, mappings and unions of them are checked, and
+    each `Bound`.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, kw_only=True)
@@ -209,11 +247,14 @@ def check(cls: type, options: Mapping[str, Any], where: str) -> None:
         if not fits(value, hints[key]):
             close = nearest(value, choices(hints[key])) if isinstance(value, str) else None
             hinted = f"; did you mean {close!r}?" if close else ""
-            raise InputError(f"option {key!r} of {where} is {shown(value)}; it must be {takes(hints[key])}{hinted}")
+            raise InputError(
+                f"option {key!r} of {where} is {shown(value)}; it must be {takes(hints[key])}{hinted}"
+            )
 
 
 def problem(cls: type, values: Mapping[str, Any]) -> str:
-    """What is wrong with saved values of a dataclass, "" where nothing: a field that is missing or of another type.
+    """What is wrong with saved values of a dataclass, "" where nothing: a field that is missing or
+    of another type.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -233,11 +274,16 @@ def problem(cls: type, values: Mapping[str, Any]) -> str:
 
 
 def check_record(cls: type, values: Any, path: Path, remedy: str) -> dict[str, Any]:
-    """The values of a saved record whose types fit the fields of the dataclass `cls`; those of no field are left out.
+    """The values of a saved record whose types fit the fields of the dataclass `cls`; those of no
+    field are left out.
 
     InputError, which ends in the remedy, where one is missing or of another type.
     """
-    wrong = problem(cls, values) if isinstance(values, Mapping) else f"it holds a {type(values).__name__}"
+    wrong = (
+        problem(cls, values)
+        if isinstance(values, Mapping)
+        else f"it holds a {type(values).__name__}"
+    )
     if wrong:
         raise InputError(f"{path} is damaged ({wrong}); {remedy}")
     return {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
@@ -252,7 +298,8 @@ def annotations(cls: type) -> dict[str, Any]:
 
 
 def fits(value: Any, wanted: Any) -> bool:
-    """Whether a value may stand where an annotation is; types other than those that `check` names take anything.
+    """Whether a value may stand where an annotation is; types other than those that `check` names
+    take anything.
 
     >>> fits(-1, Annotated[int, AtLeast(0)] | None), fits(None, Annotated[int, AtLeast(0)] | None)
     (False, True)
@@ -281,7 +328,11 @@ def fits(value: Any, wanted: Any) -> bool:
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if wanted is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= _LARGEST
+        )
     return isinstance(value, wanted) if wanted in (bool, str, NoneType) else True
 
 
@@ -303,7 +354,13 @@ def takes(hint: Any) -> str:
     >>> takes(Count), takes(Share)
     ('a whole number of at least 1', 'a number from 0 to 1')
     """
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+    plain = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        NoneType: "null",
+    }
     if hint in plain:
         return plain[hint]
     origin = get_origin(hint)
@@ -342,8 +399,11 @@ def bounds(hint: Any) -> str:
     return ""
 
 
-def several(kind: str, given: str | int, choices: Sequence[str], also: Sequence[str] = ()) -> tuple[str, ...]:
-    """The values of an option that takes several, split_specs by `+`, in the order of `choices`; "all" is all of them.
+def several(
+    kind: str, given: str | int, choices: Sequence[str], also: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The values of an option that takes several, split_specs by `+`, in the order of `choices`;
+    "all" is all of them.
 
     `also` are further words that the option takes, for the error's sake.
 

@@ -51,7 +51,9 @@ def caption(number: int) -> str:
     return f"a {COLOURS[number % 8]} thing, number {number}"
 
 
-def make_folder(folder: Path, count: int = 16, texts: bool = True, extra: Mapping[str, bytes] | None = None) -> Path:
+def make_folder(
+    folder: Path, count: int = 16, texts: bool = True, extra: Mapping[str, bytes] | None = None
+) -> Path:
     """Images with a .txt beside each, and other files."""
     folder.mkdir(parents=True)
     for number in range(count):
@@ -91,7 +93,12 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes = b"") -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def shell(*words: object, cwd: Path | None = None, program: tuple[str, ...] = ("-m", "diptych"), **settings):
+def shell(
+    *words: object,
+    cwd: Path | None = None,
+    program: tuple[str, ...] = ("-m", "diptych"),
+    **settings,
+):
     """Start `python -m diptych …` with one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     return subprocess.Popen(

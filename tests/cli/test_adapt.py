@@ -19,15 +19,32 @@ def folder(tmp_path_factory):
     names = source.schema()["labels.object"].classes
     for sample in source:
         (place / names[sample.labels["object"]]).mkdir(exist_ok=True)
-        sample.images["main"].decode().save(place / names[sample.labels["object"]] / f"{sample.key}.png")
+        sample.images["main"].decode().save(
+            place / names[sample.labels["object"]] / f"{sample.key}.png"
+        )
     return place
 
 
 @pytest.mark.parametrize("name", ["coop", "cocoop", "ctp_tft", "ivlp", "maple", "mocoop"])
 def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, diptych, tmp_path):
     run = tmp_path / "run"
-    options = {"maple": ("--method.depth", "3"), "ivlp": ("--method.depth", "2", "--method.image_depth", "4")}
-    words = ("--init", "tiny", "--data", folder, "--val", folder, "--steps", "4", "--batch-size", "8", "--quiet")
+    options = {
+        "maple": ("--method.depth", "3"),
+        "ivlp": ("--method.depth", "2", "--method.image_depth", "4"),
+    }
+    words = (
+        "--init",
+        "tiny",
+        "--data",
+        folder,
+        "--val",
+        folder,
+        "--steps",
+        "4",
+        "--batch-size",
+        "8",
+        "--quiet",
+    )
     called = diptych("train", name, *words, *options.get(name, ()), "--out", run)
     assert called.code == 0, called.err
     assert "validation: top1 " in called.err
@@ -39,7 +56,9 @@ def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, dipt
     other = json.loads(diptych("classify", run, folder, "--names", "violin,cat,tree", "--json").out)
     assert other["names"] == ["violin", "cat", "tree"]
     found = json.loads(
-        diptych("evaluate", run, "--data", folder, "--suite", "zeroshot", "--novel", "half", "--json").out
+        diptych(
+            "evaluate", run, "--data", folder, "--suite", "zeroshot", "--novel", "half", "--json"
+        ).out
     )
     numbers = found["results"]["zeroshot"] if "results" in found else found["zeroshot"]
     assert numbers["top1"] == pytest.approx(sum(right) / 40)
@@ -50,9 +69,29 @@ def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych
     run, told = tmp_path / "run", tmp_path / "told.json"
     names = ["banana", "cat", "guitar", "house"]
     told.write_text(json.dumps({name: [f"It is a {other}." for other in names] for name in names}))
-    words = ("--init", "tiny", "--data", folder, "--shots", "1", "--val", folder, "--quiet", "--method.rounds", "1")
+    words = (
+        "--init",
+        "tiny",
+        "--data",
+        folder,
+        "--shots",
+        "1",
+        "--val",
+        folder,
+        "--quiet",
+        "--method.rounds",
+        "1",
+    )
     called = diptych(
-        "train", "proapo", *words, "--method.descriptions", told, "--method.types", "[drawing]", "--out", run
+        "train",
+        "proapo",
+        *words,
+        "--method.descriptions",
+        told,
+        "--method.types",
+        "[drawing]",
+        "--out",
+        run,
     )
     assert called.code == 0, called.err
     assert "validation: top1 " in called.err
@@ -73,10 +112,21 @@ def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych
     assert "no sentences were chosen for violin (1 of 2 classes)" in caplog.text
 
 
-def test_sentences_that_lack_a_class_are_refused_before_anything_is_searched(folder, refused, tmp_path):
+def test_sentences_that_lack_a_class_are_refused_before_anything_is_searched(
+    folder, refused, tmp_path
+):
     told = tmp_path / "told.json"
     told.write_text(json.dumps({"cat": ["It purrs."]}))
-    words = ("--init", "tiny", "--data", folder, "--method.descriptions", told, "--out", tmp_path / "run")
+    words = (
+        "--init",
+        "tiny",
+        "--data",
+        folder,
+        "--method.descriptions",
+        told,
+        "--out",
+        tmp_path / "run",
+    )
     assert "there is no class 'banana'" in refused("train", "proapo", *words)
 
 
@@ -108,7 +158,19 @@ def test_validation_on_other_classes_leaves_training_as_it_is(folder, diptych, t
     other = tmp_path / "other"
     shutil.copytree(folder / "guitar", other / "guitar")
     shutil.copytree(folder / "house", other / "house")
-    words = ("train", "coop", "--init", "tiny", "--data", folder, "--epochs", "2", "--batch-size", "8", "--quiet")
+    words = (
+        "train",
+        "coop",
+        "--init",
+        "tiny",
+        "--data",
+        folder,
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--quiet",
+    )
     assert diptych(*words, "--out", tmp_path / "a").code == 0
     assert diptych(*words, "--val", other, "--out", tmp_path / "b").code == 0
     losses = [
@@ -146,14 +208,32 @@ def test_images_without_classes_get_those_of_the_run(folder, diptych, refused, t
     )
 
 
-def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_image(folder, diptych, refused, tmp_path):
+def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_image(
+    folder, diptych, refused, tmp_path
+):
     run, groups = tmp_path / "run", tmp_path / "groups.json"
-    groups.write_text(json.dumps({"plain": ["a {}", "the {}"], "drawn": ["a pencil drawing of a {}, in pale colours"]}))
+    groups.write_text(
+        json.dumps(
+            {"plain": ["a {}", "the {}"], "drawn": ["a pencil drawing of a {}, in pale colours"]}
+        )
+    )
     words = ("--init", "tiny", "--data", folder, "--steps", "2", "--batch-size", "2", "--quiet")
-    called = diptych("train", "mocoop", *words, "--method.templates", groups, "--method.names", "owl,cat", "--out", run)
+    called = diptych(
+        "train",
+        "mocoop",
+        *words,
+        "--method.templates",
+        groups,
+        "--method.names",
+        "owl,cat",
+        "--out",
+        run,
+    )
     assert called.code == 0, called.err
     groups.unlink()
-    told = json.loads(diptych("classify", run, folder, "--names", "cat,tree", "--route", "--json").out)
+    told = json.loads(
+        diptych("classify", run, folder, "--names", "cat,tree", "--route", "--json").out
+    )
     assert told["names"] == ["cat", "tree"]
     for each in told["images"]:
         assert sorted(group["name"] for group in each["groups"]) == ["drawn", "plain"]
@@ -162,20 +242,26 @@ def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_image(folder, d
     assert "groups" in table
     assert "plain 0." in table
     assert "plain 0." not in diptych("classify", run, folder).out
-    assert "does not route images to groups of prompts" in refused("classify", "tiny", folder, "--route")
+    assert "does not route images to groups of prompts" in refused(
+        "classify", "tiny", folder, "--route"
+    )
     again = diptych("train", "mocoop", "--config", run / "config.yaml", "--out", tmp_path / "again")
     assert again.code == 0, again.err
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "again")]
     assert weights[0] == weights[1]
 
 
-def test_a_run_whose_options_were_called_otherwise_goes_on_and_is_repeated(folder, diptych, refused, tmp_path):
+def test_a_run_whose_options_were_called_otherwise_goes_on_and_is_repeated(
+    folder, diptych, refused, tmp_path
+):
     run, options = tmp_path / "run", tmp_path / "options.yaml"
     words = ("--init", "tiny", "--data", folder, "--steps", "2", "--batch-size", "8", "--quiet")
     assert diptych("train", "maple", *words, "--method.n_ctx", "3", "--out", run).code == 0
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("n_ctx: 3", "length: 3"))
-    with pytest.warns(FutureWarning, match="config.yaml: option of maple 'length' is called 'n_ctx' now"):
+    with pytest.warns(
+        FutureWarning, match="config.yaml: option of maple 'length' is called 'n_ctx' now"
+    ):
         assert diptych("train", "--resume", "--out", run).code == 0
     with pytest.warns(FutureWarning, match="'length'"):
         again = diptych("train", "--config", run / "config.yaml", "--out", tmp_path / "again")
@@ -194,7 +280,9 @@ def test_a_lora_run_is_an_encoder_as_any_other_once_it_is_loaded(folder, diptych
     model, tiny = load(run), load("tiny")
     assert model.encoder.state_dict().keys() == tiny.encoder.state_dict().keys()
     moved = [
-        name for name, value in tiny.encoder.state_dict().items() if not value.equal(model.encoder.state_dict()[name])
+        name
+        for name, value in tiny.encoder.state_dict().items()
+        if not value.equal(model.encoder.state_dict()[name])
     ]
     assert moved
     assert all(name.endswith(("q.weight", "v.weight")) for name in moved)
@@ -206,24 +294,57 @@ def test_a_lora_run_is_an_encoder_as_any_other_once_it_is_loaded(folder, diptych
     ("words", "message"),
     [
         (("--data", "{folder}"), "name one with --init"),
-        (("--init", "tiny", "--data", "scenes:count=8:texts=caption", "--method.label", "colours"), "labels.colours"),
         (
-            ("--init", "tiny", "--data", "{folder}", "--method.n_ctx", "70", "--method.init_from_template", "false"),
+            (
+                "--init",
+                "tiny",
+                "--data",
+                "scenes:count=8:texts=caption",
+                "--method.label",
+                "colours",
+            ),
+            "labels.colours",
+        ),
+        (
+            (
+                "--init",
+                "tiny",
+                "--data",
+                "{folder}",
+                "--method.n_ctx",
+                "70",
+                "--method.init_from_template",
+                "false",
+            ),
             "does not fit",
         ),
-        (("--init", "tiny", "--data", "{folder}", "--method.length", "4"), "is called --method.n_ctx now; write"),
+        (
+            ("--init", "tiny", "--data", "{folder}", "--method.length", "4"),
+            "is called --method.n_ctx now; write",
+        ),
         (("--init", "tiny-lm", "--data", "{folder}"), "image tower"),
         (("--init", "{images}", "--data", "{folder}"), "start from one of images and texts"),
     ],
 )
-def test_what_cannot_be_adapted_is_told_in_one_line(words, message, folder, diptych, refused, tmp_path):
+def test_what_cannot_be_adapted_is_told_in_one_line(
+    words, message, folder, diptych, refused, tmp_path
+):
     images = tmp_path / "images"
     if "{images}" in words:
         few = ("--data", folder, "--steps", "1", "--batch-size", "4", "--quiet")
         assert diptych("train", "simclr", *few, "--out", images).code == 0
     given = [{"{folder}": folder, "{images}": images}.get(word, word) for word in words]
     assert message in refused(
-        "train", "coop", *given, "--batch-size", "4", "--steps", "1", "--quiet", "--out", tmp_path / "run"
+        "train",
+        "coop",
+        *given,
+        "--batch-size",
+        "4",
+        "--steps",
+        "1",
+        "--quiet",
+        "--out",
+        tmp_path / "run",
     )
 
 
@@ -232,7 +353,10 @@ def test_a_bank_of_descriptions_becomes_captions_pairs_and_a_probe(folder, dipty
     colours = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
     bank.write_text(
         json.dumps(
-            {name: [f"a {colour} {name}" for colour in colours] for name in ("banana", "cat", "guitar", "house")}
+            {
+                name: [f"a {colour} {name}" for colour in colours]
+                for name in ("banana", "cat", "guitar", "house")
+            }
         )
     )
     words = ("--init", "tiny", "--data", folder, "--steps", "4", "--batch-size", "8", "--quiet")
@@ -245,10 +369,27 @@ def test_a_bank_of_descriptions_becomes_captions_pairs_and_a_probe(folder, dipty
     scenes = open_source(f"scenes:count=40:number=1:seed=9:{KINDS}")
     names = scenes.schema()["labels.colour"].classes
     told = {f"{sample.key}.png": names[sample.labels["colour"]] for sample in scenes}
-    assert sum(told[key.split("/")[1]] in texts[0] for key, texts in found.items()) > 30  # the colour is seen
+    assert (
+        sum(told[key.split("/")[1]] in texts[0] for key, texts in found.items()) > 30
+    )  # the colour is seen
     assert all(key.split("/")[0] in text for key, texts in found.items() for text in texts)
-    measure = ("evaluate", run, "--data", folder, "--train", folder, "--val", folder, "--suite", "probe")
-    probed = json.loads(diptych(*measure, "--fit", "sgd", "--features", "projected", "--bootstrap", "20", "--json").out)
+    measure = (
+        "evaluate",
+        run,
+        "--data",
+        folder,
+        "--train",
+        folder,
+        "--val",
+        folder,
+        "--suite",
+        "probe",
+    )
+    probed = json.loads(
+        diptych(
+            *measure, "--fit", "sgd", "--features", "projected", "--bootstrap", "20", "--json"
+        ).out
+    )
     numbers = probed["results"]["probe"] if "results" in probed else probed["probe"]
     assert numbers["epoch"] == 1000
     assert {"linear_top1_std", "linear_top3_std"} <= set(numbers)

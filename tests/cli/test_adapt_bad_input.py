@@ -19,7 +19,16 @@ def classes(root, **counts):
 
 def words(data, run, shots=2):
     how = ("--init", "tiny", "--steps", 2, "--batch-size", 4, "--quiet")
-    return ("train", "coop", *how, "--data", data, "--out", run, *(("--shots", shots) if shots else ()))
+    return (
+        "train",
+        "coop",
+        *how,
+        "--data",
+        data,
+        "--out",
+        run,
+        *(("--shots", shots) if shots else ()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +45,29 @@ def run(diptych, pets, tmp_path):
 @pytest.mark.parametrize(
     ("counts", "shots", "parts"),
     [
-        ({"cat": 2, "bird": 0}, 2, ["shots=2 of", "pets", "bird (0)", "ask for fewer", ":classes="]),
+        (
+            {"cat": 2, "bird": 0},
+            2,
+            ["shots=2 of", "pets", "bird (0)", "ask for fewer", ":classes="],
+        ),
         ({"cat": 4, "bird": 0}, None, ["pets", "has no sample of bird", "add some", ":classes="]),
-        ({"Cat": 2, "cat": 2}, 2, ["pets", "two classes are called 'Cat' and 'cat'", "give each a name"]),
+        (
+            {"Cat": 2, "cat": 2},
+            2,
+            ["pets", "two classes are called 'Cat' and 'cat'", "give each a name"],
+        ),
         ({"cat": 2, "dog": 1}, 3, ["shots=3 of", "pets", "cat (2)", "dog (1)", "ask for fewer"]),
-        ({"cat": 2, LONG.strip(): 2}, 2, ["pets", "the class name 'd o g d o g ", "does not fit", "shorten it"]),
+        (
+            {"cat": 2, LONG.strip(): 2},
+            2,
+            ["pets", "the class name 'd o g d o g ", "does not fit", "shorten it"],
+        ),
     ],
     ids=["empty", "empty-without-shots", "twins", "few", "long"],
 )
-def test_classes_that_cannot_be_learnt_are_told_before_the_first_step(refused, tmp_path, counts, shots, parts):
+def test_classes_that_cannot_be_learnt_are_told_before_the_first_step(
+    refused, tmp_path, counts, shots, parts
+):
     message = refused(*words(classes(tmp_path / "pets", **counts), tmp_path / "run", shots))
     assert [part for part in parts if part not in message] == []
     assert not (tmp_path / "run" / "model.json").exists()
@@ -54,10 +77,15 @@ def test_a_class_folder_without_images_may_be_left_out(diptych, tmp_path):
     data = classes(tmp_path / "pets", cat=2, bird=0, dog=2)
     called = diptych(*words(f"{data}:classes=cat+dog", tmp_path / "run"))
     assert called.code == 0, called
-    assert json.loads((tmp_path / "run" / "model.json").read_text())["kept"]["classes"] == ["cat", "dog"]
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["kept"]["classes"] == [
+        "cat",
+        "dog",
+    ]
 
 
-def test_a_corrupt_image_is_named_where_it_is_refused_and_where_it_is_passed_over(diptych, refused, tmp_path):
+def test_a_corrupt_image_is_named_where_it_is_refused_and_where_it_is_passed_over(
+    diptych, refused, tmp_path
+):
     data = classes(tmp_path / "pets", cat=2, dog=2)
     broken = data / "dog" / "1.png"
     broken.write_bytes(broken.read_bytes()[:200])
@@ -67,7 +95,9 @@ def test_a_corrupt_image_is_named_where_it_is_refused_and_where_it_is_passed_ove
     called = diptych(*words(data, tmp_path / "kept"), "--max-bad", "0.3")
     assert called.code == 0, called
     assert "1 truncated; such as dog/1.png" in called.err
-    assert json.loads((tmp_path / "kept" / "model.json").read_text())["training"]["damaged"] == {"truncated": 1}
+    assert json.loads((tmp_path / "kept" / "model.json").read_text())["training"]["damaged"] == {
+        "truncated": 1
+    }
     told = diptych("classify", tmp_path / "kept", data, "--json")
     assert json.loads(told.out)["bad"] == {"truncated": 1}
     assert "1 truncated (`diptych check" in told.err
@@ -83,6 +113,8 @@ def test_a_corrupt_image_is_named_where_it_is_refused_and_where_it_is_passed_ove
     ids=["same", "twins", "long"],
 )
 @pytest.mark.parametrize("adapted", [True, False])
-def test_names_that_cannot_be_told_apart_are_refused(refused, request, pets, names, message, adapted):
+def test_names_that_cannot_be_told_apart_are_refused(
+    refused, request, pets, names, message, adapted
+):
     model = request.getfixturevalue("run") if adapted else "tiny"
     assert message in refused("classify", model, pets, "--names", names)

@@ -13,7 +13,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tests.cli.helpers import TINY, add_member, caption, encoded, image, make_folder, make_table, make_tar
+from tests.cli.helpers import (
+    TINY,
+    add_member,
+    caption,
+    encoded,
+    image,
+    make_folder,
+    make_table,
+    make_tar,
+)
 
 from diptych.training import tracking
 
@@ -42,28 +51,64 @@ def has(message: str, *parts: object) -> None:
     [
         (["trian"], ["command 'trian'", "did you mean 'train'"]),
         (["--versoin"], ["'--versoin'", "did you mean '--version'"]),
-        (["train", "clpi", "--data", "glyphs", "--out", "x"], ["method 'clpi'", "did you mean 'clip'"]),
+        (
+            ["train", "clpi", "--data", "glyphs", "--out", "x"],
+            ["method 'clpi'", "did you mean 'clip'"],
+        ),
         (["train", "--help-me"], ["option of diptych train '--help-me'", "did you mean '--help'"]),
-        (["train", "clip", "--stesp", "3"], ["option of diptych train '--stesp'", "did you mean '--steps'"]),
-        (["train", "clip", "--method.scal", "3"], ["'--method.scal'", "did you mean '--method.scale'"]),
-        (["train", "clip", "--recipe.warmpu=3"], ["'--recipe.warmpu'", "did you mean '--recipe.warmup'"]),
+        (
+            ["train", "clip", "--stesp", "3"],
+            ["option of diptych train '--stesp'", "did you mean '--steps'"],
+        ),
+        (
+            ["train", "clip", "--method.scal", "3"],
+            ["'--method.scal'", "did you mean '--method.scale'"],
+        ),
+        (
+            ["train", "clip", "--recipe.warmpu=3"],
+            ["'--recipe.warmpu'", "did you mean '--recipe.warmup'"],
+        ),
         (["train", "clip", "--steps", "many"], ["diptych train --steps 'many'", "a whole number"]),
         (["train", "clip", "--lr"], ["--lr has no value", "a number"]),
-        (["train", "clip", "--precision", "bfloat61"], ["--precision 'bfloat61'", "did you mean 'bfloat16'"]),
-        (["train", "clip", "--tracker", "tensorbord"], ["--tracker 'tensorbord'", "did you mean 'tensorboard'"]),
-        (["embed", "x", "y", "--out", "z", "--precision", "int9"], ["--precision 'int9'", "did you mean 'int8'"]),
-        (["evaluate", "x", "--precision", "float23"], ["--precision 'float23'", "did you mean 'float32'"]),
-        (["search", "e", "cat", "--precision", "bfloat61"], ["--precision 'bfloat61'", "did you mean 'bfloat16'"]),
+        (
+            ["train", "clip", "--precision", "bfloat61"],
+            ["--precision 'bfloat61'", "did you mean 'bfloat16'"],
+        ),
+        (
+            ["train", "clip", "--tracker", "tensorbord"],
+            ["--tracker 'tensorbord'", "did you mean 'tensorboard'"],
+        ),
+        (
+            ["embed", "x", "y", "--out", "z", "--precision", "int9"],
+            ["--precision 'int9'", "did you mean 'int8'"],
+        ),
+        (
+            ["evaluate", "x", "--precision", "float23"],
+            ["--precision 'float23'", "did you mean 'float32'"],
+        ),
+        (
+            ["search", "e", "cat", "--precision", "bfloat61"],
+            ["--precision 'bfloat61'", "did you mean 'bfloat16'"],
+        ),
         (["train", "clip", "--method.scale", "big"], ["--method.scale 'big'", "a number"]),
         (["train", "clip", "--recipe.betas", "[1]"], ["--recipe.betas", "[a number, a number]"]),
         (["train", "clip", "--data", "a.tar", "b.tar", "--out", "x"], ["'b.tar'", "quotes"]),
         (["train", "--data", "glyphs", "--out", "x"], ["no method", "diptych list"]),
         (["train", "clip", "--data", "glyphs"], ["no place to write", "--out"]),
         (["train", "clip", "--out", "x"], ["no data", "--data"]),
-        (["train", "clip", "--data", "web=", "--out", "x"], ["names no source", "--data web=SOURCE"]),
+        (
+            ["train", "clip", "--data", "web=", "--out", "x"],
+            ["names no source", "--data web=SOURCE"],
+        ),
         (["train", "clip", "--config", "no.yaml"], ["--config no.yaml", "no such file"]),
-        (["train", "clip", "--data", "glyphs", "--out", "x", "--preset", "smal"], ["preset of CLIP 'smal'", "'small'"]),
-        (["train", "clip", "--data", "glyphs", "--out", "x", "--lr", "-1"], ["'lr' of recipe is -1.0", "above 0"]),
+        (
+            ["train", "clip", "--data", "glyphs", "--out", "x", "--preset", "smal"],
+            ["preset of CLIP 'smal'", "'small'"],
+        ),
+        (
+            ["train", "clip", "--data", "glyphs", "--out", "x", "--lr", "-1"],
+            ["'lr' of recipe is -1.0", "above 0"],
+        ),
         (["list", "tower"], ["list 'tower'", "'towers'"]),
         (["evaluate"], ["no model", "RUN"]),
         (["evaluate", "x"], ["no data", "--data"]),
@@ -79,12 +124,16 @@ def has(message: str, *parts: object) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_words_that_do_not_fit_are_told_with_the_nearest(refused, monkeypatch, tmp_path, words, parts):
+def test_words_that_do_not_fit_are_told_with_the_nearest(
+    refused, monkeypatch, tmp_path, words, parts
+):
     monkeypatch.chdir(tmp_path)
     has(refused(*words), *parts)
 
 
-def test_a_tracker_that_is_not_installed_is_told_before_any_work(refused_training, photos, tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_installed_is_told_before_any_work(
+    refused_training, photos, tmp_path, monkeypatch
+):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     has(
         refused_training(photos, tmp_path / "run", "--tracker", "wandb"),
@@ -97,7 +146,12 @@ def test_a_tracker_that_is_not_installed_is_told_before_any_work(refused_trainin
 def test_unknown_names_inside_a_run_are_told_with_the_nearest(refused_training, photos, tmp_path):
     out = tmp_path / "run"
     has(refused_training(photos, out, "--image-tower", "vti"), "image tower 'vti'", "'vit'")
-    has(refused_training(photos, out, "--image-tower", "vit:widht=32"), "tower 'vit'", "'widht'", "'width'")
+    has(
+        refused_training(photos, out, "--image-tower", "vit:widht=32"),
+        "tower 'vit'",
+        "'widht'",
+        "'width'",
+    )
     has(refused_training(photos, out, "--text-tower", "txet"), "text tower 'txet'", "'text'")
     has(refused_training(photos, out, "--tokenizer", "bpee"), "tokenizer 'bpee'", "'bpe'")
     has(refused_training(photos, out, "--optimizer", "adamww"), "optimizer 'adamww'", "'adamw'")
@@ -117,9 +171,22 @@ def test_a_config_file_is_told_where_it_is_wrong(refused, tmp_path):
 
 
 def test_unknown_suite_and_label_are_told_with_the_nearest(refused, run, photos):
-    has(refused("evaluate", run, "--data", photos, "--suite", "retreival"), "suite 'retreival'", "'retrieval'")
-    has(refused("evaluate", run, "--data", photos, "--suite", "zeroshot"), "zeroshot", "labels", photos)
-    has(refused("evaluate", run, "--data", photos, "--batch-size", "0"), "--batch-size is 0", "at least 1")
+    has(
+        refused("evaluate", run, "--data", photos, "--suite", "retreival"),
+        "suite 'retreival'",
+        "'retrieval'",
+    )
+    has(
+        refused("evaluate", run, "--data", photos, "--suite", "zeroshot"),
+        "zeroshot",
+        "labels",
+        photos,
+    )
+    has(
+        refused("evaluate", run, "--data", photos, "--batch-size", "0"),
+        "--batch-size is 0",
+        "at least 1",
+    )
 
 
 # ---- data
@@ -128,7 +195,10 @@ def test_unknown_suite_and_label_are_told_with_the_nearest(refused, run, photos)
 def test_missing_and_empty_data(refused_training, tmp_path, monkeypatch):
     out = tmp_path / "run"
     has(
-        refused_training(tmp_path / "nowhere" / "pairs.csv", out), "nowhere/pairs.csv", "no such file", "check the path"
+        refused_training(tmp_path / "nowhere" / "pairs.csv", out),
+        "nowhere/pairs.csv",
+        "no such file",
+        "check the path",
     )
     has(refused_training("", out), "names no source", "--data SOURCE")
     (tmp_path / "empty").mkdir()
@@ -137,7 +207,12 @@ def test_missing_and_empty_data(refused_training, tmp_path, monkeypatch):
     has(refused_training(tmp_path / "empty.csv", out), "empty.csv", "no rows", "it needs")
     (tmp_path / "empty.tar").write_bytes(b"")
     has(refused_training(tmp_path / "empty.tar", out), "empty.tar", "no samples", "give shards")
-    has(refused_training(str(tmp_path / "s" / "{00..03}.tar"), out), "00.tar", "no such file", "range in braces")
+    has(
+        refused_training(str(tmp_path / "s" / "{00..03}.tar"), out),
+        "00.tar",
+        "no such file",
+        "range in braces",
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "holiday").mkdir()
     has(refused_training("holidays", out), "source 'holidays'", "did you mean 'holiday'")
@@ -148,7 +223,12 @@ def test_a_tar_cut_short(refused, refused_training, tmp_path):
     shard.write_bytes(shard.read_bytes()[: -shard.stat().st_size // 3])
     has(refused_training(shard, tmp_path / "run"), "truncated", shard, "diptych check", "--max-bad")
     (tmp_path / "page.tar").write_bytes(b"<html>not found</html>" + bytes(2000))
-    has(refused("check", tmp_path / "page.tar"), "page.tar", "not a tar file", "check where it came from")
+    has(
+        refused("check", tmp_path / "page.tar"),
+        "page.tar",
+        "not a tar file",
+        "check where it came from",
+    )
 
 
 def test_captions_without_images(refused_training, tmp_path):
@@ -158,8 +238,16 @@ def test_captions_without_images(refused_training, tmp_path):
     for number in range(12):
         (texts / f"{number}.txt").write_text(caption(number))
     has(refused_training(texts, out), texts, "12 texts and no image", "beside its text")
-    (tmp_path / "texts.csv").write_text("caption\n" + "\n".join(f"thing {number}" for number in range(12)))
-    has(refused_training(tmp_path / "texts.csv", out), "texts.csv", "images.main", "CLIP", "name a source")
+    (tmp_path / "texts.csv").write_text(
+        "caption\n" + "\n".join(f"thing {number}" for number in range(12))
+    )
+    has(
+        refused_training(tmp_path / "texts.csv", out),
+        "texts.csv",
+        "images.main",
+        "CLIP",
+        "name a source",
+    )
     table = make_table(tmp_path / "table", 12)
     for path in table.parent.glob("*.jpg"):
         path.unlink()
@@ -171,14 +259,28 @@ def test_a_field_that_is_lacking(refused, refused_training, run, tmp_path):
     has(refused_training(bare, tmp_path / "other"), bare, "texts.caption", "CLIP", "name a source")
     has(refused("evaluate", run, "--data", bare), bare, "texts", "retrieval")
     table = make_table(tmp_path / "table")
-    has(refused_training(f"{table}:text=captoin", tmp_path / "other"), "column", "'captoin'", "'caption'")
-    has(refused_training(table, tmp_path / "other", "--method.distinct", "colour"), table, "'colour'", "its fields are")
+    has(
+        refused_training(f"{table}:text=captoin", tmp_path / "other"),
+        "column",
+        "'captoin'",
+        "'caption'",
+    )
+    has(
+        refused_training(table, tmp_path / "other", "--method.distinct", "colour"),
+        table,
+        "'colour'",
+        "its fields are",
+    )
 
 
-def test_a_batch_larger_than_the_data_and_the_same_folder_again(refused_training, train, photos, tmp_path):
+def test_a_batch_larger_than_the_data_and_the_same_folder_again(
+    refused_training, train, photos, tmp_path
+):
     message = refused_training(photos, tmp_path / "run", "--batch-size", "64")
     has(message, "64", "16 samples", photos, "lower --batch-size")
-    assert train(photos, tmp_path / "run").code == 0  # what never took a step does not stand in the way
+    assert (
+        train(photos, tmp_path / "run").code == 0
+    )  # what never took a step does not stand in the way
 
 
 def test_a_folder_that_holds_something_else(refused_training, run, photos, tmp_path):
@@ -226,11 +328,18 @@ def test_a_checkpoint_of_another_kind(refused, run, photos, tmp_path):
     has(refused("info", run), run, "not finished", "diptych train --resume --out")
 
 
-def test_embeddings_of_another_model_and_damaged_ones(refused, diptych, train, run, photos, tmp_path):
+def test_embeddings_of_another_model_and_damaged_ones(
+    refused, diptych, train, run, photos, tmp_path
+):
     emb = tmp_path / "emb"
     assert diptych("embed", run, photos, "--out", emb).code == 0
     assert train(photos, tmp_path / "other", "--seed", "1").code == 0
-    has(refused("search", emb, "red", "--model", tmp_path / "other"), emb, "was embedded with", "embed again")
+    has(
+        refused("search", emb, "red", "--model", tmp_path / "other"),
+        emb,
+        "was embedded with",
+        "embed again",
+    )
     has(refused("embed", run, photos, "--out", emb), emb, "exists", "--out")
     has(refused("search", emb, "red", "-k", "0"), "k is 0", "at least 1")
     has(refused("search", emb, " "), "empty", "give some words")
@@ -250,7 +359,9 @@ class Payload:
 def test_a_malicious_pt_is_refused_and_runs_nothing(refused, photos, tmp_path):
     """RELIABILITY 21."""
     torch.save({"weight": Payload(tmp_path / "pwned")}, tmp_path / "evil.pt")
-    message = refused("evaluate", "openclip:ViT-B-32", "--weights", tmp_path / "evil.pt", "--data", photos)
+    message = refused(
+        "evaluate", "openclip:ViT-B-32", "--weights", tmp_path / "evil.pt", "--data", photos
+    )
     has(message, tmp_path / "evil.pt", "can run code", "safetensors")
     assert not (tmp_path / "pwned").exists()
     has(refused("evaluate", tmp_path / "evil.pt", "--data", photos), "evil.pt", "name a RUN folder")
@@ -263,11 +374,15 @@ def bomb() -> bytes:
     """A PNG whose header promises 60,000 x 60,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     body = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -284,8 +399,16 @@ def test_damaged_images_are_counted_and_many_stop_the_run(
     refused_training, train, diptych, tmp_path, name, data, reason
 ):
     folder = make_folder(tmp_path / "photos", extra={name: data})
-    has(refused_training(folder, tmp_path / "run", "--steps", "9"), f"1 {reason}", name, "--max-bad", "diptych check")
-    tolerant = train(folder, tmp_path / "tolerant", "--max-bad", "0.1", "--epochs", "2", "--steps", "4")
+    has(
+        refused_training(folder, tmp_path / "run", "--steps", "9"),
+        f"1 {reason}",
+        name,
+        "--max-bad",
+        "diptych check",
+    )
+    tolerant = train(
+        folder, tmp_path / "tolerant", "--max-bad", "0.1", "--epochs", "2", "--steps", "4"
+    )
     assert tolerant.code == 0, tolerant
     assert f"1 {reason}" in tolerant.err
     assert json.loads(diptych("check", folder, "--json").out)["damage"] == {reason: 1}
@@ -295,8 +418,15 @@ def test_a_bomb_is_refused_as_a_query(refused, diptych, run, photos, tmp_path):
     """RELIABILITY 15."""
     assert diptych("embed", run, photos, "--out", tmp_path / "emb").code == 0
     (tmp_path / "bomb.png").write_bytes(bomb())
-    has(refused("search", tmp_path / "emb", "--image", tmp_path / "bomb.png"), "bomb.png", "bomb", "give a JPEG")
-    has(refused("search", tmp_path / "emb", "--image", tmp_path / "no.png"), "no.png", "give a JPEG")
+    has(
+        refused("search", tmp_path / "emb", "--image", tmp_path / "bomb.png"),
+        "bomb.png",
+        "bomb",
+        "give a JPEG",
+    )
+    has(
+        refused("search", tmp_path / "emb", "--image", tmp_path / "no.png"), "no.png", "give a JPEG"
+    )
 
 
 def test_unusual_images_are_read(train, diptych, tmp_path):
@@ -322,11 +452,21 @@ def test_unusual_images_are_read(train, diptych, tmp_path):
 def test_text_that_is_not_utf8(refused_training, diptych, tmp_path):
     folder = make_folder(tmp_path / "photos")
     (folder / "03.txt").write_bytes("Käse".encode("latin-1"))
-    has(refused_training(folder, tmp_path / "run", "--steps", "9"), "1 utf8", "03.png", "diptych check")
+    has(
+        refused_training(folder, tmp_path / "run", "--steps", "9"),
+        "1 utf8",
+        "03.png",
+        "diptych check",
+    )
     assert json.loads(diptych("check", folder, "--json").out)["damage"] == {"utf8": 1}
     table = make_table(tmp_path / "table")
     table.write_bytes(table.read_text().replace("file,", "Käse,").encode("latin-1"))
-    has(refused_training(table, tmp_path / "run"), "pairs.csv", "not UTF-8", "save the table as UTF-8")
+    has(
+        refused_training(table, tmp_path / "run"),
+        "pairs.csv",
+        "not UTF-8",
+        "save the table as UTF-8",
+    )
 
 
 @pytest.mark.parametrize(
@@ -374,19 +514,32 @@ def full_disk(*_: object, **__: object):
         "diptych.training.config.yaml.safe_dump",
     ],
 )
-def test_a_full_disk_leaves_nothing_half_written(refused_training, train, photos, tmp_path, monkeypatch, where):
+def test_a_full_disk_leaves_nothing_half_written(
+    refused_training, train, photos, tmp_path, monkeypatch, where
+):
     with monkeypatch.context() as patch:
         patch.setattr(where, full_disk)
-        has(refused_training(photos, tmp_path / "run", "--save-every", "1"), "no space left", "make room")
+        has(
+            refused_training(photos, tmp_path / "run", "--save-every", "1"),
+            "no space left",
+            "make room",
+        )
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     again = ["--resume"] if (tmp_path / "run" / "metrics.jsonl").exists() else []
     assert train(photos, tmp_path / "run", "--save-every", "1", *again).code == 0
 
 
-def test_a_full_disk_leaves_nothing_half_written_by_embed(refused, run, photos, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_half_written_by_embed(
+    refused, run, photos, tmp_path, monkeypatch
+):
     monkeypatch.setattr("diptych.search.writer._Npy.append", full_disk)
-    has(refused("embed", run, photos, "--out", tmp_path / "emb"), "no space left", tmp_path / "emb", "make room")
+    has(
+        refused("embed", run, photos, "--out", tmp_path / "emb"),
+        "no space left",
+        tmp_path / "emb",
+        "make room",
+    )
     assert not [path for path in tmp_path.iterdir() if "emb" in path.name]
 
 
@@ -395,7 +548,12 @@ def test_a_folder_that_may_not_be_written_to(refused_training, photos, tmp_path,
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    has(refused_training(photos, tmp_path / "run"), tmp_path / "run", "Permission denied", "check the path")
+    has(
+        refused_training(photos, tmp_path / "run"),
+        tmp_path / "run",
+        "Permission denied",
+        "check the path",
+    )
 
 
 def test_a_defect_of_ours_keeps_its_traceback(train, photos, tmp_path, monkeypatch):
@@ -445,14 +603,22 @@ def test_captions_without_words_are_texts_or_counted_damage(name, diptych, tmp_p
         (
             "multi_view",
             ("--method.role", "caption", "--method.texts", "3"),
-            ("at most 1 texts of role 'caption'", "3 views of texts are asked for", "lower --method.texts"),
+            (
+                "at most 1 texts of role 'caption'",
+                "3 views of texts are asked for",
+                "lower --method.texts",
+            ),
         ),
         (
             "multi_view",
             ("--method.images", "0", "--method.texts", "2"),
             ("'images' of method MultiView is 0", "at least 1"),
         ),
-        ("multi_view", ("--method.arrays", "{sound: 8}", "--method.texts", "1"), ("arrays.sound", "MultiView")),
+        (
+            "multi_view",
+            ("--method.arrays", "{sound: 8}", "--method.texts", "1"),
+            ("arrays.sound", "MultiView"),
+        ),
         ("dreamlip", ("--method.pool", "long"), ("texts.long", "DreamLIP")),
         (
             "dreamlip",
@@ -460,12 +626,23 @@ def test_captions_without_words_are_texts_or_counted_damage(name, diptych, tmp_p
             ("'sentences' of method DreamLIP is 0", "at least 1"),
         ),
         ("cliprocket", ("--method.role", "web"), ("texts.web", "CLIPRocket")),
-        ("cliprocket", ("--method.extra", "slip", "--method.local", "3"), ("two strong views", "local=2")),
+        (
+            "cliprocket",
+            ("--method.extra", "slip", "--method.local", "3"),
+            ("two strong views", "local=2"),
+        ),
         ("mod_x", ("--method.phases", "2"), ("'phase1'", "--data phase1=SOURCE")),
         ("align", ("--method.duplicates", "postives"), ("'postives'", "did you mean 'positives'")),
         ("distill_clip", ("--method.teacher", "tnyy"), ("teacher", "tnyy")),
         ("clip", ("--with", "simclr"), ("simclr cannot be added",)),
     ],
 )
-def test_views_and_roles_that_the_data_cannot_give_are_refused(name, words, parts, refused, photos, tmp_path):
-    has(refused("train", name, "--data", photos, *TINY, *words, "--quiet", "--out", tmp_path / "run"), *parts)
+def test_views_and_roles_that_the_data_cannot_give_are_refused(
+    name, words, parts, refused, photos, tmp_path
+):
+    has(
+        refused(
+            "train", name, "--data", photos, *TINY, *words, "--quiet", "--out", tmp_path / "run"
+        ),
+        *parts,
+    )

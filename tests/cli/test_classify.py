@@ -1,4 +1,5 @@
-"""`diptych classify`: names of one's own, those that a folder brings, one image, and what cannot be read."""
+"""`diptych classify`: names of one's own, those that a folder brings, one image, and what cannot be
+read."""
 
 import json
 
@@ -39,12 +40,17 @@ def test_names_of_ones_own_win_from_the_line_or_a_file(images, diptych, tmp_path
     colours = tmp_path / "colours.txt"
     colours.write_text("red\n green\n\nblue\n", "utf-8")
     lines = [
-        diptych("classify", "tiny", images, "--names", names, "--template", "a {} thing", "--json").out
+        diptych(
+            "classify", "tiny", images, "--names", names, "--template", "a {} thing", "--json"
+        ).out
         for names in ("red, green,blue", colours)
     ]
     assert json.loads(lines[0])["names"] == ["red", "green", "blue"]
     assert lines[0] == lines[1]
-    assert lines[0] != diptych("classify", "tiny", images, "--names", colours, "--template", "{}", "--json").out
+    assert (
+        lines[0]
+        != diptych("classify", "tiny", images, "--names", colours, "--template", "{}", "--json").out
+    )
 
 
 def test_the_tables_tell_images_and_how_many_each_class_has(images, diptych, monkeypatch):
@@ -80,7 +86,10 @@ def test_a_corrupt_image_is_left_out_and_told(diptych, tmp_path):
         (("tiny", "{images}", "--names", "red,red"), "two classes are called 'red'"),
         (("tiny", "{images}", "--names", "red,,blue"), "hold an empty one"),
         (("tiny", "{images}", "--names", "names.txt"), "names.txt: there is no such file"),
-        (("tiny", "{images}", "--names", "red", "--templates", "a photo"), "unknown templates 'a photo'"),
+        (
+            ("tiny", "{images}", "--names", "red", "--templates", "a photo"),
+            "unknown templates 'a photo'",
+        ),
         (("tiny", "{images}", "--names", "red", "--templates", "{} and {}"), "must hold {} once"),
         (("tiny", "{images}", "-k", "0"), "-k is 0"),
         (("tiny", "{image}"), "no class is named; give --names"),

@@ -17,7 +17,8 @@ def places(tmp_path_factory):
     place = tmp_path_factory.mktemp("close")
     source = open_source(SCENES)
     rows = [
-        json.dumps({"caption": sample.captions()[0], "article": sample.captions("synthetic")[0]}) for sample in source
+        json.dumps({"caption": sample.captions()[0], "article": sample.captions("synthetic")[0]})
+        for sample in source
     ]
     (place / "texts.jsonl").write_text("\n".join(rows) + "\n")
     (place / "photos").mkdir()
@@ -50,16 +51,28 @@ def test_texts_alone_become_captions_of_images(places, diptych, tmp_path):
     lines = [line.split("\t") for line in called.out.splitlines()]
     assert [line[0].rpartition("/")[2] for line in lines] == ["0.png", "1.png", "2.png"]
     assert "1 zero-byte" in called.err
-    found = json.loads(diptych("generate", run, "--images", places / "photos", *words, "--json").out)
+    found = json.loads(
+        diptych("generate", run, "--images", places / "photos", *words, "--json").out
+    )
     assert [" ".join(each["text"].split()) for each in found] == [line[1] for line in lines]
     assert {"key", "path", "text"} == set(found[0])
-    one = diptych("generate", run, "what is it?", "--images", places / "photos" / "0.png", "--max-tokens", "3")
+    one = diptych(
+        "generate", run, "what is it?", "--images", places / "photos" / "0.png", "--max-tokens", "3"
+    )
     assert len(one.out.splitlines()) == 1
     told = json.loads(diptych("info", run, "--json").out)
     assert told["method"] == "close"
     assert "language_model" in told
     result = json.loads(
-        diptych("evaluate", run, "--data", f"{SCENES}:texts=caption", "--suite", "captions,gap", "--json").out
+        diptych(
+            "evaluate",
+            run,
+            "--data",
+            f"{SCENES}:texts=caption",
+            "--suite",
+            "captions,gap",
+            "--json",
+        ).out
     )
     assert {"captions", "gap"} <= set(result.get("results", result))
 
@@ -67,9 +80,15 @@ def test_texts_alone_become_captions_of_images(places, diptych, tmp_path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (f"{SCENES}:texts=caption+question", ("--method.context", "question", "--method.target", "answer")),
+        (
+            f"{SCENES}:texts=caption+question",
+            ("--method.context", "question", "--method.target", "answer"),
+        ),
         ("texts.jsonl", ("--method.context", "article")),
-        (f"{SCENES}:texts=paraphrase", ("--method.source", "paraphrase", "--method.target", "paraphrase")),
+        (
+            f"{SCENES}:texts=paraphrase",
+            ("--method.source", "paraphrase", "--method.target", "paraphrase"),
+        ),
         (f"{SCENES}:texts=caption", ("--method.train_on", "images")),
         (f"{SCENES}:texts=caption", ("--method.gap", "linear", "--data", f"pairs={SCENES}")),
     ],
@@ -77,12 +96,29 @@ def test_texts_alone_become_captions_of_images(places, diptych, tmp_path):
 )
 def test_every_task_is_a_matter_of_options(data, words, places, diptych, tmp_path):
     data = places / data if data.endswith(".jsonl") else data
-    called = diptych("train", "close", "--init", "tiny", "--data", data, *words, *SHORT, "--out", tmp_path / "run")
+    called = diptych(
+        "train",
+        "close",
+        "--init",
+        "tiny",
+        "--data",
+        data,
+        *words,
+        *SHORT,
+        "--out",
+        tmp_path / "run",
+    )
     assert called.code == 0, called.err
     if "answer" in words:
         told = json.loads(
             diptych(
-                "evaluate", tmp_path / "run", "--data", f"{SCENES}:texts=question", "--suite", "answers", "--json"
+                "evaluate",
+                tmp_path / "run",
+                "--data",
+                f"{SCENES}:texts=question",
+                "--suite",
+                "answers",
+                "--json",
             ).out
         )
         numbers = told.get("results", told)["answers"]
@@ -105,7 +141,19 @@ def test_entailment_is_learnt_from_snli_and_asked_of_images(places, diptych, tmp
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     task = ("--method.context", "question", "--method.target", "answer")
     assert (
-        diptych("train", "close", "--init", "tiny", "--data", path, *task, *SHORT, "--out", tmp_path / "run").code == 0
+        diptych(
+            "train",
+            "close",
+            "--init",
+            "tiny",
+            "--data",
+            path,
+            *task,
+            *SHORT,
+            "--out",
+            tmp_path / "run",
+        ).code
+        == 0
     )
     (tmp_path / "flickr30k-images").mkdir()
     for at in range(3):
@@ -113,7 +161,17 @@ def test_entailment_is_learnt_from_snli_and_asked_of_images(places, diptych, tmp
         image.save(tmp_path / "flickr30k-images" / f"{at}.jpg")
     for by, name in (("generate", "exact"), ("log_prob", "chosen")):
         told = json.loads(
-            diptych("evaluate", tmp_path / "run", "--data", path, "--suite", "answers", "--by", by, "--json").out
+            diptych(
+                "evaluate",
+                tmp_path / "run",
+                "--data",
+                path,
+                "--suite",
+                "answers",
+                "--by",
+                by,
+                "--json",
+            ).out
         )
         numbers = told.get("results", told)["answers"]
         assert numbers["n"] == 24
@@ -122,12 +180,29 @@ def test_entailment_is_learnt_from_snli_and_asked_of_images(places, diptych, tmp
 
 def test_bad_words_are_refused_in_one_line(places, diptych, refused, tmp_path):
     run = tmp_path / "run"
-    assert diptych("train", "close", "--init", "tiny", "--data", places / "texts.jsonl", *SHORT, "--out", run).code == 0
+    assert (
+        diptych(
+            "train",
+            "close",
+            "--init",
+            "tiny",
+            "--data",
+            places / "texts.jsonl",
+            *SHORT,
+            "--out",
+            run,
+        ).code
+        == 0
+    )
     assert "--images" in refused("generate", run, "a red")
     assert "--count" in refused("generate", run, "--images", places / "photos", "--count", "2")
-    assert "did you mean 'greedy'" in refused("generate", run, "--images", places / "photos", "--strategy", "gredy")
+    assert "did you mean 'greedy'" in refused(
+        "generate", run, "--images", places / "photos", "--strategy", "gredy"
+    )
     assert "check the path" in refused("generate", run, "--images", tmp_path / "none" / "x")
-    assert "--init" in refused("train", "close", "--data", places / "texts.jsonl", "--out", tmp_path / "a")
+    assert "--init" in refused(
+        "train", "close", "--data", places / "texts.jsonl", "--out", tmp_path / "a"
+    )
     assert "no folder" in refused(
         "train",
         "close",

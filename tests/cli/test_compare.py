@@ -7,7 +7,16 @@ from tests.lab import jobs
 
 from diptych.lab.compare import cell
 
-GIVEN = ("--data", "glyphs:design=noto", "--test", "glyphs:split=val", "--budget", "1000", "--seeds", "0,1")
+GIVEN = (
+    "--data",
+    "glyphs:design=noto",
+    "--test",
+    "glyphs:split=val",
+    "--budget",
+    "1000",
+    "--seeds",
+    "0,1",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +45,9 @@ def test_methods_are_compared_shown_and_shown_again(diptych, tmp_path):
     assert "mrr, over the first" in shown
     assert "t2i_r1" not in shown
     rows = json.loads(diptych("compare", "two", "--json").out)
-    assert rows == [json.loads(line) for line in (tmp_path / "two" / "results.jsonl").read_text().splitlines()]
+    assert rows == [
+        json.loads(line) for line in (tmp_path / "two" / "results.jsonl").read_text().splitlines()
+    ]
 
 
 def test_towers_and_recipe_are_set_for_all_methods(diptych, tmp_path):
@@ -59,7 +70,9 @@ def test_towers_and_recipe_are_set_for_all_methods(diptych, tmp_path):
 
 
 def test_what_differs_is_told_before_and_below(diptych):
-    called = diptych("compare", "clip", "siglip:lr=0.5:batch_size=64", *GIVEN, "--out", "two", "--jobs", 2)
+    called = diptych(
+        "compare", "clip", "siglip:lr=0.5:batch_size=64", *GIVEN, "--out", "two", "--jobs", 2
+    )
     told = next(line for line in called.err.splitlines() if "between the methods differ" in line)
     assert told.startswith("between the methods differ: lr, batch size; --image-tower, ")
     assert "Nothing but the method differs." in called.out  # these rows are all alike
@@ -72,14 +85,23 @@ def test_what_differs_is_told_before_and_below(diptych):
         (["clip"], ["no data", "--data"]),
         (["clip", "--data", "glyphs"], ["nothing to measure on", "--test"]),
         (["clip", "--data", "glyphs", "--test", "glyphs"], ["no budget", "--budget 50000"]),
-        (["clip", "--data", "glyphs", "--test", "glyphs", "--budget", "10"], ["no place to write", "--out DIR"]),
+        (
+            ["clip", "--data", "glyphs", "--test", "glyphs", "--budget", "10"],
+            ["no place to write", "--out DIR"],
+        ),
         (["clpi", *GIVEN, "--out", "x"], ["unknown method 'clpi'", "did you mean 'clip'"]),
         (["clip", "clip", *GIVEN, "--out", "x"], ["at least one method, and each once"]),
         (["clip", *GIVEN, "--sizes", "big", "--out", "x"], ["--sizes 'big'", "numbers"]),
         (["clip", *GIVEN, "--sizes", "-1", "--out", "x"], ["the size -1 is not above 0"]),
-        (["clip", *GIVEN, "--suite", "retrieva", "--out", "x"], ["unknown suite 'retrieva'", "'retrieval'"]),
+        (
+            ["clip", *GIVEN, "--suite", "retrieva", "--out", "x"],
+            ["unknown suite 'retrieva'", "'retrieval'"],
+        ),
         (["clip", *GIVEN, "--jobs", "0", "--out", "x"], ["--jobs is 0"]),
-        (["clip", *GIVEN, "--bugdet", "3", "--out", "x"], ["'--bugdet'", "did you mean '--budget'"]),
+        (
+            ["clip", *GIVEN, "--bugdet", "3", "--out", "x"],
+            ["'--bugdet'", "did you mean '--budget'"],
+        ),
     ],
     ids=lambda value: " ".join(value[:1] + value[-4:-2]) if isinstance(value, list) else None,
 )

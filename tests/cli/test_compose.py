@@ -1,4 +1,5 @@
-"""`diptych compose`: from two training commands to an image that is found, and what cannot be read."""
+"""`diptych compose`: from two training commands to an image that is found, and what cannot be
+read."""
 
 import json
 
@@ -8,7 +9,18 @@ from tests.cli.helpers import TINY
 from diptych.data.sources import open_source
 
 SCENES = "scenes:objects=shapes:number=2:same=0:size=32:siblings=6:texts=caption"
-SIZES = ("--method.width", 16, "--method.depth", 1, "--method.heads", 2, "--method.queries", 2, "--method.embed", 8)
+SIZES = (
+    "--method.width",
+    16,
+    "--method.depth",
+    1,
+    "--method.heads",
+    2,
+    "--method.queries",
+    2,
+    "--method.embed",
+    8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,9 @@ def test_images_are_told_best_first_and_the_reference_is_none_of_them(trained, d
     assert scores == sorted(scores, reverse=True)
     assert [each["rank"] for each in told["images"]] == list(range(1, 12))
     table = diptych(*words, "-k", 3).out
-    assert [line.split()[-1] for line in table.splitlines() if line.strip()[:1].isdigit()] == paths[:3]
+    assert [line.split()[-1] for line in table.splitlines() if line.strip()[:1].isdigit()] == paths[
+        :3
+    ]
 
 
 def test_training_tells_what_to_do_next(trained, diptych, tmp_path):
@@ -63,7 +77,10 @@ def test_training_tells_what_to_do_next(trained, diptych, tmp_path):
         tmp_path / "run",
     )
     called = diptych(*words)
-    assert f"diptych compose {tmp_path / 'run'} IMAGES REFERENCE 'make it blue'" in called.out + called.err
+    assert (
+        f"diptych compose {tmp_path / 'run'} IMAGES REFERENCE 'make it blue'"
+        in called.out + called.err
+    )
 
 
 def test_suites_measure_a_run_from_the_command_line(trained, diptych):
@@ -89,7 +106,9 @@ def test_a_corrupt_image_is_left_out_and_told(trained, diptych, tmp_path):
     for path in paths[:4]:
         (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "photos" / "broken.png").write_bytes(paths[5].read_bytes()[:50])
-    called = diptych("compose", trained / "run", tmp_path / "photos", paths[0], "remove the star", "--json")
+    called = diptych(
+        "compose", trained / "run", tmp_path / "photos", paths[0], "remove the star", "--json"
+    )
     assert len(json.loads(called.out)["images"]) == 3
     assert "left out, as they cannot be read: 1 " in called.err
 
@@ -101,12 +120,22 @@ def test_a_corrupt_image_is_left_out_and_told(trained, diptych, tmp_path):
         (("run",), "has no images"),
         (("run", "photos"), "has no reference"),
         (("run", "photos", "x.png"), "has no instruction"),
-        (("{run}", "{photos}", "{photos}/none.png", "make it blue"), "none.png cannot be read (missing"),
+        (
+            ("{run}", "{photos}", "{photos}/none.png", "make it blue"),
+            "none.png cannot be read (missing",
+        ),
         (("{run}", "{photos}", "{first}", " . "), "1 of them empty"),
         (("{run}", "{photos}", "{first}", "make it blue", "-k", "0"), "-k is 0"),
-        (("tiny", "{photos}", "{first}", "make it blue"), "does not compose; train a model that does with"),
+        (
+            ("tiny", "{photos}", "{first}", "make it blue"),
+            "does not compose; train a model that does with",
+        ),
     ],
 )
 def test_what_is_missing_is_told(trained, refused, words, message):
-    places = {"run": trained / "run", "photos": trained / "photos", "first": min((trained / "photos").glob("*.png"))}
+    places = {
+        "run": trained / "run",
+        "photos": trained / "photos",
+        "first": min((trained / "photos").glob("*.png")),
+    }
     assert message in refused("compose", *(word.format(**places) for word in words))

@@ -26,10 +26,26 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_folder_becomes_concepts_that_need_no_text_tower(keep, folder, diptych, refused, tmp_path):
+def test_a_folder_becomes_concepts_that_need_no_text_tower(
+    keep, folder, diptych, refused, tmp_path
+):
     run = tmp_path / "run"
-    words = ("--init", "tiny", "--data", folder, "--val", folder, "--steps", "20", "--batch-size", "4", "--quiet")
-    called = diptych("train", "cones", *words, *(("--method.keep_text", "true") if keep else ()), "--out", run)
+    words = (
+        "--init",
+        "tiny",
+        "--data",
+        folder,
+        "--val",
+        folder,
+        "--steps",
+        "20",
+        "--batch-size",
+        "4",
+        "--quiet",
+    )
+    called = diptych(
+        "train", "cones", *words, *(("--method.keep_text", "true") if keep else ()), "--out", run
+    )
     assert called.code == 0, called.err
     assert "validation: top1 " in called.err
     assert f"diptych classify {run} IMAGES" in called.out
@@ -49,7 +65,17 @@ def test_a_folder_becomes_concepts_that_need_no_text_tower(keep, folder, diptych
 
 def test_boxes_become_a_detector(diptych, refused, tmp_path):
     run, image = tmp_path / "run", tmp_path / "one.png"
-    words = ("--init", "tiny", "--data", f"train={NEW},base={OLD}", "--val", NEW, *FEW, "--method.base", BASE)
+    words = (
+        "--init",
+        "tiny",
+        "--data",
+        f"train={NEW},base={OLD}",
+        "--val",
+        NEW,
+        *FEW,
+        "--method.base",
+        BASE,
+    )
     called = diptych("train", "cones", "--preset", "detect", *words, "--out", run)
     assert called.code == 0, called.err
     assert "validation: ap50 " in called.err
@@ -75,7 +101,14 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
 
 def test_a_denoiser_draws_a_concept_into_a_folder(diptych, refused, tmp_path):
     run, out = tmp_path / "run", tmp_path / "drawn"
-    head = ("--method.head", "{size: 16, width: 32, depth: 1}", "--method.base", BASE, "--method.label", "object")
+    head = (
+        "--method.head",
+        "{size: 16, width: 32, depth: 1}",
+        "--method.base",
+        BASE,
+        "--method.label",
+        "object",
+    )
     words = ("--init", "tiny", "--data", f"train={NEW},base={OLD}", *FEW, *head)
     called = diptych("train", "cones", "--preset", "generate", *words, "--out", run)
     assert called.code == 0, called.err

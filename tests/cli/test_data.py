@@ -1,4 +1,5 @@
-"""`diptych data`: shards that other commands read, a page to look at, and what bad words are told."""
+"""`diptych data`: shards that other commands read, a page to look at, and what bad words are
+told."""
 
 import json
 import re
@@ -11,13 +12,17 @@ from diptych.data.sources import open_source
 
 def test_make_writes_shards_that_are_read_by_other_commands(diptych, tmp_path):
     out = tmp_path / "shards"
-    called = diptych("data", "make", "scenes:size=32", "--count", 25, "--seed", 3, "--shard", 10, "--out", out)
+    called = diptych(
+        "data", "make", "scenes:size=32", "--count", 25, "--seed", 3, "--shard", 10, "--out", out
+    )
     assert called.code == 0, called
     assert "25 samples in 3 shards" in called.out
     back = open_source(f"{out}/*.tar")
     assert list(back.keys()) == list(open_source("scenes:size=32:count=25:seed=3").keys())
     assert diptych("check", f"{out}/*.tar").code == 0
-    again = diptych("data", "make", "scenes:size=32:seed=3", "--count", 25, "--shard", 10, "--out", out)
+    again = diptych(
+        "data", "make", "scenes:size=32:seed=3", "--count", 25, "--shard", 10, "--out", out
+    )
     assert again.code == 0  # all there: nothing to do
 
 
@@ -45,7 +50,9 @@ def test_show_works_for_every_world(diptych, tmp_path):
     for name in cards():
         called = diptych("data", "show", name, "--count", 2, "--out", tmp_path / f"{name}.html")
         assert called.code == 0, called
-        assert open_source(f"{name}:count=2")[1].key in (tmp_path / f"{name}.html").read_text("utf-8")
+        assert open_source(f"{name}:count=2")[1].key in (tmp_path / f"{name}.html").read_text(
+            "utf-8"
+        )
 
 
 def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_path):
@@ -61,13 +68,18 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
     assert called.code == 0, called
     assert re.search(r"shared-text\s+4\s+57", called.out), called.out
     assert re.search(r"short\s+1\s+14", called.out), called.out
-    assert [sample.captions() for sample in open_source(f"filtered:{out}")] == [[texts[0]], [texts[1]]]
+    assert [sample.captions() for sample in open_source(f"filtered:{out}")] == [
+        [texts[0]],
+        [texts[1]],
+    ]
     assert diptych("check", f"filtered:{out}").code == 0
     shown = tmp_path / "shown.jsonl"
     shown.write_text(rows[1] + "\n", "utf-8")
     called = diptych("data", "filter", table, "--rules", rules, "--test", shown, "--out", out)
     assert called.code == 0, called
-    assert re.search(r"test\s+[1-7]\s+", called.out), called.out  # its own image, and colours that look alike
+    assert re.search(r"test\s+[1-7]\s+", called.out), (
+        called.out
+    )  # its own image, and colours that look alike
 
 
 @pytest.mark.parametrize(
@@ -91,7 +103,10 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
         (["filter", "glyphs", "--out", "x.npz", "--count", "3"], "--count goes with `data make`"),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspekt=3"], "did you mean 'aspect'"),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspect=0"], "aspect is 0"),
-        (["filter", "glyphs:split=val", "--out", "x.npz", "--role", "web"], "no text of role 'web'"),
+        (
+            ["filter", "glyphs:split=val", "--out", "x.npz", "--role", "web"],
+            "no text of role 'web'",
+        ),
         (["make", "scenes", "--out", "x", "--role", "web"], "--role goes with `data filter`"),
     ],
 )
@@ -103,4 +118,6 @@ def test_bad_input(refused, tmp_path, monkeypatch, words, message):
 
 def test_make_refuses_a_folder_with_other_things(refused, tmp_path):
     (tmp_path / "a.txt").write_text("mine")
-    assert "holds other files" in refused("data", "make", "scenes:size=32", "--count", 2, "--out", tmp_path)
+    assert "holds other files" in refused(
+        "data", "make", "scenes:size=32", "--count", 2, "--out", tmp_path
+    )

@@ -13,7 +13,21 @@ from diptych.evaluation import cards
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("model") / "run"
-    assert main(["train", "clip", "--data", "scenes:count=24:size=32", *TINY, "--out", str(folder), "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "clip",
+                "--data",
+                "scenes:count=24:size=32",
+                *TINY,
+                "--out",
+                str(folder),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     return str(folder)
 
 
@@ -26,7 +40,15 @@ def test_settings_reach_their_suites_by_the_names_of_the_library(diptych, run):
     suites = "zeroshot,probe,retrieval,composition,gap"
     words = "--label colour --template {} --novel half --group design --shots 1,2 --seeds 4,5 --role synthetic --json"
     called = diptych(
-        *("evaluate", run, "--data", "scenes:count=30:size=32:edits=recolour", "--suite", suites, *words.split()),
+        *(
+            "evaluate",
+            run,
+            "--data",
+            "scenes:count=30:size=32:edits=recolour",
+            "--suite",
+            suites,
+            *words.split(),
+        ),
         *("--train", "scenes:count=80:size=32:seed=1", "--template", "a {} thing"),
     )
     assert called.code == 0, called
@@ -44,14 +66,32 @@ def test_settings_reach_their_suites_by_the_names_of_the_library(diptych, run):
 
 def test_texts_alone_are_measured_from_the_command_line(diptych, run):
     data = "sentences:count=30:pair=graded:paraphrases=1:roles=negated"
-    shown = diptych("evaluate", run, "--data", data, "--suite", "sts,text_retrieval,hard_negatives").out
-    for words in ("sts on sentences", "30 pairs", "pearson_low", "t2t_r1", "hard_negatives by kind", "negated"):
+    shown = diptych(
+        "evaluate", run, "--data", data, "--suite", "sts,text_retrieval,hard_negatives"
+    ).out
+    for words in (
+        "sts on sentences",
+        "30 pairs",
+        "pearson_low",
+        "t2t_r1",
+        "hard_negatives by kind",
+        "negated",
+    ):
         assert words in shown
 
 
 def test_tables_are_told_apart_and_only_the_last_has_the_protocol(diptych, run):
     data = "scenes:count=30:size=32:noise=swap=0.4"
-    called = diptych("evaluate", run, "--data", data, "--suite", "noisy_pairs,factors", "--labels", "scene,size,count")
+    called = diptych(
+        "evaluate",
+        run,
+        "--data",
+        data,
+        "--suite",
+        "noisy_pairs,factors",
+        "--labels",
+        "scene,size,count",
+    )
     assert called.code == 0, called
     flags, factors = called.out.split("factors on ")
     assert "flagged" in flags.splitlines()[0]
@@ -73,7 +113,14 @@ def test_sources_joined_by_commas_are_tasks(diptych, run):
 
 def test_templates_are_named_read_from_a_file_or_written_out(diptych, run, tmp_path):
     (tmp_path / "mine.txt").write_text("one {}\n")
-    words = ("--template", "a {} | the {}", "--templates", "plain", "--templates", tmp_path / "mine.txt")
+    words = (
+        "--template",
+        "a {} | the {}",
+        "--templates",
+        "plain",
+        "--templates",
+        tmp_path / "mine.txt",
+    )
     data = ("--data", "scenes:count=30:size=32:classes=novel:of=colour", "--label", "colour")
     called = diptych("evaluate", run, *data, "--suite", "zeroshot", *words, "--json")
     assert called.code == 0, called
@@ -86,10 +133,19 @@ def test_templates_are_named_read_from_a_file_or_written_out(diptych, run, tmp_p
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["--suite", "zeroshot", "--templates", "imagnet"], ["unknown templates 'imagnet'; did you mean 'imagenet'"]),
-        (["--suite", "zeroshot", "--template", "a {} {}"], ["template 'a {} {}'", "must hold {} once"]),
+        (
+            ["--suite", "zeroshot", "--templates", "imagnet"],
+            ["unknown templates 'imagnet'; did you mean 'imagenet'"],
+        ),
+        (
+            ["--suite", "zeroshot", "--template", "a {} {}"],
+            ["template 'a {} {}'", "must hold {} once"],
+        ),
         (["--suite", "probe", "--shots", "few"], ["--shots is 'few'", "--shots 1,4,16"]),
-        (["--suite", "probe", "--features", "tokens"], ["--features 'tokens'", "embedding or projected or pooled"]),
+        (
+            ["--suite", "probe", "--features", "tokens"],
+            ["--features 'tokens'", "embedding or projected or pooled"],
+        ),
         (["--suite", "answers", "--by", "loking"], ["--by 'loking'"]),
         (["--suite", "captions"], ["captions needs a model with generate"]),
         (["--suite", "retrieval", "--rerank", "5"], ["reranking needs a model with match"]),
@@ -101,7 +157,9 @@ def test_templates_are_named_read_from_a_file_or_written_out(diptych, run, tmp_p
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(refused, run, words, parts):
-    message = refused("evaluate", run, "--data", "scenes:count=8:size=32:texts=caption+question", *words)
+    message = refused(
+        "evaluate", run, "--data", "scenes:count=8:size=32:texts=caption+question", *words
+    )
     assert all(part in message for part in parts), message
 
 

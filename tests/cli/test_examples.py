@@ -16,7 +16,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
-_START = re.compile(r"^(?:\w+=\S+ )*(?:\S.* -m )?diptych (?=[a-z])")  # DIPTYCH_DATA=… or a launcher may stand before
+_START = re.compile(
+    r"^(?:\w+=\S+ )*(?:\S.* -m )?diptych (?=[a-z])"
+)  # DIPTYCH_DATA=… or a launcher may stand before
 _PARTS = re.compile(r"…|\.\.\.")  # a form and no example
 
 
@@ -55,10 +57,14 @@ def test_there_are_many() -> None:
 
 
 @pytest.mark.parametrize(("where", "command"), COMMANDS, ids=lambda value: value)
-def test_a_printed_command_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch, where: str, command: str) -> None:
+def test_a_printed_command_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, where: str, command: str
+) -> None:
     monkeypatch.chdir(folder)
     words = shlex.split(_START.sub("", command), comments=True)
-    if any(_PARTS.search(word) for word in words) or words[-1].startswith("--"):  # a part of a command
+    if any(_PARTS.search(word) for word in words) or words[-1].startswith(
+        "--"
+    ):  # a part of a command
         assert words[0] in cli.verbs()
         return
     stands_for = {"N": "1", "RUN": "runs/first"}
@@ -70,16 +76,37 @@ def test_a_printed_command_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch
     [
         (["search", "emb", "-k", "2", "a red mug"], {"emb": "emb", "text": "a red mug", "k": 2}),
         (["search", "-k", "2", "emb", "a red mug"], {"emb": "emb", "text": "a red mug", "k": 2}),
-        (["search", "emb", "--image", "f.png", "blue", "--minus", "red"], {"text": "blue", "minus": "red"}),
+        (
+            ["search", "emb", "--image", "f.png", "blue", "--minus", "red"],
+            {"text": "blue", "minus": "red"},
+        ),
         (["search", "emb", "--json", "blue"], {"emb": "emb", "text": "blue", "json": True}),
         (["search", "emb", "-k=2", "--", "--blue--"], {"emb": "emb", "text": "--blue--", "k": 2}),
-        (["embed", "m", "--weights", "f", "photos/"], {"model": "m", "source": "photos/", "weights": "f"}),
+        (
+            ["embed", "m", "--weights", "f", "photos/"],
+            {"model": "m", "source": "photos/", "weights": "f"},
+        ),
         (["embed", "m", "--out=e", "photos/"], {"model": "m", "source": "photos/", "out": "e"}),
-        (["classify", "--names", "a,b", "tiny", "x.jpg"], {"model": "tiny", "images": "x.jpg", "names": "a,b"}),
-        (["classify", "tiny", "--names", "a,b", "x.jpg"], {"model": "tiny", "images": "x.jpg", "names": "a,b"}),
-        (["compare", "clip", "--budget", "9", "siglip"], {"methods": ["clip", "siglip"], "budget": "9"}),
-        (["train", "--quiet", "--method.scale", "5", "clip", "--lr", "1"], {"name": "clip", "method.scale": 5.0}),
-        (["generate", "lm", "--temperature", "0.5", "a red", "--seed", "-1"], {"prompt": "a red", "seed": -1}),
+        (
+            ["classify", "--names", "a,b", "tiny", "x.jpg"],
+            {"model": "tiny", "images": "x.jpg", "names": "a,b"},
+        ),
+        (
+            ["classify", "tiny", "--names", "a,b", "x.jpg"],
+            {"model": "tiny", "images": "x.jpg", "names": "a,b"},
+        ),
+        (
+            ["compare", "clip", "--budget", "9", "siglip"],
+            {"methods": ["clip", "siglip"], "budget": "9"},
+        ),
+        (
+            ["train", "--quiet", "--method.scale", "5", "clip", "--lr", "1"],
+            {"name": "clip", "method.scale": 5.0},
+        ),
+        (
+            ["generate", "lm", "--temperature", "0.5", "a red", "--seed", "-1"],
+            {"prompt": "a red", "seed": -1},
+        ),
     ],
 )
 def test_words_may_stand_before_between_and_behind_options(words: list[str], told: dict) -> None:

@@ -18,7 +18,15 @@ TINY = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
-    package.train("clip", str(make_folder(root / "data")), root / "run", batch_size=8, steps=1, quiet=True, **TINY)
+    package.train(
+        "clip",
+        str(make_folder(root / "data")),
+        root / "run",
+        batch_size=8,
+        steps=1,
+        quiet=True,
+        **TINY,
+    )
     return root / "run"
 
 
@@ -39,7 +47,12 @@ def test_refusals_are_one_line_each(refused, run: Path, tmp_path: Path):
     assert "has no model" in refused("export")
     assert "lacks --to" in refused("export", run, "--out", tmp_path / "out")
     assert "lacks --out" in refused("export", run, "--to", "hf")
-    assert refused("export", run, "--to", "onix", "--out", "x") == "unknown target 'onix'; did you mean 'onnx'?"
+    assert (
+        refused("export", run, "--to", "onix", "--out", "x")
+        == "unknown target 'onix'; did you mean 'onnx'?"
+    )
     assert "exists already" in refused("export", run, "--to", "hf", "--out", tmp_path)
-    assert "there is no model at" in refused("export", tmp_path / "no", "--to", "hf", "--out", tmp_path / "out")
+    assert "there is no model at" in refused(
+        "export", tmp_path / "no", "--to", "hf", "--out", tmp_path / "out"
+    )
     assert not list(tmp_path.iterdir())

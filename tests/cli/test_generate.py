@@ -58,8 +58,14 @@ def test_texts_begin_with_the_prompt_and_follow_the_seed(run, diptych):
     assert (called.code, len(lines)) == (0, 3)
     assert all(line.startswith("a red") for line in lines)
     assert len(set(lines)) > 1
-    assert diptych("generate", run, "a red", "--count", 3, "--max-tokens", 5, "--seed", 1).out == called.out
-    assert diptych("generate", run, "a red", "--count", 3, "--max-tokens", 5, "--seed", 2).out != called.out
+    assert (
+        diptych("generate", run, "a red", "--count", 3, "--max-tokens", 5, "--seed", 1).out
+        == called.out
+    )
+    assert (
+        diptych("generate", run, "a red", "--count", 3, "--max-tokens", 5, "--seed", 2).out
+        != called.out
+    )
 
 
 def test_strategies_and_their_options_are_passed_on(run, diptych):
@@ -79,7 +85,9 @@ def test_strategies_and_their_options_are_passed_on(run, diptych):
         (("--min-tokens", 4), {"strategy": "sample", "min_tokens": 4}),
     ):
         found = diptych("generate", run, "a", "--max-tokens", 6, "--json", *words)
-        assert json.loads(found.out) == ["a" + model.generate(["a"], max_tokens=6, **settings)[0]], found
+        assert json.loads(found.out) == [
+            "a" + model.generate(["a"], max_tokens=6, **settings)[0]
+        ], found
 
 
 def test_without_a_prompt_texts_begin_anew(run, diptych):
@@ -106,10 +114,16 @@ def test_info_tells_what_a_language_model_is(run, diptych):
 def test_verbs_that_embed_refuse_it_and_suites_of_texts_take_it(run, refused, diptych, tmp_path):
     texts = run.parent / "texts.csv"
     images = "glyphs:split=test:design=noto"
-    assert "is a language model and has no" in refused("embed", run, images, "--out", tmp_path / "emb")
-    assert "is a language model and has no" in refused("export", run, "--to", "onnx", "--out", tmp_path / "onnx")
+    assert "is a language model and has no" in refused(
+        "embed", run, images, "--out", tmp_path / "emb"
+    )
+    assert "is a language model and has no" in refused(
+        "export", run, "--to", "onnx", "--out", tmp_path / "onnx"
+    )
     assert "embed_images" in refused("evaluate", run, "--data", images)
-    result = json.loads(diptych("evaluate", run, "--data", texts, "--suite", "perplexity", "--json").out)
+    result = json.loads(
+        diptych("evaluate", run, "--data", texts, "--suite", "perplexity", "--json").out
+    )
     assert result["perplexity"]["n"] == len(TEXTS)
 
 

@@ -1,4 +1,5 @@
-"""--guard: training ends before the model forgets what it could do, with the weights of when it still could."""
+"""--guard: training ends before the model forgets what it could do, with the weights of when it
+still could."""
 
 import json
 
@@ -26,7 +27,9 @@ def start():
 
 
 def test_training_ends_before_the_model_forgets(start, diptych, tmp_path):
-    free = diptych("train", "fine_tune", "--init", "tiny", "--data", NEW, "--out", tmp_path / "free", *HARD)
+    free = diptych(
+        "train", "fine_tune", "--init", "tiny", "--data", NEW, "--out", tmp_path / "free", *HARD
+    )
     assert free.code == 0, free.err
     assert score(tmp_path / "free") < start - 0.3
     kept = diptych(
@@ -46,10 +49,14 @@ def test_training_ends_before_the_model_forgets(start, diptych, tmp_path):
     )
     assert kept.code == 0, kept.err
     assert "the guard's score fell from" in kept.err
-    looks = [json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()]
+    looks = [
+        json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()
+    ]
     looks = [line for line in looks if line.get("event") == "guard"]
     assert [bool(line.get("lost")) for line in looks] == [False] * (len(looks) - 1) + [True]
-    assert looks[-1]["score"] < looks[0]["score"] - 0.05 <= min(line["score"] for line in looks[:-1])
+    assert (
+        looks[-1]["score"] < looks[0]["score"] - 0.05 <= min(line["score"] for line in looks[:-1])
+    )
     assert score(tmp_path / "kept") == pytest.approx(looks[-2]["score"])
     again = diptych("train", "--resume", "--out", tmp_path / "kept")
     assert again.code == 0, again.err
@@ -87,7 +94,18 @@ def test_a_guard_without_fault_changes_nothing(diptych, tmp_path):
 
 def test_how_far_it_may_fall_is_checked(diptych, tmp_path):
     called = diptych(
-        "train", "clip", "--init", "tiny", "--data", NEW, "--out", tmp_path / "run", "--guard", OLD, "--forget", "-1"
+        "train",
+        "clip",
+        "--init",
+        "tiny",
+        "--data",
+        NEW,
+        "--out",
+        tmp_path / "run",
+        "--guard",
+        OLD,
+        "--forget",
+        "-1",
     )
     assert called.code == 2
     assert "'forget' of the run is -1" in called.err

@@ -33,7 +33,10 @@ def images(folder: Path) -> list[str]:
 
 def test_cliprocket_on_cc12m_and_yfcc(diptych, tmp_path):
     names = images(tmp_path / "cc12m")
-    entries = [{"image_name": name, "image_id": at, "captions": [caption(at)]} for at, name in enumerate(names)]
+    entries = [
+        {"image_name": name, "image_id": at, "captions": [caption(at)]}
+        for at, name in enumerate(names)
+    ]
     np.save(tmp_path / "cc12m.npy", np.array(entries, object))
     with_titles = []
     for at, name in enumerate(names):
@@ -63,7 +66,9 @@ def test_cliprocket_on_cc12m_and_yfcc(diptych, tmp_path):
     )
 
 
-def test_a_pickle_that_would_run_code_is_refused_in_one_line(refused_training, tmp_path, monkeypatch):
+def test_a_pickle_that_would_run_code_is_refused_in_one_line(
+    refused_training, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cc3m.pkl").write_bytes(b"cos\nsystem\n(S'touch harmed'\ntR.")
     message = refused_training(tmp_path / "cc3m.pkl", tmp_path / "run")
@@ -74,7 +79,10 @@ def test_a_pickle_that_would_run_code_is_refused_in_one_line(refused_training, t
 
 def test_a_list_whose_images_are_gone_stops_the_run(refused_training, diptych, tmp_path):
     names = images(tmp_path / "photos")
-    entries = [{"image_id": name, "captions": [caption(at)]} for at, name in enumerate([*names, "gone.jpg", "g2.jpg"])]
+    entries = [
+        {"image_id": name, "captions": [caption(at)]}
+        for at, name in enumerate([*names, "gone.jpg", "g2.jpg"])
+    ]
     np.save(tmp_path / "cc3m.npy", np.array(entries, object))
     spec = f"{tmp_path / 'cc3m.npy'}:root={tmp_path / 'photos'}"
     assert json.loads(diptych("check", spec, "--json").out)["damage"] == {"missing": 2}
@@ -91,7 +99,15 @@ def test_dreamlip_on_its_table(diptych, tmp_path, monkeypatch):
     (tmp_path / "dreamlip-cc3m" / "train.csv").write_text("\n".join(rows))
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     for number, pool in enumerate(("synthetic+long", "caption+synthetic+long")):
-        trained(diptych, "dreamlip", tmp_path / f"run{number}", "--data", "dreamlip-cc3m", "--method.pool", pool)
+        trained(
+            diptych,
+            "dreamlip",
+            tmp_path / f"run{number}",
+            "--data",
+            "dreamlip-cc3m",
+            "--method.pool",
+            pool,
+        )
 
 
 def test_mod_x_on_coco_and_five_phases_of_flickr30k(diptych, tmp_path):
@@ -104,13 +120,22 @@ def test_mod_x_on_coco_and_five_phases_of_flickr30k(diptych, tmp_path):
     names = images(tmp_path / "flickr30k-images")
     splits = ["train", "train", "val", "test"]
     flickr = [
-        {"filename": name, "split": splits[at % 4], "imgid": at, "sentences": [{"raw": caption(at)}, {"raw": "x"}]}
+        {
+            "filename": name,
+            "split": splits[at % 4],
+            "imgid": at,
+            "sentences": [{"raw": caption(at)}, {"raw": "x"}],
+        }
         for at, name in enumerate(names)
     ]
-    (tmp_path / "dataset_flickr30k.json").write_text(json.dumps({"dataset": "flickr30k", "images": flickr}))
+    (tmp_path / "dataset_flickr30k.json").write_text(
+        json.dumps({"dataset": "flickr30k", "images": flickr})
+    )
     words: list[object] = ["--data", f"train={tmp_path / 'captions_train2014.json'}"]
     for phase in range(1, 6):
         data = f"phase{phase}={tmp_path / 'dataset_flickr30k.json'}:split=train+val:part={phase}/5"
         words += ["--data", data]
-    last = trained(diptych, "mod_x", tmp_path / "run", *words, "--method.phases", "6", "--batch-size", "4")
+    last = trained(
+        diptych, "mod_x", tmp_path / "run", *words, "--method.phases", "6", "--batch-size", "4"
+    )
     assert np.isfinite(last["loss"])

@@ -38,7 +38,13 @@ def test_the_life_of_a_model(tmp_path, monkeypatch, diptych):
     """Its first and its last command as processes of their own: what one leaves, another reads."""
     monkeypatch.chdir(tmp_path)
     data = make_tar(tmp_path / "web.tar").name
-    assert_done(finish(shell("train", "clip", "--data", data, "--val", data, *TINY, "--out", "run", cwd=tmp_path)))
+    assert_done(
+        finish(
+            shell(
+                "train", "clip", "--data", data, "--val", data, *TINY, "--out", "run", cwd=tmp_path
+            )
+        )
+    )
     evaluated = assert_done(diptych("evaluate", "run", "--data", data, "--json", "--exact"))
     embedded = assert_done(diptych("embed", "run", data, "--out", "emb", "--exact"))
     info = assert_done(diptych("info", "run", "--json"))
@@ -73,7 +79,9 @@ def test_a_killed_run_resumes_to_the_bits_of_an_unbroken_one(tmp_path, train, di
     options = ("--steps", "5", "--save-every", "2", "--recipe.ema", "0.9")
     assert train(data, unbroken, *options).code == 0
     program = ("-c", AT_STEP.format(what="os.kill(os.getpid(), signal.SIGKILL)"))
-    called = finish(shell("train", "clip", "--data", data, *TINY, "--out", killed, *options, program=program))
+    called = finish(
+        shell("train", "clip", "--data", data, *TINY, "--out", killed, *options, program=program)
+    )
     assert called.code == -signal.SIGKILL
     assert not (killed / "model.safetensors").exists()
     (killed / "state" / ".step-000000004.1.tmp").mkdir()  # as a kill while writing leaves it
@@ -87,7 +95,9 @@ def test_sigterm_saves_exits_0_and_says_how_to_go_on(tmp_path, train, diptych):
     """RELIABILITY 3."""
     data, run = make_folder(tmp_path / "photos"), tmp_path / "run"
     program = ("-c", AT_STEP.format(what='print("here", flush=True)'))
-    process = shell("train", "clip", "--data", data, *TINY, "--steps", "9999", "--out", run, program=program)
+    process = shell(
+        "train", "clip", "--data", data, *TINY, "--steps", "9999", "--out", run, program=program
+    )
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGTERM)
     called = finish(process)

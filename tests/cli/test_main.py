@@ -1,4 +1,5 @@
-"""The command line itself: help, lists, configs, streams, what goes to stdout and what to stderr."""
+"""The command line itself: help, lists, configs, streams, what goes to stdout and what to
+stderr."""
 
 import json
 import os
@@ -71,7 +72,9 @@ def test_lists_as_tables_and_as_json(diptych, what, name):
 
 
 def test_every_format_is_listed(diptych):
-    assert {row["format"] for row in json.loads(diptych("list", "sources", "--json").out)} == set(formats())
+    assert {row["format"] for row in json.loads(diptych("list", "sources", "--json").out)} == set(
+        formats()
+    )
 
 
 def test_the_cards_of_methods_are_listed_in_full(diptych):
@@ -113,12 +116,24 @@ def test_options_come_from_preset_file_and_words_in_this_order(train, diptych, p
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["data"] == {"train": str(photos)}
     recipe = config["recipe"]
-    assert (recipe["lr"], recipe["warmup"], recipe["betas"], recipe["clip"]) == (0.001, 2.0, [0.5, 0.75], None)
+    assert (recipe["lr"], recipe["warmup"], recipe["betas"], recipe["clip"]) == (
+        0.001,
+        2.0,
+        [0.5, 0.75],
+        None,
+    )
     assert recipe["schedule"] == "cosine"
     assert config["config"] == {"scale": 20.0, "max_scale": 50.0, "augment": {"flip": True}}
     assert (config["options"]["seed"], config["options"]["save_every"]) == (3, 7)
 
-    again = diptych("train", "--config", tmp_path / "run" / "config.yaml", "--out", tmp_path / "again", "--quiet")
+    again = diptych(
+        "train",
+        "--config",
+        tmp_path / "run" / "config.yaml",
+        "--out",
+        tmp_path / "again",
+        "--quiet",
+    )
     assert again.code == 0, again
     second = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert second == {**config, "options": {**config["options"], "quiet": True}}
@@ -126,7 +141,16 @@ def test_options_come_from_preset_file_and_words_in_this_order(train, diptych, p
 
 def test_the_method_may_stand_anywhere(diptych, photos, tmp_path):
     called = diptych(
-        "train", "--quiet", "--data", photos, "--method.scale", "5", "clip", *TINY, "--out", tmp_path / "run"
+        "train",
+        "--quiet",
+        "--data",
+        photos,
+        "--method.scale",
+        "5",
+        "clip",
+        *TINY,
+        "--out",
+        tmp_path / "run",
     )
     assert called.code == 0, called
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["config"]["scale"] == 5.0
@@ -136,7 +160,10 @@ def test_the_word_for_how_long_beats_the_file(diptych, photos, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"method: clip\ndata: {{train: {photos}}}\nrecipe: {{steps: 50}}\n")
     words = [word for word in TINY if not word.startswith("--steps")]
-    assert diptych("train", "--config", path, *words, "--epochs", "1", "--out", tmp_path / "run").code == 0
+    assert (
+        diptych("train", "--config", path, *words, "--epochs", "1", "--out", tmp_path / "run").code
+        == 0
+    )
     recipe = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["recipe"]
     assert (recipe["epochs"], recipe["steps"]) == (1.0, None)
 
@@ -147,17 +174,28 @@ def test_a_run_is_trained_measured_embedded_searched_and_told(train, diptych, tm
     assert f"{run} holds the model (3 steps)" in called.out
     assert "i2t_r1" in called.err
 
-    measured = json.loads(diptych("evaluate", run, "--data", data, "--suite", "retrieval,zeroshot", "--json").out)
+    measured = json.loads(
+        diptych("evaluate", run, "--data", data, "--suite", "retrieval,zeroshot", "--json").out
+    )
     assert measured["retrieval"]["n"] == measured["zeroshot"]["n"] == 16
-    shown = diptych("evaluate", run, "--data", data, "--suite", "retrieval,zeroshot", "--label", "label").out
-    for name in ("i2t_r1", "mean_per_class", measured["retrieval"]["protocol"], measured["zeroshot"]["protocol"]):
+    shown = diptych(
+        "evaluate", run, "--data", data, "--suite", "retrieval,zeroshot", "--label", "label"
+    ).out
+    for name in (
+        "i2t_r1",
+        "mean_per_class",
+        measured["retrieval"]["protocol"],
+        measured["zeroshot"]["protocol"],
+    ):
         assert name in shown
 
     assert f"diptych search {emb}" in diptych("embed", run, data, "--out", emb).out
     assert np.load(emb / "img_emb" / "img_emb_0.npy").shape == (16, 16)
     hits = json.loads(diptych("search", emb, "a red thing", "-k", "3", "--json").out)
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
-    itself = json.loads(diptych("search", emb, "--image", data.parent / "05.jpg", "-k", "1", "--json").out)
+    itself = json.loads(
+        diptych("search", emb, "--image", data.parent / "05.jpg", "-k", "1", "--json").out
+    )
     assert itself[0]["image_path"] == str(data.parent / "05.jpg")
     assert hits[0]["key"] in diptych("search", emb, "a red thing").out
 
@@ -188,7 +226,9 @@ def test_verbs_that_embed_take_a_precision(train, diptych, photos, tmp_path, pre
     for name, given in {"exact": (), "low": words}.items():
         called = diptych("embed", run, photos, "--out", tmp_path / name, *given)
         assert called.code == 0, called
-        vectors[name] = [np.load(tmp_path / name / kind / f"{kind}_0.npy") for kind in ("img_emb", "text_emb")]
+        vectors[name] = [
+            np.load(tmp_path / name / kind / f"{kind}_0.npy") for kind in ("img_emb", "text_emb")
+        ]
     for exact, low in zip(vectors["exact"], vectors["low"], strict=True):
         assert not np.array_equal(exact, low)
         assert (exact * low).sum(1).min() >= PRECISIONS[precision]
@@ -197,9 +237,23 @@ def test_verbs_that_embed_take_a_precision(train, diptych, photos, tmp_path, pre
         for given in ((), words)
     )
     assert low["n"] == exact["n"] == 16
-    assert low["protocol"] != exact["protocol"]  # numbers of another precision are not compared unawares
-    itself = ("search", tmp_path / "exact", "--image", photos / "05.png", "-k", "1", "--json", *words)
-    assert json.loads(diptych(*itself).out)[0]["key"] == json.loads(diptych(*itself[:-2]).out)[0]["key"]
+    assert (
+        low["protocol"] != exact["protocol"]
+    )  # numbers of another precision are not compared unawares
+    itself = (
+        "search",
+        tmp_path / "exact",
+        "--image",
+        photos / "05.png",
+        "-k",
+        "1",
+        "--json",
+        *words,
+    )
+    assert (
+        json.loads(diptych(*itself).out)[0]["key"]
+        == json.loads(diptych(*itself[:-2]).out)[0]["key"]
+    )
 
 
 def test_a_tracker_gets_the_config_and_goes_on_when_resumed(train, diptych, photos, tmp_path):
@@ -209,7 +263,11 @@ def test_a_tracker_gets_the_config_and_goes_on_when_resumed(train, diptych, phot
     train(photos, run, "--val", photos, "--tracker", "tensorboard")
     (sent,) = (run / "tensorboard").glob("*/hparams.yml")
     config = yaml.safe_load(sent.read_text())
-    assert (config["method"], config["recipe.lr"], config["data.train"]) == ("clip", 0.002, str(photos))
+    assert (config["method"], config["recipe.lr"], config["data.train"]) == (
+        "clip",
+        0.002,
+        str(photos),
+    )
     assert diptych("train", "--resume", "--out", run).code == 0
     assert list((run / "tensorboard").glob("*/hparams.yml")) == [sent]
     read = EventAccumulator(str(run / "tensorboard")).Reload()
@@ -219,13 +277,22 @@ def test_a_tracker_gets_the_config_and_goes_on_when_resumed(train, diptych, phot
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "glyphs"])
 def test_every_kind_of_source_goes_all_the_way(train, diptych, photos, tmp_path, kind):
-    sources = {"folder": photos, "tar": make_tar(tmp_path / "web.tar"), "glyphs": "glyphs:split=val:design=noto"}
+    sources = {
+        "folder": photos,
+        "tar": make_tar(tmp_path / "web.tar"),
+        "glyphs": "glyphs:split=val:design=noto",
+    }
     data, run, emb = sources[kind], tmp_path / "run", tmp_path / "emb"
     assert train(data, run, "--val", data).code == 0
     count = json.loads(diptych("check", data, "--json").out)["samples"]
-    assert json.loads(diptych("evaluate", run, "--data", data, "--json").out)["retrieval"]["n"] == count
+    assert (
+        json.loads(diptych("evaluate", run, "--data", data, "--json").out)["retrieval"]["n"]
+        == count
+    )
     assert diptych("embed", run, data, "--out", emb).code == 0
-    assert len(json.loads(diptych("search", emb, "a red thing", "-k", "99999", "--json").out)) == count
+    assert (
+        len(json.loads(diptych("search", emb, "a red thing", "-k", "99999", "--json").out)) == count
+    )
 
 
 def test_the_demo_shows_what_it_reached_beside_the_bars(diptych, tmp_path, monkeypatch):
@@ -234,12 +301,24 @@ def test_the_demo_shows_what_it_reached_beside_the_bars(diptych, tmp_path, monke
     def run_demo(out, **settings):
         given.update(settings, out=out)
         found = {"t2i_r5": 0.5, "pixel_lookup_r5": 0.25}
-        return {"unseen_design": {"plain": found, "placed": found}, "unseen_concepts": {"t2i_r5": 0.125}}
+        return {
+            "unseen_design": {"plain": found, "placed": found},
+            "unseen_concepts": {"t2i_r5": 0.125},
+        }
 
     monkeypatch.setattr("diptych.lab.demo.run_demo", run_demo)
     called = diptych("demo", "--out", tmp_path / "demo", "--seed", "7")
     assert (called.code, given["seed"], given["out"]) == (0, 7, tmp_path / "demo")
-    for part in ("plain", "placed", "concepts", "0.500", "0.250", "0.125", "0.350", tmp_path / "demo" / "report.html"):
+    for part in (
+        "plain",
+        "placed",
+        "concepts",
+        "0.500",
+        "0.250",
+        "0.125",
+        "0.350",
+        tmp_path / "demo" / "report.html",
+    ):
         assert str(part) in called.out
 
 
@@ -256,7 +335,9 @@ def test_check_tells_duplicates_leakage_and_tokens(diptych, photos, tmp_path):
 
 def test_check_estimates_with_gradient_caching(diptych, refused, photos):
     words = ("check", photos, "--batch-size", "16", "--json")
-    whole, cut = (json.loads(diptych(*words, *more).out)["training"] for more in ((), ("--chunk", "64")))
+    whole, cut = (
+        json.loads(diptych(*words, *more).out)["training"] for more in ((), ("--chunk", "64"))
+    )
     assert (whole["chunk"], cut["chunk"]) == (None, 64)
     assert cut["batch_bytes"] < whole["batch_bytes"] / 2
     assert "in pieces of 64 tokens" in diptych(*words[:-1], "--chunk", "64").out
@@ -273,7 +354,9 @@ def test_progress_is_silent_while_short_and_speaks_when_long(capsys, monkeypatch
     assert captured.err == "reading: 2 of 2\n"
 
 
-def test_only_rank_0_speaks_but_every_rank_tells_its_error(train, photos, tmp_path, monkeypatch, capsys):
+def test_only_rank_0_speaks_but_every_rank_tells_its_error(
+    train, photos, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("diptych.cli.train.first_rank", lambda: False)
     called = train(photos, tmp_path / "run")
     assert (called.code, called.out, called.err) == (0, "", "")
@@ -364,13 +447,22 @@ def test_a_signal_that_is_ignored_as_under_nohup_stays_so(train, photos, tmp_pat
 def test_stdout_in_ascii_shows_what_it_can(tmp_path, monkeypatch):
     with (tmp_path / "out").open("w", encoding="ascii") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        for words in (["--help"], ["train", "--help"], ["train", "clip", "--help"], ["search", "--help"]):
+        for words in (
+            ["--help"],
+            ["train", "--help"],
+            ["train", "clip", "--help"],
+            ["search", "--help"],
+        ):
             assert main(words) == 0
     assert "?" in (tmp_path / "out").read_text(encoding="ascii")
 
 
-@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "3"}, {"WORLD_SIZE": "two", "LOCAL_RANK": "0"}])
-def test_ranks_that_cannot_meet_are_one_line(photos, tmp_path, monkeypatch, refused_training, variables):
+@pytest.mark.parametrize(
+    "variables", [{"LOCAL_RANK": "3"}, {"WORLD_SIZE": "two", "LOCAL_RANK": "0"}]
+)
+def test_ranks_that_cannot_meet_are_one_line(
+    photos, tmp_path, monkeypatch, refused_training, variables
+):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps what a process found first
@@ -384,7 +476,10 @@ def test_ranks_that_cannot_meet_are_one_line(photos, tmp_path, monkeypatch, refu
 
 @pytest.mark.parametrize(
     ("method", "words"),
-    [("mod_x", ("--method.pretrained", "true", "--method.phases", "1")), ("contrastive_gap", ("--preset", "paper"))],
+    [
+        ("mod_x", ("--method.pretrained", "true", "--method.phases", "1")),
+        ("contrastive_gap", ("--preset", "paper")),
+    ],
 )
 def test_options_that_go_on_from_weights_need_them(photos, tmp_path, refused, method, words):
     message = refused("train", method, "--data", photos, "--out", tmp_path / "run", *words)

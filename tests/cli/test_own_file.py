@@ -1,4 +1,5 @@
-"""A method in a file of one's own, `diptych train mine.py`: trained, loaded, resumed; and run only when named."""
+"""A method in a file of one's own, `diptych train mine.py`: trained, loaded, resumed; and run only
+when named."""
 
 import json
 import shutil
@@ -19,7 +20,9 @@ def run(diptych, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "photos")
     shutil.copy(OWN, tmp_path / "mine.py")
-    called = diptych("train", "mine.py", "--data", "photos", *TINY, "--method.scale", "5", "--out", "run")
+    called = diptych(
+        "train", "mine.py", "--data", "photos", *TINY, "--method.scale", "5", "--out", "run"
+    )
     assert called.code == 0, called
     return tmp_path / "run"
 
@@ -37,7 +40,9 @@ def test_loading_a_model_runs_no_file(run):
     assert load(run).embed_texts("a red thing").shape == (1, 16)
     path = run / "model.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "plain": False}))
-    with pytest.raises(InputError, match="delivers more than two towers; give its module an entry point"):
+    with pytest.raises(
+        InputError, match="delivers more than two towers; give its module an entry point"
+    ):
         load(run)
 
 

@@ -1,4 +1,5 @@
-"""`diptych reproduce`: what it shows and stores, and that a run that is stopped or killed goes on."""
+"""`diptych reproduce`: what it shows and stores, and that a run that is stopped or killed goes
+on."""
 
 import json
 import os
@@ -78,7 +79,9 @@ def test_a_claim_is_run_shown_and_stored(diptych, file, tmp_path):
     assert stored["verdict"] == "holds"
     again = diptych("reproduce", file, "--out", tmp_path / "out", "--json")
     assert "all of it was done before; to run it anew, remove" in again.err
-    assert json.loads(again.out) == {"ours": {**stored, "processes": json.loads(again.out)["ours"]["processes"]}}
+    assert json.loads(again.out) == {
+        "ours": {**stored, "processes": json.loads(again.out)["ours"]["processes"]}
+    }
 
 
 def test_quick_says_that_it_gives_no_verdict(diptych, file):
@@ -86,20 +89,31 @@ def test_quick_says_that_it_gives_no_verdict(diptych, file):
     assert called.code == 0, called
     assert "no verdict: a quick run of seed 1 alone; nothing is stored" in called.out
     assert sorted(file.with_name("ran.txt").read_text().splitlines()) == ["1 ours", "1 theirs"]
-    assert json.loads(diptych("reproduce", file, "--quick", "--json").out)["ours"]["verdict"] is None
+    assert (
+        json.loads(diptych("reproduce", file, "--quick", "--json").out)["ours"]["verdict"] is None
+    )
 
 
 def test_ties_tell_what_could_have_been_seen_and_untrained_what_was_missing(diptych, file):
-    file.write_text(FILE.replace("value + trial.seed / 100", "value + (trial.seed % 2) * len(name) / 10"))
+    file.write_text(
+        FILE.replace("value + trial.seed / 100", "value + (trial.seed % 2) * len(name) / 10")
+    )
     told = diptych("reproduce", file, "--seeds", "4,5").out
-    assert "verdict: tie (the smallest effect that this run could have seen: r1: ours above theirs: 1.27)" in told
+    assert (
+        "verdict: tie (the smallest effect that this run could have seen: r1: ours above theirs: 1.27)"
+        in told
+    )
     file.write_text(FILE.replace("chance=0.1", "chance=0.6"))
     told = diptych("reproduce", file, "--seeds", "4,6").out
-    assert "verdict: untrained (r1 must reach 0.72; theirs reached 0.55, ours reached 0.65); nothing is stored" in told
+    assert (
+        "verdict: untrained (r1 must reach 0.72; theirs reached 0.55, ours reached 0.65); nothing is stored"
+        in told
+    )
 
 
 def test_a_killed_run_leaves_no_process_and_goes_on(diptych, file, tmp_path):
-    """Killed outright while the second arm of the first seed runs: the first arm is not run again."""
+    """Killed outright while the second arm of the first seed runs: the first arm is not run
+    again."""
     for name in ("began", "never"):
         os.mkfifo(tmp_path / name)
     process = shell("reproduce", file, "--jobs", 1, cwd=tmp_path)
@@ -143,7 +157,8 @@ def test_all_runs_what_is_stale_and_goes_on_after_a_refusal(diptych, file, tmp_p
     folder.mkdir()
     monkeypatch.setattr(claim, "CLAIMS", folder)
     (folder / "bad.py").write_text(
-        "from diptych.data.sources import open_source\n" + SHORT.replace('{"r1": 0.5}', 'open_source("flickr8k-1k")')
+        "from diptych.data.sources import open_source\n"
+        + SHORT.replace('{"r1": 0.5}', 'open_source("flickr8k-1k")')
     )
     (folder / "good.py").write_text(SHORT)
     called = diptych("reproduce", "--all")
@@ -162,7 +177,10 @@ def test_the_block_on_real_data_runs_where_that_is(diptych, file, tmp_path, monk
     file.write_text(FILE + "real = claim\n")
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     found = json.loads(diptych("reproduce", file, "--quick", "--json").out)
-    assert {name: record["block"] for name, record in found.items()} == {"ours": "claim", "ours.real": "real"}
+    assert {name: record["block"] for name, record in found.items()} == {
+        "ours": "claim",
+        "ours.real": "real",
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""`--shots K`: the training stream's sources draw so many samples of each class by the run's seed, once and for all."""
+"""`--shots K`: the training stream's sources draw so many samples of each class by the run's seed,
+once and for all."""
 
 import pytest
 import yaml
@@ -22,16 +23,37 @@ def data_of(run) -> dict:
     return yaml.safe_load((run / "config.yaml").read_text())["data"]
 
 
-def test_config_holds_the_spec_in_full_and_a_resumed_run_is_the_same(train, diptych, pets, tmp_path):
+def test_config_holds_the_spec_in_full_and_a_resumed_run_is_the_same(
+    train, diptych, pets, tmp_path
+):
     run, spec = tmp_path / "run", f"{pets}:shots=4:draw=3"
     called = train(pets, run, "--shots", "4", "--seed", "3")
     assert called.code == 0, called
     assert data_of(run) == {"train": spec}
     assert open_source(spec).labels("class").tolist() == [0] * 4 + [1] * 4
     assert diptych("train", "--resume", "--out", run).code == 0
-    assert diptych("train", "clip", "--data", pets, *TINY, "--shots=4", "--seed=3", "--resume", "--out", run).code == 0
+    assert (
+        diptych(
+            "train",
+            "clip",
+            "--data",
+            pets,
+            *TINY,
+            "--shots=4",
+            "--seed=3",
+            "--resume",
+            "--out",
+            run,
+        ).code
+        == 0
+    )
     again = tmp_path / "again"  # other random choices on the same samples
-    assert diptych("train", "--config", run / "config.yaml", "--seed", "5", "--out", again, "--quiet").code == 0
+    assert (
+        diptych(
+            "train", "--config", run / "config.yaml", "--seed", "5", "--out", again, "--quiet"
+        ).code
+        == 0
+    )
     assert data_of(again) == {"train": spec}
 
 
@@ -49,9 +71,15 @@ def test_a_file_may_ask_for_shots_and_each_source_gives_them(diptych, pets, tmp_
         (["--shots", "0"], "{}", ["shots=0 of", "write 1 or more"]),
         (["--shots", "11"], "{}", ["shots=11 of", "there are of cat (10), dog (10)"]),
         (["--shots", "2"], "{}:shots=4", ["gives 'shots' twice; give it once"]),
-        (["--shots", "2"], "web={}", ["--shots is of the stream train, and --data names web", "SOURCE:shots=2"]),
+        (
+            ["--shots", "2"],
+            "web={}",
+            ["--shots is of the stream train, and --data names web", "SOURCE:shots=2"],
+        ),
     ],
 )
-def test_what_does_not_fit_is_told_in_one_line(refused_training, pets, tmp_path, words, data, parts):
+def test_what_does_not_fit_is_told_in_one_line(
+    refused_training, pets, tmp_path, words, data, parts
+):
     message = refused_training(data.format(pets), tmp_path / "run", *words)
     assert all(part in message for part in parts), message

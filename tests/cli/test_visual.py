@@ -1,4 +1,5 @@
-"""From pages to labels, a run, its scores of one's own texts and its numbers, all on the command line."""
+"""From pages to labels, a run, its scores of one's own texts and its numbers, all on the command
+line."""
 
 import json
 
@@ -56,7 +57,13 @@ def run(diptych, corpus):
         assert label(diptych, corpus, corpus / "auto.jsonl").code == 0
         table = corpus / "auto.jsonl"
         called = train(
-            diptych, f"train={table},human={table},calibrate={table}", out, "--method.label", "label", "--val", table
+            diptych,
+            f"train={table},human={table},calibrate={table}",
+            out,
+            "--method.label",
+            "label",
+            "--val",
+            table,
         )
         assert called.code == 0, called
         assert "validation: " in called.err
@@ -93,16 +100,32 @@ def test_a_run_tells_which_texts_are_visual(diptych, run, tmp_path):
 
 def test_the_threshold_may_be_found_anew_for_any_model(diptych, run, corpus, monkeypatch):
     monkeypatch.setattr("diptych.cli.visual._SHOWN", 1)
-    told = json.loads(diptych("visual", "tiny", "a cat", "--val", corpus / "auto.jsonl", "--json").out)
+    told = json.loads(
+        diptych("visual", "tiny", "a cat", "--val", corpus / "auto.jsonl", "--json").out
+    )
     assert 0 < told["threshold"] < 2
     before = (run / "model.json").read_text()
-    called = diptych("visual", run, "a cat", "--val", corpus / "auto.jsonl", "--label", "label", "--role", "caption")
+    called = diptych(
+        "visual",
+        run,
+        "a cat",
+        "--val",
+        corpus / "auto.jsonl",
+        "--label",
+        "label",
+        "--role",
+        "caption",
+    )
     assert called.code == 0, called
     assert (run / "model.json").read_text() == before
 
 
-def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(diptych, run, corpus, tmp_path):
-    called = diptych("evaluate", run, "--data", corpus / "auto.jsonl", "--suite", "visualness,retrieval")
+def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(
+    diptych, run, corpus, tmp_path
+):
+    called = diptych(
+        "evaluate", run, "--data", corpus / "auto.jsonl", "--suite", "visualness,retrieval"
+    )
     assert called.code == 0, called
     visualness, retrieval = called.out.split("retrieval on ")
     assert "visual" in visualness.splitlines()[0]
@@ -139,11 +162,30 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(diptych, ru
         (("visual", "{run}", "texts.txt"), "texts.txt: there is no such file"),
         (("visual", "{run}", "a cat", "--label", "x"), "--label is of the texts of --val"),
         (("visual", "{run}", "a cat", "--threshold", "1", "--val", "{auto}"), "leave one out"),
-        (("visual", "{run}", "a cat", "--val", "{auto}", "--label", "labl"), "did you mean 'label'"),
+        (
+            ("visual", "{run}", "a cat", "--val", "{auto}", "--label", "labl"),
+            "did you mean 'label'",
+        ),
         (("data", "label", "{pages}", "--out", "x.jsonl"), "has no model to compare with"),
         (("data", "label", "{pages}", "--model", "tiny", "--out", "x.csv"), "give --out x.jsonl"),
-        (("data", "label", "{pages}", "--model", "tiny", "--positive", "lots", "--out", "x.jsonl"), "'lots' is no thr"),
-        (("data", "filter", "{pages}", "--model", "tiny", "--out", "x.npz"), "--model goes with `data label`"),
+        (
+            (
+                "data",
+                "label",
+                "{pages}",
+                "--model",
+                "tiny",
+                "--positive",
+                "lots",
+                "--out",
+                "x.jsonl",
+            ),
+            "'lots' is no thr",
+        ),
+        (
+            ("data", "filter", "{pages}", "--model", "tiny", "--out", "x.npz"),
+            "--model goes with `data label`",
+        ),
         (("train", "visualness", "--data", "{auto}", "--out", "x"), "name one with --init"),
     ],
 )

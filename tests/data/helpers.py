@@ -1,4 +1,5 @@
-"""Images for the tests of the decoder and of the preprocessing, and memory for those of the loader."""
+"""Images for the tests of the decoder and of the preprocessing, and memory for those of the
+loader."""
 
 import ctypes
 import gc
@@ -29,7 +30,14 @@ def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
     """A little-endian TIFF header whose tags are all LONG."""
     tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (277, 1), *more]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags))
-    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0) + bytes(64)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8)
+        + struct.pack("<H", len(tags))
+        + entries
+        + struct.pack("<I", 0)
+        + bytes(64)
+    )
 
 
 class Ready:
@@ -49,8 +57,8 @@ class Still(Toy):
 
 
 def held(processes=None) -> int:
-    """Bytes that processes hold alone, by default this one; what it has freed goes back to the system first, or leaks
-    would fill it unseen."""
+    """Bytes that processes hold alone, by default this one; what it has freed goes back to the
+    system first, or leaks would fill it unseen."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:

@@ -39,7 +39,9 @@ def test_cells_have_the_smallest_box_that_holds_their_centre():
     corner, size = draws.uniform(0, 0.6, (5, 2)), draws.uniform(0.1, 0.5, (5, 2))
     boxes = np.concatenate([corner, corner + size], 1).astype(np.float32)
     numbers = np.array([3, 0, 1, 1, 2])
-    np.testing.assert_allclose(on_grid(boxes, numbers, (4, 5)), by_loops(boxes, numbers, (4, 5)), atol=1e-5)
+    np.testing.assert_allclose(
+        on_grid(boxes, numbers, (4, 5)), by_loops(boxes, numbers, (4, 5)), atol=1e-5
+    )
     assert (on_grid(np.zeros((0, 4)), np.zeros(0), (2, 2))[:, 0] == -1).all()
 
 
@@ -85,7 +87,9 @@ def test_a_mirrored_image_takes_its_boxes_along():
     for seed in range(20):
         found = view(names=("bat", "owl"), flip=True)(sample(*boxes), generator(seed, "x"), 0.5)
         white = bool(found["images.main"][0, 0, 0, 0] > 128)
-        assert found["fields.regions"][:, 0].tolist() == ([1, -1, 1, -1] if white else [-1, 1, -1, 1])
+        assert found["fields.regions"][:, 0].tolist() == (
+            [1, -1, 1, -1] if white else [-1, 1, -1, 1]
+        )
         assert found["fields.regions"][0 if white else 1, 1:].tolist() == pytest.approx(
             [0.25, 0.25, 0.25, 0.75, 3**-0.5]
         )

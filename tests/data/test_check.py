@@ -40,12 +40,16 @@ class Made:
         if texts is None:
             raise BadSample("utf8")
         images = {} if data is None else {"main": BytesImage(data)}
-        return Sample(key=key, source=self.name, images=images, texts=[Text(text=text) for text in texts])
+        return Sample(
+            key=key, source=self.name, images=images, texts=[Text(text=text) for text in texts]
+        )
 
 
 def photo(seed, format="PNG", size=(64, 48), **options):
     rng = np.random.default_rng(seed)
-    image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -95,17 +99,24 @@ def test_exact_and_look_alike_images_are_found():
     report = check(source)
     assert (report.duplicates.images, report.duplicates.groups) == (1, [["7", "copy"]])
     assert report.alike.images == 3
-    assert sorted(map(sorted, report.alike.groups)) == [["7", "copy"], ["8", "small"], ["9", "jpeg"]]
+    assert sorted(map(sorted, report.alike.groups)) == [
+        ["7", "copy"],
+        ["8", "small"],
+        ["9", "jpeg"],
+    ]
 
 
 def test_colours_alone_tell_images_apart():
-    flat = [np.full((8, 9, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 2, 2))]
+    flat = [
+        np.full((8, 9, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 2, 2))
+    ]
     assert alike_pairs(flat) == [(0, 2)]
 
 
 def test_caption_lengths_and_lost_tokens():
     report = check(
-        Made(("a", photo(0), ["one two", "one two three four five"]), ("b", photo(1), ["x"])), tokenizer=Words()
+        Made(("a", photo(0), ["one two", "one two three four five"]), ("b", photo(1), ["x"])),
+        tokenizer=Words(),
     )
     captions = report.captions
     assert (captions.count, captions.cut, captions.lost, captions.context) == (3, 1, 2, 5)
@@ -124,7 +135,9 @@ def test_expected_false_negatives_equal_the_mean_over_all_batches(texts, batch):
     each = []
     for chosen in itertools.combinations(range(len(texts)), batch):
         shown = list(itertools.product(*[texts[n] for n in chosen]))
-        each.append(np.mean([sum(a == b for a, b in itertools.permutations(row, 2)) for row in shown]))
+        each.append(
+            np.mean([sum(a == b for a, b in itertools.permutations(row, 2)) for row in shown])
+        )
     assert check(source, batch_size=batch).false_negatives.per_batch == pytest.approx(np.mean(each))
 
 
@@ -144,7 +157,12 @@ def test_leakage_between_training_and_validation():
         ("clean", photo(101), ["fresh"]),
     )
     leakage = check(train, val=val).leakage
-    assert (leakage.samples, leakage.same_image, leakage.alike_image, leakage.same_caption) == (4, 1, 1, 1)
+    assert (leakage.samples, leakage.same_image, leakage.alike_image, leakage.same_caption) == (
+        4,
+        1,
+        1,
+        1,
+    )
     assert leakage.examples == ["alike", "same"]
 
 
@@ -161,7 +179,9 @@ def test_processes_see_what_one_process_sees():
     source = open_source("glyphs:split=test:design=noto")
     seen = []
     one = check(source).to_dict()
-    two = check(source, workers=2, progress=lambda done, total: seen.append((done, total))).to_dict()
+    two = check(
+        source, workers=2, progress=lambda done, total: seen.append((done, total))
+    ).to_dict()
     assert one.pop("cost").keys() == two.pop("cost").keys()
     assert one == two
     assert seen == [(64, 192), (128, 192), (192, 192)]
@@ -185,7 +205,11 @@ def class_folder(folder):
 
 def test_classes_are_counted_and_empty_and_shared_ones_named(tmp_path):
     [classes] = check(open_source(str(class_folder(tmp_path)))).labels
-    assert (classes.label, classes.counts, classes.empty) == ("class", {"cat": 3, "dog": 2, "owl": 0}, ["owl"])
+    assert (classes.label, classes.counts, classes.empty) == (
+        "class",
+        {"cat": 3, "dog": 2, "owl": 0},
+        ["owl"],
+    )
     assert (classes.without, classes.images) == (0, 1)
     assert classes.twice == [(["cat/3.png", "dog/5.png"], ["cat", "dog"])]
 

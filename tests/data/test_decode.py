@@ -28,11 +28,16 @@ def reason(data: bytes, **options) -> str:
 
 def png_header(width: int, height: int) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(64)))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -133,7 +138,8 @@ def test_flipped_bytes_never_escape_as_another_exception():
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
 @settings(max_examples=60, deadline=None)
 @given(
-    st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"BM"])
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"BM"]),
 )
 def test_any_bytes_decode_or_are_bad(data, start):
     with contextlib.suppress(BadSample):
@@ -145,9 +151,17 @@ def test_any_bytes_decode_or_are_bad(data, start):
     [
         png_header(60_000, 60_000),
         tiff(60_000, 60_000, (278, 60_000), (273, 8), (279, 100)),
-        tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100)),  # a small image cut from one huge tile
-        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
-        b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + b",\0\0\0\0`\xea`\xea\0\x08" + bytes(20),
+        tiff(
+            16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100)
+        ),  # a small image cut from one huge tile
+        b"BM"
+        + struct.pack(
+            "<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0
+        ),
+        b"GIF89a"
+        + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0)
+        + b",\0\0\0\0`\xea`\xea\0\x08"
+        + bytes(20),
     ],
     ids=["png", "tiff", "tiff-tile", "bmp", "gif"],
 )

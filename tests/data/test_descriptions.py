@@ -1,4 +1,5 @@
-"""Files of sentences about classes: names are compared as people write them, and what is wrong is named."""
+"""Files of sentences about classes: names are compared as people write them, and what is wrong is
+named."""
 
 import json
 
@@ -40,15 +41,22 @@ def test_another_form_is_told_with_its_place(content, said, tmp_path):
 
 def test_a_class_or_a_file_that_is_not_there_is_named(tmp_path):
     path = written(tmp_path, {"sea lion": ["It swims."]})
-    with pytest.raises(InputError, match=r"told.json: there is no class 'sea_lions'; it has 'sea lion'"):
+    with pytest.raises(
+        InputError, match=r"told.json: there is no class 'sea_lions'; it has 'sea lion'"
+    ):
         of_classes(path, ["sea_lions"])
     with pytest.raises(InputError, match="no such file"):
         read(tmp_path / "none.json")
 
 
 def test_a_text_that_a_name_has_twice_is_taken_once_and_other_keys_stay_as_they_are(tmp_path):
-    path = written(tmp_path, {"001.Wren/a-1.jpg": ["small", "brown ", "small"], "001.Wren/b.jpg": ["small"]})
-    assert descriptions.read_lists(path) == {"001.Wren/a-1.jpg": ("small", "brown"), "001.Wren/b.jpg": ("small",)}
+    path = written(
+        tmp_path, {"001.Wren/a-1.jpg": ["small", "brown ", "small"], "001.Wren/b.jpg": ["small"]}
+    )
+    assert descriptions.read_lists(path) == {
+        "001.Wren/a-1.jpg": ("small", "brown"),
+        "001.Wren/b.jpg": ("small",),
+    }
     with pytest.raises(InputError, match="the image 'a': number 2 is 3|the image 'a' has no list"):
         descriptions.read_lists(written(tmp_path, {"a": ["x", 3]}), "image")
 
@@ -57,7 +65,10 @@ def test_what_is_written_is_read(tmp_path):
     texts = {"owl": ("grey, ärmlich", "young"), "ani": ("black",)}
     descriptions.write(tmp_path / "bank.json", texts)
     assert read(tmp_path / "bank.json") == texts
-    assert descriptions.bank(str(tmp_path / "bank.json"), ["Ani", "Owl"]) == (("black",), ("grey, ärmlich", "young"))
+    assert descriptions.bank(str(tmp_path / "bank.json"), ["Ani", "Owl"]) == (
+        ("black",),
+        ("grey, ärmlich", "young"),
+    )
 
 
 def test_any_callable_makes_a_bank_and_is_asked_once_a_name():
@@ -67,20 +78,30 @@ def test_any_callable_makes_a_bank_and_is_asked_once_a_name():
         asked.append(name)
         yield from (f"a male {name}", f"a female {name} ", f"a male {name}")
 
-    assert descriptions.generate(["finch", "wren"], model)["wren"] == ("a male wren", "a female wren")
+    assert descriptions.generate(["finch", "wren"], model)["wren"] == (
+        "a male wren",
+        "a female wren",
+    )
     assert asked == ["finch", "wren"]
-    with pytest.raises(InputError, match="what was said of the class 'owl' has no list of sentences but 'grey'"):
+    with pytest.raises(
+        InputError, match="what was said of the class 'owl' has no list of sentences but 'grey'"
+    ):
         descriptions.generate(["owl"], lambda name: "grey")
 
 
 def test_templates_say_the_same_of_all_classes():
-    assert descriptions.bank("plain", ["cat", "dog"]) == (("a photo of a cat.",), ("a photo of a dog.",))
+    assert descriptions.bank("plain", ["cat", "dog"]) == (
+        ("a photo of a cat.",),
+        ("a photo of a dog.",),
+    )
     with pytest.raises(InputError, match="unknown templates 'plian'; did you mean 'plain'"):
         descriptions.bank("plian", ["cat"])
 
 
 def test_a_bank_says_something_of_every_class(tmp_path):
-    with pytest.raises(InputError, match=r"told\.json: the class 'owl' has no sentence; write at least one"):
+    with pytest.raises(
+        InputError, match=r"told\.json: the class 'owl' has no sentence; write at least one"
+    ):
         descriptions.bank(str(written(tmp_path, {"owl": [], "ani": ["black"]})), ["ani", "owl"])
 
 
@@ -91,7 +112,10 @@ def test_summaries_come_back_from_their_file(tmp_path):
     assert descriptions.read_summaries(written(tmp_path, short)) == short
     with pytest.raises(InputError, match="no summaries; write"):
         descriptions.read_summaries(written(tmp_path, {"a": ["b"]}))
-    with pytest.raises(InputError, match="the summary of a text of the class 'owl' has no list of sentences: number 1"):
+    with pytest.raises(
+        InputError,
+        match="the summary of a text of the class 'owl' has no list of sentences: number 1",
+    ):
         descriptions.shorten({"owl": ["a grey owl"]}, lambda text: "")
 
 

@@ -1,4 +1,5 @@
-"""Texts varied by words: which operations there are, how often each, and that nothing ends empty."""
+"""Texts varied by words: which operations there are, how often each, and that nothing ends
+empty."""
 
 import json
 from collections import Counter
@@ -8,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.eda import STOP_WORDS, _deleted, _replaced, _swapped, synonyms, varied, without_stop_words
+from diptych.data.eda import (
+    STOP_WORDS,
+    _deleted,
+    _replaced,
+    _swapped,
+    synonyms,
+    varied,
+    without_stop_words,
+)
 from diptych.errors import InputError
 
 TABLE = {"large": ("big", "huge"), "cat": ("feline",)}

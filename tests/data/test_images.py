@@ -25,7 +25,8 @@ from diptych.errors import InputError
 
 
 def test_luma_is_added_in_one_order():
-    """Bit-equal to single products and sums, which every processor rounds alike; a matrix product is not."""
+    """Bit-equal to single products and sums, which every processor rounds alike; a matrix product
+    is not."""
     pixels = np.random.default_rng(0).uniform(0, 255, (40, 3)).astype(np.float32)
     red, green, blue = (np.float32(weight) for weight in (0.299, 0.587, 0.114))
     slow = [(pixel[0] * red + pixel[1] * green) + pixel[2] * blue for pixel in pixels]
@@ -77,7 +78,9 @@ def test_a_thin_image_is_a_bomb_where_scaling_would_make_it_one():
 
 
 def test_bomb_limits_do_not_touch_ordinary_panoramas():
-    assert Preprocess(size=32).read(BytesImage(encoded(Image.new("L", (3000, 20)), "PNG"))).shape == (3, 32, 32)
+    assert Preprocess(size=32).read(
+        BytesImage(encoded(Image.new("L", (3000, 20)), "PNG"))
+    ).shape == (3, 32, 32)
 
 
 SIZES = [(57, 40), (40, 57), (33, 32), (32, 35), (32, 32), (20, 90), (500, 61), (7, 9)]
@@ -127,9 +130,15 @@ def test_pixels_equal_open_clip(resize, interpolation):
 def test_pixels_equal_transformers(kind):
     models = pytest.importorskip(f"transformers.models.{kind}")
     name = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}[kind]
-    processor = getattr(models, f"{name}Pil", None) or getattr(models, name)  # the Pillow one, whatever its name
+    processor = getattr(models, f"{name}Pil", None) or getattr(
+        models, name
+    )  # the Pillow one, whatever its name
     if kind == "clip":
-        options = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "resample": 3}
+        options = {
+            "size": {"shortest_edge": 32},
+            "crop_size": {"height": 32, "width": 32},
+            "resample": 3,
+        }
         ours = Preprocess(size=32, crop="floor")
     else:
         options = {"size": {"height": 32, "width": 32}, "resample": 3}
@@ -192,7 +201,9 @@ def test_a_ratio_pads_before_scaling_and_is_told_only_where_there_is_one():
     assert (plain(image) == 255).all()
     assert torch.equal(padded(image), plain(images.barred(image, 1.25)))
     assert 0.15 < (padded(image) > 127).float().mean() < 0.4
-    assert torch.equal(padded(Image.new("RGB", (20, 20), (1, 2, 3))), plain(Image.new("RGB", (20, 20), (1, 2, 3))))
+    assert torch.equal(
+        padded(Image.new("RGB", (20, 20), (1, 2, 3))), plain(Image.new("RGB", (20, 20), (1, 2, 3)))
+    )
     assert "ratio" not in plain.to_dict()
     assert Preprocess.from_dict(padded.to_dict()) == padded
     assert Preprocess.from_dict(plain.to_dict()) == plain

@@ -1,4 +1,5 @@
-"""The loader: the same batches for any number of workers and ranks, whole epochs, damage counted and replaced."""
+"""The loader: the same batches for any number of workers and ranks, whole epochs, damage counted
+and replaced."""
 
 import gc
 from functools import partial
@@ -41,7 +42,9 @@ class Hopeless(Leaky):
 
 def epoch(loader, number=0, start=0):
     batches = list(loader.epoch(number, start))
-    return [key for batch in batches for key in batch.keys], torch.cat([batch.image.pixels for batch in batches])
+    return [key for batch in batches for key in batch.keys], torch.cat(
+        [batch.image.pixels for batch in batches]
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -55,10 +58,16 @@ def test_order_and_pixels_do_not_depend_on_workers(workers):
 
 def test_ranks_share_out_the_same_batches_with_the_same_pixels():
     keys, pixels = epoch(Loader(Toy(41), VIEWS, Shuffled(), 15))
-    parts = [list(Loader(Toy(41), VIEWS, Shuffled(), 15, rank=rank, ranks=4).epoch(0)) for rank in range(4)]
+    parts = [
+        list(Loader(Toy(41), VIEWS, Shuffled(), 15, rank=rank, ranks=4).epoch(0))
+        for rank in range(4)
+    ]
     joined = [key for step in zip(*parts, strict=True) for batch in step for key in batch.keys]
     assert joined == keys
-    assert torch.equal(pixels, torch.cat([batch.image.pixels for step in zip(*parts, strict=True) for batch in step]))
+    assert torch.equal(
+        pixels,
+        torch.cat([batch.image.pixels for step in zip(*parts, strict=True) for batch in step]),
+    )
 
 
 def test_augmentation_differs_between_positions_and_epochs():
@@ -78,7 +87,8 @@ def test_equal_images_of_one_epoch_are_augmented_differently():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_replacement_is_no_other_sample_of_its_batch(workers):
-    """Half of a small source is damaged: still no sample meets itself while there are others left."""
+    """Half of a small source is damaged: still no sample meets itself while there are others
+    left."""
     for number in range(6):
         for batch in Loader(HalfGone(40), VIEWS, Shuffled(), 10, workers=workers).epoch(number):
             assert len(set(batch.keys)) == len(batch.keys) == 10
@@ -123,11 +133,13 @@ def test_fewer_samples_than_ranks_in_a_batch_is_refused():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_stays_flat_over_epochs_with_persistent_workers(workers):
-    """What a process alone holds grows by less than 2 kB a sample: neither pixels nor tokens are kept."""
+    """What a process alone holds grows by less than 2 kB a sample: neither pixels nor tokens are
+    kept."""
     others = set(psutil.Process().children())
     loader = Loader(Still(128), VIEWS, Shuffled(), 32, workers=workers)
     sizes = {}
-    gc.freeze()  # a collection in a worker touches, and so copies, all that it got from this process
+    # a collection in a worker touches, and so copies, all that it got from this process
+    gc.freeze()
     for number in range(44):
         for _ in loader.epoch(number):
             pass
@@ -141,11 +153,16 @@ class Priced(Toy):
     """A source whose label is not called `class`."""
 
     def schema(self):
-        return {"images.main": Field(kind="image"), "labels.category": Field(kind="int", classes=("cup", "pot"))}
+        return {
+            "images.main": Field(kind="image"),
+            "labels.category": Field(kind="int", classes=("cup", "pot")),
+        }
 
 
 def test_a_label_that_is_lacking_names_the_option_and_the_labels_there_are():
-    with pytest.raises(InputError, match=r"no labels\.class, which maple needs; .* with --method\.label: category$"):
+    with pytest.raises(
+        InputError, match=r"no labels\.class, which maple needs; .* with --method\.label: category$"
+    ):
         loading.require(Priced(), ["images.main", "labels.class"], "maple")
     with pytest.raises(InputError, match="name a source, column or role that has it"):
         loading.require(Priced(), ["texts.caption"], "clip")

@@ -1,4 +1,5 @@
-"""The script that rebuilds the shipped drawings: its rules give the shipped records (its images need the network)."""
+"""The script that rebuilds the shipped drawings: its rules give the shipped records (its images
+need the network)."""
 
 import importlib.util
 import json
@@ -30,7 +31,14 @@ def test_the_split_rule_gives_the_shipped_split(script, shipped):
 
 def test_a_pack_of_three_entries_follows_the_rules(script):
     groups = {"groups": {"0": "g"}, "subgroups": {"1": "s"}}
-    entry = {"label": "red apple", "hexcode": "1F34E", "emoji": "🍎", "tags": ["fruit"], "group": 0, "subgroup": 1}
+    entry = {
+        "label": "red apple",
+        "hexcode": "1F34E",
+        "emoji": "🍎",
+        "tags": ["fruit"],
+        "group": 0,
+        "subgroup": 1,
+    }
     data = [
         {**entry, "version": 1},
         {**entry, "hexcode": "1FAE9", "version": 16},  # too new
@@ -49,8 +57,16 @@ def test_a_pack_of_three_entries_follows_the_rules(script):
         "emojione": {"icons": {}, "aliases": {"heart": {}}},
     }
     apple, heart = script.concepts(data, groups, chars, icons)
-    assert (apple["index"], apple["name"], apple["designs"]) == (0, "red apple", ["noto", "twemoji", "fluent-flat"])
-    assert (heart["index"], heart["hexcode"], heart["designs"]) == (1, "2764", ["noto", "twemoji", "emojione"])
+    assert (apple["index"], apple["name"], apple["designs"]) == (
+        0,
+        "red apple",
+        ["noto", "twemoji", "fluent-flat"],
+    )
+    assert (heart["index"], heart["hexcode"], heart["designs"]) == (
+        1,
+        "2764",
+        ["noto", "twemoji", "emojione"],
+    )
     assert heart["icons"]["emojione"] == "heart"
 
 

@@ -14,7 +14,9 @@ TOY = Toy(6, ["images.main", "texts.caption", "labels.class"])
 
 
 def paired():
-    return Paired(TOY, np.array([0, 0, 2, 5, 5, 5]), np.array([1, 0, 2, 2, 1, 0]), ["x", "y", "z"], "matched")
+    return Paired(
+        TOY, np.array([0, 0, 2, 5, 5, 5]), np.array([1, 0, 2, 2, 1, 0]), ["x", "y", "z"], "matched"
+    )
 
 
 def test_each_pair_is_the_sample_with_its_text_alone():
@@ -23,7 +25,11 @@ def test_each_pair_is_the_sample_with_its_text_alone():
     assert [sample.captions("*") for sample in source] == [["y"], ["x"], ["z"], ["z"], ["y"], ["x"]]
     assert source[-1].captions("matched") == ["x"]
     assert [sample.labels["class"] for sample in source] == [0, 0, 2, 5, 5, 5]
-    assert [sample.labels["origin"] for sample in source] == source.labels("origin").tolist() == [0, 0, 2, 5, 5, 5]
+    assert (
+        [sample.labels["origin"] for sample in source]
+        == source.labels("origin").tolist()
+        == [0, 0, 2, 5, 5, 5]
+    )
     assert source.labels("class").tolist() == [0, 0, 2, 5, 5, 5]
     assert (
         [sample.key for sample in source]
@@ -37,11 +43,18 @@ def test_each_pair_is_the_sample_with_its_text_alone():
             "005#5",
         ]
     )
-    assert np.array_equal(np.asarray(source[3].images["main"].decode()), np.asarray(TOY[5].images["main"].decode()))
+    assert np.array_equal(
+        np.asarray(source[3].images["main"].decode()), np.asarray(TOY[5].images["main"].decode())
+    )
 
 
 def test_its_schema_is_what_its_samples_have():
-    assert set(paired().schema()) == {"images.main", "texts.matched", "labels.class", "labels.origin"}
+    assert set(paired().schema()) == {
+        "images.main",
+        "texts.matched",
+        "labels.class",
+        "labels.origin",
+    }
 
 
 def test_an_epoch_meets_every_pair_once_and_pairs_of_a_image_can_be_kept_apart():
@@ -59,10 +72,16 @@ def test_it_goes_to_workers():
 
 
 def test_each_text_of_a_sample_is_a_sample_where_there_are_several():
-    one = Rows([Sample(key=str(at), source="rows", texts=[Text(text=f"t {at}")]) for at in range(3)])
+    one = Rows(
+        [Sample(key=str(at), source="rows", texts=[Text(text=f"t {at}")]) for at in range(3)]
+    )
     assert by_text(one, "caption") is one
     some = [
-        Sample(key="a", source="rows", texts=[Text(text="1"), Text(text="x", role="other"), Text(text="2")]),
+        Sample(
+            key="a",
+            source="rows",
+            texts=[Text(text="1"), Text(text="x", role="other"), Text(text="2")],
+        ),
         Sample(key="b", source="rows"),
         Sample(key="c", source="rows", texts=[Text(text="3")]),
     ]

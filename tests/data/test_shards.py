@@ -1,4 +1,5 @@
-"""Shards: everything the reader knows comes back, runs go on where they stopped, and nothing foreign is overwritten."""
+"""Shards: everything the reader knows comes back, runs go on where they stopped, and nothing
+foreign is overwritten."""
 
 import json
 
@@ -19,7 +20,10 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "shards"
     seen = []
     paths = write_shards(
-        open_source(SPEC), folder, per_shard=3, progress=lambda done, total: seen.append((done, total))
+        open_source(SPEC),
+        folder,
+        per_shard=3,
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(done, 7) for done in range(1, 8)]
     return folder, paths
@@ -32,28 +36,40 @@ def test_shards_are_read_back_as_they_were(written):
     assert list(back.keys()) == list(source.keys())
     assert back.damage == {}
     for old, new in zip(source, back, strict=True):
-        assert np.array_equal(np.asarray(new.images["main"].decode()), np.asarray(old.images["main"].decode()))
+        assert np.array_equal(
+            np.asarray(new.images["main"].decode()), np.asarray(old.images["main"].decode())
+        )
         for role in {text.role for text in old.texts}:
             assert new.captions(role) == list(dict.fromkeys(old.captions(role)))
         assert len(new.captions("question")) == len(new.captions("answer")) >= 2
         assert new.labels == {name: value for name, value in old.labels.items() if value >= 0}
-        assert [(b.xyxy, b.text, b.label) for b in new.boxes] == [(b.xyxy, b.text, b.label) for b in old.boxes]
+        assert [(b.xyxy, b.text, b.label) for b in new.boxes] == [
+            (b.xyxy, b.text, b.label) for b in old.boxes
+        ]
         for name, mask in old.masks.items():
             assert np.array_equal(np.asarray(new.masks[name].decode()), np.asarray(mask.decode()))
         for name in ("depth", "factors"):
             assert np.array_equal(new.arrays[name], old.arrays[name])
         told = [text.attrs["objects"] for text in old.texts if text.role == "long"]
         assert [tuple(np.flatnonzero(row)) for row in new.arrays["long_objects"]] == told
-        assert new.arrays["statement_true"].tolist() == [t.attrs["true"] for t in old.texts if t.role == "statement"]
+        assert new.arrays["statement_true"].tolist() == [
+            t.attrs["true"] for t in old.texts if t.role == "statement"
+        ]
         for edit in old.edits:
             assert new.images[edit.kind].read() == edit.images["main"].read()
             assert new.captions(f"{edit.kind}_instruction") == edit.captions("instruction")
             assert new.captions(f"{edit.kind}_caption") == edit.captions()
     for mask in ("class", "coarse"):
-        classes, names = source.schema()[f"masks.{mask}"].classes, back.schema()[f"masks.{mask}"].classes
+        classes, names = (
+            source.schema()[f"masks.{mask}"].classes,
+            back.schema()[f"masks.{mask}"].classes,
+        )
         there = np.unique([np.asarray(sample.masks[mask].decode()) for sample in source])
         assert [names[number] for number in there] == [classes[number] for number in there]
-    classes, names = source.schema()["labels.colour"].classes, back.schema()["labels.colour"].classes
+    classes, names = (
+        source.schema()["labels.colour"].classes,
+        back.schema()["labels.colour"].classes,
+    )
     assert [names[sample.labels["colour"]] for sample in back] == [
         classes[sample.labels["colour"]] for sample in source
     ]
@@ -81,7 +97,9 @@ def test_a_stopped_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_write", original)
     before = (tmp_path / "a" / "00000.tar").stat().st_mtime_ns
     seen = []
-    write_shards(source, tmp_path / "a", per_shard=2, progress=lambda done, total: seen.append(done))
+    write_shards(
+        source, tmp_path / "a", per_shard=2, progress=lambda done, total: seen.append(done)
+    )
     assert seen == [2, 3, 4, 5, 6]
     assert (tmp_path / "a" / "00000.tar").stat().st_mtime_ns == before
     assert len(open_source(f"{tmp_path}/a/*.tar")) == 6

@@ -25,7 +25,9 @@ def test_every_bank_has_different_templates_that_hold_a_name_once(bank):
 
 def test_what_zeroshot_takes_by_itself_has_the_protocol_that_it_always_had():
     assert templates("images") == TEMPLATES
-    protocol = Protocol(task="zeroshot", data="glyphs", split="192:0f", field="group", prompts=TEMPLATES)
+    protocol = Protocol(
+        task="zeroshot", data="glyphs", split="192:0f", field="group", prompts=TEMPLATES
+    )
     assert protocol.id() == "b2686d346d3d"
 
 
@@ -37,13 +39,17 @@ def test_imagenets_are_those_of_open_clip():
         ("imagenet-simple", metadata.SIMPLE_IMAGENET_TEMPLATES),
     ):
         for name in names:
-            assert [text.replace("{}", name) for text in templates(bank)] == [template(name) for template in theirs]
+            assert [text.replace("{}", name) for text in templates(bank)] == [
+                template(name) for template in theirs
+            ]
     assert set(templates("imagenet-simple")) < set(templates("imagenet"))
 
 
 def test_without_open_clip_the_remedy_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(InputError, match=r"'imagenet' are open_clip_torch's; pip install 'diptych\[openclip\]'"):
+    with pytest.raises(
+        InputError, match=r"'imagenet' are open_clip_torch's; pip install 'diptych\[openclip\]'"
+    ):
         templates("imagenet")
     assert templates("plain") == ("a photo of a {}.",)
 
@@ -51,7 +57,9 @@ def test_without_open_clip_the_remedy_is_told(monkeypatch):
 def test_styles_say_what_captions_of_scenes_say():
     for name, group in template_groups("styles").items():
         style = STYLES[name]
-        ways = range(3) if style.lexicon < 0 else [style.lexicon]  # a style's captions have words of their own
+        ways = (
+            range(3) if style.lexicon < 0 else [style.lexicon]
+        )  # a style's captions have words of their own
         openings = [RENDERINGS[style.rendering][way] for way in ways]
         assert 1 <= len(group) <= 4
         for template in group:
@@ -68,9 +76,14 @@ def test_styles_say_what_captions_of_scenes_say():
 def test_files_and_literals(tmp_path):
     lines, groups = tmp_path / "mine.txt", tmp_path / "groups.json"
     lines.write_bytes("\ufeffa {}\n\n  der Hund, {}  \r\n".encode())
-    groups.write_text(json.dumps({"sketch": ["a sketch of a {}", "a {}"], "photo": ["a photo, {}"]}))
+    groups.write_text(
+        json.dumps({"sketch": ["a sketch of a {}", "a {}"], "photo": ["a photo, {}"]})
+    )
     assert templates(str(lines)) == ("a {}", "der Hund, {}")
-    assert template_groups(str(groups)) == {"sketch": ("a sketch of a {}", "a {}"), "photo": ("a photo, {}",)}
+    assert template_groups(str(groups)) == {
+        "sketch": ("a sketch of a {}", "a {}"),
+        "photo": ("a photo, {}",),
+    }
     assert templates(str(groups)) == ("a sketch of a {}", "a {}", "a photo, {}")
     assert templates("a {}|one {}.txt") == ("a {}", "one {}.txt")
 
@@ -84,13 +97,21 @@ def test_files_and_literals(tmp_path):
         ("a {} |", None, "template '' of the templates must hold"),
         ("none.txt", None, "none.txt: no such file; check the path"),
         ("none.json", None, "none.json: no such file"),
-        ("a.txt", "a {}\nphoto\n", r"template 'photo' of .*a\.txt must hold \{\} once, where the class name goes"),
+        (
+            "a.txt",
+            "a {}\nphoto\n",
+            r"template 'photo' of .*a\.txt must hold \{\} once, where the class name goes",
+        ),
         ("a.txt", "\n", r"a\.txt: no template is given; give at least '\{\}'"),
         ("a.json", "{", "not JSON"),
         ("a.json", '["a {}"]', "no groups of templates; write"),
         ("a.json", '{"one": "a {}"}', "no groups of templates"),
         ("a.json", '{"one": []}', r"group 'one' of .*a\.json: no template is given"),
-        ("a.json", '{"one": ["a {}"], "two": [3]}', r"template 3 of group 'two' of .*a\.json must hold"),
+        (
+            "a.json",
+            '{"one": ["a {}"], "two": [3]}',
+            r"template 3 of group 'two' of .*a\.json must hold",
+        ),
     ],
 )
 def test_what_are_no_templates_is_told(tmp_path, spec, text, message):
@@ -103,7 +124,10 @@ def test_what_are_no_templates_is_told(tmp_path, spec, text, message):
 
 def test_groups_may_be_given_as_they_stand():
     groups = {"sketch": ["a sketch of a {}"], "photo": ("a photo, {}", "a {}")}
-    assert template_groups(groups) == {"sketch": ("a sketch of a {}",), "photo": ("a photo, {}", "a {}")}
+    assert template_groups(groups) == {
+        "sketch": ("a sketch of a {}",),
+        "photo": ("a photo, {}", "a {}"),
+    }
     assert template_groups(template_groups("styles")) == template_groups("styles")
     for wrong in ({}, {"one": "a {}"}, {"one": []}, {"one": ["a"]}):
         with pytest.raises(InputError, match="the templates"):
@@ -129,6 +153,10 @@ def test_words_for_what_the_classes_are_make_further_templates():
         "a pet of a {}.",
         "a pet photo of a {}.",
     )
-    assert found[9:] == ("a {}", "a pet: {}", "a cat: {}")  # without a full stop or a photo, nothing more comes of it
+    assert found[9:] == (
+        "a {}",
+        "a pet: {}",
+        "a cat: {}",
+    )  # without a full stop or a photo, nothing more comes of it
     assert len(set(found)) == len(found)
     assert with_types(["a {}"], []) == ("a {}",)

@@ -52,7 +52,10 @@ def test_views_are_functions_of_seed_epoch_position_and_view():
 def test_transparent_images_are_placed_on_changing_grounds_and_evaluated_on_white():
     view = ImageView(preprocess=Preprocess(size=32))
     sample = Sample(key="a", source="s", images={"main": Held(tile((255, 0, 0, 0)))})
-    grounds = {tuple(view(sample, generator(0, i), 1.0)["images.main"][0, :, 0, 0].tolist()) for i in range(8)}
+    grounds = {
+        tuple(view(sample, generator(0, i), 1.0)["images.main"][0, :, 0, 0].tolist())
+        for i in range(8)
+    }
     assert len(grounds) == 8
     assert view(sample, generator(0), None)["images.main"].unique().tolist() == [255]
 
@@ -60,7 +63,10 @@ def test_transparent_images_are_placed_on_changing_grounds_and_evaluated_on_whit
 def test_evaluation_draws_nothing():
     view = ImageView(preprocess=Preprocess(size=32))
     sample = Toy(8)[3]
-    assert torch.equal(view(sample, generator(0), None)["images.main"], view(sample, generator(1), None)["images.main"])
+    assert torch.equal(
+        view(sample, generator(0), None)["images.main"],
+        view(sample, generator(1), None)["images.main"],
+    )
 
 
 def test_texts_are_drawn_among_all_of_a_role_in_training_and_the_first_is_taken_otherwise():
@@ -74,7 +80,9 @@ def test_texts_are_drawn_among_all_of_a_role_in_training_and_the_first_is_taken_
 
 def test_count_captions_differ_while_there_are_enough():
     view = TextView(tokenizer=WORDS, count=3)
-    sample = Sample(key="a", source="s", texts=[Text(text=text) for text in ("red", "blue", "left")])
+    sample = Sample(
+        key="a", source="s", texts=[Text(text=text) for text in ("red", "blue", "left")]
+    )
     assert len({tuple(ids) for ids in view(sample, generator(0), 1.0)["texts.main"]}) == 3
 
 
@@ -98,12 +106,16 @@ def test_collate_pads_texts_to_the_longest_and_stacks_images():
 
 def test_strength_grows_along_the_ramp():
     augment = Augment(ramp=(0.1, 0.6))
-    assert [augment.strength(progress) for progress in (0, 0.1, 0.35, 0.6, 1)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert [augment.strength(progress) for progress in (0, 0.1, 0.35, 0.6, 1)] == pytest.approx(
+        [0, 0, 0.5, 1, 1]
+    )
     assert Augment().strength(0.0) == 1.0
 
 
 def test_before_the_ramp_a_training_image_is_the_image_itself():
-    view = ImageView(preprocess=Preprocess(size=32), augment=Augment(crop=(0.2, 0.5), ramp=(0.5, 1.0)))
+    view = ImageView(
+        preprocess=Preprocess(size=32), augment=Augment(crop=(0.2, 0.5), ramp=(0.5, 1.0))
+    )
     clear = Sample(key="a", source="s", images={"main": Held(tile((255, 0, 0, 128)))})
     for sample in (clear, Toy(8)[3]):
         early, evaluated = (
@@ -118,7 +130,9 @@ def form_counts(role, texts, count=400):
     view = TextView(tokenizer=WORDS, role=role)
     sample = Sample(key="a", source="s", texts=texts)
     drawn = [tuple(view(sample, generator(0, i), 1.0)["texts.main"][0]) for i in range(count)]
-    return view, lambda *options: sum(drawn.count(tuple(ids)) for ids in WORDS.encode(list(options)))
+    return view, lambda *options: sum(
+        drawn.count(tuple(ids)) for ids in WORDS.encode(list(options))
+    )
 
 
 def test_mixture_of_roles_is_drawn_by_weight_and_joined_by_commas():
@@ -130,7 +144,10 @@ def test_mixture_of_roles_is_drawn_by_weight_and_joined_by_commas():
 
 
 def test_a_starred_role_is_all_its_texts_in_their_order():
-    texts = [Text(text="red"), *(Text(text=word, role="long") for word in ("right", "blue", "left"))]
+    texts = [
+        Text(text="red"),
+        *(Text(text=word, role="long") for word in ("right", "blue", "left")),
+    ]
     view, count = form_counts("long*=3,caption+long*=1", texts)
     assert view.reads == ("texts.long", "texts.caption")
     assert count("right blue left") == pytest.approx(300, abs=40)
@@ -228,17 +245,23 @@ def test_a_blur_smooths_and_keeps_the_mean():
 
 
 def test_a_view_like_another_makes_its_choices_again():
-    """A teacher's view: the same crop, colours and words, at its own size and by its own tokenizer."""
+    """A teacher's view: the same crop, colours and words, at its own size and by its own
+    tokenizer."""
     augment = Augment(crop=(0.2, 0.6), flip=True, colour=(0.4, 0.4, 0.4, 0.1), grey=0.5)
     other = build("bpe:vocab_size=280:context=24", ["something else"])
     images = [
         ImageView(preprocess=Preprocess(size=32), augment=augment),
         ImageView(preprocess=Preprocess(size=32), augment=augment, name="own"),
         ImageView(preprocess=Preprocess(size=32), augment=augment, name="same", like="images.main"),
-        ImageView(preprocess=Preprocess(size=64), augment=augment, name="large", like="images.main"),
+        ImageView(
+            preprocess=Preprocess(size=64), augment=augment, name="large", like="images.main"
+        ),
     ]
     words = [TextView(tokenizer=WORDS), TextView(tokenizer=other, name="same", like="texts.main")]
-    texts = [Text(text=f"a {colour} circle", role="caption") for colour in ("red", "green", "blue", "pink", "grey")]
+    texts = [
+        Text(text=f"a {colour} circle", role="caption")
+        for colour in ("red", "green", "blue", "pink", "grey")
+    ]
     for position in range(6):
         sample = replace(Toy(8)[position], texts=texts)
         seen = look(sample, [*images, *words], (0, 0, position), 1.0)
@@ -247,7 +270,9 @@ def test_a_view_like_another_makes_its_choices_again():
         shrunk = F.avg_pool2d(seen["images.large"].float(), 2)
         assert (shrunk - seen["images.main"].float()).abs().mean() < 6
         assert other.decode(seen["texts.same"][0]) == WORDS.decode(seen["texts.main"][0])
-        assert torch.equal(seen["images.main"], look(sample, images[:1], (0, 0, position), 1.0)["images.main"])
+        assert torch.equal(
+            seen["images.main"], look(sample, images[:1], (0, 0, position), 1.0)["images.main"]
+        )
 
 
 def test_without_augmentation_a_training_image_is_as_outside():

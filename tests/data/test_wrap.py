@@ -1,4 +1,5 @@
-"""Sources over another source: rows pick samples, keys and labels alike, and nothing is read to do so."""
+"""Sources over another source: rows pick samples, keys and labels alike, and nothing is read to do
+so."""
 
 import pickle
 from collections.abc import Sequence
@@ -46,7 +47,9 @@ class Counting(Toy):
 class Shouting(Wrapped):
     def __getitem__(self, index):
         sample = super().__getitem__(index)
-        return replace(sample, texts=[replace(text, text=text.text.upper()) for text in sample.texts])
+        return replace(
+            sample, texts=[replace(text, text=text.text.upper()) for text in sample.texts]
+        )
 
     def schema(self):
         return {**super().schema(), "texts.loud": Field(kind="text")}
@@ -116,7 +119,10 @@ def test_without_rows_it_is_the_source_itself():
 
 
 def test_labels_of_a_source_that_keeps_none_are_read_at_the_rows_alone():
-    samples = [Sample(key=str(at), source="rows", labels={"class": at % 3} if at else {}) for at in range(6)]
+    samples = [
+        Sample(key=str(at), source="rows", labels={"class": at % 3} if at else {})
+        for at in range(6)
+    ]
     read = []
 
     class Reading(Rows):
@@ -157,7 +163,9 @@ def test_keys_are_looked_up_only_when_asked_for():
     [
         lambda whole: WithColumns(whole, {"more": np.arange(COUNT)}),
         lambda whole: Paired(whole, np.array([0, 3, 3, 9]), np.zeros(4, int), ["text"], "matched"),
-        lambda whole: Filtered(whole, np.array([1, 4, 10]), np.zeros(3, int), role="caption", name="kept"),
+        lambda whole: Filtered(
+            whole, np.array([1, 4, 10]), np.zeros(3, int), role="caption", name="kept"
+        ),
         lambda whole: Part(whole, "2/3"),
         lambda whole: shots(whole, 1),
         lambda whole: Siblings(whole, "class"),

@@ -47,8 +47,8 @@ class Plane:
 class Fake:
     """Embeds a dot as the vector of its number, a text as that of its digits (none: of zero).
 
-    `match` is the dot product of another table's vectors, `written` what `generate` answers by (number, prompt).
-    `represent` gives the colour of each cell of a 2 x 2 grid, and their mean.
+    `match` is the dot product of another table's vectors, `written` what `generate` answers by
+    (number, prompt). `represent` gives the colour of each cell of a 2 x 2 grid, and their mean.
     """
 
     identity = "fake"
@@ -73,19 +73,30 @@ class Fake:
         return self.vectors[[digits(text) for text in texts]]
 
     def match(self, images: Tensor, texts: Sequence[str], *, batch_size: int) -> Tensor:
-        return (self.matcher[self.numbers(images)] * self.matcher[[digits(text) for text in texts]]).sum(1)
+        return (
+            self.matcher[self.numbers(images)] * self.matcher[[digits(text) for text in texts]]
+        ).sum(1)
 
-    def generate(self, images: Tensor, prompts: Sequence[str] | None = None, *, batch_size: int) -> list[str]:
+    def generate(
+        self, images: Tensor, prompts: Sequence[str] | None = None, *, batch_size: int
+    ) -> list[str]:
         asked = [None] * len(images) if prompts is None else prompts
-        return [self.written(int(number), prompt) for number, prompt in zip(self.numbers(images), asked, strict=True)]
+        return [
+            self.written(int(number), prompt)
+            for number, prompt in zip(self.numbers(images), asked, strict=True)
+        ]
 
-    def log_prob(self, images: Tensor, texts: Sequence[str], prompts: Sequence[str], *, batch_size: int) -> Tensor:
+    def log_prob(
+        self, images: Tensor, texts: Sequence[str], prompts: Sequence[str], *, batch_size: int
+    ) -> Tensor:
         asked = [f"{prompt} {text}" for prompt, text in zip(prompts, texts, strict=True)]
         return 10 * self.match(images, asked, batch_size=batch_size) - 50
 
     def represent(self, images: Tensor, *, batch_size: int) -> Encoded:
         self.largest = max(self.largest, len(images))
-        cells = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(2).mT / 255  # (N, 4, 3)
+        cells = (
+            torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(2).mT / 255
+        )  # (N, 4, 3)
         tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)
         return Encoded(tokens=tokens, pooled=tokens[:, 0], prefix=1, grid=(2, 2))
 
@@ -144,7 +155,9 @@ class Words(Rows):
                     if not isinstance(value, int | float)
                     for text in ([value] if isinstance(value, str) else value)
                 ],
-                labels={name: value for name, value in each.items() if isinstance(value, int | float)},
+                labels={
+                    name: value for name, value in each.items() if isinstance(value, int | float)
+                },
             )
             for at, each in enumerate(self.rows)
         ]
@@ -154,7 +167,9 @@ class Words(Rows):
         for sample in self.samples:
             fields |= {f"texts.{text.role}": Field(kind="text") for text in sample.texts}
             for name, value in sample.labels.items():
-                fields[f"labels.{name}"] = Field(kind="float" if isinstance(value, float) else "int")
+                fields[f"labels.{name}"] = Field(
+                    kind="float" if isinstance(value, float) else "int"
+                )
         return fields
 
 

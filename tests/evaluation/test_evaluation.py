@@ -27,13 +27,18 @@ from diptych.evaluation.suites.zeroshot import TEMPLATES, zeroshot
 def test_retrieval_equals_loops_with_several_and_shared_captions(captions, tied, seed, batch_size):
     table = np.sign(vectors(seed)) if tied else vectors(seed)
     model = Fake(table)
-    source = Rows([row(str(i), i, *(f"Text {n}" for n in numbers)) for i, numbers in enumerate(captions)])
+    source = Rows(
+        [row(str(i), i, *(f"Text {n}" for n in numbers)) for i, numbers in enumerate(captions)]
+    )
     result = retrieval(model, source, ks=(1, 2), batch_size=batch_size)
     texts = sorted({n for numbers in captions for n in numbers})
     score = (model.vectors[: len(captions)] @ model.vectors[texts].T).numpy()
     right = np.array([[text in numbers for text in texts] for numbers in captions])
     for name, scores, good in (("i2t", score, right), ("t2i", score.T, right.T)):
-        ranks = [1 + sum(s >= max(line[ok]) - 1e-6 for s in line[~ok]) for line, ok in zip(scores, good, strict=True)]
+        ranks = [
+            1 + sum(s >= max(line[ok]) - 1e-6 for s in line[~ok])
+            for line, ok in zip(scores, good, strict=True)
+        ]
         for k in (1, 2):
             assert result[f"{name}_r{k}"] == pytest.approx(np.mean([rank <= k for rank in ranks]))
         assert result[f"{name}_median_rank"] == np.median(ranks)
@@ -105,19 +110,28 @@ def test_zeroshot_equals_loops_and_leaves_unlabelled_samples_out(labels, seed):
         rank = 1 + sum(score >= scores[label] for n, score in enumerate(scores) if n != label)
         hits.setdefault(label, []).append(rank == 1)
         top5.append(rank <= 5)
-    assert result["top1"] == pytest.approx(np.mean([hit for values in hits.values() for hit in values]))
+    assert result["top1"] == pytest.approx(
+        np.mean([hit for values in hits.values() for hit in values])
+    )
     assert result["top5"] == pytest.approx(np.mean(top5))
-    assert result["mean_per_class"] == pytest.approx(np.mean([np.mean(values) for values in hits.values()]))
+    assert result["mean_per_class"] == pytest.approx(
+        np.mean([np.mean(values) for values in hits.values()])
+    )
     assert (result["n"], result["classes_seen"]) == (len(kept), len(hits))
     assert (result["chance_top1"], result["chance_top5"]) == (1 / 7, 5 / 7)
-    assert result["bad"] == ({"no-label": len(labels) - len(kept)} if len(kept) < len(labels) else {})
+    assert result["bad"] == (
+        {"no-label": len(labels) - len(kept)} if len(kept) < len(labels) else {}
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "data"),
     [
         ("/here/pets/:part=2/5", "pets:part=2/5"),
-        ("C:\\photos\\pets:classes=base:shots=2:draw=0:part=1/3", "pets:classes=base:shots=2:draw=0:part=1/3"),
+        (
+            "C:\\photos\\pets:classes=base:shots=2:draw=0:part=1/3",
+            "pets:classes=base:shots=2:draw=0:part=1/3",
+        ),
         ("a/x.tar:part=1/2,/b/y.tar", "x.tar:part=1/2,y.tar"),
         ("a/{x,y}.tar", "{x,y}.tar"),
         ("scenes:count=5", "scenes:count=5"),
@@ -165,7 +179,13 @@ def test_25_results_carry_an_id_that_changes_with_split_prompt_and_precision_but
     def ids(samples=samples, precision="float32", templates=TEMPLATES, seed=0, batch_size=64):
         model = Fake(vectors(seed))
         model.precision = precision
-        results = evaluate(model, Rows(samples), ["retrieval", "zeroshot"], templates=templates, batch_size=batch_size)
+        results = evaluate(
+            model,
+            Rows(samples),
+            ["retrieval", "zeroshot"],
+            templates=templates,
+            batch_size=batch_size,
+        )
         return results["retrieval"]["protocol"], results["zeroshot"]["protocol"]
 
     base = ids()
@@ -185,7 +205,16 @@ def test_25_the_protocol_does_not_depend_on_the_folder_that_holds_the_data():
 
 
 def test_suites_are_found_by_folder_and_read_without_torch():
-    assert {"retrieval", "zeroshot", "probe", "composition", "sts", "gap", "continual", "captions"} <= set(cards())
+    assert {
+        "retrieval",
+        "zeroshot",
+        "probe",
+        "composition",
+        "sts",
+        "gap",
+        "continual",
+        "captions",
+    } <= set(cards())
     for name, card in cards().items():
         assert card["title"], name
         assert all(ability.isidentifier() for ability in card["abilities"]), name
@@ -194,9 +223,15 @@ def test_suites_are_found_by_folder_and_read_without_torch():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, s: evaluate(m, s, ["retrival"]), "unknown suite 'retrival'; did you mean 'retrieval'"),
+        (
+            lambda m, s: evaluate(m, s, ["retrival"]),
+            "unknown suite 'retrival'; did you mean 'retrieval'",
+        ),
         (lambda m, s: evaluate(m, s, ["zeroshot"], template=("{}",)), "did you mean 'templates'"),
-        (lambda m, s: evaluate(object(), s), "retrieval needs a model with embed_images, which object has not"),
+        (
+            lambda m, s: evaluate(object(), s),
+            "retrieval needs a model with embed_images, which object has not",
+        ),
         (lambda m, s: evaluate(m, Rows([])), "empty"),
         (lambda m, s: zeroshot(m, s, label="clas"), "did you mean 'class'"),
         (lambda m, s: zeroshot(m, s, templates=("photo",)), "must hold {} once"),
@@ -215,7 +250,9 @@ def test_a_source_without_the_field_is_an_error_that_names_field_suite_and_sourc
         def schema(self):
             return {"images.main": Field(kind="image")}
 
-    with pytest.raises(InputError, match="retrieval needs texts, which source 'rows' does not give"):
+    with pytest.raises(
+        InputError, match="retrieval needs texts, which source 'rows' does not give"
+    ):
         evaluate(Fake(vectors(0)), Bare([row("a", 1)]))
 
 
@@ -228,11 +265,22 @@ def test_every_suite_has_a_section_in_the_docs():
 
 def test_a_long_text_scores_as_its_best_sentence():
     table = vectors(0)
-    source = Rows([row("a", 1, "A 1. B 2\nC 3.", "D 4"), row("b", 2, "E 5"), row("c", 3, "no number. F 6. F 6")])
+    source = Rows(
+        [
+            row("a", 1, "A 1. B 2\nC 3.", "D 4"),
+            row("b", 2, "E 5"),
+            row("c", 3, "no number. F 6. F 6"),
+        ]
+    )
     result = retrieval(Fake(table), source, ks=(1,), by_sentence=True, by="best")
     owners = [[1, 2, 3, 4], [5], [0, 6, 6]]
     rows = Fake(table).vectors.numpy()
-    scores = np.array([[max(rows[image] @ rows[text] for text in owner) for owner in owners] for image in (1, 2, 3)])
+    scores = np.array(
+        [
+            [max(rows[image] @ rows[text] for text in owner) for owner in owners]
+            for image in (1, 2, 3)
+        ]
+    )
     assert result["i2t_r1"] == pytest.approx((scores.argmax(1) == np.arange(3)).mean())
     assert result["t2i_r1"] == pytest.approx((scores.argmax(0) == np.arange(3)).mean())
     mean = retrieval(Fake(table), source, ks=(1,), by_sentence=True)
@@ -243,9 +291,17 @@ def test_a_long_text_scores_as_its_best_sentence():
 
 def test_a_long_text_is_the_mean_of_its_sentences():
     table = vectors(0)
-    source = Rows([row("a", 1, "A 1. B 2\nC 3.", "D 4"), row("b", 2, "E 5"), row("c", 3, "no number. F 6. F 6")])
+    source = Rows(
+        [
+            row("a", 1, "A 1. B 2\nC 3.", "D 4"),
+            row("b", 2, "E 5"),
+            row("c", 3, "no number. F 6. F 6"),
+        ]
+    )
     model, calls = Fake(table), []
-    result = retrieval(model, source, ks=(1,), by_sentence=True, progress=lambda *done: calls.append(done))
+    result = retrieval(
+        model, source, ks=(1,), by_sentence=True, progress=lambda *done: calls.append(done)
+    )
     assert model.seen == ["A 1", "B 2", "C 3", "D 4", "E 5", "no number", "F 6", "F 6"]
     assert calls[-1][0] == calls[-1][1] == 3 + 8
     owners = [[1, 2, 3, 4], [5], [0, 6, 6]]
@@ -255,6 +311,9 @@ def test_a_long_text_is_the_mean_of_its_sentences():
     assert result["i2t_r1"] == pytest.approx((scores.argmax(1) == np.arange(3)).mean())
     assert result["t2i_r1"] == pytest.approx((scores.argmax(0) == np.arange(3)).mean())
     short = Rows([row("a", 1, "A 1")])
-    assert len({retrieval(Fake(table), short, by_sentence=how)["protocol"] for how in (True, False)}) == 2
+    assert (
+        len({retrieval(Fake(table), short, by_sentence=how)["protocol"] for how in (True, False)})
+        == 2
+    )
     with pytest.raises(InputError, match="leave out either rerank or by_sentence"):
         evaluate(Fake(table), source, ["retrieval"], by_sentence=True, rerank=2)

@@ -32,7 +32,9 @@ def test_classes_are_those_of_the_largest_logits(batch_size):
         share = np.exp(logits) / np.exp(logits).sum()
         order = np.argsort(-share)[:2]
         assert [name for name, _ in each.classes] == [model.classes[at] for at in order]
-        assert [value for _, value in each.classes] == pytest.approx(share[order].tolist(), abs=1e-5)
+        assert [value for _, value in each.classes] == pytest.approx(
+            share[order].tolist(), abs=1e-5
+        )
     assert counts(found) == dict(Counter(each.classes[0][0] for each in found))
 
 
@@ -44,7 +46,9 @@ class Guide(Judge):
     """Routes each image by the sign of its first number."""
 
     def route(self, images, *, batch_size):
-        return [(("up" if self.vectors[at][0] > 0 else "down", 1.0),) for at in self.numbers(images)]
+        return [
+            (("up" if self.vectors[at][0] > 0 else "down", 1.0),) for at in self.numbers(images)
+        ]
 
 
 def test_groups_are_told_where_they_are_asked_for():

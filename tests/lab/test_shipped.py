@@ -1,4 +1,5 @@
-"""The models that ship: they load by name, are small, and reach the scores that their cards tell."""
+"""The models that ship: they load by name, are small, and reach the scores that their cards
+tell."""
 
 import itertools
 
@@ -16,7 +17,11 @@ def test_both_ship_with_cards_and_are_small():
     assert set(shipped()) == {"tiny", "tiny-lm"}
     for name, most in (("tiny", 6e6), ("tiny-lm", 3e6)):
         folder = shipped()[name]
-        assert {path.name for path in folder.iterdir()} == {"README.md", "model.json", "model.safetensors"}
+        assert {path.name for path in folder.iterdir()} == {
+            "README.md",
+            "model.json",
+            "model.safetensors",
+        }
         assert (folder / "model.safetensors").stat().st_size <= most
 
 
@@ -63,10 +68,13 @@ PROMPTS = [
 def test_tiny_lm_repeats_itself_under_greedy_decoding_and_not_where_it_is_sampled():
     model = diptych.load("tiny-lm")
     found = {
-        name: report([words(text) for text in model.generate(PROMPTS, max_tokens=64, min_tokens=64, **how)])[
-            "diversity"
-        ]
-        for name, how in (("greedy", {"strategy": "greedy"}), ("sample", {"strategy": "sample", "top_p": 0.95}))
+        name: report(
+            [words(text) for text in model.generate(PROMPTS, max_tokens=64, min_tokens=64, **how)]
+        )["diversity"]
+        for name, how in (
+            ("greedy", {"strategy": "greedy"}),
+            ("sample", {"strategy": "sample", "top_p": 0.95}),
+        )
     }
     assert found["sample"] > 0.7
     assert found["greedy"] < 0.5 * found["sample"]
@@ -75,7 +83,9 @@ def test_tiny_lm_repeats_itself_under_greedy_decoding_and_not_where_it_is_sample
 def test_the_card_of_tiny_lm_tells_diversities_within_the_bars():
     lines = (shipped()["tiny-lm"] / "README.md").read_text(encoding="utf-8").splitlines()
     told = {
-        line.split()[0]: float(line.split("diversity ")[1].split(",")[0]) for line in lines if "diversity 0" in line
+        line.split()[0]: float(line.split("diversity ")[1].split(",")[0])
+        for line in lines
+        if "diversity 0" in line
     }
     assert told[tiny_lm.GREEDY] <= tiny_lm.BARS[tiny_lm.GREEDY] * told["text"]
     assert told[tiny_lm.SAMPLE] >= tiny_lm.BARS[tiny_lm.SAMPLE] * told["text"]
@@ -83,6 +93,9 @@ def test_the_card_of_tiny_lm_tells_diversities_within_the_bars():
 
 def test_tiny_lm_knows_what_the_worlds_say():
     found = evaluate(
-        diptych.load("tiny-lm"), open_source("scenes:split=test:count=100"), ["perplexity"], role="caption"
+        diptych.load("tiny-lm"),
+        open_source("scenes:split=test:count=100"),
+        ["perplexity"],
+        role="caption",
     )
     assert found["perplexity"]["perplexity"] < 0.01 * found["perplexity"]["chance_perplexity"]

@@ -1,4 +1,5 @@
-"""The recipe of the tiny model: its scores are measured, its card is written, chance and luck are told apart."""
+"""The recipe of the tiny model: its scores are measured, its card is written, chance and luck are
+told apart."""
 
 import pytest
 import torch
@@ -53,7 +54,9 @@ def test_every_score_has_its_bar_and_the_card_tells_all_of_it(model):
 def test_the_towers_are_transformers_of_six_blocks_that_fit_in_six_megabytes(tmp_path):
     config = tiny.config(next(iter(tiny.STAGES)), words=tmp_path / "tokenizer.json")
     image = image_tower(config.image_tower)
-    text = text_tower(config.text_tower, vocab_size=tiny.VOCABULARY, context=tiny.CONTEXT, pad=0, eot=2)
+    text = text_tower(
+        config.text_tower, vocab_size=tiny.VOCABULARY, context=tiny.CONTEXT, pad=0, eot=2
+    )
     encoder = DualEncoder(image, text, config.embed_dim)
     assert image.config.depth >= 6
     assert text.config.depth >= 6

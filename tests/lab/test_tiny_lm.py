@@ -1,4 +1,5 @@
-"""The recipe of tiny-lm: its size, a few steps of it on a dictionary of our own wording, and its scores and bars."""
+"""The recipe of tiny-lm: its size, a few steps of it on a dictionary of our own wording, and its
+scores and bars."""
 
 import gzip
 import json
@@ -21,8 +22,12 @@ def test_it_is_small_enough_to_ship():
     tokenizer = train_bpe(["a red cat"], 300, 128)
     tokenizer.vocab_size = 4096
     with torch.device("meta"):
-        make = Make(image=config.image_tower, text=config.text_tower, embed_dim=0, tokenizer=tokenizer)
-        method = method_class(config.method)(method_class(config.method).configure(config.config), make)
+        make = Make(
+            image=config.image_tower, text=config.text_tower, embed_dim=0, tokenizer=tokenizer
+        )
+        method = method_class(config.method)(
+            method_class(config.method).configure(config.config), make
+        )
     assert sum(parameter.numel() for parameter in method.parameters()) * 2 <= 3_000_000
     assert "context=128" in config.tokenizer
     assert config.recipe.steps == tiny_lm.STEPS
@@ -35,7 +40,9 @@ def dictionary(tmp_path, monkeypatch):
         {
             "id": f"v{number:08d}",
             "words": [f"{WORDS[number % 10]}{number}"],
-            "gloss": " ".join(WORDS[(number * 3 + place * (1 + number % 4)) % 10] for place in range(30)),
+            "gloss": " ".join(
+                WORDS[(number * 3 + place * (1 + number % 4)) % 10] for place in range(30)
+            ),
         }
         for number in range(8)
     ]
@@ -44,14 +51,19 @@ def dictionary(tmp_path, monkeypatch):
     here = f"wordnet:{tmp_path}:page=3"
     monkeypatch.setattr(tiny_lm, "DATA", f"scenes:count=20,sentences:count=20,{here}")
     monkeypatch.setattr(tiny_lm, "PROMPTS", f"{here}:split=train")
-    held = {name: (spec.replace("count=500", "count=5"), role) for name, (spec, role) in tiny_lm.HELD_OUT.items()}
+    held = {
+        name: (spec.replace("count=500", "count=5"), role)
+        for name, (spec, role) in tiny_lm.HELD_OUT.items()
+    }
     monkeypatch.setattr(tiny_lm, "HELD_OUT", {**held, "wordnet": (here, "entry")})
 
 
 def test_the_recipe_runs_resumes_and_is_scored(dictionary, tmp_path):
     [run] = tiny_lm.train(tmp_path / "run", steps=2, batch_size=4)
     model = load(run)
-    assert load(tiny_lm.train(tmp_path / "run", steps=2, batch_size=4)[-1]).identity == model.identity
+    assert (
+        load(tiny_lm.train(tmp_path / "run", steps=2, batch_size=4)[-1]).identity == model.identity
+    )
     found = tiny_lm.scores(model)
     assert set(found["by_strategy"]) == {"text", "greedy", "beam", "sample:top_p=0.95"}
     assert set(found["perplexity"]) == {"scenes", "sentences", "wordnet"}
@@ -62,8 +74,14 @@ def test_the_recipe_runs_resumes_and_is_scored(dictionary, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("greedy", "sample", "verdict"), [(0.1, 0.9, True), (0.5, 0.9, False), (0.1, 0.5, False), (0.23, 0.65, True)]
+    ("greedy", "sample", "verdict"),
+    [(0.1, 0.9, True), (0.5, 0.9, False), (0.1, 0.5, False), (0.23, 0.65, True)],
 )
 def test_the_bars_are_shares_of_the_texts_own_diversity(greedy, sample, verdict):
     rows = {"text": 0.8, tiny_lm.GREEDY: greedy, tiny_lm.SAMPLE: sample}
-    assert tiny_lm.degenerates({"by_strategy": {name: {"diversity": value} for name, value in rows.items()}}) is verdict
+    assert (
+        tiny_lm.degenerates(
+            {"by_strategy": {name: {"diversity": value} for name, value in rows.items()}}
+        )
+        is verdict
+    )

@@ -1,8 +1,10 @@
-"""Decoupled contrastive learning (Yeh et al., ECCV 2022) on pairs: the positive leaves the denominator.
+"""Decoupled contrastive learning (Yeh et al., ECCV 2022) on pairs: the positive leaves the
+denominator.
 
     L = 1/2 [ d(s X Y^T) + d(s Y X^T) ],   d(Z) = mean_i ( -Z_ii + log sum_{j != i} exp Z_ij )
 
-X, Y (B, E) are unit-norm embeddings. Without the positive in the denominator, a pair that is already found still pulls.
+X, Y (B, E) are unit-norm embeddings. Without the positive in the denominator, a pair that is
+already found still pulls.
 """
 
 from dataclasses import dataclass
@@ -49,7 +51,8 @@ class Decoupled(Pairs):
 
 
 Decoupled.presets = {
-    "small": SMALL,  # the towers and recipe of all methods on pairs, so that `diptych compare` compares losses
+    # the towers and recipe of all methods on pairs, so that `diptych compare` compares losses
+    "small": SMALL,
     "tune": tune(SMALL),  # what continues a trained model (--init)
     # The paper trains on images alone; [choice] CLIP's towers and recipe.
     "paper": Preset(
@@ -57,6 +60,13 @@ Decoupled.presets = {
         text="text:width=512:depth=12:heads=8",
         tokenizer="clip",
         embed_dim=512,
-        recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=2000, epochs=32, batch_size=32768, precision="bfloat16"),
+        recipe=Recipe(
+            lr=5e-4,
+            weight_decay=0.2,
+            warmup=2000,
+            epochs=32,
+            batch_size=32768,
+            precision="bfloat16",
+        ),
     ),
 }

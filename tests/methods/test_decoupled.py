@@ -1,4 +1,5 @@
-"""The example of docs/add_a_method.md: a method in a file of one's own, found by its entry point and trained."""
+"""The example of docs/add_a_method.md: a method in a file of one's own, found by its entry point
+and trained."""
 
 import importlib
 import math
@@ -44,14 +45,23 @@ def test_loss_equals_the_equation(decoupled):
             return torch.tensor(3.0)
 
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.nn.functional.normalize(torch.randn(5, 4, generator=generator), dim=1) for _ in range(2))
+    x, y = (
+        torch.nn.functional.normalize(torch.randn(5, 4, generator=generator), dim=1)
+        for _ in range(2)
+    )
     method = decoupled.Decoupled.__new__(decoupled.Decoupled)
     torch.nn.Module.__init__(method)
     object.__setattr__(method, "model", Scaled())
     total = method.terms(x, y)["contrastive"]
 
     def slow(z):
-        return sum(-z[i][i] + math.log(sum(math.exp(z[i][j]) for j in range(5) if j != i)) for i in range(5)) / 5
+        return (
+            sum(
+                -z[i][i] + math.log(sum(math.exp(z[i][j]) for j in range(5) if j != i))
+                for i in range(5)
+            )
+            / 5
+        )
 
     z = (3.0 * x @ y.T).tolist()
     transposed = [list(column) for column in zip(*z, strict=True)]

@@ -1,4 +1,5 @@
-"""Mixed methods: losses are those of the methods apart, on features that fit; towers are trained and saved once."""
+"""Mixed methods: losses are those of the methods apart, on features that fit; towers are trained
+and saved once."""
 
 import json
 
@@ -26,12 +27,16 @@ def method(name="clip", added=(), **config):
 
 def vectors(*names):
     generator = torch.Generator().manual_seed(0)
-    unit = torch.nn.functional.normalize(torch.randn(len(names), 6, 16, generator=generator), dim=-1)
+    unit = torch.nn.functional.normalize(
+        torch.randn(len(names), 6, 16, generator=generator), dim=-1
+    )
     return dict(zip(names, unit.requires_grad_(), strict=True))
 
 
 def test_losses_are_those_of_the_methods_apart():
-    held = method("clip", ["multi_view:tau=0.3:weight=0.5", "contrastive_gap:remove_contrastive=true:align=2"])
+    held = method(
+        "clip", ["multi_view:tau=0.3:weight=0.5", "contrastive_gap:remove_contrastive=true:align=2"]
+    )
     features = vectors("image", "text")
     image, text = features.values()
     terms = held.loss(features, NOTHING, AT).terms
@@ -52,15 +57,25 @@ def test_a_temperature_and_a_bias_are_the_added_methods_own():
     siglip = held.added["siglip"]
     assert held.main.model.logit_bias is None
     assert siglip.model.logit_scale is not held.main.model.logit_scale
-    expected = 2 * sigmoid_pairs(*features.values(), siglip.model.logit_scale(), siglip.model.logit_bias)
-    torch.testing.assert_close(held.loss(features, NOTHING, AT).terms["siglip/contrastive"], expected)
+    expected = 2 * sigmoid_pairs(
+        *features.values(), siglip.model.logit_scale(), siglip.model.logit_bias
+    )
+    torch.testing.assert_close(
+        held.loss(features, NOTHING, AT).terms["siglip/contrastive"], expected
+    )
 
 
 def test_all_texts_of_the_main_method_are_read():
-    held = method("clip", ["multi_view:tau=0.5", "contrastive_gap:remove_contrastive=true"], role="caption;long")
+    held = method(
+        "clip",
+        ["multi_view:tau=0.5", "contrastive_gap:remove_contrastive=true"],
+        role="caption;long",
+    )
     features = vectors("image", "text", "text2")
     terms = held.loss(features, NOTHING, AT).terms
-    torch.testing.assert_close(terms["multi_view/mv_dhel"], mv_dhel(torch.stack([*features.values()]), 0.5))
+    torch.testing.assert_close(
+        terms["multi_view/mv_dhel"], mv_dhel(torch.stack([*features.values()]), 0.5)
+    )
     apart = [alignment(features["image"], features[name]) for name in ("text", "text2")]
     torch.testing.assert_close(terms["contrastive_gap/alignment"], torch.stack(apart).mean())
 
@@ -71,7 +86,12 @@ def test_towers_are_registered_and_delivered_once():
     mine = [f"main.{name}" for name in alone.state_dict()]
     extra = sorted(set(held.state_dict()) - set(mine))
     assert extra == ["added.siglip.model.logit_bias", "added.siglip.model.logit_scale.value"]
-    for name, value in alone.state_dict().items():  # what is drawn for the main method does not hang on what is added
+    for (
+        name,
+        value,
+    ) in (
+        alone.state_dict().items()
+    ):  # what is drawn for the main method does not hang on what is added
         assert torch.equal(held.state_dict()[f"main.{name}"], value)
 
 
@@ -96,39 +116,57 @@ def test_what_cannot_be_added_is_told_when_it_is_built(name, added, named):
 @pytest.mark.parametrize("added", ["clip", "multi_view", "contrastive_gap"])
 def test_features_that_do_not_fit_are_named(added):
     held = method("dreamlip", [added], role="caption", pool="long")
-    given = {"image": torch.zeros(6, 16), "texts": torch.zeros(6, 3, 16), "groups": torch.zeros(6, 3, 16)}
-    with pytest.raises(InputError, match=r"reads image and text, .* DreamLIP does not give .*texts \(6, 3, 16\)"):
+    given = {
+        "image": torch.zeros(6, 16),
+        "texts": torch.zeros(6, 3, 16),
+        "groups": torch.zeros(6, 3, 16),
+    }
+    with pytest.raises(
+        InputError, match=r"reads image and text, .* DreamLIP does not give .*texts \(6, 3, 16\)"
+    ):
         held.added[added].features_from(given, held.main.name)
 
 
 class ClipAndTwo(Mixed):
     """clip with multi_view and contrastive_gap, as a class that the contract suite can build."""
 
-    presets, configure = CLIP.presets, CLIP.configure
+    Config = CLIP.Config
+    presets = CLIP.presets
 
     def __init__(self, config, make):
         both = mixed(CLIP(config, make), ["multi_view", "contrastive_gap:mode=cuaxu"])
-        super().__init__(both.main, {name: (both.added[name], both.weights[name]) for name in both.weights})
+        super().__init__(
+            both.main, {name: (both.added[name], both.weights[name]) for name in both.weights}
+        )
 
 
 class SiglipAndGap(Mixed):
     """siglip with contrastive_gap."""
 
-    presets, configure = method_class("siglip").presets, method_class("siglip").configure
+    Config = method_class("siglip").Config
+    presets = method_class("siglip").presets
 
     def __init__(self, config, make):
-        both = mixed(method_class("siglip")(config, make), ["contrastive_gap:remove_contrastive=true:weight=0.1"])
-        super().__init__(both.main, {name: (both.added[name], both.weights[name]) for name in both.weights})
+        both = mixed(
+            method_class("siglip")(config, make),
+            ["contrastive_gap:remove_contrastive=true:weight=0.1"],
+        )
+        super().__init__(
+            both.main, {name: (both.added[name], both.weights[name]) for name in both.weights}
+        )
 
 
 class ModXAndView(Mixed):
     """mod_x, whose stages and frozen copy stay its own, with multi_view."""
 
-    presets, configure = method_class("mod_x").presets, method_class("mod_x").configure
+    Config = method_class("mod_x").Config
+    presets = method_class("mod_x").presets
 
     def __init__(self, config, make):
         both = mixed(method_class("mod_x")(config, make), ["multi_view:weight=0.5"])
-        super().__init__(both.main, {name: (both.added[name], both.weights[name]) for name in both.weights})
+        super().__init__(
+            both.main, {name: (both.added[name], both.weights[name]) for name in both.weights}
+        )
 
 
 PAIRS = [ClipAndTwo, SiglipAndGap, ModXAndView]
@@ -152,14 +190,29 @@ def test_the_command_and_the_function_train_the_same_model(tmp_path, capsys):
     for spec in added:
         words += ["--with", spec]
     assert main([*words, "--out", str(tmp_path / "a")]) == 0, capsys.readouterr().err
-    model = diptych.train("clip", data, tmp_path / "b", added=added, steps=3, batch_size=8, quiet=True)
+    model = diptych.train(
+        "clip", data, tmp_path / "b", added=added, steps=3, batch_size=8, quiet=True
+    )
     one, other = diptych.load(tmp_path / "a").encoder.state_dict(), model.encoder.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one | other)
-    logged = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    logged = [
+        json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    ]
     step = next(line for line in logged if "loss" in line)
-    assert {"loss/contrastive", "loss/multi_view/mv_dhel", "loss/contrastive_gap/uniformity"} <= set(step)
+    assert {
+        "loss/contrastive",
+        "loss/multi_view/mv_dhel",
+        "loss/contrastive_gap/uniformity",
+    } <= set(step)
     assert json.loads((tmp_path / "a" / "model.json").read_text())["training"]["added"] == added
-    again = ["train", "--config", str(tmp_path / "a" / "config.yaml"), "--quiet", "--out", str(tmp_path / "c")]
+    again = [
+        "train",
+        "--config",
+        str(tmp_path / "a" / "config.yaml"),
+        "--quiet",
+        "--out",
+        str(tmp_path / "c"),
+    ]
     assert main(again) == 0, capsys.readouterr().err
     third = diptych.load(tmp_path / "c").encoder.state_dict()
     assert all(torch.equal(one[name], third[name]) for name in one)
@@ -167,7 +220,17 @@ def test_the_command_and_the_function_train_the_same_model(tmp_path, capsys):
 
 def test_the_command_tells_in_one_line_what_does_not_fit(tmp_path, capsys):
     data = str(make_pairs(tmp_path / "data", 24))
-    words = ["train", "dreamlip", "--data", data, "--method.pool", "caption", "--with", "multi_view", "--quiet"]
+    words = [
+        "train",
+        "dreamlip",
+        "--data",
+        data,
+        "--method.pool",
+        "caption",
+        "--with",
+        "multi_view",
+        "--quiet",
+    ]
     assert main([*words, "--batch-size", "8", "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
@@ -179,13 +242,31 @@ def test_the_command_tells_in_one_line_what_does_not_fit(tmp_path, capsys):
     ("words", "said"),
     [
         (["language_model", "--with", "clip"], "trains no dual encoder"),
-        (["coop", "--init", "tiny", "--method.label", "label", "--with", "clip"], "trains no dual encoder"),
+        (
+            ["coop", "--init", "tiny", "--method.label", "label", "--with", "clip"],
+            "trains no dual encoder",
+        ),
         (["simclr", "--with", "clip"], "SimCLR does not give"),
     ],
 )
 def test_methods_that_no_pair_loss_fits_say_so_in_one_line(words, said, tmp_path, capsys):
     data = str(make_pairs(tmp_path / "data", 24))
-    assert main(["train", *words, "--data", data, "--quiet", "--batch-size", "8", "--out", str(tmp_path / "run")]) == 2
+    assert (
+        main(
+            [
+                "train",
+                *words,
+                "--data",
+                data,
+                "--quiet",
+                "--batch-size",
+                "8",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 2
+    )
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert said in told[0]

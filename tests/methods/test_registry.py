@@ -26,7 +26,8 @@ def test_every_card_leads_to_its_class_and_presets():
 
 def test_cards_are_read_without_torch():
     program = (
-        "import sys; from diptych.methods.registry import cards; assert cards(); assert 'torch' not in sys.modules"
+        "import sys; from diptych.methods.registry import cards; "
+        "assert cards(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
@@ -89,7 +90,9 @@ def test_a_method_may_be_the_path_of_a_file(tmp_path, monkeypatch):
     assert (card.name, card.group, card.entry) == (str(file), "file", "Decoupled")
     assert registry.method_class("mine.py") is registry.method_class(str(file))
     assert "mine" not in registry.cards()
-    with pytest.raises(InputError, match="their.py: there is no such file; check the path of the method"):
+    with pytest.raises(
+        InputError, match="their.py: there is no such file; check the path of the method"
+    ):
         registry.find("their.py")
 
 
@@ -104,5 +107,7 @@ def test_a_file_that_changed_is_run_again(tmp_path):
 def test_a_class_that_the_card_has_wrong_is_told_with_the_nearest(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(OWN.read_text().replace('"entry": "Decoupled"', '"entry": "Decopled"'))
-    with pytest.raises(InputError, match="mine.py has as its entry: 'Decopled'; did you mean 'Decoupled'"):
+    with pytest.raises(
+        InputError, match="mine.py has as its entry: 'Decopled'; did you mean 'Decoupled'"
+    ):
         registry.method_class(str(file))

@@ -26,7 +26,9 @@ def run(tmp_path):
 def test_a_saved_model_embeds_as_before(run):
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     loaded, original = store.load(run), make_method().model.eval()
-    assert torch.allclose(loaded.embed_images(pixels), original.embed_images(pixels).detach(), atol=1e-6)
+    assert torch.allclose(
+        loaded.embed_images(pixels), original.embed_images(pixels).detach(), atol=1e-6
+    )
     assert loaded.embed_texts(["a red circle"]).shape == (1, 32)
 
 
@@ -66,7 +68,10 @@ def spoil(run, change):
             lambda s: s.update({"image_projection.weight": torch.ones(3, 3)}),
             r"is \(3, 3\) where the model has \(32, 32\)",
         ),
-        (lambda s: s.update({"image_projection.weight": torch.ones(32, 32).half()}), "is torch.float16 where"),
+        (
+            lambda s: s.update({"image_projection.weight": torch.ones(32, 32).half()}),
+            "is torch.float16 where",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(run, change, complaint):
@@ -123,7 +128,9 @@ def test_changed_mean_or_activation_is_an_error(run, name):
         at = at[key]
     at[path[-1]] = value
     (run / "model.json").write_text(json.dumps(description))
-    with pytest.raises(InputError, match=r"not the description that model.safetensors was saved with.*copy both"):
+    with pytest.raises(
+        InputError, match=r"not the description that model.safetensors was saved with.*copy both"
+    ):
         store.load(run)
 
 
@@ -140,7 +147,9 @@ def test_a_model_of_an_older_version_has_no_hash_and_is_loaded(run):
 def test_shipped_models_keep_the_hash_of_their_description():
     for folder in store.shipped().values():
         with safe_open(folder / "model.safetensors", "pt") as file:
-            assert file.metadata()[store._METADATA] == store.digest(json.loads((folder / "model.json").read_text()))
+            assert file.metadata()[store._METADATA] == store.digest(
+                json.loads((folder / "model.json").read_text())
+            )
 
 
 def test_a_changed_tokenizer_is_an_error(run):
@@ -181,15 +190,25 @@ def test_an_unfinished_run_says_how_to_go_on(run):
 def paths_of(value, path=()):
     """Every place in a tree of JSON."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield from paths_of(inner, (*path, key))
 
 
-ODD = st.sampled_from([None, True, -1, 0, 7, 1e300, 2.5, "", "vit", "\x00", [], [1], {}, {"name": "vit"}, [[["a"]]]])
+ODD = st.sampled_from(
+    [None, True, -1, 0, 7, 1e300, 2.5, "", "vit", "\x00", [], [1], {}, {"name": "vit"}, [[["a"]]]]
+)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_description_that_nothing_vouches_for_is_refused_in_words_or_loads(run, data):
     if not (run / "valid").exists():

@@ -1,4 +1,5 @@
-"""Teachers: loaded when they are needed, by the same words and crops as the student, unseen by all that trains."""
+"""Teachers: loaded when they are needed, by the same words and crops as the student, unseen by all
+that trains."""
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from diptych.testing import Toy
 
 
 def views(size=32, words=None):
-    return ImageView(preprocess=Preprocess(size=size), augment=Augment()), TextView(tokenizer=words or tokenizer())
+    return ImageView(preprocess=Preprocess(size=size), augment=Augment()), TextView(
+        tokenizer=words or tokenizer()
+    )
 
 
 def test_it_is_loaded_once_and_only_when_it_is_needed(monkeypatch):
@@ -43,10 +46,14 @@ def test_it_sees_what_the_student_sees_in_its_own_size_and_words():
     samples = [Toy(8)[index] for index in range(4)]
     rows = [look(sample, [*student, *more], (0, 0, at), None) for at, sample in enumerate(samples)]
     batch = collate(
-        [sample.key for sample in samples], rows, {"main": student[1].tokenizer, "teacher": model.tokenizer}
+        [sample.key for sample in samples],
+        rows,
+        {"main": student[1].tokenizer, "teacher": model.tokenizer},
     )
     images = [sample.images["main"].decode() for sample in samples]
-    seen = model.embed_images(torch.stack([model.preprocess(image, exact=False) for image in images]))
+    seen = model.embed_images(
+        torch.stack([model.preprocess(image, exact=False) for image in images])
+    )
     torch.testing.assert_close(teacher.embed_images(batch), seen)
     torch.testing.assert_close(
         teacher.embed_texts(batch), model.embed_texts([sample.captions()[0] for sample in samples])
@@ -57,8 +64,12 @@ def test_it_sees_what_the_student_sees_in_its_own_size_and_words():
 def test_what_it_shares_with_the_student_is_not_made_twice():
     teacher, model = Teacher("tiny"), diptych.load("tiny")
     assert teacher.views(*views(model.preprocess.size, model.tokenizer)) == []
-    assert [view.gives for view in teacher.views(*views(32, model.tokenizer))] == [("images.teacher",)]
-    other_mean = ImageView(preprocess=Preprocess(size=64, mean=(0.5,) * 3, std=(0.5,) * 3), augment=Augment())
+    assert [view.gives for view in teacher.views(*views(32, model.tokenizer))] == [
+        ("images.teacher",)
+    ]
+    other_mean = ImageView(
+        preprocess=Preprocess(size=64, mean=(0.5,) * 3, std=(0.5,) * 3), augment=Augment()
+    )
     assert [view.gives for view in teacher.views(other_mean, views()[1])] == [("texts.teacher",)]
 
 

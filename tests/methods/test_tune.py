@@ -1,4 +1,5 @@
-"""The preset `tune`: what continues a trained model on pairs learns the new data and keeps the old."""
+"""The preset `tune`: what continues a trained model on pairs learns the new data and keeps the
+old."""
 
 import pytest
 import torch
@@ -81,18 +82,37 @@ def test_rates_fall_by_layers_in_both_towers():
 
 def test_towers_without_blocks_have_one_rate():
     small = CLIP.presets["small"]
-    config = resolve("clip", {"train": NEW}, preset="small", config={"decay": 0.5}, text_tower=small.text)
+    config = resolve(
+        "clip", {"train": NEW}, preset="small", config={"decay": 0.5}, text_tower=small.text
+    )
     method, _ = build_method(config, load("tiny").tokenizer)
     [stage] = method.stages()
-    assert {name.split(".")[1] for name in stage.lr_scale} == {"text"}  # the image tower is convolutional
-    with pytest.raises(InputError, match="'decay' of method CLIP is 0; it must be a number above 0"):
+    assert {name.split(".")[1] for name in stage.lr_scale} == {
+        "text"
+    }  # the image tower is convolutional
+    with pytest.raises(
+        InputError, match="'decay' of method CLIP is 0; it must be a number above 0"
+    ):
         CLIP.configure({"decay": 0})
 
 
 def test_it_is_taken_with_init_and_told_in_one_line(tmp_path, capsys):
     from diptych.cli import main
 
-    words = ["train", "clip", "--data", NEW, "--init", "tiny", "--steps", "1", "--batch-size", "4", "--quiet", "--out"]
+    words = [
+        "train",
+        "clip",
+        "--data",
+        NEW,
+        "--init",
+        "tiny",
+        "--steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--quiet",
+        "--out",
+    ]
     assert main([*words, str(tmp_path / "tuned")]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "preset tune" in line]
     assert told == [
@@ -101,7 +121,10 @@ def test_it_is_taken_with_init_and_told_in_one_line(tmp_path, capsys):
     ]
     assert main([*words, str(tmp_path / "small"), "--preset", "small", "--lr", "1e-6"]) == 0
     assert "preset tune" not in capsys.readouterr().err
-    configs = {name: yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("tuned", "small")}
+    configs = {
+        name: yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        for name in ("tuned", "small")
+    }
     assert [config["preset"] for config in configs.values()] == ["tune", "small"]
     assert [config["recipe"]["optimizer"] for config in configs.values()] == ["adamw", "muon"]
 

@@ -1,4 +1,5 @@
-"""Adapters of other libraries attach to our towers, since every projection is a plain `nn.Linear` with a plain name."""
+"""Adapters of other libraries attach to our towers, since every projection is a plain `nn.Linear`
+with a plain name."""
 
 import torch
 

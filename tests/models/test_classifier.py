@@ -24,8 +24,13 @@ def test_an_underscore_is_a_blank_to_the_tokenizer():
     assert prompt_ids(clip, template, LABELS) == prompt_ids(clip, template, WRITTEN)
     assert clip.ids("a american bulldog") == [320, 2151, 15611]
     assert split_prompt(clip, template, LABELS[0]) == split_prompt(clip, template, WRITTEN[0])
-    assert prompts((LABELS[0], "it barks."), [template]) == ("a photo of a american bulldog. it barks.",)
-    assert units_of(LABELS[0], ["An American bulldog barks."])[1] == (WRITTEN[0], "an american bulldog barks.")
+    assert prompts((LABELS[0], "it barks."), [template]) == (
+        "a photo of a american bulldog. it barks.",
+    )
+    assert units_of(LABELS[0], ["An American bulldog barks."])[1] == (
+        WRITTEN[0],
+        "an american bulldog barks.",
+    )
 
 
 @pytest.mark.parametrize("name", ["coop", "maple", "mocoop", "fine_tune", "tip_adapter"])
@@ -42,7 +47,10 @@ def test_methods_that_read_names_read_them_written(name):
 def test_zero_shot_reads_names_written_and_keeps_the_labels():
     tiny = diptych.load("tiny")
     steps = Steps(None, 1)
-    a, b = (class_vectors(tiny, names, ["a {}"], batch_size=8, steps=steps) for names in (LABELS, WRITTEN))
+    a, b = (
+        class_vectors(tiny, names, ["a {}"], batch_size=8, steps=steps)
+        for names in (LABELS, WRITTEN)
+    )
     assert torch.equal(a, b)
     image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     logits = []
@@ -58,9 +66,19 @@ def test_zero_shot_reads_names_written_and_keeps_the_labels():
 
 def test_names_that_are_written_alike_are_one_name():
     assert check_names(LABELS) == LABELS
-    for names in (["red_apple", "red apple"], ["Red_Apple", "red apple"], ["red  apple", "red apple"]):
-        with pytest.raises(InputError, match=f"two classes are called '{names[0]}' and '{names[1]}'"):
+    for names in (
+        ["red_apple", "red apple"],
+        ["Red_Apple", "red apple"],
+        ["red  apple", "red apple"],
+    ):
+        with pytest.raises(
+            InputError, match=f"two classes are called '{names[0]}' and '{names[1]}'"
+        ):
             check_names(names)
     made = method("mocoop", names="red_circle, thing", **OPTIONS["mocoop"])
     made.model.set_classes(["red circle", "bar"])
-    assert made.model.names == ("red circle", "bar", "thing")  # what is taught with is no second class
+    assert made.model.names == (
+        "red circle",
+        "bar",
+        "thing",
+    )  # what is taught with is no second class

@@ -1,4 +1,5 @@
-"""Decoding against slow references: loops, brute force over all texts, transformers' warpers, and frequencies."""
+"""Decoding against slow references: loops, brute force over all texts, transformers' warpers, and
+frequencies."""
 
 import functools
 import itertools
@@ -37,7 +38,9 @@ class Ending(CausalLM):
 def lm_of(vocab: int = V, seed: int = 0, sharp: float = 1.0, push: float = 0.0) -> CausalLM:
     """A model whose distributions are far from even and differ from place to place."""
     torch.manual_seed(seed)
-    lm = Ending(text_tower(f"text:width=16:depth=2:heads=2:vocab_size={vocab}:context={CONTEXT}")).eval()
+    lm = Ending(
+        text_tower(f"text:width=16:depth=2:heads=2:vocab_size={vocab}:context={CONTEXT}")
+    ).eval()
     lm.push = push
     for parameter in lm.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
@@ -95,7 +98,14 @@ def test_lengths_are_kept(strategy):
 def test_sampling_draws_the_distribution():
     """Frequencies of 4,000 first tokens, by a chi-square test at 1 in 1,000."""
     lm, count = lm_of(sharp=0.6), 4000
-    found = generate(lm, torch.tensor([[1, 5]]).expand(count, -1), strategy="sample", top_p=1.0, max_tokens=1, seed=1)
+    found = generate(
+        lm,
+        torch.tensor([[1, 5]]).expand(count, -1),
+        strategy="sample",
+        top_p=1.0,
+        max_tokens=1,
+        seed=1,
+    )
     seen = np.bincount([row[0] for row in found], minlength=V)
     expected = log_probs(lm, [1, 5]).exp().numpy() * count
     assert chisquare(seen, expected * seen.sum() / expected.sum()).pvalue > 1e-3
@@ -109,7 +119,9 @@ def test_a_draw_depends_on_the_seed_and_the_number_of_the_row_alone():
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002  (the global states must not matter)
     state = torch.random.get_rng_state()
-    parts = [generate(lm, ids[:2], strategy="sample", seed=7, row=row, max_tokens=8) for row in (0, 2, 4)]
+    parts = [
+        generate(lm, ids[:2], strategy="sample", seed=7, row=row, max_tokens=8) for row in (0, 2, 4)
+    ]
     assert [row for part in parts for row in part] == whole
     assert torch.equal(torch.random.get_rng_state(), state)
     assert len({tuple(row) for row in whole}) > 3
@@ -183,7 +195,13 @@ def test_a_wide_beam_finds_the_best_of_all_texts(penalty, seed):
                 if score > best:
                     best, text = score, [token for token in tokens if token != EOT]
         found = generate(
-            lm, torch.tensor([row]), strategy="beam", beams=125, length_penalty=penalty, eot=EOT, max_tokens=4
+            lm,
+            torch.tensor([row]),
+            strategy="beam",
+            beams=125,
+            length_penalty=penalty,
+            eot=EOT,
+            max_tokens=4,
         )
         assert found == [text]
 
@@ -192,9 +210,14 @@ def test_beams_of_several_prompts_are_those_of_each_alone_and_one_beam_is_greedy
     for seed in range(4):
         lm = lm_of(seed=seed)
         together = generate(lm, PROMPTS, MASK, strategy="beam", beams=3, eot=EOT, max_tokens=7)
-        alone = [generate(lm, torch.tensor([row]), strategy="beam", beams=3, eot=EOT, max_tokens=7)[0] for row in ROWS]
+        alone = [
+            generate(lm, torch.tensor([row]), strategy="beam", beams=3, eot=EOT, max_tokens=7)[0]
+            for row in ROWS
+        ]
         assert together == alone
-        one = generate(lm, PROMPTS, MASK, strategy="beam", beams=1, length_penalty=0.0, max_tokens=7)
+        one = generate(
+            lm, PROMPTS, MASK, strategy="beam", beams=1, length_penalty=0.0, max_tokens=7
+        )
         assert one == generate(lm, PROMPTS, MASK, max_tokens=7)
 
 
@@ -203,7 +226,9 @@ def test_more_beams_find_texts_at_least_as_probable_without_an_end():
     for seed in range(8):
         lm, scores = lm_of(seed=seed), []
         for beams in (1, 8):
-            found = generate(lm, torch.tensor([[1, 5]]), strategy="beam", beams=beams, max_tokens=6)[0]
+            found = generate(
+                lm, torch.tensor([[1, 5]]), strategy="beam", beams=beams, max_tokens=6
+            )[0]
             ids = torch.tensor([[1, 5, *found]])
             with torch.no_grad():
                 scores.append(float(lm.log_prob(ids, torch.tensor([8]), first=2)))
@@ -214,13 +239,19 @@ def test_more_beams_find_texts_at_least_as_probable_without_an_end():
 def test_prefix_and_memory_are_read_by_what_follows():
     lm = lm_of()
     prefix = lm.table(torch.tensor([[1, 5], [1, 7]])).detach()
-    assert generate(lm, prefix=prefix, max_tokens=5) == generate(lm, torch.tensor([[1, 5], [1, 7]]), max_tokens=5)
-    tower = text_tower(f"text:width=16:depth=2:heads=2:vocab_size={V}:context={CONTEXT}:cross=0:memory_width=4")
+    assert generate(lm, prefix=prefix, max_tokens=5) == generate(
+        lm, torch.tensor([[1, 5], [1, 7]]), max_tokens=5
+    )
+    tower = text_tower(
+        f"text:width=16:depth=2:heads=2:vocab_size={V}:context={CONTEXT}:cross=0:memory_width=4"
+    )
     reader, memory = CausalLM(tower).eval(), torch.randn(2, 3, 4) * 30
     torch.nn.init.normal_(reader.table.weight)
     for beams in ({"strategy": "greedy"}, {"strategy": "beam", "beams": 3}):
         found = generate(reader, torch.tensor([[1], [1]]), memory=memory, max_tokens=6, **beams)
-        swapped = generate(reader, torch.tensor([[1], [1]]), memory=memory.flip(0), max_tokens=6, **beams)
+        swapped = generate(
+            reader, torch.tensor([[1], [1]]), memory=memory.flip(0), max_tokens=6, **beams
+        )
         assert found == swapped[::-1]
     blind = generate(
         reader,
@@ -234,7 +265,8 @@ def test_prefix_and_memory_are_read_by_what_follows():
 
 
 class Second(Stepwise):
-    """Takes the second most probable token and hands over the state after it, as a search over candidates does."""
+    """Takes the second most probable token and hands over the state after it, as a search over
+    candidates does."""
 
     calls = 0
 
@@ -247,7 +279,9 @@ class Second(Stepwise):
 
 def test_a_strategy_of_ones_own_is_an_entry_of_the_table(monkeypatch):
     monkeypatch.setitem(STRATEGIES, "second", lambda: Second())
-    monkeypatch.setattr("diptych.models.generate.configure", lambda cls, options, where: cls(**options))
+    monkeypatch.setattr(
+        "diptych.models.generate.configure", lambda cls, options, where: cls(**options)
+    )
     lm = lm_of()
     expected = []
     for row in ROWS:

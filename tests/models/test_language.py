@@ -1,4 +1,5 @@
-"""The causal language model: exact caches, sums of log-probabilities, and transformers' GPT-2 with the same weights."""
+"""The causal language model: exact caches, sums of log-probabilities, and transformers' GPT-2 with
+the same weights."""
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from diptych.towers.build import text_tower
 
 V, CONTEXT = 50, 20
 SMALL = f"text:width=32:depth=3:heads=4:vocab_size={V}:context={CONTEXT}"
-TEXTS = ["a red circle on the left", "a blue square", "two green bars on the right of a circle", "red"]
+TEXTS = [
+    "a red circle on the left",
+    "a blue square",
+    "two green bars on the right of a circle",
+    "red",
+]
 TOKENIZER = train_bpe(TEXTS * 2, vocab_size=300, context=24)
 
 
@@ -92,7 +98,8 @@ def test_a_state_is_not_changed_by_what_follows_and_rows_can_be_chosen():
 
 
 def test_a_state_serves_a_search_over_candidates():
-    """What contrastive search does in a step: repeat, read every candidate, look back at all states, keep one a row."""
+    """What contrastive search does in a step: repeat, read every candidate, look back at all
+    states, keep one a row."""
     lm, ids, k = lm_of(), ids_of(2, 4), 3
     state = lm.start(ids)
     candidates = state.logits.topk(k).indices
@@ -129,7 +136,10 @@ def test_a_memory_is_read_once_and_alike_in_steps():
     close(state.hidden, hidden)
     assert not calls, "the memory's keys were computed again"
     order = torch.tensor([1, 2, 0])
-    close(lm.next(state.select(order), ids[:, 0]).hidden[1], lm.next(state, ids[order.argsort()][:, 0]).hidden[2])
+    close(
+        lm.next(state.select(order), ids[:, 0]).hidden[1],
+        lm.next(state, ids[order.argsort()][:, 0]).hidden[2],
+    )
 
 
 @torch.no_grad()
@@ -161,7 +171,9 @@ def test_probabilities_of_all_texts_sum_to_one():
 def test_every_gradient_is_right_with_prefix_and_memory():
     tower = text_tower("text:width=4:depth=2:heads=2:vocab_size=5:context=6:cross=1")
     lm = CausalLM(tower).double()
-    prefix, memory = (torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    prefix, memory = (
+        torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
     ids, lengths = torch.tensor([[1, 2, 3], [4, 0, 1]]), torch.tensor([3, 2])
 
     def summed(prefix, memory, table):
@@ -195,7 +207,9 @@ def test_logits_states_and_log_probabilities_are_those_of_transformers_gpt2():
     )
     theirs = transformers.GPT2LMHeadModel(config).eval()
     lm = CausalLM(text_tower(SMALL + ":activation=gelu_tanh")).eval()
-    lm.load_state_dict({f"tower.{name}": value for name, value in from_gpt2(theirs.state_dict()).items()})
+    lm.load_state_dict(
+        {f"tower.{name}": value for name, value in from_gpt2(theirs.state_dict()).items()}
+    )
     ids = ids_of(4)
     with torch.no_grad():
         close(lm.logits(lm(ids)), theirs(ids).logits)
@@ -203,13 +217,18 @@ def test_logits_states_and_log_probabilities_are_those_of_transformers_gpt2():
     lengths = torch.tensor([9, 4, 6, 2])
     with torch.no_grad():
         for row, length, found in zip(ids, lengths, lm.log_prob(ids, lengths), strict=True):
-            loss = theirs(row[None, :length], labels=row[None, :length]).loss  # a mean over length - 1 tokens
+            loss = theirs(
+                row[None, :length], labels=row[None, :length]
+            ).loss  # a mean over length - 1 tokens
             assert float(found) == pytest.approx(-float(loss) * (int(length) - 1), abs=1e-3)
 
 
 def from_gpt2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """GPT-2's weights under our names; its linear layers are stored the other way round."""
-    ours = {"table.weight": state["transformer.wte.weight"], "positions": state["transformer.wpe.weight"]}
+    ours = {
+        "table.weight": state["transformer.wte.weight"],
+        "positions": state["transformer.wpe.weight"],
+    }
     names = {
         "ln_1": "norm1",
         "ln_2": "norm2",
@@ -224,7 +243,9 @@ def from_gpt2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             for old, new in names.items():
                 value = state[f"{theirs}.{old}.{kind}"]
                 ours[f"{own}.{new}.{kind}"] = value if value.ndim == 1 or "ln" in old else value.T
-            for name, part in zip("qkv", state[f"{theirs}.attn.c_attn.{kind}"].chunk(3, dim=-1), strict=True):
+            for name, part in zip(
+                "qkv", state[f"{theirs}.attn.c_attn.{kind}"].chunk(3, dim=-1), strict=True
+            ):
                 ours[f"{own}.attn.{name}.{kind}"] = part.T if kind == "weight" else part
     return ours
 
@@ -263,7 +284,10 @@ def test_a_prompt_and_its_continuation_are_the_text():
 
 def test_what_a_prompt_gets_depends_on_neither_its_neighbours_nor_the_batch_size():
     model = model_of()
-    alone = [model.generate(TEXTS[:n], strategy="sample", seed=3, max_tokens=8)[n - 1] for n in range(1, 5)]
+    alone = [
+        model.generate(TEXTS[:n], strategy="sample", seed=3, max_tokens=8)[n - 1]
+        for n in range(1, 5)
+    ]
     assert model.generate(TEXTS, strategy="sample", seed=3, max_tokens=8, batch_size=3) == alone
     assert model.generate(TEXTS, strategy="sample", seed=4, max_tokens=8) != alone
 
@@ -275,7 +299,9 @@ def test_log_prob_of_texts_counts_their_end_and_is_that_of_prompt_and_rest():
     for text, value in zip(TEXTS, found, strict=True):
         ids = torch.tensor([[1, *TOKENIZER.ids(text), 2]])
         logits = model.lm.logits(model.lm(ids)).log_softmax(-1)
-        expected = sum(float(logits[0, place, ids[0, place + 1]]) for place in range(ids.shape[1] - 1))
+        expected = sum(
+            float(logits[0, place, ids[0, place + 1]]) for place in range(ids.shape[1] - 1)
+        )
         assert float(value) == pytest.approx(expected, abs=1e-3)
     whole, head = model.log_prob(["a red circle"]), TOKENIZER.ids("a red")
     ids = torch.tensor([[1, *head]])
@@ -312,7 +338,9 @@ def test_what_a_language_model_cannot_do_is_told_in_one_line():
         model.generate(torch.zeros(1, 3, 8, 8))
     with pytest.raises(InputError, match="4 texts came with 1 prompts"):
         model.log_prob(TEXTS, ["a"])
-    with pytest.raises(InputError, match="has 32 tokens with its prompt, the context of runs/words is 24"):
+    with pytest.raises(
+        InputError, match="has 32 tokens with its prompt, the context of runs/words is 24"
+    ):
         model.log_prob(["red " * 30])
     with pytest.raises(InputError, match="computes in float32 alone"):
         set_precision(model, "int8")

@@ -17,7 +17,13 @@ from diptych.models.model import Model
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 
-TEXTS = ["a red cat", "two dogs on the green, green grass", "", "snow", "a small red cat and a large blue dog asleep"]
+TEXTS = [
+    "a red cat",
+    "two dogs on the green, green grass",
+    "",
+    "snow",
+    "a small red cat and a large blue dog asleep",
+]
 TOKENIZER = train_bpe(TEXTS * 3, 300, 24)
 
 
@@ -26,7 +32,9 @@ def model() -> Model:
     return make()
 
 
-def make(seed: int = 0, image: str = "vit:image_size=32:patch=8:width=64:depth=2", tokenizer=TOKENIZER) -> Model:
+def make(
+    seed: int = 0, image: str = "vit:image_size=32:patch=8:width=64:depth=2", tokenizer=TOKENIZER
+) -> Model:
     torch.manual_seed(seed)
     tower = image_tower(image)
     text = text_tower(
@@ -59,7 +67,9 @@ def assert_close(a: Tensor, b: Tensor) -> None:
 
 
 # RELIABILITY 20
-def test_paths_images_and_tensors_give_equal_vectors(model: Model, images: list[Image.Image], paths: list[Path]):
+def test_paths_images_and_tensors_give_equal_vectors(
+    model: Model, images: list[Image.Image], paths: list[Path]
+):
     expected = model.embed_images(images)
     assert expected.shape == (5, 16)
     assert expected.dtype == torch.float32
@@ -73,7 +83,9 @@ def test_paths_images_and_tensors_give_equal_vectors(model: Model, images: list[
     ]
     for each in given:
         assert torch.equal(model.embed_images(each, exact=True), expected)
-        assert torch.nn.functional.cosine_similarity(model.embed_images(each), expected).min() > 0.999
+        assert (
+            torch.nn.functional.cosine_similarity(model.embed_images(each), expected).min() > 0.999
+        )
     for number, image in enumerate(images):
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
         assert_close(model.embed_images(pixels), expected[number : number + 1])
@@ -83,14 +95,18 @@ def test_paths_images_and_tensors_give_equal_vectors(model: Model, images: list[
 
 def test_large_jpeg_files_are_decoded_scaled_unless_exact(model: Model, tmp_path: Path):
     x, y = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
-    Image.fromarray(np.stack([x, y, x * y / 255], -1).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(np.stack([x, y, x * y / 255], -1).astype(np.uint8)).save(
+        tmp_path / "a.jpg", quality=95
+    )
     with Image.open(tmp_path / "a.jpg") as given:
         full = model.embed_images(given)  # an image that is open already is taken as it is
     images = [FileImage(str(tmp_path / "a.jpg")), BytesImage((tmp_path / "a.jpg").read_bytes())]
     for image in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), *images):
         assert torch.equal(model.embed_images(image, exact=True), full)
         scaled = model.embed_images(image)
-        assert torch.equal(scaled, model.embed_images(model.preprocess(images[0].decode(64), exact=False)))
+        assert torch.equal(
+            scaled, model.embed_images(model.preprocess(images[0].decode(64), exact=False))
+        )
         assert not torch.equal(scaled, full)
         assert (scaled * full).sum() > 0.999
 
@@ -102,7 +118,9 @@ def test_floats_are_taken_as_preprocessed(model: Model, images: list[Image.Image
     assert_close(model.embed_images(model.encoder.image.pixels(pixels)), expected)
 
 
-def test_a_batch_of_one_equals_a_batch_of_many_and_padding_is_unseen(model: Model, images: list[Image.Image]):
+def test_a_batch_of_one_equals_a_batch_of_many_and_padding_is_unseen(
+    model: Model, images: list[Image.Image]
+):
     assert_close(model.embed_images(images, batch_size=1), model.embed_images(images))
     assert_close(model.embed_images(images, batch_size=2), model.embed_images(images))
     together = model.embed_texts(TEXTS)
@@ -114,15 +132,26 @@ def test_a_batch_of_one_equals_a_batch_of_many_and_padding_is_unseen(model: Mode
 def test_golden_embeddings_of_a_seeded_model_have_not_moved(images: list[Image.Image]):
     model = make()
     with torch.no_grad():
-        for name, value in model.encoder.named_parameters():  # by name, so that the order of drawing does not matter
+        for (
+            name,
+            value,
+        ) in (
+            model.encoder.named_parameters()
+        ):  # by name, so that the order of drawing does not matter
             rng = np.random.default_rng(zlib.crc32(name.encode()))
             value.copy_(torch.from_numpy(rng.normal(0, 0.2, value.shape)))
     assert_close(model.embed_images(images[:2])[:, :4], torch.tensor(GOLDEN_IMAGES))
     assert_close(model.embed_texts(TEXTS[:2])[:, :4], torch.tensor(GOLDEN_TEXTS))
 
 
-GOLDEN_IMAGES = [[-0.141167, -0.058331, 0.350794, 0.185496], [-0.105996, -0.087379, 0.313654, 0.188171]]
-GOLDEN_TEXTS = [[0.051840, 0.053915, 0.179309, -0.247603], [0.103532, 0.073499, 0.169357, -0.223404]]
+GOLDEN_IMAGES = [
+    [-0.141167, -0.058331, 0.350794, 0.185496],
+    [-0.105996, -0.087379, 0.313654, 0.188171],
+]
+GOLDEN_TEXTS = [
+    [0.051840, 0.053915, 0.179309, -0.247603],
+    [0.103532, 0.073499, 0.169357, -0.223404],
+]
 
 
 def test_turned_transparent_and_grey_images_are_as_from_a_file(model: Model, tmp_path: Path):
@@ -132,17 +161,25 @@ def test_turned_transparent_and_grey_images_are_as_from_a_file(model: Model, tmp
     exif[0x0112] = 6
     clear = Image.fromarray(rng.integers(0, 256, (40, 40, 4), dtype=np.uint8))
     grey = Image.fromarray(rng.integers(0, 65536, (40, 40), dtype=np.uint16))
-    for name, image, options in (("a.png", turned, {"exif": exif}), ("b.png", clear, {}), ("c.png", grey, {})):
+    for name, image, options in (
+        ("a.png", turned, {"exif": exif}),
+        ("b.png", clear, {}),
+        ("c.png", grey, {}),
+    ):
         image.save(tmp_path / name, **options)
         path = tmp_path / name
-        assert torch.equal(model.embed_images(Image.open(path)), model.embed_images(path, exact=True))
+        assert torch.equal(
+            model.embed_images(Image.open(path)), model.embed_images(path, exact=True)
+        )
 
 
 def test_progress_is_told_and_training_flags_come_back(model: Model, images: list[Image.Image]):
     model.encoder.train()
     model.encoder.image.eval()
     told: list[tuple[int, int]] = []
-    model.embed_images(images, batch_size=2, progress=lambda done, total: told.append((done, total)))
+    model.embed_images(
+        images, batch_size=2, progress=lambda done, total: told.append((done, total))
+    )
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert model.encoder.training
     assert model.encoder.text.training
@@ -221,7 +258,12 @@ def test_a_tokenizer_or_preprocessing_that_the_towers_were_not_built_for_is_an_e
     other.after = (7,)
     longer = train_bpe(TEXTS * 3, 300, 48)
     larger = train_bpe([*TEXTS, "quick brown foxes jump over lazy dogs"] * 3, 400, 24)
-    for tokenizer, message in [(full, "'max'"), (longer, "48"), (larger, "words"), (other, "ends texts with 7")]:
+    for tokenizer, message in [
+        (full, "'max'"),
+        (longer, "48"),
+        (larger, "words"),
+        (other, "ends texts with 7"),
+    ]:
         with pytest.raises(InputError, match=message):
             Model(model.encoder, tokenizer, model.preprocess, name="toy")
 
@@ -240,7 +282,10 @@ def test_classes_are_the_mean_directions_of_their_prompts(model: Model, images: 
     names, templates = ["red thing", "blue thing", "green"], ("a {}", "one {} here", "{}")
     model.set_classes([f" {name} " for name in names], templates)
     assert model.classes == tuple(names)
-    means = [model.embed_texts([template.format(name) for template in templates]).mean(0) for name in names]
+    means = [
+        model.embed_texts([template.format(name) for template in templates]).mean(0)
+        for name in names
+    ]
     classes = torch.nn.functional.normalize(torch.stack(means), dim=1)
     expected = model.encoder.logit_scale().detach() * model.embed_images(images) @ classes.T
     torch.testing.assert_close(model.class_logits(images), expected)
@@ -251,7 +296,11 @@ def test_classes_are_named_before_images_are():
     fresh = make()
     with pytest.raises(InputError, match="knows no classes; name them first"):
         fresh.class_logits(Image.new("RGB", (8, 8)))
-    for names, said in (([], "the 0 class names"), (["a", " "], "empty one"), (["a", "b", "a"], "called 'a'")):
+    for names, said in (
+        ([], "the 0 class names"),
+        (["a", " "], "empty one"),
+        (["a", "b", "a"], "called 'a'"),
+    ):
         with pytest.raises(InputError, match=said):
             fresh.set_classes(names)
     with pytest.raises(InputError, match="must hold {} once"):

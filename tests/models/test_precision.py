@@ -1,4 +1,5 @@
-"""Precisions: close to float32, probed once, kept by machine and model, refused where they cannot be had."""
+"""Precisions: close to float32, probed once, kept by machine and model, refused where they cannot
+be had."""
 
 import copy
 import json
@@ -19,11 +20,20 @@ from diptych.models.precision import set_precision
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 
-TEXTS = ["a red cat", "two dogs on the green, green grass", "snow", "a small red cat and a large blue dog asleep"]
+TEXTS = [
+    "a red cat",
+    "two dogs on the green, green grass",
+    "snow",
+    "a small red cat and a large blue dog asleep",
+]
 TOKENIZER = train_bpe(TEXTS * 3, 300, 24)
-PIXELS = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.randint(
+    0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 
-needs_int8 = pytest.mark.xfail(not int8.available(), reason="no int8 products in this build of torch", strict=True)
+needs_int8 = pytest.mark.xfail(
+    not int8.available(), reason="no int8 products in this build of torch", strict=True
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +71,9 @@ def test_close_to_float32_of_unit_norm_and_the_same_model(name: str):
     assert other.identity == exact.identity  # what it embeds can be searched with the float32 model
     assert torch.equal(other.encoder.logit_scale(), exact.encoder.logit_scale())
     floats = (PIXELS.float() / 255 - exact.encoder.image.mean) / exact.encoder.image.std
-    close = torch.nn.functional.cosine_similarity(other.embed_images(floats), other.embed_images(PIXELS))
+    close = torch.nn.functional.cosine_similarity(
+        other.embed_images(floats), other.embed_images(PIXELS)
+    )
     assert close.min() > 0.999
 
 
@@ -105,10 +117,15 @@ with torch.no_grad():
 
 @needs_int8
 def test_int8_does_not_overflow_on_processors_without_vnni():
-    """oneDNN is told to take the products of such a processor. Overflow would cost a tenth, 7 bits cost .02."""
+    """oneDNN is told to take the products of such a processor. Overflow would cost a tenth, 7 bits
+    cost .02."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run(
-        [sys.executable, "-c", _OVERFLOW], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _OVERFLOW],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert float(done.stdout) < 0.03
 

@@ -71,17 +71,28 @@ def test_beam_search_of_one_beam_is_greedy(lm):
     memory, mask = read(lm)
     begin = torch.ones(3, 1, dtype=torch.long)
     how = {"memory": memory, "memory_mask": mask, "max_tokens": 6, "eot": lm.tokenizer.eot}
-    assert generate(lm, begin, strategy="beam", beams=1, **how) == generate(lm, begin, strategy="greedy", **how)
+    assert generate(lm, begin, strategy="beam", beams=1, **how) == generate(
+        lm, begin, strategy="greedy", **how
+    )
 
 
 def test_t5_writes_what_transformers_itself_computes():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.T5Config(
-        vocab_size=60, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0
+        vocab_size=60,
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        decoder_start_token_id=0,
     )
     model = transformers.T5ForConditionalGeneration(config).eval()
-    ids, target = torch.tensor([[4, 5, 1, 0], [7, 8, 9, 1]]), torch.tensor([[11, 12, 1], [13, 1, -100]])
+    ids, target = (
+        torch.tensor([[4, 5, 1, 0], [7, 8, 9, 1]]),
+        torch.tensor([[11, 12, 1], [13, 1, -100]]),
+    )
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     loss = model(input_ids=ids, attention_mask=mask, labels=target).loss
     lm = t5.T5(model, tokenizer(), own=False).eval()

@@ -39,7 +39,8 @@ def reference(x, y, scale, bias=None, *, targets=None, allowed=None, softmax=Tru
     losses, alive = [], []
     for i in range(rows):
         logits = [
-            scale * sum(x[i, d] * y[j, d] for d in range(x.shape[1])) + (0 if bias is None else bias)
+            scale * sum(x[i, d] * y[j, d] for d in range(x.shape[1]))
+            + (0 if bias is None else bias)
             for j in range(columns)
         ]
         inside = [j for j in range(columns) if weight[i, j] > 0]
@@ -59,15 +60,21 @@ def reference(x, y, scale, bias=None, *, targets=None, allowed=None, softmax=Tru
 
 def leaves(rows: int, columns: int, width: int = 3, seed: int = 0):
     x, y = random(rows, width, seed=seed), random(columns, width, seed=seed + 1)
-    return [t.requires_grad_() for t in (x, y, torch.tensor(1.7).double(), torch.tensor(-0.4).double())]
+    return [
+        t.requires_grad_() for t in (x, y, torch.tensor(1.7).double(), torch.tensor(-0.4).double())
+    ]
 
 
 def check(ours, theirs, tensors) -> None:
     """Equal values and equal gradients under one random upstream gradient."""
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-9, atol=1e-9)
     upstream = random(*ours.shape, seed=9)
-    a = torch.autograd.grad((ours * upstream).sum(), tensors, allow_unused=True, materialize_grads=True)
-    b = torch.autograd.grad((theirs * upstream).sum(), tensors, allow_unused=True, materialize_grads=True)
+    a = torch.autograd.grad(
+        (ours * upstream).sum(), tensors, allow_unused=True, materialize_grads=True
+    )
+    b = torch.autograd.grad(
+        (theirs * upstream).sum(), tensors, allow_unused=True, materialize_grads=True
+    )
     for mine, right in zip(a, b, strict=True):
         torch.testing.assert_close(mine, right, rtol=1e-8, atol=1e-9)
 
@@ -83,7 +90,9 @@ def check(ours, theirs, tensors) -> None:
     softmax=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_rows_equal_the_loops_for_every_option_and_any_tile(rows, extra, tile, kind, mask, smoothing, softmax, seed):
+def test_rows_equal_the_loops_for_every_option_and_any_tile(
+    rows, extra, tile, kind, mask, smoothing, softmax, seed
+):
     columns = rows + extra
     x, y, scale, bias = leaves(rows, columns, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -98,22 +107,37 @@ def test_rows_equal_the_loops_for_every_option_and_any_tile(rows, extra, tile, k
     given_mask = {"none": None, "callable": lambda i, j: allowed[i, j]}.get(mask, allowed)
     options = {"targets": targets, "softmax": softmax, "smoothing": smoothing}
     ours = pair_losses(x, y, scale, bias, allowed=given_mask, tile=tile, **options)
-    theirs, alive = reference(x, y, scale, bias, allowed=None if mask == "none" else allowed, **options)
+    theirs, alive = reference(
+        x, y, scale, bias, allowed=None if mask == "none" else allowed, **options
+    )
     assert ours.alive.tolist() == alive.tolist()
     check(ours.loss, theirs, (x, y, scale, bias))
 
 
 @SETTINGS
-@given(rows=st.integers(1, 7), extra=st.integers(0, 3), tile=st.integers(1, 8), seed=st.integers(0, 1000))
+@given(
+    rows=st.integers(1, 7),
+    extra=st.integers(0, 3),
+    tile=st.integers(1, 8),
+    seed=st.integers(0, 1000),
+)
 def test_columns_are_the_rows_of_the_transpose(rows, extra, tile, seed):
     columns = rows + extra
     x, y, scale, bias = leaves(rows, columns, seed=seed)
     allowed = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) > 0.3
     soft = random(rows, columns, seed=seed).softmax(1), random(columns, rows, seed=seed).softmax(1)
     by_row, by_column = both_losses(x, y, scale, bias, targets=soft, allowed=allowed, tile=tile)
-    check(by_row.loss, reference(x, y, scale, bias, targets=soft[0], allowed=allowed)[0], (x, y, scale, bias))
+    check(
+        by_row.loss,
+        reference(x, y, scale, bias, targets=soft[0], allowed=allowed)[0],
+        (x, y, scale, bias),
+    )
     by_row, by_column = both_losses(x, y, scale, bias, targets=soft, allowed=allowed, tile=tile)
-    check(by_column.loss, reference(y, x, scale, bias, targets=soft[1], allowed=allowed.T)[0], (x, y, scale, bias))
+    check(
+        by_column.loss,
+        reference(y, x, scale, bias, targets=soft[1], allowed=allowed.T)[0],
+        (x, y, scale, bias),
+    )
 
 
 @pytest.mark.parametrize("tile", [1, 2, 5])
@@ -126,15 +150,22 @@ def test_gradcheck_of_rows_scale_and_bias(tile, softmax):
         return pair_losses(x, y, scale, bias, allowed=allowed, softmax=softmax, tile=tile).mean()
 
     assert torch.autograd.gradcheck(loss, (x, y, scale, bias))
-    assert torch.autograd.gradcheck(lambda *t: info_nce(*t, smoothing=0.1, tile=tile), (x, y[:5].detach(), scale))
-    assert torch.autograd.gradcheck(lambda *t: sigmoid_pairs(*t, tile=tile), (x.detach(), y, scale, bias))
+    assert torch.autograd.gradcheck(
+        lambda *t: info_nce(*t, smoothing=0.1, tile=tile), (x, y[:5].detach(), scale)
+    )
+    assert torch.autograd.gradcheck(
+        lambda *t: sigmoid_pairs(*t, tile=tile), (x.detach(), y, scale, bias)
+    )
 
 
 def test_positives_may_stay_out_of_the_normaliser():
     x, y, scale, _ = leaves(4, 4)
     decoupled = pair_losses(x, y, scale, allowed=~torch.eye(4, dtype=torch.bool)).loss
     logits = scale * x @ y.T
-    expected = [torch.logsumexp(torch.cat([logits[i, :i], logits[i, i + 1 :]]), 0) - logits[i, i] for i in range(4)]
+    expected = [
+        torch.logsumexp(torch.cat([logits[i, :i], logits[i, i + 1 :]]), 0) - logits[i, i]
+        for i in range(4)
+    ]
     torch.testing.assert_close(decoupled, torch.stack(expected))
 
 
@@ -163,9 +194,12 @@ def test_a_batch_without_any_live_row_has_loss_zero():
 def test_permuting_the_pairs_changes_nothing():
     x, y, scale, bias = (t.detach() for t in leaves(9, 9))
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(info_nce(x[order], y[order], scale, tile=4), info_nce(x, y, scale, tile=4))
     torch.testing.assert_close(
-        sigmoid_pairs(x[order], y[order], scale, bias, tile=4), sigmoid_pairs(x, y, scale, bias, tile=4)
+        info_nce(x[order], y[order], scale, tile=4), info_nce(x, y, scale, tile=4)
+    )
+    torch.testing.assert_close(
+        sigmoid_pairs(x[order], y[order], scale, bias, tile=4),
+        sigmoid_pairs(x, y, scale, bias, tile=4),
     )
 
 
@@ -191,7 +225,9 @@ def test_half_precision_is_computed_in_float32_also_under_autocast():
         loss = info_nce(wide, y.float(), 20.0)
         loss.backward()
     assert loss.item() == exact.item()
-    check_grad = torch.autograd.grad(info_nce(free := x.float().requires_grad_(), y.float(), 20.0), free)[0]
+    check_grad = torch.autograd.grad(
+        info_nce(free := x.float().requires_grad_(), y.float(), 20.0), free
+    )[0]
     assert torch.equal(wide.grad, check_grad)
 
 
@@ -206,7 +242,9 @@ def test_backward_keeps_the_features_and_vectors_but_no_logits(name):
     }[name]
     for tile in (None, 64, n):
         kept = saved_bytes(lambda tile=tile: objective(tile))
-        assert kept <= 4 * (4 * n * d + 16 * n)  # a few vectors and copies of the features; the logits are 4 n²
+        assert kept <= 4 * (
+            4 * n * d + 16 * n
+        )  # a few vectors and copies of the features; the logits are 4 n²
         assert kept < 4 * n * n / 16
 
 
@@ -215,7 +253,9 @@ def test_no_tensor_is_larger_than_a_strip_at_4096_by_default(monkeypatch):
 
     seen = []
     original = core._strip
-    monkeypatch.setattr(core, "_strip", lambda *a: seen.append(original(*a)[0].shape) or original(*a))
+    monkeypatch.setattr(
+        core, "_strip", lambda *a: seen.append(original(*a)[0].shape) or original(*a)
+    )
     x = torch.zeros(4096, 2, requires_grad=True)
     info_nce(x, x, 1.0).backward()
     assert len(seen) == 16  # eight strips, made twice
@@ -253,14 +293,22 @@ def test_the_mean_of_questions_is_that_of_their_rows(rows, extra, tile, kind, ma
     scale = torch.tensor(scale).double().requires_grad_()
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(-1, rows + extra, (rows,), generator=generator)
-    targets = {"diagonal": None, "index": index, "soft": random(rows, rows + extra, seed=seed).softmax(1)}[kind]
+    targets = {
+        "diagonal": None,
+        "index": index,
+        "soft": random(rows, rows + extra, seed=seed).softmax(1),
+    }[kind]
     allowed = torch.rand(rows, rows + extra, generator=generator) > 0.4 if masked else None
     at_once = sigmoid_mean(x, y, scale, bias, targets=targets, allowed=allowed, tile=tile)
-    by_rows = pair_losses(x, y, scale, bias, targets=targets, allowed=allowed, softmax=False, tile=tile).mean()
+    by_rows = pair_losses(
+        x, y, scale, bias, targets=targets, allowed=allowed, softmax=False, tile=tile
+    ).mean()
     check(at_once[None], by_rows[None], (x, y, scale, bias))
 
 
-def test_the_mean_of_questions_makes_each_strip_once_and_no_gradient_where_none_is_wanted(monkeypatch):
+def test_the_mean_of_questions_makes_each_strip_once_and_no_gradient_where_none_is_wanted(
+    monkeypatch,
+):
     from diptych.objectives import core
 
     seen = []
@@ -279,7 +327,9 @@ def test_the_mean_of_questions_makes_each_strip_once_and_no_gradient_where_none_
 @pytest.mark.parametrize("share", [True, False])
 def test_alike_are_the_rows_of_a_group(groups, share):
     found = group_targets(torch.tensor(groups), share=share).to_dense()
-    expected = torch.tensor([[float(i == j) / (groups.count(i) if share else 1) for j in groups] for i in groups])
+    expected = torch.tensor(
+        [[float(i == j) / (groups.count(i) if share else 1) for j in groups] for i in groups]
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -287,7 +337,10 @@ def test_alike_are_the_rows_of_a_group(groups, share):
 def test_duplicates_are_right_as_well_or_neither(tile):
     """Sparse targets and a block of allowed pairs, against loops."""
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    x, y = (
+        torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
     groups = torch.tensor([1, 0, 1, 2, 1, 0, 3])
     logits = 2.0 * x @ y.T
     same = groups[:, None] == groups
@@ -301,4 +354,6 @@ def test_duplicates_are_right_as_well_or_neither(tile):
     for i in range(7):
         kept = [j for j in range(7) if j == i or groups[j] != groups[i]]
         loss = loss + (logits[i, kept].logsumexp(0) - logits[i, i]) / 7
-    torch.testing.assert_close(pair_losses(x, y, 2.0, allowed=different_group(groups), tile=tile).mean(), loss)
+    torch.testing.assert_close(
+        pair_losses(x, y, 2.0, allowed=different_group(groups), tile=tile).mean(), loss
+    )

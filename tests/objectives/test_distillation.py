@@ -1,4 +1,5 @@
-"""Distillation: the sheet's figures of the off-diagonal one, open_clip's own loss; loops, gradients and invariances."""
+"""Distillation: the sheet's figures of the off-diagonal one, open_clip's own loss; loops, gradients
+and invariances."""
 
 import math
 
@@ -21,7 +22,9 @@ def test_the_sheets_figures():
     assert distance == pytest.approx(0.0389123125, abs=1e-9)
     assert contrastive + 20 * distance == pytest.approx(8.0292407089, abs=1e-8)
     assert off_diagonal(*NEW, *OLD, screen=False).item() == pytest.approx(0.1623005109, abs=1e-9)
-    assert off_diagonal(*NEW, *OLD, reduction="mean").item() == pytest.approx(0.0389123125 / 4, abs=1e-10)
+    assert off_diagonal(*NEW, *OLD, reduction="mean").item() == pytest.approx(
+        0.0389123125 / 4, abs=1e-10
+    )
 
 
 def test_turning_both_spaces_is_free_and_turning_one_is_not():
@@ -30,13 +33,17 @@ def test_turning_both_spaces_is_free_and_turning_one_is_not():
     rotation = torch.linalg.qr(torch.sin(1.7 * rows + 5) + 0.3 * torch.cos(0.9 * rows * 6))[0]
     assert rotation[0].tolist() == pytest.approx([-0.512801, 0.475916, 0.714520], abs=1e-6)
     assert off_diagonal(image, text, image, text).item() == pytest.approx(0, abs=1e-12)
-    assert off_diagonal(image @ rotation, text @ rotation, image, text).item() == pytest.approx(0, abs=1e-12)
+    assert off_diagonal(image @ rotation, text @ rotation, image, text).item() == pytest.approx(
+        0, abs=1e-12
+    )
     turned = off_diagonal(image @ rotation, text, image, text, screen=False).item()
     assert turned == pytest.approx(1.8992901073, abs=1e-9)
 
 
 def test_a_perfect_old_model_and_texts_rolled_by_one():
-    assert off_diagonal(EYE, EYE.roll(1, 0), EYE, EYE).item() == pytest.approx(4 * (math.e - 1) / (math.e + 3))
+    assert off_diagonal(EYE, EYE.roll(1, 0), EYE, EYE).item() == pytest.approx(
+        4 * (math.e - 1) / (math.e + 3)
+    )
     assert info_nce(EYE, EYE.roll(1, 0), 1.0).item() == pytest.approx(math.log(math.e + 3))
 
 
@@ -64,14 +71,19 @@ def test_the_gradient_is_the_difference_of_the_two_distributions_and_none_reache
 @pytest.mark.parametrize("diagonal", [False, True])
 def test_equal_to_loops(screen, diagonal):
     total = 0.0
-    for new, old in ((NEW[0] @ NEW[1].T, OLD[0] @ OLD[1].T), (NEW[1] @ NEW[0].T, OLD[1] @ OLD[0].T)):
+    for new, old in (
+        (NEW[0] @ NEW[1].T, OLD[0] @ OLD[1].T),
+        (NEW[1] @ NEW[0].T, OLD[1] @ OLD[0].T),
+    ):
         for i in range(4):
             if screen and max(range(4), key=lambda j: old[i, j].item()) != i:
                 continue
             kept = [j for j in range(4) if diagonal or j != i]
             p, q = (F.softmax(torch.stack([m[i, j] for j in kept]), 0) for m in (old, new))
             total += sum((a * torch.log(a / b)).item() for a, b in zip(p, q, strict=True)) / 2
-    assert off_diagonal(*NEW, *OLD, screen=screen, include_diagonal=diagonal).item() == pytest.approx(total, abs=1e-10)
+    assert off_diagonal(
+        *NEW, *OLD, screen=screen, include_diagonal=diagonal
+    ).item() == pytest.approx(total, abs=1e-10)
 
 
 def test_shapes_that_differ_and_a_wrong_reduction_are_refused():
@@ -88,7 +100,8 @@ def test_shapes_that_differ_and_a_wrong_reduction_are_refused():
 @pytest.mark.parametrize("tile", [None, 3])
 @pytest.mark.parametrize(("count", "seed"), [(2, 0), (7, 1), (32, 2)])
 def test_open_clip_gives_the_same_losses_and_gradients(count, seed, tile):
-    """Student and teacher of unlike widths and scales; the scale of the student learns from both terms."""
+    """Student and teacher of unlike widths and scales; the scale of the student learns from both
+    terms."""
     from open_clip.loss import DistillClipLoss
 
     def fresh(width, at):
@@ -96,13 +109,23 @@ def test_open_clip_gives_the_same_losses_and_gradients(count, seed, tile):
         drawn = torch.randn(count, width, generator=generator, dtype=torch.float64)
         return F.normalize(drawn, dim=1).requires_grad_()
 
-    student = [fresh(6, 0), fresh(6, 1), torch.tensor(14.3, dtype=torch.float64, requires_grad=True)]
-    teacher = [fresh(9, 2), fresh(9, 3), torch.tensor(31.0, dtype=torch.float64, requires_grad=True)]
+    student = [
+        fresh(6, 0),
+        fresh(6, 1),
+        torch.tensor(14.3, dtype=torch.float64, requires_grad=True),
+    ]
+    teacher = [
+        fresh(9, 2),
+        fresh(9, 3),
+        torch.tensor(31.0, dtype=torch.float64, requires_grad=True),
+    ]
     theirs = DistillClipLoss()(*student, *(value.detach() for value in teacher))
     ours = info_nce(*student, tile=tile), distilled(*student, *teacher, tile=tile)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
-        gradients = [torch.autograd.grad(loss, student, retain_graph=True) for loss in (mine, other)]
+        gradients = [
+            torch.autograd.grad(loss, student, retain_graph=True) for loss in (mine, other)
+        ]
         for left, right in zip(*gradients, strict=True):
             torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-11)
     ours[1].backward()
@@ -116,14 +139,22 @@ def test_distilled_equals_loops():
         for i in range(4):
             believed = sum(math.exp(teacher[i, j]) for j in range(4))
             own = math.log(sum(math.exp(student[i, j]) for j in range(4)))
-            total += sum(math.exp(teacher[i, j]) / believed * (own - student[i, j].item()) for j in range(4)) / 8
+            total += (
+                sum(
+                    math.exp(teacher[i, j]) / believed * (own - student[i, j].item())
+                    for j in range(4)
+                )
+                / 8
+            )
     assert distilled(*NEW, 3.0, *OLD, 7.0).item() == pytest.approx(total, abs=1e-12)
 
 
 def test_gradients_of_the_distilled():
     image, text = (value.clone().requires_grad_() for value in NEW)
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, y, s: distilled(x, y, s, *OLD, 7.0), (image, text, scale))
+    assert torch.autograd.gradcheck(
+        lambda x, y, s: distilled(x, y, s, *OLD, 7.0), (image, text, scale)
+    )
 
 
 def test_a_student_that_says_what_its_teacher_says_has_no_gradient_and_the_entropy_left():
@@ -132,7 +163,13 @@ def test_a_student_that_says_what_its_teacher_says_has_no_gradient_and_the_entro
     loss.backward()
     assert max(image.grad.abs().max(), text.grad.abs().max()) < 1e-12
     logits = 7.0 * OLD[0] @ OLD[1].T
-    entropy = sum(torch.distributions.Categorical(logits=each).entropy().mean() for each in (logits, logits.T)) / 2
+    entropy = (
+        sum(
+            torch.distributions.Categorical(logits=each).entropy().mean()
+            for each in (logits, logits.T)
+        )
+        / 2
+    )
     torch.testing.assert_close(loss.detach(), entropy)
 
 
@@ -142,7 +179,9 @@ def test_a_sure_teacher_of_the_diagonal_is_clip_and_a_bias_of_its_logits_is_noth
         torch.cat([value, torch.full((4, 1), each, dtype=torch.float64)], 1)
         for value, each in zip(OLD, (1.0, -0.8), strict=True)
     ]
-    torch.testing.assert_close(distilled(*NEW, 5.0, *extended, 7.0), distilled(*NEW, 5.0, *OLD, 7.0))
+    torch.testing.assert_close(
+        distilled(*NEW, 5.0, *extended, 7.0), distilled(*NEW, 5.0, *OLD, 7.0)
+    )
 
 
 def test_half_precision_is_computed_in_float32():

@@ -28,13 +28,19 @@ def test_the_sheets_weights_and_group():
         assert weights[0, 0].tolist() == pytest.approx([0.588235, 0.411765, 0], abs=1e-6)
     assert grouped(TEXTS, PATCHES)[0, 0].tolist() == pytest.approx([0.930273, 0.366868], abs=1e-6)
     for sigma in (0.99, 1.0):
-        assert group_weights(TEXTS, PATCHES, sigma=sigma)[0, 0].tolist() == pytest.approx([1, 0, 0], abs=1e-6)
+        assert group_weights(TEXTS, PATCHES, sigma=sigma)[0, 0].tolist() == pytest.approx(
+            [1, 0, 0], abs=1e-6
+        )
 
 
-@pytest.mark.parametrize(("sigma", "batch", "image"), [(0.0, 0.477328, 0.348335), (0.99, 0.115883, 0.072480)])
+@pytest.mark.parametrize(
+    ("sigma", "batch", "image"), [(0.0, 0.477328, 0.348335), (0.99, 0.115883, 0.072480)]
+)
 def test_the_sheets_losses(sigma, batch, image):
     groups = grouped(TEXTS, PATCHES, sigma=sigma)
-    assert grouping(TEXTS, groups, SCALE, negatives="batch").item() == pytest.approx(batch, abs=1e-6)
+    assert grouping(TEXTS, groups, SCALE, negatives="batch").item() == pytest.approx(
+        batch, abs=1e-6
+    )
     assert grouping(TEXTS, groups, SCALE).item() == pytest.approx(image, abs=1e-6)
 
 
@@ -49,7 +55,9 @@ def test_one_text_costs_nothing_and_copies_of_one_the_log_of_their_number():
     one = TEXTS[:, :1]
     assert grouping(one, grouped(one, PATCHES), SCALE).item() == pytest.approx(0, abs=1e-12)
     copies = one.expand(2, 5, 2)
-    assert grouping(copies, grouped(copies, PATCHES), SCALE).item() == pytest.approx(math.log(5), abs=1e-12)
+    assert grouping(copies, grouped(copies, PATCHES), SCALE).item() == pytest.approx(
+        math.log(5), abs=1e-12
+    )
 
 
 def test_patches_that_are_all_alike_share_evenly_and_the_gradient_is_finite():
@@ -65,7 +73,8 @@ def test_patches_that_are_all_alike_share_evenly_and_the_gradient_is_finite():
 def test_a_common_factor_of_the_similarities_does_not_matter():
     torch.testing.assert_close(group_weights(TEXTS, PATCHES), group_weights(3 * TEXTS, PATCHES))
     assert not torch.allclose(
-        group_weights(TEXTS, PATCHES, weighting="softmax"), group_weights(3 * TEXTS, PATCHES, weighting="softmax")
+        group_weights(TEXTS, PATCHES, weighting="softmax"),
+        group_weights(3 * TEXTS, PATCHES, weighting="softmax"),
     )
 
 
@@ -81,7 +90,9 @@ def test_a_common_factor_of_the_similarities_does_not_matter():
 def test_equal_to_loops(images, count, patches, sigma, weighting, seed):
     generator = torch.Generator().manual_seed(seed)
     t = F.normalize(torch.randn(images, count, 3, generator=generator, dtype=torch.float64), dim=-1)
-    p = F.normalize(torch.randn(images, patches, 3, generator=generator, dtype=torch.float64), dim=-1)
+    p = F.normalize(
+        torch.randn(images, patches, 3, generator=generator, dtype=torch.float64), dim=-1
+    )
     found = group_weights(t, p, sigma=sigma, weighting=weighting)
     for i in range(images):
         for k in range(count):

@@ -1,4 +1,5 @@
-"""Losses without negatives: the sheet's figures, loops, the published iteration by hand, gradients."""
+"""Losses without negatives: the sheet's figures, loops, the published iteration by hand,
+gradients."""
 
 import numpy as np
 import pytest
@@ -69,9 +70,17 @@ def published(scores, eps, iterations):
     return (q * count).T
 
 
-@given(st.integers(1, 6), st.integers(1, 5), st.sampled_from([0.05, 0.5]), st.integers(1, 4), st.integers(0, 99))
+@given(
+    st.integers(1, 6),
+    st.integers(1, 5),
+    st.sampled_from([0.05, 0.5]),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
 @settings(max_examples=30, deadline=None)
-def test_sinkhorn_equals_the_published_iteration_and_rows_sum_to_one(count, prototypes, eps, iterations, seed):
+def test_sinkhorn_equals_the_published_iteration_and_rows_sum_to_one(
+    count, prototypes, eps, iterations, seed
+):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(count, prototypes, generator=generator, dtype=torch.float64) * 2 - 1
     found = sinkhorn(scores, eps=eps, iterations=iterations)

@@ -1,4 +1,5 @@
-"""Uniformity and alignment: the sheet's figures, loops over pairs, gradients, tiles, memory and invariances."""
+"""Uniformity and alignment: the sheet's figures, loops over pairs, gradients, tiles, memory and
+invariances."""
 
 import math
 
@@ -22,7 +23,8 @@ TERMS = {"uniformity": lambda x, y, **how: uniformity(x, **how), "cross": cross_
 def loops(x, y, t, pairs):
     """log of the mean over pairs of exp(-t |x_i - y_j|²), one pair after the other."""
     potentials = [
-        torch.exp(-t * sum((x[i, d] - y[j, d]) ** 2 for d in range(x.shape[1]))) for i, j in pairs(range(len(x)))
+        torch.exp(-t * sum((x[i, d] - y[j, d]) ** 2 for d in range(x.shape[1])))
+        for i, j in pairs(range(len(x)))
     ]
     return torch.log(sum(potentials) / len(potentials))
 
@@ -51,14 +53,18 @@ REFERENCES = {
     seed=st.integers(0, 1000),
 )
 @pytest.mark.parametrize("name", TERMS)
-def test_value_and_gradient_equal_the_loops_for_any_points_and_tile(name, n, d, t, tile, unit, seed):
+def test_value_and_gradient_equal_the_loops_for_any_points_and_tile(
+    name, n, d, t, tile, unit, seed
+):
     x, y = (random(n, d, seed=seed + s) for s in (0, 1))
     x, y = (F.normalize(x, dim=1), F.normalize(y, dim=1)) if unit else (x, y)
     x, y = x.requires_grad_(), y.requires_grad_()
     ours, theirs = TERMS[name](x, y, t=t, tile=tile), REFERENCES[name](x, y, t)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     used = [x] if name == "uniformity" else [x, y]
-    for mine, right in zip(torch.autograd.grad(ours, used), torch.autograd.grad(theirs, used), strict=True):
+    for mine, right in zip(
+        torch.autograd.grad(ours, used), torch.autograd.grad(theirs, used), strict=True
+    ):
         torch.testing.assert_close(mine, right, rtol=1e-9, atol=1e-10)
 
 
@@ -83,15 +89,25 @@ def test_gradcheck(tile):
 
 def test_sheets_anchors():
     x, y = det(4, 3, 0), det(4, 3, 1)
-    values = [uniformity(x), uniformity(y), cross_uniformity(x, y), alignment(x, y), info_nce(x, y, 100.0)]
+    values = [
+        uniformity(x),
+        uniformity(y),
+        cross_uniformity(x, y),
+        alignment(x, y),
+        info_nce(x, y, 100.0),
+    ]
     figures = [-2.6798140294, -2.7589403850, -1.3584978067, 1.3859525013, 50.4690065818]
     assert [value.item() for value in values] == pytest.approx(figures, abs=1e-9)
 
 
 def test_anchors_of_the_square():
-    assert uniformity(SQUARE).item() == pytest.approx(math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6), abs=1e-12)
+    assert uniformity(SQUARE).item() == pytest.approx(
+        math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6), abs=1e-12
+    )
     assert uniformity(SQUARE).item() == pytest.approx(-4.3963489672, abs=1e-9)
-    assert cross_uniformity(SQUARE, SQUARE).item() == pytest.approx(uniformity(SQUARE).item(), abs=1e-12)
+    assert cross_uniformity(SQUARE, SQUARE).item() == pytest.approx(
+        uniformity(SQUARE).item(), abs=1e-12
+    )
     assert alignment(SQUARE, SQUARE).item() == 0
     assert alignment(SQUARE, -SQUARE).item() == 4
 
@@ -135,7 +151,12 @@ def test_alignment_is_two_minus_twice_the_cosine_and_pulls_towards_the_partner()
 def test_turning_both_changes_nothing_and_turning_one_what_compares_them():
     x, y = det(6, 3, 0), det(6, 3, 1)
     turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
-    for term in (lambda x, y: uniformity(x), cross_uniformity, alignment, lambda x, y: info_nce(x, y, 10.0)):
+    for term in (
+        lambda x, y: uniformity(x),
+        cross_uniformity,
+        alignment,
+        lambda x, y: info_nce(x, y, 10.0),
+    ):
         torch.testing.assert_close(term(x @ turn, y @ turn), term(x, y))
     torch.testing.assert_close(uniformity(x @ turn), uniformity(x))
     for term in (cross_uniformity, alignment, lambda x, y: info_nce(x, y, 10.0)):
@@ -160,7 +181,11 @@ def test_points_far_apart_stay_finite_in_value_and_gradient():
 
 def test_half_precision_is_computed_in_float32_also_under_autocast():
     x, y = (F.normalize(random(32, 16, seed=s), dim=1).bfloat16() for s in (0, 1))
-    exact = [uniformity(x.float()), cross_uniformity(x.float(), y.float()), alignment(x.float(), y.float())]
+    exact = [
+        uniformity(x.float()),
+        cross_uniformity(x.float(), y.float()),
+        alignment(x.float(), y.float()),
+    ]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         given = [uniformity(x), cross_uniformity(x, y), alignment(x, y)]
     assert [value.dtype for value in given] == [torch.float32] * 3
@@ -184,7 +209,9 @@ def test_backward_keeps_no_matrix_of_pairs():
 def test_no_tensor_is_larger_than_a_strip_at_4096_by_default(monkeypatch):
     seen = []
     original = core._strip
-    monkeypatch.setattr(core, "_strip", lambda *a: seen.append(original(*a)[0].shape) or original(*a))
+    monkeypatch.setattr(
+        core, "_strip", lambda *a: seen.append(original(*a)[0].shape) or original(*a)
+    )
     uniformity(torch.zeros(4096, 2, requires_grad=True)).backward()
     assert len(seen) == 16  # eight strips, made twice
     assert max(rows for rows, _ in seen) == 512

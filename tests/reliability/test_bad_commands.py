@@ -1,4 +1,5 @@
-"""Bad command lines over all verbs: exit code 2, one line on stderr, which names the thing and the remedy."""
+"""Bad command lines over all verbs: exit code 2, one line on stderr, which names the thing and the
+remedy."""
 
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from diptych.cli import main
 PAIR = "--data photos --out x"
 GRID = "--data photos --test photos --budget 8 --out x"
 
-# What is typed behind `diptych`, in a folder with photos/ (images and captions), empty/, full/ (not empty), a.txt
-# and YAML files that are wrong; what the one line must hold.
+# What is typed behind `diptych`, in a folder with photos/ (images and captions), empty/, full/ (not
+# empty), a.txt and YAML files that are wrong; what the one line must hold.
 ROWS: list[tuple[str, tuple[str, ...]]] = [
     # words that do not exist
     ("trian clip", ("unknown command 'trian'", "did you mean 'train'")),
@@ -20,14 +21,20 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("train clip --leraning-rate 1", ("--leraning-rate",)),
     ("train clpi --data photos --out x", ("unknown method 'clpi'", "did you mean 'clip'")),
     ("train mine.py --data photos --out x", ("mine.py: there is no such file", "check the path")),
-    ("train a.py --data photos --out x", ("a.py", "no literal dict `card`", "docs/add_a_method.md")),
+    (
+        "train a.py --data photos --out x",
+        ("a.py", "no literal dict `card`", "docs/add_a_method.md"),
+    ),
     (f"train clip {PAIR} --preset papre", ("preset of CLIP 'papre'", "did you mean 'paper'")),
     (f"train clip {PAIR} --optimizer admw", ("optimizer 'admw'", "did you mean 'adamw'")),
     (f"train clip {PAIR} --image-tower vti", ("image tower 'vti'", "did you mean 'vit'")),
     (f"train clip {PAIR} --tokenizer bpee", ("tokenizer 'bpee'", "did you mean 'bpe'")),
     (f"train clip {PAIR} --method.scal 3", ("--method.scal", "did you mean '--method.scale'")),
     (f"train clip {PAIR} --with simclr", ("simclr", "cannot be added")),
-    ("evaluate tiny --data photos --suite retrievel", ("suite 'retrievel'", "did you mean 'retrieval'")),
+    (
+        "evaluate tiny --data photos --suite retrievel",
+        ("suite 'retrievel'", "did you mean 'retrieval'"),
+    ),
     ("list twoers", ("unknown list 'twoers'", "did you mean 'towers'")),
     ("reproduce lino", ("claim 'lino'", "did you mean 'lion'")),
     ("data mkae scenes --out x", ("'mkae'", "did you mean 'make'")),
@@ -35,11 +42,20 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("export tiny --to onxn --out x", ("target 'onxn'", "did you mean 'onnx'")),
     # things that are not there
     ("train clip --data nowhere/ --out x", ("unknown source 'nowhere/'", "there are: ")),
-    ("train clip --data photos:splt=train --out x", ("option of source 'photos' 'splt'", "there are: text")),
+    (
+        "train clip --data photos:splt=train --out x",
+        ("option of source 'photos' 'splt'", "there are: text"),
+    ),
     (f"train clip {PAIR} --config no.yaml", ("no.yaml", "no such file")),
     (f"train clip {PAIR} --config broken.yaml", ("broken.yaml is not YAML",)),
-    (f"train clip {PAIR} --config aliases.yaml", ("aliases.yaml holds more than 100,000 values", "write fewer")),
-    (f"train clip {PAIR} --config nested.yaml", ("method in nested.yaml is {'scale': 7}", "options under config")),
+    (
+        f"train clip {PAIR} --config aliases.yaml",
+        ("aliases.yaml holds more than 100,000 values", "write fewer"),
+    ),
+    (
+        f"train clip {PAIR} --config nested.yaml",
+        ("method in nested.yaml is {'scale': 7}", "options under config"),
+    ),
     ("train --resume --out nowhere", ("there is no nowhere/config.yaml", "without --resume")),
     (f"train clip {PAIR} --init nowhere", ("no model at 'nowhere'", "name a RUN")),
     ("embed nowhere photos --out x", ("no model at 'nowhere'", "name a RUN")),
@@ -50,7 +66,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("index photos", ("photos has no diptych.json", "diptych embed")),
     ("info empty", ("empty has no model.json", "name a RUN")),
     ("check nowhere.csv", ("nowhere.csv",)),
-    ("classify tiny photos --names classes.txt", ("classes.txt: there is no such file", "check the path")),
+    (
+        "classify tiny photos --names classes.txt",
+        ("classes.txt: there is no such file", "check the path"),
+    ),
     ("classify tiny nowhere.jpg --names a,b", ("nowhere.jpg",)),
     ("compare empty", ("no data", "--data")),
     ("reproduce my_claim.py", ("my_claim.py: there is no such file", "check the path")),
@@ -74,7 +93,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("generate tiny-lm --count 0", ("--count is 0", "at least 1")),
     ("generate tiny-lm --temperature -1", ("temperature", "-1")),
     ("evaluate tiny --data photos --suite probe --shots a,b", ("--shots", "whole numbers")),
-    ("compare clip --data photos --test photos --budget lots --out x", ("--budget 'lots'", "numbers")),
+    (
+        "compare clip --data photos --test photos --budget lots --out x",
+        ("--budget 'lots'", "numbers"),
+    ),
     ("compare clip --data photos --test photos --budget -8 --out x", ("budget -8", "above 0")),
     (f"compare clip {GRID} --jobs 0", ("--jobs is 0", "at least 1")),
     (f"compare clip {GRID} --optimizer sdg", ("optimizer 'sdg'", "did you mean 'sgd'")),
@@ -108,7 +130,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("train clip --data photos --out full", ("full is not empty", "--out")),
     ("train clip --data photos --out a.txt", ("a.txt is a file", "--out")),
     ("embed tiny photos --out full", ("full", "--out")),
-    ("compare clip --data photos --test photos --budget 8 --out full", ("full holds something else", "--out")),
+    (
+        "compare clip --data photos --test photos --budget 8 --out full",
+        ("full holds something else", "--out"),
+    ),
     ("data show scenes --out empty", ("empty is a folder", "give a file")),
     ("data filter photos --out kept.csv", ("kept.csv", "--out kept.npz")),
     ("export tiny --to onnx", ("lacks --out", "new folder")),
@@ -119,7 +144,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
     ("ground tiny a.txt cat --out y.png", ("a.txt is no image", "name a JPEG")),
-    ("classify tiny photos --names a,b --route", ("tiny does not route images", "leave --route out")),
+    (
+        "classify tiny photos --names a,b --route",
+        ("tiny does not route images", "leave --route out"),
+    ),
 ]
 
 
@@ -134,14 +162,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "broken.yaml").write_text("a: [1,\n")
     (path / "nested.yaml").write_text("method: {scale: 7}\n")
     lists = ["&l0 [" + ",".join(["x"] * 9) + "]"]
-    lists += [f"&l{n} [{','.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9)]  # 9^9 entries in a few lines
+    lists += [
+        f"&l{n} [{','.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9)
+    ]  # 9^9 entries in a few lines
     (path / "aliases.yaml").write_text(f"config: {{augment: {{crop: [{', '.join(lists)}]}}}}\n")
     return path
 
 
 @pytest.mark.parametrize(("line", "parts"), ROWS, ids=[line for line, _ in ROWS])
 def test_a_bad_command_is_told_in_one_line(
-    line: str, parts: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    parts: tuple[str, ...],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))

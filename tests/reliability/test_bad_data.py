@@ -1,7 +1,9 @@
-"""Bad data of every format: each row ends in one line that says what to do, or in a counted bad sample, and at once.
+"""Bad data of every format: each row ends in one line that says what to do, or in a counted bad
+sample, and at once.
 
-A row is a name, how the input is made, and what must come of it: `says`, a part of the one line with which `diptych
-check` refuses the source (exit code 2), or `counts`, the reasons under which reading all of it counts bad samples.
+A row is a name, how the input is made, and what must come of it: `says`, a part of the one line
+with which `diptych check` refuses the source (exit code 2), or `counts`, the reasons under which
+reading all of it counts bad samples.
 """
 
 import io
@@ -47,7 +49,9 @@ class Row:
 
 
 @lru_cache
-def image(kind: str = "PNG", size: tuple[int, int] = (12, 9), mode: str = "RGB", **options: object) -> bytes:
+def image(
+    kind: str = "PNG", size: tuple[int, int] = (12, 9), mode: str = "RGB", **options: object
+) -> bytes:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).convert(mode).save(buffer, kind, **options)
@@ -70,10 +74,13 @@ def images(**files: bytes) -> Callable[[Path], Path]:
 
 
 def png(width: int, height: int, rows: bytes = b"", *more: tuple[bytes, bytes]) -> bytes:
-    """A PNG of grey pixels with these rows (each behind a byte for its filter), and chunks before them."""
+    """A PNG of grey pixels with these rows (each behind a byte for its filter), and chunks before
+    them."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     extra = b"".join(chunk(*each) for each in more)
@@ -161,10 +168,18 @@ def dangling(folder: Path) -> Path:
 IMAGES = [
     Row(name="an empty file", make=images(x__png=b""), counts={"zero-byte": 1}),
     Row(name="a web page", make=images(x__jpg=b"<!doctype html><p>404"), counts={"html": 1}),
-    Row(name="an SVG", make=images(x__png=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), counts={"unsupported": 1}),
+    Row(
+        name="an SVG",
+        make=images(x__png=b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+        counts={"unsupported": 1},
+    ),
     Row(name="a PDF", make=images(x__jpg=b"%PDF-1.7"), counts={"unsupported": 1}),
     Row(name="a JPEG 2000", make=images(x__jp2=b"x"), counts={"unsupported": 1}),
-    Row(name="a film as a HEIC", make=images(x__heic=b"\0\0\0\x10ftypmp42isom"), counts={"unsupported": 1}),
+    Row(
+        name="a film as a HEIC",
+        make=images(x__heic=b"\0\0\0\x10ftypmp42isom"),
+        counts={"unsupported": 1},
+    ),
     Row(name="noise", make=images(x__jpg=bytes(range(7, 200))), counts={"unreadable": 1}),
     *[
         Row(name=f"a cut {kind}", make=images(x__png=cut(kind)), counts={"truncated": 1})
@@ -185,11 +200,21 @@ IMAGES = [
         make=images(x__tif=tiff(16, 16, (322, 65_536), (323, 65_536), (324, 8), (325, 100))),
         counts={"bomb": 1},
     ),
-    Row(name="a PNG of 1 x 300,000", make=images(x__png=png(1, 300_000, bytes(600_000))), counts={"bomb": 1}),
-    Row(name="a PNG of 300,000 x 1", make=images(x__png=png(300_000, 1, bytes(300_001))), counts={"bomb": 1}),
+    Row(
+        name="a PNG of 1 x 300,000",
+        make=images(x__png=png(1, 300_000, bytes(600_000))),
+        counts={"bomb": 1},
+    ),
+    Row(
+        name="a PNG of 300,000 x 1",
+        make=images(x__png=png(300_000, 1, bytes(300_001))),
+        counts={"bomb": 1},
+    ),
     Row(
         name="a text bomb in a PNG",
-        make=images(x__png=png(2, 2, bytes(6), (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26), 9)))),
+        make=images(
+            x__png=png(2, 2, bytes(6), (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26), 9)))
+        ),
         counts={"unreadable": 1},
     ),
     Row(name="a PNG of no pixels", make=images(x__png=png(0, 0)), counts={"unreadable": 1}),
@@ -214,7 +239,9 @@ AVIF = (
 # Tars
 
 
-def tar(*members: tuple[str, bytes], kinds: Mapping[str, bytes] | None = None) -> Callable[[Path], Path]:
+def tar(
+    *members: tuple[str, bytes], kinds: Mapping[str, bytes] | None = None
+) -> Callable[[Path], Path]:
     """A tar of a good sample and these members."""
 
     def make(folder: Path) -> Path:
@@ -255,7 +282,10 @@ def raw(name: str, data: bytes) -> Callable[[Path], Path]:
 
 def npy(shape: str, kind: str = "<f8", data: bytes = bytes(8)) -> bytes:
     """An array whose header says this shape."""
-    head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    head = (
+        f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode()
+        + b"\n"
+    )
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head + data
 
 
@@ -263,9 +293,19 @@ DEEP = b"[" * 100_000
 DIGITS = b'{"label": ' + b"9" * 5_000 + b"}"
 TARS = [
     Row(name="a size below zero", make=sized(b"-0000001750\0"), counts={"checksum": 1}, good=2),
-    Row(name="a size below zero in base 256", make=sized(b"\xff" * 12), counts={"checksum": 1}, good=2),
+    Row(
+        name="a size below zero in base 256",
+        make=sized(b"\xff" * 12),
+        counts={"checksum": 1},
+        good=2,
+    ),
     Row(name="a size of exabytes", make=sized(b"\x80" + b"\xff" * 11), counts={"truncated": 1}),
-    Row(name="a size that is no number", make=sized(b"a lot\0\0\0\0\0\0\0"), counts={"checksum": 1}, good=2),
+    Row(
+        name="a size that is no number",
+        make=sized(b"a lot\0\0\0\0\0\0\0"),
+        counts={"checksum": 1},
+        good=2,
+    ),
     Row(
         name="a million extended records",
         make=tar(("pax", b"6 a=b\n" * 170_000), ("b.png", image()), kinds={"pax": b"x"}),
@@ -286,21 +326,65 @@ TARS = [
         make=tar(("pax", b"11 size=-9\n"), kinds={"pax": b"x"}),
         counts={"checksum": 1},
     ),
-    Row(name="a member of type M", make=tar(("b.png", image()), kinds={"b.png": b"M"}), counts={"member-type": 1}),
-    Row(name="a member of type Z", make=tar(("b.png", image()), kinds={"b.png": b"Z"}), counts={"member-type": 1}),
-    Row(name="a link", make=tar(("b.png", b""), kinds={"b.png": b"2"}), says="is a link; repack the tar"),
-    Row(name="a device", make=tar(("b.png", b""), kinds={"b.png": b"3"}), says="is a device; repack the tar"),
-    Row(name="a sparse member", make=tar(("b.png", b""), kinds={"b.png": b"S"}), says="is sparse; repack the tar"),
-    Row(name="a member above the folder", make=tar(("../b.png", image())), says="points outside the tar"),
-    Row(name="a member at an absolute path", make=tar(("/etc/b.png", image())), says="points outside the tar"),
+    Row(
+        name="a member of type M",
+        make=tar(("b.png", image()), kinds={"b.png": b"M"}),
+        counts={"member-type": 1},
+    ),
+    Row(
+        name="a member of type Z",
+        make=tar(("b.png", image()), kinds={"b.png": b"Z"}),
+        counts={"member-type": 1},
+    ),
+    Row(
+        name="a link",
+        make=tar(("b.png", b""), kinds={"b.png": b"2"}),
+        says="is a link; repack the tar",
+    ),
+    Row(
+        name="a device",
+        make=tar(("b.png", b""), kinds={"b.png": b"3"}),
+        says="is a device; repack the tar",
+    ),
+    Row(
+        name="a sparse member",
+        make=tar(("b.png", b""), kinds={"b.png": b"S"}),
+        says="is sparse; repack the tar",
+    ),
+    Row(
+        name="a member above the folder",
+        make=tar(("../b.png", image())),
+        says="points outside the tar",
+    ),
+    Row(
+        name="a member at an absolute path",
+        make=tar(("/etc/b.png", image())),
+        says="points outside the tar",
+    ),
     Row(name="a pickled member", make=tar(("b.pkl", b"x")), says="is a pickle"),
     Row(name="a key twice", make=tar(("good.png", image())), counts={"duplicate-key": 1}),
-    Row(name="a compressed tar", make=raw("a.tar", b"\x1f\x8b\x08" + bytes(2000)), says="unpack it with gunzip"),
+    Row(
+        name="a compressed tar",
+        make=raw("a.tar", b"\x1f\x8b\x08" + bytes(2000)),
+        says="unpack it with gunzip",
+    ),
     Row(name="noise as a tar", make=raw("a.tar", bytes(range(256)) * 8), says="not a tar file"),
     Row(name="an empty tar", make=raw("a.tar", b""), says="no samples in 1 shard"),
-    Row(name="JSON with 5,000 digits", make=tar(("b.png", image()), ("b.json", DIGITS)), counts={"json": 1}),
-    Row(name="deeply nested JSON", make=tar(("b.png", image()), ("b.json", DEEP)), counts={"json": 1}),
-    Row(name="JSON that is a list", make=tar(("b.png", image()), ("b.json", b"[1]")), counts={"json": 1}),
+    Row(
+        name="JSON with 5,000 digits",
+        make=tar(("b.png", image()), ("b.json", DIGITS)),
+        counts={"json": 1},
+    ),
+    Row(
+        name="deeply nested JSON",
+        make=tar(("b.png", image()), ("b.json", DEEP)),
+        counts={"json": 1},
+    ),
+    Row(
+        name="JSON that is a list",
+        make=tar(("b.png", image()), ("b.json", b"[1]")),
+        counts={"json": 1},
+    ),
     Row(
         name="a label of 30 digits",
         make=tar(("b.png", image()), ("b.json", b'{"x": 1%s}' % (b"0" * 30))),
@@ -311,10 +395,26 @@ TARS = [
         make=tar(("b.png", image()), ("b.json", b'{"x": [1%s]}' % (b"0" * 30))),
         counts={"number": 1},
     ),
-    Row(name="a class of 5,000 digits", make=tar(("b.png", image()), ("b.cls", b"9" * 5000)), counts={"number": 1}),
-    Row(name="a class that is a word", make=tar(("b.png", image()), ("b.cls", b"cat")), counts={"label": 1}),
-    Row(name="a caption in Latin-1", make=tar(("b.png", image()), ("b.txt", b"caf\xe9")), counts={"utf8": 1}),
-    Row(name="half a surrogate pair", make=tar(("b.png", image()), ("b.json", b'{"text": "a \\ud83d"}')), good=2),
+    Row(
+        name="a class of 5,000 digits",
+        make=tar(("b.png", image()), ("b.cls", b"9" * 5000)),
+        counts={"number": 1},
+    ),
+    Row(
+        name="a class that is a word",
+        make=tar(("b.png", image()), ("b.cls", b"cat")),
+        counts={"label": 1},
+    ),
+    Row(
+        name="a caption in Latin-1",
+        make=tar(("b.png", image()), ("b.txt", b"caf\xe9")),
+        counts={"utf8": 1},
+    ),
+    Row(
+        name="half a surrogate pair",
+        make=tar(("b.png", image()), ("b.json", b'{"text": "a \\ud83d"}')),
+        good=2,
+    ),
     Row(
         name="a box of words",
         make=tar(("b.png", image()), ("b.json", b'{"boxes": [{"box": "abcd"}]}')),
@@ -322,20 +422,44 @@ TARS = [
     ),
     Row(
         name="a box of infinite class",
-        make=tar(("b.png", image()), ("b.json", b'{"boxes": [{"box": [1, 2, 3, 4], "label": Infinity}]}')),
+        make=tar(
+            ("b.png", image()), ("b.json", b'{"boxes": [{"box": [1, 2, 3, 4], "label": Infinity}]}')
+        ),
         counts={"box": 1},
     ),
-    Row(name="an array of 10^10", make=tar(("b.png", image()), ("b.npy", npy("(10000000000,)"))), counts={"npy": 1}),
-    Row(name="an array of 10^30", make=tar(("b.png", image()), ("b.npy", npy(f"({10**30},)"))), counts={"npy": 1}),
+    Row(
+        name="an array of 10^10",
+        make=tar(("b.png", image()), ("b.npy", npy("(10000000000,)"))),
+        counts={"npy": 1},
+    ),
+    Row(
+        name="an array of 10^30",
+        make=tar(("b.png", image()), ("b.npy", npy(f"({10**30},)"))),
+        counts={"npy": 1},
+    ),
     Row(
         name="an array of 0 x 10^30",
         make=tar(("b.png", image()), ("b.npy", npy(f"(0, {10**30})"))),
         counts={"npy": 1},
     ),
-    Row(name="an array below zero", make=tar(("b.png", image()), ("b.npy", npy("(-1,)"))), counts={"npy": 1}),
-    Row(name="an array of objects", make=tar(("b.png", image()), ("b.npy", npy("(1,)", "|O"))), counts={"pickled": 1}),
-    Row(name="an array of texts", make=tar(("b.png", image()), ("b.npy", npy("(1,)", "<U2"))), counts={"npy": 1}),
-    Row(name="a cut array", make=tar(("b.png", image()), ("b.npy", npy("(9,)"))), counts={"npy": 1}),
+    Row(
+        name="an array below zero",
+        make=tar(("b.png", image()), ("b.npy", npy("(-1,)"))),
+        counts={"npy": 1},
+    ),
+    Row(
+        name="an array of objects",
+        make=tar(("b.png", image()), ("b.npy", npy("(1,)", "|O"))),
+        counts={"pickled": 1},
+    ),
+    Row(
+        name="an array of texts",
+        make=tar(("b.png", image()), ("b.npy", npy("(1,)", "<U2"))),
+        counts={"npy": 1},
+    ),
+    Row(
+        name="a cut array", make=tar(("b.png", image()), ("b.npy", npy("(9,)"))), counts={"npy": 1}
+    ),
     Row(
         name="an array without a header",
         make=tar(("b.png", image()), ("b.npy", b"\x93NUMPY\1\0\xff\xff{")),
@@ -346,8 +470,16 @@ TARS = [
         make=tar(("b.png", image()), ("b.npy", b"PK\3\4" + bytes(60))),
         counts={"npy": 1},
     ),
-    Row(name="a mask in colours", make=tar(("b.png", image()), ("b.seg.png", image())), counts={"unsupported": 1}),
-    Row(name="a mask bomb", make=tar(("b.png", image()), ("b.seg.png", png(100_000, 100_000))), counts={"bomb": 1}),
+    Row(
+        name="a mask in colours",
+        make=tar(("b.png", image()), ("b.seg.png", image())),
+        counts={"unsupported": 1},
+    ),
+    Row(
+        name="a mask bomb",
+        make=tar(("b.png", image()), ("b.seg.png", png(100_000, 100_000))),
+        counts={"bomb": 1},
+    ),
     Row(
         name="braces for a hundred million files",
         make=lambda folder: folder / "{0..99999999}.tar",
@@ -445,62 +577,111 @@ def archive_bomb(folder: Path) -> Path:
 TABLES = [
     Row(name="a CSV of no rows", make=table("t.csv", "image,text\n"), says="the table has no rows"),
     Row(name="an empty CSV", make=table("t.csv", ""), says="the table has no rows"),
-    Row(name="a CSV without known columns", make=table("t.csv", "a,b\n1,2\n"), says=":image=COLUMN"),
-    Row(name="a column twice", make=table("t.csv", "image,image\na,b\n"), says="names a column twice"),
-    Row(name="a CSV of web addresses", make=table("t.csv", "image,text\nhttp://x/a.png,x\n"), says="web addresses"),
+    Row(
+        name="a CSV without known columns", make=table("t.csv", "a,b\n1,2\n"), says=":image=COLUMN"
+    ),
+    Row(
+        name="a column twice",
+        make=table("t.csv", "image,image\na,b\n"),
+        says="names a column twice",
+    ),
+    Row(
+        name="a CSV of web addresses",
+        make=table("t.csv", "image,text\nhttp://x/a.png,x\n"),
+        says="web addresses",
+    ),
     Row(
         name="a row with a cell too many",
         make=table("t.csv", "image,text\ngood.png,x\ngood.png,y,z\n"),
         counts={"columns": 1},
     ),
     Row(
-        name="a row in Latin-1", make=table("t.csv", b"image,text\ngood.png,x\ngood.png,caf\xe9\n"), counts={"utf8": 1}
+        name="a row in Latin-1",
+        make=table("t.csv", b"image,text\ngood.png,x\ngood.png,caf\xe9\n"),
+        counts={"utf8": 1},
     ),
-    Row(name="a NUL in a path", make=table("t.csv", b"image,text\ngood.png,x\na\0b.png,y\n"), counts={"missing": 1}),
+    Row(
+        name="a NUL in a path",
+        make=table("t.csv", b"image,text\ngood.png,x\na\0b.png,y\n"),
+        counts={"missing": 1},
+    ),
     Row(
         name="a path of 5,000 letters",
         make=table("t.csv", f"image,text\ngood.png,x\n{'a' * 5000}.png,y\n"),
         counts={"unreadable": 1},
     ),
-    Row(name="a path that is a folder", make=table("t.csv", "image,text\ngood.png,x\n.,y\n"), counts={"unreadable": 1}),
+    Row(
+        name="a path that is a folder",
+        make=table("t.csv", "image,text\ngood.png,x\n.,y\n"),
+        counts={"unreadable": 1},
+    ),
     Row(
         name="a label of 30 digits in a CSV",
         make=table("t.csv", f"image,text,label\ngood.png,x,1\nb.png,y,1{'0' * 30}\n"),
         counts={"number": 1},
     ),
     Row(name="labels of odd digits", make=table("t.csv", "text,label\na,1\nb,²\nc,--3\n"), good=3),
-    Row(name="a CSV of old line ends", make=table("t.csv", "image,text\rgood.png,x\r"), says="not a table"),
-    Row(name="a quote without end", make=table("t.csv", 'image,text\ngood.png,"x\n' + "good.png,y\n" * 5), good=1),
+    Row(
+        name="a CSV of old line ends",
+        make=table("t.csv", "image,text\rgood.png,x\r"),
+        says="not a table",
+    ),
+    Row(
+        name="a quote without end",
+        make=table("t.csv", 'image,text\ngood.png,"x\n' + "good.png,y\n" * 5),
+        good=1,
+    ),
     Row(name="an image in a spoilt archive", make=spoilt_archive, counts={"unreadable": 1}),
     Row(name="an image of 2 GB in an archive", make=archive_bomb, counts={"bomb": 1}),
     Row(name="a table that is a pipe", make=table_pipe, says="a pipe, a device or a socket"),
     Row(name="a table that is a device", make=table_device, says="a pipe, a device or a socket"),
-    Row(name="a table that is not there", make=lambda folder: folder / "t.csv", says="no such file"),
+    Row(
+        name="a table that is not there", make=lambda folder: folder / "t.csv", says="no such file"
+    ),
     Row(
         name="JSON lines with 5,000 digits",
         make=table("t.jsonl", b'{"text": "a"}\n' + DIGITS + b"\n"),
         counts={"json": 1},
     ),
-    Row(name="JSON lines, deeply nested", make=table("t.jsonl", b'{"text": "a"}\n' + DEEP + b"\n"), counts={"json": 1}),
     Row(
-        name="JSON lines with half a surrogate pair", make=table("t.jsonl", '{"text": "a \\ud83d", "key": "\\udc80"}\n')
+        name="JSON lines, deeply nested",
+        make=table("t.jsonl", b'{"text": "a"}\n' + DEEP + b"\n"),
+        counts={"json": 1},
     ),
-    Row(name="JSON lines of lists", make=table("t.jsonl", "[1]\n[2]\n"), says="no JSON objects in its first lines"),
+    Row(
+        name="JSON lines with half a surrogate pair",
+        make=table("t.jsonl", '{"text": "a \\ud83d", "key": "\\udc80"}\n'),
+    ),
+    Row(
+        name="JSON lines of lists",
+        make=table("t.jsonl", "[1]\n[2]\n"),
+        says="no JSON objects in its first lines",
+    ),
     Row(
         name="JSON lines with another kind of path",
-        make=table("t.jsonl", '{"image": "good.png", "text": "a"}\n{"image": ["b.png"], "text": "b"}\n'),
+        make=table(
+            "t.jsonl", '{"image": "good.png", "text": "a"}\n{"image": ["b.png"], "text": "b"}\n'
+        ),
         counts={"columns": 1},
     ),
     Row(name="a time beyond the calendar", make=parquet(far_times), counts={"columns": 1}, good=2),
     Row(name="a label of 2^64 - 1", make=parquet(large_labels), counts={"number": 1}, good=2),
     Row(name="a number of 2^64 - 1", make=parquet(large_numbers), counts={"number": 1}, good=2),
-    Row(name="noise in a Parquet page", make=parquet(many_texts, noisy), says="damaged, or not a Parquet file"),
+    Row(
+        name="noise in a Parquet page",
+        make=parquet(many_texts, noisy),
+        says="damaged, or not a Parquet file",
+    ),
     Row(
         name="a cut Parquet file",
         make=parquet(many_texts, lambda data: data[:-100]),
         says="damaged, or not a Parquet file",
     ),
-    Row(name="an image in place of Parquet", make=raw("t.parquet", image()), says="damaged, or not a Parquet file"),
+    Row(
+        name="an image in place of Parquet",
+        make=raw("t.parquet", image()),
+        says="damaged, or not a Parquet file",
+    ),
 ]
 
 
@@ -537,7 +718,11 @@ GOOD = {"image_name": "good.png", "captions": ["x"]}
 
 def coco(**change: object) -> Callable[[Path], Path]:
     """COCO's captions of one image, with other values in some fields."""
-    data = {"images": [{"id": 1, "file_name": "good.png"}], "annotations": [{"image_id": 1, "caption": "x"}], **change}
+    data = {
+        "images": [{"id": 1, "file_name": "good.png"}],
+        "annotations": [{"image_id": 1, "caption": "x"}],
+        **change,
+    }
     return table("captions_x.json", json.dumps(data))
 
 
@@ -547,12 +732,21 @@ def boxed(*boxes: object) -> Callable[[Path], Path]:
 
 
 def questions(folder: Path) -> Path:
-    entries = [{"img_id": number, "question": "q", "answers": ["a"], "explanation": ["e", 1]} for number in (1, 10**30)]
+    entries = [
+        {"img_id": number, "question": "q", "answers": ["a"], "explanation": ["e", 1]}
+        for number in (1, 10**30)
+    ]
     return raw("VQA-E_val_set.json", json.dumps(entries).encode())(folder)
 
 
 def cirr(folder: Path) -> Path:
-    triple = {"pairid": 1, "reference": "a", "target_hard": "b", "caption": "c", "img_set": {"id": 1, "members": [[]]}}
+    triple = {
+        "pairid": 1,
+        "reference": "a",
+        "target_hard": "b",
+        "caption": "c",
+        "img_set": {"id": 1, "members": [[]]},
+    }
     raw("split.rc2.val.json", b'{"a": "good.png", "b": "good.png"}')(folder)
     return table("cap.rc2.val.json", json.dumps([triple]))(folder)
 
@@ -564,21 +758,37 @@ def raw_photographs(folder: Path) -> Path:
 
 
 OTHERS = [
-    Row(name="a pickle that runs code", make=pickled(GOOD, Runs()), says="wants to import 'posix.system'"),
-    Row(name="a pickle of shared lists", make=pickled(GOOD, {**GOOD, "more": shared_lists()}), counts={"columns": 1}),
+    Row(
+        name="a pickle that runs code",
+        make=pickled(GOOD, Runs()),
+        says="wants to import 'posix.system'",
+    ),
+    Row(
+        name="a pickle of shared lists",
+        make=pickled(GOOD, {**GOOD, "more": shared_lists()}),
+        counts={"columns": 1},
+    ),
     Row(
         name="a path of shared lists",
         make=pickled(GOOD, {"image_id": shared_lists(), "captions": ["x"]}),
         counts={"columns": 1},
     ),
-    Row(name="a pickle that holds itself", make=pickled(GOOD, {**GOOD, "more": endless_list()}), counts={"columns": 1}),
+    Row(
+        name="a pickle that holds itself",
+        make=pickled(GOOD, {**GOOD, "more": endless_list()}),
+        counts={"columns": 1},
+    ),
     Row(
         name="a pickle of one long entry a million times",
         make=pickled(*[{**GOOD, "x": "x" * 100_000}] * 50_000),
         says="when they are written out",
     ),
     Row(name="a pickle of a word", make=raw("c.pkl", pickle.dumps("word")), says="holds a str"),
-    Row(name="a cut pickle", make=raw("c.pkl", pickle.dumps([GOOD])[:-5]), says="cut short, or no pickle"),
+    Row(
+        name="a cut pickle",
+        make=raw("c.pkl", pickle.dumps([GOOD])[:-5]),
+        says="cut short, or no pickle",
+    ),
     Row(name="an array of numbers", make=raw("c.npy", npy("(1,)")), says="an array of float64"),
     Row(name="COCO that is no JSON", make=table("captions_x.json", "{"), says="not JSON"),
     Row(name="COCO with 5,000 digits", make=table("captions_x.json", DIGITS), says="not JSON"),
@@ -597,7 +807,11 @@ OTHERS = [
     ),
     Row(name="a box of no width", make=boxed([0, 0, 5, 5], [0, 0, 0, 5]), counts={"box": 1}),
     Row(name="a box of three numbers", make=boxed([0, 0, 5]), says="a category or box lacks"),
-    Row(name="COCO that is a pipe", make=lambda folder: pipe(folder, "captions_x.json"), says="a pipe, a device"),
+    Row(
+        name="COCO that is a pipe",
+        make=lambda folder: pipe(folder, "captions_x.json"),
+        says="a pipe, a device",
+    ),
     Row(
         name="a list of what was kept that is a pipe",
         make=lambda folder: f"filtered:{pipe(folder, 'k.npz')}",
@@ -614,14 +828,36 @@ OTHERS = [
         counts={"utf8": 1},
     ),
     Row(name="a question on image 10^30", make=questions, counts={"number": 1}),
-    Row(name="CIRR with a set of lists", make=cirr, says="img_set of triple 1 has no id with members"),
-    Row(name="a folder of raw photographs", make=raw_photographs, says="2 images of kinds that are not read"),
+    Row(
+        name="CIRR with a set of lists",
+        make=cirr,
+        says="img_set of triple 1 has no id with members",
+    ),
+    Row(
+        name="a folder of raw photographs",
+        make=raw_photographs,
+        says="2 images of kinds that are not read",
+    ),
     Row(name="an empty folder", make=lambda folder: folder, says="no images in this folder"),
     Row(name="a file of no format", make=raw("x.doc", b"x"), says="no format reads this file"),
-    Row(name="a web address", make=lambda folder: "https://x.org/a.tar", says="not from the network"),
-    Row(name="an option that is none", make=lambda folder: f"{images()(folder)}:txt=a", says="did you mean 'text'"),
-    Row(name="a text without its image", make=images(good__txt=b"x", lost__txt=b"y"), counts={"missing": 1}),
-    Row(name="a text that is no UTF-8", make=images(x__png=image(), x__txt=b"\xff"), counts={"utf8": 1}),
+    Row(
+        name="a web address", make=lambda folder: "https://x.org/a.tar", says="not from the network"
+    ),
+    Row(
+        name="an option that is none",
+        make=lambda folder: f"{images()(folder)}:txt=a",
+        says="did you mean 'text'",
+    ),
+    Row(
+        name="a text without its image",
+        make=images(good__txt=b"x", lost__txt=b"y"),
+        counts={"missing": 1},
+    ),
+    Row(
+        name="a text that is no UTF-8",
+        make=images(x__png=image(), x__txt=b"\xff"),
+        counts={"utf8": 1},
+    ),
 ]
 
 
@@ -727,7 +963,9 @@ def hostile(folder: Path) -> Path:
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["table", "json"])
 def test_escapes_in_data_do_not_reach_the_terminal(words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("diptych.cli.check._estimate", lambda args, source: None)  # what training takes: seconds
+    monkeypatch.setattr(
+        "diptych.cli.check._estimate", lambda args, source: None
+    )  # what training takes: seconds
     name = str(hostile(tmp_path))
     assert main(["check", name, "--tokenizer", "bpe:vocab_size=300:context=16", *words]) == 0
     out, err = capsys.readouterr()

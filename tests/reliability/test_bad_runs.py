@@ -1,4 +1,5 @@
-"""What can be wrong with the files of a run, of embeddings and of an index, and with options: each is one line.
+"""What can be wrong with the files of a run, of embeddings and of an index, and with options: each
+is one line.
 
 A row is a name, the command, how its files are made bad, and what the line must contain.
 """
@@ -24,7 +25,8 @@ from diptych.methods import store
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """One run of three steps with a checkpoint at each, its embeddings with an index, and their images."""
+    """One run of three steps with a checkpoint at each, its embeddings with an index, and their
+    images."""
     root = tmp_path_factory.mktemp("made")
     make_folder(root / "photos")
     assert (
@@ -71,7 +73,11 @@ def here(made, tmp_path) -> SimpleNamespace:
         "export": ["export", run, "--to", "onnx", "--out", out],
     }
     return SimpleNamespace(
-        run=tmp_path / "run", emb=tmp_path / "emb", out=tmp_path / "out", photos=made / "photos", commands=commands
+        run=tmp_path / "run",
+        emb=tmp_path / "emb",
+        out=tmp_path / "out",
+        photos=made / "photos",
+        commands=commands,
     )
 
 
@@ -93,7 +99,9 @@ Damage = Callable[[SimpleNamespace], Any]
 
 def text(name: str, content: str | bytes) -> Damage:
     """A file with other content."""
-    return lambda here: at(here, name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return lambda here: at(here, name).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
 
 
 def at(here: SimpleNamespace, name: str) -> Path:
@@ -139,7 +147,8 @@ def cut(name: str) -> Damage:
 
 
 def weights(change: Callable[[dict], Any]) -> Damage:
-    """Other tensors, with the checksum that model.json wants, and without the hash of the description."""
+    """Other tensors, with the checksum that model.json wants, and without the hash of the
+    description."""
 
     def damage(here: SimpleNamespace) -> None:
         path = here.run / "model.safetensors"
@@ -178,7 +187,8 @@ def newest(here: SimpleNamespace) -> Path:
 
 
 def saved(*keys: str, value: Any = None, drop: bool = False) -> Damage:
-    """A checkpoint whose state.json differs; `{"dict": [[key, value], …]}` stands for a mapping there."""
+    """A checkpoint whose state.json differs; `{"dict": [[key, value], …]}` stands for a mapping
+    there."""
 
     def damage(here: SimpleNamespace) -> None:
         path = newest(here) / "state.json"
@@ -278,11 +288,31 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("model.json is empty", "embed", text(MODEL, ""), ("model.json is damaged", "copy it again")),
     ("model.json is cut", "embed", cut(MODEL), ("model.json is damaged",)),
     ("model.json is no UTF-8", "embed", text(MODEL, b"\xff\xfe{}"), ("model.json is damaged",)),
-    ("model.json has a number of 5,000 digits", "embed", text(MODEL, DIGITS), ("model.json is damaged", "digit")),
-    ("model.json is nested deeply", "embed", text(MODEL, DEEP), ("model.json is damaged", "nested too deeply")),
+    (
+        "model.json has a number of 5,000 digits",
+        "embed",
+        text(MODEL, DIGITS),
+        ("model.json is damaged", "digit"),
+    ),
+    (
+        "model.json is nested deeply",
+        "embed",
+        text(MODEL, DEEP),
+        ("model.json is damaged", "nested too deeply"),
+    ),
     ("model.json is a list", "embed", text(MODEL, "[1]"), ("model.json is of format 'list'",)),
-    ("model.json is of another format", "embed", put(MODEL, "format", value="x/1"), ("of format 'x/1'",)),
-    ("model.json has a format of a mapping", "embed", put(MODEL, "format", value={"a": 1}), ("of format",)),
+    (
+        "model.json is of another format",
+        "embed",
+        put(MODEL, "format", value="x/1"),
+        ("of format 'x/1'",),
+    ),
+    (
+        "model.json has a format of a mapping",
+        "embed",
+        put(MODEL, "format", value={"a": 1}),
+        ("of format",),
+    ),
     ("model.json in info", "info", text(MODEL, "{"), ("model.json is damaged",)),
     (
         "model.json is a folder",
@@ -297,7 +327,12 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         ("model.json is not a file",),
     ),
     *[
-        (f"model.json lacks {key}", "embed", without(MODEL, key), ("model.json is damaged", f"it lacks '{key}'"))
+        (
+            f"model.json lacks {key}",
+            "embed",
+            without(MODEL, key),
+            ("model.json is damaged", f"it lacks '{key}'"),
+        )
         for key in ("method", "config", "dual", "tokenizer", "tokenizer_fingerprint", "preprocess")
     ],
     *[
@@ -326,7 +361,12 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         put(MODEL, "dual", "text", "activation", value="quick_gelu"),
         ("model.json is not the description", "copy both"),
     ),
-    ("heads changed", "embed", put(MODEL, "dual", "image", "heads", value=4), ("model.json is not the description",)),
+    (
+        "heads changed",
+        "embed",
+        put(MODEL, "dual", "image", "heads", value=4),
+        ("model.json is not the description",),
+    ),
     (
         "mean changed",
         "search",
@@ -366,15 +406,27 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     # weights
     ("weights are missing", "embed", gone("run/model.safetensors"), ("unfinished run", "--resume")),
     ("weights are cut", "embed", cut("run/model.safetensors"), ("checksum differs",)),
-    ("weights lack a tensor", "embed", weights(lambda state: state.pop("image_projection.weight")), ("lacks image",)),
+    (
+        "weights lack a tensor",
+        "embed",
+        weights(lambda state: state.pop("image_projection.weight")),
+        ("lacks image",),
+    ),
     ("weights have another shape", "embed", weights(shape), ("image_projection.weight is",)),
-    ("weights have another type", "embed", weights(dtype), ("image_projection.weight is torch.float64",)),
+    (
+        "weights have another type",
+        "embed",
+        weights(dtype),
+        ("image_projection.weight is torch.float64",),
+    ),
     (
         "weights are no safetensors",
         "embed",
         then(
             text("run/model.safetensors", "hello"),
-            lambda here: put(MODEL, "weights", value=store._checksum(here.run / "model.safetensors"))(here),
+            lambda here: put(
+                MODEL, "weights", value=store._checksum(here.run / "model.safetensors")
+            )(here),
         ),
         ("not a readable safetensors file",),
     ),
@@ -384,18 +436,43 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("config.yaml is no UTF-8", "resume", text(CONFIG, b"\xff\xfea: 1"), ("config.yaml",)),
     ("config.yaml is a list", "resume", text(CONFIG, "- 1"), ("config.yaml holds no options",)),
     ("config.yaml is nested deeply", "resume", text(CONFIG, "[" * 5000), ("config.yaml",)),
-    ("config.yaml has a number of 5,000 digits", "resume", text(CONFIG, "seed: " + "9" * 5000), ("config.yaml",)),
-    ("config.yaml has a tag", "resume", text(CONFIG, "a: !!python/object/apply:os.system ['true']"), ("config.yaml",)),
+    (
+        "config.yaml has a number of 5,000 digits",
+        "resume",
+        text(CONFIG, "seed: " + "9" * 5000),
+        ("config.yaml",),
+    ),
+    (
+        "config.yaml has a tag",
+        "resume",
+        text(CONFIG, "a: !!python/object/apply:os.system ['true']"),
+        ("config.yaml",),
+    ),
     (
         "config.yaml has an unknown option",
         "resume",
         text(CONFIG, "method: clip\nlearning: 3"),
         ("option in", "learning"),
     ),
-    ("config.yaml has a recipe of text", "resume", text(CONFIG, "method: clip\nrecipe: fast"), ("recipe",)),
-    ("config.yaml has a method of no name", "resume", text(CONFIG, "method: 3"), ("is 3; write its name",)),
+    (
+        "config.yaml has a recipe of text",
+        "resume",
+        text(CONFIG, "method: clip\nrecipe: fast"),
+        ("recipe",),
+    ),
+    (
+        "config.yaml has a method of no name",
+        "resume",
+        text(CONFIG, "method: 3"),
+        ("is 3; write its name",),
+    ),
     # data that changed
-    ("data shrank below a batch of the epoch", "resume", photos(half), ("had 16 samples and has 8",)),
+    (
+        "data shrank below a batch of the epoch",
+        "resume",
+        photos(half),
+        ("had 16 samples and has 8",),
+    ),
     ("data shrank below a batch", "resume", photos(quarter), ("had 16 samples and has 4",)),
     ("data grew", "resume", photos(grown), ("had 16 samples and has 17", "another --out")),
     ("data have another key", "resume", photos(renamed), ("has 16 samples as before, but others",)),
@@ -424,29 +501,69 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         lambda here: (newest(here) / "tensors.safetensors").write_bytes(b"hello"),
         ("is damaged",),
     ),
-    ("a checkpoint lacks tensors", "resume", tensors(lambda state: state.pop("t0")), ("is damaged", "t0")),
-    ("a checkpoint has tensors of other shapes", "resume", tensors(half_shapes), ("does not fit the run",)),
+    (
+        "a checkpoint lacks tensors",
+        "resume",
+        tensors(lambda state: state.pop("t0")),
+        ("is damaged", "t0"),
+    ),
+    (
+        "a checkpoint has tensors of other shapes",
+        "resume",
+        tensors(half_shapes),
+        ("does not fit the run",),
+    ),
     *[
-        (f"a checkpoint lacks {key}", "resume", saved(key, drop=True), (f"it lacks '{key}'", "remove the checkpoint"))
+        (
+            f"a checkpoint lacks {key}",
+            "resume",
+            saved(key, drop=True),
+            (f"it lacks '{key}'", "remove the checkpoint"),
+        )
         for key in ("position", "method", "optimizer", "average", "damaged", "skipped")
     ],
-    ("a checkpoint's position is text", "resume", saved("position", value="here"), ("'position' is 'here'",)),
-    ("a checkpoint's step is negative", "resume", saved("position", "done", value=-1), ("'done'", "is -1")),
-    ("a checkpoint's stage is none", "resume", saved("position", "stage", value=7), ("does not fit the run",)),
+    (
+        "a checkpoint's position is text",
+        "resume",
+        saved("position", value="here"),
+        ("'position' is 'here'",),
+    ),
+    (
+        "a checkpoint's step is negative",
+        "resume",
+        saved("position", "done", value=-1),
+        ("'done'", "is -1"),
+    ),
+    (
+        "a checkpoint's stage is none",
+        "resume",
+        saved("position", "stage", value=7),
+        ("does not fit the run",),
+    ),
     (
         "a checkpoint's position has more",
         "resume",
         saved("position", value={"dict": [["stage", 0], ["hour", 3]]}),
         ("'hour'",),
     ),
-    ("the tokenizer of a run is missing", "resume", gone("run/state/tokenizer.json"), ("tokenizer.json is missing",)),
+    (
+        "the tokenizer of a run is missing",
+        "resume",
+        gone("run/state/tokenizer.json"),
+        ("tokenizer.json is missing",),
+    ),
     (
         "the tokenizer of a run is damaged",
         "resume",
         text("run/state/tokenizer.json", "{"),
         ("tokenizer.json is damaged",),
     ),
-    ("the tokenizer of a run is a list", "resume", text("run/state/tokenizer.json", "[]"), ("tokenizer",)),
+    (
+        "the tokenizer of a run is a list",
+        "resume",
+        text("run/state/tokenizer.json", "[]"),
+        ("tokenizer",),
+    ),
     # diptych.json
     ("diptych.json is missing", "search", gone(EMB), ("no diptych.json", "diptych embed")),
     ("diptych.json is cut", "search", cut(EMB), ("diptych.json is damaged",)),
@@ -454,7 +571,12 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
     ("diptych.json is nested deeply", "search", text(EMB, DEEP), ("nested too deeply",)),
     ("diptych.json is text", "index", text(EMB, '"here"'), ("diptych.json is of format 'str'",)),
     *[
-        (f"diptych.json lacks {key}", "search", without(EMB, key), ("diptych.json is damaged", f"it lacks '{key}'"))
+        (
+            f"diptych.json lacks {key}",
+            "search",
+            without(EMB, key),
+            ("diptych.json is damaged", f"it lacks '{key}'"),
+        )
         for key in ("model", "identity", "dimension", "count", "texts", "source", "damaged")
     ],
     *[
@@ -464,16 +586,40 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
             put(EMB, key, value=[None]),
             ("diptych.json is damaged", f"'{key}' is [None]"),
         )
-        for key in ("model", "identity", "dimension", "count", "texts", "source", "damaged", "exact")
+        for key in (
+            "model",
+            "identity",
+            "dimension",
+            "count",
+            "texts",
+            "source",
+            "damaged",
+            "exact",
+        )
     ],
-    ("diptych.json has a negative dimension", "exact", put(EMB, "dimension", value=-3), ("'dimension' is -3",)),
-    ("diptych.json counts more", "exact", unindexed(put(EMB, "count", value=99)), ("holds 16 vectors",)),
+    (
+        "diptych.json has a negative dimension",
+        "exact",
+        put(EMB, "dimension", value=-3),
+        ("'dimension' is -3",),
+    ),
+    (
+        "diptych.json counts more",
+        "exact",
+        unindexed(put(EMB, "count", value=99)),
+        ("holds 16 vectors",),
+    ),
     # index.json
     ("index.json is cut", "search", cut(INDEX), ("index.json is damaged", "remove")),
     ("index.json is a number", "search", text(INDEX, "3"), ("index.json is of format 'int'",)),
     ("index.json is nested deeply", "index", text(INDEX, DEEP), ("nested too deeply",)),
     *[
-        (f"index.json lacks {key}", "search", without(INDEX, key), ("index.json is damaged", f"it lacks '{key}'"))
+        (
+            f"index.json lacks {key}",
+            "search",
+            without(INDEX, key),
+            ("index.json is damaged", f"it lacks '{key}'"),
+        )
         for key in ("identity", "parts", "removed", "k", "nprobe", "measured", "file", "size")
     ],
     *[
@@ -485,35 +631,80 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         )
         for key in ("dimension", "parts", "removed", "recall", "lists", "measured", "file", "size")
     ],
-    ("index.json has a part of text", "search", put(INDEX, "parts", value=["."]), ("index.json is damaged",)),
-    ("index.json removes what is not there", "search", put(INDEX, "removed", value=[99]), ("index.json is damaged",)),
+    (
+        "index.json has a part of text",
+        "search",
+        put(INDEX, "parts", value=["."]),
+        ("index.json is damaged",),
+    ),
+    (
+        "index.json removes what is not there",
+        "search",
+        put(INDEX, "removed", value=[99]),
+        ("index.json is damaged",),
+    ),
     (
         "index.json names a file elsewhere",
         "search",
         put(INDEX, "file", value="../../x.faiss"),
         ("index.json is damaged",),
     ),
-    ("the index file is missing", "search", gone("emb/index-0.faiss"), ("index-0.faiss is missing",)),
+    (
+        "the index file is missing",
+        "search",
+        gone("emb/index-0.faiss"),
+        ("index-0.faiss is missing",),
+    ),
     ("the index file is cut", "search", cut("emb/index-0.faiss"), ("index-0.faiss is damaged",)),
-    ("the index file to change is cut", "add", cut("emb/index-0.faiss"), ("index-0.faiss is damaged", "remove")),
+    (
+        "the index file to change is cut",
+        "add",
+        cut("emb/index-0.faiss"),
+        ("index-0.faiss is damaged", "remove"),
+    ),
     # vectors and their metadata
-    ("vectors are missing", "exact", unindexed(lambda here: shutil.rmtree(here.emb / "img_emb")), ("holds 0 vectors",)),
+    (
+        "vectors are missing",
+        "exact",
+        unindexed(lambda here: shutil.rmtree(here.emb / "img_emb")),
+        ("holds 0 vectors",),
+    ),
     (
         "vectors are cut",
         "exact",
         unindexed(lambda here: cut("emb/img_emb/img_emb_0.npy")(here)),
         ("img_emb_0.npy is damaged",),
     ),
-    ("vectors are too few", "exact", unindexed(vectors(lambda array: array[:-1])), ("holds 15 vectors",)),
-    ("vectors are of another type", "exact", unindexed(vectors(lambda array: array.astype(np.float64))), ("float64",)),
-    ("vectors are of another dimension", "exact", unindexed(vectors(lambda array: array[:, 1:])), ("(16, 15)",)),
+    (
+        "vectors are too few",
+        "exact",
+        unindexed(vectors(lambda array: array[:-1])),
+        ("holds 15 vectors",),
+    ),
+    (
+        "vectors are of another type",
+        "exact",
+        unindexed(vectors(lambda array: array.astype(np.float64))),
+        ("float64",),
+    ),
+    (
+        "vectors are of another dimension",
+        "exact",
+        unindexed(vectors(lambda array: array[:, 1:])),
+        ("(16, 15)",),
+    ),
     (
         "vectors are not of unit length",
         "exact",
         unindexed(vectors(lambda array: 184 * array)),
         ("length 184 and not 1",),
     ),
-    ("vectors are not finite", "exact", unindexed(vectors(lambda array: array * np.float32("nan"))), ("length nan",)),
+    (
+        "vectors are not finite",
+        "exact",
+        unindexed(vectors(lambda array: array * np.float32("nan"))),
+        ("length nan",),
+    ),
     (
         "texts' vectors are of another dimension",
         "index",
@@ -544,21 +735,38 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         unindexed(metadata(lambda table: table.drop_columns(["key"]))),
         ("is damaged",),
     ),
-    ("metadata lack the keys", "add", metadata(lambda table: table.drop_columns(["key"])), ("is damaged",)),
+    (
+        "metadata lack the keys",
+        "add",
+        metadata(lambda table: table.drop_columns(["key"])),
+        ("is damaged",),
+    ),
     # folders to write to
     ("out is a file", "train", lambda here: here.out.write_text("x"), ("is a file", "--out")),
-    ("out holds other files", "train", lambda here: (here.out.mkdir(), (here.out / "a").touch()), ("is not empty",)),
+    (
+        "out holds other files",
+        "train",
+        lambda here: (here.out.mkdir(), (here.out / "a").touch()),
+        ("is not empty",),
+    ),
     ("out is a link to a folder with files", "train", occupied, ("is not empty",)),
     ("out is a link to itself", "train", looping, ("link",)),
     ("embed into a link to itself", "embed", looping, ("link",)),
     ("embed into a link to a folder with files", "embed", occupied, ("exists",)),
-    ("embed into a folder with files", "embed", lambda here: (here.out.mkdir(), (here.out / "a").touch()), ("exists",)),
+    (
+        "embed into a folder with files",
+        "embed",
+        lambda here: (here.out.mkdir(), (here.out / "a").touch()),
+        ("exists",),
+    ),
     ("export into a link to itself", "export", looping, ("link",)),
     ("export into a folder", "export", lambda here: here.out.mkdir(), ("exists already",)),
 ]
 
 
-@pytest.mark.parametrize(("command", "damage", "parts"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize(
+    ("command", "damage", "parts"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
 def test_bad_files_are_one_line(here, capsys, command, damage, parts):
     damage(here)
     said = refused(here.commands[command], capsys)
@@ -589,12 +797,17 @@ METHOD = {
 BAD_OPTIONS = [
     *[("clip", f"--recipe.{name}={value}", part) for name, (value, part) in RECIPE.items()],
     *[("clip", f"--options.{name}={value}", part) for name, (value, part) in OPTIONS.items()],
-    *[(method, f"--method.{name}={value}", part) for (method, name), (value, part) in METHOD.items()],
+    *[
+        (method, f"--method.{name}={value}", part)
+        for (method, name), (value, part) in METHOD.items()
+    ],
     ("clip", "--embed-dim=-4", "at least 0"),
 ]
 
 
-@pytest.mark.parametrize(("method", "word", "part"), BAD_OPTIONS, ids=[row[1] for row in BAD_OPTIONS])
+@pytest.mark.parametrize(
+    ("method", "word", "part"), BAD_OPTIONS, ids=[row[1] for row in BAD_OPTIONS]
+)
 def test_bad_options_are_one_line_and_nothing_is_begun(here, capsys, method, word, part):
     command = here.commands["train"]
     said = refused(["train", method, *command[2:], word], capsys)

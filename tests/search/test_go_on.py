@@ -54,13 +54,18 @@ class Noises:
     def __getitem__(self, i):
         self.read.append(i)
         texts = () if i % 3 == 2 else (Text(text=f"noise number {i}" + " and more" * (i % 4)),)
-        return Sample(key=f"{self.prefix}{i}", source=self.name, images={"main": Noise(i)}, texts=texts)
+        return Sample(
+            key=f"{self.prefix}{i}", source=self.name, images={"main": Noise(i)}, texts=texts
+        )
 
     def keys(self):
         return [f"{self.prefix}{i}" for i in range(self.count)]
 
     def schema(self):
-        return {"images.main": Field(kind="image"), "texts.caption": Field(kind="text", optional=True)}
+        return {
+            "images.main": Field(kind="image"),
+            "texts.caption": Field(kind="text", optional=True),
+        }
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,8 @@ def model():
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """50 samples with 5 damaged ones are 4 parts; batches of 6 straddle them; progress is saved after every batch."""
+    """50 samples with 5 damaged ones are 4 parts; batches of 6 straddle them; progress is saved
+    after every batch."""
     monkeypatch.setattr(writer, "PART_ROWS", 12)
     monkeypatch.setattr(writer, "SAVE_SECONDS", 0.0)
 
@@ -91,7 +97,11 @@ def embed(model, out, source=None, **options):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +217,8 @@ def test_what_is_done_is_not_done_again(model, unbroken, tmp_path):
     source, seen = Noises(), []
     embed(model, tmp_path / "emb", source, progress=lambda done, total: seen.append(done))
     assert seen[:2] == [30, 36]
-    # Of what was done, only the rows of the part that was open (27 - 2 * 12) are read, for their captions.
+    # Of what was done, only the rows of the part that was open (27 - 2 * 12) are read, for their
+    # captions.
     assert sorted(source.read)[:4] == [27, 28, 29, 30]
     assert contents(tmp_path / "emb") == unbroken
 
@@ -226,7 +237,9 @@ def test_a_folder_begun_otherwise_is_refused_and_kept(model, unbroken, tmp_path,
     hidden = hidden_of(model, out)
     before = contents(hidden)
     options = {"source": Noises(), "batch_size": 6, "max_bad": 0.5, **change}
-    with pytest.raises(InputError, match=f"other settings .*{message}.*run that one again.*or remove"):
+    with pytest.raises(
+        InputError, match=f"other settings .*{message}.*run that one again.*or remove"
+    ):
         embed_source(model, options.pop("source"), out, **options)
     assert contents(hidden) == before
     embed(model, out)
@@ -242,7 +255,8 @@ def test_another_models_unfinished_folder_is_refused(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["emb/img_emb/img_emb_0.npy", "emb/text_emb/text_emb_2.npy", "emb/metadata/metadata_1.parquet"]
+    "name",
+    ["emb/img_emb/img_emb_0.npy", "emb/text_emb/text_emb_2.npy", "emb/metadata/metadata_1.parquet"],
 )
 def test_finished_bytes_are_verified(model, tmp_path, name):
     hidden = hidden_of(model, tmp_path / "emb")

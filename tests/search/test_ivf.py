@@ -1,4 +1,5 @@
-"""The index of a folder of embeddings: recall, adding and removing rows, builds that die, refusals."""
+"""The index of a folder of embeddings: recall, adding and removing rows, builds that die,
+refusals."""
 
 import json
 import os
@@ -36,7 +37,9 @@ def near(count, seed, centres=60):
     """Vectors around shared centres, as embeddings are."""
     rng = np.random.default_rng(seed)
     middles = np.random.default_rng(0).normal(size=(centres, DIMENSION))
-    return unit(middles[rng.integers(0, centres, count)] + 0.4 * rng.normal(size=(count, DIMENSION)))
+    return unit(
+        middles[rng.integers(0, centres, count)] + 0.4 * rng.normal(size=(count, DIMENSION))
+    )
 
 
 def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
@@ -55,8 +58,13 @@ def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
             "caption": [None] * len(rows),
         }
         schema = {"key": "string", "position": "int64", "image_path": "string", "caption": "string"}
-        columns = {column: pyarrow.array(table[column], getattr(pyarrow, kind)()) for column, kind in schema.items()}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path / "metadata" / f"metadata_{number}.parquet")
+        columns = {
+            column: pyarrow.array(table[column], getattr(pyarrow, kind)())
+            for column, kind in schema.items()
+        }
+        pyarrow.parquet.write_table(
+            pyarrow.table(columns), path / "metadata" / f"metadata_{number}.parquet"
+        )
     Manifest(
         model="m",
         identity=identity,
@@ -71,7 +79,9 @@ def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    folder = folder_of(tmp_path_factory.mktemp("built") / "emb", near(ROWS, 1), unit(near(ROWS, 2) + 0.3))
+    folder = folder_of(
+        tmp_path_factory.mktemp("built") / "emb", near(ROWS, 1), unit(near(ROWS, 2) + 0.3)
+    )
     build_index(folder)
     return folder
 
@@ -106,8 +116,9 @@ def test_recall_on_queries_never_seen_is_at_least_what_is_stated_with_few_lists_
 
 
 def test_lists_whose_mean_just_reaches_the_recall_are_too_few(monkeypatch):
-    """Of 20 answers half of the queries find all and half 16 in two lists, a mean of 0.9, above the 0.89 that is asked
-    for; with three lists all find 19. The margin of two standard errors takes the third list."""
+    """Of 20 answers half of the queries find all and half 16 in two lists, a mean of 0.9, above the
+    0.89 that is asked for; with three lists all find 19. The margin of two standard errors takes
+    the third list."""
     share = {1: (10, 10), 2: (20, 16), 3: (19, 19)}
 
     def top(index, queries, k, nprobe):
@@ -131,7 +142,11 @@ def test_the_recall_that_was_measured_is_that_of_a_plain_count(emb):
     for row in held_out:
         truth = vectors @ vectors[row]
         truth[row] = -2
-        found = [int(other) for other in index.ivf.top(torch.from_numpy(vectors[row])[None], 6)[1][0] if other != row]
+        found = [
+            int(other)
+            for other in index.ivf.top(torch.from_numpy(vectors[row])[None], 6)[1][0]
+            if other != row
+        ]
         hits += sum(truth[other] >= np.sort(truth)[-5] - 1e-6 for other in found[:5])
     assert state.measured["images"] == pytest.approx(hits / 5 / len(held_out), abs=1e-3)
     assert 0.8 <= min(state.measured.values()) < 0.99
@@ -142,11 +157,18 @@ def test_answers_have_the_form_of_exact_ones_and_are_the_same_every_time(built):
     ours, exact = Index.open(built), Index.open(built, exact=True)
     scores, rows = ours.top(queries, 10)
     true_scores, true_rows = exact.top(queries, 10)
-    assert (scores.dtype, rows.dtype, scores.shape) == (true_scores.dtype, true_rows.dtype, true_scores.shape)
+    assert (scores.dtype, rows.dtype, scores.shape) == (
+        true_scores.dtype,
+        true_rows.dtype,
+        true_scores.shape,
+    )
     same = rows == true_rows
     assert same.float().mean() > 0.95
     torch.testing.assert_close(scores[same], true_scores[same], atol=1e-6, rtol=0)
-    assert all(torch.equal(a, b) for a, b in zip(Index.open(built).top(queries, 10), (scores, rows), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(Index.open(built).top(queries, 10), (scores, rows), strict=True)
+    )
     best, true = ours.hits(scores[0], rows[0])[0], exact.hits(true_scores[0], true_rows[0])[0]
     assert (best.rank, best.key, best.position) == (true.rank, true.key, true.position)
 
@@ -161,7 +183,9 @@ def test_two_builds_of_the_same_rows_are_equal_to_the_byte(emb, built):
 
 def test_more_hits_than_the_recall_speaks_of_are_exact(built):
     queries = torch.from_numpy(near(20, 6))
-    assert torch.equal(Index.open(built).top(queries, 11)[1], Index.open(built, exact=True).top(queries, 11)[1])
+    assert torch.equal(
+        Index.open(built).top(queries, 11)[1], Index.open(built, exact=True).top(queries, 11)[1]
+    )
 
 
 def test_a_query_whose_lists_hold_too_few_rows_is_answered_exactly(tmp_path):
@@ -172,7 +196,9 @@ def test_a_query_whose_lists_hold_too_few_rows_is_answered_exactly(tmp_path):
     index = Index.open(folder)
     queries = torch.from_numpy(lonely)
     assert (index.ivf.top(queries, 10)[1] < 0).any(), state
-    assert torch.equal(index.top(queries, 10)[1], Index.open(folder, exact=True).top(queries, 10)[1])
+    assert torch.equal(
+        index.top(queries, 10)[1], Index.open(folder, exact=True).top(queries, 10)[1]
+    )
 
 
 def test_rows_of_another_folder_are_found_after_adding_it_and_the_recall_holds(emb, tmp_path):
@@ -201,7 +227,10 @@ def test_removed_rows_are_found_no_more_exactly_or_not_or_after_a_rebuild(emb):
         for exact in (True, False):
             index = Index.open(emb, exact=exact)
             assert len(index) == ROWS - 2
-            assert not {"k5", "k3999"} & {key for found in keys(index, queries) for key in found}, (exact, again)
+            assert not {"k5", "k3999"} & {key for found in keys(index, queries) for key in found}, (
+                exact,
+                again,
+            )
         build_index(emb)
     everything = Index.open(emb).top(queries, ROWS)[1]
     assert everything.shape[1] == ROWS - 2
@@ -240,7 +269,9 @@ for moment in ("half", "unnamed", "swept"):
 """
 
 
-def test_kill_9_at_any_moment_of_a_build_leaves_the_old_index_or_the_new_one_served(built, tmp_path):
+def test_kill_9_at_any_moment_of_a_build_leaves_the_old_index_or_the_new_one_served(
+    built, tmp_path
+):
     queries = torch.from_numpy(near(ROWS, 1)[[5]])
     before = Index.open(built).top(queries, 10)
     moments = ("half", "unnamed", "swept")
@@ -248,7 +279,9 @@ def test_kill_9_at_any_moment_of_a_build_leaves_the_old_index_or_the_new_one_ser
         shutil.copytree(built, tmp_path / moment)
     words = [sys.executable, "-c", DYING, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    died = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
+    died = subprocess.run(
+        words, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    ).stdout
     assert died.split() == [str(-signal.SIGKILL)] * len(moments)
     for moment in moments:
         folder = tmp_path / moment
@@ -258,7 +291,9 @@ def test_kill_9_at_any_moment_of_a_build_leaves_the_old_index_or_the_new_one_ser
         if moment == "swept":
             assert index.removed == (5,)
         else:
-            assert all(torch.equal(a, b) for a, b in zip(index.top(queries, 10), before, strict=True))
+            assert all(
+                torch.equal(a, b) for a, b in zip(index.top(queries, 10), before, strict=True)
+            )
         state = build_index(folder, remove=["k6"])
         assert {path.name for path in folder.iterdir() if "faiss" in path.name} == {state.file}
 
@@ -363,7 +398,18 @@ def test_without_faiss_the_extra_and_exact_search_are_named(emb, monkeypatch):
 
 def test_the_command_builds_adds_and_removes(emb, tmp_path, capsys):
     folder_of(tmp_path / "more", unit(-near(200, 3)), name="new")
-    words = ["index", str(emb), "--add", str(tmp_path / "more"), "--remove", "k5", "--remove", "k6", "--recall", "0.9"]
+    words = [
+        "index",
+        str(emb),
+        "--add",
+        str(tmp_path / "more"),
+        "--remove",
+        "k5",
+        "--remove",
+        "k6",
+        "--recall",
+        "0.9",
+    ]
     assert main(words) == 0
     assert "recall of the 10 nearest on held-out queries is 0.9" in capsys.readouterr().out
     state = State.read(emb)

@@ -11,12 +11,36 @@ from diptych.search.ivf import Part, State
 from diptych.search.layout import Manifest
 
 ODD = st.sampled_from(
-    [None, True, -1, 0, 10**30, 2.5, float("nan"), "", "..", [], [1], [[]], {}, {"a": 1}, {"path": 3}]
+    [
+        None,
+        True,
+        -1,
+        0,
+        10**30,
+        2.5,
+        float("nan"),
+        "",
+        "..",
+        [],
+        [1],
+        [[]],
+        {},
+        {"a": 1},
+        {"path": 3},
+    ]
 )
 
 
 def saved(folder):
-    manifest = Manifest(model="m", identity="i", dimension=4, count=3, texts=None, source="s", damaged={"cut": ["a"]})
+    manifest = Manifest(
+        model="m",
+        identity="i",
+        dimension=4,
+        count=3,
+        texts=None,
+        source="s",
+        damaged={"cut": ["a"]},
+    )
     manifest.write(folder)
     state = State(
         identity="i",
@@ -41,14 +65,22 @@ def test_what_was_written_is_read_again(tmp_path):
 
 
 def places(value, path=()):
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield (*path, key)
         yield from places(inner, (*path, key))
 
 
 @pytest.mark.parametrize(("name", "cls"), [("diptych.json", Manifest), ("index.json", State)])
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_content_is_read_or_refused_in_one_line(tmp_path, name, cls, data):
     saved(tmp_path)
@@ -74,7 +106,9 @@ def test_any_content_is_read_or_refused_in_one_line(tmp_path, name, cls, data):
 
 
 @given(content=st.binary(max_size=40))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_bytes_are_refused_in_one_line(tmp_path, content):
     for name, cls in (("diptych.json", Manifest), ("index.json", State)):
         (tmp_path / name).write_bytes(content)

@@ -54,8 +54,13 @@ class ColourModel:
         if isinstance(images, torch.Tensor):
             assert images.dtype == torch.uint8
             return self._unit(images.float().mean((2, 3)).tolist())
-        images = [image if isinstance(image, Image.Image) else FileImage(str(image)).decode() for image in images]
-        return self._unit([image.convert("RGB").resize((1, 1)).getpixel((0, 0)) for image in images])
+        images = [
+            image if isinstance(image, Image.Image) else FileImage(str(image)).decode()
+            for image in images
+        ]
+        return self._unit(
+            [image.convert("RGB").resize((1, 1)).getpixel((0, 0)) for image in images]
+        )
 
     def embed_texts(self, texts):
         return self._unit([COLOURS[text] for text in texts])
@@ -91,7 +96,10 @@ class Paintings:
         return [f"k{i}" for i in range(len(self))]
 
     def schema(self):
-        return {name: Field(kind="image" if name.startswith("images") else "text") for name in self.fields}
+        return {
+            name: Field(kind="image" if name.startswith("images") else "text")
+            for name in self.fields
+        }
 
 
 def paintings(*names, **options):
@@ -101,7 +109,9 @@ def paintings(*names, **options):
 def test_layout_is_clip_retrievals_and_rows_of_all_files_agree(tmp_path):
     source = paintings("red", "green", "blue")
     manifest = embed_source(ColourModel(), source, tmp_path / "emb", batch_size=2)
-    assert sorted(p.relative_to(tmp_path / "emb").as_posix() for p in (tmp_path / "emb").rglob("*.*")) == [
+    assert sorted(
+        p.relative_to(tmp_path / "emb").as_posix() for p in (tmp_path / "emb").rglob("*.*")
+    ) == [
         "diptych.json",
         "img_emb/img_emb_0.npy",
         "metadata/metadata_0.parquet",
@@ -136,12 +146,19 @@ def test_parts_of_any_size_hold_the_same_rows_in_order(tmp_path, monkeypatch):
     for kind in ("img_emb", "text_emb"):
         parts = [np.load(path) for path in parts_of(tmp_path / "cut", kind)]
         assert [len(p) for p in parts] == [2] * 12 + [1]
-        np.testing.assert_array_equal(np.concatenate(parts), np.load(tmp_path / f"whole/{kind}/{kind}_0.npy"))
+        np.testing.assert_array_equal(
+            np.concatenate(parts), np.load(tmp_path / f"whole/{kind}/{kind}_0.npy")
+        )
     captions = [
-        c for p in parts_of(tmp_path / "cut", "metadata") for c in pyarrow.parquet.read_table(p)["caption"].to_pylist()
+        c
+        for p in parts_of(tmp_path / "cut", "metadata")
+        for c in pyarrow.parquet.read_table(p)["caption"].to_pylist()
     ]
     assert captions == names
-    assert [hit.position for hit in query(ColourModel(), Index.open(tmp_path / "cut"), text="white", k=5)] == [
+    assert [
+        hit.position
+        for hit in query(ColourModel(), Index.open(tmp_path / "cut"), text="white", k=5)
+    ] == [
         3,
         8,
         13,
@@ -178,7 +195,10 @@ def test_damaged_images_are_left_out_and_listed_by_reason(tmp_path):
 
 
 def test_too_many_damaged_images_stop_the_run_and_leave_nothing(tmp_path):
-    with pytest.raises(InputError, match=r"1 of the first 3 samples are damaged \(1 truncated; last: k1\).*--max-bad"):
+    with pytest.raises(
+        InputError,
+        match=r"1 of the first 3 samples are damaged \(1 truncated; last: k1\).*--max-bad",
+    ):
         embed_source(ColourModel(), paintings("red", "damaged", "blue"), tmp_path / "emb")
     with pytest.raises(InputError, match="none of the 2 images"):
         embed_source(ColourModel(), paintings("damaged", "damaged"), tmp_path / "emb", max_bad=1)
@@ -191,7 +211,11 @@ def test_file_images_have_an_absolute_path_and_search_by_path_finds_them(tmp_pat
     monkeypatch.chdir(tmp_path)
     embed_source(ColourModel(), Paintings((FileImage("red.png"), FileImage("blue.png"))), "emb")
     hits = query(ColourModel(), Index.open("emb"), image="red.png", k=1)
-    assert (hits[0].image_path, hits[0].rank, round(hits[0].score, 5)) == (str(tmp_path / "red.png"), 1, 1.0)
+    assert (hits[0].image_path, hits[0].rank, round(hits[0].score, 5)) == (
+        str(tmp_path / "red.png"),
+        1,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -201,7 +225,9 @@ def test_a_query_by_path_is_decoded_as_the_index_was(tmp_path, exact):
 
         def embed_images(self, images, *, batch_size=64, exact=False):
             if not isinstance(images, torch.Tensor):
-                images = torch.stack([self.preprocess.read(FileImage(str(image)), exact=exact) for image in images])
+                images = torch.stack(
+                    [self.preprocess.read(FileImage(str(image)), exact=exact) for image in images]
+                )
             return torch.nn.functional.normalize(images.float().flatten(1) - 128, dim=-1)
 
     rng = np.random.default_rng(0)
@@ -277,14 +303,24 @@ class Vectors:
         dimension = self.parts[0].shape[1]
         count = sum(map(len, self.parts))
         manifest = Manifest(
-            model="m", identity="i", dimension=dimension, count=count, texts=None, source="s", damaged={}
+            model="m",
+            identity="i",
+            dimension=dimension,
+            count=count,
+            texts=None,
+            source="s",
+            damaged={},
         )
         return Index("given", manifest, self.parts, [])
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    n=st.integers(1, 40), k=st.integers(1, 50), tile=st.integers(1, 17), cut=st.integers(0, 40), seed=st.integers(0, 99)
+    n=st.integers(1, 40),
+    k=st.integers(1, 50),
+    tile=st.integers(1, 17),
+    cut=st.integers(0, 40),
+    seed=st.integers(0, 99),
 )
 def test_top_equals_a_stable_sort_whatever_tiles_and_parts(n, k, tile, cut, seed):
     # Small whole numbers: products are exact, so ties are true ties.
@@ -310,10 +346,13 @@ def test_best_keeps_the_first_of_many_equals():
 
 
 def test_a_image_and_words_are_asked_together(tmp_path):
-    """Colours as vectors: red plus blue is nearest to magenta, magenta minus blue plus green to yellow."""
+    """Colours as vectors: red plus blue is nearest to magenta, magenta minus blue plus green to
+    yellow."""
     for name in ("red", "magenta"):
         Image.new("RGB", (5, 5), COLOURS[name]).save(tmp_path / f"{name}.png")
-    embed_source(ColourModel(), paintings("red", "green", "blue", "magenta", "yellow"), tmp_path / "emb")
+    embed_source(
+        ColourModel(), paintings("red", "green", "blue", "magenta", "yellow"), tmp_path / "emb"
+    )
     opened = Index.open(tmp_path / "emb")
 
     def found(**asked):
@@ -323,9 +362,13 @@ def test_a_image_and_words_are_asked_together(tmp_path):
     assert found(image=tmp_path / "magenta.png", text="green", minus="blue") == "yellow"
     assert found(text="magenta", minus="red") == "blue"
     hits = query(ColourModel(), opened, k=5, image=tmp_path / "red.png", text="blue")
-    asked = torch.nn.functional.normalize(ColourModel().embed_texts(["red"]) + ColourModel().embed_texts(["blue"]))
+    asked = torch.nn.functional.normalize(
+        ColourModel().embed_texts(["red"]) + ColourModel().embed_texts(["blue"])
+    )
     cosines = asked @ ColourModel().embed_texts([hit.caption for hit in hits]).T
-    assert [hit.score for hit in hits] == pytest.approx(cosines[0].tolist(), abs=1e-3)  # stored in half precision
+    assert [hit.score for hit in hits] == pytest.approx(
+        cosines[0].tolist(), abs=1e-3
+    )  # stored in half precision
     assert hits[0].score == pytest.approx(1, abs=1e-3)
     with pytest.raises(InputError, match="nothing is asked for"):
         found(image=tmp_path / "red.png", minus="red")
@@ -390,12 +433,18 @@ def test_a_real_model_embeds_glyphs_and_finds_each_image_by_itself(tmp_path):
     model = Model(encoder, tokenizer, image.preprocess, name="toy")
     spec = "glyphs:split=val:design=noto"
     manifest = embed_source(model, spec, tmp_path / "emb")
-    assert (manifest.source, manifest.identity, manifest.count) == (spec, model.identity, len(source))
+    assert (manifest.source, manifest.identity, manifest.count) == (
+        spec,
+        model.identity,
+        len(source),
+    )
     vectors = np.load(tmp_path / "emb/img_emb/img_emb_0.npy")
     images = [source[i].images["main"].decode() for i in range(5)]
     np.testing.assert_allclose(vectors[:5], model.embed_images(images), atol=1e-5)
     words = np.load(tmp_path / "emb/text_emb/text_emb_0.npy")
-    np.testing.assert_allclose(words[:5], model.embed_texts([source[i].captions()[0] for i in range(5)]), atol=1e-5)
+    np.testing.assert_allclose(
+        words[:5], model.embed_texts([source[i].captions()[0] for i in range(5)]), atol=1e-5
+    )
     opened = Index.open(tmp_path / "emb")
     for i, image in enumerate(images):
         assert query(model, opened, image=image, k=1)[0].position == i
@@ -416,4 +465,8 @@ def test_file_names_that_are_no_utf8_and_half_an_emoji_are_embedded(tmp_path):
 
     embed_source(Reader(), open_source(str(folder)), tmp_path / "emb")
     [hit] = query(Reader(), Index.open(tmp_path / "emb"), text="red", k=1)
-    assert (hit.key, hit.image_path, hit.caption) == (r"caf\xe9.png", f"{folder}/caf\\xe9.png", "red \ufffd")
+    assert (hit.key, hit.image_path, hit.caption) == (
+        r"caf\xe9.png",
+        f"{folder}/caf\\xe9.png",
+        "red \ufffd",
+    )

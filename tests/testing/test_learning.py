@@ -1,4 +1,5 @@
-"""What the checks of learning tell of methods that do not learn, or learn from what they should not see."""
+"""What the checks of learning tell of methods that do not learn, or learn from what they should not
+see."""
 
 from typing import Any
 
@@ -44,7 +45,9 @@ class OtherClass(ConES):
 
     def loss(self, features, batch, at):
         fields = {**batch.fields, "class": (batch.fields["class"] + 1) % 8}
-        return super().loss(features, type(batch)(images=batch.images, fields=fields, keys=batch.keys), at)
+        return super().loss(
+            features, type(batch)(images=batch.images, fields=fields, keys=batch.keys), at
+        )
 
 
 class Knows(CLIP):
@@ -57,12 +60,16 @@ class Knows(CLIP):
 @pytest.mark.parametrize("broken", [Uphill, Shifted, Detached, OtherClass])
 def test_a_method_that_does_not_learn_is_told_its_scores(broken, monkeypatch):
     monkeypatch.setattr(learning, "STEPS", 40)
-    with pytest.raises(AssertionError, match=r"the score goes 0\.\d\d -> .*, and should reach 0\.\d\d"):
+    with pytest.raises(
+        AssertionError, match=r"the score goes 0\.\d\d -> .*, and should reach 0\.\d\d"
+    ):
         learning.learns_its_own_signal(Subject(broken))
 
 
 def test_knowledge_from_beside_the_pairs_is_told():
-    with pytest.raises(AssertionError, match=r"of 96 new images find their own, where chance reaches 13"):
+    with pytest.raises(
+        AssertionError, match=r"of 96 new images find their own, where chance reaches 13"
+    ):
         learning.shuffled_texts_teach_nothing(Subject(Knows))
 
 
@@ -76,8 +83,11 @@ def test_where_toys_cannot_be_scored_the_loss_must_fall(monkeypatch):
 
 def test_shuffled_texts_are_those_of_other_samples():
     right, wrong = (
-        learning.Picked(range(0, 128, 4), ("texts.caption",), shuffled=shuffled) for shuffled in (False, True)
+        learning.Picked(range(0, 128, 4), ("texts.caption",), shuffled=shuffled)
+        for shuffled in (False, True)
     )
-    own, others = ([source[i].captions()[0] for i in range(len(source))] for source in (right, wrong))
+    own, others = (
+        [source[i].captions()[0] for i in range(len(source))] for source in (right, wrong)
+    )
     assert sorted(own) == sorted(others)
     assert all(a != b for a, b in zip(own, others, strict=True))

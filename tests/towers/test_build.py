@@ -20,7 +20,9 @@ def test_the_folder_gives_the_registered_kinds():
 
 def test_a_word_and_a_plain_dict_say_the_same():
     torch.manual_seed(0)
-    word = image_tower("vit:image_size=16:patch=8:width=32:depth=1:heads=2:pre_norm=true:layer_scale=1e-5")
+    word = image_tower(
+        "vit:image_size=16:patch=8:width=32:depth=1:heads=2:pre_norm=true:layer_scale=1e-5"
+    )
     torch.manual_seed(0)
     plain = image_tower(
         {
@@ -35,7 +37,9 @@ def test_a_word_and_a_plain_dict_say_the_same():
         }
     )
     assert word.spec == plain.spec
-    assert all(torch.equal(a, b) for a, b in zip(word.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(word.parameters(), plain.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,9 +47,18 @@ def test_a_word_and_a_plain_dict_say_the_same():
     [
         ("vitt", "unknown image tower 'vitt'; did you mean 'vit'"),
         ("vit:widht=3", "unknown option of image tower 'vit' 'widht'; did you mean 'width'"),
-        ("vit:width=abc", "option 'width' of image tower 'vit' is 'abc'; it must be a whole number"),
-        ("vit:pre_norm=no", "option 'pre_norm' of image tower 'vit' is 'no'; it must be true or false"),
-        ("vit:heads=2.5", "option 'heads' of image tower 'vit' is 2.5; it must be a whole number or null"),
+        (
+            "vit:width=abc",
+            "option 'width' of image tower 'vit' is 'abc'; it must be a whole number",
+        ),
+        (
+            "vit:pre_norm=no",
+            "option 'pre_norm' of image tower 'vit' is 'no'; it must be true or false",
+        ),
+        (
+            "vit:heads=2.5",
+            "option 'heads' of image tower 'vit' is 2.5; it must be a whole number or null",
+        ),
         ("vit:large", "takes no 'large'; options are written vit:key=value"),
         ({"width": 3}, "has no 'name'; it has width"),
         ("text", "unknown image tower 'text'"),
@@ -65,7 +78,9 @@ def test_the_tokenizer_decides_vocabulary_and_context_and_a_spec_may_hold_more()
 
 
 @pytest.mark.parametrize(
-    "given", [{"vocab_size": 31}, {"context": 21}, {"eot": 3}, {"padding": "max"}], ids=lambda given: next(iter(given))
+    "given",
+    [{"vocab_size": 31}, {"context": 21}, {"eot": 3}, {"padding": "max"}],
+    ids=lambda given: next(iter(given)),
 )
 def test_a_tower_that_does_not_fit_its_tokenizer_is_an_error(given):
     spec = text_tower("text:width=32:depth=1", vocab_size=30, context=20, pad=0, eot=2).spec

@@ -22,7 +22,10 @@ def tiny(**options):
 
 def inputs():
     x = (torch.arange(2 * 3 * 16 * 16) ** 2 % 251).to(torch.uint8).view(2, 3, 16, 16)
-    ids, lengths = torch.tensor([[1, 5, 9, 2, 0], [1, 30, 2, 0, 0], [1, 7, 7, 8, 2]]), torch.tensor([4, 3, 5])
+    ids, lengths = (
+        torch.tensor([[1, 5, 9, 2, 0], [1, 30, 2, 0, 0], [1, 7, 7, 8, 2]]),
+        torch.tensor([4, 3, 5]),
+    )
     return x, ids, lengths
 
 
@@ -32,33 +35,43 @@ def _seeded():
 
 
 @jaxtyped(typechecker=beartype)
-def embed(dual: DualEncoder) -> tuple[Float[Tensor, "2 E=16"], Float[Tensor, "3 E=16"], Float[Tensor, "2 3"]]:
+def embed(
+    dual: DualEncoder,
+) -> tuple[Float[Tensor, "2 E=16"], Float[Tensor, "3 E=16"], Float[Tensor, "2 3"]]:
     x, ids, lengths = inputs()
     a, b = dual.embed_images(x), dual.embed_texts(ids, lengths)
     return a, b, dual.similarity(a, b)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"logit_bias": -10.0, "logit_scale": Temperature(10.0)}, {"text_projection": "affine"}]
+    "options",
+    [{}, {"logit_bias": -10.0, "logit_scale": Temperature(10.0)}, {"text_projection": "affine"}],
 )
 def test_embeddings_are_unit_vectors_whose_dot_product_is_the_cosine(options):
     a, b, cosines = embed(tiny(**options))
     torch.testing.assert_close(a.norm(dim=1), torch.ones(2))
-    torch.testing.assert_close(cosines, torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2))
+    torch.testing.assert_close(
+        cosines, torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2)
+    )
 
 
 def test_embeddings_are_projected_pooled_vectors_and_tokens_project_too():
     dual, (x, ids, lengths) = tiny(), inputs()
     encoded = dual.encode_image(x)
     torch.testing.assert_close(
-        dual.embed_images(x), torch.nn.functional.normalize(dual.project_image(encoded.pooled), dim=-1)
+        dual.embed_images(x),
+        torch.nn.functional.normalize(dual.project_image(encoded.pooled), dim=-1),
     )
     assert dual.project_image(encoded.tokens).shape == (2, 5, 16)
     assert dual.project_text(dual.encode_text(ids, lengths).tokens).shape == (3, 5, 16)
 
 
 def test_the_config_is_plain_and_rebuilds_the_module():
-    dual = tiny(logit_bias=-10.0, logit_scale=Temperature(10.0, clamp=(1.0, 100.0)), text_projection="affine")
+    dual = tiny(
+        logit_bias=-10.0,
+        logit_scale=Temperature(10.0, clamp=(1.0, 100.0)),
+        text_projection="affine",
+    )
     config = json.loads(json.dumps(dual.config()))
     again = DualEncoder.from_config(config).eval()
     assert again.config() == dual.config()
@@ -71,9 +84,13 @@ def test_the_config_is_plain_and_rebuilds_the_module():
 
 def test_one_in_a_batch_equals_one_alone_and_padding_changes_nothing():
     dual, (x, ids, lengths) = tiny(), inputs()
-    torch.testing.assert_close(dual.embed_images(x[:1]), dual.embed_images(x)[:1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        dual.embed_images(x[:1]), dual.embed_images(x)[:1], atol=1e-5, rtol=0
+    )
     whole = dual.embed_texts(ids, lengths)
-    torch.testing.assert_close(dual.embed_texts(ids[1:2, :3], lengths[1:2]), whole[1:2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        dual.embed_texts(ids[1:2, :3], lengths[1:2]), whole[1:2], atol=1e-5, rtol=0
+    )
     padded = torch.nn.functional.pad(ids, (0, 5), value=9)
     torch.testing.assert_close(dual.embed_texts(padded, lengths), whole, atol=1e-5, rtol=0)
 
@@ -95,7 +112,8 @@ def test_golden_embeddings_of_a_seeded_model():
 
 
 def test_the_sizes_of_clip_are_as_published():
-    """ViT-B/32 with a 12-layer text tower of 512: 151,277,313 parameters with the scale (Radford et al., 2021)."""
+    """ViT-B/32 with a 12-layer text tower of 512: 151,277,313 parameters with the scale (Radford et
+    al., 2021)."""
     with torch.device("meta"):
         clip = DualEncoder(
             image_tower("vit:patch=32:width=768:pre_norm=true:cls_position=true:patch_bias=false"),
@@ -103,7 +121,9 @@ def test_the_sizes_of_clip_are_as_published():
             512,
         )
     assert sum(p.numel() for p in clip.parameters()) == 151_277_313
-    assert sum(p.numel() for p in (*clip.text.parameters(), clip.text_projection.weight)) == 63_428_096
+    assert (
+        sum(p.numel() for p in (*clip.text.parameters(), clip.text_projection.weight)) == 63_428_096
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ from diptych.training.step import Step, forward_backward
 METHODS = {"clip": CLIP, "siglip": SigLIP}
 
 
-def make_engine(out: Path, *, method=None, source=None, backward=None, validate=None, recipe=None, **options) -> Engine:
+def make_engine(
+    out: Path, *, method=None, source=None, backward=None, validate=None, recipe=None, **options
+) -> Engine:
     out.mkdir(parents=True, exist_ok=True)
     base = Recipe(lr=1e-3, batch_size=16, steps=9)
     extra = {"backward": backward} if backward else {}
@@ -43,7 +45,9 @@ def make_engine(out: Path, *, method=None, source=None, backward=None, validate=
 def read_log(out: Path, times=False) -> list[dict]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
-        {k: v for k, v in line.items() if times or k != "seconds"} for line in lines if line.get("event") != "start"
+        {k: v for k, v in line.items() if times or k != "seconds"}
+        for line in lines
+        if line.get("event") != "start"
     ]
 
 
@@ -84,12 +88,15 @@ def a_batch(method, count=13, source=None):
     """This rank's part of one batch of `count` samples."""
     views = method.views(method.stages()[0])
     rank, ranks = collectives.rank(), collectives.world_size()
-    loader = Loader(source or Toy(3 * count), views, Shuffled(), count, steps=10, rank=rank, ranks=ranks)
+    loader = Loader(
+        source or Toy(3 * count), views, Shuffled(), count, steps=10, rank=rank, ranks=ranks
+    )
     return next(iter(loader.epoch(0)))
 
 
 def peak(chunk: int | None, count: int) -> int:
-    """The most bytes that autograd holds at a time in one step, parameters and the batch's own images apart."""
+    """The most bytes that autograd holds at a time in one step, parameters and the batch's own
+    images apart."""
     method = make_method(image=IMAGE.replace("depth=1", "depth=3")).train()
     step, batch = Step(method, "float32"), a_batch(method, count, Toy(128))
     own = {t.data_ptr() for t in (*method.parameters(), batch.image.pixels, batch.text.ids)}

@@ -1,4 +1,5 @@
-"""Elastic: what was begun on some ranks goes on with any other number, as if nothing had changed."""
+"""Elastic: what was begun on some ranks goes on with any other number, as if nothing had
+changed."""
 
 import json
 from collections import Counter
@@ -33,7 +34,12 @@ def train(out: str, stop: int | None, resume: bool, chunk: int | None) -> dict[i
     recipe = replace(Recipe(lr=1e-3, batch_size=15, steps=STEPS, ema=0.9, clip=1.0), chunk=chunk)
     options = Options(quiet=True, save_every=1)
     engine = Engine(
-        make_method(seed=3 if resume else 0).double(), recipe, {"train": Toy(43)}, Path(out), options, backward=backward
+        make_method(seed=3 if resume else 0).double(),
+        recipe,
+        {"train": Toy(43)},
+        Path(out),
+        options,
+        backward=backward,
     )
     snapshot = engine._snapshot
 
@@ -64,13 +70,22 @@ def test_04_a_run_saved_on_2_ranks_goes_on_with_1_or_4(tmp_path, two, four, chun
     for count in (1, 4):
         out = tmp_path / str(count)
         parts = two.run(train, str(out), BROKEN, False, chunk)
-        more = [train(str(out), None, True, chunk)] if count == 1 else four.run(train, str(out), None, True, chunk)
+        more = (
+            [train(str(out), None, True, chunk)]
+            if count == 1
+            else four.run(train, str(out), None, True, chunk)
+        )
         assert curve(out) == pytest.approx(expected, abs=1e-6)
-        samples = [[key for seen in (parts if step < BROKEN else more) for key in seen[step]] for step in range(STEPS)]
+        samples = [
+            [key for seen in (parts if step < BROKEN else more) for key in seen[step]]
+            for step in range(STEPS)
+        ]
         assert samples == [unbroken[step] for step in range(STEPS)]
         for epoch in range(3):
             met = Counter(key for batch in samples[3 * epoch : 3 * epoch + 3] for key in batch)
             assert sorted(met) == list(Toy(43).keys())
             assert set(met.values()) == {1}
-        starts = [line for line in (out / "metrics.jsonl").read_text().splitlines() if '"start"' in line]
+        starts = [
+            line for line in (out / "metrics.jsonl").read_text().splitlines() if '"start"' in line
+        ]
         assert [json.loads(line)["world_size"] for line in starts] == [2, count]

@@ -35,11 +35,17 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [1, 4, 6, 8], ids=["first", "mid-epoch", "epoch-edge", "last"])
 def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, unbroken, step, workers):
-    """Weights, averaged weights and log (so the samples, through their losses) are those of the whole run."""
+    """Weights, averaged weights and log (so the samples, through their losses) are those of the
+    whole run."""
     run_until(make_engine(tmp_path, save_every=1, workers=workers, recipe={"ema": 0.9}), step)
-    resumed = make_engine(tmp_path, method=make_method(seed=99), save_every=1, workers=workers, recipe={"ema": 0.9})
+    resumed = make_engine(
+        tmp_path, method=make_method(seed=99), save_every=1, workers=workers, recipe={"ema": 0.9}
+    )
     resumed.run(resume=True)
-    for mine, theirs in [(resumed.method, unbroken.method), (resumed.delivered(), unbroken.delivered())]:
+    for mine, theirs in [
+        (resumed.method, unbroken.method),
+        (resumed.delivered(), unbroken.delivered()),
+    ]:
         for name, value in theirs.state_dict().items():
             assert torch.equal(value, mine.state_dict()[name]), name
     assert read_log(tmp_path) == read_log(unbroken.out)
@@ -48,13 +54,18 @@ def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, unbroken, step, w
 def test_checkpoint_holds_the_optimiser_state_to_the_bit(tmp_path, unbroken):
     run_until(make_engine(tmp_path / "a", save_every=1), 5)
     saved = make_engine(tmp_path / "a").checkpoints.load()
-    run_until(make_engine(tmp_path / "a", method=make_method(seed=99), save_every=1), 7, resume=True)
+    run_until(
+        make_engine(tmp_path / "a", method=make_method(seed=99), save_every=1), 7, resume=True
+    )
     run_until(make_engine(tmp_path / "b", save_every=1), 7)
     whole_run, broken_run = (make_engine(tmp_path / name).checkpoints.load() for name in "ba")
     assert saved["position"]["done"] == 5
     for index, state in whole_run["optimizer"]["state"].items():
         for name, value in state.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(broken_run["optimizer"]["state"][index][name]))
+            assert torch.equal(
+                torch.as_tensor(value),
+                torch.as_tensor(broken_run["optimizer"]["state"][index][name]),
+            )
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
@@ -63,7 +74,9 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     log = read_log(tmp_path)
     again = make_engine(tmp_path, method=make_method(seed=5))
     assert again.run(resume=True).steps == 9
-    assert all(torch.equal(v, again.method.state_dict()[k]) for k, v in engine.method.state_dict().items())
+    assert all(
+        torch.equal(v, again.method.state_dict()[k]) for k, v in engine.method.state_dict().items()
+    )
     assert read_log(tmp_path) == log
 
 
@@ -94,10 +107,17 @@ def test_a_non_finite_step_stops_before_the_update_and_names_step_and_samples(tm
     engine = make_engine(tmp_path / "bad", backward=poison(where))
     with pytest.raises(InputError, match="not finite at step 2") as error:
         engine.run()
-    assert all(torch.equal(v, engine.method.state_dict()[k]) for k, v in whole_run.method.state_dict().items())
+    assert all(
+        torch.equal(v, engine.method.state_dict()[k])
+        for k, v in whole_run.method.state_dict().items()
+    )
     listed = json.loads((tmp_path / "bad" / "nonfinite-2.json").read_text())
     third = Shuffled()(Toy(44), 0, 0, 16)[2]
-    assert listed == {"stage": "train", "step": 2, "keys": {"train": [f"{index:03d}" for index in third]}}
+    assert listed == {
+        "stage": "train",
+        "step": 2,
+        "keys": {"train": [f"{index:03d}" for index in third]},
+    }
     assert "nonfinite-2.json" in str(error.value)
 
 
@@ -169,7 +189,10 @@ def test_stages_resume_to_the_bit(tmp_path, step):
         run_until(engine, step)
     resumed = make_engine(tmp_path / "b", method=staged(), save_every=1)
     resumed.run(resume=True)
-    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    assert all(
+        torch.equal(v, resumed.method.state_dict()[k])
+        for k, v in unbroken.method.state_dict().items()
+    )
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
 
 
@@ -208,7 +231,9 @@ def test_each_step_has_the_rate_of_the_schedule_times_that_of_its_prefix(tmp_pat
 
     def recording(backward, optimizer, *rest):
         step(backward, optimizer, *rest)
-        given.append({name: group["lr"] for group in optimizer.param_groups for name in group["names"]})
+        given.append(
+            {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+        )
 
     engine._step = recording
     engine.run()
@@ -219,12 +244,21 @@ def test_each_step_has_the_rate_of_the_schedule_times_that_of_its_prefix(tmp_pat
 
 @pytest.mark.parametrize("clip", [1e-2, None])
 def test_the_gradient_of_a_step_is_no_longer_than_clip(tmp_path, clip):
-    """One step of plain descent at rate 1 moves the weights by the gradient, or by its direction times `clip`."""
-    plain = {"optimizer": "sgd", "lr": 1.0, "betas": (0.0, 0.0), "weight_decay": 0.0, "schedule": "constant"}
+    """One step of plain descent at rate 1 moves the weights by the gradient, or by its direction
+    times `clip`."""
+    plain = {
+        "optimizer": "sgd",
+        "lr": 1.0,
+        "betas": (0.0, 0.0),
+        "weight_decay": 0.0,
+        "schedule": "constant",
+    }
     engine = make_engine(tmp_path, recipe={**plain, "warmup": 0, "steps": 1, "clip": clip})
     before = [value.detach().clone() for value in engine.method.parameters()]
     engine.run()
-    moved = [value.detach() - old for value, old in zip(engine.method.parameters(), before, strict=True)]
+    moved = [
+        value.detach() - old for value, old in zip(engine.method.parameters(), before, strict=True)
+    ]
     length = float(torch.stack([each.norm() for each in moved]).norm())
     [line] = read_log(tmp_path)
     assert line["grad_norm"] > 0.1, "the gradient is short: clipping would not show"
@@ -280,12 +314,16 @@ def test_too_much_damage_stops_the_run_and_says_what_and_how_much(tmp_path):
 
 
 def test_missing_field_is_named_before_the_first_step(tmp_path):
-    with pytest.raises(InputError, match=r"toy has no texts.caption, which CLIP needs; it has images.main"):
+    with pytest.raises(
+        InputError, match=r"toy has no texts.caption, which CLIP needs; it has images.main"
+    ):
         make_engine(tmp_path, source=Toy(44, ["images.main"])).run()
 
 
 def test_validation_is_logged_after_each_epoch_on_the_delivered_module(tmp_path):
-    engine = make_engine(tmp_path, validate=lambda module, done: {"val/at": done, "training": float(module.training)})
+    engine = make_engine(
+        tmp_path, validate=lambda module, done: {"val/at": done, "training": float(module.training)}
+    )
     engine.run()
     lines = [line for line in read_log(tmp_path) if line.get("event") == "validation"]
     assert [line["val/at"] for line in lines] == [3, 6, 9]
@@ -293,10 +331,13 @@ def test_validation_is_logged_after_each_epoch_on_the_delivered_module(tmp_path)
 
 
 def test_overfits_32_pairs_to_perfect_recall(tmp_path):
-    """What is learnt by heart is known without an error; that each method learns is asked by the contract suite."""
+    """What is learnt by heart is known without an error; that each method learns is asked by the
+    contract suite."""
     method = make_method("clip", augment={"crop": (1.0, 1.0), "ratio": (1.0, 1.0)})
     source = Toy(32)
-    make_engine(tmp_path, method=method, source=source, recipe={"lr": 3e-3, "batch_size": 32, "steps": 150}).run()
+    make_engine(
+        tmp_path, method=method, source=source, recipe={"lr": 3e-3, "batch_size": 32, "steps": 150}
+    ).run()
     assert recall(method, source, range(32)) == 1.0
 
 
@@ -321,7 +362,9 @@ def test_memory_stays_flat_while_it_trains(tmp_path):
             sizes[done] = held()
         return {}
 
-    make_engine(tmp_path, source=Still(64), validate=measure, recipe={"batch_size": 32, "steps": 90}).run()
+    make_engine(
+        tmp_path, source=Still(64), validate=measure, recipe={"batch_size": 32, "steps": 90}
+    ).run()
     assert (sizes[90] - sizes[30]) / (60 * 32) < 2000
 
 
@@ -340,9 +383,19 @@ def test_an_average_longer_than_the_run_is_warned_of(tmp_path, caplog):
 def test_a_presets_batch_is_no_larger_than_few_samples(tmp_path, caplog):
     made = make_method("coop", n_ctx=2, init_from_template=False)
     source = Toy(8, ["images.main", "labels.class"])
-    make_engine(tmp_path / "few", method=made, source=source, recipe={"batch_size": 16, "steps": 2}).run()
+    make_engine(
+        tmp_path / "few", method=made, source=source, recipe={"batch_size": 16, "steps": 2}
+    ).run()
     assert "batch size 16 of the preset is more than the 8 samples" in caplog.text
-    for method, size in ((make_method("coop", n_ctx=2, init_from_template=False), 17), (make_method("clip"), 128)):
+    for method, size in (
+        (make_method("coop", n_ctx=2, init_from_template=False), 17),
+        (make_method("clip"), 128),
+    ):
         toy = source if size == 17 else Toy(8)
         with pytest.raises(InputError, match=f"batch size {size} is larger than the 8 samples"):
-            make_engine(tmp_path / f"{size}", method=method, source=toy, recipe={"batch_size": size, "steps": 2}).run()
+            make_engine(
+                tmp_path / f"{size}",
+                method=method,
+                source=toy,
+                recipe={"batch_size": size, "steps": 2},
+            ).run()

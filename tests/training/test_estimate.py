@@ -11,7 +11,13 @@ from diptych.training.config import resolve
 from diptych.training.estimate import estimate
 
 
-def of(source: Source, batch_size: int, chunk: int | None = None, image: str = IMAGE, optimizer: str = "muon"):
+def of(
+    source: Source,
+    batch_size: int,
+    chunk: int | None = None,
+    image: str = IMAGE,
+    optimizer: str = "muon",
+):
     config = resolve(
         "clip",
         {"train": "toy"},
@@ -28,7 +34,8 @@ def test_memory_grows_with_the_batch_and_state_with_the_parameters():
     small, large = of(Toy(128), 16), of(Toy(128), 64)
     assert large.batch_bytes == pytest.approx(4 * small.batch_bytes, rel=0.1)
     assert large.parameters == small.parameters
-    # A block of width D keeps a few times 20 D floats a token; this one has 5 image tokens and up to 13 of text.
+    # A block of width D keeps a few times 20 D floats a token; this one has 5 image tokens and up
+    # to 13 of text.
     assert 18 * 20 * 32 * 4 * 16 / 4 < small.batch_bytes < 18 * 20 * 32 * 4 * 16 * 4
     assert 0 < small.step_seconds < small.epoch_seconds
 
@@ -37,13 +44,16 @@ def test_memory_grows_with_the_batch_and_state_with_the_parameters():
 def test_state_is_weights_gradients_and_what_the_optimiser_keeps(optimizer, moments):
     found = of(Toy(32), 16, optimizer=optimizer)
     each = 4 * (2 + moments)
-    assert each * found.parameters <= found.state_bytes < (each + 0.1) * found.parameters  # AdamW also counts steps
+    assert (
+        each * found.parameters <= found.state_bytes < (each + 0.1) * found.parameters
+    )  # AdamW also counts steps
 
 
 @pytest.mark.parametrize("batch_size", [16, 64, 128])
 @pytest.mark.parametrize("chunk", [None, 16, 64, 200])
 def test_memory_is_what_a_step_was_seen_to_hold(chunk, batch_size):
-    """Up to 1.5 times that, as it adds the gradients of the features of pieces, which autograd holds apart."""
+    """Up to 1.5 times that, as it adds the gradients of the features of pieces, which autograd
+    holds apart."""
     found = of(Toy(128), batch_size, chunk, IMAGE.replace("depth=1", "depth=3"))
     assert found.chunk == chunk
     assert 0.95 < found.batch_bytes / peak(chunk, batch_size) < 1.5

@@ -1,4 +1,5 @@
-"""What a resumed run has of the one before: draws, samples, damage, skipped steps; and what a skipped step leaves."""
+"""What a resumed run has of the one before: draws, samples, damage, skipped steps; and what a
+skipped step leaves."""
 
 import os
 import signal
@@ -59,7 +60,8 @@ def watched(ids, backward):
 
 
 def everything(out, ids, seed=0, workers=0):
-    """A run with dropout, a draw in the loss, a ramp of augmentation, damaged samples, and a step that is skipped."""
+    """A run with dropout, a draw in the loss, a ramp of augmentation, damaged samples, and a step
+    that is skipped."""
     return make_engine(
         out,
         method=noisy(seed),
@@ -87,7 +89,10 @@ def test_all_that_is_drawn_seen_and_counted_goes_on(tmp_path, unbroken, step, wo
     run_until(everything(tmp_path, mine, workers=workers), step)
     resumed = everything(tmp_path, mine, seed=99, workers=workers)
     again = resumed.run(resume=True)
-    for ours, theirs in [(resumed.method, engine.method), (resumed.delivered(), engine.delivered())]:
+    for ours, theirs in [
+        (resumed.method, engine.method),
+        (resumed.delivered(), engine.delivered()),
+    ]:
         for name, value in theirs.state_dict().items():
             assert torch.equal(value, ours.state_dict()[name]), name
     assert mine == ids
@@ -98,8 +103,11 @@ def test_all_that_is_drawn_seen_and_counted_goes_on(tmp_path, unbroken, step, wo
 
 
 def test_what_was_damaged_before_a_resumption_is_not_forgotten(tmp_path):
-    """The last step reads other samples, so that what is known of damage comes from the checkpoint."""
-    first = make_engine(tmp_path, source=FewDamaged(44), max_bad=0.2, save_every=1, recipe={"steps": 3})
+    """The last step reads other samples, so that what is known of damage comes from the
+    checkpoint."""
+    first = make_engine(
+        tmp_path, source=FewDamaged(44), max_bad=0.2, save_every=1, recipe={"steps": 3}
+    )
     run_until(first, 2)
     seen = dict(first.feed.damaged)
     assert seen
@@ -108,15 +116,23 @@ def test_what_was_damaged_before_a_resumption_is_not_forgotten(tmp_path):
 
 
 def test_damage_before_a_resumption_counts_towards_the_limit(tmp_path):
-    first = make_engine(tmp_path, source=FewDamaged(44), max_bad=0.2, save_every=1, recipe={"steps": 3})
+    first = make_engine(
+        tmp_path, source=FewDamaged(44), max_bad=0.2, save_every=1, recipe={"steps": 3}
+    )
     run_until(first, 2)
     with pytest.raises(InputError, match=f"{len(first.feed.damaged)} of 44 samples are damaged"):
-        make_engine(tmp_path, source=FewDamaged(44), max_bad=0.01, recipe={"steps": 3}).run(resume=True)
+        make_engine(tmp_path, source=FewDamaged(44), max_bad=0.01, recipe={"steps": 3}).run(
+            resume=True
+        )
 
 
 def test_draws_in_a_loss_differ_from_step_to_step(unbroken):
     engine, _, _ = unbroken
-    drawn = [line["loss/noise"] for line in read_log(engine.out) if "loss/noise" in line and not line.get("skipped")]
+    drawn = [
+        line["loss/noise"]
+        for line in read_log(engine.out)
+        if "loss/noise" in line and not line.get("skipped")
+    ]
     assert len(set(drawn)) == len(drawn) == 8
 
 
@@ -147,7 +163,9 @@ def test_a_skipped_step_moves_neither_averaged_weights_nor_the_methods_state(tmp
     snapshot = engine._snapshot
 
     def watching(optimizer):
-        averages.append({name: value.clone() for name, value in engine.delivered().state_dict().items()})
+        averages.append(
+            {name: value.clone() for name, value in engine.delivered().state_dict().items()}
+        )
         snapshot(optimizer)
 
     engine._snapshot = watching
@@ -186,7 +204,8 @@ def test_validation_measures_the_averaged_weights(tmp_path):
         tmp_path,
         recipe={"ema": 0.9, "steps": 3, "lr": 0.1},
         validate=lambda module, done: (
-            seen.append((total(module), total(engine.delivered()), total(engine.method.deliver()))) or {}
+            seen.append((total(module), total(engine.delivered()), total(engine.method.deliver())))
+            or {}
         ),
     )
     engine.run()
@@ -266,7 +285,9 @@ def test_a_worker_that_is_killed_is_told_in_a_line(tmp_path):
         def __getitem__(self, index):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(InputError, match="worker process that read toy was killed.*--workers.*--resume"):
+    with pytest.raises(
+        InputError, match="worker process that read toy was killed.*--workers.*--resume"
+    ):
         make_engine(tmp_path, source=Fatal(44), workers=1).run()
 
 
@@ -277,7 +298,9 @@ def test_a_worker_that_torch_misses_during_a_step_is_told_too(tmp_path):
     with pytest.raises(InputError, match="worker process that read toy was killed"):
         make_engine(tmp_path, backward=backward).run()
     with pytest.raises(RuntimeError, match="out of memory"):
-        make_engine(tmp_path / "b", backward=lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory"))).run()
+        make_engine(
+            tmp_path / "b", backward=lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory"))
+        ).run()
 
 
 # ---- checkpoints of any content
@@ -290,10 +313,14 @@ def checkpoint(tmp_path_factory):
     return out, make_engine(out).checkpoints.load()
 
 
-ODD = st.sampled_from([None, True, -1, 10**30, 2.5, "", "here", [], [1], {}, {"a": 1}, torch.zeros(3)])
+ODD = st.sampled_from(
+    [None, True, -1, 10**30, 2.5, "", "here", [], [1], {}, {"a": 1}, torch.zeros(3)]
+)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_checkpoint_of_any_content_is_refused_in_words_or_goes_on(checkpoint, data):
     out, saved = checkpoint

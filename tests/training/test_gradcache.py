@@ -39,13 +39,16 @@ def gradients(method):
 def close(found, expected, tolerance=1e-10):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-7, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("chunk", [1, 40, 100_000], ids=["one_sample", "pieces", "all"])
 @pytest.mark.parametrize("name", METHODS)
 def test_06_with_dropout_gradients_are_those_of_one_graph_with_the_same_draws(name, chunk):
-    """The reference keeps the graphs of all pieces at once and goes backward through them in one go."""
+    """The reference keeps the graphs of all pieces at once and goes backward through them in one
+    go."""
     method = make_method(name, **DROPPING).double().train()
     step, batch = Step(method, "float32"), a_batch(method)
     losses = cached(chunk)(step, batch, AT)
@@ -56,7 +59,9 @@ def test_06_with_dropout_gradients_are_those_of_one_graph_with_the_same_draws(na
         count = -(-len(batch) // samples_at_once(batch, part, chunk))
         bounds = [len(batch) * i // count for i in range(count + 1)]
         pieces = [batch.rows(bounds[i], bounds[i + 1]) for i in range(count)]
-        features[key] = torch.cat([step.encode(piece, AT, part, i)[key] for i, piece in enumerate(pieces)])
+        features[key] = torch.cat(
+            [step.encode(piece, AT, part, i)[key] for i, piece in enumerate(pieces)]
+        )
     expected = step.loss(features, batch, AT)
     expected.total.backward()
     assert losses.total.item() == pytest.approx(expected.total.item(), abs=1e-12)
@@ -65,7 +70,9 @@ def test_06_with_dropout_gradients_are_those_of_one_graph_with_the_same_draws(na
     assert abs(again.total.item() - losses.total.item()) > 1e-6, "another step draws anew"
 
 
-def one_step(name: str, chunk: int | None, tile: int | None) -> tuple[float, dict[str, torch.Tensor]]:
+def one_step(
+    name: str, chunk: int | None, tile: int | None
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and averaged gradients of a batch of 13 in float64, on however many ranks there are."""
     choose = core._tile
     if tile:
@@ -88,9 +95,13 @@ def ranks(request):
 @pytest.mark.parametrize("tile", [None, 3], ids=["whole", "tiled"])
 @pytest.mark.parametrize("name", METHODS)
 def test_05_loss_and_gradients_on_w_ranks_are_those_of_one_process_at_once(ranks, name, tile):
-    """Softmax and sigmoid, temperature and bias included; 13 samples are uneven on 2 and on 4 ranks."""
+    """Softmax and sigmoid, temperature and bias included; 13 samples are uneven on 2 and on 4
+    ranks."""
     value, expected = one_step(name, None, None)
-    assert {"model.logit_scale.value", *(["model.logit_bias"] if name == "siglip" else [])} <= expected.keys()
+    assert {
+        "model.logit_scale.value",
+        *(["model.logit_bias"] if name == "siglip" else []),
+    } <= expected.keys()
     for chunk in (None, 30):
         for other, found in [one_step(name, chunk, tile), *ranks.run(one_step, name, chunk, tile)]:
             assert other == pytest.approx(value, abs=1e-10)
@@ -110,20 +121,30 @@ def test_the_scale_gets_its_gradient_once_where_open_clips_accumulation_gives_it
     with torch.no_grad():
         held = method.encode(batch, AT)
     for piece in range(k):  # what open_clip_train does with accum_freq=3
-        live, rows = method.encode(batch.rows(4 * piece, 4 * piece + 4), AT), slice(4 * piece, 4 * piece + 4)
+        live, rows = (
+            method.encode(batch.rows(4 * piece, 4 * piece + 4), AT),
+            slice(4 * piece, 4 * piece + 4),
+        )
         stitched = {
-            name: torch.cat([value[: rows.start], live[name], value[rows.stop :]]) for name, value in held.items()
+            name: torch.cat([value[: rows.start], live[name], value[rows.stop :]])
+            for name, value in held.items()
         }
-        open_clip.ClipLoss()(stitched["image"], stitched["text"], method.model.logit_scale()).backward()
+        open_clip.ClipLoss()(
+            stitched["image"], stitched["text"], method.model.logit_scale()
+        ).backward()
     theirs = gradients(method)
-    torch.testing.assert_close(theirs["model.logit_scale.value"], k * expected["model.logit_scale.value"])
+    torch.testing.assert_close(
+        theirs["model.logit_scale.value"], k * expected["model.logit_scale.value"]
+    )
     close(
-        {n: g for n, g in theirs.items() if "scale" not in n}, {n: g for n, g in expected.items() if "scale" not in n}
+        {n: g for n, g in theirs.items() if "scale" not in n},
+        {n: g for n, g in expected.items() if "scale" not in n},
     )
 
 
 def test_07_what_backward_holds_does_not_grow_with_the_batch():
-    """From 16 to 128 samples: 8 times as much at once, nothing but the features (B, 32) more in pieces."""
+    """From 16 to 128 samples: 8 times as much at once, nothing but the features (B, 32) more in
+    pieces."""
     features = 2 * 32 * 4  # bytes a sample; the loss holds them a few times
     assert peak(None, 128) > 6 * peak(None, 16)
     small, large = peak(64, 16), peak(64, 128)
@@ -152,11 +173,17 @@ def test_one_tower_at_a_time_is_in_memory_and_a_frozen_one_is_encoded_once():
     images = samples_at_once(batch, "images", chunk)
     cached(chunk)(Step(method, "float32"), batch, AT)
     first = -(-12 // images)
-    assert [c for c in calls if c[0] == "texts"] == [("texts", 4, False)] * 3 + [("texts", 4, True)] * 3
-    assert [c[2] for c in calls if c[0] == "images"] == [False] * first + [True], "one look shows that nothing learns"
+    assert [c for c in calls if c[0] == "texts"] == [("texts", 4, False)] * 3 + [
+        ("texts", 4, True)
+    ] * 3
+    assert [c[2] for c in calls if c[0] == "images"] == [False] * first + [True], (
+        "one look shows that nothing learns"
+    )
     assert "model.image_projection.weight" not in gradients(method)
     order = [c[0] for c in calls]
-    assert order == sorted(order[: first + 3]) + sorted(order[first + 3 :]), "a tower's pieces come in one stretch"
+    assert order == sorted(order[: first + 3]) + sorted(order[first + 3 :]), (
+        "a tower's pieces come in one stretch"
+    )
 
 
 def test_tokens_are_counted_by_views_pixels_captions_and_padding():
@@ -184,7 +211,10 @@ class TwoStreams(CLIP):
 def test_streams_side_by_side_are_cut_into_as_many_pieces():
     method = make_method().double().train()
     method.__class__ = TwoStreams
-    step, batches = Step(method, "float32"), {"train": a_batch(method, 13), "more": a_batch(method, 5, Toy(30))}
+    step, batches = (
+        Step(method, "float32"),
+        {"train": a_batch(method, 13), "more": a_batch(method, 5, Toy(30))},
+    )
     forward_backward(step, batches, AT)
     expected = gradients(method)
     method.zero_grad()
@@ -201,11 +231,15 @@ class Whole(CLIP):
 def test_what_may_not_be_cut_is_refused_before_the_first_step(tmp_path):
     method = make_method()
     method.__class__ = Whole
-    with pytest.raises(InputError, match="Whole encodes a batch only as a whole, so --chunk cannot cut it; leave"):
+    with pytest.raises(
+        InputError, match="Whole encodes a batch only as a whole, so --chunk cannot cut it; leave"
+    ):
         make_engine(tmp_path / "a", method=method, recipe={"chunk": 64}).run()
     pytest.importorskip("timm")
     mixing = make_method(image="timm:resnet10t:image_size=32")
-    with pytest.raises(InputError, match=r"image.* has batch norm.*--chunk cannot cut it; choose a tower without"):
+    with pytest.raises(
+        InputError, match=r"image.* has batch norm.*--chunk cannot cut it; choose a tower without"
+    ):
         make_engine(tmp_path / "b", method=mixing, recipe={"chunk": 64}).run()
     assert not read_log(tmp_path / "a")
     assert not read_log(tmp_path / "b")
@@ -214,7 +248,8 @@ def test_what_may_not_be_cut_is_refused_before_the_first_step(tmp_path):
 
 
 def test_chunk_belongs_to_what_is_learnt_and_the_guard_to_how_it_runs():
-    """So a run cannot be resumed with another chunk, whose dropout would differ, but with another guard."""
+    """So a run cannot be resumed with another chunk, whose dropout would differ, but with another
+    guard."""
     config = resolve("clip", {"train": "glyphs"}, recipe={"chunk": 64}, options={"spike": 5.0})
     assert (config.recipe.chunk, config.options.spike) == (64, 5.0)
     assert resolve("clip", {"train": "glyphs"}).recipe.chunk is None
@@ -245,7 +280,9 @@ def test_a_run_in_pieces_follows_the_path_of_one_at_once(tmp_path):
             out = tmp_path / f"{precision}{chunk}"
             method = make_method()
             method = method.double() if precision == "float32" else method
-            engine = make_engine(out, method=method, recipe={**RECIPE, "chunk": chunk, "precision": precision})
+            engine = make_engine(
+                out, method=method, recipe={**RECIPE, "chunk": chunk, "precision": precision}
+            )
             engine.run()
             runs.append((engine.delivered().state_dict(), [line["loss"] for line in read_log(out)]))
         assert runs[0][1] == pytest.approx(runs[1][1], abs=tolerance)
@@ -265,7 +302,9 @@ def test_resumed_in_pieces_with_dropout_a_run_ends_with_the_same_bits(tmp_path):
         return cached(60)(step, batch, at)
 
     with pytest.raises(Exception, match="stopped by a signal"):
-        make_engine(tmp_path / "b", method=make_method(**DROPPING), recipe=recipe, backward=broken).run()
+        make_engine(
+            tmp_path / "b", method=make_method(**DROPPING), recipe=recipe, backward=broken
+        ).run()
     resumed = make_engine(tmp_path / "b", method=make_method(seed=9, **DROPPING), recipe=recipe)
     resumed.run(resume=True)
     for name, value in unbroken.method.state_dict().items():
@@ -287,9 +326,19 @@ def train(out: str, chunk: int | None, trouble: bool, find_unused_parameters: bo
     Path(out).mkdir(exist_ok=True, parents=True)
     recipe = replace(Recipe(lr=1e-3, batch_size=15, steps=4), chunk=chunk)
     options = Options(quiet=True, nonfinite="skip")
-    engine = Engine(method, recipe, {"train": Toy(44)}, Path(out), options, backward=backward if trouble else None)
+    engine = Engine(
+        method,
+        recipe,
+        {"train": Toy(44)},
+        Path(out),
+        options,
+        backward=backward if trouble else None,
+    )
     summary = engine.run()
-    losses = [json.loads(line).get("loss") for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line).get("loss")
+        for line in (Path(out) / "metrics.jsonl").read_text().splitlines()
+    ]
     return summary.skipped, {k: v.clone() for k, v in method.state_dict().items()}, losses
 
 
@@ -306,7 +355,11 @@ def test_ranks_in_pieces_follow_one_process_at_once(tmp_path, ranks):
 def test_trouble_on_one_rank_is_skipped_by_all_in_pieces_too(tmp_path, ranks):
     answers = ranks.run(train, str(tmp_path / "run"), 40, True)
     assert all(skipped == 1 for skipped, _, _ in answers)
-    assert all(torch.equal(value, weights[name]) for _, weights, _ in answers for name, value in answers[0][1].items())
+    assert all(
+        torch.equal(value, weights[name])
+        for _, weights, _ in answers
+        for name, value in answers[0][1].items()
+    )
 
 
 def lonely() -> dict[str, torch.Tensor | None]:

@@ -47,14 +47,19 @@ def test_09_a_spike_is_skipped_once_and_logged(tmp_path):
     assert acted[0]["spike"] > 5
     assert acted[0]["loss"] > 5 * log[SPIKE - 1]["loss"]
     assert all(torch.equal(value, before[SPIKE + 1][name]) for name, value in before[SPIKE].items())
-    assert not all(torch.equal(value, before[SPIKE][name]) for name, value in before[SPIKE - 1].items())
+    assert not all(
+        torch.equal(value, before[SPIKE][name]) for name, value in before[SPIKE - 1].items()
+    )
     listed = json.loads((tmp_path / f"spike-{SPIKE}.json").read_text())
     assert listed["step"] == SPIKE
     assert len(listed["keys"]["train"]) in (14, 15)
 
 
 def test_without_the_option_and_in_the_warm_up_nothing_is_skipped(tmp_path):
-    assert make_engine(tmp_path / "a", backward=spiking(), recipe={"steps": SPIKE + 2}).run().skipped == 0
+    assert (
+        make_engine(tmp_path / "a", backward=spiking(), recipe={"steps": SPIKE + 2}).run().skipped
+        == 0
+    )
     early = make_engine(tmp_path / "b", backward=spiking(5), recipe={"steps": 8}, spike=5.0)
     assert early.run().skipped == 0
 
@@ -67,7 +72,10 @@ def test_resumed_between_warm_up_and_spike_the_guard_acts_as_unbroken(tmp_path):
         make_engine(tmp_path / "b", backward=spiking(stop=SPIKE - 1), **options).run()
     resumed = make_engine(tmp_path / "b", method=make_method(seed=5), backward=spiking(), **options)
     assert resumed.run(resume=True).skipped == 1
-    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    assert all(
+        torch.equal(v, resumed.method.state_dict()[k])
+        for k, v in unbroken.method.state_dict().items()
+    )
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
 
 

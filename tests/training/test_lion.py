@@ -1,4 +1,5 @@
-"""Lion against the sheet's figures, scalar loops and timm; what a recipe for AdamW becomes; its state."""
+"""Lion against the sheet's figures, scalar loops and timm; what a recipe for AdamW becomes; its
+state."""
 
 import copy
 import math
@@ -67,7 +68,9 @@ def test_sheets_anchor_of_three_steps(foreach):
 
 @BOTH
 def test_sheets_anchor_that_tells_whether_the_memory_moved_first(foreach):
-    (_, (w, _)) = follow(W0, [GRADIENTS[0], (-0.043, 0.2, 0.1)], lr=0.1, weight_decay=0.01, foreach=foreach)
+    (_, (w, _)) = follow(
+        W0, [GRADIENTS[0], (-0.043, 0.2, 0.1)], lr=0.1, weight_decay=0.01, foreach=foreach
+    )
     assert w[0] == pytest.approx(0.798101, abs=1e-12)  # memory first would give 0.998101
 
 
@@ -80,16 +83,24 @@ def test_sheets_anchor_that_tells_whether_the_memory_moved_first(foreach):
     seed=st.integers(0, 1000),
 )
 def test_any_course_is_that_of_the_loops(lr, decay, betas, foreach, seed):
-    gradients = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    gradients = torch.randn(
+        6, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     start = [0.5, -1.0, 0.0, 2.0]
-    found = follow(start, gradients.tolist(), lr=lr, weight_decay=decay, betas=betas, foreach=foreach)
-    for (w, m), (right_w, right_m) in zip(found, loops(start, gradients.tolist(), lr, decay, *betas), strict=True):
+    found = follow(
+        start, gradients.tolist(), lr=lr, weight_decay=decay, betas=betas, foreach=foreach
+    )
+    for (w, m), (right_w, right_m) in zip(
+        found, loops(start, gradients.tolist(), lr, decay, *betas), strict=True
+    ):
         assert w == pytest.approx(right_w, rel=1e-9, abs=1e-9)
         assert m == pytest.approx(right_m, rel=1e-9, abs=1e-9)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, times: float = 1.0) -> None:
-    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed)).to(next(model.parameters()).dtype)
+    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed)).to(
+        next(model.parameters()).dtype
+    )
     model.zero_grad()
     (model(x).square().sum() * times).backward()
     optimizer.step()
@@ -123,7 +134,10 @@ def test_at_once_is_one_by_one_to_the_last_bit_also_in_groups():
     models = [small_model(), small_model()]
     optimizers = [
         Lion(
-            [{"params": m[0].parameters(), "lr": 0.1}, {"params": m[2].parameters(), "weight_decay": 0.2}],
+            [
+                {"params": m[0].parameters(), "lr": 0.1},
+                {"params": m[2].parameters(), "weight_decay": 0.2},
+            ],
             lr=0.01,
             foreach=foreach,
         )
@@ -137,10 +151,14 @@ def test_at_once_is_one_by_one_to_the_last_bit_also_in_groups():
 
 @BOTH
 def test_without_decay_each_coordinate_moves_by_the_rate_or_not_at_all(foreach):
-    w = nn.Parameter(torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    w = nn.Parameter(
+        torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    )
     optimizer = Lion([w], lr=0.125, foreach=foreach)
     for seed in range(4):
-        w.grad = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
+        w.grad = torch.randn(
+            50, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1)
+        )
         w.grad[:10] = 0
         before = w.detach().clone()
         optimizer.step()
@@ -158,7 +176,9 @@ def test_gradients_of_any_size_take_the_same_course(times):
     for seed in range(6):
         step(ours, mine, seed)
         step(theirs, other, seed, times)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
 
 
 def test_a_steady_sign_leads_to_the_inverse_of_the_decay():
@@ -167,7 +187,9 @@ def test_a_steady_sign_leads_to_the_inverse_of_the_decay():
     targets = (-1 / decay, 1 / decay)
     assert found[-1] == pytest.approx(targets, abs=1e-6)
     for n, w in enumerate(found[:50], 1):
-        right = [t + (start - t) * (1 - lr * decay) ** n for t, start in zip(targets, w0, strict=True)]
+        right = [
+            t + (start - t) * (1 - lr * decay) ** n for t, start in zip(targets, w0, strict=True)
+        ]
         assert w == pytest.approx(right, abs=1e-9)
         assert max(map(abs, w)) <= max(max(map(abs, w0)), 1 / decay)
 
@@ -253,7 +275,9 @@ def test_state_goes_through_a_state_dict_between_the_two_ways():
     for seed in (1, 2):
         step(ours, first, seed)
         step(theirs, second, seed)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
 
 
 # ---- in a recipe
@@ -272,7 +296,9 @@ def test_state_is_as_large_as_the_parameters_where_adamws_is_twice_that():
     assert held == {"lion": size, "adamw": 2 * size + 4 * len(parameters)}  # AdamW counts steps too
 
 
-@pytest.mark.parametrize(("spec", "factor"), [("lion", 10.0), ("lion:factor=3", 3.0), ("lion:factor=1", 1.0)])
+@pytest.mark.parametrize(
+    ("spec", "factor"), [("lion", 10.0), ("lion:factor=3", 3.0), ("lion:factor=1", 1.0)]
+)
 def test_rate_and_decay_are_those_of_the_recipe_for_adamw_by_the_factor(spec, factor):
     model, recipe, scale = small_model(), Recipe(lr=1e-3, weight_decay=0.2), {"0": 0.5}
     adamw = optim.build(model, recipe, scale).param_groups
@@ -296,7 +322,10 @@ def test_betas_are_lions_own_and_given_with_its_name():
         ("lino", "did you mean 'lion'"),
         ("lion:facotr=3", "unknown option of optimizer 'lion' 'facotr'; did you mean 'factor'"),
         ("lion:factor=0", "'factor' of optimizer 'lion' is 0"),
-        ("lion:factor=ten", "option 'factor' of optimizer 'lion' is 'ten'; it must be a number above 0"),
+        (
+            "lion:factor=ten",
+            "option 'factor' of optimizer 'lion' is 'ten'; it must be a number above 0",
+        ),
         ("lion:betas=0.9", "'betas' of optimizer 'lion' is 0.9"),
         ("adamw:eps=1", "optimizer 'adamw' takes no options"),
     ],
@@ -307,11 +336,14 @@ def test_what_is_wrong_with_an_optimizers_words_is_named(spec, message):
 
 
 def test_the_engine_moves_each_weight_by_the_derived_rate_times_the_schedule(tmp_path):
-    """Warm-up and cosine are those of the recipe; the log has the recipe's rate, Lion steps by a tenth of it."""
+    """Warm-up and cosine are those of the recipe; the log has the recipe's rate, Lion steps by a
+    tenth of it."""
     method = make_method()
     weights = [method.model.image_projection.weight.detach().clone()]
     engine = make_engine(
-        tmp_path, method=method, recipe={"optimizer": "lion", "weight_decay": 0.0, "lr": 1e-2, "steps": 6, "warmup": 2}
+        tmp_path,
+        method=method,
+        recipe={"optimizer": "lion", "weight_decay": 0.0, "lr": 1e-2, "steps": 6, "warmup": 2},
     )
     original = engine._step
 

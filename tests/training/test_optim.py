@@ -32,7 +32,13 @@ def test_muon_follows_torchs_muon_on_matrices_and_adamw_elsewhere():
     mine = optim.build(ours, recipe, {})
     small = [p for p in theirs.parameters() if p.ndim < 2]
     others = [
-        torch.optim.Muon([theirs[0].weight], lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            [theirs[0].weight],
+            lr=1e-2,
+            weight_decay=0.1,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        ),
         torch.optim.AdamW(small, lr=1e-2, betas=recipe.betas, eps=recipe.eps, weight_decay=0),
     ]
     inputs = torch.randn(8, 24)
@@ -54,7 +60,9 @@ def test_adams_decay_is_a_part_of_the_gradient():
     optimizer = optim.build(layer, Recipe(optimizer="adam", lr=0.1, weight_decay=0.5, eps=1e-8), {})
     layer.weight.grad, layer.bias.grad = torch.tensor([[-0.25]]), torch.zeros(1)
     optimizer.step()
-    assert layer.weight.item() == pytest.approx(2.0 - 0.1)  # the sign of -0.25 + 0.5 · 2; AdamW would step up
+    assert layer.weight.item() == pytest.approx(
+        2.0 - 0.1
+    )  # the sign of -0.25 + 0.5 · 2; AdamW would step up
     assert not optimizer.param_groups[-1]["weight_decay"]
 
 
@@ -89,7 +97,9 @@ def test_state_goes_through_a_state_dict(name):
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     step(layer, first)
     step(other, second)
-    assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters(), strict=True)
+    )
 
 
 def test_a_stage_does_not_thaw_a_copy_that_follows():
@@ -98,4 +108,7 @@ def test_a_stage_does_not_thaw_a_copy_that_follows():
     model["slow"] = Momentum(model["fast"])
     optim.freeze(model, {"": 1.0})
     optimizer = optim.build(model, Recipe(), {})
-    assert [name for group in optimizer.param_groups for name in group["names"]] == ["fast.weight", "fast.bias"]
+    assert [name for group in optimizer.param_groups for name in group["names"]] == [
+        "fast.weight",
+        "fast.bias",
+    ]

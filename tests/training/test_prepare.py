@@ -1,4 +1,5 @@
-"""Stages that compute columns before they begin, and streams side by side: the contracts that odd methods rest on."""
+"""Stages that compute columns before they begin, and streams side by side: the contracts that odd
+methods rest on."""
 
 import logging
 from dataclasses import replace
@@ -23,20 +24,34 @@ from diptych.training.prepare import Run
 
 
 class Clustered(CLIP):
-    """Two stages: the second computes a column with the first's weights, plans by it and reads it as a field."""
+    """Two stages: the second computes a column with the first's weights, plans by it and reads it
+    as a field."""
 
     def stages(self):
         return (
             Stage(name="first", recipe={"steps": 2}),
-            Stage(name="second", prepare=self.cluster, plan=Distinct("cluster"), recipe={"steps": 9, "batch_size": 4}),
+            Stage(
+                name="second",
+                prepare=self.cluster,
+                plan=Distinct("cluster"),
+                recipe={"steps": 9, "batch_size": 4},
+            ),
         )
 
     def cluster(self, run: Run) -> None:
         source = run.sources["train"]
         views = super().views(self.stages()[0])[:1]
-        found = run.map(lambda batch: {"image": self.model.embed_images(batch.image.flat)}, views, source, batch_size=7)
+        found = run.map(
+            lambda batch: {"image": self.model.embed_images(batch.image.flat)},
+            views,
+            source,
+            batch_size=7,
+        )
         order = found["image"][:, 0].argsort().argsort()
-        run.store("train", {"cluster": (order * 8 // len(order)).astype(np.int64), "image": found["image"]})
+        run.store(
+            "train",
+            {"cluster": (order * 8 // len(order)).astype(np.int64), "image": found["image"]},
+        )
 
     def views(self, stage, stream="train"):
         extra = (LabelView(label="cluster"),) if stage.name == "second" else ()
@@ -63,7 +78,12 @@ def test_map_gives_rows_in_the_order_of_the_source(tmp_path):
     run = Run(method, {"train": toy}, None, torch.device("cpu"))
     run.at = type("At", (), {"seed": 0})()
     views = method.views(Stage(name="first"))[:1]
-    means = run.map(lambda batch: {"mean": batch.image.pixels.float().mean((1, 2, 3, 4))}, views, toy, batch_size=7)
+    means = run.map(
+        lambda batch: {"mean": batch.image.pixels.float().mean((1, 2, 3, 4))},
+        views,
+        toy,
+        batch_size=7,
+    )
     expected = [np.asarray(toy[i].images["main"].decode()).mean() for i in range(20)]
     assert means["mean"] == pytest.approx(expected, abs=0.5)
 
@@ -90,7 +110,9 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     run.write("found.txt", lambda path: path.write_text("whole"))
     with pytest.raises(RuntimeError):
         run.write("found.txt", fail)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("found.txt", "whole")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("found.txt", "whole")
+    ]
 
 
 def test_write_does_nothing_where_the_run_has_no_folder():
@@ -125,12 +147,16 @@ def test_a_run_broken_off_around_prepare_resumes_to_the_bit(tmp_path, step):
         run_until(make_engine(tmp_path / "b", method=clustered(), save_every=1), step)
     resumed = make_engine(tmp_path / "b", method=clustered(seed=9), save_every=1)
     resumed.run(resume=True)
-    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    assert all(
+        torch.equal(v, resumed.method.state_dict()[k])
+        for k, v in unbroken.method.state_dict().items()
+    )
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
 
 
 class Doubled(Clustered):
-    """Its second stage learns from each sample twice: another source, made of the stream's with its columns."""
+    """Its second stage learns from each sample twice: another source, made of the stream's with its
+    columns."""
 
     def samples(self, stage, stream, source):
         if stage.name == "first":
@@ -168,7 +194,9 @@ class TwoStreams(CLIP):
 
     def loss(self, features, batch, at):
         first = super().loss(features, batch["train"], at).terms["contrastive"]
-        second = super().loss({k: features[f"other_{k}"] for k in ("image", "text")}, batch["other"], at)
+        second = super().loss(
+            {k: features[f"other_{k}"] for k in ("image", "text")}, batch["other"], at
+        )
         return Losses(
             {"first": first, "second": second.terms["contrastive"]},
             logged={"other": float(sum(int(key) for key in batch["other"].keys))},
@@ -189,9 +217,14 @@ def test_streams_run_side_by_side_and_resume_to_the_bit(tmp_path):
     resumed = engine("b")
     resumed.run(resume=True)
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
-    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    assert all(
+        torch.equal(v, resumed.method.state_dict()[k])
+        for k, v in unbroken.method.state_dict().items()
+    )
     others = [line["other"] for line in read_log(tmp_path / "a")]
-    assert others[0] + others[1] == sum(range(20)), "an epoch of the second stream meets each of its samples once"
+    assert others[0] + others[1] == sum(range(20)), (
+        "an epoch of the second stream meets each of its samples once"
+    )
 
 
 def test_a_stream_without_source_says_how_to_give_one(tmp_path):
@@ -241,7 +274,9 @@ def test_what_a_search_found_is_validated(tmp_path):
         tmp_path,
         method=counting,
         recipe={"ema": 0.9},  # of which there is nothing to average
-        validate=lambda module, done: {"val/found": seen.append((float(module.found), done)) or 1.0},
+        validate=lambda module, done: {
+            "val/found": seen.append((float(module.found), done)) or 1.0
+        },
     )
     engine.run()
     assert seen == [(3, 3)]

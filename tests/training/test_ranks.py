@@ -28,7 +28,14 @@ from diptych.training.step import Step, forward_backward
 VIT = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"
 
 
-def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=None, steps: int = 4, image: str = VIT):
+def train(
+    out: str,
+    trouble: str | None = None,
+    nonfinite: str = "stop",
+    source=None,
+    steps: int = 4,
+    image: str = VIT,
+):
     """Runs on each rank: weights and log position after a few steps, or the error that it saw."""
     torch.manual_seed(0)
     make = Make(
@@ -42,7 +49,9 @@ def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=
     def backward(step, batch, at):
         losses = forward_backward(step, batch, at)
         if trouble and at.step == 1 and collectives.rank() == 1:
-            next(p for p in step.parameters() if p.grad is not None).grad.view(-1)[0] = float(trouble)
+            next(p for p in step.parameters() if p.grad is not None).grad.view(-1)[0] = float(
+                trouble
+            )
         return losses
 
     Path(out).mkdir(exist_ok=True, parents=True)
@@ -59,7 +68,11 @@ def train(out: str, trouble: str | None = None, nonfinite: str = "stop", source=
         summary = engine.run()
     except InputError as error:
         return str(error), engine.position.done, None
-    return summary.skipped, engine.position.done, {k: v.clone() for k, v in method.state_dict().items()}
+    return (
+        summary.skipped,
+        engine.position.done,
+        {k: v.clone() for k, v in method.state_dict().items()},
+    )
 
 
 def test_two_ranks_follow_the_path_of_one_process(tmp_path, two):
@@ -132,14 +145,16 @@ def saved_by(out: str, when: str) -> tuple[str, list[int]]:
 
 @pytest.mark.parametrize(("when", "step"), [("step", 2), ("after", 3), ("validation", 3)])
 def test_a_signal_to_one_rank_saves_and_ends_all(tmp_path, two, when, step):
-    """A signal that comes behind the exchange of a step is heeded in the next, so that ranks stay together."""
+    """A signal that comes behind the exchange of a step is heeded in the next, so that ranks stay
+    together."""
     for message, steps in two.run(saved_by, str(tmp_path / "run"), when):
         assert f"after step {step}" in message
         assert steps == [step]
 
 
 def weights_after_trouble(out: str, trouble: bool) -> list[dict]:
-    """Runs on each rank: the weights, and the averaged ones, of a run that stops at its second step, or ends there."""
+    """Runs on each rank: the weights, and the averaged ones, of a run that stops at its second
+    step, or ends there."""
 
     def backward(step, batch, at):
         losses = forward_backward(step, batch, at)
@@ -147,12 +162,17 @@ def weights_after_trouble(out: str, trouble: bool) -> list[dict]:
             return Losses({name: term * float("nan") for name, term in losses.terms.items()})
         return losses
 
-    engine = make_engine(Path(out), backward=backward, recipe={"batch_size": 22, "ema": 0.5, "steps": 4})
+    engine = make_engine(
+        Path(out), backward=backward, recipe={"batch_size": 22, "ema": 0.5, "steps": 4}
+    )
     if not trouble:
         engine._snapshot = lambda optimizer: (_ for _ in ()).throw(InputError("enough"))
     with contextlib.suppress(InputError):
         engine.run()
-    return [{k: v.clone() for k, v in module.state_dict().items()} for module in (engine.method, engine.delivered())]
+    return [
+        {k: v.clone() for k, v in module.state_dict().items()}
+        for module in (engine.method, engine.delivered())
+    ]
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_updates_nothing_on_any(tmp_path, two):
@@ -162,7 +182,9 @@ def test_a_loss_that_is_not_finite_on_one_rank_updates_nothing_on_any(tmp_path, 
         for ours, expected in zip(mine, theirs, strict=True):
             assert all(torch.equal(value, ours[name]) for name, value in expected.items())
     listed = json.loads((tmp_path / "spoilt" / "nonfinite-1.json").read_text())
-    assert sorted(listed["keys"]["train"]) == sorted(f"{i:03d}" for i in Shuffled()(Toy(44), 0, 0, 22)[1])
+    assert sorted(listed["keys"]["train"]) == sorted(
+        f"{i:03d}" for i in Shuffled()(Toy(44), 0, 0, 22)[1]
+    )
 
 
 class Drawing(CLIP):
@@ -207,5 +229,7 @@ def ragged() -> list[str]:
 def test_features_of_other_sizes_are_refused_on_all_ranks_with_one_message(two):
     first, second = two.run(ragged)
     assert first == second
-    assert first[0].startswith("feature 'tokens' is torch.float32 (3, 5) on rank 0 and torch.float32 (3, 6) on rank 1")
+    assert first[0].startswith(
+        "feature 'tokens' is torch.float32 (3, 5) on rank 0 and torch.float32 (3, 6) on rank 1"
+    )
     assert "torch.int32 (2, 5) on rank 0 and torch.float32 (2, 5) on rank 1" in first[2]

@@ -20,11 +20,15 @@ def test_cosine_falls_to_min_lr_and_warmup_rises_linearly():
     values = [factor(step, 110, warmup=10, min_lr=0.1) for step in range(110)]
     assert values[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     for step in range(100):
-        assert values[10 + step] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / 100)))
+        assert values[10 + step] == pytest.approx(
+            0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / 100))
+        )
 
 
 def test_warmup_below_one_is_a_share():
-    assert [factor(s, 100, warmup=0.1) for s in range(100)] == [factor(s, 100, warmup=10) for s in range(100)]
+    assert [factor(s, 100, warmup=0.1) for s in range(100)] == [
+        factor(s, 100, warmup=10) for s in range(100)
+    ]
 
 
 def test_unknown_schedule_names_the_nearest():
@@ -32,13 +36,20 @@ def test_unknown_schedule_names_the_nearest():
         factor(0, 10, schedule="cosin")
 
 
-@pytest.mark.parametrize(("share", "start", "length"), [(0.02, 25, 1.6), (0.05, 100, 1.0), (0.3, 25, 1.0), (0.1, 4, 2)])
+@pytest.mark.parametrize(
+    ("share", "start", "length"), [(0.02, 25, 1.6), (0.05, 100, 1.0), (0.3, 25, 1.0), (0.1, 4, 2)]
+)
 def test_onecycle_is_torchs(share, start, length):
     steps = 200
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1.0, total_steps=round(length * steps), pct_start=share, div_factor=start, cycle_momentum=False
+        optimizer,
+        1.0,
+        total_steps=round(length * steps),
+        pct_start=share,
+        div_factor=start,
+        cycle_momentum=False,
     )
     for step in range(steps):
         ours = factor(step, steps, schedule=f"onecycle:start={start}:length={length}", warmup=share)
@@ -54,9 +65,20 @@ def test_sprc_stops_on_its_way_down(per_epoch, figure):
     assert 1e-5 * rate == pytest.approx(figure, abs=5e-9)
 
 
-@given(steps=st.integers(1, 60), warmup=st.floats(0, 0.9), step=st.integers(0, 59), length=st.floats(1, 3))
+@given(
+    steps=st.integers(1, 60),
+    warmup=st.floats(0, 0.9),
+    step=st.integers(0, 59),
+    length=st.floats(1, 3),
+)
 def test_onecycle_lies_between_zero_and_one(steps, warmup, step, length):
-    assert 0 <= factor(min(step, steps - 1), steps, schedule=f"onecycle:length={length:.3f}", warmup=warmup) <= 1
+    assert (
+        0
+        <= factor(
+            min(step, steps - 1), steps, schedule=f"onecycle:length={length:.3f}", warmup=warmup
+        )
+        <= 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Sharded over the ranks (FSDP), a run takes the path of an unsharded one, and its files are the same."""
+"""Sharded over the ranks (FSDP), a run takes the path of an unsharded one, and its files are the
+same."""
 
 import copy
 import json
@@ -33,7 +34,8 @@ class Stopped(Exception):
 
 
 class Staged(CLIP):
-    """One tower after the other, the second in pieces, then both, then what the loss alone uses; with a slow copy."""
+    """One tower after the other, the second in pieces, then both, then what the loss alone uses;
+    with a slow copy."""
 
     def __init__(self, config, make):
         super().__init__(config, make)
@@ -69,20 +71,35 @@ class Staged(CLIP):
         loader = Loader(Toy(rows), views, self.stages()[0].plan, 20, seed=1)
         with torch.no_grad():
             for batch in loader.epoch(0):
-                self.prepared.append(float(self.model.embed_images(batch.image.flat.double()).sum()))
-        found = run.map(lambda batch: {"x": self.model.embed_texts(*batch.text.flat)}, views, run.sources["train"])
+                self.prepared.append(
+                    float(self.model.embed_images(batch.image.flat.double()).sum())
+                )
+        found = run.map(
+            lambda batch: {"x": self.model.embed_texts(*batch.text.flat)},
+            views,
+            run.sources["train"],
+        )
         self.prepared.append(float(found["x"].sum()))
 
 
 def bytes_held(engine: Engine, optimizer: torch.optim.Optimizer) -> int:
     """Of parameters, optimiser state and averaged weights, on this rank."""
-    held = [*engine.method.parameters(), *(engine.average.module.parameters() if engine.average else ())]
-    held += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    held = [
+        *engine.method.parameters(),
+        *(engine.average.module.parameters() if engine.average else ()),
+    ]
+    held += [
+        v
+        for state in optimizer.state.values()
+        for v in state.values()
+        if isinstance(v, torch.Tensor)
+    ]
     return sum(t.nbytes for t in (x.to_local() if isinstance(x, DTensor) else x for x in held))
 
 
 def train(out: str, shard: bool, recipe: dict, name="clip", stop=None, resume=False, image=IMAGE):
-    """Run in float64, until `stop` where it is given; then what there is to compare, weights on rank 0."""
+    """Run in float64, until `stop` where it is given; then what there is to compare, weights on
+    rank 0."""
     Path(out).mkdir(parents=True, exist_ok=True)
     method = make_method("clip" if name == "staged" else name, 3 if resume else 0, image)
     if name == "staged":
@@ -97,11 +114,16 @@ def train(out: str, shard: bool, recipe: dict, name="clip", stop=None, resume=Fa
         batch = next(iter(Loader(probe, views, method.stages()[0].plan, 9, seed=1).epoch(0)))
         sums = [value.double().sum() for value in copy.deepcopy(module).state_dict().values()]
         with torch.inference_mode():
-            sums += [module.embed_images(batch.image.flat).sum(), module.embed_texts(*batch.text.flat)[0, 0]]
+            sums += [
+                module.embed_images(batch.image.flat).sum(),
+                module.embed_texts(*batch.text.flat)[0, 0],
+            ]
         return {"sum": float(sum(sums))}
 
     options = Options(quiet=True, shard=shard, save_every=1, nonfinite="skip")
-    engine = Engine(method.double(), recipe, {"train": Toy(43)}, Path(out), options, validate=validate)
+    engine = Engine(
+        method.double(), recipe, {"train": Toy(43)}, Path(out), options, validate=validate
+    )
     held, snapshot = {}, engine._snapshot
 
     def watched(optimizer):
@@ -135,7 +157,9 @@ def train(out: str, shard: bool, recipe: dict, name="clip", stop=None, resume=Fa
 def numbers(out: Path) -> list[tuple]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
-        (line.get("loss"), line.get("grad_norm"), line.get("sum")) for line in lines if line.get("event") != "start"
+        (line.get("loss"), line.get("grad_norm"), line.get("sum"))
+        for line in lines
+        if line.get("event") != "start"
     ]
 
 
@@ -148,7 +172,9 @@ def alike(found: list[tuple], expected: list[tuple]) -> None:
 def close(found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 CASES = {
@@ -162,7 +188,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_norms_and_weights_are_those_of_an_unsharded_run(tmp_path, request, case):
-    """With clipping at a norm that is passed, averaged weights, and a validation by rank 0 alone."""
+    """With clipping at a norm that is passed, averaged weights, and a validation by rank 0
+    alone."""
     fixture, name, recipe = CASES[case]
     ranks = request.getfixturevalue(fixture)
     alone = train(str(tmp_path / "one"), False, recipe, name)
@@ -181,7 +208,9 @@ def test_losses_norms_and_weights_are_those_of_an_unsharded_run(tmp_path, reques
             else:
                 assert local[1:] == shape[1:], parameter
                 assert local[0] <= -(-shape[0] // ranks.count), parameter
-        assert rank["bytes"] < 1.02 * alone["bytes"] / ranks.count, f"rank {number} holds {rank['bytes']}"
+        assert rank["bytes"] < 1.02 * alone["bytes"] / ranks.count, (
+            f"rank {number} holds {rank['bytes']}"
+        )
 
 
 CONV = "conv:image_size=32:widths=(16,24):depths=(1,1)"
@@ -193,14 +222,17 @@ def test_towers_of_other_kinds_are_sharded_as_a_whole(tmp_path, two, tower):
     if tower.startswith("timm"):
         pytest.importorskip("timm")
     alone = train(str(tmp_path / "one"), False, {"steps": 3}, image=tower)
-    first, second = two.run(train, str(tmp_path / "two"), True, {"steps": 3}, "clip", None, False, tower)
+    first, second = two.run(
+        train, str(tmp_path / "two"), True, {"steps": 3}, "clip", None, False, tower
+    )
     alike(numbers(tmp_path / "two"), numbers(tmp_path / "one"))
     close(first["weights"], alone["weights"])
     assert max(first["bytes"], second["bytes"]) < 1.02 * alone["bytes"] / 2
 
 
 def test_stages_frozen_towers_columns_and_state_after_steps(tmp_path, two):
-    """Each stage freezes another part, and the method embeds between steps, before the first one too."""
+    """Each stage freezes another part, and the method embeds between steps, before the first one
+    too."""
     alone = train(str(tmp_path / "one"), False, {"ema": None, "steps": 4}, "staged")
     first, second = two.run(train, str(tmp_path / "two"), True, {"ema": None, "steps": 4}, "staged")
     alike(numbers(tmp_path / "two"), numbers(tmp_path / "one"))
@@ -212,7 +244,9 @@ def test_stages_frozen_towers_columns_and_state_after_steps(tmp_path, two):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("way", ["sharded_then_whole", "whole_then_sharded"])
-def test_a_checkpoint_is_that_of_an_unsharded_run_and_goes_on_either_way(tmp_path, two, way, optimizer):
+def test_a_checkpoint_is_that_of_an_unsharded_run_and_goes_on_either_way(
+    tmp_path, two, way, optimizer
+):
     recipe = {"optimizer": optimizer}
     unbroken = train(str(tmp_path / "one"), False, recipe)
     train(str(tmp_path / "whole"), False, recipe, "clip", BROKEN)
@@ -238,7 +272,9 @@ def same(found, expected, where="state"):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
             same(one, other, f"{where}[{index}]")
     elif isinstance(expected, torch.Tensor):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9, msg=lambda m: f"{where}: {m}")
+        torch.testing.assert_close(
+            found, expected, rtol=1e-9, atol=1e-9, msg=lambda m: f"{where}: {m}"
+        )
     else:
         assert found == expected, where
 
@@ -247,7 +283,9 @@ def train_files(table: str, out: str, shard: bool) -> None:
     recipe = {"steps": 4, "batch_size": 16, "optimizer": "adamw", "precision": "bfloat16"}
     towers = {"image_tower": "vit:image_size=32:patch=16:width=32:depth=1:heads=2",
               "text_tower": "text:width=32:depth=1:heads=2", "embed_dim": 32}  # fmt: skip
-    config = resolve("clip", {"train": table}, recipe=recipe, options={"shard": shard, "quiet": True}, **towers)
+    config = resolve(
+        "clip", {"train": table}, recipe=recipe, options={"shard": shard, "quiet": True}, **towers
+    )
     run(config, out)
 
 
@@ -256,10 +294,18 @@ def test_the_finished_model_loads_and_embeds_as_that_of_an_unsharded_run(tmp_pat
     two.run(train_files, str(pairs_csv), str(tmp_path / "two"), True)
     one, other = load(tmp_path / "one"), load(tmp_path / "two")
     texts = ["red large thing 3", "a green square"]
-    torch.testing.assert_close(other.embed_texts(texts), one.embed_texts(texts), rtol=1e-3, atol=2e-3)
-    images = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(other.embed_images(images), one.embed_images(images), rtol=1e-3, atol=2e-3)
-    assert read_log(tmp_path / "two")[-1]["loss"] == pytest.approx(read_log(tmp_path / "one")[-1]["loss"], abs=2e-2)
+    torch.testing.assert_close(
+        other.embed_texts(texts), one.embed_texts(texts), rtol=1e-3, atol=2e-3
+    )
+    images = torch.randint(
+        0, 255, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(
+        other.embed_images(images), one.embed_images(images), rtol=1e-3, atol=2e-3
+    )
+    assert read_log(tmp_path / "two")[-1]["loss"] == pytest.approx(
+        read_log(tmp_path / "one")[-1]["loss"], abs=2e-2
+    )
 
 
 def poisoned(out: str) -> tuple[int, float]:
@@ -269,7 +315,9 @@ def poisoned(out: str) -> tuple[int, float]:
             step.method.model.image_projection.weight.grad.to_local().fill_(float("nan"))
         return losses
 
-    engine = make_engine(Path(out), backward=backward, recipe={"steps": 3}, shard=True, nonfinite="skip")
+    engine = make_engine(
+        Path(out), backward=backward, recipe={"steps": 3}, shard=True, nonfinite="skip"
+    )
     summary = engine.run()
     return summary.skipped, float(engine.method.model.logit_scale.value.detach())
 

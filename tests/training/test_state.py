@@ -16,11 +16,18 @@ from diptych.errors import InputError
 from diptych.training import state
 from diptych.training.state import Checkpoints, pack, unpack
 
-PLAIN = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5)
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+)
 TREES = st.recursive(
     PLAIN,
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3)
     ),
     max_leaves=12,
 )
@@ -32,7 +39,10 @@ def test_trees_of_plain_values_come_back_equal(tree):
 
 
 def test_tensors_come_back_to_the_bit_with_dtype_and_shape():
-    tree = {0: {"a": torch.tensor(1.5), "b": torch.arange(6, dtype=torch.int16).view(2, 3)}, "c": [torch.ones(0)]}
+    tree = {
+        0: {"a": torch.tensor(1.5), "b": torch.arange(6, dtype=torch.int16).view(2, 3)},
+        "c": [torch.ones(0)],
+    }
     back = unpack(*pack(tree))
     assert back[0]["b"].dtype == torch.int16
     assert torch.equal(back[0]["b"], tree[0]["b"])
@@ -48,11 +58,19 @@ def test_only_the_newest_are_kept(tmp_path):
     assert checkpoints.load() == {"step": 10}
 
 
-POINTS = {"mkdir": Path, "save_file": state, "write_text": Path, "sync": state, "rename": Path, "rmtree": shutil}
+POINTS = {
+    "mkdir": Path,
+    "save_file": state,
+    "write_text": Path,
+    "sync": state,
+    "rename": Path,
+    "rmtree": shutil,
+}
 
 
 def write_and_die(folder, point, moment):
-    """In a process of its own: write step 2, then step 3 with a kill before or after one of its system calls."""
+    """In a process of its own: write step 2, then step 3 with a kill before or after one of its
+    system calls."""
 
     def killing(original):
         def call(*arguments, **keywords):
@@ -72,15 +90,22 @@ def write_and_die(folder, point, moment):
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_kill_during_a_write_leaves_the_latest_whole_checkpoint(tmp_path, point, moment):
-    """A process killed before or after any step of writing step 3 leaves step 2, or step 3, whole."""
-    process = multiprocessing.get_context("fork").Process(target=write_and_die, args=(tmp_path, point, moment))
+    """A process killed before or after any step of writing step 3 leaves step 2, or step 3,
+    whole."""
+    process = multiprocessing.get_context("fork").Process(
+        target=write_and_die, args=(tmp_path, point, moment)
+    )
     process.start()
     process.join(30)
     assert process.exitcode == -signal.SIGKILL
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.clean()
     newest = checkpoints.steps()[-1]
-    assert newest == (3 if (point, moment) in {("rename", "after"), ("rmtree", "before"), ("rmtree", "after")} else 2)
+    assert newest == (
+        3
+        if (point, moment) in {("rename", "after"), ("rmtree", "before"), ("rmtree", "after")}
+        else 2
+    )
     assert torch.equal(checkpoints.load()["weights"], torch.full((1000,), float(newest)))
     assert not list(tmp_path.glob(".*")), "what the killed writer left must be cleaned away"
 

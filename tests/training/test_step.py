@@ -1,4 +1,5 @@
-"""What the loss sees of a batch on several ranks: the whole world's, as one process would have made it."""
+"""What the loss sees of a batch on several ranks: the whole world's, as one process would have made
+it."""
 
 import torch
 
@@ -14,7 +15,9 @@ def gathered_on_this_rank():
     ids = torch.tensor(TEXTS[rank])[:, None]
     tokens = Tokens(ids, (ids != 0).sum(-1))
     keys = tuple(f"{rank}.{number}" for number in range(len(ids)))
-    found = gather_batch(Batch(texts={"main": tokens}, fields={"class": torch.full((len(ids),), rank)}, keys=keys))
+    found = gather_batch(
+        Batch(texts={"main": tokens}, fields={"class": torch.full((len(ids),), rank)}, keys=keys)
+    )
     return found.keys, found.text.ids[:, 0], found.text.lengths[:, 0], found.fields["class"]
 
 

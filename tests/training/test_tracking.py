@@ -1,4 +1,5 @@
-"""Trackers get the numbers of metrics.jsonl, each once, and nothing is touched unless one is named."""
+"""Trackers get the numbers of metrics.jsonl, each once, and nothing is touched unless one is
+named."""
 
 import json
 import subprocess
@@ -53,7 +54,10 @@ def events(out) -> dict[str, list]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     read = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    return {name: [(each.step, each.value) for each in read.Scalars(name)] for name in read.Tags()["scalars"]}
+    return {
+        name: [(each.step, each.value) for each in read.Scalars(name)]
+        for name in read.Tags()["scalars"]
+    }
 
 
 def test_tensorboard_holds_the_numbers_of_the_log_and_no_step_twice_after_a_kill(tmp_path):
@@ -99,8 +103,12 @@ class Recorder:
         self.calls.append(("finish",))
 
 
-@pytest.mark.parametrize(("name", "cls"), [("wandb", "WandBTracker"), ("trackio", "TrackioTracker")])
-def test_a_resumed_run_goes_on_in_the_same_run_of_a_service(tmp_path, monkeypatch, capsys, name, cls):
+@pytest.mark.parametrize(
+    ("name", "cls"), [("wandb", "WandBTracker"), ("trackio", "TrackioTracker")]
+)
+def test_a_resumed_run_goes_on_in_the_same_run_of_a_service(
+    tmp_path, monkeypatch, capsys, name, cls
+):
     from accelerate import tracking as accelerated
 
     monkeypatch.setattr(accelerated, cls, Recorder)
@@ -114,7 +122,9 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_a_service(tmp_path, monkeypatc
     assert first[0][1:2] == ("diptych",)
     assert first[0][2]["resume"] == "allow"
     assert first[0][2]["config"] == {"recipe.lr": 1e-3}
-    assert "config" not in [call[0] for call in first + Recorder.calls]  # accelerate's would add a key of its own
+    assert "config" not in [
+        call[0] for call in first + Recorder.calls
+    ]  # accelerate's would add a key of its own
     assert first[-1] == Recorder.calls[-1] == ("finish",)
     steps = [step for step, values in Recorder.calls[1:-1] if "loss" in values]
     assert steps == [4, 5, 6, 7, 8]
@@ -131,10 +141,14 @@ def test_other_ranks_send_nothing(tmp_path):
 
 
 def test_unknown_and_missing_trackers_are_told_before_any_work(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"'tracker' of the run is 'tensorbord'.*did you mean 'tensorboard'\?"):
+    with pytest.raises(
+        InputError, match=r"'tracker' of the run is 'tensorbord'.*did you mean 'tensorboard'\?"
+    ):
         diptych.train("clip", "nowhere/", tmp_path / "run", tracker="tensorbord")
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"trackio is not installed; .*pip install 'diptych\[trackio\]'"):
+    with pytest.raises(
+        InputError, match=r"trackio is not installed; .*pip install 'diptych\[trackio\]'"
+    ):
         diptych.train("clip", "nowhere/", tmp_path / "run", tracker="trackio")
     assert not (tmp_path / "run").exists()
 

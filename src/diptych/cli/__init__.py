@@ -1,8 +1,9 @@
 """The command line: one verb a file of this folder, each a thin call into the library.
 
-A verb's file has a docstring whose first line is its help, `GROUP` (where the help lists it), `EXAMPLES`, `add(parser)`
-and `run(args)`; `extend(parser, words)`, where there is one, adds the options that depend on other words. Nothing heavy
-is imported before `run`, so that help and lists come at once.
+A verb's file has a docstring whose first line is its help, `GROUP` (where the help lists it),
+`EXAMPLES`, `add(parser)` and `run(args)`; `extend(parser, words)`, where there is one, adds the
+options that depend on other words. Nothing heavy is imported before `run`, so that help and lists
+come at once.
 
     0    done, or stopped by SIGTERM with its state saved
     2    bad input, told in one line: the thing, the place, the remedy
@@ -30,9 +31,13 @@ _OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
-    words = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a verb here, once its file is imported
+    words = [
+        *(sys.argv[1:] if argv is None else argv)
+    ]  # `list` is a verb here, once its file is imported
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows ASCII alone shows ? for the rest
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a terminal that knows ASCII alone shows ? for the rest
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -68,9 +73,12 @@ def _run(words: list[str]) -> int:
 
 
 def _parser(verb: str, words: list[str]) -> tuple[ModuleType, Parser, list[str]]:
-    """The module of a verb, its parser with the options that the words call for, and the words with those of a file."""
+    """The module of a verb, its parser with the options that the words call for, and the words with
+    those of a file."""
     if verb not in verbs():
-        raise unknown("option" if verb.startswith("-") else "command", verb, [*verbs(), "--help", "--version"])
+        raise unknown(
+            "option" if verb.startswith("-") else "command", verb, [*verbs(), "--help", "--version"]
+        )
     module = importlib.import_module(f"{__name__}.{verb}")
     parser = Parser(verb, module)
     return module, parser, module.extend(parser, words) if hasattr(module, "extend") else words
@@ -100,7 +108,11 @@ def _help() -> str:
     modules = [importlib.import_module(f"{__name__}.{verb}") for verb in verbs()]
     parts = ["usage: diptych COMMAND …", _first_line(sys.modules["diptych"])]
     for group in GROUPS:
-        lines = [f"  {m.__name__.rpartition('.')[2]:10}{_first_line(m)}" for m in modules if group == m.GROUP]
+        lines = [
+            f"  {m.__name__.rpartition('.')[2]:10}{_first_line(m)}"
+            for m in modules
+            if group == m.GROUP
+        ]
         parts.append("\n".join([f"{group}:", *lines]))
     parts.append(
         "Examples:\n"
@@ -135,7 +147,8 @@ def _refuse(message: str) -> int:
 
 
 def _say(message: str) -> None:
-    """One line on stderr. Under torchrun every rank speaks, since another's error may be its alone."""
+    """One line on stderr. Under torchrun every rank speaks, since another's error may be its
+    alone."""
     rank = os.environ.get("RANK", "0")
     name = "diptych" if rank == "0" else f"diptych, rank {rank}"
     print(f"{name}: {visible(' '.join(message.split()))}", file=sys.stderr, flush=True)

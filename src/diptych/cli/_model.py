@@ -13,7 +13,9 @@ MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], or hf:REPO_OR_FOLDER"
 
 def add_weights(parser: Parser, section: str = "More") -> None:
     """`--weights`, for foreign models whose file is at hand."""
-    parser.option(section, "--weights", metavar="FILE", help="local weights of an openclip: or hf: model")
+    parser.option(
+        section, "--weights", metavar="FILE", help="local weights of an openclip: or hf: model"
+    )
 
 
 def add_precision(parser: Parser) -> None:
@@ -29,15 +31,26 @@ def add_precision(parser: Parser) -> None:
 
 def add_share(parser: Parser) -> None:
     """`--share`, for verbs that compare embeddings."""
-    parser.option("How", "--share", type=float, metavar="S", help="of a model with two heads: the first one's weight")
+    parser.option(
+        "How",
+        "--share",
+        type=float,
+        metavar="S",
+        help="of a model with two heads: the first one's weight",
+    )
 
 
 def able_methods(ability: str) -> str:
-    """The commands that train a model with an ability, from the cards of all methods, as a message ends with them."""
+    """The commands that train a model with an ability, from the cards of all methods, as a message
+    ends with them."""
     from diptych.methods.registry import cards
 
     flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
-    commands = [f"`diptych train {name} {flag}".rstrip() + "`" for name, flag in flags.items() if flag is not None]
+    commands = [
+        f"`diptych train {name} {flag}".rstrip() + "`"
+        for name, flag in flags.items()
+        if flag is not None
+    ]
     return " or ".join(commands)
 
 

@@ -1,7 +1,8 @@
 """The parser of a verb: jsonargparse's types, our help and our errors.
 
-jsonargparse reads values (a number, a choice, a tuple, a mapping, written as YAML); what it says of bad ones is cut to
-one line. Unknown options are found before it parses, so that the nearest can be named.
+jsonargparse reads values (a number, a choice, a tuple, a mapping, written as YAML); what it says of
+bad ones is cut to one line. Unknown options are found before it parses, so that the nearest can be
+named.
 """
 
 import argparse
@@ -25,7 +26,8 @@ _GIVEN = re.compile(r"(?:Given|Got) value: (?P<value>.*)", re.DOTALL)
 
 
 class Parser(ArgumentParser):
-    """The options of one verb. `option` adds one, `read` parses; every error is an InputError of one line."""
+    """The options of one verb. `option` adds one, `read` parses; every error is an InputError of
+    one line."""
 
     def __init__(self, verb: str, module: ModuleType):
         about, _, details = (module.__doc__ or "").partition("\n\n")
@@ -60,13 +62,16 @@ class Parser(ArgumentParser):
         least: int | None = None,
         **settings: Any,
     ) -> None:
-        """Add an option `--name`, or a positional word `NAME`; what is not given is not in what `read` returns.
+        """Add an option `--name`, or a positional word `NAME`; what is not given is not in what
+        `read` returns.
 
         A number below `least` is refused.
         """
         positional = not names[0].startswith("-")
         dest = dest or names[-1].removeprefix("--").replace("-", "_")
-        if type is bool and not positional and "metavar" not in settings:  # --json and the like take no value
+        if (
+            type is bool and not positional and "metavar" not in settings
+        ):  # --json and the like take no value
             settings |= {"action": "store_true"}
         elif settings.get("action") != "append":
             settings |= {"type": type}
@@ -86,9 +91,12 @@ class Parser(ArgumentParser):
         return "-h" in words or "--help" in words
 
     def read(self, words: Sequence[str]) -> Namespace:
-        """Parse the words behind the verb; positional words may stand before, between and behind options."""
+        """Parse the words behind the verb; positional words may stand before, between and behind
+        options."""
         options, others = self._divided(list(self._known(words)))
-        behind = others[:1] == ["--"]  # else in front, so that an option without a value takes none of them
+        behind = others[:1] == [
+            "--"
+        ]  # else in front, so that an option without a value takes none of them
         found = self.parse_args([*options, *others] if behind else [*others, *options])
         for dest, least in self.least.items():
             value = found.get(dest)
@@ -101,10 +109,11 @@ class Parser(ArgumentParser):
         return [word for word in self._divided(words)[1] if word != "--"]
 
     def _divided(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The options with their values, and the positional words, which argparse wants side by side.
+        """The options with their values, and the positional words, which argparse wants side by
+        side.
 
-        An option that is not known yet (a method's own) is taken for one with a value. What stands behind `--` is
-        positional, and `--` then leads the positional words.
+        An option that is not known yet (a method's own) is taken for one with a value. What stands
+        behind `--` is positional, and `--` then leads the positional words.
         """
         options: list[str] = []
         others: list[str] = []
@@ -115,7 +124,11 @@ class Parser(ArgumentParser):
             if _is_option(word):
                 options.append(word)
                 action = self._option_string_actions.get(word)
-                valued = word.startswith("--") and "=" not in word if action is None else action.nargs != 0
+                valued = (
+                    word.startswith("--") and "=" not in word
+                    if action is None
+                    else action.nargs != 0
+                )
                 continue
             (options if valued else others).append(word)
             valued = False
@@ -137,15 +150,20 @@ class Parser(ArgumentParser):
             name, equals, value = word.partition("=")
             name = self.names.get(name.removeprefix("--"), name)  # --recipe.lr is --lr
             if _is_option(word) and name not in known:
-                raise self._missing(f"option of {self.prog}", name, [option for option in known if option != "-h"])
+                raise self._missing(
+                    f"option of {self.prog}", name, [option for option in known if option != "-h"]
+                )
             yield name + equals + value if word.startswith("-") else word
 
     def words_of(self, tree: Mapping[str, Any], place: str, prefix: str = "") -> Iterator[str]:
-        """The options that a YAML file gives, as words of a command line, so that both are read alike.
+        """The options that a YAML file gives, as words of a command line, so that both are read
+        alike.
 
         Keys are names of options (`batch_size: 64`), dotted or nested (`recipe: {warmup: 100}`).
         """
-        short = {name.removeprefix("--").replace("-", "_"): dest for dest, name in self.names.items()}
+        short = {
+            name.removeprefix("--").replace("-", "_"): dest for dest, name in self.names.items()
+        }
         for key, value in tree.items():
             dest = f"{prefix}{key}"
             dest = short.get(dest, dest)
@@ -157,7 +175,8 @@ class Parser(ArgumentParser):
                 raise self._missing(f"option in {place}", dest, self.names)
 
     def _missing(self, kind: str, name: str, choices: Iterable[str]) -> InputError:
-        """The error for an option (`--name`, or `name` in a file) that does not exist, or is called otherwise now."""
+        """The error for an option (`--name`, or `name` in a file) that does not exist, or is called
+        otherwise now."""
         plain = name.removeprefix("--")
         if plain not in self.renamed:
             return unknown(kind, name, choices)
@@ -212,7 +231,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     """Help that fits a screen: names to the left, one short line for each."""
 
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 110) - 2)
+        super().__init__(
+            prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 110) - 2
+        )
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:

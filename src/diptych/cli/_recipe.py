@@ -17,7 +17,9 @@ LENGTH: tuple[tuple[str, Any, str, str], ...] = (
 )
 
 
-def add_recipe(parser: Parser, section: str, options: tuple[tuple[str, Any, str, str], ...] = RECIPE) -> None:
+def add_recipe(
+    parser: Parser, section: str, options: tuple[tuple[str, Any, str, str], ...] = RECIPE
+) -> None:
     """`--lr` and the like, which go to `recipe.lr`."""
     for name, kind, metavar, about in options:
         dest = f"recipe.{name.replace('-', '_')}"

@@ -14,13 +14,15 @@ PATIENCE = 3.0  # seconds that a person waits without asking what goes on
 EVERY = 10.0  # seconds between lines where stderr is no terminal
 
 
-_UNSEEN = re.compile(  # control characters, halves of surrogate pairs, and signs that turn the order of letters
+# control characters, halves of surrogate pairs, and signs that turn the order of letters
+_UNSEEN = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]"
 )
 
 
 def visible(text: str) -> str:
-    """The text with what a terminal would obey in place of show written as Python writes it; line breaks and tabs stay.
+    """The text with what a terminal would obey in place of show written as Python writes it; line
+    breaks and tabs stay.
 
     Captions, keys and file names come from whoever made the data.
 
@@ -49,7 +51,9 @@ def say(line: str) -> None:
 def show_json(value: Any) -> None:
     """A value as JSON on stdout; numbers that JSON cannot hold become null."""
     text = json.dumps(_strict(value), indent=2, ensure_ascii=False)
-    print(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # all of them stand in strings
+    print(
+        _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    )  # all of them stand in strings
 
 
 def _strict(value: Any) -> Any:
@@ -60,8 +64,11 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
-    """A table on stdout, as wide as the terminal, between two lines of text; numbers are set to the right."""
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = ""
+) -> None:
+    """A table on stdout, as wide as the terminal, between two lines of text; numbers are set to the
+    right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -88,9 +95,16 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """`report(done, total)` for what takes longer than PATIENCE: a bar on a terminal, else a line now and then."""
+    """`report(done, total)` for what takes longer than PATIENCE: a bar on a terminal, else a line
+    now and then."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     bar: Progress | None = None

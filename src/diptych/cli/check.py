@@ -16,29 +16,62 @@ if TYPE_CHECKING:
 
 GROUP = "Begin here"
 USAGE = "SOURCE [--val SOURCE] [options]"
-EXAMPLES = ("diptych check 'shards/{0000..0099}.tar' --val val.tar", "diptych check pairs.csv --batch-size 1024 --json")
+EXAMPLES = (
+    "diptych check 'shards/{0000..0099}.tar' --val val.tar",
+    "diptych check pairs.csv --batch-size 1024 --json",
+)
 
 
 def add(parser: Parser) -> None:
     parser.option("What", "source", help="a folder, 'shards/*.tar', a table, glyphs, …")
-    parser.option("What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?")
-    parser.option("How", "--method", metavar="NAME", help="whose memory and time to estimate (default: clip)")
+    parser.option(
+        "What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?"
+    )
+    parser.option(
+        "How", "--method", metavar="NAME", help="whose memory and time to estimate (default: clip)"
+    )
     parser.option("How", "--preset", metavar="small|paper", help="at which size (default: small)")
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="for false negatives and memory (default: 256)"
+        "How",
+        "--batch-size",
+        type=int,
+        least=1,
+        metavar="N",
+        help="for false negatives and memory (default: 256)",
     )
     parser.option(
-        "How", "--chunk", type=int, least=1, metavar="N", help="estimate with gradient caching by so many tokens"
+        "How",
+        "--chunk",
+        type=int,
+        least=1,
+        metavar="N",
+        help="estimate with gradient caching by so many tokens",
     )
-    parser.option("How", "--size", type=int, least=1, metavar="N", help="pixels a side in training (default: 224)")
-    parser.option("How", "--tokenizer", metavar="SPEC", help="for token counts (default: bpe, learnt from the texts)")
-    parser.option("How", "--workers", type=int, least=0, metavar="N", help="processes that read (default: 0)")
+    parser.option(
+        "How",
+        "--size",
+        type=int,
+        least=1,
+        metavar="N",
+        help="pixels a side in training (default: 224)",
+    )
+    parser.option(
+        "How",
+        "--tokenizer",
+        metavar="SPEC",
+        help="for token counts (default: bpe, learnt from the texts)",
+    )
+    parser.option(
+        "How", "--workers", type=int, least=0, metavar="N", help="processes that read (default: 0)"
+    )
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
 
 def run(args: Namespace) -> None:
     if not args.source:
-        raise InputError("diptych check has no data; name a source, such as photos/, pairs.csv or 'shards/*.tar'")
+        raise InputError(
+            "diptych check has no data; name a source, such as photos/, pairs.csv or 'shards/*.tar'"
+        )
     from diptych.data.check import check
     from diptych.data.sources import open_source
     from diptych.data.tokenizers import build
@@ -52,7 +85,11 @@ def run(args: Namespace) -> None:
     tokenizer = build(args.get("tokenizer", "bpe"), [first, *texts]) if first is not None else None
     with progress("checking") as report:
         found = check(source, val=val, tokenizer=tokenizer, progress=report, **settings)
-    cost = _estimate(args, source) if first is not None and len(found.damaged) < found.samples else None
+    cost = (
+        _estimate(args, source)
+        if first is not None and len(found.damaged) < found.samples
+        else None
+    )
     if args.get("json"):
         show_json({**found.to_dict(), "training": asdict(cost) if cost else None})
     else:
@@ -70,7 +107,9 @@ def _estimate(args: Namespace, source: Any) -> "Estimate | None":
     if "method" not in args and not {"images.main", "texts.caption"} <= schema.keys():
         return None  # nobody asked about clip
     recipe = {option: args[option] for option in ("batch_size", "chunk") if option in args}
-    config = resolve(name, {"train": args.source}, preset=args.get("preset", "small"), recipe=recipe)
+    config = resolve(
+        name, {"train": args.source}, preset=args.get("preset", "small"), recipe=recipe
+    )
     return estimate(config, {"train": source})
 
 
@@ -81,7 +120,13 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
     cost = found.cost
     rows = [("damaged", f"{len(found.damaged):,} ({found.bad_share:.2%})", "")]
     for reason, count in sorted(found.damage.items()):
-        rows.append((f"  {reason}", f"{count:,}", _some(key for key, why in found.damaged.items() if why == reason)))
+        rows.append(
+            (
+                f"  {reason}",
+                f"{count:,}",
+                _some(key for key, why in found.damaged.items() if why == reason),
+            )
+        )
     has_images = found.widths.most > 0
     if has_images:
         again = found.duplicates
@@ -100,13 +145,27 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
     if captions.tokens is not None:
         rows += [
             ("length in tokens", _spread(captions.tokens), ""),
-            (f"cut at {captions.context} tokens", f"{captions.cut:,} captions lose {captions.lost:,} tokens", ""),
+            (
+                f"cut at {captions.context} tokens",
+                f"{captions.cut:,} captions lose {captions.lost:,} tokens",
+                "",
+            ),
         ]
     often = _some(f"{text!r} ({count} times)" for text, count in negatives.captions)
-    rows.append(("false negatives", f"{negatives.per_sample:.2f} a sample in a batch of {negatives.batch:,}", often))
+    rows.append(
+        (
+            "false negatives",
+            f"{negatives.per_sample:.2f} a sample in a batch of {negatives.batch:,}",
+            often,
+        )
+    )
     if leakage is not None:
         rows += [
-            ("validation data in here", f"{leakage.same_image:,} of {leakage.samples:,} images", ""),
+            (
+                "validation data in here",
+                f"{leakage.same_image:,} of {leakage.samples:,} images",
+                "",
+            ),
             ("", f"{leakage.alike_image:,} that are nearly the same", _some(leakage.examples)),
             ("", f"{leakage.same_caption:,} with an equal caption", ""),
         ]
@@ -115,8 +174,16 @@ def _rows(found: "Report") -> list[tuple[str, str, str]]:
     return [
         *rows,
         ("stored images", _bytes(cost.stored_bytes), ""),
-        ("a batch in memory", f"{_bytes(cost.batch_bytes)} of pixels, {_bytes(cost.similarity_bytes)} of logits", ""),
-        ("reading an epoch", f"{cost.epoch_seconds:,.1f} s in one process, {cost.read_ms:.1f} ms an image", ""),
+        (
+            "a batch in memory",
+            f"{_bytes(cost.batch_bytes)} of pixels, {_bytes(cost.similarity_bytes)} of logits",
+            "",
+        ),
+        (
+            "reading an epoch",
+            f"{cost.epoch_seconds:,.1f} s in one process, {cost.read_ms:.1f} ms an image",
+            "",
+        ),
     ]
 
 
@@ -146,9 +213,21 @@ def _label_rows(classes: "Classes") -> list[tuple[str, str, str]]:
 def _cost_rows(cost: "Estimate") -> list[tuple[str, str, str]]:
     pieces = f" in pieces of {cost.chunk:,} tokens" if cost.chunk else ""
     return [
-        (f"training {cost.method} ({cost.preset})", f"{cost.parameters:,} parameters, batch {cost.batch_size:,}", ""),
-        ("memory", f"{_bytes(cost.state_bytes)} of state, {_bytes(cost.batch_bytes)} for a batch{pieces}", ""),
-        ("time here", f"{cost.step_seconds:,.2f} s a step, {cost.epoch_seconds:,.0f} s an epoch", ""),
+        (
+            f"training {cost.method} ({cost.preset})",
+            f"{cost.parameters:,} parameters, batch {cost.batch_size:,}",
+            "",
+        ),
+        (
+            "memory",
+            f"{_bytes(cost.state_bytes)} of state, {_bytes(cost.batch_bytes)} for a batch{pieces}",
+            "",
+        ),
+        (
+            "time here",
+            f"{cost.step_seconds:,.2f} s a step, {cost.epoch_seconds:,.0f} s an epoch",
+            "",
+        ),
     ]
 
 

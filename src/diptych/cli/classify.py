@@ -1,14 +1,22 @@
 """Name the images of a folder, or of any source, by classes that you name.
 
-A class is the mean direction of its name in the templates; a run that was trained on classes has prompts of its own.
-Without --names they are the classes of such a run, else those that the images bring along: subfolders, named labels.
+A class is the mean direction of its name in the templates; a run that was trained on classes has
+prompts of its own. Without --names they are the classes of such a run, else those that the images
+bring along: subfolders, named labels.
 """
 
 import os
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, able_methods, add_precision, add_share, add_weights, load_model
+from diptych.cli._model import (
+    MODELS,
+    able_methods,
+    add_precision,
+    add_share,
+    add_weights,
+    load_model,
+)
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -27,7 +35,12 @@ _SHOWN = 40  # images in the table
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
     parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
-    parser.option("What", "--names", metavar="A,B,…|FILE", help="the classes: names, or a file with one a line")
+    parser.option(
+        "What",
+        "--names",
+        metavar="A,B,…|FILE",
+        help="the classes: names, or a file with one a line",
+    )
     parser.option(
         "What",
         "--template",
@@ -36,12 +49,30 @@ def add(parser: Parser) -> None:
         metavar="SPEC",
         help="prompts around a name: 'a {} | one {}', a bank, or a file (default: images)",
     )
-    parser.option("What", "--label", metavar="LABEL", help="whose class names to take where --names is not given")
     parser.option(
-        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many classes to tell of each (default: 3)"
+        "What",
+        "--label",
+        metavar="LABEL",
+        help="whose class names to take where --names is not given",
     )
-    parser.option("How", "--route", type=bool, help="show which groups of prompts were mixed, for a run that has them")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
+    parser.option(
+        "How",
+        "-k",
+        type=int,
+        least=1,
+        dest="k",
+        metavar="N",
+        help="how many classes to tell of each (default: 3)",
+    )
+    parser.option(
+        "How",
+        "--route",
+        type=bool,
+        help="show which groups of prompts were mixed, for a run that has them",
+    )
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+    )
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON, of all images, in place of tables")
     add_precision(parser)
@@ -53,14 +84,18 @@ def run(args: Namespace) -> None:
     if not args.model:
         raise InputError(f"diptych classify has no model; name {MODELS}")
     if not args.images:
-        raise InputError("diptych classify has no images; name a folder, an image, or any other source")
+        raise InputError(
+            "diptych classify has no images; name a folder, an image, or any other source"
+        )
     from diptych.data.images import is_image
     from diptych.data.sources import open_source
     from diptych.data.templates import templates
     from diptych.inference.classify import Named, likeliest, name_images
 
     source = None if is_image(args.images) else open_source(args.images)
-    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
+    model: Any = load_model(
+        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+    )
     route = bool(args.get("route"))
     if route and not hasattr(model, "route"):
         raise InputError(
@@ -86,20 +121,29 @@ def run(args: Namespace) -> None:
                 "key": each.key,
                 "path": each.path,
                 "classes": [{"name": name, "probability": share} for name, share in each.classes],
-                **({"groups": [{"name": name, "weight": share} for name, share in each.groups]} if route else {}),
+                **(
+                    {"groups": [{"name": name, "weight": share} for name, share in each.groups]}
+                    if route
+                    else {}
+                ),
             }
             for each in found
         ]
-        show_json({"model": args.model, "names": list(model.classes), "images": told, "bad": dict(bad)})
+        show_json(
+            {"model": args.model, "names": list(model.classes), "images": told, "bad": dict(bad)}
+        )
     else:
         _show(args, model, found)
     if bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")
+        say(
+            f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
+        )
 
 
 def _names(args: Namespace, model: Any, source: Any) -> list[str]:
-    """The classes that are asked for, else those that the model was trained on, else the images' own."""
+    """The classes that are asked for, else those that the model was trained on, else the images'
+    own."""
     if "names" not in args and model.classes and "label" not in args:
         return list(model.classes)
     if "names" not in args and source is None:
@@ -108,9 +152,15 @@ def _names(args: Namespace, model: Any, source: Any) -> list[str]:
         from diptych.evaluation.suites.zeroshot import named_label
 
         try:
-            return list(source.schema()[f"labels.{named_label('classify', source, args.get('label'))}"].classes)
+            return list(
+                source.schema()[
+                    f"labels.{named_label('classify', source, args.get('label'))}"
+                ].classes
+            )
         except InputError as error:
-            raise InputError(f"no class is named; give --names 'A,B,C', or a file with one a line ({error})") from None
+            raise InputError(
+                f"no class is named; give --names 'A,B,C', or a file with one a line ({error})"
+            ) from None
     path = Path(args.names).expanduser()
     if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for long texts)
         return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
@@ -126,7 +176,8 @@ def _show(args: Namespace, model: Any, found: list[Any]) -> None:
     for each in found[:_SHOWN]:
         name, share = each.classes[0]
         others, groups = (
-            ", ".join(f"{other} {value:.2f}" for other, value in told) for told in (each.classes[1:], each.groups)
+            ", ".join(f"{other} {value:.2f}" for other, value in told)
+            for told in (each.classes[1:], each.groups)
         )
         rows.append((each.path or each.key, name, share, others, *[groups] * bool(groups)))
     more = len(found) - len(rows)
@@ -136,5 +187,7 @@ def _show(args: Namespace, model: Any, found: list[Any]) -> None:
     if len(found) > 1:
         print()
         given = counts(found)
-        table = [(name, given.get(name, 0), given.get(name, 0) / len(found)) for name in model.classes]
+        table = [
+            (name, given.get(name, 0), given.get(name, 0) / len(found)) for name in model.classes
+        ]
         show_table("classes", ("class", "images", "share"), sorted(table, key=lambda row: -row[1]))

@@ -1,9 +1,10 @@
-"""Compare methods on the same data, budgets and seeds, and on what towers and recipe you set; makes a table and a page.
+"""Compare methods on the same data, budgets and seeds, and on what towers and recipe you set; makes
+a table and a page.
 
-A method is its preset `small`. Towers, tokenizer and recipe that are given here are those of all methods; what still
-differs is listed. Options of its own and of its recipe may follow a method, as in clip:scale=20:lr=0.001. A run
-that was stopped goes on with the same command, and more methods, sizes, budgets or seeds widen a table. A folder alone
-shows what it holds.
+A method is its preset `small`. Towers, tokenizer and recipe that are given here are those of all
+methods; what still differs is listed. Options of its own and of its recipe may follow a method, as
+in clip:scale=20:lr=0.001. A run that was stopped goes on with the same command, and more methods,
+sizes, budgets or seeds widen a table. A folder alone shows what it holds.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,27 +44,53 @@ _MORE: tuple[tuple[str, Any, str], ...] = (
 
 def add(parser: Parser) -> None:
     parser.option(
-        "What", "methods", metavar="METHOD", nargs="*", help="of `diptych list`, or a FILE.py, with options; or a DIR"
+        "What",
+        "methods",
+        metavar="METHOD",
+        nargs="*",
+        help="of `diptych list`, or a FILE.py, with options; or a DIR",
     )
     parser.option("What", "--data", metavar="SOURCE", help="what to train on")
     parser.option("What", "--test", metavar="SOURCE", help="what to measure on")
     parser.option("What", "--budget", metavar="N,N,…", help="samples that training sees")
-    parser.option("What", "--sizes", metavar="X,X,…", help="multipliers of the towers' widths (default: 1)")
+    parser.option(
+        "What", "--sizes", metavar="X,X,…", help="multipliers of the towers' widths (default: 1)"
+    )
     parser.option("What", "--seeds", metavar="N,N,…", help="default: 0,1,2")
     same = "The same for all methods (their presets' where not given)"
     parser.option(same, "--image-tower", metavar="SPEC", help="such as vit:width=192:depth=4")
     parser.option(same, "--text-tower", metavar="SPEC", help="such as text:width=192:depth=4")
-    parser.option(same, "--tokenizer", metavar="SPEC", help="such as bpe:vocab_size=4096, learnt from --data")
+    parser.option(
+        same, "--tokenizer", metavar="SPEC", help="such as bpe:vocab_size=4096, learnt from --data"
+    )
     parser.option(same, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
     add_recipe(parser, same)
     for name, kind, metavar in _MORE:
-        parser.option(same, f"--recipe.{name}", dest=f"recipe.{name}", type=kind, metavar=metavar, help="of the recipe")
-    parser.option("How", "--suite", metavar="NAME,…", help="of `diptych list suites` (default: retrieval)")
-    parser.option("How", "--metric", metavar="NAME,…", help="what to show (default: of each suite the first)")
+        parser.option(
+            same,
+            f"--recipe.{name}",
+            dest=f"recipe.{name}",
+            type=kind,
+            metavar=metavar,
+            help="of the recipe",
+        )
     parser.option(
-        "How", "--jobs", type=int, least=1, metavar="N", help="runs side by side, a thread each (default: one a core)"
+        "How", "--suite", metavar="NAME,…", help="of `diptych list suites` (default: retrieval)"
     )
-    parser.option("How", "--out", metavar="DIR", help="the folder of the table; it keeps the models too")
+    parser.option(
+        "How", "--metric", metavar="NAME,…", help="what to show (default: of each suite the first)"
+    )
+    parser.option(
+        "How",
+        "--jobs",
+        type=int,
+        least=1,
+        metavar="N",
+        help="runs side by side, a thread each (default: one a core)",
+    )
+    parser.option(
+        "How", "--out", metavar="DIR", help="the folder of the table; it keeps the models too"
+    )
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
 
@@ -93,7 +120,9 @@ def _run(args: Namespace, methods: Sequence[str]) -> "Table":
     from diptych.lab.compare import Common, compare, grid
 
     if not methods:
-        raise InputError("diptych compare has no method; name two or more of `diptych list`, or the folder of a table")
+        raise InputError(
+            "diptych compare has no method; name two or more of `diptych list`, or the folder of a table"
+        )
     for name, why in (
         ("data", "has no data; name a source to train on with --data"),
         ("test", "has nothing to measure on; name another source with --test"),
@@ -110,7 +139,11 @@ def _run(args: Namespace, methods: Sequence[str]) -> "Table":
     )
     suites = _words(args.get("suite", "retrieval"))
     out = Path(args.out).expanduser()
-    towers = {name: args[name] for name in ("image_tower", "text_tower", "tokenizer", "embed_dim") if name in args}
+    towers = {
+        name: args[name]
+        for name in ("image_tower", "text_tower", "tokenizer", "embed_dim")
+        if name in args
+    }
     common = Common(**towers, recipe=args.get("recipe", Namespace()).as_dict())
     return compare(
         wanted,

@@ -1,7 +1,7 @@
 """Find images by an image and words on what should be different in it.
 
-IMAGES are read anew each time. The model is a run that was trained to compose; any other finds images by the sum of
-both with `diptych search EMB --image REFERENCE WORDS`.
+IMAGES are read anew each time. The model is a run that was trained to compose; any other finds
+images by the sum of both with `diptych search EMB --image REFERENCE WORDS`.
 """
 
 from dataclasses import asdict
@@ -24,8 +24,12 @@ def add(parser: Parser) -> None:
     parser.option("What", "images", help="where to look: a folder, 'shards/*.tar', a table, …")
     parser.option("What", "reference", help="the image to start from, a file")
     parser.option("What", "instruction", help="what should be different, in words")
-    parser.option("How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
+    parser.option(
+        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)"
+    )
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+    )
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
     add_precision(parser)
@@ -46,10 +50,14 @@ def run(args: Namespace) -> None:
     source = open_source(args.images)
     model = load_model(args.model, None, args.get("precision", "float32"))
     if not hasattr(model, "compose"):
-        raise InputError(f"{args.model} does not compose; train a model that does with {able_methods('compose')}")
+        raise InputError(
+            f"{args.model} does not compose; train a model that does with {able_methods('compose')}"
+        )
     settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
     with progress("looking") as report:
-        found, bad = compose(model, source, args.reference, args.instruction, progress=report, **settings)
+        found, bad = compose(
+            model, source, args.reference, args.instruction, progress=report, **settings
+        )
     if args.get("json"):
         show_json({"images": [asdict(each) for each in found], "bad": dict(bad)})
     else:
@@ -58,4 +66,6 @@ def run(args: Namespace) -> None:
         show_table(title, ("#", "score", "image"), rows)
     if bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")
+        say(
+            f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
+        )

@@ -1,11 +1,12 @@
-"""Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any source, or label the
-sentences of documents.
+"""Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
+source, or label the sentences of documents.
 
-A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which every command reads
-(`--data 'DIR/*.tar'`); the world itself needs no disk (`--data scenes:count=5000`). A run of `make` that was stopped
-goes on where it was. `filter` drops pairs by ALIGN's rules of frequency, and writes a list that is read in place of
-the source (`--data filtered:FILE`). `label` finds by a model which sentences of a page speak of one of its images,
-and writes a table that `diptych train visualness` reads.
+A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
+every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
+scenes:count=5000`). A run of `make` that was stopped goes on where it was. `filter` drops pairs by
+ALIGN's rules of frequency, and writes a list that is read in place of the source (`--data
+filtered:FILE`). `label` finds by a model which sentences of a page speak of one of its images, and
+writes a table that `diptych train visualness` reads.
 """
 
 from collections.abc import Sequence
@@ -46,16 +47,41 @@ def add(parser: Parser) -> None:
         help="make (tar shards), show (a page of samples), filter (a list of what to keep) or label (a table)",
     )
     parser.option(
-        "What", "world", help="a world with its options, such as scenes or scenes:size=96:seed=1; or a source"
+        "What",
+        "world",
+        help="a world with its options, such as scenes or scenes:size=96:seed=1; or a source",
     )
-    parser.option("How", "--out", metavar="PATH", help="the folder of the shards, the page, or the list (.npz)")
     parser.option(
-        "How", "--count", type=int, least=1, metavar="N", help=f"how many samples (default: {_COUNT}, or {_SHOWN})"
+        "How",
+        "--out",
+        metavar="PATH",
+        help="the folder of the shards, the page, or the list (.npz)",
     )
-    parser.option("How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)")
-    parser.option("How", "--start", type=int, least=0, metavar="N", help="the first sample of the stream (default: 0)")
-    parser.option("How", "--shard", type=int, least=1, metavar="N", help="samples a shard (default: 1000)")
-    parser.option("How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out")
+    parser.option(
+        "How",
+        "--count",
+        type=int,
+        least=1,
+        metavar="N",
+        help=f"how many samples (default: {_COUNT}, or {_SHOWN})",
+    )
+    parser.option(
+        "How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)"
+    )
+    parser.option(
+        "How",
+        "--start",
+        type=int,
+        least=0,
+        metavar="N",
+        help="the first sample of the stream (default: 0)",
+    )
+    parser.option(
+        "How", "--shard", type=int, least=1, metavar="N", help="samples a shard (default: 1000)"
+    )
+    parser.option(
+        "How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out"
+    )
     parser.option(
         "How",
         "--test",
@@ -63,11 +89,31 @@ def add(parser: Parser) -> None:
         action="append",
         help="filter drops images that it shows, or that look alike; may be given again",
     )
-    parser.option("How", "--role", metavar="ROLE", help="the texts that filter or label looks at (default: caption)")
+    parser.option(
+        "How",
+        "--role",
+        metavar="ROLE",
+        help="the texts that filter or label looks at (default: caption)",
+    )
     parser.option("How", "--model", metavar="MODEL", help=f"label: by {MODELS}")
-    parser.option("How", "--positive", metavar="X|N%", help="label: visual above this cosine, or the top share (1%%)")
-    parser.option("How", "--negative", metavar="X|N%", help="label: not visual below it, or the bottom share (5%%)")
-    parser.option("How", "--page", metavar="FIELD", help="label: what samples of one page share (default: page_id)")
+    parser.option(
+        "How",
+        "--positive",
+        metavar="X|N%",
+        help="label: visual above this cosine, or the top share (1%%)",
+    )
+    parser.option(
+        "How",
+        "--negative",
+        metavar="X|N%",
+        help="label: not visual below it, or the bottom share (5%%)",
+    )
+    parser.option(
+        "How",
+        "--page",
+        metavar="FIELD",
+        help="label: what samples of one page share (default: page_id)",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -93,7 +139,9 @@ def run(args: Namespace) -> None:
     from diptych.files import write_atomic
 
     if out.is_dir():
-        raise InputError(f"{out} is a folder; give a file for the page, such as {out / 'page.html'}")
+        raise InputError(
+            f"{out} is a folder; give a file for the page, such as {out / 'page.html'}"
+        )
     with progress("drawing") as report:
         html = page(source, report)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +157,9 @@ def _filter(args: Namespace, out: Path) -> None:
     from diptych.spec import configure, parse
 
     if out.suffix != ".npz":
-        raise InputError(f"{out}: the list of what is kept is a .npz file; give --out {out.with_suffix('.npz')}")
+        raise InputError(
+            f"{out}: the list of what is kept is a .npz file; give --out {out.with_suffix('.npz')}"
+        )
     limits = parse(f"rules:{args.rules}").options if "rules" in args else {}
     rules = configure(Rules, limits, "--rules")
     source = open_source(args.world)
@@ -127,7 +177,9 @@ def _filter(args: Namespace, out: Path) -> None:
         [*rows, ("kept", f"{left:,}", f"{left / pairs:.1%}")],
     )
     if found.damaged:
-        print(f"{len(found.damaged):,} samples cannot be read and are left out; `diptych check` tells which")
+        print(
+            f"{len(found.damaged):,} samples cannot be read and are left out; `diptych check` tells which"
+        )
     print(f"{out} lists what is kept; read it as filtered:{out}")
 
 
@@ -137,11 +189,17 @@ def _label(args: Namespace, out: Path) -> None:
     from diptych.methods.adapt.visualness.pages import label, write
 
     if out.suffix != ".jsonl":
-        raise InputError(f"{out}: the labelled sentences are a .jsonl file; give --out {out.with_suffix('.jsonl')}")
+        raise InputError(
+            f"{out}: the labelled sentences are a .jsonl file; give --out {out.with_suffix('.jsonl')}"
+        )
     if "model" not in args:
-        raise InputError(f"diptych data label has no model to compare with; name {MODELS} with --model")
+        raise InputError(
+            f"diptych data label has no model to compare with; name {MODELS} with --model"
+        )
     source = open_source(args.world)
-    settings = {name: args[name] for name in ("positive", "negative", "page", "role") if name in args}
+    settings = {
+        name: args[name] for name in ("positive", "negative", "page", "role") if name in args
+    }
     model = load_model(args.model)
     with progress("comparing") as report:
         found = label(source, model, progress=report, **settings)
@@ -153,7 +211,10 @@ def _label(args: Namespace, out: Path) -> None:
         "not": (found.other, f"below {found.negative:.3f}"),
         "left out": (between, "between"),
     }
-    rows = [(name, f"{int(which.sum()):,}", f"{which.mean():.1%}", told) for name, (which, told) in kinds.items()]
+    rows = [
+        (name, f"{int(which.sum()):,}", f"{which.mean():.1%}", told)
+        for name, (which, told) in kinds.items()
+    ]
     show_table(
         f"{args.world}: {total:,} sentences of {len(set(found.pages)):,} pages",
         ("kind", "sentences", "of all", "cosine"),
@@ -163,7 +224,9 @@ def _label(args: Namespace, out: Path) -> None:
         print(f"{found.alone:,} pages have no image and are left out")
     if found.damaged:
         print(f"{len(found.damaged):,} samples cannot be read whole; `diptych check` tells which")
-    print(f"{out} holds {count:,} sentences; train with: diptych train visualness --init MODEL --data {out} --out RUN")
+    print(
+        f"{out} holds {count:,} sentences; train with: diptych train visualness --init MODEL --data {out} --out RUN"
+    )
 
 
 def _open(args: Namespace) -> Any:
@@ -179,7 +242,9 @@ def _open(args: Namespace) -> Any:
     for name in ("count", "seed", "start"):
         if name in args:
             if name in spec.options:
-                raise InputError(f"{name} is given twice, as --{name} and in {args.world!r}; give it once")
+                raise InputError(
+                    f"{name} is given twice, as --{name} and in {args.world!r}; give it once"
+                )
             options[name] = args[name]
     return opener.open(type(spec)(spec.name, options))
 
@@ -190,7 +255,9 @@ def _make(source: Any, out: Path, args: Namespace) -> None:
     with progress("writing") as report:
         paths = write_shards(source, out, per_shard=args.get("shard", PER_SHARD), progress=report)
     size = sum(path.stat().st_size for path in paths) / 1e6
-    print(f"{out} holds {len(source):,} samples in {len(paths)} shards, {size:.1f} MB; read them as '{out}/*.tar'")
+    print(
+        f"{out} holds {len(source):,} samples in {len(paths)} shards, {size:.1f} MB; read them as '{out}/*.tar'"
+    )
 
 
 _STYLE = (
@@ -200,7 +267,8 @@ _STYLE = (
 
 
 def page(source: Any, tell: Any) -> str:
-    """The page of samples: images, masks, depth, boxes, edits with instructions, and the texts of every role."""
+    """The page of samples: images, masks, depth, boxes, edits with instructions, and the texts of
+    every role."""
     from diptych.lab import report
 
     parts = [_STYLE]
@@ -218,7 +286,10 @@ def page(source: Any, tell: Any) -> str:
     from diptych.data.worlds import cards
 
     return report.page(
-        title.capitalize(), f"{cards()[title]['title']}. Made by {source.name}.", *parts, _fields(source)
+        title.capitalize(),
+        f"{cards()[title]['title']}. Made by {source.name}.",
+        *parts,
+        _fields(source),
     )
 
 
@@ -226,21 +297,33 @@ def _fields(source: Any) -> str:
     from diptych.lab import report
 
     rows = [
-        (name, field.kind + (", not in all" if field.optional else ""), _cut(", ".join(field.classes), 160))
+        (
+            name,
+            field.kind + (", not in all" if field.optional else ""),
+            _cut(", ".join(field.classes), 160),
+        )
         for name, field in source.schema().items()
     ]
-    return report.section("Fields", "What each sample holds.", report.table(("field", "kind", "classes"), rows))
+    return report.section(
+        "Fields", "What each sample holds.", report.table(("field", "kind", "classes"), rows)
+    )
 
 
 def _row(text: Any) -> tuple[str, str, str]:
-    notes = [f"{name} {_plain(value)}" for name, value in text.attrs.items() if value not in ((), "")]
+    notes = [
+        f"{name} {_plain(value)}" for name, value in text.attrs.items() if value not in ((), "")
+    ]
     return text.role, text.text, "; ".join(notes)
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )
 
 
 def _labels(sample: Any, schema: Any) -> str:
@@ -249,7 +332,11 @@ def _labels(sample: Any, schema: Any) -> str:
         field = schema.get(f"labels.{name}")
         if isinstance(value, int) and value < 0:
             continue
-        named = field.classes[value] if field and field.classes and isinstance(value, int) else f"{value:g}"
+        named = (
+            field.classes[value]
+            if field and field.classes and isinstance(value, int)
+            else f"{value:g}"
+        )
         parts.append(f"{name}: {named}")
     return ", ".join(parts)
 
@@ -262,17 +349,26 @@ def _shown(sample: Any, schema: Any) -> list[Any]:
     """Images as they are, with boxes, masks in colours, depth in greys, and the edits."""
     from diptych.lab.report import Shown
 
-    shown = [Shown(image=_grown(image.decode()), caption=role) for role, image in sample.images.items()]
+    shown = [
+        Shown(image=_grown(image.decode()), caption=role) for role, image in sample.images.items()
+    ]
     if "main" in sample.images and sample.boxes:
         image = sample.images["main"].decode()
         names = "\n".join(dict.fromkeys(box.text for box in sample.boxes if box.image == "main"))
         shown.append(Shown(image=_boxed(image, sample.boxes), caption=f"boxes\n{names}"))
-    shown += [Shown(image=_coloured(mask.decode()), caption=f"mask: {name}") for name, mask in sample.masks.items()]
+    shown += [
+        Shown(image=_coloured(mask.decode()), caption=f"mask: {name}")
+        for name, mask in sample.masks.items()
+    ]
     if "depth" in sample.arrays:
         shown.append(Shown(image=_grey(sample.arrays["depth"]), caption="depth\nnear is light"))
     for edit in sample.edits:
         said = " ".join(edit.captions("instruction"))
-        shown.append(Shown(image=_grown(edit.images["main"].decode()), caption=f"{edit.kind}: {said}", hit=True))
+        shown.append(
+            Shown(
+                image=_grown(edit.images["main"].decode()), caption=f"{edit.kind}: {said}", hit=True
+            )
+        )
     return shown
 
 
@@ -280,7 +376,11 @@ def _grown(image: Any) -> Any:
     """Twice as large where it is small, each pixel kept."""
     from PIL import Image
 
-    return image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST) if image.width <= 64 else image
+    return (
+        image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
+        if image.width <= 64
+        else image
+    )
 
 
 def _boxed(image: Any, boxes: Any) -> Any:
@@ -303,7 +403,9 @@ def _coloured(mask: Any) -> Any:
 
     palette = [30, 32, 38]
     for number in range(1, 256):
-        palette += [round(255 * value) for value in colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.55, 0.95)]
+        palette += [
+            round(255 * value) for value in colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.55, 0.95)
+        ]
     image = mask.copy()
     image.putpalette(palette)
     return _grown(image.convert("RGB"))

@@ -16,7 +16,9 @@ EXAMPLES = ("diptych demo", "diptych demo --out /tmp/demo --seed 1")
 
 def add(parser: Parser) -> None:
     parser.option("Options", "--out", metavar="DIR", help="where report.html goes (default: demo)")
-    parser.option("Options", "--seed", type=int, metavar="N", help="decides all that is random (default: 0)")
+    parser.option(
+        "Options", "--seed", type=int, metavar="N", help="decides all that is random (default: 0)"
+    )
 
 
 def run(args: Namespace) -> None:
@@ -25,7 +27,9 @@ def run(args: Namespace) -> None:
 
     out = Path(args.get("out", "demo"))
     metrics = run_demo(out, seed=args.get("seed", 0), search=embed_and_query, progress=say)
-    show_table("Recall at 5, name to image", ("test", "reached", "bar", "pixel look-up"), _rows(metrics))
+    show_table(
+        "Recall at 5, name to image", ("test", "reached", "bar", "pixel look-up"), _rows(metrics)
+    )
     print(f"{out / 'report.html'} is the page; {out / 'run'} the model")
 
 
@@ -33,4 +37,7 @@ def _rows(metrics: dict[str, Any]) -> list[tuple[Any, ...]]:
     from diptych.lab.demo.trial import TARGETS
 
     tests = {**metrics["unseen_design"], "concepts": metrics["unseen_concepts"]}
-    return [(name, test["t2i_r5"], TARGETS[name], test.get("pixel_lookup_r5", "")) for name, test in tests.items()]
+    return [
+        (name, test["t2i_r5"], TARGETS[name], test.get("pixel_lookup_r5", ""))
+        for name, test in tests.items()
+    ]

@@ -1,7 +1,7 @@
 """Find classes in the images of a folder, or of any source, by a run that was trained on boxes.
 
-The classes are those of its training, or those that you name. A box is told by its left, upper, right and lower side,
-in pixels of the image.
+The classes are those of its training, or those that you name. A box is told by its left, upper,
+right and lower side, in pixels of the image.
 """
 
 from typing import Any
@@ -22,12 +22,22 @@ _SHOWN = 40  # boxes in the table
 def add(parser: Parser) -> None:
     parser.option("What", "model", help="a RUN that was trained to detect")
     parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
-    parser.option("What", "--names", metavar="A,B,…", help="the classes (default: those of its training)")
-    parser.option("How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)")
     parser.option(
-        "How", "--overlap", type=float, metavar="IOU", help="of boxes of a class that overlap by more one is told (0.6)"
+        "What", "--names", metavar="A,B,…", help="the classes (default: those of its training)"
     )
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
+    parser.option(
+        "How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)"
+    )
+    parser.option(
+        "How",
+        "--overlap",
+        type=float,
+        metavar="IOU",
+        help="of boxes of a class that overlap by more one is told (0.6)",
+    )
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+    )
     parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
 
 
@@ -35,7 +45,9 @@ def run(args: Namespace) -> None:
     if not args.model:
         raise InputError("diptych detect has no model; name a RUN that was trained to detect")
     if not args.images:
-        raise InputError("diptych detect has no images; name a folder, an image, or any other source")
+        raise InputError(
+            "diptych detect has no images; name a folder, an image, or any other source"
+        )
     for name in ("least", "overlap"):
         if name in args and not 0 <= args[name] <= 1:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
@@ -48,26 +60,39 @@ def run(args: Namespace) -> None:
 
     model: Any = load_model(args.model)
     if not hasattr(model, "detect"):
-        raise InputError(f"{args.model} does not detect; train a model that does with {able_methods('detect')}")
+        raise InputError(
+            f"{args.model} does not detect; train a model that does with {able_methods('detect')}"
+        )
     if "names" in args:
         model.set_classes(args.names.split(","))
-    settings = {"least": 0.1, **{name: args[name] for name in ("least", "overlap", "batch_size") if name in args}}
+    settings = {
+        "least": 0.1,
+        **{name: args[name] for name in ("least", "overlap", "batch_size") if name in args},
+    }
     if is_image(args.images):
         [each] = model.detect(args.images, **settings)
         found = boxed(args.images, FileImage(args.images).decode().size, each, model.classes)
         bad = {}
     else:
         with progress("detecting") as report:
-            found, bad = find_in_images(model, open_source(args.images), progress=report, **settings)
+            found, bad = find_in_images(
+                model, open_source(args.images), progress=report, **settings
+            )
     if args.get("json"):
         told = [asdict(each) for each in found]
-        show_json({"model": args.model, "names": list(model.classes), "boxes": told, "bad": dict(bad)})
+        show_json(
+            {"model": args.model, "names": list(model.classes), "boxes": told, "bad": dict(bad)}
+        )
     else:
-        rows = [(each.image, each.name, each.score, *map(round, each.box)) for each in found[:_SHOWN]]
+        rows = [
+            (each.image, each.name, each.score, *map(round, each.box)) for each in found[:_SHOWN]
+        ]
         more = len(found) - len(rows)
         note = f"and {more:,} more boxes; --json tells all" if more > 0 else ""
         columns = ("image", "class", "score", "left", "top", "right", "bottom")
         show_table(f"{args.images} by {args.model}", columns, rows, note)
     if bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")
+        say(
+            f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
+        )

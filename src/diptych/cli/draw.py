@@ -1,6 +1,7 @@
 """Draw images of a concept by a run that was trained to, into a folder.
 
-The concept is a name that it learnt; `--words` are ordinary ones beside it, where the run keeps its text tower.
+The concept is a name that it learnt; `--words` are ordinary ones beside it, where the run keeps its
+text tower.
 """
 
 from pathlib import Path
@@ -23,8 +24,16 @@ def add(parser: Parser) -> None:
     parser.option("What", "--words", metavar="TEXT", help="ordinary words beside it")
     parser.option("What", "--out", metavar="FOLDER", help="where the images go")
     parser.option("How", "--count", type=int, least=1, metavar="N", help="images (4)")
-    parser.option("How", "--guidance", type=float, metavar="X", help="how far away from no text at all (3; 1: not)")
-    parser.option("How", "--steps", type=int, least=1, metavar="N", help="steps from noise to an image (50)")
+    parser.option(
+        "How",
+        "--guidance",
+        type=float,
+        metavar="X",
+        help="how far away from no text at all (3; 1: not)",
+    )
+    parser.option(
+        "How", "--steps", type=int, least=1, metavar="N", help="steps from noise to an image (50)"
+    )
     parser.option("How", "--seed", type=int, metavar="N", help="decides the noise (0)")
 
 
@@ -39,7 +48,9 @@ def run(args: Namespace) -> None:
 
     model: Any = load_model(args.model)
     if not hasattr(model, "draw"):
-        raise InputError(f"{args.model} does not draw; train a model that does with {able_methods('draw')}")
+        raise InputError(
+            f"{args.model} does not draw; train a model that does with {able_methods('draw')}"
+        )
     settings = {name: args[name] for name in ("words", "guidance", "steps", "seed") if name in args}
     images = model.draw(args.name, args.get("count", 4), **settings)
     out = Path(args.out).expanduser()

@@ -22,8 +22,16 @@ def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
     parser.option("What", "source", help="the images: a folder, 'shards/*.tar', a table, glyphs, …")
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
-    parser.option("How", "--max-bad", type=float, metavar="SHARE", help="damaged samples allowed (default: 0.01)")
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+    )
+    parser.option(
+        "How",
+        "--max-bad",
+        type=float,
+        metavar="SHARE",
+        help="damaged samples allowed (default: 0.01)",
+    )
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     add_share(parser)
@@ -32,15 +40,24 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     if not args.model or not args.source:
-        raise InputError("diptych embed has no model or no source; write diptych embed MODEL SOURCE --out EMB")
+        raise InputError(
+            "diptych embed has no model or no source; write diptych embed MODEL SOURCE --out EMB"
+        )
     if "out" not in args:
         raise InputError("diptych embed has no place to write to; name a new folder with --out EMB")
     from diptych.search.embed import embed_source
 
     settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
-    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
+    model = load_model(
+        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+    )
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))
-    say(f"{manifest.count:,} images embedded" + (f", {damaged:,} damaged ones left out" if damaged else ""))
-    print(f"{args.out} holds the embeddings; search it with: diptych search {shlex.quote(args.out)} 'some words'")
+    say(
+        f"{manifest.count:,} images embedded"
+        + (f", {damaged:,} damaged ones left out" if damaged else "")
+    )
+    print(
+        f"{args.out} holds the embeddings; search it with: diptych search {shlex.quote(args.out)} 'some words'"
+    )

@@ -1,7 +1,7 @@
 """Measure a model on a source, each number with the id of its protocol.
 
-Suites of texts alone read no image; a probe learns from --train, or from four fifths of the data. `diptych list
-suites` tells what each suite reads, docs/evaluation.md what it measures.
+Suites of texts alone read no image; a probe learns from --train, or from four fifths of the data.
+`diptych list suites` tells what each suite reads, docs/evaluation.md what it measures.
 """
 
 from collections.abc import Mapping
@@ -26,10 +26,14 @@ def add(parser: Parser) -> None:
 
     parser.option("What", "model", help=MODELS)
     parser.option("What", "--data", metavar="SOURCE", help="what to measure on")
-    parser.option("What", "--suite", metavar="NAME,…", help=f"of {', '.join(cards())} (default: retrieval)")
+    parser.option(
+        "What", "--suite", metavar="NAME,…", help=f"of {', '.join(cards())} (default: retrieval)"
+    )
     parser.option("What", "--role", help="role of the texts (default: caption)")
     parser.option("What", "--label", help="label to predict (default: class, or the first)")
-    parser.option("How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)")
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+    )
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     add_share(parser)
@@ -43,8 +47,20 @@ def add(parser: Parser) -> None:
         help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again",
     )
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
-    parser.option(some, "--group", metavar="LABEL", help="zeroshot: accuracy for each of its values, and the worst")
-    parser.option(some, "--rerank", type=int, least=0, metavar="K", help="retrieval: the first K are ordered by match")
+    parser.option(
+        some,
+        "--group",
+        metavar="LABEL",
+        help="zeroshot: accuracy for each of its values, and the worst",
+    )
+    parser.option(
+        some,
+        "--rerank",
+        type=int,
+        least=0,
+        metavar="K",
+        help="retrieval: the first K are ordered by match",
+    )
     parser.option(
         some,
         "--by-sentence",
@@ -60,10 +76,30 @@ def add(parser: Parser) -> None:
         metavar="LABEL",
         help="composition: samples that share it are edits of the first; composed: alike",
     )
-    parser.option(some, "--keep-reference", type=bool, help="composed: the reference is one of the wrong images")
-    parser.option(some, "--flag", metavar="LABEL", help="noisy_pairs: what marks a wrong pair (default: noise)")
-    parser.option(some, "--negatives", metavar="ROLE,…", help="composition, hard_negatives: roles of wrong texts")
-    parser.option(some, "--train", metavar="SOURCE", help="probes: what they learn from; visualness: its threshold")
+    parser.option(
+        some,
+        "--keep-reference",
+        type=bool,
+        help="composed: the reference is one of the wrong images",
+    )
+    parser.option(
+        some,
+        "--flag",
+        metavar="LABEL",
+        help="noisy_pairs: what marks a wrong pair (default: noise)",
+    )
+    parser.option(
+        some,
+        "--negatives",
+        metavar="ROLE,…",
+        help="composition, hard_negatives: roles of wrong texts",
+    )
+    parser.option(
+        some,
+        "--train",
+        metavar="SOURCE",
+        help="probes: what they learn from; visualness: its threshold",
+    )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(
         some,
@@ -81,9 +117,16 @@ def add(parser: Parser) -> None:
     )
     parser.option(some, "--val", metavar="SOURCE", help="probe: what C, or the epoch, is chosen on")
     parser.option(
-        some, "--bootstrap", type=int, least=0, metavar="N", help="probe: draws of the test set, for its spread"
+        some,
+        "--bootstrap",
+        type=int,
+        least=0,
+        metavar="N",
+        help="probe: draws of the test set, for its spread",
     )
-    parser.option(some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class")
+    parser.option(
+        some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class"
+    )
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(
         some,
@@ -92,11 +135,34 @@ def add(parser: Parser) -> None:
         metavar="ABILITY",
         help="answers, composition, hard_negatives, noisy_pairs: how it scores; retrieval: best",
     )
-    parser.option(some, "--earlier", metavar="MODEL,…", help="continual, rotation, wise: checkpoints from before")
-    parser.option(some, "--measure", metavar="SUITE.NUMBER", help="continual, wise: what is measured of each task")
-    parser.option(some, "--strategies", metavar="NAME,…", help="degeneration: of greedy, sample, beam, with options")
-    parser.option(some, "--prefix", type=int, metavar="N", help="degeneration: tokens of the text that are given")
-    parser.option(some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated")
+    parser.option(
+        some,
+        "--earlier",
+        metavar="MODEL,…",
+        help="continual, rotation, wise: checkpoints from before",
+    )
+    parser.option(
+        some,
+        "--measure",
+        metavar="SUITE.NUMBER",
+        help="continual, wise: what is measured of each task",
+    )
+    parser.option(
+        some,
+        "--strategies",
+        metavar="NAME,…",
+        help="degeneration: of greedy, sample, beam, with options",
+    )
+    parser.option(
+        some,
+        "--prefix",
+        type=int,
+        metavar="N",
+        help="degeneration: tokens of the text that are given",
+    )
+    parser.option(
+        some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated"
+    )
     parser.option("More", "--json", type=bool, help="JSON in place of tables")
     add_weights(parser)
 
@@ -104,8 +170,31 @@ def add(parser: Parser) -> None:
 _WHOLE = ("shots", "seeds")  # lists of numbers
 _LISTS = ("roles", "negatives", "labels", "earlier", "strategies")  # lists of names
 _PLAIN = (
-    *("role", "label", "batch_size", "exact", "group", "rerank", "by_sentence", "query", "score", "siblings", "flag"),
-    *("train", "features", "fit", "val", "bootstrap", "by", "measure", "prefix", "length", "keep_reference"),
+    *(
+        "role",
+        "label",
+        "batch_size",
+        "exact",
+        "group",
+        "rerank",
+        "by_sentence",
+        "query",
+        "score",
+        "siblings",
+        "flag",
+    ),
+    *(
+        "train",
+        "features",
+        "fit",
+        "val",
+        "bootstrap",
+        "by",
+        "measure",
+        "prefix",
+        "length",
+        "keep_reference",
+    ),
 )
 
 
@@ -120,7 +209,9 @@ def run(args: Namespace) -> None:
     suites = _names(args.get("suite", "retrieval"))
     settings = _settings(args)
     source = open_source(args.data)
-    model = load_model(args.model, args.get("weights"), args.get("precision", "float32"), args.get("share"))
+    model = load_model(
+        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+    )
     with progress("evaluating") as report:
         results = evaluate(model, source, suites, progress=report, **settings)
     if args.get("json"):
@@ -140,7 +231,9 @@ def _settings(args: Namespace) -> dict[str, Any]:
     if "templates" in args:
         from diptych.data.templates import templates
 
-        settings["templates"] = [template for spec in args.templates for template in templates(spec)]
+        settings["templates"] = [
+            template for spec in args.templates for template in templates(spec)
+        ]
     if "novel" in args:
         settings["novel"] = "half" if args.novel == "half" else _names(args.novel)
     return settings
@@ -154,7 +247,9 @@ def _numbers(name: str, text: str) -> list[int]:
     try:
         return [int(part) for part in _names(text)]
     except ValueError:
-        raise InputError(f"--{name} is {text!r}; write whole numbers, such as --{name} 1,4,16") from None
+        raise InputError(
+            f"--{name} is {text!r}; write whole numbers, such as --{name} 1,4,16"
+        ) from None
 
 
 _COUNTS = {  # numbers that stand above the table, and what they count
@@ -196,13 +291,27 @@ def _show(suite: str, result: Mapping[str, Any]) -> None:
     words = _COUNTS | {"n": _OF.get(suite, "images")}
     counts = ", ".join(f"{result[name]:,} {words[name]}" for name in _COUNTS if name in result)
     damaged = "".join(f"; left out: {count} {reason}" for reason, count in result["bad"].items())
-    tables = {name.removeprefix("by_"): table for name, table in result.items() if name.startswith("by_")}
+    tables = {
+        name.removeprefix("by_"): table for name, table in result.items() if name.startswith("by_")
+    }
     left_out = [f"{name}: {reason}" for name, reason in result.get("left_out", {}).items()]
-    note = "\n".join([*([f"left out: {'; '.join(left_out)}"] if left_out else []), f"protocol {result['protocol']}"])
+    note = "\n".join(
+        [
+            *([f"left out: {'; '.join(left_out)}"] if left_out else []),
+            f"protocol {result['protocol']}",
+        ]
+    )
     title = f"{suite} on {result['data']}: {counts}{damaged}"
     show_table(title, ("measure", "value", "chance"), rows, note="" if tables else note)
     for number, (name, table) in enumerate(tables.items(), 1):
         print()
         columns = list(dict.fromkeys(column for row in table.values() for column in row))
-        lines = [(row, *(values.get(column, "") for column in columns)) for row, values in table.items()]
-        show_table(f"{suite} by {name}:", (name, *columns), lines, note=note if number == len(tables) else "")
+        lines = [
+            (row, *(values.get(column, "") for column in columns)) for row, values in table.items()
+        ]
+        show_table(
+            f"{suite} by {name}:",
+            (name, *columns),
+            lines,
+            note=note if number == len(tables) else "",
+        )

@@ -1,7 +1,7 @@
 """Write a model in the format of another library, and check that it embeds alike.
 
-The other library reads what was written and embeds the same images and texts; the folder appears only when no number
-of its unit vectors is off by more than 1e-5.
+The other library reads what was written and embeds the same images and texts; the folder appears
+only when no number of its unit vectors is off by more than 1e-5.
 """
 
 from diptych.cli._model import MODELS, add_weights
@@ -19,7 +19,9 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "--to", metavar="TARGET", help="onnx, openclip, hf or sentence-transformers")
+    parser.option(
+        "What", "--to", metavar="TARGET", help="onnx, openclip, hf or sentence-transformers"
+    )
     parser.option("What", "--out", metavar="DIR", help="the folder to make")
     add_weights(parser)
 
@@ -38,5 +40,7 @@ def run(args: Namespace) -> None:
     report = export(load(args.model, weights=args.get("weights")), args.to, args.out)
     for note in report.notes:
         say(f"note: {note}")
-    print(f"largest difference to ours: images {report.images:.1e}, texts {report.texts:.1e} (limit {LIMIT:.0e})")
+    print(
+        f"largest difference to ours: images {report.images:.1e}, texts {report.texts:.1e} (limit {LIMIT:.0e})"
+    )
     print(f"{args.out} holds the model for {report.target}")

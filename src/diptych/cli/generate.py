@@ -1,7 +1,7 @@
 """Continue texts with a language model, or write about images with a model that does.
 
-Each text is printed with its prompt, one a line; without a prompt texts begin anew. With --images a line holds an
-image and what is written about it; the prompt is the question that each is asked.
+Each text is printed with its prompt, one a line; without a prompt texts begin anew. With --images a
+line holds an image and what is written about it; the prompt is the question that each is asked.
 """
 
 from typing import Any
@@ -24,25 +24,63 @@ _OPTIONS = ("temperature", "top_k", "top_p", "beams", "length_penalty")
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN of a language model, or of a method that generates text")
+    parser.option(
+        "What", "model", help="a RUN of a language model, or of a method that generates text"
+    )
     parser.option("What", "prompt", help="the beginning of the text, or the question, in quotes")
-    parser.option("What", "--images", metavar="SOURCE", help="a folder, one image, 'shards/*.tar', a table, …")
-    parser.option("How", "--strategy", metavar="NAME", help="greedy, beam (the default for images) or sample")
-    parser.option("How", "--temperature", type=float, metavar="X", help="of sample: below 1 safer, above 1 bolder (1)")
-    parser.option("How", "--top-k", type=int, metavar="N", help="of sample: draw from the N most probable (all)")
-    parser.option("How", "--top-p", type=float, metavar="P", help="of sample: from the share P of probability (0.95)")
-    parser.option("How", "--beams", type=int, metavar="N", help="of beam: hypotheses (4, for images 5)")
-    parser.option("How", "--length-penalty", type=float, metavar="X", help="of beam: 0 favours short texts (1)")
-    parser.option("How", "--max-tokens", type=int, metavar="N", help="tokens at the most (what fits)")
+    parser.option(
+        "What", "--images", metavar="SOURCE", help="a folder, one image, 'shards/*.tar', a table, …"
+    )
+    parser.option(
+        "How", "--strategy", metavar="NAME", help="greedy, beam (the default for images) or sample"
+    )
+    parser.option(
+        "How",
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="of sample: below 1 safer, above 1 bolder (1)",
+    )
+    parser.option(
+        "How",
+        "--top-k",
+        type=int,
+        metavar="N",
+        help="of sample: draw from the N most probable (all)",
+    )
+    parser.option(
+        "How",
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="of sample: from the share P of probability (0.95)",
+    )
+    parser.option(
+        "How", "--beams", type=int, metavar="N", help="of beam: hypotheses (4, for images 5)"
+    )
+    parser.option(
+        "How",
+        "--length-penalty",
+        type=float,
+        metavar="X",
+        help="of beam: 0 favours short texts (1)",
+    )
+    parser.option(
+        "How", "--max-tokens", type=int, metavar="N", help="tokens at the most (what fits)"
+    )
     parser.option("How", "--min-tokens", type=int, metavar="N", help="tokens at the least (0)")
     parser.option("How", "--count", type=int, least=1, metavar="N", help="texts (1)")
     parser.option("How", "--seed", type=int, metavar="N", help="decides what sample draws (0)")
-    parser.option("More", "--json", type=bool, help="a JSON list of the texts, of images with keys and paths")
+    parser.option(
+        "More", "--json", type=bool, help="a JSON list of the texts, of images with keys and paths"
+    )
 
 
 def run(args: Namespace) -> None:
     if not args.model:
-        raise InputError("diptych generate has no model; name a RUN of language_model, or of one that writes")
+        raise InputError(
+            "diptych generate has no model; name a RUN of language_model, or of one that writes"
+        )
     count = args.get("count", 1)
     model: Any = load_model(args.model)
     if not hasattr(model, "generate"):
@@ -50,13 +88,17 @@ def run(args: Namespace) -> None:
             f"{args.model} embeds and does not generate; train a model that does with {able_methods('generate')}"
         )
     settings = {
-        name: args[name] for name in (*_OPTIONS, "strategy", "max_tokens", "min_tokens", "seed") if name in args
+        name: args[name]
+        for name in (*_OPTIONS, "strategy", "max_tokens", "min_tokens", "seed")
+        if name in args
     }
     if hasattr(model, "preprocess"):
         _of_images(args, model, settings)
         return
     if "images" in args:
-        raise InputError(f"{args.model} is a language model and reads no images; leave out --images")
+        raise InputError(
+            f"{args.model} is a language model and reads no images; leave out --images"
+        )
     prompt = args.prompt or ""
     found = model.generate([prompt] * count, **{"strategy": "sample", **settings})
     texts = [prompt + text for text in found]
@@ -70,7 +112,9 @@ def run(args: Namespace) -> None:
 def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
     """Write about the images of a source, or one image."""
     if "images" not in args:
-        raise InputError(f"{args.model} writes about images; name a folder of them, or one, with --images")
+        raise InputError(
+            f"{args.model} writes about images; name a folder of them, or one, with --images"
+        )
     if "count" in args or "min_tokens" in settings:
         raise InputError("--count and --min-tokens are of language models; leave them out")
     from diptych.data.images import is_image
@@ -84,7 +128,9 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
         bad = {}
     else:
         with progress("writing") as report:
-            found, bad = write_about(model, open_source(args.images), prompt, progress=report, **settings)
+            found, bad = write_about(
+                model, open_source(args.images), prompt, progress=report, **settings
+            )
     if args.get("json"):
         show_json([{"key": each.key, "path": each.path, "text": each.text} for each in found])
     else:
@@ -92,4 +138,6 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
             show(f"{each.path or each.key}\t{' '.join(each.text.split())}")
     if bad:
         reasons = ", ".join(f"{number} {reason}" for reason, number in bad.items())
-        say(f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)")
+        say(
+            f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
+        )

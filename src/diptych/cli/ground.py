@@ -1,7 +1,7 @@
 """Show where an image is like a sentence, by the positions of a model's image tower.
 
-The image that it writes is the part that the model sees, in greys, red where it is most like the sentence. With
---json it tells the cosine of each position.
+The image that it writes is the part that the model sees, in greys, red where it is most like the
+sentence. With --json it tells the cosine of each position.
 """
 
 from pathlib import Path
@@ -24,7 +24,9 @@ def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
     parser.option("What", "image", help="an image, a file")
     parser.option("What", "sentence", help="what to look for, in quotes")
-    parser.option("What", "--out", metavar="FILE.png", help="where the image goes (default: IMAGE-heat.png)")
+    parser.option(
+        "What", "--out", metavar="FILE.png", help="where the image goes (default: IMAGE-heat.png)"
+    )
     parser.option("More", "--json", type=bool, help="JSON; an image only where --out is given")
     add_weights(parser)
 
@@ -45,7 +47,9 @@ def run(args: Namespace) -> None:
     if not Path(args.image).exists():
         raise InputError(f"{args.image}: there is no such file; check the path of the image")
     if not is_image(args.image):
-        raise InputError(f"{args.image} is no image; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file")
+        raise InputError(
+            f"{args.image} is no image; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file"
+        )
     out = _out(args)
     model: Any = load_model(args.model, args.get("weights"))
     found, image = ground_image(model, args.image, args.sentence)

@@ -1,7 +1,8 @@
 """Build an index over embeddings, so that a search reads a few lists and not every vector.
 
-The recall is measured against exact search while building, and as many lists are read as reach it. Without --add and
---remove an index that is there is built anew; it serves until the new one takes its place.
+The recall is measured against exact search while building, and as many lists are read as reach it.
+Without --add and --remove an index that is there is built anew; it serves until the new one takes
+its place.
 """
 
 from diptych.cli._parser import Namespace, Parser
@@ -19,28 +20,57 @@ EXAMPLES = (
 def add(parser: Parser) -> None:
     parser.option("What", "emb", help="a folder that `diptych embed` made")
     parser.option(
-        "What", "--add", action="append", metavar="MORE", help="another folder of the same model, to find too"
+        "What",
+        "--add",
+        action="append",
+        metavar="MORE",
+        help="another folder of the same model, to find too",
     )
-    parser.option("What", "--remove", action="append", metavar="KEY", help="a sample that no search may find any more")
-    parser.option("How", "--recall", type=float, metavar="SHARE", help="of the nearest, found (default: 0.99)")
     parser.option(
-        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many nearest that is of (default: 10)"
+        "What",
+        "--remove",
+        action="append",
+        metavar="KEY",
+        help="a sample that no search may find any more",
     )
     parser.option(
-        "More", "--lists", type=int, least=1, metavar="N", help="lists to sort the vectors into (default: 4 √rows)"
+        "How", "--recall", type=float, metavar="SHARE", help="of the nearest, found (default: 0.99)"
+    )
+    parser.option(
+        "How",
+        "-k",
+        type=int,
+        least=1,
+        dest="k",
+        metavar="N",
+        help="how many nearest that is of (default: 10)",
+    )
+    parser.option(
+        "More",
+        "--lists",
+        type=int,
+        least=1,
+        metavar="N",
+        help="lists to sort the vectors into (default: 4 √rows)",
     )
 
 
 def run(args: Namespace) -> None:
     if not args.emb:
-        raise InputError("diptych index has no folder; name one that `diptych embed RUN SOURCE --out EMB` made")
+        raise InputError(
+            "diptych index has no folder; name one that `diptych embed RUN SOURCE --out EMB` made"
+        )
     if not 0 < args.get("recall", 0.99) <= 1:
         raise InputError(f"--recall is {args.recall:g}; it is a share above 0, at most 1")
     from diptych.search.build import build_index
 
-    settings = {name: args[name] for name in ("add", "remove", "recall", "k", "lists") if name in args}
+    settings = {
+        name: args[name] for name in ("add", "remove", "recall", "k", "lists") if name in args
+    }
     state = build_index(args.emb, **settings)
     rows = sum(part.count for part in state.parts) - len(state.removed)
     say(f"{rows:,} rows in {state.lists:,} lists, of which a search reads {state.nprobe:,}")
     reached = ", ".join(f"{value:.4f} for {kind}" for kind, value in state.measured.items())
-    print(f"{args.emb} is indexed: recall of the {state.k} nearest on held-out queries is {reached}")
+    print(
+        f"{args.emb} is indexed: recall of the {state.k} nearest on held-out queries is {reached}"
+    )

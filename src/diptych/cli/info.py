@@ -35,7 +35,9 @@ def run(args: Namespace) -> None:
         show_json(facts)
         return
     kept = facts.pop("kept") or {}
-    rows = [(name, _cell(value)) for name, value in [*facts.items(), *_each(kept)] if value is not None]
+    rows = [
+        (name, _cell(value)) for name, value in [*facts.items(), *_each(kept)] if value is not None
+    ]
     show_table(str(args.model), ("what", "value"), rows)
 
 
@@ -47,7 +49,9 @@ def _each(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _where(folder: Path) -> str:
-    steps = sorted(int(path.name.removeprefix("step-")) for path in (folder / "state").glob("step-*"))
+    steps = sorted(
+        int(path.name.removeprefix("step-")) for path in (folder / "state").glob("step-*")
+    )
     return f" (checkpoint at step {steps[-1]})" if steps else ""
 
 
@@ -88,11 +92,15 @@ def parts(model: Any) -> dict[str, Any]:
         shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
         return {"parameters": count(model.lm), "language_model": shape}
     encoder = model.encoder
-    writes = {} if not hasattr(model, "lm") else {"language_model": f"{count(model.lm):,} parameters"}
+    writes = (
+        {} if not hasattr(model, "lm") else {"language_model": f"{count(model.lm):,} parameters"}
+    )
     return {
         "parameters": count(encoder),
         "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
-        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters" if encoder.text else None,
+        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters"
+        if encoder.text
+        else None,
         "embed_dim": encoder.embed_dim,
         **writes,
     }

@@ -18,7 +18,9 @@ EXAMPLES = ("diptych list", "diptych list towers")
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "what", help="methods (the default), towers, sources, worlds, suites or optimizers")
+    parser.option(
+        "What", "what", help="methods (the default), towers, sources, worlds, suites or optimizers"
+    )
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
 
@@ -32,7 +34,9 @@ def run(args: Namespace) -> None:
         return
     columns = list(rows[0]) if rows else []
     others = ", ".join(name for name in LISTS if name != what)
-    show_table(what, columns, [list(row.values()) for row in rows], note=f"also: diptych list {others}")
+    show_table(
+        what, columns, [list(row.values()) for row in rows], note=f"also: diptych list {others}"
+    )
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -89,7 +93,8 @@ def _modules(folder: str, name: str | None) -> list[tuple[str, str]]:
 
 
 def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
-    """Names that a module gives a plain value, as in `FORMAT = "tar"` and `FORMAT, ANY = "table", True`."""
+    """Names that a module gives a plain value, as in `FORMAT = "tar"` and `FORMAT, ANY = "table",
+    True`."""
     for node in tree.body:
         if not isinstance(node, ast.Assign):
             continue

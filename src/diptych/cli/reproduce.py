@@ -1,7 +1,8 @@
 """Try a paper's claim on this machine: its arms under each seed, and the verdict by rule.
 
-The verdict is stored in results/claims/NAME.json. A run that was stopped goes on with the same command. Seeds that do
-not hold all of the claim's own, and --quick, store nothing. With DIPTYCH_DATA a claim's block on real data runs too.
+The verdict is stored in results/claims/NAME.json. A run that was stopped goes on with the same
+command. Seeds that do not hold all of the claim's own, and --quick, store nothing. With
+DIPTYCH_DATA a claim's block on real data runs too.
 """
 
 from pathlib import Path
@@ -21,14 +22,30 @@ EXAMPLES = ("diptych reproduce lion", "diptych reproduce lion --quick", "diptych
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "name", metavar="NAME", help="a claim, named as its method; or the file of your own")
-    parser.option("What", "--all", type=bool, help="all claims that have no result, or changed since theirs")
-    parser.option("How", "--seeds", metavar="N,N,…", help="in place of the claim's own")
-    parser.option("How", "--quick", type=bool, help="one seed, three minutes at the most, no verdict")
     parser.option(
-        "How", "--jobs", type=int, least=1, metavar="N", help="arms side by side, a thread each (default: one a core)"
+        "What", "name", metavar="NAME", help="a claim, named as its method; or the file of your own"
     )
-    parser.option("How", "--out", metavar="DIR", help="where verdicts go (default: results/claims of the checkout)")
+    parser.option(
+        "What", "--all", type=bool, help="all claims that have no result, or changed since theirs"
+    )
+    parser.option("How", "--seeds", metavar="N,N,…", help="in place of the claim's own")
+    parser.option(
+        "How", "--quick", type=bool, help="one seed, three minutes at the most, no verdict"
+    )
+    parser.option(
+        "How",
+        "--jobs",
+        type=int,
+        least=1,
+        metavar="N",
+        help="arms side by side, a thread each (default: one a core)",
+    )
+    parser.option(
+        "How",
+        "--out",
+        metavar="DIR",
+        help="where verdicts go (default: results/claims of the checkout)",
+    )
     parser.option("More", "--json", type=bool, help="JSON in place of tables")
 
 
@@ -40,7 +57,9 @@ def run(args: Namespace) -> int:
     out = Path(args.out).expanduser() if "out" in args else None
     if bool(args.name) == every:
         have = ", ".join(names())
-        raise InputError(f"diptych reproduce takes the name of a claim, or --all; there are: {have or 'none'}")
+        raise InputError(
+            f"diptych reproduce takes the name of a claim, or --all; there are: {have or 'none'}"
+        )
     paths = [find(name) for name in (names() if every else [args.name])]
     wanted = [(path, block) for path in paths for block in blocks(path)]
     found: dict[str, Any] = {}
@@ -85,7 +104,11 @@ def _show(todo: "Plan", record: "Record") -> None:
     from diptych.lab import tables
 
     seeds = ", ".join(map(str, record["seeds"]))
-    show_table(record["question"], *tables.arms(record), note=f"seeds {seeds}; {record['cpu_seconds']:,.0f} CPU s")
+    show_table(
+        record["question"],
+        *tables.arms(record),
+        note=f"seeds {seeds}; {record['cpu_seconds']:,.0f} CPU s",
+    )
     if record["verdict"] is not None:
         print()
         show_table("Expected", *tables.expectations(record))

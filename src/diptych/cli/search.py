@@ -1,7 +1,7 @@
 """Find images by a text, by an image, or by an image and what should differ in it.
 
-Every embedding is compared, or the index is asked that `diptych index` made. The model that made the folder embeds the
-query.
+Every embedding is compared, or the index is asked that `diptych index` made. The model that made
+the folder embeds the query.
 """
 
 from dataclasses import asdict
@@ -28,11 +28,24 @@ EXAMPLES = (
 def add(parser: Parser) -> None:
     parser.option("What", "emb", help="a folder that `diptych embed` made")
     parser.option("What", "text", help="the words to look for")
-    parser.option("What", "--image", metavar="FILE", help="an image to look for, in place of words or with them")
-    parser.option("What", "--minus", metavar="WORDS", help="words for what the images should not have")
-    parser.option("How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)")
-    parser.option("How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)")
-    parser.option("More", "--exact", type=bool, help="compare every embedding although there is an index")
+    parser.option(
+        "What",
+        "--image",
+        metavar="FILE",
+        help="an image to look for, in place of words or with them",
+    )
+    parser.option(
+        "What", "--minus", metavar="WORDS", help="words for what the images should not have"
+    )
+    parser.option(
+        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)"
+    )
+    parser.option(
+        "How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)"
+    )
+    parser.option(
+        "More", "--exact", type=bool, help="compare every embedding although there is an index"
+    )
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
     add_precision(parser)
     add_weights(parser)
@@ -40,22 +53,35 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     if not args.emb:
-        raise InputError("diptych search has no folder; name one that `diptych embed RUN SOURCE --out EMB` made")
+        raise InputError(
+            "diptych search has no folder; name one that `diptych embed RUN SOURCE --out EMB` made"
+        )
     if args.text is None and "image" not in args:
-        raise InputError("diptych search has nothing to look for; give some words in quotes, or --image FILE")
+        raise InputError(
+            "diptych search has nothing to look for; give some words in quotes, or --image FILE"
+        )
     from diptych.search.index import Index
     from diptych.search.query import query
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
     precision = args.get("precision", "float32")
     model = load_model(*_model(args, index.manifest), precision, index.manifest.share)
-    hits = query(model, index, text=args.text, image=args.get("image"), minus=args.get("minus"), k=args.get("k", 10))
+    hits = query(
+        model,
+        index,
+        text=args.text,
+        image=args.get("image"),
+        minus=args.get("minus"),
+        k=args.get("k", 10),
+    )
     if args.get("json"):
         show_json([asdict(hit) for hit in hits])
         return
     rows = [(hit.rank, hit.score, hit.key, hit.caption or "", hit.image_path) for hit in hits]
     given = [args.get("image"), f"“{args.text}”" if args.text is not None else None]
-    asked = " + ".join(part for part in given if part) + (f" - “{args.minus}”" if "minus" in args else "")
+    asked = " + ".join(part for part in given if part) + (
+        f" - “{args.minus}”" if "minus" in args else ""
+    )
     columns = ("#", "cosine", "key", "caption", "file")
     if not any(hit.image_path for hit in hits):  # images in tars have no file of their own
         columns = columns[:-1]
@@ -69,7 +95,9 @@ def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:
         return args.model, args.get("weights")
     folder = Path(manifest.model.removeprefix("hf:"))
     if folder.is_absolute() and not folder.is_dir():
-        raise InputError(f"{args.emb} was made with the model in {folder}, which is not there; name it with --model")
+        raise InputError(
+            f"{args.emb} was made with the model in {folder}, which is not there; name it with --model"
+        )
     if "weights" in args:
         return manifest.model, args.weights
     if manifest.weights is not None and not Path(manifest.weights).exists():

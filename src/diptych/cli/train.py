@@ -1,8 +1,9 @@
 """Train a method on images with texts, from scratch or from a model.
 
-Options come from the preset, over it from --config FILE.yaml, over both from the command line. `diptych train METHOD
---help` also lists the method's own options (--method.X) and all of the recipe's (--recipe.X). The file may be another
-run's config.yaml. On several ranks: torchrun --nproc_per_node 8 -m diptych train …
+Options come from the preset, over it from --config FILE.yaml, over both from the command line.
+`diptych train METHOD --help` also lists the method's own options (--method.X) and all of the
+recipe's (--recipe.X). The file may be another run's config.yaml. On several ranks: torchrun
+--nproc_per_node 8 -m diptych train …
 """
 
 import errno
@@ -47,7 +48,9 @@ _ROLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 def add(parser: Parser) -> None:
-    parser.option("Method", "name", metavar="METHOD", help="one of `diptych list`, or the file of your own")
+    parser.option(
+        "Method", "name", metavar="METHOD", help="one of `diptych list`, or the file of your own"
+    )
     parser.option(
         "Method",
         "--preset",
@@ -69,10 +72,19 @@ def add(parser: Parser) -> None:
         action="append",
         help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE",
     )
-    parser.option(_DATA, "--shots", type=int, metavar="K", help="of each class K samples, drawn by --seed (all)")
+    parser.option(
+        _DATA,
+        "--shots",
+        type=int,
+        metavar="K",
+        help="of each class K samples, drawn by --seed (all)",
+    )
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
     parser.option(
-        _DATA, "--guard", metavar="SOURCE", help="what the model could do before: training ends before it forgets that"
+        _DATA,
+        "--guard",
+        metavar="SOURCE",
+        help="what the model could do before: training ends before it forgets that",
     )
     parser.option(
         _DATA,
@@ -83,22 +95,52 @@ def add(parser: Parser) -> None:
         help="how far accuracy or recall on the guard may fall (0.02)",
     )
     parser.option(
-        _DATA, "--workers", dest="options.workers", type=int, least=0, metavar="N", help="processes that decode (0)"
+        _DATA,
+        "--workers",
+        dest="options.workers",
+        type=int,
+        least=0,
+        metavar="N",
+        help="processes that decode (0)",
     )
     parser.option(
-        _DATA, "--max-bad", dest="options.max_bad", type=float, metavar="SHARE", help="damaged samples allowed (0.01)"
+        _DATA,
+        "--max-bad",
+        dest="options.max_bad",
+        type=float,
+        metavar="SHARE",
+        help="damaged samples allowed (0.01)",
     )
     parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
     add_weights(parser, _MODEL)
-    parser.option(_MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18")
+    parser.option(
+        _MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18"
+    )
     parser.option(_MODEL, "--text-tower", metavar="SPEC", help="such as text:width=256:depth=4")
-    parser.option(_MODEL, "--tokenizer", metavar="SPEC", help="bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE")
+    parser.option(
+        _MODEL,
+        "--tokenizer",
+        metavar="SPEC",
+        help="bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE",
+    )
     parser.option(_MODEL, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
     add_recipe(parser, _RECIPE, (*LENGTH, *RECIPE))
     parser.option(_RUN, "--out", metavar="RUN", help="the folder of the run")
-    parser.option(_RUN, "--seed", dest="options.seed", type=int, metavar="N", help="decides all that is random (0)")
+    parser.option(
+        _RUN,
+        "--seed",
+        dest="options.seed",
+        type=int,
+        metavar="N",
+        help="decides all that is random (0)",
+    )
     parser.option(_RUN, "--config", dest="file", metavar="FILE.yaml", help="options from a file")
-    parser.option(_RUN, "--resume", type=bool, help="go on from the last checkpoint; alone with --out it is enough")
+    parser.option(
+        _RUN,
+        "--resume",
+        type=bool,
+        help="go on from the last checkpoint; alone with --out it is enough",
+    )
     parser.option(
         _RUN,
         "--save-every",
@@ -143,7 +185,8 @@ def add(parser: Parser) -> None:
 
 
 def extend(parser: Parser, words: list[str]) -> list[str]:
-    """Add the options of the method and of its recipe, and put what a file says in front of the words."""
+    """Add the options of the method and of its recipe, and put what a file says in front of the
+    words."""
     method = next(iter(parser.positionals(words)), None)
     path = _config_file(parser, words, method)
     if method is None and path is None:
@@ -155,21 +198,29 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
         tree = read(path)
     named = tree.pop("method", None)
     if named is not None and not isinstance(named, str):
-        raise InputError(f"method in {path} is {shown(named)}; write its name, and its options under config")
+        raise InputError(
+            f"method in {path} is {shown(named)}; write its name, and its options under config"
+        )
     name = method or named
     if name is None:
         return words
     if method is None and name.endswith(".py"):  # a file of options never says what code is run
-        raise InputError(f"{path} is of the method in {name}; name that file: diptych train {name} …")
+        raise InputError(
+            f"{path} is of the method in {name}; name that file: diptych train {name} …"
+        )
     _add_method(parser, name)
-    if "config" in tree:  # the method's own options are `config` in a run's config.yaml, --method.X here
+    if (
+        "config" in tree
+    ):  # the method's own options are `config` in a run's config.yaml, --method.X here
         tree["method"] = tree.pop("config")
     given = {word.partition("=")[0] for word in words}
     if "data" in tree:
         tree["data"] = _joined(tree["data"], path) if "--data" not in given else None
     added = tree.pop("added", None) or tree.pop("with", None) or []
     if not (isinstance(added, list) and all(isinstance(spec, str) for spec in added)):
-        raise InputError(f"with in {path} is {shown(added)}; write a list of methods, such as [multi_view]")
+        raise InputError(
+            f"with in {path} is {shown(added)}; write a list of methods, such as [multi_view]"
+        )
     split_specs = [] if "--with" in given else [f"--with={spec}" for spec in added]
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # the newer word on how long wins
@@ -184,7 +235,11 @@ def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Pa
             raise InputError(f"--config {path}: there is no such file; check the path")
         return path
     out = parser.value_of("--out", words)
-    return Path(out, "config.yaml").expanduser() if out and method is None and "--resume" in words else None
+    return (
+        Path(out, "config.yaml").expanduser()
+        if out and method is None and "--resume" in words
+        else None
+    )
 
 
 def _add_method(parser: Parser, name: str) -> None:
@@ -204,15 +259,22 @@ def _add_method(parser: Parser, name: str) -> None:
     _add_fields(parser, "More of the recipe", "recipe", Recipe, recipes)
 
 
-def _add_fields(parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]) -> None:
-    """An option for each field of a dataclass that has none yet; its help are the presets' values."""
+def _add_fields(
+    parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]
+) -> None:
+    """An option for each field of a dataclass that has none yet; its help are the presets'
+    values."""
     hints = typing.get_type_hints(config)
     limits = annotations(config)
     for field in fields(config):
         key = f"{prefix}.{field.name}"
         if key in parser.names:
             continue
-        hint = dict if typing.get_origin(hints[field.name]) in (Mapping, typing.Mapping) else hints[field.name]
+        hint = (
+            dict
+            if typing.get_origin(hints[field.name]) in (Mapping, typing.Mapping)
+            else hints[field.name]
+        )
         values = {name: _value(given, field) for name, given in presets.items()}
         about = "; ".join(f"{name}: {value}" for name, value in values.items())
         about += f" ({limit})" if (limit := bounds(limits[field.name])) else ""
@@ -248,11 +310,14 @@ def _joined(data: Any, path: Path | None) -> str:
         return data
     if isinstance(data, Mapping) and all(isinstance(spec, str) for spec in data.values()):
         return ",".join(f"{role}={spec}" for role, spec in data.items())
-    raise InputError(f"data in {path} is {data!r}; write a source, or a mapping of streams to sources")
+    raise InputError(
+        f"data in {path} is {data!r}; write a source, or a mapping of streams to sources"
+    )
 
 
 def streams(words: Sequence[str]) -> dict[str, str]:
-    """Streams by role from the words of --data; what has no role goes to the stream named before it, first `train`.
+    """Streams by role from the words of --data; what has no role goes to the stream named before
+    it, first `train`.
 
     >>> streams(["a.tar,b.{tar,tgz}", "web=c.tar"])
     {'train': 'a.tar,b.{tar,tgz}', 'web': 'c.tar'}
@@ -264,20 +329,25 @@ def streams(words: Sequence[str]) -> dict[str, str]:
             if (named := _ROLE.fullmatch(part)) is not None:
                 role, part = named.groups()
             if not part:
-                raise InputError(f"--data {word!r} names no source; write --data SOURCE, or --data {role}=SOURCE")
+                raise InputError(
+                    f"--data {word!r} names no source; write --data SOURCE, or --data {role}=SOURCE"
+                )
             found.setdefault(role, []).append(part)
     return {role: ",".join(parts) for role, parts in found.items()}
 
 
 def few(data: Mapping[str, str], shots: int, seed: int) -> dict[str, str]:
-    """The streams with the options behind each source of `train` that draw so many samples of each of its classes.
+    """The streams with the options behind each source of `train` that draw so many samples of each
+    of its classes.
 
     >>> few({"train": "a.tar,b.{tar,tgz}", "web": "c.tar"}, 16, seed=1)
     {'train': 'a.tar:shots=16:draw=1,b.{tar,tgz}:shots=16:draw=1', 'web': 'c.tar'}
     """
     if "train" not in data:
         names = ", ".join(data)
-        raise InputError(f"--shots is of the stream train, and --data names {names}; write SOURCE:shots={shots} there")
+        raise InputError(
+            f"--shots is of the stream train, and --data names {names}; write SOURCE:shots={shots} there"
+        )
     drawn = [f"{part}:shots={shots}:draw={seed}" for part in _sources(data["train"])]
     return {**data, "train": ",".join(drawn)}
 
@@ -295,7 +365,9 @@ def run(args: Namespace) -> int:
     if "out" not in args:
         raise InputError("diptych train has no place to write to; name a folder with --out RUN")
     if "data" not in args:
-        raise InputError("diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs")
+        raise InputError(
+            "diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs"
+        )
     from diptych.front import remembered, validation
     from diptych.training.config import preset_for, resolve
     from diptych.training.engine import Interrupted
@@ -303,8 +375,12 @@ def run(args: Namespace) -> int:
 
     names = ("preset", "val", "guard", "init", "weights", "image_tower", "text_tower", "tokenizer", "embed_dim",
              "added")  # fmt: skip
-    groups = {name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")}
-    given = {"preset": preset_for(args.name, args.get("init"))} | {name: args[name] for name in names if name in args}
+    groups = {
+        name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")
+    }
+    given = {"preset": preset_for(args.name, args.get("init"))} | {
+        name: args[name] for name in names if name in args
+    }
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
     if "shots" in args:  # into the specs, so that config.yaml tells the samples in full
         config = replace(config, data=few(config.data, args.shots, config.options.seed))
@@ -325,7 +401,9 @@ def run(args: Namespace) -> int:
         except KeyboardInterrupt:
             if not (out / "config.yaml").exists():
                 raise  # nothing was begun
-            say(f"stopped at once; go on from the last checkpoint with: diptych train --resume --out {out}")
+            say(
+                f"stopped at once; go on from the last checkpoint with: diptych train --resume --out {out}"
+            )
             return 130
     if first_rank():
         _report(out, config.val, summary)
@@ -356,7 +434,12 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
             f"{lost['score']:.3f}; the model is that of step {lost['kept']:,.0f}"
         )
     if numbers := _last_validation(out):
-        say("validation: " + ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()))
+        say(
+            "validation: "
+            + ", ".join(
+                f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()
+            )
+        )
     print(f"{out} holds the model ({summary.steps:,} steps). Next:")
     from diptych.methods.registry import method_class
     from diptych.methods.store import read_description
@@ -371,20 +454,27 @@ def _last_validation(out: Path) -> dict[str, float]:
     with (out / "metrics.jsonl").open(encoding="utf-8", errors="replace") as file:
         for line in file:
             if '"validation"' in line:
-                last = {name: value for name, value in json.loads(line).items() if name.startswith("val/")}
+                last = {
+                    name: value
+                    for name, value in json.loads(line).items()
+                    if name.startswith("val/")
+                }
     return last
 
 
 @contextmanager
 def _interruptible() -> Iterator[Any]:
-    """Ctrl-C and a closed terminal ask the engine to save and stop, as SIGTERM does; a second Ctrl-C stops at once.
+    """Ctrl-C and a closed terminal ask the engine to save and stop, as SIGTERM does; a second
+    Ctrl-C stops at once.
 
-    Yields a function that tells whether there was one. Processes forked from this one, which the terminal interrupts
-    too, go on until the engine ends them.
+    Yields a function that tells whether there was one. Processes forked from this one, which the
+    terminal interrupts too, go on until the engine ends them.
     """
     owner = os.getpid()
     pressed = False
-    launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun passes on each Ctrl-C, which the terminal sent already
+    launched = (
+        "TORCHELASTIC_RUN_ID" in os.environ
+    )  # torchrun passes on each Ctrl-C, which the terminal sent already
 
     def first(number: int, frame: Any) -> None:
         nonlocal pressed
@@ -392,7 +482,9 @@ def _interruptible() -> Iterator[Any]:
             return
         if pressed and launched:
             return
-        if pressed or not callable(signal.getsignal(signal.SIGTERM)):  # the engine does not listen yet, or no longer
+        if pressed or not callable(
+            signal.getsignal(signal.SIGTERM)
+        ):  # the engine does not listen yet, or no longer
             raise KeyboardInterrupt
         pressed = True
         say("stopping after this step; Ctrl-C again stops at once")

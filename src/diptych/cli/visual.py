@@ -1,7 +1,7 @@
 """Tell which texts speak of what can be seen, by a model that was trained to score them.
 
-Larger scores are more visual, and texts above the threshold are called so. It is the run's own, or the best on texts of
-your own whose kind is known (--val), or the one that you give.
+Larger scores are more visual, and texts above the threshold are called so. It is the run's own, or
+the best on texts of your own whose kind is known (--val), or the one that you give.
 """
 
 from pathlib import Path
@@ -23,11 +23,21 @@ _SHOWN = 40  # texts in the table
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that was trained to score texts; with --val any model that embeds")
+    parser.option(
+        "What",
+        "model",
+        help="a RUN that was trained to score texts; with --val any model that embeds",
+    )
     parser.option("What", "texts", help="a text in quotes, or a .txt file with one a line")
     parser.option("How", "--threshold", type=float, metavar="X", help="in place of the run's own")
-    parser.option("How", "--val", metavar="SOURCE", help="texts whose kind is known, to find the threshold by")
-    parser.option("How", "--label", help="of --val: 1 for visual texts (default: visual, label, or what has an image)")
+    parser.option(
+        "How", "--val", metavar="SOURCE", help="texts whose kind is known, to find the threshold by"
+    )
+    parser.option(
+        "How",
+        "--label",
+        help="of --val: 1 for visual texts (default: visual, label, or what has an image)",
+    )
     parser.option("How", "--role", help="of --val: role of the texts (default: caption)")
     parser.option("More", "--json", type=bool, help="JSON, of all texts, in place of a table")
     add_precision(parser)
@@ -36,7 +46,9 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     if not args.model or not args.texts:
-        raise InputError("diptych visual has no model or no texts; write diptych visual RUN 'a text', or a .txt file")
+        raise InputError(
+            "diptych visual has no model or no texts; write diptych visual RUN 'a text', or a .txt file"
+        )
     if "threshold" in args and "val" in args:
         raise InputError("--threshold and --val both say the threshold; leave one out")
     if loose := [name for name in ("label", "role") if name in args and "val" not in args]:
@@ -49,12 +61,15 @@ def run(args: Namespace) -> None:
     with progress("scoring") as report:
         scores = scores_of(model, texts, progress=report).tolist()
     told = [
-        {"text": text, "score": score, "visual": score > threshold} for text, score in zip(texts, scores, strict=True)
+        {"text": text, "score": score, "visual": score > threshold}
+        for text, score in zip(texts, scores, strict=True)
     ]
     if args.get("json"):
         show_json({"model": args.model, "threshold": threshold, "texts": told})
         return
-    rows = [(each["text"], each["score"], "yes" if each["visual"] else "no") for each in told[:_SHOWN]]
+    rows = [
+        (each["text"], each["score"], "yes" if each["visual"] else "no") for each in told[:_SHOWN]
+    ]
     more = f"; and {len(told) - _SHOWN:,} more, --json tells all" if len(told) > _SHOWN else ""
     count = sum(each["visual"] for each in told)
     note = f"{count:,} of {len(told):,} are above {threshold:.3f}{more}"
@@ -70,7 +85,9 @@ def _threshold(args: Namespace, model: Any) -> float:
         from diptych.evaluation.suites.visualness import labelled, scores_of
         from diptych.metrics import best_threshold
 
-        texts, visual = labelled(open_source(args.val), role=args.get("role"), label=args.get("label"))
+        texts, visual = labelled(
+            open_source(args.val), role=args.get("role"), label=args.get("label")
+        )
         return best_threshold(scores_of(model, texts), visual)
     threshold = getattr(model, "threshold", None)
     if threshold is None:

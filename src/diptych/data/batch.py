@@ -26,7 +26,8 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids (B, C, L), padded on the right; `lengths` (B, C) counts the ids that are not padding."""
+    """Token ids (B, C, L), padded on the right; `lengths` (B, C) counts the ids that are not
+    padding."""
 
     ids: Tensor
     lengths: Tensor
@@ -38,7 +39,10 @@ class Tokens:
 
     def columns(self) -> "list[Tokens]":
         """The c-th captions of all samples, (B, 1, L) each."""
-        return [Tokens(*column) for column in zip(self.ids.split(1, 1), self.lengths.split(1, 1), strict=True)]
+        return [
+            Tokens(*column)
+            for column in zip(self.ids.split(1, 1), self.lengths.split(1, 1), strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,9 @@ class Batch:
 
         return replace(
             self,
-            images={k: Images(fn(v.pixels), on(v.crops), on(v.masks)) for k, v in self.images.items()},
+            images={
+                k: Images(fn(v.pixels), on(v.crops), on(v.masks)) for k, v in self.images.items()
+            },
             texts={k: Tokens(fn(v.ids), fn(v.lengths)) for k, v in self.texts.items()},
             fields={k: fn(v) for k, v in self.fields.items()},
         )
@@ -90,8 +96,13 @@ class Batch:
 
         return replace(
             self,
-            images={k: Images(v.pixels[start:stop], on(v.crops), on(v.masks)) for k, v in self.images.items()},
-            texts={k: Tokens(v.ids[start:stop], v.lengths[start:stop]) for k, v in self.texts.items()},
+            images={
+                k: Images(v.pixels[start:stop], on(v.crops), on(v.masks))
+                for k, v in self.images.items()
+            },
+            texts={
+                k: Tokens(v.ids[start:stop], v.lengths[start:stop]) for k, v in self.texts.items()
+            },
             fields={k: v[start:stop] for k, v in self.fields.items()},
             keys=self.keys[start:stop],
         )

@@ -12,7 +12,8 @@ from diptych.errors import InputError
 
 
 def thing_of(box: Box, classes: Sequence[str]) -> str:
-    """The name of what is in a box: of its class where `classes` names them, else its text; "" where it has none.
+    """The name of what is in a box: of its class where `classes` names them, else its text; ""
+    where it has none.
 
     >>> thing_of(Box(xyxy=(0, 0, 1, 1), label=1), ("cat", "dog")), thing_of(Box(xyxy=(0, 0, 1, 1), text="a cup"), ())
     ('dog', 'a cup')
@@ -23,7 +24,8 @@ def thing_of(box: Box, classes: Sequence[str]) -> str:
 
 
 def things(source: Source) -> tuple[str, ...]:
-    """The names of what a source's boxes hold: its box classes, else all texts of boxes, in alphabetical order.
+    """The names of what a source's boxes hold: its box classes, else all texts of boxes, in
+    alphabetical order.
 
     The texts are read once, without decoding an image. Raises InputError where there is none.
     """
@@ -37,13 +39,18 @@ def things(source: Source) -> tuple[str, ...]:
         except BadSample:
             continue
     if not found - {""}:
-        raise InputError(f"the boxes of {source.name} have neither classes nor texts; name what is in them")
+        raise InputError(
+            f"the boxes of {source.name} have neither classes nor texts; name what is in them"
+        )
     return tuple(sorted(found - {""}))
 
 
-def shares(sample: Sample, size: tuple[int, int], classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """The boxes of the main image (n, 4), x0, y0, x1, y1 as shares of its width and height (`size`), cut to it, and
-    their names. Boxes without a name, or with nothing inside the image, are left out."""
+def shares(
+    sample: Sample, size: tuple[int, int], classes: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+    """The boxes of the main image (n, 4), x0, y0, x1, y1 as shares of its width and height
+    (`size`), cut to it, and their names. Boxes without a name, or with nothing inside the image,
+    are left out."""
     width, height = size
     boxes = []
     names = []
@@ -57,13 +64,13 @@ def shares(sample: Sample, size: tuple[int, int], classes: Sequence[str]) -> tup
 
 
 def on_grid(boxes: np.ndarray, numbers: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """What lies at the centre of each cell: (h · w, 6), the number of the box's class (-1: nothing), how far its left,
-    upper, right and lower sides are, and how central the cell is in it.
+    """What lies at the centre of each cell: (h · w, 6), the number of the box's class (-1:
+    nothing), how far its left, upper, right and lower sides are, and how central the cell is in it.
 
         centrality = sqrt( min(l, r) / max(l, r) · min(t, b) / max(t, b) )
 
-    boxes (n, 4) and distances are shares of the image. Of several boxes the smallest wins; one that holds no cell's
-    centre teaches nothing. Source: Tian et al. 2019 (FCOS), on one level.
+    boxes (n, 4) and distances are shares of the image. Of several boxes the smallest wins; one that
+    holds no cell's centre teaches nothing. Source: Tian et al. 2019 (FCOS), on one level.
 
     >>> found = on_grid(np.array([[0.0, 0, 0.5, 1]]), np.array([3]), (1, 2))
     >>> found[0].tolist(), float(found[1, 0])

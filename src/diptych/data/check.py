@@ -1,8 +1,9 @@
-"""What is wrong with a data set, before a model is trained on it: one pass over every sample, nothing printed.
+"""What is wrong with a data set, before a model is trained on it: one pass over every sample,
+nothing printed.
 
-Unreadable images by reason, images that occur twice, caption lengths and what a tokenizer would cut off, equal
-captions (which a contrastive loss takes for negatives), images and captions shared with the validation data, and what
-a batch and an epoch will cost.
+Unreadable images by reason, images that occur twice, caption lengths and what a tokenizer would cut
+off, equal captions (which a contrastive loss takes for negatives), images and captions shared with
+the validation data, and what a batch and an epoch will cost.
 
 Dimensions: N samples, C captions of all samples together.
 """
@@ -45,7 +46,8 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Images that occur more than once: `images` that could go, and some `groups` of keys that are one image."""
+    """Images that occur more than once: `images` that could go, and some `groups` of keys that are
+    one image."""
 
     images: int
     groups: list[list[str]]
@@ -53,10 +55,11 @@ class Duplicates:
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """A label whose classes have names: how many readable samples each class has, and how many have none of them.
+    """A label whose classes have names: how many readable samples each class has, and how many have
+    none of them.
 
-    `twice` are images that lie in several classes, byte for byte: some of them, as their keys and their classes;
-    `images` counts them.
+    `twice` are images that lie in several classes, byte for byte: some of them, as their keys and
+    their classes; `images` counts them.
     """
 
     label: str
@@ -73,7 +76,8 @@ class Classes:
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """Captions of all samples. `cut` of them lose tokens to the tokenizer's context, `lost` tokens in all."""
+    """Captions of all samples. `cut` of them lose tokens to the tokenizer's context, `lost` tokens
+    in all."""
 
     count: int
     per_sample: Spread
@@ -86,21 +90,26 @@ class Captions:
 
 @dataclass(frozen=True, kw_only=True)
 class FalseNegatives:
-    """Equal captions of different samples: how many of a sample's batch-mates a contrastive loss wrongly pushes away.
+    """Equal captions of different samples: how many of a sample's batch-mates a contrastive loss
+    wrongly pushes away.
 
-    With w_i(t) the chance that sample i shows caption t, a random batch of B from N samples holds, for each sample,
-    (B - 1) / (N (N - 1)) * sum over i != j and t of w_i(t) w_j(t) mates whose caption equals its own.
+    With w_i(t) the chance that sample i shows caption t, a random batch of B from N samples holds,
+    for each sample, (B - 1) / (N (N - 1)) * sum over i != j and t of w_i(t) w_j(t) mates whose
+    caption equals its own.
     """
 
     batch: int
     per_sample: float
     per_batch: float  # over all samples of a batch, so each pair of equal captions counts twice
-    captions: list[tuple[str, int]]  # the captions that most samples share, with their number of samples
+    captions: list[
+        tuple[str, int]
+    ]  # the captions that most samples share, with their number of samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """Validation samples whose image, look-alike or caption is in the training data too; some of their keys."""
+    """Validation samples whose image, look-alike or caption is in the training data too; some of
+    their keys."""
 
     samples: int
     same_image: int
@@ -122,9 +131,11 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `check` found. `damage` counts by reason, `damaged` tells where (place or key -> reason).
+    """What `check` found. `damage` counts by reason, `damaged` tells where (place or key ->
+    reason).
 
-    `samples` of the source were looked at, beside those that it had already lost (a tar cut short, a bad row).
+    `samples` of the source were looked at, beside those that it had already lost (a tar cut short,
+    a bad row).
     """
 
     source: str
@@ -159,8 +170,8 @@ def check(
 ) -> Report:
     """Look at every sample of `source`, and at those of `val` for leakage.
 
-    `size` is the side in pixels that images will be trained at, `workers` the number of processes that look, and
-    `progress(done, total)` is called as they do.
+    `size` is the side in pixels that images will be trained at, `workers` the number of processes
+    that look, and `progress(done, total)` is called as they do.
     """
     total = len(source) + (len(val) if val else 0)
     ticks = Ticks(progress, total)
@@ -213,7 +224,8 @@ def _duplicates(groups: Sequence[Sequence[int]], keys: Sequence[str]) -> Duplica
 
 
 def _classes(source: Source, facts: Facts, exact: Sequence[Sequence[int]]) -> list[Classes]:
-    """The classes of each label that names them; `exact` are groups of places in `facts.image_keys`."""
+    """The classes of each label that names them; `exact` are groups of places in
+    `facts.image_keys`."""
     schema = source.schema()
     of_key = dict(zip(facts.keys, facts.labels, strict=True))
     found = []
@@ -263,7 +275,9 @@ def _false_negatives(facts: Facts, batch: int) -> FalseNegatives:
         weights[at] = weights.get(at, 0.0) + 1 / facts.counts[at]
         words.setdefault(code, text)
     shared = {code: weights for code, weights in shares.items() if len(weights) > 1}
-    pairs = math.fsum(sum(w.values()) ** 2 - sum(x * x for x in w.values()) for w in shared.values())
+    pairs = math.fsum(
+        sum(w.values()) ** 2 - sum(x * x for x in w.values()) for w in shared.values()
+    )
     each = pairs * (batch - 1) / (n * (n - 1)) if n > 1 else 0.0
     most = sorted(shared, key=lambda code: (-len(shared[code]), words[code]))[:_SHOWN]
     return FalseNegatives(

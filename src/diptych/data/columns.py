@@ -1,4 +1,5 @@
-"""Columns: values computed for every sample of a source (clusters, cached features), read by later stages as fields."""
+"""Columns: values computed for every sample of a source (clusters, cached features), read by later
+stages as fields."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,15 +20,21 @@ class WithColumns(Wrapped):
     def __init__(self, source: Source, columns: Mapping[str, np.ndarray]):
         for name, values in columns.items():
             if len(values) != len(source):
-                raise InputError(f"column {name!r} has {len(values)} rows, {source.name} has {len(source)} samples")
+                raise InputError(
+                    f"column {name!r} has {len(values)} rows, {source.name} has {len(source)} samples"
+                )
         super().__init__(source)
         self.columns = dict(columns)
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
-        labels = {name: values[index].item() for name, values in self.columns.items() if values.ndim == 1}
+        labels = {
+            name: values[index].item() for name, values in self.columns.items() if values.ndim == 1
+        }
         arrays = {name: values[index] for name, values in self.columns.items() if values.ndim > 1}
-        return replace(sample, labels={**sample.labels, **labels}, arrays={**sample.arrays, **arrays})
+        return replace(
+            sample, labels={**sample.labels, **labels}, arrays={**sample.arrays, **arrays}
+        )
 
     def schema(self) -> Schema:
         added: dict[str, Field] = {}

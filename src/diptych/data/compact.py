@@ -1,7 +1,9 @@
-"""Indexes of millions of samples in a few arrays: they take bytes, not objects, and workers share or pickle them whole.
+"""Indexes of millions of samples in a few arrays: they take bytes, not objects, and workers share
+or pickle them whole.
 
-A Python list of ten million strings costs 700 MB, is copied page by page into every forked worker as reference counts
-change, and makes memory seem to leak. The same strings in one buffer cost what their letters cost.
+A Python list of ten million strings costs 700 MB, is copied page by page into every forked worker
+as reference counts change, and makes memory seem to leak. The same strings in one buffer cost what
+their letters cost.
 """
 
 import hashlib
@@ -45,7 +47,11 @@ class Strings(Sequence[str]):
             return [self[at] for at in range(len(self))[index]]
         index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
-        return self._buffer[start : int(self._ends[index])].tobytes().decode("utf-8", "surrogateescape")
+        return (
+            self._buffer[start : int(self._ends[index])]
+            .tobytes()
+            .decode("utf-8", "surrogateescape")
+        )
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The two arrays behind it, under names that begin with `name`."""
@@ -61,7 +67,8 @@ class Strings(Sequence[str]):
 
 
 class Groups:
-    """Which rows belong together: rows of equal `ids` (N,) form one group; groups in order of first appearance.
+    """Which rows belong together: rows of equal `ids` (N,) form one group; groups in order of first
+    appearance.
 
     >>> groups = Groups(np.array([7, 3, 7]))
     >>> len(groups), groups[0].tolist(), groups[1].tolist()
@@ -69,7 +76,9 @@ class Groups:
     """
 
     def __init__(self, ids: np.ndarray):
-        _, first, inverse, counts = np.unique(ids, return_index=True, return_inverse=True, return_counts=True)
+        _, first, inverse, counts = np.unique(
+            ids, return_index=True, return_inverse=True, return_counts=True
+        )
         rank = np.empty(len(first), np.int64)  # sorted id -> place in order of first appearance
         rank[np.argsort(first, kind="stable")] = np.arange(len(first))
         self._rows = np.argsort(rank[inverse], kind="stable")

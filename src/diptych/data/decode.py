@@ -1,19 +1,30 @@
 """Bytes to images: one safe decoder.
 
-`decode` looks at the first bytes, opens the header with the one plugin that fits, refuses what is too large, and only
-then touches pixels. Nothing here changes Pillow's global settings, so it is safe in threads and in other people's code.
+`decode` looks at the first bytes, opens the header with the one plugin that fits, refuses what is
+too large, and only then touches pixels. Nothing here changes Pillow's global settings, so it is
+safe in threads and in other people's code.
 """
 
 import io
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from diptych.data.sample import BadSample
 
-MAX_PIXELS = 89_478_485  # a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras make 60 million
+# a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras make 60 million
+MAX_PIXELS = 89_478_485
 
-# The formats a training set holds. Pillow's other plugins (PostScript, FITS, …) are attack surface and stay closed.
+# The formats a training set holds. Pillow's other plugins (PostScript, FITS, …) are attack surface
+# and stay closed.
 _PLUGINS = (
     (b"\xff\xd8", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -49,13 +60,16 @@ _UPRIGHT = {  # EXIF orientation -> the turn that undoes it
 }
 
 
-def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC), upright, as RGB, or RGBA where transparent.
+def decode(
+    data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """The image in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC), upright, as RGB, or RGBA
+    where transparent.
 
-    Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted. With `at_least` a JPEG is decoded
-    at the smallest of 1/1, 1/2, 1/4 and 1/8 whose short side keeps so many pixels; other formats cannot and ignore it.
-    Raises BadSample: zero-byte, html, unsupported, bomb (more than `max_pixels`, told from the header), truncated,
-    unreadable.
+    Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted. With
+    `at_least` a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 whose short side keeps so
+    many pixels; other formats cannot and ignore it. Raises BadSample: zero-byte, html, unsupported,
+    bomb (more than `max_pixels`, told from the header), truncated, unreadable.
 
     >>> decode(b"<html>404</html>")
     Traceback (most recent call last):
@@ -63,11 +77,14 @@ def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PI
     """
     plugin = _plugin(data)
     try:
-        # Plugins raise whatever comes to hand on damaged bytes (SyntaxError, struct.error, IndexError, …).
+        # Plugins raise whatever comes to hand on damaged bytes (SyntaxError, struct.error,
+        # IndexError, …).
         image = plugin(io.BytesIO(data))
         _refuse_bomb(image, max_pixels)
         if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
-            image.draft(None, (at_least, at_least))  # libjpeg leaves out the higher DCT coefficients
+            image.draft(
+                None, (at_least, at_least)
+            )  # libjpeg leaves out the higher DCT coefficients
         image.load()
         return opened(image)
     except BadSample:
@@ -77,7 +94,8 @@ def decode(data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PI
 
 
 def dimensions(data: bytes) -> tuple[int, int]:
-    """Width and height of the image in `data` as it is stored, from its header alone. Raises BadSample as `decode`.
+    """Width and height of the image in `data` as it is stored, from its header alone. Raises
+    BadSample as `decode`.
 
     >>> dimensions(b"")
     Traceback (most recent call last):
@@ -92,7 +110,8 @@ def dimensions(data: bytes) -> tuple[int, int]:
 
 
 def opened(image: Image.Image) -> Image.Image:
-    """An image that someone else opened, as `decode` gives it: upright, RGB or RGBA. Raises BadSample: unsupported.
+    """An image that someone else opened, as `decode` gives it: upright, RGB or RGBA. Raises
+    BadSample: unsupported.
 
     >>> opened(Image.new("CMYK", (2, 1))).mode
     'RGB'
@@ -126,7 +145,8 @@ def _plugin(data: bytes) -> type:
 
 
 def _boxed_plugin(data: bytes) -> type:
-    """The plugin of a file made of boxes, as AVIF and HEIC are (and MP4): the first one lists the kinds that it is."""
+    """The plugin of a file made of boxes, as AVIF and HEIC are (and MP4): the first one lists the
+    kinds that it is."""
     first = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
     brands = {first[at : at + 4] for at in range(0, len(first), 4)}
     if brands & _AVIF:
@@ -136,7 +156,10 @@ def _boxed_plugin(data: bytes) -> type:
             SUPPORTED = False
             AvifImageFile = None
         if not SUPPORTED or AvifImageFile is None:
-            raise BadSample("unsupported", "AVIF needs Pillow 11.3 or later; install it with pip install -U pillow")
+            raise BadSample(
+                "unsupported",
+                "AVIF needs Pillow 11.3 or later; install it with pip install -U pillow",
+            )
         return AvifImageFile
     if brands & _HEIC:
         try:
@@ -156,14 +179,19 @@ def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
         tags = image.tag_v2
         pixels = max(pixels, int(tags.get(322, 0)) * int(tags.get(323, 0)))
     if pixels > max_pixels:
-        raise BadSample("bomb", f"{image.width} x {image.height} pixels; the limit is {max_pixels:,} pixels")
+        raise BadSample(
+            "bomb", f"{image.width} x {image.height} pixels; the limit is {max_pixels:,} pixels"
+        )
 
 
-def refuse_scaled_bomb(size: tuple[int, int], scaled: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
-    """Raise BadSample("bomb") where scaling an image from `size` to `scaled` (width, height) takes too many pixels.
+def refuse_scaled_bomb(
+    size: tuple[int, int], scaled: tuple[int, int], max_pixels: int = MAX_PIXELS
+) -> None:
+    """Raise BadSample("bomb") where scaling an image from `size` to `scaled` (width, height) takes
+    too many pixels.
 
-    An image of 1 x 300,000 pixels is small, but scaled to a short side of 224 it has 15 billion. One side is scaled
-    after the other, so the image between the two steps counts as well.
+    An image of 1 x 300,000 pixels is small, but scaled to a short side of 224 it has 15 billion.
+    One side is scaled after the other, so the image between the two steps counts as well.
 
     >>> refuse_scaled_bomb((640, 480), (298, 224))
     >>> refuse_scaled_bomb((1, 300_000), (224, 67_200_000))
@@ -182,7 +210,9 @@ def _eight_bit_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise BadSample("unsupported", "32-bit integers have no agreed white")
-        image = _keep_exif(Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)), image)
+        image = _keep_exif(
+            Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)), image
+        )
     elif image.mode == "F":
         raise BadSample("unsupported", "floating-point pixels have no agreed white")
     clear = "transparency" in image.info or image.mode in {"RGBA", "RGBa", "LA", "La", "PA"}
@@ -191,7 +221,8 @@ def _eight_bit_rgb(image: Image.Image) -> Image.Image:
 
 
 def _keep_exif(new: Image.Image, old: Image.Image) -> Image.Image:
-    """`convert` and `fromarray` do not all carry the EXIF block; the turn is read from it afterwards."""
+    """`convert` and `fromarray` do not all carry the EXIF block; the turn is read from it
+    afterwards."""
     if "exif" in old.info:
         new.info["exif"] = old.info["exif"]
     return new
@@ -237,7 +268,8 @@ def _boxes_end(data: bytes) -> int:
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The mask in `data` as "L": the stored numbers (grey values, or indices into a palette), not colours.
+    """The mask in `data` as "L": the stored numbers (grey values, or indices into a palette), not
+    colours.
 
     Raises BadSample as `decode`, and unsupported where a pixel is not one number of at most 8 bits.
     """
@@ -246,7 +278,9 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         image = plugin(io.BytesIO(data))
         _refuse_bomb(image, max_pixels)
         if image.mode not in {"1", "L", "P"}:
-            raise BadSample("unsupported", f"a mask of mode {image.mode}; a mask has one 8-bit number a pixel")
+            raise BadSample(
+                "unsupported", f"a mask of mode {image.mode}; a mask has one 8-bit number a pixel"
+            )
         return Image.fromarray(np.asarray(image).astype(np.uint8))
     except BadSample:
         raise

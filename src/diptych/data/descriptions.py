@@ -1,7 +1,9 @@
-"""Texts about classes, as a language model or a person writes them, in a JSON file {"cat": ["it has whiskers.", …], …}.
+"""Texts about classes, as a language model or a person writes them, in a JSON file {"cat": ["it has
+whiskers.", …], …}.
 
-Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}; texts of images too, by their keys. Names
-come with line breaks at their ends, with dashes and in any case; they are compared by their words (`normal`).
+Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}; texts of images too, by
+their keys. Names come with line breaks at their ends, with dashes and in any case; they are
+compared by their words (`normal`).
 
     generate(names, say)       what any callable says of each name: a language model, a person, a template
     templated("a young {}")    such a callable: templates (`data.templates`), which say the same of all classes
@@ -32,18 +34,21 @@ def normal(name: str) -> str:
 
 
 def read(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """The different sentences of each class, by its `normal` name. Raises InputError, with file and class, for another
-    form."""
+    """The different sentences of each class, by its `normal` name. Raises InputError, with file and
+    class, for another form."""
     sentences: dict[str, tuple[str, ...]] = {}
     for name, given in read_lists(path).items():
         if normal(name) in sentences:
-            raise InputError(f"{path}: the class {name!r} stands there twice; put its sentences into one list")
+            raise InputError(
+                f"{path}: the class {name!r} stands there twice; put its sentences into one list"
+            )
         sentences[normal(name)] = given
     return sentences
 
 
 def read_lists(path: str | Path, what: str = "class") -> dict[str, tuple[str, ...]]:
-    """The different texts of each class, or of each `what`, by its name as it stands there. Raises as `read` does."""
+    """The different texts of each class, or of each `what`, by its name as it stands there. Raises
+    as `read` does."""
     found = _json(path)
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path}: no sentences by {what}; write {_FORM}")
@@ -60,24 +65,30 @@ def _json(path: str | Path) -> Any:
 
 
 def _checked(given: Any, whose: str) -> tuple[str, ...]:
-    """Different texts without blanks around; InputError for what is no list, and for what is no text in it."""
+    """Different texts without blanks around; InputError for what is no list, and for what is no
+    text in it."""
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise InputError(f"{whose} has no list of sentences but {given!r}; write {_FORM}")
     texts = list(given)
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{whose} has no list of sentences: number {number} is {text!r}; write {_FORM}")
+            raise InputError(
+                f"{whose} has no list of sentences: number {number} is {text!r}; write {_FORM}"
+            )
     return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
 def of_classes(path: str | Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The sentences of these classes, in their order. Raises InputError for a class that the file has not."""
+    """The sentences of these classes, in their order. Raises InputError for a class that the file
+    has not."""
     found = read(path)
     for name in names:
         if normal(name) not in found:
             close = nearest(normal(name), found)
             hint = f"; it has {close!r}" if close else ""
-            raise InputError(f"{path}: there is no class {name!r}{hint}; add it, with [] where there is nothing to say")
+            raise InputError(
+                f"{path}: there is no class {name!r}{hint}; add it, with [] where there is nothing to say"
+            )
     return tuple(found[normal(name)] for name in names)
 
 
@@ -121,12 +132,20 @@ def bank(spec: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 def write(path: str | Path, texts: Mapping[str, Sequence[str]]) -> None:
     """Write texts by name where `read` finds them."""
-    plain = json.dumps({name: list(given) for name, given in texts.items()}, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(Path(path).expanduser(), lambda temporary: temporary.write_text(plain, encoding="utf-8"))
+    plain = (
+        json.dumps(
+            {name: list(given) for name, given in texts.items()}, indent=1, ensure_ascii=False
+        )
+        + "\n"
+    )
+    write_atomic(
+        Path(path).expanduser(), lambda temporary: temporary.write_text(plain, encoding="utf-8")
+    )
 
 
 def shorten(texts: Mapping[str, Sequence[str]], summarise: Callable[[str], str]) -> dict[str, str]:
-    """Each text of some classes and what a callable makes of it: a language model's summary that fits a text tower.
+    """Each text of some classes and what a callable makes of it: a language model's summary that
+    fits a text tower.
 
     Raises InputError, with the class, where it gives no text.
 
@@ -141,8 +160,11 @@ def shorten(texts: Mapping[str, Sequence[str]], summarise: Callable[[str], str])
 
 
 def read_summaries(path: str | Path) -> dict[str, str]:
-    """What `shorten` gave, in a JSON file {text: short text, …}. Raises InputError for another form."""
+    """What `shorten` gave, in a JSON file {text: short text, …}. Raises InputError for another
+    form."""
     found = _json(path)
-    if not isinstance(found, dict) or not all(isinstance(short, str) and short.strip() for short in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(short, str) and short.strip() for short in found.values()
+    ):
         raise InputError(f'{path}: no summaries; write {{"a long text": "a short one", …}}')
     return {text.strip(): short.strip() for text, short in found.items()}

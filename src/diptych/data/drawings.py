@@ -1,7 +1,7 @@
 """The drawings that ship: 1,632 everyday concepts in up to four designs, with true transparency.
 
-Each design is one WebP file of 64 px tiles, 40 a row; concept i lies in row i // 40, column i % 40. A file is decoded
-once a process, on first use. Licences and attributions: data/glyphs/LICENSES.md.
+Each design is one WebP file of 64 px tiles, 40 a row; concept i lies in row i // 40, column i % 40.
+A file is decoded once a process, on first use. Licences and attributions: data/glyphs/LICENSES.md.
 """
 
 import io

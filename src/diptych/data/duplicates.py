@@ -1,4 +1,5 @@
-"""One pass over a source, of which hashes, sizes and thumbnails are kept, and which images are equal or look alike.
+"""One pass over a source, of which hashes, sizes and thumbnails are kept, and which images are
+equal or look alike.
 
 Dimensions: N samples, P images that could be read, C captions of all samples together.
 """
@@ -35,7 +36,9 @@ class Facts:
     captions: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
     # C: text, its hash, sample number, characters, tokens, tokens lost
     counts: list[int] = field(default_factory=list)  # N
-    labels: list[dict[str, int]] = field(default_factory=list)  # N: numbers of the labels whose classes have names
+    labels: list[dict[str, int]] = field(
+        default_factory=list
+    )  # N: numbers of the labels whose classes have names
     seconds: float = 0.0
     stored: int = 0
 
@@ -44,7 +47,16 @@ class Facts:
         first = len(self.keys)
         shifted = [(text, code, at + first, *rest) for text, code, at, *rest in other.captions]
         self.captions += shifted  # type: ignore[arg-type]
-        for name in ("keys", "image_keys", "exact", "thumbnails", "widths", "heights", "counts", "labels"):
+        for name in (
+            "keys",
+            "image_keys",
+            "exact",
+            "thumbnails",
+            "widths",
+            "heights",
+            "counts",
+            "labels",
+        ):
             getattr(self, name).extend(getattr(other, name))
         self.bad.update(other.bad)
         self.seconds += other.seconds
@@ -67,7 +79,9 @@ class Ticks:
 
 def look(source: Source, tokenizer: Tokenizer | None, workers: int, ticks: Ticks) -> Facts:
     """The pass over all samples, by so many processes."""
-    ranges = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
+    ranges = [
+        range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)
+    ]
     facts = Facts()
     for part in _mapped(partial(_look_at, source, tokenizer), ranges, workers):
         facts.add(part)
@@ -75,7 +89,9 @@ def look(source: Source, tokenizer: Tokenizer | None, workers: int, ticks: Ticks
     return facts
 
 
-def _mapped(look: Callable[[range], Facts], ranges: Sequence[range], workers: int) -> Iterator[Facts]:
+def _mapped(
+    look: Callable[[range], Facts], ranges: Sequence[range], workers: int
+) -> Iterator[Facts]:
     if workers < 1:
         yield from map(look, ranges)
     else:
@@ -88,7 +104,11 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
     keys = source.keys()
     schema = source.schema()
     has_images = any(name.startswith("images.") for name in schema)
-    named = [name.removeprefix("labels.") for name in schema if name.startswith("labels.") and schema[name].classes]
+    named = [
+        name.removeprefix("labels.")
+        for name in schema
+        if name.startswith("labels.") and schema[name].classes
+    ]
     for index in indices:
         facts.keys.append(keys[index])
         try:
@@ -145,7 +165,8 @@ def groups_of_equal(codes: Sequence[int]) -> list[list[int]]:
 
 
 def groups_alike(facts: Facts) -> list[list[int]]:
-    """Places of images that look the same, by single linkage of the pairs that `alike_pairs` finds."""
+    """Places of images that look the same, by single linkage of the pairs that `alike_pairs`
+    finds."""
     parent = list(range(len(facts.thumbnails)))
 
     def root(place: int) -> int:
@@ -159,17 +180,22 @@ def groups_alike(facts: Facts) -> list[list[int]]:
     return groups_of_equal([root(place) for place in range(len(parent))])
 
 
-def alike_pairs(thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4) -> list[tuple[int, int]]:
+def alike_pairs(
+    thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4
+) -> list[tuple[int, int]]:
     """Pairs of thumbnails (8, 9, 3) that differ by less than `near` grey levels on average.
 
-    Candidates share one of four 16-bit parts of the difference hash (whether grey falls from each pixel to its right
-    neighbour) and stand within `reach` of each other when sorted by brightness: linear time, not every last pair.
+    Candidates share one of four 16-bit parts of the difference hash (whether grey falls from each
+    pixel to its right neighbour) and stand within `reach` of each other when sorted by brightness:
+    linear time, not every last pair.
     """
     if len(thumbnails) < 2:
         return []
     pixels = np.stack(thumbnails).astype(np.int16)
     grey = pixels.mean(-1, dtype=np.float32)
-    falls = np.packbits(grey[:, :, :-1] - grey[:, :, 1:] > 2, axis=-1)[..., 0]  # (P, 8): a byte a row
+    falls = np.packbits(grey[:, :, :-1] - grey[:, :, 1:] > 2, axis=-1)[
+        ..., 0
+    ]  # (P, 8): a byte a row
     parts = np.ascontiguousarray(falls).view(np.uint16)  # (P, 4): two rows each
     pairs: set[tuple[int, int]] = set()
     for part in parts.T:
@@ -181,12 +207,18 @@ def alike_pairs(thumbnails: Sequence[np.ndarray], near: int = 4, reach: int = 4)
             a = a[same]
             b = b[same]
             close = np.abs(pixels[a] - pixels[b]).mean((1, 2, 3)) < near
-            pairs.update(zip(np.minimum(a, b)[close].tolist(), np.maximum(a, b)[close].tolist(), strict=True))
+            pairs.update(
+                zip(np.minimum(a, b)[close].tolist(), np.maximum(a, b)[close].tolist(), strict=True)
+            )
     return sorted(pairs)
 
 
 def shown_elsewhere(
-    source: Source, others: Sequence[Source], *, workers: int = 0, progress: Callable[[int, int], None] | None = None
+    source: Source,
+    others: Sequence[Source],
+    *,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> set[str]:
     """The keys of a source's samples whose main image is one of the others', or looks like one.
 
@@ -205,9 +237,14 @@ def shown_elsewhere(
 
 
 def shared(first: Facts, second: Facts) -> tuple[set[str], set[str]]:
-    """The keys of the second whose image is equal to one of the first, and whose image looks like one."""
+    """The keys of the second whose image is equal to one of the first, and whose image looks like
+    one."""
     images = set(first.exact)
     border = len(first.thumbnails)
-    same = {key for key, code in zip(second.image_keys, second.exact, strict=True) if code in images}
+    same = {
+        key for key, code in zip(second.image_keys, second.exact, strict=True) if code in images
+    }
     pairs = alike_pairs([*first.thumbnails, *second.thumbnails])
-    return same, {second.image_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)}
+    return same, {
+        second.image_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)
+    }

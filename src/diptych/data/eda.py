@@ -1,10 +1,12 @@
-"""Easy data augmentation of texts (Wei and Zou, 2019): words that say little go, others are replaced, swapped, deleted.
+"""Easy data augmentation of texts (Wei and Zou, 2019): words that say little go, others are
+replaced, swapped, deleted.
 
     without_stop_words   the text less articles, pronouns, prepositions and the like ("not" among them)
     varied               one operation, drawn: synonyms .4, a swap of two words .4, deletion .2
 
-A text that would end empty is kept as it is. Synonyms come from a table, word to words (`synonyms`): common words of
-captions, which are listed here, an installed WordNet's, or those of a file.
+A text that would end empty is kept as it is. Synonyms come from a table, word to words
+(`synonyms`): common words of captions, which are listed here, an installed WordNet's, or those of a
+file.
 """
 
 import json
@@ -67,8 +69,8 @@ def without_stop_words(text: str) -> str:
 
 
 def varied(text: str, rng: np.random.Generator, table: Synonyms, *, share: float = 0.1) -> str:
-    """The text after one operation; `share` of its words, one at least, are replaced or swapped, or each deleted with
-    that probability.
+    """The text after one operation; `share` of its words, one at least, are replaced or swapped, or
+    each deleted with that probability.
 
     >>> varied("a large cat", np.random.default_rng(0), {"large": ("big",)})
     'large a cat'
@@ -81,7 +83,9 @@ def varied(text: str, rng: np.random.Generator, table: Synonyms, *, share: float
     return " ".join(operation(words, rng, table, share)) or text
 
 
-def _replaced(words: list[str], rng: np.random.Generator, table: Synonyms, share: float) -> list[str]:
+def _replaced(
+    words: list[str], rng: np.random.Generator, table: Synonyms, share: float
+) -> list[str]:
     """Words that have synonyms, each in all its places by one of them."""
     words, most = list(words), max(1, int(share * len(words)))
     known = list(dict.fromkeys(word for word in words if table.get(word.lower())))
@@ -92,7 +96,9 @@ def _replaced(words: list[str], rng: np.random.Generator, table: Synonyms, share
     return words
 
 
-def _swapped(words: list[str], rng: np.random.Generator, table: Synonyms, share: float) -> list[str]:
+def _swapped(
+    words: list[str], rng: np.random.Generator, table: Synonyms, share: float
+) -> list[str]:
     words = list(words)
     if len(words) > 1:
         for _ in range(max(1, int(share * len(words)))):
@@ -101,18 +107,22 @@ def _swapped(words: list[str], rng: np.random.Generator, table: Synonyms, share:
     return words
 
 
-def _deleted(words: list[str], rng: np.random.Generator, table: Synonyms, share: float) -> list[str]:
+def _deleted(
+    words: list[str], rng: np.random.Generator, table: Synonyms, share: float
+) -> list[str]:
     """Each word goes with probability `share`; of none left, one of them stays."""
     if len(words) == 1:
         return words
-    kept = [word for word, at in zip(words, rng.uniform(size=len(words)), strict=True) if at >= share]
+    kept = [
+        word for word, at in zip(words, rng.uniform(size=len(words)), strict=True) if at >= share
+    ]
     return kept or [words[int(rng.integers(len(words)))]]
 
 
 @lru_cache(maxsize=8)
 def synonyms(source: str) -> Synonyms:
-    """The table that `source` names: "none", "common", "wordnet" (or "wordnet:FOLDER"), or a JSON file, lists of words
-    that may stand for each other.
+    """The table that `source` names: "none", "common", "wordnet" (or "wordnet:FOLDER"), or a JSON
+    file, lists of words that may stand for each other.
 
     Raises InputError where there is no such table.
 
@@ -135,12 +145,16 @@ def synonyms(source: str) -> Synonyms:
         known = "none, common, wordnet or a JSON file"
         raise InputError(f"there is no table of synonyms {source!r}; name {known}") from None
     except (ValueError, TypeError) as error:
-        raise InputError(f"{source} is no table of synonyms ({error}); write a JSON list of lists of words") from None
+        raise InputError(
+            f"{source} is no table of synonyms ({error}); write a JSON list of lists of words"
+        ) from None
 
 
 def _table(groups: Sequence[Sequence[str]]) -> Synonyms:
     found: dict[str, set[str]] = {}
     for group in groups:
         for word in group:
-            found.setdefault(word.lower(), set()).update(other for other in group if other.lower() != word.lower())
+            found.setdefault(word.lower(), set()).update(
+                other for other in group if other.lower() != word.lower()
+            )
     return {word: tuple(sorted(others)) for word, others in found.items() if others}

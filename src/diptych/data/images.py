@@ -1,4 +1,5 @@
-"""Images to tensors: four places an image can lie, and the one preprocessing. `data.decode` reads their bytes."""
+"""Images to tensors: four places an image can lie, and the one preprocessing. `data.decode` reads
+their bytes."""
 
 import errno
 import io
@@ -36,7 +37,24 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "he
 """The endings of files that are taken for images."""
 
 FOREIGN = (
-    *("jp2", "j2k", "jpf", "jpx", "jxl", "svg", "ico", "psd", "xcf", "tga", "ppm", "pgm", "pbm", "pnm", "exr", "hdr"),
+    *(
+        "jp2",
+        "j2k",
+        "jpf",
+        "jpx",
+        "jxl",
+        "svg",
+        "ico",
+        "psd",
+        "xcf",
+        "tga",
+        "ppm",
+        "pgm",
+        "pbm",
+        "pnm",
+        "exr",
+        "hdr",
+    ),
     *("eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
 )
 """The endings of images that are not read: in a folder they are counted as unsupported."""
@@ -50,7 +68,8 @@ def is_image(path: str | Path) -> bool:
 def luma(pixels: np.ndarray) -> np.ndarray:
     """The luma of each pixel by the weights of ITU-R 601, (..., 3) -> (...), float32.
 
-    Added in one order: a matrix product would round by the processor, and a pixel could change with it.
+    Added in one order: a matrix product would round by the processor, and a pixel could change with
+    it.
 
     >>> luma(np.array([[0, 0, 250], [10, 10, 10]], np.uint8)).tolist()
     [28.5, 10.0]
@@ -66,7 +85,8 @@ class FileImage:
     path: str
 
     def read(self) -> bytes:
-        """The file's bytes. Raises BadSample: missing, bomb (a file too large for an image), or unreadable."""
+        """The file's bytes. Raises BadSample: missing, bomb (a file too large for an image), or
+        unreadable."""
         try:
             _refuse_irregular(self.path)
             return Path(self.path).read_bytes()
@@ -81,7 +101,8 @@ class FileImage:
 
 
 def _refuse_irregular(path: str, most: int | None = MOST_BYTES) -> None:
-    """Raise BadSample for what may give bytes without end: a pipe, a device, a socket, a file of more than `most`."""
+    """Raise BadSample for what may give bytes without end: a pipe, a device, a socket, a file of
+    more than `most`."""
     status = os.stat(path)  # noqa: PTH116
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -115,7 +136,8 @@ class MemberImage:
     size: int
 
     def read(self) -> bytes:
-        """The member's bytes. Raises BadSample: missing (the tar is gone), truncated, or unreadable."""
+        """The member's bytes. Raises BadSample: missing (the tar is gone), truncated, or
+        unreadable."""
         try:
             # Opened anew each time: no descriptor is shared by forked workers, none is left open.
             with Path(self.path).open("rb", buffering=0) as file:
@@ -136,19 +158,23 @@ class MemberImage:
 
 @dataclass(frozen=True, slots=True)
 class ZipImage:
-    """An image inside a zip archive; the archive is opened anew for each, and nothing of it is extracted."""
+    """An image inside a zip archive; the archive is opened anew for each, and nothing of it is
+    extracted."""
 
     path: str
     member: str
 
     def read(self) -> bytes:
-        """The member's bytes. Raises BadSample: missing (it or the archive), bomb, or unreadable."""
+        """The member's bytes. Raises BadSample: missing (it or the archive), bomb, or
+        unreadable."""
         try:
             _refuse_irregular(self.path, most=None)
             with zipfile.ZipFile(self.path) as archive:
                 size = archive.getinfo(self.member).file_size
                 if size > MOST_BYTES:  # zip can pack zeros 1000 times
-                    raise BadSample("bomb", f"{self.member} of {self.path} unpacks to {size:,} bytes")
+                    raise BadSample(
+                        "bomb", f"{self.member} of {self.path} unpacks to {size:,} bytes"
+                    )
                 return archive.read(self.member)
         except BadSample:
             raise
@@ -185,7 +211,8 @@ VOID = 255
 
 @dataclass(frozen=True, slots=True)
 class ClassMask:
-    """A mask whose numbers are those of classes, made of one whose numbers are of this image's segments.
+    """A mask whose numbers are those of classes, made of one whose numbers are of this image's
+    segments.
 
     `numbers` gives the class of each segment; what is in none is `VOID`.
     """
@@ -214,15 +241,18 @@ _INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resamp
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How an image becomes `size` x `size` pixels; `mean` and `std` are applied later, by the tower, on its device.
+    """How an image becomes `size` x `size` pixels; `mean` and `std` are applied later, by the
+    tower, on its device.
 
-    `resize`: "shortest" scales the short side to `size` and crops the centre, "squash" ignores the proportions,
-    "longest" scales the long side and pads with `fill`. `crop` says where the centre falls when the margin is odd:
-    "round" is torchvision's and open_clip's way, "floor" that of transformers. Transparent images are laid on `fill`.
-    The pixels are bit-equal to those of open_clip's and (slow) transformers' pipelines, which also use Pillow; files
-    that are read without `exact` differ a little, see `read`. An image whose long side is more than `ratio` times the
-    short one gets black bars beside it first, as far as these bring it there (Baldrati et al. 2022, TargetPad). With a
-    `margin` of 1 or more the image is scaled to so many times `size`, and the centre is cropped.
+    `resize`: "shortest" scales the short side to `size` and crops the centre, "squash" ignores the
+    proportions, "longest" scales the long side and pads with `fill`. `crop` says where the centre
+    falls when the margin is odd: "round" is torchvision's and open_clip's way, "floor" that of
+    transformers. Transparent images are laid on `fill`. The pixels are bit-equal to those of
+    open_clip's and (slow) transformers' pipelines, which also use Pillow; files that are read
+    without `exact` differ a little, see `read`. An image whose long side is more than `ratio` times
+    the short one gets black bars beside it first, as far as these bring it there (Baldrati et al.
+    2022, TargetPad). With a `margin` of 1 or more the image is scaled to so many times `size`, and
+    the centre is cropped.
 
     >>> Preprocess(size=32)(Image.new("RGB", (60, 40))).shape
     torch.Size([3, 32, 32])
@@ -240,7 +270,9 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and self.size > 0):
-            raise InputError(f"preprocess size {self.size!r} is not a number of pixels; give a positive integer")
+            raise InputError(
+                f"preprocess size {self.size!r} is not a number of pixels; give a positive integer"
+            )
         for kind, value, choices in (
             ("resize", self.resize, _RESIZES),
             ("interpolation", self.interpolation, _INTERPOLATIONS),
@@ -251,24 +283,31 @@ class Preprocess:
         for name in ("fill", "mean", "std"):  # lists come from JSON
             value = tuple(getattr(self, name))
             if len(value) != 3:
-                raise InputError(f"preprocess {name} {value} needs three numbers, one for each of red, green, blue")
+                raise InputError(
+                    f"preprocess {name} {value} needs three numbers, one for each of red, green, blue"
+                )
             object.__setattr__(self, name, value)
         if min(self.std) <= 0:
             raise InputError(f"preprocess std {self.std} must be positive; it divides the pixels")
         if self.ratio is not None and self.ratio < 1:
-            raise InputError(f"preprocess ratio {self.ratio} is the long side over the short one; give 1 or more")
-        if self.margin is not None and (not 1 <= self.margin < math.inf or self.resize == "longest"):
+            raise InputError(
+                f"preprocess ratio {self.ratio} is the long side over the short one; give 1 or more"
+            )
+        if self.margin is not None and (
+            not 1 <= self.margin < math.inf or self.resize == "longest"
+        ):
             raise InputError(
                 f"preprocess margin {self.margin} is the scaled side over the cropped one; give 1 or "
                 "more, and resize=shortest or squash"
             )
 
     def read(self, image: EncodedImage, *, exact: bool = False) -> Tensor:
-        """Decode `image` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the size or more.
+        """Decode `image` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the
+        size or more.
 
-        Twice, because bicubic shrinking by less than 2 no longer hides that pixels were left out: embeddings of
-        photographs then fall to a cosine of .99 to the full decode, and with twice the size they stay at .999.
-        Raises BadSample as the image does.
+        Twice, because bicubic shrinking by less than 2 no longer hides that pixels were left out:
+        embeddings of photographs then fall to a cosine of .99 to the full decode, and with twice
+        the size they stay at .999. Raises BadSample as the image does.
         """
         return self(image.decode(self.least(exact)), exact=exact)
 
@@ -284,9 +323,10 @@ class Preprocess:
     def __call__(self, image: Image.Image, *, exact: bool = True) -> Tensor:
         """The image as uint8 (3, size, size).
 
-        Unless `exact`, torch's vectorised kernel scales in Pillow's place: the same filter in 16-bit weights, four
-        times as fast; photographs differ in fewer than 2 % of the numbers, and there by one or, rarely, two of 255.
-        Raises BadSample("bomb") for an image so thin that the scaled one has more pixels than the limit.
+        Unless `exact`, torch's vectorised kernel scales in Pillow's place: the same filter in
+        16-bit weights, four times as fast; photographs differ in fewer than 2 % of the numbers, and
+        there by one or, rarely, two of 255. Raises BadSample("bomb") for an image so thin that the
+        scaled one has more pixels than the limit.
         """
         image = on_ground(image, self.fill)
         if self.ratio is not None:
@@ -297,7 +337,9 @@ class Preprocess:
             image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if not exact:
-            pixels = F.interpolate(pixels[None], (height, width), mode=self.interpolation, antialias=True)[0]
+            pixels = F.interpolate(
+                pixels[None], (height, width), mode=self.interpolation, antialias=True
+            )[0]
         return self._fitted(pixels).contiguous()
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
@@ -317,7 +359,9 @@ class Preprocess:
             left = self.start(width)
             top = self.start(height)
             return pixels[:, top : top + self.size, left : left + self.size]
-        ground = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, self.size, self.size)
+        ground = (
+            torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, self.size, self.size)
+        )
         left = (self.size - width) // 2
         top = (self.size - height) // 2
         ground[:, top : top + height, left : left + width] = pixels
@@ -329,8 +373,12 @@ class Preprocess:
         return round(rest / 2) if self.crop == "round" else rest // 2
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON keeps them; without ratio and margin where there are none, as before they came."""
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain values, as JSON keeps them; without ratio and margin where there are none, as
+        before they came."""
+        values = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
         return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
@@ -356,7 +404,8 @@ def on_ground(image: Image.Image, fill: tuple[int, int, int] = (255, 255, 255)) 
 
 
 def barred(image: Image.Image, ratio: float) -> Image.Image:
-    """The image (RGB) with as wide black bars beside it as its long side is at most `ratio` times the short one.
+    """The image (RGB) with as wide black bars beside it as its long side is at most `ratio` times
+    the short one.
 
     Raises BadSample("bomb") where it then has more pixels than the limit.
 
@@ -377,7 +426,8 @@ def barred(image: Image.Image, ratio: float) -> Image.Image:
 
 
 def noise_image(preprocess: Preprocess, seed: int = 0) -> Tensor:
-    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and independent, preprocessed like any image.
+    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and independent, preprocessed like any
+    image.
 
     >>> noise_image(Preprocess(size=32)).shape
     torch.Size([3, 32, 32])

@@ -1,7 +1,8 @@
-"""The loader: from a plan to batches, in any number of worker processes, the same batches whatever their number.
+"""The loader: from a plan to batches, in any number of worker processes, the same batches whatever
+their number.
 
-A damaged sample is counted under its reason and its place is taken by another sample, drawn from (seed, epoch,
-position) alone; so a batch keeps its size and no order depends on workers or ranks.
+A damaged sample is counted under its reason and its place is taken by another sample, drawn from
+(seed, epoch, position) alone; so a batch keeps its size and no order depends on workers or ranks.
 """
 
 import re
@@ -27,7 +28,8 @@ _ATTEMPTS = 100
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One rank's part of one batch: `indices` stand at `position`, `position` + 1, … of the epoch."""
+    """One rank's part of one batch: `indices` stand at `position`, `position` + 1, … of the
+    epoch."""
 
     epoch: int
     position: int
@@ -50,7 +52,8 @@ class Damage:
 
 
 class _Requests(Sampler[Request]):
-    """The requests of the current epoch; workers stay alive between epochs, so it is set anew for each."""
+    """The requests of the current epoch; workers stay alive between epochs, so it is set anew for
+    each."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -86,7 +89,14 @@ class _Batches(Dataset):
             for attempt in range(_ATTEMPTS):
                 try:
                     sample: Sample = self.source[index]
-                    rows.append(look(sample, self.views, (self.seed, request.epoch, position), request.progress))
+                    rows.append(
+                        look(
+                            sample,
+                            self.views,
+                            (self.seed, request.epoch, position),
+                            request.progress,
+                        )
+                    )
                     keys.append(sample.key)
                     break
                 except BadSample as error:
@@ -101,7 +111,11 @@ class _Batches(Dataset):
         return collate(keys, rows, self.tokenizers), bad
 
     def _another(self, epoch: int, position: int, attempt: int, taken: set[int]) -> int:
-        draws = generator(self.seed, "replace", epoch, position, attempt).integers(len(self.source), size=16).tolist()
+        draws = (
+            generator(self.seed, "replace", epoch, position, attempt)
+            .integers(len(self.source), size=16)
+            .tolist()
+        )
         index = next((draw for draw in draws if draw not in taken), draws[0])
         taken.add(index)
         return index
@@ -110,8 +124,9 @@ class _Batches(Dataset):
 class Loader:
     """Batches of a source for one rank of `ranks`, epoch by epoch, from any step on.
 
-    `workers` processes decode ahead; 0 decodes in this one. `steps` is the length of training, which tells the views
-    how much of it is done; None is evaluation. `damage` collects what could not be read.
+    `workers` processes decode ahead; 0 decodes in this one. `steps` is the length of training,
+    which tells the views how much of it is done; None is evaluation. `damage` collects what could
+    not be read.
     """
 
     def __init__(
@@ -129,7 +144,9 @@ class Loader:
         pin: bool = False,
     ):
         if batch_size < ranks:
-            raise InputError(f"batch size {batch_size} is smaller than the {ranks} ranks; raise --batch-size")
+            raise InputError(
+                f"batch size {batch_size} is smaller than the {ranks} ranks; raise --batch-size"
+            )
         self.source = source
         self.plan = plan
         self.batch_size = batch_size
@@ -151,7 +168,8 @@ class Loader:
         )
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """The global batches of an epoch, as index arrays. Raises InputError where there is none."""
+        """The global batches of an epoch, as index arrays. Raises InputError where there is
+        none."""
         if self._planned is None or self._planned[0] != epoch:
             planned = self.plan(self.source, self.seed, epoch, self.batch_size)
             if not planned:
@@ -163,7 +181,8 @@ class Loader:
         return self._planned[1]
 
     def epoch(self, epoch: int, start: int = 0, step: int = 0) -> Iterator[Batch]:
-        """This rank's part of an epoch's batches from number `start` on, which is step `step` of training."""
+        """This rank's part of an epoch's batches from number `start` on, which is step `step` of
+        training."""
         requests = []
         position = 0
         for number, indices in enumerate(self.batches(epoch)):
@@ -197,7 +216,8 @@ class Loader:
 
 @contextmanager
 def workers_told(name: str) -> Iterator[None]:
-    """Say in a line that a worker process is gone, which torch tells wherever the process that waits for it stands."""
+    """Say in a line that a worker process is gone, which torch tells wherever the process that
+    waits for it stands."""
     try:
         yield
     except RuntimeError as error:
@@ -210,11 +230,14 @@ def workers_told(name: str) -> Iterator[None]:
 
 
 def require(source: Source, names: Sequence[str], who: str) -> None:
-    """InputError where a source lacks a field that `who` reads; `texts.*` asks for texts of any role."""
+    """InputError where a source lacks a field that `who` reads; `texts.*` asks for texts of any
+    role."""
     schema = source.schema()
     for name in names:
         kind, _, rest = name.partition(".")
-        if name not in schema and not (rest == "*" and any(have.startswith(f"{kind}.") for have in schema)):
+        if name not in schema and not (
+            rest == "*" and any(have.startswith(f"{kind}.") for have in schema)
+        ):
             others = [have.removeprefix("labels.") for have in schema if have.startswith("labels.")]
             remedy = "name a source, column or role that has it"
             if kind == "labels" and others:

@@ -14,10 +14,11 @@ ORIGIN = "origin"
 
 
 def by_text(source: Source, role: str) -> Source:
-    """A source with one sample for each text of a role, where a sample has several; else the source as it is.
+    """A source with one sample for each text of a role, where a sample has several; else the source
+    as it is.
 
-    The first samples show whether it is read whole. A sample that cannot be read, or has no such text, stays one, so
-    that it is counted when it is met.
+    The first samples show whether it is read whole. A sample that cannot be read, or has no such
+    text, stays one, so that it is counted when it is met.
     """
     if all(len(_texts(source, at, role)) < 2 for at in range(min(len(source), _FIRST))):
         return source
@@ -41,13 +42,22 @@ def _texts(source: Source, at: int, role: str) -> list[str]:
 
 
 class Paired(Wrapped):
-    """Pair p is sample `samples[p]` of `source` with `table[texts[p]]` as its only text, of role `role`.
+    """Pair p is sample `samples[p]` of `source` with `table[texts[p]]` as its only text, of role
+    `role`.
 
-    samples, texts (P,). So an epoch meets each pair once, and the pairs of a sample apart from each other. Its key is
-    the sample's with the number of the pair; its label `origin` is the sample's place in the source.
+    samples, texts (P,). So an epoch meets each pair once, and the pairs of a sample apart from each
+    other. Its key is the sample's with the number of the pair; its label `origin` is the sample's
+    place in the source.
     """
 
-    def __init__(self, source: Source, samples: np.ndarray, texts: np.ndarray, table: Sequence[str], role: str):
+    def __init__(
+        self,
+        source: Source,
+        samples: np.ndarray,
+        texts: np.ndarray,
+        table: Sequence[str],
+        role: str,
+    ):
         assert len(samples) == len(texts)
         super().__init__(source, samples)
         self.samples = samples
@@ -72,5 +82,11 @@ class Paired(Wrapped):
 
     def schema(self) -> Schema:
         """The fields of the source, its texts replaced by the pairs'."""
-        kept = {name: field for name, field in super().schema().items() if not name.startswith("texts.")}
-        return {**kept, f"texts.{self.role}": Field(kind="text"), f"labels.{ORIGIN}": Field(kind="int")}
+        kept = {
+            name: field for name, field in super().schema().items() if not name.startswith("texts.")
+        }
+        return {
+            **kept,
+            f"texts.{self.role}": Field(kind="text"),
+            f"labels.{ORIGIN}": Field(kind="int"),
+        }

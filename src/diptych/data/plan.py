@@ -1,7 +1,8 @@
 """Plans: which samples meet in a batch.
 
-A plan is a pure function of (source, seed, epoch, batch size). It gives the whole world's batches; each rank takes its
-slice of each, so the order depends on neither ranks nor workers, and an epoch meets every sample exactly once.
+A plan is a pure function of (source, seed, epoch, batch size). It gives the whole world's batches;
+each rank takes its slice of each, so the order depends on neither ranks nor workers, and an epoch
+meets every sample exactly once.
 """
 
 from contextlib import suppress
@@ -23,7 +24,8 @@ class Plan(Protocol):
 
 
 def _even(order: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Cut into batches of nearly equal size, none above `batch`: no sample is dropped, no batch is a crumb."""
+    """Cut into batches of nearly equal size, none above `batch`: no sample is dropped, no batch is
+    a crumb."""
     return np.array_split(order, -(-len(order) // batch))
 
 
@@ -45,7 +47,8 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Together:
-    """Blocks of `size` consecutive samples meet in one batch, as siblings that differ by an edit: hard negatives.
+    """Blocks of `size` consecutive samples meet in one batch, as siblings that differ by an edit:
+    hard negatives.
 
     Blocks are shuffled, not what is in them. A batch holds as many whole blocks as fit into it.
     """
@@ -55,7 +58,9 @@ class Together:
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         _check(source, batch)
         if self.size > batch:
-            raise InputError(f"blocks of {self.size} samples do not fit into a batch of {batch}; raise --batch-size")
+            raise InputError(
+                f"blocks of {self.size} samples do not fit into a batch of {batch}; raise --batch-size"
+            )
         starts = np.arange(0, len(source), self.size)
         groups = _even(generator(seed, "plan", epoch).permutation(starts), batch // self.size)
         blocks = [group[:, None] + np.arange(self.size) for group in groups]
@@ -66,7 +71,8 @@ class Together:
 class Distinct:
     """No two samples of a batch share the label `label`, so none is a false negative of another.
 
-    The epoch goes in rounds: round r holds the r-th sample (in random order) of every label that has so many.
+    The epoch goes in rounds: round r holds the r-th sample (in random order) of every label that
+    has so many.
     """
 
     label: str
@@ -88,10 +94,11 @@ class Distinct:
 
 @dataclass(frozen=True)
 class Having:
-    """Only samples that have an image of the role `role` meet, as `plan` would have it if there were no others.
+    """Only samples that have an image of the role `role` meet, as `plan` would have it if there
+    were no others.
 
-    Where the source says that all have one, nothing is read; else each sample is looked at once, no image decoded. A
-    damaged one stays, to be counted where it is read.
+    Where the source says that all have one, nothing is read; else each sample is looked at once, no
+    image decoded. A damaged one stays, to be counted where it is read.
     """
 
     role: str
@@ -102,10 +109,14 @@ class Having:
         if not source.schema()[f"images.{self.role}"].optional:
             return self.plan(source, seed, epoch, batch)
         if source.name not in self._rows:
-            self._rows[source.name] = np.array([at for at in range(len(source)) if self._fits(source, at)], np.int64)
+            self._rows[source.name] = np.array(
+                [at for at in range(len(source)) if self._fits(source, at)], np.int64
+            )
         rows = self._rows[source.name]
         if not len(rows):
-            raise InputError(f"no sample of {source.name} has an image of role {self.role!r}; name another source")
+            raise InputError(
+                f"no sample of {source.name} has an image of role {self.role!r}; name another source"
+            )
         return [rows[indices] for indices in self.plan(Wrapped(source, rows), seed, epoch, batch)]
 
     def _fits(self, source: Source, at: int) -> bool:
@@ -119,8 +130,8 @@ class Having:
 class Stratified:
     """Every batch has its share of each kind of sample, but for one or two.
 
-    `field` tells the kinds: "labels.NAME" by the values of a label, "images.NAME" by whether there is such an image.
-    Each kind is shuffled and laid evenly over the epoch, from a random place on.
+    `field` tells the kinds: "labels.NAME" by the values of a label, "images.NAME" by whether there
+    is such an image. Each kind is shuffled and laid evenly over the epoch, from a random place on.
     """
 
     field: str
@@ -137,7 +148,8 @@ class Stratified:
 
 
 def kinds_of(source: Source, field: str) -> np.ndarray:
-    """What a field, as `Stratified` takes it, says of every sample (N,); of a damaged one 0. Decodes no image."""
+    """What a field, as `Stratified` takes it, says of every sample (N,); of a damaged one 0.
+    Decodes no image."""
     group, _, name = field.partition(".")
     if group == "labels":
         return labels_of(source, name)

@@ -1,4 +1,5 @@
-"""Decoding ahead: threads make the next batch while the caller computes on this one. Pillow frees the interpreter."""
+"""Decoding ahead: threads make the next batch while the caller computes on this one. Pillow frees
+the interpreter."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,11 @@ Made = TypeVar("Made")
 THREADS = 4
 
 
-def ahead(make: Callable[[Item], Made], items: Sequence[Item], batch_size: int) -> Iterator[list[Made | BadSample]]:
-    """`make(item)` of each item, in order and in batches; a BadSample that it raises stands in its place.
+def ahead(
+    make: Callable[[Item], Made], items: Sequence[Item], batch_size: int
+) -> Iterator[list[Made | BadSample]]:
+    """`make(item)` of each item, in order and in batches; a BadSample that it raises stands in its
+    place.
 
     At most two batches are held. Any other exception is raised where its item comes up.
 
@@ -31,7 +35,9 @@ def ahead(make: Callable[[Item], Made], items: Sequence[Item], batch_size: int) 
     with ThreadPoolExecutor(THREADS) as pool:
         under_way: deque[list[Future[Made | BadSample]]] = deque()
         for start in range(0, len(items), batch_size):
-            under_way.append([pool.submit(attempt, item) for item in items[start : start + batch_size]])
+            under_way.append(
+                [pool.submit(attempt, item) for item in items[start : start + batch_size]]
+            )
             if len(under_way) > 1:
                 yield [job.result() for job in under_way.popleft()]
         while under_way:

@@ -10,8 +10,9 @@ AGREED = 3
 
 
 def answered(sample: Sample) -> list[tuple[Text, list[str]]]:
-    """The questions of a sample, each with its answers: the texts of role answer that follow it, or where all questions
-    come first, the answers in order. Raises BadSample("unpaired") where answers belong to no question.
+    """The questions of a sample, each with its answers: the texts of role answer that follow it, or
+    where all questions come first, the answers in order. Raises BadSample("unpaired") where answers
+    belong to no question.
 
     >>> texts = [Text(text=text, role=role) for text, role in (("how many?", "question"), ("two", "answer"))]
     >>> [(question.text, answers) for question, answers in answered(Sample(key="0", source="", texts=texts))]
@@ -27,14 +28,16 @@ def answered(sample: Sample) -> list[tuple[Text, list[str]]]:
     if not all(answers):
         found = sample.captions("answer")
         if len(found) != len(questions):
-            raise BadSample("unpaired", f"{sample.key} has {len(questions)} questions and {len(found)} answers")
+            raise BadSample(
+                "unpaired", f"{sample.key} has {len(questions)} questions and {len(found)} answers"
+            )
         answers = [[text] for text in found]
     return list(zip(questions, answers, strict=True))
 
 
 def agreed(answers: Sequence[str]) -> list[str]:
-    """The answers to learn of those that several people gave, the most frequent first: it, what is as frequent, and
-    whatever three gave or more. In lower case.
+    """The answers to learn of those that several people gave, the most frequent first: it, what is
+    as frequent, and whatever three gave or more. In lower case.
 
     Source: Gu et al. 2023 (CLOSE).
 

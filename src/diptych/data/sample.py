@@ -1,7 +1,8 @@
-"""What a source gives: `Sample`, its lazily decoded `Image`s, and the `Schema` that says which fields to expect.
+"""What a source gives: `Sample`, its lazily decoded `Image`s, and the `Schema` that says which
+fields to expect.
 
-Fields are named by dotted strings everywhere: `images.main`, `texts.caption`, `labels.class`, `boxes`, `masks.object`,
-`arrays.volume`, `edits`.
+Fields are named by dotted strings everywhere: `images.main`, `texts.caption`, `labels.class`,
+`boxes`, `masks.object`, `arrays.volume`, `edits`.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ _KEYS = 65_536  # hashed at once
 
 
 class BadSample(Exception):
-    """A damaged sample: counted under `reason` (a short slug, e.g. "truncated", "html"), never fatal by itself."""
+    """A damaged sample: counted under `reason` (a short slug, e.g. "truncated", "html"), never
+    fatal by itself."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -46,7 +48,9 @@ def damage_told(damaged: Mapping[str, str]) -> str:
     >>> damage_told({"a.png": "truncated", "b.png": "html", "c.png": "truncated"})
     '2 truncated, 1 html; such as a.png, b.png, c.png'
     """
-    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(damaged.values()).most_common())
+    reasons = ", ".join(
+        f"{count} {reason}" for reason, count in Counter(damaged.values()).most_common()
+    )
     return f"{reasons}; such as {some(damaged)}"
 
 
@@ -56,7 +60,11 @@ def whole(text: str) -> str:
     >>> whole("a\\ud83d")
     'a�'
     """
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return (
+        text
+        if text.isascii()
+        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
 
 
 def path_text(path: str) -> str:
@@ -77,18 +85,21 @@ class EncodedImage(Protocol):
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The image as RGB, or RGBA where it has transparency, turned upright; raises BadSample.
 
-        `at_least` allows a smaller image, where that is faster, whose short side keeps so many pixels.
+        `at_least` allows a smaller image, where that is faster, whose short side keeps so many
+        pixels.
         """
         ...
 
     def read(self) -> bytes:
-        """The encoded bytes, for checksums and duplicates; raises BadSample where they cannot be read."""
+        """The encoded bytes, for checksums and duplicates; raises BadSample where they cannot be
+        read."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
-    """One text of a sample. Roles: caption, web, synthetic, long, question, answer, findings, ocr, …"""
+    """One text of a sample. Roles: caption, web, synthetic, long, question, answer, findings, ocr,
+    …"""
 
     text: str
     role: str = "caption"
@@ -139,14 +150,16 @@ Schema = Mapping[str, Field]
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to samples. Pickles cheaply (a worker process gets a copy), reads nothing until asked."""
+    """Random access to samples. Pickles cheaply (a worker process gets a copy), reads nothing until
+    asked."""
 
     name: str
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample; its images are read when decoded. Raises BadSample where even its texts cannot be read."""
+        """The sample; its images are read when decoded. Raises BadSample where even its texts
+        cannot be read."""
         ...
 
     def keys(self) -> Sequence[str]:
@@ -157,12 +170,15 @@ class Source(Protocol):
 
 
 def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None) -> np.ndarray:
-    """One label of every sample (N,), or of those at `rows` (K,), read once, without decoding an image.
+    """One label of every sample (N,), or of those at `rows` (K,), read once, without decoding an
+    image.
 
     Raises InputError where the source has no such label.
     """
     if f"labels.{label}" not in source.schema():
-        raise InputError(f"{source.name} has no label {label!r}; its fields are {', '.join(source.schema())}")
+        raise InputError(
+            f"{source.name} has no label {label!r}; its fields are {', '.join(source.schema())}"
+        )
     given = getattr(source, "labels", None)
     if given is None:
         read = range(len(source)) if rows is None else rows
@@ -174,9 +190,11 @@ def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None
 
 
 def is_visual(sample: Sample, label: str | None = None, role: str = "main") -> bool:
-    """Whether a sample's texts are visual: its label is 1, or without a label named, it has an image of `role`.
+    """Whether a sample's texts are visual: its label is 1, or without a label named, it has an
+    image of `role`.
 
-    Raises BadSample("no-label") where the label is neither 0 nor 1: nobody could say, so it is no example of either.
+    Raises BadSample("no-label") where the label is neither 0 nor 1: nobody could say, so it is no
+    example of either.
     """
     if label is None:
         return role in sample.images

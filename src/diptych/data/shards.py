@@ -5,8 +5,8 @@
     KEY.NAME.npy                arrays; KEY.ROLE_objects.npy says which objects each text of a role speaks of
     KEY.json                    texts by role, labels and masks with names, boxes; caption and instruction of edits
 
-What an edit has beside its image, caption and instruction is not written. A shard is there whole or not at all, and
-a run that was stopped goes on with the shards that are missing.
+What an edit has beside its image, caption and instruction is not written. A shard is there whole or
+not at all, and a run that was stopped goes on with the shards that are missing.
 """
 
 import io
@@ -34,10 +34,11 @@ def write_shards(
     per_shard: int = PER_SHARD,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write `source` to FOLDER/00000.tar, 00001.tar, … of `per_shard` samples, and tell the shards' paths.
+    """Write `source` to FOLDER/00000.tar, 00001.tar, … of `per_shard` samples, and tell the shards'
+    paths.
 
-    `progress(done, total)` counts samples. Raises InputError where the folder holds anything else than shards of the
-    same source, and for a key that a member's name cannot hold.
+    `progress(done, total)` counts samples. Raises InputError where the folder holds anything else
+    than shards of the same source, and for a key that a member's name cannot hold.
     """
     if per_shard < 1:
         raise InputError(f"shards of {per_shard} samples cannot be written; give at least 1")
@@ -54,7 +55,12 @@ def write_shards(
                 if progress:
                     progress(start + done, len(source))
 
-            write_atomic(path, lambda at, rows=range(start, stop), told=told: _write(at, source, schema, rows, told))
+            write_atomic(
+                path,
+                lambda at, rows=range(start, stop), told=told: _write(
+                    at, source, schema, rows, told
+                ),
+            )
         elif progress:
             progress(stop, len(source))
     return paths
@@ -68,7 +74,9 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     there = folder / MANIFEST
     if there.is_file():
         if there.read_text("utf-8") != text:
-            raise InputError(f"{folder} holds other shards, as {MANIFEST} in it tells; give an empty folder")
+            raise InputError(
+                f"{folder} holds other shards, as {MANIFEST} in it tells; give an empty folder"
+            )
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files; give an empty folder for the shards")
@@ -76,12 +84,16 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     write_atomic(there, lambda at: at.write_text(text, "utf-8"))
 
 
-def _write(path: Path, source: Source, schema: Schema, rows: range, told: Callable[[int], None]) -> None:
+def _write(
+    path: Path, source: Source, schema: Schema, rows: range, told: Callable[[int], None]
+) -> None:
     with tarfile.open(path, "w") as tar:
         for done, row in enumerate(rows, 1):
             sample = source[row]
             if "." in sample.key or sample.key.startswith(("/", "__")):
-                raise InputError(f"{source.name}: key {sample.key!r} cannot name members of a tar; it must have no dot")
+                raise InputError(
+                    f"{source.name}: key {sample.key!r} cannot name members of a tar; it must have no dot"
+                )
             for ending, data in _members(sample, schema):
                 member = tarfile.TarInfo(f"{sample.key}.{ending}")
                 member.size = len(data)
@@ -129,10 +141,16 @@ def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict
     boxes = [box for box in sample.boxes if box.image == "main"]
     if boxes:
         record["boxes"] = [
-            {"name": box.text, "label": box.label, "box": [*box.xyxy[:2], *np.subtract(box.xyxy[2:], box.xyxy[:2])]}
+            {
+                "name": box.text,
+                "label": box.label,
+                "box": [*box.xyxy[:2], *np.subtract(box.xyxy[2:], box.xyxy[:2])],
+            }
             for box in boxes
         ]
-    masks = {name: _numbers(mask, schema.get(f"masks.{name}")) for name, mask in sample.masks.items()}
+    masks = {
+        name: _numbers(mask, schema.get(f"masks.{name}")) for name, mask in sample.masks.items()
+    }
     if named := {name: numbers for name, numbers in masks.items() if numbers}:
         record["mask_classes"] = named
     return record
@@ -147,7 +165,8 @@ def _numbers(mask: EncodedImage, field: Field | None) -> dict[str, str]:
 
 
 def _by_role(texts: Sequence[Text]) -> dict[str, Any]:
-    """Texts by role, and what is noted of all texts of a role: `statement_true` is a list of 0 and 1."""
+    """Texts by role, and what is noted of all texts of a role: `statement_true` is a list of 0 and
+    1."""
     found: dict[str, Any] = {}
     for role in dict.fromkeys(text.role for text in texts):
         own = [text for text in texts if text.role == role]
@@ -155,7 +174,10 @@ def _by_role(texts: Sequence[Text]) -> dict[str, Any]:
         for name in dict.fromkeys(name for text in own for name in text.attrs):
             values = [text.attrs.get(name) for text in own]
             if all(isinstance(value, bool | int | float) for value in values):
-                found[f"{role}_{name}"] = [float(value) if isinstance(value, float) else int(value) for value in values]  # type: ignore[arg-type]
+                found[f"{role}_{name}"] = [
+                    value if isinstance(value, float) else int(value)  # type: ignore[arg-type]
+                    for value in values
+                ]
             elif all(isinstance(value, str) for value in values):
                 found[f"{role}_{name}"] = values
     return found
@@ -165,7 +187,9 @@ def _objects(texts: Sequence[Text]) -> dict[str, np.ndarray]:
     """For each role whose texts speak of different objects: of which, (texts, objects) bool."""
     found = {}
     for role in dict.fromkeys(text.role for text in texts if "objects" in text.attrs):
-        told = [text.attrs["objects"] for text in texts if text.role == role and "objects" in text.attrs]
+        told = [
+            text.attrs["objects"] for text in texts if text.role == role and "objects" in text.attrs
+        ]
         if len(set(map(tuple, told))) == 1:
             continue
         width = 1 + max((at for ids in told for at in ids), default=-1)

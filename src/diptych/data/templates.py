@@ -32,7 +32,8 @@ BANKS = {
     ),
 }
 GROUPS = {
-    "quality": {  # MoCoOp's groups that are of no one data set, as far as its sizes and words are known
+    # MoCoOp's groups that are of no one data set, as far as its sizes and words are known
+    "quality": {
         "plain": ("a photo of a {}.",),
         "many": ("a photo of many {}.",),
         "poor": (
@@ -45,18 +46,25 @@ GROUPS = {
     },
     "styles": {  # as captions of `scenes` say it, each style in its own words
         "plain": ("a picture of a {}", "an image of a {}", "there is a {}"),
-        "sketch": ("a pencil drawing of a {}", "a pencil drawing of a {} on paper, in pale colours"),
+        "sketch": (
+            "a pencil drawing of a {}",
+            "a pencil drawing of a {} on paper, in pale colours",
+        ),
         "pixel": ("a pixelated picture of a {}", "a pixelated picture of a {}, in bright colours"),
         "dusk": ("a {}, in deep tones", "a view of a {}, in deep tones"),
         "photo": ("a noisy photo of a {}", "a noisy photo of a {}, in washed-out colours"),
         "poster": ("a printed poster of a {}", "a printed poster of a {}, in strong tones"),
     },
 }
-_OPENCLIP = {"imagenet": "OPENAI_IMAGENET_TEMPLATES", "imagenet-simple": "SIMPLE_IMAGENET_TEMPLATES"}
+_OPENCLIP = {
+    "imagenet": "OPENAI_IMAGENET_TEMPLATES",
+    "imagenet-simple": "SIMPLE_IMAGENET_TEMPLATES",
+}
 
 
 def templates(spec: str) -> tuple[str, ...]:
-    """The templates of a bank, of a file (.txt: one a line; .json: of all groups), or those that `|` parts.
+    """The templates of a bank, of a file (.txt: one a line; .json: of all groups), or those that
+    `|` parts.
 
     Raises InputError for what is none of these, and for a template that does not hold {} once.
 
@@ -75,14 +83,17 @@ def templates(spec: str) -> tuple[str, ...]:
         return tuple(template for group in template_groups(spec).values() for template in group)
     if spec.lower().endswith(".txt"):
         return checked([line.strip() for line in _text(spec).splitlines() if line.strip()], spec)
-    raise unknown("templates", spec, [*BANKS, *_OPENCLIP, *GROUPS, "FILE.txt", "FILE.json", "'a {} | one {}'"])
+    raise unknown(
+        "templates", spec, [*BANKS, *_OPENCLIP, *GROUPS, "FILE.txt", "FILE.json", "'a {} | one {}'"]
+    )
 
 
 def template_groups(spec: str | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Groups of templates by name, in order: of a bank that has groups, of a file {"name": ["template", …], …}, or such
-    a mapping itself.
+    """Groups of templates by name, in order: of a bank that has groups, of a file {"name":
+    ["template", …], …}, or such a mapping itself.
 
-    Raises InputError for what is neither, an empty group, and a template that does not hold {} once.
+    Raises InputError for what is neither, an empty group, and a template that does not hold {}
+    once.
 
     >>> list(template_groups("styles"))
     ['plain', 'sketch', 'pixel', 'dusk', 'photo', 'poster']
@@ -155,7 +166,9 @@ def checked(given: Sequence[str], where: str) -> tuple[str, ...]:
     """
     for template in given:
         if not isinstance(template, str) or template.count("{}") != 1:
-            raise InputError(f"template {template!r} of {where} must hold {{}} once, where the class name goes")
+            raise InputError(
+                f"template {template!r} of {where} must hold {{}} once, where the class name goes"
+            )
     if not given:
         raise InputError(f"{where}: no template is given; give at least '{{}}'")
     return tuple(given)
@@ -174,5 +187,7 @@ def _openclip(bank: str) -> tuple[str, ...]:
     try:
         from open_clip import zero_shot_metadata
     except ImportError:
-        raise InputError(f"templates {bank!r} are open_clip_torch's; pip install 'diptych[openclip]'") from None
+        raise InputError(
+            f"templates {bank!r} are open_clip_torch's; pip install 'diptych[openclip]'"
+        ) from None
     return tuple(template("{}") for template in getattr(zero_shot_metadata, _OPENCLIP[bank]))

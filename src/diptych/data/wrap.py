@@ -12,8 +12,8 @@ from diptych.data.sample import Sample, Schema, Source, labels_of
 class Wrapped:
     """A source over another source: its samples, or those at `rows` (K,), in that order.
 
-    A subclass overrides what it changes, most often `__getitem__` and `schema`. Without a `name` of its own it has that
-    of the source. Nothing is read or copied before it is asked for.
+    A subclass overrides what it changes, most often `__getitem__` and `schema`. Without a `name` of
+    its own it has that of the source. Nothing is read or copied before it is asked for.
 
     >>> from diptych.testing import Toy
     >>> source = Wrapped(Toy(8, ["labels.colour"]), np.array([5, 2]))
@@ -21,7 +21,9 @@ class Wrapped:
     (2, '005', ['005', '002'], [5, 2])
     """
 
-    def __init__(self, source: Source, rows: np.ndarray | range | None = None, name: str | None = None):
+    def __init__(
+        self, source: Source, rows: np.ndarray | range | None = None, name: str | None = None
+    ):
         self.source = source
         self.rows = rows
         self.name = source.name if name is None else name
@@ -52,7 +54,8 @@ class Wrapped:
 
 
 class _Keys(Sequence[str]):
-    """Some of the keys of a source, looked up when asked for; equal to any sequence of the same keys."""
+    """Some of the keys of a source, looked up when asked for; equal to any sequence of the same
+    keys."""
 
     def __init__(self, keys: Sequence[str], rows: np.ndarray | range):
         self._keys = keys

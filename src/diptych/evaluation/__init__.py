@@ -1,11 +1,13 @@
-"""Evaluation: one suite a file, found by looking in the folder `suites`; every result carries the id of its protocol.
+"""Evaluation: one suite a file, found by looking in the folder `suites`; every result carries the
+id of its protocol.
 
-A suite file starts with a literal `card` (title; needs: the fields it reads; abilities: the model's methods it calls)
-and has a function of the file's name, `suite(model, source, *, progress=None, …) -> dict`. Cards are read without
-importing torch. What hangs on settings is checked by the file's `ready(model, source, *, …)`, where it has one, before
-any suite computes.
+A suite file starts with a literal `card` (title; needs: the fields it reads; abilities: the model's
+methods it calls) and has a function of the file's name, `suite(model, source, *, progress=None, …)
+-> dict`. Cards are read without importing torch. What hangs on settings is checked by the file's
+`ready(model, source, *, …)`, where it has one, before any suite computes.
 
-In a result `chance_NAME` is what NAME is without having learnt anything, `by_NAME` a table: row -> column -> number.
+In a result `chance_NAME` is what NAME is without having learnt anything, `by_NAME` a table: row ->
+column -> number.
 """
 
 import ast
@@ -46,9 +48,10 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Run suites on a model that has their abilities: one dict of results a suite.
 
-    `settings` go to the suites that take them (batch_size, ks, templates, …); `progress(done, total)` is called as each
-    suite proceeds. Raises InputError before anything is computed: an unknown suite or setting, a field that the source
-    lacks, a model that cannot do what a suite asks of it.
+    `settings` go to the suites that take them (batch_size, ks, templates, …); `progress(done,
+    total)` is called as each suite proceeds. Raises InputError before anything is computed: an
+    unknown suite or setting, a field that the source lacks, a model that cannot do what a suite
+    asks of it.
     """
     functions = check(model, source, suites, **settings)
     return {
@@ -57,8 +60,11 @@ def evaluate(
     }
 
 
-def check(model: Any, source: Source, suites: Sequence[str], **settings: Any) -> dict[str, Callable[..., Any]]:
-    """The functions of suites that can run on a model and a source; raises as `evaluate` does, and computes nothing."""
+def check(
+    model: Any, source: Source, suites: Sequence[str], **settings: Any
+) -> dict[str, Callable[..., Any]]:
+    """The functions of suites that can run on a model and a source; raises as `evaluate` does, and
+    computes nothing."""
     known = cards()
     refuse("suite", suites)
     for name in suites:
@@ -66,7 +72,9 @@ def check(model: Any, source: Source, suites: Sequence[str], **settings: Any) ->
             raise unknown("suite", name, known)
     modules = {name: importlib.import_module(f"{__name__}.suites.{name}") for name in suites}
     functions = {name: getattr(module, name) for name, module in modules.items()}
-    takes = set().union(*(inspect.signature(function).parameters for function in functions.values()))
+    takes = set().union(
+        *(inspect.signature(function).parameters for function in functions.values())
+    )
     for setting in settings:
         if setting not in takes - {"model", "source", "progress"}:
             raise unknown("evaluation setting", setting, takes - {"model", "source", "progress"})
@@ -79,7 +87,9 @@ def check(model: Any, source: Source, suites: Sequence[str], **settings: Any) ->
 
 def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a function takes."""
-    return {name: settings[name] for name in inspect.signature(function).parameters if name in settings}
+    return {
+        name: settings[name] for name in inspect.signature(function).parameters if name in settings
+    }
 
 
 def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> None:
@@ -89,7 +99,9 @@ def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> N
     for need in card["needs"]:
         if not any(field == need or field.startswith(f"{need}.") for field in schema):
             have = ", ".join(schema) or "nothing"
-            raise InputError(f"{suite} needs {need}, which source {source.name!r} does not give (it gives {have})")
+            raise InputError(
+                f"{suite} needs {need}, which source {source.name!r} does not give (it gives {have})"
+            )
     for ability in card["abilities"]:
         able(suite, model, ability)
 
@@ -97,4 +109,6 @@ def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> N
 def able(suite: str, model: Any, ability: str) -> None:
     """Raises InputError where a model lacks an ability: a method of this name."""
     if not hasattr(model, ability):
-        raise InputError(f"{suite} needs a model with {ability}, which {type(model).__name__} has not")
+        raise InputError(
+            f"{suite} needs a model with {ability}, which {type(model).__name__} has not"
+        )

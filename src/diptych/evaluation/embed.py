@@ -1,4 +1,5 @@
-"""Embed the images and texts of a source for an evaluation: lazily, in batches, damaged samples counted."""
+"""Embed the images and texts of a source for an evaluation: lazily, in batches, damaged samples
+counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,8 @@ class Steps:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors (n, E) of the samples that could be read, those samples' `facts`, and why others could not."""
+    """Vectors (n, E) of the samples that could be read, those samples' `facts`, and why others
+    could not."""
 
     vectors: Tensor
     facts: list[Any]
@@ -60,7 +62,10 @@ def place_of(sample: Sample) -> tuple[str, str]:
 
 def images_with_edits(sample: Sample) -> Sequence[EncodedImage]:
     """The main image, and those of the sample's edits that have one."""
-    return [*main_image(sample), *(edit.images["main"] for edit in sample.edits if "main" in edit.images)]
+    return [
+        *main_image(sample),
+        *(edit.images["main"] for edit in sample.edits if "main" in edit.images),
+    ]
 
 
 def read_images(
@@ -74,12 +79,14 @@ def read_images(
     batch_size: int,
     steps: Steps,
 ) -> Iterator[tuple[Tensor, list[Any]]]:
-    """The pixels (n, 3, H, W) of up to `batch_size` samples at a time, with `facts(sample)` of each, in order.
+    """The pixels (n, 3, H, W) of up to `batch_size` samples at a time, with `facts(sample)` of
+    each, in order.
 
-    `images(sample)` says which of a sample's images are read: as many as it gives, one after the other.
-    `facts(sample)` is called where all of them could be read; either may raise BadSample, which is counted in `bad`.
-    `exact` is that of `Model.embed_images`. At most two batches of images are in memory, already at the model's size.
-    Raises InputError where no sample can be used.
+    `images(sample)` says which of a sample's images are read: as many as it gives, one after the
+    other. `facts(sample)` is called where all of them could be read; either may raise BadSample,
+    which is counted in `bad`. `exact` is that of `Model.embed_images`. At most two batches of
+    images are in memory, already at the model's size. Raises InputError where no sample can be
+    used.
     """
 
     def read(index: int) -> tuple[Sample, list[Tensor]]:
@@ -116,7 +123,8 @@ def embed_images(
     batch_size: int,
     steps: Steps,
 ) -> Embedded:
-    """Embed the image of every sample (or those that `images` names, in order); see `read_images`."""
+    """Embed the image of every sample (or those that `images` names, in order); see
+    `read_images`."""
     bad: Counter[str] = Counter()
     vectors: list[Tensor] = []
     kept: list[Any] = []
@@ -124,12 +132,16 @@ def embed_images(
         model, source, facts, bad, images=images, exact=exact, batch_size=batch_size, steps=steps
     ):
         kept += of_batch
-        vectors += [as_vectors(model.embed_images(part, batch_size=batch_size)) for part in pixels.split(batch_size)]
+        vectors += [
+            as_vectors(model.embed_images(part, batch_size=batch_size))
+            for part in pixels.split(batch_size)
+        ]
     return Embedded(torch.cat(vectors), kept, bad)
 
 
 def read_texts(source: Source, facts: Callable[[Sample], Any], bad: Counter[str]) -> list[Any]:
-    """`facts(sample)` of every sample, for what needs no image; as in `read_images` damage is counted in `bad`.
+    """`facts(sample)` of every sample, for what needs no image; as in `read_images` damage is
+    counted in `bad`.
 
     Raises InputError where no sample can be used.
     """
@@ -153,13 +165,18 @@ def embed_texts(model: Any, texts: Sequence[str], *, batch_size: int, steps: Ste
     return torch.cat(vectors)
 
 
-def embed_long(model: Any, texts: Sequence[str], *, batch_size: int, steps: Steps, best: bool = False) -> Tensor:
-    """Embed long texts (n, E), each as the unit mean of its sentences' vectors (`data.views.sentences`); with `best`
-    all of them (n, K, E), those of texts with fewer again and again."""
+def embed_long(
+    model: Any, texts: Sequence[str], *, batch_size: int, steps: Steps, best: bool = False
+) -> Tensor:
+    """Embed long texts (n, E), each as the unit mean of its sentences' vectors
+    (`data.views.sentences`); with `best` all of them (n, K, E), those of texts with fewer again and
+    again."""
     parts = [sentences(text) or [text] for text in texts]
     sizes = [len(said) for said in parts]
     steps.total += sum(sizes) - len(texts)
-    vectors = embed_texts(model, [part for said in parts for part in said], batch_size=batch_size, steps=steps)
+    vectors = embed_texts(
+        model, [part for said in parts for part in said], batch_size=batch_size, steps=steps
+    )
     rows = vectors.split(sizes)
     if not best:
         return normalize(torch.stack([each.sum(0) for each in rows]), dim=1)
@@ -167,8 +184,8 @@ def embed_long(model: Any, texts: Sequence[str], *, batch_size: int, steps: Step
 
 
 class Texts:
-    """Different texts in order of appearance, each embedded once: texts that are equal but for case and outer blanks
-    are one.
+    """Different texts in order of appearance, each embedded once: texts that are equal but for case
+    and outer blanks are one.
 
     >>> texts = Texts()
     >>> [texts.add(text) for text in ("a dog", "a cat", " A dog ")]
@@ -201,7 +218,8 @@ def normal_form(text: str) -> str:
 
 
 def label_of(sample: Sample, label: str) -> int | float:
-    """A label of a sample. Raises BadSample where it is missing: -1 of whole numbers, NaN of others."""
+    """A label of a sample. Raises BadSample where it is missing: -1 of whole numbers, NaN of
+    others."""
     value = sample.labels.get(label, -1)
     if value != value or (isinstance(value, int) and value < 0):
         raise BadSample("no-label", f"{sample.key} has no {label}")
@@ -216,7 +234,9 @@ def as_vectors(vectors: Any) -> Tensor:
 def nothing_left(source: Source, bad: Counter[str]) -> InputError:
     """The error for a source of which every sample was left out."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
-    return InputError(f"none of the {len(source)} samples of {source.name!r} can be used ({reasons})")
+    return InputError(
+        f"none of the {len(source)} samples of {source.name!r} can be used ({reasons})"
+    )
 
 
 def _batches(items: Any, size: int) -> Iterator[Any]:

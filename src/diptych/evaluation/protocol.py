@@ -13,7 +13,8 @@ from diptych.spec import split_options, split_specs
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What was measured, on what, and how. The model is not part of it: protocols compare models."""
+    """What was measured, on what, and how. The model is not part of it: protocols compare
+    models."""
 
     task: str
     data: str  # the source's name, without the folders that differ from machine to machine
@@ -24,7 +25,9 @@ class Protocol:
     rule: str = ""  # how several right answers, equal texts and ties count
     decoding: str = "full"  # "scaled": large JPEGs decoded at a part of their size
     precision: str = "float32"
-    options: tuple[str, ...] = ()  # "key=value" of whatever else decides the number: what a probe learnt from, its seed
+    options: tuple[
+        str, ...
+    ] = ()  # "key=value" of whatever else decides the number: what a probe learnt from, its seed
 
     def id(self) -> str:
         """12 hexadecimal digits that change whenever any part changes.
@@ -36,7 +39,9 @@ class Protocol:
         """
         parts = asdict(self)
         if not self.options:
-            del parts["options"]  # so that protocols without any have the id that they had before there were options
+            del parts[
+                "options"
+            ]  # so that protocols without any have the id that they had before there were options
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -53,8 +58,11 @@ def split_of(keys: Sequence[str]) -> str:
     return f"{len(keys)}:{digest.hexdigest()[:12]}"
 
 
-def protocol_of(task: str, source: Source, model: object, *, exact: bool = True, **parts: Any) -> Protocol:
-    """The protocol of a task on a source with a model's precision; `exact` says how images were decoded.
+def protocol_of(
+    task: str, source: Source, model: object, *, exact: bool = True, **parts: Any
+) -> Protocol:
+    """The protocol of a task on a source with a model's precision; `exact` says how images were
+    decoded.
 
     `parts` are the other fields: field, prompts, classes, rule, options.
     """
@@ -69,7 +77,8 @@ def protocol_of(task: str, source: Source, model: object, *, exact: bool = True,
 
 
 def describe(protocol: Protocol, model: object) -> dict[str, object]:
-    """What every result stores beside its numbers: the protocol, its id, and which model was measured."""
+    """What every result stores beside its numbers: the protocol, its id, and which model was
+    measured."""
     return {
         "protocol": protocol.id(),
         "task": protocol.task,
@@ -91,6 +100,7 @@ def precision_of(model: object) -> str:
 
 
 def data_of(source: Source) -> str:
-    """The name of a source without its folders, its options whole: data that lies elsewhere is the same data."""
+    """The name of a source without its folders, its options whole: data that lies elsewhere is the
+    same data."""
     parts = (split_options(part) for part in split_specs(source.name))
     return ",".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] + options for name, options in parts)

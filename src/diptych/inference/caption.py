@@ -28,16 +28,19 @@ def write_about(
     progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[list[Written], Counter[str]]:
-    """A text about every image `main`, in the source's order, and how many images could not be read, by reason.
+    """A text about every image `main`, in the source's order, and how many images could not be
+    read, by reason.
 
-    With a prompt each is asked that. `settings` are those of the model's `generate`. Raises InputError where no image
-    can be read.
+    With a prompt each is asked that. `settings` are those of the model's `generate`. Raises
+    InputError where no image can be read.
     """
     able("writing about images", model, "generate")
     found: list[Written] = []
     bad: Counter[str] = Counter()
     steps = Steps(progress, len(source))
-    for pixels, facts in read_images(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, facts in read_images(
+        model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         prompts = None if prompt is None else [prompt] * len(pixels)
         texts = model.generate(pixels, prompts, batch_size=batch_size, **settings)
         found += [Written(key, path, text) for (key, path), text in zip(facts, texts, strict=True)]

@@ -14,8 +14,8 @@ from diptych.evaluation.embed import Progress, Steps, place_of, read_images
 
 @dataclass(frozen=True)
 class Named:
-    """An image by its key, and its file where it is one; the likeliest classes with their probabilities, and the
-    groups of prompts with their weights, where they were asked for."""
+    """An image by its key, and its file where it is one; the likeliest classes with their
+    probabilities, and the groups of prompts with their weights, where they were asked for."""
 
     key: str
     path: str
@@ -33,11 +33,12 @@ def name_images(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Named], Counter[str]]:
-    """The `k` likeliest of `model.classes` for every image `main`, in the source's order, and how many images could
-    not be read, by reason.
+    """The `k` likeliest of `model.classes` for every image `main`, in the source's order, and how
+    many images could not be read, by reason.
 
-    Probabilities are the softmax over all classes. With `route` it is told too which groups of prompts an image was
-    routed to. Raises InputError for a model without classes, or without such groups, or where no image can be read.
+    Probabilities are the softmax over all classes. With `route` it is told too which groups of
+    prompts an image was routed to. Raises InputError for a model without classes, or without such
+    groups, or where no image can be read.
     """
     able("naming images", model, "class_logits")
     if route:
@@ -46,7 +47,9 @@ def name_images(
     bad: Counter[str] = Counter()
 
     steps = Steps(progress, len(source))
-    for pixels, facts in read_images(model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, facts in read_images(
+        model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         classes = likeliest(model.class_logits(pixels, batch_size=batch_size), model.classes, k)
         groups = model.route(pixels, batch_size=batch_size) if route else [()] * len(classes)
         found += [Named(*fact, *told) for fact, *told in zip(facts, classes, groups, strict=True)]

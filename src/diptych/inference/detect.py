@@ -12,8 +12,8 @@ from diptych.evaluation.embed import Progress, Steps, main_image, read_images
 
 @dataclass(frozen=True)
 class Boxed:
-    """A box in the pixels of an image (left, top, right, bottom), with its class and score; the image by its file,
-    or its key."""
+    """A box in the pixels of an image (left, top, right, bottom), with its class and score; the
+    image by its file, or its key."""
 
     image: str
     name: str
@@ -29,8 +29,9 @@ def find_in_images(
     progress: Progress | None = None,
     **how: float,
 ) -> tuple[list[Boxed], Counter[str]]:
-    """The boxes of `model.classes` in every image `main`, in the source's order, and how many images could not be
-    read, by reason. `how` are options of `model.detect`. Raises InputError where no image can be read."""
+    """The boxes of `model.classes` in every image `main`, in the source's order, and how many
+    images could not be read, by reason. `how` are options of `model.detect`. Raises InputError
+    where no image can be read."""
     able("finding in images", model, "detect")
     found: list[Boxed] = []
     bad: Counter[str] = Counter()
@@ -40,8 +41,12 @@ def find_in_images(
         return image.path if isinstance(image, FileImage) else sample.key, image.decode().size
 
     steps = Steps(progress, len(source))
-    for pixels, facts in read_images(model, source, told, bad, exact=False, batch_size=batch_size, steps=steps):
-        for (name, size), each in zip(facts, model.detect(pixels, batch_size=batch_size, **how), strict=True):
+    for pixels, facts in read_images(
+        model, source, told, bad, exact=False, batch_size=batch_size, steps=steps
+    ):
+        for (name, size), each in zip(
+            facts, model.detect(pixels, batch_size=batch_size, **how), strict=True
+        ):
             found += boxed(name, size, each, model.classes)
     return found, bad
 

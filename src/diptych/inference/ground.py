@@ -1,4 +1,5 @@
-"""Where an image is most like a sentence: the numbers of its positions, and an image that shows them.
+"""Where an image is most like a sentence: the numbers of its positions, and an image that shows
+them.
 
     W_n = (S_n - min S) / (max S - min S),   S_n = <t, p_n>
 
@@ -17,14 +18,17 @@ from diptych.data.images import FileImage, Preprocess, barred, on_ground
 from diptych.evaluation import able
 
 _LEAST = 384  # the side below which an image is shown larger
-_COLOURS = np.array([[30, 30, 140], [30, 160, 190], [250, 210, 60], [215, 40, 30]], np.float32)  # from cold to hot
+_COLOURS = np.array(
+    [[30, 30, 140], [30, 160, 190], [250, 210, 60], [215, 40, 30]], np.float32
+)  # from cold to hot
 _OPAQUE = 0.75  # of the hottest position
 
 
 @dataclass(frozen=True)
 class Grounded:
-    """Where an image is like a sentence: `cosines` (h, w), `best` the pixel (x, y) of the image at the centre of the
-    most alike position, `seen` the part of the image that the model sees (x0, y0, x1, y1)."""
+    """Where an image is like a sentence: `cosines` (h, w), `best` the pixel (x, y) of the image at
+    the centre of the most alike position, `seen` the part of the image that the model sees (x0, y0,
+    x1, y1)."""
 
     sentence: str
     cosines: np.ndarray
@@ -33,17 +37,19 @@ class Grounded:
 
     @property
     def weights(self) -> np.ndarray:
-        """W (h, w): 0 at the least alike position, 1 at the most alike; 1 everywhere where all are alike."""
+        """W (h, w): 0 at the least alike position, 1 at the most alike; 1 everywhere where all are
+        alike."""
         low = self.cosines.min()
         high = self.cosines.max()
         return (self.cosines - low) / (high - low) if high > low else np.ones_like(self.cosines)
 
 
 def ground_image(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.Image]:
-    """Where the image of a file is like a sentence, and the part of it that the model sees, in greys, with the
-    weights laid over it in colours, red where they are 1.
+    """Where the image of a file is like a sentence, and the part of it that the model sees, in
+    greys, with the weights laid over it in colours, red where they are 1.
 
-    Raises InputError for a model without `heat`, or whose image tower has no positions, and for what is no image.
+    Raises InputError for a model without `heat`, or whose image tower has no positions, and for
+    what is no image.
     """
     able("grounding a sentence", model, "heat")
     cosines = model.heat(path, sentence, exact=True)[0, 0].numpy()
@@ -59,8 +65,8 @@ def ground_image(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.
 
 
 def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part (x0, y0, x1, y1) of an image of some width and height that lies in the model's pixels, in pixels of the
-    image; beyond its edges where bars are added.
+    """The part (x0, y0, x1, y1) of an image of some width and height that lies in the model's
+    pixels, in pixels of the image; beyond its edges where bars are added.
 
     >>> part_seen(Preprocess(size=10), (40, 20))
     (10.0, 0.0, 30.0, 20.0)
@@ -76,13 +82,21 @@ def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, flo
         width = wide
         height = high
     edges: list[float] = []
-    for length, scaled, bar in zip((width, height), preprocess.scaled(width, height), (across, down), strict=True):
-        start = preprocess.start(scaled) if preprocess.resize != "longest" else -((preprocess.size - scaled) // 2)
+    for length, scaled, bar in zip(
+        (width, height), preprocess.scaled(width, height), (across, down), strict=True
+    ):
+        start = (
+            preprocess.start(scaled)
+            if preprocess.resize != "longest"
+            else -((preprocess.size - scaled) // 2)
+        )
         edges += [start * length / scaled - bar, (start + preprocess.size) * length / scaled - bar]
     return edges[0], edges[2], edges[1], edges[3]
 
 
-def shown(preprocess: Preprocess, image: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:
+def shown(
+    preprocess: Preprocess, image: Image.Image, seen: tuple[float, float, float, float]
+) -> Image.Image:
     """The part of an image that the model sees, square, not smaller than it was."""
     side = max(_LEAST, round(max(seen[2] - seen[0], seen[3] - seen[1])))
     x0, y0, x1, y1 = map(round, seen)
@@ -90,8 +104,11 @@ def shown(preprocess: Preprocess, image: Image.Image, seen: tuple[float, float, 
 
 
 def laid_over(image: Image.Image, weights: np.ndarray) -> Image.Image:
-    """An image, in greys, with weights (h, w) of 0 to 1 over it: what weighs more is more opaque, and red."""
-    smooth = F.interpolate(torch.from_numpy(weights)[None, None].float(), image.size[::-1], mode="bicubic")[0, 0]
+    """An image, in greys, with weights (h, w) of 0 to 1 over it: what weighs more is more opaque,
+    and red."""
+    smooth = F.interpolate(
+        torch.from_numpy(weights)[None, None].float(), image.size[::-1], mode="bicubic"
+    )[0, 0]
     heat = smooth.clamp(0, 1).numpy()
     place = heat * (len(_COLOURS) - 1)
     low = np.minimum(place.astype(int), len(_COLOURS) - 2)

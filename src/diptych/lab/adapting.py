@@ -1,8 +1,10 @@
-"""What claims on adaptation share: a small set of labelled images, unlike those that `tiny` learnt from.
+"""What claims on adaptation share: a small set of labelled images, unlike those that `tiny` learnt
+from.
 
-Classes are things in a colour ("blue crab"), drawn by the seed: five things, four colours. Half of the combinations,
-as the fields of a chessboard, are base classes; the others are novel, and made of the same parts. Pictures are scenes
-of one thing in styles that `tiny` never saw, and what a poor camera adds: noise, the same in training and test.
+Classes are things in a colour ("blue crab"), drawn by the seed: five things, four colours. Half of
+the combinations, as the fields of a chessboard, are base classes; the others are novel, and made of
+the same parts. Pictures are scenes of one thing in styles that `tiny` never saw, and what a poor
+camera adds: noise, the same in training and test.
 """
 
 import io
@@ -34,13 +36,15 @@ THINGS = 5
 TINTS = 4
 SHOTS = 16  # images of each class in training
 TESTED = 25  # and in the test
-DRAWN = 40  # scenes for each combination of all things and colours, more where a class has too few of them
+# scenes for each combination of all things and colours, more where a class has too few of them
+DRAWN = 40
 TEMPLATE = "a picture of a {}"
 LABEL = "pair"
 
 
 class Noisy(Wrapped):
-    """A source whose images have Gaussian noise of standard deviation `noise` (of 255), which hangs on their keys."""
+    """A source whose images have Gaussian noise of standard deviation `noise` (of 255), which hangs
+    on their keys."""
 
     def __init__(self, source: Source, noise: float):
         super().__init__(source, name=f"{source.name}:noise={noise:g}")
@@ -49,11 +53,17 @@ class Noisy(Wrapped):
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
         grain = generator(0, "noise", sample.key)
-        return replace(sample, images={role: self._worn(image, grain) for role, image in sample.images.items()})
+        return replace(
+            sample, images={role: self._worn(image, grain) for role, image in sample.images.items()}
+        )
 
     def _worn(self, image: EncodedImage, grain: np.random.Generator) -> BytesImage:
         pixels = np.asarray(image.decode().convert("RGB"), np.float32)
-        pixels = np.clip(pixels + grain.normal(0, self.noise, pixels.shape), 0, 255).round().astype(np.uint8)
+        pixels = (
+            np.clip(pixels + grain.normal(0, self.noise, pixels.shape), 0, 255)
+            .round()
+            .astype(np.uint8)
+        )
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         return BytesImage(file.getvalue())
@@ -85,8 +95,9 @@ def images(
     shots: int = SHOTS,
     tested: int = TESTED,
 ) -> dict[str, Any]:
-    """The images of a seed as shards: `train`, `shots` of each base class, and `test`, `tested` of each class; and
-    `novel`, the names of the novel classes. `options` are those of the world `scenes`."""
+    """The images of a seed as shards: `train`, `shots` of each base class, and `test`, `tested` of
+    each class; and `novel`, the names of the novel classes. `options` are those of the world
+    `scenes`."""
     base, novel = classes(trial.seed)
     found: dict[str, Any] = {"novel": novel}
     for name, split, names, number in (
@@ -103,7 +114,9 @@ def images(
         while np.bincount(labels_of(drawn, LABEL), minlength=len(names)).min() < number:
             count *= 2  # this seed drew few of one class
             drawn = open_source(f"{spec}:count={count}")
-        write_shards(Noisy(draw_shots(drawn, number, trial.seed, LABEL), noise), trial.folder / name)
+        write_shards(
+            Noisy(draw_shots(drawn, number, trial.seed, LABEL), noise), trial.folder / name
+        )
         found[name] = f"{trial.folder / name}/*.tar"
     return found
 
@@ -117,8 +130,9 @@ def adapted(
     shots: int | None = None,
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: `tiny`, adapted by a method to the images of `trial.prelude`, or to so many `shots` of each class of
-    them; with a template of its own where it reads names and has no groups of templates."""
+    """An arm: `tiny`, adapted by a method to the images of `trial.prelude`, or to so many `shots`
+    of each class of them; with a template of its own where it reads names and has no groups of
+    templates."""
     named = getattr(method_class(method), "named", True) and "templates" not in config
     words = {"template": TEMPLATE} if named else {}
 
@@ -144,8 +158,15 @@ def names_alone(trial: Trial) -> dict[str, float]:
 
 
 def halves(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
-    """Accuracy among the base classes, among the novel ones, the harmonic mean H of both, and accuracy among all
-    classes, of the test images."""
+    """Accuracy among the base classes, among the novel ones, the harmonic mean H of both, and
+    accuracy among all classes, of the test images."""
     source = open_source(trial.prelude["test"])
-    told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **how)["zeroshot"]
-    return {"base": told["base_top1"], "novel": told["novel_top1"], "H": told["harmonic"], "all": told["top1"]}
+    told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **how)[
+        "zeroshot"
+    ]
+    return {
+        "base": told["base_top1"],
+        "novel": told["novel_top1"],
+        "H": told["harmonic"],
+        "all": told["top1"],
+    }

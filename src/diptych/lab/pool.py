@@ -1,7 +1,8 @@
 """Jobs in processes of one thread each, as many side by side as there are cores.
 
-Each job has a fresh process, so that nothing of one job (memory, random state, a default dtype) reaches another. What a
-job prints goes to a file. When this process ends, however it ends, its jobs end with it.
+Each job has a fresh process, so that nothing of one job (memory, random state, a default dtype)
+reaches another. What a job prints goes to a file. When this process ends, however it ends, its jobs
+end with it.
 """
 
 import contextlib
@@ -22,14 +23,20 @@ from typing import Any, Literal
 
 from diptych.errors import InputError
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """`work(*arguments, say)` in a process of its own; `say(line)` is heard here while it runs.
 
-    `work` is found by its import path and returns what pickles. `after` is the key of a job that must be done first.
+    `work` is found by its import path and returns what pickles. `after` is the key of a job that
+    must be done first.
     """
 
     key: tuple[str | int, ...]
@@ -57,7 +64,8 @@ def processes(asked: int | None = None) -> int:
 
 @contextlib.contextmanager
 def alone(folder: Path, otherwise: str) -> Iterator[None]:
-    """One process at a time works in a folder, another gets an InputError; the lock goes with the process."""
+    """One process at a time works in a folder, another gets an InputError; the lock goes with the
+    process."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,10 +77,11 @@ def alone(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 def run(jobs: Sequence[Job], at_once: int, hear: Hear) -> None:
-    """Run all jobs, `at_once` at a time and in their order; `hear` gets what they say and return, in this thread.
+    """Run all jobs, `at_once` at a time and in their order; `hear` gets what they say and return,
+    in this thread.
 
-    Where one fails the others are ended. Raises InputError as a job raised it, or where the system killed one; any
-    other error of a job as a RuntimeError with its traceback.
+    Where one fails the others are ended. Raises InputError as a job raised it, or where the system
+    killed one; any other error of a job as a RuntimeError with its traceback.
     """
     waiting = list(jobs)
     running: dict[Connection, tuple[SpawnProcess, Job]] = {}
@@ -97,7 +106,9 @@ def run(jobs: Sequence[Job], at_once: int, hear: Hear) -> None:
             _end(process)
 
 
-def _ready(waiting: Sequence[Job], running: dict[Connection, tuple[SpawnProcess, Job]]) -> Job | None:
+def _ready(
+    waiting: Sequence[Job], running: dict[Connection, tuple[SpawnProcess, Job]]
+) -> Job | None:
     """The first job that waits for no other."""
     open_keys = {job.key for job in waiting} | {job.key for _, job in running.values()}
     return next((job for job in waiting if job.after not in open_keys), None)
@@ -115,7 +126,8 @@ def _start(job: Job) -> tuple[Connection, SpawnProcess]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Processes that are started now have one thread for each library, whichever they import first."""
+    """Processes that are started now have one thread for each library, whichever they import
+    first."""
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
@@ -129,8 +141,8 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_main() -> Iterator[None]:
-    """Processes that are started now do not execute the program's main file again, which no job needs: a script that
-    calls us need not guard itself, and each job starts sooner."""
+    """Processes that are started now do not execute the program's main file again, which no job
+    needs: a script that calls us need not guard itself, and each job starts sooner."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -139,13 +151,19 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _receive(pipe: Connection, process: SpawnProcess, job: Job) -> tuple[Literal["said", "done"], Any]:
+def _receive(
+    pipe: Connection, process: SpawnProcess, job: Job
+) -> tuple[Literal["said", "done"], Any]:
     try:
         kind, value = pipe.recv()
     except EOFError:
         process.join()
         code = process.exitcode or 0
-        how = f"was killed by signal {-code}, as where memory is short" if code < 0 else f"ended with code {code}"
+        how = (
+            f"was killed by signal {-code}, as where memory is short"
+            if code < 0
+            else f"ended with code {code}"
+        )
         raise InputError(
             f"the process of {job} {how}; what it printed is in {job.output}. What is finished is kept: "
             "start again, with --jobs 1 where memory is short"

@@ -1,4 +1,5 @@
-"""Where a result comes from: the claim's file as git knows it, the code, versions, the processor."""
+"""Where a result comes from: the claim's file as git knows it, the code, versions, the
+processor."""
 
 import hashlib
 import os
@@ -18,15 +19,37 @@ from diptych.errors import InputError, brief
 
 _PACKAGE = Path(__file__).parents[1]
 _NO_NUMBERS = {"cli", "testing", "__main__.py"}
-_LAB = {"claim", "league", "live", "pool", "provenance", "report", "reproduce", "stored", "tables", "verdict"}
+_LAB = {
+    "claim",
+    "league",
+    "live",
+    "pool",
+    "provenance",
+    "report",
+    "reproduce",
+    "stored",
+    "tables",
+    "verdict",
+}
 _BEGAN = time.time()  # in a job's process: before anything that it runs is imported
-_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tokenizers", "scipy", "scikit-learn", "timm", "transformers")
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "scipy",
+    "scikit-learn",
+    "timm",
+    "transformers",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """A file as it was judged. `blob` is git's name for its content, also where there is no git; `commit` is the last
-    that changed it; `changed` says that the file differs from it. Outside a checkout both are None and False."""
+    """A file as it was judged. `blob` is git's name for its content, also where there is no git;
+    `commit` is the last that changed it; `changed` says that the file differs from it. Outside a
+    checkout both are None and False."""
 
     file: str
     blob: str
@@ -35,9 +58,14 @@ class Stamp:
     changed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is stored: without `changed`, which is never stored true, with a note where git knows nothing."""
+        """As it is stored: without `changed`, which is never stored true, with a note where git
+        knows nothing."""
         stored = {name: value for name, value in asdict(self).items() if name != "changed"}
-        return stored if self.commit else {**stored, "note": "outside a git checkout: known by its content alone"}
+        return (
+            stored
+            if self.commit
+            else {**stored, "note": "outside a git checkout: known by its content alone"}
+        )
 
 
 def stamp(path: Path) -> Stamp:
@@ -49,7 +77,9 @@ def stamp(path: Path) -> Stamp:
     ignored = root is not None and not _git(path, "ls-files", "--", path.name) and _is_ignored(path)
     if root is None or ignored:  # such as an environment inside a checkout
         return Stamp(file=path.name, blob=blob, sha256=digest, commit=None, changed=False)
-    held = _git(path, "ls-tree", "HEAD", "--", path.name).split("\t")[0].rpartition(" ")[2]  # mode, type, blob, name
+    held = (
+        _git(path, "ls-tree", "HEAD", "--", path.name).split("\t")[0].rpartition(" ")[2]
+    )  # mode, type, blob, name
     commit = _git(path, "log", "-1", "--format=%H", "--", path.name) or None
     file = path.relative_to(root).as_posix()
     return Stamp(file=file, blob=blob, sha256=digest, commit=commit, changed=held != blob)
@@ -72,8 +102,14 @@ def checkout(folder: Path) -> Path | None:
 
 def _git(path: Path, *words: str) -> str:
     done = _call(path, *words)
-    if done.returncode and "does not have any commits" not in done.stderr and "Not a valid object" not in done.stderr:
-        raise InputError(f"git cannot say whether {path} is committed: {brief(RuntimeError(done.stderr))}")
+    if (
+        done.returncode
+        and "does not have any commits" not in done.stderr
+        and "Not a valid object" not in done.stderr
+    ):
+        raise InputError(
+            f"git cannot say whether {path} is committed: {brief(RuntimeError(done.stderr))}"
+        )
     return done.stdout.strip()
 
 
@@ -93,13 +129,17 @@ def _call(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
             env={**environment, "LC_ALL": "C"},
         )
     except FileNotFoundError:
-        raise InputError(f"{path} lies in a git checkout, and git is not installed; install git") from None
+        raise InputError(
+            f"{path} lies in a git checkout, and git is not installed; install git"
+        ) from None
 
 
 def used() -> dict[str, str]:
-    """The files of this package that this process has imported and a number may hang on, each with its digest.
+    """The files of this package that this process has imported and a number may hang on, each with
+    its digest.
 
-    One that was written after the process began may not be what was imported: its digest is empty, and equals none.
+    One that was written after the process began may not be what was imported: its digest is empty,
+    and equals none.
     """
     found = {}
     for module in [*sys.modules.values()]:
@@ -114,7 +154,9 @@ def used() -> dict[str, str]:
 def changed(files: Mapping[str, str]) -> list[str]:
     """Which of the files that were `used` are not as they were."""
     paths = {name: _PACKAGE / name for name in files}
-    return [name for name, path in paths.items() if not path.is_file() or _digest(path) != files[name]]
+    return [
+        name for name, path in paths.items() if not path.is_file() or _digest(path) != files[name]
+    ]
 
 
 def digest_of(files: Mapping[str, str]) -> str:
@@ -126,7 +168,9 @@ def digest_of(files: Mapping[str, str]) -> str:
 def shipped_digest() -> str:
     """16 digits for what ships with the package and is no code: drawings, vocabularies, weights."""
     kinds = {".py", ".pyc", ".css"}
-    paths = [path for path in sorted(_PACKAGE.rglob("*")) if path.is_file() and path.suffix not in kinds]
+    paths = [
+        path for path in sorted(_PACKAGE.rglob("*")) if path.is_file() and path.suffix not in kinds
+    ]
     return digest_of({path.relative_to(_PACKAGE).as_posix(): _digest(path) for path in paths})
 
 
@@ -137,11 +181,14 @@ def code_digest() -> str:
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file may decide a number: not a verb, what runs claims, or claims, which are known by their blobs."""
+    """Whether a file may decide a number: not a verb, what runs claims, or claims, which are known
+    by their blobs."""
     parts = path.relative_to(_PACKAGE).parts
     if parts[:2] == ("lab", "claims"):
         return parts[-1].startswith("_")
-    return parts[0] not in _NO_NUMBERS and not (parts[0] == "lab" and len(parts) == 2 and path.stem in _LAB)
+    return parts[0] not in _NO_NUMBERS and not (
+        parts[0] == "lab" and len(parts) == 2 and path.stem in _LAB
+    )
 
 
 def _digest(path: Path) -> str:
@@ -149,7 +196,8 @@ def _digest(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of the libraries that an arm may use, where they are installed."""
+    """Versions of Python, of this package and of the libraries that an arm may use, where they are
+    installed."""
     found = {"python": platform.python_version(), "diptych": __version__}
     for name in _LIBRARIES:
         try:
@@ -160,12 +208,15 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """What this process computes on: its GPU where it has used one, else the name of the processor."""
+    """What this process computes on: its GPU where it has used one, else the name of the
+    processor."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return torch.cuda.get_device_name()
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -1,6 +1,8 @@
-"""Pieces of a report: one HTML file that needs no other, readable in the dark, by telephone and on paper.
+"""Pieces of a report: one HTML file that needs no other, readable in the dark, by telephone and on
+paper.
 
-Each function gives a piece of HTML; `page` puts pieces together. Whatever is not HTML yet is escaped here.
+Each function gives a piece of HTML; `page` puts pieces together. Whatever is not HTML yet is
+escaped here.
 """
 
 import base64
@@ -23,25 +25,31 @@ def page(title: str, lead: str, *parts: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style}</style></head>\n"
-        f"<body><main><h1>{escape(title)}</h1><p>{escape(lead)}</p>\n" + "\n".join(parts) + "\n</main></body></html>\n"
+        f"<body><main><h1>{escape(title)}</h1><p>{escape(lead)}</p>\n"
+        + "\n".join(parts)
+        + "\n</main></body></html>\n"
     )
 
 
 def section(title: str, note: str, *parts: str) -> str:
-    """A headed stretch: a sentence or two on what is to be seen, then the parts (HTML), each in a card."""
+    """A headed stretch: a sentence or two on what is to be seen, then the parts (HTML), each in a
+    card."""
     cards = "\n".join(f'<div class="card">{part}</div>' for part in parts)
     return f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>\n{cards}</section>'
 
 
 def figures(*pairs: tuple[str, str]) -> str:
     """The few numbers that matter most, as (figure, what it is)."""
-    cards = "".join(f'<div class="card"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in pairs)
+    cards = "".join(
+        f'<div class="card"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in pairs
+    )
     return f'<div class="figures">{cards}</div>'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One measured share in [0, 1], beside what chance gives, a look-up by pixels (or None) and the aim (or None)."""
+    """One measured share in [0, 1], beside what chance gives, a look-up by pixels (or None) and the
+    aim (or None)."""
 
     label: str
     value: float
@@ -53,7 +61,8 @@ class Bar:
 def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
     """A table of bars in named groups, and under it what the marks mean.
 
-    The aim is called missed where it is missed, and a look-up that does better than the model is printed as better.
+    The aim is called missed where it is missed, and a look-up that does better than the model is
+    printed as better.
     """
     rows = []
     for name, members in groups:
@@ -102,7 +111,8 @@ def share(value: float) -> str:
 def curve(points: Sequence[tuple[float, float]], *, x: str, y: str) -> str:
     """A line through points (x ascending), with axes named `x` and `y`, as inline SVG.
 
-    A faint line shows every point; the strong one is their running mean (over a 25th of the points).
+    A faint line shows every point; the strong one is their running mean (over a 25th of the
+    points).
     """
     points = [point for point in points if all(map(math.isfinite, point))]
     if len(points) < 2:
@@ -111,21 +121,27 @@ def curve(points: Sequence[tuple[float, float]], *, x: str, y: str) -> str:
     frame = _Frame(points[0][0], points[-1][0], min(0.0, *ys), max(ys))
     parts = [frame.axes(x, y)]
     parts.append(frame.line(points, 'stroke="var(--bar)" stroke-opacity=".3"'))
-    parts.append(frame.line(_smooth(points), 'stroke="var(--bar)" stroke-width="2.5" stroke-linejoin="round"'))
+    parts.append(
+        frame.line(
+            _smooth(points), 'stroke="var(--bar)" stroke-width="2.5" stroke-linejoin="round"'
+        )
+    )
     name = escape(f"{y} by {x}", quote=True)
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A named line: points (x, y, low, high) with x ascending, low and high the ends of y's interval, y where none."""
+    """A named line: points (x, y, low, high) with x ascending, low and high the ends of y's
+    interval, y where none."""
 
     name: str
     points: Sequence[tuple[float, float, float, float]]
 
 
 def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
-    """Lines with intervals over a logarithmic x, told apart by colour and mark, and under them what is what."""
+    """Lines with intervals over a logarithmic x, told apart by colour and mark, and under them what
+    is what."""
     points = [point for line in shown for point in line.points]
     if not points:
         return '<p class="note">There is nothing to draw yet.</p>'
@@ -138,7 +154,9 @@ def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
     frame = _Frame(left - around, right + around, low - room, high + room)
     marked: list[float] = []
     for value in sorted({point[0] for point in points}):
-        if not marked or math.log10(value / marked[-1]) > 0.06 * (right - left):  # room for its number
+        if not marked or math.log10(value / marked[-1]) > 0.06 * (
+            right - left
+        ):  # room for its number
             marked.append(value)
     parts = [frame.axes(x, y, [(math.log10(value), _short(value)) for value in marked])]
     for number, line in enumerate(shown):
@@ -156,23 +174,36 @@ def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
 
 
 def _line(frame: "_Frame", line: Line, number: int, aside: float) -> str:
-    """One line; its marks and intervals stand a little aside, so that they do not hide those of the others."""
+    """One line; its marks and intervals stand a little aside, so that they do not hide those of the
+    others."""
     placed = [
-        (frame.at(math.log10(x), y)[0] + aside, *(frame.at(0, value)[1] for value in (y, low, high)))
+        (
+            frame.at(math.log10(x), y)[0] + aside,
+            *(frame.at(0, value)[1] for value in (y, low, high)),
+        )
         for x, y, low, high in line.points
     ]
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _, _ in placed)
-    parts = [f'<polyline points="{path}" fill="none" {_stroke(number)}/>'] if len(placed) > 1 else []
+    parts = (
+        [f'<polyline points="{path}" fill="none" {_stroke(number)}/>'] if len(placed) > 1 else []
+    )
     for px, py, low, high in placed:
         if low != high:
-            ends = f"M{px:.1f} {low:.1f}V{high:.1f}M{px - 4:.1f} {low:.1f}h8M{px - 4:.1f} {high:.1f}h8"
+            ends = (
+                f"M{px:.1f} {low:.1f}V{high:.1f}M{px - 4:.1f} {low:.1f}h8M{px - 4:.1f} {high:.1f}h8"
+            )
             parts.append(f'<path d="{ends}" fill="none" {_stroke(number)} stroke-opacity=".55"/>')
         parts.append(_mark(number, px, py))
     return "".join(parts)
 
 
 _COLOURS = 6
-_MARKS = ("M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z", "M-4 -4H4V4H-4Z", "M0 -5.5L5 4H-5Z", "M0 -6L5 0L0 6L-5 0Z")
+_MARKS = (
+    "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z",
+    "M-4 -4H4V4H-4Z",
+    "M0 -5.5L5 4H-5Z",
+    "M0 -6L5 0L0 6L-5 0Z",
+)
 
 
 def _stroke(number: int) -> str:
@@ -217,7 +248,9 @@ class _Frame:
     def at(self, x: float, y: float) -> tuple[float, float]:
         return (
             _LEFT + (x - self.x0) / ((self.x1 - self.x0) or 1) * (_WIDTH - _LEFT - _RIGHT),
-            _HEIGHT - _BOTTOM - (y - self.y0) / ((self.y1 - self.y0) or 1) * (_HEIGHT - _TOP - _BOTTOM),
+            _HEIGHT
+            - _BOTTOM
+            - (y - self.y0) / ((self.y1 - self.y0) or 1) * (_HEIGHT - _TOP - _BOTTOM),
         )
 
     def line(self, values: Sequence[tuple[float, float]], style: str) -> str:
@@ -230,12 +263,18 @@ class _Frame:
         for tick in ticks(self.y0, self.y1):
             _, py = self.at(self.x0, tick)
             parts.append(self.line([(self.x0, tick), (self.x1, tick)], 'stroke="var(--line)"'))
-            parts.append(f'<text x="{_LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{tick:g}</text>')
+            parts.append(
+                f'<text x="{_LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{tick:g}</text>'
+            )
         for tick, word in marked or [(tick, f"{tick:,g}") for tick in ticks(self.x0, self.x1)]:
             px, _ = self.at(tick, self.y0)
-            parts.append(f'<text x="{px:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{word}</text>')
+            parts.append(
+                f'<text x="{px:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{word}</text>'
+            )
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x)}</text>')
+        parts.append(
+            f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x)}</text>'
+        )
         turned = f'transform="translate(13 {(_HEIGHT - _BOTTOM) / 2}) rotate(-90)"'
         parts.append(f'<text {turned} text-anchor="middle">{escape(y)}</text>')
         return "".join(parts)
@@ -244,7 +283,10 @@ class _Frame:
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     half = max(1, len(points) // 50)
     windows = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
-    return [(point[0], sum(y for _, y in window) / len(window)) for point, window in zip(points, windows, strict=True)]
+    return [
+        (point[0], sum(y for _, y in window) / len(window))
+        for point, window in zip(points, windows, strict=True)
+    ]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -308,5 +350,7 @@ def strip(shown: Sequence[Shown]) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A plain table of text."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,9 +1,9 @@
 """Run a claim and judge it: its arms under each seed, every number stored, the verdict by rule.
 
-Each arm of each seed is a job of its own (`lab.pool`). What a job returned is kept at once, in the user's cache, under
-a key of the claim's file, the version and the settings, with the digests of the code that it ran: a run that was killed
-goes on with what is missing or was done by other code. The verdict is written to results/claims/NAME.json, whole or not
-at all.
+Each arm of each seed is a job of its own (`lab.pool`). What a job returned is kept at once, in the
+user's cache, under a key of the claim's file, the version and the settings, with the digests of the
+code that it ran: a run that was killed goes on with what is missing or was done by other code. The
+verdict is written to results/claims/NAME.json, whole or not at all.
 """
 
 import contextlib
@@ -27,7 +27,17 @@ from diptych.lab import pool, verdict
 from diptych.lab.claim import Claim, Trial
 from diptych.lab.live import Board
 from diptych.lab.pool import Job
-from diptych.lab.provenance import Stamp, blob_of, changed, digest_of, processor, shipped_digest, stamp, used, versions
+from diptych.lab.provenance import (
+    Stamp,
+    blob_of,
+    changed,
+    digest_of,
+    processor,
+    shipped_digest,
+    stamp,
+    used,
+    versions,
+)
 from diptych.lab.stored import FORMAT, Record, result_path
 
 _PRELUDE = "(prelude)"  # in the place of an arm's name, which has no brackets
@@ -37,7 +47,8 @@ MANY = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be run: a claim of a file, on which seeds, and where its verdict goes (None: nowhere)."""
+    """What is to be run: a claim of a file, on which seeds, and where its verdict goes (None:
+    nowhere)."""
 
     name: str
     path: Path
@@ -70,8 +81,9 @@ def plan(
 ) -> Plan:
     """Look a claim up and check that it may be run so. `quick` takes the first seed alone.
 
-    A verdict is stored where the seeds hold all of the claim's own. Raises InputError for an unknown name, for seeds
-    that give no interval, and where a file with uncommitted changes would be run on seeds of its own.
+    A verdict is stored where the seeds hold all of the claim's own. Raises InputError for an
+    unknown name, for seeds that give no interval, and where a file with uncommitted changes would
+    be run on seeds of its own.
     """
     path = claims.find(name, folder)
     found = claims.block(path, block)
@@ -80,7 +92,9 @@ def plan(
     if len(set(chosen)) < len(chosen):
         raise InputError(f"the seeds {','.join(map(str, chosen))} name one twice; give each once")
     if not quick and len(chosen) < 2:
-        raise InputError("one seed gives no interval; give two or more with --seeds, or no verdict is due: --quick")
+        raise InputError(
+            "one seed gives no interval; give two or more with --seeds, or no verdict is due: --quick"
+        )
     if not quick and marked.changed and set(found.seeds) & set(chosen):
         raise InputError(
             f"{path} has uncommitted changes, and what is expected is fixed before the result: commit it first. "
@@ -99,11 +113,14 @@ def plan(
     )
 
 
-def reproduce(todo: Plan, *, at_once: int | None = None, hear: pool.Hear = lambda event, job, value: None) -> Record:
+def reproduce(
+    todo: Plan, *, at_once: int | None = None, hear: pool.Hear = lambda event, job, value: None
+) -> Record:
     """Run what is missing of a plan, judge, store where the plan says so, and return the record.
 
-    `at_once` jobs run side by side, by default one a core. Raises InputError where an arm refuses (its data is missing,
-    say) or returns a number that is not finite, and where the claim's file changed meanwhile.
+    `at_once` jobs run side by side, by default one a core. Raises InputError where an arm refuses
+    (its data is missing, say) or returns a number that is not finite, and where the claim's file
+    changed meanwhile.
     """
     if not todo.quick:
         verdict.ready()
@@ -126,7 +143,8 @@ def reproduce(todo: Plan, *, at_once: int | None = None, hear: pool.Hear = lambd
 
 
 def _check_code(todo: Plan) -> None:
-    """InputError where code that a job ran has changed while others ran: their numbers do not go together."""
+    """InputError where code that a job ran has changed while others ran: their numbers do not go
+    together."""
     tasks = [_task(todo, seed, arm) for seed in todo.seeds for arm in todo.claim.arms]
     if touched := sorted({name for task in tasks for name in task.touched}):
         raise InputError(
@@ -144,7 +162,8 @@ def _changed(path: Path) -> InputError:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job is told: which arm (None: the prelude) of which claim, and the folder of its files.
+    """What a job is told: which arm (None: the prelude) of which claim, and the folder of its
+    files.
 
     `blob` is the content that it must find in the claim's file.
     """
@@ -164,7 +183,8 @@ class Task:
 
     @property
     def touched(self) -> list[str]:
-        """The files of the package that it ran and that have changed since; of what is not done: none."""
+        """The files of the package that it ran and that have changed since; of what is not done:
+        none."""
         return changed(_read_json(self.done)["used"]) if self.done.exists() else []
 
     @property
@@ -186,10 +206,13 @@ def _task(todo: Plan, seed: int, arm: str | None) -> Task:
 
 
 def _missing(todo: Plan) -> list[Job]:
-    """The jobs that no earlier run has done, seed by seed; a prelude where an arm of its seed is missing."""
+    """The jobs that no earlier run has done, seed by seed; a prelude where an arm of its seed is
+    missing."""
     jobs: list[Job] = []
 
-    def add(task: Task, work: Callable[..., Any], after: tuple[str | int, ...] | None) -> tuple[str | int, ...]:
+    def add(
+        task: Task, work: Callable[..., Any], after: tuple[str | int, ...] | None
+    ) -> tuple[str | int, ...]:
         key = (todo.name, "seed", task.seed, task.arm or _PRELUDE)
         output = task.folder.with_name(f"{task.folder.name}.txt")
         jobs.append(Job(key=key, work=work, arguments=(task,), output=output, after=after))
@@ -200,7 +223,11 @@ def _missing(todo: Plan) -> list[Job]:
         first = None
         prelude = _task(todo, seed, None)
         todo.place(seed).mkdir(exist_ok=True)
-        if tasks and todo.claim.prelude is not None and not (_is_done(prelude) and prelude.prelude.exists()):
+        if (
+            tasks
+            and todo.claim.prelude is not None
+            and not (_is_done(prelude) and prelude.prelude.exists())
+        ):
             first = add(prelude, _run_prelude, None)
         for task in tasks:
             add(task, _run_arm, first)
@@ -228,7 +255,9 @@ def _run_prelude(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
     with _measured() as cost:
         value = claim.prelude(trial)
     _write_json(task.done, {**cost, "used": used()})
-    write_atomic(task.prelude, lambda path: path.write_bytes(pickle.dumps(value)))  # last: with it all is done
+    write_atomic(
+        task.prelude, lambda path: path.write_bytes(pickle.dumps(value))
+    )  # last: with it all is done
     return cost
 
 
@@ -241,7 +270,9 @@ def _run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
         before = _read_json(task.prelude.with_suffix(".json"))["used"]
     claim, trial = _open(task, say, prelude)
     with _measured() as cost:
-        metrics = _numbers(claim.arms[task.arm](trial), f"arm {task.arm!r} of {task.path.stem}, seed {task.seed}")
+        metrics = _numbers(
+            claim.arms[task.arm](trial), f"arm {task.arm!r} of {task.path.stem}, seed {task.seed}"
+        )
     done = {"metrics": metrics, **cost}
     _write_json(task.done, {**done, "used": {**before, **used()}})
     return done
@@ -249,7 +280,8 @@ def _run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _measured() -> Iterator[dict[str, Any]]:
-    """What the work inside costs; CPU time is that of the whole process with its children, imports included."""
+    """What the work inside costs; CPU time is that of the whole process with its children, imports
+    included."""
     cost: dict[str, Any] = {}
     begun = time.perf_counter()
     yield cost
@@ -263,7 +295,9 @@ def _numbers(metrics: Mapping[str, float], whose: str) -> dict[str, float]:
     found = {name: float(value) for name, value in metrics.items()}
     for name, value in found.items():
         if not math.isfinite(value):
-            raise InputError(f"{whose} gave {name} = {value}; let the arm return what a run that diverged is worth")
+            raise InputError(
+                f"{whose} gave {name} = {value}; let the arm return what a run that diverged is worth"
+            )
     return found
 
 
@@ -283,11 +317,19 @@ def _record(todo: Plan, at_once: int) -> Record:
     claim = todo.claim
     seeds = todo.seeds
     runs = [
-        {"seed": seed, "arm": arm, **_read_json(_task(todo, seed, arm).done)} for seed in seeds for arm in claim.arms
+        {"seed": seed, "arm": arm, **_read_json(_task(todo, seed, arm).done)}
+        for seed in seeds
+        for arm in claim.arms
     ]
-    preludes = [{"seed": seed, **_read_json(_task(todo, seed, None).done)} for seed in seeds if claim.prelude]
+    preludes = [
+        {"seed": seed, **_read_json(_task(todo, seed, None).done)}
+        for seed in seeds
+        if claim.prelude
+    ]
     files = {name: digest for run in (*preludes, *runs) for name, digest in run.pop("used").items()}
-    numbers = {seed: {run["arm"]: run["metrics"] for run in runs if run["seed"] == seed} for seed in seeds}
+    numbers = {
+        seed: {run["arm"]: run["metrics"] for run in runs if run["seed"] == seed} for seed in seeds
+    }
     return {
         "format": FORMAT,
         "claim": todo.name,
@@ -298,7 +340,10 @@ def _record(todo: Plan, at_once: int) -> Record:
         "seeds": list(seeds),
         "seeds_of_claim": list(claim.seeds),
         "table": list(claim.shown),
-        "arms": {arm: _summary([run["metrics"] for run in runs if run["arm"] == arm]) for arm in claim.arms},
+        "arms": {
+            arm: _summary([run["metrics"] for run in runs if run["arm"] == arm])
+            for arm in claim.arms
+        },
         "runs": runs,
         "preludes": preludes,
         "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in (*runs, *preludes)), 1),
@@ -326,10 +371,15 @@ def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
 def board(todo: Plan) -> tuple[Board, pool.Hear]:
     """A table of a plan's arms that fills while it runs, and the ear that fills it."""
     count = len(todo.seeds)
-    rows = {**({_PRELUDE: count} if todo.claim.prelude else {}), **dict.fromkeys(todo.claim.arms, count)}
+    rows = {
+        **({_PRELUDE: count} if todo.claim.prelude else {}),
+        **dict.fromkeys(todo.claim.arms, count),
+    }
     table = Board(f"{todo.name}: {todo.claim.question}", rows, todo.claim.shown)
     for seed in todo.seeds:
-        whole = all(_is_done(_task(todo, seed, arm)) for arm in todo.claim.arms)  # then its prelude is not needed
+        whole = all(
+            _is_done(_task(todo, seed, arm)) for arm in todo.claim.arms
+        )  # then its prelude is not needed
         for row in rows:
             task = _task(todo, seed, None if row == _PRELUDE else row)
             if _is_done(task) or (row == _PRELUDE and whole and task.done.exists()):
@@ -337,7 +387,10 @@ def board(todo: Plan) -> tuple[Board, pool.Hear]:
 
     def hear(event: str, job: Job, value: Any) -> None:
         table.hear(
-            event, str(job.key[-1]), f"seed {job.key[2]}", value.get("metrics", {}) if event == "done" else value
+            event,
+            str(job.key[-1]),
+            f"seed {job.key[2]}",
+            value.get("metrics", {}) if event == "done" else value,
         )
 
     return table, hear

@@ -1,4 +1,5 @@
-"""Stored verdicts: results/claims/NAME.json, where they lie, and whether they are of the claim as it now stands."""
+"""Stored verdicts: results/claims/NAME.json, where they lie, and whether they are of the claim as
+it now stands."""
 
 import ast
 import json
@@ -16,7 +17,8 @@ Record = dict[str, Any]
 
 
 def results_folder(out: Path | None = None) -> Path:
-    """Where verdicts are stored: `out`, else results/claims of the checkout that we are in, else of this folder."""
+    """Where verdicts are stored: `out`, else results/claims of the checkout that we are in, else of
+    this folder."""
     return out if out is not None else (checkout(Path.cwd()) or Path.cwd()) / "results" / "claims"
 
 
@@ -43,9 +45,15 @@ def read_result(path: Path) -> Record | None:
 
 
 def blocks(path: Path) -> tuple[str, ...]:
-    """The blocks of a claim's file that can run here, told without importing it: `claim`, and `real` with the packs."""
+    """The blocks of a claim's file that can run here, told without importing it: `claim`, and
+    `real` with the packs."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    named = {ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
+    named = {
+        ast.unparse(target)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    }
     return ("claim", "real") if "real" in named and os.environ.get("DIPTYCH_DATA") else ("claim",)
 
 

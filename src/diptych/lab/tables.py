@@ -1,4 +1,5 @@
-"""A result as tables of text, for the screen and for the docs: its arms, its expectations, and one line for all."""
+"""A result as tables of text, for the screen and for the docs: its arms, its expectations, and one
+line for all."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,13 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def arms(record: Record) -> Table:
-    """Each arm's mean of each shown metric over the seeds, with half the width of its 95 % interval."""
+    """Each arm's mean of each shown metric over the seeds, with half the width of its 95 %
+    interval."""
     metrics = record["table"]
-    rows = [(arm, *(_spread(found.get(name)) for name in metrics)) for arm, found in record["arms"].items()]
+    rows = [
+        (arm, *(_spread(found.get(name)) for name in metrics))
+        for arm, found in record["arms"].items()
+    ]
     return ("arm", *metrics), rows
 
 
@@ -26,9 +31,17 @@ def expectations(record: Record) -> Table:
         interval = ends(item["interval"], sign)
         rows.append((item["says"], item["outcome"], mean, interval, seen))
         for ablation in item["ablations"]:
-            kept = "no gain to lose" if ablation["kept"] is None else f"keeps {ablation['kept']:.0%}"
+            kept = (
+                "no gain to lose" if ablation["kept"] is None else f"keeps {ablation['kept']:.0%}"
+            )
             rows.append(
-                (f"  broken by {ablation['arm']}", kept, f"{ablation['mean']:+.4g}", ends(ablation["interval"]), "")
+                (
+                    f"  broken by {ablation['arm']}",
+                    kept,
+                    f"{ablation['mean']:+.4g}",
+                    ends(ablation["interval"]),
+                    "",
+                )
             )
     return ("expected", "outcome", "mean", "95 % interval", "smallest effect"), rows
 
@@ -48,7 +61,11 @@ def sentence(record: Record) -> str:
         return f"no verdict: a quick run of seed {record['seeds'][0]} alone"
     text = f"verdict: {record['verdict']}"
     floor = record["floor"]
-    under = [f"{arm} reached {value:.3g}" for arm, value in floor["reached"].items() if value < floor["value"]]
+    under = [
+        f"{arm} reached {value:.3g}"
+        for arm, value in floor["reached"].items()
+        if value < floor["value"]
+    ]
     if record["verdict"] == "untrained":
         return f"{text} ({floor['metric']} must reach {floor['value']:.3g}; {', '.join(under)})"
     if record["verdict"] == "tie":

@@ -1,12 +1,13 @@
-"""The tiny model that is to ship: what it learns from, what it never sees, and the scores that it must reach.
+"""The tiny model that is to ship: what it learns from, what it never sees, and the scores that it
+must reach.
 
     object, colour, count, quadrant   of scenes of one thing, or several alike: a linear probe of frozen image
                                       vectors, and zero-shot by captions of all objects that differ in the factor
     swap                              2-way: the caption of a scene against that of its twin with swapped attributes
     pair                              16-way: a colour and an object that training never shows together, among 4 x 4
 
-Scenes of the split `test` are held out: combinations too that training never shows. Probes learn from scenes of `val`.
-Ties lose throughout. `make tiny` trains it (tools/make_tiny.py).
+Scenes of the split `test` are held out: combinations too that training never shows. Probes learn
+from scenes of `val`. Ties lose throughout. `make tiny` trains it (tools/make_tiny.py).
 """
 
 import json
@@ -25,7 +26,14 @@ from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
 from diptych.data.worlds.scenes.concepts import catalogue
 from diptych.data.worlds.scenes.config import RESERVED, Config
-from diptych.data.worlds.scenes.words import COLOURS, NUMBERS, PLACES, RESERVED_STYLES, article, plural
+from diptych.data.worlds.scenes.words import (
+    COLOURS,
+    NUMBERS,
+    PLACES,
+    RESERVED_STYLES,
+    article,
+    plural,
+)
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.probe import linear
 from diptych.files import write_atomic
@@ -37,8 +45,11 @@ from diptych.training.run import run
 
 
 def _asked(*facts: str) -> str:
-    """The texts of an image: a caption, and a sentence about each of these facts; without it, about any other."""
-    return ";".join(["caption=0.4,paraphrase=0.6", *(f"long[fact={fact}],long=0.001" for fact in facts)])
+    """The texts of an image: a caption, and a sentence about each of these facts; without it, about
+    any other."""
+    return ";".join(
+        ["caption=0.4,paraphrase=0.6", *(f"long[fact={fact}],long=0.001" for fact in facts)]
+    )
 
 
 FACTS = "styles=seen:texts=caption+paraphrase+long:drop=0.4"
@@ -57,7 +68,8 @@ STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
         {"together": 4},
         {"epochs": 1.0, "lr": 1e-3},
     ),
-    # The same of two things beside their twin alone: each sentence about colour or place is wrong of the twin.
+    # The same of two things beside their twin alone: each sentence about colour or place is wrong
+    # of the twin.
     "twins": (
         f"scenes:count=24000:same=0:number=2:siblings=2:edits=swap:seed=5:{FACTS},"
         f"scenes:count=12000:same=0:number=2-4:siblings=2:edits=swap:seed=6:{FACTS},"
@@ -89,7 +101,14 @@ BARS = {  # linear probe, zero-shot
     "swap": (None, 0.70),
     "pair": (None, 3 / 16),
 }
-CHANCE = {"object": 1 / 20, "colour": 1 / 8, "count": 1 / 4, "quadrant": 1 / 4, "swap": 1 / 2, "pair": 1 / 16}
+CHANCE = {
+    "object": 1 / 20,
+    "colour": 1 / 8,
+    "count": 1 / 4,
+    "quadrant": 1 / 4,
+    "swap": 1 / 2,
+    "pair": 1 / 16,
+}
 
 Table = Mapping[str, np.ndarray]
 
@@ -97,13 +116,18 @@ Table = Mapping[str, np.ndarray]
 def config(
     stage: str, *, words: Path | None = None, init: Path | None = None, seed: int = 0, **recipe: Any
 ) -> RunConfig:
-    """What decides a stage's run: `words` is the tokenizer's file or `init` the run to go on from; `recipe` overrides
-    the stage's."""
+    """What decides a stage's run: `words` is the tokenizer's file or `init` the run to go on from;
+    `recipe` overrides the stage's."""
     data, method, differs = STAGES[stage]
     start: dict[str, Any] = (
         {"init": str(init)}
         if init
-        else {"image_tower": IMAGE, "text_tower": TEXT, "tokenizer": f"saved:{words}", "embed_dim": EMBED_DIM}
+        else {
+            "image_tower": IMAGE,
+            "text_tower": TEXT,
+            "tokenizer": f"saved:{words}",
+            "embed_dim": EMBED_DIM,
+        }
     )
     return resolve(
         "clip",
@@ -117,10 +141,11 @@ def config(
 
 
 def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
-    """Train into the folder `out`, or go on there, and return the runs' folders: the last one holds the model.
+    """Train into the folder `out`, or go on there, and return the runs' folders: the last one holds
+    the model.
 
-    Each epoch ends with a look at scenes of `val`, written to the log. Raises Interrupted after a signal, with the
-    state saved.
+    Each epoch ends with a look at scenes of `val`, written to the log. Raises Interrupted after a
+    signal, with the state saved.
     """
     out = Path(out)
     words = out / "tokenizer.json"
@@ -155,11 +180,19 @@ def _words() -> Iterator[str]:
 def looked(model: Model, source: Source) -> dict[str, float]:
     """The scores on scenes like those of training, few of them."""
     found = scores(model, "val", train=2000, count=1000)
-    return {f"val/{name}_{kind}": value for name, row in found.items() for kind, value in row.items() if kind != "n"}
+    return {
+        f"val/{name}_{kind}": value
+        for name, row in found.items()
+        for kind, value in row.items()
+        if kind != "n"
+    }
 
 
-def scores(model: Any, split: str = "test", *, train: int = 4000, count: int = 2000) -> dict[str, dict[str, float]]:
-    """`probe` and `zero_shot` of each factor, `zero_shot` of swap and pair; probes learn from `train` scenes of val."""
+def scores(
+    model: Any, split: str = "test", *, train: int = 4000, count: int = 2000
+) -> dict[str, dict[str, float]]:
+    """`probe` and `zero_shot` of each factor, `zero_shot` of swap and pair; probes learn from
+    `train` scenes of val."""
     found: dict[str, dict[str, float]] = {}
     x, y = _read(model, open_source(f"{ALIKE}:split=val:seed=1:count={train}"))
     test_x, test_y = _read(model, open_source(f"{ALIKE}:split={split}:count={count}"))
@@ -171,8 +204,14 @@ def scores(model: Any, split: str = "test", *, train: int = 4000, count: int = 2
         by_line = linear(x[known], y[factor][known], test_x[test_known], right, cs=(0.01, 0.1, 1.0))
         classes = torch.stack([_direction(model, prompts) for prompts in _prompts(factor, objects)])
         rank = class_ranks(torch.from_numpy(test_x[test_known]) @ classes.T, right)
-        found[factor] = {"probe": by_line["top1"], "zero_shot": float((rank <= 1).mean()), "n": len(right)}
-    swapped = open_source(f"{SCENES}:split={split}:edits=swap:number=2-4:same=0:drop=0:count={count // 2}")
+        found[factor] = {
+            "probe": by_line["top1"],
+            "zero_shot": float((rank <= 1).mean()),
+            "n": len(right),
+        }
+    swapped = open_source(
+        f"{SCENES}:split={split}:edits=swap:number=2-4:same=0:drop=0:count={count // 2}"
+    )
     told = evaluate(model, swapped, ["composition"])["composition"]
     found["swap"] = {"zero_shot": told["i2t_2way"], "n": told["pairs"]}
     found["pair"] = pairs(model, count=count // 2)
@@ -180,7 +219,8 @@ def scores(model: Any, split: str = "test", *, train: int = 4000, count: int = 2
 
 
 def pairs(model: Any, *, count: int, split: str = "unseen") -> dict[str, float]:
-    """Naming a colour and an object, never seen together, among 4 colours x 4 objects that hold both."""
+    """Naming a colour and an object, never seen together, among 4 colours x 4 objects that hold
+    both."""
     source = open_source(f"{SCENES}:split={split}:number=1:count={count}")
     x, y = _read(model, source)
     names = tuple(COLOURS)
@@ -193,7 +233,10 @@ def pairs(model: Any, *, count: int, split: str = "unseen") -> dict[str, float]:
         lot = generator(0, "pairs", at)
         colour = int(y["colour"][at])
         name = int(y["object"][at])
-        colours = [colour, *lot.permutation([c for c in range(len(names)) if c != colour])[:3].tolist()]
+        colours = [
+            colour,
+            *lot.permutation([c for c in range(len(names)) if c != colour])[:3].tolist(),
+        ]
         kinds = [name, *lot.permutation([o for o in range(len(objects)) if o != name])[:3].tolist()]
         scores = (vectors[colours][:, kinds] @ torch.from_numpy(x[at])).flatten()
         hits.append(bool((scores[1:] < scores[0]).all()))
@@ -212,20 +255,28 @@ def _read(model: Any, source: Source) -> tuple[np.ndarray, Table]:
     samples = [source[i] for i in range(len(source))]
     vectors = model.embed_images([sample.images["main"] for sample in samples])
     names = (*FACTORS, "unseen")
-    return np.asarray(vectors), {name: np.array([sample.labels[name] for sample in samples]) for name in names}
+    return np.asarray(vectors), {
+        name: np.array([sample.labels[name] for sample in samples]) for name in names
+    }
 
 
 def _prompts(factor: str, objects: Sequence[str]) -> list[list[str]]:
     """For each value of a factor the captions of all objects that have it."""
     if factor == "object":
         return [
-            [article(name), f"there is {article(name)}", *(article(f"{c} {name}") for c in COLOURS)] for name in objects
+            [article(name), f"there is {article(name)}", *(article(f"{c} {name}") for c in COLOURS)]
+            for name in objects
         ]
     if factor == "colour":
         return [[article(f"{colour} {name}") for name in objects] for colour in COLOURS]
     if factor == "count":
-        return [[f"{NUMBERS[n]} {name if n == 1 else plural(name)}" for name in objects] for n in range(1, 5)]
-    return [[f"{article(name)} {way}" for name in objects for way in ways] for ways in PLACES.values()]
+        return [
+            [f"{NUMBERS[n]} {name if n == 1 else plural(name)}" for name in objects]
+            for n in range(1, 5)
+        ]
+    return [
+        [f"{article(name)} {way}" for name in objects for way in ways] for ways in PLACES.values()
+    ]
 
 
 def _direction(model: Any, prompts: Sequence[str]) -> Tensor:
@@ -274,9 +325,13 @@ before it ended. Towers: `{image}`, `{text}`. Each image has several texts, each
 
 
 def card(
-    model: Model, found: Mapping[str, Mapping[str, float]], trainings: Sequence[Mapping[str, Any]], seconds: float
+    model: Model,
+    found: Mapping[str, Mapping[str, float]],
+    trainings: Sequence[Mapping[str, Any]],
+    seconds: float,
 ) -> str:
-    """The model's card, in Markdown; `trainings` are what the runs' descriptions say, one a stage."""
+    """The model's card, in Markdown; `trainings` are what the runs' descriptions say, one a
+    stage."""
     objects = catalogue(Config())
 
     def unseen(name: str, aspect: str) -> str:
@@ -294,12 +349,17 @@ def card(
         stages="\n".join(map(_stage, STAGES, trainings)),
         reserved=", ".join(RESERVED),
         styles=" and ".join(RESERVED_STYLES),
-        pairs="\n".join(f"| {name} | {unseen(name, 'colour')} | {unseen(name, 'place')} |" for name in objects.classes),
+        pairs="\n".join(
+            f"| {name} | {unseen(name, 'colour')} | {unseen(name, 'place')} |"
+            for name in objects.classes
+        ),
     )
 
 
 def _stage(name: str, training: Mapping[str, Any]) -> str:
-    recipe = ", ".join(f"{key} {value}" for key, value in training["recipe"].items() if value is not None)
+    recipe = ", ".join(
+        f"{key} {value}" for key, value in training["recipe"].items() if value is not None
+    )
     method = {**METHOD, **STAGES[name][1]}
     together = method.get("together", 1)
     meet = f", {together} neighbours together in a batch" if together > 1 else ""
@@ -314,6 +374,11 @@ def _rows(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     for name, (probe, zero_shot) in BARS.items():
         told = found[name]
         line = ["", ""] if probe is None else [f"{told['probe']:.3f}", f"{probe:.2f}"]
-        line += [f"{told['zero_shot']:.3f}", f"{zero_shot:.3f}", f"{CHANCE[name]:.3f}", f"{told['n']:,}"]
+        line += [
+            f"{told['zero_shot']:.3f}",
+            f"{zero_shot:.3f}",
+            f"{CHANCE[name]:.3f}",
+            f"{told['n']:,}",
+        ]
         rows.append(" | ".join([name, *line]))
     return rows

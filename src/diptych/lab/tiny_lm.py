@@ -1,8 +1,10 @@
-"""The recipe of `tiny-lm`: the small language model, trained on what the worlds say and on WordNet's dictionary.
+"""The recipe of `tiny-lm`: the small language model, trained on what the worlds say and on
+WordNet's dictionary.
 
-1.3 million parameters (2.7 MB in float16), a vocabulary of its own of 4,096, texts of at most 128 tokens. Trained a few
-minutes it repeats itself under greedy and beam search and does not where it is sampled, as large ones do; `measure`
-says how much. WordNet's text is read from where `wordnet` finds it and is not kept: the weights hold what was learnt.
+1.3 million parameters (2.7 MB in float16), a vocabulary of its own of 4,096, texts of at most 128
+tokens. Trained a few minutes it repeats itself under greedy and beam search and does not where it
+is sampled, as large ones do; `measure` says how much. WordNet's text is read from where `wordnet`
+finds it and is not kept: the weights hold what was learnt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,8 @@ from diptych.training.config import RunConfig, resolve
 from diptych.training.run import run
 
 DATA = "scenes:count=40000,sentences:count=40000,wordnet:split=train"
-ROLES = "long*=3,caption=1,entry=1"  # facts of a scene, pages of the dictionary; captions and single entries
+# facts of a scene, pages of the dictionary; captions and single entries
+ROLES = "long*=3,caption=1,entry=1"
 STEPS = 2000
 HELD_OUT = {  # source, role of its texts
     "scenes": ("scenes:split=test:count=500", "caption"),
@@ -33,24 +36,42 @@ BARS = {GREEDY: 0.3, SAMPLE: 0.8}  # diversity as a share of the text's own: at 
 def config(seed: int = 0, **recipe: Any) -> RunConfig:
     """What decides the run; `recipe` overrides the preset's, such as steps."""
     recipe = {"steps": STEPS, **recipe}
-    return resolve("language_model", {"train": DATA}, config={"role": ROLES}, recipe=recipe, options={"seed": seed})
+    return resolve(
+        "language_model",
+        {"train": DATA},
+        config={"role": ROLES},
+        recipe=recipe,
+        options={"seed": seed},
+    )
 
 
 def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
     """Train into the folder `out`, or go on there, and return the runs' folders: this one.
 
-    Raises InputError where no WordNet is found, and Interrupted after a signal, with the state saved.
+    Raises InputError where no WordNet is found, and Interrupted after a signal, with the state
+    saved.
     """
     out = Path(out)
-    run(config(seed, **recipe), out, resume=collectives.broadcast_object((out / "config.yaml").exists()))
+    run(
+        config(seed, **recipe),
+        out,
+        resume=collectives.broadcast_object((out / "config.yaml").exists()),
+    )
     return [out]
 
 
 def scores(model: LanguageModel) -> dict[str, Any]:
-    """`by_strategy`, as the suite degeneration has it, and of each held-out source its perplexity, chance and bits."""
+    """`by_strategy`, as the suite degeneration has it, and of each held-out source its perplexity,
+    chance and bits."""
     pages = open_source(PROMPTS)
-    told = evaluate(model, pages, ["degeneration"], role="long", strategies=(GREEDY, "beam", SAMPLE))["degeneration"]
-    found: dict[str, Any] = {"by_strategy": told["by_strategy"], "prompts": told["n"], "perplexity": {}}
+    told = evaluate(
+        model, pages, ["degeneration"], role="long", strategies=(GREEDY, "beam", SAMPLE)
+    )["degeneration"]
+    found: dict[str, Any] = {
+        "by_strategy": told["by_strategy"],
+        "prompts": told["n"],
+        "perplexity": {},
+    }
     for name, (spec, role) in HELD_OUT.items():
         read = evaluate(model, open_source(spec), ["perplexity"], role=role)["perplexity"]
         kept = ("perplexity", "chance_perplexity", "bits_per_character", "n")
@@ -61,7 +82,8 @@ def scores(model: LanguageModel) -> dict[str, Any]:
 def degenerates(found: Mapping[str, Any]) -> bool:
     """Whether greedy decoding repeats itself and sampling does not, by BARS."""
     shares = {
-        name: row["diversity"] / found["by_strategy"]["text"]["diversity"] for name, row in found["by_strategy"].items()
+        name: row["diversity"] / found["by_strategy"]["text"]["diversity"]
+        for name, row in found["by_strategy"].items()
     }
     return shares[GREEDY] <= BARS[GREEDY] and shares[SAMPLE] >= BARS[SAMPLE]
 
@@ -94,7 +116,12 @@ hold what was learnt; the text does not ship.
 """
 
 
-def card(model: LanguageModel, found: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], seconds: float) -> str:
+def card(
+    model: LanguageModel,
+    found: Mapping[str, Any],
+    trainings: Sequence[Mapping[str, Any]],
+    seconds: float,
+) -> str:
     """The model's card, in Markdown; `trainings` is what the run's description says."""
     [training] = trainings
     return _CARD.format(
@@ -109,7 +136,9 @@ def card(model: LanguageModel, found: Mapping[str, Any], trainings: Sequence[Map
         seed=training["seed"],
         minutes=seconds / 60,
         ranks=collectives.world_size(),
-        recipe=", ".join(f"{name} {value}" for name, value in training["recipe"].items() if value is not None),
+        recipe=", ".join(
+            f"{name} {value}" for name, value in training["recipe"].items() if value is not None
+        ),
     )
 
 

@@ -1,6 +1,8 @@
-"""The verdict on a claim, as code: 95 % t-intervals of paired seed differences against what was expected.
+"""The verdict on a claim, as code: 95 % t-intervals of paired seed differences against what was
+expected.
 
-With d_s the difference of two arms under seed s, n seeds and q the 97.5 % quantile of Student's t with n - 1 degrees:
+With d_s the difference of two arms under seed s, n seeds and q the 97.5 % quantile of Student's t
+with n - 1 degrees:
 
     interval = mean(d) ± q std(d) / sqrt(n)
 
@@ -10,9 +12,10 @@ With d_s the difference of two arms under seed s, n seeds and q the 97.5 % quant
     equal(m)        holds inside ±m, fails wholly outside
     at_most(x)      of the arm itself: holds where the upper end is at most x, fails where the lower end is above it
 
-Anything else is a tie. A claim fails if any expectation fails, holds if all hold, else ties; it is `untrained`,
-whatever else was measured, if an arm that should learn is under the floor on average. What an ablation keeps is judged
-on means, and only where the interval shows that there is a gain to lose.
+Anything else is a tie. A claim fails if any expectation fails, holds if all hold, else ties; it is
+`untrained`, whatever else was measured, if an arm that should learn is under the floor on average.
+What an ablation keeps is judged on means, and only where the interval shows that there is a gain to
+lose.
 """
 
 import math
@@ -48,7 +51,8 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What an arm that should break the claim keeps of the gain: its own gain, and its share where there is one."""
+    """What an arm that should break the claim keeps of the gain: its own gain, and its share where
+    there is one."""
 
     arm: str
     gain: Interval
@@ -62,8 +66,8 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An expectation and what came of it. `values` are what the interval is of, a number a seed: differences, signed so
-    that more is better, or for at_most the metric itself."""
+    """An expectation and what came of it. `values` are what the interval is of, a number a seed:
+    differences, signed so that more is better, or for at_most the metric itself."""
 
     expect: Expect
     outcome: Outcome
@@ -88,7 +92,11 @@ class Verdict:
             "expect": [
                 {
                     "says": str(item.expect),
-                    **{name: value for name, value in asdict(item.expect).items() if name != "breaking"},
+                    **{
+                        name: value
+                        for name, value in asdict(item.expect).items()
+                        if name != "breaking"
+                    },
                     "outcome": item.outcome,
                     "mean": item.interval.mean,
                     "interval": [item.interval.low, item.interval.high],
@@ -158,12 +166,15 @@ def _student() -> Any:
     try:
         from scipy.stats import t
     except ImportError:
-        raise InputError("a verdict needs scipy; install it with: pip install 'diptych[lab]'") from None
+        raise InputError(
+            "a verdict needs scipy; install it with: pip install 'diptych[lab]'"
+        ) from None
     return t
 
 
 def ready() -> None:
-    """InputError where what the rule needs is not installed: to be told before the runs, not after them."""
+    """InputError where what the rule needs is not installed: to be told before the runs, not after
+    them."""
     _student()
 
 
@@ -183,7 +194,11 @@ def _differences(expect: Expect, numbers: Numbers, arm: str) -> tuple[float, ...
     """`arm` less the arm that it is compared with, seed by seed; turned where smaller is better."""
     assert expect.other is not None
     sign = 1.0 if expect.higher else -1.0
-    pairs = zip(_column(numbers, arm, expect.metric), _column(numbers, expect.other, expect.metric), strict=True)
+    pairs = zip(
+        _column(numbers, arm, expect.metric),
+        _column(numbers, expect.other, expect.metric),
+        strict=True,
+    )
     return tuple(sign * (one - other) for one, other in pairs)
 
 
@@ -195,7 +210,9 @@ def _judge(expect: Expect, numbers: Numbers) -> Judged:
     found = interval(values)
     ablations = tuple(_ablation(expect, numbers, arm, found.mean) for arm in expect.breaking)
     outcome = RULES[expect.kind](expect, found, ablations)
-    return Judged(expect=expect, outcome=outcome, values=values, interval=found, ablations=ablations)
+    return Judged(
+        expect=expect, outcome=outcome, values=values, interval=found, ablations=ablations
+    )
 
 
 def _ablation(expect: Expect, numbers: Numbers, arm: str, gain: float) -> Ablation:

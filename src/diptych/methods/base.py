@@ -1,8 +1,9 @@
 """The contract of a method, and the data types that travel between it and the engine.
 
-A method says how samples become features (`encode`) and how features of the whole global batch become a loss (`loss`).
-Between the two the engine alone gathers over ranks, cuts for gradient caching and repeats: so `encode` has no term that
-mixes samples, `loss` changes no state and knows no ranks, and state changes in `after_step`.
+A method says how samples become features (`encode`) and how features of the whole global batch
+become a loss (`loss`). Between the two the engine alone gathers over ranks, cuts for gradient
+caching and repeats: so `encode` has no term that mixes samples, `loss` changes no state and knows
+no ranks, and state changes in `after_step`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,17 @@ from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError, unknown
 from diptych.renamed import refuse
-from diptych.spec import Above, Below, Count, NotNegative, Positive, Share, ShareBelowOne, check, configure
+from diptych.spec import (
+    Above,
+    Below,
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    ShareBelowOne,
+    check,
+    configure,
+)
 
 if TYPE_CHECKING:
     from diptych.methods.make import Make
@@ -31,7 +42,8 @@ Batches = Batch | Mapping[str, Batch]
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Where training stands: `step` of `steps` in this stage, `epoch`, the run's seed and the stage's name."""
+    """Where training stands: `step` of `steps` in this stage, `epoch`, the run's seed and the
+    stage's name."""
 
     step: int
     steps: int
@@ -47,7 +59,8 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What `loss` returns: the total is the sum of `terms`; `logged` is reported; `carry` goes to `after_step`."""
+    """What `loss` returns: the total is the sum of `terms`; `logged` is reported; `carry` goes to
+    `after_step`."""
 
     terms: Mapping[str, Tensor]
     logged: Mapping[str, Tensor | float] = field(default_factory=dict)
@@ -63,10 +76,11 @@ class Losses:
 class Recipe:
     """How a stage is optimised. Plain data: the engine runs it, `--lr` and the like override it.
 
-    `steps` wins over `epochs`. `warmup` is a number of steps, or a share of all steps where below 1. Weight decay skips
-    parameters of one dimension or less. `clip` bounds the gradient norm. `ema` keeps an averaged copy, which is what
-    gets delivered: it looks back over about 1 / (1 - ema) steps, and belongs to runs several times as long. `chunk` is
-    the most tokens that a tower encodes at once, None all (see `training.gradcache`).
+    `steps` wins over `epochs`. `warmup` is a number of steps, or a share of all steps where below
+    1. Weight decay skips parameters of one dimension or less. `clip` bounds the gradient norm.
+    `ema` keeps an averaged copy, which is what gets delivered: it looks back over about 1 / (1 -
+    ema) steps, and belongs to runs several times as long. `chunk` is the most tokens that a tower
+    encodes at once, None all (see `training.gradcache`).
     """
 
     optimizer: str = "adamw"
@@ -93,8 +107,8 @@ class Recipe:
 class Preset:
     """A method at one size: its options, its towers and tokenizer as specs, its recipe.
 
-    `small` takes minutes on two cores and leaves no step out; `paper` is as published; `tune`, of methods on pairs,
-    continues a trained model.
+    `small` takes minutes on two cores and leaves no step out; `paper` is as published; `tune`, of
+    methods on pairs, continues a trained model.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -109,9 +123,10 @@ class Preset:
 class Stage:
     """A stretch of training with one optimiser and one schedule.
 
-    `streams` names the sources that run side by side. `lr_scale` multiplies learning rates by parameter prefix: the
-    longest prefix wins, 0 freezes. `prepare(run)` fills columns before the stage (`every="stage"`) or each epoch. A
-    stage that does not `optimize` has no steps: its `prepare` searches or solves, and changes the method's buffers.
+    `streams` names the sources that run side by side. `lr_scale` multiplies learning rates by
+    parameter prefix: the longest prefix wins, 0 freezes. `prepare(run)` fills columns before the
+    stage (`every="stage"`) or each epoch. A stage that does not `optimize` has no steps: its
+    `prepare` searches or solves, and changes the method's buffers.
     """
 
     name: str = "train"
@@ -125,25 +140,32 @@ class Stage:
     optimize: bool = True
 
     def __post_init__(self):
-        assert self.optimize or (self.prepare and self.every == "stage"), "a stage takes steps, or prepares once"
+        assert self.optimize or (self.prepare and self.every == "stage"), (
+            "a stage takes steps, or prepares once"
+        )
 
 
 class Method(nn.Module):
-    """Base of the published methods. A subclass gives `Config`, `views`, `encode`, `loss`, and mostly nothing else."""
+    """Base of the published methods. A subclass gives `Config`, `views`, `encode`, `loss`, and
+    mostly nothing else."""
 
     Config: ClassVar[type]
     model: Any  # what most of them deliver
     presets: ClassVar[Mapping[str, Preset]]
     chunkable: ClassVar[bool] = True
-    """Whether a batch may be encoded in pieces (gradient caching). False where samples must meet; say why beside it."""
+    """Whether a batch may be encoded in pieces (gradient caching). False where samples must meet;
+    say why beside it."""
     find_unused_parameters: ClassVar[bool] = False
-    """Whether a step may leave trainable parameters without a gradient, which ranks then look for (as in DDP)."""
+    """Whether a step may leave trainable parameters without a gradient, which ranks then look for
+    (as in DDP)."""
 
     test_options: ClassVar[Mapping[str, Any]] = {}
-    """Options in place of the presets', where the contract suite's toys do not fit those: files, prompts."""
+    """Options in place of the presets', where the contract suite's toys do not fit those: files,
+    prompts."""
 
     adapts: ClassVar[bool] = False
-    """Whether it starts from a model that has learnt already, given by `--init`; `continues` says so by options."""
+    """Whether it starts from a model that has learnt already, given by `--init`; `continues` says
+    so by options."""
 
     def __init__(self, config: Any, make: "Make"):
         super().__init__()
@@ -169,9 +191,13 @@ class Method(nn.Module):
 
     @classmethod
     def configure(cls, options: Mapping[str, Any]) -> Any:
-        """The typed options; an unknown one names the nearest, and one that was renamed its new name."""
+        """The typed options; an unknown one names the nearest, and one that was renamed its new
+        name."""
         name = cls.__module__.rpartition(".")[2]  # a method is called as its module
-        refuse(f"option of {name}", [key for key in options if key not in cls.Config.__dataclass_fields__])
+        refuse(
+            f"option of {name}",
+            [key for key in options if key not in cls.Config.__dataclass_fields__],
+        )
         return configure(cls.Config, dict(options), f"method {cls.__name__}")
 
     @classmethod
@@ -181,12 +207,14 @@ class Method(nn.Module):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        """Commands of `diptych` that use a run trained with these options; `{run}` and `{data}` are filled in."""
+        """Commands of `diptych` that use a run trained with these options; `{run}` and `{data}` are
+        filled in."""
         return "evaluate {run} --data {data}", "embed {run} SOURCE --out EMB"
 
     @classmethod
     def resolve_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options as a run keeps them: what they name in a file is read into them, so that a run is whole."""
+        """The options as a run keeps them: what they name in a file is read into them, so that a
+        run is whole."""
         return options
 
     def stages(self) -> Sequence[Stage]:
@@ -197,27 +225,35 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def setup(self, sources: Mapping[str, Any]) -> None:
-        """Look at the sources once, before anything is trained on them: class names and the like."""
+        """Look at the sources once, before anything is trained on them: class names and the
+        like."""
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
-        """What a stage learns from, of a stream's source with the columns of earlier stages: by default all of it as it
-        is. A method may make other samples of it, such as one for each of several texts."""
+        """What a stage learns from, of a stream's source with the columns of earlier stages: by
+        default all of it as it is. A method may make other samples of it, such as one for each of
+        several texts."""
         return source
 
     def needs(self, stage: Stage) -> tuple[str, ...]:
         """Fields of the source that the stage reads; by default what its views read."""
         return tuple(
-            dict.fromkeys(name for stream in stage.streams for view in self.views(stage, stream) for name in view.reads)
+            dict.fromkeys(
+                name
+                for stream in stage.streams
+                for view in self.views(stage, stream)
+                for name in view.reads
+            )
         )
 
     def encode(self, batch: Any, at: At) -> Features:
         raise NotImplementedError
 
     def parts(self) -> Mapping[str, Callable[[Any, At], Features]]:
-        """What gradient caching runs one after the other, so that one tower's graph at a time is in memory.
+        """What gradient caching runs one after the other, so that one tower's graph at a time is in
+        memory.
 
-        Functions like `encode` whose features together are those of `encode`, by what they read: "images", "texts" or
-        "all".
+        Functions like `encode` whose features together are those of `encode`, by what they read:
+        "images", "texts" or "all".
         """
         return {"all": self.encode}
 
@@ -225,7 +261,8 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def features_from(self, features: Features, owner: str) -> Features:
-        """The features of method `owner` as this one's `loss` reads them, where it is added to that one (`--with`).
+        """The features of method `owner` as this one's `loss` reads them, where it is added to that
+        one (`--with`).
 
         Raises InputError where they do not fit. A method that does not say how is added to none.
         """

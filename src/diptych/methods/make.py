@@ -1,4 +1,5 @@
-"""`Make`: builds the towers that a method asks for, fresh or with the weights of a model given by `--init`."""
+"""`Make`: builds the towers that a method asks for, fresh or with the weights of a model given by
+`--init`."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -24,9 +25,10 @@ NO_TOWER = "none"
 class Make:
     """Builds towers as often as asked; each call gives new parameters.
 
-    `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an existing dual
-    encoder, `state` its weights: where given, they win over specs and the method's defaults. `delivered` is the whole
-    of what the method before delivered, where that is more (`models.delivered`).
+    `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an
+    existing dual encoder, `state` its weights: where given, they win over specs and the method's
+    defaults. `delivered` is the whole of what the method before delivered, where that is more
+    (`models.delivered`).
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Make:
         if isinstance(model, LanguageModel):
             state = {f"text.{name}": value for name, value in model.lm.tower.state_dict().items()}
             text = model.lm.config()["text"]
-            return cls(image=NO_TOWER, text=text, embed_dim=0, tokenizer=model.tokenizer, state=state)
+            return cls(
+                image=NO_TOWER, text=text, embed_dim=0, tokenizer=model.tokenizer, state=state
+            )
         encoder = model.encoder
         config = encoder.config()
         return cls(
@@ -74,16 +78,22 @@ class Make:
         return self.words
 
     def image(self) -> ImageTower:
-        """A new image tower. Raises InputError where the model that training starts from reads texts alone."""
+        """A new image tower. Raises InputError where the model that training starts from reads
+        texts alone."""
         if self.image_spec == NO_TOWER:
-            raise InputError("a language model has no image tower; start from a model of images and texts")
+            raise InputError(
+                "a language model has no image tower; start from a model of images and texts"
+            )
         tower = image_tower(self.image_spec)
         return self._load(tower, "image.")
 
     def text(self) -> Tower:
-        """A new text tower for the tokenizer's vocabulary. Raises InputError where there are to be images alone."""
+        """A new text tower for the tokenizer's vocabulary. Raises InputError where there are to be
+        images alone."""
         if self.text_spec == NO_TOWER:
-            raise InputError("there is no text tower, and this method reads texts; give one with --text-tower")
+            raise InputError(
+                "there is no text tower, and this method reads texts; give one with --text-tower"
+            )
         tokenizer = self.tokenizer
         tower = text_tower(
             self.text_spec,
@@ -96,18 +106,26 @@ class Make:
         return self._load(tower, "text.")
 
     def lm(self) -> CausalLM:
-        """A new causal language model on the text tower. Raises InputError where tower or tokenizer cannot be one's."""
+        """A new causal language model on the text tower. Raises InputError where tower or tokenizer
+        cannot be one's."""
         check_tokenizer(self.tokenizer)
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
-    def dual(self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str) -> DualEncoder:
-        """A new dual encoder, without a text tower where that is `NO_TOWER`. A given model keeps its own scale and
-        projections; a bias it lacks is added."""
+    def dual(
+        self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str
+    ) -> DualEncoder:
+        """A new dual encoder, without a text tower where that is `NO_TOWER`. A given model keeps
+        its own scale and projections; a bias it lacks is added."""
         if self._dual is None:
             image = self.image()  # first: the draws of both towers come from one stream
             text = None if self.text_spec == NO_TOWER else self.text()
             return DualEncoder(
-                image, text, self.embed_dim, logit_scale=logit_scale, logit_bias=logit_bias, **projections
+                image,
+                text,
+                self.embed_dim,
+                logit_scale=logit_scale,
+                logit_bias=logit_bias,
+                **projections,
             )
         config = dict(self._dual)
         missing_bias = logit_bias is not None and config.get("logit_bias") is None
@@ -122,15 +140,17 @@ class Make:
         return encoder
 
     def go_on(self, module: Delivered) -> None:
-        """Give a module the weights of the one that training starts from, where that is of the same class. Raises
-        InputError where it has other sizes."""
+        """Give a module the weights of the one that training starts from, where that is of the same
+        class. Raises InputError where it has other sizes."""
         if type(self.delivered) is not type(module):
             return
         have = self.delivered.state_dict()  # type: ignore[union-attr]
         own = module.state_dict()
         for name in have.keys() | own.keys():
             if name not in have or name not in own or have[name].shape != own[name].shape:
-                sizes = [tuple(state[name].shape) if name in state else "none" for state in (have, own)]
+                sizes = [
+                    tuple(state[name].shape) if name in state else "none" for state in (have, own)
+                ]
                 raise InputError(
                     f"the run that training starts from has {name} {sizes[0]}, this one would have "
                     f"{sizes[1]}; give the options that it was trained with"
@@ -139,5 +159,7 @@ class Make:
 
     def _load(self, tower: T, prefix: str) -> T:
         if self._state is not None:
-            tower.load_state_dict({k.removeprefix(prefix): v for k, v in self._state.items() if k.startswith(prefix)})
+            tower.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in self._state.items() if k.startswith(prefix)}
+            )
         return tower

@@ -1,9 +1,11 @@
-"""Methods mixed: the losses of others on the features of one (`diptych train clip --with multi_view --with …`).
+"""Methods mixed: the losses of others on the features of one (`diptych train clip --with multi_view
+--with …`).
 
     L = L_main + Σ_m w_m L_m(adopted features)
 
-The main method says what is seen, encoded and delivered. An added one brings its loss, with a temperature (and bias) of
-its own, and reads what the main one has encoded: its `features_from` says how, and refuses features that do not fit.
+The main method says what is seen, encoded and delivered. An added one brings its loss, with a
+temperature (and bias) of its own, and reads what the main one has encoded: its `features_from` says
+how, and refuses features that do not fit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +52,12 @@ class Mixed(Method):
 
     def stages(self) -> Sequence[Stage]:
         return [
-            replace(stage, lr_scale={f"main.{prefix}".rstrip("."): times for prefix, times in stage.lr_scale.items()})
+            replace(
+                stage,
+                lr_scale={
+                    f"main.{prefix}".rstrip("."): times for prefix, times in stage.lr_scale.items()
+                },
+            )
             for stage in self.main.stages()
         ]
 
@@ -88,10 +95,11 @@ class Mixed(Method):
 
 
 def mixed(main: Method, specs: Sequence[str]) -> Method:
-    """`main` with the losses of other methods, NAME or NAME:option=value:… each; `weight` is that of the whole loss.
+    """`main` with the losses of other methods, NAME or NAME:option=value:… each; `weight` is that
+    of the whole loss.
 
-    An added method starts from the options of its preset `small`. Raises InputError for a method that does not exist,
-    comes twice, or has no loss for another's features.
+    An added method starts from the options of its preset `small`. Raises InputError for a method
+    that does not exist, comes twice, or has no loss for another's features.
     """
     added: dict[str, tuple[Method, float]] = {}
     for spec in specs:
@@ -100,7 +108,9 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
         options = dict(parsed.options)
         cls = method_class(name)
         if name in added:
-            raise InputError(f"--with {name} is given twice; give it once, with the weight that you want")
+            raise InputError(
+                f"--with {name} is given twice; give it once, with the weight that you want"
+            )
         if cls.features_from is Method.features_from:
             raise InputError(
                 f"{name} cannot be added to another method: its loss needs features of its own; train it by itself"
@@ -120,13 +130,20 @@ class Lent(Make):
 
     def __init__(self, main: Method):
         make = main.make
-        super().__init__(image=make.image_spec, text=make.text_spec, embed_dim=make.embed_dim, tokenizer=make.words)
+        super().__init__(
+            image=make.image_spec,
+            text=make.text_spec,
+            embed_dim=make.embed_dim,
+            tokenizer=make.words,
+        )
         self._lender = main.deliver()
         self._name = main.name
 
-    def dual(self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str) -> DualEncoder:
-        """The lender's towers and projections, with a temperature and bias apart. InputError where it is no dual
-        encoder's method."""
+    def dual(
+        self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str
+    ) -> DualEncoder:
+        """The lender's towers and projections, with a temperature and bias apart. InputError where
+        it is no dual encoder's method."""
         if not isinstance(self._lender, DualEncoder):
             raise InputError(
                 f"losses of images and texts cannot be added to {self._name}, which trains no dual "
@@ -136,12 +153,20 @@ class Lent(Make):
 
 
 class _LentEncoder(DualEncoder):
-    """A dual encoder whose towers are another's: they are reached, and not registered, so that they are saved, trained
-    and averaged once."""
+    """A dual encoder whose towers are another's: its attributes read the lender's, which a tuple
+    keeps out of torch's registry, so that the towers are saved, trained and averaged once."""
+
+    image = property(lambda self: self._lender[0].image)
+    text = property(lambda self: self._lender[0].text)
+    image_projection = property(lambda self: self._lender[0].image_projection)
+    text_projection = property(lambda self: self._lender[0].text_projection)
+    embed_dim = property(lambda self: self._lender[0].embed_dim)
 
     def __init__(self, lender: DualEncoder, logit_scale: Temperature, logit_bias: float | None):
         nn.Module.__init__(self)
-        for name in ("image", "text", "image_projection", "text_projection", "embed_dim", "_plain"):
-            self.__dict__[name] = getattr(lender, name)
+        self._lender = (lender,)
+        self._plain = lender._plain
         self.logit_scale = logit_scale
-        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        self.logit_bias = (
+            None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        )

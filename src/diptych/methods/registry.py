@@ -1,9 +1,9 @@
 """Which methods exist: one file or package each, found by folder, read without importing torch.
 
-A method's file, or the `__init__.py` of its package, begins with a literal dict `card`, which `list`, the docs and
-`reproduce` read with `ast`. Third parties name their method modules in the entry-point group `diptych.methods`, or give
-the path of a file, `FILE.py`, in place of a name: it runs where that is asked for, and never because a saved model or a
-config names it.
+A method's file, or the `__init__.py` of its package, begins with a literal dict `card`, which
+`list`, the docs and `reproduce` read with `ast`. Third parties name their method modules in the
+entry-point group `diptych.methods`, or give the path of a file, `FILE.py`, in place of a name: it
+runs where that is asked for, and never because a saved model or a config names it.
 """
 
 import ast
@@ -30,8 +30,9 @@ _PROVENANCES = {"code", "paper", "abstract"}
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a method says of itself. `entry` is the class in its module; `provenance` is code, paper or abstract. A
-    method that is a file of its own has the file's whole path as `name` and `module`."""
+    """What a method says of itself. `entry` is the class in its module; `provenance` is code, paper
+    or abstract. A method that is a file of its own has the file's whole path as `name` and
+    `module`."""
 
     name: str
     group: str
@@ -52,7 +53,9 @@ def cards() -> dict[str, Card]:
     for group in GROUPS:
         folder = here / group
         packages = {path.parent.name: path for path in folder.glob("[a-z]*/__init__.py")}
-        for name, path in sorted({**packages, **{path.stem: path for path in folder.glob("[a-z]*.py")}}.items()):
+        for name, path in sorted(
+            {**packages, **{path.stem: path for path in folder.glob("[a-z]*.py")}}.items()
+        ):
             found[name] = _read(path, name, group, f"diptych.methods.{group}.{name}")
     for point in entry_points(group="diptych.methods"):
         spec = importlib.util.find_spec(point.value)
@@ -71,7 +74,9 @@ def _read(path: Path, name: str, group: str, module: str) -> Card:
     except (SyntaxError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not Python: {' '.join(str(error).split())}") from None
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "card" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "card" for t in node.targets
+        ):
             card = ast.literal_eval(node.value)
             if missing := _FIELDS - card.keys():
                 raise InputError(f"the card of {path} lacks {', '.join(sorted(missing))}")
@@ -89,7 +94,8 @@ def is_file(name: str) -> bool:
 
 
 def find(name: str) -> Card:
-    """The card of a method, by its name or the path of its file (`*.py`); an unknown name shows the nearest."""
+    """The card of a method, by its name or the path of its file (`*.py`); an unknown name shows the
+    nearest."""
     if is_file(name):
         path = python_file(name, "method")
         return _read(path, str(path), "file", str(path))
@@ -112,7 +118,8 @@ def _run(path: Path, changed: int) -> ModuleType:
 
 
 def method_class(name: str) -> "type[Method]":
-    """The class that the card's `entry` names; InputError where that is no `Method` (a decoding, an analysis)."""
+    """The class that the card's `entry` names; InputError where that is no `Method` (a decoding, an
+    analysis)."""
     from diptych.methods.base import Method
 
     card = find(name)
@@ -120,7 +127,9 @@ def method_class(name: str) -> "type[Method]":
     cls = getattr(module, card.entry, None)
     if cls is None:
         classes = [name for name, value in vars(module).items() if isinstance(value, type)]
-        raise unknown(f"class that the card of {module.__file__} has as its entry:", card.entry, classes)
+        raise unknown(
+            f"class that the card of {module.__file__} has as its entry:", card.entry, classes
+        )
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise InputError(
             f"{name} is of kind {card.kind!r}, with nothing to train; its page in docs/methods says its use"

@@ -1,7 +1,9 @@
-"""Models on disk: `save_model` writes model.safetensors + model.json, `load` reads them or a foreign model.
+"""Models on disk: `save_model` writes model.safetensors + model.json, `load` reads them or a
+foreign model.
 
-model.json holds registry names and plain values only: method, its options, tower configs, tokenizer, preprocessing, and
-the checksum of the weights. Both files are written beside the old ones and renamed over them.
+model.json holds registry names and plain values only: method, its options, tower configs,
+tokenizer, preprocessing, and the checksum of the weights. Both files are written beside the old
+ones and renamed over them.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
-from diptych.errors import InputError, at, brief
+from diptych.errors import InputError, brief, located
 from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import is_file, method_class
@@ -35,15 +37,26 @@ from diptych.towers.dual import DualEncoder, renamed_entries
 
 FORMAT = "diptych-model/1"
 
-_DECIDES = ("method", "config", "dual", "lm", "kept", "tokenizer", "tokenizer_fingerprint", "preprocess", "stored")
-"""What of a description turns weights into embeddings, so that one changed by hand would give others in silence."""
+_DECIDES = (
+    "method",
+    "config",
+    "dual",
+    "lm",
+    "kept",
+    "tokenizer",
+    "tokenizer_fingerprint",
+    "preprocess",
+    "stored",
+)
+"""What of a description turns weights into embeddings, so that one changed by hand would give
+others in silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What model.json holds: `weights` is the checksum of model.safetensors, `stored` the type that its floats were
-    rounded to, `training` how it came about; `plain`, of a method in a file of its own, says that two towers are all.
-    A run that is not finished has no `weights`."""
+    """What model.json holds: `weights` is the checksum of model.safetensors, `stored` the type that
+    its floats were rounded to, `training` how it came about; `plain`, of a method in a file of its
+    own, says that two towers are all. A run that is not finished has no `weights`."""
 
     format: str
     diptych: str = ""
@@ -76,7 +89,9 @@ def describe(
     """What model.json says, less the checksum."""
     from diptych import __version__
 
-    encoder = delivered if isinstance(delivered, DualEncoder) else getattr(delivered, "encoder", None)
+    encoder = (
+        delivered if isinstance(delivered, DualEncoder) else getattr(delivered, "encoder", None)
+    )
     lm = delivered if isinstance(delivered, CausalLM) else getattr(delivered, "lm", None)
     return {
         "format": FORMAT,
@@ -98,13 +113,17 @@ def save_model(
 ) -> None:
     """Write model.safetensors, then model.json with its checksum; a failure leaves the old pair.
 
-    With `half` float32 weights are rounded to float16, half the bytes, and are float32 again once loaded.
+    With `half` float32 weights are rounded to float16, half the bytes, and are float32 again once
+    loaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if half:
-        state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
+        state = {
+            name: value.half() if value.dtype == torch.float32 else value
+            for name, value in state.items()
+        }
         description = {**description, "stored": "float16"}
     write_atomic(weights, lambda path: save_file(state, path, {_METADATA: digest(description)}))
     text = json.dumps({**description, "weights": _checksum(weights)}, indent=1, ensure_ascii=False)
@@ -112,9 +131,11 @@ def save_model(
 
 
 def digest(description: Mapping[str, Any]) -> str:
-    """SHA-256 of what turns weights into embeddings, as it stands in model.json; model.safetensors keeps it too.
+    """SHA-256 of what turns weights into embeddings, as it stands in model.json; model.safetensors
+    keeps it too.
 
-    What is empty is left out. It is of the values as they were saved, before any old name in them is translated.
+    What is empty is left out. It is of the values as they were saved, before any old name in them
+    is translated.
     """
     saved = json.loads(json.dumps(description))
     decides = {name: saved[name] for name in _DECIDES if saved.get(name)}
@@ -122,8 +143,8 @@ def digest(description: Mapping[str, Any]) -> str:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """model.json as a dict with all fields of `Description`; InputError where it is missing, damaged or of another
-    format."""
+    """model.json as a dict with all fields of `Description`; InputError where it is missing,
+    damaged or of another format."""
     return _described(_saved(folder), folder)
 
 
@@ -145,29 +166,41 @@ def _saved(folder: Path) -> dict[str, Any]:
             f"{folder} has no model.json; name a RUN that `diptych train` finished, openclip:NAME/TAG or hf:FOLDER"
         ) from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        found = description.get("format") if isinstance(description, dict) else type(description).__name__
+        found = (
+            description.get("format")
+            if isinstance(description, dict)
+            else type(description).__name__
+        )
         raise InputError(f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}")
     return description
 
 
 def load(
-    spec: str | Path, weights: str | Path | None = None, precision: str = "float32", *, share: float | None = None
+    spec: str | Path,
+    weights: str | Path | None = None,
+    precision: str = "float32",
+    *,
+    share: float | None = None,
 ) -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships: `tiny`, `tiny-lm`.
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships:
+    `tiny`, `tiny-lm`.
 
     A `Model`, which embeds; a RUN of a language model is a `LanguageModel`, which generates.
 
-    `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face folder. `precision`
-    is what the model computes in: "float32", "bfloat16", "int8", or "auto", the fastest of them on this machine whose
-    probed embeddings stay within a cosine of 0.9995 of float32 (`models.precision`). `share` weighs the heads of a
-    model that has two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError where the name,
-    the files or their contents do not fit.
+    `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face
+    folder. `precision` is what the model computes in: "float32", "bfloat16", "int8", or "auto", the
+    fastest of them on this machine whose probed embeddings stay within a cosine of 0.9995 of
+    float32 (`models.precision`). `share` weighs the heads of a model that has two
+    (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError where the
+    name, the files or their contents do not fit.
     """
     model = _load(spec, weights, precision if share is None else "float32")
     if share is None:
         return model
     if not isinstance(model, Model):
-        raise InputError(f"a share weighs the two heads of a model that embeds, and {spec} has none; leave it out")
+        raise InputError(
+            f"a share weighs the two heads of a model that embeds, and {spec} has none; leave it out"
+        )
     model.set_share(share)
     return set_precision(model, precision)
 
@@ -179,7 +212,9 @@ def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
     ships = shipped().get(str(spec))
     folder = ships or Path(spec).expanduser()
     if weights is not None:
-        raise InputError(f"--weights (weights=) goes with openclip: or hf: models; {spec} has its own")
+        raise InputError(
+            f"--weights (weights=) goes with openclip: or hf: models; {spec} has its own"
+        )
     if not folder.is_dir():
         known = ", ".join([*shipped(), "openclip:NAME/TAG", "hf:FOLDER"])
         raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")
@@ -196,9 +231,13 @@ def _load_run(folder: Path, name: str) -> Any:
     description = _described(values, folder)
     path = folder / "model.safetensors"
     if description["weights"] is None or not path.exists():
-        raise InputError(f"{folder} holds an unfinished run; go on with `diptych train … --out {folder} --resume`")
+        raise InputError(
+            f"{folder} holds an unfinished run; go on with `diptych train … --out {folder} --resume`"
+        )
     if _checksum(path) != description["weights"]:
-        raise InputError(f"{path} is not the file that model.json describes (checksum differs); copy both again")
+        raise InputError(
+            f"{path} is not the file that model.json describes (checksum differs); copy both again"
+        )
     if (saved := _saved_digest(path)) is None:  # of a version that kept none
         with _trusting_nothing(folder / "model.json"):
             return _loaded(description, folder, name)
@@ -226,9 +265,10 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
 
 @contextmanager
 def _trusting_nothing(path: Path) -> Iterator[None]:
-    """A description that nothing vouches for may say what no model can be: that is told of the file."""
+    """A description that nothing vouches for may say what no model can be: that is told of the
+    file."""
     try:
-        with at(str(path)):
+        with located(str(path)):
             yield
     except InputError:
         raise
@@ -252,10 +292,18 @@ def _saved_digest(path: Path) -> str | None:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get(_METADATA)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({brief(error)}); copy it again") from None
+        raise InputError(
+            f"{path} is not a readable safetensors file ({brief(error)}); copy it again"
+        ) from None
 
 
-def to_model(module: nn.Module, tokenizer: Tokenizer | None, preprocess: Mapping[str, Any] | None, *, name: str) -> Any:
+def to_model(
+    module: nn.Module,
+    tokenizer: Tokenizer | None,
+    preprocess: Mapping[str, Any] | None,
+    *,
+    name: str,
+) -> Any:
     """What takes images and strings, around a delivered module; `preprocess` in plain values."""
     images = Preprocess.from_dict(preprocess) if preprocess else None
     if isinstance(module, Delivered):
@@ -286,7 +334,13 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
         make = Make(image=NO_TOWER, text=lm["text"], embed_dim=0, tokenizer=tokenizer)
     else:
         text = dual["text"] or NO_TOWER
-        make = Make(image=dual["image"], text=text, embed_dim=dual["embed_dim"], tokenizer=tokenizer, dual=dual)
+        make = Make(
+            image=dual["image"],
+            text=text,
+            embed_dim=dual["embed_dim"],
+            tokenizer=tokenizer,
+            dual=dual,
+        )
     module: Any = cls(cls.configure(description["config"]), make).deliver()
     if isinstance(module, Delivered):
         module.load_extra_state(description["kept"])
@@ -294,7 +348,8 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
 
 
 def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
-    """Load a safetensors file; what is missing, extra, or of another shape or dtype is named; `half` as there."""
+    """Load a safetensors file; what is missing, extra, or of another shape or dtype is named;
+    `half` as there."""
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -310,7 +365,9 @@ def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
     problems += [f"has the unknown {name}" for name in state.keys() - own.keys()]
     for name in own.keys() & state.keys():
         if own[name].shape != state[name].shape:
-            problems.append(f"{name} is {tuple(state[name].shape)} where the model has {tuple(own[name].shape)}")
+            problems.append(
+                f"{name} is {tuple(state[name].shape)} where the model has {tuple(own[name].shape)}"
+            )
         elif own[name].dtype != state[name].dtype:
             problems.append(f"{name} is {state[name].dtype} where the model has {own[name].dtype}")
     if problems:

@@ -1,4 +1,5 @@
-"""A teacher: a model that a method learns from beside the data, by the spec that `diptych.load` takes."""
+"""A teacher: a model that a method learns from beside the data, by the spec that `diptych.load`
+takes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,8 @@ from diptych.towers.nn.parts import Frozen
 
 
 class Teacher(Frozen):
-    """The dual encoder of a spec, frozen, loaded when it is first needed: what training has made is loaded without it.
+    """The dual encoder of a spec, frozen, loaded when it is first needed: what training has made is
+    loaded without it.
 
     Raises InputError, once it is needed, where there is no such model, or none of images and texts.
 
@@ -50,15 +52,17 @@ class Teacher(Frozen):
         return self.model.encoder
 
     def views(self, image: ImageView, text: TextView) -> Sequence[View]:
-        """What the teacher sees where it is not what the student sees: the same crop and the same words, named
-        "teacher", at its own size and by its own tokenizer."""
+        """What the teacher sees where it is not what the student sees: the same crop and the same
+        words, named "teacher", at its own size and by its own tokenizer."""
         views: list[View] = []
         if not _alike(image.preprocess, self.model.preprocess):
             preprocess = self.model.preprocess
             views.append(replace(image, preprocess=preprocess, name="teacher", like=image.gives[0]))
         assert self.model.tokenizer is not None, "model refuses one without"
         if text.tokenizer != self.model.tokenizer:
-            views.append(replace(text, tokenizer=self.model.tokenizer, name="teacher", like=text.gives[0]))
+            views.append(
+                replace(text, tokenizer=self.model.tokenizer, name="teacher", like=text.gives[0])
+            )
         return views
 
     @torch.no_grad()

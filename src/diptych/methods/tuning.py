@@ -4,11 +4,11 @@ Layer decay: lower learning rates for lower blocks.
 
     rate of block l of K: rate · decay^(K - l)
 
-Patches, token tables and positions have the rate of a block before the first, what stands behind the blocks the whole
-one.
+Patches, token tables and positions have the rate of a block before the first, what stands behind
+the blocks the whole one.
 
-Kept statistics: batch norms that go on with the means and variances that they came with. Those of a small batch are
-others, and what stands behind them was trained for the old ones.
+Kept statistics: batch norms that go on with the means and variances that they came with. Those of a
+small batch are others, and what stands behind them was trained for the old ones.
 """
 
 from typing import Annotated, Any
@@ -28,7 +28,8 @@ def has_blocks(tower: Any) -> bool:
 
 
 def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
-    """Multipliers of the rate by prefix of a tower's parameters (`Stage.lr_scale`). A decay of 1 needs none.
+    """Multipliers of the rate by prefix of a tower's parameters (`Stage.lr_scale`). A decay of 1
+    needs none.
 
     Raises InputError for a tower without transformer blocks.
 
@@ -44,12 +45,15 @@ def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
     count = len(tower.transformer.layers)
     rates = {prefix: decay**count}
     rates |= {f"{prefix}.transformer.layers.{at}": decay ** (count - 1 - at) for at in range(count)}
-    named = {name for name, module in tower.named_children() if any(True for _ in module.parameters())}
+    named = {
+        name for name, module in tower.named_children() if any(True for _ in module.parameters())
+    }
     return rates | {f"{prefix}.{name}": 1.0 for name in ("norm", "pool") if name in named}
 
 
 def keep_statistics(*towers: Any) -> None:
-    """Put the batch norms of towers (None for one that is not there) into evaluation mode; their weights still learn.
+    """Put the batch norms of towers (None for one that is not there) into evaluation mode; their
+    weights still learn.
 
     >>> from torch import nn
     >>> tower = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.images import Preprocess
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.delivered import Validation
 from diptych.models.model import ImagesLike, Model, Progress, evaluating
@@ -19,29 +19,35 @@ from diptych.models.model import ImagesLike, Model, Progress, evaluating
 class TrainedClassesModel(Model):
     """A model whose class embeddings come from training instead of prompts.
 
-    Image and text embeddings are those of its encoder. `delivered` has `encoder`, `tokenizer`, `classes`, `label` and
-    `set_classes`.
+    Image and text embeddings are those of its encoder. `delivered` has `encoder`, `tokenizer`,
+    `classes`, `label` and `set_classes`.
     """
 
     delivered: Any
 
     def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
-        super().__init__(delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered)
+        super().__init__(
+            delivered.encoder, delivered.tokenizer, preprocess, name=name, delivered=delivered
+        )
         self.classes = delivered.classes
         self.label = delivered.label
 
-    def set_classes(self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256) -> None:
-        """Name the classes. Raises InputError as what was learnt does, and for templates: the prompts are those of its
-        training."""
+    def set_classes(
+        self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256
+    ) -> None:
+        """Name the classes. Raises InputError as what was learnt does, and for templates: the
+        prompts are those of its training."""
         if templates:
-            raise InputError(f"{self.name} was trained with prompts of its own; leave the templates out")
+            raise InputError(
+                f"{self.name} was trained with prompts of its own; leave the templates out"
+            )
         self.delivered.set_classes(names)
         self.classes = self.delivered.classes
 
 
 class ClassifierModel(TrainedClassesModel):
-    """A model that was adapted to named classes: `class_logits` are those of its classifier, for the classes that it
-    was trained on or any that are named."""
+    """A model that was adapted to named classes: `class_logits` are those of its classifier, for
+    the classes that it was trained on or any that are named."""
 
     def __init__(self, classifier: Any, preprocess: Preprocess, *, name: str):
         super().__init__(classifier, preprocess, name=name)
@@ -49,11 +55,20 @@ class ClassifierModel(TrainedClassesModel):
         self.validation = Validation("zeroshot", ("top1", "top5"), {"label": self.label})
 
     def class_logits(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        progress: Progress | None = None,
     ) -> Tensor:
         with evaluating(self.classifier), torch.inference_mode():
-            texts = self.classifier.text_features() if self.classes and self.classifier.fixed else None
-        return self._answers(lambda x: self.classifier(x, texts), images, batch_size, exact, progress)
+            texts = (
+                self.classifier.text_features() if self.classes and self.classifier.fixed else None
+            )
+        return self._answers(
+            lambda x: self.classifier(x, texts), images, batch_size, exact, progress
+        )
 
     def _answers(
         self,
@@ -69,7 +84,7 @@ class ClassifierModel(TrainedClassesModel):
         done = 0
         with evaluating(self.classifier), torch.inference_mode():
             for (pixels,) in batches:
-                found.append(wide(answer(pixels.to(self.device))).cpu())
+                found.append(at_least_float32(answer(pixels.to(self.device))).cpu())
                 done += len(pixels)
                 if progress:
                     progress(done, count)

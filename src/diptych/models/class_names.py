@@ -1,4 +1,5 @@
-"""Class names: checked, written into prompts, split into tokens, and averaged into the embedding of each class.
+"""Class names: checked, written into prompts, split into tokens, and averaged into the embedding of
+each class.
 
 Dimensions: C classes, P prompts, E embedding.
 """
@@ -16,19 +17,24 @@ from diptych.errors import InputError, shortened
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, without blanks around; InputError where there is none, one is empty or two are equal as prompts
-    have them (`written`), capital letters or not: most tokenizers see no difference.
+    """Names of classes, without blanks around; InputError where there is none, one is empty or two
+    are equal as prompts have them (`written`), capital letters or not: most tokenizers see no
+    difference.
 
     >>> check_names([" cat", "dog"])
     ('cat', 'dog')
     """
     found = tuple(name.strip() for name in names)
     if not found or not all(found):
-        raise InputError(f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class")
+        raise InputError(
+            f"the {len(found)} class names {list(found)[:5]} hold an empty one; name every class"
+        )
     plain = [plainly(name) for name in found]
     if twice := next((name for name, count in Counter(plain).items() if count > 1), None):
         called = dict.fromkeys(repr(name) for name in found if plainly(name) == twice)
-        raise InputError(f"two classes are called {' and '.join(called)}; give each a name of its own")
+        raise InputError(
+            f"two classes are called {' and '.join(called)}; give each a name of its own"
+        )
     return found
 
 
@@ -42,7 +48,8 @@ def plainly(name: str) -> str:
 
 
 def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) -> list[str]:
-    """Each name's prompt. Raises InputError for a name that the context cuts: it may be no other than the next."""
+    """Each name's prompt. Raises InputError for a name that the context cuts: it may be no other
+    than the next."""
     found = [filled(template, name) for name in names]
     for name, prompt in zip(names, found, strict=True):
         if tokenizer is not None and (lost := tokenizer.lost(prompt)):
@@ -58,9 +65,12 @@ def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> lis
     return tokenizer.encode(prompts(tokenizer, template, names))
 
 
-def split_prompt(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[int], list[int], list[int]]:
-    """The ids of a prompt, special ones left out: the words before the name, the name, what follows it; where the last
-    two share a token, all of both is the name. Raises InputError where the words before it share one with it."""
+def split_prompt(
+    tokenizer: Tokenizer, template: str, name: str
+) -> tuple[list[int], list[int], list[int]]:
+    """The ids of a prompt, special ones left out: the words before the name, the name, what follows
+    it; where the last two share a token, all of both is the name. Raises InputError where the words
+    before it share one with it."""
     before = template.partition("{}")[0]
     prompt = filled(template, name)
     words = tokenizer.ids(before.strip())
@@ -76,10 +86,13 @@ def split_prompt(tokenizer: Tokenizer, template: str, name: str) -> tuple[list[i
     return words, named, tail[len(named) :]
 
 
-def mean_directions(vectors: Tensor, classes: int | Sequence[int], shares: Sequence[float] = (1.0,)) -> Tensor:
-    """The direction of each class (C, E): the mean of its unit prompt vectors, made unit. `vectors` (P, E) stand class
-    by class, as many of each, or as many as `classes` says of each. Of several heads side by side each is averaged and
-    made unit alone, and has its share of the squared length (`DualEncoder.shares`).
+def mean_directions(
+    vectors: Tensor, classes: int | Sequence[int], shares: Sequence[float] = (1.0,)
+) -> Tensor:
+    """The direction of each class (C, E): the mean of its unit prompt vectors, made unit. `vectors`
+    (P, E) stand class by class, as many of each, or as many as `classes` says of each. Of several
+    heads side by side each is averaged and made unit alone, and has its share of the squared length
+    (`DualEncoder.shares`).
 
     >>> mean_directions(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), [2, 1])
     tensor([[0.7071, 0.7071],

@@ -1,9 +1,10 @@
-"""Classifiers of named classes on a dual encoder: what methods deliver that adapt a model to a few labelled images.
+"""Classifiers of named classes on a dual encoder: what methods deliver that adapt a model to a few
+labelled images.
 
     logits_c = s <x, t_c>
 
-x is an image's unit vector, t_c that of class c, s the encoder's scale. What is learnt is how x and t_c come about;
-the classes are named afterwards, new names included.
+x is an image's unit vector, t_c that of class c, s the encoder's scale. What is learnt is how x and
+t_c come about; the classes are named afterwards, new names included.
 
 Dimensions: N images, C classes, L tokens of a prompt, D tower width, E embedding.
 """
@@ -27,10 +28,11 @@ from diptych.towers.tower import ImageTower
 
 
 class Classifier(Delivered):
-    """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own weights as they are.
+    """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own
+    weights as they are.
 
-    A subclass overrides `text_features`, `image_features`, or, where an image changes the prompts, `class_features`
-    and `logits`.
+    A subclass overrides `text_features`, `image_features`, or, where an image changes the prompts,
+    `class_features` and `logits`.
     """
 
     ids: Tensor
@@ -41,7 +43,12 @@ class Classifier(Delivered):
     """Whether the logit of a class is the same whatever other classes are named."""
 
     def __init__(
-        self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}.", *, frozen: bool = True
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer,
+        template: str = "a photo of a {}.",
+        *,
+        frozen: bool = True,
     ):
         super().__init__()
         checked([template], "the prompts")
@@ -62,14 +69,19 @@ class Classifier(Delivered):
         return self.encoder.image
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes. Raises InputError as `check_names` does, and for a name that the context cuts."""
+        """Name the classes. Raises InputError as `check_names` does, and for a name that the
+        context cuts."""
         classes = check_names(names)
         self._name(classes, prompt_ids(self.tokenizer, self.template, classes))
 
     def _name(self, classes: tuple[str, ...], rows: Sequence[Sequence[int]]) -> None:
         """Take the ids of the classes' prompts."""
         ids, lengths = pad_batch(rows, self.tokenizer)
-        self.classes, self.ids, self.lengths = classes, ids.to(self.ids.device), lengths.to(self.ids.device)
+        self.classes, self.ids, self.lengths = (
+            classes,
+            ids.to(self.ids.device),
+            lengths.to(self.ids.device),
+        )
         self._still = None
 
     def image_features(self, x: Tensor) -> Tensor:
@@ -94,14 +106,17 @@ class Classifier(Delivered):
         return self.encoder.logit_scale() * image.to(texts.dtype) @ texts.T
 
     def of_vectors(self, image: Tensor) -> Tensor:
-        """Images that are `image_features` (N, E) already -> logits (N, C), where classes are `fixed`."""
+        """Images that are `image_features` (N, E) already -> logits (N, C), where classes are
+        `fixed`."""
         return self.judged(image, self._classes_now())
 
     def forward(self, x: Tensor, texts: Tensor | None = None) -> Tensor:
-        """Images (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there already. Raises
-        InputError where no class was named."""
+        """Images (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there
+        already. Raises InputError where no class was named."""
         if not self.classes:
-            raise InputError("the classifier knows no classes; name them first, with set_classes or --names")
+            raise InputError(
+                "the classifier knows no classes; name them first, with set_classes or --names"
+            )
         if texts is None and self.fixed:
             texts = self._classes_now()
         return self.logits(x, texts)
@@ -117,7 +132,8 @@ class Classifier(Delivered):
         return texts
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As of every module; what was kept for training is forgotten, since weights may be loaded in between."""
+        """As of every module; what was kept for training is forgotten, since weights may be loaded
+        in between."""
         self._still = None
         return super().train(mode)
 
@@ -133,7 +149,9 @@ class Classifier(Delivered):
         if values["classes"]:
             self.set_classes(values["classes"])
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> Any:
 
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return ClassifierModel(self, preprocess, name=name)

@@ -1,4 +1,5 @@
-"""`Delivered`: what a method hands over that is more than a dual encoder or a language model alone."""
+"""`Delivered`: what a method hands over that is more than a dual encoder or a language model
+alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from diptych.data.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Validation:
-    """How a model is measured while it trains: a suite, its settings, and how the numbers that are told begin."""
+    """How a model is measured while it trains: a suite, its settings, and how the numbers that are
+    told begin."""
 
     suite: str
     names: Sequence[str]
@@ -22,8 +24,9 @@ class Validation:
 class Delivered(nn.Module):
     """A dual encoder (`encoder`), a language model (`lm`) or both, and what was learnt beside them.
 
-    model.json describes these two, and a loader builds them first; the rest follows from the method's options, and from
-    the plain values that `extra_state` gives. A subclass says how it is used in `to_model`.
+    model.json describes these two, and a loader builds them first; the rest follows from the
+    method's options, and from the plain values that `extra_state` gives. A subclass says how it is
+    used in `to_model`.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images.main",)
@@ -37,9 +40,12 @@ class Delivered(nn.Module):
         """Take what `extra_state` gave, before the weights are loaded: shapes may hang on it."""
 
     def merge(self) -> None:
-        """Put what was learnt beside weights into them, where it can be: called once the weights are loaded."""
+        """Put what was learnt beside weights into them, where it can be: called once the weights
+        are loaded."""
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
-        """What takes images and strings around it, as `diptych.load` returns it. Its attribute `validation` is a
-        `Validation`."""
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> Any:
+        """What takes images and strings around it, as `diptych.load` returns it. Its attribute
+        `validation` is a `Validation`."""
         raise NotImplementedError

@@ -1,11 +1,13 @@
-"""Detection: a head that scores every position of a grid as a region, and the model that returns boxes.
+"""Detection: a head that scores every position of a grid as a region, and the model that returns
+boxes.
 
     O = head(patches),    S = O E^T + b
 
-Each position of the grid is a region: it has a vector O_n, a box, and its centrality in that box. S compares regions
-with the rows E of a text tower.
+Each position of the grid is a region: it has a vector O_n, a box, and its centrality in that box. S
+compares regions with the rows E of a text tower.
 
-Dimensions: B images, N regions (h x w), D tower width, E embedding, C classes, L rows of all classes.
+Dimensions: B images, N regions (h x w), D tower width, E embedding, C classes, L rows of all
+classes.
 """
 
 from dataclasses import dataclass
@@ -38,13 +40,15 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.depth < 1:
-            raise InputError(f"a head of {self.depth} blocks {self.width} wide is none; give positive numbers")
+            raise InputError(
+                f"a head of {self.depth} blocks {self.width} wide is none; give positive numbers"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The regions of images: vectors (B, N, E), boxes (B, N, 4) as shares of the image, logits of centrality
-    (B, N), and, where classes are named, how likely each is there (B, N, C)."""
+    """The regions of images: vectors (B, N, E), boxes (B, N, 4) as shares of the image, logits of
+    centrality (B, N), and, where classes are named, how likely each is there (B, N, C)."""
 
     vectors: Tensor
     boxes: Tensor
@@ -62,8 +66,8 @@ def grid_of(encoded: Encoded) -> tuple[int, int]:
 
 
 class GroundingHead(nn.Module):
-    """Patch tokens (B, N, D) on their grid -> Regions. Boxes are told by the distances of their sides from the centre
-    of the cell, exp(…) cells each."""
+    """Patch tokens (B, N, D) on their grid -> Regions. Boxes are told by the distances of their
+    sides from the centre of the cell, exp(…) cells each."""
 
     def __init__(self, width: int, embed_dim: int, config: HeadConfig):
         super().__init__()
@@ -83,10 +87,14 @@ class GroundingHead(nn.Module):
         h, w = grid_of(encoded)
         x = self.norm(self.transformer(self.embed(encoded.patches.to(self.bias.dtype))))
         sides = self.sides(x).clamp(max=5).exp()
-        y, across = torch.meshgrid(torch.arange(h, device=x.device), torch.arange(w, device=x.device), indexing="ij")
+        y, across = torch.meshgrid(
+            torch.arange(h, device=x.device), torch.arange(w, device=x.device), indexing="ij"
+        )
         centre = torch.stack([across, y], dim=-1).view(-1, 2) + 0.5
         cells = torch.tensor([w, h], device=x.device)
-        boxes = torch.cat([(centre - sides[..., :2]) / cells, (centre + sides[..., 2:]) / cells], dim=-1)
+        boxes = torch.cat(
+            [(centre - sides[..., :2]) / cells, (centre + sides[..., 2:]) / cells], dim=-1
+        )
         return Regions(self.vectors(x), boxes, self.centre(x)[..., 0])
 
     def align(self, vectors: Tensor, rows: Tensor) -> Tensor:
@@ -96,7 +104,8 @@ class GroundingHead(nn.Module):
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in an image, the likeliest first: boxes (n, 4) as shares of it, classes (n,), scores (n,)."""
+    """What was found in an image, the likeliest first: boxes (n, 4) as shares of it, classes (n,),
+    scores (n,)."""
 
     boxes: Tensor
     classes: Tensor
@@ -106,7 +115,8 @@ class Found:
 class DetectorModel(TrainedClassesModel):
     """A model that finds classes in images; embeddings are those of its encoder.
 
-    What it is built around has `regions(pixels) -> Regions` with scores, beside what `TrainedClassesModel` asks for.
+    What it is built around has `regions(pixels) -> Regions` with scores, beside what
+    `TrainedClassesModel` asks for.
     """
 
     delivered: Any
@@ -116,17 +126,28 @@ class DetectorModel(TrainedClassesModel):
         self.validation = Validation("detection", ("ap50",))
 
     def class_logits(self, images: ImagesLike, **how: Any) -> Tensor:
-        raise InputError(f"{self.name} finds classes in images and names no whole image; use detect")
+        raise InputError(
+            f"{self.name} finds classes in images and names no whole image; use detect"
+        )
 
     def embed_regions(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        progress: Progress | None = None,
     ) -> Regions:
-        """The regions of images, with the scores of the classes that are named; float32, on the CPU.
+        """The regions of images, with the scores of the classes that are named; float32, on the
+        CPU.
 
-        `images` and what is raised are those of `embed_images`; InputError also where no class is named.
+        `images` and what is raised are those of `embed_images`; InputError also where no class is
+        named.
         """
         if not self.classes:
-            raise InputError(f"{self.name} knows no classes; name them first, with set_classes or --names")
+            raise InputError(
+                f"{self.name} knows no classes; name them first, with set_classes or --names"
+            )
         batches, count = self._batches(images, batch_size, exact)
         found: list[tuple[Tensor, ...]] = []
         with evaluating(self.delivered), torch.inference_mode():
@@ -148,8 +169,8 @@ class DetectorModel(TrainedClassesModel):
         batch_size: int = 64,
         exact: bool = False,
     ) -> list[Found]:
-        """What is found in each image: scores of `least` or more, of boxes of one class that overlap by more than
-        `overlap` (IoU) the likeliest, and `most` in all."""
+        """What is found in each image: scores of `least` or more, of boxes of one class that
+        overlap by more than `overlap` (IoU) the likeliest, and `most` in all."""
         regions = self.embed_regions(images, batch_size=batch_size, exact=exact)
         assert regions.scores is not None
         return [

@@ -5,9 +5,10 @@
              set of most probable ones that holds `top_p` of the probability (nucleus; Holtzman et al., 2020)
     beam     the most probable of the texts that a search with `beams` hypotheses finds
 
-A decoder has `context`, `start(ids, mask, memory, prefix) -> state` and `next(state, ids) -> state`; a state has
-`logits`, `mask` and `select(index)` (see `models.language`). A strategy that chooses token by token is a subclass of
-`Stepwise` with `choose`; one that searches has a `run` of its own.
+A decoder has `context`, `start(ids, mask, memory, prefix) -> state` and `next(state, ids) ->
+state`; a state has `logits`, `mask` and `select(index)` (see `models.language`). A strategy that
+chooses token by token is a subclass of `Stepwise` with `choose`; one that searches has a `run` of
+its own.
 
 Dimensions: B prompts, V vocabulary, K beams.
 """
@@ -28,7 +29,8 @@ from diptych.towers.nn.kv_cache import KVCache
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where a decoder stands after the N tokens that it has read, prefix included. Nothing changes it."""
+    """Where a decoder stands after the N tokens that it has read, prefix included. Nothing changes
+    it."""
 
     logits: Tensor  # (B, V), of the next token
     hidden: Tensor  # (B, N, D), after the final norm: what the logits are made of
@@ -38,7 +40,8 @@ class State:
     memory_mask: Tensor | None = None
 
     def select(self, index: Tensor) -> "State":
-        """The state of the rows `index` (N,), which may repeat: candidates, beams, those that go on."""
+        """The state of the rows `index` (N,), which may repeat: candidates, beams, those that go
+        on."""
 
         def of(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[index]
@@ -46,7 +49,9 @@ class State:
         logits = self.logits[index]
         hidden = self.hidden[index]
         mask = self.mask[index]
-        return State(logits, hidden, mask, self.cache.select(index), of(self.memory), of(self.memory_mask))
+        return State(
+            logits, hidden, mask, self.cache.select(index), of(self.memory), of(self.memory_mask)
+        )
 
 
 class Decoder(Protocol):
@@ -70,7 +75,8 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Where texts end: row b has at least `least` and at most `most[b]` new tokens, and ends before `eot`."""
+    """Where texts end: row b has at least `least` and at most `most[b]` new tokens, and ends before
+    `eot`."""
 
     most: Sequence[int]
     least: int
@@ -88,15 +94,19 @@ class Limits:
 class Stepwise:
     """A strategy that chooses one token after the other, each row on its own."""
 
-    def choose(self, lm: Decoder, state: "State", step: int, draws: Tensor) -> tuple[Tensor, "State | None"]:
+    def choose(
+        self, lm: Decoder, state: "State", step: int, draws: Tensor
+    ) -> tuple[Tensor, "State | None"]:
         """The next token of each row (B,), and the state after it where that is known already.
 
-        `step` tokens were generated before; `draws` (B,), float64, are uniform in [0, 1), one a row.
+        `step` tokens were generated before; `draws` (B,), float64, are uniform in [0, 1), one a
+        row.
         """
         raise NotImplementedError
 
     def run(self, lm: Decoder, state: "State", limits: Limits, draws: Tensor) -> list[list[int]]:
-        """The new tokens of each row, without `eot`; `draws` (B, most tokens). Rows that have ended are dropped."""
+        """The new tokens of each row, without `eot`; `draws` (B, most tokens). Rows that have ended
+        are dropped."""
         found: list[list[int]] = [[] for _ in limits.most]
         rows = list(range(len(found)))
         for step in range(max(limits.most)):
@@ -115,7 +125,9 @@ class Stepwise:
                 keep = torch.tensor(going, device=ids.device)
                 rows = [rows[place] for place in going]
                 ids = ids[keep]
-                state, after = (state, after.select(keep)) if after is not None else (state.select(keep), None)
+                state, after = (
+                    (state, after.select(keep)) if after is not None else (state.select(keep), None)
+                )
             state = lm.next(state, ids) if after is None else after
         return found
 
@@ -124,13 +136,16 @@ class Stepwise:
 class Greedy(Stepwise):
     """Always the most probable token. Deterministic."""
 
-    def choose(self, lm: Decoder, state: "State", step: int, draws: Tensor) -> tuple[Tensor, "State | None"]:
+    def choose(
+        self, lm: Decoder, state: "State", step: int, draws: Tensor
+    ) -> tuple[Tensor, "State | None"]:
         return state.logits.argmax(-1), None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Stepwise):
-    """Drawn: logits over `temperature`, then the `top_k` most probable, then the nucleus of `top_p` among these."""
+    """Drawn: logits over `temperature`, then the `top_k` most probable, then the nucleus of `top_p`
+    among these."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -138,13 +153,19 @@ class Sample(Stepwise):
 
     def __post_init__(self):
         if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature}; it must be above 0 (or choose strategy greedy)")
+            raise InputError(
+                f"temperature is {self.temperature}; it must be above 0 (or choose strategy greedy)"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top_k is {self.top_k}; it is a number of tokens, such as 50")
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; it is a share of probability above 0, at most 1")
+            raise InputError(
+                f"top_p is {self.top_p}; it is a share of probability above 0, at most 1"
+            )
 
-    def choose(self, lm: Decoder, state: "State", step: int, draws: Tensor) -> tuple[Tensor, "State | None"]:
+    def choose(
+        self, lm: Decoder, state: "State", step: int, draws: Tensor
+    ) -> tuple[Tensor, "State | None"]:
         total = self.probabilities(state.logits).cumsum(-1)
         found = torch.searchsorted(total, (draws * total[:, -1])[:, None], right=True)[:, 0]
         return found.clamp(max=total.shape[1] - 1), None
@@ -168,7 +189,8 @@ class Sample(Stepwise):
 
 @dataclass(frozen=True, kw_only=True)
 class Beam:
-    """The best ended text that K hypotheses a prompt meet, by log p / length ** `length_penalty`, `eot` counted.
+    """The best ended text that K hypotheses a prompt meet, by log p / length ** `length_penalty`,
+    `eot` counted.
 
     A prompt's search ends when no hypothesis can still beat its K best ended texts.
     """
@@ -180,7 +202,9 @@ class Beam:
         if self.beams < 1:
             raise InputError(f"beams is {self.beams}; it is a number of hypotheses, such as 4")
         if self.length_penalty < 0:
-            raise InputError(f"length_penalty is {self.length_penalty}; 0 is none, 1 the mean over tokens")
+            raise InputError(
+                f"length_penalty is {self.length_penalty}; 0 is none, 1 the mean over tokens"
+            )
 
     def run(self, lm: Decoder, state: "State", limits: Limits, draws: Tensor) -> list[list[int]]:
         """The new tokens of each row, without `eot`."""
@@ -193,11 +217,20 @@ class Beam:
         texts: list[list[list[int]]] = [[[] for _ in range(K)] for _ in rows]
         ended: list[list[tuple[float, list[int]]]] = [[] for _ in rows]
         for step in range(max(limits.most)):
-            logits = limits.allowed(state, step).logits.double().log_softmax(-1).unflatten(0, (len(rows), K))
+            logits = (
+                limits.allowed(state, step)
+                .logits.double()
+                .log_softmax(-1)
+                .unflatten(0, (len(rows), K))
+            )
             V = logits.shape[-1]
             best, index = (score[..., None] + logits).flatten(1).topk(min(2 * K, K * V))
-            going: list[tuple[int, list[tuple[float, int, int]]]] = []  # rows that go on: score, beam, token
-            for place, (row, values, places) in enumerate(zip(rows, best.tolist(), index.tolist(), strict=True)):
+            going: list[
+                tuple[int, list[tuple[float, int, int]]]
+            ] = []  # rows that go on: score, beam, token
+            for place, (row, values, places) in enumerate(
+                zip(rows, best.tolist(), index.tolist(), strict=True)
+            ):
                 hypotheses = []
                 for value, at in zip(values, places, strict=True):
                     beam, token = divmod(at, V)
@@ -206,7 +239,9 @@ class Beam:
                     if token == limits.eot:
                         ended[row].append((self._rated(value, step + 1), texts[place][beam]))
                     elif step + 1 == limits.most[row]:
-                        ended[row].append((self._rated(value, step + 1), [*texts[place][beam], token]))
+                        ended[row].append(
+                            (self._rated(value, step + 1), [*texts[place][beam], token])
+                        )
                     else:
                         hypotheses.append((value, beam, token))
                 ended[row] = sorted(ended[row], key=lambda text: -text[0])[:K]
@@ -214,9 +249,16 @@ class Beam:
                     going.append((place, hypotheses))
             if not going:
                 break
-            chosen = [(place, hypothesis) for place, found in going for hypothesis in self._filled(found)]
-            texts = [[[*texts[place][beam], token] for _, beam, token in self._filled(found)] for place, found in going]
-            score = torch.tensor([value for _, (value, _, _) in chosen], dtype=torch.float64, device=device).view(-1, K)
+            chosen = [
+                (place, hypothesis) for place, found in going for hypothesis in self._filled(found)
+            ]
+            texts = [
+                [[*texts[place][beam], token] for _, beam, token in self._filled(found)]
+                for place, found in going
+            ]
+            score = torch.tensor(
+                [value for _, (value, _, _) in chosen], dtype=torch.float64, device=device
+            ).view(-1, K)
             keep = torch.tensor([place * K + beam for place, (_, beam, _) in chosen], device=device)
             rows = [rows[place] for place, _ in going]
             ids = torch.tensor([token for _, (_, _, token) in chosen], device=device)
@@ -227,7 +269,8 @@ class Beam:
         return log_prob / length**self.length_penalty
 
     def _settled(self, ended: Sequence[tuple[float, list[int]]], best: float, most: int) -> bool:
-        """Whether even the best hypothesis, were all its further tokens certain, would not come under the K best."""
+        """Whether even the best hypothesis, were all its further tokens certain, would not come
+        under the K best."""
         return len(ended) == self.beams and self._rated(best, most) <= ended[-1][0]
 
     def _filled(self, found: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
@@ -236,7 +279,8 @@ class Beam:
 
 
 STRATEGIES: dict[str, type[Any]] = {"greedy": Greedy, "sample": Sample, "beam": Beam}
-"""Name -> a frozen dataclass of options with `run(lm, state, limits, draws) -> new tokens of each row`."""
+"""Name -> a frozen dataclass of options with `run(lm, state, limits, draws) -> new tokens of each
+row`."""
 
 
 def generate(
@@ -257,10 +301,11 @@ def generate(
 ) -> list[list[int]]:
     """The tokens that follow each prompt, without `eot`, at which texts end.
 
-    The prompt is what `lm.start` takes: ids (B, L), a prefix (B, P, D), a mask (B, P + L) of real tokens, a memory. At
-    most `max_tokens` are made (None: as many as the context holds), at least `min_tokens`. Row b draws by (seed,
-    `row` + b) alone. `options` are those of the strategy. Gradients are off; the mode (dropout) is the caller's.
-    Raises InputError for an unknown strategy or option, and where the prompt leaves too little room.
+    The prompt is what `lm.start` takes: ids (B, L), a prefix (B, P, D), a mask (B, P + L) of real
+    tokens, a memory. At most `max_tokens` are made (None: as many as the context holds), at least
+    `min_tokens`. Row b draws by (seed, `row` + b) alone. `options` are those of the strategy.
+    Gradients are off; the mode (dropout) is the caller's. Raises InputError for an unknown strategy
+    or option, and where the prompt leaves too little room.
 
     >>> from diptych.towers.build import text_tower
     >>> from diptych.models.language import CausalLM
@@ -270,7 +315,9 @@ def generate(
     """
     chosen = strategy_of(strategy, options)
     if max_tokens is not None and max_tokens < max(1, min_tokens):
-        raise InputError(f"max_tokens is {max_tokens}; it must be at least 1, and at least min_tokens ({min_tokens})")
+        raise InputError(
+            f"max_tokens is {max_tokens}; it must be at least 1, and at least min_tokens ({min_tokens})"
+        )
     with torch.no_grad():
         state = lm.start(ids, mask, memory, prefix, memory_mask=memory_mask)
         room = (lm.context - state.mask.sum(1)).tolist()

@@ -1,10 +1,13 @@
-"""The causal language model: a causal text tower whose table of embeddings is its output too, and strings around it.
+"""The causal language model: a causal text tower whose table of embeddings is its output too, and
+strings around it.
 
     p(x_t | x_1 … x_{t-1}) = softmax(table · h_{t-1}),      h the tokens after the final norm
 
-Decoding is three calls: `start` reads what stands before, `next` one token more, `select` chooses or repeats rows.
+Decoding is three calls: `start` reads what stands before, `next` one token more, `select` chooses
+or repeats rows.
 
-Dimensions: B texts, L tokens of a text, P prefix tokens, N = P + L, M memory tokens, D width, V vocabulary.
+Dimensions: B texts, L tokens of a text, P prefix tokens, N = P + L, M memory tokens, D width, V
+vocabulary.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.delivered import Validation
 from diptych.models.generate import State, generate
@@ -30,11 +33,13 @@ from diptych.towers.text.text import TextTower
 
 
 class CausalLM(nn.Module):
-    """A language model on a causal text tower, whose parameters are all that it has (the output is tied to the table).
+    """A language model on a causal text tower, whose parameters are all that it has (the output is
+    tied to the table).
 
-    Padding may stand anywhere: `mask` says which tokens are real, and positions count those alone. `prefix` (B, P, D)
-    are embeddings in place of ids, read before them; `memory` (B, M, ·) is what the layers with cross-attention read.
-    Raises InputError for a tower that is not causal, is always padded, or is none of ours.
+    Padding may stand anywhere: `mask` says which tokens are real, and positions count those alone.
+    `prefix` (B, P, D) are embeddings in place of ids, read before them; `memory` (B, M, ·) is what
+    the layers with cross-attention read. Raises InputError for a tower that is not causal, is
+    always padded, or is none of ours.
 
     >>> from diptych.towers.build import text_tower
     >>> lm = CausalLM(text_tower("text:width=32:depth=1", vocab_size=100, context=16))
@@ -45,7 +50,11 @@ class CausalLM(nn.Module):
 
     def __init__(self, tower: TextTower):
         super().__init__()
-        if not isinstance(tower, TextTower) or not tower.config.causal or tower.config.padding == "max":
+        if (
+            not isinstance(tower, TextTower)
+            or not tower.config.causal
+            or tower.config.padding == "max"
+        ):
             raise InputError(
                 f"a language model needs a causal text tower that is not always padded, not {tower.spec['name']!r} "
                 "with these options; choose text:causal=true:padding=longest"
@@ -76,18 +85,28 @@ class CausalLM(nn.Module):
         prefix: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Ids (B, L) behind a prefix (B, P, D), or one of them -> tokens (B, N, D) after the final norm.
+        """Ids (B, L) behind a prefix (B, P, D), or one of them -> tokens (B, N, D) after the final
+        norm.
 
-        Without a mask padding may stand behind the real tokens alone. Raises InputError above the context.
+        Without a mask padding may stand behind the real tokens alone. Raises InputError above the
+        context.
         """
-        parts = [part for part in (prefix, None if ids is None else self.table(ids)) if part is not None]
+        parts = [
+            part for part in (prefix, None if ids is None else self.table(ids)) if part is not None
+        ]
         if not parts:
             raise InputError("a language model takes ids, a prefix, or both")
         x = torch.cat(parts, dim=1)
         N = x.shape[1]
-        place = torch.arange(N, device=x.device) if mask is None else (mask.cumsum(1) - 1).clamp(min=0)[:, -N:]
+        place = (
+            torch.arange(N, device=x.device)
+            if mask is None
+            else (mask.cumsum(1) - 1).clamp(min=0)[:, -N:]
+        )
         if (most := N if mask is None else int(mask.sum(1).max())) > self.context:
-            raise InputError(f"{most} tokens exceed the language model's context {self.context}; give or ask for fewer")
+            raise InputError(
+                f"{most} tokens exceed the language model's context {self.context}; give or ask for fewer"
+            )
         x = x + self.tower.positions[place]
         x = self.tower.blocks(x, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache)
         return self.tower.norm(x)
@@ -105,23 +124,35 @@ class CausalLM(nn.Module):
         *,
         memory_mask: Tensor | None = None,
     ) -> State:
-        """Read prefix and ids; `mask` (B, N) is of both, None where all of them are real. Each row has a real token."""
+        """Read prefix and ids; `mask` (B, N) is of both, None where all of them are real. Each row
+        has a real token."""
         cache = KVCache.empty(len(self.tower.transformer.layers))
         hidden = self(ids, mask, memory=memory, memory_mask=memory_mask, prefix=prefix, cache=cache)
         B, N, _ = hidden.shape
-        mask = torch.ones(B, N, dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()
+        mask = (
+            torch.ones(B, N, dtype=torch.bool, device=hidden.device)
+            if mask is None
+            else mask.bool()
+        )
         last = N - 1 - mask.flip(1).int().argmax(1)
         logits = self.logits(hidden[torch.arange(B, device=hidden.device), last])
-        return State(wide(logits), hidden, mask, cache, memory, memory_mask)
+        return State(at_least_float32(logits), hidden, mask, cache, memory, memory_mask)
 
     def next(self, state: State, ids: Tensor) -> State:
-        """Read one token more a row, ids (B,), or several, (B, n); the state itself stays as it is."""
+        """Read one token more a row, ids (B,), or several, (B, n); the state itself stays as it
+        is."""
         ids = ids.view(len(ids), -1)
         mask = torch.cat([state.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1)
         cache = state.cache.select()
         hidden = self(ids, mask, memory=state.memory, memory_mask=state.memory_mask, cache=cache)
-        logits = wide(self.logits(hidden[:, -1]))
-        return replace(state, logits=logits, hidden=torch.cat([state.hidden, hidden], 1), mask=mask, cache=cache)
+        logits = at_least_float32(self.logits(hidden[:, -1]))
+        return replace(
+            state,
+            logits=logits,
+            hidden=torch.cat([state.hidden, hidden], 1),
+            mask=mask,
+            cache=cache,
+        )
 
     def token_log_probs(
         self,
@@ -133,9 +164,11 @@ class CausalLM(nn.Module):
         memory_mask: Tensor | None = None,
         prefix: Tensor | None = None,
     ) -> Tensor:
-        """log p of each id (B, L) given those before it; 0 at places before `first` (B,) and from `lengths`.
+        """log p of each id (B, L) given those before it; 0 at places before `first` (B,) and from
+        `lengths`.
 
-        Padding stands on the right. Without a prefix nothing stands before place 0, so `first` is at least 1.
+        Padding stands on the right. Without a prefix nothing stands before place 0, so `first` is
+        at least 1.
         """
         hidden = self(ids, memory=memory, memory_mask=memory_mask, prefix=prefix)
         first = torch.as_tensor(first, device=ids.device).expand(len(ids))
@@ -145,8 +178,10 @@ class CausalLM(nn.Module):
         before = hidden[:, -ids.shape[1] - 1 : -1]  # what stands before each id
         place = torch.arange(ids.shape[1], device=ids.device)
         counted = (place >= first[:, None]) & (place < lengths[:, None])
-        logits = self.logits(before[counted])  # of counted places alone: the vocabulary is the widest product
-        logits = wide(logits)
+        logits = self.logits(
+            before[counted]
+        )  # of counted places alone: the vocabulary is the widest product
+        logits = at_least_float32(logits)
         found = logits.new_zeros(ids.shape)
         found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
         return found
@@ -161,9 +196,11 @@ class Missing(InputError, AttributeError):
 
 
 class LanguageModel:
-    """A causal language model that takes and gives strings; what `diptych.load` returns for one. In float32.
+    """A causal language model that takes and gives strings; what `diptych.load` returns for one. In
+    float32.
 
-    Raises InputError where the tokenizer does not fit the model, or does not mark where texts start and end.
+    Raises InputError where the tokenizer does not fit the model, or does not mark where texts start
+    and end.
     """
 
     precision = "float32"
@@ -182,7 +219,9 @@ class LanguageModel:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("encoder", "preprocess") or (hasattr(Model, name) and not name.startswith("_")):
-            raise Missing(f"{self.name} is a language model and has no {name}; name a model of images and texts")
+            raise Missing(
+                f"{self.name} is a language model and has no {name}; name a model of images and texts"
+            )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def generate(
@@ -196,11 +235,13 @@ class LanguageModel:
         batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
-        """What follows each prompt, so that prompt + result is the text (in the tokenizer's letters).
+        """What follows each prompt, so that prompt + result is the text (in the tokenizer's
+        letters).
 
-        Strategies and their options are those of `models.generate`; at most `max_tokens` (None: what the context holds)
-        and at least `min_tokens` tokens. Draws depend on (seed, number of the prompt), not on batches.
-        Raises InputError for an unknown strategy or option, and for prompts that leave no room.
+        Strategies and their options are those of `models.generate`; at most `max_tokens` (None:
+        what the context holds) and at least `min_tokens` tokens. Draws depend on (seed, number of
+        the prompt), not on batches. Raises InputError for an unknown strategy or option, and for
+        prompts that leave no room.
         """
         prompts = _texts(prompts, "prompts")
         before = list(self.tokenizer.before)
@@ -228,16 +269,23 @@ class LanguageModel:
         ]
 
     def log_prob(
-        self, texts: str | Sequence[str], prompts: str | Sequence[str] | None = None, *, batch_size: int = 64
+        self,
+        texts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        batch_size: int = 64,
     ) -> Tensor:
-        """log p(text i and its end | prompt i), (N,): a sum over tokens, so that it falls with length.
+        """log p(text i and its end | prompt i), (N,): a sum over tokens, so that it falls with
+        length.
 
         Raises InputError for a text that does not fit into the context with its prompt.
         """
         texts = _texts(texts, "texts")
         prompts = [""] * len(texts) if prompts is None else _texts(prompts, "prompts")
         if len(prompts) != len(texts):
-            raise InputError(f"{len(texts)} texts came with {len(prompts)} prompts; give one for each, or none")
+            raise InputError(
+                f"{len(texts)} texts came with {len(prompts)} prompts; give one for each, or none"
+            )
         heads = [[*self.tokenizer.before, *self.tokenizer.ids(prompt)] for prompt in prompts]
         rows = [
             head + self.tokenizer.ids(text) + list(self.tokenizer.after)
@@ -249,14 +297,18 @@ class LanguageModel:
                     f"{text[:40]!r}… has {len(row)} tokens with its prompt, the context of {self.name} "
                     f"is {self.lm.context}; shorten it"
                 )
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths meet: little padding
+        order = sorted(
+            range(len(rows)), key=lambda i: len(rows[i])
+        )  # equal lengths meet: little padding
         found = torch.zeros(len(rows))
         with evaluating(self.lm), torch.inference_mode():
             for start in range(0, len(rows), batch_size):
                 some = order[start : start + batch_size]
                 ids, lengths = pad_batch([rows[i] for i in some], self.tokenizer)
                 first = torch.tensor([len(heads[i]) for i in some], device=self.device)
-                found[some] = self.lm.log_prob(ids.to(self.device), lengths.to(self.device), first=first).cpu()
+                found[some] = self.lm.log_prob(
+                    ids.to(self.device), lengths.to(self.device), first=first
+                ).cpu()
         return found
 
     @property
@@ -271,7 +323,8 @@ class LanguageModel:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that decides probabilities: weights, tower, tokenizer. Computed at first use."""
+        """SHA-256 of all that decides probabilities: weights, tower, tokenizer. Computed at first
+        use."""
         config = {"lm": self.lm.config(), "tokenizer": self.tokenizer.fingerprint}
         total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         total.update(checksum(self.lm).numpy().tobytes())
@@ -294,8 +347,11 @@ def _texts(texts: str | Sequence[str], what: str) -> list[str]:
     return list(texts)
 
 
-def prefixed(vectors: Tensor, table: nn.Embedding, ids: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Vectors (B, P, D) and the embeddings of ids (B, L) behind them, with the mask (B, M) of what is real."""
+def prefixed(
+    vectors: Tensor, table: nn.Embedding, ids: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Vectors (B, P, D) and the embeddings of ids (B, L) behind them, with the mask (B, M) of what
+    is real."""
     mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
     if ids is None:
         return vectors, mask

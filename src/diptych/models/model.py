@@ -1,5 +1,5 @@
-"""`Model`: a dual encoder with its tokenizer and its preprocessing, so that images and strings go in and unit vectors
-come out. It is what `diptych.load` returns, whoever trained the weights.
+"""`Model`: a dual encoder with its tokenizer and its preprocessing, so that images and strings go
+in and unit vectors come out. It is what `diptych.load` returns, whoever trained the weights.
 
 Dimensions: N images or texts, E embedding, H x W pixels, L text length.
 """
@@ -24,27 +24,36 @@ from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.class_names import check_names, mean_directions, prompts
 from diptych.models.delivered import Delivered, Validation
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
-ImagesLike = str | Path | Image.Image | EncodedImage | Tensor | Sequence[str | Path | Image.Image | EncodedImage]
+ImagesLike = (
+    str
+    | Path
+    | Image.Image
+    | EncodedImage
+    | Tensor
+    | Sequence[str | Path | Image.Image | EncodedImage]
+)
 Progress = Callable[[int, int], None]
 """`progress(done, total)`, called after each batch."""
 
 
 class Model:
-    """A dual encoder that takes images and strings. `name` is what it was loaded from, `delivered` what a method
-    handed over that holds the encoder and more.
+    """A dual encoder that takes images and strings. `name` is what it was loaded from, `delivered`
+    what a method handed over that holds the encoder and more.
 
     Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
     """
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
-    weights: Path | None = None  # the file or folder that a foreign model was loaded with, in place of its own
+    weights: Path | None = (
+        None  # the file or folder that a foreign model was loaded with, in place of its own
+    )
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
     def __init__(
@@ -61,40 +70,62 @@ class Model:
         self.preprocess = preprocess
         self.name = name
         self.delivered = delivered
-        self._kept = delivered.extra_state() if delivered is not None else {}  # before other classes are named
-        self.precision = "float32"  # what it computes in: `models.precision.set_precision` changes it
+        self._kept = (
+            delivered.extra_state() if delivered is not None else {}
+        )  # before other classes are named
+        self.precision = (
+            "float32"  # what it computes in: `models.precision.set_precision` changes it
+        )
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
             _check_tokenizer(encoder, tokenizer, name)
 
     def embed_images(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        progress: Progress | None = None,
     ) -> Tensor:
         """Unit vectors (N, E), float32, on the CPU.
 
-        `images`: a path, an image, a list of them; uint8 tensors (N, 3, H, W), preprocessed like images; or float
-        tensors (N, 3, size, size), taken as preprocessed. A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size,
-        with at least twice the model's size left (`Preprocess.read` says why); `exact` decodes it in full.
-        Raises InputError for what cannot be read, by place and name.
+        `images`: a path, an image, a list of them; uint8 tensors (N, 3, H, W), preprocessed like
+        images; or float tensors (N, 3, size, size), taken as preprocessed. A large JPEG file is
+        decoded at 1/2, 1/4 or 1/8 of its size, with at least twice the model's size left
+        (`Preprocess.read` says why); `exact` decodes it in full. Raises InputError for what cannot
+        be read, by place and name.
         """
         batches, count = self._batches(images, batch_size, exact)
         return self._embed(batches, self.encoder.embed_images, count, progress)
 
-    def project_images(self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False) -> Tensor:
-        """Vectors (N, E) that keep the length they had before `embed_images` made them unit; else as there."""
+    def project_images(
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False
+    ) -> Tensor:
+        """Vectors (N, E) that keep the length they had before `embed_images` made them unit; else
+        as there."""
         batches, count = self._batches(images, batch_size, exact)
 
         def project(pixels: Tensor) -> Tensor:
-            return wide(self.encoder.project_image(self.encoder.encode_image(pixels).pooled))
+            return at_least_float32(
+                self.encoder.project_image(self.encoder.encode_image(pixels).pooled)
+            )
 
         return self._embed(batches, project, count, None)
 
     def represent(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        progress: Progress | None = None,
     ) -> Encoded:
-        """What the image tower gives before the projection: tokens (N, T, D), pooled (N, D); float32, on the CPU.
+        """What the image tower gives before the projection: tokens (N, T, D), pooled (N, D);
+        float32, on the CPU.
 
-        `images` and what is raised are those of `embed_images`; InputError also where there is no image.
+        `images` and what is raised are those of `embed_images`; InputError also where there is no
+        image.
         """
         batches, count = self._batches(images, batch_size, exact)
         if not count:
@@ -106,17 +137,24 @@ class Model:
                 if progress:
                     progress(sum(len(each.pooled) for each in found), count)
         tokens, pooled = (
-            torch.cat([wide(getattr(each, name)).cpu() for each in found]).clone() for name in ("tokens", "pooled")
+            torch.cat([at_least_float32(getattr(each, name)).cpu() for each in found]).clone()
+            for name in ("tokens", "pooled")
         )
         return replace(found[0], tokens=tokens, pooled=pooled, levels=())
 
     def heat(
-        self, images: ImagesLike, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
+        self,
+        images: ImagesLike,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
     ) -> Tensor:
-        """Cosines (N, K, h, w) of texts with the positions of images, float32, on the CPU: positions pass through the
-        projection of the image's vector.
+        """Cosines (N, K, h, w) of texts with the positions of images, float32, on the CPU:
+        positions pass through the projection of the image's vector.
 
-        `images` and what is raised are those of `represent`; InputError also for an image tower without positions.
+        `images` and what is raised are those of `represent`; InputError also for an image tower
+        without positions.
         """
         positions, grid = patch_vectors(self, images, batch_size, exact=exact)
         return (positions @ self.embed_texts(texts).T).transpose(1, 2).unflatten(2, grid)
@@ -124,7 +162,8 @@ class Model:
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
     ) -> Tensor:
-        """Unit vectors (N, E), float32, on the CPU; a text longer than the context is cut (`tokenizer.lost` tells).
+        """Unit vectors (N, E), float32, on the CPU; a text longer than the context is cut
+        (`tokenizer.lost` tells).
 
         Raises InputError where the model came without a tokenizer.
         """
@@ -145,11 +184,11 @@ class Model:
         text_embeddings: Tensor | None = None,
         batch_size: int = 256,
     ) -> None:
-        """Say what `class_logits` chooses from: each class is the mean direction of its name in the templates, or that
-        of a vector (C, E) in the text's place.
+        """Say what `class_logits` chooses from: each class is the mean direction of its name in the
+        templates, or that of a vector (C, E) in the text's place.
 
-        Raises InputError where a name is empty, comes twice or is cut by the context, a template has no single {} for
-        it, or vectors do not fit.
+        Raises InputError where a name is empty, comes twice or is cut by the context, a template
+        has no single {} for it, or vectors do not fit.
         """
         names = check_names(names)
         templates = checked(templates, "set_classes")
@@ -161,30 +200,47 @@ class Model:
             self.classes = names
             self._class_vectors = F.normalize(text_embeddings.detach().float().cpu(), dim=1)
             return
-        sets = zip(*(prompts(self.tokenizer, template, names) for template in templates), strict=True)
-        vectors = self.embed_texts([prompt for each in sets for prompt in each], batch_size=batch_size)
+        sets = zip(
+            *(prompts(self.tokenizer, template, names) for template in templates), strict=True
+        )
+        vectors = self.embed_texts(
+            [prompt for each in sets for prompt in each], batch_size=batch_size
+        )
         self.classes = names
         self._class_vectors = mean_directions(vectors, len(names), self.shares)
 
     def class_logits(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        progress: Progress | None = None,
     ) -> Tensor:
-        """Logits (N, C) of images over the classes that were set: scale · cosine; their softmax are probabilities.
+        """Logits (N, C) of images over the classes that were set: scale · cosine; their softmax are
+        probabilities.
 
-        `images` and what is raised are those of `embed_images`; InputError also where no classes were set.
+        `images` and what is raised are those of `embed_images`; InputError also where no classes
+        were set.
         """
         if not self.classes:
-            raise InputError(f"{self.name} knows no classes; name them first, with set_classes or --names")
+            raise InputError(
+                f"{self.name} knows no classes; name them first, with set_classes or --names"
+            )
         vectors = self.embed_images(images, batch_size=batch_size, exact=exact, progress=progress)
-        return float(self.encoder.logit_scale().detach()) * self.similarity(vectors, self._class_vectors)
+        return float(self.encoder.logit_scale().detach()) * self.similarity(
+            vectors, self._class_vectors
+        )
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What share of an embedding's squared length each of its heads has (`DualEncoder.shares`)."""
+        """What share of an embedding's squared length each of its heads has
+        (`DualEncoder.shares`)."""
         return self.encoder.shares
 
     def set_share(self, share: float) -> None:
-        """Weigh the two heads anew, as `DualEncoder.set_share` does; classes are named again afterwards."""
+        """Weigh the two heads anew, as `DualEncoder.set_share` does; classes are named again
+        afterwards."""
         self.encoder.set_share(share)
         self.__dict__.pop("identity", None)
         if hasattr(self, "_class_vectors"):
@@ -200,16 +256,20 @@ class Model:
         return next(self.encoder.parameters()).device
 
     def to(self, device: torch.device | str) -> Self:
-        """Move all that the model holds. Raises InputError for a model in int8, which runs on a CPU alone."""
+        """Move all that the model holds. Raises InputError for a model in int8, which runs on a CPU
+        alone."""
         if self.precision == "int8" and torch.device(device).type != "cpu":
-            raise InputError(f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}")
+            raise InputError(
+                f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}"
+            )
         self._whole.to(device)
         return self
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that decides what it gives: weights, towers, tokenizer, preprocessing, and the plain values
-        that a method handed over, such as prompts. Computed at first use; classes that are named later are no part."""
+        """SHA-256 of all that decides what it gives: weights, towers, tokenizer, preprocessing, and
+        the plain values that a method handed over, such as prompts. Computed at first use; classes
+        that are named later are no part."""
         config = {
             "towers": self.encoder.config(),
             "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
@@ -228,37 +288,58 @@ class Model:
         """All that the model holds."""
         return self.encoder if self.delivered is None else self.delivered
 
-    def _embed(self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None) -> Tensor:
+    def _embed(
+        self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None
+    ) -> Tensor:
         found = [torch.empty(0, self.encoder.embed_dim)]
         done = 0
         with evaluating(self.encoder), torch.inference_mode():
             for batch in batches:
                 vectors = embed(*(part.to(self.device) for part in batch))
-                if wide(vectors) is not vectors:  # unit norm to 8 bits; make it one to 24
-                    vectors = F.normalize(wide(vectors), dim=-1)
+                if (
+                    at_least_float32(vectors) is not vectors
+                ):  # unit norm to 8 bits; make it one to 24
+                    vectors = F.normalize(at_least_float32(vectors), dim=-1)
                 vectors = vectors.cpu()
                 found.append(vectors)
                 done += len(vectors)
                 if progress:
                     progress(done, count)
-        return torch.cat(found[1:] or found).clone()  # a clone made here takes part in gradients again
+        return torch.cat(
+            found[1:] or found
+        ).clone()  # a clone made here takes part in gradients again
 
-    def _batches(self, images: ImagesLike, batch_size: int, exact: bool) -> tuple[Iterator[tuple[Tensor]], int]:
+    def _batches(
+        self, images: ImagesLike, batch_size: int, exact: bool
+    ) -> tuple[Iterator[tuple[Tensor]], int]:
         """Batches of pixels (N, 3, size, size), and how many images there are."""
         if isinstance(images, Tensor):
             return self._tensor_batches(images, batch_size)
-        items = [images] if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode") else images
+        items = (
+            [images]
+            if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode")
+            else images
+        )
         return self._decoded(list(items), batch_size, exact), len(items)  # type: ignore[arg-type]
 
-    def _tensor_batches(self, images: Tensor, batch_size: int) -> tuple[Iterator[tuple[Tensor]], int]:
+    def _tensor_batches(
+        self, images: Tensor, batch_size: int
+    ) -> tuple[Iterator[tuple[Tensor]], int]:
         images = images[None] if images.ndim == 3 else images
         size = self.preprocess.size
-        if images.ndim != 4 or images.shape[1] != 3 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        if (
+            images.ndim != 4
+            or images.shape[1] != 3
+            or not (images.dtype == torch.uint8 or images.is_floating_point())
+        ):
             raise InputError(
                 f"image tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
                 f"{tuple(images.shape)}; permute or convert them"
             )
-        if images.shape[2:] == (size, size):  # as preprocessed; for uint8 resizing would change nothing
+        if images.shape[2:] == (
+            size,
+            size,
+        ):  # as preprocessed; for uint8 resizing would change nothing
             return ((chunk,) for chunk in images.split(batch_size)), len(images)
         if images.is_floating_point():
             raise InputError(
@@ -269,13 +350,19 @@ class Model:
         return self._decoded(items, batch_size), len(items)
 
     def _decoded(
-        self, items: Sequence[str | Path | Image.Image | EncodedImage], batch_size: int, exact: bool = False
+        self,
+        items: Sequence[str | Path | Image.Image | EncodedImage],
+        batch_size: int,
+        exact: bool = False,
     ) -> Iterator[tuple[Tensor]]:
-        """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller computes."""
+        """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller
+        computes."""
         for pixels in ahead(partial(self._pixels, exact=exact), list(enumerate(items)), batch_size):
             yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
 
-    def _pixels(self, numbered: tuple[int, str | Path | Image.Image | EncodedImage], *, exact: bool) -> Tensor:
+    def _pixels(
+        self, numbered: tuple[int, str | Path | Image.Image | EncodedImage], *, exact: bool
+    ) -> Tensor:
         place, item = numbered
         try:
             if isinstance(item, Image.Image):
@@ -284,19 +371,29 @@ class Model:
                 return self.preprocess.read(FileImage(str(item)), exact=exact)
             if hasattr(item, "decode"):
                 return self.preprocess.read(item, exact=exact)
-        except (BadSample, OSError) as error:  # PIL reads late: a cut file given as an image fails here
+        except (
+            BadSample,
+            OSError,
+        ) as error:  # PIL reads late: a cut file given as an image fails here
             where = str(item) if isinstance(item, str | Path) else f"image {place}"
             raise InputError(
                 f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
             ) from error
-        raise InputError(f"image {place} is a {type(item).__name__}; give a path, a PIL image, or one tensor of all")
+        raise InputError(
+            f"image {place} is a {type(item).__name__}; give a path, a PIL image, or one tensor of all"
+        )
 
 
-def patch_vectors(model: Any, images: Any, batch_size: int = 64, **how: Any) -> tuple[Tensor, tuple[int, int]]:
-    """Unit vectors (N, h · w, E) of the positions of images, as `Model.embed_images` takes them, and the grid."""
+def patch_vectors(
+    model: Any, images: Any, batch_size: int = 64, **how: Any
+) -> tuple[Tensor, tuple[int, int]]:
+    """Unit vectors (N, h · w, E) of the positions of images, as `Model.embed_images` takes them,
+    and the grid."""
     encoded = model.represent(images, batch_size=batch_size, **how)
     if encoded.grid is None:
-        raise InputError(f"{model.name} has no positions to point at: its image tower pools them away")
+        raise InputError(
+            f"{model.name} has no positions to point at: its image tower pools them away"
+        )
     with torch.inference_mode():
         vectors = model.encoder.project_image(encoded.patches.to(model.device)).float().cpu()
     return F.normalize(vectors, dim=-1), encoded.grid
@@ -326,7 +423,8 @@ def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -
 
 
 def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:
-    """Ids must have rows in the table, texts must fit, and padding must be what the tower was trained on."""
+    """Ids must have rows in the table, texts must fit, and padding must be what the tower was
+    trained on."""
     if encoder.text is None:
         raise InputError(f"{name} has no text tower for its tokenizer; leave the tokenizer out")
     tower = encoder.text.spec
@@ -338,8 +436,14 @@ def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> N
     elif context is not None and tokenizer.context > context:
         problem = f"takes {context} ids a text, its tokenizer gives up to {tokenizer.context}"
     elif tower.get("padding", tokenizer.padding) != tokenizer.padding:
-        problem = f"pads texts by the rule {tower['padding']!r}, its tokenizer by {tokenizer.padding!r}"
-    elif tower.get("eot") is not None and tower.get("pooling") == "eot" and tower["eot"] != tokenizer.eot:
+        problem = (
+            f"pads texts by the rule {tower['padding']!r}, its tokenizer by {tokenizer.padding!r}"
+        )
+    elif (
+        tower.get("eot") is not None
+        and tower.get("pooling") == "eot"
+        and tower["eot"] != tokenizer.eot
+    ):
         problem = f"looks for its feature at id {tower['eot']}, its tokenizer ends texts with {tokenizer.eot}"
     if problem:
         raise InputError(f"{name}: the text tower {problem}; use the tokenizer it was trained with")

@@ -1,7 +1,9 @@
-"""The numbers that a model computes in: float32, bfloat16 weights, dynamic int8, or what a probe finds fastest.
+"""The numbers that a model computes in: float32, bfloat16 weights, dynamic int8, or what a probe
+finds fastest.
 
-`set_precision` is what `diptych.load(…, precision=…)` calls. The probe embeds fixed images and texts with the user's
-own weights in each precision and takes the fastest whose worst cosine to float32 is at least COSINE.
+`set_precision` is what `diptych.load(…, precision=…)` calls. The probe embeds fixed images and
+texts with the user's own weights in each precision and takes the fastest whose worst cosine to
+float32 is at least COSINE.
 """
 
 import copy
@@ -27,13 +29,15 @@ from diptych.towers.nn.transformer import Attention
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-COSINE = 0.9995  # of the probe's worst: the worst of thousands lies lower (int8 .9991 of 32 captions, .9990 of 256)
+# of the probe's worst: the worst of thousands lies lower (int8 .9991 of 32 captions, .9990 of 256)
+COSINE = 0.9995
 """The least cosine, over all probe inputs, between a precision's embedding and float32's."""
 IMAGES = 8
 TEXTS = 32
 ROUNDS = 3
 SECONDS = 5.0
-"""Of the probe: inputs, and how often each is timed at most; no new round begins after so many seconds."""
+"""Of the probe: inputs, and how often each is timed at most; no new round begins after so many
+seconds."""
 
 
 M = TypeVar("M", bound=Model | LanguageModel)
@@ -42,17 +46,21 @@ M = TypeVar("M", bound=Model | LanguageModel)
 def set_precision(model: M, precision: str) -> M:
     """Make a freshly loaded float32 model compute in `precision`, in place; the model is returned.
 
-    "auto" probes once and keeps the answer in the user's cache, for this model, machine, torch and number of threads.
-    `model.identity` stays that of the float32 weights. Raises InputError for an unknown precision, and for one that
-    this model or this machine cannot have.
+    "auto" probes once and keeps the answer in the user's cache, for this model, machine, torch and
+    number of threads. `model.identity` stays that of the float32 weights. Raises InputError for an
+    unknown precision, and for one that this model or this machine cannot have.
     """
     if precision not in (*PRECISIONS, "auto"):
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
     if model.precision != "float32":
-        raise InputError(f"{model.name} is in {model.precision}; load it anew to have it in {precision}")
+        raise InputError(
+            f"{model.name} is in {model.precision}; load it anew to have it in {precision}"
+        )
     if isinstance(model, LanguageModel):
         if precision != "float32":
-            raise InputError(f"{model.name} is a language model, which computes in float32 alone; leave precision out")
+            raise InputError(
+                f"{model.name} is a language model, which computes in float32 alone; leave precision out"
+            )
         join(model.lm)
         return model
     if precision == "auto":
@@ -61,7 +69,8 @@ def set_precision(model: M, precision: str) -> M:
 
 
 def join(module: torch.nn.Module) -> None:
-    """Lay q, k and v of every attention side by side, so that inference runs them as one product."""
+    """Lay q, k and v of every attention side by side, so that inference runs them as one
+    product."""
     for part in module.modules():
         if isinstance(part, Attention):
             part.join()
@@ -77,14 +86,17 @@ def _convert(model: Model, precision: str) -> Model:
         if model.device.type != "cpu" or not int8.available():
             raise InputError("int8 runs on x86 processors alone; choose precision='bfloat16'")
         if not sum(int8.quantise(part) for part in _towers(model)):
-            raise InputError(f"{model.name} has no transformer of ours to put in int8; choose precision='bfloat16'")
+            raise InputError(
+                f"{model.name} has no transformer of ours to put in int8; choose precision='bfloat16'"
+            )
     model.precision = precision
     join(model.encoder)
     return model
 
 
 def _towers(model: Model) -> tuple[torch.nn.Module, ...]:
-    """What is converted: towers and projections; the scale and bias of similarities stay float32."""
+    """What is converted: towers and projections; the scale and bias of similarities stay
+    float32."""
     encoder = model.encoder
     parts = encoder.image, encoder.text, encoder.image_projection, encoder.text_projection
     return tuple(part for part in parts if part is not None)
@@ -124,11 +136,17 @@ _VERSION = "2"  # of the probe; raise it when what it runs, asks or keeps change
 
 
 def _machine(device: torch.device) -> list[str]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     cpuinfo = Path("/proc/cpuinfo")
     if device.type == "cpu" and cpuinfo.exists():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        name += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+        name += "".join(
+            sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+        )
     return [name, str(torch.__version__), str(torch.get_num_threads())]
 
 
@@ -149,7 +167,9 @@ def _probe(model: Model) -> tuple[Model, dict[str, str]]:
     for precision in PRECISIONS[1:]:
         try:
             other = _convert(_copied(model), precision)
-            worst = min(_cosine(run(other), vectors) for run, vectors in zip(runs, exact, strict=True))
+            worst = min(
+                _cosine(run(other), vectors) for run, vectors in zip(runs, exact, strict=True)
+            )
         except (InputError, RuntimeError, NotImplementedError) as error:
             table[precision] = f"not here ({str(error).splitlines()[0]})"
             continue
@@ -164,9 +184,14 @@ def _probe(model: Model) -> tuple[Model, dict[str, str]]:
         for name, other in close.items():
             for at, run in enumerate(runs):
                 best[name][at] = min(best[name][at], _seconds(run, other))
-    share = {name: sum(a / b for a, b in zip(best[name], best["float32"], strict=True)) / len(runs) for name in close}
+    share = {
+        name: sum(a / b for a, b in zip(best[name], best["float32"], strict=True)) / len(runs)
+        for name in close
+    }
     for name in close:
-        table[name] = f"{1 / share[name]:.1f}x" + (f" at {table[name]}" if name != "float32" else "")
+        table[name] = f"{1 / share[name]:.1f}x" + (
+            f" at {table[name]}" if name != "float32" else ""
+        )
     return close[min(share, key=share.__getitem__)], table
 
 
@@ -177,16 +202,26 @@ def _copied(model: Model) -> Model:
 
 
 def _runs(model: Model) -> list[Callable[[Model], Tensor]]:
-    """The probe's inputs, the same everywhere: images from soft to noisy, texts of 1 to 16 words."""
+    """The probe's inputs, the same everywhere: images from soft to noisy, texts of 1 to 16
+    words."""
     size = model.preprocess.size
     generator = torch.Generator().manual_seed(0)
     soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
-    noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(0, 60, IMAGES).view(-1, 1, 1, 1)
-    pixels = (F.interpolate(soft, size=(size, size), mode="bicubic") * 255 + noise).clamp(0, 255).to(torch.uint8)
+    noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(
+        0, 60, IMAGES
+    ).view(-1, 1, 1, 1)
+    pixels = (
+        (F.interpolate(soft, size=(size, size), mode="bicubic") * 255 + noise)
+        .clamp(0, 255)
+        .to(torch.uint8)
+    )
     runs: list[Callable[[Model], Tensor]] = [lambda other: other.embed_images(pixels)]
     if model.tokenizer is not None:
         words = _WORDS.split()
-        texts = [" ".join(words[(start * 5 + i) % len(words)] for i in range(1 + start % 16)) for start in range(TEXTS)]
+        texts = [
+            " ".join(words[(start * 5 + i) % len(words)] for i in range(1 + start % 16))
+            for start in range(TEXTS)
+        ]
         runs.append(lambda other: other.embed_texts(texts))
     return runs
 

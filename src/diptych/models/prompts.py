@@ -1,11 +1,13 @@
-"""Learned prompts: context vectors beside the class names, at the inputs of further blocks, or shifted by each image.
+"""Learned prompts: context vectors beside the class names, at the inputs of further blocks, or
+shifted by each image.
 
     t_c = text([v_1, …, v_M, name_c, "."])
 
-`PromptLearner` is a classifier that learns the v. `DeepPrompts` and `ConditionalPrompts` extend it by what several
-methods share; what one method adds stands in its own file.
+`PromptLearner` is a classifier that learns the v. `DeepPrompts` and `ConditionalPrompts` extend it
+by what several methods share; what one method adds stands in its own file.
 
-Dimensions: N images, C classes, R prompts, L tokens of a prompt, M context vectors, D text width, E embedding.
+Dimensions: N images, C classes, R prompts, L tokens of a prompt, M context vectors, D text width, E
+embedding.
 """
 
 from collections.abc import Sequence
@@ -36,8 +38,9 @@ STD = 0.02  # of vectors that begin at random
 class PromptTemplate:
     """A template and the context vectors that stand in it.
 
-    `words` are the token ids before the class name, `tail` those after it that vectors replace. `before` vectors stand
-    before the name and `behind` after it; `first` is the number of the first of them.
+    `words` are the token ids before the class name, `tail` those after it that vectors replace.
+    `before` vectors stand before the name and `behind` after it; `first` is the number of the first
+    of them.
     """
 
     template: str
@@ -56,11 +59,12 @@ class PromptTemplate:
 class PromptLearner(Classifier):
     """A classifier whose prompts hold learned context vectors.
 
-    `n_ctx` vectors replace the words of the template before the class name (None: as many as those have tokens). With
-    `init_from_template` they begin as the embeddings of those tokens, else as N(0, 0.02²). `position` puts the name
-    behind them ("end"), between two halves ("middle"), before them ("front"), or where the template has it ("around"):
-    then vectors replace the words behind the name too, but for a final stop. With `class_specific` each class learns
-    vectors of its own, which fit no other names. `more` templates give each class further prompts, with vectors of
+    `n_ctx` vectors replace the words of the template before the class name (None: as many as those
+    have tokens). With `init_from_template` they begin as the embeddings of those tokens, else as
+    N(0, 0.02²). `position` puts the name behind them ("end"), between two halves ("middle"), before
+    them ("front"), or where the template has it ("around"): then vectors replace the words behind
+    the name too, but for a final stop. With `class_specific` each class learns vectors of its own,
+    which fit no other names. `more` templates give each class further prompts, with vectors of
     their own: all classes in the first template come first, then all in the second, and so on.
 
     >>> import diptych
@@ -95,7 +99,9 @@ class PromptLearner(Classifier):
                 "start from a run, openclip: or a CLIP of hf:"
             )
         if position == "around" and n_ctx is not None:
-            raise InputError("vectors around the class name replace the words of the template; leave n_ctx out")
+            raise InputError(
+                "vectors around the class name replace the words of the template; leave n_ctx out"
+            )
         self.position = position
         self.class_specific = class_specific
         self.n_ctx = 0
@@ -104,7 +110,9 @@ class PromptLearner(Classifier):
             self.templates.append(self._with_vectors(each, n_ctx, init_from_template))
             self.n_ctx += self.templates[-1].n_ctx
         if n_ctx is None and not self.n_ctx:
-            raise InputError(f"{template!r} has no words that vectors could replace, so nothing to learn; give n_ctx")
+            raise InputError(
+                f"{template!r} has no words that vectors could replace, so nothing to learn; give n_ctx"
+            )
         if class_specific and init_from_template:
             raise InputError("vectors of each class begin at random; set init_from_template=false")
         context = torch.randn(self.n_ctx, table.embedding_dim) * STD
@@ -118,7 +126,9 @@ class PromptLearner(Classifier):
             freeze(self.context)
         self.register_buffer("slots", torch.empty(0, 0, dtype=torch.int64), persistent=False)
 
-    def _with_vectors(self, template: str, n_ctx: int | None, init_from_template: bool) -> PromptTemplate:
+    def _with_vectors(
+        self, template: str, n_ctx: int | None, init_from_template: bool
+    ) -> PromptTemplate:
         """The template with `n_ctx` vectors, numbered after those of the templates before it."""
         before, _, behind = (part.strip() for part in template.partition("{}"))
         words = self.tokenizer.ids(before)
@@ -138,14 +148,21 @@ class PromptLearner(Classifier):
                 f"{n_ctx} vectors cannot begin as the {replaced} tokens of {before!r}; give fewer, or set "
                 "init_from_template=false"
             )
-        split = {"end": n_ctx, "middle": n_ctx // 2, "front": 0, "around": len(words)}[self.position]
+        split = {"end": n_ctx, "middle": n_ctx // 2, "front": 0, "around": len(words)}[
+            self.position
+        ]
         return PromptTemplate(
-            template=template, words=words, tail=tail, first=self.n_ctx, before=split, behind=n_ctx - split
+            template=template,
+            words=words,
+            tail=tail,
+            first=self.n_ctx,
+            before=split,
+            behind=n_ctx - split,
         )
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes. Raises InputError for names that do not fit, and for others than those that class-specific
-        vectors were learned for."""
+        """Name the classes. Raises InputError for names that do not fit, and for others than those
+        that class-specific vectors were learned for."""
         classes = check_names(names)
         if self.class_specific and self.classes and self.classes != classes:
             raise InputError(
@@ -155,18 +172,22 @@ class PromptLearner(Classifier):
         self._name(classes, [ids for ids, _ in prompts])
         slots = torch.full(self.ids.shape, -1)
         for row, (_, numbers) in zip(slots, prompts, strict=True):
-            row[: len(numbers)] = torch.tensor(numbers[: len(row)])  # a name may hold the id that ends a text
+            row[: len(numbers)] = torch.tensor(
+                numbers[: len(row)]
+            )  # a name may hold the id that ends a text
         self.slots = slots.to(self.ids.device)
         if self.class_specific and self.context.dim() == 2:
             vectors = torch.randn(len(classes), *self.context.shape) * STD
             self.context = nn.Parameter(vectors.to(self.context))
 
     def kept_ids(self, template: PromptTemplate, named: list[int]) -> list[int]:
-        """The token ids that stay between the vectors before and behind: those of the class name, `named`."""
+        """The token ids that stay between the vectors before and behind: those of the class name,
+        `named`."""
         return named
 
     def _prompt(self, template: PromptTemplate, name: str) -> tuple[list[int], list[int]]:
-        """The token ids of a class's prompt, and for each the number of the vector in its place, -1 for none."""
+        """The token ids of a class's prompt, and for each the number of the vector in its place, -1
+        for none."""
         tokenizer = self.tokenizer
         words, named, rest = split_prompt(tokenizer, template.template, name)
         if rest[: len(template.tail)] != template.tail:
@@ -177,7 +198,8 @@ class PromptLearner(Classifier):
         kept = self.kept_ids(template, named)
         before = template.before
         n_ctx = template.n_ctx
-        # Below the vectors are the words that they replace, if there are enough: then the ids are the plain prompt.
+        # Below the vectors are the words that they replace, if there are enough: then the ids are
+        # the plain prompt.
         below = [*words, *named[:1] * n_ctx][:n_ctx]
         ids = [*below[:before], *kept, *below[before:], *rest[len(template.tail) :]]
         if len(ids) > tokenizer.room:
@@ -190,8 +212,8 @@ class PromptLearner(Classifier):
         return [*tokenizer.before, *ids, *tokenizer.after], [*[-1] * len(tokenizer.before), *slots]
 
     def embeddings(self, context: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
-        """The embeddings (n, L, D) of `which` prompts, by default of all, with the vectors (M, D), or (n, M, D) for
-        each prompt, in their places."""
+        """The embeddings (n, L, D) of `which` prompts, by default of all, with the vectors (M, D),
+        or (n, M, D) for each prompt, in their places."""
         assert self.encoder.text is not None
         table: Any = self.encoder.text.table
         tokens = table(self.ids[which])
@@ -207,16 +229,19 @@ class PromptLearner(Classifier):
         return torch.where(slots[..., None] >= 0, placed, tokens)
 
     def text_features(self) -> Tensor:
-        return self.encoder.embed_texts(None, self.lengths, embeddings=self.embeddings(self.context))
+        return self.encoder.embed_texts(
+            None, self.lengths, embeddings=self.embeddings(self.context)
+        )
 
 
 class DeepPrompts(PromptLearner):
     """Learned vectors at the inputs of both towers, and at those of further blocks.
 
-    Text: `n_ctx` vectors P_0 replace the first words of the template, the others stay; P_i overwrites the same places
-    at the input of block i < `depth`. Without vectors (0) the tower stays as it is.
-    Images: Q_0 stands behind the patches, without positions and through the tower's norm before its blocks; Q_i
-    overwrites it at the input of block i. A subclass says in `image_prompts` what the Q are.
+    Text: `n_ctx` vectors P_0 replace the first words of the template, the others stay; P_i
+    overwrites the same places at the input of block i < `depth`. Without vectors (0) the tower
+    stays as it is. Images: Q_0 stands behind the patches, without positions and through the tower's
+    norm before its blocks; Q_i overwrites it at the input of block i. A subclass says in
+    `image_prompts` what the Q are.
     """
 
     def __init__(
@@ -229,7 +254,9 @@ class DeepPrompts(PromptLearner):
         depth: int = 9,
     ):
         words = tokenizer.ids(template.partition("{}")[0].strip())
-        super().__init__(encoder, tokenizer, template, n_ctx=n_ctx, init_from_template=n_ctx <= len(words))
+        super().__init__(
+            encoder, tokenizer, template, n_ctx=n_ctx, init_from_template=n_ctx <= len(words)
+        )
         assert encoder.text is not None
         if n_ctx:
             check_depth(encoder.text, depth, "text")
@@ -244,7 +271,9 @@ class DeepPrompts(PromptLearner):
 
     def text_features(self) -> Tensor:
         first = len(self.tokenizer.before)
-        edits = [Insert(vectors, layer=block, at=first) for block, vectors in enumerate(self.deep, 1)]
+        edits = [
+            Insert(vectors, layer=block, at=first) for block, vectors in enumerate(self.deep, 1)
+        ]
         embeddings = self.embeddings(self.context)
         return self.encoder.embed_texts(
             None, self.lengths, embeddings=embeddings, edit=chain(*edits) if edits else None
@@ -257,7 +286,9 @@ class DeepPrompts(PromptLearner):
         first, *later = prompts
         tower: Any = self.encoder.image
         edits: list[Edit] = [Insert(tower.pre_norm(first), layer=0, at=-1, how="after")]
-        edits += [Insert(vectors, layer=block, at=-len(vectors)) for block, vectors in enumerate(later, 1)]
+        edits += [
+            Insert(vectors, layer=block, at=-len(vectors)) for block, vectors in enumerate(later, 1)
+        ]
         return self.encoder.embed_images(x, edit=chain(*edits))
 
 
@@ -276,10 +307,11 @@ def check_depth(tower: Tower, depth: int, kind: str) -> None:
 
 
 class ConditionalPrompts(PromptLearner):
-    """Context vectors that each image shifts, so that there is a prompt for each pair of an image and a class.
+    """Context vectors that each image shifts, so that there is a prompt for each pair of an image
+    and a class.
 
-    A subclass says what the shifts are. `chunk` of the N · C prompts are encoded at once, and again in backward, so
-    that memory does not grow with their number.
+    A subclass says what the shifts are. `chunk` of the N · C prompts are encoded at once, and again
+    in backward, so that memory does not grow with their number.
     """
 
     fixed = False
@@ -294,11 +326,14 @@ class ConditionalPrompts(PromptLearner):
         init_from_template: bool = True,
         chunk: int = 256,
     ):
-        super().__init__(encoder, tokenizer, template, n_ctx=n_ctx, init_from_template=init_from_template)
+        super().__init__(
+            encoder, tokenizer, template, n_ctx=n_ctx, init_from_template=init_from_template
+        )
         self.chunk = chunk
 
     def pair_features(self, shift: Tensor) -> Tensor:
-        """The classes for each image (N, C, E), unit vectors, by shifts (N, C, D), or (N, 1, D) for all classes."""
+        """The classes for each image (N, C, E), unit vectors, by shifts (N, C, D), or (N, 1, D) for
+        all classes."""
         images = len(shift)
         classes = len(self.classes)
         shifts = shift.expand(-1, classes, -1).flatten(0, 1)
@@ -312,6 +347,7 @@ class ConditionalPrompts(PromptLearner):
         return torch.cat(pairs).unflatten(0, (images, classes))
 
     def _shifted(self, shift: Tensor, which: Tensor) -> Tensor:
-        """The unit vectors (n, E) of `which` classes (n,), by a shift (n, D) of all vectors of each prompt."""
+        """The unit vectors (n, E) of `which` classes (n,), by a shift (n, D) of all vectors of each
+        prompt."""
         embeddings = self.embeddings(self.context + shift[:, None], which)
         return self.encoder.embed_texts(None, self.lengths[which], embeddings=embeddings)

@@ -2,11 +2,12 @@
 
     memory = encoder([v_1 … v_P, table(q_1) … table(q_L)]),      p(y_t | y_<t, memory) by the decoder
 
-Writing is as of every `CausalLM`, with the memory. `seq2seq` builds one: `text:width=128:depth=2` ours, from scratch;
-`t5:width=768:depth=12:heads=12` the shape of T5 (Raffel et al., 2020), from scratch too; `t5:FOLDER` a trained T5 with
-its own tokenizer, in transformers' layout.
+Writing is as of every `CausalLM`, with the memory. `seq2seq` builds one: `text:width=128:depth=2`
+ours, from scratch; `t5:width=768:depth=12:heads=12` the shape of T5 (Raffel et al., 2020), from
+scratch too; `t5:FOLDER` a trained T5 with its own tokenizer, in transformers' layout.
 
-Dimensions: B samples, P vectors read in place of words, L words read, M = P + L, D width, V vocabulary.
+Dimensions: B samples, P vectors read in place of words, L words read, M = P + L, D width, V
+vocabulary.
 """
 
 from dataclasses import replace
@@ -29,7 +30,8 @@ PLACES = 16
 
 
 class Seq2Seq(CausalLM):
-    """Two transformers of one shape over one table of embeddings, the second with attention to what the first read.
+    """Two transformers of one shape over one table of embeddings, the second with attention to what
+    the first read.
 
     >>> from diptych.data.tokenizers import build
     >>> lm = seq2seq("text:width=32:depth=1", build("bpe:vocab_size=260:context=8"))
@@ -57,8 +59,11 @@ class Seq2Seq(CausalLM):
         self.read_norm = nn.LayerNorm(D, config.eps)
         self.places = nn.Parameter(torch.randn(PLACES + config.context, D) * 0.01)
 
-    def read(self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Vectors (B, P, D), and behind them ids (B, L) of lengths (B,) -> memory (B, M, D) and its mask (B, M)."""
+    def read(
+        self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (B, P, D), and behind them ids (B, L) of lengths (B,) -> memory (B, M, D) and its
+        mask (B, M)."""
         x, mask = prefixed(vectors, self.table, ids, lengths)
         x = self.reader(x + self.places[: x.shape[1]], mask=mask)
         return self.read_norm(x), mask
@@ -71,12 +76,18 @@ class Seq2Seq(CausalLM):
 def seq2seq(spec: str, tokenizer: Tokenizer | None) -> Seq2Seq | t5.T5:
     """The encoder-decoder of a spec, for a tokenizer, unless it brings its own.
 
-    Raises InputError for an unknown option, a folder that holds no T5, and a tokenizer that texts cannot be written by.
+    Raises InputError for an unknown option, a folder that holds no T5, and a tokenizer that texts
+    cannot be written by.
     """
     parsed = parse(spec)
     if parsed.name.startswith("t5:"):
         return t5.from_folder(parsed.name.removeprefix("t5:"), **parsed.options)
-    if tokenizer is None or not tokenizer.before or tokenizer.eot is None or tokenizer.padding == "max":
+    if (
+        tokenizer is None
+        or not tokenizer.before
+        or tokenizer.eot is None
+        or tokenizer.padding == "max"
+    ):
         raise InputError(
             "words cannot be written by this model's tokenizer, which does not mark where texts start and end; give "
             "a T5, which brings its own: t5:FOLDER"

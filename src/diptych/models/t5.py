@@ -1,7 +1,7 @@
 """T5 of transformers as an encoder-decoder of ours (Raffel et al., JMLR 2020).
 
-Its decoder reads all that was written again for each further token, in place of keeping keys and values: what it writes
-here is short.
+Its decoder reads all that was written again for each further token, in place of keeping keys and
+values: what it writes here is short.
 
 Dimensions as in `seq2seq`; N tokens written so far.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diptych.data.tokenizers import HuggingFace, Tokenizer, from_dict
 from diptych.data.tokenizers import from_folder as tokenizer_from_folder
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.generate import State
 from diptych.models.language import CausalLM, prefixed
@@ -73,7 +73,9 @@ class T5(CausalLM):
         """Its config, and its tokenizer, where it came with one."""
         return {"t5": self.plain, "words": self.tokenizer.to_dict()} if self.own else {}
 
-    def read(self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def read(
+        self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As of `Seq2Seq`."""
         x, mask = prefixed(vectors, self.words, ids, lengths)
         return self.encoder(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state, mask
@@ -109,7 +111,9 @@ class T5(CausalLM):
         hidden = self(ids, memory=memory, memory_mask=memory_mask)
         real = torch.ones_like(ids, dtype=torch.bool)
         cache: Any = _Written(ids)
-        return State(wide(self.logits(hidden[:, -1])), hidden, real, cache, memory, memory_mask)
+        return State(
+            at_least_float32(self.logits(hidden[:, -1])), hidden, real, cache, memory, memory_mask
+        )
 
     def next(self, state: State, ids: Tensor) -> State:
         written: Any = state.cache
@@ -136,10 +140,13 @@ def fresh(tokenizer: Tokenizer, **options: Any) -> T5:
 
 
 def from_folder(folder: str, *, context: int | None = None) -> T5:
-    """The T5 of a folder with its tokenizer, which cuts texts at `context` ids (None: as the folder says)."""
+    """The T5 of a folder with its tokenizer, which cuts texts at `context` ids (None: as the folder
+    says)."""
     transformers = _transformers()
     if not (Path(folder) / "config.json").is_file():
-        raise InputError(f"{folder} holds no config.json; give a folder of a T5 in transformers' layout")
+        raise InputError(
+            f"{folder} holds no config.json; give a folder of a T5 in transformers' layout"
+        )
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type != "t5":
         raise InputError(f"{folder} holds a {config.model_type}; give a folder of a T5")
@@ -147,7 +154,9 @@ def from_folder(folder: str, *, context: int | None = None) -> T5:
     words = tokenizer_from_folder(folder, context=context, local=True)
     if not isinstance(words, HuggingFace):
         raise InputError(f"the tokenizer in {folder} is a {words.kind}, not a T5's")
-    values = words.to_dict() | {"before": [int(config.decoder_start_token_id or 0)]}  # what T5 writes from
+    values = words.to_dict() | {
+        "before": [int(config.decoder_start_token_id or 0)]
+    }  # what T5 writes from
     return T5(model, from_dict(values), own=True)
 
 
@@ -162,5 +171,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise InputError("a T5 needs transformers; install it with: pip install 'diptych[language]'") from error
+        raise InputError(
+            "a T5 needs transformers; install it with: pip install 'diptych[language]'"
+        ) from error
     return transformers

@@ -1,4 +1,5 @@
-"""The two contrastive losses of image-text pairs: softmax over the other side (CLIP and kin) and sigmoid (SigLIP).
+"""The two contrastive losses of image-text pairs: softmax over the other side (CLIP and kin) and
+sigmoid (SigLIP).
 
 Both take features as they are and never normalise them. Both need O(B · tile) memory (see `core`).
 
@@ -30,15 +31,16 @@ def info_nce(
 
         L = ½ [ mean_i CE(scale · <image_i, text_keys>, T_i) + mean_i CE(scale · <text_i, image_keys>, T'_i) ]
 
-    image, text (B, D); the keys (K, D) are the other side of the batch unless given (a momentum encoder's, a queue's).
-    `scale` multiplies (1/temperature). `targets` are those of each direction's rows among its keys: None (row i, key
-    i), (B,) long, or (B, K) float that sum to 1; a pair of them where image→text and text→image differ. A row without
-    target (index -1, weights 0) is left out of the mean. `allowed` are the pairs that compete, of the batch with itself
-    (`core.unlike`). `smoothing` e spreads e/K over all keys.
-    `directions="sum"` leaves out the ½. Raises InputError for shapes that do not fit.
+    image, text (B, D); the keys (K, D) are the other side of the batch unless given (a momentum
+    encoder's, a queue's). `scale` multiplies (1/temperature). `targets` are those of each
+    direction's rows among its keys: None (row i, key i), (B,) long, or (B, K) float that sum to 1;
+    a pair of them where image→text and text→image differ. A row without target (index -1, weights
+    0) is left out of the mean. `allowed` are the pairs that compete, of the batch with itself
+    (`core.unlike`). `smoothing` e spreads e/K over all keys. `directions="sum"` leaves out the ½.
+    Raises InputError for shapes that do not fit.
 
-    Sources: Radford et al. 2021 (CLIP); keys and soft targets as in Li et al. 2021 (ALBEF); sum and smoothing as in
-    Jia et al. 2021 (ALIGN).
+    Sources: Radford et al. 2021 (CLIP); keys and soft targets as in Li et al. 2021 (ALBEF); sum and
+    smoothing as in Jia et al. 2021 (ALIGN).
 
     >>> import torch
     >>> x = torch.eye(3)
@@ -49,10 +51,18 @@ def info_nce(
         raise InputError(f"directions is {directions!r}; choose 'mean' or 'sum'")
     to_text, to_image = targets if isinstance(targets, tuple) else (targets, targets)
     if allowed is not None and not (image_keys is None and text_keys is None):
-        raise InputError("allowed pairs are those of a batch with itself; leave it out where keys are given")
+        raise InputError(
+            "allowed pairs are those of a batch with itself; leave it out where keys are given"
+        )
     if image_keys is None and text_keys is None:
         pair = both_losses(
-            image, text, scale, targets=(to_text, to_image), allowed=allowed, smoothing=smoothing, tile=tile
+            image,
+            text,
+            scale,
+            targets=(to_text, to_image),
+            allowed=allowed,
+            smoothing=smoothing,
+            tile=tile,
         )
     else:
         texts = text if text_keys is None else text_keys
@@ -79,9 +89,9 @@ def sigmoid_pairs(
 
         L = -(1/B) Σ_ij log σ(z_ij (scale · <image_i, text_j> + bias)),      z = +1 for a match, -1 otherwise
 
-    image (B, D), text (K, D). `targets`: None (image i matches text i), (B,) long, or (B, K) float, the probability of
-    a match; `allowed` are the pairs that are asked (`core.unlike`). Raises InputError for shapes that do not fit.
-    Source: Zhai et al. 2023 (SigLIP).
+    image (B, D), text (K, D). `targets`: None (image i matches text i), (B,) long, or (B, K) float,
+    the probability of a match; `allowed` are the pairs that are asked (`core.unlike`). Raises
+    InputError for shapes that do not fit. Source: Zhai et al. 2023 (SigLIP).
 
     >>> import torch
     >>> x = torch.eye(2)

@@ -1,16 +1,19 @@
-"""The one core of the contrastive objectives: losses of rows (and columns) of a matrix of logits that is never whole.
+"""The one core of the contrastive objectives: losses of rows (and columns) of a matrix of logits
+that is never whole.
 
     logits   S_ij = scale · <x_i, y_j> + bias               rows x (R, D), columns y (C, D)
     row      loss_i = Σ_j T_ij · N_i - Σ_j T_ij S_ij        normaliser N_i = log Σ_j A_ij exp(S_ij)
 
-T are the targets, A says which pairs enter the normaliser; the two are apart, so positives may stay out of the
-denominator, and excluded pairs out of everything. Where the pairs do not compete (`softmax=False`), each is its own
-yes-or-no question and the row is loss_i = N_i - Σ_j T_ij S_ij with N_i = Σ_j A_ij softplus(S_ij). Columns are the rows
-of the transpose and share each block of logits with them.
+T are the targets, A says which pairs enter the normaliser; the two are apart, so positives may stay
+out of the denominator, and excluded pairs out of everything. Where the pairs do not compete
+(`softmax=False`), each is its own yes-or-no question and the row is loss_i = N_i - Σ_j T_ij S_ij
+with N_i = Σ_j A_ij softplus(S_ij). Columns are the rows of the transpose and share each block of
+logits with them.
 
-The dots Σ_j T_ij S_ij = <x_i, scale · Σ_j T_ij y_j> + … need no logits. The normalisers do: they are made in strips of
-`tile` rows, which backward computes again, so that O(tile · C) memory is in use and O((R + C) · D) is kept between.
-The mean of questions needs no second round: a strip has its gradient up to one factor as soon as it has its logits.
+The dots Σ_j T_ij S_ij = <x_i, scale · Σ_j T_ij y_j> + … need no logits. The normalisers do: they
+are made in strips of `tile` rows, which backward computes again, so that O(tile · C) memory is in
+use and O((R + C) · D) is kept between. The mean of questions needs no second round: a strip has its
+gradient up to one factor as soon as it has its logits.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,15 +27,17 @@ from torch.nn import functional as F
 from diptych.errors import InputError
 
 Allowed = Tensor | Callable[[slice, slice], Tensor]
-"""(R, C) bool, or weights >= 0 of the pairs in the normaliser; or what gives the block of two slices of it."""
+"""(R, C) bool, or weights >= 0 of the pairs in the normaliser; or what gives the block of two
+slices of it."""
 
 Targets = Tensor | None
-"""None: row i belongs to column i. (R,) long: the column of each row, -1 for none. (R, C) float: weights, which may be
-sparse."""
+"""None: row i belongs to column i. (R,) long: the column of each row, -1 for none. (R, C) float:
+weights, which may be sparse."""
 
 
 class RowLosses(NamedTuple):
-    """The loss of each row (R,), 0 where it is not alive, and which are: those with a target and with allowed pairs."""
+    """The loss of each row (R,), 0 where it is not alive, and which are: those with a target and
+    with allowed pairs."""
 
     loss: Tensor
     alive: Tensor
@@ -54,11 +59,12 @@ def pair_losses(
     smoothing: float = 0.0,
     tile: int | None = None,
 ) -> RowLosses:
-    """The losses of the rows (see the module's text for the equation): x (R, D), y (C, D) give R losses.
+    """The losses of the rows (see the module's text for the equation): x (R, D), y (C, D) give R
+    losses.
 
-    `smoothing` e makes the targets (1 - e) T + e/C. `tile` is the number of rows in a strip; None chooses it by memory.
-    Half precision is computed in float32. Gradients reach x, y, scale and bias, not the targets; they can be taken
-    once. Raises InputError for shapes that do not fit.
+    `smoothing` e makes the targets (1 - e) T + e/C. `tile` is the number of rows in a strip; None
+    chooses it by memory. Half precision is computed in float32. Gradients reach x, y, scale and
+    bias, not the targets; they can be taken once. Raises InputError for shapes that do not fit.
 
     >>> x = torch.eye(2)
     >>> pair_losses(x, x, 1.0, targets=torch.tensor([0, -1]))  # log(e + 1) - 1; the second row is not alive
@@ -78,9 +84,11 @@ def both_losses(
     smoothing: float = 0.0,
     tile: int | None = None,
 ) -> tuple[RowLosses, RowLosses]:
-    """`pair_losses` of the rows among the columns and of the columns among the rows, from the same logits.
+    """`pair_losses` of the rows among the columns and of the columns among the rows, from the same
+    logits.
 
-    `targets` are (R, C) shaped for the rows and (C, R) shaped for the columns, or indices. Pairs compete.
+    `targets` are (R, C) shaped for the rows and (C, R) shaped for the columns, or indices. Pairs
+    compete.
     """
     by_row, by_column = _losses(rows, columns, scale, bias, targets, allowed, True, smoothing, tile)
     return by_row, by_column
@@ -95,7 +103,8 @@ def normalisers(
     allowed: Allowed | None = None,
     tile: int | None = None,
 ) -> Tensor:
-    """The normalisers N_i of the rows (R,) alone, for objectives that have no targets; -inf where no pair is allowed.
+    """The normalisers N_i of the rows (R,) alone, for objectives that have no targets; -inf where
+    no pair is allowed.
 
     >>> x = torch.eye(2)
     >>> normalisers(x, x, 1.0)  # log(e + 1)
@@ -107,17 +116,20 @@ def normalisers(
 
 
 def off_diagonal(device: torch.device) -> Allowed:
-    """Which pairs of two slices are of different indices: what `allowed` takes where a point is not its own pair."""
+    """Which pairs of two slices are of different indices: what `allowed` takes where a point is not
+    its own pair."""
 
     def block(i: slice, j: slice) -> Tensor:
-        return torch.arange(i.start, i.stop, device=device)[:, None] != torch.arange(j.start, j.stop, device=device)
+        return torch.arange(i.start, i.stop, device=device)[:, None] != torch.arange(
+            j.start, j.stop, device=device
+        )
 
     return block
 
 
 def group_targets(groups: Tensor, *, share: bool = True) -> Tensor:
-    """Targets (B, B), sparse, of rows whose partner and all that are of its group are right: each 1 / (size of the
-    group), or 1 where they do not `share`. groups (B,) long.
+    """Targets (B, B), sparse, of rows whose partner and all that are of its group are right: each 1
+    / (size of the group), or 1 where they do not `share`. groups (B,) long.
 
     >>> group_targets(torch.tensor([5, 7, 5])).to_dense()
     tensor([[0.5000, 0.0000, 0.5000],
@@ -130,16 +142,20 @@ def group_targets(groups: Tensor, *, share: bool = True) -> Tensor:
     starts = (sizes.cumsum(0) - sizes)[group]
     mine = sizes[group]
     rows = places.repeat_interleave(mine)
-    within = torch.arange(len(rows), device=groups.device) - (mine.cumsum(0) - mine).repeat_interleave(mine)
+    within = torch.arange(len(rows), device=groups.device) - (
+        mine.cumsum(0) - mine
+    ).repeat_interleave(mine)
     columns = order[starts.repeat_interleave(mine) + within]
     values = 1 / mine[rows] if share else torch.ones(len(rows), device=groups.device)
     shape = (len(group), len(group))
-    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False)
+    return torch.sparse_coo_tensor(
+        torch.stack([rows, columns]), values, shape, check_invariants=False
+    )
 
 
 def different_group(groups: Tensor) -> Allowed:
-    """Which pairs of two slices are partners or of different groups: what `allowed` takes where others of a row's group
-    are neither right nor wrong. groups (B,) long."""
+    """Which pairs of two slices are partners or of different groups: what `allowed` takes where
+    others of a row's group are neither right nor wrong. groups (B,) long."""
 
     different: Any = off_diagonal(groups.device)
 
@@ -159,10 +175,11 @@ def sigmoid_mean(
     allowed: Allowed | None = None,
     tile: int | None = None,
 ) -> Tensor:
-    """`pair_losses(…, softmax=False).mean()` with three products of the size of the logits instead of four.
+    """`pair_losses(…, softmax=False).mean()` with three products of the size of the logits instead
+    of four.
 
-    Where a gradient is wanted, forward makes it strip by strip: a mean has one upstream gradient for all pairs, so it
-    waits as two matrices (R, D), (C, D), and no logits are made again.
+    Where a gradient is wanted, forward makes it strip by strip: a mean has one upstream gradient
+    for all pairs, so it waits as two matrices (R, D), (C, D), and no logits are made again.
 
     >>> x = torch.eye(2)
     >>> sigmoid_mean(x, x, 10.0, -5.0)  # two pairs a row, each log(1 + e^-5)
@@ -183,7 +200,9 @@ def _prepared(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """All four in one type, float32 or wider."""
     if rows.dim() != 2 or columns.dim() != 2 or rows.shape[1] != columns.shape[1]:
-        raise InputError(f"rows {tuple(rows.shape)} and columns {tuple(columns.shape)} must be (R, D) and (C, D)")
+        raise InputError(
+            f"rows {tuple(rows.shape)} and columns {tuple(columns.shape)} must be (R, D) and (C, D)"
+        )
     dtype = torch.promote_types(torch.promote_types(rows.dtype, columns.dtype), torch.float32)
     like = {"dtype": dtype, "device": rows.device}
     scale = torch.as_tensor(scale, **like).reshape(())
@@ -205,39 +224,55 @@ def _losses(
     with torch.autocast(rows.device.type, enabled=False):
         x, y, scale, bias = _prepared(rows, columns, scale, bias)
         tile = tile or _tile(x, y)
-        normalisers = _Normalisers.apply(x, y, scale, bias, allowed, softmax, len(targets) == 2, tile)
+        normalisers = _Normalisers.apply(
+            x, y, scale, bias, allowed, softmax, len(targets) == 2, tile
+        )
         sides = [(x, y), (y, x)]
         losses = []
         for (own, other), target, normaliser in zip(sides, targets, normalisers, strict=False):  # type: ignore[arg-type]
             weight, dot = _dots(own, other, scale, bias, target, smoothing)
-            alive = (weight > 0) & (normaliser > -torch.inf) if softmax else _any_allowed(allowed, x, y, tile)
-            loss = (weight if softmax else 1) * normaliser.masked_fill(~alive, 0) - dot.masked_fill(~alive, 0)
+            alive = (
+                (weight > 0) & (normaliser > -torch.inf)
+                if softmax
+                else _any_allowed(allowed, x, y, tile)
+            )
+            loss = (weight if softmax else 1) * normaliser.masked_fill(~alive, 0) - dot.masked_fill(
+                ~alive, 0
+            )
             losses.append(RowLosses(loss, alive))
     return losses
 
 
 def _tile(x: Tensor, y: Tensor) -> int:
-    """Rows in a strip: on a CPU as many as keep it at 8 MB of float32, in the cache; on a GPU, at 64 MB."""
+    """Rows in a strip: on a CPU as many as keep it at 8 MB of float32, in the cache; on a GPU, at
+    64 MB."""
     return max(64, (1 << (21 if x.device.type == "cpu" else 24)) // max(len(y), 1))
 
 
 def _dots(
     x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, targets: Targets, smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """Σ_j T_ij and Σ_j T_ij S_ij, without the logits: scale · <x_i, Σ_j T_ij y_j> + bias · Σ_j T_ij."""
+    """Σ_j T_ij and Σ_j T_ij S_ij, without the logits: scale · <x_i, Σ_j T_ij y_j> + bias · Σ_j
+    T_ij."""
     if targets is None:
         if len(x) > len(y):
-            raise InputError(f"{len(x)} rows have no partner each among {len(y)} columns; give targets")
+            raise InputError(
+                f"{len(x)} rows have no partner each among {len(y)} columns; give targets"
+            )
         weight = x.new_ones(len(x))
         mixed = y[: len(x)]
     elif not targets.is_floating_point():
         if targets.shape != (len(x),):
-            raise InputError(f"targets {tuple(targets.shape)} must be one column for each of the {len(x)} rows")
+            raise InputError(
+                f"targets {tuple(targets.shape)} must be one column for each of the {len(x)} rows"
+            )
         weight = (targets >= 0).to(x.dtype)
         mixed = y[targets.clamp(min=0)] * weight[:, None]
     else:
         if targets.shape != (len(x), len(y)):
-            raise InputError(f"targets {tuple(targets.shape)} must be ({len(x)}, {len(y)}), a weight for each pair")
+            raise InputError(
+                f"targets {tuple(targets.shape)} must be ({len(x)}, {len(y)}), a weight for each pair"
+            )
         soft = targets.detach().to(x.dtype)
         weight = torch.sparse.sum(soft, 1).to_dense() if soft.is_sparse else soft.sum(1)
         mixed = soft @ y
@@ -260,11 +295,14 @@ def _any_allowed(allowed: Allowed | None, x: Tensor, y: Tensor, tile: int) -> Te
     """Which rows (R,) have a pair in their normaliser."""
     if allowed is None:
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
-    return torch.cat([(_block(allowed, i, slice(0, len(y))) > 0).any(1) for i in _strips(len(x), tile)])
+    return torch.cat(
+        [(_block(allowed, i, slice(0, len(y))) > 0).any(1) for i in _strips(len(x), tile)]
+    )
 
 
 class _Normalisers(torch.autograd.Function):
-    """N_i of the rows, and where `both` of the columns, strip by strip; backward makes each strip again."""
+    """N_i of the rows, and where `both` of the columns, strip by strip; backward makes each strip
+    again."""
 
     @staticmethod
     def forward(ctx: Any, x, y, scale, bias, allowed, softmax, both, tile):
@@ -296,8 +334,11 @@ class _Normalisers(torch.autograd.Function):
         grad_x = torch.zeros_like(x) if of_x or of_scale else None
         grad_y = torch.zeros_like(y) if of_y else None
         grad_bias = torch.zeros_like(scale) if of_bias else None
-        # Where a normaliser is empty its gradient is 0, and exp(-inf - inf) is 0 while exp(-inf + inf) is not a number.
-        safe = [None if n is None else n.masked_fill(n == -torch.inf, torch.inf) for n in normalisers]
+        # Where a normaliser is empty its gradient is 0, and exp(-inf - inf) is 0 while exp(-inf +
+        # inf) is not a number.
+        safe = [
+            None if n is None else n.masked_fill(n == -torch.inf, torch.inf) for n in normalisers
+        ]
         with torch.autocast(x.device.type, enabled=False):
             for i in _strips(len(x), tile):
                 logits, weights = _strip(x, y, scale, bias, allowed, i, softmax)
@@ -314,12 +355,16 @@ class _Normalisers(torch.autograd.Function):
                     grad_bias += grad.sum()
         # S = scale · <x, y>: so dL/dscale = Σ_i <x_i, (G y)_i>, for free.
         grad_scale = (x * grad_x).sum() if of_scale else None
-        of = [None if grad is None else grad.mul_(scale) for grad in (grad_x if of_x else None, grad_y)]
+        of = [
+            None if grad is None else grad.mul_(scale)
+            for grad in (grad_x if of_x else None, grad_y)
+        ]
         return *of, grad_scale, grad_bias, None, None, None, None
 
 
 class _Questions(torch.autograd.Function):
-    """Σ_ij A_ij softplus(S_ij) - Σ_ij T_ij S_ij over rows that are alive; where `wanted`, its gradients at once."""
+    """Σ_ij A_ij softplus(S_ij) - Σ_ij T_ij S_ij over rows that are alive; where `wanted`, its
+    gradients at once."""
 
     @staticmethod
     def forward(ctx: Any, x, y, scale, bias, targets, allowed, alive, tile, wanted):
@@ -349,21 +394,38 @@ class _Questions(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         saved = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
-        return *(own * grad if needed else None for own, needed in saved), None, None, None, None, None
+        return (
+            *(own * grad if needed else None for own, needed in saved),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
-def _dots_total(x, y, scale, bias, targets: Targets, alive: Tensor, wanted: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _dots_total(
+    x, y, scale, bias, targets: Targets, alive: Tensor, wanted: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Σ_ij T_ij S_ij over the rows that are alive, and where `wanted` its gradients."""
-    leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in (x, y, scale, bias)]
+    leaves = [
+        None if tensor is None else tensor.detach().requires_grad_()
+        for tensor in (x, y, scale, bias)
+    ]
     with torch.set_grad_enabled(wanted):
         _, dot = _dots(*leaves, targets, 0.0)  # type: ignore[arg-type]
         total = dot.masked_fill(~alive, 0).sum()
-        grads = torch.autograd.grad(total, [leaf for leaf in leaves if leaf is not None]) if wanted else ()
+        grads = (
+            torch.autograd.grad(total, [leaf for leaf in leaves if leaf is not None])
+            if wanted
+            else ()
+        )
     return total.detach(), grads
 
 
 def _softplus(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """log(1 + exp) of the logits, weighted; from 40 on it is the identity to the last bit of double precision."""
+    """log(1 + exp) of the logits, weighted; from 40 on it is the identity to the last bit of double
+    precision."""
     values = F.softplus(logits, threshold=40)
     return values if weights is None else values.mul_(weights)
 
@@ -381,7 +443,9 @@ def _strip(x, y, scale, bias, allowed, i: slice, softmax: bool) -> tuple[Tensor,
     return logits.add_(block.to(logits.dtype).log()), None
 
 
-def _softmax_grad(logits: Tensor, i: slice, normalisers, by_row: Tensor | None, by_column: Tensor | None) -> Tensor:
+def _softmax_grad(
+    logits: Tensor, i: slice, normalisers, by_row: Tensor | None, by_column: Tensor | None
+) -> Tensor:
     """dL/dS of a strip: exp(S_ij - N_i) g_i + exp(S_ij - M_j) h_j."""
     grad = None
     if by_row is not None:
@@ -390,4 +454,6 @@ def _softmax_grad(logits: Tensor, i: slice, normalisers, by_row: Tensor | None, 
         assert grad is not None
         return grad
     other = logits.sub_(normalisers[1]).exp_()
-    return other.mul_(by_column) if grad is None else grad.addcmul_(other, by_column.expand_as(other))
+    return (
+        other.mul_(by_column) if grad is None else grad.addcmul_(other, by_column.expand_as(other))
+    )

@@ -1,7 +1,7 @@
 """What a student learns from a teacher's embeddings of the same batch.
 
-Matrices of B x B are kept whole: rows of teacher and student are compared as distributions. Half precision is computed
-in float32. Features are taken as they are, never normalised.
+Matrices of B x B are kept whole: rows of teacher and student are compared as distributions. Half
+precision is computed in float32. Features are taken as they are, never normalised.
 
 Dimensions: B pairs, D width.
 """
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.objectives.contrastive import info_nce
 
@@ -31,10 +31,11 @@ def off_diagonal(
 
         M = X Y^T, M' of the older model;   L = ½ [ Σ_i KL(softmax M'_i || softmax M_i) + the same of M^T, M'^T ]
 
-    image, text (B, D) and the older model's (B, D'), unit vectors; the softmax is at temperature 1. With `screen` a row
-    counts where the older model finds its partner: argmax_j M'_ij = i, for each direction by itself.
-    `include_diagonal=False` leaves the partner out of both distributions. "sum" over rows is as published, so that L
-    grows with B; "mean" divides it by B. No gradient reaches the older model. Raises InputError for shapes that differ.
+    image, text (B, D) and the older model's (B, D'), unit vectors; the softmax is at temperature 1.
+    With `screen` a row counts where the older model finds its partner: argmax_j M'_ij = i, for each
+    direction by itself. `include_diagonal=False` leaves the partner out of both distributions.
+    "sum" over rows is as published, so that L grows with B; "mean" divides it by B. No gradient
+    reaches the older model. Raises InputError for shapes that differ.
 
     Source: Ni et al. 2023 (Mod-X).
 
@@ -48,7 +49,10 @@ def off_diagonal(
     with torch.autocast(image.device.type, enabled=False):
         new = _cosines(image, text)
         old = _cosines(old_image, old_text).detach()
-        total = (_rows(new, old, screen, include_diagonal) + _rows(new.T, old.T, screen, include_diagonal)) / 2
+        total = (
+            _rows(new, old, screen, include_diagonal)
+            + _rows(new.T, old.T, screen, include_diagonal)
+        ) / 2
     return total if reduction == "sum" else total / len(image)
 
 
@@ -66,12 +70,14 @@ def distilled(
 
         L = ½ [ mean_i CE(softmax S'_i, S_i) + the same of S^T, S'^T ],   S = scale · X Y^T, S' the teacher's
 
-    image, text (B, D) and the teacher's (B, D'), unit vectors, each pair with its own scale. It is `info_nce` with the
-    teacher's probabilities for targets: not 0 where the two agree but their entropy, and the gradient of the KL
-    divergence. No gradient reaches the teacher. `tile` is that of `info_nce`, for the student's matrix; the teacher's
-    is kept whole. A bias of all logits, as SigLIP's, would change nothing. Raises InputError for shapes that differ.
+    image, text (B, D) and the teacher's (B, D'), unit vectors, each pair with its own scale. It is
+    `info_nce` with the teacher's probabilities for targets: not 0 where the two agree but their
+    entropy, and the gradient of the KL divergence. No gradient reaches the teacher. `tile` is that
+    of `info_nce`, for the student's matrix; the teacher's is kept whole. A bias of all logits, as
+    SigLIP's, would change nothing. Raises InputError for shapes that differ.
 
-    Source: open_clip's distillation; its temperatures as in Hinton et al. 2015, each model's own in place of one.
+    Source: open_clip's distillation; its temperatures as in Hinton et al. 2015, each model's own in
+    place of one.
 
     >>> x = torch.eye(4)
     >>> uniform = distilled(x, x, 1.0, x, x, 0.0)  # a teacher that tells nothing: log(e + 3) - 1/4
@@ -86,7 +92,11 @@ def distilled(
 
 
 def _check(image: Tensor, text: Tensor, other_image: Tensor, other_text: Tensor, who: str) -> None:
-    if not (image.shape == text.shape and other_image.shape == other_text.shape and len(image) == len(other_image)):
+    if not (
+        image.shape == text.shape
+        and other_image.shape == other_text.shape
+        and len(image) == len(other_image)
+    ):
         raise InputError(
             f"pairs {tuple(image.shape)}, {tuple(text.shape)} and the {who}'s "
             f"{tuple(other_image.shape)}, {tuple(other_text.shape)} are not of one batch"
@@ -94,16 +104,19 @@ def _check(image: Tensor, text: Tensor, other_image: Tensor, other_text: Tensor,
 
 
 def _cosines(image: Tensor, text: Tensor) -> Tensor:
-    return wide(image) @ wide(text).T
+    return at_least_float32(image) @ at_least_float32(text).T
 
 
 def _rows(new: Tensor, old: Tensor, screen: bool, include_diagonal: bool) -> Tensor:
-    """Σ_i KL(softmax old_i || softmax new_i) over the rows that the older model got right, or over all."""
+    """Σ_i KL(softmax old_i || softmax new_i) over the rows that the older model got right, or over
+    all."""
     rows = torch.arange(len(old), device=old.device)
     right = old.argmax(1) == rows if screen else torch.ones_like(rows, dtype=torch.bool)
     if not include_diagonal:
         own = torch.eye(len(old), dtype=torch.bool, device=old.device)
         new = new.masked_fill(own, -1e4)
         old = old.masked_fill(own, -1e4)
-    divergence = F.kl_div(F.log_softmax(new, 1), F.log_softmax(old, 1), reduction="none", log_target=True)
+    divergence = F.kl_div(
+        F.log_softmax(new, 1), F.log_softmax(old, 1), reduction="none", log_target=True
+    )
     return (divergence * right[:, None]).sum()

@@ -1,10 +1,12 @@
-"""Texts and the patches they speak of: each text gathers its own group of patches, and has to find it again.
+"""Texts and the patches they speak of: each text gathers its own group of patches, and has to find
+it again.
 
     S_ikn = <t_ik, p_in>                          text k and patch n of image i, no other image's
     W = S scaled to 0 … 1 over n (or its softmax), what is below sigma cut off, divided by its sum
     g_ik = unit(Σ_n W_ikn p_in)
 
-Gradients flow through W. Half precision is computed in float32. Sources: Zheng et al. 2024 (DreamLIP).
+Gradients flow through W. Half precision is computed in float32. Sources: Zheng et al. 2024
+(DreamLIP).
 
 Dimensions: B images, K texts an image, P patches, D width.
 """
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.objectives.contrastive import info_nce
 
@@ -24,12 +26,14 @@ _EDGE = 1e-6  # the best patch is a hair below 1 after scaling
 Weighting = Literal["minmax", "softmax"]
 
 
-def group_weights(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: Weighting = "minmax") -> Tensor:
+def group_weights(
+    texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: Weighting = "minmax"
+) -> Tensor:
     """W (B, K, P) of unit texts (B, K, D) and unit patches (B, P, D): each row sums to 1.
 
-    With "minmax", similarities are scaled so that a text's worst patch is 0 and its best 1, and what is below `sigma`
-    (at most 1) is cut off; the best is always kept. Where all patches are alike they share the weight evenly. "softmax"
-    is taken over the patches before the cut.
+    With "minmax", similarities are scaled so that a text's worst patch is 0 and its best 1, and
+    what is below `sigma` (at most 1) is cut off; the best is always kept. Where all patches are
+    alike they share the weight evenly. "softmax" is taken over the patches before the cut.
 
     >>> patches = torch.tensor([[[1.0, 0], [0.6, 0.8], [0, 1]]])
     >>> text = F.normalize(torch.tensor([[[1.0, 0.2]]]), dim=-1)
@@ -40,10 +44,17 @@ def group_weights(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighti
         raise InputError(f"weighting is {weighting!r}; choose 'minmax' or 'softmax'")
     if not 0 <= sigma <= 1:
         raise InputError(f"sigma is {sigma}; it is a share between 0 and 1")
-    if texts.dim() != 3 or patches.dim() != 3 or len(texts) != len(patches) or texts.shape[2] != patches.shape[2]:
-        raise InputError(f"texts {tuple(texts.shape)} and patches {tuple(patches.shape)} must be (B, K, D), (B, P, D)")
+    if (
+        texts.dim() != 3
+        or patches.dim() != 3
+        or len(texts) != len(patches)
+        or texts.shape[2] != patches.shape[2]
+    ):
+        raise InputError(
+            f"texts {tuple(texts.shape)} and patches {tuple(patches.shape)} must be (B, K, D), (B, P, D)"
+        )
     with torch.autocast(texts.device.type, enabled=False):
-        found = wide(texts) @ wide(patches).mT
+        found = at_least_float32(texts) @ at_least_float32(patches).mT
         if weighting == "minmax":
             low = found.amin(2, keepdim=True)
             high = found.amax(2, keepdim=True)
@@ -54,25 +65,33 @@ def group_weights(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighti
         weights = weights * kept
         total = weights.sum(2, keepdim=True)
         even = torch.full_like(weights, 1 / weights.shape[2])
-        # Where all patches are alike the sum is 0: the divisor is made safe on both ways, or its gradient is no number.
+        # Where all patches are alike the sum is 0: the divisor is made safe on both ways, or its
+        # gradient is no number.
         return torch.where(total > _EDGE, weights / total.clamp(min=_EDGE), even)
 
 
-def grouped(texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: Weighting = "minmax") -> Tensor:
+def grouped(
+    texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: Weighting = "minmax"
+) -> Tensor:
     """g (B, K, D): for each text the unit mean of its patches, by `group_weights`."""
     weights = group_weights(texts, patches, sigma=sigma, weighting=weighting)
     with torch.autocast(texts.device.type, enabled=False):
-        return F.normalize(weights @ wide(patches), dim=-1)
+        return F.normalize(weights @ at_least_float32(patches), dim=-1)
 
 
 def grouping(
-    texts: Tensor, groups: Tensor, scale: Tensor | float, *, negatives: Literal["image", "batch"] = "image"
+    texts: Tensor,
+    groups: Tensor,
+    scale: Tensor | float,
+    *,
+    negatives: Literal["image", "batch"] = "image",
 ) -> Tensor:
     """Each text finds its group among those of its image's other texts, each group its text.
 
         L = mean_i ½ [ mean_k CE(scale · <g_ik, t_im>, m = k) + mean_k CE(scale · <t_ik, g_im>, m = k) ]
 
-    texts, groups (B, K, D), unit vectors. `negatives="batch"` is one InfoNCE over all B · K of them.
+    texts, groups (B, K, D), unit vectors. `negatives="batch"` is one InfoNCE over all B · K of
+    them.
 
     >>> x = F.normalize(torch.eye(2).expand(3, 2, 2), dim=-1)
     >>> round(grouping(x, x, 1.0).item(), 4)  # log(1 + 1 / e)
@@ -83,6 +102,6 @@ def grouping(
     if negatives == "batch":
         return info_nce(groups.flatten(0, 1), texts.flatten(0, 1), scale)
     with torch.autocast(texts.device.type, enabled=False):
-        logits = scale * (wide(groups) @ wide(texts).mT)  # (B, K, K): small
+        logits = scale * (at_least_float32(groups) @ at_least_float32(texts).mT)  # (B, K, K): small
         own = logits.diagonal(dim1=1, dim2=2)
         return ((logits.logsumexp(2) - own).mean() + (logits.logsumexp(1) - own).mean()) / 2

@@ -1,17 +1,19 @@
-"""Contrastive losses of any number of views of each instance: of one image, of an image and its captions, of any
-modalities whose embeddings share a space.
+"""Contrastive losses of any number of views of each instance: of one image, of an image and its
+captions, of any modalities whose embeddings share a space.
 
-Views are unit vectors U (N, M, D): N views of M instances, U[l, i] is instance i in view l; s = <·, ·> / tau, and
-P_i = Σ_{l≠m} exp s(U[l,i], U[m,i]) runs over the N(N-1) ordered pairs of views of instance i.
+Views are unit vectors U (N, M, D): N views of M instances, U[l, i] is instance i in view l; s = <·,
+·> / tau, and P_i = Σ_{l≠m} exp s(U[l,i], U[m,i]) runs over the N(N-1) ordered pairs of views of
+instance i.
 
     mv_infonce   all views of an instance at once, against all other embeddings
     mv_dhel      alignment across views, uniformity inside each view: no negative crosses views
     nt_xent      two views (SimCLR's loss), and what was made of it for more: `pairwise`, `average`, `poly_view`
     dhel, kcl    two views, decoupled; by kernels
 
-Sums over views are sums: the weight of uniformity in `mv_dhel` grows with N. Memory is O(N · M · tile) (see `core`);
-half precision is computed in float32. Sources: Koromilas et al. 2025 (MV-InfoNCE, MV-DHEL), 2024 (DHEL, KCL); Chen et
-al. 2020 (NT-Xent); Shidani et al. 2024 (poly-view).
+Sums over views are sums: the weight of uniformity in `mv_dhel` grows with N. Memory is O(N · M ·
+tile) (see `core`); half precision is computed in float32. Sources: Koromilas et al. 2025
+(MV-InfoNCE, MV-DHEL), 2024 (DHEL, KCL); Chen et al. 2020 (NT-Xent); Shidani et al. 2024
+(poly-view).
 
 Dimensions: N views, M instances, D width.
 """
@@ -23,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.objectives.core import Allowed, normalisers, off_diagonal, pair_losses
 from diptych.objectives.uniformity import uniformity
@@ -31,13 +33,15 @@ from diptych.objectives.uniformity import uniformity
 Form = Literal["code", "paper"]
 
 
-def mv_infonce(views: Tensor, tau: float, *, form: Form = "code", tile: int | None = None) -> Tensor:
+def mv_infonce(
+    views: Tensor, tau: float, *, form: Form = "code", tile: int | None = None
+) -> Tensor:
     """One term an instance, which draws all of its views together and away from everything else.
 
         L = mean_i [ log Σ_l Z[l,i] - log P_i ],   Z[l,i] = Σ exp s(U[l,i], U[m,j])
 
-    `form="code"`: Z runs over all (m, j) but (l, i) itself, as published in code; "paper": over the other views m ≠ l,
-    j = i among them. Raises InputError for fewer than two views or instances.
+    `form="code"`: Z runs over all (m, j) but (l, i) itself, as published in code; "paper": over the
+    other views m ≠ l, j = i among them. Raises InputError for fewer than two views or instances.
 
     >>> views = torch.eye(3).expand(3, 3, 3)
     >>> round(mv_infonce(views, 0.5).item(), 6)
@@ -45,8 +49,12 @@ def mv_infonce(views: Tensor, tau: float, *, form: Form = "code", tile: int | No
     """
     count, instances = _check(views, form)
     flat = views.flatten(0, 1)
-    allowed = off_diagonal(views.device) if form == "code" else _other_views(instances, views.device)
-    by_row = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(0, (count, instances))
+    allowed = (
+        off_diagonal(views.device) if form == "code" else _other_views(instances, views.device)
+    )
+    by_row = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(
+        0, (count, instances)
+    )
     return (by_row.logsumexp(0) - _positives(views, tau)).mean()
 
 
@@ -55,8 +63,8 @@ def mv_dhel(views: Tensor, tau: float, *, form: Form = "code", tile: int | None 
 
         L = mean_i [ -log A_i + Σ_l log Σ_{j≠i} exp s(U[l,i], U[l,j]) ]
 
-    `form="code"`: A_i = P_i / 2, over unordered pairs; "paper": A_i = P_i. They differ by log 2, not in gradients.
-    Raises InputError for fewer than two views or instances.
+    `form="code"`: A_i = P_i / 2, over unordered pairs; "paper": A_i = P_i. They differ by log 2,
+    not in gradients. Raises InputError for fewer than two views or instances.
 
     >>> views = torch.eye(3).expand(3, 3, 3)
     >>> round(mv_dhel(views, 0.5).item(), 6)
@@ -64,7 +72,9 @@ def mv_dhel(views: Tensor, tau: float, *, form: Form = "code", tile: int | None 
     """
     _check(views, form)
     spread = torch.stack([_spread(view, tau, tile) for view in views])
-    return (spread.sum(0) - _positives(views, tau)).mean() + (math.log(2) if form == "code" else 0.0)
+    return (spread.sum(0) - _positives(views, tau)).mean() + (
+        math.log(2) if form == "code" else 0.0
+    )
 
 
 def dhel(x: Tensor, y: Tensor, tau: float, *, both: bool = True, tile: int | None = None) -> Tensor:
@@ -77,12 +87,14 @@ def dhel(x: Tensor, y: Tensor, tau: float, *, both: bool = True, tile: int | Non
     views = torch.stack([x, y])
     _check(views, "code")
     with torch.autocast(x.device.type, enabled=False):
-        x, y = wide(views)
+        x, y = at_least_float32(views)
         loss = _spread(x, tau, tile) - (x * y).sum(1) / tau
         return (loss + _spread(y, tau, tile) if both else loss).mean()
 
 
-def kcl(x: Tensor, y: Tensor, *, t: float = 2.0, gamma: float = 16.0, tile: int | None = None) -> Tensor:
+def kcl(
+    x: Tensor, y: Tensor, *, t: float = 2.0, gamma: float = 16.0, tile: int | None = None
+) -> Tensor:
     """Kernel contrastive loss of two views (M, D), k(a, b) = exp(-t |a - b|²).
 
     L = gamma · [ E(x) + E(y) ] - 2 mean_i k(x_i, y_i),   E = mean of k over the M(M-1)/2 distinct pairs of a view
@@ -90,13 +102,17 @@ def kcl(x: Tensor, y: Tensor, *, t: float = 2.0, gamma: float = 16.0, tile: int 
     views = torch.stack([x, y])
     _check(views, "code")
     with torch.autocast(x.device.type, enabled=False):
-        x, y = wide(views)
+        x, y = at_least_float32(views)
         aligned = (-t * (x - y).square().sum(1)).exp().mean()
-        return gamma * (uniformity(x, t, tile=tile).exp() + uniformity(y, t, tile=tile).exp()) - 2 * aligned
+        return (
+            gamma * (uniformity(x, t, tile=tile).exp() + uniformity(y, t, tile=tile).exp())
+            - 2 * aligned
+        )
 
 
 def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """SimCLR's loss of two views (M, D): each of the 2M embeddings has to find its partner among the 2M - 1 others.
+    """SimCLR's loss of two views (M, D): each of the 2M embeddings has to find its partner among
+    the 2M - 1 others.
 
     >>> x = torch.eye(2)
     >>> round(nt_xent(x, x, 1.0).item(), 4)  # log(e + 2) - 1
@@ -106,16 +122,20 @@ def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Ten
     flat = torch.cat([x, y])
     count = len(x)
     partner = torch.arange(2 * count, device=x.device).roll(count)
-    return pair_losses(flat, flat, 1 / tau, targets=partner, allowed=off_diagonal(x.device), tile=tile).mean()
+    return pair_losses(
+        flat, flat, 1 / tau, targets=partner, allowed=off_diagonal(x.device), tile=tile
+    ).mean()
 
 
-def dcl(x: Tensor, y: Tensor, tau: float, *, sigma: float | None = None, tile: int | None = None) -> Tensor:
+def dcl(
+    x: Tensor, y: Tensor, tau: float, *, sigma: float | None = None, tile: int | None = None
+) -> Tensor:
     """NT-Xent of two views (M, D) with the partner left out of its own normaliser.
 
         L = mean over the 2M of -w_i s_i + log Σ_{k≠i, k≠partner} exp s_ik,   s_i that of the partner
 
-    w_i = 1, or with `sigma` 2 - exp(<x_i, y_i> / sigma) / mean_i exp(<x_i, y_i> / sigma), which gets no gradient.
-    Source: Yeh et al. 2022.
+    w_i = 1, or with `sigma` 2 - exp(<x_i, y_i> / sigma) / mean_i exp(<x_i, y_i> / sigma), which
+    gets no gradient. Source: Yeh et al. 2022.
 
     >>> x = torch.eye(2)
     >>> round(dcl(x, x, 1.0).item(), 4)  # log 2 - 1
@@ -127,19 +147,24 @@ def dcl(x: Tensor, y: Tensor, tau: float, *, sigma: float | None = None, tile: i
 
     spread = normalisers(flat, flat, 1 / tau, allowed=_other_instances(count, x.device), tile=tile)
     with torch.autocast(x.device.type, enabled=False):
-        x, y = wide(views)
+        x, y = at_least_float32(views)
         cosine = (x * y).sum(1)
-        weight = torch.ones_like(cosine) if sigma is None else 2 - (cosine.detach() / sigma).softmax(0) * count
+        weight = (
+            torch.ones_like(cosine)
+            if sigma is None
+            else 2 - (cosine.detach() / sigma).softmax(0) * count
+        )
         return spread.mean() - (weight * cosine).mean() / tau
 
 
 def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """All views (N, M, D) of one label are positives of each other: the mean over them is outside the logarithm.
+    """All views (N, M, D) of one label are positives of each other: the mean over them is outside
+    the logarithm.
 
         L = mean over the N·M of -1/|P(i)| Σ_{p in P(i)} log [ exp s_ip / Σ_{k≠i} exp s_ik ]
 
-    labels (M,): P(i) are the other views with the label of i; a negative label is nobody else's. Source: Khosla et al.
-    2020 (SupCon, L_out).
+    labels (M,): P(i) are the other views with the label of i; a negative label is nobody else's.
+    Source: Khosla et al. 2020 (SupCon, L_out).
 
     >>> x = torch.eye(2).expand(2, 2, 2)
     >>> round(supervised(x, torch.tensor([0, 1]), 1.0).item(), 4)  # as NT-Xent: log(e + 2) - 1
@@ -147,12 +172,20 @@ def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = 
     """
     count, instances = _check(views, "code")
     if labels.shape != (instances,):
-        raise InputError(f"labels {tuple(labels.shape)} must be one for each of the {instances} instances")
-    own = torch.where(labels < 0, -1 - torch.arange(instances, device=labels.device), labels).repeat(count)
-    positive = (own[:, None] == own).to(wide(views).dtype).fill_diagonal_(0)  # 1/3 is not the same in float32
+        raise InputError(
+            f"labels {tuple(labels.shape)} must be one for each of the {instances} instances"
+        )
+    own = torch.where(
+        labels < 0, -1 - torch.arange(instances, device=labels.device), labels
+    ).repeat(count)
+    positive = (
+        (own[:, None] == own).to(at_least_float32(views).dtype).fill_diagonal_(0)
+    )  # 1/3 is not the same in float32
     flat = views.flatten(0, 1)
     targets = positive / positive.sum(1, keepdim=True)
-    return pair_losses(flat, flat, 1 / tau, targets=targets, allowed=off_diagonal(views.device), tile=tile).mean()
+    return pair_losses(
+        flat, flat, 1 / tau, targets=targets, allowed=off_diagonal(views.device), tile=tile
+    ).mean()
 
 
 def pairwise(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
@@ -163,14 +196,16 @@ def pairwise(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
 
 
 def average(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """The mean over views of `nt_xent` of a view and the mean of the others, which is not made a unit vector (AVG)."""
+    """The mean over views of `nt_xent` of a view and the mean of the others, which is not made a
+    unit vector (AVG)."""
     count, _ = _check(views, "code")
     rest = (views.sum(0) - views) / (count - 1)
     return torch.stack([nt_xent(views[at], rest[at], tau, tile=tile) for at in range(count)]).mean()
 
 
 def poly_view(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """For each ordered pair (a, b) of views, instance i of a finds its own b among that and the others' views (PVC).
+    """For each ordered pair (a, b) of views, instance i of a finds its own b among that and the
+    others' views (PVC).
 
         L = mean over a ≠ b and i of -log [ exp s(U[a,i], U[b,i]) / ( the same + Σ_m Σ_{j≠i} exp s(U[a,i], U[m,j]) ) ]
 
@@ -179,7 +214,9 @@ def poly_view(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
     count, instances = _check(views, "code")
     flat = views.flatten(0, 1)
     allowed = _other_instances(instances, views.device)
-    negatives = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(0, (count, instances))
+    negatives = normalisers(flat, flat, 1 / tau, allowed=allowed, tile=tile).unflatten(
+        0, (count, instances)
+    )
     found = _similarities(views, tau)  # (M, N, N)
     loss = torch.logaddexp(negatives.T[:, :, None], found) - found
     return loss.masked_fill(torch.eye(count, dtype=torch.bool, device=views.device), 0).sum() / (
@@ -201,7 +238,7 @@ def _check(views: Tensor, form: str) -> tuple[int, int]:
 def _similarities(views: Tensor, tau: float) -> Tensor:
     """s of each two views of each instance (M, N, N)."""
     with torch.autocast(views.device.type, enabled=False):
-        own = wide(views).transpose(0, 1)
+        own = at_least_float32(views).transpose(0, 1)
         return own @ own.transpose(1, 2) / tau
 
 

@@ -1,16 +1,18 @@
-"""How evenly points lie on the sphere, and how near partners are: uniformity within and across two sets, alignment.
+"""How evenly points lie on the sphere, and how near partners are: uniformity within and across two
+sets, alignment.
 
     U(x) = log mean_{i<j} exp(-t |x_i - x_j|²)      U(x, y) = log mean_{i≠j} exp(-t |x_i - y_j|²)
     A(x, y) = mean_i |x_i - y_i|²
 
-The means of the uniformities run over distinct pairs: N(N-1)/2 within, N(N-1) across, partners left out. Lower is more
-even; on unit vectors U lies in [-4t, 0]. As functions of features they are losses, of all embeddings metrics. Inputs
-are taken as they are, never normalised; memory is O(N · tile) (see `core`).
+The means of the uniformities run over distinct pairs: N(N-1)/2 within, N(N-1) across, partners left
+out. Lower is more even; on unit vectors U lies in [-4t, 0]. As functions of features they are
+losses, of all embeddings metrics. Inputs are taken as they are, never normalised; memory is O(N ·
+tile) (see `core`).
 
     -t |x_i - y_j|² = 2t <x'_i, y'_j>,      x' = (x, -|x|²/2, 1),  y' = (y, 1, -|y|²/2)
 
-so the log-sum-exp of a row is the core's normaliser. Sources: Wang and Isola 2020 (uniformity, alignment); Fahim et al.
-2024 (across two sets).
+so the log-sum-exp of a row is the core's normaliser. Sources: Wang and Isola 2020 (uniformity,
+alignment); Fahim et al. 2024 (across two sets).
 
 Dimensions: N points, D width.
 """
@@ -20,16 +22,17 @@ import math
 import torch
 from torch import Tensor
 
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.objectives.core import normalisers, off_diagonal
 
 
 def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
-    """The log of the mean Gaussian potential of the N(N-1)/2 distinct pairs of x (N, D): 0 where all points are one.
+    """The log of the mean Gaussian potential of the N(N-1)/2 distinct pairs of x (N, D): 0 where
+    all points are one.
 
-    `tile` is the number of rows in a strip; None chooses it by memory. Half precision is computed in float32.
-    Gradients can be taken once. Raises InputError for fewer than two points.
+    `tile` is the number of rows in a strip; None chooses it by memory. Half precision is computed
+    in float32. Gradients can be taken once. Raises InputError for fewer than two points.
 
     >>> x = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])  # log((4 e^-4 + 2 e^-8) / 6)
     >>> round(uniformity(x).item(), 4)
@@ -39,9 +42,11 @@ def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
 
 
 def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
-    """The log of the mean Gaussian potential of the N(N-1) pairs of an x_i and a y_j, i ≠ j; x and y are (N, D).
+    """The log of the mean Gaussian potential of the N(N-1) pairs of an x_i and a y_j, i ≠ j; x and
+    y are (N, D).
 
-    `tile`, precision and errors as in `uniformity`; x and y of different shapes are an InputError too.
+    `tile`, precision and errors as in `uniformity`; x and y of different shapes are an InputError
+    too.
 
     >>> x = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     >>> round(cross_uniformity(x, x).item(), 4)
@@ -52,7 +57,8 @@ def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0, *, tile: int | None =
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
-    """The mean squared distance of partners, rows of x and y (N, D); on unit vectors 2 - 2 · (mean cosine).
+    """The mean squared distance of partners, rows of x and y (N, D); on unit vectors 2 - 2 · (mean
+    cosine).
 
     Half precision is computed in float32. Raises InputError for shapes that differ.
 
@@ -62,12 +68,14 @@ def alignment(x: Tensor, y: Tensor) -> Tensor:
     """
     _check(x, y)
     with torch.autocast(x.device.type, enabled=False):
-        return (wide(x) - wide(y)).square().sum(1).mean()
+        return (at_least_float32(x) - at_least_float32(y)).square().sum(1).mean()
 
 
 def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
     if x.dim() != 2 or len(x) < 2:
-        raise InputError(f"points of shape {tuple(x.shape)} have no uniformity; give (N, D) with at least two rows")
+        raise InputError(
+            f"points of shape {tuple(x.shape)} have no uniformity; give (N, D) with at least two rows"
+        )
     with torch.autocast(x.device.type, enabled=False):
         rows = _extended(x, last=True)
         columns = _extended(y, last=False)
@@ -77,7 +85,7 @@ def _potential(x: Tensor, y: Tensor, t: float, tile: int | None) -> Tensor:
 
 def _extended(x: Tensor, *, last: bool) -> Tensor:
     """(x, -|x|²/2, 1), or with the two swapped."""
-    x = wide(x)
+    x = at_least_float32(x)
     half = x.square().sum(1, keepdim=True) / -2
     one = x.new_ones(len(x), 1)
     return torch.cat([x, half, one] if last else [x, one, half], 1)
@@ -85,4 +93,6 @@ def _extended(x: Tensor, *, last: bool) -> Tensor:
 
 def _check(x: Tensor, y: Tensor) -> None:
     if x.dim() != 2 or x.shape != y.shape:
-        raise InputError(f"points {tuple(x.shape)} and {tuple(y.shape)} are no partners; give two of shape (N, D)")
+        raise InputError(
+            f"points {tuple(x.shape)} and {tuple(y.shape)} are no partners; give two of shape (N, D)"
+        )

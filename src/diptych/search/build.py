@@ -1,7 +1,8 @@
-"""Building the index of a folder of embeddings, adding and removing rows, and measuring the recall that it promises.
+"""Building the index of a folder of embeddings, adding and removing rows, and measuring the recall
+that it promises.
 
-Every change goes the same way: the new faiss file is written beside the old one, its recall is measured against exact
-search, index.json is put in place, and only then is the old file removed.
+Every change goes the same way: the new faiss file is written beside the old one, its recall is
+measured against exact search, index.json is put in place, and only then is the old file removed.
 """
 
 import errno
@@ -24,7 +25,8 @@ from diptych.search.layout import Manifest, parts_of
 HELD_OUT = 1024
 """Queries of each kind that the recall is measured with."""
 
-_PER_LIST = 64  # rows that each k-means centre is learnt from: more make building slower, and searching no faster
+# rows that each k-means centre is learnt from: more make building slower, and searching no faster
+_PER_LIST = 64
 _CHUNK = 65_536  # rows added at once
 _TIE = 1e-6  # cosines closer than the rounding of a float32 dot product are equal
 
@@ -38,19 +40,23 @@ def build_index(
     recall: float | None = None,
     k: int | None = None,
 ) -> State:
-    """Build EMB/index.json and its file, or change what is there: other folders' rows added, keys' rows removed.
+    """Build EMB/index.json and its file, or change what is there: other folders' rows added, keys'
+    rows removed.
 
-    With `add` or `remove` an index that is there keeps its centres, and its rows alone change; without, or with
-    `lists`, it is built anew over the same folders, less the rows removed before. Either way the number of lists to
-    read is chosen again. `lists` defaults to 4 √rows, `recall` and `k` to those of the index there, else .99 and 10.
-    Raises InputError: embeddings of another model, a folder added twice, a key that is nowhere, too few rows, values
-    out of range, a full disk, another build under way. Then the index that was there is still the one served.
+    With `add` or `remove` an index that is there keeps its centres, and its rows alone change;
+    without, or with `lists`, it is built anew over the same folders, less the rows removed before.
+    Either way the number of lists to read is chosen again. `lists` defaults to 4 √rows, `recall`
+    and `k` to those of the index there, else .99 and 10. Raises InputError: embeddings of another
+    model, a folder added twice, a key that is nowhere, too few rows, values out of range, a full
+    disk, another build under way. Then the index that was there is still the one served.
     """
     folder = Path(folder).expanduser()
     manifest = Manifest.read(folder)
     library = faiss()
     if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder} cannot be written to; copy it to where you may write, and index it there")
+        raise InputError(
+            f"{folder} cannot be written to; copy it to where you may write, and index it there"
+        )
     with locked(folder, f"another build of {folder}'s index is under way; wait for it"):
         old = State.read(folder)
         if old is not None:
@@ -59,7 +65,9 @@ def build_index(
         recall = recall if recall is not None else old.recall if old else 0.99
         k = k if k is not None else old.k if old else 10
         if not 0 < recall < 1:
-            raise InputError(f"recall is {recall:g}; give a share below 1, such as 0.99, or search with --exact")
+            raise InputError(
+                f"recall is {recall:g}; give a share below 1, such as 0.99, or search with --exact"
+            )
         if k < 1:
             raise InputError(f"k is {k}; the recall is that of at least 1 hit")
         parts = list(old.parts) if old else [_part(folder, folder)]
@@ -70,7 +78,9 @@ def build_index(
         removed = tuple(sorted({*exact.removed, *gone}))
         exact = Index.over(folder, manifest, parts, removed=removed)
         if len(exact) <= k:
-            raise InputError(f"{folder} has {len(exact)} rows for {k} hits; an index is for more, search it exactly")
+            raise InputError(
+                f"{folder} has {len(exact)} rows for {k} hits; an index is for more, search it exactly"
+            )
         kept = np.setdiff1d(np.arange(sum(part.count for part in parts)), removed)
         held_out = generator(0, "held out").permutation(kept)[:HELD_OUT]
         if old and (add or remove) and lists is None:
@@ -78,7 +88,12 @@ def build_index(
             index.remove_ids(np.asarray(gone, np.int64))
             _fill(index, exact, kept[kept >= start])
         else:
-            index = _new(library, exact, np.setdiff1d(kept, held_out) if len(kept) > 2 * HELD_OUT else kept, lists)
+            index = _new(
+                library,
+                exact,
+                np.setdiff1d(kept, held_out) if len(kept) > 2 * HELD_OUT else kept,
+                lists,
+            )
             _fill(index, exact, kept)
         nprobe, measured = _calibrated(index, exact, held_out, recall, k)
         number = int(old.file.removeprefix("index-").removesuffix(".faiss")) + 1 if old else 0
@@ -116,7 +131,9 @@ def _part(folder: Path, other: Path) -> Part:
     return Part(path=path, count=manifest.count, fingerprint=fingerprint(other, vectors))
 
 
-def _added(folder: Path, manifest: Manifest, add: Sequence[str | Path], there: Sequence[Part]) -> list[Part]:
+def _added(
+    folder: Path, manifest: Manifest, add: Sequence[str | Path], there: Sequence[Part]
+) -> list[Part]:
     parts: list[Part] = []
     for other in map(Path, add):
         found = Manifest.read(other.expanduser())
@@ -133,7 +150,8 @@ def _added(folder: Path, manifest: Manifest, add: Sequence[str | Path], there: S
 
 
 def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
-    """The rows, not removed yet, that have one of the keys; InputError for a key that is nowhere."""
+    """The rows, not removed yet, that have one of the keys; InputError for a key that is
+    nowhere."""
     wanted = set(keys)
     removed = set(index.removed)
     rows = list[int]()
@@ -147,16 +165,24 @@ def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
             start += 1
     missing = [key for key in keys if key not in found]
     if missing:
-        raise InputError(f"no row of {index.folder} has the key {missing[0]!r}; search --json shows the keys")
+        raise InputError(
+            f"no row of {index.folder} has the key {missing[0]!r}; search --json shows the keys"
+        )
     return rows
 
 
 def _new(library: Any, exact: Index, rows: np.ndarray, lists: int | None) -> Any:
-    lists = lists if lists is not None else max(1, min(round(4 * len(exact) ** 0.5), len(exact) // 39))
+    lists = (
+        lists if lists is not None else max(1, min(round(4 * len(exact) ** 0.5), len(exact) // 39))
+    )
     if not 1 <= lists <= len(rows):
-        raise InputError(f"lists is {lists} for {len(rows)} rows; give 1 to {len(rows)}, or leave it out")
+        raise InputError(
+            f"lists is {lists} for {len(rows)} rows; give 1 to {len(rows)}, or leave it out"
+        )
     dimension = exact.manifest.dimension
-    index = library.IndexIVFFlat(library.IndexFlatIP(dimension), dimension, lists, library.METRIC_INNER_PRODUCT)
+    index = library.IndexIVFFlat(
+        library.IndexFlatIP(dimension), dimension, lists, library.METRIC_INNER_PRODUCT
+    )
     index.cp.seed = 0
     index.cp.min_points_per_centroid = 1
     few = np.sort(generator(0, "k-means").permutation(rows)[: _PER_LIST * lists])
@@ -174,31 +200,48 @@ def _read(library: Any, folder: Path, state: State) -> Any:
     try:
         return library.read_index(str(folder / state.file))
     except RuntimeError as error:
-        raise InputError(f"{folder / state.file} is damaged ({brief(error)}); {anew(folder)}") from None
+        raise InputError(
+            f"{folder / state.file} is damaged ({brief(error)}); {anew(folder)}"
+        ) from None
 
 
 def _save(library: Any, index: Any, path: Path) -> None:
     try:
         library.write_index(index, str(path))
     except RuntimeError as error:  # faiss tells the system's error in words
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
+        for number in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+        ):
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
-def _calibrated(index: Any, exact: Index, held_out: np.ndarray, recall: float, k: int) -> tuple[int, dict[str, float]]:
-    """The fewest lists to read that reach the recall for every kind of query, and the recalls they reach."""
+def _calibrated(
+    index: Any, exact: Index, held_out: np.ndarray, recall: float, k: int
+) -> tuple[int, dict[str, float]]:
+    """The fewest lists to read that reach the recall for every kind of query, and the recalls they
+    reach."""
     kinds = _questions(exact, held_out, k)
 
     def reached(nprobe: int) -> dict[str, Tensor]:
         return {
-            name: (_without(own, *top(index, queries, k + (own is not None), nprobe), k) >= worst).float().mean(1)
+            name: (_without(own, *top(index, queries, k + (own is not None), nprobe), k) >= worst)
+            .float()
+            .mean(1)
             for name, (queries, own, worst) in kinds.items()
         }
 
     def enough(nprobe: int) -> bool:
-        return all(float(hit.mean() - 2 * hit.std() / len(hit) ** 0.5) >= recall for hit in reached(nprobe).values())
+        return all(
+            float(hit.mean() - 2 * hit.std() / len(hit) ** 0.5) >= recall
+            for hit in reached(nprobe).values()
+        )
 
     # `low` is too few
     low = 0
@@ -212,11 +255,14 @@ def _calibrated(index: Any, exact: Index, held_out: np.ndarray, recall: float, k
     return high, {name: float(hit.mean()) for name, hit in reached(high).items()}
 
 
-def _questions(exact: Index, held_out: np.ndarray, k: int) -> dict[str, tuple[Tensor, Tensor | None, Tensor]]:
-    """Queries (Q, E), their own rows (Q,), which are no answer, and the cosine (Q, 1) from which an answer counts.
+def _questions(
+    exact: Index, held_out: np.ndarray, k: int
+) -> dict[str, tuple[Tensor, Tensor | None, Tensor]]:
+    """Queries (Q, E), their own rows (Q,), which are no answer, and the cosine (Q, 1) from which an
+    answer counts.
 
-    Images, and where every folder has them the captions of the same rows: words lie elsewhere than images do, and
-    need more lists.
+    Images, and where every folder has them the captions of the same rows: words lie elsewhere than
+    images do, and need more lists.
     """
     own = torch.from_numpy(held_out)
     kinds = {"images": (torch.from_numpy(exact.rows(held_out)), own)}
@@ -241,7 +287,11 @@ def _without(own: Tensor | None, scores: Tensor, rows: Tensor, k: int) -> Tensor
     scores = scores.masked_fill(rows < 0, -torch.inf)
     if own is None:
         return scores[:, :k]
-    return scores.masked_fill(rows == own[:, None], -torch.inf).sort(dim=1, descending=True).values[:, :k]
+    return (
+        scores.masked_fill(rows == own[:, None], -torch.inf)
+        .sort(dim=1, descending=True)
+        .values[:, :k]
+    )
 
 
 def _texts(exact: Index, rows: np.ndarray) -> Tensor | None:

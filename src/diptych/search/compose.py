@@ -1,4 +1,5 @@
-"""Images of a source that are meant by a reference image and an instruction, by a model that has `compose`."""
+"""Images of a source that are meant by a reference image and an instruction, by a model that has
+`compose`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -36,14 +37,19 @@ def compose(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Meant], Counter[str]]:
-    """The `k` images of a source that fit best, and how many could not be read, by reason. The reference itself is
-    none of them, wherever it lies. Raises InputError for a model that cannot compose and a reference that is none."""
+    """The `k` images of a source that fit best, and how many could not be read, by reason. The
+    reference itself is none of them, wherever it lies. Raises InputError for a model that cannot
+    compose and a reference that is none."""
     able("a search by image and instruction", model, "compose")
     try:
         itself = content_of(FileImage(str(reference)))
     except BadSample as error:
-        raise InputError(f"{reference} cannot be read ({error}); name an image to start from") from None
-    model.compose(reference, instruction, exact=exact)  # what is wrong with it is told before the images are read
+        raise InputError(
+            f"{reference} cannot be read ({error}); name an image to start from"
+        ) from None
+    model.compose(
+        reference, instruction, exact=exact
+    )  # what is wrong with it is told before the images are read
     bad: Counter[str] = Counter()
 
     def told(sample: Sample) -> tuple[str, str, bool]:
@@ -54,11 +60,14 @@ def compose(
     facts: list[tuple[str, str]] = []
     parts: list[torch.Tensor] = []
     steps = Steps(progress, len(source))
-    for pixels, those in read_images(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, those in read_images(
+        model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         others = [at for at, (_, _, same) in enumerate(those) if not same]
         parts.append(model.index(pixels, batch_size=batch_size)[others])
         facts += [those[at][:2] for at in others]
     found = model.search(torch.cat(parts), reference, instruction, k, exact=exact)
     return [
-        Meant(rank=rank, score=score, key=facts[at][0], path=facts[at][1]) for rank, (at, score) in enumerate(found, 1)
+        Meant(rank=rank, score=score, key=facts[at][0], path=facts[at][1])
+        for rank, (at, score) in enumerate(found, 1)
     ], bad

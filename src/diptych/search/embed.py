@@ -1,7 +1,7 @@
 """Embed the images of a source, and their first captions, to a folder in clip-retrieval's layout.
 
-The same command goes on where it was killed (`diptych.search.writer`), with batches cut at the same places, so that the
-folder holds the bytes of an unbroken run.
+The same command goes on where it was killed (`diptych.search.writer`), with batches cut at the same
+places, so that the folder holds the bytes of an unbroken run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,22 +39,29 @@ def embed_source(
 ) -> Manifest:
     """Write the unit-norm embeddings of every readable sample of `source` to the new folder `out`.
 
-    Rows stand in the order of the source, a `Source` or its spec. A row's text is its first caption, or where it has
-    none its first text of any role; without any, its text vector is zeros, so that row i of every file is one sample.
-    `exact` is that of `Model.embed_images`; `progress(done, total)` is called after each batch. What a killed process
-    left unfinished is gone on with.
-    Raises InputError: `out` exists, a share of more than `max_bad` of the samples is damaged, no image at all,
-    embeddings that are not finite; then nothing is left behind. A full disk, another process that writes `out`, or an
-    unfinished folder of another model, source or batch size; then what is unfinished is kept.
+    Rows stand in the order of the source, a `Source` or its spec. A row's text is its first
+    caption, or where it has none its first text of any role; without any, its text vector is zeros,
+    so that row i of every file is one sample. `exact` is that of `Model.embed_images`;
+    `progress(done, total)` is called after each batch. What a killed process left unfinished is
+    gone on with. Raises InputError: `out` exists, a share of more than `max_bad` of the samples is
+    damaged, no image at all, embeddings that are not finite; then nothing is left behind. A full
+    disk, another process that writes `out`, or an unfinished folder of another model, source or
+    batch size; then what is unfinished is kept.
     """
     out = Path(out).expanduser()
     parquet()  # better to miss it now than after an hour
-    spec, source = (source, open_source(source)) if isinstance(source, str) else (source.name, source)
+    spec, source = (
+        (source, open_source(source)) if isinstance(source, str) else (source.name, source)
+    )
     if not any(name.startswith("images.") for name in source.schema()):
-        raise InputError(f"{source.name} has no images to embed; its fields are {', '.join(source.schema())}")
+        raise InputError(
+            f"{source.name} has no images to embed; its fields are {', '.join(source.schema())}"
+        )
     if len(source) == 0:
         raise InputError(f"{source.name} is empty; name a source with images")
-    with_texts = model.tokenizer is not None and any(name.startswith("texts.") for name in source.schema())
+    with_texts = model.tokenizer is not None and any(
+        name.startswith("texts.") for name in source.schema()
+    )
     settings = _settings(model, spec, source, with_texts, batch_size, exact)
     with writer.unfinished(out) as hidden, ExitStack() as stack:
         state = writer.saved(hidden, out, settings)
@@ -70,7 +77,9 @@ def embed_source(
             damage.add(read)
             if read.rows:
                 images = _finite(model.embed_images(read.pixels, batch_size=batch_size), model.name)
-                arrays = [images, _texts(model, read.rows, images.shape[1])] if with_texts else [images]
+                arrays = (
+                    [images, _texts(model, read.rows, images.shape[1])] if with_texts else [images]
+                )
                 if rows is None:
                     state.dimension = images.shape[1]
                     rows = stack.enter_context(Writer(folder, state, len(source), with_texts))
@@ -81,7 +90,9 @@ def embed_source(
             if progress:
                 progress(damage.seen, len(source))
         if rows is None:
-            raise InputError(f"none of the {len(source)} images of {source.name} can be read ({damage})")
+            raise InputError(
+                f"none of the {len(source)} images of {source.name} can be read ({damage})"
+            )
         rows.close()
         shares = getattr(model, "shares", (1.0,))
         weights = getattr(model, "weights", None)
@@ -101,8 +112,11 @@ def embed_source(
     return manifest
 
 
-def _settings(model: Model, spec: str, source: Source, texts: bool, batch_size: int, exact: bool) -> dict[str, Any]:
-    """All that decides the bytes of the folder, as far as it can be told without reading the images."""
+def _settings(
+    model: Model, spec: str, source: Source, texts: bool, batch_size: int, exact: bool
+) -> dict[str, Any]:
+    """All that decides the bytes of the folder, as far as it can be told without reading the
+    images."""
     return {
         "model": model.identity,
         "precision": str(getattr(model, "precision", "float32")),
@@ -118,14 +132,16 @@ def _settings(model: Model, spec: str, source: Source, texts: bool, batch_size: 
 
 def _row(sample: Sample, position: int) -> Row:
     image = sample.images["main"]
-    # Only a file of its own has a path that other programs can open; members of tars are found by key.
+    # Only a file of its own has a path that other programs can open; members of tars are found by
+    # key.
     path = path_text(str(Path(image.path).absolute())) if isinstance(image, FileImage) else ""
     captions = [text for text in sample.captions() or sample.captions("*") if text.strip()]
     return Row(sample.key, position, path, captions[0] if captions else None)
 
 
 def _again(source: Source, state: writer.Progress, count: int, hidden: Path) -> list[Row]:
-    """The last `count` rows before the saved position, read from the source again, though not their images."""
+    """The last `count` rows before the saved position, read from the source again, though not their
+    images."""
     keys, damaged = source.keys(), {key for keys in state.damaged.values() for key in keys}
     rows: list[Row] = []
     position = state.position
@@ -144,14 +160,17 @@ def _again(source: Source, state: writer.Progress, count: int, hidden: Path) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What one batch of positions gave: the readable rows with their pixels (B, 3, H, W), and (key, reason) pairs."""
+    """What one batch of positions gave: the readable rows with their pixels (B, 3, H, W), and (key,
+    reason) pairs."""
 
     rows: list[Row]
     pixels: Tensor
     bad: list[tuple[str, str]]
 
 
-def _decoded(preprocess: Preprocess, source: Source, batch_size: int, exact: bool, start: int) -> Iterator[_Read]:
+def _decoded(
+    preprocess: Preprocess, source: Source, batch_size: int, exact: bool, start: int
+) -> Iterator[_Read]:
     def read(position: int) -> tuple[Row, Tensor]:
         sample = source[position]
         image = sample.images.get("main")
@@ -163,7 +182,11 @@ def _decoded(preprocess: Preprocess, source: Source, batch_size: int, exact: boo
     position = start
     for batch in ahead(read, range(start, len(source)), batch_size):
         good = [made for made in batch if not isinstance(made, BadSample)]
-        bad = [(keys[position + at], made.reason) for at, made in enumerate(batch) if isinstance(made, BadSample)]
+        bad = [
+            (keys[position + at], made.reason)
+            for at, made in enumerate(batch)
+            if isinstance(made, BadSample)
+        ]
         pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
         yield _Read([row for row, _ in good], pixels, bad)
         position += len(batch)
@@ -172,7 +195,9 @@ def _decoded(preprocess: Preprocess, source: Source, batch_size: int, exact: boo
 class _Damage:
     """Damaged samples so far, by reason; `add` stops the run where they are too many."""
 
-    def __init__(self, name: str, total: int, max_bad: float, keys: dict[str, list[str]], seen: int):
+    def __init__(
+        self, name: str, total: int, max_bad: float, keys: dict[str, list[str]], seen: int
+    ):
         self.name = name
         self.total = total
         self.max_bad = max_bad
@@ -198,7 +223,9 @@ class _Damage:
 def _finite(vectors: Tensor | np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(torch.as_tensor(vectors).detach().cpu().float())
     if not np.isfinite(array).all():
-        raise InputError(f"the embeddings of {name} are not finite; its training diverged, or its weights are damaged")
+        raise InputError(
+            f"the embeddings of {name} are not finite; its training diverged, or its weights are damaged"
+        )
     return array
 
 
@@ -206,5 +233,7 @@ def _texts(model: Model, rows: Sequence[Row], dimension: int) -> np.ndarray:
     vectors = np.zeros((len(rows), dimension), np.float32)
     have = [i for i, row in enumerate(rows) if row.caption is not None]
     if have:
-        vectors[have] = _finite(model.embed_texts([rows[i].caption or "" for i in have]), model.name)
+        vectors[have] = _finite(
+            model.embed_texts([rows[i].caption or "" for i in have]), model.name
+        )
     return vectors

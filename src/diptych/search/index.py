@@ -1,7 +1,8 @@
-"""Search in a folder of embeddings: exact, or with the index that `diptych index` made (see `diptych.search.ivf`).
+"""Search in a folder of embeddings: exact, or with the index that `diptych index` made (see
+`diptych.search.ivf`).
 
-Exact search compares every vector, read through a memory map tile by tile: a million vectors of 512 numbers take a
-fraction of a second on two cores and little memory.
+Exact search compares every vector, read through a memory map tile by tile: a million vectors of 512
+numbers take a fraction of a second on two cores and little memory.
 
 Dimensions: Q queries, N rows, E embedding, K hits.
 """
@@ -32,7 +33,8 @@ _COLUMNS = ("key", "position", "image_path", "caption")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
-    """One row found: `rank` from 1, `score` the cosine, `position` in the source, `image_path` "" in a tar."""
+    """One row found: `rank` from 1, `score` the cosine, `position` in the source, `image_path` ""
+    in a tar."""
 
     rank: int
     score: float
@@ -68,10 +70,12 @@ class Index:
 
     @classmethod
     def open(cls, folder: str | Path, *, exact: bool = False) -> "Index":
-        """Map what `diptych embed` wrote, and the index that `diptych index` made of it, where there is one.
+        """Map what `diptych embed` wrote, and the index that `diptych index` made of it, where
+        there is one.
 
-        `exact` compares every vector all the same; rows added to the index are found, rows removed are not. Raises
-        InputError where files are missing, cut short or do not fit together, or the index is of another model.
+        `exact` compares every vector all the same; rows added to the index are found, rows removed
+        are not. Raises InputError where files are missing, cut short or do not fit together, or the
+        index is of another model.
         """
         folder = Path(folder).expanduser()
         manifest, vectors, metadata = embeddings(folder)
@@ -89,16 +93,25 @@ class Index:
 
     @classmethod
     def over(
-        cls, folder: Path, manifest: Manifest, parts: Sequence[Part], *, removed: Sequence[int], ivf: Ivf | None = None
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        parts: Sequence[Part],
+        *,
+        removed: Sequence[int],
+        ivf: Ivf | None = None,
     ) -> "Index":
-        """The same over several folders, whose rows are numbered in order; InputError where one is not as it was."""
+        """The same over several folders, whose rows are numbered in order; InputError where one is
+        not as it was."""
         vectors: list[np.ndarray] = []
         metadata: list[Path] = []
         for part in parts:
             other = folder / part.path
             _, more, tables = embeddings(other)
             if (sum(map(len, more)), fingerprint(other, more)) != (part.count, part.fingerprint):
-                raise InputError(f"{other} is not as it was when {folder / STATE} was made; {anew(folder)}")
+                raise InputError(
+                    f"{other} is not as it was when {folder / STATE} was made; {anew(folder)}"
+                )
             vectors += more
             metadata += tables
         return cls(folder, manifest, vectors, metadata, removed=removed, ivf=ivf)
@@ -107,7 +120,8 @@ class Index:
         return len(self._alive) - len(self.removed)
 
     def check(self, model: Model) -> None:
-        """Refuse a model other than the one that made these embeddings: their cosines would mean nothing."""
+        """Refuse a model other than the one that made these embeddings: their cosines would mean
+        nothing."""
         if model.identity != self.manifest.identity:
             raise InputError(
                 f"{self.folder} was embedded with {self.manifest.model} ({self.manifest.identity[:12]}), which is not "
@@ -115,10 +129,12 @@ class Index:
             )
 
     def top(self, queries: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
-        """The `k` best rows for each query (Q, E): cosines (Q, K) descending and row numbers (Q, K), K = min(k, N).
+        """The `k` best rows for each query (Q, E): cosines (Q, K) descending and row numbers (Q,
+        K), K = min(k, N).
 
-        Of equal scores the lower row comes first, whatever the tiles. With an index, up to its `k` hits are looked for
-        in it; what its recall does not speak of is exact: more hits, and queries whose lists hold fewer than `k` rows.
+        Of equal scores the lower row comes first, whatever the tiles. With an index, up to its `k`
+        hits are looked for in it; what its recall does not speak of is exact: more hits, and
+        queries whose lists hold fewer than `k` rows.
         """
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
             raise InputError(
@@ -162,7 +178,9 @@ class Index:
     def hits(self, scores: Tensor, rows: Tensor) -> list[Hit]:
         """What stands at the rows (K,) that `top` gave for one query."""
         found = []
-        for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), start=1):
+        for rank, (score, row) in enumerate(
+            zip(scores.tolist(), rows.tolist(), strict=True), start=1
+        ):
             found.append(Hit(rank=rank, score=score, **self._row(row)))
         return found
 
@@ -195,14 +213,15 @@ def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
 
 
 def best(scores: Tensor, k: int) -> Tensor:
-    """Columns (Q, K) of the `k` largest scores (Q, N) of each row, descending; of equal ones the lower column first.
+    """Columns (Q, K) of the `k` largest scores (Q, N) of each row, descending; of equal ones the
+    lower column first.
 
     >>> best(torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0]]), 2)
     tensor([[1, 2]])
     """
     k = min(k, scores.shape[1])
-    # topk may keep any of those that equal the k-th best, so only its value is used: all above it stay, and of its
-    # equals the first.
+    # topk may keep any of those that equal the k-th best, so only its value is used: all above it
+    # stay, and of its equals the first.
     worst = scores.topk(k, dim=1).values[:, -1:]
     above = scores > worst
     equal = scores == worst
@@ -227,19 +246,24 @@ def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
 
 
 def mapped(path: Path, dimension: int) -> np.ndarray:
-    """The vectors (N, dimension) of a part file, read as they are used; InputError where it is damaged, or its vectors
-    (of `_LOOKED_AT`, spread over the file) are neither of unit length nor zero."""
+    """The vectors (N, dimension) of a part file, read as they are used; InputError where it is
+    damaged, or its vectors (of `_LOOKED_AT`, spread over the file) are neither of unit length nor
+    zero."""
     try:
         # Copy-on-write: as lazy as read-only, and torch takes it without a copy.
         vectors = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is damaged ({error}); copy it again or run `diptych embed`") from None
+        raise InputError(
+            f"{path} is damaged ({error}); copy it again or run `diptych embed`"
+        ) from None
     if vectors.ndim != 2 or vectors.shape[1] != dimension or vectors.dtype != np.float32:
         raise InputError(
             f"{path} holds {vectors.dtype} {vectors.shape} where diptych.json says float32 (…, {dimension}); "
             "run `diptych embed` again"
         )
-    rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _LOOKED_AT).astype(int))[: len(vectors)]
+    rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _LOOKED_AT).astype(int))[
+        : len(vectors)
+    ]
     lengths = np.linalg.norm(vectors[rows], axis=1)
     wrong = ~(np.abs(lengths - 1) < _OFF) & (lengths != 0)  # a row without a caption has zeros
     if wrong.any():
@@ -255,5 +279,11 @@ def read_table(path: Path, columns: Sequence[str] = _COLUMNS) -> Any:
     """Columns of a metadata file, as a pyarrow table; InputError where it is damaged."""
     try:
         return parquet().read_table(path, columns=list(columns))
-    except (ValueError, OSError, KeyError) as error:  # what pyarrow raises for a file cut short or of other columns
-        raise InputError(f"{path} is damaged ({error}); copy it again or run `diptych embed`") from None
+    except (
+        ValueError,
+        OSError,
+        KeyError,
+    ) as error:  # what pyarrow raises for a file cut short or of other columns
+        raise InputError(
+            f"{path} is damaged ({error}); copy it again or run `diptych embed`"
+        ) from None

@@ -1,11 +1,12 @@
-"""The inverted-file index of a folder of embeddings: what `diptych index` writes and `Index` searches with.
+"""The inverted-file index of a folder of embeddings: what `diptych index` writes and `Index`
+searches with.
 
     EMB/index.json        the `State`: which file, which rows, and the recall it was measured to reach
     EMB/index-3.faiss     faiss' IndexIVFFlat by inner product over those rows, mapped when it is read
 
-Vectors are sorted into lists by their nearest of some k-means centres, and a query reads the `nprobe` lists whose
-centres are nearest to it. index.json is replaced last and in one step and names its file, so a reader finds the old
-index or the new one, whole, whenever a build dies.
+Vectors are sorted into lists by their nearest of some k-means centres, and a query reads the
+`nprobe` lists whose centres are nearest to it. index.json is replaced last and in one step and
+names its file, so a reader finds the old index or the new one, whole, whenever a build dies.
 """
 
 import hashlib
@@ -33,7 +34,8 @@ _FILE = re.compile(r"index-\d{1,9}\.faiss")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One folder of embeddings in an index: `path` relative to EMB ("." for itself), its rows, and `fingerprint`."""
+    """One folder of embeddings in an index: `path` relative to EMB ("." for itself), its rows, and
+    `fingerprint`."""
 
     path: str
     count: Count
@@ -44,10 +46,10 @@ class Part:
 class State:
     """What an index holds and what it promises.
 
-    Rows are numbered through the folders in order; those in `removed` are in no answer. `recall` is what was asked
-    for: the share of a query's `k` nearest that is found. `nprobe` of the `lists` lists are read, the fewest with which
-    the mean over `held_out` queries of each kind, less two standard errors, reaches it; `measured` are those means.
-    `size` is that of `file` in bytes.
+    Rows are numbered through the folders in order; those in `removed` are in no answer. `recall` is
+    what was asked for: the share of a query's `k` nearest that is found. `nprobe` of the `lists`
+    lists are read, the fewest with which the mean over `held_out` queries of each kind, less two
+    standard errors, reaches it; `measured` are those means. `size` is that of `file` in bytes.
     """
 
     identity: str
@@ -71,7 +73,8 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> "State | None":
-        """Read EMB/index.json, None where there is none; InputError where it is damaged or of another format."""
+        """Read EMB/index.json, None where there is none; InputError where it is damaged or of
+        another format."""
         path = folder / STATE
         remedy = anew(folder)
         try:
@@ -80,13 +83,21 @@ class State:
             return None
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         if found != FORMAT:
-            raise InputError(f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}")
+            raise InputError(
+                f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}"
+            )
         if isinstance(values.get("parts"), list):
-            values["parts"] = [Part(**check_record(Part, part, path, remedy)) for part in values["parts"]]
+            values["parts"] = [
+                Part(**check_record(Part, part, path, remedy)) for part in values["parts"]
+            ]
         values = check_record(cls, values, path, remedy)
-        state = cls(**{**values, "parts": tuple(values["parts"]), "removed": tuple(values["removed"])})
+        state = cls(
+            **{**values, "parts": tuple(values["parts"]), "removed": tuple(values["removed"])}
+        )
         if _FILE.fullmatch(state.file) is None or any(row >= state.rows for row in state.removed):
-            raise InputError(f"{path} is damaged (file {state.file!r}, {state.rows} rows); {remedy}")
+            raise InputError(
+                f"{path} is damaged (file {state.file!r}, {state.rows} rows); {remedy}"
+            )
         return state
 
     @property
@@ -109,7 +120,8 @@ def anew(folder: Path) -> str:
 
 
 def fingerprint(folder: Path, vectors: Sequence[np.ndarray], rows: int = 64) -> str:
-    """A checksum of diptych.json and of some rows spread over the folder: it tells embeddings apart, not every byte."""
+    """A checksum of diptych.json and of some rows spread over the folder: it tells embeddings
+    apart, not every byte."""
     digest = hashlib.sha256((folder / MANIFEST).read_bytes())
     starts = np.cumsum([0, *map(len, vectors)])
     for row in np.linspace(0, starts[-1] - 1, rows).astype(int):
@@ -127,13 +139,16 @@ class Ivf:
 
     @classmethod
     def open(cls, folder: Path, state: State) -> "Ivf":
-        """Map the file that `state` names; InputError where it is cut short or holds other rows than `state` says."""
+        """Map the file that `state` names; InputError where it is cut short or holds other rows
+        than `state` says."""
         path = folder / state.file
         library = faiss(" or compare every vector with --exact")
         if not path.exists():
             raise FileNotFoundError(path)
         if (size := path.stat().st_size) != state.size:  # faiss would map a file that ends early
-            raise InputError(f"{path} is damaged ({size:,} bytes in place of {state.size:,}); {anew(folder)}")
+            raise InputError(
+                f"{path} is damaged ({size:,} bytes in place of {state.size:,}); {anew(folder)}"
+            )
         try:
             index = library.read_index(str(path), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
         except RuntimeError as error:
@@ -148,7 +163,8 @@ class Ivf:
         return cls(state, index)
 
     def top(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Cosines (Q, k) and rows (Q, k), best first, of equal ones the lower row; -1 where the lists held fewer."""
+        """Cosines (Q, k) and rows (Q, k), best first, of equal ones the lower row; -1 where the
+        lists held fewer."""
         return top(self._index, queries, k, self.state.nprobe)
 
 
@@ -168,5 +184,7 @@ def faiss(otherwise: str = "") -> ModuleType:
     try:
         import faiss
     except ImportError:
-        raise InputError(f"an index needs faiss; install it with: pip install 'diptych[search]'{otherwise}") from None
+        raise InputError(
+            f"an index needs faiss; install it with: pip install 'diptych[search]'{otherwise}"
+        ) from None
     return faiss

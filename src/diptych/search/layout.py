@@ -5,8 +5,8 @@
     EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption
     EMB/diptych.json                    the `Manifest`
 
-clip-retrieval, autofaiss and whatever else reads that layout read such a folder too; they sort part files by name, so
-part numbers are padded to equal length.
+clip-retrieval, autofaiss and whatever else reads that layout read such a folder too; they sort part
+files by name, so part numbers are padded to equal length.
 """
 
 import json
@@ -27,10 +27,11 @@ MANIFEST = "diptych.json"
 class Manifest:
     """What a folder of embeddings holds and which model made it.
 
-    `model` is what `diptych.load` takes, with whole paths, `weights` the file of a foreign one that was named beside
-    it, `identity` the checksum of its weights and configuration, `texts` the number
-    of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out, by reason, `exact` whether
-    every JPEG was decoded in full (as it was before this field came), `share` that of the first of two heads.
+    `model` is what `diptych.load` takes, with whole paths, `weights` the file of a foreign one that
+    was named beside it, `identity` the checksum of its weights and configuration, `texts` the
+    number of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out,
+    by reason, `exact` whether every JPEG was decoded in full (as it was before this field came),
+    `share` that of the first of two heads.
     """
 
     model: str
@@ -59,10 +60,14 @@ class Manifest:
             values = read_json(path, remedy)
         except (FileNotFoundError, NotADirectoryError):
             what = "has no diptych.json" if folder.is_dir() else "is not a folder"
-            raise InputError(f"{folder} {what}; make one with `diptych embed RUN SOURCE --out EMB`") from None
+            raise InputError(
+                f"{folder} {what}; make one with `diptych embed RUN SOURCE --out EMB`"
+            ) from None
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         if found != FORMAT:
-            raise InputError(f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}")
+            raise InputError(
+                f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}"
+            )
         return cls(**check_record(cls, values, path, remedy))
 
 
@@ -89,5 +94,7 @@ def parquet() -> ModuleType:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise InputError("embeddings need pyarrow; install it with: pip install 'diptych[search]'") from None
+        raise InputError(
+            "embeddings need pyarrow; install it with: pip install 'diptych[search]'"
+        ) from None
     return pyarrow.parquet

@@ -1,4 +1,5 @@
-"""One question to an index: images for a text, images like an image, or like an image but for what is said."""
+"""One question to an index: images for a text, images like an image, or like an image but for what
+is said."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +23,12 @@ def query(
     minus: str | None = None,
     k: int = 10,
 ) -> list[Hit]:
-    """The `k` images of `index` nearest to a text, to an image (a path or PIL), or to both, best first.
+    """The `k` images of `index` nearest to a text, to an image (a path or PIL), or to both, best
+    first.
 
-    With several, the query is image + text - minus of their unit vectors (Jia et al., 2021), made one again: an image
-    of a red house, minus "red", plus "blue". Raises InputError: neither text nor image, an empty text, an unreadable
-    image, a sum of nothing, a model other than the index's.
+    With several, the query is image + text - minus of their unit vectors (Jia et al., 2021), made
+    one again: an image of a red house, minus "red", plus "blue". Raises InputError: neither text
+    nor image, an empty text, an unreadable image, a sum of nothing, a model other than the index's.
     """
     index.check(model)
     if text is None and image is None:
@@ -41,7 +43,9 @@ def query(
     if len(parts) > 1:
         vectors = torch.stack(parts).sum(0)
         if float(vectors.norm()) < 1e-6:
-            raise InputError("what is added and what is taken away are the same, so nothing is asked for")
+            raise InputError(
+                "what is added and what is taken away are the same, so nothing is asked for"
+            )
         vectors = normalize(vectors, dim=-1)
     scores, rows = index.top(vectors, k)
     return index.hits(scores[0], rows[0])
@@ -54,6 +58,8 @@ def embed_and_query(
     embed_source(model, source, folder)
     index = Index.open(folder)
     return [
-        query(model, index, text=asked, k=k) if isinstance(asked, str) else query(model, index, image=asked, k=k)
+        query(model, index, text=asked, k=k)
+        if isinstance(asked, str)
+        else query(model, index, image=asked, k=k)
         for asked in queries
     ]

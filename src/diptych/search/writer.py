@@ -5,8 +5,9 @@ While it grows, the folder lies in a hidden one beside OUT, with `progress.json`
     .OUT.unfinished/OUT/img_emb/…       what becomes OUT in one rename, when it is whole
     .OUT.unfinished/progress.json       what made it, how far it came, and a checksum of each file's finished bytes
 
-Every few seconds the files are flushed to disk, and then progress.json is put in place. Whatever was written after the
-last such moment is cut off again when the writing goes on. Memory is bounded by one batch and one part's captions.
+Every few seconds the files are flushed to disk, and then progress.json is put in place. Whatever
+was written after the last such moment is cut off again when the writing goes on. Memory is bounded
+by one batch and one part's captions.
 """
 
 import json
@@ -28,7 +29,8 @@ from diptych.search.layout import parquet, part
 from diptych.spec import Natural, check_record
 
 PART_ROWS = 100_000
-"""Rows in one part: 200 MB of vectors of 512 numbers, small enough to copy and to load whole elsewhere."""
+"""Rows in one part: 200 MB of vectors of 512 numbers, small enough to copy and to load whole
+elsewhere."""
 
 SAVE_SECONDS = 10.0
 """How much work a kill may cost."""
@@ -64,10 +66,11 @@ class Progress:
 
 @contextmanager
 def unfinished(out: Path) -> Iterator[Path]:
-    """The hidden folder beside `out`, locked; what lies in it under the name of `out` becomes `out` on success.
+    """The hidden folder beside `out`, locked; what lies in it under the name of `out` becomes `out`
+    on success.
 
-    A user's error removes it; after anything else it stays, if progress was saved in it. Raises InputError: `out`
-    exists or cannot be made, another process writes it, a full disk.
+    A user's error removes it; after anything else it stays, if progress was saved in it. Raises
+    InputError: `out` exists or cannot be made, another process writes it, a full disk.
     """
     whole = followed(out).absolute()  # `.` has no name of its own
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -79,7 +82,9 @@ def unfinished(out: Path) -> Iterator[Path]:
             busy = f"another process is writing {out}; wait for it, or name another --out"
             stack.enter_context(locked(hidden, busy))
         except OSError as error:
-            raise InputError(f"{out} cannot be made or locked ({error.strerror}); name another --out") from error
+            raise InputError(
+                f"{out} cannot be made or locked ({error.strerror}); name another --out"
+            ) from error
         stack.enter_context(_kept_or_removed(hidden, out))
         yield hidden
         folder = hidden / whole.name
@@ -96,12 +101,16 @@ def _kept_or_removed(hidden: Path, out: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         full = is_full(error) or (error.__cause__ is not None and is_full(error.__cause__))
-        kept = (hidden / _PROGRESS).exists() and (full or not isinstance(error, InputError) or isinstance(error, Stale))
+        kept = (hidden / _PROGRESS).exists() and (
+            full or not isinstance(error, InputError) or isinstance(error, Stale)
+        )
         if not kept:
             shutil.rmtree(hidden, ignore_errors=True)
         if full:
             what = "what was saved is kept" if kept else "nothing was kept"
-            raise InputError(f"no space left to write {out}; {what}, make room and run again") from error
+            raise InputError(
+                f"no space left to write {out}; {what}, make room and run again"
+            ) from error
         raise
 
 
@@ -110,23 +119,30 @@ class Stale(InputError):
 
 
 def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
-    """How far an earlier run with equal `settings` came in the folder `hidden`, checked byte by byte; else the start.
+    """How far an earlier run with equal `settings` came in the folder `hidden`, checked byte by
+    byte; else the start.
 
     Raises Stale: it was begun with other settings, or is damaged.
     """
     path = hidden / _PROGRESS
     folder = hidden / followed(out).absolute().name
     if not path.exists() or not folder.is_dir():
-        for left in hidden.iterdir():  # killed before anything was saved, or between the last two steps
+        for (
+            left
+        ) in hidden.iterdir():  # killed before anything was saved, or between the last two steps
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         return Progress(settings)
     remedy = f"remove {hidden}, or name another --out"
     try:
         progress = Progress(**check_record(Progress, read_json(path, remedy), path, remedy))
         begun = progress.settings
-        changed = [key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)]
+        changed = [
+            key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)
+        ]
         if changed:
-            told = ", ".join(f"{key} {begun.get(key)!r}, now {settings.get(key)!r}" for key in changed)
+            told = ", ".join(
+                f"{key} {begun.get(key)!r}, now {settings.get(key)!r}" for key in changed
+            )
             raise Stale(
                 f"{hidden} holds an unfinished run with other settings ({told}); run that one again to go on "
                 f"with it, or {remedy}"
@@ -144,7 +160,8 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
 
 
 def _checksum(path: Path, size: int) -> int:
-    """CRC-32 of `size` bytes, those after the header where there is one; -1 where there are fewer."""
+    """CRC-32 of `size` bytes, those after the header where there is one; -1 where there are
+    fewer."""
     total = 0
     with path.open("rb") as file:
         file.seek(_HEADER if path.suffix == ".npy" else 0)
@@ -239,18 +256,25 @@ class Writer:
         for file in self.files:
             file.file.flush()
             self.progress.files[self._name(file.path)] = file.size, file.checksum
-        for path in (*map(self.folder.joinpath, (*self.progress.files, *self.kinds, "metadata")), self.folder):
+        for path in (
+            *map(self.folder.joinpath, (*self.progress.files, *self.kinds, "metadata")),
+            self.folder,
+        ):
             sync(path)
         text = json.dumps(asdict(self.progress))
-        write_atomic(self.folder.parent / _PROGRESS, lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomic(
+            self.folder.parent / _PROGRESS, lambda path: path.write_text(text, encoding="utf-8")
+        )
         self.saved_at = time.monotonic()
 
 
 class _Npy:
-    """An .npy file of float32 (rows, dimension) that grows; its header is written again when the rows are counted.
+    """An .npy file of float32 (rows, dimension) that grows; its header is written again when the
+    rows are counted.
 
-    It is plain writes and not a writable memory map, which would die of a signal where the disk is full. `size` and
-    `checksum` are those of the bytes after the header; what an earlier run wrote beyond them is cut off.
+    It is plain writes and not a writable memory map, which would die of a signal where the disk is
+    full. `size` and `checksum` are those of the bytes after the header; what an earlier run wrote
+    beyond them is cut off.
     """
 
     def __init__(self, path: Path, dimension: int, size: int, checksum: int):
@@ -265,7 +289,9 @@ class _Npy:
 
     def _header(self) -> None:
         shape = (self.size // (4 * self.dimension), self.dimension)
-        np.lib.format.write_array_header_1_0(self.file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            self.file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
         assert self.file.tell() == _HEADER, "NumPy pads the header so that the row count may grow"
 
     def append(self, array: np.ndarray) -> None:

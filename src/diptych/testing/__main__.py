@@ -1,4 +1,5 @@
-"""`python -m diptych.testing NAME [--golden FILE]`: run the contract suite, or store a method's golden losses."""
+"""`python -m diptych.testing NAME [--golden FILE]`: run the contract suite, or store a method's
+golden losses."""
 
 import argparse
 import sys

@@ -1,8 +1,8 @@
-"""The contract suite: what every method must do, whatever it is. `check_method("clip")` runs it; a researcher runs it
-on a class of her own.
+"""The contract suite: what every method must do, whatever it is. `check_method("clip")` runs it; a
+researcher runs it on a class of her own.
 
-Each check is a function of a `Subject` and says in its first line what it proves. They use the method's own presets on
-a toy source that gives the fields the method asks for.
+Each check is a function of a `Subject` and says in its first line what it proves. They use the
+method's own presets on a toy source that gives the fields the method asks for.
 """
 
 import json
@@ -24,7 +24,16 @@ from diptych.methods.make import Make
 from diptych.methods.registry import cards, is_file
 from diptych.testing.learning import learns_its_own_signal, shuffled_texts_teach_nothing
 from diptych.testing.ranks import Ranks
-from diptych.testing.runs import BATCH, batches, engine_of, found_by, gradients_of, rows, snapshot, train
+from diptych.testing.runs import (
+    BATCH,
+    batches,
+    engine_of,
+    found_by,
+    gradients_of,
+    rows,
+    snapshot,
+    train,
+)
 from diptych.testing.subject import Subject, toy_tokenizer
 from diptych.training.optim import freeze
 from diptych.training.step import Step, forward_backward
@@ -39,7 +48,10 @@ def encode_mixes_no_samples(subject: Subject) -> None:
         at = At(0, 10, 0, 0, stage.name)
         with torch.no_grad():
             together = method.encode(batch, at)
-            halves = [method.encode(rows(batch, start, start + BATCH // 2), at) for start in (0, BATCH // 2)]
+            halves = [
+                method.encode(rows(batch, start, start + BATCH // 2), at)
+                for start in (0, BATCH // 2)
+            ]
         for name, value in together.items():
             apart = torch.cat([half[name] for half in halves])
             assert value.shape == apart.shape and len(value) == BATCH, (
@@ -52,8 +64,8 @@ def encode_mixes_no_samples(subject: Subject) -> None:
 
 
 def loss_changes_no_state(subject: Subject) -> None:
-    """`encode` and `loss` leave parameters and buffers as they were, the running statistics of batch norms apart, and
-    give the same value twice."""
+    """`encode` and `loss` leave parameters and buffers as they were, the running statistics of
+    batch norms apart, and give the same value twice."""
     method = subject.small()
     running = {
         f"{place}.{name}"
@@ -75,34 +87,44 @@ def loss_changes_no_state(subject: Subject) -> None:
         )
         after = {name: value for name, value in method.state_dict().items() if name not in running}
         changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
-        assert not changed, f"loss changes state ({', '.join(changed[:3])}); change it in after_step"
+        assert not changed, (
+            f"loss changes state ({', '.join(changed[:3])}); change it in after_step"
+        )
         assert torch.equal(values[0], values[1]), (
             "loss gives another value the second time on the same features: it keeps state outside buffers"
         )
 
 
 def every_parameter_learns(subject: Subject) -> None:
-    """Each stage's loss is one finite number; every trainable parameter gets a finite gradient in some stage, and in
-    every stage where the class has `find_unused_parameters`."""
+    """Each stage's loss is one finite number; every trainable parameter gets a finite gradient in
+    some stage, and in every stage where the class has `find_unused_parameters`."""
     method = subject.small()
-    lost: set[str] | None = None if any(stage.optimize for stage in method.stages()) else _trainable(method)
+    lost: set[str] | None = (
+        None if any(stage.optimize for stage in method.stages()) else _trainable(method)
+    )
     for stage, batch in batches(subject, method):
         freeze(method, stage.lr_scale)
         method.zero_grad(set_to_none=True)
         losses = forward_backward(Step(method, "float32"), batch, At(0, 10, 0, 0, stage.name))
-        assert losses.total.ndim == 0 and bool(torch.isfinite(losses.total)), f"the loss is {losses.total}"
+        assert losses.total.ndim == 0 and bool(torch.isfinite(losses.total)), (
+            f"the loss is {losses.total}"
+        )
         missing = set()
         for name, parameter in method.named_parameters():
             if parameter.grad is None:
                 missing |= {name} if parameter.requires_grad else set()
             else:
-                assert bool(torch.isfinite(parameter.grad).all()), f"the gradient of {name} is not finite"
+                assert bool(torch.isfinite(parameter.grad).all()), (
+                    f"the gradient of {name} is not finite"
+                )
         assert not missing or method.find_unused_parameters, (
             f"stage {stage.name!r} gives {', '.join(sorted(missing)[:3])} no gradient; "
             "set find_unused_parameters = True"
         )
         lost = missing if lost is None else lost & missing
-    assert not lost, f"no gradient ever reaches {', '.join(sorted(lost)[:5])}; freeze or remove what is not trained"
+    assert not lost, (
+        f"no gradient ever reaches {', '.join(sorted(lost)[:5])}; freeze or remove what is not trained"
+    )
 
 
 def _trainable(method: Method) -> set[str]:
@@ -110,9 +132,14 @@ def _trainable(method: Method) -> set[str]:
 
 
 def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
-    """Encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of the whole batch."""
+    """Encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of the
+    whole batch."""
     if subject.cls.chunkable and any(stage.optimize for stage in subject.small().stages()):
-        _compare(gradients_of(subject, BATCH), gradients_of(subject, BATCH, chunk=40), "when encoded in pieces")
+        _compare(
+            gradients_of(subject, BATCH),
+            gradients_of(subject, BATCH, chunk=40),
+            "when encoded in pieces",
+        )
 
 
 def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
@@ -135,7 +162,8 @@ def _compare(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
     assert abs(one["loss"] - other["loss"]) < 1e-4 * max(1, abs(one["loss"])), (
         f"the loss is {one['loss']} in one process at once, {other['loss']} {where}"
     )
-    # Some gradients are zero but for rounding (a softmax ignores the bias of its keys): the whole sets their scale.
+    # Some gradients are zero but for rounding (a softmax ignores the bias of its keys): the whole
+    # sets their scale.
     whole_norm = torch.stack([gradient.norm() for gradient in one["gradients"].values()]).norm()
     for name, gradient in one["gradients"].items():
         assert name in other["gradients"], f"{name} has no gradient {where}"
@@ -151,11 +179,14 @@ def resume_is_exact(subject: Subject) -> None:
         train(subject, Path(folder) / "b", 4, stop_after=2)
         resumed = train(subject, Path(folder) / "b", 4, resume=True)
     for name, value in unbroken.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), f"after resuming, {name} differs from the unbroken run's"
+        assert torch.equal(value, resumed.state_dict()[name]), (
+            f"after resuming, {name} differs from the unbroken run's"
+        )
 
 
 def saved_model_loads(subject: Subject) -> None:
-    """What `deliver` gives is written to model.safetensors and read back into a fresh method with the same bits."""
+    """What `deliver` gives is written to model.safetensors and read back into a fresh method with
+    the same bits."""
     method = subject.small()
     preset = subject.preset("small", 4)
     delivered = method.deliver()
@@ -174,7 +205,9 @@ def saved_model_loads(subject: Subject) -> None:
         if subject.name is not None and (subject.name in cards() or is_file(subject.name)):
             store.load(folder)
     for name, value in delivered.state_dict().items():
-        assert torch.equal(value, fresh.deliver().state_dict()[name]), f"{name} changed on its way through the file"
+        assert torch.equal(value, fresh.deliver().state_dict()[name]), (
+            f"{name} changed on its way through the file"
+        )
 
 
 def missing_field_is_refused(subject: Subject) -> None:
@@ -187,19 +220,28 @@ def missing_field_is_refused(subject: Subject) -> None:
             try:
                 engine_of(subject, method, sources, Path(folder), 1).run()
             except InputError as error:
-                assert name in str(error), f"the error for a source without {name} does not name it: {error}"
+                assert name in str(error), (
+                    f"the error for a source without {name} does not name it: {error}"
+                )
             else:
                 raise AssertionError(f"a source without {name} was accepted")
 
 
 def paper_preset_builds(subject: Subject) -> None:
-    """`paper` builds at full size on the meta device, and takes two real steps at 1/16 of its width (where nothing
-    descends it solves once)."""
+    """`paper` builds at full size on the meta device, and takes two real steps at 1/16 of its width
+    (where nothing descends it solves once)."""
     full = subject.cls.preset("paper")
     with torch.device("meta"):
-        maker = Make(image=full.image, text=full.text, embed_dim=full.embed_dim, tokenizer=toy_tokenizer(full))
+        maker = Make(
+            image=full.image,
+            text=full.text,
+            embed_dim=full.embed_dim,
+            tokenizer=toy_tokenizer(full),
+        )
         method = subject.cls(subject.cls.configure(full.config), maker)
-    assert sum(p.numel() for p in method.parameters()) > 1_000_000, "the paper preset is no full-size model"
+    assert sum(p.numel() for p in method.parameters()) > 1_000_000, (
+        "the paper preset is no full-size model"
+    )
     narrow = subject.preset("paper", 16)
     with tempfile.TemporaryDirectory() as folder:
         small = subject.make(narrow)
@@ -210,13 +252,19 @@ def paper_preset_builds(subject: Subject) -> None:
 def golden_losses(subject: Subject, path: Path) -> None:
     """The losses of 20 steps in float64 are those in the stored file."""
     losses = _losses(subject)
-    assert path.exists(), f"{path} is missing; write it with `python -m diptych.testing {subject.name} --golden {path}`"
+    assert path.exists(), (
+        f"{path} is missing; write it with `python -m diptych.testing {subject.name} --golden {path}`"
+    )
     stored = [float(line) for line in path.read_text().split()]
-    assert len(stored) == len(losses), f"{path} holds {len(stored)} losses, the run has {len(losses)}"
+    assert len(stored) == len(losses), (
+        f"{path} holds {len(stored)} losses, the run has {len(losses)}"
+    )
     for step, (old, new) in enumerate(zip(stored, losses, strict=True)):
-        # Measured between instruction sets: at most 1e-13. Float32 losses would differ by some percent, since Muon
-        # gives the rounding of null directions the length of a step.
-        assert abs(old - new) <= 1e-7 * max(1, abs(old)), f"at step {step} the loss is {new}, stored is {old} ({path})"
+        # Measured between instruction sets: at most 1e-13. Float32 losses would differ by some
+        # percent, since Muon gives the rounding of null directions the length of a step.
+        assert abs(old - new) <= 1e-7 * max(1, abs(old)), (
+            f"at step {step} the loss is {new}, stored is {old} ({path})"
+        )
 
 
 def _losses(subject: Subject) -> list[float]:
@@ -258,11 +306,12 @@ def check_method(
     golden: str | Path | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the contract suite on a method, by its name, its file (`*.py`) or its class; AssertionError says what is
-    wrong and what to do.
+    """Run the contract suite on a method, by its name, its file (`*.py`) or its class;
+    AssertionError says what is wrong and what to do.
 
-    `ranks` lends two running ranks (else two are started); `golden` names the file of stored losses. `tell` gets a line
-    as each check begins, by default on stderr. Raises InputError for a method that cannot be had, or lacks a preset.
+    `ranks` lends two running ranks (else two are started); `golden` names the file of stored
+    losses. `tell` gets a line as each check begins, by default on stderr. Raises InputError for a
+    method that cannot be had, or lacks a preset.
 
     >>> check_method("clpi")
     Traceback (most recent call last):

@@ -1,7 +1,8 @@
-"""Whether a method learns: what it is trained on it comes to know by heart, and wrong texts teach it nothing.
+"""Whether a method learns: what it is trained on it comes to know by heart, and wrong texts teach
+it nothing.
 
-The toy has 128 drawings, every colour, shape and place. The 32 that are trained on have each colour with each shape
-once; the other 96 are new.
+The toy has 128 drawings, every colour, shape and place. The 32 that are trained on have each colour
+with each shape once; the other 96 are new.
 """
 
 import json
@@ -40,22 +41,32 @@ from diptych.training.engine import Engine
 from diptych.training.options import Options
 
 ENOUGH = 0.85
-"""A score that shows that the samples are known. It must also halve what is missing before training."""
+"""A score that shows that the samples are known. It must also halve what is missing before
+training."""
 STEPS = 80
 BEFORE = 20
 LOOK = 10
-"""Steps of the last stage at the most, of each stage before it, and between two looks at the score."""
+"""Steps of the last stage at the most, of each stage before it, and between two looks at the
+score."""
 RATE = 2.0
 """Times the recipe's learning rate: a narrow model on few samples bears more."""
 CROP = (0.5, 1.0)
-_SEEN = tuple(colour + 8 * shape + 32 * ((colour + shape) % 4) for shape in range(4) for colour in range(8))
+_SEEN = tuple(
+    colour + 8 * shape + 32 * ((colour + shape) % 4) for shape in range(4) for colour in range(8)
+)
 _NEW = tuple(sorted(set(range(128)) - set(_SEEN)))
 
 
 class Picked(Wrapped):
     """Some of the toy's samples; `shuffled` gives each of them the texts of another."""
 
-    def __init__(self, rows: Sequence[int], fields: Sequence[str], lacked: Sequence[str] = (), shuffled: bool = False):
+    def __init__(
+        self,
+        rows: Sequence[int],
+        fields: Sequence[str],
+        lacked: Sequence[str] = (),
+        shuffled: bool = False,
+    ):
         self.toy = Toy(128, fields, lacked=lacked)
         picked = np.array(rows)
         super().__init__(self.toy, picked)
@@ -68,8 +79,8 @@ class Picked(Wrapped):
 
 
 def learns_its_own_signal(subject: Subject) -> None:
-    """A method that descends learns 32 samples by heart, by its own `score`; one that knows nothing but its pairs then
-    also matches new ones better than chance."""
+    """A method that descends learns 32 samples by heart, by its own `score`; one that knows nothing
+    but its pairs then also matches new ones better than chance."""
     if not _descends(subject):
         return
     method, scores, enough = trained(subject)
@@ -80,12 +91,14 @@ def learns_its_own_signal(subject: Subject) -> None:
     )
     if knows_pairs_alone(subject):
         right, bound = new_pairs(method)
-        assert right > bound, f"{right} of {len(_NEW)} new images find their text, and chance alone reaches {bound}"
+        assert right > bound, (
+            f"{right} of {len(_NEW)} new images find their text, and chance alone reaches {bound}"
+        )
 
 
 def shuffled_texts_teach_nothing(subject: Subject) -> None:
-    """Trained on the texts of other images, a method that knows nothing but its pairs matches new ones no better
-    than chance."""
+    """Trained on the texts of other images, a method that knows nothing but its pairs matches new
+    ones no better than chance."""
     if not knows_pairs_alone(subject):
         return
     right, bound = new_pairs(trained(subject, shuffled=True)[0])
@@ -100,7 +113,8 @@ def _descends(subject: Subject) -> bool:
 
 
 def knows_pairs_alone(subject: Subject) -> bool:
-    """Whether it trains a dual encoder of images and texts, and neither starts from a model nor asks a teacher."""
+    """Whether it trains a dual encoder of images and texts, and neither starts from a model nor
+    asks a teacher."""
     module = subject.small().deliver()
     pairs = isinstance(module, DualEncoder) and module.text is not None
     alone = not subject.cls.adapts and "teacher" not in subject.cls.presets["small"].config
@@ -112,7 +126,8 @@ class _Learnt(Exception):
 
 
 def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[float], float]:
-    """The method trained on 32 samples until it knows them, its scores on the way, and which score is enough."""
+    """The method trained on 32 samples until it knows them, its scores on the way, and which score
+    is enough."""
     method = _begun(subject)
     sources: dict[str, Source] = {
         stream: Picked(_SEEN, toy.fields, sorted(toy.lacked), shuffled)  # type: ignore[attr-defined]  # they are toys
@@ -151,7 +166,14 @@ def _shorten(method: Method) -> int:
     stages = method.stages()
     last = max(at for at, stage in enumerate(stages) if stage.optimize)
     shorter = [
-        replace(stage, recipe={**stage.recipe, "steps": STEPS if at == last else BEFORE, "batch_size": len(_SEEN)})
+        replace(
+            stage,
+            recipe={
+                **stage.recipe,
+                "steps": STEPS if at == last else BEFORE,
+                "batch_size": len(_SEEN),
+            },
+        )
         for at, stage in enumerate(stages)
     ]
     method.stages = lambda: shorter  # type: ignore[method-assign]
@@ -159,8 +181,8 @@ def _shorten(method: Method) -> int:
 
 
 def _begun(subject: Subject) -> Method:
-    """The method as it begins, with crops as its only augmentation: what adapts a model or asks a teacher has one that
-    has begun to learn the toy."""
+    """The method as it begins, with crops as its only augmentation: what adapts a model or asks a
+    teacher has one that has begun to learn the toy."""
     preset = subject.preset("small", 4)
     config = _cropped(preset.config)
     if "teacher" in config:
@@ -174,14 +196,17 @@ def _begun(subject: Subject) -> Method:
 def _cropped(config: Mapping[str, Any]) -> dict[str, Any]:
     known = {each.name for each in fields(Augment)}
     return {
-        name: {"crop": CROP} if isinstance(value, Mapping) and value and value.keys() <= known else value
+        name: {"crop": CROP}
+        if isinstance(value, Mapping) and value and value.keys() <= known
+        else value
         for name, value in config.items()
     }
 
 
 @cache
 def _start() -> "tempfile.TemporaryDirectory[str]":
-    """The folder of a small CLIP that has begun to learn the toy, with the towers of methods that adapt one."""
+    """The folder of a small CLIP that has begun to learn the toy, with the towers of methods that
+    adapt one."""
     subject = Subject(CLIP, "clip")
     preset = subject.preset("small", 4)
     image, text = (str(narrower(spec, 4)) for spec in (classify.SMALL.image, classify.SMALL.text))
@@ -191,18 +216,22 @@ def _start() -> "tempfile.TemporaryDirectory[str]":
     recipe = replace(preset.recipe, steps=60, batch_size=32, ema=None)
     Engine(method, recipe, {"train": Toy(128)}, Path(folder.name), Options(quiet=True)).run()
     module: Any = method.deliver()
-    description = store.describe("clip", preset.config, module, method.make.words, module.image.preprocess)
+    description = store.describe(
+        "clip", preset.config, module, method.make.words, module.image.preprocess
+    )
     store.save_model(Path(folder.name), description, module.state_dict())
     return folder
 
 
 @torch.no_grad()
 def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
-    """How well a method knows samples, from 0 to 1, and what is enough, by what it delivers and logs:
+    """How well a method knows samples, from 0 to 1, and what is enough, by what it delivers and
+    logs:
 
     - a dual encoder of images alone: `agreement`
     - where it logs a perplexity: the probability of a token, of which a half is enough
-    - accuracy by names where the data name classes, or recall, or what else its validation begins with
+    - accuracy by names where the data name classes, or recall, or what else its validation begins
+      with
     """
     source = sources.get("train") or next(iter(sources.values()))
     module = method.deliver()
@@ -210,14 +239,18 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
         if isinstance(module, DualEncoder) and module.text is None:
             return agreement(module, _batch(method, source)), ENOUGH
         preprocess = getattr(getattr(module, "image", None), "preprocess", None)
-        model = store.to_model(module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model")
+        model = store.to_model(
+            module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model"
+        )
         suite = model.validation.suite
         names = model.validation.names
         settings = model.validation.settings
         if suite in ("perplexity", "captions"):
             batch = _batch(method, source)
             at = At(0, 1, 0, 0, _last(method).name)
-            return 1 / float(method.loss(method.encode(batch, at), batch, at).logged["perplexity"]), 0.5
+            return 1 / float(
+                method.loss(method.encode(batch, at), batch, at).logged["perplexity"]
+            ), 0.5
         if suite == "retrieval" and any(field.classes for field in source.schema().values()):
             suite = "zeroshot"
             names = ("top1",)
@@ -226,7 +259,8 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
 
 
 def agreement(module: DualEncoder, batch: Batch) -> float:
-    """How many views of images are nearest to one of the same image, or of the same label where it is read."""
+    """How many views of images are nearest to one of the same image, or of the same label where it
+    is read."""
     vectors = module.embed_images(batch.image.flat)
     cosines = (vectors @ vectors.T).fill_diagonal_(-2)
     labels: Any = batch.fields.get("label", torch.arange(len(batch)))
@@ -241,7 +275,9 @@ def _last(method: Method) -> Any:
 def _batch(method: Method, source: Source) -> Batch:
     """All samples as the last step sees them."""
     stage = _last(method)
-    return next(Loader(source, method.views(stage), stage.plan, len(source), steps=1).epoch(0, step=1))
+    return next(
+        Loader(source, method.views(stage), stage.plan, len(source), steps=1).epoch(0, step=1)
+    )
 
 
 def _by_loss(out: Path) -> tuple[float, float]:
@@ -252,17 +288,21 @@ def _by_loss(out: Path) -> tuple[float, float]:
 
 
 def new_pairs(method: Method) -> tuple[int, int]:
-    """How many of 96 new images have their text among the nearest 5, and how many chance alone gives at the most."""
+    """How many of 96 new images have their text among the nearest 5, and how many chance alone
+    gives at the most."""
     source = Picked(_NEW, ("images.main", "texts.caption"))
     module: Any = method.deliver()
     with evaluating(module):
-        model = store.to_model(module, method.make.words, module.image.preprocess.to_dict(), name="the toy's model")
+        model = store.to_model(
+            module, method.make.words, module.image.preprocess.to_dict(), name="the toy's model"
+        )
         found = evaluate(model, source, ["retrieval"])["retrieval"]
     return round(found["i2t_r5"] * len(source)), chance(len(source), 5)
 
 
 def chance(count: int, among: int, odds: float = 1e-3) -> int:
-    """How many of `count` guesses are right at the most, but for `odds`, where each is with `among` / `count`.
+    """How many of `count` guesses are right at the most, but for `odds`, where each is with `among`
+    / `count`.
 
     >>> chance(96, 5)
     13

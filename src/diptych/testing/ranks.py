@@ -1,4 +1,5 @@
-"""Several ranks on one machine: processes joined by gloo that run functions, as many as you like, until closed."""
+"""Several ranks on one machine: processes joined by gloo that run functions, as many as you like,
+until closed."""
 
 import os
 import tempfile
@@ -19,9 +20,9 @@ class RankError(AssertionError):
 class Ranks:
     """`count` processes, one rank each: `run(fn, *args)` runs `fn` on all and gives their results.
 
-    They are started by the first `run`, serve all later ones, and are started anew after a `run` that failed: what one
-    function has broken, the next does not meet. `fn`, its arguments and results must pickle. Use as a context manager,
-    or call `close`.
+    They are started by the first `run`, serve all later ones, and are started anew after a `run`
+    that failed: what one function has broken, the next does not meet. `fn`, its arguments and
+    results must pickle. Use as a context manager, or call `close`.
     """
 
     def __init__(self, count: int):
@@ -31,7 +32,8 @@ class Ranks:
         self._processes: list[Any] = []
 
     def run(self, fn: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
-        """The results of `fn(*args)` in rank order; RankError where a rank failed, died or was too slow."""
+        """The results of `fn(*args)` in rank order; RankError where a rank failed, died or was too
+        slow."""
         if not self._processes:
             self._open()
         try:
@@ -60,7 +62,9 @@ class Ranks:
     def _open(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="diptych-ranks-")
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "diptych.training.run"])  # imported once for all ranks of all pools
+        context.set_forkserver_preload(
+            [__name__, "diptych.training.run"]
+        )  # imported once for all ranks of all pools
         for rank in range(self.count):
             ours, theirs = context.Pipe()
             arguments = (theirs, rank, self.count, self._folder.name)
@@ -89,10 +93,20 @@ class Ranks:
 
 
 def _serve(pipe: Connection, rank: int, count: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # read, never used: a file brings ranks together
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }  # read, never used: a file brings ranks together
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count
+    )
     with suppress(EOFError):
         while True:
             fn, args = pipe.recv()

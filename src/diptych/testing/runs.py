@@ -1,5 +1,5 @@
-"""How the contract suite runs a method: batches, one step's gradients, a short training. Top-level functions, so that
-other ranks can be told them by name."""
+"""How the contract suite runs a method: batches, one step's gradients, a short training. Top-level
+functions, so that other ranks can be told them by name."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -36,7 +36,8 @@ def rows(batch: Any, start: int, stop: int) -> Any:
 
 
 def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
-    """One batch for each stage that descends, this rank's part of it. What searches before one gives its columns."""
+    """One batch for each stage that descends, this rank's part of it. What searches before one
+    gives its columns."""
     sources = subject.sources(method)
     method.setup(sources)
     found = []
@@ -72,7 +73,9 @@ def gradients_of(subject: Subject, batch: int, chunk: int | None = None) -> dict
     step = Step(method, "float32")
     model = wrap_ddp(make_accelerator(), step) if chunk is None else step
     losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
-    gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    gradients = {
+        name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None
+    }
     return {"loss": float(losses.total.detach()), "gradients": gradients}
 
 
@@ -105,7 +108,9 @@ class _Stop(Exception):
     pass
 
 
-def train(subject: Subject, out: Path, steps: int, *, resume: bool = False, stop_after: int | None = None) -> Method:
+def train(
+    subject: Subject, out: Path, steps: int, *, resume: bool = False, stop_after: int | None = None
+) -> Method:
     """The method after a run of so many steps, or one that is broken off after some of them."""
     method = subject.small()
     save_every = steps if stop_after is None else stop_after

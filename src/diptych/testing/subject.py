@@ -1,4 +1,5 @@
-"""What the contract suite is run on: a method's presets, narrowed to what a second can train, and toys as its data."""
+"""What the contract suite is run on: a method's presets, narrowed to what a second can train, and
+toys as its data."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from diptych.data.tokenizers import Tokenizer, build
 from diptych.methods.base import Method, Preset
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import find, is_file, method_class
-from diptych.spec import Spec, parse
+from diptych.spec import Spec, annotations, parse, role
 from diptych.testing.toy import Toy
 
 
@@ -22,7 +23,8 @@ class Subject:
     name: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A class in a file of its own is found again by that file, as no other process can import it."""
+        """A class in a file of its own is found again by that file, as no other process can import
+        it."""
         if self.name is not None and is_file(self.name):
             return Subject.of, (self.name,)
         return Subject, (self.cls, self.name)
@@ -33,28 +35,43 @@ class Subject:
         return cls(method_class(name), find(name).name)
 
     def preset(self, name: str, shrink: int) -> Preset:
-        """A preset with towers and heads `shrink` times narrower, also those that an option of the method spells out
-        (bare widths among its options end in `width` or `hidden`), no dropout, the model that ships for a `teacher` or
-        `matcher`, the method's own `toy` options, and a vocabulary that the toy's words can fill."""
+        """A preset with towers and heads `shrink` times narrower, no dropout, and the model that
+        ships for any other.
+
+        Options are known by their annotations: `Width`, `NetworkSpec`, `Dropout` and `ModelSpec` of
+        `diptych.spec`. The method's `test_options` come last.
+        """
         preset = self.cls.preset(name)
-        narrow = {"image": str(narrower(preset.image, shrink)), "text": str(narrower(preset.text, shrink))}
+        narrow = {
+            "image": str(narrower(preset.image, shrink)),
+            "text": str(narrower(preset.text, shrink)),
+        }
         config = dict(preset.config)
+        hints = annotations(self.cls.Config)
         for key, value in config.items():
-            if key.endswith("dropout"):
-                config[key] = 0.0
-            elif key.endswith(("hidden", "width")) and isinstance(value, int):
-                config[key] = max(16, value // shrink)
-            elif isinstance(value, str) and value.startswith(("mlp:", "text:", "t5:")):
-                config[key] = str(narrower(value, shrink))
-            elif key in ("teacher", "matcher"):
-                config[key] = "tiny"
+            match role(hints[key]):
+                case "dropout":
+                    config[key] = 0.0
+                case "width":
+                    config[key] = max(16, value // shrink)
+                case "network":
+                    config[key] = str(narrower(value, shrink))
+                case "model":
+                    config[key] = "tiny"
         config |= self.cls.test_options
-        return replace(preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink))
+        return replace(
+            preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink)
+        )
 
     def make(self, preset: Preset) -> Method:
         """A method with fresh weights, always the same."""
         torch.manual_seed(0)
-        maker = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=toy_tokenizer(preset))
+        maker = Make(
+            image=preset.image,
+            text=preset.text,
+            embed_dim=preset.embed_dim,
+            tokenizer=toy_tokenizer(preset),
+        )
         return self.cls(self.cls.configure(preset.config), maker)
 
     def small(self) -> Method:
@@ -70,15 +87,20 @@ class Subject:
                 views = method.views(stage, stream)
                 names = (name for view in views for name in view.reads if name != without)
                 reads.setdefault(stream, {}).update(dict.fromkeys(names))
-                lacked.setdefault(stream, []).extend(name for view in views for name in getattr(view, "optional", ()))
-        return {stream: Toy(48, list(names), lacked=lacked[stream]) for stream, names in reads.items()}
+                lacked.setdefault(stream, []).extend(
+                    name for view in views for name in getattr(view, "optional", ())
+                )
+        return {
+            stream: Toy(48, list(names), lacked=lacked[stream]) for stream, names in reads.items()
+        }
 
 
 def narrower(spec: str, factor: int) -> Spec:
-    """A tower spec with every width divided by `factor`, dropout off, and from a factor of 16 on at most 8 x 8 patches.
+    """A tower spec with every width divided by `factor`, dropout off, and from a factor of 16 on at
+    most 8 x 8 patches.
 
-    Models of timm have widths of their own: in their place comes timm's test model of the same family, on images of
-    64 pixels.
+    Models of timm have widths of their own: in their place comes timm's test model of the same
+    family, on images of 64 pixels.
 
     >>> str(narrower("vit:width=768:heads=12:dropout=0.1", 16)), str(narrower("timm:resnet50:image_size=224", 16))
     ('vit:width=48:heads=12:dropout=0.0', 'timm:test_resnet:image_size=64')
@@ -107,16 +129,20 @@ def _smallest_of_family(spec: str) -> str:
     from timm import list_models
 
     model = spec.removeprefix("timm:")
-    families = [name for name in list_models("test_*") if model.startswith(name.removeprefix("test_"))]
+    families = [
+        name for name in list_models("test_*") if model.startswith(name.removeprefix("test_"))
+    ]
     return f"timm:{max(families, key=len, default=model)}"
 
 
 def toy_tokenizer(preset: Preset) -> Tokenizer | None:
-    """A small vocabulary of the toy's words, with the preset's padding rule; None where it reads no texts."""
+    """A small vocabulary of the toy's words, with the preset's padding rule; None where it reads no
+    texts."""
     if preset.text == NO_TOWER:
         return None
     toy = Toy(128)
     padding = parse(preset.tokenizer).options.get("padding", "longest")
     return build(
-        f"bpe:vocab_size=320:context=24:padding={padding}", (text for i in range(128) for text in toy[i].captions())
+        f"bpe:vocab_size=320:context=24:padding={padding}",
+        (text for i in range(128) for text in toy[i].captions()),
     )

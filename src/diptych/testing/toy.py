@@ -1,4 +1,5 @@
-"""A source that has whatever fields are asked of it: small images of one shape and colour, and words about them."""
+"""A source that has whatever fields are asked of it: small images of one shape and colour, and
+words about them."""
 
 from collections.abc import Sequence
 
@@ -38,7 +39,9 @@ class Drawn:
             case "square":
                 draw.rectangle((x, y, x + third, y + third), fill=fill)
             case "triangle":
-                draw.polygon([(x, y + third), (x + third, y + third), (x + third / 2, y)], fill=fill)
+                draw.polygon(
+                    [(x, y + third), (x + third, y + third), (x + third / 2, y)], fill=fill
+                )
             case "bar":
                 draw.rectangle((x, y + third / 3, x + third, y + third / 2), fill=fill)
         return image
@@ -48,8 +51,8 @@ class Drawn:
 
 
 class Toy:
-    """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`, `labels.NAME`, `boxes`); of
-    those that are `lacked`, images, every third sample has none.
+    """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`,
+    `labels.NAME`, `boxes`); of those that are `lacked`, images, every third sample has none.
 
     >>> Toy(2, ["texts.caption"])[1].captions()
     ['a orange circle on the left']
@@ -64,7 +67,9 @@ class Toy:
         size: int = 32,
         lacked: Sequence[str] = (),
     ):
-        assert count <= len(_COLOURS) * len(_SHAPES) * len(_PLACES), "there are only 128 different drawings"
+        assert count <= len(_COLOURS) * len(_SHAPES) * len(_PLACES), (
+            "there are only 128 different drawings"
+        )
         assert all(name.startswith("images.") for name in lacked), "only images may be lacked"
         self.count = count
         self.fields = tuple(fields)
@@ -93,17 +98,27 @@ class Toy:
         shape = index // 8 % 4
         place = index // 32 % 4
         words = f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
-        held = self.fields if index % 3 else [name for name in self.fields if name not in self.lacked]
+        held = (
+            self.fields if index % 3 else [name for name in self.fields if name not in self.lacked]
+        )
         named = [name.split(".", 1) for name in held if "." in name]
         return Sample(
             key=f"{index:03d}",
             source=self.name,
-            images={role: Drawn(colour, shape, place, self.size, index) for kind, role in named if kind == "images"},
+            images={
+                role: Drawn(colour, shape, place, self.size, index)
+                for kind, role in named
+                if kind == "images"
+            },
             texts=[
-                Text(text=words, role="caption" if role == "*" else role) for kind, role in named if kind == "texts"
+                Text(text=words, role="caption" if role == "*" else role)
+                for kind, role in named
+                if kind == "texts"
             ],
             labels={name: colour for kind, name in named if kind == "labels"},
-            boxes=[Box(xyxy=(0, 0, self.size / 2, self.size), text=words)] if "boxes" in self.fields else (),
+            boxes=[Box(xyxy=(0, 0, self.size / 2, self.size), text=words)]
+            if "boxes" in self.fields
+            else (),
         )
 
     def labels(self, name: str) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""From a spec to a tower: `image_tower("vit:width=384")`, `text_tower({"name": "text", "depth": 6}, vocab_size=…)`.
+"""From a spec to a tower: `image_tower("vit:width=384")`, `text_tower({"name": "text", "depth": 6},
+vocab_size=…)`.
 
-A tower registers itself with a decorator, `@image("vit")` or `@text("text")`, on a class with a `Config` dataclass.
-The modules of `towers.image` and `towers.text` are found by scanning these folders. A tower that one paper alone uses
-registers as `PAPER.NAME` in the paper's own module, which is imported when such a name is asked for; a third party's
-towers are registered when their module is imported.
+A tower registers itself with a decorator, `@image("vit")` or `@text("text")`, on a class with a
+`Config` dataclass. The modules of `towers.image` and `towers.text` are found by scanning these
+folders. A tower that one paper alone uses registers as `PAPER.NAME` in the paper's own module,
+which is imported when such a name is asked for; a third party's towers are registered when their
+module is imported.
 """
 
 import importlib
@@ -53,15 +55,23 @@ def text_tower(
     eot: int | None = None,
     padding: str | None = None,
 ) -> Any:
-    """The text tower of a spec, made for a tokenizer's vocabulary, context, special ids and padding rule.
+    """The text tower of a spec, made for a tokenizer's vocabulary, context, special ids and padding
+    rule.
 
-    What the spec itself says stands; it must be able to hold what the tokenizer gives, else InputError.
+    What the spec itself says stands; it must be able to hold what the tokenizer gives, else
+    InputError.
 
     >>> text_tower("text:width=64:depth=1", vocab_size=100, context=16).spec["context"]
     16
     """
     cls, options = _find(_TEXT, "text tower", spec)
-    given = {"vocab_size": vocab_size, "context": context, "pad": pad, "eot": eot, "padding": padding}
+    given = {
+        "vocab_size": vocab_size,
+        "context": context,
+        "pad": pad,
+        "eot": eot,
+        "padding": padding,
+    }
     for key, value in given.items():
         if value is None or options.setdefault(key, value) == value:
             continue
@@ -92,8 +102,11 @@ def _register(registry: dict[str, Any], name: str) -> Callable[[T], T]:
     return register
 
 
-def _find(registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The class and the plain options; `KIND:VALUE` sets the option that the class names as its argument."""
+def _find(
+    registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The class and the plain options; `KIND:VALUE` sets the option that the class names as its
+    argument."""
     _discover()
     if isinstance(spec, str):
         parsed = parse(spec)
@@ -102,7 +115,9 @@ def _find(registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]) ->
     else:
         options = dict(spec)
         if "name" not in options:
-            raise InputError(f"this {what} spec has no 'name'; it has {', '.join(sorted(options)) or 'nothing'}")
+            raise InputError(
+                f"this {what} spec has no 'name'; it has {', '.join(sorted(options)) or 'nothing'}"
+            )
         name = options.pop("name")
     kind, colon, value = name.partition(":")
     if kind not in registry and "." in kind:
@@ -112,13 +127,16 @@ def _find(registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]) ->
     cls = registry[kind]
     if colon:
         if cls.argument is None:
-            raise InputError(f"{what} {kind!r} takes no {value!r}; options are written {kind}:key=value")
+            raise InputError(
+                f"{what} {kind!r} takes no {value!r}; options are written {kind}:key=value"
+            )
         options[cls.argument] = value
     return cls, options
 
 
 def _discover() -> None:
-    """Import the modules of towers; those that need an extra import it only when a tower is built."""
+    """Import the modules of towers; those that need an extra import it only when a tower is
+    built."""
     for package in ("diptych.towers.image", "diptych.towers.text"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
@@ -128,6 +146,9 @@ def _import_paper(name: str) -> None:
     """Import the method that a tower `PAPER.NAME` belongs to, where there is one."""
     paper = name.partition(".")[0]
     root = Path(diptych.__path__[0])
-    for entry in (*root.glob(f"methods/*/{paper}.py"), *root.glob(f"methods/*/{paper}/__init__.py")):
+    for entry in (
+        *root.glob(f"methods/*/{paper}.py"),
+        *root.glob(f"methods/*/{paper}/__init__.py"),
+    ):
         module = entry.parent if entry.name == "__init__.py" else entry.with_suffix("")
         importlib.import_module(".".join(("diptych", *module.relative_to(root).parts)))

@@ -26,9 +26,9 @@ _OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
 class DualEncoder(nn.Module):
     """Images and texts to unit vectors of one space; similarity is their dot product.
 
-    `logit_scale()` is the multiplier of similarities, `logit_bias` what is added to them (SigLIP), or None. A
-    projection is the spec of a head (`towers.nn.heads`), such as "linear". A model of images alone has no text tower
-    (None).
+    `logit_scale()` is the multiplier of similarities, `logit_bias` what is added to them (SigLIP),
+    or None. A projection is the spec of a head (`towers.nn.heads`), such as "linear". A model of
+    images alone has no text tower (None).
 
     >>> from diptych.towers.build import image_tower, text_tower
     >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")
@@ -61,11 +61,17 @@ class DualEncoder(nn.Module):
         self.text = text
         self.embed_dim = embed_dim
         image_projection = fitted(image_projection, image.width, embed_dim)
-        text_projection = text_projection if text is None else fitted(text_projection, text.width, embed_dim)
+        text_projection = (
+            text_projection if text is None else fitted(text_projection, text.width, embed_dim)
+        )
         self.image_projection = head(image_projection, image.width, embed_dim, "image")
-        self.text_projection = None if text is None else head(text_projection, text.width, embed_dim, "text")
+        self.text_projection = (
+            None if text is None else head(text_projection, text.width, embed_dim, "text")
+        )
         self.logit_scale = logit_scale or Temperature()
-        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        self.logit_bias = (
+            None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        )
         self._plain = {
             "image_projection": image_projection,
             "text_projection": text_projection,
@@ -73,11 +79,13 @@ class DualEncoder(nn.Module):
         }
 
     def encode_image(self, x: Tensor, **how: Any) -> Encoded:
-        """Images (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the tower."""
+        """Images (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the
+        tower."""
         return self.image(x, **how)
 
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Encoded:
-        """Ids (N, L) with lengths (N,) -> Encoded in tower width; keywords (`edit`, `memory`, …) go to the tower."""
+        """Ids (N, L) with lengths (N,) -> Encoded in tower width; keywords (`edit`, `memory`, …) go
+        to the tower."""
         if self.text is None:
             raise InputError("this model has no text tower: it embeds images alone")
         return self.text(ids, lengths, **how)
@@ -101,15 +109,17 @@ class DualEncoder(nn.Module):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What share of an embedding's squared length each head has; (1.0,) where there is one head a side."""
+        """What share of an embedding's squared length each head has; (1.0,) where there is one head
+        a side."""
         head = self.image_projection
         return (head.share, 1 - head.share) if isinstance(head, TwoHeads) else (1.0,)
 
     def set_share(self, share: float) -> None:
-        """Let the first of two heads have this share of the cosine (`heads.TwoHeads`), on both sides.
+        """Let the first of two heads have this share of the cosine (`heads.TwoHeads`), on both
+        sides.
 
-        Raises InputError for a share outside 0 to 1, and for a model that has one head a side, or whose second head
-        was never trained.
+        Raises InputError for a share outside 0 to 1, and for a model that has one head a side, or
+        whose second head was never trained.
         """
         if len(self.shares) == 2 and self.shares[0] == share:
             return
@@ -143,15 +153,28 @@ class DualEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "DualEncoder":
-        """The module that `config()` describes, with fresh parameters; InputError for missing or unknown keys."""
+        """The module that `config()` describes, with fresh parameters; InputError for missing or
+        unknown keys."""
         config = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
-        known = ("image", "text", "embed_dim", "logit_scale", "image_projection", "text_projection", "logit_bias")
+        known = (
+            "image",
+            "text",
+            "embed_dim",
+            "logit_scale",
+            "image_projection",
+            "text_projection",
+            "logit_bias",
+        )
         for key in config:
             if key not in known:
                 raise unknown("key of a dual encoder", key, known)
         if missing := {"image", "text", "embed_dim"} - set(config):
             raise InputError(f"this dual encoder's config lacks {', '.join(sorted(missing))}")
-        options = {key: value for key, value in config.items() if key not in ("image", "text", "logit_scale")}
+        options = {
+            key: value
+            for key, value in config.items()
+            if key not in ("image", "text", "logit_scale")
+        }
         try:
             logit_scale = Temperature(**config.get("logit_scale", {}))
         except TypeError as error:
@@ -161,8 +184,8 @@ class DualEncoder(nn.Module):
 
 
 def renamed_entries(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
-    """A saved state dict with the names that a dual encoder has today: before 0.2 `logit_scale` was called `scale` and
-    `logit_bias` `bias`. `own` are the names of the module that the state is for.
+    """A saved state dict with the names that a dual encoder has today: before 0.2 `logit_scale` was
+    called `scale` and `logit_bias` `bias`. `own` are the names of the module that the state is for.
 
     >>> list(renamed_entries({"encoder.scale.value": torch.zeros(())}, ["encoder.logit_scale.value"]))
     ['encoder.logit_scale.value']

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Edit = Callable[[int, Tensor], Tensor]
-"""`edit(layer, tokens) -> tokens`, called on the input of block `layer` (0, 1, …) with tokens (B, N, D)."""
+"""`edit(layer, tokens) -> tokens`, called on the input of block `layer` (0, 1, …) with tokens (B,
+N, D)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,9 @@ class Encoded:
     prefix: int = 0  # tokens before the first patch or word: CLS and registers
     mask: Tensor | None = None  # (B, N) bool, True where a token is real; None: all are
     grid: tuple[int, int] | None = None  # (h, w) of the patches
-    levels: Sequence[Tensor] = ()  # feature maps (B, C, h, w), fine to coarse, of towers that have them
+    levels: Sequence[
+        Tensor
+    ] = ()  # feature maps (B, C, h, w), fine to coarse, of towers that have them
 
     @property
     def patches(self) -> Tensor:

@@ -1,4 +1,5 @@
-"""What our own and the foreign towers share: a typed config, the spec that rebuilds them, pixels made ready on device.
+"""What our own and the foreign towers share: a typed config, the spec that rebuilds them, pixels
+made ready on device.
 
 Dimensions: B samples, H x W pixels.
 """
@@ -15,7 +16,8 @@ from diptych.data.images import Preprocess
 
 
 class Tower(nn.Module):
-    """Base of all towers: `kind` is the registered name, `Config` the frozen dataclass of its options."""
+    """Base of all towers: `kind` is the registered name, `Config` the frozen dataclass of its
+    options."""
 
     kind: ClassVar[str] = ""
     Config: ClassVar[type]
@@ -29,15 +31,18 @@ class Tower(nn.Module):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Plain values from which `build.image_tower` or `build.text_tower` makes the same module."""
+        """Plain values from which `build.image_tower` or `build.text_tower` makes the same
+        module."""
         options = {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self.config).items()
         }
         return {"name": self.kind, **options}
 
     @property
     def mixes_samples(self) -> bool:
-        """Whether one sample's features now depend on others': it has batch norm in training mode."""
+        """Whether one sample's features now depend on others': it has batch norm in training
+        mode."""
         return any(isinstance(module, _BatchNorm) and module.training for module in self.modules())
 
 

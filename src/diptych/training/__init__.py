@@ -1,1 +1,2 @@
-"""Training: the engine and everything around it. `run` is what `diptych train` and `diptych.train` call."""
+"""Training: the engine and everything around it. `run` is what `diptych train` and `diptych.train`
+call."""

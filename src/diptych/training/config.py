@@ -20,14 +20,16 @@ from diptych.training.schedule import factor
 
 _MOST = 1 << 22  # bytes of a config
 _MOST_VALUES = 100_000
-_MAY_DIFFER = {"options"}  # how the engine runs may change between a run and its resumption, what is learnt may not
+_MAY_DIFFER = {
+    "options"
+}  # how the engine runs may change between a run and its resumption, what is learnt may not
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. `data` maps streams to source specs; `weights` is the file of a foreign model that
-    `init` names; `config` are the method's own options, `added` the methods whose losses are added to it
-    (`methods.mix`)."""
+    """Everything that decides a run. `data` maps streams to source specs; `weights` is the file of
+    a foreign model that `init` names; `config` are the method's own options, `added` the methods
+    whose losses are added to it (`methods.mix`)."""
 
     method: str
     data: Mapping[str, str]
@@ -67,7 +69,8 @@ def resolve(
     recipe: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Fill in the preset where nothing is given; InputError for what does not exist or does not fit together."""
+    """Fill in the preset where nothing is given; InputError for what does not exist or does not fit
+    together."""
     cls = method_class(method)
     chosen = cls.preset(preset)
     if init and (image_tower or text_tower or tokenizer or embed_dim):
@@ -94,7 +97,9 @@ def resolve(
         given["steps"] = None
     told = configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe")
     optim.chosen(told.optimizer)
-    factor(0, 1, schedule=told.schedule)  # InputError for one that does not exist, before anything is written
+    factor(
+        0, 1, schedule=told.schedule
+    )  # InputError for one that does not exist, before anything is written
     return RunConfig(
         method=find(method).name,  # of a file its whole path
         data=dict(data),
@@ -115,7 +120,8 @@ def resolve(
 
 
 def preset_for(method: str, init: str | None) -> str:
-    """The preset where none is named: `tune` for what starts from a trained model, where the method has it."""
+    """The preset where none is named: `tune` for what starts from a trained model, where the method
+    has it."""
     return "tune" if init and "tune" in getattr(method_class(method), "presets", ()) else "small"
 
 
@@ -137,7 +143,8 @@ def write(config: RunConfig, path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a YAML file of a mapping; InputError where it is none. Options that were renamed have their new names."""
+    """Read a YAML file of a mapping; InputError where it is none. Options that were renamed have
+    their new names."""
     try:
         tree = parsed(path, "copy it again, or begin a new run", yaml.safe_load, _MOST)
     except (FileNotFoundError, NotADirectoryError):
@@ -147,12 +154,15 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{path} holds no options; write lines such as `lr: 0.001`")
     if _is_larger(tree, _MOST_VALUES):
-        raise InputError(f"{path} holds more than {_MOST_VALUES:,} values, aliases counted each time; write fewer")
+        raise InputError(
+            f"{path} holds more than {_MOST_VALUES:,} values, aliases counted each time; write fewer"
+        )
     return _with_current_names(tree, path)
 
 
 def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A run's config with the new names of renamed options, of its method and of those added to it."""
+    """A run's config with the new names of renamed options, of its method and of those added to
+    it."""
     found = dict(tree)
     if isinstance(tree.get("method"), str) and isinstance(tree.get("config"), dict):
         found["config"] = translated(tree["method"], tree["config"], path)
@@ -170,11 +180,14 @@ def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _source_with_current_names(spec: str, path: Path) -> str:
-    """A source's spec, or several between commas, with the names that prefixes and options have now."""
+    """A source's spec, or several between commas, with the names that prefixes and options have
+    now."""
     parts = []
     for part in split_specs(spec):
         prefix, colon, rest = part.partition(":")
-        parts.append(_spec_with_current_names(f"{current('source', prefix, path)}{colon}{rest}", path))
+        parts.append(
+            _spec_with_current_names(f"{current('source', prefix, path)}{colon}{rest}", path)
+        )
     return ",".join(parts)
 
 
@@ -187,7 +200,8 @@ def _spec_with_current_names(spec: Any, path: Path) -> Any:
 
 
 def _is_larger(tree: Any, most: int) -> bool:
-    """Whether a tree has more than `most` values; aliases of YAML can make a few lines as large as one likes."""
+    """Whether a tree has more than `most` values; aliases of YAML can make a few lines as large as
+    one likes."""
     rest = [tree]
     count = 0
     while rest and count <= most:

@@ -1,9 +1,10 @@
 """The engine: the one training loop.
 
-The order of events in a step is fixed: batches of all streams, encode, gather, loss (pure), backward, collective
-finite check, clip, optimiser, clamps inside parameters, averaged weights, `after_step`, schedule, log, snapshot.
-Everything that a step does follows from (seed, stage, step) and the state, so a run killed at any moment goes on
-from its last checkpoint as if nothing had happened.
+The order of events in a step is fixed: batches of all streams, encode, gather, loss (pure),
+backward, collective finite check, clip, optimiser, clamps inside parameters, averaged weights,
+`after_step`, schedule, log, snapshot. Everything that a step does follows from (seed, stage, step)
+and the state, so a run killed at any moment goes on from its last checkpoint as if nothing had
+happened.
 """
 
 import logging
@@ -41,7 +42,9 @@ from diptych.training.step import Step, clamp, freeze_modes
 
 log = logging.getLogger(__name__)
 
-_REMEDY = "remove the checkpoint to go on from the one before, or begin a new run with another --out"
+_REMEDY = (
+    "remove the checkpoint to go on from the one before, or begin a new run with another --out"
+)
 
 
 class Interrupted(Exception):
@@ -55,16 +58,19 @@ class Summary:
     steps: int
     skipped: int = 0
     damaged: dict[str, str] = field(default_factory=dict)  # key or place -> reason
-    forgot: Mapping[str, float] = field(default_factory=dict)  # of the guard, where it ended the run
+    forgot: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the guard, where it ended the run
 
 
 class Engine:
     """Trains a method on named sources into the folder `out`.
 
-    `validate(module, done) -> numbers` is called after each epoch on rank 0. `backward(step, batch, at)` runs forward
-    and backward of a step, in place of the recipe's way. `remember(module) -> score` is what the run must not lose: it
-    is measured `LOOKS` times a stage, and where it falls by more than `forget` the run ends with the weights of the
-    look before. `accelerator` gives the device and wraps for the ranks.
+    `validate(module, done) -> numbers` is called after each epoch on rank 0. `backward(step, batch,
+    at)` runs forward and backward of a step, in place of the recipe's way. `remember(module) ->
+    score` is what the run must not lose: it is measured `LOOKS` times a stage, and where it falls
+    by more than `forget` the run ends with the weights of the look before. `accelerator` gives the
+    device and wraps for the ranks.
     """
 
     def __init__(
@@ -107,7 +113,8 @@ class Engine:
     # ---- the run
 
     def run(self, resume: bool = False) -> Summary:
-        """Train all stages from the start, or from the last checkpoint. Raises Interrupted after SIGTERM."""
+        """Train all stages from the start, or from the last checkpoint. Raises Interrupted after
+        SIGTERM."""
         if collectives.rank() == 0:
             self.checkpoints.clean()
         saved = self._saved() if resume else None
@@ -124,7 +131,10 @@ class Engine:
         )
         try:
             self.log.write(
-                event="start", done=self.position.done, world_size=collectives.world_size(), device=str(self.device)
+                event="start",
+                done=self.position.done,
+                world_size=collectives.world_size(),
+                device=str(self.device),
             )
             stages = self.method.stages()
             self._check_search(stages)
@@ -193,7 +203,9 @@ class Engine:
                     self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
                 if self.position.batch == 0 or self.position.step == steps:
                     self._validate()
-                look = self.position.step % max(1, steps // LOOKS) == 0 or self.position.step == steps
+                look = (
+                    self.position.step % max(1, steps // LOOKS) == 0 or self.position.step == steps
+                )
                 if (look and self._forgets()) or self.position.step == steps:
                     break
                 self._snapshot(optimizer)
@@ -203,14 +215,18 @@ class Engine:
         self._end_stage()
 
     def _check_search(self, stages: Sequence[Stage]) -> None:
-        if self.options.shard and collectives.world_size() > 1 and not all(stage.optimize for stage in stages):
+        if (
+            self.options.shard
+            and collectives.world_size() > 1
+            and not all(stage.optimize for stage in stages)
+        ):
             raise InputError(
                 f"{self.method.name} searches with whole weights, which shards do not have; leave --shard out"
             )
 
     def _forgets(self) -> bool:
-        """Measure what is guarded, on rank 0: whether it fell too far. The run then ends with the weights of the last
-        look at which it had not; all ranks come here together."""
+        """Measure what is guarded, on rank 0: whether it fell too far. The run then ends with the
+        weights of the last look at which it had not; all ranks come here together."""
         if self.memory.remember is None:
             return False
         score = 0.0
@@ -220,7 +236,12 @@ class Engine:
                     score = self.memory.remember(module)
         score = collectives.broadcast_object(score)
         lost = self.memory.look(score, self.position.done, self.weights)
-        self.log.write(event="guard", done=self.position.done - 1, score=score, **({"lost": True} if lost else {}))
+        self.log.write(
+            event="guard",
+            done=self.position.done - 1,
+            score=score,
+            **({"lost": True} if lost else {}),
+        )
         return lost
 
     def _end_stage(self) -> None:
@@ -254,16 +275,22 @@ class Engine:
         new_damage: bool,
     ) -> None:
         at = At(self.position.step, steps, self.position.epoch, self.options.seed, stage.name)
-        rate = factor(at.step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr)
+        rate = factor(
+            at.step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr
+        )
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group["multiplier"] * rate
         losses = backward(batch, at)
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         norm = self.ranks.clip(parameters, recipe.clip or float("inf"))
         total = float(losses.total.detach())
         broken = not finite(losses.total, norm)
         leap = self.guard.leap(total)
-        broken, spike, self._stop, new_damage = collectives.any_rank(broken, leap is not None, self._asked, new_damage)
+        broken, spike, self._stop, new_damage = collectives.any_rank(
+            broken, leap is not None, self._asked, new_damage
+        )
         if new_damage:
             self.feed.check()
         if broken:
@@ -279,7 +306,10 @@ class Engine:
             self.method.after_step(losses.carry, at)
         optimizer.zero_grad(set_to_none=True)
         self.position = replace(
-            self.position, step=at.step + 1, batch=self.position.batch + 1, done=self.position.done + 1
+            self.position,
+            step=at.step + 1,
+            batch=self.position.batch + 1,
+            done=self.position.done + 1,
         )
         self.summary.steps = self.position.done
         self.log.write(
@@ -288,7 +318,11 @@ class Engine:
             epoch=at.epoch,
             step=at.step,
             loss=total,
-            **{f"loss/{name}": value for name, value in losses.terms.items() if len(losses.terms) > 1},
+            **{
+                f"loss/{name}": value
+                for name, value in losses.terms.items()
+                if len(losses.terms) > 1
+            },
             **losses.logged,
             lr=recipe.lr * rate,
             grad_norm=norm,
@@ -298,7 +332,8 @@ class Engine:
         self.log.advance(at.step + 1, total)
 
     def _non_finite(self, batch: Any, at: At) -> None:
-        """All ranks come here together, before the update: write down which samples met, then stop or skip."""
+        """All ranks come here together, before the update: write down which samples met, then stop
+        or skip."""
         path = self.out / f"nonfinite-{self.position.done}.json"
         some = write_samples(path, batch, at)
         if self.options.nonfinite == "stop":
@@ -322,7 +357,9 @@ class Engine:
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
         note = partial(self._note, stage, epoch)
-        run = Run(self.method, self.feed.sources, at, self.device, self.options.workers, note, self.out)
+        run = Run(
+            self.method, self.feed.sources, at, self.device, self.options.workers, note, self.out
+        )
         with self.ranks.gathered():
             stage.prepare(run)
         self.log.end()
@@ -331,10 +368,14 @@ class Engine:
         if collectives.rank() == 0:
             save_columns(path, self.feed.columns)
 
-    def _note(self, stage: Stage, epoch: int, step: int, steps: int, loss: float, **logged: float) -> None:
+    def _note(
+        self, stage: Stage, epoch: int, step: int, steps: int, loss: float, **logged: float
+    ) -> None:
         """One iteration of a search is done: log it; all ranks come here together."""
         self.log.begin(stage.name, steps, step)
-        self.log.write(stage=stage.name, done=self.position.done, epoch=epoch, step=step, loss=loss, **logged)
+        self.log.write(
+            stage=stage.name, done=self.position.done, epoch=epoch, step=step, loss=loss, **logged
+        )
         self.log.advance(step + 1, loss)
         self.position = replace(self.position, done=self.position.done + 1)
         self.summary.steps = self.position.done
@@ -348,7 +389,9 @@ class Engine:
 
     def _snapshot(self, optimizer: torch.optim.Optimizer) -> None:
         if collectives.world_size() == 1:
-            self._stop = self._asked  # also where it came after the step; ranks agree on it within one
+            self._stop = (
+                self._asked
+            )  # also where it came after the step; ranks agree on it within one
         if self._stop or self.position.done % self.options.save_every == 0:
             self._save(optimizer)
         if self._stop:
@@ -363,7 +406,9 @@ class Engine:
                 "position": asdict(self.position),
                 "method": dict(self.method.state_dict()),
                 "optimizer": optimizer.state_dict() if optimizer is not None else None,
-                "average": dict(self.average.module.state_dict()) if self.average is not None else None,
+                "average": dict(self.average.module.state_dict())
+                if self.average is not None
+                else None,
                 "damaged": dict(self.feed.damaged),
                 "skipped": self.summary.skipped,
                 "guard": self.guard.losses,
@@ -394,7 +439,9 @@ class Engine:
 
     def _restore(self, saved: Saved) -> None:
         self.feed.check_same(saved.data)
-        self.position = configure(Position, saved.position, f"checkpoint {self.checkpoints.newest()}")
+        self.position = configure(
+            Position, saved.position, f"checkpoint {self.checkpoints.newest()}"
+        )
         if self.position.stage > len(self.method.stages()):
             raise ValueError(f"stage {self.position.stage} of {len(self.method.stages())}")
         self.method.load_state_dict(renamed_entries(saved.method, self.method.state_dict()))
@@ -406,7 +453,9 @@ class Engine:
         self.memory.restore(saved.memory)
         self.summary.skipped = saved.skipped
         self.summary.steps = self.position.done
-        for path in sorted((self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime):
+        for path in sorted(
+            (self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime
+        ):
             self.feed.columns = load_columns(path)
 
     def _validate(self) -> None:

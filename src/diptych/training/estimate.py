@@ -1,4 +1,5 @@
-"""What a run will cost, told before it begins: memory and time of a method on a source, by a probe of a few samples."""
+"""What a run will cost, told before it begins: memory and time of a method on a source, by a probe
+of a few samples."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -28,8 +29,9 @@ _TEXTS = 20_000  # captions for the probe's vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """`state_bytes`: weights, gradients and the optimiser's state; `batch_bytes`: what backward keeps of a batch at a
-    time, the loss apart; `step_seconds` and `epoch_seconds` on this machine, reading included."""
+    """`state_bytes`: weights, gradients and the optimiser's state; `batch_bytes`: what backward
+    keeps of a batch at a time, the loss apart; `step_seconds` and `epoch_seconds` on this machine,
+    reading included."""
 
     method: str
     preset: str
@@ -45,8 +47,9 @@ class Estimate:
 def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     """Run the first stage's step on a few samples, and scale up to the config's batch.
 
-    Memory is that of activations as autograd keeps them; libraries' own buffers come on top. Time is the better of two
-    steps. With the recipe's `chunk` both are those of gradient caching. Raises InputError where it cannot cut.
+    Memory is that of activations as autograd keeps them; libraries' own buffers come on top. Time
+    is the better of two steps. With the recipe's `chunk` both are those of gradient caching. Raises
+    InputError where it cannot cut.
     """
     wordless = config.init or config.text_tower == NO_TOWER
     tokenizer = None if wordless else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
@@ -68,7 +71,9 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         batch = next(iter(loader.epoch(0)))
         gradcache.strategy(chunk)(step, batch, at)
         seconds.append(time.perf_counter() - begun)
-    parameters = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+    parameters = sum(
+        parameter.numel() for parameter in method.parameters() if parameter.requires_grad
+    )
     a_sample = min(seconds) / len(batch)
     size = min(config.recipe.batch_size, len(source))
     return Estimate(
@@ -85,7 +90,8 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
 
 
 def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> int:
-    """Weights and gradients, there after a backward pass, and what the optimiser keeps once it has stepped."""
+    """Weights and gradients, there after a backward pass, and what the optimiser keeps once it has
+    stepped."""
     optimizer = optim.build(method, recipe, scale)
     optimizer.step()
     tensors = (tensor for p in method.parameters() for tensor in (p, p.grad) if tensor is not None)
@@ -95,7 +101,8 @@ def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> 
 def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int) -> float:
     """What backward keeps of a batch of `size` at a time, from what it keeps of the probe.
 
-    At once: all of it. In pieces: the largest piece of a part, and the features of all samples with their gradients.
+    At once: all of it. In pieces: the largest piece of a part, and the features of all samples with
+    their gradients.
     """
     if chunk is None:
         return _kept(step, partial(step, batch, at))[1] / len(batch) * size
@@ -110,8 +117,8 @@ def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int)
 
 
 def _kept(step: Step, forward: Callable[[], Any]) -> tuple[Any, int]:
-    """What `forward` returns, and the bytes that autograd keeps to go back through it, parameters and views of them
-    (a linear layer keeps its weight transposed) apart."""
+    """What `forward` returns, and the bytes that autograd keeps to go back through it, parameters
+    and views of them (a linear layer keeps its weight transposed) apart."""
     own = {parameter.untyped_storage().data_ptr() for parameter in step.parameters()}
     kept: dict[int, int] = {}
 

@@ -1,4 +1,5 @@
-"""The data of a run: a stage's loaders, the columns that stages computed, and the samples that were damaged."""
+"""The data of a run: a stage's loaders, the columns that stages computed, and the samples that were
+damaged."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,12 @@ log = logging.getLogger(__name__)
 
 
 class Feed:
-    """What the engine reads: sources as `given`, `columns` of each stream, and of each `damaged` sample the reason."""
+    """What the engine reads: sources as `given`, `columns` of each stream, and of each `damaged`
+    sample the reason."""
 
-    def __init__(self, method: Method, sources: Mapping[str, Source], options: Options, device: torch.device):
+    def __init__(
+        self, method: Method, sources: Mapping[str, Source], options: Options, device: torch.device
+    ):
         self.method = method
         self.given = dict(sources)
         self.options = options
@@ -32,11 +36,16 @@ class Feed:
 
     @cached_property
     def identity(self) -> dict[str, dict[str, Any]]:
-        """What tells the data apart, by stream: how many samples there are, and a hash of their keys."""
-        return {stream: {"samples": len(source), "keys": keys_digest(source)} for stream, source in self.given.items()}
+        """What tells the data apart, by stream: how many samples there are, and a hash of their
+        keys."""
+        return {
+            stream: {"samples": len(source), "keys": keys_digest(source)}
+            for stream, source in self.given.items()
+        }
 
     def check_same(self, before: Mapping[str, Any]) -> None:
-        """Raise InputError where the data are not those of `before`, an `identity`: other samples, or another order."""
+        """Raise InputError where the data are not those of `before`, an `identity`: other samples,
+        or another order."""
         for stream, was in before.items():
             now = self.identity.get(stream)
             if now == was:
@@ -57,7 +66,8 @@ class Feed:
         return with_columns(self.given, self.columns)
 
     def streams(self, stage: Stage) -> dict[str, Source]:
-        """What a stage reads, by stream. Raises InputError where one is missing, or lacks a field."""
+        """What a stage reads, by stream. Raises InputError where one is missing, or lacks a
+        field."""
         found = {}
         for stream in stage.streams:
             if stream not in self.given:
@@ -67,11 +77,14 @@ class Feed:
                 )
             found[stream] = self.method.samples(stage, stream, self.sources[stream])
             views = self.method.views(stage, stream)
-            require(found[stream], [name for view in views for name in view.reads], self.method.name)
+            require(
+                found[stream], [name for view in views for name in view.reads], self.method.name
+            )
         return found
 
     def loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
-        """One for each stream of a stage, all of as many steps. Raises InputError for what the data lack."""
+        """One for each stream of a stage, all of as many steps. Raises InputError for what the data
+        lack."""
         loaders = {}
         for stream, source in self.streams(stage).items():
             if recipe.batch_size < stage.min_batch:
@@ -97,7 +110,8 @@ class Feed:
         return loaders
 
     def _batch(self, stage: Stage, source: Source, size: int) -> int:
-        """The batch size, or all samples where there are fewer than a preset's and no sample looks at another."""
+        """The batch size, or all samples where there are fewer than a preset's and no sample looks
+        at another."""
         of_presets = [preset.recipe.batch_size for preset in self.method.presets.values()]
         if stage.min_batch > 1 or size <= len(source) or size not in of_presets:
             return size
@@ -111,12 +125,17 @@ class Feed:
         return len(source)
 
     def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: Position) -> Iterator[Any]:
-        """The rest of this epoch's batches, on the device; the first stream sets the epoch, the others go round."""
+        """The rest of this epoch's batches, on the device; the first stream sets the epoch, the
+        others go round."""
         first, *others = stage.streams
         rounds = {name: loaders[name].endless(at.step) for name in others}
         for batch in loaders[first].epoch(at.epoch, at.batch, at.step):
             moved = batch.to(self.device)
-            yield {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}} if others else moved
+            yield (
+                {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}}
+                if others
+                else moved
+            )
 
     def note(self, loaders: Mapping[str, Loader]) -> bool:
         """Add what this rank's loaders could not read; whether there was anything new."""
@@ -126,12 +145,17 @@ class Feed:
         return len(self.damaged) > before
 
     def check(self) -> None:
-        """All ranks come here together: count each damaged sample once, stop where there are too many."""
-        for source in self.given.values():  # what could not even be indexed, such as a tar cut short
+        """All ranks come here together: count each damaged sample once, stop where there are too
+        many."""
+        for (
+            source
+        ) in self.given.values():  # what could not even be indexed, such as a tar cut short
             self.damaged.update(getattr(source, "damage", {}))
         for seen in collectives.gather_objects(self.damaged):
             self.damaged.update(seen)
-        total = sum(len(source) + len(getattr(source, "damage", ())) for source in self.given.values())
+        total = sum(
+            len(source) + len(getattr(source, "damage", ())) for source in self.given.values()
+        )
         if len(self.damaged) <= self.options.max_bad * total:
             return
         raise InputError(

@@ -1,5 +1,5 @@
-"""Steps that must not be taken: how a spike of the loss is seen, which samples met in a refused step, and where a model
-begins to forget what it could do before."""
+"""Steps that must not be taken: how a spike of the loss is seen, which samples met in a refused
+step, and where a model begins to forget what it could do before."""
 
 import json
 import math
@@ -23,10 +23,11 @@ _WINDOW = 100
 
 
 class SpikeGuard:
-    """Sees a spike: a loss above `factor` times the median of the stage's last 100, once there are 20. None: never.
+    """Sees a spike: a loss above `factor` times the median of the stage's last 100, once there are
+    20. None: never.
 
-    Spikes enter the median like all others: one does not move it, and where losses rise for good, the median follows
-    within half a window, so that no run is skipped to its end.
+    Spikes enter the median like all others: one does not move it, and where losses rise for good,
+    the median follows within half a window, so that no run is skipped to its end.
 
     >>> guard = SpikeGuard(5.0)
     >>> [guard.leap(loss) for loss in [2.0] * 20 + [40.0, 2.0]][-3:]
@@ -51,7 +52,8 @@ LOOKS = 20
 
 
 class ForgettingGuard:
-    """Sees a model forget: a score (`remember(module)`, larger is better) more than `forget` below that of the start.
+    """Sees a model forget: a score (`remember(module)`, larger is better) more than `forget` below
+    that of the start.
 
     The weights of the last look at which it had not are kept in `folder`.
     """
@@ -65,7 +67,8 @@ class ForgettingGuard:
         self.lost: dict[str, float] = {}
 
     def look(self, score: float, done: int, weights: Callable[[], Mapping[str, Tensor]]) -> bool:
-        """Whether the score fell too far; else the weights are kept. All ranks come here together."""
+        """Whether the score fell too far; else the weights are kept. All ranks come here
+        together."""
         self.start = score if self.start is None else self.start
         if score < self.start - self.forget:
             self.lost = {"start": self.start, "score": score, "step": done, "kept": self.kept}
@@ -100,7 +103,8 @@ class ForgettingGuard:
 
 
 def write_samples(path: Path, batch: Any, at: At) -> str:
-    """All ranks come here together: write down which samples of which step met; gives the names of some."""
+    """All ranks come here together: write down which samples of which step met; gives the names of
+    some."""
     batches = batch if isinstance(batch, Mapping) else {"train": batch}
     keys = {
         name: [key for keys in collectives.gather_objects(list(each.keys)) for key in keys]

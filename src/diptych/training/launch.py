@@ -1,4 +1,5 @@
-"""How training goes over the ranks: accelerate's device and process group, and what each rank holds of the parameters.
+"""How training goes over the ranks: accelerate's device and process group, and what each rank holds
+of the parameters.
 
 All of it (`Replicated`, DDP around a step), or its share (`shard.Sharded`, FSDP).
 """
@@ -16,7 +17,8 @@ _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def make_accelerator() -> Any:
-    """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no state.
+    """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no
+    state.
 
     Raises InputError where the environment speaks of ranks that cannot meet.
     """

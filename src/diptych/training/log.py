@@ -1,4 +1,5 @@
-"""What a run says while it goes: one JSON line a step in metrics.jsonl, and a live line for the person who waits."""
+"""What a run says while it goes: one JSON line a step in metrics.jsonl, and a live line for the
+person who waits."""
 
 import json
 import math
@@ -9,7 +10,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from diptych.files import write_atomic
@@ -22,10 +30,11 @@ def plain(value: Any) -> Any:
 
 
 class Log:
-    """Appends to `path` and draws progress on stderr; on a rank other than 0, or when `quiet`, draws nothing.
+    """Appends to `path` and draws progress on stderr; on a rank other than 0, or when `quiet`,
+    draws nothing.
 
-    Times stand under the key "seconds" alone, so that two runs of one seed differ in nothing else. What is written goes
-    to `tracker` too, where there is one.
+    Times stand under the key "seconds" alone, so that two runs of one seed differ in nothing else.
+    What is written goes to `tracker` too, where there is one.
     """
 
     def __init__(self, path: Path | None, quiet: bool = False):
@@ -38,7 +47,8 @@ class Log:
         self._task: Any = None
 
     def open(self, keep_before: int | None) -> None:
-        """Start the file, or go on with the lines before step `keep_before` (a killed run may have written more)."""
+        """Start the file, or go on with the lines before step `keep_before` (a killed run may have
+        written more)."""
         if self.path is None:
             return
         if self.tracker is not None:
@@ -46,16 +56,25 @@ class Log:
         if keep_before is None:
             self.path.unlink(missing_ok=True)
         elif self.path.exists():
-            kept = [line for line in self.path.read_bytes().splitlines() if _done(line) < keep_before]
-            write_atomic(self.path, lambda path: path.write_bytes(b"".join(line + b"\n" for line in kept)))
+            kept = [
+                line for line in self.path.read_bytes().splitlines() if _done(line) < keep_before
+            ]
+            write_atomic(
+                self.path, lambda path: path.write_bytes(b"".join(line + b"\n" for line in kept))
+            )
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
         """Append one line. `done` counts the steps of all stages."""
         if self._file is not None:
             values["seconds"] = round(time.perf_counter() - self._start, 3)
-            values = {key: value.item() if isinstance(value, Tensor) else value for key, value in values.items()}
-            self._file.write(json.dumps({key: plain(value) for key, value in values.items()}) + "\n")
+            values = {
+                key: value.item() if isinstance(value, Tensor) else value
+                for key, value in values.items()
+            }
+            self._file.write(
+                json.dumps({key: plain(value) for key, value in values.items()}) + "\n"
+            )
             self._file.flush()
             if self.tracker is not None:
                 self.tracker.write(values)
@@ -81,12 +100,17 @@ class Log:
             self._task = self._progress.add_task(name, total=steps, completed=done, loss="")
 
     def advance(self, step: int, loss: float) -> None:
-        """A step is done: move the bar, or print a line every ten seconds where stderr is no terminal."""
+        """A step is done: move the bar, or print a line every ten seconds where stderr is no
+        terminal."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step, loss=f"loss {loss:.3f}")
         elif self.path is not None and not self.quiet and time.perf_counter() - self._shown > 10:
             self._shown = time.perf_counter()
-            print(f"{self._name}: step {step} of {self._steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
+            print(
+                f"{self._name}: step {step} of {self._steps}, loss {loss:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def end(self) -> None:
         """A stage ends."""

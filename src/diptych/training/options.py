@@ -8,9 +8,10 @@ from diptych.spec import Above, AtLeast, Count, NotNegative, Share, check
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the step; `spike`: skip a
-    step whose loss is above so many times the running median (`training.guard`). `forget`: how far the guarded score
-    may fall below that of the start. `shard`: each rank holds its share of parameters, gradients and optimiser state
+    """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the
+    step; `spike`: skip a step whose loss is above so many times the running median
+    (`training.guard`). `forget`: how far the guarded score may fall below that of the start.
+    `shard`: each rank holds its share of parameters, gradients and optimiser state
     (`training.shard`)."""
 
     seed: int = 0

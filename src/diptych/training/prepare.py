@@ -1,4 +1,5 @@
-"""The argument of a stage's `prepare`: the method, its sources, and what a method may do with them before it trains."""
+"""The argument of a stage's `prepare`: the method, its sources, and what a method may do with them
+before it trains."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +33,13 @@ class _InOrder:
 
 
 class Run:
-    """The argument of `prepare(run)`. All ranks call its methods alike; a method never asks for its rank.
+    """The argument of `prepare(run)`. All ranks call its methods alike; a method never asks for its
+    rank.
 
-    `columns[stream]` holds the columns that later stages read as fields of that stream's samples. `at` is the position
-    in training, and `device` where the method is. `note(step, steps, loss, **logged)` logs one iteration of a search
-    like a training step. `out` is the run's folder, None where there is none.
+    `columns[stream]` holds the columns that later stages read as fields of that stream's samples.
+    `at` is the position in training, and `device` where the method is. `note(step, steps, loss,
+    **logged)` logs one iteration of a search like a training step. `out` is the run's folder, None
+    where there is none.
     """
 
     def __init__(
@@ -67,9 +70,11 @@ class Run:
         *,
         batch_size: int = 256,
     ) -> dict[str, np.ndarray]:
-        """`fn(batch)` over all samples of a source, without augmentation or gradient, shared out over the ranks.
+        """`fn(batch)` over all samples of a source, without augmentation or gradient, shared out
+        over the ranks.
 
-        Rows come back in the source's order on every rank. A damaged sample is an error: a column needs all.
+        Rows come back in the source's order on every rank. A damaged sample is an error: a column
+        needs all.
         """
         ranks = collectives.world_size()
         loader = Loader(
@@ -102,10 +107,12 @@ class Run:
         self.columns.setdefault(stream, {}).update(columns)
 
     def write(self, name: str, fn: Callable[[Path], Any]) -> None:
-        """Write the file `name` into the run's folder: rank 0 calls `fn(path)`, which must write to that very path.
+        """Write the file `name` into the run's folder: rank 0 calls `fn(path)`, which must write to
+        that very path.
 
-        `path` is a temporary file that replaces `name` when `fn` returns, so no file is half-written. Where the run has
-        no folder, nothing is written. Raises InputError where the disk is full.
+        `path` is a temporary file that replaces `name` when `fn` returns, so no file is
+        half-written. Where the run has no folder, nothing is written. Raises InputError where the
+        disk is full.
         """
         if self.out is not None and collectives.rank() == 0:
             write_atomic(self.out / name, fn)
@@ -135,12 +142,17 @@ def load_columns(path: Path) -> dict[str, dict[str, np.ndarray]]:
             stream, name = full.split("/", 1)
             columns.setdefault(stream, {})[name] = value
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged ({brief(error)}); begin a new run with another --out") from None
+        raise InputError(
+            f"{path} is damaged ({brief(error)}); begin a new run with another --out"
+        ) from None
     return columns
 
 
-def with_columns(sources: Mapping[str, Source], columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:
+def with_columns(
+    sources: Mapping[str, Source], columns: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Source]:
     """Each source with its stream's columns, where it has any."""
     return {
-        name: WithColumns(source, columns[name]) if columns.get(name) else source for name, source in sources.items()
+        name: WithColumns(source, columns[name]) if columns.get(name) else source
+        for name, source in sources.items()
     }

@@ -1,4 +1,5 @@
-"""Every rank holds all parameters: DDP around a step, and what the engine asks of the ranks (`Replicated`)."""
+"""Every rank holds all parameters: DDP around a step, and what the engine asks of the ranks
+(`Replicated`)."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,13 +27,16 @@ def wrap_ddp(accelerator: Any, step: Step) -> nn.Module:
     accelerator.ddp_handler = DistributedDataParallelKwargs(
         find_unused_parameters=step.method.find_unused_parameters, broadcast_buffers=False
     )
-    with warnings.catch_warnings():  # torch renames broadcast_buffers, accelerate has only the old name
+    with (
+        warnings.catch_warnings()
+    ):  # torch renames broadcast_buffers, accelerate has only the old name
         warnings.simplefilter("ignore", FutureWarning)
         return accelerator.prepare_model(step)
 
 
 class Replicated:
-    """Every rank holds all parameters. What the engine asks of the ranks; all of them call each method together."""
+    """Every rank holds all parameters. What the engine asks of the ranks; all of them call each
+    method together."""
 
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator
@@ -45,18 +49,20 @@ class Replicated:
         return wrap_ddp(self.accelerator, step) if chunk is None else step
 
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
-        """The norm of all gradients, the same on all ranks; above `most` they are scaled down to it."""
+        """The norm of all gradients, the same on all ranks; above `most` they are scaled down to
+        it."""
         return nn.utils.clip_grad_norm_(parameters, most)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """While it lasts, each rank may call any part of the method as it likes, without gradient; what is written into
-        parameters meanwhile may be lost."""
+        """While it lasts, each rank may call any part of the method as it likes, without gradient;
+        what is written into parameters meanwhile may be lost."""
         yield
 
     @contextmanager
     def plain(self, module: nn.Module) -> Iterator[nn.Module | None]:
-        """While it lasts, rank 0 has the delivered `module` as one process has it; the others have None."""
+        """While it lasts, rank 0 has the delivered `module` as one process has it; the others have
+        None."""
         yield module if collectives.rank() == 0 else None
 
     def full_tensors(self, tree: Any) -> Any:
@@ -64,9 +70,12 @@ class Replicated:
         return tree
 
     def load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Load an optimiser's state as `full_tensors` gave it. Raises ValueError for that of other parameters."""
+        """Load an optimiser's state as `full_tensors` gave it. Raises ValueError for that of other
+        parameters."""
         optimizer.load_state_dict(state)
         for parameter, values in optimizer.state.items():
             for name, value in values.items():
                 if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                    raise ValueError(f"{name} of the optimiser is {tuple(value.shape)}, not {tuple(parameter.shape)}")
+                    raise ValueError(
+                        f"{name} of the optimiser is {tuple(value.shape)}, not {tuple(parameter.shape)}"
+                    )

@@ -1,4 +1,5 @@
-"""From a resolved config to a trained model in a folder: opens the data, builds the method, runs the engine, saves."""
+"""From a resolved config to a trained model in a folder: opens the data, builds the method, runs
+the engine, saves."""
 
 import errno
 import json
@@ -60,10 +61,11 @@ def run(
 ) -> Summary:
     """Train as `config` says into the folder `out`.
 
-    Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted after a signal.
-    `validate(model, source)` gives numbers for the validation source after each epoch, `remember(model, source)` the
-    score of the guard's (`Engine`). `change(method)` alters the method before it trains: what a claim's ablations break
-    is no option of any method. `begun()` is called once all is found to fit, before the first step.
+    Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted
+    after a signal. `validate(model, source)` gives numbers for the validation source after each
+    epoch, `remember(model, source)` the score of the guard's (`Engine`). `change(method)` alters
+    the method before it trains: what a claim's ablations break is no option of any method.
+    `begun()` is called once all is found to fit, before the first step.
     """
     out = followed(out)
     accelerator = make_accelerator()  # first: it opens the process group
@@ -81,7 +83,11 @@ def _train(
     change: Callable[[Method], None] | None,
     begun: Callable[[], None] | None,
 ) -> Summary:
-    tracker = Tracker(config.options.tracker, out, configs.plain(config)) if config.options.tracker else None
+    tracker = (
+        Tracker(config.options.tracker, out, configs.plain(config))
+        if config.options.tracker
+        else None
+    )
     resume = _check_folder(config, out, resume)
     sources = {stream: open_source(spec) for stream, spec in config.data.items()}
     held_out = open_source(config.val) if config.val else None
@@ -109,7 +115,9 @@ def _train(
     preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
 
     def loaded(module: nn.Module) -> Any:
-        return store.to_model(module, method.make.words, preprocess and preprocess.to_dict(), name=str(out))
+        return store.to_model(
+            module, method.make.words, preprocess and preprocess.to_dict(), name=str(out)
+        )
 
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
@@ -137,19 +145,27 @@ def _train(
     summary = engine.run(resume)
     weights = engine.weights()
     if collectives.rank() == 0:
-        description = store.describe(config.method, config.config, engine.delivered(), method.make.words, preprocess)
+        description = store.describe(
+            config.method, config.config, engine.delivered(), method.make.words, preprocess
+        )
         store.save_model(out, {**description, "training": _training(config, summary)}, weights)
     collectives.barrier()
     return summary
 
 
 def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method, nn.Module]:
-    """The method of a config with fresh weights (or those of `init`), a function of the seed alone."""
+    """The method of a config with fresh weights (or those of `init`), a function of the seed
+    alone."""
     torch.manual_seed(torch_seed(config.options.seed, "init"))
     if config.init:
         make = Make.of(store.load(config.init, weights=config.weights))
     else:
-        make = Make(image=config.image_tower, text=config.text_tower, embed_dim=config.embed_dim, tokenizer=tokenizer)
+        make = Make(
+            image=config.image_tower,
+            text=config.text_tower,
+            embed_dim=config.embed_dim,
+            tokenizer=tokenizer,
+        )
     cls = method_class(config.method)
     method = mixed(cls(cls.configure(config.config), make), config.added)
     return method, method.deliver()
@@ -165,7 +181,9 @@ def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:
                 continue
 
 
-def _tokenizer(config: RunConfig, out: Path, sources: Mapping[str, Source], resume: bool) -> Tokenizer | None:
+def _tokenizer(
+    config: RunConfig, out: Path, sources: Mapping[str, Source], resume: bool
+) -> Tokenizer | None:
     """The tokenizer of a config; one that is learnt from the captions is learnt once, on rank 0."""
     if config.init or config.text_tower == NO_TOWER:
         return None
@@ -175,7 +193,9 @@ def _tokenizer(config: RunConfig, out: Path, sources: Mapping[str, Source], resu
         try:
             return tokenizer_from(read_json(path, remedy))
         except FileNotFoundError:
-            raise InputError(f"{path} is missing, and the run in {out} has learnt with it; {remedy}") from None
+            raise InputError(
+                f"{path} is missing, and the run in {out} has learnt with it; {remedy}"
+            ) from None
     learnt = None
     if collectives.rank() == 0:
         learnt = build(config.tokenizer, texts_of(sources)).to_dict()
@@ -196,7 +216,8 @@ def _tokenizer_file(out: Path) -> Path:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the run's folder, made where it is not there, so that no two runs write one; all ranks come here together.
+    """Hold the run's folder, made where it is not there, so that no two runs write one; all ranks
+    come here together.
 
     Raises InputError on all of them where another run is in it, or it cannot be made.
     """
@@ -209,13 +230,17 @@ def _alone(out: Path) -> Iterator[None]:
                 out.mkdir(parents=True, exist_ok=True)
                 busy = f"another run is writing {out}; wait for it, or name another --out"
                 stack.enter_context(locked(out, busy))
-            except FileExistsError:  # a file, which is refused with all else that is wrong with the folder
+            except (
+                FileExistsError
+            ):  # a file, which is refused with all else that is wrong with the folder
                 pass
             except InputError as error:
                 refusal = str(error)
             except OSError as error:
                 if error.errno in _NO_LOCKS:
-                    log.warning("%s lies where files cannot be locked; see that no other run writes it", out)
+                    log.warning(
+                        "%s lies where files cannot be locked; see that no other run writes it", out
+                    )
                 else:
                     refusal = f"cannot make or open {out}: {error.strerror}; check the path and its permissions"
         if refusal := collectives.broadcast_object(refusal):
@@ -230,12 +255,15 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
-    """Whether to go on with a run in `out`; InputError where the answer would lose or mix something."""
+    """Whether to go on with a run in `out`; InputError where the answer would lose or mix
+    something."""
     if resume:
         configs.check_same(config, out / "config.yaml")
     elif (out / "config.yaml").exists():
         if _has_learnt(out):
-            raise InputError(f"{out} already holds a run; go on with --resume, or name another --out")
+            raise InputError(
+                f"{out} already holds a run; go on with --resume, or name another --out"
+            )
     elif out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder with --out")
     elif out.is_dir() and any(out.iterdir()):
@@ -244,7 +272,8 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
 
 
 def _has_learnt(out: Path) -> bool:
-    """Whether the run in `out` took a step; one that was refused before (a batch too large, …) may be begun anew."""
+    """Whether the run in `out` took a step; one that was refused before (a batch too large, …) may
+    be begun anew."""
     path = out / "metrics.jsonl"
     return any((out / "state").glob("step-*")) or (path.exists() and b'"loss"' in path.read_bytes())
 

@@ -12,20 +12,22 @@ SCHEDULES = ("cosine", "constant", "linear", "onecycle")
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle:
-    """Options of `onecycle`: it begins at 1/`start` and ends at 1/`end` of that, and is made for `length` times as many
-    steps as are taken, so that a run may stop on its way down."""
+    """Options of `onecycle`: it begins at 1/`start` and ends at 1/`end` of that, and is made for
+    `length` times as many steps as are taken, so that a run may stop on its way down."""
 
     start: Annotated[float, AtLeast(1)] = 25.0
     end: Annotated[float, AtLeast(1)] = 1e4
     length: Annotated[float, AtLeast(1)] = 1.0
 
 
-def factor(step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0.0, min_lr: float = 0.0) -> float:
+def factor(
+    step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0.0, min_lr: float = 0.0
+) -> float:
     """The factor at `step` (0 … steps-1): a linear warm-up, then the schedule down to `min_lr`.
 
-    `warmup` is a number of steps, or a share of all steps where below 1. "onecycle" rises and falls by cosines instead,
-    between ends of its own (`OneCycle`, as "onecycle:start=100"); its share is of the steps that it is made for. It is
-    torch's OneCycleLR.
+    `warmup` is a number of steps, or a share of all steps where below 1. "onecycle" rises and falls
+    by cosines instead, between ends of its own (`OneCycle`, as "onecycle:start=100"); its share is
+    of the steps that it is made for. It is torch's OneCycleLR.
 
     >>> [round(factor(step, 6, warmup=2), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
@@ -34,7 +36,9 @@ def factor(step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0
     if parsed.name not in SCHEDULES:
         raise unknown("schedule", parsed.name, SCHEDULES)
     if parsed.name == "onecycle":
-        return _one_cycle(step, steps, warmup, configure(OneCycle, parsed.options, "schedule 'onecycle'"))
+        return _one_cycle(
+            step, steps, warmup, configure(OneCycle, parsed.options, "schedule 'onecycle'")
+        )
     if parsed.options:
         raise InputError(f"schedule {schedule!r} takes no options; write {parsed.name}")
     rising = round(warmup * steps) if warmup < 1 else int(warmup)

@@ -1,10 +1,11 @@
 """Sharding over the ranks: FSDP2, torch's `fully_shard`, in place of DDP.
 
-Of each parameter with its gradient and its optimiser's state, rank r of W keeps about a W-th (rows of its first
-dimension) as a DTensor. Each block of a transformer is put together before it runs, forward and backward, and given up
-after; what lies outside of blocks (embeddings, projections, towers of other kinds) is so for a whole step. Gradients
-are averaged over the ranks, as DDP's. Scalars (scale, bias) cannot be cut: each rank keeps them, and their gradients
-are averaged as those of any step that DDP does not wrap.
+Of each parameter with its gradient and its optimiser's state, rank r of W keeps about a W-th (rows
+of its first dimension) as a DTensor. Each block of a transformer is put together before it runs,
+forward and backward, and given up after; what lies outside of blocks (embeddings, projections,
+towers of other kinds) is so for a whole step. Gradients are averaged over the ranks, as DDP's.
+Scalars (scale, bias) cannot be cut: each rank keeps them, and their gradients are averaged as those
+of any step that DDP does not wrap.
 """
 
 import copy
@@ -40,13 +41,22 @@ class Sharded(Replicated):
         self.empty = _without_weights(step.method.deliver())
         mesh = init_device_mesh(self.accelerator.device.type, (collectives.world_size(),))
         for parameter in step.parameters():
-            parameter.data = parameter.data.contiguous()  # torch shards no other layout, such as channels last
-        marked = {name for name, parameter in step.named_parameters() if getattr(parameter, "frozen", False)}
+            parameter.data = (
+                parameter.data.contiguous()
+            )  # torch shards no other layout, such as channels last
+        marked = {
+            name
+            for name, parameter in step.named_parameters()
+            if getattr(parameter, "frozen", False)
+        }
         scalars = {parameter for parameter in step.parameters() if parameter.ndim == 0}
         for block in [module for module in step.modules() if isinstance(module, Block)]:
             fully_shard(block, mesh=mesh)
         fully_shard(step, mesh=mesh, ignored_params=scalars)
-        for name, parameter in step.named_parameters():  # new objects, without the marks of the old ones
+        for (
+            name,
+            parameter,
+        ) in step.named_parameters():  # new objects, without the marks of the old ones
             if name in marked:
                 parameter.frozen = True  # type: ignore[attr-defined]
         if average is not None:
@@ -65,7 +75,9 @@ class Sharded(Replicated):
             unit.reshard()  # what ran without gradient at last is still whole
         sharded = [p for p in parameters if isinstance(p, DTensor)]
         copied = [p for p in parameters if not isinstance(p, DTensor)]
-        own = nn.utils.get_total_norm([p.grad.to_local() for p in sharded if isinstance(p.grad, DTensor)])
+        own = nn.utils.get_total_norm(
+            [p.grad.to_local() for p in sharded if isinstance(p.grad, DTensor)]
+        )
         rest = nn.utils.get_total_norm([p.grad for p in copied if p.grad is not None])
         total = torch.cat([collectives.gather(own[None]), rest[None].to(own)]).norm()
         for kind in (sharded, copied):
@@ -83,8 +95,8 @@ class Sharded(Replicated):
         finally:
             for unit in others:
                 unit.set_reshard_after_forward(True, recurse=False)
-            # Not `reshard` alone: FSDP noted what ran here to fetch it ahead in the next backward, and each rank ran
-            # something else; they would wait for one another.
+            # Not `reshard` alone: FSDP noted what ran here to fetch it ahead in the next backward,
+            # and each rank ran something else; they would wait for one another.
             step.reset_iter_state()
 
     @contextmanager
@@ -93,7 +105,9 @@ class Sharded(Replicated):
         if collectives.rank() > 0:
             yield None
             return
-        self.empty.load_state_dict({n: v.to(self.accelerator.device) for n, v in state.items()}, assign=True)
+        self.empty.load_state_dict(
+            {n: v.to(self.accelerator.device) for n, v in state.items()}, assign=True
+        )
         try:
             yield self.empty
         finally:
@@ -105,22 +119,32 @@ class Sharded(Replicated):
             return full.cpu() if collectives.rank() == 0 else None
         if isinstance(tree, dict):
             return {key: self.full_tensors(value) for key, value in tree.items()}
-        return [self.full_tensors(value) for value in tree] if isinstance(tree, list | tuple) else tree
+        return (
+            [self.full_tensors(value) for value in tree] if isinstance(tree, list | tuple) else tree
+        )
 
     def load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         numbers = chain.from_iterable(group["params"] for group in state["param_groups"])
         parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
         shared = {
-            number: {name: _share(value, parameter) for name, value in state["state"].get(number, {}).items()}
+            number: {
+                name: _share(value, parameter)
+                for name, value in state["state"].get(number, {}).items()
+            }
             for number, parameter in zip(numbers, parameters, strict=True)
         }
-        optimizer.load_state_dict({**state, "state": {n: values for n, values in shared.items() if values}})
+        optimizer.load_state_dict(
+            {**state, "state": {n: values for n, values in shared.items() if values}}
+        )
 
 
 def check(method: Method) -> None:
-    """InputError where torch is too old, or ranks could disagree about which gradients there are and wait for ever."""
+    """InputError where torch is too old, or ranks could disagree about which gradients there are
+    and wait for ever."""
     if not hasattr(FSDPModule, "reset_iter_state"):
-        raise InputError(f"--shard needs a newer torch than {torch.__version__}, such as 2.13; update it")
+        raise InputError(
+            f"--shard needs a newer torch than {torch.__version__}, such as 2.13; update it"
+        )
     if method.find_unused_parameters:
         raise InputError(
             f"a step of {type(method).__name__} may leave some parameters without a gradient "
@@ -131,14 +155,16 @@ def check(method: Method) -> None:
 def _without_weights(module: nn.Module) -> nn.Module:
     """A copy whose parameters are on the meta device; a frozen model is shared."""
     memo: dict[int, Any] = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in module.parameters()
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+        for p in module.parameters()
     }
     memo |= {id(part.module): part.module for part in module.modules() if isinstance(part, Frozen)}
     return copy.deepcopy(module, memo)
 
 
 def _share_average(average: Momentum) -> None:
-    """Cut the averaged weights as those that they follow; no FSDP around them, as they never run."""
+    """Cut the averaged weights as those that they follow; no FSDP around them, as they never
+    run."""
     slow = list(average.module.parameters())
     fast = average.online.parameters()
     shares = {
@@ -152,6 +178,10 @@ def _share_average(average: Momentum) -> None:
 
 def _share(value: Any, parameter: Tensor) -> Any:
     """This rank's part of what belongs to a parameter and has its shape."""
-    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+    if (
+        not isinstance(parameter, DTensor)
+        or not isinstance(value, Tensor)
+        or value.shape != parameter.shape
+    ):
         return value
     return collectives.shared(value.to(parameter.device), parameter)

@@ -1,7 +1,9 @@
-"""Checkpoints: a folder state/step-N of one safetensors file and one JSON file, complete or not there at all.
+"""Checkpoints: a folder state/step-N of one safetensors file and one JSON file, complete or not
+there at all.
 
-A checkpoint is written into a hidden folder, flushed, and renamed; so a process killed at any moment leaves the latest
-whole one in place. What a killed writer left behind is removed at the next start.
+A checkpoint is written into a hidden folder, flushed, and renamed; so a process killed at any
+moment leaves the latest whole one in place. What a killed writer left behind is removed at the next
+start.
 """
 
 import json
@@ -44,7 +46,9 @@ def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
             return {"dict": [[key, walk(value)] for key, value in node.items()]}
         if isinstance(node, list | tuple):
             return {"list": [walk(value) for value in node]}
-        assert node is None or isinstance(node, str | int | float | bool), f"cannot save a {type(node).__name__}"
+        assert node is None or isinstance(node, str | int | float | bool), (
+            f"cannot save a {type(node).__name__}"
+        )
         return node
 
     return walk(tree), tensors
@@ -84,7 +88,8 @@ class Checkpoints:
         return self.folder / f"step-{self.steps()[-1]:09d}"
 
     def save(self, step: int, tree: Any) -> None:
-        """Write the checkpoint of `step`, then remove the oldest; a full disk leaves the earlier ones."""
+        """Write the checkpoint of `step`, then remove the oldest; a full disk leaves the earlier
+        ones."""
         final = self.folder / f"step-{step:09d}"
         temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
         plain, tensors = pack(tree)
@@ -94,7 +99,9 @@ class Checkpoints:
             (temporary / _TREE).write_text(json.dumps(plain), encoding="utf-8")
             for path in (temporary / _TENSORS, temporary / _TREE, temporary):
                 sync(path)
-            if final.exists():  # the same step again, as after a signal: equal content, so the old one may go
+            if (
+                final.exists()
+            ):  # the same step again, as after a signal: equal content, so the old one may go
                 shutil.rmtree(final)
             temporary.rename(final)
             sync(self.folder)
@@ -125,7 +132,8 @@ class Checkpoints:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next step to take: `batch` of `epoch` is step `step` of stage number `stage`; `done` counts all stages'."""
+    """The next step to take: `batch` of `epoch` is step `step` of stage number `stage`; `done`
+    counts all stages'."""
 
     stage: Natural = 0
     epoch: Natural = 0

@@ -1,6 +1,8 @@
-"""One step's forward pass: encode this rank's samples, gather features over ranks, compute the loss of the whole batch.
+"""One step's forward pass: encode this rank's samples, gather features over ranks, compute the loss
+of the whole batch.
 
-This is where a method meets the ranks: it sees its own samples in `encode` and the whole world's in `loss`.
+This is where a method meets the ranks: it sees its own samples in `encode` and the whole world's in
+`loss`.
 """
 
 from collections.abc import Mapping
@@ -12,17 +14,19 @@ from torch import Tensor, nn
 
 from diptych import collectives
 from diptych.data.batch import Batch, Tokens
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
 from diptych.towers.nn.parts import Temperature
 
 
 class Step(nn.Module):
-    """The module that DDP wraps, so that every parameter is used in its `forward`, the loss's own included.
+    """The module that DDP wraps, so that every parameter is used in its `forward`, the loss's own
+    included.
 
-    Random draws of `encode` (dropout) follow (seed, stage, step, rank), those of `loss` (seed, stage, step) alone, so
-    that they are equal on all ranks; a resumed run draws what an unbroken one does.
+    Random draws of `encode` (dropout) follow (seed, stage, step, rank), those of `loss` (seed,
+    stage, step) alone, so that they are equal on all ranks; a resumed run draws what an unbroken
+    one does.
     """
 
     def __init__(self, method: Method, precision: str):
@@ -31,30 +35,42 @@ class Step(nn.Module):
         self.precision = precision
 
     def encode(self, batch: Any, at: At, part: str | None = None, piece: int = 0) -> Features:
-        """This rank's features; of one of the method's `parts`, whose pieces draw by (…, rank, part, piece)."""
+        """This rank's features; of one of the method's `parts`, whose pieces draw by (…, rank,
+        part, piece)."""
         place = () if part is None else (part, piece)
-        torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank(), *place))
+        torch.manual_seed(
+            torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank(), *place)
+        )
         encode = self.method.encode if part is None else self.method.parts()[part]
         device = next(self.method.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(
+            device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
+        ):
             return encode(batch, at)
 
     def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
         """The loss of the whole world's batch, from this rank's features of it."""
-        features = {name: collectives.gather(wide(value), f"feature {name!r}") for name, value in features.items()}
+        features = {
+            name: collectives.gather(at_least_float32(value), f"feature {name!r}")
+            for name, value in features.items()
+        }
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
         return self.method.loss(features, gather_batch(batch), at)
 
-    def terms(self, features: Mapping[str, Tensor], batch: Any, at: At) -> tuple[Mapping[str, Any], ...]:
+    def terms(
+        self, features: Mapping[str, Tensor], batch: Any, at: At
+    ) -> tuple[Mapping[str, Any], ...]:
         """`loss` as plain mappings, in which DDP and FSDP find the tensors."""
         losses = self.loss(features, batch, at)
         return losses.terms, losses.logged, losses.carry
 
     def settle(self) -> None:
-        """Nothing: FSDP takes for the root what is called first, and a stage's `prepare` may call a tower first."""
+        """Nothing: FSDP takes for the root what is called first, and a stage's `prepare` may call a
+        tower first."""
 
     def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Any], ...]:
-        # By the class: on a sharded step the names of the instance put parameters together, which this has done.
+        # By the class: on a sharded step the names of the instance put parameters together, which
+        # this has done.
         return Step.terms(self, Step.encode(self, batch, at), batch, at)
 
 
@@ -67,7 +83,10 @@ def gather_batch(batch: Any) -> Any:
     keys = [key for keys in collectives.gather_objects(list(batch.keys)) for key in keys]
     return Batch(
         texts={name: _gather_tokens(tokens) for name, tokens in batch.texts.items()},
-        fields={name: collectives.gather(value, f"field {name!r}") for name, value in batch.fields.items()},
+        fields={
+            name: collectives.gather(value, f"field {name!r}")
+            for name, value in batch.fields.items()
+        },
         keys=tuple(keys),
     )
 

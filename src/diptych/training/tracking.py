@@ -1,4 +1,5 @@
-"""Trackers: the numbers of metrics.jsonl, sent to where a person watches many runs. accelerate speaks to them.
+"""Trackers: the numbers of metrics.jsonl, sent to where a person watches many runs. accelerate
+speaks to them.
 
 Nothing is imported, written or connected to unless a run names its tracker.
 """
@@ -27,22 +28,26 @@ class _Known:
 
 
 class Tracker:
-    """Sends a run's config, and the numbers of each line of its log under the step `done`, to the tracker of that name.
+    """Sends a run's config, and the numbers of each line of its log under the step `done`, to the
+    tracker of that name.
 
-    A resumed run goes on in the same place: RUN/tensorboard, or the run whose id RUN/tracker.json holds. Raises
-    InputError where the tracker's package is missing or it cannot begin.
+    A resumed run goes on in the same place: RUN/tensorboard, or the run whose id RUN/tracker.json
+    holds. Raises InputError where the tracker's package is missing or it cannot begin.
     """
 
     def __init__(self, name: str, out: Path, config: Mapping[str, Any]):
         if find_spec(name) is None:
-            raise InputError(f"the tracker {name} is not installed; install it with: pip install 'diptych[{name}]'")
+            raise InputError(
+                f"the tracker {name} is not installed; install it with: pip install 'diptych[{name}]'"
+            )
         self.name = name
         self.out = out.resolve()
         self.config = dict(flat(config))
         self._tracker: Any = None
 
     def open(self, keep_before: int | None) -> None:
-        """Begin, or go on before step `keep_before`: later ones, which a killed run may have sent, come again."""
+        """Begin, or go on before step `keep_before`: later ones, which a killed run may have sent,
+        come again."""
         path = self.out / "tracker.json"
         known: dict[str, str] = {}
         if keep_before is not None and path.exists():
@@ -55,13 +60,18 @@ class Tracker:
             try:
                 self._tracker = self._make(key, keep_before)
                 self._tracker.start()
-                if self.name == "tensorboard" and not begun:  # the others replace what they hold of it
+                if (
+                    self.name == "tensorboard" and not begun
+                ):  # the others replace what they hold of it
                     self._tracker.store_init_configuration(self.config)
             except Exception as error:
                 raise InputError(
                     f"the tracker {self.name} cannot begin: {brief(error)}; mend that, or leave it out"
                 ) from error
-        write_atomic(path, lambda place: place.write_text(json.dumps({**known, self.name: key}), encoding="utf-8"))
+        write_atomic(
+            path,
+            lambda place: place.write_text(json.dumps({**known, self.name: key}), encoding="utf-8"),
+        )
 
     def _make(self, key: str, keep_before: int | None) -> Any:
         from accelerate import tracking
@@ -72,12 +82,17 @@ class Tracker:
             return tracking.TensorBoardTracker("tensorboard", self.out, purge_step=keep_before)
         settings: dict[str, Any] = {"config": self.config, "resume": "allow"}
         if self.name == "wandb":
-            return tracking.WandBTracker("diptych", id=key, name=self.out.name, dir=str(self.out), **settings)
+            return tracking.WandBTracker(
+                "diptych", id=key, name=self.out.name, dir=str(self.out), **settings
+            )
         return tracking.TrackioTracker("diptych", name=f"{self.out.name}-{key}", **settings)
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Send the numbers of one line of the log. "done" is their step; they have their own clock."""
-        kept = {name: value for name, value in values.items() if name not in {"done", "step", "seconds"}}
+        """Send the numbers of one line of the log. "done" is their step; they have their own
+        clock."""
+        kept = {
+            name: value for name, value in values.items() if name not in {"done", "step", "seconds"}
+        }
         numbers = {name: value for name, value in kept.items() if isinstance(value, int | float)}
         self._tracker.log(numbers, step=values["done"])
 
@@ -99,4 +114,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")
         elif value is not None:
-            yield f"{prefix}{name}", value if isinstance(value, str | int | float) else json.dumps(value)
+            yield (
+                f"{prefix}{name}",
+                value if isinstance(value, str | int | float) else json.dumps(value),
+            )

@@ -35,14 +35,20 @@ def test_a_card_of_ones_own_names_splits(card):
 def test_cards_that_ship_are_short_and_complete():
     for item in files("diptych.data").joinpath("cards").iterdir():
         assert len(item.read_text("utf-8").splitlines()) <= 15
-    assert all(card.title and card.licence and card.protocol and card.home for card in cards().values())
+    assert all(
+        card.title and card.licence and card.protocol and card.home for card in cards().values()
+    )
 
 
 def test_a_shipped_card_reads_its_pack(data_pack, monkeypatch):
     monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("flickr8k-1k").parent))
     assert len(open_source("flickr8k-1k:split=test")) == 200
     grocery = open_source("grocery:split=test")
-    assert grocery[0].captions() == [grocery.schema()["labels.label"].classes[0]] == ["Golden Delicious"]
+    assert (
+        grocery[0].captions()
+        == [grocery.schema()["labels.label"].classes[0]]
+        == ["Golden Delicious"]
+    )
 
 
 def test_dreamlips_card_names_the_roles_of_its_columns(tmp_path, monkeypatch):
@@ -53,7 +59,11 @@ def test_dreamlips_card_names_the_roles_of_its_columns(tmp_path, monkeypatch):
     )
     [sample] = open_source("dreamlip-cc3m")
     found = {role: sample.captions(role) for role in ("caption", "synthetic", "long")}
-    assert found == {"caption": ["r"], "synthetic": ["s1", "s2", "s3"], "long": ["l1. l2.", "l3", "l4"]}
+    assert found == {
+        "caption": ["r"],
+        "synthetic": ["s1", "s2", "s3"],
+        "long": ["l1. l2.", "l3", "l4"],
+    }
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,12 @@ def entry(pair, reference, target, caption, group, members):
         "target_hard": NAMES[target],
         "target_soft": {NAMES[target]: 1.0},
         "caption": caption,
-        "img_set": {"id": group, "members": [NAMES[at] for at in members], "reference_rank": 3, "target_rank": 4},
+        "img_set": {
+            "id": group,
+            "members": [NAMES[at] for at in members],
+            "reference_rank": 3,
+            "target_rank": 4,
+        },
     }
 
 
@@ -40,7 +45,10 @@ def cirr(tmp_path):
         for number, each in enumerate(SPLIT.values()):
             (tmp_path / "img_raw" / each).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "img_raw" / each)
-        for folder, file, data in (("captions", name, cap), ("image_splits", name.replace("cap", "split"), split)):
+        for folder, file, data in (
+            ("captions", name, cap),
+            ("image_splits", name.replace("cap", "split"), split),
+        ):
             (tmp_path / folder).mkdir(exist_ok=True)
             text = data if isinstance(data, str) else json.dumps(data)
             (tmp_path / folder / file).write_text(text)
@@ -83,18 +91,26 @@ def test_every_image_is_in_the_gallery_and_in_each_of_its_groups(cirr):
 
 def test_a_image_of_no_group_is_in_the_gallery_alone(cirr):
     source = open_source(str(cirr(CAP[:2])))
-    assert [(sample.key, sample.labels["group"]) for sample in source][-3:] == [(name, -1) for name in NAMES[6:]]
+    assert [(sample.key, sample.labels["group"]) for sample in source][-3:] == [
+        (name, -1) for name in NAMES[6:]
+    ]
 
 
 def test_list_and_images_are_found_or_named(cirr, tmp_path):
     path = cirr()
     moved = tmp_path / "elsewhere.json"
     (tmp_path / "image_splits" / "split.rc2.val.json").rename(moved)
-    with pytest.raises(InputError, match=r"its list of images, split\.rc2\.val\.json, is not there; name it with"):
+    with pytest.raises(
+        InputError, match=r"its list of images, split\.rc2\.val\.json, is not there; name it with"
+    ):
         open_source(str(path))
-    assert len(open_source(f"{path}:image_list={moved}")) == len(open_source(f"{path}:image_list={moved}"))
+    assert len(open_source(f"{path}:image_list={moved}")) == len(
+        open_source(f"{path}:image_list={moved}")
+    )
     (tmp_path / "img_raw").rename(tmp_path / "photos")
-    with pytest.raises(InputError, match=r"its first image, \./dev/dev-0-0-img0\.png, is not near it"):
+    with pytest.raises(
+        InputError, match=r"its first image, \./dev/dev-0-0-img0\.png, is not near it"
+    ):
         open_source(f"{path}:image_list={moved}")
     found = open_source(f"{path}:image_list={moved}:images={tmp_path / 'photos'}")
     assert found[0].images["main"].decode().size == (4, 4)
@@ -120,9 +136,17 @@ def changed(**fields):
 @pytest.mark.parametrize(
     ("cap", "split", "message"),
     [
-        ([{k: v for k, v in each.items() if "target" not in k} for each in CAP], SPLIT, "measure on cap.rc2.val.json"),
+        (
+            [{k: v for k, v in each.items() if "target" not in k} for each in CAP],
+            SPLIT,
+            "measure on cap.rc2.val.json",
+        ),
         (changed(target_hard=None), SPLIT, "triple 2 has no target_hard of the right kind"),
-        (changed(caption=3, pairid="x"), SPLIT, "triple 2 has no pairid and no caption of the right kind"),
+        (
+            changed(caption=3, pairid="x"),
+            SPLIT,
+            "triple 2 has no pairid and no caption of the right kind",
+        ),
         (changed(img_set={"id": 3}), SPLIT, "img_set of triple 2 has no id with members"),
         ([3], SPLIT, "triple 1 has no pairid"),
         ([], SPLIT, "no list of triples"),

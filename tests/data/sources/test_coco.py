@@ -18,9 +18,17 @@ COCO = {
         {"id": 37777, "file_name": "000000037777.jpg", "height": 230, "width": 352},
     ],
     "annotations": [
-        {"image_id": 37777, "id": 2, "caption": "The dining table near the kitchen has a bowl of fruit on it."},
+        {
+            "image_id": 37777,
+            "id": 2,
+            "caption": "The dining table near the kitchen has a bowl of fruit on it.",
+        },
         {"image_id": 397133, "id": 1, "caption": "A man is in a kitchen making pizzas.\n"},
-        {"image_id": 37777, "id": 3, "caption": "A small kitchen has various appliances and a table."},
+        {
+            "image_id": 37777,
+            "id": 3,
+            "caption": "A small kitchen has various appliances and a table.",
+        },
         {"image_id": 99, "id": 4, "caption": "A caption whose image is not listed."},
     ],
 }
@@ -52,8 +60,18 @@ INSTANCES = {
 KARPATHY = {
     "dataset": "coco",
     "images": [
-        {"filepath": "val2014", "filename": "a.jpg", "split": "test", "sentences": [{"raw": "one"}, {"raw": "two"}]},
-        {"filepath": "train2014", "filename": "b.jpg", "split": "restval", "sentences": [{"raw": "three"}]},
+        {
+            "filepath": "val2014",
+            "filename": "a.jpg",
+            "split": "test",
+            "sentences": [{"raw": "one"}, {"raw": "two"}],
+        },
+        {
+            "filepath": "train2014",
+            "filename": "b.jpg",
+            "split": "restval",
+            "sentences": [{"raw": "three"}],
+        },
     ],
 }
 
@@ -99,7 +117,10 @@ def test_karpathys_splits(tmp_path):
     put(tmp_path, "val2014/a.jpg", "train2014/b.jpg")
     assert open_source(f"{path}:split=test")[0].captions() == ["one", "two"]
     assert open_source(f"{path}:split=restval").keys()[0] == "train2014/b.jpg"
-    for spec, message in [(str(path), ":split=restval"), (f"{path}:split=tset", "did you mean 'test'")]:
+    for spec, message in [
+        (str(path), ":split=restval"),
+        (f"{path}:split=tset", "did you mean 'test'"),
+    ]:
         with pytest.raises(InputError, match=message):
             open_source(spec)
 
@@ -141,7 +162,10 @@ def test_splits_are_joined_and_cut_into_phases(tmp_path, folder):
 
 
 def test_captions_that_are_no_text_are_counted(tmp_path):
-    coco = {**COCO, "annotations": [*COCO["annotations"][:2], {"image_id": 37777, "id": 9, "caption": None}]}
+    coco = {
+        **COCO,
+        "annotations": [*COCO["annotations"][:2], {"image_id": 37777, "id": 9, "caption": None}],
+    }
     (tmp_path / "captions_val2017.json").write_text(json.dumps(coco))
     put(tmp_path, "000000397133.jpg", "000000037777.jpg")
     source = open_source(str(tmp_path / "captions_val2017.json"))

@@ -19,7 +19,9 @@ COUNT = 6
 
 
 def image(number: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(number).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    )
 
 
 def made(count: int = COUNT) -> datasets.Dataset:
@@ -119,7 +121,9 @@ def test_images_named_by_path_with_several_captions_are_one_sample(tmp_path: Pat
     image(0).save(tmp_path / "a.png")
     rows = {"image": [str(tmp_path / "a.png")] * 2, "text": ["one", "two"]}
     dataset = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
-    source = Table("datasets:d", DatasetRows("datasets:d", dataset))  # save_to_disk would put the bytes in
+    source = Table(
+        "datasets:d", DatasetRows("datasets:d", dataset)
+    )  # save_to_disk would put the bytes in
     assert len(source) == 1
     assert source[0].captions() == ["one", "two"]
     assert source[0].images["main"].read() == (tmp_path / "a.png").read_bytes()
@@ -167,7 +171,10 @@ def test_a_name_is_looked_up_on_the_hub(monkeypatch: pytest.MonkeyPatch):
     assert len(open_source("datasets:someone/pairs")) == COUNT
     with pytest.raises(InputError, match="the dataset has no rows"):
         open_source("datasets:someone/nothing")
-    with pytest.raises(InputError, match=r"the hub gives no such dataset \(Couldn't reach the Hub at all\); fetch it"):
+    with pytest.raises(
+        InputError,
+        match=r"the hub gives no such dataset \(Couldn't reach the Hub at all\); fetch it",
+    ):
         open_source("datasets:nobody/nothing")
     assert asked == ["someone/pairs", "someone/nothing", "nobody/nothing"]
 
@@ -180,7 +187,9 @@ def test_bars_and_reports_of_the_library_come_back(saved: Path, capfd: pytest.Ca
 
 
 def test_a_row_that_does_not_read_is_counted_and_the_others_stay(tmp_path):
-    times = pyarrow.array([2**62, 0, 5], pyarrow.timestamp("us"))  # the first is beyond any calendar
+    times = pyarrow.array(
+        [2**62, 0, 5], pyarrow.timestamp("us")
+    )  # the first is beyond any calendar
     table = pyarrow.table({"text": ["a", "b", "c"], "when": times})
     datasets.Dataset(table).save_to_disk(tmp_path / "saved")
     source = open_source(f"datasets:{tmp_path / 'saved'}")

@@ -1,4 +1,5 @@
-"""`filtered:FILE`: what a filter kept, with the texts that were dropped gone, and refusal of what is no such list."""
+"""`filtered:FILE`: what a filter kept, with the texts that were dropped gone, and refusal of what
+is no such list."""
 
 import numpy as np
 import pytest
@@ -75,7 +76,10 @@ def test_labels_are_those_of_what_is_left(tmp_path):
 def test_a_source_that_moved_is_named_and_one_that_changed_is_refused(tmp_path, listed):
     folder = tmp_path / "moved"
     write_shards(open_source(SPEC), folder)
-    moved, there = open_source(f"filtered:{listed}:source={folder}/*.tar"), open_source(f"filtered:{listed}")
+    moved, there = (
+        open_source(f"filtered:{listed}:source={folder}/*.tar"),
+        open_source(f"filtered:{listed}"),
+    )
     assert moved.keys() == there.keys()
     assert moved[3].captions() == there[3].captions()
     with pytest.raises(InputError, match="other samples than are there now"):

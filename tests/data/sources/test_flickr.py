@@ -43,7 +43,9 @@ def test_each_form_gives_all_captions_of_a_image(tmp_path, name, text, beside):
     (tmp_path / beside).mkdir(parents=True)
     for stem in ("1000268201_693b08cb0e", "1001773457_577c3a7d70"):
         Image.new("RGB", (4, 4)).save(tmp_path / beside / f"{stem}.jpg")
-    source = open_source(str(tmp_path / name) + (f":images={tmp_path / beside}" if beside == "elsewhere" else ""))
+    source = open_source(
+        str(tmp_path / name) + (f":images={tmp_path / beside}" if beside == "elsewhere" else "")
+    )
     assert list(source.keys()) == ["1000268201_693b08cb0e.jpg", "1001773457_577c3a7d70.jpg"]
     assert source[0].captions()[0] == "A child in a pink dress is climbing up a set of stairs ."
     assert source[0].captions()[1] == 'A girl going into a "wooden building .'

@@ -59,7 +59,11 @@ def test_texts_beside_images_are_captions(tmp_path):
     assert "labels.class" not in schema
     assert source.damage == {}
     assert open_source(f"{tmp_path}:text=question")[1].captions() == ["why?"]
-    assert [len(sample.captions()) for sample in open_source(f"{tmp_path}:text=question")] == [0, 1, 0]
+    assert [len(sample.captions()) for sample in open_source(f"{tmp_path}:text=question")] == [
+        0,
+        1,
+        0,
+    ]
     kept = open_source(f"{tmp_path}:text=long=question")
     assert [len(sample.captions()) for sample in kept] == [2, 1, 0]
     assert kept[1].captions("long") == ["why?"]
@@ -119,7 +123,9 @@ def test_images_of_kinds_that_are_not_read_are_counted(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").write_text("its image is there, but not read")
     source = open_source(str(tmp_path))
-    assert source.damage == {str(tmp_path / name): "unsupported" for name in ("b.jp2", "c.SVG", "d.nef")}
+    assert source.damage == {
+        str(tmp_path / name): "unsupported" for name in ("b.jp2", "c.SVG", "d.nef")
+    }
     (tmp_path / "a.png").unlink()
     with pytest.raises(InputError, match="3 images of kinds that are not read"):
         open_source(str(tmp_path))

@@ -17,7 +17,9 @@ from diptych.errors import InputError
 
 def test_counts_of_splits_and_designs():
     assert len(open_source("glyphs:split=all:design=all")) == 1632 + 1595 + 1080 + 1632
-    assert [len(open_source(f"glyphs:split={split}:design=noto")) for split in ("train", "val", "test")] == [
+    assert [
+        len(open_source(f"glyphs:split={split}:design=noto")) for split in ("train", "val", "test")
+    ] == [
         1263,
         177,
         192,
@@ -45,7 +47,12 @@ def test_a_sample_has_image_mask_texts_and_labels():
     assert "fruit" in sample.captions("tags")
     schema = source.schema()
     names = {name: schema[f"labels.{name}"].classes[value] for name, value in sample.labels.items()}
-    assert names == {"concept": "red apple", "group": "food-drink", "subgroup": "food-fruit", "design": "noto"}
+    assert names == {
+        "concept": "red apple",
+        "group": "food-drink",
+        "subgroup": "food-fruit",
+        "design": "noto",
+    }
     image = sample.images["main"].decode()
     assert (image.mode, image.size) == ("RGBA", (64, 64))
     assert image.getpixel((0, 0))[3] == 0
@@ -59,7 +66,11 @@ def test_a_sample_has_image_mask_texts_and_labels():
 @pytest.mark.parametrize("design", DESIGNS)
 def test_each_concept_a_design_has_is_drawn_and_no_other(design):
     drawn = {concept["index"] for concept in concepts() if design in concept["designs"]}
-    sheet = np.asarray(Image.open(io.BytesIO(files("diptych.data").joinpath("glyphs", f"{design}.webp").read_bytes())))
+    sheet = np.asarray(
+        Image.open(
+            io.BytesIO(files("diptych.data").joinpath("glyphs", f"{design}.webp").read_bytes())
+        )
+    )
     alpha = sheet[..., 3].reshape(-1, 64, 40, 64).max((1, 3)).ravel()
     assert set(np.flatnonzero(alpha > 0).tolist()) == drawn
 
@@ -76,7 +87,15 @@ def test_the_pack_is_small_attributed_and_pickles_small():
     pack = files("diptych.data").joinpath("glyphs")
     assert sum(len(item.read_bytes()) for item in pack.iterdir()) <= 6_600_000
     licences = pack.joinpath("LICENSES.md").read_text("utf-8")
-    for words in ("Apache License", "MIT License", "Creative Commons", "Google", "Twitter", "Microsoft", "EmojiOne"):
+    for words in (
+        "Apache License",
+        "MIT License",
+        "Creative Commons",
+        "Google",
+        "Twitter",
+        "Microsoft",
+        "EmojiOne",
+    ):
         assert words in licences
     assert len(pickle.dumps(open_source("glyphs:split=all:design=all"))) < 60_000
 

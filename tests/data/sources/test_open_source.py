@@ -45,7 +45,9 @@ def test_every_format_file_is_found():
         ("./glyphs", "folder", "folder"),
     ],
 )
-def test_what_a_format_knows_by_name_goes_to_no_reader_of_any(name, general, reader, tmp_path, monkeypatch):
+def test_what_a_format_knows_by_name_goes_to_no_reader_of_any(
+    name, general, reader, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir() if general == "folder" else (tmp_path / name).touch()
     claiming = [each for each, module in formats().items() if module.claims(parse(name))]
@@ -63,7 +65,9 @@ def test_joined_sources_keep_order_and_find_every_sample(tmp_path):
     source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
     assert isinstance(source, Source)
     assert list(source.keys()) == [sample.key for sample in source] == ["a.png", "b.png", "c.png"]
-    assert [sample.source for sample in source] == [str(tmp_path / name) for name in ("one", "one", "two")]
+    assert [sample.source for sample in source] == [
+        str(tmp_path / name) for name in ("one", "one", "two")
+    ]
     assert source[-1].key == "c.png"
     with pytest.raises(IndexError):
         source[3]
@@ -73,7 +77,11 @@ def test_keys_are_prefixed_only_where_they_collide(tmp_path):
     put(tmp_path / "one", "a.png", "b.png")
     put(tmp_path / "two", "b.png")
     source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
-    assert list(source.keys()) == [sample.key for sample in source] == ["0/a.png", "0/b.png", "1/b.png"]
+    assert (
+        list(source.keys())
+        == [sample.key for sample in source]
+        == ["0/a.png", "0/b.png", "1/b.png"]
+    )
 
 
 def test_class_lists_are_united_and_labels_renumbered(tmp_path):
@@ -81,7 +89,11 @@ def test_class_lists_are_united_and_labels_renumbered(tmp_path):
     put(tmp_path / "two", "cow/3.png", "dog/4.png")
     source = open_source(f"{tmp_path / 'one'},{tmp_path / 'two'}")
     assert source.schema()["labels.class"].classes == ("cat", "dog", "cow")
-    assert [sample.labels["class"] for sample in source] == source.labels("class").tolist() == [0, 1, 2, 1]
+    assert (
+        [sample.labels["class"] for sample in source]
+        == source.labels("class").tolist()
+        == [0, 1, 2, 1]
+    )
 
 
 def test_fields_of_some_sources_become_optional(tmp_path):
@@ -130,7 +142,14 @@ def test_what_is_not_there_is_an_input_error(spec, message):
 
 def test_names_of_the_package_go_before_folders_and_folders_before_endings(tmp_path, monkeypatch):
     monkeypatch.chdir(
-        put(tmp_path, "glyphs/a.png", "flickr8k-1k/a.png", "odd.tar/a.png", "odd.csv/a.png", "odd.json/a.png")
+        put(
+            tmp_path,
+            "glyphs/a.png",
+            "flickr8k-1k/a.png",
+            "odd.tar/a.png",
+            "odd.csv/a.png",
+            "odd.json/a.png",
+        )
     )
     monkeypatch.delenv("DIPTYCH_DATA", raising=False)
     assert len(open_source("glyphs")) > 1000
@@ -142,7 +161,9 @@ def test_names_of_the_package_go_before_folders_and_folders_before_endings(tmp_p
 
 def test_a_file_of_no_known_format_names_the_formats(tmp_path):
     (tmp_path / "a.xlsx").write_text("x")
-    with pytest.raises(InputError, match="no format reads this file; the formats are card, cirr, coco, datasets"):
+    with pytest.raises(
+        InputError, match="no format reads this file; the formats are card, cirr, coco, datasets"
+    ):
         open_source(str(tmp_path / "a.xlsx"))
 
 
@@ -202,7 +223,10 @@ def test_any_source_is_cut_by_the_same_option(tmp_path):
     assert part[0] == whole[start]
     assert part[-1] == whole[start + len(part) - 1]
     assert part.keys()[0] == whole.keys()[start]
-    assert part.labels("concept").tolist() == whole.labels("concept")[start : start + len(part)].tolist()
+    assert (
+        part.labels("concept").tolist()
+        == whole.labels("concept")[start : start + len(part)].tolist()
+    )
     assert part.schema() == whole.schema()
     assert part.name.endswith(":part=2/3")
     with pytest.raises(IndexError):
@@ -213,7 +237,9 @@ def test_any_source_is_cut_by_the_same_option(tmp_path):
     assert list(open_source(f"{tmp_path}:part=2/3:text=x").keys()) == ["b.png"]
 
 
-@pytest.mark.parametrize("part", ["6/5", "0/5", "1/0", "-1/5", "1", "1/5/2", "first", "0.2", "", "None"])
+@pytest.mark.parametrize(
+    "part", ["6/5", "0/5", "1/0", "-1/5", "1", "1/5/2", "first", "0.2", "", "None"]
+)
 def test_what_is_no_part_is_told(tmp_path, part):
     put(tmp_path, *(f"{at}.png" for at in range(6)))
     with pytest.raises(InputError, match=r"is none; write :part=1/N to :part=N/N"):
@@ -222,5 +248,7 @@ def test_what_is_no_part_is_told(tmp_path, part):
 
 def test_a_part_without_a_sample_is_told(tmp_path):
     put(tmp_path, "a.png", "b.png")
-    with pytest.raises(InputError, match=r"part=1/3 of .* is empty: it has 2 samples; ask for fewer"):
+    with pytest.raises(
+        InputError, match=r"part=1/3 of .* is empty: it has 2 samples; ask for fewer"
+    ):
         open_source(f"{tmp_path}:part=1/3")

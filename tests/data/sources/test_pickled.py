@@ -77,7 +77,13 @@ def test_cc3m_names_its_images_by_image_id(tmp_path):
 def test_cc12m_names_its_images_by_image_name_below_the_root(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.jpg").write_bytes(jpeg())
-    entries = [{"image_name": "0.jpg", "image_id": 0, "captions": ["Ivory Slipper Chairs - a Pair For Sale"]}]
+    entries = [
+        {
+            "image_name": "0.jpg",
+            "image_id": 0,
+            "captions": ["Ivory Slipper Chairs - a Pair For Sale"],
+        }
+    ]
     source = open_source(f"{write(tmp_path / 'cc12m.npy', entries)}:root={tmp_path / 'images'}")
     assert source[0].images["main"].decode().size == (8, 6)
     assert source[0].captions() == ["Ivory Slipper Chairs - a Pair For Sale"]
@@ -88,7 +94,9 @@ def test_yfcc_reads_images_from_its_archives_and_both_texts(yfcc):
     source = open_source(str(yfcc))
     assert source.keys()[0] == "images/12/345.zip/678.jpg"
     assert source.keys()[2] == "images/00/000.zip/042.jpg"
-    assert [sample.captions() for sample in source] == [list(filter(None, entry[1:])) for entry in YFCC]
+    assert [sample.captions() for sample in source] == [
+        list(filter(None, entry[1:])) for entry in YFCC
+    ]
     assert source[0].images["main"].decode().getpixel((0, 0))[0] > 200
     assert source[2].images["main"].decode().getpixel((0, 0))[2] > 200
     for index in (1, 3):  # in an archive without it
@@ -99,7 +107,10 @@ def test_yfcc_reads_images_from_its_archives_and_both_texts(yfcc):
 
 def test_title_and_description_may_have_roles_of_their_own(yfcc):
     source = open_source(f"{yfcc}:text=title=title;web=description")
-    assert [(text.role, text.text) for text in source[0].texts] == [("title", YFCC[0][1]), ("web", YFCC[0][2])]
+    assert [(text.role, text.text) for text in source[0].texts] == [
+        ("title", YFCC[0][1]),
+        ("web", YFCC[0][2]),
+    ]
     assert set(source.schema()) == {"images.main", "texts.title", "texts.web"}
     with pytest.raises(InputError, match="'titel'; did you mean 'title'"):
         open_source(f"{yfcc}:text=titel")
@@ -107,29 +118,45 @@ def test_title_and_description_may_have_roles_of_their_own(yfcc):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_protocol_reads(tmp_path, protocol):
-    assert open_source(str(write(tmp_path / "y.pickle", YFCC, protocol)))[0].captions() == [*YFCC[0][1:]]
+    assert open_source(str(write(tmp_path / "y.pickle", YFCC, protocol)))[0].captions() == [
+        *YFCC[0][1:]
+    ]
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(texts, max_size=3), min_size=1, max_size=6), st.sampled_from([".npy", ".pkl"]))
+@given(
+    st.lists(st.lists(texts, max_size=3), min_size=1, max_size=6), st.sampled_from([".npy", ".pkl"])
+)
 def test_random_lists_round_trip(tmp_path_factory, captions, suffix):
-    entries = [{"image_name": f"{at}.jpg", "captions": list(said)} for at, said in enumerate(captions)]
+    entries = [
+        {"image_name": f"{at}.jpg", "captions": list(said)} for at, said in enumerate(captions)
+    ]
     source = open_source(str(write(tmp_path_factory.mktemp("p") / f"cc{suffix}", entries)))
     expected = [list(dict.fromkeys(filter(None, map(str.strip, said)))) for said in captions]
     assert [sample.captions() for sample in source] == expected
 
 
 def test_numbers_and_texts_of_numpys_own_types_are_read(tmp_path):
-    entries = [{"image_id": np.int64(5), "captions": [np.str_("é")], "score": np.float32(0.5), "ok": np.bool_(True)}]
+    entries = [
+        {
+            "image_id": np.int64(5),
+            "captions": [np.str_("é")],
+            "score": np.float32(0.5),
+            "ok": np.bool_(True),
+        }
+    ]
     sample = open_source(str(write(tmp_path / "cc3m.npy", entries)))[0]
     assert (sample.key, sample.captions(), sample.labels) == ("5", ["é"], {"score": 0.5, "ok": 1})
 
 
 def test_other_lists_of_dicts_are_tables_too(tmp_path):
-    entries = [{"file": "a.jpg", "text": "x", "kind": "cat"}, {"file": "b.jpg", "text": None, "kind": "dog"}]
+    entries = [
+        {"file": "a.jpg", "text": "x", "kind": "cat"},
+        {"file": "b.jpg", "text": None, "kind": "dog"},
+    ]
     source = open_source(f"{write(tmp_path / 'mine.pkl', entries)}:label=kind")
     assert list(source.keys()) == ["a.jpg", "b.jpg"]
     assert source.labels("kind").tolist() == [0, 1]
@@ -160,7 +187,10 @@ class Harm:
 )
 def test_what_would_run_code_is_refused_and_not_run(tmp_path, suffix, harm, name):
     mark = tmp_path / "harmed"
-    entries = [{"image_name": "a.jpg", "captions": ["x"]}, {"image_name": "b.jpg", "captions": [harm(mark)]}]
+    entries = [
+        {"image_name": "a.jpg", "captions": ["x"]},
+        {"image_name": "b.jpg", "captions": [harm(mark)]},
+    ]
     path = write(tmp_path / f"cc{suffix}", entries)
     with pytest.raises(InputError, match="a pickle can run code") as caught:
         open_source(str(path))
@@ -171,9 +201,13 @@ def test_what_would_run_code_is_refused_and_not_run(tmp_path, suffix, harm, name
     assert not list(Path(tmp_path).rglob("*.jsonl"))
 
 
-@pytest.mark.parametrize("name", [b"numpy\nndarray", b"numpy\ndtype", b"numpy.core.multiarray\nscalar"])
+@pytest.mark.parametrize(
+    "name", [b"numpy\nndarray", b"numpy\ndtype", b"numpy.core.multiarray\nscalar"]
+)
 def test_the_stand_ins_cannot_be_changed_for_the_next_file(tmp_path, name):
-    state = pickle.dumps((None, {"state": 1, "args": 1, "__setstate__": 1, "__defaults__": (1,)}), 0)[:-1]
+    state = pickle.dumps(
+        (None, {"state": 1, "args": 1, "__setstate__": 1, "__defaults__": (1,)}), 0
+    )[:-1]
     (tmp_path / "bad.pkl").write_bytes(b"c" + name + b"\n" + state + b"b.")
     with pytest.raises(InputError):
         open_source(str(tmp_path / "bad.pkl"))
@@ -182,7 +216,8 @@ def test_the_stand_ins_cannot_be_changed_for_the_next_file(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "step", [b"\x82\x01", b"P1\n", b"Q", b"\x96" + (1 << 34).to_bytes(8, "little"), b"r\xff\xff\xff\xff"]
+    "step",
+    [b"\x82\x01", b"P1\n", b"Q", b"\x96" + (1 << 34).to_bytes(8, "little"), b"r\xff\xff\xff\xff"],
 )
 def test_steps_that_plain_data_do_not_take_are_refused_within_little_memory(tmp_path, step):
     (tmp_path / "bad.pkl").write_bytes(b"\x80\x05K\x01" + step + b".")
@@ -256,7 +291,9 @@ def test_damaged_bytes_never_escape_as_another_exception(tmp_path_factory, data)
     folder = tmp_path_factory.mktemp("p")
     name = data.draw(st.sampled_from(["a.npy", "a.pkl"]))
     entries = [{"image_id": np.int64(at), "captions": [f"text {at}"]} for at in range(3)]
-    whole = bytearray(write(folder / name, entries, protocol=data.draw(st.integers(3, 5))).read_bytes())
+    whole = bytearray(
+        write(folder / name, entries, protocol=data.draw(st.integers(3, 5))).read_bytes()
+    )
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     (folder / f"b{name}").write_bytes(whole[: data.draw(st.integers(0, len(whole)))])

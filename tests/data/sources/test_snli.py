@@ -27,7 +27,10 @@ def pair(number, label, **more):
     }
 
 
-SNLI = [pair(at, label, captionID="4705552913.jpg#2") for at, label in enumerate(["neutral", "-", "contradiction"])]
+SNLI = [
+    pair(at, label, captionID="4705552913.jpg#2")
+    for at, label in enumerate(["neutral", "-", "contradiction"])
+]
 VE = [
     pair(at, label, captionID="4705552913.jpg#2", Flickr30K_ID="4705552913")
     for at, label in enumerate(["entailment", "neutral"])
@@ -38,7 +41,9 @@ VE = [
 def write(tmp_path):
     def written(name, rows):
         path = tmp_path / name
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        path.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+        )
         return path
 
     return written
@@ -54,13 +59,21 @@ def test_a_pair_is_a_caption_and_a_question_with_its_answer(write):
     assert isinstance(source, Source)
     assert len(source) == 2  # nobody knows the label of one
     assert not source.damage
-    assert list(source.keys()) == [sample.key for sample in source] == [SNLI[0]["pairID"], SNLI[2]["pairID"]]
+    assert (
+        list(source.keys())
+        == [sample.key for sample in source]
+        == [SNLI[0]["pairID"], SNLI[2]["pairID"]]
+    )
     sample = source[1]
     assert sample.captions() == [SNLI[2]["sentence1"]]
     [asked] = questions(sample, choose=True)
     assert (asked.text, asked.answers) == (SNLI[2]["sentence2"], ("contradiction",))
     assert asked.choices == ("entailment", "neutral", "contradiction")
-    assert source.labels("entailment").tolist() == [each.labels["entailment"] for each in source] == [1, 2]
+    assert (
+        source.labels("entailment").tolist()
+        == [each.labels["entailment"] for each in source]
+        == [1, 2]
+    )
     assert "images.main" not in source.schema()
 
 
@@ -109,4 +122,6 @@ def test_other_files_say_what_is_wrong(write, tmp_path):
         open_source(str(tmp_path / "snli_1.0_train.jsonl"))
     with pytest.raises(InputError, match="did you mean 'images'"):
         open_source(f"{write('snli_ve_dev.jsonl', VE)}:image=x")
-    assert len(open_source(str(write("mine.jsonl", [{"caption": "a dog"}])))) == 1  # other tables are tables
+    assert (
+        len(open_source(str(write("mine.jsonl", [{"caption": "a dog"}])))) == 1
+    )  # other tables are tables

@@ -40,9 +40,17 @@ def pets(tmp_path):
 def test_splits_give_images_and_named_classes(pets):
     source = open_source(f"{pets()}:split=train")
     assert isinstance(source, Source)
-    assert list(source.keys()) == [sample.key for sample in source] == [name for name, _, _ in PETS["train"]]
+    assert (
+        list(source.keys())
+        == [sample.key for sample in source]
+        == [name for name, _, _ in PETS["train"]]
+    )
     assert source.schema()["labels.class"].classes == ("abyssinian", "american_bulldog", "beagle")
-    assert source.labels("class").tolist() == [sample.labels["class"] for sample in source] == [0, 1, 2, 1]
+    assert (
+        source.labels("class").tolist()
+        == [sample.labels["class"] for sample in source]
+        == [0, 1, 2, 1]
+    )
     assert source[-1].images["main"].decode().size == (4, 4)
 
 
@@ -52,7 +60,9 @@ def test_a_class_has_one_number_in_every_split_and_splits_join(pets):
     assert test.labels("class").tolist() == [2, 0]
     assert test.schema() == open_source(f"{path}:split=train").schema()
     assert len(open_source(f"{path}:split=train+val")) == 5
-    assert list(open_source(f"{path}:split=train:classes=american_bulldog:shots=1").labels("class")) == [0]
+    assert list(
+        open_source(f"{path}:split=train:classes=american_bulldog:shots=1").labels("class")
+    ) == [0]
 
 
 @pytest.mark.parametrize("folder", ["images", ".", "photos/jpg"])
@@ -73,7 +83,11 @@ def changed(split, at, entry):
     [
         (PETS, "", r"holds the splits train, val, test; choose one, such as :split=train"),
         (PETS, ":split=tset", r"unknown split of .*Pets\.json 'tset'; did you mean 'test'"),
-        (PETS, ":split=test:root=/nowhere", r"its first image, beagle_1\.jpg, is not in /nowhere; name the folder"),
+        (
+            PETS,
+            ":split=test:root=/nowhere",
+            r"its first image, beagle_1\.jpg, is not in /nowhere; name the folder",
+        ),
         (PETS, ":split=test:images=x", r"unknown option of source .* 'images'"),
         ({**PETS, "val": []}, ":split=val", r"split val is empty; choose from train, test"),
         (
@@ -81,22 +95,42 @@ def changed(split, at, entry):
             ":split=val",
             r"label 4 has two names, 'beagle' and",
         ),
-        (changed("test", 0, ["beagle_1.jpg", 5, "beagle"]), ":split=val", r"class 'beagle' has two labels, 4 and 5"),
+        (
+            changed("test", 0, ["beagle_1.jpg", 5, "beagle"]),
+            ":split=val",
+            r"class 'beagle' has two labels, 4 and 5",
+        ),
         (
             changed("val", 0, ["../a.jpg", 0, "abyssinian"]),
             ":split=val",
             r"entry 1 of val, \.\./a\.jpg, leaves the",
         ),
-        (changed("val", 0, ["a/../../b.jpg", 0, "abyssinian"]), ":split=val", r"leaves the root; write paths below it"),
+        (
+            changed("val", 0, ["a/../../b.jpg", 0, "abyssinian"]),
+            ":split=val",
+            r"leaves the root; write paths below it",
+        ),
         (changed("val", 0, ["/etc/a.jpg", 0, "abyssinian"]), ":split=train", r"leaves the root"),
         (
             changed("val", 0, ["a.jpg", "0", "abyssinian"]),
             ":split=val",
             r"entry 1 of val is \['a\.jpg', '0', .*, not",
         ),
-        (changed("val", 0, ["a.jpg", True, "abyssinian"]), ":split=val", r"not \[path, label, class name\]"),
-        (changed("val", 0, ["a.jpg", -1, "abyssinian"]), ":split=val", r"not \[path, label, class name\]"),
-        (changed("val", 0, ["Abyssinian_100.jpg", 0, "abyssinian"]), ":split=train+val", r"_100\.jpg is listed twice"),
+        (
+            changed("val", 0, ["a.jpg", True, "abyssinian"]),
+            ":split=val",
+            r"not \[path, label, class name\]",
+        ),
+        (
+            changed("val", 0, ["a.jpg", -1, "abyssinian"]),
+            ":split=val",
+            r"not \[path, label, class name\]",
+        ),
+        (
+            changed("val", 0, ["Abyssinian_100.jpg", 0, "abyssinian"]),
+            ":split=train+val",
+            r"_100\.jpg is listed twice",
+        ),
         ("[]", ":split=val", r"no lists by split"),
         ("{}", ":split=val", r"no lists by split"),
         ('{"train": 1}', ":split=train", r"no lists by split"),

@@ -1,4 +1,5 @@
-"""Tables: CSV, TSV, JSON lines and Parquet give the same samples; damage is counted, wrong columns are named."""
+"""Tables: CSV, TSV, JSON lines and Parquet give the same samples; damage is counted, wrong columns
+are named."""
 
 import csv
 import io
@@ -40,7 +41,9 @@ def folder(tmp_path):
 def write(path, rows):
     if path.suffix in (".csv", ".tsv"):
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer = csv.DictWriter(
+                file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ","
+            )
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".jsonl":
@@ -68,7 +71,10 @@ def test_rows_of_one_image_are_one_sample(folder, suffix):
 def test_images_may_be_bytes_in_parquet(folder):
     data = (folder / "a.png").read_bytes()
     for value in (data, {"bytes": data, "path": "ignored.png"}, {"bytes": None, "path": "a.png"}):
-        path = write(folder / "t.parquet", [{"image": value, "text": f"text {n}", "label": n % 2} for n in range(5)])
+        path = write(
+            folder / "t.parquet",
+            [{"image": value, "text": f"text {n}", "label": n % 2} for n in range(5)],
+        )
         source = open_source(str(path))
         assert source[0].images["main"].decode().getpixel((0, 0)) == (255, 0, 0)
         assert len(source) == (1 if isinstance(value, dict) and value["path"] == "a.png" else 5)
@@ -77,16 +83,28 @@ def test_images_may_be_bytes_in_parquet(folder):
 
 def test_class_names_of_hugging_face_metadata_are_read(folder):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    features = {
+        "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+        "image": {"_type": "Image"},
+    }
     table = pyarrow.Table.from_pylist([{"image": {"bytes": b"x", "path": None}, "label": 1}])
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    table = table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
     parquet.write_table(table, folder / "t.parquet")
-    assert open_source(str(folder / "t.parquet:image=image")).schema()["labels.label"].classes == ("cat", "dog")
+    assert open_source(str(folder / "t.parquet:image=image")).schema()["labels.label"].classes == (
+        "cat",
+        "dog",
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 3)), min_size=1, max_size=8),
+    st.lists(
+        st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 3)),
+        min_size=1,
+        max_size=8,
+    ),
     st.sampled_from([".csv", ".tsv", ".jsonl"]),
 )
 def test_random_tables_round_trip(tmp_path_factory, rows, suffix):
@@ -179,7 +197,9 @@ def test_roles_that_do_not_fit_are_told(folder, text, message):
 def test_a_image_may_lie_in_a_zip(folder):
     with zipfile.ZipFile(folder / "p.zip", "w") as archive:
         archive.write(folder / "a.png", "in/a.png")
-    source = open_source(str(write(folder / "t.csv", [{"image": "p.zip/in/a.png", "caption": "x"}])))
+    source = open_source(
+        str(write(folder / "t.csv", [{"image": "p.zip/in/a.png", "caption": "x"}]))
+    )
     assert source[0].images["main"].decode().getpixel((0, 0)) == (255, 0, 0)
     source = open_source(str(write(folder / "t.jsonl", [{"image": 5, "caption": "x"}])))
     with pytest.raises(BadSample, match="5 is no path"):
@@ -205,7 +225,10 @@ def test_a_image_that_is_not_there_is_missing(folder):
 
 
 def test_keys_come_from_the_key_column_and_stay_unique(folder):
-    rows = [{"key": "k", "image": "a.png", "text": "x"}, {"key": "k", "image": "b.png", "text": "y"}]
+    rows = [
+        {"key": "k", "image": "a.png", "text": "x"},
+        {"key": "k", "image": "b.png", "text": "y"},
+    ]
     assert list(open_source(str(write(folder / "t.jsonl", rows))).keys()) == ["k#1", "k#2"]
 
 
@@ -219,7 +242,8 @@ def test_relative_paths_start_at_the_table_or_at_the_root_option(folder, monkeyp
 
 
 def test_a_split_takes_its_rows_and_keeps_the_numbers_of_classes(folder):
-    # the form of GIST's metadata.csv: numbered rows, the split and the class's number and name in columns of their own
+    # the form of GIST's metadata.csv: numbered rows, the split and the class's number and name in
+    # columns of their own
     path = folder / "metadata.csv"
     path.write_text(
         ",Unnamed: 0,ID,filename,split,label,species\n"
@@ -235,7 +259,9 @@ def test_a_split_takes_its_rows_and_keeps_the_numbers_of_classes(folder):
     assert (source[1].labels["species"], source[1].captions("split")) == (0, [])
     assert len(open_source(f"{path}:label=species:split=val+train")) == 3
     assert len(open_source(f"{path}:label=species")) == 4
-    with pytest.raises(InputError, match="unknown split of .*metadata.csv 'trian'; did you mean 'train'"):
+    with pytest.raises(
+        InputError, match="unknown split of .*metadata.csv 'trian'; did you mean 'train'"
+    ):
         open_source(f"{path}:label=species:split=trian")
     plain = write(folder / "t.csv", [{"image": "a.png", "caption": "x"}])
     with pytest.raises(InputError, match="unknown column of .*t.csv 'split'"):
@@ -281,7 +307,9 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(folder):
 
 
 def test_the_index_holds_numbers_not_rows(folder):
-    buffer = io.StringIO("image,caption\n" + "".join(f"{n}.png,{'long text ' * 50}\n" for n in range(2000)))
+    buffer = io.StringIO(
+        "image,caption\n" + "".join(f"{n}.png,{'long text ' * 50}\n" for n in range(2000))
+    )
     (folder / "t.csv").write_text(buffer.getvalue())
     assert len(pickle.dumps(open_source(str(folder / "t.csv")))) < 2000 * 60
 
@@ -315,8 +343,22 @@ def test_any_sign_may_be_the_delimiter_and_bad_ones_are_refused(folder):
 
 def test_columns_of_numbers_in_a_csv_are_labels_as_in_parquet(folder):
     rows = [
-        {"image": "a.png", "text": "1984", "price": "2.50", "stock": "3", "sku": "0042", "mixed": "7"},
-        {"image": "b.png", "text": "2001", "price": "-1e2", "stock": "", "sku": "0043", "mixed": "seven"},
+        {
+            "image": "a.png",
+            "text": "1984",
+            "price": "2.50",
+            "stock": "3",
+            "sku": "0042",
+            "mixed": "7",
+        },
+        {
+            "image": "b.png",
+            "text": "2001",
+            "price": "-1e2",
+            "stock": "",
+            "sku": "0043",
+            "mixed": "seven",
+        },
     ]
     lines = [",".join(row.values()) for row in rows]
     (folder / "t.csv").write_text("\n".join([",".join(rows[0]), *lines]) + "\n")

@@ -40,7 +40,10 @@ def write(path, members, **options):
 def samples(count, start=0):
     for number in range(start, start + count):
         yield f"{number:04d}.png", image(colour=(number % 256, 0, 0))
-        yield f"{number:04d}.json", json.dumps({"captions": [f"caption {number}", "b"], "label": number % 3}).encode()
+        yield (
+            f"{number:04d}.json",
+            json.dumps({"captions": [f"caption {number}", "b"], "label": number % 3}).encode(),
+        )
 
 
 def header_of(path, name) -> int:
@@ -94,7 +97,10 @@ def test_each_kind_of_member_lands_in_its_field(tmp_path):
     (sample,) = source
     assert sample.key == "d/k"
     assert set(sample.images) == {"main", "reference"}
-    assert [(text.role, text.text) for text in sample.texts] == [("caption", "a cat"), ("question", "what?")]
+    assert [(text.role, text.text) for text in sample.texts] == [
+        ("caption", "a cat"),
+        ("question", "what?"),
+    ]
     assert sample.labels == {"score": 0.5, "class": 7}
     assert sample.boxes[0].xyxy == (1, 2, 4, 6)
     assert np.asarray(sample.masks["seg"].decode()).tolist() == [[0, 1], [2, 1]]
@@ -125,7 +131,9 @@ def test_the_caption_field_can_be_chosen(tmp_path):
 
 
 def test_class_names_come_from_the_paired_field(tmp_path):
-    records = [{"label": n % 2, "name": ("cat", "dog")[n % 2], "n": n, "n_name": "same"} for n in range(6)]
+    records = [
+        {"label": n % 2, "name": ("cat", "dog")[n % 2], "n": n, "n_name": "same"} for n in range(6)
+    ]
     members = [(f"{n}.json", json.dumps(record).encode()) for n, record in enumerate(records)]
     path = str(write(tmp_path / "a.tar", members))
     schema = open_source(path).schema()
@@ -143,7 +151,10 @@ def test_class_names_come_from_the_paired_field(tmp_path):
 )
 def test_random_tars_round_trip(tmp_path_factory, texts, format, folder, seed):
     path = tmp_path_factory.mktemp("tar") / "a.tar"
-    members = [(f"{folder}{n}.json", json.dumps({"caption": text}).encode()) for n, text in enumerate(texts)]
+    members = [
+        (f"{folder}{n}.json", json.dumps({"caption": text}).encode())
+        for n, text in enumerate(texts)
+    ]
     members += [(f"{folder}{n}.png", image(size=(1 + n, 2))) for n in range(len(texts))]
     np.random.default_rng(seed).shuffle(members)  # members of a sample need not be neighbours
     source = open_source(str(write(path, members, format=format)))
@@ -181,7 +192,11 @@ def test_the_damage_that_real_shards_have_is_counted_exactly_by_reason(tmp_path)
     }
     members = [(f"{key}.{kind}", data) for key, (kind, data) in images.items()]
     members += [(f"{key}.txt", b"a caption") for key in images]
-    members += [("nocaption.jpg", good), ("latin.jpg", good), ("latin.txt", "café".encode("latin-1"))]
+    members += [
+        ("nocaption.jpg", good),
+        ("latin.jpg", good),
+        ("latin.txt", "café".encode("latin-1")),
+    ]
     members += [
         ("badjson.jpg", good),
         ("badjson.json", b'{"caption": '),
@@ -216,7 +231,9 @@ def test_the_damage_that_real_shards_have_is_counted_exactly_by_reason(tmp_path)
     }
 
 
-@pytest.mark.parametrize("where", ["data", "header", "between members", "between samples", "end mark"])
+@pytest.mark.parametrize(
+    "where", ["data", "header", "between members", "between samples", "end mark"]
+)
 def test_a_cut_tar_keeps_the_samples_before_the_cut_and_counts_it_once(tmp_path, where):
     path = write(tmp_path / "a.tar", samples(10))
     cut = {
@@ -259,7 +276,9 @@ def patched(path, name: str, field: slice, value: bytes) -> None:
 SIZE, TYPE = slice(124, 136), slice(156, 157)
 
 
-@pytest.mark.parametrize("size", [b"-0000001750\0", b"-0000000001\0", b"\xff" * 12, b"\xff" + bytes(10) + b"\1"])
+@pytest.mark.parametrize(
+    "size", [b"-0000001750\0", b"-0000000001\0", b"\xff" * 12, b"\xff" + bytes(10) + b"\1"]
+)
 def test_a_size_below_zero_is_a_bad_header(tmp_path, size):
     path = write(tmp_path / "a.tar", samples(4))
     patched(path, "0002.png", SIZE, size)
@@ -347,7 +366,10 @@ def test_a_bad_extended_header_is_counted(tmp_path, body):
 
 
 @settings(max_examples=60, deadline=None)
-@given(flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8), keep=st.floats(0, 1))
+@given(
+    flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
+    keep=st.floats(0, 1),
+)
 def test_any_damage_gives_samples_counts_or_an_input_error(tmp_path_factory, flips, keep):
     path = write(tmp_path_factory.mktemp("tar") / "a.tar", samples(4))
     data = bytearray(path.read_bytes())
@@ -407,7 +429,9 @@ def test_a_pickled_array_is_not_unpickled(tmp_path):
 
     buffer = io.BytesIO()
     np.save(buffer, np.array([Bomb()], dtype=object), allow_pickle=True)
-    source = open_source(str(write(tmp_path / "a.tar", [("k.png", image()), ("k.npy", buffer.getvalue())])))
+    source = open_source(
+        str(write(tmp_path / "a.tar", [("k.png", image()), ("k.npy", buffer.getvalue())]))
+    )
     with pytest.raises(BadSample) as caught:
         source[0]
     assert caught.value.reason == "pickled"
@@ -427,16 +451,28 @@ def test_empty_and_uneven_shards_are_fine(tmp_path):
 def test_shards_that_count_alike_get_distinct_keys(tmp_path):
     write(tmp_path / "a-0.tar", samples(2))
     write(tmp_path / "a-1.tar", samples(2))
-    assert list(open_source(str(tmp_path / "a-*.tar")).keys()) == ["a-0/0000", "a-0/0001", "a-1/0000", "a-1/0001"]
+    assert list(open_source(str(tmp_path / "a-*.tar")).keys()) == [
+        "a-0/0000",
+        "a-0/0001",
+        "a-1/0000",
+        "a-1/0001",
+    ]
 
 
 def test_patterns(tmp_path):
     for name in ("s-08.tar", "s-09.tar", "s-10.tar", "t-x.tar"):
         write(tmp_path / name, [])
-    assert expand(str(tmp_path / "s-{08..10}.tar")) == [str(tmp_path / f"s-{n}.tar") for n in ("08", "09", "10")]
-    assert expand(str(tmp_path / "{s-08,t-x}.tar")) == [str(tmp_path / f"{n}.tar") for n in ("s-08", "t-x")]
+    assert expand(str(tmp_path / "s-{08..10}.tar")) == [
+        str(tmp_path / f"s-{n}.tar") for n in ("08", "09", "10")
+    ]
+    assert expand(str(tmp_path / "{s-08,t-x}.tar")) == [
+        str(tmp_path / f"{n}.tar") for n in ("s-08", "t-x")
+    ]
     assert len(expand(str(tmp_path / "s-*.tar"))) == 3
-    for pattern, message in [("s-{08..12}.tar", r"s-11.tar: no such file \(and 1 more\)"), ("u-*.tar", "no file")]:
+    for pattern, message in [
+        ("s-{08..12}.tar", r"s-11.tar: no such file \(and 1 more\)"),
+        ("u-*.tar", "no file"),
+    ]:
         with pytest.raises(InputError, match=message):
             expand(str(tmp_path / pattern))
 
@@ -490,7 +526,10 @@ def test_the_packs_read_whole(data_pack):
     coco = open_source(str(data_pack("coco128") / "train.tar"))
     assert coco.schema()["masks.seg"].optional
     assert coco[0].masks["seg"].decode().mode == "L"
-    names, numbers = coco.schema()["masks.class"].classes, np.asarray(coco[1].masks["class"].decode())
+    names, numbers = (
+        coco.schema()["masks.class"].classes,
+        np.asarray(coco[1].masks["class"].decode()),
+    )
     assert {names[number] for number in np.unique(numbers[numbers < 255])} <= {
         "giraffe",
         "grass-merged",
@@ -501,7 +540,9 @@ def test_the_packs_read_whole(data_pack):
     assert receipt.boxes[0].text == "AIK HUAT HARDWARE"
     assert receipt.captions("ocr")[0].splitlines()[:2] == ["AIK HUAT HARDWARE", "ENTERPRISE (SETIA"]
     diagram = open_source(str(data_pack("geometry3k-forms") / "test.tar"))[1]
-    assert dict(zip(diagram.captions("points"), diagram.arrays["points"].tolist(), strict=True))["B"] == [127, 11]
+    assert dict(zip(diagram.captions("points"), diagram.arrays["points"].tolist(), strict=True))[
+        "B"
+    ] == [127, 11]
     assert diagram.arrays["circles"].shape == (1,)
 
 
@@ -512,7 +553,10 @@ def masked(*planes, **records):
         Image.fromarray(np.array(plane, np.uint8)).save(buffer, "PNG")
         yield f"{number}.png", image(size=(2, 1))
         yield f"{number}.seg.png", buffer.getvalue()
-        yield f"{number}.json", json.dumps({name: values[number] for name, values in records.items()}).encode()
+        yield (
+            f"{number}.json",
+            json.dumps({name: values[number] for name, values in records.items()}).encode(),
+        )
 
 
 def test_segments_name_the_classes_of_a_mask(tmp_path):
@@ -531,10 +575,14 @@ def test_segments_name_the_classes_of_a_mask(tmp_path):
 
 def test_numbers_of_a_mask_are_named_by_the_samples_that_have_them(tmp_path):
     named = [{"seg": {"1": "cat"}}, {"seg": {"0": "ground"}}, {"seg": {"1": "cat"}}]
-    source = open_source(str(write(tmp_path / "a.tar", masked([[1, 1]], [[0, 0]], [[1, 1]], mask_classes=named))))
+    source = open_source(
+        str(write(tmp_path / "a.tar", masked([[1, 1]], [[0, 0]], [[1, 1]], mask_classes=named)))
+    )
     assert source.schema()["masks.seg"].classes == ("ground", "cat")
     named[2] = {"seg": {"1": "dog"}}
-    source = open_source(str(write(tmp_path / "b.tar", masked([[1, 1]], [[0, 0]], [[1, 1]], mask_classes=named))))
+    source = open_source(
+        str(write(tmp_path / "b.tar", masked([[1, 1]], [[0, 0]], [[1, 1]], mask_classes=named)))
+    )
     assert source.schema()["masks.seg"].classes == ()
 
 
@@ -548,9 +596,16 @@ def test_what_is_written_and_what_is_measured_in_a_image_is_read(tmp_path):
         "other": {"a": "text"},
         "ragged": [[1], [2, 3]],
     }
-    source = open_source(str(write(tmp_path / "a.tar", [("k.png", image()), ("k.json", json.dumps(record).encode())])))
+    source = open_source(
+        str(
+            write(tmp_path / "a.tar", [("k.png", image()), ("k.json", json.dumps(record).encode())])
+        )
+    )
     (sample,) = source
-    assert [(box.text, box.xyxy) for box in sample.boxes] == [("TOTAL", (1, 2, 4, 6)), ("5.00", (5, 2, 8, 6))]
+    assert [(box.text, box.xyxy) for box in sample.boxes] == [
+        ("TOTAL", (1, 2, 4, 6)),
+        ("5.00", (5, 2, 8, 6)),
+    ]
     assert (sample.captions("ocr"), sample.captions("words")) == (["TOTAL\n5.00"], ["not", "boxes"])
     assert sample.captions("points") == sample.captions("circles") == ["A", "B"]
     assert sample.arrays["points"].tolist() == [[1, 2], [3, 4.5]]

@@ -62,7 +62,9 @@ def test_each_drawing_has_a_reference_of_its_action_and_hand(pack):
         main, reference = (sample.images[role].decode() for role in ("main", "reference"))
         assert main.size == reference.size == (64, 64)
         assert main.getpixel((0, 0))[3] == 0
-        (red, green, *_), (other, same, *_) = (each.getpixel((32, 32)) for each in (main, reference))
+        (red, green, *_), (other, same, *_) = (
+            each.getpixel((32, 32)) for each in (main, reference)
+        )
         assert red != other
         assert green == same == 100 * sample.labels["design"]
         mine, its = rows()[red // 10], rows()[other // 10]
@@ -73,7 +75,9 @@ def test_each_drawing_has_a_reference_of_its_action_and_hand(pack):
         assert names["labels.tone"].classes[sample.labels["tone"]] == (mine["tone"] or "none")
         [said] = sample.captions("instruction")
         assert (mine["gender"] in said) == (sample.kind != "tone")
-        assert sample.captions() == [mine["name"] + (f" with {mine['tone']} skin tone" if mine["tone"] else "")]
+        assert sample.captions() == [
+            mine["name"] + (f" with {mine['tone']} skin tone" if mine["tone"] else "")
+        ]
     groups = source.labels("group")
     assert np.unique(groups, return_counts=True)[1].tolist() == [6, 5, 5, 18, 18, 18]
     assert open_source(f"{pack()}:split=train+test")[5] == source[5]
@@ -89,7 +93,11 @@ def test_splits_are_of_actions_and_hands_are_named(pack):
 
 def test_instructions_name_what_differs():
     row = {"gender": "man", "tone": "none"}
-    said = {(kind, form): instruction(row, kind, form) for kind in ("tone", "gender", "both") for form in (0, 1)}
+    said = {
+        (kind, form): instruction(row, kind, form)
+        for kind in ("tone", "gender", "both")
+        for form in (0, 1)
+    }
     assert said["tone", 0] == "make it plain yellow"
     assert said["gender", 1] == "the same as a man"
     assert said["both", 1] == "the same as a man in plain yellow"
@@ -130,7 +138,9 @@ def test_a_missing_sheet_and_a_broken_line_are_told(pack, tmp_path):
 
 def test_the_pack_is_read_by_its_card(data_pack, monkeypatch):
     monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("glyph-variants").parent))
-    sizes = {split: open_source(f"glyph-variants:split={split}") for split in ("train", "val", "test")}
+    sizes = {
+        split: open_source(f"glyph-variants:split={split}") for split in ("train", "val", "test")
+    }
     assert sum(map(len, sizes.values())) > 5800
     actions = [set(source.labels("action").tolist()) for source in sizes.values()]
     assert len(set.union(*actions)) == sum(map(len, actions)) == 171

@@ -35,7 +35,8 @@ ANNOTATIONS = {
             "question_type": "none of the above",
             "multiple_choice_answer": answers[0],
             "answers": [
-                {"answer": answer, "answer_confidence": "yes", "answer_id": at} for at, answer in enumerate(answers, 1)
+                {"answer": answer, "answer_confidence": "yes", "answer_id": at}
+                for at, answer in enumerate(answers, 1)
             ],
             "image_id": number // 1000,
             "answer_type": "other",
@@ -76,10 +77,15 @@ def vqa(tmp_path):
     """`vqa(questions, annotations, captions)` writes the files that are given."""
 
     def write(questions=QUESTIONS, annotations=ANNOTATIONS, captions=None, name=NAME):
-        for file, data in (("v2_mscoco_val2014_annotations.json", annotations), ("captions_val2014.json", captions)):
+        for file, data in (
+            ("v2_mscoco_val2014_annotations.json", annotations),
+            ("captions_val2014.json", captions),
+        ):
             if data is not None:
                 (tmp_path / file).write_text(json.dumps(data))
-        (tmp_path / name).write_text(questions if isinstance(questions, str) else json.dumps(questions))
+        (tmp_path / name).write_text(
+            questions if isinstance(questions, str) else json.dumps(questions)
+        )
         return tmp_path / name
 
     return write
@@ -96,7 +102,11 @@ def test_questions_have_answers_captions_and_images_where_they_lie_beside(vqa, t
     put(tmp_path / "val2014")
     source = open_source(str(path))
     assert isinstance(source, Source)
-    assert list(source.keys()) == [sample.key for sample in source] == [str(number) for number in GIVEN]
+    assert (
+        list(source.keys())
+        == [sample.key for sample in source]
+        == [str(number) for number in GIVEN]
+    )
     sample = source[0]
     [(question, answers)] = answered(sample)
     assert (question.text, answers) == ("Where is he looking?", GIVEN[262148000])
@@ -122,14 +132,22 @@ def test_without_answers_and_images_it_is_a_source_of_questions(vqa, tmp_path):
     source = open_source(
         f"{path}:annotations={place / 'answers.json'}:captions={place / 'told.json'}:images={place / 'jpg'}"
     )
-    assert set(source.schema()) == {"images.main", "texts.caption", "texts.question", "texts.answer"}
+    assert set(source.schema()) == {
+        "images.main",
+        "texts.caption",
+        "texts.question",
+        "texts.answer",
+    }
 
 
 def test_an_explanation_is_the_caption_of_its_own_question(vqa, tmp_path):
     path = vqa(EXPLAINED, name="VQA-E_val_set.json")
     put(tmp_path / "val2014")
     source = open_source(str(path))
-    assert [sample.captions() for sample in source] == [["The man looks down."], ["A bowl of soup."]]
+    assert [sample.captions() for sample in source] == [
+        ["The man looks down."],
+        ["A bowl of soup."],
+    ]
     assert len(answered(source[1])[0][1]) == 10
     assert source[0].images["main"].decode().size == (4, 4)
     assert not source.schema()["texts.caption"].optional

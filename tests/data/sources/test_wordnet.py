@@ -1,4 +1,5 @@
-"""WordNet: the form that wndb(5WN) describes, with synsets of our own wording, the pack's form, and the pack itself."""
+"""WordNet: the form that wndb(5WN) describes, with synsets of our own wording, the pack's form, and
+the pack itself."""
 
 import gzip
 import itertools
@@ -39,7 +40,12 @@ def folder(tmp_path):
 def pack(tmp_path):
     """The same in the pack's form, with its ids: adverbs begin with an `a` there."""
     rows = [
-        {"id": "n00001740", "words": ["thing there is"], "gloss": "whatever is there", "examples": ["not a thing"]},
+        {
+            "id": "n00001740",
+            "words": ["thing there is"],
+            "gloss": "whatever is there",
+            "examples": ["not a thing"],
+        },
         {"id": "v00002000", "words": ["glow"], "gloss": "give light", "hypernyms": ["v00001000"]},
         {"id": "a00004000", "words": ["bright"], "gloss": "full of light"},
         {"id": "a00005000", "words": ["aglow"], "gloss": "like the sea"},
@@ -53,7 +59,15 @@ def pack(tmp_path):
 
 def test_each_part_of_a_line_goes_to_its_place(folder):
     source = open_source(f"wordnet:{folder}")
-    keys = ["n00001740", "n00002137", "n00003000", "v00002000", "a00004000", "a00005000", "r00004000"]
+    keys = [
+        "n00001740",
+        "n00002137",
+        "n00003000",
+        "v00002000",
+        "a00004000",
+        "a00005000",
+        "r00004000",
+    ]
     assert list(source.keys()) == [sample.key for sample in source] == keys
     lamp = source[1]
     assert lamp.captions("word") == ["lamp", "light source"]
@@ -72,9 +86,16 @@ def test_each_part_of_a_line_goes_to_its_place(folder):
 
 def test_parts_of_speech_are_labels_and_can_be_chosen(folder):
     source = open_source(f"wordnet:{folder}")
-    assert source.labels("pos").tolist() == [sample.labels["pos"] for sample in source] == [0, 0, 0, 1, 2, 2, 3]
+    assert (
+        source.labels("pos").tolist()
+        == [sample.labels["pos"] for sample in source]
+        == [0, 0, 0, 1, 2, 2, 3]
+    )
     assert source.schema()["labels.pos"].classes == ("noun", "verb", "adjective", "adverb")
-    assert [sample.key[0] for sample in open_source(f"wordnet:{folder}:pos=verb+adverb")] == ["v", "r"]
+    assert [sample.key[0] for sample in open_source(f"wordnet:{folder}:pos=verb+adverb")] == [
+        "v",
+        "r",
+    ]
 
 
 def test_a_page_is_the_entry_and_those_behind_it(folder):
@@ -96,7 +117,14 @@ def test_the_schema_names_every_field_that_samples_have(folder):
 
 def test_the_pack_is_read_too_and_its_adverbs_are_told_from_adjectives(pack):
     source = open_source(f"wordnet:{pack}")
-    assert list(source.keys()) == ["n00001740", "v00002000", "a00004000", "a00005000", "r00004000", "r00004500"]
+    assert list(source.keys()) == [
+        "n00001740",
+        "v00002000",
+        "a00004000",
+        "a00005000",
+        "r00004000",
+        "r00004500",
+    ]
     assert source.labels("pos").tolist() == [0, 1, 2, 2, 3, 3]
     assert source[0].captions("example") == ["not a thing"]
     assert source[1].captions("example") == []
@@ -105,7 +133,9 @@ def test_the_pack_is_read_too_and_its_adverbs_are_told_from_adjectives(pack):
 def test_it_is_found_where_it_is_installed_or_in_the_packs(folder, pack, tmp_path, monkeypatch):
     monkeypatch.setattr(wordnet, "INSTALLED", tmp_path / "nowhere")
     monkeypatch.delenv("DIPTYCH_DATA", raising=False)
-    with pytest.raises(InputError, match=r"apt install wordnet-base, .* set DIPTYCH_DATA to the folder that holds"):
+    with pytest.raises(
+        InputError, match=r"apt install wordnet-base, .* set DIPTYCH_DATA to the folder that holds"
+    ):
         open_source("wordnet")
     packs = tmp_path / "packs"
     packs.mkdir()
@@ -118,7 +148,9 @@ def test_it_is_found_where_it_is_installed_or_in_the_packs(folder, pack, tmp_pat
 
 def test_a_line_that_is_no_synset_is_counted_and_the_rest_read(folder):
     path = folder / "data.adv"
-    path.write_text(path.read_text() + "00004100 02 r 03 one 0 two 0 000 | too few words  \nnonsense\n")
+    path.write_text(
+        path.read_text() + "00004100 02 r 03 one 0 two 0 000 | too few words  \nnonsense\n"
+    )
     source = open_source(f"wordnet:{folder}")
     assert len(source) == 7
     assert source.damage == {f"{path}:4": "synset", f"{path}:5": "synset"}

@@ -42,7 +42,10 @@ def test_worlds_are_joined_with_other_sources():
     assert len(both) == 5 + 192
     names = both.schema()["labels.object"].classes
     assert names[both[0].labels["object"]] in both[0].boxes[0].text
-    assert names[both[4].labels["object"]] in worlds.build("scenes", {"split": "novel"}).catalogue.classes
+    assert (
+        names[both[4].labels["object"]]
+        in worlds.build("scenes", {"split": "novel"}).catalogue.classes
+    )
     assert both.schema()["boxes"].optional
 
 
@@ -50,7 +53,8 @@ def test_a_loader_reads_a_world_with_any_number_of_workers():
     source = open_source("scenes:count=12:texts=caption")
     views = [ImageView(preprocess=Preprocess(size=32)), LabelView(label="object")]
     batches = [
-        [batch for batch in Loader(source, views, Shuffled(), 4, workers=workers).epoch(0)] for workers in (0, 2)
+        [batch for batch in Loader(source, views, Shuffled(), 4, workers=workers).epoch(0)]
+        for workers in (0, 2)
     ]
     for one, two in zip(*batches, strict=True):
         assert one.keys == two.keys
@@ -101,7 +105,11 @@ class Dots(World[int]):
         from PIL import Image
 
         box = Box(xyxy=(0, 0, 1, 1))
-        return Rendered(image=Image.new("RGB", (4, 4), (facts, 0, 0)), arrays={"x": np.full(2, facts)}, boxes=[box])
+        return Rendered(
+            image=Image.new("RGB", (4, 4), (facts, 0, 0)),
+            arrays={"x": np.full(2, facts)},
+            boxes=[box],
+        )
 
     def captions(self, facts):
         return [Text(text=str(facts))]

@@ -14,7 +14,21 @@ from hypothesis import strategies as st
 from diptych.data.tokenizers import Bpe, build, from_dict, pad_batch, train_bpe
 from diptych.errors import InputError
 
-WORDS = ["red", "cat", "dog", "face", "smiling", "with", "heart", "eyes", "flag", "of", "the", "grinning", "squinting"]
+WORDS = [
+    "red",
+    "cat",
+    "dog",
+    "face",
+    "smiling",
+    "with",
+    "heart",
+    "eyes",
+    "flag",
+    "of",
+    "the",
+    "grinning",
+    "squinting",
+]
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=6)) for seed in range(200)]
 TOKENIZER = train_bpe(TEXTS, vocab_size=320, context=16)
 
@@ -25,7 +39,11 @@ def test_training_depends_only_on_the_texts_not_on_their_order_or_the_process():
     code = "import sys, json; from diptych.data.tokenizers import train_bpe; " \
            "print(train_bpe(json.load(sys.stdin), 320, 16).fingerprint)"  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(TEXTS), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        input=json.dumps(TEXTS),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == TOKENIZER.fingerprint
 
@@ -61,7 +79,10 @@ def test_cutting_keeps_the_end_and_counts_what_is_lost():
 
 
 def test_it_survives_plain_values_and_pickling():
-    for copy in (from_dict(json.loads(json.dumps(TOKENIZER.to_dict()))), pickle.loads(pickle.dumps(TOKENIZER))):
+    for copy in (
+        from_dict(json.loads(json.dumps(TOKENIZER.to_dict()))),
+        pickle.loads(pickle.dumps(TOKENIZER)),
+    ):
         assert copy == TOKENIZER
         assert copy.encode(TEXTS) == TOKENIZER.encode(TEXTS)
 

@@ -22,7 +22,11 @@ OURS, THEIRS = Clip(), open_clip.SimpleTokenizer()
 
 def assert_same(texts: list[str], ours: Clip = OURS, theirs: Any = THEIRS) -> None:
     ids, _ = pad_batch([*ours.encode(texts), [0] * ours.context], ours)
-    wrong = [text for text, a, b in zip(texts, ids, theirs(texts), strict=False) if a.tolist() != b.tolist()]
+    wrong = [
+        text
+        for text, a, b in zip(texts, ids, theirs(texts), strict=False)
+        if a.tolist() != b.tolist()
+    ]
     assert not wrong, f"{len(wrong)} of {len(texts)} texts get other ids, the first: {wrong[0]!r}"
 
 
@@ -39,7 +43,9 @@ def pack_texts(folder: Path) -> Iterator[str]:
     """All strings of a pack: JSON lines, packed or not, and the JSON members of its tars."""
     for path in sorted(folder.iterdir()):
         if path.name.endswith((".jsonl", ".jsonl.gz")):
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            with (gzip.open if path.suffix == ".gz" else open)(
+                path, "rt", encoding="utf-8"
+            ) as lines:
                 for line in lines:
                     yield from strings(json.loads(line))
         elif path.suffix == ".tar":
@@ -88,7 +94,11 @@ def test_every_way_to_clean_equals_open_clips(clean: str):
         " \n",
         "l’été",
     ]
-    assert_same(texts, Clip(context=20, clean=clean), open_clip.SimpleTokenizer(context_length=20, clean=clean))
+    assert_same(
+        texts,
+        Clip(context=20, clean=clean),
+        open_clip.SimpleTokenizer(context_length=20, clean=clean),
+    )
 
 
 def test_the_pattern_is_open_clips():
@@ -111,7 +121,10 @@ def test_an_end_id_written_into_a_text_ends_it_there_as_in_open_clip():
 
 def test_it_survives_plain_values_and_pickling():
     tokenizer = Clip(context=32, clean="canonicalize")
-    for copy in (from_dict(json.loads(json.dumps(tokenizer.to_dict()))), pickle.loads(pickle.dumps(tokenizer))):
+    for copy in (
+        from_dict(json.loads(json.dumps(tokenizer.to_dict()))),
+        pickle.loads(pickle.dumps(tokenizer)),
+    ):
         assert copy == tokenizer
         assert copy.encode(["A red, red rose"]) == tokenizer.encode(["A red, red rose"])
 
@@ -131,7 +144,9 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     clip._vocabulary.cache_clear()
 
 
-@pytest.mark.parametrize(("options", "message"), [({"clean": "lowr"}, "'lower'"), ({"context": 2}, "at least 3")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"clean": "lowr"}, "'lower'"), ({"context": 2}, "at least 3")]
+)
 def test_bad_options_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         Clip(**options)

@@ -31,7 +31,9 @@ def test_a_cut_inside_a_sign_of_several_bytes_is_shown_and_no_error():
     assert BPE.decode(ids[:-1]) == "�"
 
 
-@pytest.mark.parametrize(("make", "text"), [(bert_like, "a photo of two dogs"), (t5_like, "the quick brown fox")])
+@pytest.mark.parametrize(
+    ("make", "text"), [(bert_like, "a photo of two dogs"), (t5_like, "the quick brown fox")]
+)
 def test_folders_of_hugging_face(tmp_path, make, text):
     make(tmp_path)
     tokenizer = from_folder(tmp_path, context=24)

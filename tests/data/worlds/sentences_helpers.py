@@ -1,4 +1,5 @@
-"""What the tests of the world `sentences` share: its samples, made once, and what words alone tell."""
+"""What the tests of the world `sentences` share: its samples, made once, and what words alone
+tell."""
 
 import re
 from collections import Counter
@@ -54,7 +55,9 @@ def dependence(lengths: np.ndarray, classes: np.ndarray) -> float:
 
 def accuracy(texts: list[str], labels: np.ndarray) -> float:
     """How well naive Bayes tells a label of the last third from words, having seen the rest."""
-    vocabulary = {word: at for at, word in enumerate(sorted({word for text in texts for word in words(text)}))}
+    vocabulary = {
+        word: at for at, word in enumerate(sorted({word for text in texts for word in words(text)}))
+    }
     present = np.zeros((len(texts), len(vocabulary)), bool)
     for row, text in enumerate(texts):
         present[row, [vocabulary[word] for word in words(text)]] = True

@@ -1,4 +1,5 @@
-"""Scenes: what is drawn by lot, what every split keeps from training, labels and schema, and that all is a function."""
+"""Scenes: what is drawn by lot, what every split keeps from training, labels and schema, and that
+all is a function."""
 
 import hashlib
 import pickle
@@ -50,7 +51,8 @@ def reserved(kind, concept, value, share=0.2):
 
 def test_scenes_are_found_in_the_folder_and_listed_without_import():
     code = (
-        "import sys; from diptych.data.worlds import cards; cards(); print('diptych.data.worlds.scenes' in sys.modules)"
+        "import sys; from diptych.data.worlds import cards; cards(); "
+        "print('diptych.data.worlds.scenes' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -77,14 +79,20 @@ def test_another_process_makes_the_same():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     source = open_source("scenes:count=3:styles=all:edits=swap:number=2")
-    here = [hashlib.sha256(s.images["main"].read() + repr(s.texts).encode()).hexdigest() for s in source]
+    here = [
+        hashlib.sha256(s.images["main"].read() + repr(s.texts).encode()).hexdigest() for s in source
+    ]
     assert done.stdout.split() == here
 
 
 def test_the_world_has_not_changed_by_accident():
-    """Published numbers rest on these scenes: change this hash knowingly, and say so in the changelog."""
+    """Published numbers rest on these scenes: change this hash knowingly, and say so in the
+    changelog."""
     world = build("scenes", {"styles": "seen", "edits": "all"})
-    facts = [(scene := world.sample(0, index), [text.text for text in world.captions(scene)]) for index in range(20)]
+    facts = [
+        (scene := world.sample(0, index), [text.text for text in world.captions(scene)])
+        for index in range(20)
+    ]
     assert hashlib.sha256(repr(facts).encode()).hexdigest()[:16] == "f84c4f5c2267e18d"
 
 
@@ -112,9 +120,17 @@ def test_samples_have_the_fields_of_the_schema_and_labels_have_names(name):
     schema = source.schema()
     needed = {field for field, entry in schema.items() if not entry.optional}
     for sample in source:
-        fields = {f"images.{role}" for role in sample.images} | {f"texts.{text.role}" for text in sample.texts}
-        fields |= {f"labels.{label}" for label in sample.labels} | {f"masks.{mask}" for mask in sample.masks}
-        fields |= {f"arrays.{array}" for array in sample.arrays} | {"boxes"} | ({"edits"} if sample.edits else set())
+        fields = {f"images.{role}" for role in sample.images} | {
+            f"texts.{text.role}" for text in sample.texts
+        }
+        fields |= {f"labels.{label}" for label in sample.labels} | {
+            f"masks.{mask}" for mask in sample.masks
+        }
+        fields |= (
+            {f"arrays.{array}" for array in sample.arrays}
+            | {"boxes"}
+            | ({"edits"} if sample.edits else set())
+        )
         assert needed <= fields <= schema.keys()
         for label, value in sample.labels.items():
             classes = schema[f"labels.{label}"].classes
@@ -123,7 +139,11 @@ def test_samples_have_the_fields_of_the_schema_and_labels_have_names(name):
 
 def test_labels_are_those_of_the_largest_object():
     source = open_source("scenes:count=200:objects=common+shapes")
-    classes = {name[7:]: field.classes for name, field in source.schema().items() if name.startswith("labels.")}
+    classes = {
+        name[7:]: field.classes
+        for name, field in source.schema().items()
+        if name.startswith("labels.")
+    }
     seen = Counter()
     for index in range(200):
         scene, labels = source.world.sample(0, index), source[index].labels
@@ -134,7 +154,10 @@ def test_labels_are_those_of_the_largest_object():
         assert classes["texture"][labels["texture"]] == largest.texture
         assert classes["size"][labels["size"]] == largest.size
         assert classes["coarse"][labels["coarse"]] == table()[largest.concept].coarse
-        assert classes["count"][labels["count"]].split()[0] == ("one", "two", "three", "four")[len(scene.items) - 1]
+        assert (
+            classes["count"][labels["count"]].split()[0]
+            == ("one", "two", "three", "four")[len(scene.items) - 1]
+        )
         quadrant = classes["quadrant"][labels["quadrant"]] if labels["quadrant"] >= 0 else ""
         assert quadrant == (largest.items[0].place if largest.count == 1 else "")
         seen[labels["count"]] += 1
@@ -150,13 +173,19 @@ def test_the_twenty_objects_are_no_test_concepts_and_all_hands_draw_them():
     assert not set(COMMON) & set(Config().reserved.split("+"))
 
 
-@pytest.mark.parametrize("options", [{}, {"edits": "all"}, {"siblings": 5}, {"pages": 3}, {"number": "1-8"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"edits": "all"}, {"siblings": 5}, {"pages": 3}, {"number": "1-8"}], ids=str
+)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_training_never_shows_what_is_held_out(split, options):
     world = build("scenes", {"split": split, "styles": "seen", **options})
     for index in range(120):
         scene = world.sample(0, index)
-        shown = [scene, *scene.pages, *(after for kind in world.config.kinds if (after := world.edited(scene, kind)))]
+        shown = [
+            scene,
+            *scene.pages,
+            *(after for kind in world.config.kinds if (after := world.edited(scene, kind))),
+        ]
         for one in shown:
             assert not any(reserved(*pair) for pair in pairs(one))
             assert one.style not in RESERVED_STYLES
@@ -169,10 +198,14 @@ def test_other_splits_show_also_or_only_what_is_held_out():
     assert 0.3 < np.mean(test) < 0.95  # several objects, two pairs each
     for scene in scenes(200, split="unseen"):
         subject = scene.things[0]
-        assert reserved("colour", subject.concept, subject.colour) or reserved("place", subject.concept, subject.place)
+        assert reserved("colour", subject.concept, subject.colour) or reserved(
+            "place", subject.concept, subject.place
+        )
     novel = {thing.concept for scene in scenes(200, split="novel") for thing in scene.things}
     assert novel == set(Config().reserved.split("+"))
-    assert open_source("scenes:split=novel").schema()["labels.object"].classes == tuple(Config().reserved.split("+"))
+    assert open_source("scenes:split=novel").schema()["labels.object"].classes == tuple(
+        Config().reserved.split("+")
+    )
 
 
 def test_label_unseen_says_what_is_held_out():
@@ -181,7 +214,9 @@ def test_label_unseen_says_what_is_held_out():
     for index, sample in enumerate(source):
         subject = source.world.sample(0, index).things[0]
         parts = {"colour": reserved("colour", subject.concept, subject.colour)}
-        parts["place"] = any(reserved("place", subject.concept, item.place) for item in subject.items)
+        parts["place"] = any(
+            reserved("place", subject.concept, item.place) for item in subject.items
+        )
         assert names[sample.labels["unseen"]] == (
             " and ".join(kind for kind, is_out in parts.items() if is_out) or "none"
         )
@@ -195,7 +230,9 @@ def test_the_share_of_combinations_that_is_held_out(share):
         out = [len(held_out(name, values, share)) / len(values) for name in names]
         assert abs(np.mean(out) - share) < 0.02
         assert max(out) - min(out) <= 1 / len(values) + 1e-9  # spread evenly
-    by_colour = Counter(colour for name in table() for colour in held_out(name, tuple(COLOURS), share))
+    by_colour = Counter(
+        colour for name in table() for colour in held_out(name, tuple(COLOURS), share)
+    )
     assert max(by_colour.values()) < 1.6 * min(by_colour.values())
 
 
@@ -210,17 +247,23 @@ def test_streams_of_splits_and_seeds_are_disjoint():
 
 
 def test_all_takes_the_test_concepts_into_split_novel_only():
-    base, novel = (catalogue(Config(objects="all", split=split)).classes for split in ("train", "novel"))
+    base, novel = (
+        catalogue(Config(objects="all", split=split)).classes for split in ("train", "novel")
+    )
     assert {table()[name].split for name in base} == {"train"}
     assert {name for name in novel if table()[name].split == "test"} == {
-        name for name, concept in table().items() if concept.split == "test" and set(concept.designs) - {"twemoji"}
+        name
+        for name, concept in table().items()
+        if concept.split == "test" and set(concept.designs) - {"twemoji"}
     }
     assert len(base) > 400
     assert not set(base) & set(novel)
 
 
 def test_reserved_styles_and_hand_are_drawn_where_they_are_named():
-    assert {scene.style for scene in scenes(60, styles="seen")} == set(STYLES) - set(RESERVED_STYLES)
+    assert {scene.style for scene in scenes(60, styles="seen")} == set(STYLES) - set(
+        RESERVED_STYLES
+    )
     assert {scene.style for scene in scenes(60, styles="all")} == set(STYLES)
     designs = {item.design for scene in scenes(20, designs="twemoji") for item in scene.items}
     assert designs == {"twemoji"}
@@ -257,16 +300,30 @@ def test_numbers_kinds_and_shares():
     assert Counter(len(scene.items) for scene in found).keys() == {1, 3}
     several = [scene for scene in found if len(scene.items) == 3]
     assert abs(np.mean([len(scene.things) == 1 for scene in several]) - 0.25) < 0.1
-    assert all(len({thing.concept for thing in scene.things}) == len(scene.things) for scene in found)
-    assert all(len({thing.colour for thing in scene.things}) == len(scene.things) for scene in found)
+    assert all(
+        len({thing.concept for thing in scene.things}) == len(scene.things) for scene in found
+    )
+    assert all(
+        len({thing.colour for thing in scene.things}) == len(scene.things) for scene in found
+    )
     assert len({scene.ground for scene in found}) == len(GROUNDS)
 
 
 def test_described_things_are_the_largest_and_distractors_are_foreign():
     for scene in scenes(60, number=4, same=0, described=1, distractors=2):
-        assert [thing.described for thing in scene.things] == [True, False, False, False, False, False]
+        assert [thing.described for thing in scene.things] == [
+            True,
+            False,
+            False,
+            False,
+            False,
+            False,
+        ]
         assert [thing.foreign for thing in scene.things] == [False] * 4 + [True] * 2
-        assert not {thing.concept for thing in scene.things if thing.foreign} & {*COMMON, *Config().reserved.split("+")}
+        assert not {thing.concept for thing in scene.things if thing.foreign} & {
+            *COMMON,
+            *Config().reserved.split("+"),
+        }
 
 
 def test_pools_repeat_and_are_nested():
@@ -275,7 +332,13 @@ def test_pools_repeat_and_are_nested():
     assert large[:3] == small[:3]
     assert whole[:6] == large[:6]
     assert len(set(map(repr, whole))) == 12
-    assert [sample.labels["scene"] for sample in open_source("scenes:count=5:pool=2")] == [0, 1, 0, 1, 0]
+    assert [sample.labels["scene"] for sample in open_source("scenes:count=5:pool=2")] == [
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
     assert len(set(open_source("scenes:count=5:pool=2").keys())) == 5
 
 
@@ -287,7 +350,10 @@ def test_no_two_objects_hide_each_other_and_every_one_is_inside():
             half = item.side / 2
             assert half <= item.x <= 1 - half
             assert half <= item.y <= 1 - half
-            assert item.place == f"{'bottom' if item.y > 0.5 else 'top'} {'right' if item.x > 0.5 else 'left'}"
+            assert (
+                item.place
+                == f"{'bottom' if item.y > 0.5 else 'top'} {'right' if item.x > 0.5 else 'left'}"
+            )
 
 
 @pytest.mark.parametrize(

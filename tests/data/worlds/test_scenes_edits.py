@@ -31,7 +31,11 @@ def edited():
 
 def changed(before, after):
     """The fields of the scene, and of which objects, that differ."""
-    scene = {item.name for item in fields(before) if getattr(before, item.name) != getattr(after, item.name)}
+    scene = {
+        item.name
+        for item in fields(before)
+        if getattr(before, item.name) != getattr(after, item.name)
+    }
     old = {thing.ids[0]: thing for thing in before.things}
     new = {thing.ids[0]: thing for thing in after.things}
     things = {
@@ -39,7 +43,11 @@ def changed(before, after):
         if at not in new
         else "new"
         if at not in old
-        else {item.name for item in fields(old[at]) if getattr(old[at], item.name) != getattr(new[at], item.name)}
+        else {
+            item.name
+            for item in fields(old[at])
+            if getattr(old[at], item.name) != getattr(new[at], item.name)
+        }
         for at in {*old, *new}
         if old.get(at) != new.get(at)
     }
@@ -66,9 +74,13 @@ def test_facts_change_in_one_thing_alone(edited):
             if kind == "swap":
                 assert {concepts[at] for at in things} == set(change.about)
                 assert all(
-                    what == ({"colour"} if change.aspect == "colours" else {"items"}) for what in things.values()
+                    what == ({"colour"} if change.aspect == "colours" else {"items"})
+                    for what in things.values()
                 )
-                a, b = ([next(t for t in s.things if t.ids[0] == at) for at in sorted(things)] for s in (before, after))
+                a, b = (
+                    [next(t for t in s.things if t.ids[0] == at) for at in sorted(things)]
+                    for s in (before, after)
+                )
                 aspect = "colour" if change.aspect == "colours" else "place"
                 assert [getattr(t, aspect) for t in a] == [getattr(t, aspect) for t in b[::-1]]
             else:
@@ -76,7 +88,10 @@ def test_facts_change_in_one_thing_alone(edited):
                 assert (
                     what
                     in {
-                        "replace": ({"concept"}, {"concept", "items"}),  # another design may draw it
+                        "replace": (
+                            {"concept"},
+                            {"concept", "items"},
+                        ),  # another design may draw it
                         "add": ("new",),
                         "remove": ("gone", {"items"}),
                         "recolour": ({"colour"},),
@@ -94,7 +109,9 @@ def test_pixels_change_at_the_changed_objects_and_nowhere_far(edited):
             differ = (np.asarray(old.image) != np.asarray(new.image)).any(-1)
             near = np.zeros_like(differ)
             moved = [
-                item.id for item in (*before.items, *after.items) if shown(before, item.id) != shown(after, item.id)
+                item.id
+                for item in (*before.items, *after.items)
+                if shown(before, item.id) != shown(after, item.id)
             ]
             assert moved
             for scene in (before, after):
@@ -109,7 +126,13 @@ def test_pixels_change_at_the_changed_objects_and_nowhere_far(edited):
 def shown(scene, at):
     """An object with its looks; None where it is not there."""
     return next(
-        ((item, thing.concept, thing.colour) for thing in scene.things for item in thing.items if item.id == at), None
+        (
+            (item, thing.concept, thing.colour)
+            for thing in scene.things
+            for item in thing.items
+            if item.id == at
+        ),
+        None,
     )
 
 
@@ -131,9 +154,14 @@ def test_captions_follow_the_edit_and_keep_their_words(edited):
             (old,), (new,) = captions(world, before), captions(world, after)
             assert old != new
             assert mistakes(parse(new), after) == []
-            assert mistakes(parse(new), before) != [] or kind == "remove"  # what is left of a scene is true of it
+            assert (
+                mistakes(parse(new), before) != [] or kind == "remove"
+            )  # what is left of a scene is true of it
             assert mistakes(parse(old), after) != [] or kind == "add"
-            lost, won = Counter(old.split()) - Counter(new.split()), Counter(new.split()) - Counter(old.split())
+            lost, won = (
+                Counter(old.split()) - Counter(new.split()),
+                Counter(new.split()) - Counter(old.split()),
+            )
             articles = Counter({"a": 9, "an": 9})
             if kind == "recolour":
                 assert sum((won - articles).values()) == sum((lost - articles).values()) == 1
@@ -156,7 +184,8 @@ def test_instructions_name_what_is_changed(edited):
         for _, after in pairs:
             (text,) = captions(world, after, "instruction")
             assert any(
-                word in text.split() for word in ([verbs[kind]] if isinstance(verbs[kind], str) else verbs[kind])
+                word in text.split()
+                for word in ([verbs[kind]] if isinstance(verbs[kind], str) else verbs[kind])
             )
             nouns = [thing.noun for thing in parse(text).things]
             about = [*after.change.about, *([after.change.value] if kind == "replace" else [])]
@@ -178,7 +207,11 @@ def test_samples_bring_their_edits_with_both_images():
         for edit in sample.edits:
             kinds[edit.kind] += 1
             assert edit.key == f"{sample.key}/{edit.kind}"
-            assert edit.images["reference"].read() == sample.images["main"].read() != edit.images["main"].read()
+            assert (
+                edit.images["reference"].read()
+                == sample.images["main"].read()
+                != edit.images["main"].read()
+            )
             assert len(edit.captions("instruction")) == 1
             assert edit.labels.keys() == sample.labels.keys()
             assert edit.edits == []
@@ -204,7 +237,9 @@ def test_turns_give_other_edits_of_a_kind():
 
 
 def test_a_scene_without_room_for_the_asked_edits_has_siblings_of_other_kinds():
-    source = WorldSource(build("scenes", {"siblings": 4, "edits": "replace+move"}), 4, start=4 * 2361)
+    source = WorldSource(
+        build("scenes", {"siblings": 4, "edits": "replace+move"}), 4, start=4 * 2361
+    )
     kinds = [sample.kind for sample in source]
     assert len(kinds) == 4
     assert not set(kinds) <= {"", "replace", "move"}
@@ -230,7 +265,9 @@ def test_siblings_are_one_scene_and_different_edits_of_it():
 
 
 def test_swap_twins_lie_side_by_side():
-    source = WorldSource(build("scenes", {"siblings": 2, "edits": "swap", "number": 2, "same": 0, "held_out": 0}), 40)
+    source = WorldSource(
+        build("scenes", {"siblings": 2, "edits": "swap", "number": 2, "same": 0, "held_out": 0}), 40
+    )
     for at in range(0, 40, 2):
         first, second = source[at].captions()[0], source[at + 1].captions()[0]
         assert first != second

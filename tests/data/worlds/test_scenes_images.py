@@ -1,4 +1,5 @@
-"""What is drawn is what is annotated: masks, boxes, depth, colours, places and sizes against the pixels."""
+"""What is drawn is what is annotated: masks, boxes, depth, colours, places and sizes against the
+pixels."""
 
 import importlib.util
 from collections import Counter
@@ -16,7 +17,16 @@ from diptych.data.worlds.scenes.concepts import KINDS, table
 from diptych.data.worlds.scenes.draw import FACTORS
 from diptych.data.worlds.scenes.sample import SIDES
 from diptych.data.worlds.scenes.styles import palette, render
-from diptych.data.worlds.scenes.words import COLOURS, GROUNDS, PALETTES, PLACES, RENDERINGS, SIZES, STYLES, TEXTURES
+from diptych.data.worlds.scenes.words import (
+    COLOURS,
+    GROUNDS,
+    PALETTES,
+    PLACES,
+    RENDERINGS,
+    SIZES,
+    STYLES,
+    TEXTURES,
+)
 
 
 def pixels(world, scene):
@@ -25,7 +35,10 @@ def pixels(world, scene):
 
 def without(scene, gone):
     """The scene without one object."""
-    things = [replace(thing, items=tuple(item for item in thing.items if item.id != gone)) for thing in scene.things]
+    things = [
+        replace(thing, items=tuple(item for item in thing.items if item.id != gone))
+        for thing in scene.things
+    ]
     return replace(scene, things=tuple(thing for thing in things if thing.items))
 
 
@@ -79,8 +92,11 @@ def test_masks_depth_and_boxes_are_those_of_the_objects_drawn_alone(name):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_pixels_change_where_the_mask_is_and_nowhere_far(style):
-    """Take an object away: the image changes on its mask, and else only a few pixels about (shadow, filter)."""
-    world = build("scenes", {"styles": style, "number": "1-3", "colours": "red+blue+green", "occlusion": 0})
+    """Take an object away: the image changes on its mask, and else only a few pixels about (shadow,
+    filter)."""
+    world = build(
+        "scenes", {"styles": style, "number": "1-3", "colours": "red+blue+green", "occlusion": 0}
+    )
     for index in range(8):
         scene = world.sample(1, index)
         item = scene.items[-1]
@@ -124,7 +140,10 @@ def test_places_and_sizes_are_those_of_the_masks():
         x0, y0, x1, y1 = (value / 128 for value in world.render(scene).boxes[0].xyxy)
         low, high = SIDES[thing.size]
         assert low - 0.03 < max(x1 - x0, y1 - y0) < high + 0.03
-        assert thing.place == f"{'bottom' if y0 + y1 > 1 else 'top'} {'right' if x0 + x1 > 1 else 'left'}"
+        assert (
+            thing.place
+            == f"{'bottom' if y0 + y1 > 1 else 'top'} {'right' if x0 + x1 > 1 else 'left'}"
+        )
     bounds = [SIDES[size] for size in SIZES]
     assert all(a[1] < b[0] for a, b in pairwise(bounds))
 
@@ -136,7 +155,9 @@ def test_colours_look_like_their_names():
 
     def direction(values):
         values = np.asarray(values, float) / 255
-        return (values - values.mean(-1, keepdims=True)) / np.linalg.norm(values - values.mean(-1, keepdims=True))
+        return (values - values.mean(-1, keepdims=True)) / np.linalg.norm(
+            values - values.mean(-1, keepdims=True)
+        )
 
     hues = np.stack([direction(COLOURS[name]) for name in names])
     right = []
@@ -149,11 +170,15 @@ def test_colours_look_like_their_names():
 
 
 def test_grounds_can_be_told_apart_by_simple_statistics():
-    """A nearest-mean rule on colours and gradients names the ground of most images, so that a model can."""
+    """A nearest-mean rule on colours and gradients names the ground of most images, so that a model
+    can."""
     world = build("scenes", {"number": 1})
 
     def features(image):
-        steps = np.abs(np.diff(image, axis=0)).mean((0, 1)), np.abs(np.diff(image, axis=1)).mean((0, 1))
+        steps = (
+            np.abs(np.diff(image, axis=0)).mean((0, 1)),
+            np.abs(np.diff(image, axis=1)).mean((0, 1)),
+        )
         return np.concatenate([np.median(image, (0, 1)), *steps])
 
     rows, grounds = [], []
@@ -170,7 +195,10 @@ def test_grounds_can_be_told_apart_by_simple_statistics():
 def test_textures_styles_and_palettes_change_pixels():
     world = build("scenes", {"number": 1, "objects": "circle", "size": 96})
     scene = world.sample(0, 0)
-    seen = {texture: pixels(world, scene.with_thing(0, texture=texture)).tobytes() for texture in TEXTURES}
+    seen = {
+        texture: pixels(world, scene.with_thing(0, texture=texture)).tobytes()
+        for texture in TEXTURES
+    }
     assert len(set(seen.values())) == 4
     whole = [replace(scene, rendering=name) for name in RENDERINGS] + [
         replace(scene, palette=name) for name in PALETTES
@@ -195,8 +223,15 @@ def test_palettes_keep_hues():
     colours = np.array([list(COLOURS.values())], np.float32)
     for name in PALETTES:
         new = palette(name, colours)[0]
-        centred, original = new - new.mean(-1, keepdims=True), colours[0] - colours[0].mean(-1, keepdims=True)
-        cosine = (centred * original).sum(-1) / np.linalg.norm(centred, axis=-1) / np.linalg.norm(original, axis=-1)
+        centred, original = (
+            new - new.mean(-1, keepdims=True),
+            colours[0] - colours[0].mean(-1, keepdims=True),
+        )
+        cosine = (
+            (centred * original).sum(-1)
+            / np.linalg.norm(centred, axis=-1)
+            / np.linalg.norm(original, axis=-1)
+        )
         assert cosine.min() > 0.93, name
 
 
@@ -206,7 +241,11 @@ def test_signals_are_as_strong_as_asked():
 
     def changed(**options):
         world = build("scenes", {"number": 1, **options})
-        marked = replace(scene, easy="red" if "easy" in options else "", hard="level" if "hard" in options else "")
+        marked = replace(
+            scene,
+            easy="red" if "easy" in options else "",
+            hard="level" if "hard" in options else "",
+        )
         return np.abs(pixels(world, marked) - pixels(base, scene)).mean()
 
     assert 0 < changed(hard=0.2) < changed(hard=1.0) < changed(easy=1.0)
@@ -229,7 +268,11 @@ def test_images_of_all_sizes_show_the_same(size):
         assert drawn.image.size == (size, size)
         assert drawn.image.mode == "RGB"
         for mine, other in zip(drawn.boxes, reference.render(scene).boxes, strict=True):
-            assert np.allclose(np.array(mine.xyxy) / size, np.array(other.xyxy) / 64, atol=2.2 / min(size, 64) + 0.01)
+            assert np.allclose(
+                np.array(mine.xyxy) / size,
+                np.array(other.xyxy) / 64,
+                atol=2.2 / min(size, 64) + 0.01,
+            )
 
 
 def test_the_factor_table_is_that_of_the_facts():
@@ -266,7 +309,12 @@ def test_nothing_is_drawn_before_it_is_asked_for(monkeypatch):
     )
     assert not calls
     for _ in range(2):
-        sample.images["main"].decode(), sample.masks["class"].decode(), sample.arrays["depth"], sample.boxes[0]
+        (
+            sample.images["main"].decode(),
+            sample.masks["class"].decode(),
+            sample.arrays["depth"],
+            sample.boxes[0],
+        )
     assert calls["draw"] == 1
 
 
@@ -283,7 +331,10 @@ def test_the_images_of_the_docs_are_those_that_are_drawn():
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     for name, draw in script.SHEETS.items():
-        stored, drawn = array(Image.open(root / "docs" / "worlds" / f"{name}.webp").convert("RGB")), array(draw())
+        stored, drawn = (
+            array(Image.open(root / "docs" / "worlds" / f"{name}.webp").convert("RGB")),
+            array(draw()),
+        )
         assert stored.shape == drawn.shape
         assert np.abs(stored - drawn).mean() < 6, f"{name}: run python tools/draw_scenes.py"
 
@@ -295,7 +346,9 @@ def test_more_than_255_classes_have_no_class_mask():
 
 
 def test_a_thing_too_thin_to_cover_a_pixel_by_half_is_drawn():
-    source = WorldSource(build("scenes", {"number": 1, "size": 32, "distractors": 2}), 1, seed=100, start=4190)
+    source = WorldSource(
+        build("scenes", {"number": 1, "size": 32, "distractors": 2}), 1, seed=100, start=4190
+    )
     net = source.world.sample(100, 4190).things[2]
     assert net.concept == "goal net"
     assert source[0].images["main"].decode().size == (32, 32)

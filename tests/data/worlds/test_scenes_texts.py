@@ -1,4 +1,5 @@
-"""What texts say is so: captions parse back to the facts, flags and rates agree, answers and labels are right."""
+"""What texts say is so: captions parse back to the facts, flags and rates agree, answers and labels
+are right."""
 
 import re
 from collections import Counter
@@ -28,7 +29,10 @@ WORLDS = {
 
 
 def told(name_or_options, count, seed=0):
-    world = build("scenes", WORLDS.get(name_or_options, {}) if isinstance(name_or_options, str) else name_or_options)
+    world = build(
+        "scenes",
+        WORLDS.get(name_or_options, {}) if isinstance(name_or_options, str) else name_or_options,
+    )
     for index in range(count):
         scene = world.sample(seed, index)
         yield scene, world.captions(scene)
@@ -53,18 +57,31 @@ def test_captions_without_drop_say_everything(name):
         scene = world.sample(1, index)
         facts = [thing for thing in scene.known if thing.described]
         expected = sorted((t.concept, t.count, t.size, t.texture, t.colour, t.place) for t in facts)
-        for text in (*of(world.captions(scene), "caption"), *of(world.captions(scene), "paraphrase")):
+        for text in (
+            *of(world.captions(scene), "caption"),
+            *of(world.captions(scene), "paraphrase"),
+        ):
             found = parse(text.text)
-            assert sorted((t.noun, t.count, t.size, t.texture, t.colour, t.place) for t in found.things) == expected
+            assert (
+                sorted(
+                    (t.noun, t.count, t.size, t.texture, t.colour, t.place) for t in found.things
+                )
+                == expected
+            )
             assert found.ground == scene.ground
             assert found.rendering == ("" if scene.rendering == "flat" else scene.rendering)
             assert found.palette == ("" if scene.palette == "natural" else scene.palette)
-            assert (found.frame, found.lines, found.stamp) == (scene.easy, scene.hard, scene.salient)
+            assert (found.frame, found.lines, found.stamp) == (
+                scene.easy,
+                scene.hard,
+                scene.salient,
+            )
             assert set(text.attrs["objects"]) == {at for thing in facts for at in thing.ids}
 
 
 def test_a_changed_fact_is_found_out():
-    """The parser and the comparison can fail: any one fact changed makes a complete caption false."""
+    """The parser and the comparison can fail: any one fact changed makes a complete caption
+    false."""
     for scene, texts in told({"number": 2, "same": 0, "drop": 0, "styles": "seen"}, 40):
         found = parse(of(texts, "caption")[0].text)
         thing = scene.things[1]
@@ -75,10 +92,14 @@ def test_a_changed_fact_is_found_out():
         for kind, value in other.items():
             assert mistakes(found, scene.with_thing(1, **{kind: value})) == [kind]
         place = next(place for place in PLACES if place != thing.place)
-        assert mistakes(found, scene.with_thing(1, items=(replace(thing.items[0], place=place),))) == ["place"]
+        assert mistakes(
+            found, scene.with_thing(1, items=(replace(thing.items[0], place=place),))
+        ) == ["place"]
         assert mistakes(found, scene.with_thing(1, concept="anchor")) == ["there"]
         assert mistakes(found, replace(scene, things=scene.things[:1]))[0] == "there"
-        assert mistakes(found, replace(scene, ground="grass" if scene.ground != "grass" else "sand")) == ["ground"]
+        assert mistakes(
+            found, replace(scene, ground="grass" if scene.ground != "grass" else "sand")
+        ) == ["ground"]
 
 
 def thing(noun, count=None, size="", texture="", colour="", place=""):
@@ -89,7 +110,11 @@ def thing(noun, count=None, size="", texture="", colour="", place=""):
     ("text", "things", "whole"),
     [
         ("A big RED cat!", [thing("cat", 1, "large", colour="red")], {}),
-        ("three fish and the key at the lower left", [thing("fish", 3), thing("key", place="bottom left")], {}),
+        (
+            "three fish and the key at the lower left",
+            [thing("fish", 3), thing("key", place="bottom left")],
+            {},
+        ),
         ("there is no crab", [thing("crab", 0)], {}),
         ("there are four objects on a meadow", [], {"number": 4, "ground": "grass"}),
         (
@@ -98,7 +123,11 @@ def thing(noun, count=None, size="", texture="", colour="", place=""):
             {"rendering": "pencil", "ground": "sand"},
         ),
         ("a star, stamped with a cross", [thing("star", 1)], {"stamp": "cross"}),
-        ("the cat is in front of the bell", [thing("cat"), thing("bell")], {"front": (("cat", "bell"),)}),
+        (
+            "the cat is in front of the bell",
+            [thing("cat"), thing("bell")],
+            {"front": (("cat", "bell"),)},
+        ),
         ("buy now, 30 pieces, bhqx7_", [], {}),
         ("", [], {}),
     ],
@@ -116,12 +145,21 @@ def test_texts_of_any_origin_are_parsed(text, things, whole):
 
 
 def test_kinds_are_matched_so_that_the_fewest_mistakes_remain():
-    scene = next(scene for scene, _ in told({"number": 3, "same": 0, "objects": "cat+fish+crab"}, 1))
-    things = [ToldThing(noun="animal", coarse=True, count=1, colour=thing.colour) for thing in scene.things]
+    scene = next(
+        scene for scene, _ in told({"number": 3, "same": 0, "objects": "cat+fish+crab"}, 1)
+    )
+    things = [
+        ToldThing(noun="animal", coarse=True, count=1, colour=thing.colour)
+        for thing in scene.things
+    ]
     assert mistakes(replace(parse(""), things=tuple(things[::-1])), scene) == []
     assert mistakes(replace(parse(""), things=(*things, things[0])), scene) == ["there"]
-    wrong = next(colour for colour in COLOURS if colour not in {thing.colour for thing in scene.things})
-    assert mistakes(replace(parse(""), things=(*things[:2], replace(things[2], colour=wrong))), scene) == ["colour"]
+    wrong = next(
+        colour for colour in COLOURS if colour not in {thing.colour for thing in scene.things}
+    )
+    assert mistakes(
+        replace(parse(""), things=(*things[:2], replace(things[2], colour=wrong))), scene
+    ) == ["colour"]
 
 
 def test_nouns_are_unambiguous():
@@ -146,7 +184,9 @@ def test_the_share_of_facts_that_is_dropped():
         for _, texts in told({"drop": drop, "number": 2, "same": 0}, 120):
             found = parse(of(texts, "caption")[0].text)
             for thing in found.things:
-                told_ += sum(bool(value) for value in (thing.size, thing.texture, thing.colour, thing.place))
+                told_ += sum(
+                    bool(value) for value in (thing.size, thing.texture, thing.colour, thing.place)
+                )
                 all_ += 4
         assert abs(told_ / all_ - (1 - drop)) < 0.05
 
@@ -155,7 +195,9 @@ def test_synthetic_texts_name_kinds_and_tell_of_clutter():
     for scene, texts in told("clutter", 40):
         found = parse(of(texts, "synthetic")[0].text)
         assert {thing.noun for thing in found.things} <= set(KINDS)
-        assert sorted(thing.colour for thing in found.things) == sorted(thing.colour for thing in scene.known)
+        assert sorted(thing.colour for thing in found.things) == sorted(
+            thing.colour for thing in scene.known
+        )
         short = parse(of(texts, "caption")[0].text)
         assert [thing.noun for thing in short.things] == [scene.things[0].concept]
 
@@ -178,8 +220,13 @@ def test_long_texts_tell_one_fact_a_sentence_of_the_objects_they_name():
             if text.attrs["fact"] == "number":
                 ids = {item.id for item in scene.items}
             assert set(text.attrs["objects"]) == ids
-            said = sum(bool(v) for t in found.things for v in (t.size, t.texture, t.colour, t.place))
-            said += sum(bool(getattr(found, name)) for name in ("ground", "rendering", "palette", "front", "number"))
+            said = sum(
+                bool(v) for t in found.things for v in (t.size, t.texture, t.colour, t.place)
+            )
+            said += sum(
+                bool(getattr(found, name))
+                for name in ("ground", "rendering", "palette", "front", "number")
+            )
             assert said == (text.attrs["fact"] != "there")
             kinds[text.attrs["fact"]] += 1
     assert kinds.keys() >= {
@@ -199,12 +246,28 @@ def test_long_texts_tell_one_fact_a_sentence_of_the_objects_they_name():
 def test_long_texts_by_object_tell_all_of_one_object_a_sentence():
     for scene, texts in told({"number": "1-4", "long": "objects", "styles": "seen"}, 60):
         long = of(texts, "long")
-        things = [(text, *parse(text.text).things) for text in long if text.attrs["fact"] == "object"]
+        things = [
+            (text, *parse(text.text).things) for text in long if text.attrs["fact"] == "object"
+        ]
         assert len(things) == len(scene.known)
         for (text, found), thing in zip(things, scene.known, strict=True):
             assert text.attrs["objects"] == thing.ids
-            expected = (thing.concept, thing.count, thing.size, thing.texture, thing.colour, thing.place)
-            assert (found.noun, found.count, found.size, found.texture, found.colour, found.place) == expected
+            expected = (
+                thing.concept,
+                thing.count,
+                thing.size,
+                thing.texture,
+                thing.colour,
+                thing.place,
+            )
+            assert (
+                found.noun,
+                found.count,
+                found.size,
+                found.texture,
+                found.colour,
+                found.place,
+            ) == expected
         rest = {text.attrs["fact"] for text in long} - {"object"}
         assert "ground" in rest <= {"ground", "rendering", "palette"}
 
@@ -227,7 +290,10 @@ def test_statements_and_hypotheses_are_labelled_rightly():
             label = text.attrs["label"]
             assert bool(mistakes(parse(text.text), scene)) == (label == "contradiction"), text.text
             found = parse(text.text)
-            says = any((t.count, t.size, t.texture, t.colour, t.place) != (None, "", "", "", "") for t in found.things)
+            says = any(
+                (t.count, t.size, t.texture, t.colour, t.place) != (None, "", "", "", "")
+                for t in found.things
+            )
             says |= found != replace(parse(""), things=found.things)
             assert says == (label != "neutral"), text.text
             labels[label] += 1
@@ -245,7 +311,9 @@ def test_false_claims_are_false():
 
 def answer_of(question, scene):
     """Slow reference: the answer from the facts, by the question's words alone."""
-    things = {form: thing for thing in scene.known for form in (thing.concept, plural(thing.concept))}
+    things = {
+        form: thing for thing in scene.known for form in (thing.concept, plural(thing.concept))
+    }
     if re.match(r"how many (objects|things)", question):
         return NUMBERS[sum(thing.count for thing in scene.known)]
     if found := re.match(r"how many (.*) are there", question):
@@ -261,7 +329,12 @@ def answer_of(question, scene):
     if found := re.match(r"is there an? (.*)\?", question):
         return "yes" if found[1] in things else "no"
     if found := re.match(r"what is in the (.*)\?", question):
-        (name,) = {thing.concept for thing in scene.things for item in thing.items if item.place == found[1]}
+        (name,) = {
+            thing.concept
+            for thing in scene.things
+            for item in thing.items
+            if item.place == found[1]
+        }
         return name
     if question == "what is the ground?":
         return scene.ground
@@ -274,7 +347,9 @@ def test_answers_are_right_and_among_the_choices():
     for scene, texts in told({"overlay": 0.5, "number": "1-5", "distractors": 1}, 150):
         questions, answers = of(texts, "question"), of(texts, "answer")
         assert len(questions) == len(answers) >= 2
-        assert len({text.text for text in answers}) == len(answers)  # tar shards keep equal texts once
+        assert len({text.text for text in answers}) == len(
+            answers
+        )  # tar shards keep equal texts once
         for question, answer in zip(questions, answers, strict=True):
             assert answer.text == answer_of(question.text, scene), question.text
             choices = question.attrs["choices"]
@@ -292,7 +367,12 @@ RATES = {"swap": 0.2, "boilerplate": 0.1, "junk": 0.15, "drop": 0.1, "wrong": 0.
 
 def test_noise_comes_at_its_rate_and_its_flags_are_true():
     world = build(
-        "scenes", {"noise": "+".join(f"{kind}={rate}" for kind, rate in RATES.items()), "number": "1-3", "drop": 0.1}
+        "scenes",
+        {
+            "noise": "+".join(f"{kind}={rate}" for kind, rate in RATES.items()),
+            "number": "1-3",
+            "drop": 0.1,
+        },
     )
     clean = build("scenes", {"number": "1-3", "drop": 0.1})
     names = world.schema()["labels.noise"].classes
@@ -330,7 +410,9 @@ def test_noise_comes_at_its_rate_and_its_flags_are_true():
             assert mistakes(found, scene.told) == []
             assert caption.text == of(clean.captions(scene.told), "caption")[0].text
         assert scene.noise in ("", "wrong", "drop") or caption.attrs["objects"] == ()
-        assert of(texts, "paraphrase") == of(clean.captions(replace(scene, noise="", told=None)), "paraphrase")
+        assert of(texts, "paraphrase") == of(
+            clean.captions(replace(scene, noise="", told=None)), "paraphrase"
+        )
     for kind, rate in RATES.items():
         assert abs(counts[kind] / 900 - rate) < 4 * np.sqrt(rate * (1 - rate) / 900)
 
@@ -362,7 +444,11 @@ def test_lexicons_belong_to_their_domains():
 
 def test_only_the_roles_asked_for_are_given():
     world = build("scenes", {"texts": "caption+question"})
-    assert {text.role for text in world.captions(world.sample(0, 0))} == {"caption", "question", "answer"}
+    assert {text.role for text in world.captions(world.sample(0, 0))} == {
+        "caption",
+        "question",
+        "answer",
+    }
     assert {name for name in world.schema() if name.startswith("texts.")} == {
         "texts.caption",
         "texts.question",
@@ -373,7 +459,12 @@ def test_only_the_roles_asked_for_are_given():
 def test_documents_define_a_word_and_use_it_in_order():
     world = build("scenes", {"pages": "2-3", "number": "1-3"})
     lengths, words = Counter(), set()
-    real = {word for glyph in glyphs() for name in (glyph["name"], *glyph["tags"]) for word in name.split()}
+    real = {
+        word
+        for glyph in glyphs()
+        for name in (glyph["name"], *glyph["tags"])
+        for word in name.split()
+    }
     for index in range(40):
         scene = world.sample(0, index)
         sample = world.example(scene, "k")
@@ -389,7 +480,11 @@ def test_documents_define_a_word_and_use_it_in_order():
         pages = dict(zip(roles, (scene, *scene.pages), strict=True))
         for page in pages.values():
             subject = page.things[0]
-            assert (meaning.things[0].noun, meaning.things[0].colour, meaning.things[0].texture) == (
+            assert (
+                meaning.things[0].noun,
+                meaning.things[0].colour,
+                meaning.things[0].texture,
+            ) == (
                 subject.concept,
                 subject.colour,
                 subject.texture,

@@ -1,4 +1,5 @@
-"""The world `sentences`: texts say what they are said to mean, told by the parser, and their length tells nothing."""
+"""The world `sentences`: texts say what they are said to mean, told by the parser, and their length
+tells nothing."""
 
 import re
 from collections import Counter
@@ -13,7 +14,15 @@ from diptych.data.worlds import build
 from diptych.data.worlds.sentences import Config, World, parse
 from diptych.data.worlds.sentences.grammar import LENGTHS, VISUAL, abstract
 from diptych.data.worlds.sentences.meaning import ADJUNCTS, VALUES
-from diptych.data.worlds.sentences.words import AFTER, ASIDE, BEFORE, OBJECTS, STANCES, TOPIC_OF, WORDINGS
+from diptych.data.worlds.sentences.words import (
+    AFTER,
+    ASIDE,
+    BEFORE,
+    OBJECTS,
+    STANCES,
+    TOPIC_OF,
+    WORDINGS,
+)
 from diptych.errors import InputError
 
 # What a sentence means
@@ -21,7 +30,9 @@ from diptych.errors import InputError
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_captions_paraphrases_and_twins_parse_to_what_they_mean(split):
-    world = World(Config(split=split, kind="both", negative=0.3, paraphrases=8, roles="negated+swapped"))
+    world = World(
+        Config(split=split, kind="both", negative=0.3, paraphrases=8, roles="negated+swapped")
+    )
     for index in range(200):
         facts = world.sample(5, index)
         wanted = {
@@ -41,7 +52,9 @@ def test_labels_are_what_the_caption_says():
         meaning = parse(sample.captions()[0])
         for slot in VALUES:
             label = sample.labels[slot]
-            assert (schema[f"labels.{slot}"].classes[label] if label >= 0 else None) == getattr(meaning, slot)
+            assert (schema[f"labels.{slot}"].classes[label] if label >= 0 else None) == getattr(
+                meaning, slot
+            )
         assert sample.labels["negative"] == meaning.negative
         assert sample.labels["visual"] == (meaning.stance is None)
         assert sample.labels["unseen"] == 0
@@ -58,11 +71,22 @@ def test_every_template_affirmed_and_denied_and_every_wording_parse():
     """No word is read as another, no template is out of the parser's reach."""
     templates = [
         *VISUAL,
-        *(template for wordings in STANCES.values() for each in wordings for template in abstract(each)),
+        *(
+            template
+            for wordings in STANCES.values()
+            for each in wordings
+            for template in abstract(each)
+        ),
     ]
-    wanted = {sign for template in templates for part in template.split() for sign in part.split("|")}
+    wanted = {
+        sign for template in templates for part in template.split() for sign in part.split("|")
+    }
     wanted |= {
-        word for slot in WORDINGS if slot != "stance" for each in WORDINGS[slot].values() for word in words(*each)
+        word
+        for slot in WORDINGS
+        if slot != "stance"
+        for each in WORDINGS[slot].values()
+        for word in words(*each)
     }
     seen = set(["A", "O", "V", "Ving", "Ven", "@"])
     for kind in ("visual", "abstract"):
@@ -118,11 +142,15 @@ def test_texts_are_spelt_as_sentences():
 
 def test_a_swapped_twin_has_the_same_words_and_a_negated_twin_one_or_two_others():
     for sample in read("kind=both:negative=0.3:roles=negated+swapped", 600):
-        [caption], [negated], [swapped] = (sample.captions(role) for role in ("caption", "negated", "swapped"))
+        [caption], [negated], [swapped] = (
+            sample.captions(role) for role in ("caption", "negated", "swapped")
+        )
         assert alike(swapped) == alike(caption)
         changed = [(a, b) for a, b in zip(words(caption), words(swapped), strict=True) if a != b]
         assert len([pair for pair in changed if not set(pair) <= {"a", "an"}]) == 2
-        changed = [pair for pair in zip(words(caption), words(negated), strict=True) if pair[0] != pair[1]]
+        changed = [
+            pair for pair in zip(words(caption), words(negated), strict=True) if pair[0] != pair[1]
+        ]
         assert 1 <= len(changed) <= 2, (caption, negated)
 
 
@@ -167,7 +195,9 @@ def test_length_is_independent_of_meaning():
     classes = {name: np.array([sample.labels[name] for sample in samples]) for name in labels}
     p = {name: dependence(lengths, values) for name, values in classes.items()}
     assert min(p.values()) > 1e-3 / len(p), p
-    planted = lengths + (classes["visual"] * (np.arange(6000) % 10 == 0))  # a tenth of one kind, one word longer
+    planted = lengths + (
+        classes["visual"] * (np.arange(6000) % 10 == 0)
+    )  # a tenth of one kind, one word longer
     assert dependence(planted, classes["visual"]) < 1e-3 / len(p)
 
 

@@ -1,4 +1,5 @@
-"""Splits, noise and form of the world `sentences`: what is reserved, what typos do, and that all is a function."""
+"""Splits, noise and form of the world `sentences`: what is reserved, what typos do, and that all is
+a function."""
 
 import os
 import pickle
@@ -23,7 +24,12 @@ from diptych.rng import generator
 
 def test_a_fifth_of_the_pairs_is_reserved_and_every_value_has_some():
     for first, second in (("agent", "action"), ("object", "object_attribute")):
-        held = np.array([[unseen(Meaning(**{first: a, second: b})) for b in VALUES[second]] for a in VALUES[first]])
+        held = np.array(
+            [
+                [unseen(Meaning(**{first: a, second: b})) for b in VALUES[second]]
+                for a in VALUES[first]
+            ]
+        )
         assert held.mean() == pytest.approx(0.2, abs=0.005)
         assert (held.sum(0) > 0).all()
         assert (held.sum(1) > 0).all()
@@ -55,7 +61,9 @@ def test_splits_and_seeds_are_different_streams():
 def test_typos_are_of_the_kinds_asked_for():
     for sample in read("roles=typo", 300):
         [caption], [typo] = sample.captions(), sample.captions("typo")
-        pairs = [pair for pair in zip(caption.split(), typo.split(), strict=True) if pair[0] != pair[1]]
+        pairs = [
+            pair for pair in zip(caption.split(), typo.split(), strict=True) if pair[0] != pair[1]
+        ]
         assert pairs
         for word, wrong in pairs:
             assert made_by(word, wrong) & {"swap", "drop", "double"}, (word, wrong)
@@ -86,7 +94,10 @@ def made_by(word: str, wrong: str) -> set[str]:
 def test_a_typo_is_of_its_kind_and_keeps_first_and_last_letter(word, kind, seed):
     wrong = misspell(word, [kind], 1.0, generator(seed))
     assert (wrong[0], wrong[-1]) == (word[0], word[-1])
-    unchangeable = {"swap": len(set(word[1:-1])) == 1, "lookalike": not set(word[1:-1]) & set("olesbti")}
+    unchangeable = {
+        "swap": len(set(word[1:-1])) == 1,
+        "lookalike": not set(word[1:-1]) & set("olesbti"),
+    }
     if unchangeable.get(kind):
         assert wrong == word
     else:
@@ -98,20 +109,32 @@ def test_the_rate_of_typos_is_that_of_long_words():
     for rate in (0.5, 1.0):
         long = wrong = 0
         for sample in read(options.format(rate), 200):
-            for word, other in zip(*(words(sample.captions(role)[0]) for role in ("caption", "typo")), strict=True):
+            for word, other in zip(
+                *(words(sample.captions(role)[0]) for role in ("caption", "typo")), strict=True
+            ):
                 assert word == other or len(word) >= 4
                 long += len(word) >= 4 and "'" not in word
                 wrong += word != other
         assert wrong / long == pytest.approx(rate, abs=0.04)
     counts = [
-        sum(a != b for a, b in zip(*(words(s.captions(role)[0]) for role in ("caption", "typo")), strict=True))
+        sum(
+            a != b
+            for a, b in zip(
+                *(words(s.captions(role)[0]) for role in ("caption", "typo")), strict=True
+            )
+        )
         for s in read(options.format(0.0), 50)
     ]
     assert set(counts) == {1}
 
 
 @given(
-    text=st.lists(st.sampled_from(["one", "two", "three", "four", "five", "six"]), min_size=2, max_size=9, unique=True),
+    text=st.lists(
+        st.sampled_from(["one", "two", "three", "four", "five", "six"]),
+        min_size=2,
+        max_size=9,
+        unique=True,
+    ),
     seed=st.integers(0, 99),
     window=st.booleans(),
 )
@@ -132,7 +155,10 @@ def test_a_sample_is_a_function_of_config_seed_and_index():
     there = [source[at] for at in range(30)]
     assert [open_source(spec)[at] for at in reversed(range(30))] == there[::-1]
     assert [pickle.loads(pickle.dumps(source))[at] for at in range(30)] == there
-    assert open_source("sentences:count=5:seed=4:start=7:roles=all:paraphrases=2:pair=inference")[0] == there[7]
+    assert (
+        open_source("sentences:count=5:seed=4:start=7:roles=all:paraphrases=2:pair=inference")[0]
+        == there[7]
+    )
     assert len(pickle.dumps(source)) < 2000
     facts = source.world.sample(4, 2)
     assert pickle.loads(pickle.dumps(facts)) == facts
@@ -142,32 +168,52 @@ def test_another_process_with_another_hash_seed_gives_the_same_texts():
     code = "from diptych.data.worlds import build; world = build('sentences', {'roles': 'all'}); "
     code += "import sys; assert 'torch' not in sys.modules; "
     code += "print(*(text.text for text in world.captions(world.sample(0, 8))))"
-    environment = {**os.environ, "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert done.stdout.strip() == " ".join(read("roles=all", 9)[8].captions("*"))
 
 
 def test_what_else_is_asked_for_does_not_change_the_caption():
     plain = [sample.captions()[0] for sample in read("", 40)]
-    for options in ("roles=all", "paraphrases=3", "roles=typo:typo_rate=0.9", "pair=graded", "pair=inference"):
+    for options in (
+        "roles=all",
+        "paraphrases=3",
+        "roles=typo:typo_rate=0.9",
+        "pair=graded",
+        "pair=inference",
+    ):
         assert [sample.captions()[0] for sample in read(options, 40)] == plain
 
 
 def test_golden_sentence():
-    """It changes with the vocabulary and the grammar alone; then all data and numbers of this world do."""
+    """It changes with the vocabulary and the grammar alone; then all data and numbers of this world
+    do."""
     assert read("", 1)[0].captions() == [
         "At the playhouse, the one who is pilfering the graceful guitar for a pal is the beautiful jester."
     ]
 
 
 @pytest.mark.parametrize(
-    "options", ["", "roles=all:paraphrases=2:pair=inference", "kind=both:pair=graded:negative=0.5", "kind=abstract"]
+    "options",
+    [
+        "",
+        "roles=all:paraphrases=2:pair=inference",
+        "kind=both:pair=graded:negative=0.5",
+        "kind=abstract",
+    ],
 )
 def test_the_schema_names_what_samples_have_and_nothing_else(options):
     source = open_source(f"sentences:count=5{options and ':' + options}")
     schema = source.schema()
     for sample in source:
-        given = {f"texts.{text.role}" for text in sample.texts} | {f"labels.{name}" for name in sample.labels}
+        given = {f"texts.{text.role}" for text in sample.texts} | {
+            f"labels.{name}" for name in sample.labels
+        }
         assert given == set(schema)
         for name, value in sample.labels.items():
             field = schema[f"labels.{name}"]
@@ -178,7 +224,13 @@ def test_the_schema_names_what_samples_have_and_nothing_else(options):
 
 def test_texts_come_in_the_order_of_roles():
     [sample] = read("paraphrases=2:roles=all:pair=graded", 1)
-    assert [text.role for text in sample.texts] == ["caption", "paraphrase", "paraphrase", *ROLES, "pair"]
+    assert [text.role for text in sample.texts] == [
+        "caption",
+        "paraphrase",
+        "paraphrase",
+        *ROLES,
+        "pair",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +247,14 @@ def test_texts_come_in_the_order_of_roles():
         ("typo_rate=-1", "typo_rate of sentences is -1"),
         ("paraphrases=-1", "paraphrases of sentences is -1"),
         ("typos=drop+split", "typos split are reserved for the test split; write split=test"),
-        ("kind=both:pair=inference", "pair=inference of sentences is told of visual sentences only; write kind=visual"),
-        ("roles=neutral:negative=0.1", "neutral of sentences is told of affirmative sentences only; write negative=0"),
+        (
+            "kind=both:pair=inference",
+            "pair=inference of sentences is told of visual sentences only; write kind=visual",
+        ),
+        (
+            "roles=neutral:negative=0.1",
+            "neutral of sentences is told of affirmative sentences only; write negative=0",
+        ),
     ],
 )
 def test_bad_options_say_what_to_write(options, message):

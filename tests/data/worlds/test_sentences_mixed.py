@@ -1,4 +1,5 @@
-"""Sentences that show a thing and such as hold something of it: the same words, the same lengths, another order."""
+"""Sentences that show a thing and such as hold something of it: the same words, the same lengths,
+another order."""
 
 import re
 from collections import Counter
@@ -25,7 +26,8 @@ def test_both_kinds_have_the_same_words_but_for_the_pronoun():
 
 
 def test_no_word_tells_the_kinds_apart():
-    """Of 2,000 sentences each, no word of some frequency is four times as frequent in one kind as in the other."""
+    """Of 2,000 sentences each, no word of some frequency is four times as frequent in one kind as
+    in the other."""
     count = {kind: Counter() for kind in (shown, held)}
     for seed in range(4000):
         kind, rng = (shown, held)[seed % 2], np.random.default_rng(seed)
@@ -39,7 +41,9 @@ def test_no_word_tells_the_kinds_apart():
 def test_sentences_are_as_long_as_asked(length):
     for seed in range(100):
         for kind in (shown, held):
-            text = padded(kind(THING, np.random.default_rng(seed)), (length,), np.random.default_rng(seed))
+            text = padded(
+                kind(THING, np.random.default_rng(seed)), (length,), np.random.default_rng(seed)
+            )
             assert len(text.split()) == length
             assert text[0].isupper()
             assert text.endswith(".")
@@ -49,6 +53,13 @@ def test_sentences_are_as_long_as_asked(length):
 
 def test_all_that_is_held_comes_affirmed_and_denied():
     found = {held(THING, np.random.default_rng(seed)) for seed in range(3000)}
-    for part in ("has the right", "has no right", "people long", "nobody longs", "is a chance", "is no chance"):
+    for part in (
+        "has the right",
+        "has no right",
+        "people long",
+        "nobody longs",
+        "is a chance",
+        "is no chance",
+    ):
         assert any(part in text for text in found), part
     assert not any(re.search(r"[|@]|\b[AOVS]\b", text) for text in found)

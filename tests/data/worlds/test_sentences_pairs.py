@@ -34,12 +34,18 @@ def test_graded_pairs_have_every_similarity_equally_often_and_it_is_the_slot_ove
 def test_words_tell_similarity_only_in_part():
     """Cosine of bags of words: were it near 1, counting words would solve the world."""
     samples = read(GRADED, 2400)
-    bags = [[Counter(words(sample.captions(role)[0])) for role in ("caption", "pair")] for sample in samples]
+    bags = [
+        [Counter(words(sample.captions(role)[0])) for role in ("caption", "pair")]
+        for sample in samples
+    ]
     dots = [
-        sum(a[word] * b[word] for word in a) / np.sqrt(sum(n * n for n in a.values()) * sum(n * n for n in b.values()))
+        sum(a[word] * b[word] for word in a)
+        / np.sqrt(sum(n * n for n in a.values()) * sum(n * n for n in b.values()))
         for a, b in bags
     ]
-    assert 0.35 < spearmanr(dots, [sample.labels["similarity"] for sample in samples]).statistic < 0.6
+    assert (
+        0.35 < spearmanr(dots, [sample.labels["similarity"] for sample in samples]).statistic < 0.6
+    )
 
 
 def test_independent_sentences_share_none_to_most_of_their_facts():
@@ -62,7 +68,13 @@ def test_similarity_is_symmetric_and_one_for_equals(data):
     equal = [slot for slot in both if getattr(a, slot) == getattr(b, slot)]
     assert similarity(a, b) == len(equal) / max(len(a.facts()), len(b.facts()))
     if a.visual and b.visual:
-        wanted = "contradiction" if len(equal) < len(both) else "entailment" if both == set(b.facts()) else "neutral"
+        wanted = (
+            "contradiction"
+            if len(equal) < len(both)
+            else "entailment"
+            if both == set(b.facts())
+            else "neutral"
+        )
         assert relation(a, b) == wanted
 
 
@@ -83,7 +95,10 @@ def test_hypotheses_stand_in_their_relation_and_do_not_tell_it_alone():
             hypothesis = parse(sample.captions(role)[0])
             assert relation(premise, hypothesis) == role
             assert len(hypothesis.facts()) == 4
-        assert relation(premise, parse(sample.captions("pair")[0])) == RELATIONS[sample.labels["relation"]]
+        assert (
+            relation(premise, parse(sample.captions("pair")[0]))
+            == RELATIONS[sample.labels["relation"]]
+        )
     relations = np.array([sample.labels["relation"] for sample in samples])
     assert chisquare(np.bincount(relations)).pvalue > 1e-3
     texts = [sample.captions("pair")[0] for sample in samples]
@@ -103,16 +118,24 @@ def test_labels_have_the_stated_long_tail(tail):
 
 
 def test_the_label_s_word_occurs_in_every_text_of_its_meaning():
-    source = open_source("sentences:count=400:kind=both:paraphrases=3:roles=negated+swapped+shuffled")
+    source = open_source(
+        "sentences:count=400:kind=both:paraphrases=3:roles=negated+swapped+shuffled"
+    )
     names = source.schema()["labels.label"].classes
     for sample in source:
         for text in sample.captions("*"):
-            assert {word for word in words(text) if word in names} == {names[sample.labels["label"]]}
+            assert {word for word in words(text) if word in names} == {
+                names[sample.labels["label"]]
+            }
 
 
 def test_places_lean_to_the_topic_and_every_topic_occurs():
     samples = read("", 4000)
-    placed = [(sample.labels["topic"], sample.labels["place"]) for sample in samples if sample.labels["place"] >= 0]
+    placed = [
+        (sample.labels["topic"], sample.labels["place"])
+        for sample in samples
+        if sample.labels["place"] >= 0
+    ]
     assert {topic for topic, _ in placed} == set(range(len(TOPICS)))
     share = np.mean([place // 2 == topic for topic, place in placed])
     assert share == pytest.approx(0.5 + 0.5 / 8, abs=0.03)

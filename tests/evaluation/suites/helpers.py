@@ -27,7 +27,9 @@ class Seer(Fake):
         return torch.nn.functional.normalize(rows, dim=1)
 
 
-def clusters(seed: int, count: int = 120, classes: int = 4, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def clusters(
+    seed: int, count: int = 120, classes: int = 4, noise: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Features (count, 6) around one centre a class, and the classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
@@ -37,7 +39,9 @@ def clusters(seed: int, count: int = 120, classes: int = 4, noise: float = 1.0) 
 
 def labelled_dots(count: int = 60, first: int = 0, **fields: Field) -> Rows:
     """Dot i of class i % 3."""
-    return Rows([row(f"{first}/{i}", i, f"t {i}", label=i % 3) for i in range(count)], fields=fields)
+    return Rows(
+        [row(f"{first}/{i}", i, f"t {i}", label=i % 3) for i in range(count)], fields=fields
+    )
 
 
 def class_model(count: int = 60) -> Fake:

@@ -1,4 +1,5 @@
-"""Answers against loops: which belong to which question, exact, VQA's consensus, choices, and twins."""
+"""Answers against loops: which belong to which question, exact, VQA's consensus, choices, and
+twins."""
 
 from dataclasses import replace
 
@@ -31,10 +32,13 @@ def asked(key: str, number: int, *texts: Text) -> Sample:
 
 
 @settings(max_examples=100, deadline=None)
-@given(given_=st.sampled_from("ab"), right=st.lists(st.sampled_from("abc"), min_size=4, max_size=12))
+@given(
+    given_=st.sampled_from("ab"), right=st.lists(st.sampled_from("abc"), min_size=4, max_size=12)
+)
 def test_vqa_is_the_mean_over_people_left_out(given_, right):
     parts = [
-        min(1, sum(other == given_ for at, other in enumerate(right) if at != left) / 3) for left in range(len(right))
+        min(1, sum(other == given_ for at, other in enumerate(right) if at != left) / 3)
+        for left in range(len(right))
     ]
     assert vqa_accuracy(given_, right) == pytest.approx(np.mean(parts))
 
@@ -67,8 +71,15 @@ def test_answers_follow_their_question_or_come_in_order():
         ("where?", ("left",)),
     ]
     apart = asked("x", 0, q("how many?"), q("where?"), a("two"), a("left"))
-    assert {each.text: each.answers for each in questions(apart)} == {"how many?": ("two",), "where?": ("left",)}
-    for texts, reason in (([q("a"), q("b"), a("x")], "unpaired"), ([a("x")], "no-question"), ([], "no-question")):
+    assert {each.text: each.answers for each in questions(apart)} == {
+        "how many?": ("two",),
+        "where?": ("left",),
+    }
+    for texts, reason in (
+        ([q("a"), q("b"), a("x")], "unpaired"),
+        ([a("x")], "no-question"),
+        ([], "no-question"),
+    ):
         with pytest.raises(BadSample) as error:
             questions(asked("x", 0, *texts))
         assert error.value.reason in (reason, "unpaired")
@@ -82,7 +93,8 @@ def test_answers_follow_their_question_or_come_in_order():
 @given(
     rows=st.lists(
         st.tuples(
-            st.integers(0, 3), st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=3)
+            st.integers(0, 3),
+            st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=3),
         ),
         min_size=1,
         max_size=5,
@@ -94,7 +106,11 @@ def test_written_answers_equal_loops(rows, batch_size):
     model = Fake(vectors(0))
     model.written = lambda number, prompt: f"The {number}."
     samples = [
-        asked(str(at), number, *(text for right in lists for text in (q("how many?"), *(a(str(n)) for n in right))))
+        asked(
+            str(at),
+            number,
+            *(text for right in lists for text in (q("how many?"), *(a(str(n)) for n in right))),
+        )
         for at, (number, lists) in enumerate(rows)
     ]
     every = [(number, right) for number, lists in rows for right in lists]
@@ -102,16 +118,22 @@ def test_written_answers_equal_loops(rows, batch_size):
     result = answers(model, Rows(samples, fields=FIELDS), batch_size=batch_size)
     assert result["exact"] == pytest.approx(np.mean(exact))
     assert result["n"] == len(every)
-    assert result["chance_exact"] == max(np.mean([n in right for _, right in every]) for n in range(4))
+    assert result["chance_exact"] == max(
+        np.mean([n in right for _, right in every]) for n in range(4)
+    )
     people = [(str(number), list(map(str, right))) for number, right in every if len(right) >= 4]
-    assert result.get("vqa") == (pytest.approx(np.mean([vqa_accuracy(*each) for each in people])) if people else None)
+    assert result.get("vqa") == (
+        pytest.approx(np.mean([vqa_accuracy(*each) for each in people])) if people else None
+    )
     assert model.largest <= batch_size
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(
-        st.tuples(st.integers(0, 9), st.lists(st.integers(1, 9), min_size=2, max_size=4, unique=True)),
+        st.tuples(
+            st.integers(0, 9), st.lists(st.integers(1, 9), min_size=2, max_size=4, unique=True)
+        ),
         min_size=1,
         max_size=5,
     ),
@@ -121,7 +143,9 @@ def test_written_answers_equal_loops(rows, batch_size):
 )
 def test_chosen_answers_equal_loops(rows, by, tied, seed):
     model = Fake(np.sign(vectors(seed)) if tied else vectors(seed))
-    model.matcher = model.vectors if by == "embed" else torch.from_numpy(np.round(vectors(seed + 1))).float()
+    model.matcher = (
+        model.vectors if by == "embed" else torch.from_numpy(np.round(vectors(seed + 1))).float()
+    )
     samples = [
         asked(str(at), number, q("which?", *(f"no {n}" for n in choices)), a(f"No {choices[0]}"))
         for at, (number, choices) in enumerate(rows)
@@ -137,11 +161,15 @@ def test_chosen_answers_equal_loops(rows, by, tied, seed):
 
 
 def test_twins_count_where_both_are_right():
-    """Two twins: the same question, another answer; and an edit with the same answer, which is none."""
+    """Two twins: the same question, another answer; and an edit with the same answer, which is
+    none."""
 
     def sample(number: int, own: str, other: str) -> Sample:
         edit = asked(f"{number}/e", number + 1, q("what?", "1", "2", "3"), a(other))
-        return replace(asked(str(number), number, q("what?", "1", "2", "3"), a(own), q("why?"), a("so")), edits=[edit])
+        return replace(
+            asked(str(number), number, q("what?", "1", "2", "3"), a(own), q("why?"), a("so")),
+            edits=[edit],
+        )
 
     source = Rows([sample(1, "1", "2"), sample(5, "1", "3"), sample(3, "1", "1")], fields=FIELDS)
     model = Fake(vectors(0))
@@ -171,12 +199,23 @@ def test_a_model_that_cannot_answer_is_told(by, message):
         generate = property()
 
     with pytest.raises(InputError, match=message):
-        evaluate(Mute(vectors(0)), Rows([asked("a", 1, q("x"), a("y"))], fields=FIELDS), ["answers"], by=by)
+        evaluate(
+            Mute(vectors(0)),
+            Rows([asked("a", 1, q("x"), a("y"))], fields=FIELDS),
+            ["answers"],
+            by=by,
+        )
 
 
 def test_the_protocol_tells_how_it_was_answered_and_questions_alone_are_not_enough():
     source = Rows([asked("a", 1, q("x 1", "y 1", "z 2"), a("y 1"))], fields=FIELDS)
     ways = ("generate", "log_prob", "match", "embed")
     assert len({answers(Fake(vectors(0)), source, by=by)["protocol"] for by in ways}) == 4
-    with pytest.raises(InputError, match=r"answers needs texts.answer, which source 'rows' does not give"):
-        evaluate(Fake(vectors(0)), Rows(source.samples, fields={"texts.question": Field(kind="text")}), ["answers"])
+    with pytest.raises(
+        InputError, match=r"answers needs texts.answer, which source 'rows' does not give"
+    ):
+        evaluate(
+            Fake(vectors(0)),
+            Rows(source.samples, fields={"texts.question": Field(kind="text")}),
+            ["answers"],
+        )

@@ -1,4 +1,5 @@
-"""Arithmetic: queries and hits against loops, a space in which it is exact, edits as answers, words that do not fit."""
+"""Arithmetic: queries and hits against loops, a space in which it is exact, edits as answers, words
+that do not fit."""
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from diptych.evaluation.suites.arithmetic import arithmetic, asked, hits, weight
 
 SETTINGS = settings(max_examples=40, deadline=None)
 OBJECTS, COLOURS = ("thing 10", "thing 11", "thing 12"), ("tint 20", "tint 21")
-FIELDS = {"labels.object": Field(kind="int", classes=OBJECTS), "labels.colour": Field(kind="int", classes=COLOURS)}
+FIELDS = {
+    "labels.object": Field(kind="int", classes=OBJECTS),
+    "labels.colour": Field(kind="int", classes=COLOURS),
+}
 
 
 def shown(thing: int, tint: int, edits=()) -> Sample:
@@ -52,9 +56,14 @@ ALL = [shown(thing, tint) for thing in range(3) for tint in range(2)]
 def test_where_a_image_is_the_sum_of_its_words_every_exchange_succeeds():
     found = arithmetic(additive(), rows(ALL))
     assert (found["success"], found["success_mean"]) == (1.0, 1.0)
-    assert (found["n"], found["pairs"]) == (6, 18)  # each image has two other things and one other tint
+    assert (found["n"], found["pairs"]) == (
+        6,
+        18,
+    )  # each image has two other things and one other tint
     assert found["chance_success"] == pytest.approx(1 / 6)
-    assert found["by_label"] == {name: {"success": 1.0, "success_mean": 1.0} for name in ("object", "colour")}
+    assert found["by_label"] == {
+        name: {"success": 1.0, "success_mean": 1.0} for name in ("object", "colour")
+    }
 
 
 def test_words_that_change_too_little_leave_the_image_nearest_to_itself():
@@ -79,11 +88,15 @@ def test_images_of_edits_are_answers_too():
 def test_exchanges_weigh_the_same_however_many_images_ask_for_them():
     """Many images of one kind, whose exchange fails, against one whose exchange succeeds."""
     model = additive()
-    model.vectors[20] = model.vectors[21]  # tints are told from each other in images but not in words
+    model.vectors[20] = model.vectors[
+        21
+    ]  # tints are told from each other in images but not in words
     found = arithmetic(model, rows([*ALL, shown(0, 0), shown(0, 0), shown(0, 0)]))
     assert found["by_label"]["colour"]["success"] == 0
     assert found["by_label"]["object"]["success"] == 1
-    assert found["success"] == pytest.approx(6 / 8)  # things are exchanged in 3 · 2 ways, tints in 2
+    assert found["success"] == pytest.approx(
+        6 / 8
+    )  # things are exchanged in 3 · 2 ways, tints in 2
     assert found["success_mean"] < found["success"]  # of 27 queries 9 are of tints
 
 
@@ -99,30 +112,43 @@ def brute(images, facts, words, strength):
                     continue
                 query = images[i] + strength * (names[new] - names[values[label]])
                 scores = images @ query
-                wrong = max((float(s) for j, s in enumerate(scores) if j not in right), default=-np.inf)
+                wrong = max(
+                    (float(s) for j, s in enumerate(scores) if j not in right), default=-np.inf
+                )
                 best = max(float(scores[j]) for j in right)
                 found.append((i, (label, values[label], new), best > wrong + 1e-5))
     return found
 
 
 @SETTINGS
-@given(seed=st.integers(0, 10_000), count=st.integers(2, 12), strength=st.sampled_from([0.5, 1.0, 2.0]))
+@given(
+    seed=st.integers(0, 10_000), count=st.integers(2, 12), strength=st.sampled_from([0.5, 1.0, 2.0])
+)
 def test_queries_and_hits_are_those_of_the_loops(seed, count, strength):
     rng = np.random.default_rng(seed)
     sizes = (3, 2, 2)
     facts = [tuple(int(rng.integers(size)) for size in sizes) for _ in range(count)]
     images = normalize(torch.from_numpy(rng.normal(size=(count, 5))).float(), dim=1)
-    words = [normalize(torch.from_numpy(rng.normal(size=(size, 5))).float(), dim=1) for size in sizes]
+    words = [
+        normalize(torch.from_numpy(rng.normal(size=(size, 5))).float(), dim=1) for size in sizes
+    ]
     at, exchanges, right = asked(facts, sizes, 10_000, 0)
     expected = brute(images, facts, words, strength)
-    assert list(zip(at.tolist(), exchanges, strict=True)) == [(i, exchange) for i, exchange, _ in expected]
+    assert list(zip(at.tolist(), exchanges, strict=True)) == [
+        (i, exchange) for i, exchange, _ in expected
+    ]
     if not expected:
         return
     change = torch.stack([words[label][new] - words[label][old] for label, old, new in exchanges])
     found = hits(images, at, change, right, strength=strength)
     assert found.tolist() == [hit for _, _, hit in expected]
-    kinds = {exchange: [hit for _, other, hit in expected if other == exchange] for _, exchange, _ in expected}
-    assert weighted(found, exchanges) == pytest.approx(np.mean([np.mean(values) for values in kinds.values()]))
+    kinds = {
+        exchange: [hit for _, other, hit in expected if other == exchange]
+        for _, exchange, _ in expected
+    }
+    assert weighted(found, exchanges) == pytest.approx(
+        np.mean([np.mean(values) for values in kinds.values()])
+    )
 
 
 def test_of_many_queries_a_seed_draws_some_in_order():
@@ -140,12 +166,19 @@ def test_of_many_queries_a_seed_draws_some_in_order():
 def test_the_protocol_knows_strength_and_words():
     base = arithmetic(additive(), rows(ALL))["protocol"]
     assert arithmetic(additive(), rows(ALL))["protocol"] == base
-    for other in ({"strength": 2.0}, {"templates": ("a {}",)}, {"labels": ("object",)}, {"seeds": (1,)}):
+    for other in (
+        {"strength": 2.0},
+        {"templates": ("a {}",)},
+        {"labels": ("object",)},
+        {"seeds": (1,)},
+    ):
         assert arithmetic(additive(), rows(ALL), **other)["protocol"] != base
 
 
 def test_images_without_a_label_are_left_out_and_told():
-    unknown = Sample(key="x", source="rows", images={"main": Dot(0)}, labels={"object": 1, "colour": -1})
+    unknown = Sample(
+        key="x", source="rows", images={"main": Dot(0)}, labels={"object": 1, "colour": -1}
+    )
     found = arithmetic(additive(), rows([*ALL, unknown]))
     assert (found["n"], found["bad"]) == (6, {"no-label": 1})
 
@@ -153,18 +186,26 @@ def test_images_without_a_label_are_left_out_and_told():
 def test_what_does_not_fit_is_named_before_anything_is_computed():
     model = additive()
     with pytest.raises(InputError, match="label with named values of source 'rows' 'colour'"):
-        evaluate(model, Rows(ALL, fields={"labels.object": FIELDS["labels.object"]}), ["arithmetic"])
+        evaluate(
+            model, Rows(ALL, fields={"labels.object": FIELDS["labels.object"]}), ["arithmetic"]
+        )
     with pytest.raises(InputError, match="did you mean 'colour'"):
         evaluate(model, rows(ALL), ["arithmetic"], labels=("object", "color"))
     assert not model.seen
-    with pytest.raises(InputError, match="no two images of 'rows' differ in one of object, colour alone"):
+    with pytest.raises(
+        InputError, match="no two images of 'rows' differ in one of object, colour alone"
+    ):
         arithmetic(model, rows([ALL[0], ALL[3]]))
 
 
 def test_scenes_have_what_it_asks_for():
     """Its edits answer: each scene's recolouring is asked for by the words of the colours."""
     source = open_source("scenes:count=6:number=1:edits=recolour+replace:size=32")
-    names = [name for label in ("object", "colour") for name in source.schema()[f"labels.{label}"].classes]
+    names = [
+        name
+        for label in ("object", "colour")
+        for name in source.schema()[f"labels.{label}"].classes
+    ]
     vectors = np.random.default_rng(0).normal(size=(256, 16))
 
     class Guess(Fake):

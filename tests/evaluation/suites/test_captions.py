@@ -1,4 +1,5 @@
-"""Written captions: CIDEr-D against its formula written out, objects against loops, and captions of known quality."""
+"""Written captions: CIDEr-D against its formula written out, objects against loops, and captions of
+known quality."""
 
 import math
 from dataclasses import replace
@@ -14,11 +15,14 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.captions import bleu, captions, cider, object_rates, report, words
 
-SENTENCE = st.lists(st.sampled_from(["a", "red", "dog", "cat", "runs", "on", "grass"]), min_size=0, max_size=7)
+SENTENCE = st.lists(
+    st.sampled_from(["a", "red", "dog", "cat", "runs", "on", "grass"]), min_size=0, max_size=7
+)
 
 
 def slow_cider(written: list[str], right: list[list[str]]) -> list[float]:
-    """CIDEr-D as its equation says, one sum after the other, over every n-gram that exists anywhere."""
+    """CIDEr-D as its equation says, one sum after the other, over every n-gram that exists
+    anywhere."""
 
     def grams(text: str, n: int) -> list[tuple[str, ...]]:
         return list(zip(*(text.split()[i:] for i in range(n)), strict=False))
@@ -27,7 +31,9 @@ def slow_cider(written: list[str], right: list[list[str]]) -> list[float]:
         return sum(any(gram in grams(text, len(gram)) for text in texts) for texts in right)
 
     def g(text: str, gram: tuple[str, ...]) -> float:
-        return grams(text, len(gram)).count(gram) * (math.log(len(right)) - math.log(max(1, df(gram))))
+        return grams(text, len(gram)).count(gram) * (
+            math.log(len(right)) - math.log(max(1, df(gram)))
+        )
 
     scores = []
     for text, texts in zip(written, right, strict=True):
@@ -40,13 +46,19 @@ def slow_cider(written: list[str], right: list[list[str]]) -> list[float]:
                     sum(g(other, gram) ** 2 for gram in every)
                 )
                 longer = len(text.split()) - len(other.split())
-                total += (product / norms if norms else 0) * math.exp(-(longer**2) / 72) / len(texts) / 4
+                total += (
+                    (product / norms if norms else 0) * math.exp(-(longer**2) / 72) / len(texts) / 4
+                )
         scores.append(10 * total)
     return scores
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=5))
+@given(
+    rows=st.lists(
+        st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=5
+    )
+)
 def test_cider_equals_its_formula(rows):
     written = [" ".join(text) for text, _ in rows]
     right = [[" ".join(text) for text in texts] for _, texts in rows]
@@ -61,7 +73,10 @@ def slow_bleu(written: list[str], right: list[list[str]]) -> list[float]:
 
     c = sum(len(text.split()) for text in written)
     closest = [
-        min(sorted(len(other.split()) for other in texts), key=lambda size, text=text: abs(size - len(text.split())))
+        min(
+            sorted(len(other.split()) for other in texts),
+            key=lambda size, text=text: abs(size - len(text.split())),
+        )
         for text, texts in zip(written, right, strict=True)
     ]
     if not c:
@@ -72,14 +87,20 @@ def slow_bleu(written: list[str], right: list[list[str]]) -> list[float]:
         hits = count = 0
         for text, texts in zip(written, right, strict=True):
             for gram in set(grams(text, n)):
-                hits += min(grams(text, n).count(gram), max(grams(other, n).count(gram) for other in texts))
+                hits += min(
+                    grams(text, n).count(gram), max(grams(other, n).count(gram) for other in texts)
+                )
             count += len(grams(text, n))
         precisions.append(hits / count if count else 0.0)
     return [brevity * math.prod(precisions[:n]) ** (1 / n) for n in range(1, 5)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=5))
+@given(
+    rows=st.lists(
+        st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=5
+    )
+)
 def test_bleu_equals_its_formula(rows):
     written = [" ".join(text) for text, _ in rows]
     right = [[" ".join(text) for text in texts] for _, texts in rows]
@@ -87,10 +108,13 @@ def test_bleu_equals_its_formula(rows):
 
 
 def test_bleu_by_hand():
-    """Papineni's example: `the` counts twice at most; then one caption of two words for four, at e^(1 - 4/2)."""
+    """Papineni's example: `the` counts twice at most; then one caption of two words for four, at
+    e^(1 - 4/2)."""
     right = [["the cat is on the mat", "there is a cat on the mat"]]
     assert bleu(["the the the the the the the"], right)[0] == pytest.approx(2 / 7)
-    assert bleu(["on the"], [["dogs on the grass"]]) == pytest.approx([math.exp(-1), math.exp(-1), 0, 0])
+    assert bleu(["on the"], [["dogs on the grass"]]) == pytest.approx(
+        [math.exp(-1), math.exp(-1), 0, 0]
+    )
     assert bleu(["a red dog runs fast"], [["a red dog runs away"]]) == pytest.approx(
         [
             4 / 5,
@@ -102,7 +126,11 @@ def test_bleu_by_hand():
 
 
 def test_cider_of_captions_of_known_quality():
-    right = [["a red dog runs on grass", "the dog runs"], ["two cats sleep on a sofa"], ["one bird in the blue sky"]]
+    right = [
+        ["a red dog runs on grass", "the dog runs"],
+        ["two cats sleep on a sofa"],
+        ["one bird in the blue sky"],
+    ]
     perfect = [texts[0] for texts in right]
     assert cider(perfect, right)[1] == pytest.approx(10)  # one reference, word for word
     assert 5 < cider(perfect, right)[0] < 10  # its other reference says less
@@ -112,7 +140,9 @@ def test_cider_of_captions_of_known_quality():
     assert (shuffled < halves).all()
     assert (halves < cider(perfect, right)).all()
     repeated = cider(["dog dog dog dog dog dog", *perfect[1:]], right)[0]
-    assert repeated < cider(["dog", *perfect[1:]], right)[0]  # clipping: words that are repeated gain nothing
+    assert (
+        repeated < cider(["dog", *perfect[1:]], right)[0]
+    )  # clipping: words that are repeated gain nothing
     assert cider(["A RED dog runs, on grass!", *perfect[1:]], right)[0] == cider(perfect, right)[0]
     order = [2, 0, 1]
     turned = cider([perfect[i] for i in order], [right[i] for i in order])
@@ -123,7 +153,9 @@ def test_cider_of_captions_of_known_quality():
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(
-        st.tuples(SENTENCE, st.lists(st.sampled_from(["dog", "red dog", "cat", "grass on"]), max_size=3)),
+        st.tuples(
+            SENTENCE, st.lists(st.sampled_from(["dog", "red dog", "cat", "grass on"]), max_size=3)
+        ),
         min_size=1,
         max_size=5,
     ).filter(lambda rows: any(names for _, names in rows))
@@ -164,7 +196,14 @@ def test_names_are_whole_words_in_either_number(text, name, found):
 
 
 def test_a_report_without_objects_tells_none():
-    assert set(report(["a dog"], [["a dog"]])) == {"accuracy", "cider", "bleu1", "bleu2", "bleu3", "bleu4"}
+    assert set(report(["a dog"], [["a dog"]])) == {
+        "accuracy",
+        "cider",
+        "bleu1",
+        "bleu2",
+        "bleu3",
+        "bleu4",
+    }
     assert report(["The DOG,  runs"], [["a cat", "the dog runs."]])["accuracy"] == 1.0
     assert words("l’été — 2nd") == ["l’été", "2nd"]
 
@@ -175,7 +214,10 @@ def test_a_report_without_objects_tells_none():
 def source() -> Rows:
     texts = ["a red dog", "two cats", "one bird", "a blue car"]
     samples = [
-        replace(row(str(at), at, text, f"the {text}"), boxes=[Box(xyxy=(0, 0, 1, 1), text=text.split()[-1])])
+        replace(
+            row(str(at), at, text, f"the {text}"),
+            boxes=[Box(xyxy=(0, 0, 1, 1), text=text.split()[-1])],
+        )
         for at, text in enumerate(texts)
     ]
     return Rows([*samples, row("bad", 1, "x", damage="html")], fields={"boxes": Field(kind="box")})
@@ -204,11 +246,18 @@ def test_no_number_hangs_on_the_order_of_the_samples():
     straight, turned = source(), source()
     turned.samples.reverse()
     first, second = captions(model, straight), captions(model, turned)
-    assert all(first[name] == pytest.approx(second[name]) for name, value in first.items() if isinstance(value, float))
+    assert all(
+        first[name] == pytest.approx(second[name])
+        for name, value in first.items()
+        if isinstance(value, float)
+    )
 
 
 def test_names_of_boxes_may_be_classes():
-    samples = [replace(each, boxes=[Box(xyxy=(0, 0, 1, 1), text="?", label=1)]) for each in source().samples[:2]]
+    samples = [
+        replace(each, boxes=[Box(xyxy=(0, 0, 1, 1), text="?", label=1)])
+        for each in source().samples[:2]
+    ]
     named = Rows(samples, fields={"boxes": Field(kind="box", classes=("sky", "dog"))})
     model = Fake(vectors(0))
     model.written = lambda number, prompt: ["a dog", "the sky"][number]
@@ -219,5 +268,7 @@ def test_a_model_that_does_not_write_is_told():
     class Mute(Fake):
         generate = property()
 
-    with pytest.raises(InputError, match="captions needs a model with generate, which Mute has not"):
+    with pytest.raises(
+        InputError, match="captions needs a model with generate, which Mute has not"
+    ):
         evaluate(Mute(vectors(0)), source(), ["captions"])

@@ -10,7 +10,9 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.suites.clip_i import clip_i
 
 VECTORS = np.array([[1.0, 0, 0], [0.8, 0.6, 0], [0, 0, 1.0], [0, 0.6, 0.8]])
-ROWS = Rows([row("a", 0, label=0), row("b", 1, label=0), row("c", 2, label=1), row("d", 3, label=1)])
+ROWS = Rows(
+    [row("a", 0, label=0), row("b", 1, label=0), row("c", 2, label=1), row("d", 3, label=1)]
+)
 
 
 class Painter(Fake):

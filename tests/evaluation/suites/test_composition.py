@@ -1,4 +1,5 @@
-"""Composition against loops and orders in full: pairs, Winoground, n-way, chance; by embedding and by match."""
+"""Composition against loops and orders in full: pairs, Winoground, n-way, chance; by embedding and
+by match."""
 
 import itertools
 import math
@@ -15,16 +16,27 @@ from diptych.data.sample import Field, Sample, Text
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites._groups import Siblings
-from diptych.evaluation.suites.composition import chance_group, closest, composition, n_way, pair_scores, report
+from diptych.evaluation.suites.composition import (
+    chance_group,
+    closest,
+    composition,
+    n_way,
+    pair_scores,
+    report,
+)
 
 EDITS = {"edits": Field(kind="edit")}
 
 
 @settings(max_examples=80, deadline=None)
-@given(count=st.integers(1, 8), tied=st.booleans(), lacking=st.booleans(), seed=st.integers(0, 10**6))
+@given(
+    count=st.integers(1, 8), tied=st.booleans(), lacking=st.booleans(), seed=st.integers(0, 10**6)
+)
 def test_pairs_equal_loops_with_ties_and_missing_images_or_texts(count, tied, lacking, seed):
     rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 3, (count, 2, 2)).astype(float) if tied else rng.normal(size=(count, 2, 2))
+    scores = (
+        rng.integers(0, 3, (count, 2, 2)).astype(float) if tied else rng.normal(size=(count, 2, 2))
+    )
     for pair in scores:
         if lacking and rng.random() < 0.5:
             pair[(1, slice(None)) if rng.random() < 0.5 else (slice(None), 1)] = np.nan
@@ -62,12 +74,18 @@ def test_the_chances_of_units_are_those_of_all_orders(n):
     result = n_way([np.eye(n)])
     assert result["chance_text_1"] == result["chance_image_1"] == pytest.approx(text.mean())
     assert result["chance_group_1"] == pytest.approx((text & image).mean())
-    assert result["chance_text_all"] == result["chance_image_all"] == pytest.approx(text.all(1).mean())
-    assert result["chance_group_all"] == chance_group(n) == pytest.approx((text & image).all(1).mean())
+    assert (
+        result["chance_text_all"] == result["chance_image_all"] == pytest.approx(text.all(1).mean())
+    )
+    assert (
+        result["chance_group_all"] == chance_group(n) == pytest.approx((text & image).all(1).mean())
+    )
 
 
 def test_the_four_way_anchor():
-    logits = np.array([[0.9, 0.2, 0.1, 0], [0.8, 0.7, 0.1, 0], [0.1, 0.2, 0.6, 0.65], [0, 0.1, 0.3, 0.5]])
+    logits = np.array(
+        [[0.9, 0.2, 0.1, 0], [0.8, 0.7, 0.1, 0], [0.1, 0.2, 0.6, 0.65], [0, 0.1, 0.3, 0.5]]
+    )
     found = n_way([logits])
     assert (found["text_1"], found["image_1"], found["group_1"]) == (0.5, 0.75, 0.25)
     assert found["text_all"] == found["image_all"] == found["group_all"] == 0
@@ -75,10 +93,16 @@ def test_the_four_way_anchor():
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=4), tied=st.booleans(), seed=st.integers(0, 10**6))
+@given(
+    sizes=st.lists(st.integers(2, 5), min_size=1, max_size=4),
+    tied=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
 def test_units_equal_loops_with_ties(sizes, tied, seed):
     rng = np.random.default_rng(seed)
-    tables = [rng.integers(0, 3, (n, n)).astype(float) if tied else rng.normal(size=(n, n)) for n in sizes]
+    tables = [
+        rng.integers(0, 3, (n, n)).astype(float) if tied else rng.normal(size=(n, n)) for n in sizes
+    ]
     text, image, group, whole = [], [], [], []
     for table in tables:
         n = len(table)
@@ -117,7 +141,9 @@ def test_kinds_are_told_apart_and_several_edits_of_a_kind_make_an_n_way_choice()
 MAYBE = st.none() | st.integers(0, 9)
 
 
-def edited(key: str, number: int, *edits: tuple[str, int | None, int | None], caption: str | None = None) -> Sample:
+def edited(
+    key: str, number: int, *edits: tuple[str, int | None, int | None], caption: str | None = None
+) -> Sample:
     """A sample of image and text `number`, with edits (kind, image, text)."""
     made = [
         Sample(
@@ -139,7 +165,9 @@ def edited(key: str, number: int, *edits: tuple[str, int | None, int | None], ca
             st.integers(0, 9),
             st.lists(
                 st.tuples(
-                    st.sampled_from(["swap", "add"]), st.none() | st.integers(0, 9), st.none() | st.integers(0, 9)
+                    st.sampled_from(["swap", "add"]),
+                    st.none() | st.integers(0, 9),
+                    st.none() | st.integers(0, 9),
                 ),
                 min_size=1,
                 max_size=3,
@@ -155,7 +183,10 @@ def edited(key: str, number: int, *edits: tuple[str, int | None, int | None], ca
 def test_the_suite_scores_each_sample_with_its_edits(samples, by, batch_size, seed):
     model = Fake(vectors(seed))
     model.matcher = model.vectors if by == "embed" else torch.from_numpy(vectors(seed + 1)).float()
-    source = Rows([edited(str(at), number, *edits) for at, (number, edits) in enumerate(samples)], fields=EDITS)
+    source = Rows(
+        [edited(str(at), number, *edits) for at, (number, edits) in enumerate(samples)],
+        fields=EDITS,
+    )
     tables, kinds = [], []
     for number, edits in samples:
         images, texts = [number, *(p for _, p, _ in edits)], [number, *(t for _, _, t in edits)]
@@ -163,7 +194,12 @@ def test_the_suite_scores_each_sample_with_its_edits(samples, by, batch_size, se
         tables.append(
             np.array(
                 [
-                    [math.nan if p is None or t is None else float(model.matcher[p] @ model.matcher[t]) for t in texts]
+                    [
+                        math.nan
+                        if p is None or t is None
+                        else float(model.matcher[p] @ model.matcher[t])
+                        for t in texts
+                    ]
                     for p in images
                 ]
             )
@@ -181,15 +217,23 @@ def test_the_suite_scores_each_sample_with_its_edits(samples, by, batch_size, se
 
 def test_the_protocol_tells_how_it_was_scored():
     source = Rows([edited("a", 1, ("swap", 2, 2))], fields=EDITS)
-    by_embed, by_match = (composition(Fake(vectors(0)), source, by=by)["protocol"] for by in ("embed", "match"))
+    by_embed, by_match = (
+        composition(Fake(vectors(0)), source, by=by)["protocol"] for by in ("embed", "match")
+    )
     assert by_embed != by_match
 
 
 def test_samples_without_edits_and_edits_that_change_no_text_are_told_or_half_counted():
-    source = Rows([edited("a", 1, ("move", 2, 1)), row("b", 2, "t 2"), edited("c", 3, ("add", 4, 4))], fields=EDITS)
+    source = Rows(
+        [edited("a", 1, ("move", 2, 1)), row("b", 2, "t 2"), edited("c", 3, ("add", 4, 4))],
+        fields=EDITS,
+    )
     result = composition(Fake(vectors(0)), source)
     assert result["bad"] == {"no-edit": 1}
-    assert set(result["by_kind"]["move"]) == {"n", "t2i_2way"}  # the text is the same, so images cannot choose
+    assert set(result["by_kind"]["move"]) == {
+        "n",
+        "t2i_2way",
+    }  # the text is the same, so images cannot choose
     assert result["by_kind"]["add"]["group"] in (0.0, 1.0)
 
 
@@ -206,13 +250,20 @@ def test_negatives_of_a_sample_are_set_against_the_text_they_are_closest_to():
     model = Fake(vectors(0))
     source = Rows([sample], fields={"texts.negative": Field(kind="text")})
     result = composition(model, source, negatives=["negative"])
-    good, bad = float(model.vectors[1] @ model.vectors[1]), float(model.vectors[1] @ model.vectors[2])
+    good, bad = (
+        float(model.vectors[1] @ model.vectors[1]),
+        float(model.vectors[1] @ model.vectors[2]),
+    )
     assert result["by_kind"] == {"negative": {"n": 1, "i2t_2way": float(good > bad)}}
 
 
 def test_siblings_are_edits_of_the_first():
     samples = [
-        replace(row(str(at), at, f"t {at}"), labels={"scene": at // 3 if at < 7 else -1}, kind="move" * (at % 3))
+        replace(
+            row(str(at), at, f"t {at}"),
+            labels={"scene": at // 3 if at < 7 else -1},
+            kind="move" * (at % 3),
+        )
         for at in range(8)
     ]
     source = Rows(samples, fields={"labels.scene": Field(kind="int")})
@@ -231,11 +282,17 @@ def test_siblings_are_edits_of_the_first():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "composition needs edits, siblings=LABEL or negatives=ROLE; source 'rows' gives images.main"),
+        (
+            {},
+            "composition needs edits, siblings=LABEL or negatives=ROLE; source 'rows' gives images.main",
+        ),
         ({"siblings": "clas"}, "did you mean 'class'"),
         ({"negatives": ["negativ"]}, "role of the texts of source 'rows' 'negativ'"),
         ({"by": "look", "siblings": "class"}, "way to score 'look'"),
-        ({"by": "match", "siblings": "class"}, "composition needs a model with match, which NoMatch has not"),
+        (
+            {"by": "match", "siblings": "class"},
+            "composition needs a model with match, which NoMatch has not",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_computed(settings, message):
@@ -243,4 +300,6 @@ def test_what_does_not_fit_is_told_before_anything_is_computed(settings, message
         match = property()
 
     with pytest.raises(InputError, match=message):
-        evaluate(NoMatch(vectors(0)), Rows([row("a", 1, "t 1", label=0)]), ["composition"], **settings)
+        evaluate(
+            NoMatch(vectors(0)), Rows([row("a", 1, "t 1", label=0)]), ["composition"], **settings
+        )

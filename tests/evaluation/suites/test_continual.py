@@ -1,4 +1,5 @@
-"""Continual learning: the measures against loops, and matrices of several sources and checkpoints."""
+"""Continual learning: the measures against loops, and matrices of several sources and
+checkpoints."""
 
 import numpy as np
 import pytest
@@ -26,8 +27,12 @@ def test_measures_equal_loops(tasks, tied, seed):
     assert found["forgetting"] == pytest.approx(
         sum(max(matrix[i][j] for i in range(last)) - matrix[last][j] for j in range(last)) / last
     )
-    assert found["backward_transfer"] == pytest.approx(sum(matrix[last][j] - matrix[j][j] for j in range(last)) / last)
-    assert found["forward_transfer"] == pytest.approx(sum(matrix[j - 1][j] - base[j] for j in range(1, tasks)) / last)
+    assert found["backward_transfer"] == pytest.approx(
+        sum(matrix[last][j] - matrix[j][j] for j in range(last)) / last
+    )
+    assert found["forward_transfer"] == pytest.approx(
+        sum(matrix[j - 1][j] - base[j] for j in range(1, tasks)) / last
+    )
 
 
 def test_one_task_has_no_transfer_and_a_matrix_is_square():
@@ -69,30 +74,47 @@ def recall(model: Fake, part) -> float:
 
 def test_the_matrix_is_that_of_each_checkpoint_on_each_source_and_chance_the_baseline():
     stages, source = models(3), tasks()
-    result = continual(stages[2], source, earlier=stages[:2], measure="retrieval.i2t_r1+t2i_r1", batch_size=2)
+    result = continual(
+        stages[2], source, earlier=stages[:2], measure="retrieval.i2t_r1+t2i_r1", batch_size=2
+    )
     matrix = np.array([[recall(model, part) for part in source.sources] for model in stages])
     chance = [retrieval(stages[0], part)["chance_i2t_r1"] for part in source.sources]
-    assert {name: result[name] for name in summary(matrix, np.array(chance))} == summary(matrix, np.array(chance))
-    assert result["by_stage"]["stage 2"] == dict(zip(("1: 0.tar", "2: 1.tar", "3: 2.tar"), matrix[1], strict=True))
+    assert {name: result[name] for name in summary(matrix, np.array(chance))} == summary(
+        matrix, np.array(chance)
+    )
+    assert result["by_stage"]["stage 2"] == dict(
+        zip(("1: 0.tar", "2: 1.tar", "3: 2.tar"), matrix[1], strict=True)
+    )
     assert result["chance_average"] == pytest.approx(np.mean(chance))
     assert 0 < matrix.mean() < 1
 
 
 def test_a_checkpoint_from_before_is_the_baseline_of_forward_transfer():
     stages, source = models(3), tasks(2)
-    result = continual(stages[2], source, earlier=stages[:2], measure="zeroshot.top1", label="class")
-    matrix = np.array([[zeroshot(m, part, label="class")["top1"] for part in source.sources] for m in stages])
+    result = continual(
+        stages[2], source, earlier=stages[:2], measure="zeroshot.top1", label="class"
+    )
+    matrix = np.array(
+        [[zeroshot(m, part, label="class")["top1"] for part in source.sources] for m in stages]
+    )
     assert list(result["by_stage"]) == ["before", "stage 1", "stage 2"]
     assert result["forward_transfer"] == pytest.approx(matrix[1, 1] - matrix[0, 1])
     assert result["average"] == pytest.approx(matrix[2].mean())
-    other = continual(stages[2], source, earlier=stages[1:2], measure="zeroshot.top1", label="class")
+    other = continual(
+        stages[2], source, earlier=stages[1:2], measure="zeroshot.top1", label="class"
+    )
     assert other["protocol"] != result["protocol"]
 
 
 def test_progress_runs_once_from_nothing_to_all():
     calls = []
     stages = models(2)
-    continual(stages[1], tasks(2), earlier=stages[:1], progress=lambda done, total: calls.append(done / total))
+    continual(
+        stages[1],
+        tasks(2),
+        earlier=stages[:1],
+        progress=lambda done, total: calls.append(done / total),
+    )
     assert calls == sorted(calls)
     assert calls[-1] == 1.0
 
@@ -100,9 +122,17 @@ def test_progress_runs_once_from_nothing_to_all():
 @pytest.mark.parametrize(
     ("source", "settings", "message"),
     [
-        (Rows([row("a", 1, "t 1")]), {}, "continual needs a source for each task, joined by commas; 'rows' is one"),
+        (
+            Rows([row("a", 1, "t 1")]),
+            {},
+            "continual needs a source for each task, joined by commas; 'rows' is one",
+        ),
         (tasks(), {}, "3 tasks and 1 checkpoints with the model itself; name 2 earlier ones, or 3"),
-        (tasks(2), {"earlier": [Fake(vectors(0))], "measure": "retrievl.i2t_r1"}, "did you mean 'retrieval'"),
+        (
+            tasks(2),
+            {"earlier": [Fake(vectors(0))], "measure": "retrievl.i2t_r1"},
+            "did you mean 'retrieval'",
+        ),
         (tasks(2), {"earlier": [Fake(vectors(0))], "measure": "retrieval"}, "write SUITE.NUMBER"),
         (tasks(2), {"earlier": ["nowhere"]}, "no model at 'nowhere'"),
         (tasks(2), {"earlier": [Fake(vectors(0))], "measure": "dense.miou"}, "dense needs masks"),

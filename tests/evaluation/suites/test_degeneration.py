@@ -1,4 +1,5 @@
-"""Repetition and perplexity against loops, the published example, and models whose texts are known."""
+"""Repetition and perplexity against loops, the published example, and models whose texts are
+known."""
 
 import math
 
@@ -17,7 +18,11 @@ from diptych.models.language import CausalLM, LanguageModel
 from diptych.towers.build import text_tower
 
 WORDS = ["red", "blue", "green", "lamp", "fox", "bird", "tree", "house", "sea", "sky"]
-TEXTS = [" ".join(WORDS[(start + step * place) % 10] for place in range(14)) for start in range(6) for step in (1, 3)]
+TEXTS = [
+    " ".join(WORDS[(start + step * place) % 10] for place in range(14))
+    for start in range(6)
+    for step in (1, 3)
+]
 TOKENIZER = train_bpe(TEXTS, vocab_size=330, context=24)
 
 
@@ -43,7 +48,8 @@ class Rows:
 
 
 class Fixed:
-    """Says the same word for ever where it is greedy, and goes through all words where it samples."""
+    """Says the same word for ever where it is greedy, and goes through all words where it
+    samples."""
 
     tokenizer, name = TOKENIZER, "fixed"
 
@@ -66,7 +72,10 @@ def model_of() -> LanguageModel:
 
 
 @settings(max_examples=50, deadline=None)
-@given(texts=st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=1, max_size=4), n=st.integers(1, 4))
+@given(
+    texts=st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=1, max_size=4),
+    n=st.integers(1, 4),
+)
 def test_distinct_equals_a_loop(texts, n):
     different = total = 0
     for text in texts:
@@ -98,7 +107,12 @@ def test_the_known_example_and_the_ends_of_the_scale():
 def test_the_suite_measures_what_each_strategy_says_after_the_same_prompts():
     model = Fixed()
     result = degeneration(
-        model, Rows(TEXTS), prefix=4, length=8, strategies=("greedy", "sample:top_p=0.8"), batch_size=5
+        model,
+        Rows(TEXTS),
+        prefix=4,
+        length=8,
+        strategies=("greedy", "sample:top_p=0.8"),
+        batch_size=5,
     )
     table = result["by_strategy"]
     assert table["greedy"]["diversity"] == pytest.approx(1 / 7 / 6 / 5)
@@ -122,7 +136,9 @@ def test_short_texts_are_left_out_and_counted():
 def test_a_real_model_runs_and_its_protocol_follows_the_settings():
     model = model_of()
     results = [
-        evaluate(model, Rows(TEXTS), ["degeneration"], prefix=4, length=length, seeds=(seed,))["degeneration"]
+        evaluate(model, Rows(TEXTS), ["degeneration"], prefix=4, length=length, seeds=(seed,))[
+            "degeneration"
+        ]
         for length, seed in ((8, 0), (8, 0), (10, 0), (8, 1))
     ]
     assert results[0] == results[1]
@@ -148,11 +164,15 @@ def test_bad_settings_are_refused_before_anything_is_computed(settings, message)
 
 def test_perplexity_is_that_of_a_loop_over_texts():
     model, texts = model_of(), TEXTS[:5]
-    result = evaluate(model, Rows([*texts, "sea " * 40]), ["perplexity"], batch_size=2)["perplexity"]
+    result = evaluate(model, Rows([*texts, "sea " * 40]), ["perplexity"], batch_size=2)[
+        "perplexity"
+    ]
     total = float(sum(model.log_prob(text) for text in texts))
     tokens = sum(len(TOKENIZER.ids(text)) + 1 for text in texts)
     assert result["perplexity"] == pytest.approx(math.exp(-total / tokens), rel=1e-5)
-    assert result["bits_per_character"] == pytest.approx(-total / math.log(2) / sum(map(len, texts)), rel=1e-5)
+    assert result["bits_per_character"] == pytest.approx(
+        -total / math.log(2) / sum(map(len, texts)), rel=1e-5
+    )
     assert (result["n"], result["tokens"], result["bad"]) == (5, tokens, {"long": 1})
 
 

@@ -1,4 +1,5 @@
-"""Dense and depth probes: cells and alignment against loops, mIoU against scikit-learn, and images that tell all."""
+"""Dense and depth probes: cells and alignment against loops, mIoU against scikit-learn, and images
+that tell all."""
 
 from collections import Counter
 
@@ -33,13 +34,17 @@ COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
     seed=st.integers(0, 99),
 )
 def test_a_plane_lies_as_the_pixels_do(width, height, size, resize, crop, seed):
-    """The nearest pixel of each scaled one, by whole numbers, then cropped or padded as the preprocessing does it."""
+    """The nearest pixel of each scaled one, by whole numbers, then cropped or padded as the
+    preprocessing does it."""
     plane = np.random.default_rng(seed).integers(1, 200, (height, width)).astype(np.uint8)
     preprocess = Preprocess(size=size, resize=resize, crop=crop, fill=(255, 255, 255))
     wide, high = preprocess.scaled(width, height)
     scaled = np.array(
         [
-            [plane[(2 * y + 1) * height // (2 * high), (2 * x + 1) * width // (2 * wide)] for x in range(wide)]
+            [
+                plane[(2 * y + 1) * height // (2 * high), (2 * x + 1) * width // (2 * wide)]
+                for x in range(wide)
+            ]
             for y in range(high)
         ]
     )
@@ -50,7 +55,8 @@ def test_a_plane_lies_as_the_pixels_do(width, height, size, resize, crop, seed):
 
 
 def test_a_plane_lies_where_the_image_of_it_lies():
-    """An image of two halves, wide and tall: its scaled pixels and its mask change sides at the same places."""
+    """An image of two halves, wide and tall: its scaled pixels and its mask change sides at the
+    same places."""
     for shape in ((40, 100), (100, 40)):
         plane = np.zeros(shape, np.uint8)
         plane[: shape[0] // 2, :] = 200
@@ -64,7 +70,11 @@ def test_a_plane_lies_where_the_image_of_it_lies():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    side=st.integers(1, 12), h=st.integers(1, 4), w=st.integers(1, 4), void=st.booleans(), seed=st.integers(0, 10**6)
+    side=st.integers(1, 12),
+    h=st.integers(1, 4),
+    w=st.integers(1, 4),
+    void=st.booleans(),
+    seed=st.integers(0, 10**6),
 )
 def test_cells_equal_loops_over_pixels(side, h, w, void, seed):
     h, w = min(h, side), min(w, side)
@@ -80,7 +90,9 @@ def test_cells_equal_loops_over_pixels(side, h, w, void, seed):
         for column in range(w):
             inside = pixels[row, column]
             counts = Counter(int(plane[at]) for at in inside)
-            common.append(min(value for value, count in counts.items() if count == max(counts.values())))
+            common.append(
+                min(value for value, count in counts.items() if count == max(counts.values()))
+            )
             finite = [values[at] for at in inside if np.isfinite(values[at])]
             means.append(np.mean(finite) if 2 * len(finite) > len(inside) else np.nan)
     assert cell_classes(plane, (h, w), 255).tolist() == common
@@ -96,7 +108,9 @@ def test_iou_equals_the_confusion_matrix(n, classes, seed):
     labels = np.union1d(truth, predicted)
     matrix = confusion_matrix(truth, predicted, labels=labels)
     expected = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
-    assert ious(truth, predicted) == pytest.approx(dict(zip(labels.tolist(), expected, strict=True)))
+    assert ious(truth, predicted) == pytest.approx(
+        dict(zip(labels.tolist(), expected, strict=True))
+    )
 
 
 def test_segmentation_equals_the_classifiers_predictions():
@@ -118,11 +132,14 @@ def test_segmentation_equals_the_classifiers_predictions():
 
 
 def quarters(count: int, tells: bool = True) -> Rows:
-    """Images of four quarters, each of one of three classes; the colour tells which, and how far it is."""
+    """Images of four quarters, each of one of three classes; the colour tells which, and how far it
+    is."""
     samples = []
     for number in range(count):
         classes = np.random.default_rng(number).integers(0, 3, (2, 2))
-        shown = COLOURS[classes if tells else np.random.default_rng(number + 1000).integers(0, 3, (2, 2))]
+        shown = COLOURS[
+            classes if tells else np.random.default_rng(number + 1000).integers(0, 3, (2, 2))
+        ]
         image = shown.repeat(4, 0).repeat(4, 1)
         mask = classes.repeat(4, 0).repeat(4, 1).astype(np.uint8)
         mask[0, 0] = 255  # a void pixel does not make a void cell
@@ -135,7 +152,10 @@ def quarters(count: int, tells: bool = True) -> Rows:
                 arrays={"depth": np.where(mask == 255, np.nan, 2.0 * mask + 1)},
             )
         )
-    fields = {"masks.class": Field(kind="mask", classes=("sky", "sea", "sand")), "arrays.depth": Field(kind="array")}
+    fields = {
+        "masks.class": Field(kind="mask", classes=("sky", "sea", "sand")),
+        "arrays.depth": Field(kind="array"),
+    }
     return Rows(samples, fields=fields)
 
 
@@ -165,7 +185,9 @@ def test_classes_of_training_are_those_of_the_same_name():
 def test_a_mask_of_objects_is_refused():
     source = quarters(20)
     source.fields["masks.class"] = Field(kind="mask")
-    with pytest.raises(InputError, match="'class' of rows has numbers without class names.*name them"):
+    with pytest.raises(
+        InputError, match="'class' of rows has numbers without class names.*name them"
+    ):
         dense(Fake(vectors(0), size=8), source)
     source.fields["masks.sort"] = Field(kind="mask", classes=("sky", "sea"))
     with pytest.raises(InputError, match="choose 'sort'"):
@@ -191,7 +213,10 @@ def test_void_cells_are_left_out_and_a_sample_without_a_mask_is_told():
 
 
 def test_a_probe_learns_from_no_more_positions_than_asked_and_says_so_in_the_protocol():
-    few, all_of_them = (dense(Fake(vectors(0), size=8), quarters(20), train=quarters(30), most=m) for m in (60, 9999))
+    few, all_of_them = (
+        dense(Fake(vectors(0), size=8), quarters(20), train=quarters(30), most=m)
+        for m in (60, 9999)
+    )
     assert (few["n_train"], all_of_them["n_train"]) == (60, 120)
     assert few["n"] == all_of_them["n"] == 80
     assert few["protocol"] != all_of_them["protocol"]
@@ -201,9 +226,13 @@ def test_what_a_model_or_source_lacks_is_told_before_anything_is_computed():
     class NoGrid(Fake):
         represent = property()
 
-    with pytest.raises(InputError, match="dense needs a model with represent, which NoGrid has not"):
+    with pytest.raises(
+        InputError, match="dense needs a model with represent, which NoGrid has not"
+    ):
         evaluate(NoGrid(vectors(0)), quarters(4), ["dense"])
     with pytest.raises(InputError, match="mask of source 'rows' 'clas'; did you mean 'class'"):
         evaluate(Fake(vectors(0)), quarters(4), ["dense"], mask="clas")
-    with pytest.raises(InputError, match=r"depth needs arrays.depth, which source 'rows' does not give"):
+    with pytest.raises(
+        InputError, match=r"depth needs arrays.depth, which source 'rows' does not give"
+    ):
         evaluate(Fake(vectors(0)), Rows(quarters(4).samples), ["depth"])

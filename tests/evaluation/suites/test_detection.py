@@ -1,4 +1,5 @@
-"""Detection: average precision against a slow reference, matching, and models that see everything or nothing."""
+"""Detection: average precision against a slow reference, matching, and models that see everything
+or nothing."""
 
 import numpy as np
 import pytest
@@ -79,7 +80,11 @@ def test_a_false_alarm_above_a_hit_halves_the_precision_there():
 
 
 def test_a_box_is_found_once():
-    hits = matched(torch.tensor([[0.0, 0, 1, 1]] * 3), torch.tensor([0.2, 0.9, 0.5]), torch.tensor([[0.0, 0, 1, 0.9]]))
+    hits = matched(
+        torch.tensor([[0.0, 0, 1, 1]] * 3),
+        torch.tensor([0.2, 0.9, 0.5]),
+        torch.tensor([[0.0, 0, 1, 0.9]]),
+    )
     assert hits.tolist() == [False, True, False]
     two = matched(
         torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.8]]),
@@ -97,7 +102,10 @@ def by_loops(scores, hits, count):
     for place, at in enumerate(order, 1):
         right += hits[at]
         points.append((right / count, right / place))
-    best = [max((p for r, p in points if r >= recall / 100 - 1e-9), default=0.0) for recall in range(101)]
+    best = [
+        max((p for r, p in points if r >= recall / 100 - 1e-9), default=0.0)
+        for recall in range(101)
+    ]
     return sum(best) / 101
 
 
@@ -106,12 +114,17 @@ def test_the_average_precision_is_cocos(seed):
     draws = np.random.default_rng(seed)
     scores, hits = draws.integers(0, 6, 30) / 6, draws.uniform(size=30) < 0.4
     count = int(hits.sum()) + 3
-    assert average_precision(scores, hits, count) == pytest.approx(by_loops(scores, hits.tolist(), count))
+    assert average_precision(scores, hits, count) == pytest.approx(
+        by_loops(scores, hits.tolist(), count)
+    )
     assert average_precision(np.zeros(0), np.zeros(0, bool), 3) == 0
 
 
 def test_boxes_of_other_images_and_classes_are_no_hits():
-    wanted = [(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0])), (torch.zeros(0, 4), torch.zeros(0).long())]
+    wanted = [
+        (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0])),
+        (torch.zeros(0, 4), torch.zeros(0).long()),
+    ]
     found = [
         (torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)),
         (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1)),

@@ -52,7 +52,11 @@ def test_equals_loops_over_anchors(rows, tied, seed):
     rows = [*rows, (0, [1], [2])]
     source = Words(
         [
-            {"caption": f"t {own}", "paraphrase": [f"t {n}" for n in others], "negative": [f"T {n}" for n in wrong]}
+            {
+                "caption": f"t {own}",
+                "paraphrase": [f"t {n}" for n in others],
+                "negative": [f"T {n}" for n in wrong],
+            }
             for own, others, wrong in rows
         ]
     )
@@ -61,7 +65,9 @@ def test_equals_loops_over_anchors(rows, tied, seed):
         for text in wrong:
             anchors = {other for other in others if other not in (own, text)}
             if text != own and anchors:
-                differences = [float(table[a] @ table[own] - table[a] @ table[text]) for a in anchors]
+                differences = [
+                    float(table[a] @ table[own] - table[a] @ table[text]) for a in anchors
+                ]
                 hits.append(np.mean([difference > 1e-6 for difference in differences]))
                 margins.append(np.mean(differences))
     result = hard_negatives(model, source)
@@ -72,7 +78,8 @@ def test_equals_loops_over_anchors(rows, tied, seed):
 
 
 def test_without_paraphrases_the_other_captions_are_anchors_and_the_closest_one_is_right():
-    """As in SugarCrepe's captions: several of one image, and negatives each made from one of them."""
+    """As in SugarCrepe's captions: several of one image, and negatives each made from one of
+    them."""
     source = Words(
         [
             {
@@ -89,11 +96,16 @@ def test_without_paraphrases_the_other_captions_are_anchors_and_the_closest_one_
     ]
     result = hard_negatives(model, source)
     assert result["two_way"] == np.mean(expected)
-    assert hard_negatives(model, source, role="caption", anchor="caption")["protocol"] == result["protocol"]
+    assert (
+        hard_negatives(model, source, role="caption", anchor="caption")["protocol"]
+        == result["protocol"]
+    )
 
 
 def test_by_log_probability_the_more_probable_text_is_chosen_without_an_anchor():
-    source = Words([{"caption": "t 5", "negated": "t 3"}, {"caption": "t 1", "swapped": ["t 2", "T 1"]}])
+    source = Words(
+        [{"caption": "t 5", "negated": "t 3"}, {"caption": "t 1", "swapped": ["t 2", "T 1"]}]
+    )
     result = hard_negatives(Reads(vectors(0)), source, by="log_prob")
     assert (result["n"], result["two_way"], result["chance_two_way"]) == (2, 0.5, 0.5)
     assert result["by_kind"]["negated"] == {"n": 1, "two_way": 1.0, "margin": 2.0}
@@ -121,7 +133,10 @@ def test_edits_are_wrong_texts_of_their_kind():
         ({"negatives": ["other"]}, "role of the texts of source 'words' 'other'"),
         ({"anchor": "captio"}, "did you mean 'caption'"),
         ({"by": "match"}, "way to score 'match'"),
-        ({}, "hard_negatives needs edits or texts that are wrong; source 'words' gives texts.caption"),
+        (
+            {},
+            "hard_negatives needs edits or texts that are wrong; source 'words' gives texts.caption",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_computed(settings, message):

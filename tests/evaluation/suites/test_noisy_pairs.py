@@ -1,4 +1,5 @@
-"""Flags against scikit-learn and counting pairs, by kind, by label of the sample and by attribute of the text."""
+"""Flags against scikit-learn and counting pairs, by kind, by label of the sample and by attribute
+of the text."""
 
 from dataclasses import replace
 
@@ -30,25 +31,35 @@ def test_auroc_counts_pairs_ties_half_and_equals_scikit_learn(n, tied, seed):
     assert found["auroc"] == pytest.approx(np.mean(pairs))
     assert found["auroc"] == pytest.approx(roc_auc_score(given_, scores))
     assert found["average_precision"] == pytest.approx(average_precision_score(given_, scores))
-    assert (found["chance_auroc"], found["chance_average_precision"]) == (0.5, pytest.approx(given_.mean()))
+    assert (found["chance_auroc"], found["chance_average_precision"]) == (
+        0.5,
+        pytest.approx(given_.mean()),
+    )
 
 
 def noisy(kinds: list[int]) -> Rows:
     """Image i with text i, or with text i + 1 where it is noise."""
     samples = [
-        replace(row(str(at), at, f"t {at + (kind > 0)}"), labels={"noise": kind}) for at, kind in enumerate(kinds)
+        replace(row(str(at), at, f"t {at + (kind > 0)}"), labels={"noise": kind})
+        for at, kind in enumerate(kinds)
     ]
     return Rows(samples, fields=NOISE)
 
 
 @settings(max_examples=30, deadline=None)
-@given(kinds=st.lists(st.integers(-1, 2), max_size=12), by=st.sampled_from(["embed", "match"]), seed=st.integers(0, 99))
+@given(
+    kinds=st.lists(st.integers(-1, 2), max_size=12),
+    by=st.sampled_from(["embed", "match"]),
+    seed=st.integers(0, 99),
+)
 def test_the_suite_scores_pairs_by_how_badly_they_fit(kinds, by, seed):
     kinds = [0, 1, *kinds]
     model = Fake(vectors(seed))
     model.matcher = model.vectors if by == "embed" else torch.from_numpy(vectors(seed + 1)).float()
     known = [(at, kind) for at, kind in enumerate(kinds) if kind >= 0]
-    scores = np.array([-float((model.matcher[at] * model.matcher[at + (kind > 0)]).sum()) for at, kind in known])
+    scores = np.array(
+        [-float((model.matcher[at] * model.matcher[at + (kind > 0)]).sum()) for at, kind in known]
+    )
     scores = np.round(scores / 1e-6) * 1e-6  # what differs by rounding alone is a tie
     labels = np.array([kind for _, kind in known])
     result = noisy_pairs(model, noisy(kinds), by=by, batch_size=4)
@@ -84,7 +95,10 @@ def test_flags_of_texts_are_their_attributes():
     assert noisy_pairs(model, source)["n"] == 3
     assert set(noisy_pairs(model, source, flag="wrong")["by_kind"]) == {"flagged"}
     assert noisy_pairs(model, source, role="*")["n"] == 4
-    protocols = {noisy_pairs(model, source, **each)["protocol"] for each in ({}, {"flag": "wrong"}, {"by": "match"})}
+    protocols = {
+        noisy_pairs(model, source, **each)["protocol"]
+        for each in ({}, {"flag": "wrong"}, {"by": "match"})
+    }
     assert len(protocols) == 3
 
 

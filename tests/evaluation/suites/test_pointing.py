@@ -1,4 +1,5 @@
-"""Pointing: images of four colours, texts that name one, and a model that sees colours as they are."""
+"""Pointing: images of four colours, texts that name one, and a model that sees colours as they
+are."""
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ FIELDS = {"texts.long": Field(kind="text"), "masks.instance": Field(kind="mask")
 
 
 def sample(key, *cells, said=("red", "green", "blue"), size=8):
-    """Cells in reading order; the object of number n is where the n-th colour of COLOURS stands, white is ground."""
+    """Cells in reading order; the object of number n is where the n-th colour of COLOURS stands,
+    white is ground."""
     names = list(COLOURS)
     half = size // 2
     pixels, mask = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint8)
@@ -23,11 +25,23 @@ def sample(key, *cells, said=("red", "green", "blue"), size=8):
         where = np.s_[at // 2 * half : (at // 2 + 1) * half, at % 2 * half : (at % 2 + 1) * half]
         pixels[where] = COLOURS[name]
         mask[where] = 0 if name == "white" else names.index(name) + 1
-    texts = [Text(text=f"it is {name}", role="long", attrs={"objects": (names.index(name),)}) for name in said]
-    return Sample(key=key, source="rows", images={"main": Plane(pixels)}, texts=texts, masks={"instance": Plane(mask)})
+    texts = [
+        Text(text=f"it is {name}", role="long", attrs={"objects": (names.index(name),)})
+        for name in said
+    ]
+    return Sample(
+        key=key,
+        source="rows",
+        images={"main": Plane(pixels)},
+        texts=texts,
+        masks={"instance": Plane(mask)},
+    )
 
 
-ROWS = Rows([sample("a", "red", "green", "blue", "white"), sample("b", "white", "blue", "red", "green")], fields=FIELDS)
+ROWS = Rows(
+    [sample("a", "red", "green", "blue", "white"), sample("b", "white", "blue", "red", "green")],
+    fields=FIELDS,
+)
 
 
 def test_who_sees_colours_points_at_all_of_them():

@@ -34,7 +34,9 @@ def chosen_by_scikit_learn(estimator, values, name, x, y, seed, scoring):
     fold = np.full(len(y), -1)
     fold[aside] = 0
     grid = {f"{type(estimator).__name__.lower()}__{name}": list(values)}
-    search = GridSearchCV(make_pipeline(StandardScaler(), estimator), grid, cv=PredefinedSplit(fold), scoring=scoring)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), estimator), grid, cv=PredefinedSplit(fold), scoring=scoring
+    )
     return search.fit(x, y)
 
 
@@ -42,7 +44,9 @@ def chosen_by_scikit_learn(estimator, values, name, x, y, seed, scoring):
 def test_the_linear_probe_equals_scikit_learns_pipeline_with_its_grid_search(seed, classes):
     x, y = clusters(seed, classes=classes)
     test_x, test_y = clusters(seed + 50, classes=classes)
-    search = chosen_by_scikit_learn(LogisticRegression(max_iter=1000), CS, "C", x, y, seed, "accuracy")
+    search = chosen_by_scikit_learn(
+        LogisticRegression(max_iter=1000), CS, "C", x, y, seed, "accuracy"
+    )
     found = linear(x, y, test_x, test_y, seed=seed)
     assert found["C"] == search.best_params_["logisticregression__C"]
     predicted = search.best_estimator_.predict(test_x)
@@ -70,20 +74,36 @@ def test_features_that_say_nothing_give_chance():
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(2, 25), m=st.integers(1, 8), k=st.integers(1, 9), tied=st.booleans(), seed=st.integers(0, 10**6))
+@given(
+    n=st.integers(2, 25),
+    m=st.integers(1, 8),
+    k=st.integers(1, 9),
+    tied=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
 def test_neighbours_equal_brute_force_with_ties_and_scikit_learn_without(n, m, k, tied, seed):
     rng = np.random.default_rng(seed)
-    draw = (lambda size: rng.integers(-1, 2, size).astype(float)) if tied else (lambda size: rng.normal(size=size))
+    draw = (
+        (lambda size: rng.integers(-1, 2, size).astype(float))
+        if tied
+        else (lambda size: rng.normal(size=size))
+    )
     x, test_x = draw((n, 3)), draw((m, 3))
     y, test_y = rng.integers(0, 3, n), rng.integers(0, 3, m)
-    unit, test_unit = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (x, test_x))
+    unit, test_unit = (
+        a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (x, test_x)
+    )
     hits = []
     for query, wanted in zip(test_unit, test_y, strict=True):
         near = unit @ query
         last = sorted(near)[-min(k, n)]
-        votes = Counter(label for label, value in zip(y.tolist(), near, strict=True) if value >= last - 1e-6)
+        votes = Counter(
+            label for label, value in zip(y.tolist(), near, strict=True) if value >= last - 1e-6
+        )
         top = max(votes.values())
-        hits.append(votes[int(wanted)] == top and sum(count == top for count in votes.values()) == 1)
+        hits.append(
+            votes[int(wanted)] == top and sum(count == top for count in votes.values()) == 1
+        )
     found = knn(x, y, test_x, test_y, k=k)["top1"]
     assert found == pytest.approx(np.mean(hits))
     if not tied and k == 1:  # no ties of either kind
@@ -104,7 +124,9 @@ def test_few_shots_see_so_many_of_each_class_and_grow_better(monkeypatch):
     test_x, test_y = clusters(1, count=400, noise=1.5)
     fitted = []
     monkeypatch.setattr(suite, "fitted", lambda a, b, C: fitted.append(b) or original(a, b, C))
-    found = {shots: few_shot(x, y, test_x, test_y, shots=shots, seeds=(0, 1, 2)) for shots in (1, 16)}
+    found = {
+        shots: few_shot(x, y, test_x, test_y, shots=shots, seeds=(0, 1, 2)) for shots in (1, 16)
+    }
     assert {tuple(np.bincount(labels)) for labels in fitted} == {(1,) * 4, (16,) * 4}
     assert found[1]["top1"] + 0.1 < found[16]["top1"] < linear(x, y, test_x, test_y)["top1"] + 0.02
     assert found[1]["std"] > found[16]["std"] > 0
@@ -117,7 +139,9 @@ original = suite.fitted
 
 def test_more_shots_than_a_class_has_are_an_error_that_names_it():
     x, y = clusters(0, count=40)
-    with pytest.raises(InputError, match=r"50 shots a class are asked for, class \d has \d+ samples; ask for fewer"):
+    with pytest.raises(
+        InputError, match=r"50 shots a class are asked for, class \d has \d+ samples; ask for fewer"
+    ):
         few_shot(x, y, x, y, shots=50)
 
 
@@ -126,7 +150,9 @@ def test_ridge_equals_scikit_learns_with_its_grid_search(seed):
     rng = np.random.default_rng(seed)
     x, w = rng.normal(size=(160, 5)), rng.normal(size=5)
     y = x @ w + rng.normal(size=160)
-    search = chosen_by_scikit_learn(Ridge(), ALPHAS, "alpha", x[:80], y[:80], seed, "neg_mean_squared_error")
+    search = chosen_by_scikit_learn(
+        Ridge(), ALPHAS, "alpha", x[:80], y[:80], seed, "neg_mean_squared_error"
+    )
     found = ridge(x[:80], y[:80], x[80:], y[80:], seed=seed)
     assert found["alpha"] == search.best_params_["ridge__alpha"]
     predicted = search.best_estimator_.predict(x[80:])
@@ -148,7 +174,10 @@ def test_the_suite_gives_what_its_functions_give_on_the_embeddings():
         np.stack([model.vectors[int(key.split("/")[1])].numpy() for key in part.keys()])  # noqa: SIM118
         for part in (halves.train, halves.test)
     )
-    y, test_y = (np.array([int(key.split("/")[1]) % 3 for key in part.keys()]) for part in (halves.train, halves.test))  # noqa: SIM118
+    y, test_y = (
+        np.array([int(key.split("/")[1]) % 3 for key in part.keys()])  # noqa: SIM118
+        for part in (halves.train, halves.test)
+    )
     result = run(model, labelled_dots(), seeds=(3,), k=5, batch_size=7, shots=(2,))
     expected = linear(x, y, test_x, test_y, seed=3)
     assert (result["linear_top1"], result["C"]) == (expected["top1"], expected["C"])
@@ -193,8 +222,14 @@ def test_samples_without_the_label_are_left_out_and_told():
         ({"k": 0}, "k is 0"),
         ({"shots": (1,), "seeds": ()}, "no seed"),
         ({"train": Rows([])}, "empty"),
-        ({"shots": (1, 30)}, "30 shots a class are asked for, class 'c[012]' has 1. samples; ask for fewer"),
-        ({"train": Rows([row("a", 1, label=0)], ("c0", "other"))}, "label 'class' has other class names"),
+        (
+            {"shots": (1, 30)},
+            "30 shots a class are asked for, class 'c[012]' has 1. samples; ask for fewer",
+        ),
+        (
+            {"train": Rows([row("a", 1, label=0)], ("c0", "other"))},
+            "label 'class' has other class names",
+        ),
     ],
 )
 def test_bad_requests_are_told_before_anything_is_computed(settings, message):
@@ -233,7 +268,9 @@ def test_factors_probe_each_label_and_leave_out_what_does_not_recur():
     assert rows["red"]["top1"] > 0.95 > 0.7 > rows["noise"]["top1"]
     assert rows["green"]["r2"] > 0.99 > 0.01 > rows["green"]["chance_r2"]
     assert result["mean_top1"] == pytest.approx((rows["red"]["top1"] + rows["noise"]["top1"]) / 2)
-    assert result["chance_mean_top1"] == pytest.approx((rows["red"]["chance_top1"] + rows["noise"]["chance_top1"]) / 2)
+    assert result["chance_mean_top1"] == pytest.approx(
+        (rows["red"]["chance_top1"] + rows["noise"]["chance_top1"]) / 2
+    )
     named = factors(model, Rows(samples, fields=fields), features="pooled", labels=["green"])
     assert set(named["by_factor"]) == {"green"}
     assert named["protocol"] != result["protocol"]
@@ -254,12 +291,18 @@ def test_the_pooled_features_come_from_represent():
         )
         for i in range(40)
     ]
-    assert run(Blind(vectors(0), size=2), Rows(planes), features="pooled", k=3)["linear_top1"] == 1.0
-    with pytest.raises(InputError, match="a probe needs a model with embed_images, which Blind has not"):
+    assert (
+        run(Blind(vectors(0), size=2), Rows(planes), features="pooled", k=3)["linear_top1"] == 1.0
+    )
+    with pytest.raises(
+        InputError, match="a probe needs a model with embed_images, which Blind has not"
+    ):
         evaluate(Blind(vectors(0), size=2), Rows(planes), ["probe"])
 
 
 def test_the_classifier_of_dense_probes_is_that_of_the_linear_one():
     x, y = clusters(0)
     model, C = classifier(torch.from_numpy(x).numpy(), y)
-    assert linear(x, y, x, y) == pytest.approx({**linear(x, y, x, y), "top1": (model.predict(x) == y).mean(), "C": C})
+    assert linear(x, y, x, y) == pytest.approx(
+        {**linear(x, y, x, y), "top1": (model.predict(x) == y).mean(), "C": C}
+    )

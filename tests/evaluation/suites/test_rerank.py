@@ -36,24 +36,35 @@ def two_stages(scores: np.ndarray, match: np.ndarray, right: np.ndarray, k: int)
     seed=st.integers(0, 100),
 )
 def test_reranked_recall_equals_sorting_twice(captions, tied, k, batch_size, seed):
-    model = Fake(np.sign(vectors(seed))[:, :4] if tied else vectors(seed))  # halves: products of them are exact
+    model = Fake(
+        np.sign(vectors(seed))[:, :4] if tied else vectors(seed)
+    )  # halves: products of them are exact
     model.matcher = torch.from_numpy(np.sign(vectors(seed + 1))).float()
-    samples = [row(str(i), i, *(f"Text {n}" for n in numbers)) for i, numbers in enumerate(captions)]
+    samples = [
+        row(str(i), i, *(f"Text {n}" for n in numbers)) for i, numbers in enumerate(captions)
+    ]
     samples.insert(1, row("bad", 0, "Text 3", damage="html"))
     result = retrieval(model, Rows(samples), ks=(1, 2), rerank=k, batch_size=batch_size)
-    texts = list(dict.fromkeys(n for numbers in captions for n in numbers))  # in the suite's order, which ties follow
+    texts = list(
+        dict.fromkeys(n for numbers in captions for n in numbers)
+    )  # in the suite's order, which ties follow
     right = np.array([[text in numbers for text in texts] for numbers in captions])
-    scores, match = (table[: len(captions)] @ table[texts].T for table in (model.vectors, model.matcher))
+    scores, match = (
+        table[: len(captions)] @ table[texts].T for table in (model.vectors, model.matcher)
+    )
     for name, s, m, good in (("i2t", scores, match, right), ("t2i", scores.T, match.T, right.T)):
         ranks = np.array(two_stages(s.numpy(), m.numpy(), good, k))
         for recalled in (1, 2):
-            assert result[f"reranked_{name}_r{recalled}"] == pytest.approx((ranks <= recalled).mean())
+            assert result[f"reranked_{name}_r{recalled}"] == pytest.approx(
+                (ranks <= recalled).mean()
+            )
         assert result[f"reranked_{name}_mrr"] == pytest.approx((1 / ranks).mean())
         assert result[f"chance_reranked_{name}_r1"] == result[f"chance_{name}_r1"]
 
 
 def test_a_match_that_knows_mends_a_blind_embedding_within_the_first_k():
-    """All embeddings are one point, so every right answer comes last; match knows, and only k decides."""
+    """All embeddings are one point, so every right answer comes last; match knows, and only k
+    decides."""
     model = Fake(np.ones((10, 4)))
     model.matcher = torch.eye(10)
     source = Rows([row(str(i), i, f"text {i}") for i in range(10)])
@@ -65,7 +76,9 @@ def test_a_match_that_knows_mends_a_blind_embedding_within_the_first_k():
 
 def test_the_protocol_tells_how_many_were_reranked():
     source = Rows([row(str(i), i, f"text {i}") for i in range(4)])
-    plain, two, three = (retrieval(Fake(vectors(0)), source, rerank=k)["protocol"] for k in (0, 2, 3))
+    plain, two, three = (
+        retrieval(Fake(vectors(0)), source, rerank=k)["protocol"] for k in (0, 2, 3)
+    )
     assert len({plain, two, three}) == 3
 
 

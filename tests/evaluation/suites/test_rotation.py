@@ -26,7 +26,12 @@ def test_nothing_moves_nothing():
     x, y = vectors()
     found = report(x, y, x, y)
     for name, value in found.items():
-        expected = {"fit_image": 1.0, "fit_text": 1.0, "pair_angle": None, "pair_angle_before": None}.get(name, 0.0)
+        expected = {
+            "fit_image": 1.0,
+            "fit_text": 1.0,
+            "pair_angle": None,
+            "pair_angle_before": None,
+        }.get(name, 0.0)
         assert expected is None or value == pytest.approx(expected, abs=1e-5), name
 
 
@@ -51,7 +56,9 @@ def test_modalities_that_turn_apart_deviate_and_their_matches_move():
 
 def test_a_known_angle_is_told_in_degrees():
     angle = np.deg2rad(25.0)
-    r = torch.tensor([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=torch.float64)
+    r = torch.tensor(
+        [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=torch.float64
+    )
     x, y = vectors(width=2)
     found = report(x, y, x @ r, y)
     assert found["rotation_image"] == pytest.approx(25)
@@ -70,7 +77,9 @@ def test_the_map_is_scipys():
 def test_the_change_of_shape_is_that_of_loops(monkeypatch):
     old, new = vectors(count=11)
     angle = lambda a, b: float(torch.rad2deg(torch.arccos((a @ b).clamp(-1, 1))))  # noqa: E731
-    changes = [abs(angle(old[i], old[j]) - angle(new[i], new[j])) for i in range(11) for j in range(i)]
+    changes = [
+        abs(angle(old[i], old[j]) - angle(new[i], new[j])) for i in range(11) for j in range(i)
+    ]
     monkeypatch.setattr("diptych.evaluation.suites.rotation._STRIP", 4)
     assert self_angle_change(old, new) == pytest.approx(np.mean(changes))
 
@@ -94,7 +103,12 @@ def test_the_suite_compares_two_models():
 @pytest.mark.parametrize("earlier", [[], [1, 2]])
 def test_one_earlier_model_is_asked_for(earlier):
     with pytest.raises(InputError, match=f"not {len(earlier)}; name it with --earlier"):
-        evaluate(Turned(torch.eye(4, dtype=torch.float64)), Rows([row("a", 1, "t")]), ["rotation"], earlier=earlier)
+        evaluate(
+            Turned(torch.eye(4, dtype=torch.float64)),
+            Rows([row("a", 1, "t")]),
+            ["rotation"],
+            earlier=earlier,
+        )
 
 
 def test_models_of_different_width_are_refused():

@@ -1,5 +1,5 @@
-"""Zero-shot segmentation: a model that sees colours finds all, one that swaps two finds none of them; where an image
-is like a sentence, in numbers and on the command line."""
+"""Zero-shot segmentation: a model that sees colours finds all, one that swaps two finds none of
+them; where an image is like a sentence, in numbers and on the command line."""
 
 import json
 
@@ -28,12 +28,16 @@ def quarters(*cells, names=NAMES):
         where = np.s_[at // 2 * 4 : (at // 2 + 1) * 4, at % 2 * 4 : (at % 2 + 1) * 4]
         pixels[where] = COLOURS[name]
         mask[where] = 0 if name == "white" else names.index(name)
-    sample = Sample(key="a", source="rows", images={"main": Plane(pixels)}, masks={"class": Plane(mask)})
+    sample = Sample(
+        key="a", source="rows", images={"main": Plane(pixels)}, masks={"class": Plane(mask)}
+    )
     return Rows([sample], fields={"masks.class": Field(kind="mask", classes=names)})
 
 
 def test_who_sees_colours_finds_every_class_and_the_ground_does_not_count():
-    found = evaluate(Seer(), quarters("red", "green", "blue", "white"), ["segment"], templates=("it is {}",))["segment"]
+    found = evaluate(
+        Seer(), quarters("red", "green", "blue", "white"), ["segment"], templates=("it is {}",)
+    )["segment"]
     assert (found["miou"], found["accuracy"], found["n"], found["classes"]) == (1.0, 1.0, 1, 3)
     assert found["by_class"] == {name: {"iou": 1.0} for name in NAMES[1:]}
     assert found["chance_accuracy"] == pytest.approx(1 / 3)
@@ -42,7 +46,9 @@ def test_who_sees_colours_finds_every_class_and_the_ground_does_not_count():
 
 def test_who_takes_red_for_green_finds_blue_alone():
     swapped = COLOURS | {"red": COLOURS["green"], "green": COLOURS["red"]}
-    found = evaluate(Seer(swapped), quarters("red", "green", "blue", "blue"), ["segment"], templates=("{}",))["segment"]
+    found = evaluate(
+        Seer(swapped), quarters("red", "green", "blue", "blue"), ["segment"], templates=("{}",)
+    )["segment"]
     assert found["by_class"] == {"red": {"iou": 0.0}, "green": {"iou": 0.0}, "blue": {"iou": 1.0}}
     assert found["accuracy"] == 0.5
 
@@ -72,12 +78,18 @@ def test_heat_is_the_cosine_of_the_texts_with_the_positions():
     heat = tiny.heat(pixels, ["a cat", "a bus"])
     encoded = tiny.represent(pixels)
     with torch.no_grad():
-        positions = torch.nn.functional.normalize(tiny.encoder.project_image(encoded.patches), dim=-1)
-    expected = torch.einsum("npe,ke->nkp", positions, tiny.embed_texts(["a cat", "a bus"])).unflatten(2, encoded.grid)
+        positions = torch.nn.functional.normalize(
+            tiny.encoder.project_image(encoded.patches), dim=-1
+        )
+    expected = torch.einsum(
+        "npe,ke->nkp", positions, tiny.embed_texts(["a cat", "a bus"])
+    ).unflatten(2, encoded.grid)
     torch.testing.assert_close(heat, expected)
 
 
-@pytest.mark.parametrize("how", [{}, {"resize": "squash"}, {"resize": "longest"}, {"margin": 2.0}, {"ratio": 1.25}])
+@pytest.mark.parametrize(
+    "how", [{}, {"resize": "squash"}, {"resize": "longest"}, {"margin": 2.0}, {"ratio": 1.25}]
+)
 def test_the_part_that_is_seen_is_what_the_pixels_show(how):
     """A white square that fills the part that is seen, and no more, fills the pixels."""
     preprocess = Preprocess(size=20, **how)

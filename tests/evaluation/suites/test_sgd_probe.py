@@ -16,13 +16,17 @@ from diptych.linear import classifier, hits, kept_aside
 
 
 def by_loops(x, y, val_x, val_y, lr, batch, epochs, seed):
-    """The published recipe, plain SGD and the last of the best epochs, on features over their mean norm."""
+    """The published recipe, plain SGD and the last of the best epochs, on features over their mean
+    norm."""
     size = np.mean([np.sqrt((row**2).sum()) for row in x])
     names = sorted(set(y.tolist()))
     linear = torch.nn.Linear(x.shape[1], len(names)).double()
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)
-    optimizer, order = torch.optim.SGD(linear.parameters(), lr=lr), torch.Generator().manual_seed(seed)
+    optimizer, order = (
+        torch.optim.SGD(linear.parameters(), lr=lr),
+        torch.Generator().manual_seed(seed),
+    )
     features = torch.from_numpy(x / size)
     targets = torch.tensor([names.index(value) for value in y.tolist()])
     best, kept = -1.0, None
@@ -34,9 +38,14 @@ def by_loops(x, y, val_x, val_y, lr, batch, epochs, seed):
             cross_entropy(linear(features[rows]), targets[rows]).backward()
             optimizer.step()
         guesses = linear(torch.from_numpy(val_x / size)).argmax(1).tolist()
-        reached = np.mean([names[guess] == wanted for guess, wanted in zip(guesses, val_y.tolist(), strict=True)])
+        reached = np.mean(
+            [names[guess] == wanted for guess, wanted in zip(guesses, val_y.tolist(), strict=True)]
+        )
         if reached >= best:
-            best, kept = reached, (epoch, linear.weight.detach().clone() / size, linear.bias.detach().clone())
+            best, kept = (
+                reached,
+                (epoch, linear.weight.detach().clone() / size, linear.bias.detach().clone()),
+            )
     return kept
 
 
@@ -53,7 +62,9 @@ def test_the_layer_is_that_of_the_published_recipe():
 def test_the_lengths_of_features_change_nothing():
     x, y = clusters(0, count=60)
     one, other = (layer(s * x, y, s * x, y, epochs=20) for s in (1.0, 1000.0))
-    np.testing.assert_allclose(one.decision_function(x), other.decision_function(1000 * x), atol=1e-3)
+    np.testing.assert_allclose(
+        one.decision_function(x), other.decision_function(1000 * x), atol=1e-3
+    )
 
 
 def test_of_equally_good_epochs_the_last_is_kept():
@@ -87,12 +98,17 @@ def test_three_first_places_beside_the_three_most_common_classes():
             return x
 
     scores = np.array([[5.0, 4, 3, 2, 1], [5, 4, 3, 2, 1], [5, 4, 3, 3, 1], [5, 4, 3, 2, 1]])
-    labels = np.array([0, 2, 3, 4])  # first; third; shares the third place with another, and so is fourth; fifth
+    labels = np.array(
+        [0, 2, 3, 4]
+    )  # first; third; shares the third place with another, and so is fourth; fifth
     found = report(Scores(), np.array([0, 0, 1, 2, 2, 3]), scores, labels)
     assert (found["top1"], found["top3"]) == (0.25, 0.5)
     assert found["chance_top3"] == 0.5  # classes 0, 2 and the first of those that come once, 1
     assert "top1_std" not in found
-    assert set(report(Scores(), labels, scores, labels, bootstrap=10)) - set(found) == {"top1_std", "top3_std"}
+    assert set(report(Scores(), labels, scores, labels, bootstrap=10)) - set(found) == {
+        "top1_std",
+        "top3_std",
+    }
 
 
 def test_the_bootstrap_is_that_of_a_share():
@@ -109,13 +125,20 @@ def test_the_bootstrap_is_that_of_a_share():
 def test_the_suite_fits_the_layer_and_chooses_its_epoch_on_other_images():
     model = class_model(200)
     pixels, labels = model.vectors.numpy(), np.arange(200) % 3
-    result = run(model, labelled_dots(60), train=labelled_dots(60), val=labelled_dots(40), fit="sgd", bootstrap=50)
+    result = run(
+        model,
+        labelled_dots(60),
+        train=labelled_dots(60),
+        val=labelled_dots(40),
+        fit="sgd",
+        bootstrap=50,
+    )
     found = layer(pixels[:60], labels[:60], pixels[:40], labels[:40])
     assert result["epoch"] == found.epoch
     expected = report(found, labels[:60], pixels[:60], labels[:60], bootstrap=50)
-    assert {name: result[f"linear_{name}"] for name in ("top1", "top3", "top1_std", "top3_std")} == {
-        name: expected[name] for name in ("top1", "top3", "top1_std", "top3_std")
-    }
+    assert {
+        name: result[f"linear_{name}"] for name in ("top1", "top3", "top1_std", "top3_std")
+    } == {name: expected[name] for name in ("top1", "top3", "top1_std", "top3_std")}
     assert "C" not in result
     fit, aside = kept_aside(60, 0)
     alone = layer(pixels[fit], labels[fit], pixels[aside], labels[aside])
@@ -126,7 +149,10 @@ def test_c_too_is_chosen_on_the_images_given_for_it():
     x, y = clusters(0)
     val_x, val_y = clusters(3, count=40)
     model, C = classifier(x, y, aside=(val_x, val_y))
-    best = {c: hits(classifier(x, y, aside=(val_x, val_y), cs=(c,))[0], val_x, val_y).mean() for c in (1e-4, C, 100.0)}
+    best = {
+        c: hits(classifier(x, y, aside=(val_x, val_y), cs=(c,))[0], val_x, val_y).mean()
+        for c in (1e-4, C, 100.0)
+    }
     assert best[C] == max(best.values())
     assert model[-1].C == C
     held = class_model()
@@ -144,9 +170,13 @@ def test_vectors_with_their_own_lengths_can_be_probed():
     model = Long(class_model().vectors.numpy())
     unit = run(model, labelled_dots(), train=labelled_dots(30), features="embedding")
     own = run(model, labelled_dots(), train=labelled_dots(30), features="projected")
-    assert own["linear_top1"] == unit["linear_top1"]  # logistic regression takes standardised features
+    assert (
+        own["linear_top1"] == unit["linear_top1"]
+    )  # logistic regression takes standardised features
     assert own["protocol"] != unit["protocol"]
-    with pytest.raises(InputError, match="a probe needs a model with project_images, which Fake has not"):
+    with pytest.raises(
+        InputError, match="a probe needs a model with project_images, which Fake has not"
+    ):
         evaluate(Fake(vectors(0)), labelled_dots(), ["probe"], features="projected")
 
 
@@ -155,7 +185,10 @@ def test_vectors_with_their_own_lengths_can_be_probed():
     [
         ({"fit": "sdg"}, "did you mean 'sgd'"),
         ({"bootstrap": -1}, "bootstrap is -1; it must be at least 0"),
-        ({"val": Rows([row("a", 1, label=0)], ("c0", "other"))}, "label 'class' has other class names"),
+        (
+            {"val": Rows([row("a", 1, label=0)], ("c0", "other"))},
+            "label 'class' has other class names",
+        ),
     ],
 )
 def test_bad_requests_are_told_before_anything_is_computed(settings, message):

@@ -1,4 +1,5 @@
-"""The suite visualness: the sheet's number, what says which texts are visual, thresholds, and the protocol."""
+"""The suite visualness: the sheet's number, what says which texts are visual, thresholds, and the
+protocol."""
 
 from dataclasses import replace
 
@@ -35,8 +36,13 @@ class Nulled(Fake):
 
 def source(label="label"):
     visual = [True, False, True, False, True, False, False, True]
-    samples = [replace(row(str(at), at, f"text {at}"), labels={label: int(yes)}) for at, yes in enumerate(visual)]
-    samples = [one if yes else replace(one, images={}) for one, yes in zip(samples, visual, strict=True)]
+    samples = [
+        replace(row(str(at), at, f"text {at}"), labels={label: int(yes)})
+        for at, yes in enumerate(visual)
+    ]
+    samples = [
+        one if yes else replace(one, images={}) for one, yes in zip(samples, visual, strict=True)
+    ]
     return rows(samples, label), visual
 
 
@@ -76,7 +82,9 @@ def test_visual_is_what_a_label_calls_so_or_what_has_a_image():
         assert labelled(renamed, label=named)[1].tolist() == visual
     bare, _ = source("other")
     assert labelled(bare)[1].tolist() == visual  # by the images
-    unsure = rows([replace(each, labels={"label": -1}) if each.key == "3" else each for each in data.samples])
+    unsure = rows(
+        [replace(each, labels={"label": -1}) if each.key == "3" else each for each in data.samples]
+    )
     found = evaluate(Nulled(vectors(0)), unsure, ["visualness"])["visualness"]
     assert (found["n"], found["bad"]) == (7, {"no-label": 1})
 
@@ -100,4 +108,8 @@ def test_what_does_not_fit_is_named_before_anything_is_computed(settings, messag
 def test_texts_of_one_kind_are_refused():
     data, _ = source()
     with pytest.raises(InputError, match="4 of 4 texts are visual"):
-        evaluate(Nulled(vectors(0)), rows([each for each in data.samples if each.labels["label"]]), ["visualness"])
+        evaluate(
+            Nulled(vectors(0)),
+            rows([each for each in data.samples if each.labels["label"]]),
+            ["visualness"],
+        )

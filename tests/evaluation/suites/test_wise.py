@@ -1,4 +1,5 @@
-"""The suite of all weights between two models: its ends, its middle, the model as it was afterwards."""
+"""The suite of all weights between two models: its ends, its middle, the model as it was
+afterwards."""
 
 import copy
 
@@ -35,15 +36,21 @@ def test_its_ends_are_the_two_models_and_the_model_is_left_as_it_was(models):
     assert ends[0] > ends[1]
     assert found["best"] == max(means)
     assert found["alpha"] in (0.0, 0.5)
-    assert all(torch.equal(value, state[name]) for name, value in after.encoder.state_dict().items())
+    assert all(
+        torch.equal(value, state[name]) for name, value in after.encoder.state_dict().items()
+    )
 
 
 def test_each_source_has_its_own_column(models):
-    two = open_source(f"{SOURCE},scenes:number=1:styles=neon:seed=8:split=val:count=30:texts=caption")
+    two = open_source(
+        f"{SOURCE},scenes:number=1:styles=neon:seed=8:split=val:count=30:texts=caption"
+    )
     found = wise(models[1], two, earlier=[models[0]], alphas=(0.0, 1.0))
     assert [len(row) for row in found["by_alpha"].values()] == [3, 3]
     for row in found["by_alpha"].values():
-        assert row["mean"] == pytest.approx(sum(value for name, value in row.items() if name != "mean") / 2)
+        assert row["mean"] == pytest.approx(
+            sum(value for name, value in row.items() if name != "mean") / 2
+        )
 
 
 def test_weights_lie_between(models):

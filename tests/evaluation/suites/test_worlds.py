@@ -1,4 +1,5 @@
-"""Suites on the worlds: an oracle that knows what each image shows gets full marks, and a point gets none."""
+"""Suites on the worlds: an oracle that knows what each image shows gets full marks, and a point
+gets none."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,8 @@ WIDTH = 512
 
 
 class Oracle:
-    """Knows each image of a source, and of its edits, by its pixels; its vectors count words and pairs of words."""
+    """Knows each image of a source, and of its edits, by its pixels; its vectors count words and
+    pairs of words."""
 
     identity = "oracle"
     preprocess = Preprocess(size=64)
@@ -31,7 +33,9 @@ class Oracle:
         for source in sources:
             for index in range(len(source)):
                 for sample in (source[index], *source[index].edits):
-                    self.samples[self.preprocess.read(sample.images["main"]).numpy().tobytes()] = sample
+                    self.samples[self.preprocess.read(sample.images["main"]).numpy().tobytes()] = (
+                        sample
+                    )
 
     def know(self, images: Tensor) -> list[Sample]:
         return [self.samples[pixels.numpy().tobytes()] for pixels in images]
@@ -51,14 +55,18 @@ class Oracle:
     def match(self, images: Tensor, texts: Sequence[str], *, batch_size: int) -> Tensor:
         return (self.embed_images(images, batch_size=batch_size) * self.embed_texts(texts)).sum(1)
 
-    def generate(self, images: Tensor, prompts: Sequence[str] | None = None, *, batch_size: int) -> list[str]:
+    def generate(
+        self, images: Tensor, prompts: Sequence[str] | None = None, *, batch_size: int
+    ) -> list[str]:
         samples = self.know(images)
         if prompts is None:
             return [sample.captions()[0] for sample in samples]
         found = []
         for sample, prompt in zip(samples, prompts, strict=True):
             texts = list(sample.texts)
-            at = next(i for i, text in enumerate(texts) if text.role == "question" and text.text == prompt)
+            at = next(
+                i for i, text in enumerate(texts) if text.role == "question" and text.text == prompt
+            )
             found.append(texts[at + 1].text)
         return found
 
@@ -66,11 +74,20 @@ class Oracle:
         """Class and depth at the middle of each cell of an 8 x 8 grid, and the labels pooled."""
         tokens, pooled = [], []
         for sample in self.know(images):
-            planes = [np.asarray(sample.masks["class"].decode(), int), np.asarray(sample.arrays["depth"], float)]
-            classes, depth = (laid_under(plane, self.preprocess, 0)[4::8, 4::8].ravel() for plane in planes)
+            planes = [
+                np.asarray(sample.masks["class"].decode(), int),
+                np.asarray(sample.arrays["depth"], float),
+            ]
+            classes, depth = (
+                laid_under(plane, self.preprocess, 0)[4::8, 4::8].ravel() for plane in planes
+            )
             tokens.append(np.concatenate([np.eye(256)[classes], depth[:, None]], 1))
-            pooled.append([float(value == k) for value in sample.labels.values() for k in range(20)])
-        return Encoded(tokens=torch.tensor(np.array(tokens)), pooled=torch.tensor(pooled), grid=(8, 8))
+            pooled.append(
+                [float(value == k) for value in sample.labels.values() for k in range(20)]
+            )
+        return Encoded(
+            tokens=torch.tensor(np.array(tokens)), pooled=torch.tensor(pooled), grid=(8, 8)
+        )
 
 
 class Point(Oracle):
@@ -95,7 +112,11 @@ def test_an_oracle_gets_full_marks(scenes, oracle):
     assert found["retrieval"]["i2t_r1"] == found["retrieval"]["t2i_mrr"] == 1.0
     assert found["retrieval"]["reranked_t2i_r1"] == 1.0
     assert found["composition"]["i2t_2way"] == found["composition"]["group"] == 1.0
-    assert {"recolour", "replace"} <= set(found["composition"]["by_kind"]) <= {"swap", "recolour", "replace"}
+    assert (
+        {"recolour", "replace"}
+        <= set(found["composition"]["by_kind"])
+        <= {"swap", "recolour", "replace"}
+    )
     assert found["captions"]["accuracy"] == 1.0
     assert found["captions"]["cider"] == pytest.approx(10)
     assert found["answers"]["exact"] == 1.0
@@ -108,9 +129,14 @@ def test_objects_are_those_that_boxes_name(scenes, oracle):
     class Named(type(scenes)):
         def schema(self):
             fields = super().schema()
-            return {**fields, "boxes": replace(fields["boxes"], classes=fields["labels.object"].classes)}
+            return {
+                **fields,
+                "boxes": replace(fields["boxes"], classes=fields["labels.object"].classes),
+            }
 
-    found = evaluate(oracle, Named(scenes.world, len(scenes), scenes.seed), ["captions"])["captions"]
+    found = evaluate(oracle, Named(scenes.world, len(scenes), scenes.seed), ["captions"])[
+        "captions"
+    ]
     assert found["object_recall"] == found["object_precision"] == 1.0
     assert found["chance_object_recall"] < 0.5
 
@@ -144,7 +170,9 @@ def test_noise_is_told_by_how_badly_captions_fit():
 
 def test_siblings_are_units():
     source = open_source("scenes:count=40:siblings=4:drop=0:seed=1")
-    found = evaluate(Oracle(source, role="caption"), source, ["composition"], siblings="scene")["composition"]
+    found = evaluate(Oracle(source, role="caption"), source, ["composition"], siblings="scene")[
+        "composition"
+    ]
     assert found["n"] <= 10
     assert 3 < found["ways"] <= 4
     assert found["group_1"] > 0.9 > found["chance_group_1"]

@@ -1,4 +1,5 @@
-"""Base and novel classes, groups and prompt ensembles of zero-shot classification, against loops."""
+"""Base and novel classes, groups and prompt ensembles of zero-shot classification, against
+loops."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,12 +21,19 @@ NAMES = [f"c{n}" for n in range(5)]
 def source(labels, groups=None, names=NAMES) -> Rows:
     samples = [row(str(i), 10 + i, label=label) for i, label in enumerate(labels)]
     if groups is not None:
-        samples = [replace(each, labels={**each.labels, "g": g}) for each, g in zip(samples, groups, strict=True)]
+        samples = [
+            replace(each, labels={**each.labels, "g": g})
+            for each, g in zip(samples, groups, strict=True)
+        ]
     return Rows(samples, names, {"labels.g": Field(kind="int", classes=("left", "right", "top"))})
 
 
 @settings(max_examples=50, deadline=None)
-@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=10), tied=st.booleans(), seed=st.integers(0, 99))
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=10),
+    tied=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_base_and_novel_equal_loops_over_their_own_classes(labels, tied, seed):
     labels = [*labels, 0, 4]  # both halves have images
     model = Fake(np.sign(vectors(seed, 30)) if tied else vectors(seed, 30))
@@ -39,17 +47,24 @@ def test_base_and_novel_equal_loops_over_their_own_classes(labels, tied, seed):
         )
     base, novel = (float(np.mean(hits[name])) for name in ("base", "novel"))
     assert (result["base_top1"], result["novel_top1"]) == pytest.approx((base, novel))
-    assert result["harmonic"] == pytest.approx(2 * base * novel / (base + novel) if base + novel else 0)
+    assert result["harmonic"] == pytest.approx(
+        2 * base * novel / (base + novel) if base + novel else 0
+    )
     assert (result["chance_base_top1"], result["chance_novel_top1"]) == (1 / 3, 1 / 2)
     assert result["chance_harmonic"] == pytest.approx(2 / 5)
 
 
 class Learnt(Fake):
-    """A classifier; where its classes look at each other, more than three of them turn its logits round."""
+    """A classifier; where its classes look at each other, more than three of them turn its logits
+    round."""
 
     def __init__(self, table: np.ndarray, independent: bool):
         super().__init__(table)
-        self.name, self.classes, self.classifier = "learnt", (), SimpleNamespace(independent=independent)
+        self.name, self.classes, self.classifier = (
+            "learnt",
+            (),
+            SimpleNamespace(independent=independent),
+        )
 
     def set_classes(self, names):
         self.classes = tuple(names)
@@ -85,7 +100,11 @@ def test_novel_classes_may_be_named_and_need_a_rest():
     named = zeroshot(model, source([0, 1, 4]), novel=["c3", "c4"])
     assert named["protocol"] == zeroshot(model, source([0, 1, 4]), novel="half")["protocol"]
     assert named["protocol"] != zeroshot(model, source([0, 1, 4]))["protocol"]
-    for novel, message in ((["c9"], "novel class 'c9'"), (NAMES, "5 of 5 classes are novel"), ([], "0 of 5 classes")):
+    for novel, message in (
+        (["c9"], "novel class 'c9'"),
+        (NAMES, "5 of 5 classes are novel"),
+        ([], "0 of 5 classes"),
+    ):
         with pytest.raises(InputError, match=message):
             evaluate(model, source([0, 1, 4]), ["zeroshot"], novel=novel)
     with pytest.raises(InputError, match="no image is of a novel class"):
@@ -94,7 +113,8 @@ def test_novel_classes_may_be_named_and_need_a_rest():
 
 @settings(max_examples=50, deadline=None)
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2)), min_size=1, max_size=10), seed=st.integers(0, 99)
+    rows=st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2)), min_size=1, max_size=10),
+    seed=st.integers(0, 99),
 )
 def test_groups_equal_loops_and_the_worst_is_the_least(rows, seed):
     labels, groups = map(list, zip(*[*rows, (0, 0)], strict=True))
@@ -110,23 +130,38 @@ def test_groups_equal_loops_and_the_worst_is_the_least(rows, seed):
     assert {name: values["top1"] for name, values in result["by_group"].items()} == pytest.approx(
         {name: np.mean(hits) for name, hits in found.items()}
     )
-    assert {name: values["n"] for name, values in result["by_group"].items()} == {k: len(v) for k, v in found.items()}
-    assert result["worst_group_top1"] == min(values["top1"] for values in result["by_group"].values())
+    assert {name: values["n"] for name, values in result["by_group"].items()} == {
+        k: len(v) for k, v in found.items()
+    }
+    assert result["worst_group_top1"] == min(
+        values["top1"] for values in result["by_group"].values()
+    )
     assert result["by_group"][result["worst_group"]]["top1"] == result["worst_group_top1"]
 
 
 def test_groups_without_names_have_numbers_and_a_missing_label_is_told():
-    assert group_accuracy(np.array([1.0, 0.0]), np.array([3, 3]), ()) == {"3": {"top1": 0.5, "n": 2}}
-    with pytest.raises(InputError, match="label of source 'rows' for groups 'gg'; did you mean 'g'"):
+    assert group_accuracy(np.array([1.0, 0.0]), np.array([3, 3]), ()) == {
+        "3": {"top1": 0.5, "n": 2}
+    }
+    with pytest.raises(
+        InputError, match="label of source 'rows' for groups 'gg'; did you mean 'g'"
+    ):
         evaluate(Fake(vectors(0)), source([0]), ["zeroshot"], group="gg")
     with pytest.raises(InputError, match="no image has the label that says its group"):
         zeroshot(Fake(vectors(0)), source([0], [-1]), group="g")
 
 
 def test_an_ensemble_of_prompts_is_another_protocol_and_lies_between_its_members():
-    """The image lies between what the two prompts of its class say; the other class has one of them nearer."""
+    """The image lies between what the two prompts of its class say; the other class has one of them
+    nearer."""
     table = np.zeros((20, 3))
-    table[[0, 10, 1, 11, 12]] = [[1, 0, 0], [0, 1, 0], [1, 0.4, 0], [0, 0, 1], [1, 1, 0]]  # c0, 1c0, c1, 1c1, image
+    table[[0, 10, 1, 11, 12]] = [
+        [1, 0, 0],
+        [0, 1, 0],
+        [1, 0.4, 0],
+        [0, 0, 1],
+        [1, 1, 0],
+    ]  # c0, 1c0, c1, 1c1, image
     image = Rows([row("a", 12, label=0)], ("c0", "c1"))
     one, both = (zeroshot(Fake(table), image, templates=each) for each in (("{}",), ("{}", "1{}")))
     assert (one["top1"], both["top1"]) == (0.0, 1.0)
@@ -135,12 +170,16 @@ def test_an_ensemble_of_prompts_is_another_protocol_and_lies_between_its_members
 
 def test_a_model_that_maps_everything_to_one_point_names_no_class():
     point = np.tile(np.random.default_rng(0).normal(size=(1, 6)), (30, 1))
-    result = zeroshot(Fake(point), source([0, 1, 2, 3, 4], [0, 1, 2, 0, 1]), novel="half", group="g")
+    result = zeroshot(
+        Fake(point), source([0, 1, 2, 3, 4], [0, 1, 2, 0, 1]), novel="half", group="g"
+    )
     assert result["top1"] == result["harmonic"] == result["worst_group_top1"] == 0.0
 
 
 def test_errors_of_zeroshot_come_before_another_suite_computes():
     model = Fake(vectors(0))
     with pytest.raises(InputError, match="did you mean 'class'"):
-        evaluate(model, Rows([row("a", 1, "t 1", label=0)]), ["retrieval", "zeroshot"], label="clas")
+        evaluate(
+            model, Rows([row("a", 1, "t 1", label=0)]), ["retrieval", "zeroshot"], label="clas"
+        )
     assert not model.seen

@@ -1,4 +1,5 @@
-"""The claim on noisy pairs asks what it says: equal steps, noise at its rate, filters that keep what they should."""
+"""The claim on noisy pairs asks what it says: equal steps, noise at its rate, filters that keep
+what they should."""
 
 from dataclasses import replace
 
@@ -31,7 +32,9 @@ def test_sets_are_nested_and_noisy_as_they_say(drawn):
     sets = {name: open_source(spec) for name, spec in drawn.items()}
     assert [len(sets[f"noisy{times}"]) for times in (1, 2, 4, 8)] == [N, 2 * N, 4 * N, 8 * N]
     assert list(sets["noisy2"].keys())[:N] == list(sets["noisy1"].keys())
-    assert list(sets["clean1"].keys()) == list(sets["noisy1"].keys())  # the same scenes, their captions apart
+    assert list(sets["clean1"].keys()) == list(
+        sets["noisy1"].keys()
+    )  # the same scenes, their captions apart
     noise = np.array([sample.labels["noise"] for sample in sets["noisy8"]])
     assert np.mean(noise > 0) == pytest.approx(0.4, abs=0.05)
     assert {sample.labels["noise"] for sample in sets["clean1"]} == {0}
@@ -42,7 +45,10 @@ def test_sets_are_nested_and_noisy_as_they_say(drawn):
 def test_the_filter_drops_noise_and_as_many_are_dropped_at_random(drawn):
     kept = {name: open_source(drawn[name]) for name in ("filtered", "dropped")}
     assert len(kept["filtered"]) == len(kept["dropped"])
-    share = {name: np.mean([sample.labels["noise"] > 0 for sample in source]) for name, source in kept.items()}
+    share = {
+        name: np.mean([sample.labels["noise"] > 0 for sample in source])
+        for name, source in kept.items()
+    }
     assert share["filtered"] < 0.3
     assert share["dropped"] == pytest.approx(0.4, abs=0.06)
 
@@ -56,7 +62,10 @@ def test_arms_differ_in_data_and_divisor_alone(tmp_path, monkeypatch, drawn):
     assert {str(replace(config, data={}, config={})) for config in begun.values()} == {
         str(replace(begun["clean"], data={}, config={}))
     }
-    divisors = {name: (c.config.get("sigma", 1.0), c.config.get("learned", True)) for name, c in begun.items()}
+    divisors = {
+        name: (c.config.get("sigma", 1.0), c.config.get("learned", True))
+        for name, c in begun.items()
+    }
     assert divisors.pop("fixed") == (1.0, False)
     assert divisors.pop("best_fixed") == (align.BEST_SIGMA, False)
     assert set(divisors.values()) == {(1.0, True)}

@@ -1,4 +1,5 @@
-"""The claim on the improved recipe asks what it says: arms as named, a design that none of them saw."""
+"""The claim on the improved recipe asks what it says: arms as named, a design that none of them
+saw."""
 
 from dataclasses import replace
 
@@ -13,7 +14,9 @@ def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
     assert len(claim.seeds) >= 3
     assert 100 not in claim.seeds
     assert len(open_source(cliprocket.MEASURED)) == cliprocket.PAIRS
-    assert not set(open_source(cliprocket.LEARNT).keys()) & set(open_source(cliprocket.MEASURED).keys())
+    assert not set(open_source(cliprocket.LEARNT).keys()) & set(
+        open_source(cliprocket.MEASURED).keys()
+    )
 
 
 def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
@@ -47,7 +50,11 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
         "clip_longer": (0, "none", False, False),
     }
     assert begun["clip_longer"].recipe.epochs == 3 * begun["clip"].recipe.epochs
-    assert {c.config["stop_words"] for name, c in begun.items() if "clip" in name[:5] or name == "siamlip"} == {0.0}
+    assert {
+        c.config["stop_words"]
+        for name, c in begun.items()
+        if "clip" in name[:5] or name == "siamlip"
+    } == {0.0}
     same = {str(replace(c, config={}, recipe=replace(c.recipe, epochs=1))) for c in begun.values()}
     assert len(same) == 1
 
@@ -58,7 +65,9 @@ def test_one_quick_arm_runs_with_texts_as_they_are(tmp_path, brief):
 
     def change(method):
         cliprocket.keep_texts(method)
-        views.extend(view for view in method.views(method.stages()[0]) if isinstance(view, VariedTextView))
+        views.extend(
+            view for view in method.views(method.stages()[0]) if isinstance(view, VariedTextView)
+        )
 
     trial = Trial(seed=5, folder=tmp_path, quick=True)
     found = cliprocket.trained(change=change)(trial)

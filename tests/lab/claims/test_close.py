@@ -1,4 +1,5 @@
-"""CLOSE's claim asks what it says: one encoder with a gap, equal texts and steps, and arms that differ in the noise."""
+"""CLOSE's claim asks what it says: one encoder with a gap, equal texts and steps, and arms that
+differ in the noise."""
 
 from collections import Counter
 from dataclasses import replace
@@ -15,13 +16,17 @@ from diptych.lab.claims import close
 def begun(tmp_path, monkeypatch):
     """What each arm but the encoder begins, by name."""
     found = {}
-    monkeypatch.setattr(close, "run", lambda config, folder, change=None: found.__setitem__(name, (config, change)))
+    monkeypatch.setattr(
+        close, "run", lambda config, folder, change=None: found.__setitem__(name, (config, change))
+    )
     monkeypatch.setattr(close, "load", lambda folder: None)
     monkeypatch.setattr(close, "measure", lambda model, trial: {"facts": 0.4, "texts": 0.5})
     prelude = {"texts": "texts.jsonl", "pairs": "scenes", "task": "scenes", "clip": "tiny"}
     for name, arm in close.claim.arms.items():
         if name != "encoder":
-            assert arm(Trial(seed=3, folder=tmp_path, prelude=prelude))["own"] == (0.4 if name == "images" else 0.5)
+            assert arm(Trial(seed=3, folder=tmp_path, prelude=prelude))["own"] == (
+                0.4 if name == "images" else 0.5
+            )
     return found
 
 
@@ -36,22 +41,34 @@ def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
 def test_arms_differ_in_the_noise_the_layer_and_what_is_read_alone(begun):
     free = ("noise", "train_on", "gap")
     same = {
-        str(replace(config, data={}, config={k: v for k, v in config.config.items() if k not in free}))
+        str(
+            replace(
+                config, data={}, config={k: v for k, v in config.config.items() if k not in free}
+            )
+        )
         for config, _ in begun.values()
     }
     assert len(same) == 1
-    told = {name: {k: v for k, v in config.config.items() if k in free[1:]} for name, (config, _) in begun.items()}
+    told = {
+        name: {k: v for k, v in config.config.items() if k in free[1:]}
+        for name, (config, _) in begun.items()
+    }
     assert {name: options for name, options in told.items() if options} == {
         "images": {"train_on": "images"},
         "mean_shift": {"gap": "mean"},
         "random_shift": {"gap": "random:scale=0.5"},
     }
     assert {name for name, (_, change) in begun.items() if change is not None} == {"not_unit"}
-    assert {name for name, (config, _) in begun.items() if "scenes" in config.data.values()} == {"images", "mean_shift"}
+    assert {name for name, (config, _) in begun.items() if "scenes" in config.data.values()} == {
+        "images",
+        "mean_shift",
+    }
 
 
 def test_noise_has_the_length_that_it_has_at_768_dimensions(begun):
-    lengths = {name: config.config["noise"] * close.WIDTH**0.5 for name, (config, _) in begun.items()}
+    lengths = {
+        name: config.config["noise"] * close.WIDTH**0.5 for name, (config, _) in begun.items()
+    }
     assert lengths["w08"] == pytest.approx(2.217, abs=1e-3)  # the sheet's
     assert {name: round(length / 768**0.5, 4) for name, length in lengths.items()} == {
         "w0": 0,
@@ -68,9 +85,14 @@ def test_noise_has_the_length_that_it_has_at_768_dimensions(begun):
 
 
 def test_the_commonest_values_are_told_by_chance():
-    samples = list(open_source(f"{close.SCENES}:{close.ALL}:seed=3:split=val:count={close.HELD_OUT}"))
+    samples = list(
+        open_source(f"{close.SCENES}:{close.ALL}:seed=3:split=val:count={close.HELD_OUT}")
+    )
     facts = close.told_of(samples)
-    shares = [Counter(each[fact] for each in facts).most_common(1)[0][1] / len(facts) for fact in close.FACTS]
+    shares = [
+        Counter(each[fact] for each in facts).most_common(1)[0][1] / len(facts)
+        for fact in close.FACTS
+    ]
     assert sum(shares) / len(shares) <= close.CHANCE
     assert close.rightly([sample.captions()[0] for sample in samples], facts) == 1
 
@@ -79,7 +101,9 @@ def test_captions_of_the_encoder_leave_out_most_of_the_facts_and_those_of_the_ta
     told = {}
     for how in (close.LITTLE, close.ALL):
         samples = list(open_source(f"{close.SCENES}:{how}:seed=3:count=100"))
-        told[how] = close.rightly([sample.captions()[0] for sample in samples], close.told_of(samples))
+        told[how] = close.rightly(
+            [sample.captions()[0] for sample in samples], close.told_of(samples)
+        )
     assert told[close.LITTLE] < 0.6
     assert told[close.ALL] == 1
 
@@ -92,7 +116,9 @@ def test_one_quick_arm_runs(tmp_path):
     for name in ("encoder", "not_unit"):
         (folder := tmp_path / name).mkdir()
         found[name] = close.claim.arms[name](replace(trial, folder=folder, prelude=prelude))
-    assert found["encoder"]["excess"] == pytest.approx(found["encoder"]["matched"] - found["encoder"]["unrelated"])
+    assert found["encoder"]["excess"] == pytest.approx(
+        found["encoder"]["matched"] - found["encoder"]["unrelated"]
+    )
     assert all(0 <= value <= 1 for value in found["not_unit"].values())
 
 

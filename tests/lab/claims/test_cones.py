@@ -1,4 +1,5 @@
-"""The claim on concepts asks what it says: the same images, steps and batches, and rates as told."""
+"""The claim on concepts asks what it says: the same images, steps and batches, and rates as
+told."""
 
 from dataclasses import replace
 
@@ -43,15 +44,18 @@ def test_arms_differ_in_method_and_rate_alone(tmp_path, monkeypatch):
         same = {
             str(
                 replace(
-                    configs[at], method="", config={}, recipe=replace(configs[at].recipe, lr=1.0, steps=1, epochs=1)
+                    configs[at],
+                    method="",
+                    config={},
+                    recipe=replace(configs[at].recipe, lr=1.0, steps=1, epochs=1),
                 )
             )
             for configs in list(begun.values())[:6]
         }
         assert len(same) == 1
-    assert {name: {config.recipe.steps for config in configs} for name, configs in begun.items()} == {
-        name: {1} if name in ("held", "tuned") else {cones.STEPS} for name in begun
-    }
+    assert {
+        name: {config.recipe.steps for config in configs} for name, configs in begun.items()
+    } == {name: {1} if name in ("held", "tuned") else {cones.STEPS} for name in begun}
     assert begun["inversion"][0].config["position"] == "name"
     second, still = (begun[name][0] for name in ("second", "tuned"))
     assert second.config == still.config
@@ -60,7 +64,9 @@ def test_arms_differ_in_method_and_rate_alone(tmp_path, monkeypatch):
 
 def test_a_concept_that_is_held_is_its_name(tmp_path):
     trial = Trial(seed=5, folder=tmp_path, quick=True)
-    assert cones.accuracy(trial, ("cones", cones.STILL, {}), "novel", 1) == cones.accuracy(trial, None, "novel", 1)
+    assert cones.accuracy(trial, ("cones", cones.STILL, {}), "novel", 1) == cones.accuracy(
+        trial, None, "novel", 1
+    )
 
 
 def test_a_step_is_timed_on_both_sides(tmp_path):

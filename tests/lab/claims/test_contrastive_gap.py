@@ -1,4 +1,5 @@
-"""The claim on the gap asks what it says: arms differ in their loss alone, and measures are those of the model."""
+"""The claim on the gap asks what it says: arms differ in their loss alone, and measures are those
+of the model."""
 
 import numpy as np
 import pytest
@@ -40,7 +41,12 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
         if name not in ("start", "twins"):
             arm(Trial(seed=3, folder=tmp_path, prelude="the/prelude"))
     losses = {
-        name: (c["mode"], c.get("remove_contrastive", False), c.get("uniform", 1), c.get("align", 1))
+        name: (
+            c["mode"],
+            c.get("remove_contrastive", False),
+            c.get("uniform", 1),
+            c.get("align", 1),
+        )
         for name, c in ((name, config.config) for name, config in begun.items())
     }
     assert losses == {
@@ -54,13 +60,20 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
     }
     assert begun.pop("narrow").config["reproject"] == 16
     small = begun.pop("small_batch").recipe
-    assert small.batch_size / small.epochs == pytest.approx(64 / begun["clip"].recipe.epochs)  # as many steps
+    assert small.batch_size / small.epochs == pytest.approx(
+        64 / begun["clip"].recipe.epochs
+    )  # as many steps
     for config in begun.values():
         assert (config.init, config.options.seed) == ("the/prelude", 3)
         assert (config.recipe, config.data) == (begun["clip"].recipe, begun["clip"].data)
         assert config.recipe.batch_size == 64
         options = method_class("contrastive_gap").configure(config.config)
-        assert (options.reproject, options.tau, options.learned, options.distinct) == (64, 0.01, False, "concept")
+        assert (options.reproject, options.tau, options.learned, options.distinct) == (
+            64,
+            0.01,
+            False,
+            "concept",
+        )
 
 
 def test_what_is_measured_of_a_model_that_knows_nothing(monkeypatch):

@@ -1,4 +1,5 @@
-"""The claim on class-aware prompts asks what it says: recipes alike but for rates, halves left out, one query."""
+"""The claim on class-aware prompts asks what it says: recipes alike but for rates, halves left out,
+one query."""
 
 from dataclasses import replace
 
@@ -34,8 +35,13 @@ def test_arms_differ_in_method_change_and_the_rate_of_the_method_alone(tmp_path,
     monkeypatch.setattr(ctp_tft, "halves", lambda model, trial: {})
     monkeypatch.setattr(ctp_tft, "cosine", lambda model, trial: 0.0)
     for name, arm in ctp_tft.claim.arms.items():
-        if name not in ("names", "agnostic"):  # the first trains nothing, the other is measured by a part of the model
-            assert arm(Trial(seed=3, folder=tmp_path, prelude={"train": "scenes:count=4"})) == {"cosine": 0.0}
+        if name not in (
+            "names",
+            "agnostic",
+        ):  # the first trains nothing, the other is measured by a part of the model
+            assert arm(Trial(seed=3, folder=tmp_path, prelude={"train": "scenes:count=4"})) == {
+                "cosine": 0.0
+            }
     assert {name: config.method for name, config in begun.items()} == {
         "coop": "coop",
         "cocoop": "cocoop",
@@ -46,7 +52,14 @@ def test_arms_differ_in_method_change_and_the_rate_of_the_method_alone(tmp_path,
     }
     assert {name for name, change in changes.items() if change} == {"still", "ctp", "tft"}
     rates = {name: config.recipe.lr for name, config in begun.items()}
-    assert rates == {"coop": 0.02, "cocoop": 0.02, "still": 0.02, "ctp_tft": 0.01, "ctp": 0.01, "tft": 0.01}
+    assert rates == {
+        "coop": 0.02,
+        "cocoop": 0.02,
+        "still": 0.02,
+        "ctp_tft": 0.01,
+        "ctp": 0.01,
+        "tft": 0.01,
+    }
     alike = {"epochs": 1.0, "lr": 0.1}  # steps win over epochs
     same = {str(replace(c, method="", recipe=replace(c.recipe, **alike))) for c in begun.values()}
     assert len(same) == 1
@@ -56,7 +69,9 @@ def step(made):
     """A step of descent."""
     made.train()
     learning = [parameter for parameter in made.parameters() if parameter.requires_grad]
-    torch.nn.functional.cross_entropy(made.model(random_images(3)), torch.tensor([0, 1, 2])).backward()
+    torch.nn.functional.cross_entropy(
+        made.model(random_images(3)), torch.tensor([0, 1, 2])
+    ).backward()
     torch.optim.SGD(learning, lr=0.1).step()
     made.zero_grad()
 
@@ -72,7 +87,10 @@ def test_a_half_that_is_left_out_adds_nothing_after_steps_either(change, out):
         image, patches = model.look(model.encoder.encode_image(random_images(2)))
         classes = model.aware(image, patches, model.text_features())
         found = {"tuned": model.tuned(image, patches, classes), "aware": classes}
-        kept = {"tuned": image, "aware": model.pair_features(torch.zeros(2, 1, 32))}  # with no shift
+        kept = {
+            "tuned": image,
+            "aware": model.pair_features(torch.zeros(2, 1, 32)),
+        }  # with no shift
         other = "aware" if out == "tuned" else "tuned"
         torch.testing.assert_close(found[out], kept[out])
         assert not torch.allclose(found[other], kept[other], atol=1e-4)
@@ -95,7 +113,11 @@ def test_the_agnostic_arm_asks_with_one_query_in_training_and_when_measured(tmp_
         seed=5,
         folder=tmp_path,
         quick=True,
-        prelude={"train": f"{WORLD}:count=20", "test": f"{WORLD}:split=val:count=20", "novel": ["blue cat", "red bus"]},
+        prelude={
+            "train": f"{WORLD}:count=20",
+            "test": f"{WORLD}:split=val:count=20",
+            "novel": ["blue cat", "red bus"],
+        },
     )
     asked = []
     aware = ctp_tft.ClassAware.aware

@@ -1,4 +1,5 @@
-"""The claim on long captions asks what it says: one source, equal steps, texts and losses as named."""
+"""The claim on long captions asks what it says: one source, equal steps, texts and losses as
+named."""
 
 from dataclasses import replace
 
@@ -27,7 +28,9 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(dreamlip, "measure", lambda trial: {})
     for name, arm in dreamlip.claim.arms.items():  # noqa: B007  (the patched run reads it)
         arm(Trial(seed=3, folder=tmp_path, prelude="scenes:count=4"))
-    assert {name: (c.method, c.config["role"], c.config.get("subcaption")) for name, c in begun.items()} == {
+    assert {
+        name: (c.method, c.config["role"], c.config.get("subcaption")) for name, c in begun.items()
+    } == {
         "raw": ("clip", "web", None),
         "cut": ("clip", "long*", None),
         "one": ("clip", "long", None),
@@ -38,7 +41,10 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
     }
     assert begun["one_longer"].recipe.steps == 4 * begun["one"].recipe.steps
     assert {name for name, change in changes.items() if change} == {"even"}
-    same = {str(replace(c, method="", config={}, recipe=replace(c.recipe, steps=1))) for c in begun.values()}
+    same = {
+        str(replace(c, method="", config={}, recipe=replace(c.recipe, steps=1)))
+        for c in begun.values()
+    }
     assert len(same) == 1
 
 

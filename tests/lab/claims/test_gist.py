@@ -1,4 +1,5 @@
-"""The claim on matched captions asks what it says: equal steps, matches that see, labels that are lost."""
+"""The claim on matched captions asks what it says: equal steps, matches that see, labels that are
+lost."""
 
 from dataclasses import replace
 
@@ -28,7 +29,9 @@ def test_names_say_nothing_and_descriptions_everything(drawn):
     bank = descriptions.read(f"{drawn}/bank.json")
     assert {len(texts) for texts in bank.values()} == {12}
     assert len({text for texts in bank.values() for text in texts}) == 144
-    words = {word for texts in bank.values() for text in texts for word in text.replace(",", "").split()}
+    words = {
+        word for texts in bank.values() for text in texts for word in text.replace(",", "").split()
+    }
     assert not words & {name.split()[0] for name in bank}
     for colour in gist.COLOURS:
         assert {sum(colour in text for text in texts) for texts in bank.values()} == {4}
@@ -53,7 +56,9 @@ def test_arms_differ_in_their_texts_alone(tmp_path, monkeypatch):
         arm(Trial(seed=3, folder=tmp_path, prelude="drawn"))
     assert set(gist.claim.arms) - set(begun) == {"probe", "probe_full"}
     data = {name: config.data["train"] for name, config in begun.items()}
-    assert {data[name] for name in begun if not name.endswith("_full")} == {"drawn/train:shots=5:draw=3"}
+    assert {data[name] for name in begun if not name.endswith("_full")} == {
+        "drawn/train:shots=5:draw=3"
+    }
     assert {data[name] for name in begun if name.endswith("_full")} == {"drawn/train"}
     assert len({str(replace(config, data={}, config={})) for config in begun.values()}) == 1
     assert begun["class"].config["bank"] == "a photo of a {}."

@@ -1,4 +1,5 @@
-"""The claim on Lion asks what it says: equal samples, grids of equal rate times decay, a choice that saw no result."""
+"""The claim on Lion asks what it says: equal samples, grids of equal rate times decay, a choice
+that saw no result."""
 
 import pytest
 import torch
@@ -45,7 +46,9 @@ def test_all_batches_see_the_same_samples_and_the_large_one_each_concept_once():
 
 def test_a_run_learns_and_tells_its_state(data, monkeypatch):
     monkeypatch.setitem(lion.BATCHES, "64", 256)
-    found = {name: lion.train(data, lion.recipe(name, "64", 1e-3), 5, 1) for name in ("adamw", "lion")}
+    found = {
+        name: lion.train(data, lion.recipe(name, "64", 1e-3), 5, 1) for name in ("adamw", "lion")
+    }
     assert found["lion"]["state_bytes_a_parameter"] == 4
     assert 8 < found["adamw"]["state_bytes_a_parameter"] < 8.01
     assert (found["adamw"]["lr"], found["lion"]["lr"]) == pytest.approx((1e-3, 1e-4))
@@ -68,7 +71,9 @@ def test_rate_times_decay_is_one_number_for_both_optimisers_and_every_rate():
             recipe = lion.recipe(name, "64", times * lion.LOWEST)
             for group in optim.build(small_model(), recipe, {}).param_groups:
                 if group["weight_decay"]:
-                    assert group["lr"] * group["weight_decay"] == pytest.approx(lion.RATE_TIMES_DECAY)
+                    assert group["lr"] * group["weight_decay"] == pytest.approx(
+                        lion.RATE_TIMES_DECAY
+                    )
 
 
 def test_arms_take_the_rate_that_does_best_on_the_other_hand(tmp_path, monkeypatch):
@@ -78,12 +83,18 @@ def test_arms_take_the_rate_that_does_best_on_the_other_hand(tmp_path, monkeypat
     def pretend(data, recipe, seed, epochs):
         runs.append(recipe)
         times = round(recipe.lr / lion.LOWEST)
-        return {"r1": times / 100, "r1_choice": {1: 0.1, 3: 0.4, 10: 0.3, 30: 0.2}[times], "lr": recipe.lr}
+        return {
+            "r1": times / 100,
+            "r1_choice": {1: 0.1, 3: 0.4, 10: 0.3, 30: 0.2}[times],
+            "lr": recipe.lr,
+        }
 
     monkeypatch.setattr(lion, "train", pretend)
     monkeypatch.setattr(lion, "drawings", dict)
     first = lion.prelude(Trial(seed=0, folder=tmp_path))
-    assert [(r.optimizer, r.batch_size) for r in runs] == [("adamw", 64)] * 4 + [("adamw", 2048)] * 4
+    assert [(r.optimizer, r.batch_size) for r in runs] == [("adamw", 64)] * 4 + [
+        ("adamw", 2048)
+    ] * 4
     trial = Trial(seed=0, folder=tmp_path, prelude=first)
     assert lion.ARMS["adamw_64"](trial)["r1"] == 0.03
     runs.clear()
@@ -93,7 +104,9 @@ def test_arms_take_the_rate_that_does_best_on_the_other_hand(tmp_path, monkeypat
     assert len({r.lr for r in runs}) == len(lion.GRID)
     runs.clear()
     lion.ARMS["same_rate_64"](trial)
-    assert [(r.optimizer, r.lr, r.batch_size) for r in runs] == [("lion:factor=1", 3 * lion.LOWEST, 64)]
+    assert [(r.optimizer, r.lr, r.batch_size) for r in runs] == [
+        ("lion:factor=1", 3 * lion.LOWEST, 64)
+    ]
     runs.clear()
     lion.ARMS["one_beta_64"](trial)
     assert {r.optimizer for r in runs} == {"lion:betas=(0.9,0.9)"}

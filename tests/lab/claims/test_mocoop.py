@@ -1,4 +1,5 @@
-"""The claim on images of several styles asks what it says: equal steps and images, groups and losses as named."""
+"""The claim on images of several styles asks what it says: equal steps and images, groups and
+losses as named."""
 
 from dataclasses import replace
 
@@ -17,12 +18,16 @@ def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
     assert len(claim.seeds) >= 5
     assert 100 not in claim.seeds
     assert claim.floor.chance == 1 / len(adapting.classes(0)[0])
-    assert {*mocoop.STYLES} == {*STYLES} - {*RESERVED_STYLES}  # templates name what the model knows, and nothing else
+    assert {*mocoop.STYLES} == {*STYLES} - {
+        *RESERVED_STYLES
+    }  # templates name what the model knows, and nothing else
 
 
 def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
     begun = {}
-    monkeypatch.setattr(adapting, "run", lambda config, folder, change=None: begun.__setitem__(name, config))
+    monkeypatch.setattr(
+        adapting, "run", lambda config, folder, change=None: begun.__setitem__(name, config)
+    )
     monkeypatch.setattr(adapting, "load", lambda folder: None)
     monkeypatch.setattr(mocoop, "load", lambda name: None)
     given = {}
@@ -31,12 +36,22 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
         "evaluate",
         lambda model, source, suites, **how: (
             given.__setitem__(name, how)
-            or {"zeroshot": dict.fromkeys(("base_top1", "novel_top1", "harmonic", "worst_group_top1"), 0.5)}
+            or {
+                "zeroshot": dict.fromkeys(
+                    ("base_top1", "novel_top1", "harmonic", "worst_group_top1"), 0.5
+                )
+            }
         ),
     )
     monkeypatch.setattr(mocoop, "open_source", lambda spec: None)
     for name, arm in mocoop.claim.arms.items():  # noqa: B007  (the patched functions read it)
-        arm(Trial(seed=3, folder=tmp_path, prelude={"train": "scenes:count=4", "test": "scenes", "novel": ["red cat"]}))
+        arm(
+            Trial(
+                seed=3,
+                folder=tmp_path,
+                prelude={"train": "scenes:count=4", "test": "scenes", "novel": ["red cat"]},
+            )
+        )
     assert {name: how["templates"] for name, how in given.items() if "templates" in how} == {
         "names": (adapting.TEMPLATE,),
         "ensemble": templates("styles"),
@@ -62,7 +77,13 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
     }
     assert all("names" not in c.config for c in begun.values())  # no name of a novel class
     assert (
-        len({str(replace(c, method="", config={}, recipe=replace(c.recipe, epochs=1.0))) for c in begun.values()}) == 1
+        len(
+            {
+                str(replace(c, method="", config={}, recipe=replace(c.recipe, epochs=1.0)))
+                for c in begun.values()
+            }
+        )
+        == 1
     )
     [one] = begun["one"].config["templates"].values()
     assert tuple(one) == templates("styles")
@@ -83,7 +104,9 @@ def test_what_a_router_tells_of_the_style_is_its_information():
     shares = [styles.count(style) / 12 for style in set(styles)]
     from math import log
 
-    assert mocoop.routed(Guide(styles), source) == pytest.approx(-sum(share * log(share) for share in shares))
+    assert mocoop.routed(Guide(styles), source) == pytest.approx(
+        -sum(share * log(share) for share in shares)
+    )
     assert mocoop.routed(Guide([0] * 12), source) == pytest.approx(0)
 
 

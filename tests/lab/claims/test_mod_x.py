@@ -1,4 +1,5 @@
-"""The claim on a stream of domains asks what it says: domains apart, equal steps, a teacher that never learnt."""
+"""The claim on a stream of domains asks what it says: domains apart, equal steps, a teacher that
+never learnt."""
 
 from dataclasses import replace
 
@@ -35,7 +36,9 @@ def test_arms_differ_in_what_is_kept_alone(tmp_path, monkeypatch):
     joint = begun.pop("joint")
     assert joint.data["train"].count(".tar") == 4
     assert joint.recipe.steps == 3 * begun["finetune"].recipe.steps
-    assert {name: (c.config["alpha"], c.config.get("screen", True)) for name, c in begun.items()} == {
+    assert {
+        name: (c.config["alpha"], c.config.get("screen", True)) for name, c in begun.items()
+    } == {
         "finetune": (0.0, True),
         "alpha1": (1.0, True),
         "alpha5": (5.0, True),
@@ -54,17 +57,30 @@ def test_arms_differ_in_what_is_kept_alone(tmp_path, monkeypatch):
 
 def test_the_stranger_never_learnt_and_stays_so():
     config = resolve(
-        "mod_x", {"train": "scenes", "phase1": "scenes"}, init="tiny", config={"phases": 2, "pretrained": True}
+        "mod_x",
+        {"train": "scenes", "phase1": "scenes"},
+        init="tiny",
+        config={"phases": 2, "pretrained": True},
     )
     method, model = build_method(config, None)
     before = {name: value.clone() for name, value in method.old.module.state_dict().items()}
     mod_x.estrange(method)
-    weights = [name for name, value in before.items() if name.endswith("weight") and value.dim() > 1]
-    changed = [name for name in weights if not torch.equal(before[name], method.old.module.state_dict()[name])]
+    weights = [
+        name for name, value in before.items() if name.endswith("weight") and value.dim() > 1
+    ]
+    changed = [
+        name
+        for name in weights
+        if not torch.equal(before[name], method.old.module.state_dict()[name])
+    ]
     assert len(changed) > len(weights) / 2
     method.stages()[0].prepare(None)
-    assert all(not torch.equal(before[name], method.old.module.state_dict()[name]) for name in changed)
-    assert torch.equal(model.state_dict()[changed[0]], before[changed[0]])  # the new model learns on as it was
+    assert all(
+        not torch.equal(before[name], method.old.module.state_dict()[name]) for name in changed
+    )
+    assert torch.equal(
+        model.state_dict()[changed[0]], before[changed[0]]
+    )  # the new model learns on as it was
 
 
 def test_one_quick_arm_runs_and_domains_share_no_scene(tmp_path, brief, monkeypatch):

@@ -21,7 +21,10 @@ def test_arms_differ_in_objective_and_number_of_texts_alone(tmp_path, monkeypatc
     monkeypatch.setattr(multi_view, "measure", lambda trial: {})
     for name, arm in multi_view.claim.arms.items():  # noqa: B007  (the patched run reads it)
         arm(Trial(seed=3, folder=tmp_path, prelude="scenes:count=4"))
-    assert {name: (c.config["objective"], c.config["images"], c.config["texts"]) for name, c in begun.items()} == {
+    assert {
+        name: (c.config["objective"], c.config["images"], c.config["texts"])
+        for name, c in begun.items()
+    } == {
         "pairwise2": ("pairwise", 1, 1),
         "pairwise5": ("pairwise", 1, 4),
         "dhel2": ("mv_dhel", 1, 1),
@@ -29,7 +32,11 @@ def test_arms_differ_in_objective_and_number_of_texts_alone(tmp_path, monkeypatc
         "infonce5": ("mv_infonce", 1, 4),
     }
     same = {
-        str(replace(c, config={k: v for k, v in c.config.items() if k not in ("objective", "texts")}))
+        str(
+            replace(
+                c, config={k: v for k, v in c.config.items() if k not in ("objective", "texts")}
+            )
+        )
         for c in begun.values()
     }
     assert len(same) == 1

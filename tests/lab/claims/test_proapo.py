@@ -1,4 +1,5 @@
-"""The claim on searched prompts: sentences as described, arms that differ in one thing, no scene twice."""
+"""The claim on searched prompts: sentences as described, arms that differ in one thing, no scene
+twice."""
 
 import json
 from dataclasses import replace
@@ -32,7 +33,9 @@ def test_each_class_has_four_true_sentences_four_of_others_and_two_shared_ones(s
     for variety in classes:
         assert [len(variety.true), len(variety.false), len(set(variety.sentences))] == [4, 4, 10]
         siblings = [each for each in classes if each.concept == variety.concept]
-        assert len({each.colour for each in siblings}) == len({each.place for each in siblings}) == 4
+        assert (
+            len({each.colour for each in siblings}) == len({each.place for each in siblings}) == 4
+        )
         others = {sentence for each in siblings if each is not variety for sentence in each.true}
         assert set(variety.false) <= others
         assert not set(variety.false) & set(variety.true)
@@ -66,9 +69,18 @@ def test_arms_differ_in_one_thing_each(tmp_path, monkeypatch):
     prelude = {"data": "images/", "descriptions": "sentences.json"}
     for name in ("proapo", "accuracy", "edits", "random_groups", "shuffled"):
         proapo.claim.arms[name](Trial(seed=3, folder=tmp_path, prelude=prelude))
-    assert {name for name, change in changes.items() if change} == {"edits", "random_groups", "shuffled"}
-    assert {name: c.config["w_ce"] for name, c in begun.items() if "w_ce" in c.config} == {"accuracy": 0.0}
-    same = {str(replace(c, config={k: v for k, v in c.config.items() if k != "w_ce"})) for c in begun.values()}
+    assert {name for name, change in changes.items() if change} == {
+        "edits",
+        "random_groups",
+        "shuffled",
+    }
+    assert {name: c.config["w_ce"] for name, c in begun.items() if "w_ce" in c.config} == {
+        "accuracy": 0.0
+    }
+    same = {
+        str(replace(c, config={k: v for k, v in c.config.items() if k != "w_ce"}))
+        for c in begun.values()
+    }
     assert len(same) == 1
 
 
@@ -81,7 +93,9 @@ def test_changes_break_what_they_say():
     proapo.edits_alone(method)
     assert method.operators == Operators(mutate=0, cross=0)
     proapo.random_groups(method)
-    groups = method.select_groups(SimpleNamespace(rng=np.random.default_rng(0), exists=np.ones((20, 11), bool)))
+    groups = method.select_groups(
+        SimpleNamespace(rng=np.random.default_rng(0), exists=np.ones((20, 11), bool))
+    )
     assert [len(set(group.tolist())) for group in groups] == [7, 5]
     assert not np.array_equal(groups[0], np.arange(7))
     assert max(map(max, groups)) < 20
@@ -95,10 +109,15 @@ def test_quick_arms_run_and_count_what_is_kept(tmp_path):
     trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
     prelude = proapo.draw(trial)
     source = open_source(prelude["data"])
-    assert sorted(source.schema()["labels.class"].classes) == sorted(variety.name for variety in proapo.varieties(5))
+    assert sorted(source.schema()["labels.class"].classes) == sorted(
+        variety.name for variety in proapo.varieties(5)
+    )
     assert len(source) == 20
     assert prelude["vectors"].shape == (100, 192)
-    assert all(len(sentences) == 10 for sentences in json.loads(Path(prelude["descriptions"]).read_text()).values())
+    assert all(
+        len(sentences) == 10
+        for sentences in json.loads(Path(prelude["descriptions"]).read_text()).values()
+    )
     trial = replace(trial, prelude=prelude)
     described = proapo.claim.arms["descriptions"](trial)
     assert described["false"] == 0.4

@@ -1,4 +1,5 @@
-"""SPRC's claim asks what it says: one backbone, equal steps and data, and arms that differ in the prompt alone."""
+"""SPRC's claim asks what it says: one backbone, equal steps and data, and arms that differ in the
+prompt alone."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -33,8 +34,12 @@ def test_floors_are_the_size_of_the_galleries(data_pack):
 @pytest.mark.parametrize("name", ["claim", "real"])
 def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, name):
     begun, made = {}, {}
-    monkeypatch.setattr(sprc, "run", lambda config, folder, change: begun.__setitem__(arm, (config, change)))
-    monkeypatch.setattr(sprc, "load", lambda folder: SimpleNamespace(composer=made.setdefault(arm, stand_in())))
+    monkeypatch.setattr(
+        sprc, "run", lambda config, folder, change: begun.__setitem__(arm, (config, change))
+    )
+    monkeypatch.setattr(
+        sprc, "load", lambda folder: SimpleNamespace(composer=made.setdefault(arm, stand_in()))
+    )
     monkeypatch.setattr(sprc, "measure", lambda model, held_out: {})
     prelude = {"data": "scenes:siblings=6", "held_out": "scenes:siblings=6", "pairs": "tiny"}
     for arm, function in getattr(sprc, name).arms.items():  # noqa: B007  (what is patched reads it)
@@ -45,7 +50,10 @@ def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, n
         for config, _ in begun.values()
     }
     assert len(same) == 1
-    told = {arm: {k: config.config[k] for k in free if k in config.config} for arm, (config, _) in begun.items()}
+    told = {
+        arm: {k: config.config[k] for k in free if k in config.config}
+        for arm, (config, _) in begun.items()
+    }
     expected = {
         "image": sprc.ALONE,
         "text": sprc.ALONE,
@@ -84,7 +92,8 @@ def test_baselines_read_what_they_say(quick):
     ids, lengths = torch.randint(3, 60, (2, 6), generator=generator), torch.tensor([6, 4])
     with torch.no_grad():
         text, image, both, zeros = (
-            ask(composer, x, ids, lengths) for ask in (sprc.of_text, sprc.of_image, sprc.of_both, sprc.of_zeros)
+            ask(composer, x, ids, lengths)
+            for ask in (sprc.of_text, sprc.of_image, sprc.of_both, sprc.of_zeros)
         )
         torch.testing.assert_close(both, normalize(text + image, dim=-1))
         torch.testing.assert_close(sprc.of_text(composer, x.flip(0), ids, lengths), text)

@@ -1,4 +1,5 @@
-"""The claim on Tip-Adapter asks what it says: one image or all, labels dealt out anew, the classes learnt alone."""
+"""The claim on Tip-Adapter asks what it says: one image or all, labels dealt out anew, the classes
+learnt alone."""
 
 import itertools
 
@@ -32,7 +33,10 @@ def shop(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tip_adapter, "goods", goods)
     monkeypatch.setattr(tip_adapter, "GOODS", "object")
-    descriptions.write(tmp_path / "bank.json", {"cat": ["it has legs.", "it is on the grass."], "fish": ["it swims."]})
+    descriptions.write(
+        tmp_path / "bank.json",
+        {"cat": ["it has legs.", "it is on the grass."], "fish": ["it swims."]},
+    )
     held = tip_adapter.Shop(Pair("tiny"), str(tmp_path / "bank.json"))
     return Trial(seed=1, folder=tmp_path, quick=True, prelude=held)
 
@@ -54,7 +58,10 @@ def test_votes_are_those_that_are_best_on_the_validation_split(shop, monkeypatch
 def test_described_classes_are_told_by_all_of_their_sentences(shop, monkeypatch):
     monkeypatch.setattr(tip_adapter, "told", lambda model, trial: {"model": model})
     sets = tip_adapter.described(shop)["model"].classifier
-    assert sets.prompts_of("cat") == ("a photo of a cat. it has legs.", "a photo of a cat. it is on the grass.")
+    assert sets.prompts_of("cat") == (
+        "a photo of a cat. it has legs.",
+        "a photo of a cat. it is on the grass.",
+    )
 
 
 @pytest.mark.parametrize("arm", ["names", "gist", "coop", "probe", "tuned"])
@@ -84,7 +91,9 @@ def test_dealt_labels_are_the_same_labels_in_another_order():
 
 
 def test_arms_learn_from_as_many_images_as_they_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(tip_adapter, "measure", lambda model, trial: {"keys": len(model.classifier.keys)})
+    monkeypatch.setattr(
+        tip_adapter, "measure", lambda model, trial: {"keys": len(model.classifier.keys)}
+    )
     train = "scenes:number=1:texts=caption:objects=cat:held_out=0.0:styles=seen:count=100"
     for shots, keys in ((1, 8), (None, 100)):
         (tmp_path / str(keys)).mkdir()
@@ -94,12 +103,18 @@ def test_arms_learn_from_as_many_images_as_they_say(tmp_path, monkeypatch):
 
 def test_arms_are_judged_on_the_classes_that_they_learnt(tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(tip_adapter, "classes", lambda seed: (["green cat", "blue cat"], ["red cat"]))
+    monkeypatch.setattr(
+        tip_adapter, "classes", lambda seed: (["green cat", "blue cat"], ["red cat"])
+    )
     monkeypatch.setattr(
         tip_adapter,
         "evaluate",
-        lambda model, source, suites, label: seen.update(source.schema()) or {"zeroshot": {"top1": 0.5}},
+        lambda model, source, suites, label: (
+            seen.update(source.schema()) or {"zeroshot": {"top1": 0.5}}
+        ),
     )
     test = "scenes:number=1:texts=caption:objects=cat:colours=red+blue+green:styles=seen:count=20"
-    assert tip_adapter.measure(None, Trial(seed=3, folder=tmp_path, prelude={"test": test})) == {"base": 0.5}
+    assert tip_adapter.measure(None, Trial(seed=3, folder=tmp_path, prelude={"test": test})) == {
+        "base": 0.5
+    }
     assert set(seen["labels.pair"].classes) == {"green cat", "blue cat"}

@@ -1,5 +1,5 @@
-"""The claim on visual sentences asks what it says: one start, equal steps, labels from documents, words that tell
-nothing."""
+"""The claim on visual sentences asks what it says: one start, equal steps, labels from documents,
+words that tell nothing."""
 
 from dataclasses import replace
 
@@ -37,16 +37,23 @@ def test_the_data_are_what_they_say(trial):
         assert all((row["image"] is None) == (row["label"] == 0) for row in rows)
     auto = visualness.read(trial.prelude["auto"])
     assert 0.3 < np.mean([row["label"] for row in auto]) < 0.4
-    texts = {name: {row["text"] for row in visualness.read(trial.prelude[name])} for name in ("human", "val", "test")}
+    texts = {
+        name: {row["text"] for row in visualness.read(trial.prelude[name])}
+        for name in ("human", "val", "test")
+    }
     assert not texts["test"] & (texts["val"] | texts["human"] | {row["text"] for row in auto})
     for stage in visualness.STAGES:
-        whole, dealt = (visualness.read(trial.prelude[name]) for name in (stage, f"shuffled_{stage}"))
+        whole, dealt = (
+            visualness.read(trial.prelude[name]) for name in (stage, f"shuffled_{stage}")
+        )
         assert [row["text"] for row in dealt] == [row["text"] for row in whole]
         images = [sorted(row["image"] or "" for row in rows) for rows in (whole, dealt)]
         assert images[0] == images[1]
         assert dealt != whole
     source = open_source(trial.prelude["test"])
-    assert labelled(source)[1].tolist() == [bool(row["label"]) for row in visualness.read(trial.prelude["test"])]
+    assert labelled(source)[1].tolist() == [
+        bool(row["label"]) for row in visualness.read(trial.prelude["test"])
+    ]
     longest = load("tiny").tokenizer
     assert not any(longest.lost(text) for text in labelled(source)[0])
 
@@ -59,11 +66,21 @@ def test_arms_differ_in_what_they_say_alone(trial, tmp_path, monkeypatch):
     for name in TRAINED:
         visualness.claim.arms[name](replace(trial, folder=tmp_path, quick=False))
     epochs = {name: config.recipe.epochs for name, config in begun.items()}
-    assert {name: each for name, each in epochs.items() if each != 5} == {"automatic": 6.5, "human": 22}
-    plain = {name: replace(config, recipe=replace(config.recipe, epochs=1)) for name, config in begun.items()}
+    assert {name: each for name, each in epochs.items() if each != 5} == {
+        "automatic": 6.5,
+        "human": 22,
+    }
+    plain = {
+        name: replace(config, recipe=replace(config.recipe, epochs=1))
+        for name, config in begun.items()
+    }
     assert len({str(replace(config, data={}, config={})) for config in plain.values()}) == 1
     own = {
-        name: {key: value for key, value in config.config.items() if key not in ("augment", "human_epochs")}
+        name: {
+            key: value
+            for key, value in config.config.items()
+            if key not in ("augment", "human_epochs")
+        }
         for name, config in begun.items()
     }
     assert {name: options for name, options in own.items() if options} == {
@@ -71,8 +88,13 @@ def test_arms_differ_in_what_they_say_alone(trial, tmp_path, monkeypatch):
         "other_null": {"null_seed": 1},
         "common": {"visual": "common"},
     }
-    data = {name: tuple(path.rsplit("/", 1)[1] for path in config.data.values()) for name, config in begun.items()}
-    assert data["tip"] == data["multi"] == data["common"] == ("auto.jsonl", "human.jsonl", "val.jsonl")
+    data = {
+        name: tuple(path.rsplit("/", 1)[1] for path in config.data.values())
+        for name, config in begun.items()
+    }
+    assert (
+        data["tip"] == data["multi"] == data["common"] == ("auto.jsonl", "human.jsonl", "val.jsonl")
+    )
     assert data["automatic"] == ("auto.jsonl", "val.jsonl")
     assert data["human"] == ("human.jsonl", "val.jsonl")
     assert data["shuffled"] == ("shuffled_auto.jsonl", "shuffled_human.jsonl", "val.jsonl")
@@ -101,7 +123,9 @@ def test_concreteness_comes_from_the_pack_or_is_asked_for(trial, tmp_path, monke
         visualness.ratings()
     (tmp_path / "concreteness").mkdir()
     lines = '{"word": "cat", "bigram": false, "mean": 4.9}\n{"word": "hope", "bigram": false, "mean": 1.2}\n'
-    (tmp_path / "concreteness" / "words.jsonl").write_text(lines + '{"word": "a b", "bigram": true, "mean": 2}\n')
+    (tmp_path / "concreteness" / "words.jsonl").write_text(
+        lines + '{"word": "a b", "bigram": true, "mean": 2}\n'
+    )
     assert visualness.ratings() == {"cat": 4.9, "hope": 1.2}
     scores = visualness.mean_of_words(["Cat, hope!", "nothing"], visualness.ratings(), 3.0)
     assert scores.tolist() == pytest.approx([3.05, 3.0])

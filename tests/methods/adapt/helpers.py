@@ -58,7 +58,12 @@ class Labelled(Toy):
 
     def schema(self):
         schema = super().schema()
-        return {**schema, "labels.class": replace(schema["labels.class"], classes=schema["labels.class"].classes[:3])}
+        return {
+            **schema,
+            "labels.class": replace(
+                schema["labels.class"], classes=schema["labels.class"].classes[:3]
+            ),
+        }
 
     def labels(self, name):
         return np.array([-1 if index in self.lost else index % 3 for index in range(len(self))])

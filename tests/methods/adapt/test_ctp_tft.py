@@ -24,7 +24,9 @@ def moved(tft="query_image", heads=2, **config):
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
+                parameter.add_(
+                    torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
+                )
     return made
 
 
@@ -50,7 +52,9 @@ def test_as_many_numbers_are_learnt_as_the_sheet_counts():
 def test_a_class_reads_the_image_as_worked_out_by_hand():
     layer, tokens = plain(2), torch.tensor([[[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
     weights = torch.tensor([[0.575975, 0.140029, 0.283995], [0.197776, 0.401112, 0.401112]])
-    torch.testing.assert_close(layer.weights(torch.eye(2)[None], tokens)[0, 0], weights, atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        layer.weights(torch.eye(2)[None], tokens)[0, 0], weights, atol=2e-6, rtol=0
+    )
     read = torch.tensor([[1.435946, 0.424025], [0.796664, 0.802224]])
     torch.testing.assert_close(layer(torch.eye(2)[None], tokens)[0], read, atol=2e-6, rtol=0)
 
@@ -58,14 +62,20 @@ def test_a_class_reads_the_image_as_worked_out_by_hand():
 def test_the_image_reads_the_classes_as_worked_out_by_hand():
     layer, image = plain(2), torch.tensor([[[1.0, 0.5]]])
     weights = torch.tensor([0.587479, 0.412521])
-    torch.testing.assert_close(layer.weights(image, torch.eye(2)[None]).flatten(), weights, atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        layer.weights(image, torch.eye(2)[None]).flatten(), weights, atol=2e-6, rtol=0
+    )
     made = method("ctp_tft").model
     made.tft, made.alpha = layer, torch.nn.Parameter(torch.tensor(0.5))
     tuned = made.tuned(image, torch.zeros(1, 1, 2), torch.eye(2)[None])
-    torch.testing.assert_close(tuned.flatten(), torch.tensor([0.877729, 0.479158]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        tuned.flatten(), torch.tensor([0.877729, 0.479158]), atol=2e-6, rtol=0
+    )
     made.alpha.data.zero_()
     untuned = made.tuned(image, torch.zeros(1, 1, 2), torch.eye(2)[None])
-    torch.testing.assert_close(untuned.flatten(), torch.tensor([0.894427, 0.447214]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        untuned.flatten(), torch.tensor([0.894427, 0.447214]), atol=2e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("tft", ["query_image", "pool"])
@@ -74,9 +84,15 @@ def test_the_first_step_is_zero_shot_with_any_names(tft):
     for names in (NAMES, ["a green triangle", "bar"]):
         made.model.set_classes(names)
         with torch.no_grad():
-            expected = made.model.encoder.logit_scale() * made.model.encoder.embed_images(x) @ zero_shot(made).T
+            expected = (
+                made.model.encoder.logit_scale()
+                * made.model.encoder.embed_images(x)
+                @ zero_shot(made).T
+            )
             torch.testing.assert_close(made.model(x), expected, atol=1e-4, rtol=1e-4)
-            torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5
+            )
 
 
 def slow_read(layer, query, keys):
@@ -89,7 +105,9 @@ def slow_read(layer, query, keys):
         ),
         strict=True,
     ):
-        scores = torch.stack([sum(a * b for a, b in zip(q, one, strict=True)) / len(q) ** 0.5 for one in k])
+        scores = torch.stack(
+            [sum(a * b for a, b in zip(q, one, strict=True)) / len(q) ** 0.5 for one in k]
+        )
         share = scores.exp() / scores.exp().sum()
         heads.append(sum(s * one for s, one in zip(share, v, strict=True)))
     return layer.out(torch.cat(heads))
@@ -111,7 +129,9 @@ def slow_logits(made, x, tft):
             tokens = encoder.text.table(ids)
             count = len(words.ids("a photo of a"))
             tokens[0, 1 : 1 + count] = model.context + model.meta(model.norm(read))
-            classes.append(encoder.embed_texts(None, torch.tensor([ids.shape[1]]), embeddings=tokens)[0])
+            classes.append(
+                encoder.embed_texts(None, torch.tensor([ids.shape[1]]), embeddings=tokens)[0]
+            )
         row = []
         for one in classes:
             if tft == "pool":
@@ -130,7 +150,9 @@ def test_logits_and_their_gradients_equal_loops_over_images_classes_and_heads(tf
     for logits in (made.model(x), slow_logits(made, x, tft)):
         made.zero_grad()
         F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
-        grads.append([logits.detach(), *(p.grad.clone() for p in made.parameters() if p.requires_grad)])
+        grads.append(
+            [logits.detach(), *(p.grad.clone() for p in made.parameters() if p.requires_grad)]
+        )
     for fast, slow in zip(*grads, strict=True):
         torch.testing.assert_close(fast, slow, atol=1e-8, rtol=1e-6)
 
@@ -177,7 +199,9 @@ def test_the_order_of_patches_does_not_matter_and_that_of_classes_is_the_logits(
         turned = patches[:, torch.tensor([2, 0, 3, 1])]
         classes = model.aware(image, patches, model.text_features())
         torch.testing.assert_close(model.aware(image, turned, model.text_features()), classes)
-        torch.testing.assert_close(model.tuned(image, turned, classes), model.tuned(image, patches, classes))
+        torch.testing.assert_close(
+            model.tuned(image, turned, classes), model.tuned(image, patches, classes)
+        )
         logits = model(x)
         order = [2, 0, 1]
         model.set_classes([NAMES[at] for at in order])
@@ -206,10 +230,16 @@ def test_without_alpha_the_classes_learn_as_without_tuning():
     model = made.model
     model.alpha.data.zero_()
     F.cross_entropy(model(x), y).backward()
-    with_it = {name: p.grad.clone() for name, p in made.named_parameters() if p.requires_grad and "tft" not in name}
+    with_it = {
+        name: p.grad.clone()
+        for name, p in made.named_parameters()
+        if p.requires_grad and "tft" not in name
+    }
     made.zero_grad()
     image = model.encoder.embed_images(x)[:, None]
-    F.cross_entropy(model.encoder.logit_scale() * (image * model.class_features(x)).sum(-1), y).backward()
+    F.cross_entropy(
+        model.encoder.logit_scale() * (image * model.class_features(x)).sum(-1), y
+    ).backward()
     for name, parameter in made.named_parameters():
         if parameter.requires_grad and "tft" not in name and "alpha" not in name:
             torch.testing.assert_close(parameter.grad, with_it[name])
@@ -218,7 +248,9 @@ def test_without_alpha_the_classes_learn_as_without_tuning():
 def test_the_names_that_ask_get_no_gradient_and_are_encoded_once_in_training():
     made, calls = method("ctp_tft").train(), []
     encode = made.model.encoder.encode_text
-    made.model.encoder.encode_text = lambda ids, lengths, **how: calls.append(ids) or encode(ids, lengths, **how)
+    made.model.encoder.encode_text = lambda ids, lengths, **how: (
+        calls.append(ids) or encode(ids, lengths, **how)
+    )
     for _ in range(3):
         F.cross_entropy(made.model(random_images()), torch.tensor([0, 1, 2, 0])).backward()
     assert sum(ids is not None for ids in calls) == 1

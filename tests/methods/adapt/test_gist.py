@@ -1,4 +1,5 @@
-"""GIST: captions are matched inside the class alone, by a model that is not trained, and each makes its own pair."""
+"""GIST: captions are matched inside the class alone, by a model that is not trained, and each makes
+its own pair."""
 
 import json
 import math
@@ -24,7 +25,10 @@ from diptych.towers.nn.parts import Temperature
 
 TOY = Toy(48, ["images.main", "labels.class"])
 COLOURS = TOY.schema()["labels.class"].classes
-BANK = {name: [f"{name} {shape}" for shape in ("circle", "square", "triangle", "bar")] for name in COLOURS}
+BANK = {
+    name: [f"{name} {shape}" for shape in ("circle", "square", "triangle", "bar")]
+    for name in COLOURS
+}
 BANK["red"] = ["red circle", "red bar"]
 
 
@@ -40,7 +44,10 @@ def bank(tmp_path):
 
 def units(count, seed, width=8):
     return normalize(
-        torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
+        torch.randn(
+            count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        ),
+        dim=1,
     )
 
 
@@ -78,7 +85,9 @@ def test_lengths_of_vectors_and_other_classes_change_nothing():
     assert torch.equal(matched(5 * images, labels, texts, [3, 4], 2)[0], places)
     elsewhere = texts.clone()
     elsewhere[3:] = images[0]  # captions of class 1 that fit an image of class 0 best of all
-    assert torch.equal(matched(images, labels, elsewhere, [3, 4], 2)[0][labels == 0], places[labels == 0])
+    assert torch.equal(
+        matched(images, labels, elsewhere, [3, 4], 2)[0][labels == 0], places[labels == 0]
+    )
 
 
 def test_one_caption_a_class_is_matched_whatever_top_is():
@@ -100,18 +109,27 @@ def test_the_stage_matches_with_the_model_as_it_starts_and_writes_what_it_found(
     engine = make_engine(tmp_path / "run", method=held, source=TOY, recipe={"steps": 4})
     engine.run()
     fresh = method(bank=bank)
-    pixels = torch.stack([fresh.model.image.preprocess(TOY[at].images["main"].decode()) for at in range(48)])
+    pixels = torch.stack(
+        [fresh.model.image.preprocess(TOY[at].images["main"].decode()) for at in range(48)]
+    )
     with torch.no_grad():
         images = fresh.eval().model.embed_images(pixels)
     texts = fresh.matcher.embed_texts([text for name in COLOURS for text in BANK[name]])
-    places, _ = matched(images, torch.arange(48) % 8, texts, [len(BANK[name]) for name in COLOURS], 2)
+    places, _ = matched(
+        images, torch.arange(48) % 8, texts, [len(BANK[name]) for name in COLOURS], 2
+    )
     assert torch.equal(torch.from_numpy(engine.feed.columns["train"]["matched"]), places)
     written = json.loads((tmp_path / "run" / "captions_top2.json").read_text())
-    assert written == {f"{at:03d}": [BANK[COLOURS[at % 8]][place] for place in places[at].tolist()] for at in range(48)}
+    assert written == {
+        f"{at:03d}": [BANK[COLOURS[at % 8]][place] for place in places[at].tolist()]
+        for at in range(48)
+    }
     [told] = [line for line in read_log(tmp_path / "run") if line.get("stage") == "match"]
     assert told["spread"] == spread(places[:, 0], torch.arange(48) % 8)
     moved = {
-        name.split(".")[0] for name, value in held.model.state_dict().items() if not torch.equal(value, start[name])
+        name.split(".")[0]
+        for name, value in held.model.state_dict().items()
+        if not torch.equal(value, start[name])
     }
     assert moved == {"image", "text", "image_projection", "text_projection", "logit_scale"}
 
@@ -121,19 +139,28 @@ def test_another_model_matches_and_stays_as_it_is(tmp_path, bank):
     engine = make_engine(tmp_path / "run", method=held, source=TOY, recipe={"steps": 2})
     engine.run()
     assert not any(name.startswith("teacher") for name, _ in held.named_parameters())
-    own = make_engine(tmp_path / "own", method=method(bank=bank, top=1, use=1), source=TOY, recipe={"steps": 2})
+    own = make_engine(
+        tmp_path / "own", method=method(bank=bank, top=1, use=1), source=TOY, recipe={"steps": 2}
+    )
     own.run()
-    assert not np.array_equal(engine.feed.columns["train"]["matched"], own.feed.columns["train"]["matched"])
+    assert not np.array_equal(
+        engine.feed.columns["train"]["matched"], own.feed.columns["train"]["matched"]
+    )
 
 
 def test_a_run_that_goes_on_does_not_match_again(tmp_path, bank):
     unbroken = make_engine(tmp_path / "a", method=method(bank=bank), source=TOY, save_every=1)
     unbroken.run()
     run_until(make_engine(tmp_path / "b", method=method(bank=bank), source=TOY, save_every=1), 3)
-    resumed = make_engine(tmp_path / "b", method=method(seed=9, bank=bank), source=TOY, save_every=1)
+    resumed = make_engine(
+        tmp_path / "b", method=method(seed=9, bank=bank), source=TOY, save_every=1
+    )
     resumed.method.match = lambda run: pytest.fail("it matches again")
     resumed.run(resume=True)
-    assert all(torch.equal(v, resumed.method.state_dict()[k]) for k, v in unbroken.method.state_dict().items())
+    assert all(
+        torch.equal(v, resumed.method.state_dict()[k])
+        for k, v in unbroken.method.state_dict().items()
+    )
 
 
 # ---- pairs
@@ -153,7 +180,10 @@ def test_each_of_the_first_captions_makes_a_pair(bank):
     found = pairs(method(bank=bank, top=3, use=2), {"matched": places})
     assert len(found) == 96
     texts = [[found[2 * at + k].captions("matched")[0] for k in range(2)] for at in range(48)]
-    assert texts[:2] == [["red: red bar", "red: red circle"], ["orange: orange triangle", "orange: orange circle"]]
+    assert texts[:2] == [
+        ["red: red bar", "red: red circle"],
+        ["orange: orange triangle", "orange: orange circle"],
+    ]
     more = pairs(method(bank=bank, top=3, use=3), {"matched": places})
     assert len(more) == 3 * 48 - 6  # six red images have two each
     assert set(more.labels("origin").tolist()) == set(range(48))
@@ -161,17 +191,25 @@ def test_each_of_the_first_captions_makes_a_pair(bank):
 
 def test_an_epoch_is_a_pass_over_all_pairs(tmp_path, bank):
     engine = make_engine(
-        tmp_path / "run", method=method(bank=bank), source=TOY, recipe={"steps": None, "epochs": 1.0, "batch_size": 16}
+        tmp_path / "run",
+        method=method(bank=bank),
+        source=TOY,
+        recipe={"steps": None, "epochs": 1.0, "batch_size": 16},
     )
     summary = engine.run()
-    assert summary.steps == 1 + (42 * 4 + 6 * 2) // 16 + 1  # the match, and 180 pairs in batches of 16 at the most
+    assert (
+        summary.steps == 1 + (42 * 4 + 6 * 2) // 16 + 1
+    )  # the match, and 180 pairs in batches of 16 at the most
 
 
 def test_the_name_stands_before_a_caption_once():
     held = method(bank="a {}")
-    assert held.said("Black-footed Albatross", "a dark bird") == "Black-footed Albatross: a dark bird"
     assert (
-        held.said("Black-footed Albatross", "black footed albatross: dark bird") == "Black-footed Albatross: dark bird"
+        held.said("Black-footed Albatross", "a dark bird") == "Black-footed Albatross: a dark bird"
+    )
+    assert (
+        held.said("Black-footed Albatross", "black footed albatross: dark bird")
+        == "Black-footed Albatross: dark bird"
     )
     assert held.said("Wren", "note: small") == "Wren: note: small"
     assert method(bank="a {}", prefix=False).said("Wren", "wren: small") == "wren: small"
@@ -183,16 +221,22 @@ def test_long_captions_are_matched_and_short_ones_trained_on(tmp_path, bank):
     held = method(bank=bank, summaries=str(tmp_path / "short.json"), top=2, use=2)
     engine = make_engine(tmp_path / "run", method=held, source=TOY, recipe={"steps": 1})
     engine.run()
-    plain = make_engine(tmp_path / "plain", method=method(bank=bank, top=2, use=2), source=TOY, recipe={"steps": 1})
+    plain = make_engine(
+        tmp_path / "plain", method=method(bank=bank, top=2, use=2), source=TOY, recipe={"steps": 1}
+    )
     plain.run()
-    assert np.array_equal(engine.feed.columns["train"]["matched"], plain.feed.columns["train"]["matched"])
+    assert np.array_equal(
+        engine.feed.columns["train"]["matched"], plain.feed.columns["train"]["matched"]
+    )
     assert held.table()[:3] == ["red: circle", "red: bar", "orange: circle"]
     written = json.loads((tmp_path / "run" / "captions_top2.json").read_text())
     assert set(written["000"]) == {"circle", "bar"}
 
 
 def test_what_one_run_matched_another_takes_as_it_is(tmp_path, bank):
-    engine = make_engine(tmp_path / "run", method=method(bank=bank), source=TOY, recipe={"steps": 3})
+    engine = make_engine(
+        tmp_path / "run", method=method(bank=bank), source=TOY, recipe={"steps": 3}
+    )
     engine.run()
     ready = method(captions=str(tmp_path / "run" / "captions_top5.json"))
     assert [stage.name for stage in ready.stages()] == ["train"]
@@ -223,7 +267,9 @@ def loss(image, text, origin=None, scale=100.0, **config):
     held.model.logit_scale = Temperature(scale)
     count = len(image)
     fields = {} if origin is None else {"origin": torch.tensor(origin)}
-    return held.loss({"image": image, "text": text}, Batch(fields=fields, keys=("k",) * count), AT).total.item()
+    return held.loss(
+        {"image": image, "text": text}, Batch(fields=fields, keys=("k",) * count), AT
+    ).total.item()
 
 
 def test_the_scale_is_clips_and_has_no_bounds():
@@ -240,10 +286,14 @@ def test_the_scale_is_clips_and_has_no_bounds():
 def test_the_floor_of_duplicates(groups, floor):
     apart = torch.eye(4)[groups]
     assert loss(apart, apart) == pytest.approx(floor, abs=1e-5)
-    # one image with different captions: neither way can tell its rows apart, wherever the captions lie
+    # one image with different captions: neither way can tell its rows apart, wherever the captions
+    # lie
     captions = normalize(apart + 0.3 * torch.eye(4), dim=1)
     images = torch.stack(
-        [captions[[at for at, other in enumerate(groups) if other == group]].mean(0) for group in groups]
+        [
+            captions[[at for at, other in enumerate(groups) if other == group]].mean(0)
+            for group in groups
+        ]
     )
     assert loss(normalize(images, dim=1), captions) == pytest.approx(floor, abs=1e-3)
 
@@ -254,7 +304,9 @@ def test_grouped_pairs_of_a_image_are_right_for_each_other():
     origin = [7, 7, 8, 9]
     swapped = text[[1, 0, 2, 3]]
     grouped = loss(image, text, origin, scale=3.0, group_positives=True)
-    assert grouped == pytest.approx(loss(image, swapped, origin, scale=3.0, group_positives=True), abs=1e-6)
+    assert grouped == pytest.approx(
+        loss(image, swapped, origin, scale=3.0, group_positives=True), abs=1e-6
+    )
     logits = 3.0 * image.double() @ text.double().T
     rows = []
     for matrix in (logits, logits.T):
@@ -264,8 +316,12 @@ def test_grouped_pairs_of_a_image_are_right_for_each_other():
             rows.append(sum(float(total - matrix[i, j]) for j in right) / len(right))
     assert grouped == pytest.approx(sum(rows) / 8, abs=1e-5)
     assert grouped != pytest.approx(loss(image, text, scale=3.0), abs=1e-3)
-    same = image[[0, 0, 2, 3]]  # of equal views the sum over a group is the sum over its rows: nothing changes
-    assert loss(same, text, origin, group_positives=True) == pytest.approx(loss(same, text), rel=1e-5)
+    same = image[
+        [0, 0, 2, 3]
+    ]  # of equal views the sum over a group is the sum over its rows: nothing changes
+    assert loss(same, text, origin, group_positives=True) == pytest.approx(
+        loss(same, text), rel=1e-5
+    )
 
 
 def test_grouped_pairs_train(tmp_path, bank):
@@ -290,19 +346,26 @@ def test_one_caption_without_its_name_before_it_is_class_name_fine_tuning(tmp_pa
 
             from diptych.data.sample import Text
 
-            return replace(super().__getitem__(index), texts=[Text(text=f"a photo of a {COLOURS[index % 8]}.")])
+            return replace(
+                super().__getitem__(index), texts=[Text(text=f"a photo of a {COLOURS[index % 8]}.")]
+            )
 
     held = method(bank="a photo of a {}.", top=1, use=1, prefix=False)
     make_engine(tmp_path / "gist", method=held, source=TOY).run()
     clip = method(cls=CLIP, scale=100.0, max_scale=1e6)
-    make_engine(tmp_path / "clip", method=clip, source=Named(48, ["images.main", "texts.caption"])).run()
+    make_engine(
+        tmp_path / "clip", method=clip, source=Named(48, ["images.main", "texts.caption"])
+    ).run()
     losses = [
         [line["loss"] for line in read_log(tmp_path / name) if line.get("stage") == "train"]
         for name in ("gist", "clip")
     ]
     assert len(losses[0]) == 9
     assert losses[0] == losses[1]
-    assert all(torch.equal(held.model.state_dict()[name], value) for name, value in clip.model.state_dict().items())
+    assert all(
+        torch.equal(held.model.state_dict()[name], value)
+        for name, value in clip.model.state_dict().items()
+    )
 
 
 # ---- what is refused
@@ -333,14 +396,21 @@ def test_captions_that_the_text_tower_would_cut_are_counted_and_named():
 
 
 def test_captions_that_the_matcher_would_cut_are_refused_unless_it_may(tmp_path):
-    long = {name: [f"{name} {shape} {'square ' * 30}" for shape in ("bar", "circle")] for name in COLOURS}
+    long = {
+        name: [f"{name} {shape} {'square ' * 30}" for shape in ("bar", "circle")]
+        for name in COLOURS
+    }
     descriptions.write(tmp_path / "bank.json", long)
     short = {text.strip(): " ".join(text.split()[:2]) for texts in long.values() for text in texts}
     (tmp_path / "short.json").write_text(json.dumps(short))
     files = {"bank": str(tmp_path / "bank.json"), "summaries": str(tmp_path / "short.json")}
-    with pytest.raises(InputError, match=r"16 of 16 captions, .* that the matcher reads; .*--method\.cut true"):
+    with pytest.raises(
+        InputError, match=r"16 of 16 captions, .* that the matcher reads; .*--method\.cut true"
+    ):
         make_engine(tmp_path / "a", method=method(**files), source=TOY).run()
-    make_engine(tmp_path / "b", method=method(**files, cut=True), source=TOY, recipe={"steps": 1}).run()
+    make_engine(
+        tmp_path / "b", method=method(**files, cut=True), source=TOY, recipe={"steps": 1}
+    ).run()
 
 
 def test_classes_and_images_without_captions_are_named(tmp_path):
@@ -348,7 +418,9 @@ def test_classes_and_images_without_captions_are_named(tmp_path):
     with pytest.raises(InputError, match=r"bank\.json: there is no class 'red'"):
         method(bank=str(tmp_path / "bank.json")).setup({"train": TOY})
     descriptions.write(tmp_path / "captions.json", {f"{at:03d}": ["x"] for at in range(40)})
-    with pytest.raises(InputError, match=r"captions\.json has no captions of 8 of the 48 images, such as '040'"):
+    with pytest.raises(
+        InputError, match=r"captions\.json has no captions of 8 of the 48 images, such as '040'"
+    ):
         method(captions=str(tmp_path / "captions.json")).setup({"train": TOY})
     descriptions.write(tmp_path / "long.json", {f"{at:03d}": ["square " * 30] for at in range(48)})
     with pytest.raises(InputError, match=r"8 of 8 captions, .* shorten them in .*long\.json"):
@@ -356,7 +428,9 @@ def test_classes_and_images_without_captions_are_named(tmp_path):
 
 
 def test_without_a_bank_the_way_to_give_one_is_told():
-    with pytest.raises(InputError, match=r"gist has no bank; name a JSON file .* with --method\.bank"):
+    with pytest.raises(
+        InputError, match=r"gist has no bank; name a JSON file .* with --method\.bank"
+    ):
         method().setup({"train": TOY})
 
 

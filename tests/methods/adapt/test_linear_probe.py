@@ -1,4 +1,5 @@
-"""The linear probe: the suite's own regression, names it has no weights for, two classes, what is kept of it."""
+"""The linear probe: the suite's own regression, names it has no weights for, two classes, what is
+kept of it."""
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ class Two(Labelled):
 
     def schema(self):
         schema = super().schema()
-        return {**schema, "labels.class": type(schema["labels.class"])(kind="int", classes=("red", "blue"))}
+        return {
+            **schema,
+            "labels.class": type(schema["labels.class"])(kind="int", classes=("red", "blue")),
+        }
 
 
 class Named(Labelled):
@@ -30,11 +34,18 @@ class Named(Labelled):
 
     def schema(self):
         schema = super().schema()
-        return {**schema, "labels.class": type(schema["labels.class"])(kind="int", classes=("red", "blue", "pink"))}
+        return {
+            **schema,
+            "labels.class": type(schema["labels.class"])(
+                kind="int", classes=("red", "blue", "pink")
+            ),
+        }
 
 
 def method(source, text=TEXT, **config):
-    made = make_method("linear_probe", image="vit:image_size=32:patch=16:width=64:depth=1", text=text, **config)
+    made = make_method(
+        "linear_probe", image="vit:image_size=32:patch=16:width=64:depth=1", text=text, **config
+    )
     made.setup({"train": source})
     return made.eval()
 
@@ -53,8 +64,10 @@ def fitted(source, **config):
 @pytest.mark.parametrize(("source", "classes"), [(Named(30), 3), (Two(30), 2)])
 def test_logits_are_those_of_the_suites_regression(config, source, classes):
     made = fitted(source, **config)
-    view = made.image
-    x = run_of(made, source).map(lambda batch: {"x": made.model.image_features(batch.image.flat)}, [view], source)["x"]
+    view = made.image_view
+    x = run_of(made, source).map(
+        lambda batch: {"x": made.model.image_features(batch.image.flat)}, [view], source
+    )["x"]
     assert x.shape == (30, 64 if "features" in config else 32)
     solved, _ = classifier(x, np.arange(30) % classes, seed=3)
     with torch.no_grad():
@@ -86,19 +99,32 @@ def test_nothing_is_trained_by_steps():
 
 def test_a_run_is_loaded_and_names_images_and_no_others(tmp_path):
     things = "scenes:number=1:texts=caption:objects=cat+fish:styles=seen:count=40"
-    model = diptych.train("linear_probe", things, tmp_path / "run", init="tiny", config={"label": "object"}, quiet=True)
+    model = diptych.train(
+        "linear_probe",
+        things,
+        tmp_path / "run",
+        init="tiny",
+        config={"label": "object"},
+        quiet=True,
+    )
     again = diptych.load(tmp_path / "run")
     assert again.classes == model.classes
-    told = diptych.evaluate(again, f"{things}:split=val", suites=["zeroshot"], label="object")["zeroshot"]
+    told = diptych.evaluate(again, f"{things}:split=val", suites=["zeroshot"], label="object")[
+        "zeroshot"
+    ]
     assert told["top1"] > 0.8
-    with pytest.raises(InputError, match=r"no weights for 'zebra', .* take a method that reads names"):
+    with pytest.raises(
+        InputError, match=r"no weights for 'zebra', .* take a method that reads names"
+    ):
         again.set_classes(["cat", "zebra"])
 
 
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="did you mean 'pooled'"):
         method(Named(9), features="pool")
-    with pytest.raises(InputError, match="unknown search of a linear probe 'halvin'; did you mean 'halving'"):
+    with pytest.raises(
+        InputError, match="unknown search of a linear probe 'halvin'; did you mean 'halving'"
+    ):
         method(Named(9), search="halvin")
     with pytest.raises(InputError, match="leave augment out"):
         method(Named(9), augment={"flip": True})

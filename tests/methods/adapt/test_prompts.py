@@ -1,4 +1,5 @@
-"""Learnt prompts: the sheet's counts and identities, where vectors stand, names that were not trained on."""
+"""Learnt prompts: the sheet's counts and identities, where vectors stand, names that were not
+trained on."""
 
 import pytest
 import torch
@@ -33,14 +34,19 @@ def test_as_many_numbers_are_learnt_as_published(name, config, count):
 
 
 @pytest.mark.parametrize(
-    ("name", "config"), [("coop", {}), ("maple", {"depth": 1}), ("ivlp", {"depth": 1, "image_depth": 1})]
+    ("name", "config"),
+    [("coop", {}), ("maple", {"depth": 1}), ("ivlp", {"depth": 1, "image_depth": 1})],
 )
 def test_vectors_that_begin_as_words_give_the_zero_shot_classes(name, config):
     made = method(name, **config)
     with torch.no_grad():
-        torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5
+        )
         made.model.set_classes(["a green triangle", "bar"])  # names that were not trained on
-        torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_cocoop_without_shift_is_coop():
@@ -49,7 +55,9 @@ def test_cocoop_without_shift_is_coop():
     torch.nn.init.zeros_(cocoop.model.meta[2].bias)
     cocoop.model.load_state_dict({**cocoop.model.state_dict(), **coop.model.state_dict()})
     with torch.no_grad():
-        torch.testing.assert_close(cocoop.model(random_images()), coop.model(random_images()), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            cocoop.model(random_images()), coop.model(random_images()), atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("prompts", [1, 5, 1000])
@@ -61,7 +69,9 @@ def test_prompts_of_pairs_are_the_same_in_chunks_with_their_gradients(prompts):
     logits.square().sum().backward()
     whole = method("cocoop")
     whole.model(random_images()).square().sum().backward()
-    torch.testing.assert_close(made.model.context.grad, whole.model.context.grad, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        made.model.context.grad, whole.model.context.grad, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_image_prompts_stand_last_and_their_number_stays():
@@ -107,8 +117,12 @@ def test_one_sided_prompts_leave_the_other_tower_as_it_is():
     assert learnt(language) == 3 * 2 * 32
     x = random_images()
     with torch.no_grad():
-        torch.testing.assert_close(visual.model.text_features(), zero_shot(visual), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(language.model.image_features(x), language.model.encoder.embed_images(x))
+        torch.testing.assert_close(
+            visual.model.text_features(), zero_shot(visual), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            language.model.image_features(x), language.model.encoder.embed_images(x)
+        )
     for made in (visual, language):
         torch.nn.functional.cross_entropy(made.model(x), torch.tensor([0, 1, 2, 0])).backward()
         assert all(p.grad is not None for p in made.parameters() if p.requires_grad)
@@ -125,7 +139,9 @@ def test_hidden_image_prompts_leave_the_zero_shot_vector(monkeypatch):
     with torch.no_grad():
         plain = made.model.encoder.embed_images(x)
         assert not torch.allclose(made.model.image_features(x), plain, atol=1e-4)
-        monkeypatch.setattr(tower, "blocks", lambda tokens, edit=None, mask=None: blocks(tokens, edit, mask=seen))
+        monkeypatch.setattr(
+            tower, "blocks", lambda tokens, edit=None, mask=None: blocks(tokens, edit, mask=seen)
+        )
         torch.testing.assert_close(made.model.image_features(x), plain, atol=1e-5, rtol=1e-5)
 
 
@@ -141,7 +157,11 @@ def test_the_name_stands_where_it_should(position):
     made = method("coop", n_ctx=4, init_from_template=False, position=position)
     words = made.model.tokenizer
     for row, slots, name in zip(made.model.ids, made.model.slots, NAMES, strict=True):
-        kept = [int(token) for token, slot in zip(row, slots, strict=True) if slot < 0 and int(token) != words.pad]
+        kept = [
+            int(token)
+            for token, slot in zip(row, slots, strict=True)
+            if slot < 0 and int(token) != words.pad
+        ]
         whole = words.ids(f"a photo of a {name}.")
         assert kept == [*words.before, *whole[len(words.ids("a photo of a")) :], *words.after]
         assert [int(slot) for slot in slots if slot >= 0] == [0, 1, 2, 3]
@@ -155,7 +175,10 @@ def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
     assert made.model.context.shape == (3, 1, 32)
     for at, name in enumerate(NAMES):
         before, _, rest = split_prompt(words, "a photo of a {}.", name)
-        row, [place] = made.model.ids[at, : made.model.lengths[at]].tolist(), (made.model.slots[at] >= 0).nonzero()[0]
+        row, [place] = (
+            made.model.ids[at, : made.model.lengths[at]].tolist(),
+            (made.model.slots[at] >= 0).nonzero()[0],
+        )
         assert row[:place] == [*words.before, *before]
         assert row[place + 1 :] == [*rest, *words.after]
         with torch.no_grad():  # a word's own embedding there gives the prompt with that word
@@ -163,7 +186,9 @@ def test_textual_inversion_has_a_vector_in_the_place_of_each_name():
             wanted = encoder.embed_texts(
                 torch.tensor([[*row[:place], 77, *row[place + 1 :]]]), torch.tensor([len(row)])
             )
-            torch.testing.assert_close(made.model.text_features()[at], wanted[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                made.model.text_features()[at], wanted[0], atol=1e-5, rtol=1e-5
+            )
 
 
 def test_vectors_of_each_class_fit_no_other_names():

@@ -1,4 +1,5 @@
-"""Tip-Adapter: the cache's votes against loops, names without votes, what is kept, and the tuned form."""
+"""Tip-Adapter: the cache's votes against loops, names without votes, what is kept, and the tuned
+form."""
 
 import math
 
@@ -15,12 +16,17 @@ def test_votes_are_those_of_a_loop():
     model, classes = made.model, len(made.model.classes)
     with torch.no_grad():
         found = model(random_images()).double()
-        images, texts = model.encoder.embed_images(random_images()).double(), model.text_features().double()
+        images, texts = (
+            model.encoder.embed_images(random_images()).double(),
+            model.text_features().double(),
+        )
         keys = model.keys.double()
     for row, image in enumerate(images):
         for c in range(classes):
             votes = sum(
-                math.exp(-3.0 * (1 - float(image @ key))) for i, key in enumerate(keys) if int(model.owners[i]) == c
+                math.exp(-3.0 * (1 - float(image @ key)))
+                for i, key in enumerate(keys)
+                if int(model.owners[i]) == c
             )
             expected = float(model.encoder.logit_scale()) * float(image @ texts[c]) + 2.0 * votes
             assert float(found[row, c]) == pytest.approx(expected, abs=1e-3)
@@ -32,8 +38,12 @@ def test_the_cache_holds_the_vectors_of_the_images_in_order():
     with torch.no_grad():
         for at in (0, 4):
             pixels = next(iter(view(source[at], None, None).values()))
-            pixels = torch.as_tensor(pixels.pixels if hasattr(pixels, "pixels") else pixels).reshape(1, 3, 32, 32)
-            torch.testing.assert_close(made.model.keys[at], made.model.encoder.embed_images(pixels)[0])
+            pixels = torch.as_tensor(
+                pixels.pixels if hasattr(pixels, "pixels") else pixels
+            ).reshape(1, 3, 32, 32)
+            torch.testing.assert_close(
+                made.model.keys[at], made.model.encoder.embed_images(pixels)[0]
+            )
 
 
 def test_names_that_were_not_trained_have_no_votes():
@@ -73,7 +83,9 @@ def test_a_image_does_not_vote_for_itself_when_the_cache_is_judged():
             logits = model.encoder.logit_scale() * texts @ model.keys[i]
             for k in range(5):
                 if k != i:
-                    logits[model.owners[k]] += 50.0 * torch.exp(-5.5 * (1 - model.keys[i] @ model.keys[k]))
+                    logits[model.owners[k]] += 50.0 * torch.exp(
+                        -5.5 * (1 - model.keys[i] @ model.keys[k])
+                    )
             losses.append(-float(logits.log_softmax(0)[model.owners[i]]))
     assert loss == pytest.approx(sum(losses) / 5, rel=1e-4)
 

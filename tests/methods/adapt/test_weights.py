@@ -19,14 +19,18 @@ def test_running_statistics_go_back_as_weights_do():
             value.add_(1)
     made.mix(None)
     for name, value in made.model.encoder.state_dict().items():
-        torch.testing.assert_close(value, start[name] if value.is_floating_point() else start[name] + 1, msg=name)
+        torch.testing.assert_close(
+            value, start[name] if value.is_floating_point() else start[name] + 1, msg=name
+        )
 
 
 @pytest.mark.parametrize("name", ["fine_tune", "lora"])
 def test_the_first_step_is_zero_shot(name):
     made = method(name)
     with torch.no_grad():
-        torch.testing.assert_close(made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_rates_fall_from_block_to_block_and_texts_stay():
@@ -35,9 +39,15 @@ def test_rates_fall_from_block_to_block_and_texts_stay():
     optim.freeze(made, stage.lr_scale)
     groups = optim.build(made, made.presets["small"].recipe, stage.lr_scale).param_groups
     rates = {name: group["multiplier"] for group in groups for name in group["names"]}
-    assert {rates[f"model.encoder.image.transformer.layers.{at}.attn.q.weight"] for at in range(3)} == {0.25, 0.5, 1.0}
+    assert {
+        rates[f"model.encoder.image.transformer.layers.{at}.attn.q.weight"] for at in range(3)
+    } == {0.25, 0.5, 1.0}
     assert rates["model.encoder.image.positions"] == 0.125
-    assert rates["model.encoder.image.norm.weight"] == rates["model.encoder.image_projection.weight"] == 1.0
+    assert (
+        rates["model.encoder.image.norm.weight"]
+        == rates["model.encoder.image_projection.weight"]
+        == 1.0
+    )
     assert not any("text" in name or "scale" in name for name in rates)
     both = method("fine_tune", decay=0.5, text=True)
     [stage] = both.stages()
@@ -52,7 +62,9 @@ def test_lora_learns_two_thin_matrices_a_layer():
     assert learnt(made) == image + text
     assert learnt(method("lora", rank=4, layers="q+v", towers="image")) == image
     made.train()
-    torch.nn.functional.cross_entropy(made.model(random_images(3)), torch.tensor([0, 1, 2])).backward()
+    torch.nn.functional.cross_entropy(
+        made.model(random_images(3)), torch.tensor([0, 1, 2])
+    ).backward()
     moved = {name for name, p in made.named_parameters() if p.grad is not None}
     assert moved
     assert all("lora_" in name for name in moved)
@@ -77,7 +89,11 @@ def test_adding_the_products_to_the_weights_changes_no_logit():
 
 
 def test_texts_that_no_step_changes_are_encoded_once_in_training():
-    for name, config, times in (("fine_tune", {}, 1), ("fine_tune", {"text": True}, 3), ("coop", {}, 3)):
+    for name, config, times in (
+        ("fine_tune", {}, 1),
+        ("fine_tune", {"text": True}, 3),
+        ("coop", {}, 3),
+    ):
         made, calls = method(name, **config).train(), []
         encode = made.model.encoder.encode_text
         made.model.encoder.encode_text = lambda *args, encode=encode, calls=calls, **how: (

@@ -8,7 +8,10 @@ from diptych.methods.make import NO_TOWER
 AT = At(5, 10, 0, 0)
 FEW = {
     "simclr": {"projector": "mlp:hidden=16", "tau": 0.3},
-    "simsiam": {"projector": "mlp:hidden=16:last_norm=plain", "predictor": "mlp:hidden=8:last_bias=true"},
+    "simsiam": {
+        "projector": "mlp:hidden=16:last_norm=plain",
+        "predictor": "mlp:hidden=8:last_bias=true",
+    },
     "byol": {"projector": "mlp:hidden=16", "predictor": "mlp:hidden=16"},
     "barlow_twins": {"projector": "mlp:hidden=16:last_norm=plain", "weight": 0.5},
     "dcl": {"projector": "mlp:hidden=16", "tau": 0.3, "sigma": 0.5},

@@ -1,4 +1,5 @@
-"""The baselines on images alone: each loss from the features, who follows whom, models without texts."""
+"""The baselines on images alone: each loss from the features, who follows whom, models without
+texts."""
 
 import math
 
@@ -32,7 +33,9 @@ def slow_swav(held, features):
         assigned = sinkhorn(rows @ prototypes.T)[:8]
         for u, crop in enumerate(crops):
             if u != v:
-                losses.append(-(assigned * (crop @ prototypes.T / 0.1).log_softmax(1)).sum(1).mean())
+                losses.append(
+                    -(assigned * (crop @ prototypes.T / 0.1).log_softmax(1)).sum(1).mean()
+                )
     return sum(losses) / len(losses)
 
 
@@ -61,7 +64,9 @@ def test_the_loss_is_that_of_the_views_and_reaches_all_that_is_trained(name):
     losses = held.loss(features, given, AT)
     torch.testing.assert_close(losses.total, expected(name, held, features))
     losses.total.backward()
-    assert not [key for key, value in held.named_parameters() if value.requires_grad and value.grad is None]
+    assert not [
+        key for key, value in held.named_parameters() if value.requires_grad and value.grad is None
+    ]
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -106,9 +111,14 @@ def test_swavs_prototypes_stand_still_at_first_and_its_queue_takes_full_crops():
 
 def test_small_crops_may_have_a_size_of_their_own():
     held = method("swav", crop_size=16)
-    assert [view.gives for view in held.views(held.stages()[0])] == [("images.main",), ("images.small",)]
+    assert [view.gives for view in held.views(held.stages()[0])] == [
+        ("images.main",),
+        ("images.small",),
+    ]
     assert held.views(held.stages()[0])[1].preprocess.size == 16
-    assert [view.gives for view in method("swav", crops=0).views(held.stages()[0])] == [("images.main",)]
+    assert [view.gives for view in method("swav", crops=0).views(held.stages()[0])] == [
+        ("images.main",)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def test_the_loss_of_several_texts_is_the_mean_of_their_losses(name):
     generator = torch.Generator().manual_seed(0)
     image, *texts = (normalize(torch.randn(12, 32, generator=generator), dim=1) for _ in range(4))
     alone = [one.loss({"image": image, "text": text}, None, AT).total for text in texts]
-    together = three.loss({"image": image, "text": texts[0], "text2": texts[1], "text3": texts[2]}, None, AT)
+    together = three.loss(
+        {"image": image, "text": texts[0], "text2": texts[1], "text3": texts[2]}, None, AT
+    )
     assert set(together.terms) == {"contrastive"}
     torch.testing.assert_close(together.total, torch.stack(alone).mean())
 
@@ -41,7 +43,10 @@ def equal_texts(*words):
     """Texts (B, 1, L), padded by zeros."""
     longest = max(map(len, words))
     ids = torch.tensor([[*word, *[0] * (longest - len(word))] for word in words])[:, None]
-    return Batch(texts={"main": Tokens(ids, torch.tensor([[len(word)] for word in words]))}, keys=("k",) * len(words))
+    return Batch(
+        texts={"main": Tokens(ids, torch.tensor([[len(word)] for word in words]))},
+        keys=("k",) * len(words),
+    )
 
 
 @pytest.mark.parametrize("name", ["clip", "align", "siglip"])
@@ -72,8 +77,16 @@ def test_equal_texts_are_right_as_well_or_neither(name):
         left = logits.masked_fill((same - own).bool(), -torch.inf)
         both = 0.5 if name == "clip" else 1.0
         expected = {
-            how: both * sum((m.logsumexp(1) - (t * z).sum(1)).mean() for m, z in ((kept, logits), (kept.T, logits.T)))
-            for how, t, kept in (("apart", own, logits), ("positives", even, logits), ("masked", own, left))
+            how: both
+            * sum(
+                (m.logsumexp(1) - (t * z).sum(1)).mean()
+                for m, z in ((kept, logits), (kept.T, logits.T))
+            )
+            for how, t, kept in (
+                ("apart", own, logits),
+                ("positives", even, logits),
+                ("masked", own, left),
+            )
         }
     for how, value in expected.items():
         torch.testing.assert_close(found[how], value, msg=how)
@@ -83,7 +96,10 @@ def test_duplicates_of_a_long_captions_sentences_are_told_column_by_column():
     batch = Batch(
         texts={
             "main": equal_texts((5,), (6,), (7,)).texts["main"],
-            "sentences": Tokens(torch.tensor([[[5], [6]], [[5], [7]], [[5], [8]]]), torch.ones(3, 2, dtype=torch.long)),
+            "sentences": Tokens(
+                torch.tensor([[[5], [6]], [[5], [7]], [[5], [8]]]),
+                torch.ones(3, 2, dtype=torch.long),
+            ),
         },
         keys=("a", "b", "c"),
     )
@@ -92,7 +108,11 @@ def test_duplicates_of_a_long_captions_sentences_are_told_column_by_column():
     features = {"image": image, "texts": torch.stack(texts, 1)}
     method = make_method("dreamlip", duplicates="masked", subcaption=0.0)
     scale = method.model.logit_scale()
-    expected = info_nce(image, texts[0], scale), 0.0, info_nce(image, texts[2], scale)  # of column 1 nothing competes
+    expected = (
+        info_nce(image, texts[0], scale),
+        0.0,
+        info_nce(image, texts[2], scale),
+    )  # of column 1 nothing competes
     torch.testing.assert_close(method.loss(features, batch, AT).total, sum(expected) / 3)
 
 

@@ -1,4 +1,5 @@
-"""CLIP and SigLIP as methods: their losses against open_clip's, their published sizes, fine-tuning of given weights."""
+"""CLIP and SigLIP as methods: their losses against open_clip's, their published sizes, fine-tuning
+of given weights."""
 
 import pytest
 import torch
@@ -34,7 +35,9 @@ def test_siglip_loss_is_open_clips():
     from open_clip.loss import SigLipLoss
 
     method, given = make_method("siglip"), features()
-    theirs = SigLipLoss()(given["image"], given["text"], method.model.logit_scale(), method.model.logit_bias)
+    theirs = SigLipLoss()(
+        given["image"], given["text"], method.model.logit_scale(), method.model.logit_bias
+    )
     assert torch.allclose(method.loss(given, None, AT).total, theirs, atol=1e-5)
 
 
@@ -42,7 +45,12 @@ def test_paper_clip_has_the_published_number_of_parameters():
     """ViT-B/32 with CLIP's own vocabulary: 151,277,313, the temperature among them."""
     preset = CLIP.presets["paper"]
     with torch.device("meta"):
-        make = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=build(preset.tokenizer))
+        make = Make(
+            image=preset.image,
+            text=preset.text,
+            embed_dim=preset.embed_dim,
+            tokenizer=build(preset.tokenizer),
+        )
         method = CLIP(CLIP.configure(preset.config), make)
     assert sum(parameter.numel() for parameter in method.parameters()) == 151_277_313
 
@@ -55,7 +63,8 @@ def test_siglip_starts_where_nearly_every_pair_is_a_no():
 
 @pytest.mark.parametrize("cls", [CLIP, SigLIP])
 def test_training_starts_from_the_weights_that_are_given(tmp_path, cls):
-    """Towers, projections, tokenizer and scale are the given model's; what it lacks (SigLIP's bias) is added."""
+    """Towers, projections, tokenizer and scale are the given model's; what it lacks (SigLIP's bias)
+    is added."""
     model = given_model()
     torch.manual_seed(9)
     method = cls(cls.configure({}), Make.of(model))
@@ -64,7 +73,9 @@ def test_training_starts_from_the_weights_that_are_given(tmp_path, cls):
     assert (method.model.logit_bias is not None) == (cls is SigLIP)
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     make_engine(tmp_path, method=method, recipe={"steps": 2}).run()
-    assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in model.encoder.state_dict().items()
+    )
     assert not torch.equal(before["image_projection.weight"], method.model.image_projection.weight)
 
 

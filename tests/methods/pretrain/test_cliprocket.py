@@ -1,4 +1,5 @@
-"""CLIP-rocket: the sheet's figures, weights of global and local terms, the extra losses, two heads in one vector."""
+"""CLIP-rocket: the sheet's figures, weights of global and local terms, the extra losses, two heads
+in one vector."""
 
 from itertools import product
 
@@ -57,7 +58,9 @@ def test_the_sheets_figures():
     plain = method(smoothing=0.0, scale=10.0).loss(equal, batch(4), AT).total.item()
     assert plain == pytest.approx(5.1346860493, abs=1e-6)
     swalip = method(smoothing=0.0, extra="swalip").loss(SHEET, batch(4), AT)
-    assert swapped(SHEET["local_image"], SHEET["local_text"], 10.0).item() == pytest.approx(7.2423279509, abs=1e-9)
+    assert swapped(SHEET["local_image"], SHEET["local_text"], 10.0).item() == pytest.approx(
+        7.2423279509, abs=1e-9
+    )
     assert swalip.total.item() == pytest.approx(10.8283497271, abs=1e-6)
 
 
@@ -71,14 +74,23 @@ def test_smoothing_is_on_the_local_terms_alone_which_weigh_two_thirds():
 
 def test_without_strong_views_it_is_clip():
     held = method(local=0).eval()
-    assert {name for view in held.views(held.stages()[0]) for name in view.gives} == {"images.main", "texts.main"}
+    assert {name for view in held.views(held.stages()[0]) for name in view.gives} == {
+        "images.main",
+        "texts.main",
+    }
     given = held.encode(batch(local=0), AT)
     assert given.keys() == {"image", "text"}
     total = held.loss(given, batch(local=0), AT).total
-    torch.testing.assert_close(total, info_nce(given["image"], given["text"], held.model.logit_scale()))
+    torch.testing.assert_close(
+        total, info_nce(given["image"], given["text"], held.model.logit_scale())
+    )
     assert all(not value.requires_grad for value in held.model.image_projection.second.parameters())
-    cosines = held.model.embed_images(batch().image.flat) @ held.model.embed_texts(*batch().text.flat).T
-    torch.testing.assert_close(cosines, given["image"] @ given["text"].T)  # the second head, not trained, has no say
+    cosines = (
+        held.model.embed_images(batch().image.flat) @ held.model.embed_texts(*batch().text.flat).T
+    )
+    torch.testing.assert_close(
+        cosines, given["image"] @ given["text"].T
+    )  # the second head, not trained, has no say
 
 
 def test_weak_views_pass_through_the_first_head_and_strong_ones_through_the_second():
@@ -89,14 +101,18 @@ def test_weak_views_pass_through_the_first_head_and_strong_ones_through_the_seco
         second = normalize(held.model.image_projection.second(image), dim=-1)
         text = held.model.encode_text(*given.text.flat).pooled
         torch.testing.assert_close(found["local_image"][:, 1], second)
-        torch.testing.assert_close(found["text"], normalize(held.model.text_projection.first(text), dim=-1))
+        torch.testing.assert_close(
+            found["text"], normalize(held.model.text_projection.first(text), dim=-1)
+        )
 
 
 @pytest.fixture
 def stored(tmp_path):
     """The folder of a model that was not trained."""
     made = method().float().eval()
-    description = store.describe("cliprocket", FEW, made.model, tokenizer(), made.model.image.preprocess)
+    description = store.describe(
+        "cliprocket", FEW, made.model, tokenizer(), made.model.image.preprocess
+    )
     store.save_model(tmp_path / "run", description, made.model.state_dict())
     return tmp_path / "run"
 
@@ -142,7 +158,10 @@ def test_the_vectors_cosine_is_that_of_both_heads(share):
     with torch.no_grad():
         for projection in (held.model.image_projection, held.model.text_projection):
             projection.share = share
-        image, text = held.model.embed_images(given.image.flat), held.model.embed_texts(*given.text.flat)
+        image, text = (
+            held.model.embed_images(given.image.flat),
+            held.model.embed_texts(*given.text.flat),
+        )
         z, h = held.model.image_projection.both(held.model.encode_image(given.image.flat).pooled)
         zt, ht = held.model.text_projection.both(held.model.encode_text(*given.text.flat).pooled)
     torch.testing.assert_close(image @ text.T, share * z @ zt.T + (1 - share) * h @ ht.T)
@@ -167,7 +186,11 @@ def test_every_extra_loss_is_added_with_its_weight_and_trains_all(extra):
     losses = held.loss(held.encode(given, AT), given, AT)
     assert losses.terms.keys() == {"global", "local", extra}
     losses.total.backward()
-    lacking = [name for name, value in held.named_parameters() if value.requires_grad and value.grad is None]
+    lacking = [
+        name
+        for name, value in held.named_parameters()
+        if value.requires_grad and value.grad is None
+    ]
     assert not lacking
     again = method(extra=extra, smoothing=smoothing, weight=0.0)
     terms = again.loss(again.encode(given, AT), given, AT).terms
@@ -192,9 +215,14 @@ def test_byolip_follows_and_no_gradient_reaches_the_copy():
 
 def test_siamlips_pairs_are_weak_with_weak_and_strong_with_strong():
     held = method(extra="siamlip")
-    given = {name: torch.zeros(4, 3, 5, dtype=torch.float64) for name in ("p_image", "p_text", "v_image", "v_text")}
+    given = {
+        name: torch.zeros(4, 3, 5, dtype=torch.float64)
+        for name in ("p_image", "p_text", "v_image", "v_text")
+    }
     for at, (p, v) in product(range(3), (("p_image", "v_image"), ("p_text", "v_text"))):
-        given[p][:, at, int(at > 0)] = given[v][:, at, int(at > 0)] = 1.0  # weak: the first axis, strong: the second
+        given[p][:, at, int(at > 0)] = given[v][:, at, int(at > 0)] = (
+            1.0  # weak: the first axis, strong: the second
+        )
     assert held._extra(given).item() == pytest.approx(0)
     given["v_text"][:, 0] = -given["v_text"][:, 0]
     assert held._extra(given).item() == pytest.approx(4 / 10)
@@ -204,11 +232,19 @@ def test_siamlips_pairs_are_weak_with_weak_and_strong_with_strong():
 
 
 def test_texts_vary_in_training_alone_and_strong_ones_more():
-    sample = Sample(key="a", source="s", texts=[Text(text="there is a large red circle on the left of the square")])
+    sample = Sample(
+        key="a",
+        source="s",
+        texts=[Text(text="there is a large red circle on the left of the square")],
+    )
 
     def drawn(strong, progress, seed):
         view = VariedTextView(tokenizer=tokenizer(), strong=strong, synonyms="common")
-        return tokenizer().decode(view(sample, np.random.default_rng(seed), progress)["texts.main"][0]).strip()
+        return (
+            tokenizer()
+            .decode(view(sample, np.random.default_rng(seed), progress)["texts.main"][0])
+            .strip()
+        )
 
     whole = drawn(True, None, 0)
     weak = {drawn(False, 0.5, seed) for seed in range(40)}
@@ -242,7 +278,10 @@ def test_a_run_is_loaded_and_started_from(tmp_path):
     )
     run(again, tmp_path / "again")
     with pytest.raises(InputError, match="two heads"):
-        run(resolve("cliprocket", {"train": "glyphs:split=val:design=noto"}, init="tiny"), tmp_path / "other")
+        run(
+            resolve("cliprocket", {"train": "glyphs:split=val:design=noto"}, init="tiny"),
+            tmp_path / "other",
+        )
 
 
 @pytest.mark.parametrize(
@@ -288,7 +327,9 @@ def test_strong_views_may_have_heads_of_their_own(extra):
             torch.testing.assert_close(found["p_text"][:, 1:], predicted)
     held.train()
     held.loss(held.encode(given, AT), given, AT).total.backward()
-    assert all(p.grad is not None for p in [*held.projectors.parameters(), *held.predictors.parameters()])
+    assert all(
+        p.grad is not None for p in [*held.projectors.parameters(), *held.predictors.parameters()]
+    )
 
 
 def test_strong_heads_without_strong_views_are_refused():
@@ -303,7 +344,10 @@ def test_a_skipped_block_leaves_a_text_as_it_was():
     assert torch.equal(thinned(0, tokens), tokens)
     after = thinned(1, tokens + 1)
     moved = (after - tokens)[:, 0, 0]
-    assert set(moved.round(decimals=3).tolist()) == {0.0, 2.0}  # skipped, or scaled up by 1 / (1 - 0.5)
+    assert set(moved.round(decimals=3).tolist()) == {
+        0.0,
+        2.0,
+    }  # skipped, or scaled up by 1 / (1 - 0.5)
     assert 150 < (moved == 0).sum() < 250
     torch.testing.assert_close(after - tokens, moved[:, None, None].expand_as(tokens))
 

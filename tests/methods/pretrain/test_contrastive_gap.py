@@ -1,4 +1,5 @@
-"""The contrastive gap's losses against the sheet's figures, its options, and how it begins from a given model."""
+"""The contrastive gap's losses against the sheet's figures, its options, and how it begins from a
+given model."""
 
 import math
 
@@ -18,7 +19,13 @@ from diptych.objectives import alignment, uniformity
 from diptych.testing import Toy
 from diptych.training.config import read
 
-U_X, U_Y, L_XU, L_ALIGN, L_CLIP = -2.6798140294, -2.7589403850, -1.3584978067, 1.3859525013, 50.4690065818
+U_X, U_Y, L_XU, L_ALIGN, L_CLIP = (
+    -2.6798140294,
+    -2.7589403850,
+    -1.3584978067,
+    1.3859525013,
+    50.4690065818,
+)
 
 
 def gap_method(make=None, **config):
@@ -65,17 +72,24 @@ def test_the_width_of_the_potential_is_an_option():
 
 
 def test_local_terms_are_the_mean_of_those_of_the_parts():
-    """What ranks of 4 pairs each would find, which then average: in order, and at any number of ranks."""
+    """What ranks of 4 pairs each would find, which then average: in order, and at any number of
+    ranks."""
     generator = torch.Generator().manual_seed(0)
-    given = {name: F.normalize(torch.randn(12, 8, generator=generator), dim=1) for name in ("image", "text")}
+    given = {
+        name: F.normalize(torch.randn(12, 8, generator=generator), dim=1)
+        for name in ("image", "text")
+    }
     apart = [
-        gap_method(mode="cuaxu").loss({n: v[i : i + 4] for n, v in given.items()}, None, AT).total for i in (0, 4, 8)
+        gap_method(mode="cuaxu").loss({n: v[i : i + 4] for n, v in given.items()}, None, AT).total
+        for i in (0, 4, 8)
     ]
     local = gap_method(mode="cuaxu", local=4).loss(given, None, AT)
     torch.testing.assert_close(local.total, torch.stack(apart).mean())
     assert abs(local.total - gap_method(mode="cuaxu").loss(given, None, AT).total) > 0.1
     # A part takes at most so many: 12 pairs in parts of 5 are three of 4.
-    torch.testing.assert_close(gap_method(mode="cuaxu", local=5).loss(given, None, AT).total, local.total)
+    torch.testing.assert_close(
+        gap_method(mode="cuaxu", local=5).loss(given, None, AT).total, local.total
+    )
 
 
 def test_a_single_pair_left_over_has_no_spread_and_no_gradient_that_is_not_a_number():
@@ -88,7 +102,9 @@ def test_a_single_pair_left_over_has_no_spread_and_no_gradient_that_is_not_a_num
 def test_gradient_reaches_both_sides_from_every_term():
     for config in ({"mode": "clip"}, {"mode": "cua", "remove_contrastive": True}):
         given = {name: value.requires_grad_() for name, value in anchors().items()}
-        grads = torch.autograd.grad(gap_method(**config).loss(given, None, AT).total, list(given.values()))
+        grads = torch.autograd.grad(
+            gap_method(**config).loss(given, None, AT).total, list(given.values())
+        )
         assert all(grad.abs().sum(1).min() > 0 for grad in grads)
 
 
@@ -110,7 +126,9 @@ def test_options_that_do_not_fit_are_named(config, message):
 def test_the_temperature_is_fixed_unless_it_is_to_be_learned():
     fixed, learned = gap_method(), gap_method(learned=True)
     assert not [name for name, _ in fixed.named_parameters() if "scale" in name]
-    assert [name for name, _ in learned.named_parameters() if "scale" in name] == ["model.logit_scale.value"]
+    assert [name for name, _ in learned.named_parameters() if "scale" in name] == [
+        "model.logit_scale.value"
+    ]
     assert float(learned.model.logit_scale().detach()) == pytest.approx(100)
     colder = gap_method(learned=True, tau=0.005)
     colder.model.logit_scale.clamp_()
@@ -160,7 +178,20 @@ def test_a_label_keeps_identical_texts_apart():
 def test_the_command_line_sets_its_options_and_takes_them_from_a_file(tmp_path, pairs_csv):
     words = ["--method.mode=cuaxu", "--method.remove_contrastive=true", "--method.local=4"]
     first, second = tmp_path / "first", tmp_path / "second"
-    assert main(["train", "contrastive_gap", f"--data={pairs_csv}", *TINY, *words, "--quiet", f"--out={first}"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "contrastive_gap",
+                f"--data={pairs_csv}",
+                *TINY,
+                *words,
+                "--quiet",
+                f"--out={first}",
+            ]
+        )
+        == 0
+    )
     assert main(["train", f"--config={first / 'config.yaml'}", "--quiet", f"--out={second}"]) == 0
     for out in (first, second):
         given = read(out / "config.yaml")["config"]

@@ -1,4 +1,5 @@
-"""Distillation: open_clip's loss, a teacher that no part of training touches, runs that teach and are resumed."""
+"""Distillation: open_clip's loss, a teacher that no part of training touches, runs that teach and
+are resumed."""
 
 import shutil
 
@@ -20,7 +21,12 @@ from diptych.training.options import Options
 from diptych.training.run import run
 
 GLYPHS = "glyphs:split=val:design=noto"
-SMALL = {"image_tower": IMAGE, "text_tower": TEXT, "embed_dim": 16, "tokenizer": "bpe:vocab_size=400:context=24"}
+SMALL = {
+    "image_tower": IMAGE,
+    "text_tower": TEXT,
+    "embed_dim": 16,
+    "tokenizer": "bpe:vocab_size=400:context=24",
+}
 
 
 def method(cls=DistillCLIP, **config):
@@ -40,7 +46,11 @@ def features(count=12):
 def engine(held, out, steps=4, **options):
     out.mkdir(parents=True, exist_ok=True)
     return Engine(
-        held, Recipe(lr=1e-3, batch_size=16, steps=steps), {"train": Toy(44)}, out, Options(quiet=True, **options)
+        held,
+        Recipe(lr=1e-3, batch_size=16, steps=steps),
+        {"train": Toy(44)},
+        out,
+        Options(quiet=True, **options),
     )
 
 
@@ -68,18 +78,24 @@ def test_the_loss_is_open_clips(weight):
 
 def test_without_weight_it_is_clip():
     held, given = method(distillation=0.0), features()
-    torch.testing.assert_close(held.loss(given, None, AT).total, method(CLIP).loss(given, None, AT).total)
+    torch.testing.assert_close(
+        held.loss(given, None, AT).total, method(CLIP).loss(given, None, AT).total
+    )
 
 
 def test_the_teacher_is_no_part_of_what_is_trained_or_saved(tmp_path):
     held, plain = method().train(), method(CLIP)
-    assert [name for name, _ in held.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    assert [name for name, _ in held.named_parameters()] == [
+        name for name, _ in plain.named_parameters()
+    ]
     before = {name: value.clone() for name, value in held.teacher.module.state_dict().items()}
     running = engine(held, tmp_path, save_every=2)
     running.run()
     assert not held.teacher.module.training
     assert all(parameter.grad is None for parameter in held.teacher.module.parameters())
-    assert all(torch.equal(before[name], value) for name, value in held.teacher.module.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in held.teacher.module.state_dict().items()
+    )
     saved = running.checkpoints.load()
     assert saved["method"].keys() - plain.state_dict().keys() == {"teacher.checksum"}
     assert held.deliver().state_dict().keys() == plain.deliver().state_dict().keys()
@@ -105,12 +121,15 @@ def test_a_run_teaches_another_which_is_then_loaded_without_it(tmp_path):
     student = trained(tmp_path / "student", config={"teacher": str(teacher)})
     shutil.rmtree(teacher)
     assert diptych.load(student).embed_texts(["a thing"]).shape == (1, 16)
-    with pytest.raises(InputError, match=f"the teacher cannot be loaded: there is no model at '{teacher}'"):
+    with pytest.raises(
+        InputError, match=f"the teacher cannot be loaded: there is no model at '{teacher}'"
+    ):
         trained(tmp_path / "another", config={"teacher": str(teacher)})
 
 
 def test_a_run_goes_on_with_its_teacher_and_with_no_other(tmp_path):
-    """The unbroken run's bits; where the folder of the teacher holds another model by then, a refusal."""
+    """The unbroken run's bits; where the folder of the teacher holds another model by then, a
+    refusal."""
     teacher = trained(tmp_path / "teacher", method="clip")
     unbroken = method(teacher=str(teacher))
     engine(unbroken, tmp_path / "a").run()

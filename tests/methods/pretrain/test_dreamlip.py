@@ -15,7 +15,9 @@ from diptych.objectives.grouping import grouped, grouping
 
 
 def method(**config):
-    return make_method(DreamLIP, image=IMAGE.replace("patch=16", "patch=8"), embed_dim=24, **config).eval()
+    return make_method(
+        DreamLIP, image=IMAGE.replace("patch=16", "patch=8"), embed_dim=24, **config
+    ).eval()
 
 
 def batch(count=5, drawn=3):
@@ -24,7 +26,10 @@ def batch(count=5, drawn=3):
 
 @pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_the_loss_is_a_mean_over_columns_and_the_groups(negatives):
-    held, given = method(negatives=negatives, sigma=0.2, contrastive=0.5, subcaption=2.0, scale=8.0), batch()
+    held, given = (
+        method(negatives=negatives, sigma=0.2, contrastive=0.5, subcaption=2.0, scale=8.0),
+        batch(),
+    )
     with torch.no_grad():
         features = held.encode(given, AT)
         assert {name: tuple(value.shape) for name, value in features.items()} == {
@@ -38,7 +43,9 @@ def test_the_loss_is_a_mean_over_columns_and_the_groups(negatives):
         patches = model.project_image(model.encode_image(given.image.flat).patches)
         patches = torch.nn.functional.normalize(patches, dim=-1)
         assert patches.shape == (5, 16, 24)
-        torch.testing.assert_close(features["groups"], grouped(features["texts"], patches, sigma=0.2))
+        torch.testing.assert_close(
+            features["groups"], grouped(features["texts"], patches, sigma=0.2)
+        )
         losses = held.loss(features, given, AT)
     columns = [info_nce(features["image"], features["texts"][:, k], 8.0) for k in range(4)]
     torch.testing.assert_close(losses.terms["contrastive"], 0.5 * sum(columns) / 4)
@@ -58,7 +65,9 @@ def test_patches_below_an_even_share_are_cut_off_by_default():
     with torch.no_grad():
         features = held.encode(given, AT)
         patches = held.model.project_image(held.model.encode_image(given.image.flat).patches)
-        expected = grouped(features["texts"], torch.nn.functional.normalize(patches, dim=-1), sigma=1 / 16)
+        expected = grouped(
+            features["texts"], torch.nn.functional.normalize(patches, dim=-1), sigma=1 / 16
+        )
     assert patches.shape[1:] == (16, 24)
     torch.testing.assert_close(features["groups"], expected)
 
@@ -114,11 +123,17 @@ def test_a_sample_without_a_sentence_is_bad():
 def test_scenes_give_what_it_reads_and_the_raw_caption_stands_first():
     held = method(pool="caption+long", sentences=3)
     views = held.views(held.stages()[0])
-    assert [view.gives for view in views] == [("images.main",), ("texts.main",), ("texts.sentences",)]
+    assert [view.gives for view in views] == [
+        ("images.main",),
+        ("texts.main",),
+        ("texts.sentences",),
+    ]
     assert set(held.needs(held.stages()[0])) == {"images.main", "texts.caption", "texts.long"}
     sample = open_source("scenes:count=1:texts=caption+long")[0]
     given = views[1](sample, np.random.default_rng(0), 0.0)["texts.main"]
-    assert tokenizer().decode(given[0]) == tokenizer().decode(tokenizer().encode(sample.captions())[0])
+    assert tokenizer().decode(given[0]) == tokenizer().decode(
+        tokenizer().encode(sample.captions())[0]
+    )
 
 
 @pytest.mark.parametrize(

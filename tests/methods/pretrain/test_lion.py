@@ -1,7 +1,8 @@
-"""Lion's card leads to CLIP with Lion in its recipes; what trains is what the optimiser's own tests test.
+"""Lion's card leads to CLIP with Lion in its recipes; what trains is what the optimiser's own tests
+test.
 
-There are no golden losses: the sign carries the last bit of a gradient into the third digit of a loss within 20 steps,
-so another processor would not repeat them.
+There are no golden losses: the sign carries the last bit of a gradient into the third digit of a
+loss within 20 steps, so another processor would not repeat them.
 """
 
 from dataclasses import replace
@@ -40,7 +41,10 @@ def test_the_factor_is_given_on_the_command_line_with_the_optimisers_name(tmp_pa
         ("siglip", ["--optimizer=lion"], "lion"),
     ):
         out = tmp_path / f"{method}{len(words)}"
-        assert main(["train", method, f"--data={pairs_csv}", *TINY, *words, "--quiet", f"--out={out}"]) == 0
+        assert (
+            main(["train", method, f"--data={pairs_csv}", *TINY, *words, "--quiet", f"--out={out}"])
+            == 0
+        )
         assert read(out / "config.yaml")["recipe"]["optimizer"] == optimizer
 
 

@@ -1,4 +1,5 @@
-"""Mod-X: the first phase is CLIP's, each later one is held to the model that the one before it left."""
+"""Mod-X: the first phase is CLIP's, each later one is held to the model that the one before it
+left."""
 
 import pytest
 import torch
@@ -40,7 +41,9 @@ def test_the_first_phase_is_clip_and_the_second_adds_the_distance():
     held = method(alpha=20.0, screen=False)
     with torch.no_grad():
         for parameter in held.old.module.parameters():  # as if training had moved on from it
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            parameter.add_(
+                0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            )
     given = batch(held.model.image.image_size)
     first = held.encode(given, At(0, 9, 0, 0, "train"))
     assert first.keys() == {"image", "text"}
@@ -49,9 +52,13 @@ def test_the_first_phase_is_clip_and_the_second_adds_the_distance():
     second = held.encode(given, At(0, 9, 0, 0, "phase1"))
     old = held.old.module
     torch.testing.assert_close(second["old_image"], old.embed_images(given.image.flat))
-    kept = off_diagonal(second["image"], second["text"], second["old_image"], second["old_text"], screen=False)
+    kept = off_diagonal(
+        second["image"], second["text"], second["old_image"], second["old_text"], screen=False
+    )
     assert kept > 0
-    torch.testing.assert_close(held.loss(second, given, At(0, 9, 0, 0, "phase1")).total, clip + 20 * kept)
+    torch.testing.assert_close(
+        held.loss(second, given, At(0, 9, 0, 0, "phase1")).total, clip + 20 * kept
+    )
 
 
 def test_with_alpha_0_it_is_fine_tuning():
@@ -71,7 +78,11 @@ def test_a_phase_is_held_to_what_the_one_before_left(tmp_path):
         sources = {"train": Toy(44), "phase1": Toy(44)}
         recipe = Recipe(lr=1e-3, batch_size=16, steps=3)
         Engine(
-            held, recipe, {name: sources[name] for name in ("train", "phase1")[:phases]}, folder, Options(quiet=True)
+            held,
+            recipe,
+            {name: sources[name] for name in ("train", "phase1")[:phases]},
+            folder,
+            Options(quiet=True),
         ).run()
         return held
 
@@ -115,5 +126,7 @@ def test_the_published_preset_varies_no_image_and_has_adamws_own_epsilon():
     [stage] = made.stages()
     view = made.views(stage)[0]
     sample = Toy(1)[0]
-    trained, judged = (view(sample, generator(0, "view"), progress)["images.main"] for progress in (0.5, None))
+    trained, judged = (
+        view(sample, generator(0, "view"), progress)["images.main"] for progress in (0.5, None)
+    )
     assert torch.equal(trained, judged)

@@ -1,4 +1,5 @@
-"""Multi-view: views are counted and stand in the loss as the sheet has them, with and without texts."""
+"""Multi-view: views are counted and stand in the loss as the sheet has them, with and without
+texts."""
 
 from dataclasses import replace
 
@@ -36,7 +37,9 @@ def test_every_view_stands_once_in_the_loss(images, texts):
     with torch.no_grad():
         views = held.encode(given, AT)["views"]
         assert views.shape == (6, images + texts, 16)
-        torch.testing.assert_close(views[:, images - 1], held.model.embed_images(given.image.pixels[:, images - 1]))
+        torch.testing.assert_close(
+            views[:, images - 1], held.model.embed_images(given.image.pixels[:, images - 1])
+        )
         if texts:
             last = held.model.embed_texts(given.text.ids[:, -1], given.text.lengths[:, -1])
             torch.testing.assert_close(views[:, -1], last)
@@ -45,14 +48,25 @@ def test_every_view_stands_once_in_the_loss(images, texts):
 
 
 def test_form_and_objective_are_those_asked_for():
-    views = torch.nn.functional.normalize(torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(1)), dim=-1)
+    views = torch.nn.functional.normalize(
+        torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
     found = {
-        (name, form): method(objective=name, form=form, tau=0.5).loss({"views": views}, batch(1, 4), AT).total.item()
-        for name, form in (("mv_dhel", "code"), ("mv_dhel", "paper"), ("mv_infonce", "code"), ("mv_infonce", "paper"))
+        (name, form): method(objective=name, form=form, tau=0.5)
+        .loss({"views": views}, batch(1, 4), AT)
+        .total.item()
+        for name, form in (
+            ("mv_dhel", "code"),
+            ("mv_dhel", "paper"),
+            ("mv_infonce", "code"),
+            ("mv_infonce", "paper"),
+        )
     }
     over = views.transpose(0, 1)
     assert found["mv_infonce", "paper"] == pytest.approx(mv_infonce(over, 0.5, form="paper").item())
-    assert found["mv_dhel", "code"] - found["mv_dhel", "paper"] == pytest.approx(torch.log(torch.tensor(2.0)).item())
+    assert found["mv_dhel", "code"] - found["mv_dhel", "paper"] == pytest.approx(
+        torch.log(torch.tensor(2.0)).item()
+    )
     assert len(set(found.values())) == 4
 
 
@@ -63,13 +77,24 @@ def test_every_objective_has_a_gradient(name):
     losses = held.loss(held.encode(batch(1, 1 if two else 4), AT), batch(1, 1 if two else 4), AT)
     assert losses.terms.keys() == {name}
     losses.total.backward()
-    assert all(parameter.grad is not None for parameter in held.parameters() if parameter.requires_grad)
+    assert all(
+        parameter.grad is not None for parameter in held.parameters() if parameter.requires_grad
+    )
 
 
 def test_the_projector_is_the_papers():
     head = method().model.image_projection
-    assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
-    assert [layer.bias is None for layer in head if isinstance(layer, torch.nn.Linear)] == [True, True]
+    assert [type(layer).__name__ for layer in head] == [
+        "Linear",
+        "BatchNorm1d",
+        "ReLU",
+        "Linear",
+        "BatchNorm1d",
+    ]
+    assert [layer.bias is None for layer in head if isinstance(layer, torch.nn.Linear)] == [
+        True,
+        True,
+    ]
     assert head[-1].weight.requires_grad
     assert not head[-1].bias.requires_grad
 
@@ -157,12 +182,16 @@ class Sounds(Toy):
 def test_an_array_is_a_third_modality_with_layers_of_its_own(tmp_path):
     held = method(texts=1, arrays={"sound": 8}, tau=0.5)
     assert held.needs(held.stages()[0]) == ("images.main", "texts.caption", "arrays.sound")
-    engine = make_engine(tmp_path, method=held.train(), source=Sounds(48), recipe={"steps": 3}, max_bad=0.1)
+    engine = make_engine(
+        tmp_path, method=held.train(), source=Sounds(48), recipe={"steps": 3}, max_bad=0.1
+    )
     assert engine.run().damaged == {"003": "no-array", "005": "array-size", "007": "not-finite"}
     sound = held.encoders["sound"][0][0].weight
     assert sound.grad is None
     given = batch(1, 1)
-    given = Batch(images=given.images, texts=given.texts, keys=given.keys, fields={"sound": torch.rand(6, 8)})
+    given = Batch(
+        images=given.images, texts=given.texts, keys=given.keys, fields={"sound": torch.rand(6, 8)}
+    )
     views = held.eval().encode(given, AT)["views"]
     assert views.shape == (6, 3, 16)
     expected = torch.nn.functional.normalize(held.encoders["sound"](given.fields["sound"]), dim=-1)
@@ -182,8 +211,12 @@ class Uneven(Toy):
 
 
 def test_more_views_than_texts_are_told_with_the_option_or_are_damage_that_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"at most 1 texts of role 'caption', and 2 views.*lower --method\.texts"):
+    with pytest.raises(
+        InputError, match=r"at most 1 texts of role 'caption', and 2 views.*lower --method\.texts"
+    ):
         make_engine(tmp_path / "none", method=method(texts=2), source=Toy(48), recipe={"steps": 3})
-    engine = make_engine(tmp_path / "few", method=method(texts=2), source=Uneven(48), recipe={"steps": 3})
+    engine = make_engine(
+        tmp_path / "few", method=method(texts=2), source=Uneven(48), recipe={"steps": 3}
+    )
     with pytest.raises(InputError, match="few-captions"):
         engine.run()

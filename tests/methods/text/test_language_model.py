@@ -32,7 +32,10 @@ def method_of(context: int = 12, **options):
 
 def batch_of(texts, tokenizer=TOKENIZER) -> Batch:
     ids, lengths = pad_batch(tokenizer.encode(texts), tokenizer)
-    return Batch(texts={"main": Tokens(ids[:, None], lengths[:, None])}, keys=[str(i) for i in range(len(texts))])
+    return Batch(
+        texts={"main": Tokens(ids[:, None], lengths[:, None])},
+        keys=[str(i) for i in range(len(texts))],
+    )
 
 
 def loss_of(method, texts) -> float:
@@ -73,7 +76,12 @@ def test_it_learns_the_texts_it_is_trained_on(tmp_path):
     Engine(method, recipe, {"train": source}, tmp_path, Options(quiet=True)).run()
     assert loss_of(method, TEXTS) < before / 3
     model = LanguageModel(method.model, TOKENIZER, name="toy")
-    assert model.generate(["a red"], max_tokens=5)[0].split()[0] in ("circle", "square", "triangle", "bar")
+    assert model.generate(["a red"], max_tokens=5)[0].split()[0] in (
+        "circle",
+        "square",
+        "triangle",
+        "bar",
+    )
     right, wrong = model.log_prob(["a red circle on the left", "circle the a red left on"])
     assert right > wrong + 5
 
@@ -103,7 +111,11 @@ def test_a_run_on_texts_alone_loads_as_a_language_model(run):
     assert model.log_prob(TEXTS[:3]).shape == (3,)
     assert all(isinstance(text, str) for text in model.generate(["a red", ""], max_tokens=3))
     description = json.loads((run / "model.json").read_text())
-    assert (description["dual"], description["preprocess"], description["lm"]["text"]["width"]) == (None, None, 32)
+    assert (description["dual"], description["preprocess"], description["lm"]["text"]["width"]) == (
+        None,
+        None,
+        32,
+    )
     assert diptych.load(run).identity == model.identity
 
 
@@ -111,25 +123,39 @@ def test_validation_tells_the_perplexity(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     values = [line["val/perplexity"] for line in lines if line.get("event") == "validation"]
     for model in (run, diptych.load(run)):
-        result = diptych.evaluate(model, str(run.parent / "texts.csv"), ["perplexity"])["perplexity"]
+        result = diptych.evaluate(model, str(run.parent / "texts.csv"), ["perplexity"])[
+            "perplexity"
+        ]
         assert values[-1] == pytest.approx(result["perplexity"], rel=1e-4)
 
 
 def test_training_goes_on_from_a_run(run, tmp_path):
     data = str(run.parent / "texts.csv")
     model = diptych.train(
-        "language_model", data, tmp_path / "more", init=str(run), steps=1, batch_size=8, quiet=True, lr=1e-9, warmup=0.0
+        "language_model",
+        data,
+        tmp_path / "more",
+        init=str(run),
+        steps=1,
+        batch_size=8,
+        quiet=True,
+        lr=1e-9,
+        warmup=0.0,
     )
     old = diptych.load(run)
     assert model.tokenizer == old.tokenizer
-    torch.testing.assert_close(model.log_prob(TEXTS[:4]), old.log_prob(TEXTS[:4]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        model.log_prob(TEXTS[:4]), old.log_prob(TEXTS[:4]), atol=1e-3, rtol=0
+    )
 
 
 def test_make_builds_the_models_own_tower_or_refuses(run):
     old = diptych.load(run)
     make = Make.of(old)
     for made in (make.lm(), make.lm()):
-        assert all(torch.equal(a, b) for a, b in zip(made.parameters(), old.lm.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(made.parameters(), old.lm.parameters(), strict=True)
+        )
     with pytest.raises(InputError, match="has no image tower"):
         make.image()
     endless = train_bpe(TEXTS, 300, 12)
@@ -148,7 +174,9 @@ def test_a_run_that_was_stored_before_language_models_still_loads(tmp_path):
     """A model.json without the key `lm`."""
 
     method = make_method()
-    description = store.describe("clip", {}, method.model, method.make.tokenizer, method.model.image.preprocess)
+    description = store.describe(
+        "clip", {}, method.model, method.make.tokenizer, method.model.image.preprocess
+    )
     del description["lm"]
     store.save_model(tmp_path, description, method.model.state_dict())
     assert store.load(tmp_path).embed_texts(["a"]).shape == (1, 32)
@@ -161,6 +189,9 @@ def test_the_paper_preset_has_the_size_of_gpt2():
     tokenizer = train_bpe(TEXTS, 300, 1024)
     tokenizer.vocab_size = 50257
     with torch.device("meta"):
-        method = cls(cls.configure({}), Make(image=preset.image, text=preset.text, embed_dim=0, tokenizer=tokenizer))
+        method = cls(
+            cls.configure({}),
+            Make(image=preset.image, text=preset.text, embed_dim=0, tokenizer=tokenizer),
+        )
     assert sum(parameter.numel() for parameter in method.parameters()) == 124_439_808
     assert replace(preset.recipe, steps=1).precision == "bfloat16"

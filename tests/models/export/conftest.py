@@ -16,7 +16,9 @@ def small_siglip() -> None:
     def vit_tiny_patch8_siglip_32(pretrained: bool = False, **options: Any):
         small = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "class_token": False,
                  "global_pool": "map", "act_layer": "gelu_tanh"}  # fmt: skip
-        return _create_vision_transformer("vit_tiny_patch8_siglip_32", pretrained=pretrained, **{**small, **options})
+        return _create_vision_transformer(
+            "vit_tiny_patch8_siglip_32", pretrained=pretrained, **{**small, **options}
+        )
 
     vit_tiny_patch8_siglip_32.__module__ = "timm.models.vision_transformer"
     register_model(vit_tiny_patch8_siglip_32)

@@ -16,17 +16,35 @@ WORDS = {"name": "text", "width": 32, "depth": 2, "heads": 2}
 
 
 def siglip_words() -> dict[str, Any]:
-    return {**WORDS, "width": 64, "causal": False, "pooling": "last", "eps": 1e-6, "activation": "gelu_tanh"}
+    return {
+        **WORDS,
+        "width": 64,
+        "causal": False,
+        "pooling": "last",
+        "eps": 1e-6,
+        "activation": "gelu_tanh",
+    }
 
 
 def bpe(padding: Any = "longest") -> Bpe:
-    return train_bpe(["a red cat sits on a mat", "two dogs running"] * 4, vocab_size=290, context=24, padding=padding)
+    return train_bpe(
+        ["a red cat sits on a mat", "two dogs running"] * 4,
+        vocab_size=290,
+        context=24,
+        padding=padding,
+    )
 
 
 BPE = bpe()
 
 
-def make(image: dict[str, Any], text: dict[str, Any], tokenizer: Tokenizer, embed_dim: int = 24, **dual: Any) -> Model:
+def make(
+    image: dict[str, Any],
+    text: dict[str, Any],
+    tokenizer: Tokenizer,
+    embed_dim: int = 24,
+    **dual: Any,
+) -> Model:
     torch.manual_seed(0)
     words = text_tower(
         text,

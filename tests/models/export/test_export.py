@@ -1,4 +1,5 @@
-"""Models in other libraries' formats: equal embeddings through their own full path, round trips, refusals."""
+"""Models in other libraries' formats: equal embeddings through their own full path, round trips,
+refusals."""
 
 import json
 import logging
@@ -32,8 +33,21 @@ MODELS: dict[str, Any] = {
         {**CLIP, **QUICK, "patch_bias": False, "cls_position": True}, {**WORDS, **QUICK}, Clip()
     ),
     "odd": lambda: make(
-        {**VIT, "pooling": "mean", "norm_after_pool": True, "layer_scale": 0.1, "mlp_ratio": 3.3, "heads": 2},
-        {**WORDS, "causal": False, "layer_scale": 0.2, "activation": "gelu_tanh", "pooling": "first"},
+        {
+            **VIT,
+            "pooling": "mean",
+            "norm_after_pool": True,
+            "layer_scale": 0.1,
+            "mlp_ratio": 3.3,
+            "heads": 2,
+        },
+        {
+            **WORDS,
+            "causal": False,
+            "layer_scale": 0.2,
+            "activation": "gelu_tanh",
+            "pooling": "first",
+        },
         bpe(padding="max"),
         text_projection="affine",
     ),
@@ -62,7 +76,9 @@ HOLDS = {
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize(("target", "name"), [(target, name) for target, names in HOLDS.items() for name in names])
+@pytest.mark.parametrize(
+    ("target", "name"), [(target, name) for target, names in HOLDS.items() for name in names]
+)
 def test_the_other_library_embeds_alike(target: str, name: str, tmp_path: Path, small_siglip: None):
     """RELIABILITY 23."""
     model = MODELS[name]()
@@ -74,7 +90,9 @@ def test_the_other_library_embeds_alike(target: str, name: str, tmp_path: Path, 
     images, texts = room._target(target).embed(report.folder, random_images(32), TEXTS)
     assert float((images - model.embed_images(random_images(32))).abs().max()) == report.images
     assert float((texts - model.embed_texts(TEXTS)).abs().max()) == report.texts
-    assert len({tuple(row) for row in np.round(texts.numpy(), 4)}) == len(TEXTS)  # nothing collapsed into agreement
+    assert len({tuple(row) for row in np.round(texts.numpy(), 4)}) == len(
+        TEXTS
+    )  # nothing collapsed into agreement
 
 
 @pytest.mark.parity
@@ -84,9 +102,14 @@ def test_an_hf_folder_loads_again_and_embeds_alike(name: str, tmp_path: Path):
     folder = export(model, "hf", tmp_path / "out").folder
     again = load(f"hf:{folder}")
     torch.testing.assert_close(
-        again.embed_images(random_images(32)), model.embed_images(random_images(32)), atol=LIMIT, rtol=0
+        again.embed_images(random_images(32)),
+        model.embed_images(random_images(32)),
+        atol=LIMIT,
+        rtol=0,
     )
-    torch.testing.assert_close(again.embed_texts(TEXTS), model.embed_texts(TEXTS), atol=LIMIT, rtol=0)
+    torch.testing.assert_close(
+        again.embed_texts(TEXTS), model.embed_texts(TEXTS), atol=LIMIT, rtol=0
+    )
     export(again, "hf", tmp_path / "twice")
     first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "twice"))
     assert first.keys() == second.keys()
@@ -96,7 +119,12 @@ def test_an_hf_folder_loads_again_and_embeds_alike(name: str, tmp_path: Path):
 
 @pytest.mark.parity
 def test_transformers_own_weights_come_back_bit_equal(tmp_path: Path):
-    small = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 100}
+    small = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 100,
+    }
     config = CLIPConfig(
         text_config={**small, "vocab_size": 49408},
         projection_dim=20,
@@ -112,7 +140,9 @@ def test_transformers_own_weights_come_back_bit_equal(tmp_path: Path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["own words", "odd", "siglip"])
-def test_an_open_clip_config_describes_the_towers_that_it_was_made_from(name: str, tmp_path: Path, small_siglip: None):
+def test_an_open_clip_config_describes_the_towers_that_it_was_made_from(
+    name: str, tmp_path: Path, small_siglip: None
+):
     model = MODELS[name]()
     folder = export(model, "openclip", tmp_path / "out").folder
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
@@ -137,7 +167,9 @@ def test_graphs_take_any_batch_and_length_and_need_only_onnxruntime(tmp_path: Pa
     import onnxruntime
     from tokenizers import Tokenizer
 
-    model = make({**CLIP, "depth": 1}, {**WORDS, "depth": 1}, BPE)  # the exporter's time grows with depth
+    model = make(
+        {**CLIP, "depth": 1}, {**WORDS, "depth": 1}, BPE
+    )  # the exporter's time grows with depth
     set_precision(model, "float32")  # as `load` does: q, k and v lie in one storage
     report = export(model, "onnx", tmp_path / "out")
     assert 0 < max(report.images, report.texts) <= LIMIT
@@ -148,7 +180,9 @@ def test_graphs_take_any_batch_and_length_and_need_only_onnxruntime(tmp_path: Pa
         encoded = tokenizer.encode_batch(texts)
         ids = np.array([e.ids for e in encoded])
         lengths = np.array([sum(e.attention_mask) for e in encoded])
-        assert torch.equal(torch.from_numpy(ids), pad_batch(model.tokenizer.encode(texts), model.tokenizer)[0])
+        assert torch.equal(
+            torch.from_numpy(ids), pad_batch(model.tokenizer.encode(texts), model.tokenizer)[0]
+        )
         [vectors] = session.run(None, {"ids": ids, "lengths": lengths})
         np.testing.assert_allclose(vectors, model.embed_texts(texts), atol=LIMIT)
     session = onnxruntime.InferenceSession(str(folder / "image.onnx"))
@@ -168,12 +202,17 @@ def test_exported_program_and_eager_agree(tmp_path: Path):
 
     model = MODELS["own words"]()
     ids, lengths = pad_batch(model.tokenizer.encode(["two dogs", "a"]), model.tokenizer)
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.tokenizer.context)
+    batch, length = (
+        torch.export.Dim("batch"),
+        torch.export.Dim("length", max=model.tokenizer.context),
+    )
     program = torch.export.export(
         Texts(model.encoder), (ids, lengths), dynamic_shapes=({0: batch, 1: length}, {0: batch})
     )
     rows = pad_batch(model.tokenizer.encode(TEXTS), model.tokenizer)
-    torch.testing.assert_close(program.module()(*rows), model.encoder.embed_texts(*rows), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        program.module()(*rows), model.encoder.embed_texts(*rows), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parity
@@ -186,7 +225,13 @@ def test_clips_rust_pipeline_gives_our_ids():
 def test_sentencepiece_goes_into_an_hf_folder_and_comes_back(tmp_path: Path):
     tokenizer = SentencePiece(siglip_spm(tmp_path).read_bytes(), context=16, pad=1, eos=1)
     model = make(
-        SIGLIP, siglip_words(), tokenizer, 64, logit_bias=-9.0, image_projection="none", text_projection="affine"
+        SIGLIP,
+        siglip_words(),
+        tokenizer,
+        64,
+        logit_bias=-9.0,
+        image_projection="none",
+        text_projection="affine",
     )
     report = export(model, "hf", tmp_path / "out")
     assert max(report.images, report.texts) <= LIMIT
@@ -210,28 +255,39 @@ def test_a_swapped_end_is_the_highest_id_in_an_hf_folder(tmp_path: Path):
         ("conv", "openclip", "its image tower has name='conv' (wanted: 'vit'); onnx can"),
         ("odd", "hf", "its image tower has layer_scale=0.1 (wanted: None); onnx and openclip can"),
         ("siglip", "openclip", "timm names no SigLIP tower of its size; hf and onnx can"),
-        ("siglip", "sentence-transformers", "its CLIP module does not know SigLIP's padding of texts; hf and onnx can"),
+        (
+            "siglip",
+            "sentence-transformers",
+            "its CLIP module does not know SigLIP's padding of texts; hf and onnx can",
+        ),
     ],
 )
-def test_what_does_not_fit_is_named_with_the_targets_that_can(name: str, target: str, words: str, tmp_path: Path):
+def test_what_does_not_fit_is_named_with_the_targets_that_can(
+    name: str, target: str, words: str, tmp_path: Path
+):
     model = MODELS[name]()
     if name == "siglip":
         heads = {"image_projection": "none", "text_projection": "affine"}
-        model = make({**SIGLIP, "depth": 1}, siglip_words(), bpe(padding="max"), 64, logit_bias=-9.0, **heads)
+        model = make(
+            {**SIGLIP, "depth": 1}, siglip_words(), bpe(padding="max"), 64, logit_bias=-9.0, **heads
+        )
     with pytest.raises(InputError, match=r"cannot hold tiny: ") as caught:
         export(model, target, tmp_path / "out")
     assert words in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_difference_above_the_limit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_difference_above_the_limit_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def wrong(state: dict, path: Path, metadata: dict) -> None:
         state["text_projection.weight"][0] *= 1.01
         save_file(state, path, metadata)
 
     monkeypatch.setattr("diptych.models.export.hf.save_file", wrong)
     with pytest.raises(
-        InputError, match=r"embeddings of texts by hf differ from those of tiny by .*; nothing was kept"
+        InputError,
+        match=r"embeddings of texts by hf differ from those of tiny by .*; nothing was kept",
     ):
         export(MODELS["own words"](), "hf", tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -247,7 +303,9 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     model = MODELS["own words"]()
     with pytest.raises(InputError, match="unknown target 'onx'; did you mean 'onnx'"):
         export(model, "onx", tmp_path / "out")
@@ -260,7 +318,9 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, monkeyp
     with pytest.raises(InputError, match="tiny is on cpu in bfloat16; to export it"):
         export(half, "onnx", tmp_path / "out")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"export to onnx needs onnx; pip install 'diptych\[export\]'"):
+    with pytest.raises(
+        InputError, match=r"export to onnx needs onnx; pip install 'diptych\[export\]'"
+    ):
         export(model, "onnx", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -20,8 +20,17 @@ def configs(t5: Path, bert: Path) -> dict[str, dict[str, Any]]:
     """One config for each kind of model that is rebuilt, in open_clip's own words."""
     return {
         "nano": {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT},
-        "nano-quickgelu": {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True},
-        "nano-large": {"embed_dim": 24, "vision_cfg": {**VISION, "image_size": 64}, "text_cfg": TEXT},
+        "nano-quickgelu": {
+            "embed_dim": 24,
+            "vision_cfg": VISION,
+            "text_cfg": TEXT,
+            "quick_gelu": True,
+        },
+        "nano-large": {
+            "embed_dim": 24,
+            "vision_cfg": {**VISION, "image_size": 64},
+            "text_cfg": TEXT,
+        },
         "nano-scaled": {
             "embed_dim": 24,
             "custom_text": True,
@@ -30,7 +39,12 @@ def configs(t5: Path, bert: Path) -> dict[str, dict[str, Any]]:
         },
         "nano-clipa": {
             "embed_dim": 24,
-            "vision_cfg": {**VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
+            "vision_cfg": {
+                **VISION,
+                "no_ln_pre": True,
+                "pool_type": "avg",
+                "final_ln_after_pool": True,
+            },
             "text_cfg": {
                 **TEXT,
                 "context_length": 32,
@@ -67,13 +81,18 @@ def configs(t5: Path, bert: Path) -> dict[str, dict[str, Any]]:
                 "act_kwargs": {"approximate": "tanh"},
             },
         },
-        "nano-resnet": {"embed_dim": 24, "vision_cfg": {**VISION, "layers": [1, 1, 1, 1]}, "text_cfg": TEXT},
+        "nano-resnet": {
+            "embed_dim": 24,
+            "vision_cfg": {**VISION, "layers": [1, 1, 1, 1]},
+            "text_cfg": TEXT,
+        },
     }
 
 
 @pytest.fixture(scope="session")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one folder a model: weights.pt, and the tokenizer where the model has its own."""
+    """A folder with one folder a model: weights.pt, and the tokenizer where the model has its
+    own."""
     import open_clip
     from timm.models import is_model, register_model
     from timm.models.vision_transformer import _create_vision_transformer
@@ -83,7 +102,9 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
         def vit_nano_siglip(pretrained: bool = False, **options: Any):
             small = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 3,
                      "class_token": False, "global_pool": "map", "act_layer": "gelu_tanh"}  # fmt: skip
-            return _create_vision_transformer("vit_nano_siglip", pretrained=pretrained, **{**small, **options})
+            return _create_vision_transformer(
+                "vit_nano_siglip", pretrained=pretrained, **{**small, **options}
+            )
 
         vit_nano_siglip.__module__ = "timm.models.vision_transformer"
         register_model(vit_nano_siglip)

@@ -1,4 +1,5 @@
-"""Every way to adapt a classifier starts from models of others: open_clip's file, and folders of CLIP and SigLIP."""
+"""Every way to adapt a classifier starts from models of others: open_clip's file, and folders of
+CLIP and SigLIP."""
 
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def adapted(method: str, classes: Path, out: Path, **how: object) -> torch.Tenso
 
 
 @pytest.mark.parametrize("method", OPTIONS)
-def test_open_clips_file_is_adapted_to_a_folder(method: str, classes: Path, nano: Path, tmp_path: Path):
+def test_open_clips_file_is_adapted_to_a_folder(
+    method: str, classes: Path, nano: Path, tmp_path: Path
+):
     weights = nano / "nano" / "weights.pt"
     logits = adapted(method, classes, tmp_path / "run", init="openclip:nano", weights=weights)
     assert logits.shape == (1, 2)

@@ -25,7 +25,9 @@ class Hostile:
 
 # RELIABILITY 21
 @pytest.mark.parametrize("form", ["zip", "old", "plain"])
-def test_a_malicious_pickle_is_refused_and_leaves_no_side_effect(form: str, nano: Path, tmp_path: Path):
+def test_a_malicious_pickle_is_refused_and_leaves_no_side_effect(
+    form: str, nano: Path, tmp_path: Path
+):
     trace, path = tmp_path / "ran", tmp_path / "weights.pt"
     content = {"ln_final.weight": torch.zeros(2), "more": Hostile(trace)}
     if form == "plain":
@@ -39,7 +41,9 @@ def test_a_malicious_pickle_is_refused_and_leaves_no_side_effect(form: str, nano
 
 
 def test_a_torchscript_archive_is_refused_by_name(nano: Path, tmp_path: Path):
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "ViT-B-32.pt")
+    torch.jit.save(
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "ViT-B-32.pt"
+    )
     with pytest.raises(InputError, match=r"TorchScript.*quickgelu/openai"):
         load("openclip:nano", weights=tmp_path / "ViT-B-32.pt")
 
@@ -54,7 +58,9 @@ def test_a_torchscript_archive_is_refused_by_name(nano: Path, tmp_path: Path):
         ("a.npz", b"junk", "big_vision"),
     ],
 )
-def test_damaged_and_foreign_files_are_one_line_errors(name: str, content: bytes, message: str, tmp_path: Path):
+def test_damaged_and_foreign_files_are_one_line_errors(
+    name: str, content: bytes, message: str, tmp_path: Path
+):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
         read_weights(tmp_path / name)

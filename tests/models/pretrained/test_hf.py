@@ -1,4 +1,5 @@
-"""transformers' CLIP and SigLIP in our towers: equal embeddings through the full path, and refusals."""
+"""transformers' CLIP and SigLIP in our towers: equal embeddings through the full path, and
+refusals."""
 
 import json
 import logging
@@ -30,14 +31,20 @@ def copied(source: Path, target: Path, *without: str) -> Path:
 
 
 @torch.no_grad()
-def theirs(folder: Path, model: Any, processor: Any, **padding: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def theirs(
+    folder: Path, model: Any, processor: Any, **padding: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of the images and texts by transformers itself, from PIL and strings."""
     model = model.from_pretrained(folder).eval()
-    ids = AutoTokenizer.from_pretrained(folder)(TEXTS, truncation=True, return_tensors="pt", **padding)
+    ids = AutoTokenizer.from_pretrained(folder)(
+        TEXTS, truncation=True, return_tensors="pt", **padding
+    )
     pixels = processor.from_pretrained(folder)(tiny.images(), return_tensors="pt")["pixel_values"]
     if model.config.model_type == "siglip":
         ids = {"input_ids": ids["input_ids"]}  # SigLIP reads its padding
-    return tiny.unit(model.get_image_features(pixel_values=pixels)), tiny.unit(model.get_text_features(**ids))
+    return tiny.unit(model.get_image_features(pixel_values=pixels)), tiny.unit(
+        model.get_text_features(**ids)
+    )
 
 
 def assert_equal_embeddings(ours: Any, images: torch.Tensor, texts: torch.Tensor) -> None:
@@ -47,12 +54,16 @@ def assert_equal_embeddings(ours: Any, images: torch.Tensor, texts: torch.Tensor
 
 @pytest.mark.parity
 def test_clip_embeddings_equal_transformers_from_images_and_strings(clip: Path):
-    assert_equal_embeddings(load(f"hf:{clip}"), *theirs(clip, CLIPModel, CLIPImageProcessorPil, padding=True))
+    assert_equal_embeddings(
+        load(f"hf:{clip}"), *theirs(clip, CLIPModel, CLIPImageProcessorPil, padding=True)
+    )
 
 
 @pytest.mark.parity
 def test_siglip_embeddings_equal_transformers_with_texts_padded_to_64(siglip: Path):
-    expected = theirs(siglip, SiglipModel, SiglipImageProcessorPil, padding="max_length", max_length=64)
+    expected = theirs(
+        siglip, SiglipModel, SiglipImageProcessorPil, padding="max_length", max_length=64
+    )
     model = load(f"hf:{siglip}")
     assert_equal_embeddings(model, *expected)
     assert (model.tokenizer.padding, model.tokenizer.context) == ("max", 64)
@@ -66,7 +77,9 @@ def test_vocab_and_merges_in_place_of_tokenizer_json_give_the_same_ids(clip: Pat
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
-    assert load(f"hf:{folder}").tokenizer.encode(TEXTS) == load(f"hf:{clip}").tokenizer.encode(TEXTS)
+    assert load(f"hf:{folder}").tokenizer.encode(TEXTS) == load(f"hf:{clip}").tokenizer.encode(
+        TEXTS
+    )
 
 
 @pytest.mark.parity
@@ -74,14 +87,25 @@ def test_siglips_sentencepiece_gives_transformers_ids(siglip: Path, tmp_path: Pa
     folder = copied(siglip, tmp_path / "sp", "tokenizer.json", "tokenizer_config.json")
     slow = SiglipTokenizer(str(tiny.siglip_spm(folder)))
     slow.save_pretrained(folder)
-    texts = ["A photo of a cat!", "snow, on the ▁ hills", "", "unknown: 漢字 z_z", " lead  ing\n space", "red " * 90]
+    texts = [
+        "A photo of a cat!",
+        "snow, on the ▁ hills",
+        "",
+        "unknown: 漢字 z_z",
+        " lead  ing\n space",
+        "red " * 90,
+    ]
     model = load(f"hf:{folder}")
     assert model.tokenizer.kind == "sentencepiece"
-    assert model.tokenizer.encode(texts) == [slow(text, truncation=True, max_length=64).input_ids for text in texts]
+    assert model.tokenizer.encode(texts) == [
+        slow(text, truncation=True, max_length=64).input_ids for text in texts
+    ]
     alphabet = "aehnorst tdgxz.,!-_'▁\t漢é1"
     draws = random.Random(0)
     noise = ["".join(draws.choices(alphabet, k=draws.randrange(40))) for _ in range(1000)]
-    assert model.tokenizer.encode(noise) == [slow(text, truncation=True, max_length=64).input_ids for text in noise]
+    assert model.tokenizer.encode(noise) == [
+        slow(text, truncation=True, max_length=64).input_ids for text in noise
+    ]
     assert model.embed_texts(texts).shape == (6, 48)
     copy = from_dict(json.loads(json.dumps(model.tokenizer.to_dict())))
     assert copy == model.tokenizer
@@ -106,11 +130,15 @@ def test_a_clip_folder_without_preprocessor_and_tokenizer_takes_the_standard_one
     assert "no preprocessor_config.json" in caplog.text
     assert "no tokenizer files" in caplog.text
     assert torch.equal(bare.embed_images(tiny.images()), full.embed_images(tiny.images()))
-    assert torch.equal(bare.embed_texts(TEXTS[:2]), full.embed_texts([TEXTS[0], TEXTS[1].replace("&amp;", "&")]))
+    assert torch.equal(
+        bare.embed_texts(TEXTS[:2]), full.embed_texts([TEXTS[0], TEXTS[1].replace("&amp;", "&")])
+    )
 
 
 def test_siglip_without_its_tokenizer_embeds_images_only(siglip: Path, tmp_path: Path):
-    model = load(f"hf:{copied(siglip, tmp_path / 'bare', 'tokenizer.json', 'tokenizer_config.json')}")
+    model = load(
+        f"hf:{copied(siglip, tmp_path / 'bare', 'tokenizer.json', 'tokenizer_config.json')}"
+    )
     assert model.embed_images(tiny.images()).shape == (4, 48)
     with pytest.raises(InputError, match="without a tokenizer"):
         model.embed_texts(["a cat"])
@@ -118,15 +146,21 @@ def test_siglip_without_its_tokenizer_embeds_images_only(siglip: Path, tmp_path:
 
 def test_weights_may_be_a_folder_in_place_of_a_repository_or_one_file(clip: Path):
     expected = load(f"hf:{clip}").embed_texts(TEXTS)
-    assert torch.equal(load("hf:openai/clip-vit-base-patch32", weights=clip).embed_texts(TEXTS), expected)
-    assert torch.equal(load(f"hf:{clip}", weights=clip / "model.safetensors").embed_texts(TEXTS), expected)
+    assert torch.equal(
+        load("hf:openai/clip-vit-base-patch32", weights=clip).embed_texts(TEXTS), expected
+    )
+    assert torch.equal(
+        load(f"hf:{clip}", weights=clip / "model.safetensors").embed_texts(TEXTS), expected
+    )
 
 
 def test_weights_in_parts_are_put_together(clip: Path, tmp_path: Path):
     folder = copied(clip, tmp_path / "parts", "model.safetensors")
     CLIPModel.from_pretrained(clip).save_pretrained(folder, max_shard_size="4MB")
     assert (folder / "model.safetensors.index.json").is_file()
-    assert torch.equal(load(f"hf:{folder}").embed_texts(TEXTS), load(f"hf:{clip}").embed_texts(TEXTS))
+    assert torch.equal(
+        load(f"hf:{folder}").embed_texts(TEXTS), load(f"hf:{clip}").embed_texts(TEXTS)
+    )
 
 
 def edit(name: str, **changes: Any) -> Callable[[Path], None]:
@@ -151,17 +185,32 @@ def edit(name: str, **changes: Any) -> Callable[[Path], None]:
     [
         (edit("config.json", model_type="clop"), "did you mean 'clip'"),
         (edit("config.json", text_config__hidden_act="quick_gulu"), "did you mean 'quick_gelu'"),
-        (edit("config.json", vision_config__image_size=64), "images of 32 pixels, its image tower takes 64"),
-        (edit("config.json", text_config__eos_token_id=7), "at id 7, its tokenizer ends texts with 49407"),
-        (edit("config.json", text_config__max_position_embeddings=40), "77x48 where 40x48 is expected .trained on"),
+        (
+            edit("config.json", vision_config__image_size=64),
+            "images of 32 pixels, its image tower takes 64",
+        ),
+        (
+            edit("config.json", text_config__eos_token_id=7),
+            "at id 7, its tokenizer ends texts with 49407",
+        ),
+        (
+            edit("config.json", text_config__max_position_embeddings=40),
+            "77x48 where 40x48 is expected .trained on",
+        ),
         (edit("preprocessor_config.json", crop_size=28), "crops to 28"),
         (edit("preprocessor_config.json", do_normalize=False), "do_normalize=False"),
         (edit("preprocessor_config.json", resample=0), "resample=0"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "no tokenizer that transformers can read"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{"),
+            "no tokenizer that transformers can read",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "not a readable safetensors"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"junk"),
+            "not a readable safetensors",
+        ),
     ],
 )
 def test_a_folder_that_contradicts_itself_is_a_one_line_error(
@@ -174,7 +223,9 @@ def test_a_folder_that_contradicts_itself_is_a_one_line_error(
     assert "\n" not in str(error.value)
 
 
-def test_a_repository_that_cannot_be_fetched_is_one_line_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch):
+def test_a_repository_that_cannot_be_fetched_is_one_line_that_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+):
     def fail(*_: object, **__: object) -> str:
         raise OSError("no\nnetwork")
 

@@ -1,4 +1,5 @@
-"""open_clip's models in our towers: equal embeddings through the full path, and refusals that say what is wrong."""
+"""open_clip's models in our towers: equal embeddings through the full path, and refusals that say
+what is wrong."""
 
 import json
 import logging
@@ -67,18 +68,28 @@ def test_every_tensor_of_a_published_size_has_its_place(name: str):
     with torch.device("meta"):
         state = dict(kind(**config).state_dict())
     count = sum(value.numel() for value in state.values())
-    assert sum(value.numel() for value in fill(dual, state, rules, name).state_dict().values()) == count
+    assert (
+        sum(value.numel() for value in fill(dual, state, rules, name).state_dict().values())
+        == count
+    )
 
 
 @pytest.mark.parity
-def test_safetensors_half_precision_and_training_checkpoints_load_as_well(nano: Path, tmp_path: Path):
+def test_safetensors_half_precision_and_training_checkpoints_load_as_well(
+    nano: Path, tmp_path: Path
+):
     state = torch.load(nano / "nano" / "weights.pt", weights_only=True)
     expected = load("openclip:nano", weights=nano / "nano" / "weights.pt").embed_texts(tiny.TEXTS)
     save_file(state, tmp_path / "a.safetensors")
-    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "b.pt")
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}},
+        tmp_path / "b.pt",
+    )
     torch.save(state, tmp_path / "c.bin", _use_new_zipfile_serialization=False)
     for name in ("a.safetensors", "b.pt", "c.bin"):
-        assert torch.equal(load("openclip:nano", weights=tmp_path / name).embed_texts(tiny.TEXTS), expected)
+        assert torch.equal(
+            load("openclip:nano", weights=tmp_path / name).embed_texts(tiny.TEXTS), expected
+        )
     save_file({key: value.half() for key, value in state.items()}, tmp_path / "d.safetensors")
     half = load("openclip:nano", weights=tmp_path / "d.safetensors")
     assert {value.dtype for value in half.encoder.state_dict().values()} == {torch.float32}
@@ -90,32 +101,50 @@ def test_without_a_tag_preprocessing_is_that_of_create_model_and_transforms(nano
     ours = load("openclip:nano-siglip", weights=nano / "nano-siglip" / "weights.pt").preprocess
     _, _, preprocess = open_clip.create_model_and_transforms("nano-siglip", pretrained_text=False)
     for image in tiny.images():
-        pixels = (ours(image).float() / 255 - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(ours.std).view(
-            3, 1, 1
-        )
+        pixels = (ours(image).float() / 255 - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(
+            ours.std
+        ).view(3, 1, 1)
         assert_close(pixels, preprocess(image))
 
 
 def tagged(monkeypatch: pytest.MonkeyPatch, name: str, tag: str, **more) -> None:
     from open_clip.pretrained import _PRETRAINED, _pcfg
 
-    monkeypatch.setitem(_PRETRAINED, name, {**_PRETRAINED.get(name, {}), tag: _pcfg(hf_hub="nobody/nano/", **more)})
+    monkeypatch.setitem(
+        _PRETRAINED, name, {**_PRETRAINED.get(name, {}), tag: _pcfg(hf_hub="nobody/nano/", **more)}
+    )
 
 
 def test_a_tag_gives_its_preprocessing(nano: Path, monkeypatch: pytest.MonkeyPatch):
-    tagged(monkeypatch, "nano", "web", mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear", resize_mode="squash")
+    tagged(
+        monkeypatch,
+        "nano",
+        "web",
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        interpolation="bilinear",
+        resize_mode="squash",
+    )
     model = load("openclip:nano/web", weights=nano / "nano" / "weights.pt")
     found = model.preprocess
-    assert (found.mean, found.std, found.interpolation, found.resize) == ((0.5,) * 3, (0.25,) * 3, "bilinear", "squash")
+    assert (found.mean, found.std, found.interpolation, found.resize) == (
+        (0.5,) * 3,
+        (0.25,) * 3,
+        "bilinear",
+        "squash",
+    )
     assert model.name == "openclip:nano/web"
     assert_close(
-        model.encoder.image.pixels(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)), torch.full((1, 3, 1, 1), 2.0)
+        model.encoder.image.pixels(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)),
+        torch.full((1, 3, 1, 1), 2.0),
     )
 
 
 def test_a_real_tag_is_read_from_open_clips_registry():
     config = open_clip.get_model_config("ViT-B-32")
-    assert _tag(open_clip, "ViT-B-32", "laion2b_s34b_b79k", config)["hf_hub"].startswith("laion/CLIP-ViT-B-32")
+    assert _tag(open_clip, "ViT-B-32", "laion2b_s34b_b79k", config)["hf_hub"].startswith(
+        "laion/CLIP-ViT-B-32"
+    )
 
 
 # RELIABILITY 22, complaint 13
@@ -130,13 +159,19 @@ def test_a_tag_trained_with_another_activation_is_refused_and_the_right_name_tol
 
 def test_the_activation_is_the_names(nano: Path):
     path = nano / "nano" / "weights.pt"
-    a, b = (load(f"openclip:{name}", weights=path).embed_texts(["a cat"]) for name in ("nano", "nano-quickgelu"))
+    a, b = (
+        load(f"openclip:{name}", weights=path).embed_texts(["a cat"])
+        for name in ("nano", "nano-quickgelu")
+    )
     assert (a - b).abs().max() > 1e-4
 
 
 def test_a_folders_own_config_must_describe_the_model(nano: Path, tmp_path: Path):
     shutil.copy(nano / "nano" / "weights.pt", tmp_path / "open_clip_pytorch_model.bin")
-    told = {"model_cfg": open_clip.get_model_config("nano"), "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    told = {
+        "model_cfg": open_clip.get_model_config("nano"),
+        "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
     assert load("openclip:nano", weights=tmp_path).preprocess.mean == (0.5, 0.5, 0.5)
     with pytest.raises(InputError, match="quick_gelu differs"):
@@ -150,7 +185,9 @@ def test_a_tag_and_a_folder_that_disagree_on_mean_and_std_are_refused(
 ):
     tagged(monkeypatch, "nano", "web")
     shutil.copy(nano / "nano" / "weights.pt", tmp_path / "open_clip_pytorch_model.bin")
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": {"mean": [0.5] * 3}}))
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"preprocess_cfg": {"mean": [0.5] * 3}})
+    )
     with pytest.raises(InputError, match="has mean"):
         load("openclip:nano/web", weights=tmp_path)
 
@@ -170,13 +207,17 @@ def test_unknown_names_and_tags_are_one_line_errors(spec: str, message: str, nan
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["nano-resnet", "coca_ViT-B-32", "convnext_base", "roberta-ViT-B-32", "RN50"])
+@pytest.mark.parametrize(
+    "name", ["nano-resnet", "coca_ViT-B-32", "convnext_base", "roberta-ViT-B-32", "RN50"]
+)
 def test_architectures_that_are_not_rebuilt_are_refused_by_name(name: str, nano: Path):
     with pytest.raises(InputError, match=f"openclip:{name} is not supported"):
         load(f"openclip:{name}", weights=nano / "nano" / "weights.pt")
 
 
-def test_weights_that_cannot_be_fetched_are_one_line_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch):
+def test_weights_that_cannot_be_fetched_are_one_line_that_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+):
     def fail(*_: object, **__: object) -> str:
         raise FileNotFoundError("no\nnetwork")
 
@@ -191,17 +232,25 @@ def test_weights_of_another_shape_name_size_or_type_are_named(nano: Path, tmp_pa
     def attempt(name: str = "nano", **changes: torch.Tensor | None) -> str:
         state = torch.load(nano / "nano" / "weights.pt", weights_only=True)
         state.update({key.replace("__", "."): value for key, value in changes.items()})
-        save_file({key: value for key, value in state.items() if value is not None}, tmp_path / "w.safetensors")
+        save_file(
+            {key: value for key, value in state.items() if value is not None},
+            tmp_path / "w.safetensors",
+        )
         with pytest.raises(InputError) as error:
             load(f"openclip:{name}", weights=tmp_path / "w.safetensors")
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "visual.positional_embedding of shape 5x64 where 17x64 is expected (trained on" in attempt("nano-large")
+    assert (
+        "visual.positional_embedding of shape 5x64 where 17x64 is expected (trained on"
+        in attempt("nano-large")
+    )
     assert "has ln_final.weight of shape 9 where 32" in attempt(ln_final__weight=torch.zeros(9))
     assert "has the unknown extra 2x1" in attempt(extra=torch.zeros(2, 1))
     assert "lacks what becomes our text.norm.bias" in attempt(ln_final__bias=None)
-    assert "has ln_final.bias of int64" in attempt(ln_final__bias=torch.zeros(32, dtype=torch.int64))
+    assert "has ln_final.bias of int64" in attempt(
+        ln_final__bias=torch.zeros(32, dtype=torch.int64)
+    )
     assert "more differences" in attempt("nano-siglip")
 
 
@@ -230,7 +279,10 @@ def test_a_tokenizer_of_more_words_than_the_tower_is_refused(nano: Path, tmp_pat
 def test_loaded_weights_can_be_trained_and_saved(nano: Path, tmp_path: Path):
     model = load("openclip:nano", weights=nano / "nano" / "weights.pt")
     encoder = model.encoder.train()
-    assert all(value.requires_grad and value.is_contiguous() and not value.is_meta for value in encoder.parameters())
+    assert all(
+        value.requires_grad and value.is_contiguous() and not value.is_meta
+        for value in encoder.parameters()
+    )
     assert not any(value.is_meta for value in encoder.buffers())
     encoder.embed_images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).sum().backward()
     before = load("openclip:nano", weights=nano / "nano" / "weights.pt").identity

@@ -1,4 +1,5 @@
-"""What a foreign model embedded is searched by the command that `embed` prints, from any working directory."""
+"""What a foreign model embedded is searched by the command that `embed` prints, from any working
+directory."""
 
 import json
 import shlex
@@ -21,7 +22,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def embedded(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def embedded(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     """`embedded(folder, model, …)`: embed from within a folder, and the command that is printed."""
 
     def embed(folder: Path, *words: str) -> list[str]:
@@ -34,15 +40,22 @@ def embedded(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     return embed
 
 
-def test_an_openclip_model_is_searched_with_the_weights_that_embedded(nano: Path, tmp_path: Path, embedded, capsys):
+def test_an_openclip_model_is_searched_with_the_weights_that_embedded(
+    nano: Path, tmp_path: Path, embedded, capsys
+):
     command = embedded(nano / "nano", "openclip:nano", "--weights", "weights.pt")
     manifest = json.loads((tmp_path / "an emb" / "diptych.json").read_text())
-    assert (manifest["model"], manifest["weights"]) == ("openclip:nano", str(nano / "nano" / "weights.pt"))
+    assert (manifest["model"], manifest["weights"]) == (
+        "openclip:nano",
+        str(nano / "nano" / "weights.pt"),
+    )
     assert main(command) == 0
     assert "in 4 images" in capsys.readouterr().out
 
 
-def test_a_folder_of_transformers_is_searched_from_anywhere(clip: Path, tmp_path: Path, embedded, capsys):
+def test_a_folder_of_transformers_is_searched_from_anywhere(
+    clip: Path, tmp_path: Path, embedded, capsys
+):
     command = embedded(clip.parent, f"hf:{clip.name}")
     manifest = json.loads((tmp_path / "an emb" / "diptych.json").read_text())
     assert (manifest["model"], manifest["weights"]) == (f"hf:{clip}", None)
@@ -51,7 +64,9 @@ def test_a_folder_of_transformers_is_searched_from_anywhere(clip: Path, tmp_path
 
 
 @pytest.mark.parametrize("lost", ["model", "weights"])
-def test_what_lies_elsewhere_now_is_asked_for_by_its_option(nano: Path, tmp_path: Path, embedded, capsys, lost: str):
+def test_what_lies_elsewhere_now_is_asked_for_by_its_option(
+    nano: Path, tmp_path: Path, embedded, capsys, lost: str
+):
     command = embedded(nano / "nano", "openclip:nano", "--weights", "weights.pt")
     path = tmp_path / "an emb" / "diptych.json"
     gone = {"model": f"hf:{tmp_path / 'gone'}", "weights": str(tmp_path / "gone")}
@@ -75,5 +90,8 @@ def test_a_spec_keeps_the_whole_path_of_a_folder_alone(clip: Path, monkeypatch: 
 
 
 def test_a_model_knows_the_weights_it_was_given(nano: Path, clip: Path):
-    assert load("openclip:nano", weights=nano / "nano" / "weights.pt").weights == nano / "nano" / "weights.pt"
+    assert (
+        load("openclip:nano", weights=nano / "nano" / "weights.pt").weights
+        == nano / "nano" / "weights.pt"
+    )
     assert load(f"hf:{clip}").weights is None

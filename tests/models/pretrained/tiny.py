@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from diptych.data.tokenizers.clip import MERGES, _vocabulary
 
@@ -25,10 +33,14 @@ TEXTS = [
 def images() -> list[Image.Image]:
     """Noise of several shapes, smooth enough that resizing matters."""
     rng = np.random.default_rng(3)
-    small = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((7, 9), (9, 7), (8, 8), (5, 21))]
+    small = [
+        rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        for size in ((7, 9), (9, 7), (8, 8), (5, 21))
+    ]
     sizes = [(97, 71), (71, 98), (32, 32), (131, 40)]
     return [
-        Image.fromarray(array).resize(size, Image.Resampling.BICUBIC) for array, size in zip(small, sizes, strict=True)
+        Image.fromarray(array).resize(size, Image.Resampling.BICUBIC)
+        for array, size in zip(small, sizes, strict=True)
     ]
 
 
@@ -59,10 +71,17 @@ def t5_like(folder: Path, context: int = 64) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+        vocab_size=120,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
     )
-    tokenizer.train_from_iterator([*TEXTS, "the quick brown fox jumps over the lazy dog"] * 5, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.train_from_iterator(
+        [*TEXTS, "the quick brown fox jumps over the lazy dog"] * 5, trainer
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="</s>",
@@ -103,7 +122,9 @@ def siglip_spm(folder: Path) -> Path:
     import sentencepiece
 
     lines = folder / "lines.txt"
-    lines.write_text("a photo of a cat\ntwo dogs running and jumping\nsnow on the hills\nred round box\n" * 20)
+    lines.write_text(
+        "a photo of a cat\ntwo dogs running and jumping\nsnow on the hills\nred round box\n" * 20
+    )
     sentencepiece.SentencePieceTrainer.Train(
         input=str(lines),
         model_prefix=str(folder / "spiece"),
@@ -134,7 +155,9 @@ def clip_tokenizer() -> Any:
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : MERGES + 1]
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocab = {names.get(token, token): number for token, number in _vocabulary()[0].items()}
-    return CLIPTokenizer(vocab=vocab, merges=[tuple(line.split()) for line in lines], model_max_length=77)
+    return CLIPTokenizer(
+        vocab=vocab, merges=[tuple(line.split()) for line in lines], model_max_length=77
+    )
 
 
 def clip_like(folder: Path) -> None:
@@ -143,9 +166,13 @@ def clip_like(folder: Path) -> None:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     text = {**_HF, "intermediate_size": 64, "vocab_size": 49408}
-    stir(CLIPModel(CLIPConfig(text_config=text, vision_config=_HF_VISION, projection_dim=24))).save_pretrained(folder)
+    stir(
+        CLIPModel(CLIPConfig(text_config=text, vision_config=_HF_VISION, projection_dim=24))
+    ).save_pretrained(folder)
     clip_tokenizer().save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(folder)
 
 
 def siglip_like(folder: Path) -> None:
@@ -153,7 +180,15 @@ def siglip_like(folder: Path) -> None:
     from transformers import SiglipConfig, SiglipModel
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    text = {**_HF, "intermediate_size": 64, "vocab_size": 200, "bos_token_id": None, "eos_token_id": 1}
-    stir(SiglipModel(SiglipConfig(text_config=text, vision_config=_HF_VISION))).save_pretrained(folder)
+    text = {
+        **_HF,
+        "intermediate_size": 64,
+        "vocab_size": 200,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+    }
+    stir(SiglipModel(SiglipConfig(text_config=text, vision_config=_HF_VISION))).save_pretrained(
+        folder
+    )
     t5_like(folder)
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)

@@ -19,7 +19,9 @@ def _seeded():
 
 
 def conv(**options):
-    return image_tower({"name": "conv", "image_size": 32, "widths": [8, 12, 16], "depths": [1, 0, 2], **options})
+    return image_tower(
+        {"name": "conv", "image_size": 32, "widths": [8, 12, 16], "depths": [1, 0, 2], **options}
+    )
 
 
 def images(n=3):
@@ -63,7 +65,9 @@ def test_the_spec_rebuilds_the_tower(form):
 
 def test_maps_stay_channels_last_in_memory():
     tower = conv()
-    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in tower(images()).levels)
+    assert all(
+        level.is_contiguous(memory_format=torch.channels_last) for level in tower(images()).levels
+    )
 
 
 def test_widths_and_depths_are_read_from_one_word():

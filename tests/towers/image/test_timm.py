@@ -91,7 +91,8 @@ def test_an_unknown_model_names_the_nearest_and_a_missing_library_its_extra(monk
 
 
 def test_an_efficientnet_goes_without_its_head_convolution():
-    """ALIGN's image towers: B7 is 640 wide then, and its pooled features are the mean of its last map."""
+    """ALIGN's image towers: B7 is 640 wide then, and its pooled features are the mean of its last
+    map."""
     tower = image_tower("timm:efficientnet_b0:image_size=64:head_conv=false").eval()
     encoded = tower(images(64))
     assert encoded.pooled.shape == (2, 320) == (2, tower.width)

@@ -63,7 +63,9 @@ def test_the_spec_rebuilds_the_tower(form):
 
 def test_uint8_is_normalised_by_the_tower_and_floats_are_taken_as_they_are():
     tower, x = vit(), images()
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (tower.preprocess.mean, tower.preprocess.std))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in (tower.preprocess.mean, tower.preprocess.std)
+    )
     torch.testing.assert_close(tower(x).pooled, tower((x / 255 - mean) / std).pooled)
 
 
@@ -130,7 +132,8 @@ def test_other_sizes_are_refused_until_the_tower_is_resized():
 
 
 def test_crops_of_several_sizes_pass_one_tower_that_takes_any_size():
-    """TIPS: global crops and smaller local crops through the same student; positions are interpolated on the fly."""
+    """TIPS: global crops and smaller local crops through the same student; positions are
+    interpolated on the fly."""
     tower = vit(any_size=True, cls=2)
     assert tower(images(2, 16)).pooled.shape == (2, 2, 32)
     small = tower(torch.zeros(2, 3, 8, 12))
@@ -143,7 +146,8 @@ def test_crops_of_several_sizes_pass_one_tower_that_takes_any_size():
 
 
 def test_the_map_head_is_attention_of_its_probe_and_a_residual_feed_forward():
-    """Written out for one head, whose probe and layers are any: softmax over all tokens, then x + mlp(norm(x))."""
+    """Written out for one head, whose probe and layers are any: softmax over all tokens, then x +
+    mlp(norm(x))."""
     pool = vit(pooling="map", cls=0, heads=1).pool.double()
     with torch.no_grad():
         for parameter in pool.parameters():
@@ -157,11 +161,14 @@ def test_the_map_head_is_attention_of_its_probe_and_a_residual_feed_forward():
 
 
 def test_interpolation_to_another_shape_keeps_rows_and_columns_apart():
-    """A ramp downwards beside one to the right, on a grid that is higher than wide: each varies along its own side."""
+    """A ramp downwards beside one to the right, on a grid that is higher than wide: each varies
+    along its own side."""
     down, right = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     ramps = torch.stack([down, right])
     moved = interpolate(ramps.flatten(1).T, (6, 3)).T.unflatten(1, (6, 3))
-    expected = torch.nn.functional.interpolate(ramps[None], size=(6, 3), mode="bicubic", antialias=True)[0]
+    expected = torch.nn.functional.interpolate(
+        ramps[None], size=(6, 3), mode="bicubic", antialias=True
+    )[0]
     torch.testing.assert_close(moved, expected)
     assert (moved[0].diff(dim=0) > 0).all()
     assert (moved[1].diff(dim=1) > 0).all()
@@ -172,14 +179,21 @@ def test_interpolation_to_another_shape_keeps_rows_and_columns_apart():
 def test_interpolation_keeps_a_grid_of_equal_size_and_a_constant():
     positions = torch.randn(16, 3)
     assert interpolate(positions, (4, 4)) is positions
-    torch.testing.assert_close(interpolate(torch.full((16, 3), 0.7), (7, 2)), torch.full((14, 3), 0.7))
+    torch.testing.assert_close(
+        interpolate(torch.full((16, 3), 0.7), (7, 2)), torch.full((14, 3), 0.7)
+    )
 
 
 def test_maple_appends_prompts_that_masked_keys_undo():
-    """MaPLe: prompts appended after positions, replaced in each layer; hidden from all queries, they change nothing."""
+    """MaPLe: prompts appended after positions, replaced in each layer; hidden from all queries,
+    they change nothing."""
     tower, x, b = vit(pre_norm=True, cls_position=True), images(), 2
     deep = [torch.randn(b, 32) for _ in range(3)]
-    edit = chain(Insert(tower.pre_norm(deep[0]), 0, -1, "after"), Insert(deep[1], 1, -b), Insert(deep[2], 2, -b))
+    edit = chain(
+        Insert(tower.pre_norm(deep[0]), 0, -1, "after"),
+        Insert(deep[1], 1, -b),
+        Insert(deep[2], 2, -b),
+    )
     seen = {}
 
     def spy(layer, tokens):

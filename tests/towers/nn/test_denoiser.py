@@ -61,10 +61,20 @@ def test_guidance_of_one_does_without_the_empty_prompt_and_more_moves_away_from_
     assert torch.equal(draw(1.0), draw(1.0, empty + 1))
     assert not torch.allclose(draw(3.0), draw(3.0, empty + 1))
     same = model.draw(
-        empty.expand(2, -1, -1), mask[:, :3], empty, guidance=7.0, steps=5, generator=torch.Generator().manual_seed(0)
+        empty.expand(2, -1, -1),
+        mask[:, :3],
+        empty,
+        guidance=7.0,
+        steps=5,
+        generator=torch.Generator().manual_seed(0),
     )
     plain = model.draw(
-        empty.expand(2, -1, -1), mask[:, :3], empty, guidance=1.0, steps=5, generator=torch.Generator().manual_seed(0)
+        empty.expand(2, -1, -1),
+        mask[:, :3],
+        empty,
+        guidance=1.0,
+        steps=5,
+        generator=torch.Generator().manual_seed(0),
     )
     torch.testing.assert_close(same, plain, rtol=1e-4, atol=1e-4)
     assert draw(3.0).abs().max() <= 1
@@ -72,7 +82,9 @@ def test_guidance_of_one_does_without_the_empty_prompt_and_more_moves_away_from_
 
 def test_who_knows_the_noise_finds_the_image():
     model, clean = denoiser(), torch.rand(1, 3, 8, 8) * 2 - 1
-    model.forward = lambda x, time, rows, mask: (x - model.kept[time].sqrt() * clean) / (1 - model.kept[time]).sqrt()
+    model.forward = lambda x, time, rows, mask: (
+        (x - model.kept[time].sqrt() * clean) / (1 - model.kept[time]).sqrt()
+    )
     rows, mask = torch.zeros(1, 1, 16), torch.ones(1, 1, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     found = model.draw(rows, mask, rows[0], guidance=1.0, steps=6, generator=generator)

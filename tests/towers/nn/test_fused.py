@@ -1,4 +1,5 @@
-"""q, k and v side by side: one product in inference, and never another result than the three layers'."""
+"""q, k and v side by side: one product in inference, and never another result than the three
+layers'."""
 
 import copy
 
@@ -36,7 +37,10 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def slow(attention: Attention) -> Tensor:
     """The three layers, called one by one, and attention written out."""
-    q, k, v = (layer(X).view(2, 5, 4, 8).transpose(1, 2) for layer in (attention.q, attention.k, attention.v))
+    q, k, v = (
+        layer(X).view(2, 5, 4, 8).transpose(1, 2)
+        for layer in (attention.q, attention.k, attention.v)
+    )
     return attention.out(((q @ k.mT / 8**0.5).softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 32))
 
 
@@ -75,7 +79,9 @@ def test_right_after_training_loading_and_copying(attention: Attention, products
     other = Attention(32, 4)
     attention.load_state_dict(other.state_dict())
     check(attention, products, joined=True)
-    attention.load_state_dict(other.state_dict(), assign=True)  # new tensors, each in a storage of its own
+    attention.load_state_dict(
+        other.state_dict(), assign=True
+    )  # new tensors, each in a storage of its own
     check(attention, products, joined=False)
     check(copy.deepcopy(attention), products, joined=False)
 
@@ -118,4 +124,6 @@ def test_biases_of_some_layers_alone_are_no_ground_for_one_product():
     layers = [nn.Linear(4, 2), nn.Linear(4, 3, bias=False)]
     with torch.no_grad():
         found = project(layers, torch.ones(1, 4))
-    assert all(torch.equal(y, layer(torch.ones(1, 4))) for y, layer in zip(found, layers, strict=True))
+    assert all(
+        torch.equal(y, layer(torch.ones(1, 4))) for y, layer in zip(found, layers, strict=True)
+    )

@@ -11,7 +11,9 @@ from diptych.towers.nn.heads import head
 def test_each_kind_has_its_weights():
     assert isinstance(head("none", 8, 8, "image"), nn.Identity)
     assert isinstance(head("fit", 8, 8, "image"), nn.Identity)
-    assert {name: value.shape for name, value in head("linear", 8, 4, "image").named_parameters()} == {"weight": (4, 8)}
+    assert {
+        name: value.shape for name, value in head("linear", 8, 4, "image").named_parameters()
+    } == {"weight": (4, 8)}
     assert dict(head("fit", 8, 4, "image").named_parameters()).keys() == {"weight"}
     assert dict(head("affine", 8, 4, "image").named_parameters()).keys() == {"weight", "bias"}
 
@@ -26,7 +28,9 @@ def test_an_mlp_has_its_layers_biases_and_norms():
     assert all(layer.bias is not None for layer in linears(rocket))
     assert [type(layer) for layer in rocket][-1] is nn.Linear
     assert [layer.weight.shape for layer in linears(head("mlp", 8, 4, "image"))] == [(8, 8), (4, 8)]
-    assert [layer.weight.shape for layer in linears(head("mlp:layers=1", 8, 4, "image"))] == [(4, 8)]
+    assert [layer.weight.shape for layer in linears(head("mlp:layers=1", 8, 4, "image"))] == [
+        (4, 8)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,9 @@ def test_leading_dimensions_are_samples():
     found = mlp(x)
     assert found.shape == (6, 5, 4)
     torch.testing.assert_close(found.flatten(0, 1).mean(0), torch.zeros(4), atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.flatten(0, 1).var(0, unbiased=False), torch.ones(4), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        found.flatten(0, 1).var(0, unbiased=False), torch.ones(4), atol=1e-2, rtol=0
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,11 @@ def _seeded():
 
 @pytest.mark.parametrize(
     ("form", "init", "multiplier", "learned"),
-    [("exp", 1 / 0.07, 1 / 0.07, math.log(1 / 0.07)), ("divisor", 0.07, 1 / 0.07, 0.07), ("fixed", 20.0, 20.0, None)],
+    [
+        ("exp", 1 / 0.07, 1 / 0.07, math.log(1 / 0.07)),
+        ("divisor", 0.07, 1 / 0.07, 0.07),
+        ("fixed", 20.0, 20.0, None),
+    ],
 )
 def test_temperature_learns_what_its_form_says(form, init, multiplier, learned):
     scale = Temperature(init, form)
@@ -31,7 +35,9 @@ def test_temperature_learns_what_its_form_says(form, init, multiplier, learned):
 
 
 def test_a_whole_number_is_a_temperature_too():
-    assert [Temperature(4, form)().item() for form in ("exp", "divisor", "fixed")] == pytest.approx([4, 0.25, 4])
+    assert [Temperature(4, form)().item() for form in ("exp", "divisor", "fixed")] == pytest.approx(
+        [4, 0.25, 4]
+    )
 
 
 def test_temperature_gradient_flows_through_the_multiplier():
@@ -49,7 +55,10 @@ def test_clamping_brings_the_multiplier_back_into_its_bounds(form, init, clamp, 
     before = scale().item()
     scale.clamp_()
     assert scale().item() == before
-    for value, expected in ((99.0, high if form == "exp" else low), (-99.0, low if form == "exp" else high)):
+    for value, expected in (
+        (99.0, high if form == "exp" else low),
+        (-99.0, low if form == "exp" else high),
+    ):
         with torch.no_grad():
             scale.value.fill_(value)
         scale.clamp_()
@@ -140,8 +149,11 @@ def victim():
 
 
 def test_frozen_is_differentiable_through_and_never_trains():
-    """A generator against a frozen victim (C-PGC): gradients pass, nothing of the victim changes."""
-    method = nn.ModuleDict({"generator": nn.Linear(3, 3), "victim": Frozen(victim(), "victim")}).train()
+    """A generator against a frozen victim (C-PGC): gradients pass, nothing of the victim
+    changes."""
+    method = nn.ModuleDict(
+        {"generator": nn.Linear(3, 3), "victim": Frozen(victim(), "victim")}
+    ).train()
     before = copy.deepcopy(method["victim"].module.state_dict())
     assert not any(module.training for module in method["victim"].module.modules())
     method["victim"](method["generator"](torch.randn(4, 3))).square().sum().backward()

@@ -48,13 +48,19 @@ def slow_attention(layer: Attention, x, memory=None, mask=None):
 def test_attention_equals_the_loop_over_heads(causal, masked):
     layer = Attention(8, 2).double()
     x = torch.randn(2, 5, 8, dtype=torch.float64)
-    keys = torch.tensor([[True, True, True, False, True], [True, False, True, True, False]]) if masked else None
+    keys = (
+        torch.tensor([[True, True, True, False, True], [True, False, True, True, False]])
+        if masked
+        else None
+    )
     full = torch.ones(2, 5, 5, dtype=torch.bool)
     if masked:
         full = full & keys[:, None]
     if causal:
         full = full & torch.ones(5, 5, dtype=torch.bool).tril()
-    torch.testing.assert_close(layer(x, mask=keys, causal=causal), slow_attention(layer, x, mask=full))
+    torch.testing.assert_close(
+        layer(x, mask=keys, causal=causal), slow_attention(layer, x, mask=full)
+    )
 
 
 def test_cross_attention_reads_a_memory_of_another_width_under_a_mask_for_each_query():
@@ -72,7 +78,9 @@ def test_weights_are_those_that_attention_reads_by_and_only_out_keeps_a_bias():
     torch.testing.assert_close(layer(x, memory), slow_attention(layer, x, memory))
     weights = layer.weights(x, memory)
     assert weights.shape == (2, 2, 3, 4)
-    read = torch.stack([weights[:, h] @ layer.v(memory)[..., 4 * h : 4 * h + 4] for h in range(2)], 2)
+    read = torch.stack(
+        [weights[:, h] @ layer.v(memory)[..., 4 * h : 4 * h + 4] for h in range(2)], 2
+    )
     torch.testing.assert_close(layer(x, memory), layer.out(read.flatten(2)))
 
 
@@ -87,7 +95,8 @@ def test_a_query_that_may_see_nothing_gets_nothing():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_training_in_bfloat16_attends_as_float32_does(causal, masked):
-    """On a CPU short sequences take a path of their own; values and gradients are those of float32 within rounding."""
+    """On a CPU short sequences take a path of their own; values and gradients are those of float32
+    within rounding."""
     torch.manual_seed(0)
     exact = [torch.randn(2, 3, 9, 8, requires_grad=True) for _ in range(3)]
     small = [part.detach().bfloat16().requires_grad_() for part in exact]
@@ -96,7 +105,8 @@ def test_training_in_bfloat16_attends_as_float32_does(causal, masked):
         mask[0] = False  # a sample without a key to see
     outputs = [attend(*parts, mask=mask, causal=causal) for parts in (exact, small)]
     found = [
-        torch.autograd.grad(y.float().square().sum(), parts) for y, parts in zip(outputs, (exact, small), strict=True)
+        torch.autograd.grad(y.float().square().sum(), parts)
+        for y, parts in zip(outputs, (exact, small), strict=True)
     ]
     assert outputs[1].dtype == torch.bfloat16
     for a, b in zip((outputs[0], *found[0]), (outputs[1], *found[1]), strict=True):
@@ -109,11 +119,14 @@ def test_every_gradient_of_a_small_stack_is_right():
     stack = Transformer(4, 2, 2, activation="quick_gelu", layer_scale=0.5, cross=1).double()
     x, memory = (torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     mask = torch.tensor([[True, True, False]])
-    assert torch.autograd.gradcheck(lambda a, b: stack(a, memory=b, mask=mask, memory_mask=mask), (x, memory))
+    assert torch.autograd.gradcheck(
+        lambda a, b: stack(a, memory=b, mask=mask, memory_mask=mask), (x, memory)
+    )
 
 
 def test_blocks_run_in_two_halves_with_a_memory_in_the_upper_one():
-    """ALBEF's text tower: layers 0-1 read text, layers 2-3 read images too, in one pass or in two."""
+    """ALBEF's text tower: layers 0-1 read text, layers 2-3 read images too, in one pass or in
+    two."""
     stack = Transformer(16, 4, 2, cross=2, memory_width=12)
     x, memory = torch.randn(2, 5, 16), torch.randn(2, 7, 12)
     lower = stack(x, stop=2)
@@ -163,7 +176,12 @@ def test_dropout_acts_only_while_training():
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), how=st.sampled_from(["replace", "before", "after"]), n=st.integers(1, 6), b=st.integers(1, 3))
+@given(
+    data=st.data(),
+    how=st.sampled_from(["replace", "before", "after"]),
+    n=st.integers(1, 6),
+    b=st.integers(1, 3),
+)
 def test_insert_equals_the_list_it_stands_for(data, how, n, b):
     """Shared or per-sample values, one position or one a sample, counted from either end."""
     batch = 2
@@ -194,7 +212,8 @@ def test_insert_passes_gradients_to_the_values_and_to_the_tokens_that_stay():
 
 
 @pytest.mark.parametrize(
-    ("at", "how"), [(3, "replace"), (5, "before"), (-6, "before"), (torch.tensor([0, 3]), "replace")]
+    ("at", "how"),
+    [(3, "replace"), (5, "before"), (-6, "before"), (torch.tensor([0, 3]), "replace")],
 )
 def test_insert_refuses_places_that_are_not_there(at, how):
     with pytest.raises(InputError, match="do not fit into the 4 tokens of layer 0"):
@@ -202,7 +221,9 @@ def test_insert_refuses_places_that_are_not_there(at, how):
 
 
 def test_chain_applies_edits_in_order():
-    edit = chain(Insert(torch.ones(1, 1), 0, 0, "before"), Insert(torch.full((1, 1), 2.0), 0, 0, "before"))
+    edit = chain(
+        Insert(torch.ones(1, 1), 0, 0, "before"), Insert(torch.full((1, 1), 2.0), 0, 0, "before")
+    )
     assert edit(0, torch.zeros(1, 1, 1)).flatten().tolist() == [2, 1, 0]
 
 

@@ -11,7 +11,12 @@ from diptych.towers.build import text_tower
 
 transformers = pytest.importorskip("transformers")
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 CONFIGS = {
     "bert": {**SIZES, "max_position_embeddings": 32},
     "roberta": {**SIZES, "max_position_embeddings": 40},
@@ -26,7 +31,9 @@ def _seeded():
 
 def tower_of(kind="bert", **options):
     options = {"vocab_size": 60, "pad": 1, **options}
-    return text_tower({"name": "hf", "config": {"model_type": kind, **CONFIGS[kind]}, **options}).eval()
+    return text_tower(
+        {"name": "hf", "config": {"model_type": kind, **CONFIGS[kind]}, **options}
+    ).eval()
 
 
 def texts(length=9):
@@ -40,7 +47,9 @@ def test_tokens_are_those_of_transformers_itself(kind):
     tower, (ids, lengths) = tower_of(kind), texts()
     encoded = tower(ids, lengths)
     expected = tower.model(input_ids=ids, attention_mask=encoded.mask.long()).last_hidden_state
-    torch.testing.assert_close(encoded.tokens[encoded.mask], expected[encoded.mask])  # pads may differ
+    torch.testing.assert_close(
+        encoded.tokens[encoded.mask], expected[encoded.mask]
+    )  # pads may differ
     mean = torch.stack([row[:n].mean(0) for row, n in zip(expected, lengths, strict=True)])
     torch.testing.assert_close(encoded.pooled, mean)
     assert encoded.pooled.shape == (3, tower.width)
@@ -52,7 +61,9 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(kind, pooling):
     tower, (ids, lengths) = tower_of(kind, pooling=pooling), texts()
     whole = tower(ids, lengths).pooled
     torch.testing.assert_close(tower(ids[:, :5], lengths).pooled, whole, atol=1e-5, rtol=0)
-    torch.testing.assert_close(tower(ids[1:2, :2], lengths[1:2]).pooled, whole[1:2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        tower(ids[1:2, :2], lengths[1:2]).pooled, whole[1:2], atol=1e-5, rtol=0
+    )
 
 
 def test_a_folder_gives_its_weights_and_the_spec_rebuilds_without_it(tmp_path):
@@ -70,7 +81,8 @@ def test_a_folder_gives_its_weights_and_the_spec_rebuilds_without_it(tmp_path):
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_parameter_gets_a_gradient(kind):
-    """A pooler of the foreign model that nobody reads would stall gradient exchange between ranks."""
+    """A pooler of the foreign model that nobody reads would stall gradient exchange between
+    ranks."""
     tower, (ids, lengths) = tower_of(kind), texts()
     tower(ids, lengths).pooled.square().sum().backward()
     assert [name for name, p in tower.named_parameters() if p.grad is None] == []
@@ -96,12 +108,18 @@ def test_bad_input_names_thing_and_remedy(tmp_path, monkeypatch):
         ({"config": {"model_type": "vit"}}, "choose text tower text"),
         ({}, "either a folder"),
         ({"folder": str(tmp_path)}, "holds no config.json"),
-        ({"config": {"model_type": "bert"}, "pooling": "cls"}, "it must be first or eot or mean or last"),
+        (
+            {"config": {"model_type": "bert"}, "pooling": "cls"},
+            "it must be first or eot or mean or last",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             text_tower({"name": "hf", **options}, vocab_size=60)
     with pytest.raises(InputError, match="knows 60 tokens, its tokenizer gives 61"):
-        text_tower({"name": "hf", "config": {"model_type": "bert", **CONFIGS["bert"], "vocab_size": 60}}, vocab_size=61)
+        text_tower(
+            {"name": "hf", "config": {"model_type": "bert", **CONFIGS["bert"], "vocab_size": 60}},
+            vocab_size=61,
+        )
     with pytest.raises(InputError, match="no memory"):
         tower_of()(ids, lengths, memory=torch.zeros(3, 1, 32))
     monkeypatch.setitem(sys.modules, "transformers", None)

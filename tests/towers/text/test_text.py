@@ -49,7 +49,9 @@ def test_padding_changes_nothing(form):
     tower, (ids, lengths) = tower_of(**form), texts()
     trimmed, padded = tower(ids[:, :7], lengths), tower(ids, lengths)
     torch.testing.assert_close(trimmed.pooled, padded.pooled, atol=1e-5, rtol=0)
-    torch.testing.assert_close(trimmed.tokens[trimmed.mask], padded.tokens[padded.mask], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        trimmed.tokens[trimmed.mask], padded.tokens[padded.mask], atol=1e-5, rtol=0
+    )
     other = ids.masked_fill(~padded.mask, 49)
     assert torch.equal(tower(other, lengths).pooled, padded.pooled)
 
@@ -57,7 +59,9 @@ def test_padding_changes_nothing(form):
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_a_text_alone_equals_the_text_in_a_batch(form):
     tower, (ids, lengths) = tower_of(**form), texts()
-    torch.testing.assert_close(tower(ids[1:2], lengths[1:2]).pooled, tower(ids, lengths).pooled[1:2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        tower(ids[1:2], lengths[1:2]).pooled, tower(ids, lengths).pooled[1:2], atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -75,7 +79,9 @@ def test_pooled_is_what_its_name_says():
         encoded = tower_of(pooling=pooling, causal=pooling == "eot")(ids, lengths)
         assert torch.equal(encoded.pooled, encoded.tokens[torch.arange(4), place])
     encoded = tower_of(pooling="mean", causal=False)(ids, lengths)
-    expected = torch.stack([row[:n].mean(0) for row, n in zip(encoded.tokens, lengths, strict=True)])
+    expected = torch.stack(
+        [row[:n].mean(0) for row, n in zip(encoded.tokens, lengths, strict=True)]
+    )
     torch.testing.assert_close(encoded.pooled, expected)
     encoded = tower_of(pooling="last", padding="max", causal=False)(ids, lengths)
     assert torch.equal(encoded.pooled, encoded.tokens[:, -1])
@@ -93,13 +99,16 @@ def test_a_causal_tower_sees_nothing_of_what_follows_and_can_be_asked_to():
 def test_siglip_reads_its_pads_and_refuses_other_lengths():
     tower, (ids, lengths) = tower_of(causal=False, pooling="last", padding="max"), texts()
     assert tower(ids, lengths).mask is None
-    assert not torch.allclose(tower(ids.masked_fill(ids == 0, 1), lengths).pooled, tower(ids, lengths).pooled)
+    assert not torch.allclose(
+        tower(ids.masked_fill(ids == 0, 1), lengths).pooled, tower(ids, lengths).pooled
+    )
     with pytest.raises(InputError, match="padded to 12, got 7"):
         tower(ids[:, :7], lengths)
 
 
 def test_maple_prompts_equal_to_the_words_they_replace_change_nothing():
-    """Prompts in place of the words 1 … b before positions are added, then replaced again in deeper layers."""
+    """Prompts in place of the words 1 … b before positions are added, then replaced again in deeper
+    layers."""
     tower, b = tower_of(), 2
     words = torch.tensor([[1, 7, 8, 9, 10]]).repeat(3, 1)
     words[:, 3] = torch.tensor([9, 11, 12])
@@ -135,7 +144,10 @@ def test_an_edit_that_moves_the_end_of_texts_is_an_error_and_the_steps_do_it():
 
 
 def test_a_memory_reaches_texts_through_the_upper_layers_only():
-    tower, (ids, lengths) = tower_of(causal=False, pooling="first", cross=2, memory_width=20), texts()
+    tower, (ids, lengths) = (
+        tower_of(causal=False, pooling="first", cross=2, memory_width=20),
+        texts(),
+    )
     memory = torch.randn(4, 6, 20)
     states = []
     with_memory = tower(ids, lengths, memory=memory, edit=lambda layer, x: (states.append(x), x)[1])
@@ -152,7 +164,10 @@ def test_media_time_decides_which_image_a_token_reads():
     """COSMO: a token sees the last medium before it; one before any medium sees none."""
     tower, (ids, lengths) = tower_of(cross=1, memory_width=20, depth=2), texts()
     memory = torch.randn(4, 6, 20)  # two media of three tokens
-    time, owner = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]), torch.tensor([1, 1, 1, 2, 2, 2])
+    time, owner = (
+        torch.tensor([0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]),
+        torch.tensor([1, 1, 1, 2, 2, 2]),
+    )
     mask = (time[:, None] == owner).expand(4, -1, -1)
     other = memory.clone()
     other[:, 3:] += 1
@@ -174,7 +189,11 @@ def test_a_longer_context_is_an_explicit_operation():
 
 def test_an_empty_text_has_a_finite_embedding():
     for form in FORMS[:-1]:
-        assert tower_of(**form)(torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 3])).pooled.isfinite().all()
+        assert (
+            tower_of(**form)(torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 3]))
+            .pooled.isfinite()
+            .all()
+        )
 
 
 @pytest.mark.parametrize(
@@ -195,9 +214,14 @@ def test_bad_options_name_thing_and_remedy(options, message):
 
 @pytest.mark.parametrize("length", [7, 12])
 def test_a_causal_tower_needs_no_mask_and_gives_the_same_at_any_padding(monkeypatch, length):
-    """Cut to the longest or padded to the context: SDPA is told `is_causal` and is given no mask (its fast kernels)."""
+    """Cut to the longest or padded to the context: SDPA is told `is_causal` and is given no mask
+    (its fast kernels)."""
     tower, (ids, lengths) = tower_of(), texts()
-    expected, seen, sdpa = tower(ids, lengths).pooled, [], torch.nn.functional.scaled_dot_product_attention
+    expected, seen, sdpa = (
+        tower(ids, lengths).pooled,
+        [],
+        torch.nn.functional.scaled_dot_product_attention,
+    )
 
     def watched(q, k, v, **how):
         seen.append((how["attn_mask"], how["is_causal"]))

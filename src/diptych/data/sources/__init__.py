@@ -1,8 +1,9 @@
 """Where data comes from: one format a file, found by looking in this folder.
 
-A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`; what begins with its `PREFIX`,
-where it has one, goes to no other. One with `ANY = True` claims any file of its ending, or any folder, and gets those
-that no other format knows by name. Add a file, and `open_source`, and with it every command, reads the format.
+A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`; what
+begins with its `PREFIX`, where it has one, goes to no other. One with `ANY = True` claims any file
+of its ending, or any folder, and gets those that no other format knows by name. Add a file, and
+`open_source`, and with it every command, reads the format.
 
     glyphs:split=train:design=noto+emojione     the drawings that ship with the package
     scenes:count=5000:number=2                  a world: data that is made, with exact annotation
@@ -19,7 +20,8 @@ that no other format knows by name. Add a file, and `open_source`, and with it e
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 
-Any of them may end with options that take a part of it: `:part=1/5`, `:shots=16`, `:classes=base` (see `subset`).
+Any of them may end with options that take a part of it: `:part=1/5`, `:shots=16`, `:classes=base`
+(see `subset`).
 """
 
 import importlib
@@ -47,12 +49,16 @@ from diptych.spec import Spec, parse, split_specs
 @lru_cache(maxsize=1)
 def formats() -> dict[str, ModuleType]:
     """Every format file of this folder, by its `FORMAT` name."""
-    found = (importlib.import_module(f"{__name__}.{item.name}") for item in pkgutil.iter_modules(__path__))
+    found = (
+        importlib.import_module(f"{__name__}.{item.name}")
+        for item in pkgutil.iter_modules(__path__)
+    )
     return {module.FORMAT: module for module in found if hasattr(module, "FORMAT")}
 
 
 def open_source(spec: str) -> Source:
-    """The source named by `NAME_OR_PATH[:option=value…]`; several, separated by commas, are split_specs end to end.
+    """The source named by `NAME_OR_PATH[:option=value…]`; several, separated by commas, are
+    split_specs end to end.
 
     Raises InputError where nothing is there, nothing is in it, or no format reads it.
 
@@ -60,7 +66,9 @@ def open_source(spec: str) -> Source:
     369
     """
     if not spec:
-        raise InputError("no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'")
+        raise InputError(
+            "no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'"
+        )
     specs = [spec] if os.path.exists(spec) else split_specs(spec)  # noqa: PTH110  (False for any text)
     sources = [_open_one(parse(part)) for part in specs]
     return sources[0] if len(sources) == 1 else Concat(sources)
@@ -68,13 +76,19 @@ def open_source(spec: str) -> Source:
 
 def _open_one(spec: Spec) -> Source:
     if re.match(r"\w+://", spec.name):
-        raise InputError(f"{spec.name}: data is read from disks, not from the network; download it first")
+        raise InputError(
+            f"{spec.name}: data is read from disks, not from the network; download it first"
+        )
     refuse("source", [spec.name.partition(":")[0]] if ":" in spec.name else ())
     own = {key: value for key, value in spec.options.items() if key not in OPTIONS}
     if len(own) < len(spec.options):
         return narrowed(_open_one(replace(spec, options=own)), spec.options)
     _refuse_irregular(spec.name)
-    prefixed = [module for module in formats().values() if spec.name.startswith(getattr(module, "PREFIX", "\0"))]
+    prefixed = [
+        module
+        for module in formats().values()
+        if spec.name.startswith(getattr(module, "PREFIX", "\0"))
+    ]
     claiming = prefixed or [module for module in formats().values() if module.claims(spec)]
     claiming = [module for module in claiming if not getattr(module, "ANY", False)] or claiming
     assert len(claiming) <= 1, f"{spec.name} is claimed by several formats: {claiming}"
@@ -82,7 +96,9 @@ def _open_one(spec: Spec) -> Source:
         return claiming[0].open(spec)
     path = Path(spec.name)
     if os.path.exists(path):  # noqa: PTH110
-        raise InputError(f"{path}: no format reads this file; the formats are {', '.join(sorted(formats()))}")
+        raise InputError(
+            f"{path}: no format reads this file; the formats are {', '.join(sorted(formats()))}"
+        )
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"{path}: no such file or folder; check the path")
     from diptych.data.worlds import cards  # worlds draw from sources
@@ -94,14 +110,17 @@ def _open_one(spec: Spec) -> Source:
 def _refuse_irregular(name: str) -> None:
     path = re.sub(r"^\w+:", "", name) if not os.path.exists(name) else name  # noqa: PTH110  (filtered:FILE)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: PTH110,PTH112,PTH113
-        raise InputError(f"{path}: a pipe, a device or a socket, which cannot be read at random; save it as a file")
+        raise InputError(
+            f"{path}: a pipe, a device or a socket, which cannot be read at random; save it as a file"
+        )
 
 
 class Concat:
-    """Sources split_specs end to end. Where keys occur in two of them, all keys get their source's number in front.
+    """Sources split_specs end to end. Where keys occur in two of them, all keys get their source's
+    number in front.
 
-    Class labels of the same name are renumbered to the union of their class names, in order of appearance. A field
-    that only some of the sources have becomes optional.
+    Class labels of the same name are renumbered to the union of their class names, in order of
+    appearance. A field that only some of the sources have becomes optional.
     """
 
     def __init__(self, sources: Sequence[Source]):
@@ -126,7 +145,10 @@ class Concat:
         if self._prefixed:
             sample = replace(sample, key=f"{which}/{sample.key}")
         if renumber := self._renumber[which]:
-            labels = {name: _renumbered(value, renumber.get(name)) for name, value in sample.labels.items()}
+            labels = {
+                name: _renumbered(value, renumber.get(name))
+                for name, value in sample.labels.items()
+            }
             sample = replace(sample, labels=labels)
         return sample
 
@@ -141,13 +163,19 @@ class Concat:
             there = f"labels.{name}" in source.schema()
             values = labels_of(source, name) if there else np.full(len(source), -1)
             table = renumber.get(name)
-            parts.append(values if table is None else np.where(values < 0, -1, np.asarray(table)[values]))
+            parts.append(
+                values if table is None else np.where(values < 0, -1, np.asarray(table)[values])
+            )
         return np.concatenate(parts)
 
     @property
     def damage(self) -> Mapping[str, str]:
         """What the sources lost while they were indexed: place -> reason."""
-        return {key: reason for source in self.sources for key, reason in getattr(source, "damage", {}).items()}
+        return {
+            key: reason
+            for source in self.sources
+            for key, reason in getattr(source, "damage", {}).items()
+        }
 
     def schema(self) -> Schema:
         """The fields of all sources."""
@@ -166,14 +194,21 @@ class _Keys(Sequence[str]):
         if isinstance(index, slice):
             return [self[at] for at in range(len(self))[index]]
         which, at = self._concat._find(index)
-        return f"{which}/{self._keys[which][at]}" if self._concat._prefixed else self._keys[which][at]
+        return (
+            f"{which}/{self._keys[which][at]}" if self._concat._prefixed else self._keys[which][at]
+        )
 
 
 def _collide(all_keys: Sequence[Sequence[str]]) -> bool:
-    """Whether a key occurs in two lists; told by 64-bit hashes, which for millions of keys are smaller than strings."""
+    """Whether a key occurs in two lists; told by 64-bit hashes, which for millions of keys are
+    smaller than strings."""
     hashes = [
         np.unique(
-            np.fromiter((hash64(key.encode("utf-8", "surrogateescape")) for key in keys), np.uint64, count=len(keys))
+            np.fromiter(
+                (hash64(key.encode("utf-8", "surrogateescape")) for key in keys),
+                np.uint64,
+                count=len(keys),
+            )
         )
         for keys in all_keys
     ]
@@ -186,23 +221,30 @@ def _renumbered(value: int | float, table: Sequence[int] | None) -> int | float:
 
 
 def _merge(schemas: Sequence[Schema]) -> tuple[dict[str, Field], list[dict[str, list[int]]]]:
-    """The common schema, and for each source the new numbers of the labels whose class lists differ."""
+    """The common schema, and for each source the new numbers of the labels whose class lists
+    differ."""
     merged: dict[str, Field] = {}
     renumber: list[dict[str, list[int]]] = [{} for _ in schemas]
     for name in dict.fromkeys(name for schema in schemas for name in schema):
         fields = [schema[name] for schema in schemas if name in schema]
         kinds = {field.kind for field in fields}
         if len(kinds) > 1:
-            raise InputError(f"the sources disagree on {name}: {' and '.join(sorted(kinds))}; give them separately")
+            raise InputError(
+                f"the sources disagree on {name}: {' and '.join(sorted(kinds))}; give them separately"
+            )
         lists = {field.classes for field in fields}
         if len(lists) > 1 and () in lists:
-            raise InputError(f"{name} has class names in one source and bare numbers in another; give them separately")
+            raise InputError(
+                f"{name} has class names in one source and bare numbers in another; give them separately"
+            )
         classes = tuple(dict.fromkeys(entry for field in fields for entry in field.classes))
         if len(lists) > 1:
             number = {entry: at for at, entry in enumerate(classes)}
             for tables, schema in zip(renumber, schemas, strict=True):
                 if name in schema:
-                    tables[name.removeprefix("labels.")] = [number[entry] for entry in schema[name].classes]
+                    tables[name.removeprefix("labels.")] = [
+                        number[entry] for entry in schema[name].classes
+                    ]
         optional = len(fields) < len(schemas) or any(field.optional for field in fields)
         merged[name] = Field(kind=fields[0].kind, optional=optional, classes=classes)
     return merged, renumber

@@ -1,8 +1,10 @@
-"""Data set cards: a name and a split in place of paths, `flickr8k-1k:split=test` or `mine.toml:split=val`.
+"""Data set cards: a name and a split in place of paths, `flickr8k-1k:split=test` or
+`mine.toml:split=val`.
 
-A card is a TOML file of at most 15 lines. `splits` names a source for each split; `title`, `licence`, `origin` and
-`protocol` say what it is. Paths start from the card's own folder; those of the cards in data/cards, whose data are
-packs that do not ship, from the folder `home` below the one that the environment variable DIPTYCH_DATA names.
+A card is a TOML file of at most 15 lines. `splits` names a source for each split; `title`,
+`licence`, `origin` and `protocol` say what it is. Paths start from the card's own folder; those of
+the cards in data/cards, whose data are packs that do not ship, from the folder `home` below the one
+that the environment variable DIPTYCH_DATA names.
 """
 
 import os
@@ -42,7 +44,10 @@ def cards() -> dict[str, Card]:
     'test.tar'
     """
     folder = files("diptych.data").joinpath("cards")
-    texts = {item.name.removesuffix(".toml"): item.read_text("utf-8") for item in sorted(folder.iterdir(), key=str)}
+    texts = {
+        item.name.removesuffix(".toml"): item.read_text("utf-8")
+        for item in sorted(folder.iterdir(), key=str)
+    }
     return {name: _card(text, name) for name, text in texts.items()}
 
 
@@ -74,10 +79,14 @@ def _find(name: str) -> tuple[Card, Path]:
     card = cards()[name]
     packs = os.environ.get("DIPTYCH_DATA")
     if not packs:
-        raise InputError(f"{name} does not ship; set DIPTYCH_DATA to the folder that holds {card.home}/")
+        raise InputError(
+            f"{name} does not ship; set DIPTYCH_DATA to the folder that holds {card.home}/"
+        )
     root = Path(packs) / card.home
     if not root.is_dir():
-        raise InputError(f"{name}: DIPTYCH_DATA={packs} holds no folder {card.home}; {card.licence}: {card.origin}")
+        raise InputError(
+            f"{name}: DIPTYCH_DATA={packs} holds no folder {card.home}; {card.licence}: {card.origin}"
+        )
     return card, root
 
 
@@ -86,6 +95,10 @@ def _card(text: str, name: str) -> Card:
         card = configure(Card, tomllib.loads(text), f"card {name!r}")
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML ({error})") from error
-    if not isinstance(card.splits, dict) or not all(isinstance(value, str) for value in card.splits.values()):
-        raise InputError(f"{name}: splits must name a source for each split, as in {{ train = 'train.tar' }}")
+    if not isinstance(card.splits, dict) or not all(
+        isinstance(value, str) for value in card.splits.values()
+    ):
+        raise InputError(
+            f"{name}: splits must name a source for each split, as in {{ train = 'train.tar' }}"
+        )
     return card

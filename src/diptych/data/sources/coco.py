@@ -1,5 +1,5 @@
-"""COCO captions (`captions_val2017.json`), COCO boxes (`instances_val2017.json`) and Karpathy's splits
-(`dataset_coco.json`, `dataset_flickr30k.json`): JSON beside image folders."""
+"""COCO captions (`captions_val2017.json`), COCO boxes (`instances_val2017.json`) and Karpathy's
+splits (`dataset_coco.json`, `dataset_flickr30k.json`): JSON beside image folders."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,8 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Coco":
-    """`captions_val2017.json[:images=FOLDER]`, `instances_val2017.json`, `dataset_coco.json:split=train+restval`."""
+    """`captions_val2017.json[:images=FOLDER]`, `instances_val2017.json`,
+    `dataset_coco.json:split=train+restval`."""
     options = configure(CocoOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     data = json_of(path)
@@ -38,16 +39,24 @@ def open(spec: Spec) -> "Coco":
         )
     try:
         karpathy = "sentences" in images[0]
-        found = _karpathy(images, path, options.split) if karpathy else _coco(data, path, options.split)
+        found = (
+            _karpathy(images, path, options.split) if karpathy else _coco(data, path, options.split)
+        )
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path}: an image or annotation lacks {error}; compare it with COCO's own files") from error
+        raise InputError(
+            f"{path}: an image or annotation lacks {error}; compare it with COCO's own files"
+        ) from error
     names, captions, damage = found
     try:
         boxes = None if karpathy or "categories" not in data else _boxes(data, path, damage)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path}: a category or box lacks {error}; compare it with COCO's own files") from error
+        raise InputError(
+            f"{path}: a category or box lacks {error}; compare it with COCO's own files"
+        ) from error
     if odd := [name for name in names if not isinstance(name, str)]:
-        raise InputError(f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files")
+        raise InputError(
+            f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files"
+        )
     root = options.images or _root(path, names[0])
     return Coco(spec.name, root, names, captions, damage, boxes)
 
@@ -81,8 +90,8 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of all images: `classes` are the categories in the order of their ids, `rows` (n, 5) the number of the
-    class and x0, y0, x1, y1, `ends` (N,) where each image's rows end."""
+    """Boxes of all images: `classes` are the categories in the order of their ids, `rows` (n, 5)
+    the number of the class and x0, y0, x1, y1, `ends` (N,) where each image's rows end."""
 
     classes: tuple[str, ...]
     rows: np.ndarray
@@ -90,12 +99,17 @@ class Boxes:
 
 
 def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes:
-    """Crowds are no boxes of one thing and are left out; boxes that are none are counted in `damage`."""
+    """Crowds are no boxes of one thing and are left out; boxes that are none are counted in
+    `damage`."""
     categories = sorted(data["categories"], key=lambda category: category["id"])
     number = {category["id"]: at for at, category in enumerate(categories)}
     mine: dict[Any, list[list[float]]] = {image["id"]: [] for image in data["images"]}
     for at, annotation in enumerate(data.get("annotations", ())):
-        if annotation["image_id"] not in mine or annotation.get("iscrowd") or "bbox" not in annotation:
+        if (
+            annotation["image_id"] not in mine
+            or annotation.get("iscrowd")
+            or "bbox" not in annotation
+        ):
             continue
         x, y, width, height = (float(value) for value in annotation["bbox"])
         kind = number.get(annotation["category_id"])
@@ -123,25 +137,32 @@ def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None
         texts = [sentence["raw"] for sentence in image["sentences"]]
         captions.append([text for text in texts if isinstance(text, str)])
         damage |= {
-            f"{path}:{name} sentence {at}": "columns" for at, text in enumerate(texts, 1) if not isinstance(text, str)
+            f"{path}:{name} sentence {at}": "columns"
+            for at, text in enumerate(texts, 1)
+            if not isinstance(text, str)
         }
     return names, captions, damage
 
 
 def _root(path: Path, first: str) -> str:
-    """The folder that holds the first image: beside the file or above it, by a name that COCO or Flickr30k uses."""
-    word = path.stem.rpartition("_")[2]  # captions_val2017 -> val2017, dataset_flickr30k -> flickr30k
+    """The folder that holds the first image: beside the file or above it, by a name that COCO or
+    Flickr30k uses."""
+    word = path.stem.rpartition("_")[
+        2
+    ]  # captions_val2017 -> val2017, dataset_flickr30k -> flickr30k
     below = ("", word, "images", f"images/{word}", "Images", f"{word}-images", f"{word}_images")
     for base in (path.parent, path.parent.parent):
         for folder in (base / name for name in below):
             if (folder / first).is_file():
                 return str(folder)
-    raise InputError(f"{path}: its first image, {first}, is not near it; name the folder with :images=FOLDER")
+    raise InputError(
+        f"{path}: its first image, {first}, is not near it; name the folder with :images=FOLDER"
+    )
 
 
 class Coco:
-    """One sample for each image, with all its captions, or its boxes. Those of no image are counted in `damage` as
-    missing."""
+    """One sample for each image, with all its captions, or its boxes. Those of no image are counted
+    in `damage` as missing."""
 
     def __init__(
         self,
@@ -187,7 +208,8 @@ class Coco:
         rows = self._boxes.rows[start:end].tolist()
         classes = self._boxes.classes
         return tuple(
-            Box(xyxy=(x0, y0, x1, y1), text=classes[int(kind)], label=int(kind)) for kind, x0, y0, x1, y1 in rows
+            Box(xyxy=(x0, y0, x1, y1), text=classes[int(kind)], label=int(kind))
+            for kind, x0, y0, x1, y1 in rows
         )
 
     def keys(self) -> Sequence[str]:

@@ -1,7 +1,9 @@
-"""Hugging Face `datasets`: what `save_to_disk` wrote, an Arrow or Parquet file, a folder of them, or a name of the hub.
+"""Hugging Face `datasets`: what `save_to_disk` wrote, an Arrow or Parquet file, a folder of them,
+or a name of the hub.
 
-`datasets:FOLDER_OR_FILE_OR_NAME[:split=train][:image=COLUMN][:text=COLUMN][:label=COLUMN]`. Rows are read from the
-memory-mapped Arrow file one by one; images are decoded by `diptych.data.images`, not by the library.
+`datasets:FOLDER_OR_FILE_OR_NAME[:split=train][:image=COLUMN][:text=COLUMN][:label=COLUMN]`. Rows
+are read from the memory-mapped Arrow file one by one; images are decoded by `diptych.data.images`,
+not by the library.
 """
 
 import logging
@@ -33,35 +35,53 @@ class DatasetsOptions(TableOptions):
 
 
 def open(spec: Spec) -> Table:
-    """A table of the rows of one split. Raises InputError where there is none, or where it cannot be read."""
+    """A table of the rows of one split. Raises InputError where there is none, or where it cannot
+    be read."""
     options = configure(DatasetsOptions, spec.options, f"source {spec.name!r}")
     rows = DatasetRows(spec.name, _load(spec.name.removeprefix(PREFIX), options.split, spec.name))
-    chosen = {name: getattr(options, name) for name in TableOptions.__dataclass_fields__ if name != "split"}
+    chosen = {
+        name: getattr(options, name)
+        for name in TableOptions.__dataclass_fields__
+        if name != "split"
+    }
     return Table(spec.name, rows, replace(TableOptions(**chosen), **rows.columns_of_kinds(chosen)))
 
 
 class DatasetRows:
-    """The rows of a `datasets.Dataset`; columns that hold images give their bytes or path, undecoded."""
+    """The rows of a `datasets.Dataset`; columns that hold images give their bytes or path,
+    undecoded."""
 
     def __init__(self, path: str, dataset: Any):
         self.path = path
         if len(dataset) < 1:
             raise InputError(f"{path}: the dataset has no rows")
         features = dataset.features
-        self._images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-        self._classes = {name: list(f.names) for name, f in features.items() if type(f).__name__ == "ClassLabel"}
-        # What would be decoded on the way (sound, video, images inside lists) is none of a sample's parts.
-        heavy = [name for name, feature in features.items() if name not in self._images and _decodes(feature)]
+        self._images = [
+            name for name, feature in features.items() if type(feature).__name__ == "Image"
+        ]
+        self._classes = {
+            name: list(f.names) for name, f in features.items() if type(f).__name__ == "ClassLabel"
+        }
+        # What would be decoded on the way (sound, video, images inside lists) is none of a sample's
+        # parts.
+        heavy = [
+            name
+            for name, feature in features.items()
+            if name not in self._images and _decodes(feature)
+        ]
         self._dataset = dataset.with_format(None).remove_columns(heavy)
         for name in self._images:
             self._dataset = self._dataset.cast_column(name, replace(features[name], decode=False))
         self.columns: Sequence[str] = list(self._dataset.column_names)
 
     def columns_of_kinds(self, chosen: Mapping[str, str | None]) -> dict[str, str]:
-        """The columns of images and of classes that the dataset itself declares, where none is chosen by name."""
+        """The columns of images and of classes that the dataset itself declares, where none is
+        chosen by name."""
         kinds = {"image": self._images, "label": list(self._classes)}
         return {
-            kind: kind if kind in names else names[0] for kind, names in kinds.items() if names and not chosen[kind]
+            kind: kind if kind in names else names[0]
+            for kind, names in kinds.items()
+            if names and not chosen[kind]
         }
 
     def __len__(self) -> int:
@@ -75,7 +95,11 @@ class DatasetRows:
             return (dataset or self._dataset)[index]
         except UnicodeDecodeError as error:
             raise BadSample("utf8", f"row {index + 1}: {error}") from error
-        except (ValueError, ArithmeticError, NotImplementedError) as error:  # a time that no calendar has, …
+        except (
+            ValueError,
+            ArithmeticError,
+            NotImplementedError,
+        ) as error:  # a time that no calendar has, …
             raise BadSample("columns", f"row {index + 1}: {brief(error)}") from error
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
@@ -89,11 +113,18 @@ class DatasetRows:
             rows = range(start, min(start + 1024, len(light)))
             try:
                 batch = light[rows.start : rows.stop]
-            except (ValueError, ArithmeticError, NotImplementedError):  # one of them does not read: look for it
+            except (
+                ValueError,
+                ArithmeticError,
+                NotImplementedError,
+            ):  # one of them does not read: look for it
                 yield from (self._one(index, light) for index in rows)
             else:
                 names = list(batch)
-                yield from (_present(dict(zip(names, row, strict=True))) for row in zip(*batch.values(), strict=True))
+                yield from (
+                    _present(dict(zip(names, row, strict=True)))
+                    for row in zip(*batch.values(), strict=True)
+                )
 
     def _one(self, index: int, dataset: Any) -> dict[str, Any] | BadSample:
         try:
@@ -102,7 +133,8 @@ class DatasetRows:
             return bad
 
     def _with_bytes(self) -> set[str]:
-        """The columns of images whose bytes are in the rows, as the first row that has an image shows."""
+        """The columns of images whose bytes are in the rows, as the first row that has an image
+        shows."""
         found: set[str] = set()
         images = self._dataset.select_columns(self._images)
         for index in range(min(len(images), 100)):
@@ -127,7 +159,9 @@ def _decodes(feature: Any) -> bool:
         return any(map(_decodes, feature.values()))
     if isinstance(feature, list | tuple):
         return any(map(_decodes, feature))
-    return hasattr(feature, "decode_example") or (hasattr(feature, "feature") and _decodes(feature.feature))
+    return hasattr(feature, "decode_example") or (
+        hasattr(feature, "feature") and _decodes(feature.feature)
+    )
 
 
 def _load(name: str, split: str | None, where: str) -> Any:
@@ -135,9 +169,13 @@ def _load(name: str, split: str | None, where: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise InputError(f"{where} needs datasets; install it with pip install 'diptych[data]'") from None
+        raise InputError(
+            f"{where} needs datasets; install it with pip install 'diptych[data]'"
+        ) from None
     path = Path(name).expanduser()
-    if not path.exists() and (not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix):
+    if not path.exists() and (
+        not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix
+    ):
         raise InputError(
             f"{where}: no such file or folder; name what save_to_disk wrote, an .arrow or .parquet file, "
             "or a folder of them"
@@ -147,9 +185,13 @@ def _load(name: str, split: str | None, where: str) -> Any:
             found = _read(datasets, path, name)
     except InputError:
         raise
-    except Exception as error:  # the library raises what its builders, pyarrow and the network led to
+    except (
+        Exception
+    ) as error:  # the library raises what its builders, pyarrow and the network led to
         if path.exists():
-            raise InputError(f"{where}: datasets cannot read it ({brief(error)}); check where it came from") from error
+            raise InputError(
+                f"{where}: datasets cannot read it ({brief(error)}); check where it came from"
+            ) from error
         raise InputError(
             f"{where}: there is no such folder, and the hub gives no such dataset ({brief(error)}); fetch "
             "it elsewhere, save it with save_to_disk and give its folder"
@@ -171,7 +213,8 @@ def _load(name: str, split: str | None, where: str) -> Any:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Without the library's bars and the hub's reports of each try: an error of ours is one line."""
+    """Without the library's bars and the hub's reports of each try: an error of ours is one
+    line."""
     hidden = datasets.are_progress_bars_disabled()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
@@ -192,7 +235,9 @@ def _read(datasets: Any, path: Path, name: str) -> Any:
             return datasets.Dataset.from_file(str(path))
         if path.suffix == ".parquet":
             return datasets.load_dataset("parquet", data_files=str(path), split="train")
-        raise InputError(f"{PREFIX}{name}: files are .arrow or .parquet; other tables are read without the prefix")
+        raise InputError(
+            f"{PREFIX}{name}: files are .arrow or .parquet; other tables are read without the prefix"
+        )
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(path))
     return datasets.load_dataset(str(path) if path.is_dir() else name)

@@ -1,8 +1,8 @@
 """What a filter kept of another source: `filtered:FILE`, where `diptych data filter` wrote FILE.
 
-The file is a .npz of plain arrays. It names the source, and of every pair (a sample, one of its texts) why it was
-dropped, or that it was not; images and texts stay where they are. A sample without a kept text is left out, and so
-are its other dropped texts of that role.
+The file is a .npz of plain arrays. It names the source, and of every pair (a sample, one of its
+texts) why it was dropped, or that it was not; images and texts stay where they are. A sample
+without a kept text is left out, and so are its other dropped texts of that role.
 """
 
 import json
@@ -37,7 +37,8 @@ class FilteredOptions:
 
 
 def open(spec: Spec) -> "Filtered":
-    """`filtered:FILE[:source=SPEC]`. Raises InputError where FILE is no such list, or the source has changed since."""
+    """`filtered:FILE[:source=SPEC]`. Raises InputError where FILE is no such list, or the source
+    has changed since."""
     from diptych.data.sources import open_source  # which looks for formats here
 
     options = configure(FilteredOptions, spec.options, f"source {spec.name!r}")
@@ -45,21 +46,32 @@ def open(spec: Spec) -> "Filtered":
     head, samples, texts, reasons = _read(path)
     source = open_source(options.source or head["source"])
     if _print(source) != head["print"]:
-        raise InputError(f"{path} was made of {head['source']} with other samples than are there now; filter it again")
+        raise InputError(
+            f"{path} was made of {head['source']} with other samples than are there now; filter it again"
+        )
     kept = reasons < 0
     return Filtered(source, samples[kept], texts[kept], role=head["role"], name=str(spec))
 
 
 def write(
-    path: Path, spec: str, source: Source, role: str, samples: np.ndarray, texts: np.ndarray, reasons: np.ndarray
+    path: Path,
+    spec: str,
+    source: Source,
+    role: str,
+    samples: np.ndarray,
+    texts: np.ndarray,
+    reasons: np.ndarray,
 ) -> None:
-    """Write the list that `filtered:` reads of the source that `spec` opens: of each pair its sample (P,), which of the
-    role's texts it has (P,), and -1 where it is kept, else the number of a reason (P,)."""
+    """Write the list that `filtered:` reads of the source that `spec` opens: of each pair its
+    sample (P,), which of the role's texts it has (P,), and -1 where it is kept, else the number of
+    a reason (P,)."""
     head = json.dumps({"source": spec, "role": role, "print": _print(source)})
 
     def fill(at: Path) -> None:
         with at.open("wb") as file:
-            np.savez_compressed(file, head=np.array(head), samples=samples, texts=texts, reasons=reasons)
+            np.savez_compressed(
+                file, head=np.array(head), samples=samples, texts=texts, reasons=reasons
+            )
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, fill)
@@ -71,9 +83,21 @@ def _read(path: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray
             head = json.loads(str(found["head"]))
             return head, found["samples"], found["texts"], found["reasons"]
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `diptych data filter SOURCE --out {path}` makes it") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile, EOFError) as error:
-        raise InputError(f"{path} is no list of what was kept; make it with `diptych data filter`") from error
+        raise InputError(
+            f"{path}: no such file; `diptych data filter SOURCE --out {path}` makes it"
+        ) from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        BadZipFile,
+        EOFError,
+    ) as error:
+        raise InputError(
+            f"{path} is no list of what was kept; make it with `diptych data filter`"
+        ) from error
 
 
 def _print(source: Source) -> str:
@@ -83,10 +107,13 @@ def _print(source: Source) -> str:
 
 
 class Filtered(Wrapped):
-    """The samples (K,) of `source` that still have one of these texts: of pair p the one at `texts[p]` among those of
-    `role` in sample `samples[p]`. Pairs stand in the order of the samples."""
+    """The samples (K,) of `source` that still have one of these texts: of pair p the one at
+    `texts[p]` among those of `role` in sample `samples[p]`. Pairs stand in the order of the
+    samples."""
 
-    def __init__(self, source: Source, samples: np.ndarray, texts: np.ndarray, *, role: str, name: str):
+    def __init__(
+        self, source: Source, samples: np.ndarray, texts: np.ndarray, *, role: str, name: str
+    ):
         if not len(samples):
             raise InputError(f"{name}: nothing was kept; loosen the rules")
         rows, starts = np.unique(samples, return_index=True)

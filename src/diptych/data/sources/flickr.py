@@ -17,7 +17,14 @@ from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "flickr"
-_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
+_FOLDERS = (
+    "Images",
+    "images",
+    "Flicker8k_Dataset",
+    "Flickr8k_Dataset",
+    "flickr30k-images",
+    "flickr30k_images",
+)
 
 
 def claims(spec: Spec) -> bool:
@@ -25,11 +32,14 @@ def claims(spec: Spec) -> bool:
     name = Path(spec.name).name
     if is_folder(spec):
         return False
-    return name.endswith((".token", ".token.txt")) or name == "captions.txt" or _is_results(spec.name)
+    return (
+        name.endswith((".token", ".token.txt")) or name == "captions.txt" or _is_results(spec.name)
+    )
 
 
 def open(spec: Spec) -> Table:
-    """A text file of Flickr8k or 30k; `:images=FOLDER` where the images do not lie in a usual place beside it."""
+    """A text file of Flickr8k or 30k; `:images=FOLDER` where the images do not lie in a usual place
+    beside it."""
     options = configure(FlickrOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     if not path.is_file():
@@ -78,7 +88,9 @@ def _is_results(name: str) -> bool:
 
 def _root(path: Path, rows: CsvRows, image: str) -> str:
     """The folder beside the text file that holds the first image."""
-    first = next((row[image] for row in rows.scan() if not isinstance(row, BadSample) and row.get(image)), "")
+    first = next(
+        (row[image] for row in rows.scan() if not isinstance(row, BadSample) and row.get(image)), ""
+    )
     beside = [
         path.parent,
         *(path.parent / name for name in _FOLDERS),
@@ -87,4 +99,6 @@ def _root(path: Path, rows: CsvRows, image: str) -> str:
     for folder in beside:
         if (folder / first).is_file():
             return str(folder)
-    raise InputError(f"{path}: its first image, {first}, is not beside it; name the folder with :images=FOLDER")
+    raise InputError(
+        f"{path}: its first image, {first}, is not beside it; name the folder with :images=FOLDER"
+    )

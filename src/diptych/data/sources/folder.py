@@ -1,8 +1,10 @@
-"""A folder of images: `class/image.jpg` gives labels, `image.jpg` with `image.txt` or `.json` gives texts.
+"""A folder of images: `class/image.jpg` gives labels, `image.jpg` with `image.txt` or `.json` gives
+texts.
 
-Where every image lies in a subfolder, the first subfolder names its class (label `class`); an empty one is a class
-too, so that what needs images of every class can tell which has none. Each line of a .txt is one caption; a .json is
-read as in tar shards. Images without texts are welcome where a task needs none.
+Where every image lies in a subfolder, the first subfolder names its class (label `class`); an empty
+one is a class too, so that what needs images of every class can tell which has none. Each line of a
+.txt is one caption; a .json is read as in tar shards. Images without texts are welcome where a task
+needs none.
 """
 
 import os
@@ -24,11 +26,18 @@ FORMAT = "folder"
 ANY = True
 _TEXTS = (".txt", ".json")
 _LEFT_OUT = (".", "__MACOSX")  # how the names of folders begin that nobody means
-_ABOUT = ("readme", "license", "licence", "classes", "labels")  # texts about the folder, not about an image
+_ABOUT = (
+    "readme",
+    "license",
+    "licence",
+    "classes",
+    "labels",
+)  # texts about the folder, not about an image
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: any folder (for one of a name that the package itself knows write ./glyphs)."""
+    """Whether this file reads `spec`: any folder (for one of a name that the package itself knows
+    write ./glyphs)."""
     return is_folder(spec)
 
 
@@ -48,10 +57,10 @@ class FolderOptions:
 class Folder:
     """The images below a folder, in order of their paths; an image's path is its key.
 
-    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is none.
-    `damage` counts images of kinds that are not read (unsupported), subfolders that cannot be read (unreadable), and
-    where some images have texts, a text whose image is not there (missing). Raises InputError for a folder without
-    images.
+    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is
+    none. `damage` counts images of kinds that are not read (unsupported), subfolders that cannot be
+    read (unreadable), and where some images have texts, a text whose image is not there (missing).
+    Raises InputError for a folder without images.
     """
 
     def __init__(self, root: str, roles: Mapping[str, str] = MappingProxyType({})):
@@ -81,11 +90,16 @@ class Folder:
         self._keys = self._paths if keys == images else Strings(keys)
         stems = [_stem(path) for path in images]
         # One bit a kind of text: which images have it.
-        self._has = {kind: np.array([stem + kind in texts for stem in stems], bool) for kind in _TEXTS}
+        self._has = {
+            kind: np.array([stem + kind in texts for stem in stems], bool) for kind in _TEXTS
+        }
         lost = {path: "unsupported" for path in foreign} | {path: "unreadable" for path in closed}
         self.damage: Mapping[str, str] = {
             path_text(str(Path(root, path))): reason
-            for path, reason in {**self._orphans(texts, set(stems).union(map(_stem, foreign))), **lost}.items()
+            for path, reason in {
+                **self._orphans(texts, set(stems).union(map(_stem, foreign))),
+                **lost,
+            }.items()
         }
         firsts = [path.partition(os.sep) for path in images]
         named = all(rest for _, _, rest in firsts)
@@ -155,7 +169,8 @@ def _stem(path: str) -> str:
 def _walk(root: str) -> tuple[list[str], list[str]]:
     """All files below `root`, relative to it, sorted, and the folders that cannot be read.
 
-    Hidden ones and folders met before (by a link) are left out. Raises InputError where `root` itself cannot be read.
+    Hidden ones and folders met before (by a link) are left out. Raises InputError where `root`
+    itself cannot be read.
     """
     met: set[tuple[int, int]] = set()
     found: list[str] = []
@@ -168,27 +183,42 @@ def _walk(root: str) -> tuple[list[str], list[str]]:
         met.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(_LEFT_OUT))
         prefix = os.path.relpath(folder, root)
-        found += [name if prefix == "." else os.path.join(prefix, name) for name in names if name[0] != "."]  # noqa: PTH118
+        found += [
+            name if prefix == "." else os.path.join(prefix, name)  # noqa: PTH118
+            for name in names
+            if name[0] != "."
+        ]
     closed = sorted(os.path.relpath(error.filename, root) for error in errors)
     if "." in closed:
-        raise InputError(f"{root}: this folder cannot be read ({errors[0].strerror}); check its permissions")
+        raise InputError(
+            f"{root}: this folder cannot be read ({errors[0].strerror}); check its permissions"
+        )
     return sorted(found), closed
 
 
 def _subfolders(root: str) -> list[str]:
     with os.scandir(root) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(_LEFT_OUT)]
+        return [
+            entry.name
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(_LEFT_OUT)
+        ]
 
 
 def _nothing(root: str, texts: int, foreign: Sequence[str]) -> str:
     if foreign:
         return (
-            f"{root}: {len(foreign)} images of kinds that are not read ({some(foreign)}); convert them to JPEG or PNG"
+            f"{root}: {len(foreign)} images of kinds that are not read ({some(foreign)}); "
+            "convert them to JPEG or PNG"
         )
     tars = sorted(Path(root).glob("*.tar"))
     if tars:
         return f"{root}: no images, but tar shards; write {Path(root) / '*.tar'}"
-    tables = sorted(path.name for path in Path(root).iterdir() if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"))
+    tables = sorted(
+        path.name
+        for path in Path(root).iterdir()
+        if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet")
+    )
     if tables:
         return f"{root}: no images, but a table; write {Path(root) / tables[0]}"
     if texts:

@@ -1,6 +1,7 @@
 """`glyphs`: 1,632 everyday concepts drawn in up to four designs, shipped with the package.
 
-The images and concepts are those of `data.drawings`. Licences and attributions: data/glyphs/LICENSES.md.
+The images and concepts are those of `data.drawings`. Licences and attributions:
+data/glyphs/LICENSES.md.
 """
 
 from collections.abc import Sequence
@@ -76,17 +77,26 @@ class Glyphs:
             key=f"{concept['hexcode']}/{design}",
             source=self.name,
             images={"main": image},
-            texts=(Text(text=concept["name"]), *(Text(text=tag, role="tags") for tag in concept["tags"])),
-            labels={name: int(self.labels(name, index)) for name in ("concept", "group", "subgroup", "design")},
+            texts=(
+                Text(text=concept["name"]),
+                *(Text(text=tag, role="tags") for tag in concept["tags"]),
+            ),
+            labels={
+                name: int(self.labels(name, index))
+                for name in ("concept", "group", "subgroup", "design")
+            },
             masks={"main": GlyphMask(image)},
         )
 
     def keys(self) -> list[str]:
         """`hexcode/design` of each sample."""
-        return [f"{concepts()[concept]['hexcode']}/{DESIGNS[design]}" for concept, design in self._rows]
+        return [
+            f"{concepts()[concept]['hexcode']}/{DESIGNS[design]}" for concept, design in self._rows
+        ]
 
     def labels(self, name: str, index: int | slice = slice(None)) -> np.ndarray:
-        """The label `name` of every sample (or of those at `index`), without decoding: (N,) int64."""
+        """The label `name` of every sample (or of those at `index`), without decoding: (N,)
+        int64."""
         concept, design = self._rows[index].T
         if name == "concept":
             return concept.astype(np.int64)
@@ -102,7 +112,9 @@ class Glyphs:
             "images.main": Field(kind="image"),
             "texts.caption": Field(kind="text"),
             "texts.tags": Field(kind="text"),
-            "labels.concept": Field(kind="int", classes=tuple(concept["name"] for concept in concepts())),
+            "labels.concept": Field(
+                kind="int", classes=tuple(concept["name"] for concept in concepts())
+            ),
             "labels.group": Field(kind="int", classes=_values("group")),
             "labels.subgroup": Field(kind="int", classes=_values("subgroup")),
             "labels.design": Field(kind="int", classes=DESIGNS),

@@ -1,15 +1,17 @@
-"""Pickled lists of images and captions, as the authors of SLIP and CLIP-rocket keep theirs: .npy, .pkl, .pickle.
+"""Pickled lists of images and captions, as the authors of SLIP and CLIP-rocket keep theirs: .npy,
+.pkl, .pickle.
 
 cc3m.npy      {"image_id": 1510438788, "captions": ["a field of tulips"]}           the id is the image's path
 cc12m.npy     {"image_name": "0.jpg", "image_id": 0, "captions": ["a chair"]}
 yfcc15m.pkl   (12345678, "title", "description")       the image is 678.jpg in images/12/345.zip
 
-They are tables, with a table's options. Title and description of YFCC are captions both, empty ones left out; with
-roles of their own: `yfcc15m.pkl:text=title=title;web=description`.
+They are tables, with a table's options. Title and description of YFCC are captions both, empty ones
+left out; with roles of their own: `yfcc15m.pkl:text=title=title;web=description`.
 
-A pickle is a program that may import and call anything. Here it can build lists, dicts, texts and numbers; the few
-names that NumPy's own wrapping asks for are answered by stand-ins, and any other is refused. The file is read whole
-once; what it says is kept in the user's cache as JSON lines, of which single rows are read.
+A pickle is a program that may import and call anything. Here it can build lists, dicts, texts and
+numbers; the few names that NumPy's own wrapping asks for are answered by stand-ins, and any other
+is refused. The file is read whole once; what it says is kept in the user's cache as JSON lines, of
+which single rows are read.
 """
 
 import json
@@ -36,7 +38,9 @@ from diptych.spec import Spec, configure
 FORMAT = "pickled"
 _END = b"null\n"  # the last line of a copy that is whole
 _LONGEST = 1 << 18  # letters and values of an entry
-_EXPANSION = 64  # a copy may be so many times as long as the pickle, in which equal texts may be stored once
+_EXPANSION = (
+    64  # a copy may be so many times as long as the pickle, in which equal texts may be stored once
+)
 _WHAT = "{'image_name': …, 'captions': […]} or (index, title, description)"
 
 
@@ -46,23 +50,33 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Table:
-    """`cc12m.npy[:root=FOLDER]`, with all options of a table; `root` is where the images' paths start."""
+    """`cc12m.npy[:root=FOLDER]`, with all options of a table; `root` is where the images' paths
+    start."""
     options = configure(TableOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")
     rows = PickledRows(spec.name)
-    if options.text is None and list(rows.columns) == ["image_name", "title", "description"]:  # YFCC's
+    if options.text is None and list(rows.columns) == [
+        "image_name",
+        "title",
+        "description",
+    ]:  # YFCC's
         options = replace(options, text="title+description")
     return Table(spec.name, rows, options)
 
 
 class PickledRows(JsonRows):
-    """The entries of a pickled list as rows. Raises InputError for what is no such list, or would run code."""
+    """The entries of a pickled list as rows. Raises InputError for what is no such list, or would
+    run code."""
 
     def __init__(self, path: str):
         copy = cache.place("entries", [path], ".jsonl")
-        if not cache.read(copy, _is_whole) and not cache.write(copy, partial(_write, path, _read(path))):
-            raise InputError(f"{copy}: cannot write the unpacked copy of {path}; set XDG_CACHE_HOME elsewhere")
+        if not cache.read(copy, _is_whole) and not cache.write(
+            copy, partial(_write, path, _read(path))
+        ):
+            raise InputError(
+                f"{copy}: cannot write the unpacked copy of {path}; set XDG_CACHE_HOME elsewhere"
+            )
         super().__init__(path, str(copy))
         self._offsets = self._offsets[:-1]  # without the last line, _END
 
@@ -80,13 +94,17 @@ def _write(path: str, entries: Sequence[Any], file: BinaryIO) -> None:
     for line in map(_line, entries):
         good |= line.startswith(b"{")
         written += file.write(line)
-        if written > most:  # entries that occur millions of times in the pickle take a few bytes each
+        if (
+            written > most
+        ):  # entries that occur millions of times in the pickle take a few bytes each
             raise InputError(
                 f"{path}: its entries take more than {most:,} bytes when they are written out; save it as .jsonl"
             )
     if not good:
         first = json.loads(_line(entries[0]))
-        raise InputError(f"{path}: none of its {len(entries)} entries is {_WHAT} (the first: {first})")
+        raise InputError(
+            f"{path}: none of its {len(entries)} entries is {_WHAT} (the first: {first})"
+        )
     file.write(_END)
 
 
@@ -109,8 +127,8 @@ def _line(entry: Any) -> bytes:
 
 
 def _bound(entry: Any) -> None:
-    """Raise ValueError where an entry would be longer than `_LONGEST`: lists that share a list ten times at each of ten
-    levels take 300 bytes in a pickle and 10 billion written out."""
+    """Raise ValueError where an entry would be longer than `_LONGEST`: lists that share a list ten
+    times at each of ten levels take 300 bytes in a pickle and 10 billion written out."""
     size = 0
     waiting = [entry]
     while waiting:
@@ -141,7 +159,10 @@ def _record(entry: Any) -> dict[str, Any]:
     elif not isinstance(entry, dict):
         raise TypeError(f"a {type(entry).__name__}, not {_WHAT}")
     elif "image_id" in entry:  # CC3M's paths; of CC12M, which has an image_name, it says nothing
-        entry = {"image_name": str(entry["image_id"]), **{name: entry[name] for name in entry if name != "image_id"}}
+        entry = {
+            "image_name": str(entry["image_id"]),
+            **{name: entry[name] for name in entry if name != "image_id"},
+        }
     for name in (*CAPTIONS, "title", "description"):
         texts = entry.get(name)
         for text in texts if isinstance(texts, list | tuple) else [texts or ""]:
@@ -165,9 +186,13 @@ def _read(path: str) -> list[Any] | tuple[Any, ...]:
         except InputError:
             raise
         except MemoryError as error:
-            raise InputError(f"{path}: it does not fit into memory, or is damaged; save it as .jsonl") from error
+            raise InputError(
+                f"{path}: it does not fit into memory, or is damaged; save it as .jsonl"
+            ) from error
         except Exception as error:  # pickles fail in as many ways as they can be damaged
-            raise InputError(f"{path}: cut short, or no pickle ({brief(error)}); fetch it again") from error
+            raise InputError(
+                f"{path}: cut short, or no pickle ({brief(error)}); fetch it again"
+            ) from error
     if not isinstance(found, list | tuple) or not found:
         raise InputError(
             f"{path}: holds {'nothing' if found == [] else f'a {type(found).__name__}'}; it needs a list of {_WHAT}"
@@ -177,23 +202,33 @@ def _read(path: str) -> list[Any] | tuple[Any, ...]:
 
 def _skip_head(file: BinaryIO, path: str) -> None:
     version = np.lib.format.read_magic(file)
-    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    head = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, kind = head(file)
     if kind.kind != "O" or len(shape) != 1:
-        raise InputError(f"{path}: an array of {kind} and shape {shape}; it needs a list of {_WHAT}")
+        raise InputError(
+            f"{path}: an array of {kind} and shape {shape}; it needs a list of {_WHAT}"
+        )
 
 
 class _Plain(pickle._Unpickler):
-    """Builds plain data and nothing else; NumPy's names give stand-ins, which are new for each file.
+    """Builds plain data and nothing else; NumPy's names give stand-ins, which are new for each
+    file.
 
-    It is Python's slow unpickler: the fast one takes the memory that a damaged file asks for, however much it is.
+    It is Python's slow unpickler: the fast one takes the memory that a damaged file asks for,
+    however much it is.
     """
 
-    # Without the steps for registered objects, for objects elsewhere, and for byte arrays, which take memory unseen.
+    # Without the steps for registered objects, for objects elsewhere, and for byte arrays, which
+    # take memory unseen.
     dispatch = {  # noqa: RUF012
         code: step
         for code, step in pickle._Unpickler.dispatch.items()
-        if bytes([code]) not in {pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID, b"\x96"}
+        if bytes([code])
+        not in {pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID, b"\x96"}
     }
 
     def __init__(self, file: BinaryIO, path: str):
@@ -202,7 +237,9 @@ class _Plain(pickle._Unpickler):
         self.wrapped = type("Wrapped", (_Wrapped,), {})
 
     def find_class(self, module: str, name: str) -> Any:
-        found: dict[str, Any] = {name: self.wrapped for name in ("_reconstruct", "ndarray", "dtype")}
+        found: dict[str, Any] = {
+            name: self.wrapped for name in ("_reconstruct", "ndarray", "dtype")
+        }
         found["scalar"] = lambda kind, data: _scalar(kind, data)
         if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in found:
             return found[name]
@@ -214,7 +251,8 @@ class _Plain(pickle._Unpickler):
 
 
 class _Wrapped:
-    """Where an array or a type of NumPy's is built: what it is built of, as it stands in the pickle."""
+    """Where an array or a type of NumPy's is built: what it is built of, as it stands in the
+    pickle."""
 
     def __init__(self, *args: Any):
         self.args = args

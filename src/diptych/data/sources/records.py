@@ -1,16 +1,17 @@
-"""From a record (a JSON object, a table's row) to the parts of a sample, by one rule for all formats.
+"""From a record (a JSON object, a table's row) to the parts of a sample, by one rule for all
+formats.
 
-A string is a text whose role is its field's name; a list of strings is several. `caption`, `captions`, `text` and
-`texts` are captions; `roles_of` reads what a user says otherwise. A whole or decimal number is a label, a list of
-numbers an array, a list of equally long ones too.
+A string is a text whose role is its field's name; a list of strings is several. `caption`,
+`captions`, `text` and `texts` are captions; `roles_of` reads what a user says otherwise. A whole or
+decimal number is a label, a list of numbers an array, a list of equally long ones too.
 
     boxes               [{"name": …, "box": [x, y, w, h]}, …]
     lines, words        [{"text": …, "box": …}, …], what is written in the image: boxes, and one text of role `ocr`
     segments            [{"index": …, "name": …}, …], what the numbers of the mask `seg` are in this image
     mask_classes        {MASK: {NUMBER: NAME}}, what the numbers of a mask are in all images
 
-Other mappings of names to numbers, or to equally many numbers each, are arrays with a row for each name (NaN for null),
-and the names are texts. Everything else is left alone.
+Other mappings of names to numbers, or to equally many numbers each, are arrays with a row for each
+name (NaN for null), and the names are texts. Everything else is left alone.
 """
 
 import codecs
@@ -34,8 +35,9 @@ _LOOKED_AT = 1000  # samples that a schema is read from
 
 
 def roles_of(text: str | None) -> dict[str, str]:
-    """The role of each field that the option `:text=` names: `FIELD+FIELD` are captions, `ROLE=FIELD+FIELD` are of
-    another role, and `;` stands between them. Raises InputError where it does not read or names a field twice.
+    """The role of each field that the option `:text=` names: `FIELD+FIELD` are captions,
+    `ROLE=FIELD+FIELD` are of another role, and `;` stands between them. Raises InputError where it
+    does not read or names a field twice.
 
     >>> roles_of("raw;long=longIB+longSV")
     {'raw': 'caption', 'longIB': 'long', 'longSV': 'long'}
@@ -47,7 +49,9 @@ def roles_of(text: str | None) -> dict[str, str]:
             if not name or (equals and not role) or "=" in role:
                 raise InputError(f":text={text} does not read; write FIELD+FIELD;ROLE=FIELD+FIELD")
             if name in roles:
-                raise InputError(f":text={text} names the field {name!r} twice; a field has one role")
+                raise InputError(
+                    f":text={text} names the field {name!r} twice; a field has one role"
+                )
             roles[name] = role or "caption"
     return roles
 
@@ -65,14 +69,18 @@ class Parts:
     _told: set[tuple[str, str]] = field(default_factory=set)
 
     def add_text(self, text: str, role: str) -> None:
-        """Append a text unless it is blank or there already (the .txt beside a .json often repeats it)."""
+        """Append a text unless it is blank or there already (the .txt beside a .json often repeats
+        it)."""
         text = text.strip()
         if text and (text, role) not in self._told:
             self._told.add((text, role))
             self.texts.append(Text(text=text, role=role))
 
-    def add(self, record: Mapping[str, Any], roles: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Add the fields of a record, `roles` being those of `roles_of`; of labels and arrays the first stays."""
+    def add(
+        self, record: Mapping[str, Any], roles: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Add the fields of a record, `roles` being those of `roles_of`; of labels and arrays the
+        first stays."""
         chosen = "caption" in roles.values()
         for name, value in record.items():
             if name not in roles and name in CAPTIONS:
@@ -105,7 +113,9 @@ class Parts:
     def _add_written(self, entries: Sequence[Mapping[str, Any]], between: str) -> None:
         """What is written in an image: a box for each entry, and all of them as one text."""
         told = [str(entry.get("text") or "").strip() for entry in entries]
-        self.boxes += [_box({**entry, "name": text}) for entry, text in zip(entries, told, strict=True)]
+        self.boxes += [
+            _box({**entry, "name": text}) for entry, text in zip(entries, told, strict=True)
+        ]
         self.add_text(between.join(text for text in told if text), "ocr")
 
     def _add_named(self, name: str, rows: Mapping[str, Any], role: str) -> None:
@@ -128,29 +138,44 @@ class Parts:
         return True
 
 
-_WRITTEN = {"lines": "\n", "words": " "}  # fields of what is written in an image, and what stands between entries
+_WRITTEN = {
+    "lines": "\n",
+    "words": " ",
+}  # fields of what is written in an image, and what stands between entries
 
 
 def _mappings(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(entry, Mapping) for entry in value)
+    )
 
 
 def _segments(value: Any) -> dict[int, str]:
     try:
         return {int(entry["index"]): str(entry["name"]) for entry in value or ()}
     except (KeyError, TypeError, ValueError) as error:
-        raise BadSample("segments", f"{str(value)[:80]} is not [{{'index': …, 'name': …}}, …]") from error
+        raise BadSample(
+            "segments", f"{str(value)[:80]} is not [{{'index': …, 'name': …}}, …]"
+        ) from error
 
 
 def _mask_classes(value: Any) -> dict[str, dict[int, str]]:
     try:
-        return {mask: {int(number): str(name) for number, name in names.items()} for mask, names in value.items()}
+        return {
+            mask: {int(number): str(name) for number, name in names.items()}
+            for mask, names in value.items()
+        }
     except (AttributeError, ValueError) as error:
-        raise BadSample("mask_classes", f"{str(value)[:80]} is not {{MASK: {{NUMBER: NAME}}}}") from error
+        raise BadSample(
+            "mask_classes", f"{str(value)[:80]} is not {{MASK: {{NUMBER: NAME}}}}"
+        ) from error
 
 
 def number(value: bool | int | float, name: str) -> int | float:
-    """A label or an entry of an array, which arrays can hold. Raises BadSample("number") beyond 64 bits.
+    """A label or an entry of an array, which arrays can hold. Raises BadSample("number") beyond 64
+    bits.
 
     >>> number(True, "seen"), number(0.5, "score")
     (1, 0.5)
@@ -163,7 +188,8 @@ def number(value: bool | int | float, name: str) -> int | float:
 
 
 def whole_number(text: str, name: str) -> int:
-    """A label that is written out. Raises BadSample: label (no whole number), or number (beyond 64 bits)."""
+    """A label that is written out. Raises BadSample: label (no whole number), or number (beyond 64
+    bits)."""
     if not re.fullmatch(r"-?[0-9]+", text):
         raise BadSample("label", f"{text[:40]!r} in {name} is not a whole number")
     if len(text.lstrip("-0")) > 19:
@@ -174,17 +200,26 @@ def whole_number(text: str, name: str) -> int:
 def _box(entry: Any) -> Box:
     try:
         x, y, w, h = (float(value) for value in entry["box"])
-        return Box(xyxy=(x, y, x + w, y + h), text=str(entry.get("name", "")), label=int(entry.get("label", -1)))
+        return Box(
+            xyxy=(x, y, x + w, y + h),
+            text=str(entry.get("name", "")),
+            label=int(entry.get("label", -1)),
+        )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BadSample("box", f"{brief(repr(entry))} is not {{'name': …, 'box': [x, y, w, h]}}") from error
+        raise BadSample(
+            "box", f"{brief(repr(entry))} is not {{'name': …, 'box': [x, y, w, h]}}"
+        ) from error
 
 
 def schema_of(source: Source, classes: Mapping[str, Sequence[str]]) -> Schema:
-    """The fields of a source as up to 1,000 of its samples, evenly spread, show them; `classes` names label values."""
+    """The fields of a source as up to 1,000 of its samples, evenly spread, show them; `classes`
+    names label values."""
     seen: dict[str, str] = {}
     count: dict[str, int] = {}
     looked = 0
-    for index in dict.fromkeys(np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int).tolist()):
+    for index in dict.fromkeys(
+        np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int).tolist()
+    ):
         try:
             sample = source[index]
         except BadSample:
@@ -196,7 +231,9 @@ def schema_of(source: Source, classes: Mapping[str, Sequence[str]]) -> Schema:
                 seen[name] = kind
     return {
         name: Field(
-            kind=kind, optional=count[name] < looked, classes=tuple(classes.get(name.removeprefix("labels."), ()))
+            kind=kind,
+            optional=count[name] < looked,
+            classes=tuple(classes.get(name.removeprefix("labels."), ())),
         )
         for name, kind in seen.items()
     }
@@ -204,9 +241,12 @@ def schema_of(source: Source, classes: Mapping[str, Sequence[str]]) -> Schema:
 
 def _fields(sample: Sample) -> Iterable[tuple[str, str]]:
     yield from ((f"images.{role}", "image") for role in sample.images)
-    yield from ((f"texts.{role}", "text") for role in dict.fromkeys(text.role for text in sample.texts))
     yield from (
-        (f"labels.{name}", "float" if isinstance(value, float) else "int") for name, value in sample.labels.items()
+        (f"texts.{role}", "text") for role in dict.fromkeys(text.role for text in sample.texts)
+    )
+    yield from (
+        (f"labels.{name}", "float" if isinstance(value, float) else "int")
+        for name, value in sample.labels.items()
     )
     yield from ((f"masks.{name}", "mask") for name in sample.masks)
     yield from ((f"arrays.{name}", "array") for name in sample.arrays)
@@ -214,18 +254,23 @@ def _fields(sample: Sample) -> Iterable[tuple[str, str]]:
         yield "boxes", "box"
 
 
-def class_names(source: Source, roles: Mapping[str, str] = MappingProxyType({})) -> dict[str, list[str]]:
-    """Names of the integer labels that come with a text: `label` with `name`, `x_id` with `x`, `x` with `x_name`.
+def class_names(
+    source: Source, roles: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, list[str]]:
+    """Names of the integer labels that come with a text: `label` with `name`, `x_id` with `x`, `x`
+    with `x_name`.
 
-    `roles` are those that fields were given (`roles_of`). Only pairs where each number has one name count. Reads every
-    sample's texts once, and only where the first samples show such a pair.
+    `roles` are those that fields were given (`roles_of`). Only pairs where each number has one name
+    count. Reads every sample's texts once, and only where the first samples show such a pair.
     """
     if not _pairs(source, range(min(len(source), 100)), roles):
         return {}
     return _pairs(source, range(len(source)), roles)
 
 
-def _pairs(source: Source, indices: Iterable[int], roles: Mapping[str, str]) -> dict[str, list[str]]:
+def _pairs(
+    source: Source, indices: Iterable[int], roles: Mapping[str, str]
+) -> dict[str, list[str]]:
     names: dict[str, dict[int, str]] = {}
     refused: set[str] = set()
     for index in indices:
@@ -250,11 +295,14 @@ def _pairs(source: Source, indices: Iterable[int], roles: Mapping[str, str]) -> 
 def _partners(label: str) -> tuple[str, ...]:
     if label.endswith("_id"):
         return (label[:-3],)
-    return ("name", "label_name", "class_name") if label in {"label", "class"} else (f"{label}_name",)
+    return (
+        ("name", "label_name", "class_name") if label in {"label", "class"} else (f"{label}_name",)
+    )
 
 
 def labels_of(source: Source, name: str) -> np.ndarray:
-    """One label of every sample (N,), -1 where it is missing or the sample is damaged; reads texts, not images."""
+    """One label of every sample (N,), -1 where it is missing or the sample is damaged; reads texts,
+    not images."""
     values = []
     for index in range(len(source)):
         try:
@@ -267,17 +315,23 @@ def labels_of(source: Source, name: str) -> np.ndarray:
 def read_text(data: bytes) -> str:
     """UTF-8, with or without a byte-order mark. Raises BadSample("utf8")."""
     try:
-        return data.removeprefix(codecs.BOM_UTF8).decode()  # six times as fast as the codec utf-8-sig
+        return data.removeprefix(
+            codecs.BOM_UTF8
+        ).decode()  # six times as fast as the codec utf-8-sig
     except UnicodeDecodeError as error:
         raise BadSample("utf8", str(error)) from error
 
 
 def read_json(data: bytes) -> dict:
-    """A JSON object, half surrogate pairs in its texts replaced. Raises BadSample: utf8, or json."""
+    """A JSON object, half surrogate pairs in its texts replaced. Raises BadSample: utf8, or
+    json."""
     text = read_text(data)
     try:
         record = _loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also of numbers with thousands of digits
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: also of numbers with thousands of digits
         raise BadSample("json", brief(error)) from error
     if not isinstance(record, dict):
         raise BadSample("json", f"a {type(record).__name__}, not an object")
@@ -285,7 +339,8 @@ def read_json(data: bytes) -> dict:
 
 
 def json_of(path: Path) -> Any:
-    """What a JSON file that is a source of its own holds. Raises InputError where it is not there, or not JSON."""
+    """What a JSON file that is a source of its own holds. Raises InputError where it is not there,
+    or not JSON."""
     try:
         return _loads(_decoded(path.read_bytes()))
     except FileNotFoundError as error:
@@ -300,7 +355,9 @@ def _decoded(data: bytes) -> str:
 
 def _loads(text: str) -> Any:
     value = json.loads(text)
-    return _whole(value) if "\\ud" in text or "\\uD" in text else value  # an emoji may be cut in half
+    return (
+        _whole(value) if "\\ud" in text or "\\uD" in text else value
+    )  # an emoji may be cut in half
 
 
 def _whole(value: Any) -> Any:
@@ -308,15 +365,24 @@ def _whole(value: Any) -> Any:
         return whole(value)
     if isinstance(value, list):
         return [_whole(entry) for entry in value]
-    return {whole(name): _whole(entry) for name, entry in value.items()} if isinstance(value, dict) else value
+    return (
+        {whole(name): _whole(entry) for name, entry in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def read_npy(data: bytes) -> np.ndarray:
-    """A plain NumPy array of numbers. Raises BadSample: pickled (object arrays, which would run code), or npy."""
+    """A plain NumPy array of numbers. Raises BadSample: pickled (object arrays, which would run
+    code), or npy."""
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
-        head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        head = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, _, kind = head(file)
     except Exception as error:  # as many kinds as a header can be damaged in
         raise BadSample("npy", brief(error)) from error

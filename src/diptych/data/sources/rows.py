@@ -1,4 +1,5 @@
-"""Rows of a table at random: an index of where each row begins, and the one row that is asked for."""
+"""Rows of a table at random: an index of where each row begins, and the one row that is asked
+for."""
 
 import csv
 import io
@@ -20,7 +21,8 @@ csv.field_size_limit(1 << 24)  # Python's own limit of 128 KB is below a long do
 
 
 class Rows(Protocol):
-    """A table. `rows[i]` is a dict of the columns that are not empty; raises BadSample where the row is damaged."""
+    """A table. `rows[i]` is a dict of the columns that are not empty; raises BadSample where the
+    row is damaged."""
 
     path: str
 
@@ -32,7 +34,8 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
-        """Every row in order, without the columns that hold encoded images; a damaged row as its error."""
+        """Every row in order, without the columns that hold encoded images; a damaged row as its
+        error."""
         ...
 
     def classes(self) -> Mapping[str, Sequence[str]]:
@@ -44,21 +47,27 @@ _DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 
 
 def open_rows(path: str, delimiter: str | None = None) -> Rows:
-    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError where it is empty or not such a file.
+    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError where it is empty or not
+    such a file.
 
-    `delimiter` is what stands between the cells of a .csv or .tsv file, a letter or its name: tab, comma, semicolon or
-    pipe. Without it a .tsv has tabs, and a .csv what its first line has: commas, else tabs, semicolons or pipes.
+    `delimiter` is what stands between the cells of a .csv or .tsv file, a letter or its name: tab,
+    comma, semicolon or pipe. Without it a .tsv has tabs, and a .csv what its first line has:
+    commas, else tabs, semicolons or pipes.
     """
     suffix = Path(path).suffix.lower()
     if suffix in (".parquet", ".jsonl"):
         if delimiter is not None:
-            raise InputError(f"{path}: cells have delimiters in .csv and .tsv files alone; leave out :delimiter")
+            raise InputError(
+                f"{path}: cells have delimiters in .csv and .tsv files alone; leave out :delimiter"
+            )
         return ParquetRows(path) if suffix == ".parquet" else JsonRows(path)
     if delimiter is None:
         return CsvRows(path, delimiter="\t" if suffix == ".tsv" else _sniffed(path))
     delimiter = _DELIMITERS.get(delimiter, delimiter)
     if len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii():
-        raise InputError(f"{path}: delimiter {delimiter!r} is none; give {', '.join(_DELIMITERS)}, or one sign")
+        raise InputError(
+            f"{path}: delimiter {delimiter!r} is none; give {', '.join(_DELIMITERS)}, or one sign"
+        )
     return CsvRows(path, delimiter=delimiter)
 
 
@@ -67,12 +76,15 @@ def _sniffed(path: str) -> str:
     with Path(path).open("rb") as file:
         line = file.readline(1 << 20).decode("latin-1")
     line = line.partition("\r")[0]
-    cells = {sign: len(next(csv.reader([line], delimiter=sign), [])) for sign in _DELIMITERS.values()}
+    cells = {
+        sign: len(next(csv.reader([line], delimiter=sign), [])) for sign in _DELIMITERS.values()
+    }
     return "," if cells[","] > 1 else max(cells, key=lambda sign: cells[sign])
 
 
 class _Lines:
-    """Bytes of each row of a text file, by an array of offsets. `path` is what errors name, `file` what is read."""
+    """Bytes of each row of a text file, by an array of offsets. `path` is what errors name, `file`
+    what is read."""
 
     path: str
     file: str
@@ -116,7 +128,9 @@ class CsvRows(_Lines):
     The first row names the columns, unless they are given; `quoted` says whether quotes group.
     """
 
-    def __init__(self, path: str, *, delimiter: str = ",", columns: Sequence[str] = (), quoted: bool = True):
+    def __init__(
+        self, path: str, *, delimiter: str = ",", columns: Sequence[str] = (), quoted: bool = True
+    ):
         self.path = self.file = path
         self._dialect: dict[str, Any] = {
             "delimiter": delimiter,
@@ -132,17 +146,22 @@ class CsvRows(_Lines):
         self.columns = list(columns)
         self._offsets = np.array(offsets, np.int64)
         if len(self) < 1:
-            raise InputError(f"{path}: the table has no rows; it needs a line of column names and a line for each text")
+            raise InputError(
+                f"{path}: the table has no rows; it needs a line of column names and a line for each text"
+            )
 
     def _starts(self, file: BinaryIO) -> Iterator[int]:
-        """Where each row begins (a quoted cell may hold line breaks), and where the last one ends."""
+        """Where each row begins (a quoted cell may hold line breaks), and where the last one
+        ends."""
         position = 0
 
         def lines() -> Iterator[str]:
             nonlocal position
             for line in file:
                 position += len(line)
-                yield line.decode("latin-1")  # any byte is a letter: delimiters and quotes are ASCII
+                yield line.decode(
+                    "latin-1"
+                )  # any byte is a letter: delimiters and quotes are ASCII
 
         start = 0
         try:
@@ -151,16 +170,22 @@ class CsvRows(_Lines):
                     yield start
                 start = position
         except csv.Error as error:
-            raise InputError(f"{self.path}: not a table of delimited text ({error}); check its quotes") from error
+            raise InputError(
+                f"{self.path}: not a table of delimited text ({error}); check its quotes"
+            ) from error
         yield start
 
     def _head(self) -> list[str]:
         try:
             columns = [name.strip() for name in self._cells(self._line(0))]
         except BadSample as bad:
-            raise InputError(f"{self.path}: its first line is not UTF-8; save the table as UTF-8") from bad
+            raise InputError(
+                f"{self.path}: its first line is not UTF-8; save the table as UTF-8"
+            ) from bad
         if len(set(columns)) < len(columns):
-            raise InputError(f"{self.path}: its first line names a column twice; name each column once")
+            raise InputError(
+                f"{self.path}: its first line names a column twice; name each column once"
+            )
         return columns
 
     def _cells(self, data: bytes) -> list[str]:
@@ -169,8 +194,14 @@ class CsvRows(_Lines):
     def _row(self, data: bytes, index: int) -> dict[str, Any]:
         cells = self._cells(data)
         if len(cells) != len(self.columns):
-            raise BadSample("columns", f"row {index + 1} has {len(cells)} cells, not {len(self.columns)}")
-        return {name: cell.strip() for name, cell in zip(self.columns, cells, strict=True) if cell.strip()}
+            raise BadSample(
+                "columns", f"row {index + 1} has {len(cells)} cells, not {len(self.columns)}"
+            )
+        return {
+            name: cell.strip()
+            for name, cell in zip(self.columns, cells, strict=True)
+            if cell.strip()
+        }
 
 
 class JsonRows(_Lines):
@@ -195,16 +226,20 @@ class JsonRows(_Lines):
         for row in itertools.islice(self.scan(), 100):
             if not isinstance(row, BadSample):
                 return row
-        raise InputError(f"{self.path}: no JSON objects in its first lines; it needs one on each line")
+        raise InputError(
+            f"{self.path}: no JSON objects in its first lines; it needs one on each line"
+        )
 
     def _row(self, data: bytes, index: int) -> dict[str, Any]:
         return read_json(data)
 
 
 class ParquetRows:
-    """Parquet, copied once into the user's cache as an uncompressed Arrow file, which gives single rows at no cost.
+    """Parquet, copied once into the user's cache as an uncompressed Arrow file, which gives single
+    rows at no cost.
 
-    Parquet stores rows in compressed groups of thousands of images: a shuffled epoch would unpack a group a sample.
+    Parquet stores rows in compressed groups of thousands of images: a shuffled epoch would unpack a
+    group a sample.
     """
 
     def __init__(self, path: str):
@@ -230,7 +265,8 @@ class ParquetRows:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """What reading the file raises, as an error that names it: pyarrow's are OSErrors, as those of writing are."""
+        """What reading the file raises, as an error that names it: pyarrow's are OSErrors, as those
+        of writing are."""
         pyarrow, _ = _pyarrow(self.path)
         try:
             yield
@@ -285,13 +321,16 @@ class ParquetRows:
         metadata = self._open().schema.metadata or {}
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
-            return {name: feature["names"] for name, feature in features.items() if "names" in feature}
+            return {
+                name: feature["names"] for name, feature in features.items() if "names" in feature
+            }
         except (KeyError, TypeError, ValueError):
             return {}
 
 
 def _plain_row(row: Any, index: int) -> dict[str, Any]:
-    """A slice of one row as Python's values. Raises BadSample: utf8, or columns (a time that no calendar has, …)."""
+    """A slice of one row as Python's values. Raises BadSample: utf8, or columns (a time that no
+    calendar has, …)."""
     try:
         [values] = row.to_pylist()
     except UnicodeDecodeError as error:
@@ -302,7 +341,8 @@ def _plain_row(row: Any, index: int) -> dict[str, Any]:
 
 
 def _holds_bytes(column: Any) -> bool:
-    """Whether a column holds images: bytes, or structs with a field `bytes` that is not empty, as `datasets` has."""
+    """Whether a column holds images: bytes, or structs with a field `bytes` that is not empty, as
+    `datasets` has."""
     from pyarrow import types
 
     if types.is_struct(column.type) and (at := column.type.get_field_index("bytes")) >= 0:
@@ -315,5 +355,7 @@ def _pyarrow(path: str) -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(f"{path}: Parquet needs pyarrow; install it with pip install 'diptych[data]'") from error
+        raise InputError(
+            f"{path}: Parquet needs pyarrow; install it with pip install 'diptych[data]'"
+        ) from error
     return pyarrow, pyarrow.parquet

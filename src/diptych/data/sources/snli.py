@@ -1,7 +1,8 @@
-"""SNLI and SNLI-VE (`snli_1.0_train.jsonl`, `snli_ve_dev.jsonl`): JSON lines of a premise, a hypothesis and a label.
+"""SNLI and SNLI-VE (`snli_1.0_train.jsonl`, `snli_ve_dev.jsonl`): JSON lines of a premise, a
+hypothesis and a label.
 
-The premise is the caption of an image of Flickr30k, which SNLI-VE asks about in its place. So the premise is a caption
-here, the hypothesis a question and the label its answer.
+The premise is the caption of an image of Flickr30k, which SNLI-VE asks about in its place. So the
+premise is a caption here, the hypothesis a question and the label its answer.
 """
 
 import os
@@ -39,7 +40,8 @@ class SnliOptions:
 
 
 def open(spec: Spec) -> "Snli":
-    """`snli_ve_dev.jsonl[:images=FOLDER]`; without images in a usual folder beside it, it is a source of texts."""
+    """`snli_ve_dev.jsonl[:images=FOLDER]`; without images in a usual folder beside it, it is a
+    source of texts."""
     options = configure(SnliOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     if not path.is_file():
@@ -50,8 +52,9 @@ def open(spec: Spec) -> "Snli":
 class Snli:
     """One sample a row, in order, with the label `entailment`; the pair's name is its key.
 
-    Rows whose label people could not agree on are left out, as usual. Rows that do not read are counted in `damage`
-    (json, utf8, columns). Raises InputError for a file without such rows, and for a folder without the first image.
+    Rows whose label people could not agree on are left out, as usual. Rows that do not read are
+    counted in `damage` (json, utf8, columns). Raises InputError for a file without such rows, and
+    for a folder without the first image.
     """
 
     def __init__(self, name: str, rows: JsonRows, images: str | None = None):
@@ -125,14 +128,18 @@ class Snli:
 
 def _fits(row: Mapping[str, Any]) -> bool:
     return (
-        all(isinstance(row.get(name), str) and row[name].strip() for name in ("sentence1", "sentence2"))
+        all(
+            isinstance(row.get(name), str) and row[name].strip()
+            for name in ("sentence1", "sentence2")
+        )
         and row.get("gold_label") in (*CLASSES, _DISPUTED)
         and os.path.basename(_image(row)) == _image(row)  # noqa: PTH119
     )
 
 
 def _image(row: Any) -> str:
-    """The file of the image: SNLI-VE gives its number, SNLI the number of its caption, `4705552913.jpg#2`."""
+    """The file of the image: SNLI-VE gives its number, SNLI the number of its caption,
+    `4705552913.jpg#2`."""
     number = row.get("Flickr30K_ID")
     if number is not None:
         return f"{number}.jpg"
@@ -140,11 +147,14 @@ def _image(row: Any) -> str:
 
 
 def _root(path: Path, first: str, images: str | None) -> str | None:
-    """The folder of the images: the one that is named, or a usual one beside the file; None where there is none."""
+    """The folder of the images: the one that is named, or a usual one beside the file; None where
+    there is none."""
     folders = [Path(images)] if images is not None else [path.parent / name for name in _FOLDERS]
     for folder in folders:
         if first and (folder / first).is_file():
             return str(folder)
     if images is not None:
-        raise InputError(f"{path}: its first image, {first}, is not in {images}; name Flickr30k's folder of images")
+        raise InputError(
+            f"{path}: its first image, {first}, is not in {images}; name Flickr30k's folder of images"
+        )
     return None

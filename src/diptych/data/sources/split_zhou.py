@@ -1,4 +1,5 @@
-"""CoOp's splits of classified images (`split_zhou_OxfordPets.json`): JSON lists of path, label and class name."""
+"""CoOp's splits of classified images (`split_zhou_OxfordPets.json`): JSON lists of path, label and
+class name."""
 
 import os
 from collections import Counter
@@ -27,15 +28,17 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """What may follow the file's path: which lists of it, and the folder that the images' paths start from."""
+    """What may follow the file's path: which lists of it, and the folder that the images' paths
+    start from."""
 
     split: str | None = None
     root: str | None = None
 
 
 def open(spec: Spec) -> "Split":
-    """`split_zhou_NAME.json:split=train[+val][:root=FOLDER]`; without a root the folder `images` beside the file where
-    there is one, else the file's own. Raises InputError for what is no such file, no such split, and no such folder."""
+    """`split_zhou_NAME.json:split=train[+val][:root=FOLDER]`; without a root the folder `images`
+    beside the file where there is one, else the file's own. Raises InputError for what is no such
+    file, no such split, and no such folder."""
     options = configure(SplitOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     splits = _read(path)
@@ -47,12 +50,22 @@ def open(spec: Spec) -> "Split":
     chosen = several(f"split of {path}", options.split, list(splits))
     entries = [entry for name in chosen for entry in splits[name]]
     if not entries:
-        raise InputError(f"{path}: split {options.split} is empty; choose from {', '.join(filter(splits.get, splits))}")
+        raise InputError(
+            f"{path}: split {options.split} is empty; choose from {', '.join(filter(splits.get, splits))}"
+        )
     beside = path.parent / "images"
-    root = Path(options.root) if options.root is not None else beside if beside.is_dir() else path.parent
+    root = (
+        Path(options.root)
+        if options.root is not None
+        else beside
+        if beside.is_dir()
+        else path.parent
+    )
     first = entries[0][0]
     if not os.path.isfile(root / first):  # noqa: PTH113  (False for any text)
-        raise InputError(f"{path}: its first image, {first}, is not in {root}; name the folder with :root=FOLDER")
+        raise InputError(
+            f"{path}: its first image, {first}, is not in {root}; name the folder with :root=FOLDER"
+        )
     return Split(spec.name, str(root), entries, classes)
 
 
@@ -62,14 +75,24 @@ _Entry = tuple[str, int, str]
 def _read(path: Path) -> Mapping[str, Sequence[_Entry]]:
     """The file's lists by split, every entry of the true form."""
     data = json_of(path)
-    if not isinstance(data, dict) or not data or not all(isinstance(entries, list) for entries in data.values()):
-        raise InputError(f"{path}: no lists by split, such as {{'train': [[path, label, name], …], 'test': …}}")
+    if (
+        not isinstance(data, dict)
+        or not data
+        or not all(isinstance(entries, list) for entries in data.values())
+    ):
+        raise InputError(
+            f"{path}: no lists by split, such as {{'train': [[path, label, name], …], 'test': …}}"
+        )
     for split, entries in data.items():
         for at, entry in enumerate(entries, 1):
             if not _fits(entry):
-                raise InputError(f"{path}: entry {at} of {split} is {str(entry)[:60]}, not [path, label, class name]")
+                raise InputError(
+                    f"{path}: entry {at} of {split} is {str(entry)[:60]}, not [path, label, class name]"
+                )
             if os.path.isabs(entry[0]) or Path(os.path.normpath(entry[0])).parts[:1] == ("..",):  # noqa: PTH117
-                raise InputError(f"{path}: entry {at} of {split}, {entry[0]}, leaves the root; write paths below it")
+                raise InputError(
+                    f"{path}: entry {at} of {split}, {entry[0]}, leaves the root; write paths below it"
+                )
     return data
 
 
@@ -88,16 +111,21 @@ def _classes(path: Path, entries: Sequence[_Entry]) -> dict[int, str]:
     labels: dict[str, int] = {}
     for _, label, name in entries:
         if (other := names.setdefault(label, name)) != name:
-            raise InputError(f"{path}: label {label} has two names, {other!r} and {name!r}; give each class one label")
+            raise InputError(
+                f"{path}: label {label} has two names, {other!r} and {name!r}; give each class one label"
+            )
         if (first := labels.setdefault(name, label)) != label:
-            raise InputError(f"{path}: class {name!r} has two labels, {first} and {label}; give each class one label")
+            raise InputError(
+                f"{path}: class {name!r} has two labels, {first} and {label}; give each class one label"
+            )
     return dict(sorted(names.items()))
 
 
 class Split:
     """One sample for each entry, with its image and the label `class`; an image's path is its key.
 
-    Labels are numbered from 0 in the order of the file's. Raises InputError where an image is listed twice.
+    Labels are numbered from 0 in the order of the file's. Raises InputError where an image is
+    listed twice.
     """
 
     def __init__(self, name: str, root: str, entries: Sequence[_Entry], classes: Mapping[int, str]):
@@ -134,4 +162,7 @@ class Split:
 
     def schema(self) -> Schema:
         """Images and their classes."""
-        return {"images.main": Field(kind="image"), "labels.class": Field(kind="int", classes=self._classes)}
+        return {
+            "images.main": Field(kind="image"),
+            "labels.class": Field(kind="int", classes=self._classes),
+        }

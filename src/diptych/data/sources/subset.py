@@ -5,7 +5,8 @@
     pets.csv:shots=16:of=breed          by a label that is neither `class` nor the only one with class names
     pets/:part=2/5                      the second of five parts
 
-Classes are chosen first, of these the shots are drawn, and the part is cut last, in whatever order they are written.
+Classes are chosen first, of these the shots are drawn, and the part is cut last, in whatever order
+they are written.
 """
 
 import logging
@@ -34,7 +35,9 @@ def narrowed(source: Source, options: Mapping[str, Any]) -> Source:
     """
     for name, needs in (("of", ("classes", "shots")), ("draw", ("shots",))):
         if name in options and not any(need in options for need in needs):
-            raise InputError(f"{source.name}: {name}= goes with {'= or '.join(needs)}=; add it, or leave {name}= out")
+            raise InputError(
+                f"{source.name}: {name}= goes with {'= or '.join(needs)}=; add it, or leave {name}= out"
+            )
     label = str(options["of"]) if "of" in options else None
     if "classes" in options:
         source = of_classes(source, str(options["classes"]), label)
@@ -46,9 +49,11 @@ def narrowed(source: Source, options: Mapping[str, Any]) -> Source:
 
 
 def of_classes(source: Source, classes: str, label: str | None = None) -> "Subset":
-    """The samples of some classes, which are numbered anew in their order: `classes` is base, novel or NAME+NAME.
+    """The samples of some classes, which are numbered anew in their order: `classes` is base, novel
+    or NAME+NAME.
 
-    Raises InputError for an unknown class, one without a sample, and classes without names or with one name.
+    Raises InputError for an unknown class, one without a sample, and classes without names or with
+    one name.
 
     >>> from diptych.data.sources import open_source
     >>> source = of_classes(open_source("glyphs:split=test"), "base", "group")
@@ -58,16 +63,24 @@ def of_classes(source: Source, classes: str, label: str | None = None) -> "Subse
     label = class_label(source, label)
     names = source.schema()[f"labels.{label}"].classes
     if not names:
-        raise InputError(f"the classes of label {label!r} of {source.name} have no names to choose them by; give names")
+        raise InputError(
+            f"the classes of label {label!r} of {source.name} have no names to choose them by; give names"
+        )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"two classes of label {label!r} of {source.name} have the name {twice[0]!r}; rename one")
+        raise InputError(
+            f"two classes of label {label!r} of {source.name} have the name {twice[0]!r}; rename one"
+        )
     if classes in ("base", "novel"):
         chosen = novel_half(len(names)) == (classes == "novel")
     else:
-        chosen = np.isin(names, several(f"class of {source.name}", classes, names, also=("base", "novel")))
+        chosen = np.isin(
+            names, several(f"class of {source.name}", classes, names, also=("base", "novel"))
+        )
     kept = np.flatnonzero(chosen)
     if not len(kept):
-        raise InputError(f"label {label!r} of {source.name} has {len(names)} class, so none is {classes}; add classes")
+        raise InputError(
+            f"label {label!r} of {source.name} has {len(names)} class, so none is {classes}; add classes"
+        )
     values = labels_of(source, label)
     if empty := np.setdiff1d(kept, values).tolist():
         raise InputError(
@@ -79,12 +92,13 @@ def of_classes(source: Source, classes: str, label: str | None = None) -> "Subse
 
 
 def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -> "Subset":
-    """`count` samples of each class, drawn at random by the seed `draw`, in the order of the source.
+    """`count` samples of each class, drawn at random by the seed `draw`, in the order of the
+    source.
 
-    The first shots of a seed are among its further ones: its 4 are contained in its 16. What is drawn of a class
-    depends on its name and its own samples alone, so it is the same where only some classes are chosen. A class with
-    fewer samples gives all it has, as in CoOp's protocol, and a warning tells. Raises InputError where a class has
-    none, and where all have fewer.
+    The first shots of a seed are among its further ones: its 4 are contained in its 16. What is
+    drawn of a class depends on its name and its own samples alone, so it is the same where only
+    some classes are chosen. A class with fewer samples gives all it has, as in CoOp's protocol, and
+    a warning tells. Raises InputError where a class has none, and where all have fewer.
 
     >>> from diptych.data.sources import open_source
     >>> source = shots(open_source("glyphs:split=test"), 2, label="group")
@@ -92,9 +106,13 @@ def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -
     (18, [2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     if type(count) is not int or count < 1:
-        raise InputError(f"shots={count} of {source.name} is no number of samples; write 1 or more, such as :shots=16")
+        raise InputError(
+            f"shots={count} of {source.name} is no number of samples; write 1 or more, such as :shots=16"
+        )
     if type(draw) is not int:
-        raise InputError(f"draw={draw} of {source.name} is no seed; write a whole number, such as :draw=1")
+        raise InputError(
+            f"draw={draw} of {source.name} is no seed; write a whole number, such as :draw=1"
+        )
     label = class_label(source, label)
     names = source.schema()[f"labels.{label}"].classes
     values = labels_of(source, label)
@@ -121,7 +139,8 @@ def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -
 
 
 def class_label(source: Source, label: str | None = None) -> str:
-    """The label that tells a sample's class: the one asked for, else "class", else the only one with class names.
+    """The label that tells a sample's class: the one asked for, else "class", else the only one
+    with class names.
 
     Raises InputError for one that is not there, and where it would have to be guessed.
     """
@@ -142,11 +161,14 @@ def class_label(source: Source, label: str | None = None) -> str:
     named = [name for name, field in fields.items() if field.classes]
     if "class" in fields or len(named) == 1:
         return "class" if "class" in fields else named[0]
-    raise InputError(f"{source.name} has no one label of classes; choose by :of=LABEL of {', '.join(named or fields)}")
+    raise InputError(
+        f"{source.name} has no one label of classes; choose by :of=LABEL of {', '.join(named or fields)}"
+    )
 
 
 def novel_half(classes: int) -> np.ndarray:
-    """Which of so many classes, in the order of their numbers, are novel (C,) bool: all but the first ceil(C / 2).
+    """Which of so many classes, in the order of their numbers, are novel (C,) bool: all but the
+    first ceil(C / 2).
 
     Source: Zhou et al. 2022 (CoCoOp).
 
@@ -157,9 +179,11 @@ def novel_half(classes: int) -> np.ndarray:
 
 
 class Subset(Wrapped):
-    """The samples of a source at some rows (K,), in order; their labels `label` are `values` (K,), which none lacks.
+    """The samples of a source at some rows (K,), in order; their labels `label` are `values` (K,),
+    which none lacks.
 
-    With `kept` (C,), sorted, that label's numbers become their places in it. `told` is what the name says.
+    With `kept` (C,), sorted, that label's numbers become their places in it. `told` is what the
+    name says.
     """
 
     def __init__(
@@ -203,16 +227,20 @@ class Subset(Wrapped):
 
 
 class Part(Wrapped):
-    """The samples of a source from one place to another, in order: `part="2/5"` is the second of five parts.
+    """The samples of a source from one place to another, in order: `part="2/5"` is the second of
+    five parts.
 
-    Parts share nothing, together are the whole, and differ in size by one sample at most; so it is with what the source
-    lost while it was indexed. Raises InputError for what is no such part, or one without a sample.
+    Parts share nothing, together are the whole, and differ in size by one sample at most; so it is
+    with what the source lost while it was indexed. Raises InputError for what is no such part, or
+    one without a sample.
     """
 
     def __init__(self, source: Source, part: str):
         found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
         if found is None or int(found[1]) > int(found[2]):
-            raise InputError(f"part={part} of {source.name} is none; write :part=1/N to :part=N/N, such as part=2/5")
+            raise InputError(
+                f"part={part} of {source.name} is none; write :part=1/N to :part=N/N, such as part=2/5"
+            )
         self._at = int(found[1])
         self._of = int(found[2])
         super().__init__(source, self._share(len(source)), f"{source.name}:part={part}")

@@ -1,9 +1,9 @@
 """Tables of images and texts: CSV, TSV, JSON lines, Parquet; images as paths or as bytes.
 
-Rows that name the same image are one sample with several texts. The columns are found by their usual names, or given:
-`table.csv:image=file:text=caption:label=kind:key=id`; `split=train+val` takes the rows whose column `split` says so.
-Texts may have several columns and roles, `text=raw;long=longSV`, and an image may lie in a zip archive,
-`12/345.zip/678.jpg`.
+Rows that name the same image are one sample with several texts. The columns are found by their
+usual names, or given: `table.csv:image=file:text=caption:label=kind:key=id`; `split=train+val`
+takes the rows whose column `split` says so. Texts may have several columns and roles,
+`text=raw;long=longSV`, and an image may lie in a zip archive, `12/345.zip/678.jpg`.
 """
 
 import re
@@ -17,7 +17,14 @@ import numpy as np
 from diptych.data.compact import Groups, Strings, hash64, is_folder
 from diptych.data.images import BytesImage, FileImage, ZipImage
 from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
-from diptych.data.sources.records import CAPTIONS, Parts, class_names, labels_of, roles_of, schema_of
+from diptych.data.sources.records import (
+    CAPTIONS,
+    Parts,
+    class_names,
+    labels_of,
+    roles_of,
+    schema_of,
+)
 from diptych.data.sources.rows import CsvRows, Rows, open_rows
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure, several
@@ -26,7 +33,17 @@ FORMAT = "table"
 ANY = True
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _IMAGES = (
-    *("image", "image_path", "img_path", "filepath", "file_path", "file_name", "filename", "file", "path"),
+    *(
+        "image",
+        "image_path",
+        "img_path",
+        "filepath",
+        "file_path",
+        "file_name",
+        "filename",
+        "file",
+        "path",
+    ),
     *("img", "picture", "photo", "image_name", "image_file", "jpg", "png", "image_bytes", "bytes"),
 )
 _TEXTS = (*CAPTIONS, "title", "description", "sentence", "comment", "alt_text", "alt")
@@ -52,8 +69,8 @@ def open(spec: Spec) -> "Table":
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """What may follow a table's path: columns, the values of column `split` whose rows are taken (all), and the folder
-    that relative paths start from (the table's own)."""
+    """What may follow a table's path: columns, the values of column `split` whose rows are taken
+    (all), and the folder that relative paths start from (the table's own)."""
 
     image: str | None = None
     text: str | None = None
@@ -65,7 +82,8 @@ class TableOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions(TableOptions):
-    """Those of any table, and what stands between the cells of a text file: tab, comma, semicolon, pipe or a sign."""
+    """Those of any table, and what stands between the cells of a text file: tab, comma, semicolon,
+    pipe or a sign."""
 
     delimiter: str | None = None
 
@@ -76,17 +94,23 @@ class _Columns:
     roles: Mapping[str, str]  # of the columns that hold texts under another name than their role's
     label: str | None
     key: str | None
-    aside: frozenset[str] = field(default_factory=frozenset)  # columns that are no text, label or array of a sample
+    aside: frozenset[str] = field(
+        default_factory=frozenset
+    )  # columns that are no text, label or array of a sample
 
 
 class _Numbers:
-    """Which columns of a text file hold numbers, and of what type: those that are no image, text, label or key, and
-    all of whose cells are numbers. Digits behind a leading 0, as of article numbers and postal codes, are text, and so
-    are more than 18, as of serial numbers."""
+    """Which columns of a text file hold numbers, and of what type: those that are no image, text,
+    label or key, and all of whose cells are numbers. Digits behind a leading 0, as of article
+    numbers and postal codes, are text, and so are more than 18, as of serial numbers."""
 
     def __init__(self, rows: Rows, columns: _Columns):
         taken = {*columns.aside, *columns.roles, *CAPTIONS}
-        free = [name for name in rows.columns if name not in taken] if isinstance(rows, CsvRows) else []
+        free = (
+            [name for name in rows.columns if name not in taken]
+            if isinstance(rows, CsvRows)
+            else []
+        )
         self._kinds: dict[str, type[int] | type[float] | None] = dict.fromkeys(free)
 
     def add(self, row: Mapping[str, str]) -> None:
@@ -107,8 +131,9 @@ class _Numbers:
 class Table:
     """Samples of a table, in order of each image's first row.
 
-    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises InputError for columns
-    that are not there, web addresses in place of paths, and a table without a readable row.
+    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises
+    InputError for columns that are not there, web addresses in place of paths, and a table without
+    a readable row.
     """
 
     def __init__(self, name: str, rows: Rows, options: TableOptions | None = None):
@@ -123,7 +148,8 @@ class Table:
         self._schema: Schema | None = None
 
     def _index(self, split: str | None) -> None:
-        """One pass over the rows: which image each names, its key, its label; only those of `split` are kept."""
+        """One pass over the rows: which image each names, its key, its label; only those of `split`
+        are kept."""
         columns = self._columns
         damage = {}
         last = None
@@ -164,7 +190,9 @@ class Table:
         if split is not None:
             wanted = several(f"split of {self.rows.path}", split, sorted(set(splits)))
             rows = [at for at, name in enumerate(splits) if name in wanted]
-            ids, good, keys, labels = ([values[at] for at in rows] for values in (ids, good, keys, labels))
+            ids, good, keys, labels = (
+                [values[at] for at in rows] for values in (ids, good, keys, labels)
+            )
         self.damage = damage
         self._good = np.array(good, np.int64)
         self._groups = Groups(np.array(ids, np.uint64))
@@ -176,7 +204,8 @@ class Table:
         self._number_classes([labels[at] for at in firsts], named)
 
     def _number_classes(self, values: Sequence[str], named: Set[str]) -> None:
-        """Labels that are words get numbers in order of the alphabet of those `named`; labels that are numbers stay."""
+        """Labels that are words get numbers in order of the alphabet of those `named`; labels that
+        are numbers stay."""
         self._label = None
         if not self._columns.label:
             return
@@ -241,10 +270,12 @@ class Table:
         return labels_of(self, name)
 
     def schema(self) -> Schema:
-        """The fields as up to 1,000 samples show them; class names from words, metadata, or paired columns."""
+        """The fields as up to 1,000 samples show them; class names from words, metadata, or paired
+        columns."""
         if self._schema is None:
             self._schema = schema_of(
-                self, {**class_names(self, self._columns.roles), **self.rows.classes(), **self._classes}
+                self,
+                {**class_names(self, self._columns.roles), **self.rows.classes(), **self._classes},
             )
         return self._schema
 
@@ -266,7 +297,13 @@ def _is_number(text: str) -> bool:
 def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
     columns = list(rows.columns)
     roles = roles_of(options.text)
-    for wanted in (options.image, *roles, options.label, options.key, _SPLIT if options.split else None):
+    for wanted in (
+        options.image,
+        *roles,
+        options.label,
+        options.key,
+        _SPLIT if options.split else None,
+    ):
         if wanted is not None and wanted not in columns:
             raise unknown(f"column of {rows.path}", wanted, columns)
     by_name = {name.lower(): name for name in reversed(columns)}
@@ -285,7 +322,9 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
         )
     label = options.label or next(iter(_first(by_name, _LABELS, roles)), None)
     key = options.key or by_name.get("key")
-    aside = frozenset(name for name in (image, label, key, _SPLIT if options.split else None) if name)
+    aside = frozenset(
+        name for name in (image, label, key, _SPLIT if options.split else None) if name
+    )
     return _Columns(image, roles, label, key, aside)
 
 

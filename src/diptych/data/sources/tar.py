@@ -1,7 +1,9 @@
-"""Tar shards in WebDataset layout: `key.jpg` with `key.json`, `.txt`, `.cls`, `.npy`, `.seg.png`, … inside plain tars.
+"""Tar shards in WebDataset layout: `key.jpg` with `key.json`, `.txt`, `.cls`, `.npy`, `.seg.png`, …
+inside plain tars.
 
-Each shard's headers are read once; what is kept is the place and size of every member, so that any sample is one or two
-reads away, in any order, in any process. Nothing is ever extracted or unpickled.
+Each shard's headers are read once; what is kept is the place and size of every member, so that any
+sample is one or two reads away, in any order, in any process. Nothing is ever extracted or
+unpickled.
 """
 
 import glob
@@ -46,7 +48,8 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Tar":
-    """`shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names JSON fields as in `roles_of`."""
+    """`shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names JSON fields as in
+    `roles_of`."""
     options = configure(TarOptions, spec.options, f"source {spec.name!r}")
     return Tar(spec.name, expand(spec.name), roles_of(options.text))
 
@@ -106,14 +109,18 @@ class _Range:
 
 
 class Tar:
-    """Samples of tar shards, in file order. Keys get their shard's name in front where two shards share a key.
+    """Samples of tar shards, in file order. Keys get their shard's name in front where two shards
+    share a key.
 
-    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is none.
-    `damage` holds what the shards lost (place -> checksum, truncated, duplicate-key). Raises InputError for what is not
-    a tar, for members that a tar of samples has no business holding (see `tarindex`), and where no sample is left.
+    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is
+    none. `damage` holds what the shards lost (place -> checksum, truncated, duplicate-key). Raises
+    InputError for what is not a tar, for members that a tar of samples has no business holding (see
+    `tarindex`), and where no sample is left.
     """
 
-    def __init__(self, name: str, paths: Sequence[str], roles: Mapping[str, str] = MappingProxyType({})):
+    def __init__(
+        self, name: str, paths: Sequence[str], roles: Mapping[str, str] = MappingProxyType({})
+    ):
         self.name = name
         self.paths = list(paths)
         self.roles = dict(roles)
@@ -121,7 +128,9 @@ class Tar:
         self.damage: Mapping[str, str] = self._index.damage
         if not len(self):
             lost = f" ({len(self.damage)} are damaged)" if self.damage else ""
-            raise InputError(f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with images")
+            raise InputError(
+                f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with images"
+            )
         self._schema: Schema | None = None
         self._masks: dict[str, tuple[str, ...]] | None = None  # class names of masks
 
@@ -136,7 +145,10 @@ class Tar:
         index = self._index
         path = self.paths[index.shard[number]]
         for at in range(int(index.ends[number - 1]) if number else 0, int(index.ends[number])):
-            yield index.extensions[index.extension[at]], MemberImage(path, int(index.offset[at]), int(index.size[at]))
+            yield (
+                index.extensions[index.extension[at]],
+                MemberImage(path, int(index.offset[at]), int(index.size[at])),
+            )
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
@@ -166,7 +178,9 @@ class Tar:
             *prefix, kind = extension.split(".")
             role = ".".join(prefix)
             if kind in IMAGES and (role == "mask" or role.endswith("seg")):
-                masks[role.removesuffix(".seg")] = Mask(member)  # NAME.seg.png is the mask NAME, seg.png is called seg
+                masks[role.removesuffix(".seg")] = Mask(
+                    member
+                )  # NAME.seg.png is the mask NAME, seg.png is called seg
             elif kind in IMAGES:
                 images.setdefault("main" if role in ("", "image", "img") else role, member)
             else:
@@ -174,12 +188,15 @@ class Tar:
         return parts, images, masks
 
     def _mask_classes(self) -> dict[str, tuple[str, ...]]:
-        """The class names of masks: those that are told, and of `class`, made of `seg`, the names of all segments in
-        alphabetical order. Reads every sample's fields once, and only where the first ones show some."""
+        """The class names of masks: those that are told, and of `class`, made of `seg`, the names
+        of all segments in alphabetical order. Reads every sample's fields once, and only where the
+        first ones show some."""
         if self._masks is None:
             first = range(min(len(self), _FIRST))
             found = self._named_masks(first)
-            self._masks = self._named_masks(range(len(self))) if found and len(self) > _FIRST else found
+            self._masks = (
+                self._named_masks(range(len(self))) if found and len(self) > _FIRST else found
+            )
         return self._masks
 
     def _named_masks(self, indices: Iterable[int]) -> dict[str, tuple[str, ...]]:
@@ -206,7 +223,8 @@ class Tar:
         return found
 
     def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberImage) -> None:
-        """Read one member that is no image; kinds that mean nothing to us (audio, video, …) are passed over."""
+        """Read one member that is no image; kinds that mean nothing to us (audio, video, …) are
+        passed over."""
         if kind == "json":
             parts.add(read_json(member.read()), self.roles)
         elif kind in ("txt", "text", "caption"):
@@ -222,11 +240,13 @@ class Tar:
         return labels_of(self, name)
 
     def schema(self) -> Schema:
-        """The fields as the first look at up to 1,000 samples shows them, class names from paired text fields."""
+        """The fields as the first look at up to 1,000 samples shows them, class names from paired
+        text fields."""
         if self._schema is None:
             schema = schema_of(self, class_names(self, self.roles))
             masks = {f"masks.{mask}": names for mask, names in self._mask_classes().items()}
             self._schema = {
-                name: replace(field, classes=masks.get(name, field.classes)) for name, field in schema.items()
+                name: replace(field, classes=masks.get(name, field.classes))
+                for name, field in schema.items()
             }
         return self._schema

@@ -1,6 +1,7 @@
 """Reads the headers of tars: what lies where, what is damaged, what must not be there.
 
-Python's tarfile stops in silence at the first bad header; here the damage is counted and reading goes on behind it.
+Python's tarfile stops in silence at the first bad header; here the damage is counted and reading
+goes on behind it.
 """
 
 import json
@@ -19,15 +20,36 @@ from diptych.data.sources import cache
 from diptych.errors import InputError
 
 _BLOCK = 512
-_PICKLES = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")  # reading them runs the writer's code
-_UNSAFE_TYPES = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe", b"S": "sparse"}
+_PICKLES = (
+    "pkl",
+    "pickle",
+    "pyd",
+    "pt",
+    "pth",
+    "joblib",
+    "dill",
+)  # reading them runs the writer's code
+_UNSAFE_TYPES = {
+    b"1": "a link",
+    b"2": "a link",
+    b"3": "a device",
+    b"4": "a device",
+    b"6": "a pipe",
+    b"S": "sparse",
+}
 _FILE = (b"0", b"\0", b"7")
 _FOLDER = b"5"
 _PAX = b"x"
 _GLOBAL = b"g"
 _LONG_NAME = b"L"
 _LONG_LINK = b"K"
-_PASSED_OVER = (_FOLDER, _GLOBAL, _LONG_LINK, b"V", b"D")  # V, D: GNU's label of a volume and list of a folder
+_PASSED_OVER = (
+    _FOLDER,
+    _GLOBAL,
+    _LONG_LINK,
+    b"V",
+    b"D",
+)  # V, D: GNU's label of a volume and list of a folder
 _LONGEST_HEADER = 1 << 20  # bytes of an extended header; a path is rarely above a thousand
 _LENGTH = re.compile(rb"(\d{1,7}) ")
 
@@ -38,8 +60,8 @@ _CACHED_FROM = 50_000  # members; fewer are read in less than a second
 class Index:
     """All shards' samples in file order: N samples, M members.
 
-    Sample i lies in shard `shard[i]`; its members are `ends[i - 1]` … `ends[i]` - 1, each with the number of its
-    extension, its place and its size.
+    Sample i lies in shard `shard[i]`; its members are `ends[i - 1]` … `ends[i]` - 1, each with the
+    number of its extension, its place and its size.
     """
 
     keys: Strings
@@ -54,7 +76,9 @@ class Index:
     def arrays(self) -> dict[str, Any]:
         """Everything as arrays, as `np.savez` takes them."""
         words = json.dumps([self.extensions, self.damage]).encode()
-        numbers = {name: getattr(self, name) for name in ("shard", "ends", "extension", "offset", "size")}
+        numbers = {
+            name: getattr(self, name) for name in ("shard", "ends", "extension", "offset", "size")
+        }
         return {"words": np.frombuffer(words, np.uint8), **self.keys.arrays("key"), **numbers}
 
     @classmethod
@@ -84,19 +108,31 @@ def _load(stored: Path) -> Index:
 
 def _join(shards: Sequence["Shard"], paths: Sequence[str]) -> Index:
     keys = [key for shard in shards for key in shard.keys]
-    if len(set(keys)) < len(keys):  # two shards count their samples alike: put the shard's name in front
+    if len(set(keys)) < len(
+        keys
+    ):  # two shards count their samples alike: put the shard's name in front
         stems = [Path(path).stem for path in paths]
-        names = stems if len(set(stems)) == len(stems) else [str(Path(path).with_suffix("")) for path in paths]
-        keys = [f"{name}/{key}" for name, shard in zip(names, shards, strict=True) for key in shard.keys]
+        names = (
+            stems
+            if len(set(stems)) == len(stems)
+            else [str(Path(path).with_suffix("")) for path in paths]
+        )
+        keys = [
+            f"{name}/{key}" for name, shard in zip(names, shards, strict=True) for key in shard.keys
+        ]
     extensions = sorted({extension for shard in shards for extension in shard.extensions})
     code = {extension: at for at, extension in enumerate(extensions)}
     return Index(
         keys=Strings(keys),
         extensions=extensions,
         damage={place: reason for shard in shards for place, reason in shard.damage.items()},
-        shard=np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.keys) for shard in shards]),
+        shard=np.repeat(
+            np.arange(len(shards), dtype=np.int32), [len(shard.keys) for shard in shards]
+        ),
         ends=np.cumsum([count for shard in shards for count in shard.counts], dtype=np.int64),
-        extension=np.array([code[name] for shard in shards for name in shard.extensions], np.uint16),
+        extension=np.array(
+            [code[name] for shard in shards for name in shard.extensions], np.uint16
+        ),
         offset=np.array([offset for shard in shards for offset in shard.offsets], np.int64),
         size=np.array([size for shard in shards for size in shard.sizes], np.int64),
     )
@@ -104,7 +140,8 @@ def _join(shards: Sequence["Shard"], paths: Sequence[str]) -> Index:
 
 @dataclass
 class Shard:
-    """One tar's samples in file order: sample i has `counts[i]` members of `extensions`, `offsets` and `sizes`."""
+    """One tar's samples in file order: sample i has `counts[i]` members of `extensions`, `offsets`
+    and `sizes`."""
 
     path: str
     keys: list[str] = field(default_factory=list)
@@ -120,16 +157,17 @@ class _Member:
     name: str
     offset: int
     size: int
-    damage: str = ""  # "checksum", "truncated" or "member-type"; then only the name, where known, means something
+    # "checksum", "truncated" or "member-type"; then only the name, where known, means something
+    damage: str = ""
 
 
 def index_shard(path: str) -> Shard:
     """Index a tar. Members of one key form one sample, wherever in the tar they lie.
 
-    Damage, each counted once: a header with a wrong checksum or size costs its sample, and so does a member of a type
-    that is not known; a cut tail costs the sample that it runs through; a key that comes again is a duplicate. Raises
-    InputError for a file that is no tar, a compressed tar, and a member that is absolute, climbs out with "..", is a
-    link or device, or is a pickle.
+    Damage, each counted once: a header with a wrong checksum or size costs its sample, and so does
+    a member of a type that is not known; a cut tail costs the sample that it runs through; a key
+    that comes again is a duplicate. Raises InputError for a file that is no tar, a compressed tar,
+    and a member that is absolute, climbs out with "..", is a link or device, or is a pickle.
     """
     shard = Shard(path)
     samples: dict[str, dict[str, _Member]] = {}
@@ -165,7 +203,8 @@ def index_shard(path: str) -> Shard:
 
 
 def _torn(samples: dict[str, dict[str, _Member]], last: str) -> str:
-    """The sample that a cut between members runs through: the last, if it lacks what the first has."""
+    """The sample that a cut between members runs through: the last, if it lacks what the first
+    has."""
     return last if last and set(samples[last]) < set(samples[next(iter(samples))]) else ""
 
 
@@ -183,10 +222,18 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _refuse_unsafe(path: str, name: str) -> None:
-    if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
-        raise InputError(f"{path}: member {name!r} points outside the tar; repack it with plain relative names")
+    if (
+        name.startswith(("/", "\\"))
+        or name[1:2] == ":"
+        or ".." in name.replace("\\", "/").split("/")
+    ):
+        raise InputError(
+            f"{path}: member {name!r} points outside the tar; repack it with plain relative names"
+        )
     if name.rpartition(".")[2].lower() in _PICKLES:
-        raise InputError(f"{path}: member {name!r} is a pickle, which runs code when read; store JSON or .npy instead")
+        raise InputError(
+            f"{path}: member {name!r} is a pickle, which runs code when read; store JSON or .npy instead"
+        )
 
 
 def _members(path: str) -> Iterator[_Member]:
@@ -251,7 +298,8 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _after_zeros(file: BinaryIO, at: int) -> int:
-    """The first block from `at` on that is not all zeros (another tar may be appended), or the end."""
+    """The first block from `at` on that is not all zeros (another tar may be appended), or the
+    end."""
     file.seek(at)
     while chunk := file.read(1 << 20):
         rest = chunk.lstrip(b"\0")
@@ -268,8 +316,12 @@ def _resync(file: BinaryIO, path: str, at: int, found: bool, block: bytes) -> in
             return at
     if not found:
         if block.startswith(b"\x1f\x8b"):
-            raise InputError(f"{path}: a compressed tar cannot be read at random; unpack it with gunzip first")
-        raise InputError(f"{path}: not a tar file (it begins with {block[:16]!r}); check where it came from")
+            raise InputError(
+                f"{path}: a compressed tar cannot be read at random; unpack it with gunzip first"
+            )
+        raise InputError(
+            f"{path}: not a tar file (it begins with {block[:16]!r}); check where it came from"
+        )
     return at
 
 
@@ -304,8 +356,11 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _extended(file: BinaryIO, kind: bytes, offset: int, length: int, name: str, size: int) -> tuple[str, int]:
-    """Name and size for the member that follows, as an extended header gives them. Raises ValueError for a bad one."""
+def _extended(
+    file: BinaryIO, kind: bytes, offset: int, length: int, name: str, size: int
+) -> tuple[str, int]:
+    """Name and size for the member that follows, as an extended header gives them. Raises
+    ValueError for a bad one."""
     if length > _LONGEST_HEADER:
         raise ValueError("an extended header that is too long")
     data = _read(file, offset, length)

@@ -1,8 +1,9 @@
-"""Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl` beside an image a design.
+"""Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl`
+beside an image a design.
 
-Each sample is a drawing (`images.main`) with another one of the same action and design (`images.reference`) and the
-words that lead from that to it, such as "make it a woman with dark skin": real drawings for composed retrieval. Image
-files are laid out as those of `glyphs`.
+Each sample is a drawing (`images.main`) with another one of the same action and design
+(`images.reference`) and the words that lead from that to it, such as "make it a woman with dark
+skin": real drawings for composed retrieval. Image files are laid out as those of `glyphs`.
 """
 
 import json
@@ -48,15 +49,18 @@ class VariantsOptions:
 
 
 def open(spec: Spec) -> "Variants":
-    """`variants.jsonl[:split=train|val|test|train+val|all][:design=noto+fluent-flat+twemoji|all]`; without a split:
-    train. Raises InputError for what is no such file, and where a sheet is not beside it."""
+    """`variants.jsonl[:split=train|val|test|train+val|all][:design=noto+fluent-flat+twemoji|all]`;
+    without a split: train. Raises InputError for what is no such file, and where a sheet is not
+    beside it."""
     options = configure(VariantsOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     splits = several(f"split of {path}", options.split, SPLITS)
     designs = several(f"design of {path}", options.design, DESIGNS)
     for design in designs:
         if not path.with_name(f"{design}.webp").is_file():
-            raise InputError(f"{path}: the sheet {design}.webp is not beside it; name others with :design=")
+            raise InputError(
+                f"{path}: the sheet {design}.webp is not beside it; name others with :design="
+            )
     return Variants(path, _read(path), splits=splits, designs=designs)
 
 
@@ -67,11 +71,15 @@ def _read(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             row = row | {"tone": row["tone"] or "none", "split": split_of(row["action"])}
-            fits = row["gender"] in GENDERS and row["tone"] in TONES and isinstance(row["index"], int)
+            fits = (
+                row["gender"] in GENDERS and row["tone"] in TONES and isinstance(row["index"], int)
+            )
             if not (fits and isinstance(row["designs"], list) and isinstance(row["name"], str)):
                 raise ValueError("a gender, tone, index, name or designs of no such kind")
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: line {at} is no variant ({error}); copy the file again") from None
+            raise InputError(
+                f"{path}: line {at} is no variant ({error}); copy the file again"
+            ) from None
         rows.append(row)
     return rows
 
@@ -112,12 +120,21 @@ class TileImage:
 
 
 class Variants:
-    """One sample for each drawing that has another of its action and design; which is drawn by lot, the same each time.
+    """One sample for each drawing that has another of its action and design; which is drawn by lot,
+    the same each time.
 
-    Labels with names: gender, tone, action, design, edit (what differs); `group` numbers action and design together.
+    Labels with names: gender, tone, action, design, edit (what differs); `group` numbers action and
+    design together.
     """
 
-    def __init__(self, path: Path, rows: Sequence[dict[str, Any]], *, splits: Sequence[str], designs: Sequence[str]):
+    def __init__(
+        self,
+        path: Path,
+        rows: Sequence[dict[str, Any]],
+        *,
+        splits: Sequence[str],
+        designs: Sequence[str],
+    ):
         self.name = str(path)
         self.path = path
         self._actions = tuple(dict.fromkeys(row["action"] for row in rows))
@@ -134,7 +151,9 @@ class Variants:
             for row in members
         ]
         if not self._pairs:
-            raise InputError(f"{path}: no action of split {'+'.join(splits)} has two drawings of one design")
+            raise InputError(
+                f"{path}: no action of split {'+'.join(splits)} has two drawings of one design"
+            )
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -146,7 +165,10 @@ class Variants:
         return Sample(
             key=f"{row['hexcode']}/{design}",
             source=self.name,
-            images={"main": TileImage(sheet, row["index"]), "reference": TileImage(sheet, other["index"])},
+            images={
+                "main": TileImage(sheet, row["index"]),
+                "reference": TileImage(sheet, other["index"]),
+            },
             texts=(
                 Text(text=row["name"] + tone),
                 Text(text=instruction(row, kind, form), role="instruction"),
@@ -188,14 +210,19 @@ class Variants:
         } | {f"labels.{name}": Field(kind="int", classes=values) for name, values in names.items()}
 
 
-def _reference(row: dict[str, Any], members: Sequence[dict[str, Any]], design: str) -> tuple[dict[str, Any], str, int]:
-    """Another drawing, what differs, and the form of words: first what, then which, by lots of the drawing's own."""
+def _reference(
+    row: dict[str, Any], members: Sequence[dict[str, Any]], design: str
+) -> tuple[dict[str, Any], str, int]:
+    """Another drawing, what differs, and the form of words: first what, then which, by lots of the
+    drawing's own."""
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for other in members:
         tone = other["tone"] != row["tone"]
         gender = other["gender"] != row["gender"]
         if other is not row:
-            by_kind.setdefault("both" if tone and gender else "tone" if tone else "gender", []).append(other)
+            by_kind.setdefault(
+                "both" if tone and gender else "tone" if tone else "gender", []
+            ).append(other)
     rng = generator(0, "variants", row["hexcode"], design)
     kind = sorted(by_kind)[int(rng.integers(len(by_kind)))]
     return by_kind[kind][int(rng.integers(len(by_kind[kind])))], kind, int(rng.integers(2))

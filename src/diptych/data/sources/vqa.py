@@ -1,8 +1,9 @@
-"""VQA v2 (`v2_OpenEnded_mscoco_val2014_questions.json`) and VQA-E (`VQA-E_val_set.json`): questions about COCO's
-images with the answers of several people.
+"""VQA v2 (`v2_OpenEnded_mscoco_val2014_questions.json`) and VQA-E (`VQA-E_val_set.json`): questions
+about COCO's images with the answers of several people.
 
-VQA v2's answers lie in `v2_mscoco_val2014_annotations.json` beside the questions, COCO's captions in
-`captions_val2014.json` there; VQA-E brings an explanation of each answer, which is the caption then.
+VQA v2's answers lie in `v2_mscoco_val2014_annotations.json` beside the questions, COCO's captions
+in `captions_val2014.json` there; VQA-E brings an explanation of each answer, which is the caption
+then.
 """
 
 import os
@@ -28,13 +29,16 @@ _SPLIT = re.compile(r"(train|val|test)(\d{4})?")
 def claims(spec: Spec) -> bool:
     """Whether this file reads `spec`: by its name."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
-    named = name.endswith("_questions.json") or (name.startswith("vqa-e") and name.endswith(".json"))
+    named = name.endswith("_questions.json") or (
+        name.startswith("vqa-e") and name.endswith(".json")
+    )
     return named and not is_folder(spec)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VqaOptions:
-    """What may follow the file's path: files of answers and captions, and the folder of COCO's images."""
+    """What may follow the file's path: files of answers and captions, and the folder of COCO's
+    images."""
 
     annotations: str | None = None
     captions: str | None = None
@@ -42,8 +46,9 @@ class VqaOptions:
 
 
 def open(spec: Spec) -> "Vqa":
-    """`v2_OpenEnded_mscoco_val2014_questions.json[:annotations=FILE][:captions=FILE][:images=FOLDER]`, or a file of
-    VQA-E. What does not lie beside it is left out: without images it is a source of texts."""
+    """`v2_OpenEnded_mscoco_val2014_questions.json[:annotations=FILE][:captions=FILE][:images=FOLDER]`,
+    or a file of VQA-E. What does not lie beside it is left out: without images it is a source of
+    texts."""
     options = configure(VqaOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     data = json_of(path)
@@ -79,18 +84,23 @@ def _word(path: Path) -> str:
     """The split in COCO's words, such as val2014."""
     found = _SPLIT.search(path.name)
     if not found:
-        raise InputError(f"{path}: its name tells no split; call it as published, with train2014, val2014 or test2015")
+        raise InputError(
+            f"{path}: its name tells no split; call it as published, with train2014, val2014 or test2015"
+        )
     return found[1] + (found[2] or "2014")
 
 
 def _questions(data: Any, path: Path, options: VqaOptions) -> tuple[list[_Asked], dict[str, str]]:
     """VQA v2's questions with their answers, and what is no text, by its place."""
-    beside = path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
+    beside = path.with_name(
+        path.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
+    )
     file = Path(options.annotations) if options.annotations is not None else beside
     answers: dict[Any, list[Any]] | None = None
     if options.annotations is not None or file.is_file():
         answers = {
-            each["question_id"]: [one["answer"] for one in each["answers"]] for each in json_of(file)["annotations"]
+            each["question_id"]: [one["answer"] for one in each["answers"]]
+            for each in json_of(file)["annotations"]
         }
     found = []
     damage = {}
@@ -99,18 +109,30 @@ def _questions(data: Any, path: Path, options: VqaOptions) -> tuple[list[_Asked]
         given = [] if answers is None else answers.get(each["question_id"])
         if given is None:
             damage[f"{path}:question {number}"] = "missing"
-        elif not isinstance(each["question"], str) or not all(isinstance(one, str) for one in given):
+        elif not isinstance(each["question"], str) or not all(
+            isinstance(one, str) for one in given
+        ):
             damage[f"{path}:question {number}"] = "columns"
         elif not 0 <= int(each["image_id"]) < 2**63:
             damage[f"{path}:question {number}"] = "number"
         else:
-            found.append(_Asked(str(number), int(each["image_id"]), each["question"], given, int(each["image_id"])))
+            found.append(
+                _Asked(
+                    str(number),
+                    int(each["image_id"]),
+                    each["question"],
+                    given,
+                    int(each["image_id"]),
+                )
+            )
     return found, damage
 
 
-def _explained(data: Sequence[Any], path: Path) -> tuple[list[_Asked], dict[str, str], dict[int, list[str]]]:
-    """VQA-E's entries, what is no text, by its place, and the explanation of each entry; an explanation stands beside
-    how much it is to be trusted."""
+def _explained(
+    data: Sequence[Any], path: Path
+) -> tuple[list[_Asked], dict[str, str], dict[int, list[str]]]:
+    """VQA-E's entries, what is no text, by its place, and the explanation of each entry; an
+    explanation stands beside how much it is to be trusted."""
     found = []
     damage = {}
     captions = {}
@@ -120,7 +142,9 @@ def _explained(data: Sequence[Any], path: Path) -> tuple[list[_Asked], dict[str,
             damage[f"{path}:entry {at + 1}"] = "number"
         elif all(isinstance(text, str) for text in texts):
             captions[at] = [texts[1].strip()]
-            found.append(_Asked(f"{int(each['img_id'])}-{at}", int(each["img_id"]), texts[0], texts[2:], at))
+            found.append(
+                _Asked(f"{int(each['img_id'])}-{at}", int(each["img_id"]), texts[0], texts[2:], at)
+            )
         else:
             damage[f"{path}:entry {at + 1}"] = "columns"
     return found, damage, captions
@@ -143,19 +167,26 @@ def _image(word: str, image: int) -> str:
 
 
 def _root(path: Path, word: str, first: str, images: str | None) -> str | None:
-    """The folder of the images: the one that is named, or a usual one near the file; None where there is none."""
-    near = [base / below for base in (path.parent, path.parent.parent) for below in (word, f"images/{word}", "images")]
+    """The folder of the images: the one that is named, or a usual one near the file; None where
+    there is none."""
+    near = [
+        base / below
+        for base in (path.parent, path.parent.parent)
+        for below in (word, f"images/{word}", "images")
+    ]
     for folder in [Path(images)] if images is not None else near:
         if (folder / first).is_file():
             return str(folder)
     if images is not None:
-        raise InputError(f"{path}: its first image, {first}, is not in {images}; name COCO's folder {word}")
+        raise InputError(
+            f"{path}: its first image, {first}, is not in {images}; name COCO's folder {word}"
+        )
     return None
 
 
 class Vqa:
-    """One sample a question, with its answers and the captions of its image. What is no text is counted in `damage`
-    as columns, a question that lacks its answers as missing."""
+    """One sample a question, with its answers and the captions of its image. What is no text is
+    counted in `damage` as columns, a question that lacks its answers as missing."""
 
     def __init__(
         self,
@@ -191,9 +222,17 @@ class Vqa:
         index = range(len(self))[index]
         images: dict[str, EncodedImage] = {}
         if self.root is not None:
-            images["main"] = FileImage(str(Path(self.root, _image(self.word, int(self._image[index])))))
-        captions = [Text(text=self._captions[at]) for at in range(*_span(self._told, int(self._about[index])))]
-        answers = [Text(text=self._answers[at], role="answer") for at in range(*_span(self._answered, index))]
+            images["main"] = FileImage(
+                str(Path(self.root, _image(self.word, int(self._image[index]))))
+            )
+        captions = [
+            Text(text=self._captions[at])
+            for at in range(*_span(self._told, int(self._about[index])))
+        ]
+        answers = [
+            Text(text=self._answers[at], role="answer")
+            for at in range(*_span(self._answered, index))
+        ]
         return Sample(
             key=self._keys[index],
             source=self.name,

@@ -1,8 +1,9 @@
 """WordNet's synsets as texts: `wordnet`, `wordnet:pos=noun+verb`, `wordnet:FOLDER`.
 
-FOLDER holds data.noun, data.verb, data.adj and data.adv of a WordNet (as Debian's wordnet-base installs it), or the
-pack's synsets.jsonl.gz. Without one: /usr/share/wordnet, else wordnet-glosses/ in the folder that the environment
-variable DIPTYCH_DATA names. The texts are WordNet's; they are read and never shipped.
+FOLDER holds data.noun, data.verb, data.adj and data.adv of a WordNet (as Debian's wordnet-base
+installs it), or the pack's synsets.jsonl.gz. Without one: /usr/share/wordnet, else wordnet-glosses/
+in the folder that the environment variable DIPTYCH_DATA names. The texts are WordNet's; they are
+read and never shipped.
 
     word      each lemma                           lamp · light source
     gloss     the definition
@@ -40,16 +41,20 @@ _PARTS = re.compile(r'(?:"[^"]*"|[^;"])+')  # what stands between semicolons tha
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name, which a folder `wordnet` here takes away (write `wordnet:` then)."""
+    """Whether this file reads `spec`: by its name, which a folder `wordnet` here takes away (write
+    `wordnet:` then)."""
     return spec.name.startswith(PREFIX) or (spec.name == FORMAT and not is_folder(spec))
 
 
 def open(spec: Spec) -> "WordNet":
-    """`wordnet[:FOLDER][:pos=noun+verb+adjective+adverb][:split=train|val|test][:page=N]`; without a split: all."""
+    """`wordnet[:FOLDER][:pos=noun+verb+adjective+adverb][:split=train|val|test][:page=N]`; without
+    a split: all."""
     options = configure(WordNetOptions, spec.options, f"source {spec.name!r}")
     pos = several("pos of wordnet", options.pos, tuple(FILES))
     splits = several("split of wordnet", options.split, SPLITS)
-    return WordNet(_folder(spec.name.removeprefix(FORMAT).removeprefix(":")), pos, splits, options.page)
+    return WordNet(
+        _folder(spec.name.removeprefix(FORMAT).removeprefix(":")), pos, splits, options.page
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +71,22 @@ class WordNetOptions:
 
 
 class WordNet:
-    """One sample a synset, in WordNet's order: nouns, verbs, adjectives, adverbs, each by its offset.
+    """One sample a synset, in WordNet's order: nouns, verbs, adjectives, adverbs, each by its
+    offset.
 
-    A key is the letter of the part of speech and the offset of WordNet 3.0, as in n02084071. Lines that are no synset
-    are counted in `damage`.
+    A key is the letter of the part of speech and the offset of WordNet 3.0, as in n02084071. Lines
+    that are no synset are counted in `damage`.
     """
 
     name = FORMAT
 
-    def __init__(self, folder: Path, pos: Sequence[str] = tuple(FILES), splits: Sequence[str] = SPLITS, page: int = 6):
+    def __init__(
+        self,
+        folder: Path,
+        pos: Sequence[str] = tuple(FILES),
+        splits: Sequence[str] = SPLITS,
+        page: int = 6,
+    ):
         self.page = page
         self.damage = {}
         found = [
@@ -83,7 +95,9 @@ class WordNet:
             if name in pos and (len(splits) == len(SPLITS) or split_of(record["id"]) in splits)
         ]
         if not found:
-            raise InputError(f"{folder} has no synset of pos {'+'.join(pos)} and split {'+'.join(splits)}; name others")
+            raise InputError(
+                f"{folder} has no synset of pos {'+'.join(pos)} and split {'+'.join(splits)}; name others"
+            )
         self._pos = np.array([list(FILES).index(name) for name, _ in found], np.int8)
         self._keys = Strings(record["id"] for _, record in found)
         self._records = Strings(json.dumps(record, ensure_ascii=False) for _, record in found)
@@ -95,12 +109,19 @@ class WordNet:
         index = range(len(self))[index]
         record = json.loads(self._records[index])
         entry = _entry(record)
-        behind = [_entry(json.loads(other)) for other in self._records[index + 1 : index + self.page]]
+        behind = [
+            _entry(json.loads(other)) for other in self._records[index + 1 : index + self.page]
+        ]
         texts = [Text(text=word, role="word") for word in record["words"]]
         texts += [Text(text=record["gloss"], role="gloss")] if record["gloss"] else []
         texts += [Text(text=example, role="example") for example in record["examples"]]
-        texts += [Text(text=entry, role="entry"), Text(text=" ".join([entry, *behind]), role="long")]
-        return Sample(key=record["id"], source=self.name, texts=texts, labels={"pos": int(self._pos[index])})
+        texts += [
+            Text(text=entry, role="entry"),
+            Text(text=" ".join([entry, *behind]), role="long"),
+        ]
+        return Sample(
+            key=record["id"], source=self.name, texts=texts, labels={"pos": int(self._pos[index])}
+        )
 
     def keys(self) -> Sequence[str]:
         """Letter and offset of each synset."""
@@ -115,7 +136,10 @@ class WordNet:
     def schema(self) -> Schema:
         """Five roles of texts, of which some synsets lack examples, and the label `pos`."""
         roles = ("word", "gloss", "example", "entry", "long")
-        texts = {f"texts.{role}": Field(kind="text", optional=role in ("gloss", "example")) for role in roles}
+        texts = {
+            f"texts.{role}": Field(kind="text", optional=role in ("gloss", "example"))
+            for role in roles
+        }
         return {**texts, "labels.pos": Field(kind="int", classes=tuple(FILES))}
 
 
@@ -136,7 +160,9 @@ def _folder(name: str) -> Path:
         if (folder / FILES["noun"]).is_file() or (folder / PACKED).is_file():
             return folder
     if name:
-        raise InputError(f"{name} holds neither {FILES['noun']} nor {PACKED}; name the folder of a WordNet")
+        raise InputError(
+            f"{name} holds neither {FILES['noun']} nor {PACKED}; name the folder of a WordNet"
+        )
     raise InputError(
         f"wordnet: there is no WordNet in {INSTALLED}; apt install wordnet-base, name its folder with wordnet:FOLDER, "
         f"or set DIPTYCH_DATA to the folder that holds {PACK}/"
@@ -153,11 +179,14 @@ def _records(folder: Path, damage: dict[str, str]) -> Iterator[tuple[str, dict[s
 
 
 def _read(path: Path, pos: str, damage: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A data file as wndb(5WN) describes it; its licence stands before it in lines that begin with two blanks."""
+    """A data file as wndb(5WN) describes it; its licence stands before it in lines that begin with
+    two blanks."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path} is missing beside the other files of WordNet; install it again") from None
+        raise InputError(
+            f"{path} is missing beside the other files of WordNet; install it again"
+        ) from None
     for number, line in enumerate(lines):
         if line.startswith("  "):
             continue
@@ -179,7 +208,9 @@ def _synset(line: str, pos: str) -> dict[str, Any]:
     offset, _, _, count, *rest = data.split()
     behind = 2 * int(count, 16)
     words = rest[:behind:2]
-    if not (bar and offset.isdigit() and rest[behind].isdigit()):  # behind the words: how many pointers there are
+    if not (
+        bar and offset.isdigit() and rest[behind].isdigit()
+    ):  # behind the words: how many pointers there are
         raise ValueError(line)
     parts = [part.strip() for part in _PARTS.findall(gloss)]
     return {
@@ -203,7 +234,11 @@ def _read_pack(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if (place, offset) < last:
                 place = letters.index(LETTERS["adverb"])
             last = (place, offset)
-            kept = {"id": letters[place] + record["id"][1:], "words": record["words"], "gloss": record["gloss"]}
+            kept = {
+                "id": letters[place] + record["id"][1:],
+                "words": record["words"],
+                "gloss": record["gloss"],
+            }
             yield names[place], {**kept, "examples": record.get("examples", [])}
 
 

@@ -1,7 +1,8 @@
-"""A world by name: `scenes:count=5000:seed=3:size=64`, generated sample by sample, with exact annotation.
+"""A world by name: `scenes:count=5000:seed=3:size=64`, generated sample by sample, with exact
+annotation.
 
-`count` (default 1,000), `seed` and `start` say which samples of the world's stream; all other options are the world's
-own (docs/worlds.md).
+`count` (default 1,000), `seed` and `start` say which samples of the world's stream; all other
+options are the world's own (docs/worlds.md).
 """
 
 from dataclasses import dataclass, fields
@@ -16,7 +17,8 @@ FORMAT = "world"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by the name of a world (write ./scenes for a folder of that name)."""
+    """Whether this file reads `spec`: by the name of a world (write ./scenes for a folder of that
+    name)."""
     return spec.name in worlds.cards()
 
 

@@ -1,6 +1,8 @@
-"""Tokenizers: `bpe` (own, trained), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from model folders).
+"""Tokenizers: `bpe` (own, trained), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from
+model folders).
 
-A tokenizer goes into a model's file as plain values (`to_dict`), with a fingerprint of what decides its ids.
+A tokenizer goes into a model's file as plain values (`to_dict`), with a fingerprint of what decides
+its ids.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,8 +25,9 @@ KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFa
 
 
 def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """The tokenizer of a spec: `bpe[:vocab_size=…:context=…]`, trained on `texts`; `clip[:context=…]`;
-    `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's model.json.
+    """The tokenizer of a spec: `bpe[:vocab_size=…:context=…]`, trained on `texts`;
+    `clip[:context=…]`; `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's
+    model.json.
 
     Raises InputError for an unknown name or option, and for a file that holds no tokenizer.
 
@@ -53,13 +56,17 @@ def _saved(path: Path) -> Tokenizer:
         values = read_json(path.expanduser(), "name a run's model.json")
         return from_dict(values.get("tokenizer", values) if isinstance(values, dict) else values)
     except (OSError, InputError) as error:
-        raise InputError(f"{path} holds no saved tokenizer ({brief(error)}); name a run's model.json") from None
+        raise InputError(
+            f"{path} holds no saved tokenizer ({brief(error)}); name a run's model.json"
+        ) from None
 
 
 def from_dict(values: Any) -> Tokenizer:
     """The inverse of a tokenizer's `to_dict`; InputError for what none has given."""
     if not isinstance(values, Mapping):
-        raise InputError(f"a saved tokenizer is a mapping, and this is a {type(values).__name__}; copy its file again")
+        raise InputError(
+            f"a saved tokenizer is a mapping, and this is a {type(values).__name__}; copy its file again"
+        )
     kind = str(values.get("kind"))
     if kind not in KINDS:
         raise unknown("kind of tokenizer", kind, KINDS)

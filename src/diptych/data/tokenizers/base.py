@@ -1,4 +1,5 @@
-"""Tokenizers: text in, lists of ids out, with the special ids, the length and the padding that a tower expects.
+"""Tokenizers: text in, lists of ids out, with the special ids, the length and the padding that a
+tower expects.
 
 Dimensions: N texts, L ids a text.
 """
@@ -15,7 +16,8 @@ from torch import Tensor
 
 
 class Tokenizer(ABC):
-    """Splits text into ids. A text longer than `context` is cut so that the special ids at its ends stay.
+    """Splits text into ids. A text longer than `context` is cut so that the special ids at its ends
+    stay.
 
     A subclass sets the attributes below in `__init__` and gives `ids`, `decode` and `to_dict`.
     """
@@ -30,7 +32,8 @@ class Tokenizer(ABC):
     after: tuple[int, ...] = ()
     """Special ids put after each text, such as its end."""
     padding: Literal["longest", "max"] = "longest"
-    """"max": the tower was trained on texts filled up to `context`, and reads the filling as part of the text."""
+    """"max": the tower was trained on texts filled up to `context`, and reads the filling as part
+    of the text."""
 
     @abstractmethod
     def ids(self, text: str) -> list[int]:
@@ -38,7 +41,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special ones left out; where `ids` changes a text (lower case, …) it stays changed."""
+        """The text of ids, special ones left out; where `ids` changes a text (lower case, …) it
+        stays changed."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -83,11 +87,13 @@ class Tokenizer(ABC):
 def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     """Stack encoded texts by the tokenizer's padding rule: ids (N, L) and lengths (N,), both int64.
 
-    L is the longest text, or the context where the rule is "max". A text ends at its first end id, also where someone
-    wrote that id's name into it: there CLIP's towers look for the feature.
+    L is the longest text, or the context where the rule is "max". A text ends at its first end id,
+    also where someone wrote that id's name into it: there CLIP's towers look for the feature.
     """
     lengths = torch.tensor([_end(row, tokenizer.eot) for row in rows], dtype=torch.int64)
-    width = tokenizer.context if tokenizer.padding == "max" else int(lengths.max()) if len(rows) else 0
+    width = (
+        tokenizer.context if tokenizer.padding == "max" else int(lengths.max()) if len(rows) else 0
+    )
     ids = torch.full((len(rows), width), tokenizer.pad, dtype=torch.int64)
     for target, row in zip(ids, rows, strict=True):
         row = torch.as_tensor(row[:width], dtype=torch.int64)
@@ -98,11 +104,12 @@ def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tens
 def by_length(
     rows: Sequence[Sequence[int]], tokenizer: Tokenizer, size: int
 ) -> tuple[Iterator[tuple[Tensor, Tensor]], Tensor]:
-    """Batches of `size` encoded texts as `pad_batch` gives them, short ones first, so that little is padding; and where
-    each text (N,) stands among the rows of all batches."""
+    """Batches of `size` encoded texts as `pad_batch` gives them, short ones first, so that little
+    is padding; and where each text (N,) stands among the rows of all batches."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = (
-        pad_batch([rows[i] for i in order[start : start + size]], tokenizer) for start in range(0, len(rows), size)
+        pad_batch([rows[i] for i in order[start : start + size]], tokenizer)
+        for start in range(0, len(rows), size)
     )
     return batches, torch.tensor(order, dtype=torch.int64).argsort()
 

@@ -1,6 +1,8 @@
-"""Byte-pair encoding trained on one's own texts: lower-cased, byte-level, so that no text is ever out of vocabulary.
+"""Byte-pair encoding trained on one's own texts: lower-cased, byte-level, so that no text is ever
+out of vocabulary.
 
-Ids 0, 1, 2 are padding, start and end; then the 256 bytes; then one id for each merge, in the order of training.
+Ids 0, 1, 2 are padding, start and end; then the 256 bytes; then one id for each merge, in the order
+of training.
 """
 
 import json
@@ -15,7 +17,8 @@ from diptych.data.sample import whole
 from diptych.data.tokenizers.base import Tokenizer
 from diptych.errors import InputError, unknown
 
-# Loader workers are forked after texts were encoded; the library's own threads do not survive that and it would warn.
+# Loader workers are forked after texts were encoded; the library's own threads do not survive that
+# and it would warn.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SPECIAL = ("<pad>", "<start>", "<end>")
@@ -30,7 +33,12 @@ class Bpe(Tokenizer):
     before = (1,)
     after = (2,)
 
-    def __init__(self, merges: Iterable[str], context: int = 64, padding: Literal["longest", "max"] = "longest"):
+    def __init__(
+        self,
+        merges: Iterable[str],
+        context: int = 64,
+        padding: Literal["longest", "max"] = "longest",
+    ):
         self.merges = tuple(merges)
         self.context = context
         self.padding = padding
@@ -39,7 +47,9 @@ class Bpe(Tokenizer):
         for merge in self.merges:
             left, _, right = merge.partition(" ")
             if left not in vocab or right not in vocab:
-                raise InputError(f"the tokenizer's merge {merge!r} joins parts that do not exist; its file is damaged")
+                raise InputError(
+                    f"the tokenizer's merge {merge!r} joins parts that do not exist; its file is damaged"
+                )
             vocab.setdefault(left + right, len(vocab))
             pairs.append((left, right))
         self.vocab_size = len(vocab)
@@ -50,7 +60,9 @@ class Bpe(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         tokens = [self._rust.id_to_token(number) or "" for number in ids if number >= len(SPECIAL)]
-        return decoders.ByteLevel().decode(tokens).removeprefix(" ")  # the space that each text is given
+        return (
+            decoders.ByteLevel().decode(tokens).removeprefix(" ")
+        )  # the space that each text is given
 
     @property
     def pipeline(self) -> str:
@@ -59,7 +71,12 @@ class Bpe(Tokenizer):
 
     def to_dict(self) -> dict[str, Any]:
         merges = "\n".join(self.merges)
-        return {"kind": self.kind, "context": self.context, "padding": self.padding, "merges": merges}
+        return {
+            "kind": self.kind,
+            "context": self.context,
+            "padding": self.padding,
+            "merges": merges,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Bpe":
@@ -68,11 +85,16 @@ class Bpe(Tokenizer):
 
 
 def train_bpe(
-    texts: Iterable[str], vocab_size: int = 4096, context: int = 64, padding: Literal["longest", "max"] = "longest"
+    texts: Iterable[str],
+    vocab_size: int = 4096,
+    context: int = 64,
+    padding: Literal["longest", "max"] = "longest",
 ) -> Bpe:
-    """Learn merges from texts until the vocabulary has `vocab_size` ids, or no pair occurs twice. Deterministic.
+    """Learn merges from texts until the vocabulary has `vocab_size` ids, or no pair occurs twice.
+    Deterministic.
 
-    Raises InputError for a vocabulary too small to hold the bytes, or a context without room for a word.
+    Raises InputError for a vocabulary too small to hold the bytes, or a context without room for a
+    word.
 
     >>> tokenizer = train_bpe(["a red cat", "a red dog", "a red hat"], vocab_size=270, context=8)
     >>> tokenizer.encode(["a red cat"])[0][:3]
@@ -80,11 +102,15 @@ def train_bpe(
     """
     least = len(SPECIAL) + len(ALPHABET)
     if vocab_size < least:
-        raise InputError(f"vocab_size is {vocab_size}; it must be at least {least}, the bytes and special ids")
+        raise InputError(
+            f"vocab_size is {vocab_size}; it must be at least {least}, the bytes and special ids"
+        )
     if padding not in ("longest", "max"):
         raise unknown("padding", str(padding), ("longest", "max"))
     if context < 3:
-        raise InputError(f"context is {context}; it must be at least 3: start, end and one id between")
+        raise InputError(
+            f"context is {context}; it must be at least 3: start, end and one id between"
+        )
     rust = _pipeline(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -96,13 +122,17 @@ def train_bpe(
     rust.train_from_iterator((whole(text) for text in texts), trainer)
     state = json.loads(rust.to_str())["model"]
     tokenizer = Bpe((" ".join(pair) for pair in state["merges"]), context, padding)
-    assert tokenizer.vocab_size == len(state["vocab"]), "the vocabulary does not follow from its merges"
+    assert tokenizer.vocab_size == len(state["vocab"]), (
+        "the vocabulary does not follow from its merges"
+    )
     return tokenizer
 
 
 def _pipeline(model: models.BPE) -> RustTokenizer:
     rust = RustTokenizer(model)
-    rust.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    rust.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()]
+    )
     # A leading space, so that a word is one and the same at the start of a text and inside it.
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return rust

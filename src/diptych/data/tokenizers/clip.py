@@ -1,7 +1,7 @@
 """CLIP's tokenizer, with the vocabulary that the installed open_clip_torch carries.
 
-Text is mended (ftfy), unescaped (HTML), cleaned and split into words by the pattern of Radford et al. (2021); the
-words' bytes are merged by the Rust library. The ids are open_clip's.
+Text is mended (ftfy), unescaped (HTML), cleaned and split into words by the pattern of Radford et
+al. (2021); the words' bytes are merged by the Rust library. The ids are open_clip's.
 """
 
 import gzip
@@ -27,7 +27,8 @@ SUFFIX = "</w>"  # marks the last byte of a word
 
 
 class Clip(Tokenizer):
-    """CLIP's byte-pair encoding. `clean` is "lower", "whitespace" (keeps capitals) or "canonicalize" (no punctuation).
+    """CLIP's byte-pair encoding. `clean` is "lower", "whitespace" (keeps capitals) or
+    "canonicalize" (no punctuation).
 
     Needs the extra `openclip` (its vocabulary file, ftfy and regex).
     """
@@ -35,11 +36,18 @@ class Clip(Tokenizer):
     kind = "clip"
     pad = 0
 
-    def __init__(self, context: int = 77, clean: str = "lower", padding: Literal["longest", "max"] = "longest"):
+    def __init__(
+        self,
+        context: int = 77,
+        clean: str = "lower",
+        padding: Literal["longest", "max"] = "longest",
+    ):
         if clean not in CLEAN:
             raise unknown("way to clean text", clean, CLEAN)
         if context < 3:
-            raise InputError(f"context is {context}; it must be at least 3: start, end and one id between")
+            raise InputError(
+                f"context is {context}; it must be at least 3: start, end and one id between"
+            )
         self.context = context
         self.clean = clean
         self.padding = padding
@@ -61,12 +69,19 @@ class Clip(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         special = {*self.before, *self.after}
-        signs = "".join(self._bpe.id_to_token(number) or "" for number in ids if number not in special)
+        signs = "".join(
+            self._bpe.id_to_token(number) or "" for number in ids if number not in special
+        )
         data = (bytes(map(_SIGNS.__getitem__, word)) for word in signs.split(SUFFIX))
         return " ".join(word.decode("utf-8", "replace") for word in data).strip()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "context": self.context, "clean": self.clean, "padding": self.padding}
+        return {
+            "kind": self.kind,
+            "context": self.context,
+            "clean": self.clean,
+            "padding": self.padding,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Clip":
@@ -108,7 +123,8 @@ CLEAN = {
 
 
 def _byte_signs() -> list[str]:
-    """The printable sign that stands for each byte: itself where printable, else the next one from U+0100."""
+    """The printable sign that stands for each byte: itself where printable, else the next one from
+    U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     shifted = iter(range(256))
     return [chr(byte) if byte in printable else chr(256 + next(shifted)) for byte in range(256)]
@@ -128,20 +144,30 @@ def _words():
 
 @cache
 def _vocabulary() -> tuple[dict[str, int], models.BPE, str]:
-    """Ids by token, the merging model and the file's SHA-256. open_clip itself is not imported: that takes seconds."""
+    """Ids by token, the merging model and the file's SHA-256. open_clip itself is not imported:
+    that takes seconds."""
     found = importlib.util.find_spec("open_clip")
     missing = [name for name in ("ftfy", "regex") if importlib.util.find_spec(name) is None]
     if found is None or not found.submodule_search_locations or missing:
-        raise InputError("the tokenizer 'clip' needs open_clip_torch, ftfy and regex; pip install 'diptych[openclip]'")
+        raise InputError(
+            "the tokenizer 'clip' needs open_clip_torch, ftfy and regex; pip install 'diptych[openclip]'"
+        )
     path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read ({error}); install open_clip_torch again") from None
+        raise InputError(
+            f"{path} cannot be read ({error}); install open_clip_torch again"
+        ) from None
     lines = content.decode("utf-8").split("\n")[1 : MERGES + 1]
     merges = [(left, right) for left, right in (line.split() for line in lines)]
-    # The vocabulary's order: printable bytes first, then the shifted ones; the same with the suffix; merges; specials.
+    # The vocabulary's order: printable bytes first, then the shifted ones; the same with the
+    # suffix; merges; specials.
     signs = sorted(_BYTES)
     tokens = [*signs, *(sign + SUFFIX for sign in signs), *(a + b for a, b in merges), START, END]
     vocab = {token: number for number, token in enumerate(tokens)}
-    return vocab, models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=SUFFIX), hashlib.sha256(content).hexdigest()
+    return (
+        vocab,
+        models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=SUFFIX),
+        hashlib.sha256(content).hexdigest(),
+    )

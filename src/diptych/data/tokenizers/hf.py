@@ -1,4 +1,5 @@
-"""Tokenizers of Hugging Face model folders: their Rust pipeline, run without transformers once it has been read."""
+"""Tokenizers of Hugging Face model folders: their Rust pipeline, run without transformers once it
+has been read."""
 
 import contextlib
 import logging
@@ -19,9 +20,11 @@ FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "voc
 
 
 class HuggingFace(Tokenizer):
-    """The pipeline in `content` (what a tokenizer.json holds), with the special ids that its class puts around a text.
+    """The pipeline in `content` (what a tokenizer.json holds), with the special ids that its class
+    puts around a text.
 
-    `clean` is done before the pipeline: None, or one of open_clip's ways ("lower", "whitespace", "canonicalize").
+    `clean` is done before the pipeline: None, or one of open_clip's ways ("lower", "whitespace",
+    "canonicalize").
     """
 
     kind = "hf"
@@ -49,7 +52,9 @@ class HuggingFace(Tokenizer):
         try:
             self._rust = RustTokenizer.from_str(content)
         except Exception as error:  # the Rust library raises nothing narrower
-            raise InputError(f"the content of a tokenizer.json is damaged ({error}); copy the file again") from None
+            raise InputError(
+                f"the content of a tokenizer.json is damaged ({error}); copy the file again"
+            ) from None
         self._rust.no_padding()
         self._rust.no_truncation()
         self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
@@ -64,7 +69,11 @@ class HuggingFace(Tokenizer):
 
     def to_dict(self) -> dict[str, Any]:
         names = ("kind", "context", "pad", "padding", "clean", "content")
-        return {**{name: getattr(self, name) for name in names}, "before": [*self.before], "after": [*self.after]}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "before": [*self.before],
+            "after": [*self.after],
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "HuggingFace":
@@ -88,27 +97,38 @@ def from_folder(
 ) -> Tokenizer:
     """The tokenizer of a model folder or hub name, with the ids that transformers' own class gives.
 
-    `context` defaults to the folder's model_max_length. `strip_end` puts padding where the class puts its final
-    separator (open_clip's CLIPA models). `local`: a hub name is looked up on this machine only. Needs the extra
-    `language`. Raises InputError where there is none, where it pads on the left, or where no length is known.
+    `context` defaults to the folder's model_max_length. `strip_end` puts padding where the class
+    puts its final separator (open_clip's CLIPA models). `local`: a hub name is looked up on this
+    machine only. Needs the extra `language`. Raises InputError where there is none, where it pads
+    on the left, or where no length is known.
     """
     if is_siglip(Path(folder)):
-        return SentencePiece.from_folder(Path(folder), context=context, padding=padding, clean=clean)
+        return SentencePiece.from_folder(
+            Path(folder), context=context, padding=padding, clean=clean
+        )
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise InputError(f"the tokenizer of {folder} needs transformers; pip install 'diptych[language]'") from None
+        raise InputError(
+            f"the tokenizer of {folder} needs transformers; pip install 'diptych[language]'"
+        ) from None
     with quiet():
         try:
             found = AutoTokenizer.from_pretrained(str(folder), local_files_only=local)
         except Exception as error:  # transformers raises whatever the damaged file led to
-            raise InputError(f"{folder} has no tokenizer that transformers can read ({brief(error)})") from None
+            raise InputError(
+                f"{folder} has no tokenizer that transformers can read ({brief(error)})"
+            ) from None
     if context is None:
         context = int(found.model_max_length)
         if context > 1_000_000:  # transformers' sign for "not given"
-            raise InputError(f"the tokenizer of {folder} has no model_max_length; add it to tokenizer_config.json")
+            raise InputError(
+                f"the tokenizer of {folder} has no model_max_length; add it to tokenizer_config.json"
+            )
     if padding == "max" and found.padding_side != "right":
-        raise InputError(f'the tokenizer of {folder} pads on the left; set "padding_side": "right" in its config')
+        raise InputError(
+            f'the tokenizer of {folder} pads on the left; set "padding_side": "right" in its config'
+        )
     pad = found.pad_token_id if found.pad_token_id is not None else 0
     if not hasattr(found, "backend_tokenizer"):
         raise InputError(
@@ -118,7 +138,9 @@ def from_folder(
     if strip_end:
         after = (pad,) * len(after)
     content = found.backend_tokenizer.to_str()
-    return HuggingFace(content, context=context, pad=pad, before=before, after=after, padding=padding, clean=clean)
+    return HuggingFace(
+        content, context=context, pad=pad, before=before, after=after, padding=padding, clean=clean
+    )
 
 
 def _special(found: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

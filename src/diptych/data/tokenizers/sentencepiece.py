@@ -1,6 +1,7 @@
 """SentencePiece models as SigLIP uses them: text canonicalised, split by the model, ended by </s>.
 
-The model travels inside the tokenizer's plain values (base64). Needs the extra `language` (sentencepiece).
+The model travels inside the tokenizer's plain values (base64). Needs the extra `language`
+(sentencepiece).
 """
 
 import base64
@@ -21,7 +22,8 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class SentencePiece(Tokenizer):
-    """The ids of transformers' SiglipTokenizer, but that special tokens written out in a text stay plain text."""
+    """The ids of transformers' SiglipTokenizer, but that special tokens written out in a text stay
+    plain text."""
 
     kind = "sentencepiece"
 
@@ -39,12 +41,16 @@ class SentencePiece(Tokenizer):
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
-            raise InputError("this tokenizer needs sentencepiece; pip install 'diptych[language]'") from None
+            raise InputError(
+                "this tokenizer needs sentencepiece; pip install 'diptych[language]'"
+            ) from None
         self._processor = SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError as error:
-            raise InputError(f"the SentencePiece model is damaged ({error}); copy the file again") from None
+            raise InputError(
+                f"the SentencePiece model is damaged ({error}); copy the file again"
+            ) from None
         self.model = model
         self.context = context
         self.pad = pad
@@ -53,7 +59,8 @@ class SentencePiece(Tokenizer):
         self.clean = clean
         self.after = (eos,)
         self.vocab_size = self._processor.GetPieceSize()
-        self._guard = "<unk>"  # put before the text and cut off again: the model drops spaces at the start of its input
+        # put before the text and cut off again: the model drops spaces at the start of its input
+        self._guard = "<unk>"
         self._guarded = len(self._processor.EncodeAsIds(self._guard))
 
     def ids(self, text: str) -> list[int]:
@@ -71,7 +78,11 @@ class SentencePiece(Tokenizer):
     def to_dict(self) -> dict[str, Any]:
         names = ("kind", "context", "pad", "padding", "lower", "clean")
         values = {name: getattr(self, name) for name in names}
-        return {**values, "eos": self.after[0], "model": base64.b64encode(self.model).decode("ascii")}
+        return {
+            **values,
+            "eos": self.after[0],
+            "model": base64.b64encode(self.model).decode("ascii"),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SentencePiece":
@@ -80,9 +91,15 @@ class SentencePiece(Tokenizer):
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, context: int | None, padding: Literal["longest", "max"], clean: str | None
+        cls,
+        folder: Path,
+        *,
+        context: int | None,
+        padding: Literal["longest", "max"],
+        clean: str | None,
     ) -> "SentencePiece":
-        """From a SigLIP folder: spiece.model, and what its tokenizer_config.json says (transformers' names)."""
+        """From a SigLIP folder: spiece.model, and what its tokenizer_config.json says
+        (transformers' names)."""
         config = _config(folder)
         model = (folder / "spiece.model").read_bytes()
         context = context or int(config.get("model_max_length", 64))
@@ -94,7 +111,9 @@ class SentencePiece(Tokenizer):
 
     def piece(self, token: str | dict[str, Any] | None) -> int:
         """The id of a special token as a config gives it: SigLIP pads and ends with </s>."""
-        return self._processor.PieceToId(token["content"] if isinstance(token, dict) else token or "</s>")
+        return self._processor.PieceToId(
+            token["content"] if isinstance(token, dict) else token or "</s>"
+        )
 
     def token(self, number: int) -> str:
         """The piece of an id, the inverse of `piece`."""

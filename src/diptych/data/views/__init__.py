@@ -1,10 +1,10 @@
-"""Views: how one sample becomes the named values of a batch. Crops, caption choice, corruption and the like are views;
-those of images and of texts have files of their own.
+"""Views: how one sample becomes the named values of a batch. Crops, caption choice, corruption and
+the like are views; those of images and of texts have files of their own.
 
-A view is a callable with `reads` (fields of the sample) and `gives` (fields of the batch). All its random choices come
-from the generator that it is handed, which is a function of (seed, epoch, position, view): never of worker, rank or
-batch size. It is told how much of training is done, so that what it does can grow harder. `collate` stacks what the
-views gave.
+A view is a callable with `reads` (fields of the sample) and `gives` (fields of the batch). All its
+random choices come from the generator that it is handed, which is a function of (seed, epoch,
+position, view): never of worker, rank or batch size. It is told how much of training is done, so
+that what it does can grow harder. `collate` stacks what the views gave.
 
 Dimensions: B samples, V views, C captions, L text length, H x W pixels.
 """
@@ -46,10 +46,11 @@ __all__ = [
 
 
 class View(Protocol):
-    """`view(sample, rng, progress)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C lists of ids} or
-    {"fields.NAME": a number or tensor}. `progress` is the share of training that is done, None outside training.
-    Where a view has the attribute `like`, it names what another view of the list gives, whose random choices it makes
-    again; `optional` are fields of `reads` that single samples may lack."""
+    """`view(sample, rng, progress)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C
+    lists of ids} or {"fields.NAME": a number or tensor}. `progress` is the share of training that
+    is done, None outside training. Where a view has the attribute `like`, it names what another
+    view of the list gives, whose random choices it makes again; `optional` are fields of `reads`
+    that single samples may lack."""
 
     @property
     def reads(self) -> tuple[str, ...]: ...
@@ -57,12 +58,15 @@ class View(Protocol):
     @property
     def gives(self) -> tuple[str, ...]: ...
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]: ...
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelView:
-    """A label as a number a sample, -1 where there is none; where it is `needed`, that is BadSample("no-label")."""
+    """A label as a number a sample, -1 where there is none; where it is `needed`, that is
+    BadSample("no-label")."""
 
     label: str
     name: str = ""
@@ -76,7 +80,9 @@ class LabelView:
     def gives(self) -> tuple[str, ...]:
         return (f"fields.{self.name or self.label}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         value = sample.labels.get(self.label, -1)
         if self.needed and value == -1:
             raise BadSample("no-label", f"no label {self.label!r}")
@@ -85,7 +91,8 @@ class LabelView:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayView:
-    """An array of the sample as one vector (B, `size`) of float32, such as features of another encoder.
+    """An array of the sample as one vector (B, `size`) of float32, such as features of another
+    encoder.
 
     Raises BadSample where there is none, of another size, or with what is not finite.
     """
@@ -101,20 +108,26 @@ class ArrayView:
     def gives(self) -> tuple[str, ...]:
         return (f"fields.{self.array}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         if self.array not in sample.arrays:
             raise BadSample("no-array", f"no array {self.array!r}")
         values = np.asarray(sample.arrays[self.array], np.float32).ravel()
         if len(values) != self.size:
-            raise BadSample("array-size", f"array {self.array!r} has {len(values)} numbers, not {self.size}")
+            raise BadSample(
+                "array-size", f"array {self.array!r} has {len(values)} numbers, not {self.size}"
+            )
         if not np.isfinite(values).all():
             raise BadSample("not-finite", f"array {self.array!r} holds what is no number")
         return {self.gives[0]: torch.from_numpy(values.copy())}
 
 
-def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None) -> dict[str, Any]:
-    """All views of one sample; view number v draws from `generator(*at, v)`, at = (seed, epoch, position), and one that
-    is `like` another from that one's."""
+def look(
+    sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None
+) -> dict[str, Any]:
+    """All views of one sample; view number v draws from `generator(*at, v)`, at = (seed, epoch,
+    position), and one that is `like` another from that one's."""
     numbers = {name: number for number, view in enumerate(views) for name in view.gives}
     values: dict[str, Any] = {}
     for number, view in enumerate(views):
@@ -123,8 +136,11 @@ def look(sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: f
     return values
 
 
-def collate(keys: Sequence[str], rows: Sequence[dict[str, Any]], tokenizers: dict[str, Tokenizer]) -> Batch:
-    """Stack what the views gave for each sample. `tokenizers` names the padding rule of each text."""
+def collate(
+    keys: Sequence[str], rows: Sequence[dict[str, Any]], tokenizers: dict[str, Tokenizer]
+) -> Batch:
+    """Stack what the views gave for each sample. `tokenizers` names the padding rule of each
+    text."""
     images: dict[str, Images] = {}
     texts: dict[str, Tokens] = {}
     fields: dict[str, Tensor] = {}
@@ -134,8 +150,12 @@ def collate(keys: Sequence[str], rows: Sequence[dict[str, Any]], tokenizers: dic
         if kind == "images":
             images[name] = Images(torch.stack(values))
         elif kind == "texts":
-            ids, lengths = pad_batch([ids for captions in values for ids in captions], tokenizers[name])
-            texts[name] = Tokens(ids.unflatten(0, (len(rows), -1)), lengths.unflatten(0, (len(rows), -1)))
+            ids, lengths = pad_batch(
+                [ids for captions in values for ids in captions], tokenizers[name]
+            )
+            texts[name] = Tokens(
+                ids.unflatten(0, (len(rows), -1)), lengths.unflatten(0, (len(rows), -1))
+            )
         else:
             fields[name] = torch.stack([torch.as_tensor(value) for value in values])
     return Batch(images=images, texts=texts, fields=fields, keys=tuple(keys))

@@ -19,11 +19,12 @@ from diptych.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class BoxView:
-    """The whole main image (B, 1, 3, H, W), and what its boxes say of each cell of a grid (B, h · w, 6), as
-    `data.boxes.on_grid` has it.
+    """The whole main image (B, 1, 3, H, W), and what its boxes say of each cell of a grid (B, h ·
+    w, 6), as `data.boxes.on_grid` has it.
 
-    `names` are the classes in order; boxes of others are ground. `classes` are the names of the box labels in the data,
-    () where boxes have texts. With `flip` half of the images are mirrored in training.
+    `names` are the classes in order; boxes of others are ground. `classes` are the names of the box
+    labels in the data, () where boxes have texts. With `flip` half of the images are mirrored in
+    training.
     """
 
     preprocess: Preprocess
@@ -44,7 +45,9 @@ class BoxView:
     def gives(self) -> tuple[str, ...]:
         return "images.main", "fields.regions"
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         encoded = sample.images.get("main")
         if encoded is None:
             raise BadSample("no-image", "no image of role 'main'")

@@ -1,4 +1,5 @@
-"""Views of images: crops, placing, colours, blur, all drawn from the generator that the view is handed.
+"""Views of images: crops, placing, colours, blur, all drawn from the generator that the view is
+handed.
 
 Dimensions: B samples, V views, H x W pixels.
 """
@@ -22,13 +23,14 @@ from diptych.spec import configure
 class Augment:
     """How a training image is varied, all at once and before it is resized.
 
-    `crop` is the share of the image's area that a random crop keeps, `ratio` the crop's aspect (log-uniform); `flip`
-    mirrors half of the images. An image with transparency is not cropped but placed: shrunk by 1/s, s uniform in
-    [1, `place`], wholly inside at a uniform place, turned by up to `turn` degrees, on a ground of one random colour.
-    `colour` c varies brightness and contrast by factors in 1 ± c, saturation in 1 ± 2c; (b, c, s, h) says each of them
-    and the turn of the hue, of 1 for a whole turn, in ± h; a share `recoloured` of the images is so varied. A share
-    `grey` loses its colour, a share `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224. All of this
-    grows from nothing to full strength between the shares `ramp` of training.
+    `crop` is the share of the image's area that a random crop keeps, `ratio` the crop's aspect
+    (log-uniform); `flip` mirrors half of the images. An image with transparency is not cropped but
+    placed: shrunk by 1/s, s uniform in [1, `place`], wholly inside at a uniform place, turned by up
+    to `turn` degrees, on a ground of one random colour. `colour` c varies brightness and contrast
+    by factors in 1 ± c, saturation in 1 ± 2c; (b, c, s, h) says each of them and the turn of the
+    hue, of 1 for a whole turn, in ± h; a share `recoloured` of the images is so varied. A share
+    `grey` loses its colour, a share `blur` is blurred with sigma in 0.1 … 2 pixels of an image of
+    224. All of this grows from nothing to full strength between the shares `ramp` of training.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)
@@ -45,12 +47,20 @@ class Augment:
     @property
     def colours(self) -> tuple[float, float, float, float]:
         """How far brightness, contrast, saturation and hue vary."""
-        return self.colour if isinstance(self.colour, tuple) else (self.colour, self.colour, 2 * self.colour, 0.0)
+        return (
+            self.colour
+            if isinstance(self.colour, tuple)
+            else (self.colour, self.colour, 2 * self.colour, 0.0)
+        )
 
     def strength(self, progress: float) -> float:
         """0 before the ramp, 1 after it."""
         start, end = self.ramp
-        return float(np.clip((progress - start) / (end - start), 0, 1)) if end > start else float(progress >= end)
+        return (
+            float(np.clip((progress - start) / (end - start), 0, 1))
+            if end > start
+            else float(progress >= end)
+        )
 
 
 def augmentation(options: Mapping[str, Any] | None) -> Augment | None:
@@ -63,9 +73,14 @@ def augmentation(options: Mapping[str, Any] | None) -> Augment | None:
 
 
 def place(
-    tile: Image.Image, size: int, shrink: float, at: tuple[float, float], ground: tuple[int, int, int]
+    tile: Image.Image,
+    size: int,
+    shrink: float,
+    at: tuple[float, float],
+    ground: tuple[int, int, int],
 ) -> Image.Image:
-    """Paste an RGBA tile, shrunk by 1/`shrink`, wholly inside a `size` x `size` canvas of one colour.
+    """Paste an RGBA tile, shrunk by 1/`shrink`, wholly inside a `size` x `size` canvas of one
+    colour.
 
     `at` says where: (0, 0) top left, (1, 1) bottom right.
 
@@ -75,7 +90,9 @@ def place(
     side = max(1, round(size / shrink))
     height = round(side * tile.height / max(tile.size))
     width = round(side * tile.width / max(tile.size))
-    small = tile.resize((max(width, 1), max(height, 1)), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small = tile.resize(
+        (max(width, 1), max(height, 1)), Image.Resampling.BILINEAR, reducing_gap=2.0
+    )
     canvas = Image.new("RGB", (size, size), ground)
     corner = (round(at[0] * (size - small.width)), round(at[1] * (size - small.height)))
     canvas.paste(small, corner, small.getchannel("A"))
@@ -86,8 +103,8 @@ def place(
 class ImageView:
     """One image of a role, augmented in training, as `count` views (B, V, 3, H, W).
 
-    Without augmentation (None) it is in training as it is outside. With `like` and the same augmentation these are the
-    crops and colours of another view, at a size of their own.
+    Without augmentation (None) it is in training as it is outside. With `like` and the same
+    augmentation these are the crops and colours of another view, at a size of their own.
     """
 
     preprocess: Preprocess
@@ -105,7 +122,9 @@ class ImageView:
     def gives(self) -> tuple[str, ...]:
         return (f"images.{self.name}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         encoded = sample.images.get(self.role)
         if encoded is None:
             raise BadSample("no-image", f"no image of role {self.role!r}")
@@ -117,7 +136,8 @@ class ImageView:
         return {f"images.{self.name}": torch.stack(views)}
 
     def _least(self, progress: float | None) -> int | None:
-        """The pixels that the image's short side must keep so that the smallest crop still has the target's size."""
+        """The pixels that the image's short side must keep so that the smallest crop still has the
+        target's size."""
         if progress is None or self.augment is None:
             return self.preprocess.least()
         augment = self.augment
@@ -126,7 +146,9 @@ class ImageView:
         stretch = max(max(augment.ratio), 1 / min(augment.ratio)) ** strength
         return math.ceil(self.preprocess.size * math.sqrt(stretch / area))
 
-    def _vary(self, image: Image.Image, rng: np.random.Generator, augment: Augment, progress: float) -> Tensor:
+    def _vary(
+        self, image: Image.Image, rng: np.random.Generator, augment: Augment, progress: float
+    ) -> Tensor:
         size = self.preprocess.size
         strength = augment.strength(progress)
         if image.mode == "RGBA":
@@ -156,14 +178,20 @@ class ImageView:
 
 
 def _recolour(
-    pixels: np.ndarray, most: tuple[float, float, float, float], strength: float, rng: np.random.Generator
+    pixels: np.ndarray,
+    most: tuple[float, float, float, float],
+    strength: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Hue, brightness, contrast about the mean, saturation about each pixel's grey: (H, W, 3) uint8 to the same."""
+    """Hue, brightness, contrast about the mean, saturation about each pixel's grey: (H, W, 3) uint8
+    to the same."""
     *factors, hue = most
     brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3) * factors
     if hue:
         by_hue = np.array(Image.fromarray(pixels).convert("HSV"))
-        by_hue[..., 0] += np.uint8(round(255 * hue * strength * rng.uniform(-1, 1)) % 256)  # a circle of 256
+        by_hue[..., 0] += np.uint8(
+            round(255 * hue * strength * rng.uniform(-1, 1)) % 256
+        )  # a circle of 256
         pixels = np.array(Image.fromarray(by_hue, "HSV").convert("RGB"))
     values = pixels.astype(np.float32) * brightness
     mean = values.mean()

@@ -1,4 +1,5 @@
-"""Noise that a sample meets, drawn as every other random choice: never by worker, rank or batch size.
+"""Noise that a sample meets, drawn as every other random choice: never by worker, rank or batch
+size.
 
 Dimensions: B samples.
 """
@@ -14,9 +15,9 @@ from diptych.data.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseView:
-    """Standard normal noise (B, *shape), drawn anew each time that a sample is seen; zeros outside training. With
-    `steps` also what a denoiser learns by: a time (B,) of 0 … `steps` - 1, and whether the text is left out (B,), in a
-    share `drop` of the samples."""
+    """Standard normal noise (B, *shape), drawn anew each time that a sample is seen; zeros outside
+    training. With `steps` also what a denoiser learns by: a time (B,) of 0 … `steps` - 1, and
+    whether the text is left out (B,), in a share `drop` of the samples."""
 
     shape: tuple[int, ...]
     steps: int | None = None
@@ -27,7 +28,9 @@ class NoiseView:
     def gives(self) -> tuple[str, ...]:
         return "fields.noise", *(("fields.time", "fields.dropped") if self.steps else ())
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         drawn = torch.from_numpy(rng.standard_normal(self.shape, dtype=np.float32))
         found: list[Any] = [torch.zeros(self.shape) if progress is None else drawn]
         if self.steps:

@@ -20,15 +20,17 @@ _FORM = re.compile(r"(?P<roles>(?:[^=\[\]]|\[[^=\[\]]+=[^=\[\]]*\])+)(?:=(?P<wei
 
 @dataclass(frozen=True, kw_only=True)
 class TextView:
-    """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else the first.
+    """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else
+    the first.
 
-    `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption with probability 0.7,
-    else a caption and a text of role tags, joined by `between`; "long*" is all texts of role long, in their order,
-    joined by blanks; "long[fact=place]" are those whose attribute `fact` is "place". A sample that lacks a role of the
-    drawn form takes part with the forms that it can give. Outside training the first form is used. A sample with fewer
-    texts than `count` repeats them, or with repeat=False is BadSample("few-captions"). With `like` and the same roles
-    the texts are those of another view, by a tokenizer of their own.
-    Raises BadSample("no-caption") where a sample can give none.
+    `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption
+    with probability 0.7, else a caption and a text of role tags, joined by `between`; "long*" is
+    all texts of role long, in their order, joined by blanks; "long[fact=place]" are those whose
+    attribute `fact` is "place". A sample that lacks a role of the drawn form takes part with the
+    forms that it can give. Outside training the first form is used. A sample with fewer texts than
+    `count` repeats them, or with repeat=False is BadSample("few-captions"). With `like` and the
+    same roles the texts are those of another view, by a tokenizer of their own. Raises
+    BadSample("no-caption") where a sample can give none.
     """
 
     tokenizer: Tokenizer
@@ -46,11 +48,15 @@ class TextView:
         for part in self.role.split(","):
             found = _FORM.fullmatch(part.strip())
             if not found:
-                raise InputError(f"role {self.role!r}: {part!r} is no role; write ROLE=WEIGHT,… or ROLE[NAME=VALUE]")
+                raise InputError(
+                    f"role {self.role!r}: {part!r} is no role; write ROLE=WEIGHT,… or ROLE[NAME=VALUE]"
+                )
             try:
                 forms.append((tuple(found["roles"].split("+")), float(found["weight"] or 1)))
             except ValueError:
-                raise InputError(f"role {self.role!r}: {found['weight']!r} is no number; write ROLE=WEIGHT,…") from None
+                raise InputError(
+                    f"role {self.role!r}: {found['weight']!r} is no number; write ROLE=WEIGHT,…"
+                ) from None
         return forms
 
     @property
@@ -61,27 +67,41 @@ class TextView:
     def gives(self) -> tuple[str, ...]:
         return (f"texts.{self.name}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
-        held = {_bare(role): _texts(sample, _bare(role)) for roles, _ in self.forms for role in roles}
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
+        held = {
+            _bare(role): _texts(sample, _bare(role)) for roles, _ in self.forms for role in roles
+        }
         possible = [
             (roles, weight)
             for roles, weight in self.forms
-            if all(len(held[_bare(role)]) >= (1 if _is_whole(role) else roles.count(role)) for role in roles)
+            if all(
+                len(held[_bare(role)]) >= (1 if _is_whole(role) else roles.count(role))
+                for role in roles
+            )
         ]
         if not possible:
             raise BadSample("no-caption", f"no text of role {self.role!r}")
         most = max(map(len, held.values()))
         if most < self.count and not self.repeat:
-            raise BadSample("few-captions", f"{most} texts of role {self.role!r} for {self.count} views")
+            raise BadSample(
+                "few-captions", f"{most} texts of role {self.role!r} for {self.count} views"
+            )
         orders = {name: list(texts) for name, texts in held.items()}
         drawn = []
         for number in range(self.count):
             roles = possible[0][0]
             if progress is not None:
                 if number % most == 0:  # all texts once before any twice
-                    orders = {name: [texts[i] for i in rng.permutation(len(texts))] for name, texts in held.items()}
+                    orders = {
+                        name: [texts[i] for i in rng.permutation(len(texts))]
+                        for name, texts in held.items()
+                    }
                 weights = np.cumsum([weight for _, weight in possible])
-                roles = possible[int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))][0]
+                roles = possible[
+                    int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))
+                ][0]
             parts = [" ".join(held[_bare(r)]) if _is_whole(r) else _take(orders[r]) for r in roles]
             drawn.append(self.said(self.between.join(parts), rng, progress))
         return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
@@ -92,7 +112,8 @@ class TextView:
 
 
 def _is_whole(role: str) -> bool:
-    """Whether a part of a form stands for all texts of its role ("long*"; "*" alone is a role, that of any text)."""
+    """Whether a part of a form stands for all texts of its role ("long*"; "*" alone is a role, that
+    of any text)."""
     return len(role) > 1 and role.endswith("*")
 
 
@@ -111,13 +132,16 @@ def _field(role: str) -> str:
 
 
 def _texts(sample: Sample, role: str) -> list[str]:
-    """The texts of a role that say something, only those whose attribute has a value where the role asks for one."""
+    """The texts of a role that say something, only those whose attribute has a value where the role
+    asks for one."""
     name, _, condition = role.removesuffix("]").partition("[")
     attribute, _, value = condition.partition("=")
     return [
         text.text
         for text in sample.texts
-        if name in (text.role, "*") and text.text.strip() and (not condition or str(text.attrs.get(attribute)) == value)
+        if name in (text.role, "*")
+        and text.text.strip()
+        and (not condition or str(text.attrs.get(attribute)) == value)
     ]
 
 
@@ -130,8 +154,9 @@ def _take(order: list[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class VariedTextView(TextView):
-    """Texts as of `TextView`, varied in training by their words (`data.eda`): stop words go with probability
-    `stop_words`, and where `strong` one of synonyms, a swap or deletion follows, with the table `synonyms`."""
+    """Texts as of `TextView`, varied in training by their words (`data.eda`): stop words go with
+    probability `stop_words`, and where `strong` one of synonyms, a swap or deletion follows, with
+    the table `synonyms`."""
 
     stop_words: float = 0.8
     strong: bool = False
@@ -147,11 +172,12 @@ class VariedTextView(TextView):
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceView:
-    """`count` sentences of a sample's texts as token ids (B, C, L), drawn from all texts of some roles.
+    """`count` sentences of a sample's texts as token ids (B, C, L), drawn from all texts of some
+    roles.
 
-    In training none comes twice where there are enough, else they are drawn with repetition; outside it they are the
-    first. `merged` sentences that follow each other in a role are joined to one. Raises BadSample("no-caption")
-    where there is no sentence.
+    In training none comes twice where there are enough, else they are drawn with repetition;
+    outside it they are the first. `merged` sentences that follow each other in a role are joined to
+    one. Raises BadSample("no-caption") where there is no sentence.
     """
 
     tokenizer: Tokenizer
@@ -168,7 +194,9 @@ class SentenceView:
     def gives(self) -> tuple[str, ...]:
         return (f"texts.{self.name}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         pool = []
         for role in self.roles:
             said = [part for text in sample.captions(role) for part in sentences(text)]
@@ -184,15 +212,20 @@ class SentenceView:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, by sentencex's rules for English: they end at a full stop, ! or ?, unless it belongs to
-    an abbreviation or a number, and at line breaks and "</s>". Full stops at their ends, and blanks, are left out.
+    """The sentences of a text, by sentencex's rules for English: they end at a full stop, ! or ?,
+    unless it belongs to an abbreviation or a number, and at line breaks and "</s>". Full stops at
+    their ends, and blanks, are left out.
 
     >>> sentences("A red cat. Is Dr. Lee in the U.S.? No!\\n\\nA lamp of 3.5 kg.</s>")
     ['A red cat', 'Is Dr. Lee in the U.S.?', 'No!', 'A lamp of 3.5 kg']
     """
     from sentencex import segment  # pyright: ignore  # compiled, without types; only few runs cut texts
 
-    parts = (part.strip().removesuffix(".").rstrip() for line in _LINE.split(text) for part in segment("en", line))
+    parts = (
+        part.strip().removesuffix(".").rstrip()
+        for line in _LINE.split(text)
+        for part in segment("en", line)
+    )
     return [part for part in parts if part.strip(". ")]
 
 

@@ -1,4 +1,5 @@
-"""Worlds: procedural data of any size with exact annotation, one world a file or package of this folder.
+"""Worlds: procedural data of any size with exact annotation, one world a file or package of this
+folder.
 
 A world is found by looking in the folder, and defines
 
@@ -34,7 +35,9 @@ def cards() -> dict[str, dict[str, Any]]:
     found = {}
     for name in _names():
         path = Path(__file__).parent / name
-        text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")
+        text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(
+            "utf-8"
+        )
         for node in ast.parse(text).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "card":
                 found[name] = ast.literal_eval(node.value)
@@ -42,7 +45,9 @@ def cards() -> dict[str, dict[str, Any]]:
 
 
 def _names() -> list[str]:
-    return sorted(item.name for item in pkgutil.iter_modules(__path__) if not item.name.startswith("_"))
+    return sorted(
+        item.name for item in pkgutil.iter_modules(__path__) if not item.name.startswith("_")
+    )
 
 
 def module_of(name: str) -> ModuleType:
@@ -53,7 +58,8 @@ def module_of(name: str) -> ModuleType:
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> World[Any]:
-    """The world `name` with these options of its Config; unknown names and options show the nearest.
+    """The world `name` with these options of its Config; unknown names and options show the
+    nearest.
 
     >>> build("scenes", {"size": 96}).spec()
     'scenes:size=96'
@@ -63,7 +69,8 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> World[Any]:
 
 
 class WorldSource:
-    """Samples start, start + 1, …, start + count - 1 of a world's stream `seed`, made when asked for.
+    """Samples start, start + 1, …, start + count - 1 of a world's stream `seed`, made when asked
+    for.
 
     >>> source = WorldSource(build("scenes"), 2, seed=3)
     >>> len(source), list(source.keys()), source.name
@@ -73,13 +80,19 @@ class WorldSource:
     def __init__(self, world: World[Any], count: int, seed: int = 0, start: int = 0):
         for option, value, least in (("count", count, 1), ("seed", seed, 0), ("start", start, 0)):
             if value < least:
-                raise InputError(f"option {option!r} of source {world.name!r} is {value}; it must be at least {least}")
+                raise InputError(
+                    f"option {option!r} of source {world.name!r} is {value}; it must be at least {least}"
+                )
         self.world = world
         self.count = count
         self.seed = seed
         self.start = start
         name, colon, options = world.spec().partition(":")
-        counted = f"{name}:count={count}" + (f":seed={seed}" if seed else "") + (f":start={start}" if start else "")
+        counted = (
+            f"{name}:count={count}"
+            + (f":seed={seed}" if seed else "")
+            + (f":start={start}" if start else "")
+        )
         self.name = counted + colon + options
 
     def __len__(self) -> int:
@@ -110,7 +123,9 @@ class _Keys(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[at] for at in range(len(self))[index]]
-        return self._source.world.key(self._source.seed, self._source.start + range(len(self))[index])
+        return self._source.world.key(
+            self._source.seed, self._source.start + range(len(self))[index]
+        )
 
 
 __all__ = ["Drawn", "Rendered", "World", "WorldSource", "build", "cards", "module_of"]

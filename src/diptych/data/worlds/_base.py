@@ -1,4 +1,5 @@
-"""The class that worlds derive from, and images, masks, boxes and arrays that are drawn when first asked for."""
+"""The class that worlds derive from, and images, masks, boxes and arrays that are drawn when first
+asked for."""
 
 import io
 from abc import ABC, abstractmethod
@@ -18,7 +19,8 @@ Facts = TypeVar("Facts")
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """What an image world draws: an RGB image, masks of numbers ("L") by name, arrays by name, boxes."""
+    """What an image world draws: an RGB image, masks of numbers ("L") by name, arrays by name,
+    boxes."""
 
     image: Image.Image
     masks: Mapping[str, Image.Image] = field(default_factory=dict)
@@ -27,10 +29,11 @@ class Rendered:
 
 
 class World(ABC, Generic[Facts]):
-    """Facts from (seed, index), and images, texts and minimal edits from facts. Holds its config and no state.
+    """Facts from (seed, index), and images, texts and minimal edits from facts. Holds its config
+    and no state.
 
-    `Facts` is the world's own frozen dataclass of plain values. What is random in images and texts is drawn by
-    `sample` too, or from a private seed that the facts hold.
+    `Facts` is the world's own frozen dataclass of plain values. What is random in images and texts
+    is drawn by `sample` too, or from a private seed that the facts hold.
     """
 
     name: ClassVar[str]
@@ -46,7 +49,9 @@ class World(ABC, Generic[Facts]):
         """The world as one word: its name and the options that are not at their defaults."""
         default = type(self.config)()
         options = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
-        changed = [f"{name}={value}" for name, value in options.items() if value != getattr(default, name)]
+        changed = [
+            f"{name}={value}" for name, value in options.items() if value != getattr(default, name)
+        ]
         return ":".join([self.name, *changed])
 
     def key(self, seed: int, index: int) -> str:
@@ -79,9 +84,11 @@ class World(ABC, Generic[Facts]):
 
 
 class Drawn:
-    """What a world draws of some facts, drawn once, when first asked for, and again in another process.
+    """What a world draws of some facts, drawn once, when first asked for, and again in another
+    process.
 
-    `image()`, `mask(name)`, `arrays(names)` and `boxes(count)` are the parts as a `Sample` takes them.
+    `image()`, `mask(name)`, `arrays(names)` and `boxes(count)` are the parts as a `Sample` takes
+    them.
     """
 
     def __init__(self, world: World[Any], facts: Any):

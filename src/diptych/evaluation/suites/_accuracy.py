@@ -1,5 +1,6 @@
-"""What a classifier of frozen features gets right (`linear.hits`): hit rates beside chance, and how far the number of
-test samples lets them vary. A classifier is what has scikit-learn's `classes_` and `decision_function`.
+"""What a classifier of frozen features gets right (`linear.hits`): hit rates beside chance, and how
+far the number of test samples lets them vary. A classifier is what has scikit-learn's `classes_`
+and `decision_function`.
 
 Dimensions: N samples learnt from, M judged on, D width, C classes.
 """
@@ -14,7 +15,8 @@ from diptych.rng import generator
 
 
 def hit_rates(right: np.ndarray, labels: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
-    """Top-1 and the mean over classes of hits (M,), and both for always naming the most common class of `labels`."""
+    """Top-1 and the mean over classes of hits (M,), and both for always naming the most common
+    class of `labels`."""
     values, counts = np.unique(labels, return_counts=True)
     common = test_labels == values[counts.argmax()]
     classes, number = np.unique(test_labels, return_inverse=True)
@@ -27,29 +29,43 @@ def hit_rates(right: np.ndarray, labels: np.ndarray, test_labels: np.ndarray) ->
 
 
 def report(
-    model: Any, labels: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, bootstrap: int = 0, seed: int = 0
+    model: Any,
+    labels: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    *,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """`hit_rates` of a classifier that learnt from `labels` (N,), and `top3` beside the three most common classes.
+    """`hit_rates` of a classifier that learnt from `labels` (N,), and `top3` beside the three most
+    common classes.
 
-    With `bootstrap` also `top1_std` and `top3_std`, their spread over so many draws of the test set (`resampled`).
+    With `bootstrap` also `top1_std` and `top3_std`, their spread over so many draws of the test set
+    (`resampled`).
     """
     first, three = (hits(model, test_x, test_y, top) for top in (1, 3))
     values, counts = np.unique(labels, return_counts=True)
     common = values[np.argsort(-counts, kind="stable")[:3]]
     found = {"top3": float(three.mean()), "chance_top3": float(np.isin(test_y, common).mean())}
     if bootstrap:
-        found |= {f"{name}_std": resampled(of, bootstrap, seed) for name, of in (("top1", first), ("top3", three))}
+        found |= {
+            f"{name}_std": resampled(of, bootstrap, seed)
+            for name, of in (("top1", first), ("top3", three))
+        }
     return hit_rates(first, labels, test_y) | found
 
 
 def resampled(values: np.ndarray, count: int, seed: int = 0) -> float:
-    """The standard deviation of the mean of `values` (M,) over `count` draws of M of them with repetition (bootstrap).
+    """The standard deviation of the mean of `values` (M,) over `count` draws of M of them with
+    repetition (bootstrap).
 
-    It tells what the test set leaves open, not what another seed of training would give. Near sqrt(p (1 - p) / M) where
-    a share p of the values is 1 and the others are 0.
+    It tells what the test set leaves open, not what another seed of training would give. Near
+    sqrt(p (1 - p) / M) where a share p of the values is 1 and the others are 0.
 
     >>> round(resampled(np.arange(100) < 50, 1000), 2)
     0.05
     """
     draws = generator(seed, "evaluation", "bootstrap")
-    return float(np.std([values[draws.integers(len(values), size=len(values))].mean() for _ in range(count)]))
+    return float(
+        np.std([values[draws.integers(len(values), size=len(values))].mean() for _ in range(count)])
+    )

@@ -1,6 +1,8 @@
-"""Frozen features of two sets of images, those a probe learns from and those it is judged on, and how it is chosen.
+"""Frozen features of two sets of images, those a probe learns from and those it is judged on, and
+how it is chosen.
 
-Without a source to learn from, one source is cut in two by a seed: a fifth of its samples is for judging.
+Without a source to learn from, one source is cut in two by a seed: a fifth of its samples is for
+judging.
 """
 
 from collections import Counter
@@ -21,15 +23,16 @@ from diptych.linear import KEPT
 from diptych.rng import generator
 
 Features = Literal["embedding", "projected", "pooled"]
-"""What a probe reads: the embedding (unit vectors), the same with its own length, or what the image tower pools before
-the projection."""
+"""What a probe reads: the embedding (unit vectors), the same with its own length, or what the image
+tower pools before the projection."""
 
 _ABILITY = {"embedding": "embed_images", "projected": "project_images", "pooled": "represent"}
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which samples of a source are learnt from and which are judged on, in words for the protocol."""
+    """Which samples of a source are learnt from and which are judged on, in words for the
+    protocol."""
 
     train: Source
     test: Source
@@ -37,15 +40,19 @@ class Split:
 
 
 def split(source: Source, train: Source | str | None, seed: int) -> Split:
-    """What to learn from and what to judge on: `train` and `source`, or by `seed` four fifths and a fifth of `source`.
+    """What to learn from and what to judge on: `train` and `source`, or by `seed` four fifths and a
+    fifth of `source`.
 
-    `train` may be a source's spec. Raises InputError where it has no sample, or `source` has too few.
+    `train` may be a source's spec. Raises InputError where it has no sample, or `source` has too
+    few.
     """
     if train is None:
         order = generator(seed, "evaluation", "split").permutation(len(source))
         kept = round(KEPT * len(source))
         if not kept:
-            raise InputError(f"{len(source)} samples of {source.name!r} are too few to learn from and be judged on")
+            raise InputError(
+                f"{len(source)} samples of {source.name!r} are too few to learn from and be judged on"
+            )
         learnt = Wrapped(source, np.sort(order[kept:]))
         judged = Wrapped(source, np.sort(order[:kept]))
         return Split(learnt, judged, (f"train=the other samples by seed {seed}",))
@@ -82,10 +89,13 @@ def frozen(
     batch_size: int,
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see `read_images`)."""
+    """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see
+    `read_images`)."""
     found = []
     kept = []
-    for pixels, of_batch in read_images(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, of_batch in read_images(
+        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         vectors = getattr(model, _ABILITY[features])(pixels, batch_size=batch_size)
         if features == "pooled":
             vectors = vectors.pooled.flatten(1)

@@ -1,4 +1,5 @@
-"""Siblings as edits: samples that share a label become one sample, which the others are edits of."""
+"""Siblings as edits: samples that share a label become one sample, which the others are edits
+of."""
 
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ from diptych.errors import InputError
 
 
 class Siblings(Wrapped):
-    """A source with one sample for each value of `label`: the first that has it, the others as its `edits`, in order.
+    """A source with one sample for each value of `label`: the first that has it, the others as its
+    `edits`, in order.
 
-    Samples without the label, or alone with their value, are left out. Raises InputError where no two share one.
+    Samples without the label, or alone with their value, are left out. Raises InputError where no
+    two share one.
     """
 
     def __init__(self, source: Source, label: str):
@@ -23,7 +26,9 @@ class Siblings(Wrapped):
             groups.setdefault(int(values[index]), []).append(index)
         self.groups = [members for members in groups.values() if len(members) > 1]
         if not self.groups:
-            raise InputError(f"no two samples of {source.name!r} share a value of label {label!r}; name another group")
+            raise InputError(
+                f"no two samples of {source.name!r} share a value of label {label!r}; name another group"
+            )
         super().__init__(source, np.array([members[0] for members in self.groups]))
 
     def __getitem__(self, index: int) -> Sample:

@@ -1,7 +1,8 @@
 """Frozen features position by position, each beside what a mask or a map says there.
 
-Masks and maps are laid under the image exactly as its pixels were: the same scaling, crop or padding, by the nearest
-pixel. A position stands for a cell of the image; a cell of which most is padding or void is left out.
+Masks and maps are laid under the image exactly as its pixels were: the same scaling, crop or
+padding, by the nearest pixel. A position stands for a cell of the image; a cell of which most is
+padding or void is left out.
 
 Dimensions: N images, h x w positions, D width, S side of the pixels.
 """
@@ -38,14 +39,22 @@ def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.nda
 
 def _nearest(length: int, scaled: int, preprocess: Preprocess) -> np.ndarray:
     """For each of the S pixels of a side the number of the plane's nearest, -1 in padding."""
-    start = preprocess.start(scaled) if preprocess.resize != "longest" else -((preprocess.size - scaled) // 2)
+    start = (
+        preprocess.start(scaled)
+        if preprocess.resize != "longest"
+        else -((preprocess.size - scaled) // 2)
+    )
     at = np.arange(preprocess.size) + start
-    return np.where((at >= 0) & (at < scaled), ((at + 0.5) * length / scaled).astype(int).clip(0, length - 1), -1)
+    return np.where(
+        (at >= 0) & (at < scaled),
+        ((at + 0.5) * length / scaled).astype(int).clip(0, length - 1),
+        -1,
+    )
 
 
 def cell_classes(plane: np.ndarray, grid: tuple[int, int], void: int) -> np.ndarray:
-    """The most common number of each cell of a plane (S, S) of whole numbers, (h · w,); of equally common ones the
-    least.
+    """The most common number of each cell of a plane (S, S) of whole numbers, (h · w,); of equally
+    common ones the least.
 
     >>> cell_classes(np.array([[7, 7, 1, 2], [7, 0, 1, 1]]), (1, 2), void=255)
     array([7, 1])
@@ -57,7 +66,8 @@ def cell_classes(plane: np.ndarray, grid: tuple[int, int], void: int) -> np.ndar
 
 
 def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The mean of each cell of a plane (S, S), (h · w,); NaN where half of it or more is not finite.
+    """The mean of each cell of a plane (S, S), (h · w,); NaN where half of it or more is not
+    finite.
 
     >>> cell_means(np.array([[1.0, 3, np.nan, np.nan]]), (1, 2))
     array([ 2., nan])
@@ -67,13 +77,17 @@ def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     total = np.bincount(cell, minlength=grid[0] * grid[1])
     count = np.bincount(cell[finite], minlength=len(total))
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(cell[finite], weights=plane.ravel()[finite], minlength=len(total)) / count
+        mean = (
+            np.bincount(cell[finite], weights=plane.ravel()[finite], minlength=len(total)) / count
+        )
     return np.where(2 * count > total, mean, np.nan)
 
 
 def cells_of(shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
     """Which cell of the grid each pixel lies in, row by row."""
-    rows, columns = (np.arange(side) * count // side for side, count in zip(shape, grid, strict=True))
+    rows, columns = (
+        np.arange(side) * count // side for side, count in zip(shape, grid, strict=True)
+    )
     return rows[:, None] * grid[1] + columns
 
 
@@ -90,20 +104,24 @@ def positions(
     batch_size: int,
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features (P, D) of the positions of all images, what `cells(plane(sample), grid)` says of them (P,), and the
-    number of each one's image (P,).
+    """Features (P, D) of the positions of all images, what `cells(plane(sample), grid)` says of
+    them (P,), and the number of each one's image (P,).
 
-    Of each image at most `most` / N positions are kept, drawn by (seed, its place), so that P <= `most`; None keeps
-    all. Raises InputError for a model whose features have no grid.
+    Of each image at most `most` / N positions are kept, drawn by (seed, its place), so that P <=
+    `most`; None keeps all. Raises InputError for a model whose features have no grid.
     """
     share = None if most is None else max(1, most // len(source))
     features = []
     targets = []
     owners = []
-    for pixels, planes in read_images(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, planes in read_images(
+        model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         encoded = model.represent(pixels, batch_size=batch_size)
         if encoded.grid is None:
-            raise InputError("dense probes need features on a grid; this model's image tower pools them away")
+            raise InputError(
+                "dense probes need features on a grid; this model's image tower pools them away"
+            )
         for tokens, mine in zip(as_vectors(encoded.patches).numpy(), planes, strict=True):
             kept = np.arange(len(tokens))
             if share is not None:
@@ -111,4 +129,8 @@ def positions(
             features.append(tokens[kept])
             targets.append(cells(mine, encoded.grid)[kept])
             owners.append(len(kept))
-    return np.concatenate(features), np.concatenate(targets), np.repeat(np.arange(len(owners)), owners)
+    return (
+        np.concatenate(features),
+        np.concatenate(targets),
+        np.repeat(np.arange(len(owners)), owners),
+    )

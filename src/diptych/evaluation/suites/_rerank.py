@@ -1,4 +1,5 @@
-"""Two stages: embeddings choose the first k of each query, a `match` ability puts these k into their final order."""
+"""Two stages: embeddings choose the first k of each query, a `match` ability puts these k into
+their final order."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from diptych.evaluation.embed import Steps, as_vectors, read_images
 
 @dataclass(frozen=True)
 class Matched:
-    """Scores of some of the n x m pairs: `pairs` (P,) are sorted numbers image · m + text, `scores` (P,) theirs."""
+    """Scores of some of the n x m pairs: `pairs` (P,) are sorted numbers image · m + text, `scores`
+    (P,) theirs."""
 
     pairs: np.ndarray
     scores: np.ndarray
@@ -37,10 +39,11 @@ def match_some(
     batch_size: int,
     steps: Steps,
 ) -> Matched:
-    """`model.match` of each image with its texts `of_images` (n, k), and of each text with its `of_texts` (m, k).
+    """`model.match` of each image with its texts `of_images` (n, k), and of each text with its
+    `of_texts` (m, k).
 
-    Each image is read once, for all texts that it meets in either direction. `facts` is what chose the images: it
-    leaves out the same ones again.
+    Each image is read once, for all texts that it meets in either direction. `facts` is what chose
+    the images: it leaves out the same ones again.
     """
     n = len(of_images)
     m = len(of_texts)
@@ -50,12 +53,16 @@ def match_some(
     steps.total += len(source) + len(pairs)
     scores = []
     done = 0
-    for pixels, kept in read_images(model, source, facts, Counter(), exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, kept in read_images(
+        model, source, facts, Counter(), exact=exact, batch_size=batch_size, steps=steps
+    ):
         begin, end = np.searchsorted(pairs, (done * m, (done + len(kept)) * m))
         for start in range(begin, end, batch_size):
             image, text = np.divmod(pairs[start : min(start + batch_size, end)], m)
             asked = [texts[at] for at in text]
-            scores.append(as_vectors(model.match(pixels[image - done], asked, batch_size=batch_size)))
+            scores.append(
+                as_vectors(model.match(pixels[image - done], asked, batch_size=batch_size))
+            )
             steps.add(len(asked))
         done += len(kept)
     return Matched(pairs, torch.cat(scores).numpy(), m)

@@ -24,13 +24,14 @@ def ridge(
     seed: int = 0,
     alphas: Sequence[float] = ALPHAS,
 ) -> dict[str, float]:
-    """`rmse`, `r2`, `mae` and the chosen `alpha` of a ridge regression on standardised features (N, D), targets (N,).
+    """`rmse`, `r2`, `mae` and the chosen `alpha` of a ridge regression on standardised features (N,
+    D), targets (N,).
 
         r2 = 1 - sum (y - y')² / sum (y - mean y)²
 
-    alpha is the one of `alphas` with the least error on a fifth kept aside (`owners` are those of `kept_aside`), the
-    smallest of equal ones; then all samples are fitted. Chance names the mean of `targets`. r2 is 0 where the judged
-    targets are all equal.
+    alpha is the one of `alphas` with the least error on a fifth kept aside (`owners` are those of
+    `kept_aside`), the smallest of equal ones; then all samples are fitted. Chance names the mean of
+    `targets`. r2 is 0 where the judged targets are all equal.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
     >>> round(ridge(x, 3 * x[:, 0] + 1, x, 3 * x[:, 0] + 1)["r2"], 3)
@@ -49,7 +50,9 @@ def ridge(
     y = targets[fit]
     aside_x = features[aside]
     aside_y = targets[aside]
-    alpha = min(alphas, key=lambda value: float(((predicted(x, y, aside_x, value) - aside_y) ** 2).mean()))
+    alpha = min(
+        alphas, key=lambda value: float(((predicted(x, y, aside_x, value) - aside_y) ** 2).mean())
+    )
     found = errors(test_targets, predicted(features, targets, test_features, alpha))
     constant = errors(test_targets, np.full(len(test_targets), targets.mean()))
     return found | {f"chance_{name}": value for name, value in constant.items()} | {"alpha": alpha}

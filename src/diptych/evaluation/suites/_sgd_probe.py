@@ -1,10 +1,11 @@
-"""A linear layer on frozen features, fitted by plain SGD for many epochs, of which the best on other samples is kept.
+"""A linear layer on frozen features, fitted by plain SGD for many epochs, of which the best on
+other samples is kept.
 
     logits = W x / r + b,   r = mean_i |x_i| over the samples that are fitted
 
-Source: the probe of Lewis et al. 2023 (GIST): learning rate 0.5, 64 samples a step, 1,000 epochs, neither momentum nor
-decay. Published features have lengths of their own and go in as they are; the division by r is ours, so that one rate
-fits all encoders.
+Source: the probe of Lewis et al. 2023 (GIST): learning rate 0.5, 64 samples a step, 1,000 epochs,
+neither momentum nor decay. Published features have lengths of their own and go in as they are; the
+division by r is ours, so that one rate fits all encoders.
 
 Dimensions: N samples, D width, C classes.
 """
@@ -21,7 +22,8 @@ from diptych.linear import among_first
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A fitted layer, as scikit-learn's classifiers are used; `epoch` is the one it is of, counted from 1."""
+    """A fitted layer, as scikit-learn's classifiers are used; `epoch` is the one it is of, counted
+    from 1."""
 
     classes_: np.ndarray
     weight: np.ndarray  # (C, D), for features as they are
@@ -44,9 +46,10 @@ def layer(
     batch: int = 64,
     epochs: int = 1000,
 ) -> Layer:
-    """The layer that learnt from features x (N, D) with labels y (N,), at the epoch with the best accuracy on `val`; of
-    equal ones the last. It begins at zero, so that features of zeros leave all classes alike but for how common they
-    are. Raises InputError where fewer than two classes are there.
+    """The layer that learnt from features x (N, D) with labels y (N,), at the epoch with the best
+    accuracy on `val`; of equal ones the last. It begins at zero, so that features of zeros leave
+    all classes alike but for how common they are. Raises InputError where fewer than two classes
+    are there.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
     >>> found = layer(x[:40], x[:40, 0] > 0, x[40:], x[40:, 0] > 0, epochs=20)
@@ -55,7 +58,9 @@ def layer(
     """
     classes, places = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise InputError("all samples that a probe learns from are of one class; give samples of others too")
+        raise InputError(
+            "all samples that a probe learns from are of one class; give samples of others too"
+        )
     size = max(float(np.linalg.norm(x, axis=1).mean()), np.finfo(np.float32).tiny)
     features = torch.as_tensor(x / size).float()
     targets = torch.from_numpy(places)
@@ -77,4 +82,6 @@ def layer(
             best = reached
             kept = (epoch, weight.detach().clone(), bias.detach().clone())
     epoch, of_features, of_all = kept
-    return Layer(classes_=classes, weight=of_features.numpy() / size, bias=of_all.numpy(), epoch=epoch)
+    return Layer(
+        classes_=classes, weight=of_features.numpy() / size, bias=of_all.numpy(), epoch=epoch
+    )

@@ -1,15 +1,17 @@
-"""Answers to questions about images: word for word, by the consensus of people, or chosen among several.
+"""Answers to questions about images: word for word, by the consensus of people, or chosen among
+several.
 
     exact         the answer equals one of the right ones
     vqa           mean over the people who answered of min(1, n / 3), n of the others having given that answer
     chosen        the right one of a question's choices has the highest score
 
-Answers are compared in lower case without punctuation and articles, number words as digits. `vqa` is of questions that
-four people or more answered: with fewer it cannot reach 1. Chance is always giving the most common answer, or choosing
-at random; ties lose.
+Answers are compared in lower case without punctuation and articles, number words as digits. `vqa`
+is of questions that four people or more answered: with fewer it cannot reach 1. Chance is always
+giving the most common answer, or choosing at random; ties lose.
 
-A question's answers are the texts of role answer that follow it; where all questions come first, the answers belong to
-them in order. Its choices are the attribute `choices` of the question, or the sample's texts of role choice.
+A question's answers are the texts of role answer that follow it; where all questions come first,
+the answers belong to them in order. Its choices are the attribute `choices` of the question, or the
+sample's texts of role choice.
 
 Sources: Antol et al. 2015 (VQA); Rajpurkar et al. 2016 (exact match and its normal form).
 """
@@ -79,27 +81,45 @@ def answers(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`exact` and `vqa` of written answers, or `chosen` where the model scores the choices of each question.
+    """`exact` and `vqa` of written answers, or `chosen` where the model scores the choices of each
+    question.
 
-    `by` is generate, a text after the question; log_prob, the log-probability of each choice after it; match or embed,
-    the score of the image with question and choice as one text. `paired`: where an edit of the sample (its twin) has
-    the same question with another answer, the share of such pairs of which both are right. Also given: `n` questions,
-    what chance gives, `bad` samples by reason, and the protocol.
+    `by` is generate, a text after the question; log_prob, the log-probability of each choice after
+    it; match or embed, the score of the image with question and choice as one text. `paired`: where
+    an edit of the sample (its twin) has the same question with another answer, the share of such
+    pairs of which both are right. Also given: `n` questions, what chance gives, `bad` samples by
+    reason, and the protocol.
     """
     ready(model, source, by=by)
     bad: Counter[str] = Counter()
-    asked: list[tuple[Question, bool]] = []  # all questions in order, and whether they are of a sample or of its edit
+    asked: list[
+        tuple[Question, bool]
+    ] = []  # all questions in order, and whether they are of a sample or of its edit
     pairs: list[tuple[int, int]] = []
     given: list[Any] = []  # a text, or scores of the choices, for each question
 
     def facts(sample: Sample) -> list[list[Question]]:
         """The questions of the sample and of each edit that has an image."""
         mine = questions(sample, by != "generate")
-        return [mine, *(_twins(edit, mine, by != "generate") for edit in sample.edits if "main" in edit.images)]
+        return [
+            mine,
+            *(
+                _twins(edit, mine, by != "generate")
+                for edit in sample.edits
+                if "main" in edit.images
+            ),
+        ]
 
     steps = Steps(progress, len(source))
     for pixels, kept in read_images(
-        model, source, facts, bad, images=images_with_edits, exact=exact, batch_size=batch_size, steps=steps
+        model,
+        source,
+        facts,
+        bad,
+        images=images_with_edits,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
     ):
         image = 0
         now = []
@@ -108,19 +128,29 @@ def answers(
             for at, found in enumerate(of_images):
                 for question in found:
                     if at:
-                        own = next(i for i, each in enumerate(of_images[0]) if each.text == question.text)
+                        own = next(
+                            i for i, each in enumerate(of_images[0]) if each.text == question.text
+                        )
                         pairs.append((first + own, len(asked)))
                     now.append((image, question))
                     asked.append((question, at == 0))
                 image += 1
         given += _given(model, pixels, now, by, batch_size)
-    right = np.array([_right(answer, question) for answer, (question, _) in zip(given, asked, strict=True)])
+    right = np.array(
+        [_right(answer, question) for answer, (question, _) in zip(given, asked, strict=True)]
+    )
     own = np.array([is_own for _, is_own in asked])
-    results = _written(given, asked) if by == "generate" else _chosen(right[own], [q for q, mine in asked if mine])
+    results = (
+        _written(given, asked)
+        if by == "generate"
+        else _chosen(right[own], [q for q, mine in asked if mine])
+    )
     if pairs:
         results["paired"] = float(np.mean([right[a] and right[b] for a, b in pairs]))
         results["chance_paired"] = (
-            0.0 if by == "generate" else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
+            0.0
+            if by == "generate"
+            else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
         )
     protocol = protocol_of(
         "answers",
@@ -135,23 +165,29 @@ def answers(
 
 
 def questions(sample: Sample, choose: bool = False) -> list[Question]:
-    """The questions of a sample with their answers; where `choose`, those of whose choices some are right, some wrong.
+    """The questions of a sample with their answers; where `choose`, those of whose choices some are
+    right, some wrong.
 
     Raises BadSample where there are none, or answers that belong to no question.
     """
     common = sample.captions("choice")
     made = [
-        Question(text.text, tuple(right), tuple(text.attrs.get("choices", common))) for text, right in answered(sample)
+        Question(text.text, tuple(right), tuple(text.attrs.get("choices", common)))
+        for text, right in answered(sample)
     ]
     if choose:
         made = [each for each in made if 0 < _rightness(each).sum() < len(each.choices)]
     if not made:
-        raise BadSample("no-question", f"{sample.key} has no question" + " with right and wrong choices" * choose)
+        raise BadSample(
+            "no-question",
+            f"{sample.key} has no question" + " with right and wrong choices" * choose,
+        )
     return made
 
 
 def vqa_accuracy(given: str, right: Sequence[str]) -> float:
-    """VQA's consensus: the mean, over people left out one at a time, of min(1, n / 3), n of the others agreeing.
+    """VQA's consensus: the mean, over people left out one at a time, of min(1, n / 3), n of the
+    others agreeing.
 
     >>> round(vqa_accuracy("Two", ["2", "two", "three", "3"]), 4)  # n is 1 where one of the two is left out, else 2
     0.5
@@ -181,11 +217,14 @@ def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Questio
     return [
         each
         for each in found
-        if each.text in other and not other[each.text] & {normal_answer(text) for text in each.answers}
+        if each.text in other
+        and not other[each.text] & {normal_answer(text) for text in each.answers}
     ]
 
 
-def _given(model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by: By, batch_size: int) -> list[Any]:
+def _given(
+    model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by: By, batch_size: int
+) -> list[Any]:
     """The answers to questions about images (by number): texts, or scores (n,) of the choices."""
     if by == "generate":
         return [
@@ -193,17 +232,23 @@ def _given(model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by
             for start in range(0, len(asked), batch_size)
             for part in [asked[start : start + batch_size]]
             for text in model.generate(
-                pixels[[at for at, _ in part]], [each.text for _, each in part], batch_size=batch_size
+                pixels[[at for at, _ in part]],
+                [each.text for _, each in part],
+                batch_size=batch_size,
             )
         ]
     rows = [(at, each.text, choice) for at, each in asked for choice in each.choices]
-    vectors = as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else pixels
+    vectors = (
+        as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else pixels
+    )
     scores = []
     for start in range(0, len(rows), batch_size):
         images, prompts, choices = zip(*rows[start : start + batch_size], strict=True)
         joined = [f"{prompt} {choice}" for prompt, choice in zip(prompts, choices, strict=True)]
         if by == "log_prob":
-            found = model.log_prob(pixels[list(images)], list(choices), list(prompts), batch_size=batch_size)
+            found = model.log_prob(
+                pixels[list(images)], list(choices), list(prompts), batch_size=batch_size
+            )
         elif by == "match":
             found = model.match(pixels[list(images)], joined, batch_size=batch_size)
         else:
@@ -214,7 +259,8 @@ def _given(model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by
 
 
 def _right(given: Any, question: Question) -> bool:
-    """Whether a written answer is one of the right ones, or a right choice scores above all wrong ones."""
+    """Whether a written answer is one of the right ones, or a right choice scores above all wrong
+    ones."""
     if isinstance(given, str):
         return normal_answer(given) in {normal_answer(each) for each in question.answers}
     right = _rightness(question)
@@ -233,8 +279,14 @@ def _luck(question: Question) -> float:
 
 
 def _written(given: Sequence[str], asked: Sequence[tuple[Question, bool]]) -> dict[str, Any]:
-    own = [(text, question.answers) for text, (question, mine) in zip(given, asked, strict=True) if mine]
-    common = Counter(form for _, right in own for form in sorted({normal_answer(each) for each in right}))
+    own = [
+        (text, question.answers)
+        for text, (question, mine) in zip(given, asked, strict=True)
+        if mine
+    ]
+    common = Counter(
+        form for _, right in own for form in sorted({normal_answer(each) for each in right})
+    )
     often = max(common, key=lambda form: (common[form], form))
     exact = [normal_answer(text) in {normal_answer(each) for each in right} for text, right in own]
     found = {"exact": float(np.mean(exact)), "chance_exact": common[often] / len(own)}
@@ -246,4 +298,7 @@ def _written(given: Sequence[str], asked: Sequence[tuple[Question, bool]]) -> di
 
 
 def _chosen(right: np.ndarray, asked: Sequence[Question]) -> dict[str, Any]:
-    return {"chosen": float(right.mean()), "chance_chosen": float(np.mean([_luck(each) for each in asked]))}
+    return {
+        "chosen": float(right.mean()),
+        "chance_chosen": float(np.mean([_luck(each) for each in asked])),
+    }

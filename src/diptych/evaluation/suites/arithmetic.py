@@ -1,16 +1,19 @@
-"""Arithmetic: an image less one word plus another, and whether the nearest image is what the words ask for.
+"""Arithmetic: an image less one word plus another, and whether the nearest image is what the words
+ask for.
 
     query = image + strength · (word_target - word_source),      hit: the nearest image is a right one
 
-All vectors are unit. Labels tell what is in an image: of an image of a red dog, blue in place of red asks for a blue
-dog, cat in place of dog for a red cat; right is every image whose labels are those of the query's but for the one
-exchanged. The gallery are all images, the query's own too, and the images of their edits where samples have some.
+All vectors are unit. Labels tell what is in an image: of an image of a red dog, blue in place of
+red asks for a blue dog, cat in place of dog for a red cat; right is every image whose labels are
+those of the query's but for the one exchanged. The gallery are all images, the query's own too, and
+the images of their edits where samples have some.
 
     success         each exchange of one word for another weighs the same, however many images ask for it
     success_mean    each query weighs the same
 
-Source: Couairon et al. 2022 (SIMAT), as Fahim et al. 2024 use it. Their weights are not in our sources; that each
-exchange weighs the same, and that the query's image stays in the gallery, is ours. [choice]
+Source: Couairon et al. 2022 (SIMAT), as Fahim et al. 2024 use it. Their weights are not in our
+sources; that each exchange weighs the same, and that the query's image stays in the gallery, is
+ours. [choice]
 
 Dimensions: N images, Q queries, E embedding.
 """
@@ -64,9 +67,10 @@ def arithmetic(
 ) -> dict[str, Any]:
     """The measures above, and `by_label`: those of the exchanges of one label's words.
 
-    `labels` say together what is in an image; their words are the names of their values, in `templates`. Every query
-    for which there is a right image is asked, or 20,000 that the first seed draws. Also given: `n` images, `pairs`
-    of query and exchange, `bad` samples by reason, and the protocol.
+    `labels` say together what is in an image; their words are the names of their values, in
+    `templates`. Every query for which there is a right image is asked, or 20,000 that the first
+    seed draws. Also given: `n` images, `pairs` of query and exchange, `bad` samples by reason, and
+    the protocol.
     """
     words = words_of(source, labels)
     steps = Steps(progress, len(source) + sum(map(len, words)) * len(templates))
@@ -76,10 +80,21 @@ def arithmetic(
         shown = [sample, *(edit for edit in sample.edits if "main" in edit.images)]
         return [tuple(int(label_of(each, label)) for label in labels) for each in shown]
 
-    read = embed_images(model, source, known, images=images_with_edits, exact=exact, batch_size=batch_size, steps=steps)
+    read = embed_images(
+        model,
+        source,
+        known,
+        images=images_with_edits,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
+    )
     images = normalize(read.vectors, dim=1)
     facts = [values for of_sample in read.facts for values in of_sample]
-    named = [class_vectors(model, names, templates, batch_size=batch_size, steps=steps) for names in words]
+    named = [
+        class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
+        for names in words
+    ]
 
     at, exchanges, right = asked(facts, [len(names) for names in words], MOST, seeds[0])
     if not len(at):
@@ -90,10 +105,17 @@ def arithmetic(
     change = torch.stack([named[label][new] - named[label][old] for label, old, new in exchanges])
     found = hits(images, at, change, right, strength=strength)
     results = {"n": len(images), "pairs": len(at), **measures(found, exchanges)}
-    results["chance_success"] = weighted(np.array([len(items) / len(images) for items in right]), exchanges)
-    rows = {name: [number for number, kind in enumerate(exchanges) if kind[0] == of] for of, name in enumerate(labels)}
+    results["chance_success"] = weighted(
+        np.array([len(items) / len(images) for items in right]), exchanges
+    )
+    rows = {
+        name: [number for number, kind in enumerate(exchanges) if kind[0] == of]
+        for of, name in enumerate(labels)
+    }
     results["by_label"] = {
-        name: measures(found[mine], [exchanges[number] for number in mine]) for name, mine in rows.items() if mine
+        name: measures(found[mine], [exchanges[number] for number in mine])
+        for name, mine in rows.items()
+        if mine
     }
     protocol = protocol_of(
         "arithmetic",
@@ -111,7 +133,11 @@ def arithmetic(
 def words_of(source: Source, labels: Sequence[str]) -> list[tuple[str, ...]]:
     """The words of each label's values. Raises InputError where the source does not give them."""
     schema = source.schema()
-    named = {name.removeprefix("labels."): field.classes for name, field in schema.items() if field.classes}
+    named = {
+        name.removeprefix("labels."): field.classes
+        for name, field in schema.items()
+        if field.classes
+    }
     for label in labels:
         if label not in named:
             raise unknown(f"label with named values of source {source.name!r}", label, named)
@@ -121,9 +147,11 @@ def words_of(source: Source, labels: Sequence[str]) -> list[tuple[str, ...]]:
 def asked(
     facts: Sequence[tuple[int, ...]], sizes: Sequence[int], most: int, seed: int
 ) -> tuple[np.ndarray, list[Exchange], list[list[int]]]:
-    """All queries that have an answer: the image's number (Q,), what is exchanged, the right images.
+    """All queries that have an answer: the image's number (Q,), what is exchanged, the right
+    images.
 
-    `facts` are the labels of each image, `sizes` the numbers of their values. Of more than `most`, a draw by `seed`.
+    `facts` are the labels of each image, `sizes` the numbers of their values. Of more than `most`,
+    a draw by `seed`.
 
     >>> at, exchanges, right = asked([(0, 0), (0, 1), (1, 1)], (2, 2), 10, 0)
     >>> list(zip(at.tolist(), exchanges, right))
@@ -138,9 +166,12 @@ def asked(
             ((label, values[label], new), alike[wanted])
             for label, size in enumerate(sizes)
             for new in range(size)
-            if new != values[label] and (wanted := (*values[:label], new, *values[label + 1 :])) in alike
+            if new != values[label]
+            and (wanted := (*values[:label], new, *values[label + 1 :])) in alike
         ]
-    queries = [(number, *answer) for number, values in enumerate(facts) for answer in answers[values]]
+    queries = [
+        (number, *answer) for number, values in enumerate(facts) for answer in answers[values]
+    ]
     if len(queries) > most:
         chosen = generator(seed, "arithmetic").choice(len(queries), most, replace=False)
         queries = [queries[number] for number in np.sort(chosen)]
@@ -158,8 +189,8 @@ def hits(
 ) -> np.ndarray:
     """Whether the image nearest to images[at] + strength · change is a right one: (Q,) bool.
 
-    images (N, E) are unit, at (Q,) the queries' images, change (Q, E) target words less source words, `right` the
-    right images of each query. Ties lose (see `metrics`).
+    images (N, E) are unit, at (Q,) the queries' images, change (Q, E) target words less source
+    words, `right` the right images of each query. Ties lose (see `metrics`).
 
     >>> images = torch.eye(3)
     >>> hits(images, np.array([0, 0]), torch.tensor([[-1.0, 1, 0], [-0.4, 0.4, 0]]), [[1], [1]])

@@ -7,13 +7,15 @@
 
     10 / 4 sum_n mean_r exp(-(l_c - l_r)² / 72) <min(g_n(c), g_n(r)), g_n(r)> / (|g_n(c)| |g_n(r)|)
 
-g_n holds count · log(N / df) of each n-gram, df being in how many of the N images' captions it occurs; l counts
-words. Words are runs of letters and digits, in lower case; the original cuts sentences by the rules of the Penn
-Treebank, which differs for abbreviations and the like. Objects are those of an image's boxes, called by their classes
-where the source names these, else by the boxes' texts. Chance is every image getting a caption of the next one, in
-the order of keys: fluent, but blind.
+g_n holds count · log(N / df) of each n-gram, df being in how many of the N images' captions it
+occurs; l counts words. Words are runs of letters and digits, in lower case; the original cuts
+sentences by the rules of the Penn Treebank, which differs for abbreviations and the like. Objects
+are those of an image's boxes, called by their classes where the source names these, else by the
+boxes' texts. Chance is every image getting a caption of the next one, in the order of keys: fluent,
+but blind.
 
-Source: Vedantam, Zitnick and Parikh 2015 (CIDEr); the clipped form with sigma 6 is that of the COCO caption server.
+Source: Vedantam, Zitnick and Parikh 2015 (CIDEr); the clipped form with sigma 6 is that of the COCO
+caption server.
 """
 
 import math
@@ -58,10 +60,11 @@ def captions(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`accuracy`, `cider`, and where the source has boxes `object_recall` and `object_precision`, beside chance.
+    """`accuracy`, `cider`, and where the source has boxes `object_recall` and `object_precision`,
+    beside chance.
 
-    `role` is that of the captions that count as right: caption, or the first. Also given: `n` images, `written`, the
-    first ten captions by key, `bad` samples by reason, and the protocol.
+    `role` is that of the captions that count as right: caption, or the first. Also given: `n`
+    images, `written`, the first ten captions by key, `bad` samples by reason, and the protocol.
     """
     role = role_of("captions", source, role)
     bad = Counter()
@@ -69,12 +72,17 @@ def captions(
 
     def facts(sample: Sample) -> tuple[str, list[str], list[str]]:
         """Key, captions and names of the objects of a sample."""
-        boxes = [(names[box.label] if box.label >= 0 else "") if names else box.text for box in sample.boxes]
+        boxes = [
+            (names[box.label] if box.label >= 0 else "") if names else box.text
+            for box in sample.boxes
+        ]
         return sample.key, texts_of(sample, role), [name for name in boxes if name]
 
     steps = Steps(progress, len(source))
     made: list[tuple[str, str, list[str], list[str]]] = []  # key, caption, captions, objects
-    for pixels, kept in read_images(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, kept in read_images(
+        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         written = model.generate(pixels, batch_size=batch_size)
         made += [(key, text, *rest) for text, (key, *rest) in zip(written, kept, strict=True)]
     made.sort(key=lambda each: each[0])
@@ -104,12 +112,16 @@ def captions(
 def report(
     written: Sequence[str], right: Sequence[Sequence[str]], objects: Sequence[Sequence[str]] = ()
 ) -> dict[str, float]:
-    """All measures of one written caption an image, its right captions, and the names of its objects.
+    """All measures of one written caption an image, its right captions, and the names of its
+    objects.
 
     >>> report(["A dog."], [["a cat", "a dog"]], [["dog", "ball"]])["object_recall"]
     0.5
     """
-    equal = [words(text) in [words(each) for each in others] for text, others in zip(written, right, strict=True)]
+    equal = [
+        words(text) in [words(each) for each in others]
+        for text, others in zip(written, right, strict=True)
+    ]
     found = {"accuracy": float(np.mean(equal)), "cider": float(cider(written, right).mean())}
     found |= {f"bleu{n}": value for n, value in enumerate(bleu(written, right), 1)}
     if any(objects):
@@ -130,8 +142,8 @@ def words(text: str) -> list[str]:
 def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
     """CIDEr-D of each written caption (N,) against the one or more captions of its image, 0 to 10.
 
-    The weights of n-grams come from all of `right`: an n-gram that every image's captions hold counts nothing, so the
-    measure needs several images. Nothing hangs on their order.
+    The weights of n-grams come from all of `right`: an n-gram that every image's captions hold
+    counts nothing, so the measure needs several images. Nothing hangs on their order.
 
     >>> cider(["a red dog runs", "two cats"], [["a red dog runs"], ["one black bird", "a bird"]]).round(4)
     array([10.,  0.])
@@ -158,13 +170,15 @@ def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
-    """BLEU-1 to BLEU-4 of all written captions together, each against the captions of its image, 0 to 1.
+    """BLEU-1 to BLEU-4 of all written captions together, each against the captions of its image, 0
+    to 1.
 
         BLEU-n = min(1, e^(1 - r / c)) · (Π_k≤n p_k)^(1/n)
 
-    p_k is the share of written k-grams that are right, each counted at most as often as one right caption holds it; c
-    is the number of written words, r that of the right captions that are closest in length, the shorter of two. Without
-    smoothing, as it is reported for captions. Source: Papineni et al. 2002.
+    p_k is the share of written k-grams that are right, each counted at most as often as one right
+    caption holds it; c is the number of written words, r that of the right captions that are
+    closest in length, the shorter of two. Without smoothing, as it is reported for captions.
+    Source: Papineni et al. 2002.
 
     >>> [round(value, 4) for value in bleu(["the the cat"], [["the cat sat"]])]
     [0.6667, 0.5774, 0.0, 0.0]
@@ -183,7 +197,9 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
             hits[len(gram) - 1] += min(count, most[gram])
         length = _length(mine)
         lengths[0] += length
-        lengths[1] += min((_length(other) for other in theirs), key=lambda each: (abs(each - length), each))
+        lengths[1] += min(
+            (_length(other) for other in theirs), key=lambda each: (abs(each - length), each)
+        )
     if not hits[0]:
         return [0.0] * LONGEST
     brevity = min(1.0, math.exp(1 - lengths[1] / lengths[0]))
@@ -196,10 +212,11 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
 
 
 def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """Recall and precision of the objects that captions name, means over the images for which they are defined.
+    """Recall and precision of the objects that captions name, means over the images for which they
+    are defined.
 
-    A name is found as whole words in order, the last of them in either number. The names that a caption could hold are
-    those of all images.
+    A name is found as whole words in order, the last of them in either number. The names that a
+    caption could hold are those of all images.
 
     >>> object_rates(["two dogs and a cat"], [["dog", "red ball"]])
     (0.5, 1.0)
@@ -242,7 +259,9 @@ def either_number(noun: str) -> set[str]:
 
 def _grams(text: str) -> Counter:
     said = words(text)
-    return Counter(tuple(said[at : at + n]) for n in range(1, LONGEST + 1) for at in range(len(said) - n + 1))
+    return Counter(
+        tuple(said[at : at + n]) for n in range(1, LONGEST + 1) for at in range(len(said) - n + 1)
+    )
 
 
 def _length(counts: Counter) -> int:
@@ -251,10 +270,13 @@ def _length(counts: Counter) -> int:
 
 
 def _similar(a: list[dict[Any, float]], b: list[dict[Any, float]], longer: int) -> float:
-    """The mean over lengths of n-gram of the clipped cosine, less where one text is longer than the other."""
+    """The mean over lengths of n-gram of the clipped cosine, less where one text is longer than the
+    other."""
     total = 0.0
     for mine, other in zip(a, b, strict=True):
-        product = sum(min(weight, other[gram]) * other[gram] for gram, weight in mine.items() if gram in other)
+        product = sum(
+            min(weight, other[gram]) * other[gram] for gram, weight in mine.items() if gram in other
+        )
         norms = math.hypot(*mine.values()) * math.hypot(*other.values())
         total += product / norms if norms else 0.0
     return total / LONGEST * math.exp(-(longer**2) / (2 * SIGMA**2))

@@ -2,9 +2,10 @@
 
     m_c = unit( mean unit vector of the images of class c ),      clip_i = mean over drawn x of c of <x, m_c>
 
-Vectors are the model's own embeddings of images, or those of another model, the judge. `top1` is the share of drawn
-images that are nearer to the mean of their class than to any other. Chance draws the images of one class for those
-of another: for `clip_i` it is the mean cosine of two classes' means.
+Vectors are the model's own embeddings of images, or those of another model, the judge. `top1` is
+the share of drawn images that are nearer to the mean of their class than to any other. Chance draws
+the images of one class for those of another: for `clip_i` it is the mean cosine of two classes'
+means.
 """
 
 from collections import Counter
@@ -47,7 +48,8 @@ def clip_i(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures above, of `draws` images of each class that the source has images of, from noise of `seed`.
+    """The measures above, of `draws` images of each class that the source has images of, from noise
+    of `seed`.
 
     Also given: `n` drawn images, `classes`, `bad` samples by reason, and the protocol.
 
@@ -73,7 +75,9 @@ def clip_i(
     means = normalize(torch.stack([seen.vectors[labels == at].mean(0) for at in shown]), dim=1)
     model.set_classes([names[at] for at in shown])
     drawn = [model.draw(names[at], draws, guidance=guidance, seed=seed) for at in shown]
-    vectors = judge.embed_images([image for images in drawn for image in images], batch_size=batch_size)
+    vectors = judge.embed_images(
+        [image for images in drawn for image in images], batch_size=batch_size
+    )
     own = torch.arange(len(shown)).repeat_interleave(draws)
     others = ~torch.eye(len(shown), dtype=torch.bool)
     protocol = protocol_of(
@@ -84,7 +88,12 @@ def clip_i(
         field=label,
         classes=names,
         rule="cosine to the mean; ties lose",
-        options=(f"draws={draws}", f"guidance={guidance:g}", f"seed={seed}", f"judge={getattr(judge, 'name', '')}"),
+        options=(
+            f"draws={draws}",
+            f"guidance={guidance:g}",
+            f"seed={seed}",
+            f"judge={getattr(judge, 'name', '')}",
+        ),
     )
     return {
         "clip_i": float((vectors * means[own]).sum(1).mean()),

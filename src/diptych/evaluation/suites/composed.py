@@ -1,12 +1,14 @@
-"""Composed retrieval: the image that is meant by another one and by words on what should be different in it.
+"""Composed retrieval: the image that is meant by another one and by words on what should be
+different in it.
 
     R@k = mean_q [rank_q <= k],    rank_q = 1 + #{other images of the gallery scoring >= the target}
     R_s@k: the same among the images of the query's own group, near-duplicates of the target
 
-A query is a sample with an image `reference` and texts of the instruction's role, which are joined by "and" where
-there are several; its target is the image `main`. The gallery are all images that samples show in either role, each
-content once: a source lists further images as samples without a reference. The reference itself is left out of the
-ranking, as CIRR has it, or with `keep_reference` it is one of the wrong images, as FashionIQ has it. Ties lose.
+A query is a sample with an image `reference` and texts of the instruction's role, which are joined
+by "and" where there are several; its target is the image `main`. The gallery are all images that
+samples show in either role, each content once: a source lists further images as samples without a
+reference. The reference itself is left out of the ranking, as CIRR has it, or with `keep_reference`
+it is one of the wrong images, as FashionIQ has it. Ties lose.
 
 Sources: Liu et al. 2021 (CIRR: recall among the subset); Wu et al. 2021 (FashionIQ).
 """
@@ -41,7 +43,8 @@ _RULE = "all images are the gallery, each content once; instructions of a sample
 
 @dataclass(frozen=True)
 class Query:
-    """Contents of target and reference, the number of the group (-1: none) and of the kind of edit (-1: none)."""
+    """Contents of target and reference, the number of the group (-1: none) and of the kind of edit
+    (-1: none)."""
 
     target: str
     reference: str
@@ -49,7 +52,9 @@ class Query:
     kind: int
 
 
-def ready(model: Any, source: Source, *, role: str | None = None, siblings: str | None = None) -> None:
+def ready(
+    model: Any, source: Source, *, role: str | None = None, siblings: str | None = None
+) -> None:
     """Raises InputError for a role or a label of groups that the source lacks."""
     _role(source, role)
     if siblings is not None:
@@ -68,17 +73,26 @@ def composed(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Recall among the gallery (`all_r1`, …) and among the query's group (`subset_r1`, `subset_r2`, `subset_r3`), and
-    `by_edit` where the source has the label `edit`.
+    """Recall among the gallery (`all_r1`, …) and among the query's group (`subset_r1`, `subset_r2`,
+    `subset_r3`), and `by_edit` where the source has the label `edit`.
 
-    `role` is that of the instructions (instruction). `siblings` is the label whose values are the groups (`group`,
-    where the source has one). Also given: `n` queries, `gallery` images, median ranks, mean reciprocal ranks,
-    `chance_all_r1` …, `mean` of all_r5 and subset_r1 (CIRR's), `bad` samples by reason, and the protocol.
+    `role` is that of the instructions (instruction). `siblings` is the label whose values are the
+    groups (`group`, where the source has one). Also given: `n` queries, `gallery` images, median
+    ranks, mean reciprocal ranks, `chance_all_r1` …, `mean` of all_r5 and subset_r1 (CIRR's), `bad`
+    samples by reason, and the protocol.
     """
     ready(model, source, role=role, siblings=siblings)
     role = _role(source, role)
     siblings = siblings or ("group" if "labels.group" in source.schema() else None)
-    found = _read(model, source, role, siblings, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source)))
+    found = _read(
+        model,
+        source,
+        role,
+        siblings,
+        exact=exact,
+        batch_size=batch_size,
+        steps=Steps(progress, len(source)),
+    )
     place = {content: at for at, content in enumerate(found.contents)}
     targets = np.array([place[query.target] for query in found.queries])
     references = np.array([place[query.reference] for query in found.queries])
@@ -91,23 +105,40 @@ def composed(
     sizes = [len(found.contents) - len(left_out) for left_out in ignored]
     results |= summary("all", rank["all"], [1] * len(targets), sizes, ks)
     if any(query.group >= 0 for query in found.queries):
-        members = [[place[content] for content in found.groups.get(query.group, ())] for query in found.queries]
+        members = [
+            [place[content] for content in found.groups.get(query.group, ())]
+            for query in found.queries
+        ]
         rank["subset"], sizes = _within(found.vectors, found.index, targets, members, ignored)
         grouped = rank["subset"][rank["subset"] > 0]
         results |= summary("subset", grouped, [1] * len(grouped), sizes, (1, 2, 3))
         if 5 in ks:
             results["mean"] = (results["all_r5"] + results["subset_r1"]) / 2
-    names = source.schema()[f"labels.{KINDS}"].classes if f"labels.{KINDS}" in source.schema() else ()
+    names = (
+        source.schema()[f"labels.{KINDS}"].classes if f"labels.{KINDS}" in source.schema() else ()
+    )
     kinds = np.array([query.kind for query in found.queries])
-    table = {names[kind]: _row(rank, kinds == kind) for kind in np.unique(kinds[kinds >= 0]).tolist()} if names else {}
+    table = (
+        {names[kind]: _row(rank, kinds == kind) for kind in np.unique(kinds[kinds >= 0]).tolist()}
+        if names
+        else {}
+    )
     options = (f"reference={'kept' if keep_reference else 'left out'}", f"siblings={siblings}")
-    protocol = protocol_of("composed", source, model, exact=exact, field=role, rule=_RULE, options=options)
-    return results | ({f"by_{KINDS}": table} if table else {}) | {"bad": dict(found.bad)} | describe(protocol, model)
+    protocol = protocol_of(
+        "composed", source, model, exact=exact, field=role, rule=_RULE, options=options
+    )
+    return (
+        results
+        | ({f"by_{KINDS}": table} if table else {})
+        | {"bad": dict(found.bad)}
+        | describe(protocol, model)
+    )
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Queries with their vectors (Q, E); contents of the gallery with their index (G, K, E); contents by group."""
+    """Queries with their vectors (Q, E); contents of the gallery with their index (G, K, E);
+    contents by group."""
 
     queries: list[Query]
     vectors: Tensor
@@ -118,7 +149,14 @@ class _Found:
 
 
 def _read(
-    model: Any, source: Source, role: str, siblings: str | None, *, exact: bool, batch_size: int, steps: Steps
+    model: Any,
+    source: Source,
+    role: str,
+    siblings: str | None,
+    *,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
 ) -> _Found:
     """Read every sample once: what its images add to the gallery, and its query."""
     groups: dict[int, dict[str, None]] = {}
@@ -128,7 +166,8 @@ def _read(
     bad: Counter[str] = Counter()
 
     def told(sample: Sample) -> tuple[list[str], str, Query | None]:
-        """Contents of the images that are read, the instruction, and the query of a sample that is one."""
+        """Contents of the images that are read, the instruction, and the query of a sample that is
+        one."""
         contents = [content_of(image) for image in _images(sample)]
         group = int(sample.labels.get(siblings, -1)) if siblings is not None else -1
         if group >= 0:
@@ -136,7 +175,11 @@ def _read(
         text = " and ".join(text.strip() for text in sample.captions(role) if text.strip())
         if len(contents) < 2 or not text:
             return contents, "", None
-        return contents, text, Query(contents[0], contents[1], group, int(sample.labels.get(KINDS, -1)))
+        return (
+            contents,
+            text,
+            Query(contents[0], contents[1], group, int(sample.labels.get(KINDS, -1))),
+        )
 
     for pixels, facts in read_images(
         model, source, told, bad, images=_images, exact=exact, batch_size=batch_size, steps=steps
@@ -144,26 +187,44 @@ def _read(
         contents = [content for mine, _, _ in facts for content in mine]
         new = {content: at for at, content in enumerate(contents) if content not in kept}
         if new:
-            kept |= zip(new, model.index(pixels[list(new.values())], batch_size=batch_size).cpu(), strict=True)
+            kept |= zip(
+                new,
+                model.index(pixels[list(new.values())], batch_size=batch_size).cpu(),
+                strict=True,
+            )
         ends = np.cumsum([len(mine) for mine, _, _ in facts])
-        asked = [(end - 1, text, query) for end, (_, text, query) in zip(ends, facts, strict=True) if query]
+        asked = [
+            (end - 1, text, query)
+            for end, (_, text, query) in zip(ends, facts, strict=True)
+            if query
+        ]
         if asked:
             places, texts, mine = zip(*asked, strict=True)
             queries += mine
-            vectors.append(as_vectors(model.compose(pixels[list(places)], texts, batch_size=batch_size)))
+            vectors.append(
+                as_vectors(model.compose(pixels[list(places)], texts, batch_size=batch_size))
+            )
     if not queries:
-        raise InputError(f"no sample of {source.name!r} has a reference and texts of role {role!r}; name their role")
+        raise InputError(
+            f"no sample of {source.name!r} has a reference and texts of role {role!r}; name their role"
+        )
     lists = {group: list(contents) for group, contents in groups.items()}
-    return _Found(queries, torch.cat(vectors), list(kept), torch.stack(list(kept.values())), lists, bad)
+    return _Found(
+        queries, torch.cat(vectors), list(kept), torch.stack(list(kept.values())), lists, bad
+    )
 
 
 def _images(sample: Sample) -> list[EncodedImage]:
     """The main image, and behind it the reference where there is one."""
-    return [*main_image(sample), *([sample.images["reference"]] if "reference" in sample.images else [])]
+    return [
+        *main_image(sample),
+        *([sample.images["reference"]] if "reference" in sample.images else []),
+    ]
 
 
 def content_of(image: EncodedImage) -> str:
-    """What makes two images one: their encoded bytes. Raises BadSample where they cannot be read."""
+    """What makes two images one: their encoded bytes. Raises BadSample where they cannot be
+    read."""
     return hashlib.blake2b(image.read(), digest_size=16).hexdigest()
 
 
@@ -174,8 +235,8 @@ def _within(
     members: Sequence[Sequence[int]],
     ignored: Sequence[Sequence[int]],
 ) -> tuple[np.ndarray, list[int]]:
-    """The rank of each query's target among the members of its group less the ignored, 0 for a query without a group,
-    and how many these are of each query with one."""
+    """The rank of each query's target among the members of its group less the ignored, 0 for a
+    query without a group, and how many these are of each query with one."""
     found = np.zeros(len(targets), np.int64)
     sizes = []
     for at, (target, group) in enumerate(zip(targets, members, strict=True)):

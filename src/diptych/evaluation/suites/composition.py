@@ -1,7 +1,8 @@
-"""Composition: images and texts that differ by one edit, which only a model that reads them whole can tell apart.
+"""Composition: images and texts that differ by one edit, which only a model that reads them whole
+can tell apart.
 
-A unit is a sample and its edits, n images and n texts that belong together one by one; s_ij is the score of image i
-with text j, and 0 is the sample itself.
+A unit is a sample and its edits, n images and n texts that belong together one by one; s_ij is the
+score of image i with text j, and 0 is the sample itself.
 
     i2t_2way    s_00 > s_01, and s_11 > s_10      each image between the two texts        chance 1/2
     t2i_2way    s_00 > s_10, and s_11 > s_01      each text between the two images        chance 1/2
@@ -13,11 +14,11 @@ with text j, and 0 is the sample itself.
     group_1     both                                                                        chance 1/(2n - 1)
     …_all       the same of all members of a unit at once
 
-Pairs are the sample with each of its edits; `by_kind` tells them apart by the edit's kind. Ties lose. Edits of the text
-alone give i2t_2way, edits of the image alone t2i_2way.
+Pairs are the sample with each of its edits; `by_kind` tells them apart by the edit's kind. Ties
+lose. Edits of the text alone give i2t_2way, edits of the image alone t2i_2way.
 
-Sources: Thrush et al. 2022 (Winoground: text, image, group); Tong et al. 2024 (MMVP: paired); Hsieh et al. 2023
-(SugarCrepe: 2-way). The chances are those of scores in random order.
+Sources: Thrush et al. 2022 (Winoground: text, image, group); Tong et al. 2024 (MMVP: paired); Hsieh
+et al. 2023 (SugarCrepe: 2-way). The chances are those of scores in random order.
 """
 
 import math
@@ -62,7 +63,8 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Unit:
-    """The members of a unit, the sample itself first: kinds of the edits, numbers of images and texts (-1: none)."""
+    """The members of a unit, the sample itself first: kinds of the edits, numbers of images and
+    texts (-1: none)."""
 
     kinds: tuple[str, ...]
     images: tuple[int, ...]
@@ -78,7 +80,8 @@ def ready(
     siblings: str | None = None,
     by: By = "embed",
 ) -> None:
-    """Raises InputError for roles and abilities that are not there, and for a source without edits or negatives."""
+    """Raises InputError for roles and abilities that are not there, and for a source without edits
+    or negatives."""
     role_of("composition", source, role)
     if siblings is not None:
         group_field(source, siblings)
@@ -107,13 +110,15 @@ def composition(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """How often images and texts that differ by one edit are told apart: the measures above, and `by_kind`.
+    """How often images and texts that differ by one edit are told apart: the measures above, and
+    `by_kind`.
 
-    `role` is that of the texts, of samples and edits alike. `negatives` are roles of wrong texts that a sample brings
-    itself; their role is their kind, and the text they contradict is the one of `role` that shares most words with
-    them. `siblings` is a label that they share (`scene`): the first is then the sample and the others its edits. `by`
-    is embed, the cosine, or match, the score of `model.match`. Edits that change no text of `role` are no
-    edits of the text. Also given: `n` units, `pairs`, `bad` samples by reason, and the protocol.
+    `role` is that of the texts, of samples and edits alike. `negatives` are roles of wrong texts
+    that a sample brings itself; their role is their kind, and the text they contradict is the one
+    of `role` that shares most words with them. `siblings` is a label that they share (`scene`): the
+    first is then the sample and the others its edits. `by` is embed, the cosine, or match, the
+    score of `model.match`. Edits that change no text of `role` are no edits of the text. Also
+    given: `n` units, `pairs`, `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, negatives=negatives, siblings=siblings, by=by)
     whole = source
@@ -131,7 +136,14 @@ def composition(
     scores = []  # tables
     steps = Steps(progress, len(source))
     for pixels, kept in read_images(
-        model, source, units_of, bad, images=images_with_edits, exact=exact, batch_size=batch_size, steps=steps
+        model,
+        source,
+        units_of,
+        bad,
+        images=images_with_edits,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
     ):
         of_sample = pixels.split([count for count, _ in kept])
         units += [mine for _, mine in kept]
@@ -139,14 +151,20 @@ def composition(
             for each, (_, mine) in zip(of_sample, kept, strict=True):
                 scores += [_table(unit, _matcher(model, each, texts, batch_size)) for unit in mine]
         else:
-            found = [model.embed_images(part, batch_size=batch_size) for part in pixels.split(batch_size)]
-            vectors += torch.cat([as_vectors(part) for part in found]).split([count for count, _ in kept])
+            found = [
+                model.embed_images(part, batch_size=batch_size) for part in pixels.split(batch_size)
+            ]
+            vectors += torch.cat([as_vectors(part) for part in found]).split(
+                [count for count, _ in kept]
+            )
     if by == "embed":
         steps.total += len(texts)
         of_texts = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
         for each, mine in zip(vectors, units, strict=True):
             scores += [_table(unit, _cosines(each, of_texts)) for unit in mine]
-    options = [f"by={by}", f"negatives={','.join(negatives)}"] + ([] if siblings is None else [f"siblings={siblings}"])
+    options = [f"by={by}", f"negatives={','.join(negatives)}"] + (
+        [] if siblings is None else [f"siblings={siblings}"]
+    )
     protocol = protocol_of(
         "composition",
         whole,
@@ -161,9 +179,11 @@ def composition(
 
 
 def report(scores: Sequence[np.ndarray], kinds: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """All measures of units: scores (n, n) of images (rows) with texts (columns), NaN where one of them is missing.
+    """All measures of units: scores (n, n) of images (rows) with texts (columns), NaN where one of
+    them is missing.
 
-    `kinds` names each member's edit, the first being the sample itself. Measures that no unit has are left out.
+    `kinds` names each member's edit, the first being the sample itself. Measures that no unit has
+    are left out.
 
     >>> found = report([np.array([[0.9, 0.2], [0.4, 0.3]])], [("", "swap")])
     >>> found["i2t_2way"], found["text"], found["image"]
@@ -183,17 +203,32 @@ def report(scores: Sequence[np.ndarray], kinds: Sequence[Sequence[str]]) -> dict
         rows[kind] = {"n": len(tables), **_without_chance(pair_scores(np.stack(tables)))}
         if any(len(table) > 2 for table in sets[kind]):
             rows[kind] |= _without_chance(n_way(sets[kind]))
-    return {"n": len(scores), "pairs": len(pairs), **pair_scores(np.stack(pairs)), **n_way(scores), "by_kind": rows}
+    return {
+        "n": len(scores),
+        "pairs": len(pairs),
+        **pair_scores(np.stack(pairs)),
+        **n_way(scores),
+        "by_kind": rows,
+    }
 
 
 def pair_scores(scores: np.ndarray) -> dict[str, float]:
-    """2-way and Winoground accuracies of pairs: scores (P, 2, 2), images by texts, NaN where one is missing."""
+    """2-way and Winoground accuracies of pairs: scores (P, 2, 2), images by texts, NaN where one is
+    missing."""
     beats = _beats(scores)
-    of_rows = np.stack([beats(0, 0, 0, 1), beats(1, 1, 1, 0)], 1)  # (P, 2): each image between the texts
+    of_rows = np.stack(
+        [beats(0, 0, 0, 1), beats(1, 1, 1, 0)], 1
+    )  # (P, 2): each image between the texts
     of_columns = np.stack([beats(0, 0, 1, 0), beats(1, 1, 0, 1)], 1)  # each text between the images
     text = of_rows.prod(1)
     image = of_columns.prod(1)
-    found = {"i2t_2way": of_rows, "t2i_2way": of_columns, "text": text, "image": image, "group": text * image}
+    found = {
+        "i2t_2way": of_rows,
+        "t2i_2way": of_columns,
+        "text": text,
+        "image": image,
+        "group": text * image,
+    }
     chance = {"i2t_2way": 1 / 2, "t2i_2way": 1 / 2, "text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
     results = {}
     for name, hits in found.items():
@@ -223,22 +258,28 @@ def n_way(scores: Sequence[np.ndarray]) -> dict[str, float]:
         for name, hits in {"text": text, "image": image, "group": text & image}.items():
             found.setdefault(f"{name}_1", []).append(float(hits.mean()))
             found.setdefault(f"{name}_all", []).append(float(hits.all()))
-            one, of_all = (1 / (2 * n - 1), chance_group(n)) if name == "group" else (1 / n, float(n) ** -n)
+            one, of_all = (
+                (1 / (2 * n - 1), chance_group(n)) if name == "group" else (1 / n, float(n) ** -n)
+            )
             found.setdefault(f"chance_{name}_1", []).append(one)
             found.setdefault(f"chance_{name}_all", []).append(of_all)
     sizes = [len(table) for table in whole]
     weights = {True: sizes, False: None}  # members count alike in _1, units in _all
-    results = {name: float(np.average(hits, weights=weights[name.endswith("_1")])) for name, hits in found.items()}
+    results = {
+        name: float(np.average(hits, weights=weights[name.endswith("_1")]))
+        for name, hits in found.items()
+    }
     return {"ways": float(np.mean(sizes)), **results}
 
 
 def chance_group(n: int) -> float:
-    """The chance that in an n x n table in random order each diagonal entry is the largest of its row and column.
+    """The chance that in an n x n table in random order each diagonal entry is the largest of its
+    row and column.
 
         n! / prod_j (n - j + 1 + n (n - 1) - (j - 1)(j - 2))
 
-    The j-th largest diagonal entry must lie above the later ones and above 2 (j - 1) other entries that no earlier one
-    covers for good: a forest, whose orders the hook length formula counts.
+    The j-th largest diagonal entry must lie above the later ones and above 2 (j - 1) other entries
+    that no earlier one covers for good: a forest, whose orders the hook length formula counts.
 
     >>> round(1 / chance_group(2), 6), round(1 / chance_group(3), 6)
     (6.0, 60.0)
@@ -256,7 +297,10 @@ def closest(text: str, candidates: Sequence[str]) -> int:
     from difflib import SequenceMatcher
 
     words = normal_form(text).split()
-    shares = [SequenceMatcher(None, normal_form(each).split(), words, autojunk=False).ratio() for each in candidates]
+    shares = [
+        SequenceMatcher(None, normal_form(each).split(), words, autojunk=False).ratio()
+        for each in candidates
+    ]
     return int(np.argmax(shares))
 
 
@@ -269,20 +313,27 @@ def _matcher(model: Any, pixels: Tensor, texts: Texts, batch_size: int) -> Score
 
     def score(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         parts = [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]
-        asked = [(pixels[rows[part]], [texts.written[at] for at in columns[part]]) for part in parts]
-        return torch.cat([as_vectors(model.match(*each, batch_size=batch_size)) for each in asked]).numpy()
+        asked = [
+            (pixels[rows[part]], [texts.written[at] for at in columns[part]]) for part in parts
+        ]
+        return torch.cat(
+            [as_vectors(model.match(*each, batch_size=batch_size)) for each in asked]
+        ).numpy()
 
     return score
 
 
 def _beats(scores: np.ndarray) -> Callable[[int, int, int, int], np.ndarray]:
-    """1.0 where entry (a, b) of each pair is above (c, d) by more than rounding, 0.0 where not, NaN where one lacks."""
+    """1.0 where entry (a, b) of each pair is above (c, d) by more than rounding, 0.0 where not, NaN
+    where one lacks."""
     slack = TIE * np.nanmax(np.abs(scores), axis=(1, 2), initial=0.0)
 
     def beats(a: int, b: int, c: int, d: int) -> np.ndarray:
         left = scores[:, a, b]
         right = scores[:, c, d]
-        return np.where(np.isfinite(left) & np.isfinite(right), (left > right + slack).astype(float), np.nan)
+        return np.where(
+            np.isfinite(left) & np.isfinite(right), (left > right + slack).astype(float), np.nan
+        )
 
     return beats
 
@@ -292,7 +343,8 @@ def _without_chance(row: dict[str, float]) -> dict[str, float]:
 
 
 def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) -> list[Unit]:
-    """The units of a sample: itself with its edits, and each text that negatives contradict with these."""
+    """The units of a sample: itself with its edits, and each text that negatives contradict with
+    these."""
     own = texts_of(sample, role)
     first = texts.add(own[0])
     kinds = [""]
@@ -320,7 +372,8 @@ def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) ->
 
 
 def _table(unit: Unit, score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """The scores (n, n) of a unit, by `score(images, texts)` of two lists of numbers; NaN where one is missing."""
+    """The scores (n, n) of a unit, by `score(images, texts)` of two lists of numbers; NaN where one
+    is missing."""
     images = np.array(unit.images)
     texts = np.array(unit.texts)
     rows, columns = np.nonzero((images[:, None] >= 0) & (texts >= 0))

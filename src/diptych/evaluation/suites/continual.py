@@ -1,4 +1,5 @@
-"""Continual learning: what a model can still do, and already can, after each stage of learning one task after another.
+"""Continual learning: what a model can still do, and already can, after each stage of learning one
+task after another.
 
 R_ij is the measure on task j after stage i; of T tasks, stage i has learnt task i.
 
@@ -7,8 +8,9 @@ R_ij is the measure on task j after stage i; of T tasks, stage i has learnt task
     backward_transfer   mean_{j<T} ( R_Tj - R_jj )                      what later stages did to it
     forward_transfer    mean_{j>1} ( R_{j-1,j} - b_j )                  above a baseline b, before the task is learnt
 
-The tasks are sources joined by commas, the stages checkpoints: `earlier` ones and the model itself, in order. One more
-checkpoint than there are tasks is one from before the first stage, and its row is b; else b is chance.
+The tasks are sources joined by commas, the stages checkpoints: `earlier` ones and the model itself,
+in order. One more checkpoint than there are tasks is one from before the first stage, and its row
+is b; else b is chance.
 
 Sources: Lopez-Paz and Ranzato 2017 (transfer); Chaudhry et al. 2018 (forgetting).
 
@@ -42,9 +44,14 @@ Checkpoint = Any
 
 
 def ready(
-    model: Any, source: Source, *, earlier: Sequence[Checkpoint] = (), measure: str = "retrieval.i2t_r1+t2i_r1"
+    model: Any,
+    source: Source,
+    *,
+    earlier: Sequence[Checkpoint] = (),
+    measure: str = "retrieval.i2t_r1+t2i_r1",
 ) -> None:
-    """Raises InputError where sources and checkpoints make no matrix, or one of the checkpoints cannot be loaded."""
+    """Raises InputError where sources and checkpoints make no matrix, or one of the checkpoints
+    cannot be loaded."""
     tasks, suite, _ = _asked(source, earlier, measure)
     for task in tasks:
         check(model, task, [suite])
@@ -64,11 +71,12 @@ def continual(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`average`, `forgetting`, `backward_transfer` and `forward_transfer`, and the matrix R in `by_stage`.
+    """`average`, `forgetting`, `backward_transfer` and `forward_transfer`, and the matrix R in
+    `by_stage`.
 
-    `measure` is SUITE.NUMBER, or SUITE.NUMBER+NUMBER for the mean of several; `role` and `label` go to that suite where
-    it takes them. Also given: `n` tasks, `chance_average`, `bad` samples by reason, and the protocol, which holds that
-    of each task.
+    `measure` is SUITE.NUMBER, or SUITE.NUMBER+NUMBER for the mean of several; `role` and `label` go
+    to that suite where it takes them. Also given: `n` tasks, `chance_average`, `bad` samples by
+    reason, and the protocol, which holds that of each task.
     """
     tasks, suite, numbers = _asked(source, earlier, measure)
     stages = [*earlier, model]
@@ -84,9 +92,13 @@ def continual(
             results = evaluate(held, task, [suite], progress=share, **settings)[suite]
             matrix[i, j] = mean_of(results, suite, numbers)
             if i == len(stages) - 1:
-                chance.append(float(np.mean([results.get(f"chance_{number}", 0.0) for number in numbers])))
+                chance.append(
+                    float(np.mean([results.get(f"chance_{number}", 0.0) for number in numbers]))
+                )
                 protocols.append(results["protocol"])
-                bad |= {f"task {j + 1}: {reason}": count for reason, count in results["bad"].items()}
+                bad |= {
+                    f"task {j + 1}: {reason}": count for reason, count in results["bad"].items()
+                }
     before = len(stages) - len(tasks)
     found = summary(matrix[before:], matrix[0] if before else np.array(chance))
     names = [f"{j + 1}: {data_of(task)}" for j, task in enumerate(tasks)]
@@ -101,16 +113,26 @@ def continual(
         exact=exact,
         field=measure,
         rule="stage i has learnt task i",
-        options=(f"baseline={'checkpoint' if before else 'chance'}", *(f"task={each}" for each in protocols)),
+        options=(
+            f"baseline={'checkpoint' if before else 'chance'}",
+            *(f"task={each}" for each in protocols),
+        ),
     )
-    results = {"n": len(tasks), **found, "chance_average": float(np.mean(chance)), "by_stage": rows, "bad": bad}
+    results = {
+        "n": len(tasks),
+        **found,
+        "chance_average": float(np.mean(chance)),
+        "by_stage": rows,
+        "bad": bad,
+    }
     return results | describe(protocol, model)
 
 
 def summary(matrix: np.ndarray, baseline: np.ndarray | float = 0.0) -> dict[str, float]:
     """All measures of a matrix R (T, T), stages by tasks; `baseline` (T,) or one number is b.
 
-    Of one task there is no forgetting and no transfer. Raises InputError where the matrix is not square.
+    Of one task there is no forgetting and no transfer. Raises InputError where the matrix is not
+    square.
 
     >>> found = summary(np.array([[0.9, 0.1], [0.5, 0.8]]))
     >>> {name: round(value, 2) for name, value in found.items()}
@@ -130,11 +152,16 @@ def summary(matrix: np.ndarray, baseline: np.ndarray | float = 0.0) -> dict[str,
     return found
 
 
-def _asked(source: Source, earlier: Sequence[Checkpoint], measure: str) -> tuple[Sequence[Source], str, list[str]]:
-    """The tasks, the suite that measures each, and its numbers; InputError where they make no matrix."""
+def _asked(
+    source: Source, earlier: Sequence[Checkpoint], measure: str
+) -> tuple[Sequence[Source], str, list[str]]:
+    """The tasks, the suite that measures each, and its numbers; InputError where they make no
+    matrix."""
     tasks: Sequence[Source] = getattr(source, "sources", ())
     if len(tasks) < 2:
-        raise InputError(f"continual needs a source for each task, joined by commas; {source.name!r} is one")
+        raise InputError(
+            f"continual needs a source for each task, joined by commas; {source.name!r} is one"
+        )
     if len(earlier) + 1 not in (len(tasks), len(tasks) + 1):
         raise InputError(
             f"continual has {len(tasks)} tasks and {len(earlier) + 1} checkpoints with the model itself; name "
@@ -144,7 +171,8 @@ def _asked(source: Source, earlier: Sequence[Checkpoint], measure: str) -> tuple
 
 
 def measured_by(measure: str) -> tuple[str, list[str]]:
-    """The suite and the numbers of SUITE.NUMBER+NUMBER; InputError where it is none, or one of several models."""
+    """The suite and the numbers of SUITE.NUMBER+NUMBER; InputError where it is none, or one of
+    several models."""
     suite, _, numbers = measure.partition(".")
     if suite not in cards() or suite in SEVERAL:
         raise unknown("suite to measure by", suite, set(cards()) - SEVERAL)
@@ -155,7 +183,9 @@ def measured_by(measure: str) -> tuple[str, list[str]]:
 
 def settings_of(suite: str, **given: Any) -> dict[str, Any]:
     """Those of the settings that are given and that the suite takes."""
-    takes = inspect.signature(getattr(import_module(f"diptych.evaluation.suites.{suite}"), suite)).parameters
+    takes = inspect.signature(
+        getattr(import_module(f"diptych.evaluation.suites.{suite}"), suite)
+    ).parameters
     return {name: value for name, value in given.items() if name in takes and value is not None}
 
 

@@ -1,14 +1,17 @@
-"""Degeneration: how much the texts that a language model generates repeat themselves, by decoding strategy.
+"""Degeneration: how much the texts that a language model generates repeat themselves, by decoding
+strategy.
 
     distinct_n   different n-grams / all n-grams, different within each text, both summed over the texts
     rep_n        1 - distinct_n
     diversity    distinct_2 · distinct_3 · distinct_4
 
-Each text of the source gives a prompt, its first `prefix` tokens; `length` tokens are generated after it, its end made
-impossible before, and compared with the `length` tokens that do follow there. n-grams are of words between blanks, in
-lower case. Greedy and beam search of a small model repeat themselves, sampling does not.
+Each text of the source gives a prompt, its first `prefix` tokens; `length` tokens are generated
+after it, its end made impossible before, and compared with the `length` tokens that do follow
+there. n-grams are of words between blanks, in lower case. Greedy and beam search of a small model
+repeat themselves, sampling does not.
 
-Source: Welleck et al. 2020 (rep-n); Su et al. 2022 (diversity). Their program leaves out each text's last n-gram.
+Source: Welleck et al. 2020 (rep-n); Su et al. 2022 (diversity). Their program leaves out each
+text's last n-gram.
 """
 
 import math
@@ -30,7 +33,9 @@ card = {
     "abilities": ["generate", "tokenizer"],
 }
 
-_RULE = "first text of each sample; words between blanks, lower case; no end before the asked length"
+_RULE = (
+    "first text of each sample; words between blanks, lower case; no end before the asked length"
+)
 
 
 def ready(
@@ -42,15 +47,20 @@ def ready(
     length: int = 64,
     strategies: Sequence[str] = ("greedy", "sample"),
 ) -> None:
-    """Raises InputError for a role that the source lacks, an unknown strategy, lengths that the model cannot hold."""
+    """Raises InputError for a role that the source lacks, an unknown strategy, lengths that the
+    model cannot hold."""
     role_of("degeneration", source, role)
     for spec in strategies:
         strategy_of(parse(spec).name, parse(spec).options)
     if prefix < 1 or length < 4:
-        raise InputError(f"prefix is {prefix}, length {length}; they must be at least 1 and 4 tokens")
+        raise InputError(
+            f"prefix is {prefix}, length {length}; they must be at least 1 and 4 tokens"
+        )
     room = getattr(model.tokenizer, "context", math.inf) - len(model.tokenizer.before)
     if prefix + length > room:
-        raise InputError(f"prefix {prefix} and length {length} exceed the {room} tokens that {model.name} holds")
+        raise InputError(
+            f"prefix {prefix} and length {length} exceed the {room} tokens that {model.name} holds"
+        )
 
 
 def degeneration(
@@ -65,10 +75,12 @@ def degeneration(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`by_strategy`: diversity and rep_2, rep_3, rep_4 (see `report`) of each strategy and of the source's own `text`.
+    """`by_strategy`: diversity and rep_2, rep_3, rep_4 (see `report`) of each strategy and of the
+    source's own `text`.
 
-    A strategy is named with its options, `sample:top_p=0.9:temperature=0.8`; the first seed decides what it draws.
-    Also given: `n` prompts, `bad` samples (those whose text is too short) by reason, and the protocol.
+    A strategy is named with its options, `sample:top_p=0.9:temperature=0.8`; the first seed decides
+    what it draws. Also given: `n` prompts, `bad` samples (those whose text is too short) by reason,
+    and the protocol.
     """
     ready(model, source, role=role, prefix=prefix, length=length, strategies=strategies)
     role = role_of("degeneration", source, role)
@@ -126,7 +138,8 @@ def report(texts: Sequence[Sequence[Hashable]]) -> dict[str, float]:
 
 
 def diversity(texts: Sequence[Sequence[Hashable]]) -> float:
-    """The product of distinct_2, distinct_3 and distinct_4: 1 where nothing is repeated, near 0 in a loop."""
+    """The product of distinct_2, distinct_3 and distinct_4: 1 where nothing is repeated, near 0 in
+    a loop."""
     return math.prod(distinct(texts, n) for n in (2, 3, 4))
 
 

@@ -1,10 +1,11 @@
-"""Dense probe: the class at each position of an image, read off frozen features there by a linear classifier.
+"""Dense probe: the class at each position of an image, read off frozen features there by a linear
+classifier.
 
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
-A position's class is the most common one of its cell. The classifier is that of the linear probe: logistic regression
-on standardised features, C chosen on a fifth of the images kept aside. Chance names one class everywhere, the most
-common.
+A position's class is the most common one of its cell. The classifier is that of the linear probe:
+logistic regression on standardised features, C chosen on a fifth of the images kept aside. Chance
+names one class everywhere, the most common.
 """
 
 from collections import Counter
@@ -49,14 +50,18 @@ def dense(
 ) -> dict[str, Any]:
     """`miou` and `accuracy` of positions, each class's IoU in `by_class`, and what chance gives.
 
-    The probe learns from at most `most` positions of `train`, a source or its spec, and is judged on all of `source`;
-    without it `source` is cut in two by the first seed. `mask` is class, or the first whose numbers have class names;
-    255 in it is void. Also given: `n` positions judged on, `n_train`, `bad` samples by reason, and the protocol.
+    The probe learns from at most `most` positions of `train`, a source or its spec, and is judged
+    on all of `source`; without it `source` is cut in two by the first seed. `mask` is class, or the
+    first whose numbers have class names; 255 in it is void. Also given: `n` positions judged on,
+    `n_train`, `bad` samples by reason, and the protocol.
     """
     mask = mask_of(source, mask)
     halves = split(source, train, seeds[0])
     bad = Counter()
-    classes = [part.schema()[f"masks.{mask_of(part, mask)}"].classes for part in (halves.train, halves.test)]
+    classes = [
+        part.schema()[f"masks.{mask_of(part, mask)}"].classes
+        for part in (halves.train, halves.test)
+    ]
     names = tuple(dict.fromkeys([*classes[1], *classes[0]]))
     if len(names) > VOID:
         raise InputError(
@@ -120,9 +125,11 @@ def segmentation(
     seed: int = 0,
     cs: Sequence[float] = CS,
 ) -> tuple[dict[str, float], dict[int, float]]:
-    """`miou`, `accuracy`, `C` and chance of a linear classifier on positions (P, D) of classes (P,); and IoU by class.
+    """`miou`, `accuracy`, `C` and chance of a linear classifier on positions (P, D) of classes
+    (P,); and IoU by class.
 
-    C is chosen on a fifth of the images, where `owners` (P,) says which position is of which, else of the positions.
+    C is chosen on a fifth of the images, where `owners` (P,) says which position is of which, else
+    of the positions.
 
     >>> x = np.repeat(np.eye(2), 20, axis=0)
     >>> y = np.repeat([0, 3], 20)
@@ -159,8 +166,8 @@ def ious(truth: np.ndarray, predicted: np.ndarray) -> dict[int, float]:
 
 
 def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """A mask (H, W) whose numbers are those of the classes `own` with those of `names`; `VOID` where it is none of
-    these.
+    """A mask (H, W) whose numbers are those of the classes `own` with those of `names`; `VOID`
+    where it is none of these.
 
     >>> renumbered(np.array([[0, 1, 255]]), ("sea", "sky"), ("sky", "sand", "sea"))
     array([[  2,   0, 255]])
@@ -173,10 +180,13 @@ def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> n
 
 
 def mask_of(source: Source, mask: str | None, suite: str = "dense") -> str:
-    """The mask whose numbers are classes: as asked, or class, or the first that has class names. Raises InputError for
-    one without them: its numbers may be those of objects, counted anew in each image."""
+    """The mask whose numbers are classes: as asked, or class, or the first that has class names.
+    Raises InputError for one without them: its numbers may be those of objects, counted anew in
+    each image."""
     fields = source.schema().items()
-    masks = {name.removeprefix("masks."): field for name, field in fields if name.startswith("masks.")}
+    masks = {
+        name.removeprefix("masks."): field for name, field in fields if name.startswith("masks.")
+    }
     named = [name for name, field in masks.items() if field.classes]
     if not masks:
         raise InputError(f"{suite} needs masks, which source {source.name!r} does not give")

@@ -1,9 +1,10 @@
-"""Depth probe: how far each position of an image is, read off frozen features there by ridge regression.
+"""Depth probe: how far each position of an image is, read off frozen features there by ridge
+regression.
 
     RMSE = sqrt( mean_p (d_p - d'_p)² )
 
-A position's depth is the mean over its cell; cells of which half or more is unknown are left out. Chance names the mean
-depth of what the probe learnt from.
+A position's depth is the mean over its cell; cells of which half or more is unknown are left out.
+Chance names the mean depth of what the probe learnt from.
 """
 
 from collections import Counter
@@ -40,9 +41,10 @@ def depth(
 ) -> dict[str, Any]:
     """`rmse`, `mae` and `r2` of the depth at each position, and what chance gives.
 
-    The probe learns from at most `most` positions of `train`, a source or its spec, and is judged on all of `source`;
-    without it `source` is cut in two by the first seed. Depth is the array `depth` (H, W), NaN where it is unknown.
-    Also given: `n` positions judged on, `n_train`, `bad` samples by reason, and the protocol.
+    The probe learns from at most `most` positions of `train`, a source or its spec, and is judged
+    on all of `source`; without it `source` is cut in two by the first seed. Depth is the array
+    `depth` (H, W), NaN where it is unknown. Also given: `n` positions judged on, `n_train`, `bad`
+    samples by reason, and the protocol.
     """
     halves = split(source, train, seeds[0])
     bad = Counter()
@@ -82,5 +84,7 @@ def depth(
         options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
     )
     (x, y, owners), (test_x, test_y, _) = found
-    results = {"n": len(test_y), "n_train": len(y)} | ridge(x, y, test_x, test_y, owners=owners, seed=seeds[0])
+    results = {"n": len(test_y), "n_train": len(y)} | ridge(
+        x, y, test_x, test_y, owners=owners, seed=seeds[0]
+    )
     return results | {"bad": dict(bad)} | describe(protocol, model)

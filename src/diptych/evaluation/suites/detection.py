@@ -2,9 +2,10 @@
 
     AP_c = mean over r = 0, .01, …, 1 of the largest precision at a recall of r or more,      AP50 = mean_c AP_c
 
-Detections of a class go from the likeliest down over all images; each takes the box of its image that it overlaps
-most, of those not taken, and is a hit where the overlap (IoU) is .5 or more. So COCO counts, at one overlap and without
-crowds (Lin et al. 2014). Chance has not looked: it is told no boxes, and finds none.
+Detections of a class go from the likeliest down over all images; each takes the box of its image
+that it overlaps most, of those not taken, and is a hit where the overlap (IoU) is .5 or more. So
+COCO counts, at one overlap and without crowds (Lin et al. 2014). Chance has not looked: it is told
+no boxes, and finds none.
 """
 
 from collections import Counter
@@ -48,10 +49,11 @@ def detection(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`ap50`, the mean over the classes that have boxes, and `recall50`, what share of all boxes is found at all.
+    """`ap50`, the mean over the classes that have boxes, and `recall50`, what share of all boxes is
+    found at all.
 
-    The classes are those that the source names. Also given: `n` images, `boxes`, the classes one by one, `bad`
-    samples by reason, and the protocol. Raises InputError where no box has a name.
+    The classes are those that the source names. Also given: `n` images, `boxes`, the classes one by
+    one, `bad` samples by reason, and the protocol. Raises InputError where no box has a name.
     """
     ready(model, source)
     names = things(source)
@@ -65,22 +67,31 @@ def detection(
         if "main" not in sample.images:
             raise BadSample("no-image", f"{sample.key} has no image 'main'")
         boxes, held = shares(sample, sample.images["main"].decode().size, classes)
-        return torch.from_numpy(boxes), torch.tensor([number[name] for name in held], dtype=torch.int64)
+        return torch.from_numpy(boxes), torch.tensor(
+            [number[name] for name in held], dtype=torch.int64
+        )
 
     before = model.classes
     model.set_classes(names)
     truths = []
     found = []
     try:
-        for pixels, facts in read_images(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
-            found += [(each.boxes, each.classes, each.scores) for each in model.detect(pixels, batch_size=batch_size)]
+        for pixels, facts in read_images(
+            model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps
+        ):
+            found += [
+                (each.boxes, each.classes, each.scores)
+                for each in model.detect(pixels, batch_size=batch_size)
+            ]
             truths += facts
     finally:
         if before:
             model.set_classes(before)
     by_class, recall = average_precisions(found, truths, len(names))
     if not by_class:
-        raise InputError(f"no box of source {source.name!r} lies in its image; there is nothing to find")
+        raise InputError(
+            f"no box of source {source.name!r} lies in its image; there is nothing to find"
+        )
     protocol = protocol_of(
         "detection",
         source,
@@ -103,11 +114,14 @@ def detection(
 
 
 def average_precisions(
-    found: Sequence[tuple[Tensor, Tensor, Tensor]], truths: Sequence[tuple[Tensor, Tensor]], classes: int
+    found: Sequence[tuple[Tensor, Tensor, Tensor]],
+    truths: Sequence[tuple[Tensor, Tensor]],
+    classes: int,
 ) -> tuple[dict[int, float], float]:
     """The average precision of each class that has boxes, and the share of all boxes that is found.
 
-    Of each image `found` has boxes (n, 4), classes (n,) and scores (n,), `truths` boxes and classes.
+    Of each image `found` has boxes (n, 4), classes (n,) and scores (n,), `truths` boxes and
+    classes.
     """
     precisions = {}
     taken = 0
@@ -131,7 +145,8 @@ def average_precisions(
 
 
 def matched(boxes: Tensor, scores: Tensor, wanted: Tensor, overlap: float = OVERLAP) -> Tensor:
-    """Which boxes (n, 4) of one class in one image are hits: the likeliest chooses first among the wanted (m, 4)."""
+    """Which boxes (n, 4) of one class in one image are hits: the likeliest chooses first among the
+    wanted (m, 4)."""
     hits = torch.zeros(len(boxes), dtype=torch.bool)
     if not len(boxes) or not len(wanted):
         return hits
@@ -146,8 +161,8 @@ def matched(boxes: Tensor, scores: Tensor, wanted: Tensor, overlap: float = OVER
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> float:
-    """COCO's average precision of detections (n,) that are hits or not, of `count` boxes. Of equal scores those that
-    are no hits go first.
+    """COCO's average precision of detections (n,) that are hits or not, of `count` boxes. Of equal
+    scores those that are no hits go first.
 
     >>> round(average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2), 4)
     0.835
@@ -155,6 +170,8 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> float
     order = np.lexsort((hits, -scores))
     right = hits[order].cumsum()
     precision = right / np.arange(1, len(hits) + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]  # the largest at this recall or a higher one
+    precision = np.maximum.accumulate(precision[::-1])[
+        ::-1
+    ]  # the largest at this recall or a higher one
     place = np.searchsorted(right / count, np.linspace(0, 1, 101) - 1e-12, side="left")
     return float(np.append(precision, 0.0)[np.minimum(place, len(precision))].mean())

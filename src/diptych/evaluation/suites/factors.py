@@ -1,8 +1,9 @@
-"""Factors: a linear probe of frozen image features for each label of the schema, one table of what can be read off.
+"""Factors: a linear probe of frozen image features for each label of the schema, one table of what
+can be read off.
 
-A label of whole numbers is probed by logistic regression (`top1`), one of decimal numbers by ridge regression (`r2`);
-see `probe` and `regression`. Labels of which most values that are judged do not occur where the probe learns, such as
-numbers of their own for each image, are left out and told.
+A label of whole numbers is probed by logistic regression (`top1`), one of decimal numbers by ridge
+regression (`r2`); see `probe` and `regression`. Labels of which most values that are judged do not
+occur where the probe learns, such as numbers of their own for each image, are left out and told.
 """
 
 from collections import Counter
@@ -30,7 +31,13 @@ FEWEST = 5
 """Samples that a label needs on either side."""
 
 
-def ready(model: Any, source: Source, *, labels: Sequence[str] | None = None, features: Features = "embedding") -> None:
+def ready(
+    model: Any,
+    source: Source,
+    *,
+    labels: Sequence[str] | None = None,
+    features: Features = "embedding",
+) -> None:
     """Raises InputError for labels and features that do not fit."""
     features_ready(model, features)
     _labels(source, labels)
@@ -48,11 +55,12 @@ def factors(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`by_factor`: for each label `top1` or `r2` of a linear probe beside chance; and the means over labels.
+    """`by_factor`: for each label `top1` or `r2` of a linear probe beside chance; and the means
+    over labels.
 
-    The probes learn from `train`, a source or its spec, and are judged on `source`; without it `source` is cut in two
-    by the first seed. `labels` are all, or those named. Also given: `n`, `n_train`, `left_out` labels by reason, `bad`
-    samples by reason, and the protocol.
+    The probes learn from `train`, a source or its spec, and are judged on `source`; without it
+    `source` is cut in two by the first seed. `labels` are all, or those named. Also given: `n`,
+    `n_train`, `left_out` labels by reason, `bad` samples by reason, and the protocol.
     """
     ready(model, source, labels=labels, features=features)
     names = _labels(source, labels)
@@ -63,7 +71,9 @@ def factors(
         return [float(sample.labels.get(name, np.nan)) for name in names]
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
-    read = partial(frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps)
+    read = partial(
+        frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps
+    )
     (x, y), (test_x, test_y) = (read(part, values, bad) for part in (halves.train, halves.test))
     by_factor = {}
     left_out = {}
@@ -95,14 +105,21 @@ def factors(
         rule="standardised features, logistic or ridge regression, strength by a fifth kept aside; ties lose",
         options=(*halves.options, f"features={features}", f"seed={seeds[0]}"),
     )
-    return results | {"by_factor": by_factor, "left_out": left_out, "bad": dict(bad)} | describe(protocol, model)
+    return (
+        results
+        | {"by_factor": by_factor, "left_out": left_out, "bad": dict(bad)}
+        | describe(protocol, model)
+    )
 
 
 def _probed(mine: Sequence[np.ndarray], whole: bool, seed: int) -> dict[str, float]:
     x, y, test_x, test_y = mine
     if not whole:
         found = ridge(x, y, test_x, test_y, seed=seed)
-        return {"n": len(test_y), **{name: found[name] for name in ("r2", "chance_r2", "rmse", "chance_rmse")}}
+        return {
+            "n": len(test_y),
+            **{name: found[name] for name in ("r2", "chance_r2", "rmse", "chance_rmse")},
+        }
     found = linear(x, y.astype(int), test_x, test_y.astype(int), seed=seed)
     return {
         "n": len(test_y),

@@ -1,4 +1,5 @@
-"""The gap between the two sides of a space: how far images and their texts lie apart, and how each side is spread.
+"""The gap between the two sides of a space: how far images and their texts lie apart, and how each
+side is spread.
 
     centroid_distance     | mean_i x_i - mean_i y_i |                    0 to 2; the means are not made unit again
     linear_separability   accuracy of a logistic regression that tells images from texts; 0.5 no gap, 1 a full one
@@ -13,12 +14,13 @@
     mean_cosine_SIDE      mean_{i≠j} <x_i, x_j>                          0 where points are spread evenly, 1 collapsed
     collapse_SIDE         1 - sqrt( sum_j var_j )                        1 where all points are one
 
-SIDE is image or text. All are of unit vectors. For the separability the pairs are cut 80 to 20 by a seed, both members
-on the same side of the cut.
+SIDE is image or text. All are of unit vectors. For the separability the pairs are cut 80 to 20 by a
+seed, both members on the same side of the cut.
 
-Sources: Liang et al. 2022 (centroids); Fahim et al. 2024 (separability, uniformity across); Wang and Isola 2020
-(alignment, uniformity); Fang et al. 2024 (Wasserstein distance); Roy and Vetterli 2007 (effective rank); Mu and
-Viswanath 2018 (isotropy); Ethayarajh 2019 (mean cosine); Chen and He 2021 (collapse).
+Sources: Liang et al. 2022 (centroids); Fahim et al. 2024 (separability, uniformity across); Wang
+and Isola 2020 (alignment, uniformity); Fang et al. 2024 (Wasserstein distance); Roy and Vetterli
+2007 (effective rank); Mu and Viswanath 2018 (isotropy); Ethayarajh 2019 (mean cosine); Chen and He
+2021 (collapse).
 
 Dimensions: N pairs, E embedding.
 """
@@ -36,7 +38,15 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, embed_images, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
-from diptych.metrics import Array, covariance_rank, effective_rank, isotropy, lab, spread, wasserstein_uniformity
+from diptych.metrics import (
+    Array,
+    covariance_rank,
+    effective_rank,
+    isotropy,
+    lab,
+    spread,
+    wasserstein_uniformity,
+)
 from diptych.objectives.uniformity import alignment, cross_uniformity, uniformity
 from diptych.rng import generator
 
@@ -65,9 +75,11 @@ def gap(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures of `report` on the images of a source and their first texts of `role` (caption, or the first).
+    """The measures of `report` on the images of a source and their first texts of `role` (caption,
+    or the first).
 
-    The first seed cuts the pairs for the separability. Also given: `n` pairs, `bad` samples by reason, the protocol.
+    The first seed cuts the pairs for the separability. Also given: `n` pairs, `bad` samples by
+    reason, the protocol.
     """
     role = role_of("gap", source, role)
 
@@ -75,7 +87,9 @@ def gap(
         return texts_of(sample, role)[0]
 
     steps = Steps(progress, 2 * len(source))
-    images = embed_images(model, source, first_text, exact=exact, batch_size=batch_size, steps=steps)
+    images = embed_images(
+        model, source, first_text, exact=exact, batch_size=batch_size, steps=steps
+    )
     texts = embed_texts(model, images.facts, batch_size=batch_size, steps=steps)
     protocol = protocol_of(
         "gap",
@@ -102,7 +116,9 @@ def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[
     """
     x, y = (torch.as_tensor(values) for values in (image_vectors, text_vectors))
     if x.dim() != 2 or x.shape != y.shape or len(x) < FEWEST:
-        raise InputError(f"vectors {tuple(x.shape)} and {tuple(y.shape)} are no {FEWEST} pairs; give two of (N, E)")
+        raise InputError(
+            f"vectors {tuple(x.shape)} and {tuple(y.shape)} are no {FEWEST} pairs; give two of (N, E)"
+        )
     x, y = (normalize(values.detach().double().cpu(), dim=1) for values in (x, y))
     found = {
         "centroid_distance": float((x.mean(0) - y.mean(0)).norm()),
@@ -124,9 +140,11 @@ def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[
 
 
 def linear_separability(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> float:
-    """The accuracy with which a logistic regression tells images from texts (N, E) on a fifth of the pairs.
+    """The accuracy with which a logistic regression tells images from texts (N, E) on a fifth of
+    the pairs.
 
-    scikit-learn's with its own C of 1, fitted on the other four fifths; both members of a pair lie on the same side.
+    scikit-learn's with its own C of 1, fitted on the other four fifths; both members of a pair lie
+    on the same side.
     """
     with lab("the separability"):
         from sklearn.linear_model import LogisticRegression
@@ -138,11 +156,14 @@ def linear_separability(image_vectors: Array, text_vectors: Array, *, seed: int 
     judged = order[:judged]
     model = LogisticRegression(max_iter=1000)
     model.fit(np.concatenate([x[learnt], y[learnt]]), np.repeat([0, 1], len(learnt)))
-    return float(model.score(np.concatenate([x[judged], y[judged]]), np.repeat([0, 1], len(judged))))
+    return float(
+        model.score(np.concatenate([x[judged], y[judged]]), np.repeat([0, 1], len(judged)))
+    )
 
 
 def mean_cosine(vectors: Tensor) -> float:
-    """The mean cosine of the pairs of different rows of unit vectors (N, E), without the N x N products.
+    """The mean cosine of the pairs of different rows of unit vectors (N, E), without the N x N
+    products.
 
     ( |sum_i x_i|² - sum_i |x_i|² ) / ( N (N - 1) )
     """

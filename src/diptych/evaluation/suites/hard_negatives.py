@@ -1,14 +1,16 @@
-"""Hard negatives among texts: another wording of a thing must be nearer to its text than a text with one wrong word.
+"""Hard negatives among texts: another wording of a thing must be nearer to its text than a text
+with one wrong word.
 
     hit = [ <anchor, right> > <anchor, wrong> ]          by log_prob:  hit = [ log p(right) > log p(wrong) ]
 
-The anchor is another wording of the same sample: a text of role `anchor`, or another one of `role`. The wrong text is
-an edit's, or of one of the roles `negatives`; it is set against the text of `role` that shares most words with it. No
-image is read. By log_prob there is no anchor: the more probable text is chosen, which tells how far a set of
-negatives can be solved without seeing. Ties lose; chance is 1/2.
+The anchor is another wording of the same sample: a text of role `anchor`, or another one of `role`.
+The wrong text is an edit's, or of one of the roles `negatives`; it is set against the text of
+`role` that shares most words with it. No image is read. By log_prob there is no anchor: the more
+probable text is chosen, which tells how far a set of negatives can be solved without seeing. Ties
+lose; chance is 1/2.
 
-Sources: Hsieh et al. 2023 (SugarCrepe, whose captions and negatives are such texts); Gao et al. 2021 (SimCSE, hard
-negatives of sentences).
+Sources: Hsieh et al. 2023 (SugarCrepe, whose captions and negatives are such texts); Gao et al.
+2021 (SimCSE, hard negatives of sentences).
 """
 
 from collections import Counter
@@ -42,8 +44,8 @@ NEGATIVES = ("negative", "negated", "swapped", "contradiction")
 
 @dataclass(frozen=True)
 class Trial:
-    """One wrong text: the numbers of its anchors, of the right text and of itself, and its kind. By log_prob there are
-    no anchors."""
+    """One wrong text: the numbers of its anchors, of the right text and of itself, and its kind. By
+    log_prob there are no anchors."""
 
     anchors: tuple[int, ...]
     right: int
@@ -60,7 +62,8 @@ def ready(
     negatives: Sequence[str] = (),
     by: By = "embed",
 ) -> None:
-    """Raises InputError for roles and abilities that are not there, and for a source without edits or negatives."""
+    """Raises InputError for roles and abilities that are not there, and for a source without edits
+    or negatives."""
     if by not in ("embed", "log_prob"):
         raise unknown("way to score", by, ("embed", "log_prob"))
     able("hard_negatives", model, "embed_texts" if by == "embed" else "log_prob")
@@ -84,12 +87,14 @@ def hard_negatives(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`two_way`, the share of wrong texts that lie further from the anchors than the right ones, and `by_kind`.
+    """`two_way`, the share of wrong texts that lie further from the anchors than the right ones,
+    and `by_kind`.
 
-    `role` is that of the right texts (caption, or the first); `anchor` that of the anchors (paraphrase where there is
-    one, else `role`); `negatives` those of the wrong texts, by default all that are called negative, negated, swapped
-    or contradiction. Where a text has several anchors it counts by the share of them. `by` is embed, or log_prob, by
-    which the model says how probable a text is. Also given: `margin`, the mean difference of the cosines (or
+    `role` is that of the right texts (caption, or the first); `anchor` that of the anchors
+    (paraphrase where there is one, else `role`); `negatives` those of the wrong texts, by default
+    all that are called negative, negated, swapped or contradiction. Where a text has several
+    anchors it counts by the share of them. `by` is embed, or log_prob, by which the model says how
+    probable a text is. Also given: `margin`, the mean difference of the cosines (or
     log-probabilities), `n` wrong texts, `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, anchor=anchor, negatives=negatives, by=by)
@@ -117,11 +122,16 @@ def hard_negatives(
         rule="anchors count by their share; ties lose",
         options=(f"by={by}", f"anchor={anchor}", f"negatives={','.join(negatives) or 'edits'}"),
     )
-    return report(margins, [trial.kind for trial in trials]) | {"bad": dict(bad)} | describe(protocol, model)
+    return (
+        report(margins, [trial.kind for trial in trials])
+        | {"bad": dict(bad)}
+        | describe(protocol, model)
+    )
 
 
 def report(margins: Sequence[Array], kinds: Sequence[str]) -> dict[str, Any]:
-    """`two_way`, `margin` and `by_kind` of wrong texts, by how much the right one scores higher from each anchor (A,).
+    """`two_way`, `margin` and `by_kind` of wrong texts, by how much the right one scores higher
+    from each anchor (A,).
 
     >>> report([np.array([0.5, -0.5]), np.array([0.1])], ["swap", "add"])["two_way"]
     0.75
@@ -153,13 +163,23 @@ def _margins(vectors: Tensor, trial: Trial) -> Tensor:
     return anchors @ vectors[trial.right] - anchors @ vectors[trial.wrong]
 
 
-def _trials(sample: Sample, texts: Texts, role: str, anchor: str | None, negatives: Sequence[str]) -> list[Trial]:
+def _trials(
+    sample: Sample, texts: Texts, role: str, anchor: str | None, negatives: Sequence[str]
+) -> list[Trial]:
     own = texts_of(sample, role)
-    anchors = list(dict.fromkeys(texts.add(text) for text in texts_of(sample, anchor))) if anchor else []
-    wrong = [(edit.captions(role)[0], edit.kind or "edit") for edit in sample.edits if edit.captions(role)]
+    anchors = (
+        list(dict.fromkeys(texts.add(text) for text in texts_of(sample, anchor))) if anchor else []
+    )
+    wrong = [
+        (edit.captions(role)[0], edit.kind or "edit")
+        for edit in sample.edits
+        if edit.captions(role)
+    ]
     wrong += [(text, name) for name in negatives for text in sample.captions(name)]
     if not wrong:
-        raise BadSample("no-negative", f"{sample.key} has no edit and no text of role {', '.join(negatives)}")
+        raise BadSample(
+            "no-negative", f"{sample.key} has no edit and no text of role {', '.join(negatives)}"
+        )
     trials = []
     for text, kind in wrong:
         right = texts.add(own[closest(text, own)])
@@ -169,7 +189,10 @@ def _trials(sample: Sample, texts: Texts, role: str, anchor: str | None, negativ
             trials.append(Trial(others, right, number, kind))
     if not trials:
         reason = "same-text" if anchor is None else "no-anchor"
-        raise BadSample(reason, f"{sample.key} has no wrong text that differs, or no other wording of role {anchor!r}")
+        raise BadSample(
+            reason,
+            f"{sample.key} has no wrong text that differs, or no other wording of role {anchor!r}",
+        )
     return trials
 
 

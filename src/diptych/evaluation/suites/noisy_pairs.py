@@ -1,12 +1,15 @@
-"""Noisy pairs: whether pairs that are flagged (wrong captions, noise) can be told by how badly image and text fit.
+"""Noisy pairs: whether pairs that are flagged (wrong captions, noise) can be told by how badly
+image and text fit.
 
     suspicion = - <image, text>,  or minus the score of `model.match`
 
-AUROC is the chance that a flagged pair is more suspicious than another one (ties count half), AP the mean precision
-over the flagged pairs in order of suspicion. A flag is a label of the sample (0: none), or an attribute of the text
-(absent or empty: none); if it says of which kind it is, each kind is set against the unflagged pairs too.
+AUROC is the chance that a flagged pair is more suspicious than another one (ties count half), AP
+the mean precision over the flagged pairs in order of suspicion. A flag is a label of the sample (0:
+none), or an attribute of the text (absent or empty: none); if it says of which kind it is, each
+kind is set against the unflagged pairs too.
 
-Other scores, such as the noise probabilities that a method gives its training pairs, go to `report` as they are.
+Other scores, such as the noise probabilities that a method gives its training pairs, go to `report`
+as they are.
 """
 
 from collections import Counter
@@ -18,7 +21,15 @@ import torch
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation import able
-from diptych.evaluation.embed import Progress, Steps, Texts, as_vectors, embed_texts, label_of, read_images
+from diptych.evaluation.embed import (
+    Progress,
+    Steps,
+    Texts,
+    as_vectors,
+    embed_texts,
+    label_of,
+    read_images,
+)
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of
 from diptych.metrics import TIE, lab
@@ -30,7 +41,9 @@ card = {
 }
 
 
-def ready(model: Any, source: Source, *, role: str | None = None, by: Literal["embed", "match"] = "embed") -> None:
+def ready(
+    model: Any, source: Source, *, role: str | None = None, by: Literal["embed", "match"] = "embed"
+) -> None:
     """Raises InputError for a role and abilities that are not there."""
     role_of("noisy_pairs", source, role)
     if by not in ("embed", "match"):
@@ -50,11 +63,12 @@ def noisy_pairs(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`auroc` and `average_precision` of flagged pairs, `n` pairs, how many are `flagged`, and `by_kind`.
+    """`auroc` and `average_precision` of flagged pairs, `n` pairs, how many are `flagged`, and
+    `by_kind`.
 
-    `role` is that of the texts; `flag` names it: a label of the source, or else an attribute of the texts. `by`
-    is embed, the cosine, or match. Also given: what chance gives, `bad` samples by reason, and the protocol. Raises
-    InputError where no pair is flagged, or all are.
+    `role` is that of the texts; `flag` names it: a label of the source, or else an attribute of the
+    texts. `by` is embed, the cosine, or match. Also given: what chance gives, `bad` samples by
+    reason, and the protocol. Raises InputError where no pair is flagged, or all are.
     """
     ready(model, source, role=role, by=by)
     role = role_of("noisy_pairs", source, role)
@@ -70,7 +84,9 @@ def noisy_pairs(
         if field is None:
             return [(texts.add(text.text), _kind(text.attrs.get(flag, ""))) for text in found]
         value = int(label_of(sample, flag))
-        kind = "" if value == 0 else field.classes[value] if value < len(field.classes) else str(value)
+        kind = (
+            "" if value == 0 else field.classes[value] if value < len(field.classes) else str(value)
+        )
         return [(texts.add(text.text), kind) for text in found]
 
     steps = Steps(progress, len(source))
@@ -78,7 +94,9 @@ def noisy_pairs(
     kinds = []
     numbers = []
     scores = []
-    for pixels, kept in read_images(model, source, pairs, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, kept in read_images(
+        model, source, pairs, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         owner = np.repeat(np.arange(len(kept)), [len(mine) for mine in kept])
         number, kind = zip(*(pair for mine in kept for pair in mine), strict=True)
         kinds += kind
@@ -94,13 +112,18 @@ def noisy_pairs(
         scores = [(torch.cat(vectors) * of_texts[numbers]).sum(1)]
     rule = "minus the score of image and text; ties count half"
     options = (f"flag={flag}", f"by={by}")
-    protocol = protocol_of("noisy_pairs", source, model, exact=exact, field=role, rule=rule, options=options)
-    found = by_kind(-torch.cat(scores).double().numpy(), kinds, f"flag {flag!r} of source {source.name!r}")
+    protocol = protocol_of(
+        "noisy_pairs", source, model, exact=exact, field=role, rule=rule, options=options
+    )
+    found = by_kind(
+        -torch.cat(scores).double().numpy(), kinds, f"flag {flag!r} of source {source.name!r}"
+    )
     return found | {"bad": dict(bad)} | describe(protocol, model)
 
 
 def report(scores: np.ndarray, flags: np.ndarray) -> dict[str, float]:
-    """`auroc` and `average_precision` of scores (N,) that should be higher where flags (N,) are set, and chance.
+    """`auroc` and `average_precision` of scores (N,) that should be higher where flags (N,) are
+    set, and chance.
 
     Raises InputError where no flag is set, or all are.
 
@@ -111,7 +134,9 @@ def report(scores: np.ndarray, flags: np.ndarray) -> dict[str, float]:
         from sklearn.metrics import average_precision_score, roc_auc_score
     given = np.asarray(flags, bool)
     if given.all() or not given.any():
-        raise InputError(f"{int(given.sum())} of {len(given)} flags are set; some must be, and some not")
+        raise InputError(
+            f"{int(given.sum())} of {len(given)} flags are set; some must be, and some not"
+        )
     return {
         "auroc": float(roc_auc_score(given, scores)),
         "average_precision": float(average_precision_score(given, scores)),
@@ -121,10 +146,13 @@ def report(scores: np.ndarray, flags: np.ndarray) -> dict[str, float]:
 
 
 def by_kind(scores: np.ndarray, kinds: list[str], where: str) -> dict[str, Any]:
-    """`report` of all flagged pairs, and of those of each kind against the unflagged; "" is no flag."""
+    """`report` of all flagged pairs, and of those of each kind against the unflagged; "" is no
+    flag."""
     named = np.array(kinds)
     if not 0 < (named != "").sum() < len(named):
-        raise InputError(f"{int((named != '').sum())} of {len(named)} pairs have {where}; some must, and some not")
+        raise InputError(
+            f"{int((named != '').sum())} of {len(named)} pairs have {where}; some must, and some not"
+        )
     near = np.round(scores / TIE) * TIE  # what differs by rounding alone is tied
     rows = {}
     for kind in sorted(set(kinds) - {""}):

@@ -24,11 +24,18 @@ def ready(model: Any, source: Source, *, role: str | None = None) -> None:
 
 
 def perplexity(
-    model: Any, source: Source, *, role: str | None = None, batch_size: int = 64, progress: Progress | None = None
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`perplexity` and `bits_per_character` of all texts of a role (caption, or the first; "*": of every role).
+    """`perplexity` and `bits_per_character` of all texts of a role (caption, or the first; "*": of
+    every role).
 
-    Also given: `n` texts, their `tokens`, `bad` samples (those with a text above the context) by reason, the protocol.
+    Also given: `n` texts, their `tokens`, `bad` samples (those with a text above the context) by
+    reason, the protocol.
     """
     role = role_of("perplexity", source, role)
     bad = Counter()

@@ -2,15 +2,16 @@
 
     S_kn = <t_k, p_n>,   W_kn = (S_kn - min_n S) / (max_n S - min_n S)
 
-t_k are the embeddings of texts that speak of one object each, p_n those of the positions of their image, through the
-projection of the image's vector.
+t_k are the embeddings of texts that speak of one object each, p_n those of the positions of their
+image, through the projection of the image's vector.
 
     pointing    the position with the largest S lies where the object has pixels; two that share it are no hit
     iou         of the positions with W > 0.5, pixel by pixel, with the object's mask
 
 Chance points anywhere, or to everything. Masks are laid under the image as its pixels were.
 
-Sources: Zhang et al. 2016, the pointing game, here on the positions of the tower; Zheng et al. 2024 (DreamLIP), W.
+Sources: Zhang et al. 2016, the pointing game, here on the positions of the tower; Zheng et al. 2024
+(DreamLIP), W.
 
 Dimensions: K texts, h x w positions, S side of the pixels.
 """
@@ -40,7 +41,9 @@ card = {
 def ready(model: Any, source: Source, *, role: str = "long") -> None:
     """Raises InputError for a role that the source lacks."""
     if f"texts.{role}" not in source.schema():
-        raise InputError(f"source {source.name!r} has no texts of role {role!r}; name one with --role")
+        raise InputError(
+            f"source {source.name!r} has no texts of role {role!r}; name one with --role"
+        )
 
 
 def pointing(
@@ -52,11 +55,12 @@ def pointing(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures above, with what chance gives, over the texts of `role` that speak of one object of the image.
+    """The measures above, with what chance gives, over the texts of `role` that speak of one object
+    of the image.
 
-    Which object is the attribute `objects` of a text, its mask the number one above in `instance`. Also given: `n`
-    texts, `bad` samples by reason, and the protocol. Raises InputError where no text speaks of one object, and for a
-    model whose image tower has no positions.
+    Which object is the attribute `objects` of a text, its mask the number one above in `instance`.
+    Also given: `n` texts, `bad` samples by reason, and the protocol. Raises InputError where no
+    text speaks of one object, and for a model whose image tower has no positions.
     """
     ready(model, source, role=role)
     steps = Steps(progress, len(source))
@@ -79,7 +83,9 @@ def pointing(
     shares = []
     ious = []
     areas = []
-    for pixels, facts in read_images(model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, facts in read_images(
+        model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         patches, grid = patch_vectors(model, pixels, batch_size)
         for mine, (texts, numbers, plane) in zip(patches, facts, strict=True):
             if not texts:
@@ -93,11 +99,17 @@ def pointing(
                 hits.append(bool(best.sum() == 1 and there[best].all()))
                 shares.append(there.mean())
                 spread = scores.max() - scores.min()
-                lit = ((scores - scores.min()) > 0.5 * spread)[cells] if spread > 0 else np.ones_like(mask)
+                lit = (
+                    ((scores - scores.min()) > 0.5 * spread)[cells]
+                    if spread > 0
+                    else np.ones_like(mask)
+                )
                 ious.append((lit & mask).sum() / (lit | mask).sum())
                 areas.append(mask.mean())
     if not hits:
-        raise InputError(f"no text of role {role!r} of source {source.name!r} speaks of one object that is seen")
+        raise InputError(
+            f"no text of role {role!r} of source {source.name!r} speaks of one object that is seen"
+        )
     protocol = protocol_of(
         "pointing",
         source,
@@ -117,9 +129,13 @@ def pointing(
 
 
 def ground(model: Any, image: Any, texts: Sequence[str], *, sigma: float = 0.0) -> Tensor:
-    """The weights (K, h, w) with which texts speak of the positions of one image; each map sums to 1.
+    """The weights (K, h, w) with which texts speak of the positions of one image; each map sums to
+    1.
 
-    `image` is what `Model.embed_images` takes; what is below `sigma` of the best is cut off (`objectives.grouping`).
+    `image` is what `Model.embed_images` takes; what is below `sigma` of the best is cut off
+    (`objectives.grouping`).
     """
     patches, grid = patch_vectors(model, image)
-    return group_weights(model.embed_texts(list(texts))[None], patches[:1], sigma=sigma)[0].unflatten(1, grid)
+    return group_weights(model.embed_texts(list(texts))[None], patches[:1], sigma=sigma)[
+        0
+    ].unflatten(1, grid)

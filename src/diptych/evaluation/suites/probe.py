@@ -1,13 +1,16 @@
-"""Probes of frozen image features: what can be read off them by a line, from a few examples, or from neighbours.
+"""Probes of frozen image features: what can be read off them by a line, from a few examples, or
+from neighbours.
 
     linear     multinomial logistic regression on standardised features; C is chosen on a fifth of the samples kept
                aside, then it is fitted on all. Or a layer fitted by SGD (`layer`), its epoch chosen likewise
     few-shot   the same on `shots` samples a class, drawn anew for each seed; C is chosen on min(shots, 4) others of it
     kNN        the class most often met among the k nearest by cosine
 
-Ties lose: a sample whose class shares the first place is no hit. Chance is always naming the most common class.
+Ties lose: a sample whose class shares the first place is no hit. Chance is always naming the most
+common class.
 
-Sources: Radford et al. 2021 (CLIP), appendix A.3 (linear); Zhou et al. 2022 (CoOp), the few-shot protocol.
+Sources: Radford et al. 2021 (CLIP), appendix A.3 (linear); Zhou et al. 2022 (CoOp), the few-shot
+protocol.
 
 Dimensions: N samples, D width, C classes.
 """
@@ -57,7 +60,11 @@ def ready(
 ) -> None:
     """Raises InputError for a label, features or numbers that do not fit."""
     features_ready(model, features)
-    for name, values, least in (("shots", shots, 1), ("k", (k,), 1), ("bootstrap", (bootstrap,), 0)):
+    for name, values, least in (
+        ("shots", shots, 1),
+        ("k", (k,), 1),
+        ("bootstrap", (bootstrap,), 0),
+    ):
         if any(value < least for value in values):
             raise InputError(f"{name} is {min(values)}; it must be at least {least}")
     if fit not in get_args(Fit):
@@ -90,16 +97,17 @@ def probe(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of a linear probe and of nearest neighbours: `linear_top1`, `linear_top3`, `linear_mean_per_class`, `C`,
-    `knn_top1`.
+    """Accuracy of a linear probe and of nearest neighbours: `linear_top1`, `linear_top3`,
+    `linear_mean_per_class`, `C`, `knn_top1`.
 
-    The probes learn from `train`, a source or its spec, and are judged on `source`; without it `source` is cut in two
-    by the first seed. `label` is class, or the first whole-number label. `fit` is logistic regression or "sgd", whose
-    chosen `epoch` is given in place of C. C, or the epoch, is chosen on `val`, a source or its spec, without it on a
-    fifth of the samples to learn from. With `bootstrap` there are also `linear_top1_std` and `linear_top3_std`, over so
-    many draws of the images judged on. `shots` add few-shot probes by logistic regression, their mean and standard
-    deviation over `seeds` in `by_shots`. Also given: `n` images judged on, `n_train`, what chance gives, `bad`
-    samples by reason, and the protocol.
+    The probes learn from `train`, a source or its spec, and are judged on `source`; without it
+    `source` is cut in two by the first seed. `label` is class, or the first whole-number label.
+    `fit` is logistic regression or "sgd", whose chosen `epoch` is given in place of C. C, or the
+    epoch, is chosen on `val`, a source or its spec, without it on a fifth of the samples to learn
+    from. With `bootstrap` there are also `linear_top1_std` and `linear_top3_std`, over so many
+    draws of the images judged on. `shots` add few-shot probes by logistic regression, their mean
+    and standard deviation over `seeds` in `by_shots`. Also given: `n` images judged on, `n_train`,
+    what chance gives, `bad` samples by reason, and the protocol.
     """
     ready(
         model,
@@ -125,7 +133,9 @@ def probe(
 
     parts = (halves.train, halves.test, *choosing)
     steps = Steps(progress, sum(map(len, parts)))
-    read = partial(frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps)
+    read = partial(
+        frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps
+    )
     (x, y), (test_x, test_y), *aside = (read(part, known, bad) for part in parts)
     chosen: dict[str, float] = {}
     if fit == "sgd":
@@ -135,15 +145,27 @@ def probe(
         line, chosen["C"] = classifier(x, y, seed=seed, aside=aside[0] if aside else None)
     by_line = report(line, y, test_x, test_y, bootstrap=bootstrap, seed=seed)
     results: dict[str, Any] = {"n": len(test_y), "n_train": len(y), "classes": len(np.unique(y))}
-    results |= {f"linear_{name}": value for name, value in by_line.items() if not name.startswith("chance_")} | chosen
-    results |= {"knn_top1": knn(x, y, test_x, test_y, k=k)["top1"], "chance_knn_top1": by_line["chance_top1"]}
-    results |= {f"chance_linear_{name}": by_line[f"chance_{name}"] for name in ("top1", "top3", "mean_per_class")}
+    results |= {
+        f"linear_{name}": value for name, value in by_line.items() if not name.startswith("chance_")
+    } | chosen
+    results |= {
+        "knn_top1": knn(x, y, test_x, test_y, k=k)["top1"],
+        "chance_knn_top1": by_line["chance_top1"],
+    }
+    results |= {
+        f"chance_linear_{name}": by_line[f"chance_{name}"]
+        for name in ("top1", "top3", "mean_per_class")
+    }
     options = [*halves.options, f"features={features}", f"seed={seed}", f"k={k}"]
     options += [f"val={data_of(part)} {split_of(part.keys())}" for part in choosing]
     if shots:
-        results["by_shots"] = {str(count): few_shot(x, y, test_x, test_y, shots=count, seeds=seeds) for count in shots}
+        results["by_shots"] = {
+            str(count): few_shot(x, y, test_x, test_y, shots=count, seeds=seeds) for count in shots
+        }
         options += [f"shots={','.join(map(str, shots))}", f"seeds={','.join(map(str, seeds))}"]
-    protocol = protocol_of("probe", source, model, exact=exact, field=label, rule=_RULES[fit], options=tuple(options))
+    protocol = protocol_of(
+        "probe", source, model, exact=exact, field=label, rule=_RULES[fit], options=tuple(options)
+    )
     return results | {"bad": dict(bad)} | describe(protocol, model)
 
 
@@ -156,7 +178,8 @@ _RULES: dict[Fit, str] = {
 def _parted(
     x: np.ndarray, y: np.ndarray, seed: int, aside: tuple[np.ndarray, np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Features and labels to fit on and to choose by: all and those `aside`, or four fifths and a fifth."""
+    """Features and labels to fit on and to choose by: all and those `aside`, or four fifths and a
+    fifth."""
     if aside is not None:
         return x, y, *aside
     fit, choose = kept_aside(len(y), seed)
@@ -172,10 +195,12 @@ def linear(
     seed: int = 0,
     cs: Sequence[float] = CS,
 ) -> dict[str, float]:
-    """`top1`, `mean_per_class` and the chosen `C` of a logistic regression on frozen features (N, D), labels (N,).
+    """`top1`, `mean_per_class` and the chosen `C` of a logistic regression on frozen features (N,
+    D), labels (N,).
 
-    C is the one of `cs` with the best accuracy on a fifth kept aside, the smallest of equal ones; then all samples are
-    fitted. A class that is not in `labels` is never right. Raises InputError where fewer than two classes are there.
+    C is the one of `cs` with the best accuracy on a fifth kept aside, the smallest of equal ones;
+    then all samples are fitted. A class that is not in `labels` is never right. Raises InputError
+    where fewer than two classes are there.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
     >>> linear(x, (x[:, 0] > 0).astype(int), x, (x[:, 0] > 0).astype(int))["top1"] > 0.9
@@ -195,10 +220,11 @@ def few_shot(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     cs: Sequence[float] = CS,
 ) -> dict[str, float]:
-    """`top1`, its standard deviation over seeds `std`, and chance, of linear probes that saw `shots` samples a class.
+    """`top1`, its standard deviation over seeds `std`, and chance, of linear probes that saw
+    `shots` samples a class.
 
-    C is chosen for each seed on min(shots, 4) further samples a class, where a class has any. Raises InputError where a
-    class has fewer than `shots` samples.
+    C is chosen for each seed on min(shots, 4) further samples a class, where a class has any.
+    Raises InputError where a class has fewer than `shots` samples.
     """
     _enough(labels, shots)
     classes = np.unique(labels)
@@ -210,18 +236,26 @@ def few_shot(
         aside = np.concatenate([order[shots : shots + min(shots, 4)] for order in orders])
         aside = aside if len(aside) else fit
         C = best_c(cs, features[fit], labels[fit], features[aside], labels[aside])
-        found.append(float(hits(fitted(features[fit], labels[fit], C), test_features, test_labels).mean()))
+        found.append(
+            float(hits(fitted(features[fit], labels[fit], C), test_features, test_labels).mean())
+        )
     chance = hit_rates(np.zeros(len(test_labels)), labels, test_labels)["chance_top1"]
     return {"top1": float(np.mean(found)), "std": float(np.std(found)), "chance_top1": chance}
 
 
 def knn(
-    features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray, *, k: int = 20
+    features: np.ndarray,
+    labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    k: int = 20,
 ) -> dict[str, float]:
     """`top1` of the class that is most common among the k nearest by cosine, and what chance gives.
 
-    Samples as near as the k-th count too, so nothing hangs on the order of the data; where classes are equally common,
-    none of them is right. (scikit-learn's classifier breaks both kinds of ties by that order.)
+    Samples as near as the k-th count too, so nothing hangs on the order of the data; where classes
+    are equally common, none of them is right. (scikit-learn's classifier breaks both kinds of ties
+    by that order.)
 
     >>> x = np.array([[1.0, 0], [0.9, 0.1], [0, 1]])
     >>> knn(x, np.array([0, 0, 1]), np.array([[1.0, 0.2]]), np.array([0]), k=2)["top1"]
@@ -229,9 +263,13 @@ def knn(
     """
     classes, number = np.unique(labels, return_inverse=True)
     one_hot = torch.eye(len(classes))[torch.from_numpy(number)]
-    a, b = (normalize(torch.as_tensor(values).float(), dim=1) for values in (test_features, features))
+    a, b = (
+        normalize(torch.as_tensor(values).float(), dim=1) for values in (test_features, features)
+    )
     right = []
-    for part, wanted in zip(a.split(1024), np.array_split(test_labels, range(1024, len(a), 1024)), strict=True):
+    for part, wanted in zip(
+        a.split(1024), np.array_split(test_labels, range(1024, len(a), 1024)), strict=True
+    ):
         near = part @ b.T
         last = near.topk(min(k, len(b)), dim=1).values[:, -1:]
         votes = (near >= last - TIE).float() @ one_hot
@@ -248,7 +286,9 @@ def class_label(source: Source, label: str | None) -> str:
     ]
     if label is None:
         if not whole:
-            raise InputError(f"a probe needs a whole-number label, which source {source.name!r} does not give")
+            raise InputError(
+                f"a probe needs a whole-number label, which source {source.name!r} does not give"
+            )
         return "class" if "class" in whole else whole[0]
     if label not in whole:
         raise unknown(f"whole-number label of source {source.name!r}", label, whole)
@@ -261,11 +301,15 @@ def _enough(labels: np.ndarray, shots: int, names: Sequence[str] = ()) -> None:
     if len(counts) and counts.min() < shots:
         few = int(classes[counts.argmin()])
         name = repr(names[few]) if few < len(names) else few
-        raise InputError(f"{shots} shots a class are asked for, class {name} has {counts.min()} samples; ask for fewer")
+        raise InputError(
+            f"{shots} shots a class are asked for, class {name} has {counts.min()} samples; ask for fewer"
+        )
 
 
 def _same_classes(train: Source, test: Source, label: str) -> None:
     """Numbers must mean the same in both sources."""
     class_label(train, label)
     if train.schema()[f"labels.{label}"].classes != test.schema()[f"labels.{label}"].classes:
-        raise InputError(f"label {label!r} has other class names in {train.name!r} than in {test.name!r}")
+        raise InputError(
+            f"label {label!r} has other class names in {train.name!r} than in {test.name!r}"
+        )

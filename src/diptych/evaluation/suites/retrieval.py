@@ -1,14 +1,15 @@
 """Retrieval between images and texts: recall at k both ways.
 
-An image's right texts are all its captions; a text's right images are all that have it. Texts that are equal but for
-case and outer blanks are one text: they are one target and one query. Ties count against the model (see `metrics`).
+An image's right texts are all its captions; a text's right images are all that have it. Texts that
+are equal but for case and outer blanks are one text: they are one target and one query. Ties count
+against the model (see `metrics`).
 
     R@k = mean_q [rank_q <= k],    MRR = mean_q 1 / rank_q,    rank_q = 1 + #{wrong items scoring >= the best right one}
 
-With `by_sentence` all texts that an image has in the role are one long text, whose vector is the unit mean of its
-sentences' vectors; with `by="best"` beside it, its score is that of its sentence that scores best. With `rerank=k` the
-first k of each query are put into the order of the model's `match`; of wrong items that tie for the k-th place those
-that come first in the data are taken.
+With `by_sentence` all texts that an image has in the role are one long text, whose vector is the
+unit mean of its sentences' vectors; with `by="best"` beside it, its score is that of its sentence
+that scores best. With `rerank=k` the first k of each query are put into the order of the model's
+`match`; of wrong items that tie for the k-th place those that come first in the data are taken.
 """
 
 from collections import Counter
@@ -24,7 +25,14 @@ from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, Texts, embed_images, embed_long, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._rerank import match_some
-from diptych.metrics import chance_recall, chance_reciprocal_rank, first, ranks, ranks_of_two_stages, similarities
+from diptych.metrics import (
+    chance_recall,
+    chance_reciprocal_rank,
+    first,
+    ranks,
+    ranks_of_two_stages,
+    similarities,
+)
 
 card = {
     "title": "Retrieval, image to text and text to image",
@@ -44,11 +52,14 @@ def ready(
     by_sentence: bool = False,
     by: str | None = None,
 ) -> None:
-    """Raises InputError for a role that the source lacks, for reranking by a model that cannot match, and of texts that
-    are embedded by sentence, and for the best sentence of texts that are not."""
+    """Raises InputError for a role that the source lacks, for reranking by a model that cannot
+    match, and of texts that are embedded by sentence, and for the best sentence of texts that are
+    not."""
     role_of("retrieval", source, role)
     if rerank < 0:
-        raise InputError(f"rerank is {rerank}; give how many of each query's first are matched, such as 32")
+        raise InputError(
+            f"rerank is {rerank}; give how many of each query's first are matched, such as 32"
+        )
     if by == "best" and not by_sentence:
         raise InputError("by=best scores a long text by its best sentence; add by_sentence")
     if rerank and by_sentence:
@@ -72,10 +83,11 @@ def retrieval(
 ) -> dict[str, Any]:
     """Recall of images among texts (`i2t_r1`, …) and of texts among images (`t2i_r1`, …).
 
-    `role` is that of the texts: caption, or the first that the source has. Also given: `n` images, `texts` different
-    texts, median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples left out by reason, and the protocol.
-    `rerank` many of each query's first are ordered anew by `model.match`: `reranked_i2t_r1` … stand beside the rest.
-    `by` is "best", or what other suites score by.
+    `role` is that of the texts: caption, or the first that the source has. Also given: `n` images,
+    `texts` different texts, median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples
+    left out by reason, and the protocol. `rerank` many of each query's first are ordered anew by
+    `model.match`: `reranked_i2t_r1` … stand beside the rest. `by` is "best", or what other suites
+    score by.
     """
     ready(model, source, role=role, rerank=rerank, by_sentence=by_sentence, by=by)
     best = by == "best"
@@ -98,13 +110,19 @@ def retrieval(
     written = [texts.written[text] for text in used]
     steps.total += len(used)
     how: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
-    vectors = embed_long(model, written, best=best, **how) if by_sentence else embed_texts(model, written, **how)
+    vectors = (
+        embed_long(model, written, best=best, **how)
+        if by_sentence
+        else embed_texts(model, written, **how)
+    )
 
     to_text = [sorted({position[text] for text in numbers}) for numbers in images.facts]
     to_image = [sorted(set(owners[text])) for text in used]
     results: dict[str, Any] = {"n": len(images.facts), "texts": len(used)}
     asked = (
-        (similarities(images.vectors, vectors).T, torch.eye(len(images.vectors))) if best else (vectors, images.vectors)
+        (similarities(images.vectors, vectors).T, torch.eye(len(images.vectors)))
+        if best
+        else (vectors, images.vectors)
     )
     directions = {"i2t": (images.vectors, vectors, to_text), "t2i": (*asked, to_image)}
     found = {name: ranks(*direction) for name, direction in directions.items()}
@@ -139,7 +157,9 @@ def retrieval(
         *(["by_sentence"] if by_sentence else []),
         *(["best"] if best else []),
     )
-    protocol = protocol_of("retrieval", source, model, exact=exact, field=role, rule=_RULE, options=options)
+    protocol = protocol_of(
+        "retrieval", source, model, exact=exact, field=role, rule=_RULE, options=options
+    )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 
 
@@ -151,7 +171,10 @@ def summary(
     Query q has `right[q]` right items among the `gallery[q]` that it chooses from.
     """
     results = {f"{name}_r{k}": float((rank <= k).mean()) for k in ks}
-    results |= {f"{name}_median_rank": float(np.median(rank)), f"{name}_mrr": float((1 / rank).mean())}
+    results |= {
+        f"{name}_median_rank": float(np.median(rank)),
+        f"{name}_mrr": float((1 / rank).mean()),
+    }
     sizes = sorted(Counter(zip(right, gallery, strict=True)).items())
     weights = [count for _, count in sizes]
     for k in ks:

@@ -1,4 +1,5 @@
-"""Rotation: how the space of a model has moved since an earlier one, in each modality and between the two.
+"""Rotation: how the space of a model has moved since an earlier one, in each modality and between
+the two.
 
     rotation_SIDE       mean_i ∠(x_i, x'_i)                       old and new embedding of one sample
     self_angle_SIDE     mean_{i<j} | ∠(x_i, x_j) - ∠(x'_i, x'_j) |  change of the shape inside a modality
@@ -6,12 +7,13 @@
     pair_angle_change   mean_i | ∠(x_i, y_i) - ∠(x'_i, y'_i) |
     deviation           mean_v ∠(v R_image, v R_text)             v: all old vectors, images and texts
 
-x', y' are the old vectors of images and texts. R_SIDE is the orthogonal map that takes the old vectors of a modality
-nearest to the new ones, and `fit_SIDE` the mean cosine that it reaches. A rotation that both modalities share has a
-large `rotation` and no `deviation`: what matched still matches. All angles are in degrees. SIDE is image or text.
+x', y' are the old vectors of images and texts. R_SIDE is the orthogonal map that takes the old
+vectors of a modality nearest to the new ones, and `fit_SIDE` the mean cosine that it reaches. A
+rotation that both modalities share has a large `rotation` and no `deviation`: what matched still
+matches. All angles are in degrees. SIDE is image or text.
 
-Source: Ni et al. 2023 (Mod-X), whose spatial disorder these are; the maps are the orthogonal Procrustes solution
-[reconstruction: the paper's own diagnostics were not recovered].
+Source: Ni et al. 2023 (Mod-X), whose spatial disorder these are; the maps are the orthogonal
+Procrustes solution [reconstruction: the paper's own diagnostics were not recovered].
 
 Dimensions: N pairs, E embedding.
 """
@@ -40,7 +42,9 @@ card = {
 _STRIP = 1024
 
 
-def ready(model: Any, source: Source, *, earlier: Sequence[Checkpoint] = (), role: str | None = None) -> None:
+def ready(
+    model: Any, source: Source, *, earlier: Sequence[Checkpoint] = (), role: str | None = None
+) -> None:
     """Raises InputError where there is not one earlier model, or a role that the source lacks."""
     if len(earlier) != 1:
         raise InputError(
@@ -59,9 +63,11 @@ def rotation(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures of `report` on the images of a source and their first texts of `role` (caption, or the first).
+    """The measures of `report` on the images of a source and their first texts of `role` (caption,
+    or the first).
 
-    Also given: `n` pairs, `bad` samples by reason, the protocol. Raises InputError for models of different width.
+    Also given: `n` pairs, `bad` samples by reason, the protocol. Raises InputError for models of
+    different width.
     """
     ready(model, source, earlier=earlier, role=role)
     role = role_of("rotation", source, role)
@@ -73,7 +79,9 @@ def rotation(
         return texts_of(sample, role)[0]
 
     for each in (old, model):
-        images = embed_images(each, source, first_text, exact=exact, batch_size=batch_size, steps=steps)
+        images = embed_images(
+            each, source, first_text, exact=exact, batch_size=batch_size, steps=steps
+        )
         texts = embed_texts(each, images.facts, batch_size=batch_size, steps=steps)
         found.append((images, texts))
     (before, texts_before), (now, texts_now) = found
@@ -129,13 +137,15 @@ def report(old_image: Array, old_text: Array, image: Array, text: Array) -> dict
 
 
 def nearest_rotation(old: Tensor, new: Tensor) -> Tensor:
-    """The orthogonal R (E, E) that makes |old R - new| least: U V^T of the singular vectors of old^T new."""
+    """The orthogonal R (E, E) that makes |old R - new| least: U V^T of the singular vectors of
+    old^T new."""
     u, _, v = torch.linalg.svd(old.T @ new)
     return u @ v
 
 
 def self_angle_change(old: Tensor, new: Tensor) -> float:
-    """The mean change in degrees of the angle between two rows, over all pairs of different rows; in strips."""
+    """The mean change in degrees of the angle between two rows, over all pairs of different rows;
+    in strips."""
     total = 0.0
     count = len(old)
     for start in range(0, count, _STRIP):

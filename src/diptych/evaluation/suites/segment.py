@@ -2,15 +2,16 @@
 
     s_cn = <t_c, p_n>,   class(pixel) = argmax_c of s_c, scaled up to the pixels
 
-t_c is the mean direction of the class's name in several templates, p_n the unit vector of a position, through the
-projection of the image's vector.
+t_c is the mean direction of the class's name in several templates, p_n the unit vector of a
+position, through the projection of the image's vector.
 
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
-Chance names one class everywhere, the most common. Pixels that are void, or of a class called background, which no text
-tells, do not count. Masks are laid under the image as its pixels were.
+Chance names one class everywhere, the most common. Pixels that are void, or of a class called
+background, which no text tells, do not count. Masks are laid under the image as its pixels were.
 
-Sources: Zhou et al. 2022 (MaskCLIP), classes read off positions; Zheng et al. 2024 (DreamLIP), through the projection.
+Sources: Zhou et al. 2022 (MaskCLIP), classes read off positions; Zheng et al. 2024 (DreamLIP),
+through the projection.
 
 Dimensions: N images, C classes, h x w positions, S side of the pixels.
 """
@@ -44,8 +45,15 @@ GROUND = "background"
 """The class that is no thing to name."""
 
 
-def ready(model: Any, source: Source, *, mask: str | None = None, templates: Sequence[str] = BANKS["images"]) -> None:
-    """Raises InputError for a mask that the source lacks or that has no class names, and for bad templates."""
+def ready(
+    model: Any,
+    source: Source,
+    *,
+    mask: str | None = None,
+    templates: Sequence[str] = BANKS["images"],
+) -> None:
+    """Raises InputError for a mask that the source lacks or that has no class names, and for bad
+    templates."""
     checked(templates, "segment")
     mask_of(source, mask, "segment")
 
@@ -62,8 +70,9 @@ def segment(
 ) -> dict[str, Any]:
     """`miou` and `accuracy` of pixels, each class's IoU in `by_class`, and what chance gives.
 
-    `mask` is class, or the first whose numbers have class names. Also given: `n` images, `classes`, `bad` samples by
-    reason, and the protocol. Raises InputError for a model whose image tower has no positions.
+    `mask` is class, or the first whose numbers have class names. Also given: `n` images, `classes`,
+    `bad` samples by reason, and the protocol. Raises InputError for a model whose image tower has
+    no positions.
     """
     ready(model, source, mask=mask, templates=templates)
     mask = mask_of(source, mask, "segment")
@@ -71,7 +80,9 @@ def segment(
     names = tuple(name for name in own if name != GROUND)
     steps = Steps(progress, len(source) + len(names) * len(templates))
     bad = Counter[str]()
-    classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps).float().cpu()
+    classes = (
+        class_vectors(model, names, templates, batch_size=batch_size, steps=steps).float().cpu()
+    )
     table = np.zeros((len(names), len(names)), np.int64)  # is, predicted
     count = 0
 
@@ -81,7 +92,9 @@ def segment(
         numbers = renumbered(np.asarray(sample.masks[mask].decode()), own, names)
         return laid_under(numbers, model.preprocess, VOID)
 
-    for pixels, planes in read_images(model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps):
+    for pixels, planes in read_images(
+        model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
         positions, grid = patch_vectors(model, pixels, batch_size)
         for mine, truth in zip(positions, planes, strict=True):
             predicted = by_pixel((mine @ classes.T).T.unflatten(1, grid), truth.shape)
@@ -118,19 +131,28 @@ def segment(
 
 
 def by_pixel(scores: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """The class of most score at each pixel: scores (C, h, w), scaled up bilinearly, -> (S, S) whole numbers.
+    """The class of most score at each pixel: scores (C, h, w), scaled up bilinearly, -> (S, S)
+    whole numbers.
 
     >>> by_pixel(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), (1, 4))
     array([[0, 0, 1, 1]])
     """
-    return F.interpolate(scores[None], shape, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+    return (
+        F.interpolate(scores[None], shape, mode="bilinear", align_corners=False)[0]
+        .argmax(0)
+        .numpy()
+    )
 
 
 def ious_of(table: np.ndarray) -> dict[int, float]:
-    """The intersection over union of each class that occurs, of counts (C, C) of what is and what was predicted.
+    """The intersection over union of each class that occurs, of counts (C, C) of what is and what
+    was predicted.
 
     >>> ious_of(np.array([[1, 1, 0], [0, 2, 0], [0, 0, 0]]))
     {0: 0.5, 1: 0.6666666666666666}
     """
     union = table.sum(0) + table.sum(1) - np.diagonal(table)
-    return {int(number): float(table[number, number] / union[number]) for number in np.flatnonzero(union)}
+    return {
+        int(number): float(table[number, number] / union[number])
+        for number in np.flatnonzero(union)
+    }

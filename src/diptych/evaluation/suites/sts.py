@@ -1,9 +1,11 @@
-"""Similarity of sentences: how far the cosine of two texts rises with the similarity that people, or facts, give them.
+"""Similarity of sentences: how far the cosine of two texts rises with the similarity that people,
+or facts, give them.
 
     Pearson's r, and Spearman's of the ranks, of cos(a_i, b_i) with the label, each with its 95 % interval by Fisher's
     transformation (see `metrics.correlation`)
 
-Cosines are rounded to 1e-6, so that what differs by rounding alone is tied. Source: Cer et al. 2017 (STS benchmark).
+Cosines are rounded to 1e-6, so that what differs by rounding alone is tied. Source: Cer et al. 2017
+(STS benchmark).
 """
 
 from collections import Counter
@@ -29,7 +31,9 @@ SCORES = ("similarity", "score", "relatedness")
 """Labels that are taken for the similarity where none is named."""
 
 
-def ready(model: Any, source: Source, *, roles: Sequence[str] | None = None, score: str | None = None) -> None:
+def ready(
+    model: Any, source: Source, *, roles: Sequence[str] | None = None, score: str | None = None
+) -> None:
     """Raises InputError for roles and labels that the source lacks."""
     _roles(source, roles)
     _score(source, score)
@@ -44,11 +48,13 @@ def sts(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`pearson` and `spearman` of the cosines of text pairs with a graded label, with the ends of their intervals.
+    """`pearson` and `spearman` of the cosines of text pairs with a graded label, with the ends of
+    their intervals.
 
-    `roles` are those of the two texts of a sample; the same twice takes its first two; by default caption and pair, or
-    the two roles that there are. `score` is the label: similarity, score or relatedness, or the one named. Also given:
-    `n` pairs, `bad` samples by reason, and the protocol. Chance is 0.
+    `roles` are those of the two texts of a sample; the same twice takes its first two; by default
+    caption and pair, or the two roles that there are. `score` is the label: similarity, score or
+    relatedness, or the one named. Also given: `n` pairs, `bad` samples by reason, and the protocol.
+    Chance is 0.
     """
     (a, b) = _roles(source, roles)
     score = _score(source, score)
@@ -68,13 +74,19 @@ def sts(
     vectors = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
     found = report(vectors[list(first)], vectors[list(second)], np.array(values))
     protocol = protocol_of(
-        "sts", source, model, field=score, rule="cosine of the two texts, to 1e-6", options=(f"roles={a},{b}",)
+        "sts",
+        source,
+        model,
+        field=score,
+        rule="cosine of the two texts, to 1e-6",
+        options=(f"roles={a},{b}",),
     )
     return {"n": len(values)} | found | {"bad": dict(bad)} | describe(protocol, model)
 
 
 def report(a: Array, b: Array, similarity: Array) -> dict[str, float]:
-    """`pearson`, `spearman`, their intervals (`pearson_low`, …) and chance, of pairs of unit vectors (N, E).
+    """`pearson`, `spearman`, their intervals (`pearson_low`, …) and chance, of pairs of unit
+    vectors (N, E).
 
     >>> report(np.eye(3), np.eye(3)[[0, 1, 1]], np.array([5.0, 5.0, 0.0]))["spearman"]
     1.0
@@ -93,12 +105,16 @@ def _roles(source: Source, roles: Sequence[str] | None) -> tuple[str, str]:
         if {"caption", "pair"} <= set(there):
             return "caption", "pair"
         if len(there) != 2:
-            raise InputError(f"sts compares two texts; name two roles of source {source.name!r}: {', '.join(there)}")
+            raise InputError(
+                f"sts compares two texts; name two roles of source {source.name!r}: {', '.join(there)}"
+            )
         roles = there
     for name in roles:
         role_of("sts", source, name)
     if len(roles) != 2:
-        raise InputError(f"sts compares two texts; {len(roles)} roles are named: {', '.join(roles)}")
+        raise InputError(
+            f"sts compares two texts; {len(roles)} roles are named: {', '.join(roles)}"
+        )
     return roles[0], roles[1]
 
 
@@ -107,7 +123,9 @@ def _score(source: Source, score: str | None) -> str:
     if score is None:
         usual = [name for name in SCORES if name in there]
         if not usual and len(there) != 1:
-            raise InputError(f"sts needs a graded label; name one of source {source.name!r}: {', '.join(there)}")
+            raise InputError(
+                f"sts needs a graded label; name one of source {source.name!r}: {', '.join(there)}"
+            )
         return usual[0] if usual else there[0]
     if score not in there:
         raise unknown(f"label of source {source.name!r}", score, there)

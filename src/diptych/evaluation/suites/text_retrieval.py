@@ -1,8 +1,9 @@
 """Retrieval between texts: from one wording of a thing to its others, without an image.
 
-The queries are the texts of role `query` (paraphrase, question, …), the targets those of `role`; right are the targets
-of the same sample. Where both roles are one, each text asks for the other texts of its sample and is no target itself.
-Equal texts (case, outer blanks) are one, and a query is never its own answer. Ties count against the model.
+The queries are the texts of role `query` (paraphrase, question, …), the targets those of `role`;
+right are the targets of the same sample. Where both roles are one, each text asks for the other
+texts of its sample and is no target itself. Equal texts (case, outer blanks) are one, and a query
+is never its own answer. Ties count against the model.
 
     R@k = mean_q [rank_q <= k],      MRR = mean_q 1 / rank_q
 """
@@ -20,7 +21,8 @@ from diptych.metrics import ranks
 card = {"title": "Retrieval, text to text", "needs": ["texts"], "abilities": ["embed_texts"]}
 
 _RULE = (
-    "every different text is a query and a target, never its own; equal texts (case, outer blanks) are one; ties lose"
+    "every different text is a query and a target, never its own; "
+    "equal texts (case, outer blanks) are one; ties lose"
 )
 
 
@@ -42,8 +44,9 @@ def text_retrieval(
 ) -> dict[str, Any]:
     """Recall of texts among texts: `t2t_r1` …, `t2t_median_rank`, `t2t_mrr`, and what chance gives.
 
-    `role` is that of the targets (caption, or the first that there is), `query` that of the queries (paraphrase where
-    there is one, else `role`). Also given: `n` queries, `texts` targets, `bad` samples by reason, and the protocol.
+    `role` is that of the targets (caption, or the first that there is), `query` that of the queries
+    (paraphrase where there is one, else `role`). Also given: `n` queries, `texts` targets, `bad`
+    samples by reason, and the protocol.
     """
     ready(model, source, role=role, query=query)
     role = role_of("text_retrieval", source, role)
@@ -56,7 +59,9 @@ def text_retrieval(
         asked = [texts.add(text) for text in texts_of(sample, query)]
         found = [texts.add(text) for text in texts_of(sample, role)]
         if len({*asked, *found}) < 2:
-            raise BadSample("one-text", f"{sample.key} has but one wording of roles {query!r} and {role!r}")
+            raise BadSample(
+                "one-text", f"{sample.key} has but one wording of roles {query!r} and {role!r}"
+            )
         return asked, found
 
     right: dict[int, set[int]] = {}  # query -> targets
@@ -65,19 +70,27 @@ def text_retrieval(
             right.setdefault(text, set()).update(found)
     targets = sorted(set().union(*right.values()))
     position = {text: at for at, text in enumerate(targets)}
-    wanted = {text: sorted(position[each] for each in mine - {text}) for text, mine in right.items()}
+    wanted = {
+        text: sorted(position[each] for each in mine - {text}) for text, mine in right.items()
+    }
     queries = [text for text, mine in wanted.items() if mine]
     if not queries:
         raise nothing_left(source, bad)
     used = sorted({*queries, *targets})
     steps = Steps(progress, len(used))
-    vectors = embed_texts(model, [texts.written[text] for text in used], batch_size=batch_size, steps=steps)
+    vectors = embed_texts(
+        model, [texts.written[text] for text in used], batch_size=batch_size, steps=steps
+    )
     row = {text: at for at, text in enumerate(used)}
     own = [[position[text]] if text in position else [] for text in queries]
     lists = [wanted[text] for text in queries]
-    rank = ranks(vectors[[row[t] for t in queries]], vectors[[row[t] for t in targets]], lists, ignored=own)
+    rank = ranks(
+        vectors[[row[t] for t in queries]], vectors[[row[t] for t in targets]], lists, ignored=own
+    )
     results = {"n": len(queries), "texts": len(targets)}
     chosen_from = [len(targets) - len(each) for each in own]
     results |= summary("t2t", rank, [len(each) for each in lists], chosen_from, ks)
-    protocol = protocol_of("text_retrieval", source, model, field=role, rule=_RULE, options=(f"query={query}",))
+    protocol = protocol_of(
+        "text_retrieval", source, model, field=role, rule=_RULE, options=(f"query={query}",)
+    )
     return results | {"bad": dict(bad)} | describe(protocol, model)

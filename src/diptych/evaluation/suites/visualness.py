@@ -2,10 +2,11 @@
 
     S(t) = 1 - <x_null, t>,      visual where S > threshold
 
-x_null is the NULL image of a model that was trained with one, `model.null`; for any other that embeds it is the one
-of seed 0. Which texts are visual is said by a label, or by whether their sample has an image. What is called macro is
-the mean of both classes; AUROC, of S, needs no threshold. What is left of retrieval is told by the suite `retrieval` on
-the same data, which leaves samples without an image out.
+x_null is the NULL image of a model that was trained with one, `model.null`; for any other that
+embeds it is the one of seed 0. Which texts are visual is said by a label, or by whether their
+sample has an image. What is called macro is the mean of both classes; AUROC, of S, needs no
+threshold. What is left of retrieval is told by the suite `retrieval` on the same data, which leaves
+samples without an image out.
 
 Source: Verma et al. 2023 (TIP-CLIP).
 """
@@ -35,7 +36,12 @@ LABELS = ("visual", "label")
 
 
 def ready(
-    model: Any, source: Source, *, role: str | None = None, label: str | None = None, train: Source | str | None = None
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    label: str | None = None,
+    train: Source | str | None = None,
 ) -> None:
     """Raises InputError for a role and a label that the sources lack."""
     role = role_of("visualness", source, role)
@@ -56,12 +62,13 @@ def visualness(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`macro_f1`, `macro_precision`, `macro_recall`, `accuracy` at the threshold, `auroc`, and what chance gives.
+    """`macro_f1`, `macro_precision`, `macro_recall`, `accuracy` at the threshold, `auroc`, and what
+    chance gives.
 
-    The threshold is the best on `train`, a source or its spec, else the model's own; without either AUROC alone is
-    told. `label` is 1 for visual texts: visual or label, or the one named; without any, visual is what has an
-    image. Also given: `n` texts, how many are `visual`, the `threshold`, `bad` samples by reason, and the protocol.
-    Raises InputError where all texts are of one kind.
+    The threshold is the best on `train`, a source or its spec, else the model's own; without either
+    AUROC alone is told. `label` is 1 for visual texts: visual or label, or the one named; without
+    any, visual is what has an image. Also given: `n` texts, how many are `visual`, the `threshold`,
+    `bad` samples by reason, and the protocol. Raises InputError where all texts are of one kind.
     """
     ready(model, source, role=role, label=label, train=train)
     role = role_of("visualness", source, role)
@@ -82,12 +89,19 @@ def visualness(
     options = (f"label={label}", f"threshold={by}")
     rule = "mean of both classes; texts above the threshold are visual; ties count half in AUROC"
     protocol = protocol_of("visualness", source, model, field=role, rule=rule, options=options)
-    return {"n": len(texts), "visual": int(visual.sum())} | found | {"bad": dict(bad)} | describe(protocol, model)
+    return (
+        {"n": len(texts), "visual": int(visual.sum())}
+        | found
+        | {"bad": dict(bad)}
+        | describe(protocol, model)
+    )
 
 
-def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = None) -> dict[str, float]:
-    """The numbers of scores (N,) of texts, of those (N,) that are visual, and chance: a guess by the classes' shares,
-    and for accuracy the larger class. Without a threshold AUROC alone.
+def report(
+    scores: np.ndarray, visual: np.ndarray, threshold: float | None = None
+) -> dict[str, float]:
+    """The numbers of scores (N,) of texts, of those (N,) that are visual, and chance: a guess by
+    the classes' shares, and for accuracy the larger class. Without a threshold AUROC alone.
 
     >>> report(np.array([0.9, 0.8, 0.3, 0.6]), np.array([1, 1, 0, 0]), 0.5)["macro_recall"]
     0.75
@@ -96,23 +110,37 @@ def report(scores: np.ndarray, visual: np.ndarray, threshold: float | None = Non
         from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
     given = np.asarray(visual, bool)
     if given.all() or not given.any():
-        raise InputError(f"{int(given.sum())} of {len(given)} texts are visual; some must be, and some not")
-    near = np.round(np.asarray(scores, np.float64) / TIE) * TIE  # what differs by rounding alone is tied
+        raise InputError(
+            f"{int(given.sum())} of {len(given)} texts are visual; some must be, and some not"
+        )
+    near = (
+        np.round(np.asarray(scores, np.float64) / TIE) * TIE
+    )  # what differs by rounding alone is tied
     found = {"auroc": float(roc_auc_score(given, near)), "chance_auroc": 0.5}
     if threshold is None:
         return found
     called = np.asarray(scores) > threshold
-    how: Any = {"average": "macro", "zero_division": 0}  # of the stubs' zero_division a word alone may be given
+    how: Any = {
+        "average": "macro",
+        "zero_division": 0,
+    }  # of the stubs' zero_division a word alone may be given
     macro = precision_recall_fscore_support(given, called, **how)[:3]
     names = ("macro_precision", "macro_recall", "macro_f1")
-    found = dict(zip(names, map(float, macro), strict=True)) | found | {f"chance_{name}": 0.5 for name in names}
+    found = (
+        dict(zip(names, map(float, macro), strict=True))
+        | found
+        | {f"chance_{name}": 0.5 for name in names}
+    )
     found |= {"accuracy": float(accuracy_score(given, called))}
-    return found | {"chance_accuracy": float(max(given.mean(), 1 - given.mean())), "threshold": float(threshold)}
+    return found | {
+        "chance_accuracy": float(max(given.mean(), 1 - given.mean())),
+        "threshold": float(threshold),
+    }
 
 
 def visual_label(source: Source, label: str | None) -> str | None:
-    """The label that says which texts are visual; None where the images say it. Raises InputError for one that the
-    source lacks, and where neither says it."""
+    """The label that says which texts are visual; None where the images say it. Raises InputError
+    for one that the source lacks, and where neither says it."""
     schema = source.schema()
     labels = [name.removeprefix("labels.") for name in schema if name.startswith("labels.")]
     if label is None:
@@ -135,9 +163,14 @@ def _opened(source: Source | str) -> Source:
 
 
 def labelled(
-    source: Source, *, role: str | None = None, label: str | None = None, bad: Counter[str] | None = None
+    source: Source,
+    *,
+    role: str | None = None,
+    label: str | None = None,
+    bad: Counter[str] | None = None,
 ) -> tuple[list[str], np.ndarray]:
-    """The texts of a source, and which of them are visual (N,) bool; `bad` counts the samples that cannot say."""
+    """The texts of a source, and which of them are visual (N,) bool; `bad` counts the samples that
+    cannot say."""
     role = role_of("visualness", source, role)
     label = visual_label(source, label)
 
@@ -145,7 +178,11 @@ def labelled(
         visual = is_visual(sample, label)
         return [(text, visual) for text in texts_of(sample, role)]
 
-    pairs = [pair for mine in read_texts(source, told, Counter() if bad is None else bad) for pair in mine]
+    pairs = [
+        pair
+        for mine in read_texts(source, told, Counter() if bad is None else bad)
+        for pair in mine
+    ]
     return [text for text, _ in pairs], np.array([visual for _, visual in pairs])
 
 

@@ -1,5 +1,5 @@
-"""WiSE-FT: a fine-tuned model, the one it came from, and all between them: what is won on the one's data, and lost on
-the other's.
+"""WiSE-FT: a fine-tuned model, the one it came from, and all between them: what is won on the one's
+data, and lost on the other's.
 
     weights(alpha) = (1 - alpha) · earlier + alpha · model
 
@@ -16,7 +16,14 @@ from diptych.errors import InputError
 from diptych.evaluation import check, evaluate
 from diptych.evaluation.embed import Progress
 from diptych.evaluation.protocol import data_of, describe, protocol_of
-from diptych.evaluation.suites.continual import Checkpoint, loaded, mean_of, measured_by, settings_of, share_of
+from diptych.evaluation.suites.continual import (
+    Checkpoint,
+    loaded,
+    mean_of,
+    measured_by,
+    settings_of,
+    share_of,
+)
 from diptych.towers.nn.parts import between
 
 card = {
@@ -36,10 +43,13 @@ def ready(
     measure: str = "zeroshot.top1",
     alphas: Sequence[float] = ALPHAS,
 ) -> None:
-    """Raises InputError where there is no one earlier model, or its weights are not those of the same towers."""
+    """Raises InputError where there is no one earlier model, or its weights are not those of the
+    same towers."""
     suite, _ = measured_by(measure)
     if len(earlier) != 1:
-        raise InputError(f"wise goes between the model and one earlier one, not {len(earlier)}; name it with --earlier")
+        raise InputError(
+            f"wise goes between the model and one earlier one, not {len(earlier)}; name it with --earlier"
+        )
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise InputError(f"alphas are {list(alphas)}; give shares from 0, the earlier model, to 1")
     for task in _tasks(source):
@@ -60,8 +70,8 @@ def wise(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`by_alpha`: the measure at each alpha, on each of the sources that commas join; `alpha`, the one whose mean over
-    them is best, and `best`, that mean.
+    """`by_alpha`: the measure at each alpha, on each of the sources that commas join; `alpha`, the
+    one whose mean over them is best, and `best`, that mean.
 
     Choose an alpha on data that you do not report on. `measure` is SUITE.NUMBER, as of `continual`.
     """
@@ -88,7 +98,8 @@ def wise(
     means = {alpha: sum(row) / len(row) for alpha, row in rows.items()}
     best = max(means, key=lambda alpha: means[alpha])
     by_alpha = {
-        f"{alpha:g}": {**dict(zip(names, row, strict=True)), "mean": means[alpha]} for alpha, row in rows.items()
+        f"{alpha:g}": {**dict(zip(names, row, strict=True)), "mean": means[alpha]}
+        for alpha, row in rows.items()
     }
     protocol = protocol_of(
         "wise",
@@ -97,11 +108,18 @@ def wise(
         exact=exact,
         field=measure,
         rule="weights between the earlier model and this one",
-        options=(f"alphas={','.join(f'{alpha:g}' for alpha in alphas)}", *(f"task={each}" for each in protocols)),
+        options=(
+            f"alphas={','.join(f'{alpha:g}' for alpha in alphas)}",
+            *(f"task={each}" for each in protocols),
+        ),
     )
-    return {"n": len(alphas), "alpha": best, "best": means[best], "by_alpha": by_alpha, "bad": bad} | describe(
-        protocol, model
-    )
+    return {
+        "n": len(alphas),
+        "alpha": best,
+        "best": means[best],
+        "by_alpha": by_alpha,
+        "bad": bad,
+    } | describe(protocol, model)
 
 
 def _tasks(source: Source) -> Sequence[Source]:
@@ -110,7 +128,8 @@ def _tasks(source: Source) -> Sequence[Source]:
 
 @contextmanager
 def _between(model: Any, earlier: Any) -> Iterator[Any]:
-    """Gives a function that puts the weights at an alpha between the two into `model`; afterwards it has its own."""
+    """Gives a function that puts the weights at an alpha between the two into `model`; afterwards
+    it has its own."""
     mine = model.encoder.state_dict()
     theirs = earlier.encoder.state_dict()
     for name in mine.keys() | theirs.keys():

@@ -2,17 +2,20 @@
 
     class_c = unit( mean_t unit(text(template_t with name_c)) ),        prediction = argmax_c <image, class_c>
 
-With `novel` the classes fall into two halves, and each image is named among the classes of its own half:
+With `novel` the classes fall into two halves, and each image is named among the classes of its own
+half:
 
     H = 2 · base · novel / (base + novel)
 
-A model whose prompts were learnt (`models.classifier`) gives its own logits, and takes no templates. Where its classes
-look at each other, those of each half are named alone and the images judged anew.
+A model whose prompts were learnt (`models.classifier`) gives its own logits, and takes no
+templates. Where its classes look at each other, those of each half are named alone and the images
+judged anew.
 
-With `group` a second label says which images belong together, and accuracy is told for each group and for the worst.
+With `group` a second label says which images belong together, and accuracy is told for each group
+and for the worst.
 
-Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023 (MaPLe), base and
-novel classes; Sagawa et al. 2020, the worst group.
+Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023
+(MaPLe), base and novel classes; Sagawa et al. 2020, the worst group.
 """
 
 from collections import Counter
@@ -27,7 +30,14 @@ from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
 from diptych.data.templates import BANKS, checked, filled
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Embedded, Progress, Steps, embed_images, embed_texts, read_images
+from diptych.evaluation.embed import (
+    Embedded,
+    Progress,
+    Steps,
+    embed_images,
+    embed_texts,
+    read_images,
+)
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
 from diptych.models.class_names import mean_directions
@@ -41,7 +51,8 @@ card = {
 TEMPLATES = BANKS["images"]
 
 Novel = Literal["half"] | Sequence[str]
-"""Names of the novel classes, or "half": the later half of the classes in the order of their numbers."""
+"""Names of the novel classes, or "half": the later half of the classes in the order of their
+numbers."""
 
 
 def ready(
@@ -56,7 +67,9 @@ def ready(
     """Raises InputError for labels, templates and class names that do not fit the source."""
     label = named_label("zeroshot", source, label)
     if _learnt(model) and tuple(templates) != TEMPLATES:
-        raise InputError(f"{model.name} was trained with prompts of its own; leave the templates out")
+        raise InputError(
+            f"{model.name} was trained with prompts of its own; leave the templates out"
+        )
     checked(templates, "zeroshot")
     if group is not None:
         group_field(source, group)
@@ -76,14 +89,15 @@ def zeroshot(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of naming each image's class: `top1`, `top5`, `mean_per_class`, and what chance gives.
+    """Accuracy of naming each image's class: `top1`, `top5`, `mean_per_class`, and what chance
+    gives.
 
-    `label` is one whose classes the source names: "class", or the first. Also given: `n` images, `classes`,
-    `classes_seen` (those with images, over which the mean is), `bad` samples by reason, and the protocol. Samples
-    without the label (-1) are left out. Ties count against the model.
+    `label` is one whose classes the source names: "class", or the first. Also given: `n` images,
+    `classes`, `classes_seen` (those with images, over which the mean is), `bad` samples by reason,
+    and the protocol. Samples without the label (-1) are left out. Ties count against the model.
 
-    With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`: `worst_group_top1`, and
-    the groups one by one in `by_group`.
+    With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`:
+    `worst_group_top1`, and the groups one by one in `by_group`.
     """
     ready(model, source, label=label, templates=templates, group=group, novel=novel)
     label = named_label("zeroshot", source, label)
@@ -98,7 +112,9 @@ def zeroshot(
 
     learnt = _learnt(model)
     again = novel is not None and learnt and not model.classifier.independent
-    steps = Steps(progress, len(source) * (3 if again else 1) + (0 if learnt else len(names) * len(templates)))
+    steps = Steps(
+        progress, len(source) * (3 if again else 1) + (0 if learnt else len(names) * len(templates))
+    )
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
     if learnt:
         images, classes = judged_images(model, source, known, names, **how)
@@ -124,13 +140,18 @@ def zeroshot(
         held_out = novel_classes(names, novel)
         if again:  # the columns of each half are its logits where no other class is named
             for half in (~held_out, held_out):
-                inside, _ = judged_images(model, source, known, np.array(names)[half].tolist(), **how)
+                inside, _ = judged_images(
+                    model, source, known, np.array(names)[half].tolist(), **how
+                )
                 images.vectors[:, half] = inside.vectors
         results |= base_and_novel(images.vectors, classes, labels, held_out)
         options.append(f"novel={','.join(np.array(names)[held_out])}")
     if group is not None:
         by_group = group_accuracy(rank <= 1, groups, group_field(source, group).classes)
-        results |= worst(by_group) | {"chance_worst_group_top1": 1 / len(names), "by_group": by_group}
+        results |= worst(by_group) | {
+            "chance_worst_group_top1": 1 / len(names),
+            "by_group": by_group,
+        }
         options.append(f"group={group}")
     protocol = protocol_of(
         "zeroshot",
@@ -140,7 +161,9 @@ def zeroshot(
         field=label,
         prompts=() if learnt else tuple(templates),
         classes=names,
-        rule="the model's own logits; ties lose" if learnt else "mean of unit prompt vectors, unit; ties lose",
+        rule="the model's own logits; ties lose"
+        if learnt
+        else "mean of unit prompt vectors, unit; ties lose",
         options=tuple(options),
     )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
@@ -165,7 +188,8 @@ def judged_images(
     batch_size: int,
     steps: Steps,
 ) -> tuple[Embedded, Tensor]:
-    """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that are its classes.
+    """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that
+    are its classes.
 
     Afterwards the model has the classes that it had: it may be in the middle of its training.
     """
@@ -175,7 +199,9 @@ def judged_images(
     logits = []
     kept = []
     try:
-        for pixels, told in read_images(model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps):
+        for pixels, told in read_images(
+            model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+        ):
             logits.append(model.class_logits(pixels, batch_size=batch_size))
             kept += told
     finally:
@@ -189,10 +215,14 @@ def _learnt(model: Any) -> bool:
     return hasattr(model, "classifier")
 
 
-def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray) -> dict[str, float]:
-    """Accuracy among the base classes alone, among the novel ones alone, and the harmonic mean of the two.
+def base_and_novel(
+    images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray
+) -> dict[str, float]:
+    """Accuracy among the base classes alone, among the novel ones alone, and the harmonic mean of
+    the two.
 
-    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError where a half has no images.
+    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError where a half has
+    no images.
 
     >>> classes, novel = np.eye(4), np.array([False, False, True, True])
     >>> base_and_novel(classes[[0, 1, 3]], classes, np.array([0, 1, 2]), novel)["harmonic"]
@@ -211,8 +241,11 @@ def base_and_novel(images: Array, classes: Array, labels: np.ndarray, novel: np.
     return found
 
 
-def group_accuracy(hits: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """`top1` and `n` of each group that has samples: hits (N,), groups (N,) with -1 where a sample has none.
+def group_accuracy(
+    hits: np.ndarray, groups: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """`top1` and `n` of each group that has samples: hits (N,), groups (N,) with -1 where a sample
+    has none.
 
     >>> group_accuracy(np.array([1, 0, 1]), np.array([0, 0, 1]), ("noto", "twemoji"))["noto"]
     {'top1': 0.5, 'n': 2}
@@ -220,7 +253,10 @@ def group_accuracy(hits: np.ndarray, groups: np.ndarray, names: Sequence[str]) -
     found = {}
     for value in np.unique(groups[groups >= 0]).tolist():
         mine = np.asarray(hits)[groups == value]
-        found[names[value] if names else str(value)] = {"top1": float(mine.mean()), "n": int(mine.size)}
+        found[names[value] if names else str(value)] = {
+            "top1": float(mine.mean()),
+            "n": int(mine.size),
+        }
     return found
 
 
@@ -241,7 +277,9 @@ def named_label(suite: str, source: Source, label: str | None) -> str:
     }
     if label is None:
         if not named:
-            raise InputError(f"{suite} needs a label with class names, which source {source.name!r} does not give")
+            raise InputError(
+                f"{suite} needs a label with class names, which source {source.name!r} does not give"
+            )
         return "class" if "class" in named else next(iter(named))
     if label not in named:
         raise unknown(f"label with class names of source {source.name!r}", label, named)
@@ -276,5 +314,7 @@ def novel_classes(names: Sequence[str], novel: Novel) -> np.ndarray:
                 raise unknown("novel class", name, names)
         chosen = np.isin(names, asked)
     if chosen.all() or not chosen.any():
-        raise InputError(f"{int(chosen.sum())} of {len(names)} classes are novel; some must be, and some not")
+        raise InputError(
+            f"{int(chosen.sum())} of {len(names)} classes are novel; some must be, and some not"
+        )
     return chosen

@@ -1,9 +1,10 @@
 """Does a richer recipe give plain CLIP what an extra loss without negatives seemed to add?
 
-All arms learn from one design's drawings for as many steps of the same small recipe, again and again until they
-overfit, and are measured on another design's, which none of them saw. Drawings have no background to crop: weak
-images are placed at 1 to .7 of their size, strong ones down to .4, with colours, greys, blur and mirroring as
-published. Texts are a name, with two tags where there are any.
+All arms learn from one design's drawings for as many steps of the same small recipe, again and
+again until they overfit, and are measured on another design's, which none of them saw. Drawings
+have no background to crop: weak images are placed at 1 to .7 of their size, strong ones down to .4,
+with colours, greys, blur and mirroring as published. Texts are a name, with two tags where there
+are any.
 
     clip                one weak view, texts as they are, no second head
     siamlip             the same with SiamLIP's loss on top
@@ -11,10 +12,10 @@ published. Texts are a name, with two tags where there are any.
     improved_siamlip    the same with SiamLIP's loss on top
     plain               the improved recipe without augmentation: strong images varied as weak ones, texts as they are
 
-One more arm is told and not judged: `clip_longer` is clip for three times as many steps, with as many images through
-the tower as `improved` has. `r1` is the mean of recall at 1 both ways. How many designs are learnt from, and how long,
-was chosen on seed 100: of three designs in 12 epochs the recipe made no difference (.116 and .115), of one in 36 it did
-(.089 and .116).
+One more arm is told and not judged: `clip_longer` is clip for three times as many steps, with as
+many images through the tower as `improved` has. `r1` is the mean of recall at 1 both ways. How many
+designs are learnt from, and how long, was chosen on seed 100: of three designs in 12 epochs the
+recipe made no difference (.116 and .115), of one in 36 it did (.089 and .116).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,10 @@ PAIRS = 1440  # of the measured design, each with a name of its own
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 EPOCHS = 36
 BATCH = 64
-RAMP = (0.06, 0.6)  # as in the small presets: at full strength from the start so small a model learns nothing for long
+RAMP = (
+    0.06,
+    0.6,
+)  # as in the small presets: at full strength from the start so small a model learns nothing for long
 WEAK: Mapping[str, Any] = {"place": 1.4, "ramp": RAMP}
 VARIED: Mapping[str, Any] = {**STRONG, "place": 2.5, "ramp": RAMP}
 BASIC = {"local": 0, "stop_words": 0.0}
@@ -52,7 +56,12 @@ def trained(
     """An arm: the method with some options for `times` as many steps, measured."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        own = {"augment": WEAK, "strong": VARIED, "role": "caption+tags+tags,caption", "distinct": "concept"}
+        own = {
+            "augment": WEAK,
+            "strong": VARIED,
+            "role": "caption+tags+tags,caption",
+            "distinct": "concept",
+        }
         settings = resolve(
             "cliprocket",
             {"train": LEARNT},
@@ -76,7 +85,10 @@ def keep_texts(method: Method) -> None:
 
     def changed(stage: Stage, stream: str = "train") -> Sequence[View]:
         as_is = {"stop_words": 0.0, "strong": False}
-        return [replace(view, **as_is) if isinstance(view, VariedTextView) else view for view in views(stage, stream)]
+        return [
+            replace(view, **as_is) if isinstance(view, VariedTextView) else view
+            for view in views(stage, stream)
+        ]
 
     method.views = changed  # type: ignore[method-assign]
 

@@ -1,10 +1,11 @@
 """Does noise on vectors of texts let what was learnt from texts alone write about images?
 
-The prelude trains a CLIP from scratch on drawn scenes of one thing, among small things that no text tells of, by
-captions that leave out half of the facts, at the temperature to which CLIP's own goes. It should have a gap, as those
-have that were trained on photographs. All arms learn full captions of further scenes from it with the same small
-encoder-decoder and recipe, and write about the images of scenes held out, by greedy decoding. [choice: beam search,
-five times as dear, is the method's own]
+The prelude trains a CLIP from scratch on drawn scenes of one thing, among small things that no text
+tells of, by captions that leave out half of the facts, at the temperature to which CLIP's own goes.
+It should have a gap, as those have that were trained on photographs. All arms learn full captions
+of further scenes from it with the same small encoder-decoder and recipe, and write about the images
+of scenes held out, by greedy decoding. [choice: beam search, five times as dear, is the method's
+own]
 
     encoder                     measured alone: `excess`, the cosine of images with their captions less that of
                                 unrelated captions, is below 0 where there is a gap; its `facts` are those of another
@@ -15,18 +16,20 @@ five times as dear, is the method's own]
     not_unit                    noise as w04, the noisy vectors not made unit again
     random_shift                noise as w04, texts moved by a constant of length .5
 
-`facts` is how much of object, colour, place, texture, size and ground a caption tells rightly, what it does not tell
-counting as wrong; `texts` the same of captions written from held-out captions in place of images; `own` that of both
-which the arm has learnt from; `shuffled` the same of captions and the images behind theirs. CHANCE is always telling
-the commonest value.
+`facts` is how much of object, colour, place, texture, size and ground a caption tells rightly, what
+it does not tell counting as wrong; `texts` the same of captions written from held-out captions in
+place of images; `own` that of both which the arm has learnt from; `shuffled` the same of captions
+and the images behind theirs. CHANCE is always telling the commonest value.
 
-What the prelude's captions leave out, how long it learns and the noise that counts as tuned were chosen on seeds 100 to
-106. If captions tell all, there is no gap (`excess` .43 on seed 100). If they leave out half, or seven tenths, there is
-one that closes as the CLIP learns: after 300 steps `excess` is between -.11 and .08, above 0 on seeds 0, 1 and 3, where
-earlier forms of the claim were begun and ended; after 220 it is -.20 and -.17 on seeds 104 and 105. There, on seed 105,
-`facts` are .25 without noise, .47, .49 and .43 at .02, .04 and .08, and .60 from images; .18, .37, .42, .38 and .58
-where the CLIP's captions leave out seven tenths. Seeds begin at 4. "Near" is what the paper loses at its common noise,
-a third of what noise can win: .11 on seeds 100 and 101, where the margin comes from.
+What the prelude's captions leave out, how long it learns and the noise that counts as tuned were
+chosen on seeds 100 to 106. If captions tell all, there is no gap (`excess` .43 on seed 100). If
+they leave out half, or seven tenths, there is one that closes as the CLIP learns: after 300 steps
+`excess` is between -.11 and .08, above 0 on seeds 0, 1 and 3, where earlier forms of the claim were
+begun and ended; after 220 it is -.20 and -.17 on seeds 104 and 105. There, on seed 105, `facts` are
+.25 without noise, .47, .49 and .43 at .02, .04 and .08, and .60 from images; .18, .37, .42, .38 and
+.58 where the CLIP's captions leave out seven tenths. Seeds begin at 4. "Near" is what the paper
+loses at its common noise, a third of what noise can win: .11 on seeds 100 and 101, where the margin
+comes from.
 """
 
 import json
@@ -80,7 +83,12 @@ def draw(trial: Trial) -> dict[str, str]:
         text_tower="text:width=128:depth=3:heads=4",
         embed_dim=WIDTH,
         config={"mode": "clip", "tau": 0.01, "augment": {}},
-        recipe={"lr": 1e-3, "ema": None, "batch_size": 128, "steps": 5 if trial.quick else CLIP_STEPS},
+        recipe={
+            "lr": 1e-3,
+            "ema": None,
+            "batch_size": 128,
+            "steps": 5 if trial.quick else CLIP_STEPS,
+        },
         options={"seed": trial.seed, "quiet": True},
     )
     run(settings, folder / "clip")
@@ -94,7 +102,9 @@ def written(
 
     def arm(trial: Trial) -> dict[str, float]:
         prelude = trial.prelude
-        data = {"train": prelude["task"] if config.get("train_on") == "images" else prelude["texts"]}
+        data = {
+            "train": prelude["task"] if config.get("train_on") == "images" else prelude["texts"]
+        }
         if config.get("gap") == "mean":
             data["pairs"] = prelude["pairs"]
         settings = resolve(
@@ -123,7 +133,9 @@ def encoder(trial: Trial) -> dict[str, float]:
     source = held_out(trial)
     found = evaluate(model, source, ["gap"])["gap"]
     samples = [source[at] for at in range(len(source))]
-    blind = rightly([sample.captions()[0] for sample in [*samples[1:], samples[0]]], told_of(samples))
+    blind = rightly(
+        [sample.captions()[0] for sample in [*samples[1:], samples[0]]], told_of(samples)
+    )
     return {
         "matched": found["matched_cosine"],
         "unrelated": found["mean_cosine_text"],
@@ -133,7 +145,8 @@ def encoder(trial: Trial) -> dict[str, float]:
 
 
 def measure(model: Any, trial: Trial) -> dict[str, float]:
-    """What captions of held-out images tell rightly, those of their texts, and those of the images before."""
+    """What captions of held-out images tell rightly, those of their texts, and those of the images
+    before."""
     source = held_out(trial)
     samples = [source[at] for at in range(len(source))]
     facts = told_of(samples)
@@ -148,7 +161,9 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
 
 def held_out(trial: Trial) -> Any:
     """Scenes that no arm has learnt from."""
-    return open_source(f"{SCENES}:{ALL}:seed={trial.seed}:split=val:count={20 if trial.quick else HELD_OUT}")
+    return open_source(
+        f"{SCENES}:{ALL}:seed={trial.seed}:split=val:count={20 if trial.quick else HELD_OUT}"
+    )
 
 
 def told_of(samples: Sequence[Sample]) -> list[dict[str, str]]:

@@ -1,7 +1,9 @@
-"""Are concepts that the model has never met found as well without the text tower as through it, and in less time?
+"""Are concepts that the model has never met found as well without the text tower as through it, and
+in less time?
 
-`tiny` stays as it is. Ten things that neither its images nor its captions ever showed are learnt from 1, 4 and 16
-images each; what their names give is close to chance. All arms take as many steps on the same images, none varied.
+`tiny` stays as it is. Ten things that neither its images nor its captions ever showed are learnt
+from 1, 4 and 16 images each; what their names give is close to chance. All arms take as many steps
+on the same images, none varied.
 
     names       zero-shot
     cones       the method: one vector a class, which begins as the name's
@@ -13,14 +15,16 @@ images each; what their names give is close to chance. All arms take as many ste
     second      the image tower fine-tuned a little with the concepts held where `cones` found them
     tuned       the same with the concepts held at the names
 
-`novel` is the mean accuracy over the three numbers of images, `novel1`, `novel4` and `novel16` are those of each.
-`known` is the accuracy on the twenty things that `tiny` knows by name, learnt from one image each: what is lost where
-names are good. `step` and `step_whole` are the CPU time of a step of `cones` over that of `coop`, with the images'
-vectors kept on both sides, and with images embedded on both.
+`novel` is the mean accuracy over the three numbers of images, `novel1`, `novel4` and `novel16` are
+those of each. `known` is the accuracy on the twenty things that `tiny` knows by name, learnt from
+one image each: what is lost where names are good. `step` and `step_whole` are the CPU time of a
+step of `cones` over that of `coop`, with the images' vectors kept on both sides, and with images
+embedded on both.
 
-Rates, steps and test sets were chosen on seed 100; the rates of `coop` and `inversion` from .003, .01 and .03, that of
-`cones` from .05, .1 and .2. There `novel4` and `novel16` were .61 and .83 (cones), .63 and .75 (coop), .67 and .79
-(inversion), with names .11; `coop` with one vector was worse.
+Rates, steps and test sets were chosen on seed 100; the rates of `coop` and `inversion` from .003,
+.01 and .03, that of `cones` from .05, .1 and .2. There `novel4` and `novel16` were .61 and .83
+(cones), .63 and .75 (coop), .67 and .79 (inversion), with names .11; `coop` with one vector was
+worse.
 """
 
 import statistics
@@ -64,7 +68,9 @@ def accuracy(trial: Trial, how: Method | None, split: str, shots: int) -> float:
     """The accuracy of a method, or of the names alone."""
     learnt, test = images(trial, split, shots)
     if how is None:
-        told = evaluate(load("tiny"), open_source(test), ["zeroshot"], label=LABEL, templates=(TEMPLATE,))
+        told = evaluate(
+            load("tiny"), open_source(test), ["zeroshot"], label=LABEL, templates=(TEMPLATE,)
+        )
         return told["zeroshot"]["top1"]
     name, rate, config = how
     out = trial.folder / f"{split}-{shots}"
@@ -81,7 +87,9 @@ def settings(
     recipe = {**RECIPE, "lr": rate, "steps": steps, "batch_size": batch}
     config = {"label": LABEL, "template": TEMPLATE, "cached": True, **config}
     options = {"seed": trial.seed, "quiet": True}
-    return resolve(name, {"train": learnt}, init="tiny", config=config, recipe=recipe, options=options)
+    return resolve(
+        name, {"train": learnt}, init="tiny", config=config, recipe=recipe, options=options
+    )
 
 
 def named(name: str, rate: float, **config: Any) -> Callable[[Trial], dict[str, float]]:
@@ -93,7 +101,11 @@ def measured(trial: Trial, how: Method | None) -> dict[str, float]:
     """All accuracies; zero-shot has no images to learn from, so that one does for all."""
     shots = SHOTS[:1] if how is None else SHOTS
     found = {f"novel{count}": accuracy(trial, how, "novel", count) for count in shots}
-    return {**found, "novel": statistics.fmean(found.values()), "known": accuracy(trial, how, "train", 1)}
+    return {
+        **found,
+        "novel": statistics.fmean(found.values()),
+        "known": accuracy(trial, how, "train", 1),
+    }
 
 
 def tuned(rate: float) -> Callable[[Trial], dict[str, float]]:
@@ -115,7 +127,9 @@ class Side:
         self.model: Any = model
         method.setup({"train": open_source(learnt)})
         method.train()
-        self.optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in method.parameters() if p.requires_grad], lr=1e-3
+        )
         size = self.model.image.preprocess.size
         self.pixels = torch.zeros(16, 3, size, size, dtype=torch.uint8)
         self.vectors = normalize(torch.randn(16, self.model.encoder.embed_dim), dim=1)
@@ -137,8 +151,12 @@ def timing(trial: Trial) -> dict[str, float]:
     theirs = Side(trial, "coop", {**OWN, "n_ctx": 4})
     found = {}
     for name, kept, pairs in (("step", True, 60), ("step_whole", False, 20)):
-        times = [(ours.seconds(kept), theirs.seconds(kept)) for _ in range(4 if trial.quick else pairs)][1:]
-        found[name] = statistics.median(a for a, _ in times) / statistics.median(b for _, b in times)
+        times = [
+            (ours.seconds(kept), theirs.seconds(kept)) for _ in range(4 if trial.quick else pairs)
+        ][1:]
+        found[name] = statistics.median(a for a, _ in times) / statistics.median(
+            b for _, b in times
+        )
     return found
 
 

@@ -1,8 +1,9 @@
 """Do uniformity and alignment close the gap between images and texts, at no loss of recall?
 
-As in the paper all arms start from one CLIP (the prelude; a learned temperature, 192 numbers an embedding), get new
-projections to 64 numbers and are tuned with tau = 0.01 fixed in batches of 64, in which no concept meets itself. They
-learn from the drawings of three designs and are measured on a fourth design's, which none of them saw.
+As in the paper all arms start from one CLIP (the prelude; a learned temperature, 192 numbers an
+embedding), get new projections to 64 numbers and are tuned with tau = 0.01 fixed in batches of 64,
+in which no concept meets itself. They learn from the drawings of three designs and are measured on
+a fourth design's, which none of them saw.
 
     clip, cua, cuaxu    the paper's three losses
     start               the new projections as they are: what training has to add
@@ -16,11 +17,12 @@ Three more arms show where a gap comes from, with L_clip alone; they are told an
     twins               no texts: two towers of one shape see the same images, and their centroids begin as one.
                         `first` is their distance then, `widest` the largest on the way
 
-The recipe is that of the `small` presets, Muon in place of the paper's AdamW, for fewer epochs. These and the lack of
-augmentation were chosen on seed 100: augmented, the contrastive term stays at about 2 nats, the others have little say,
-and images and texts stay separable. There `flipped` showed, too, that what is gathered has a smaller centroid
-distance and better recall than what is spread. So it is judged by the uniformity that it undoes, and the distance alone
-is no merit. The margin of recall is the largest loss in the paper's own table (.276 to .258), rounded up.
+The recipe is that of the `small` presets, Muon in place of the paper's AdamW, for fewer epochs.
+These and the lack of augmentation were chosen on seed 100: augmented, the contrastive term stays at
+about 2 nats, the others have little say, and images and texts stay separable. There `flipped`
+showed, too, that what is gathered has a smaller centroid distance and better recall than what is
+spread. So it is judged by the uniformity that it undoes, and the distance alone is no merit. The
+margin of recall is the largest loss in the paper's own table (.276 to .258), rounded up.
 """
 
 from collections.abc import Callable
@@ -100,7 +102,9 @@ def measure(model: Model) -> dict[str, float]:
     """Recall at 1 (the mean of both ways) and the gap's figures, on the measured design."""
     source = open_source(MEASURED)
     steps = Steps(None, 2 * len(source))
-    images = embed_images(model, source, lambda sample: sample.captions()[0], exact=False, batch_size=256, steps=steps)
+    images = embed_images(
+        model, source, lambda sample: sample.captions()[0], exact=False, batch_size=256, steps=steps
+    )
     return figures(images.vectors, embed_texts(model, images.facts, batch_size=256, steps=steps))
 
 
@@ -109,18 +113,22 @@ def figures(x: Tensor, y: Tensor) -> dict[str, float]:
     pairs = np.arange(len(x))
     recall = np.mean([(ranks(a, b, pairs) == 1).mean() for a, b in ((x, y), (y, x))])
     found = gap.report(x, y)
-    told = {name: float(found[name]) for name in ("centroid_distance", "linear_separability", "matched_cosine")}
+    told = {
+        name: float(found[name])
+        for name in ("centroid_distance", "linear_separability", "matched_cosine")
+    }
     uniformity = (found["uniformity_image"] + found["uniformity_text"]) / 2
     return {"r1": float(recall), "uniformity": float(uniformity), **told}
 
 
 def twins(trial: Trial) -> dict[str, float]:
-    """Two towers of one shape on the same images: their centroids on these are nearly one before the first step,
-    since each tower's mean is taken from its outputs."""
+    """Two towers of one shape on the same images: their centroids on these are nearly one before
+    the first step, since each tower's mean is taken from its outputs."""
     torch.manual_seed(torch_seed(trial.seed, "twins"))
     learnt, measured = (small_pixels(open_source(spec)) for spec in (LEARNT, MEASURED))  # type: ignore[arg-type]
     towers = nn.ModuleList(
-        nn.Sequential(nn.Linear(learnt.shape[1], 256), nn.GELU(), nn.Linear(256, 64)) for _ in range(2)
+        nn.Sequential(nn.Linear(learnt.shape[1], 256), nn.GELU(), nn.Linear(256, 64))
+        for _ in range(2)
     )
     with torch.no_grad():
         for tower in towers:
@@ -135,7 +143,11 @@ def twins(trial: Trial) -> dict[str, float]:
             distances.append(float((x.mean(0) - y.mean(0)).norm()))
         if step == steps:
             break
-        rows = learnt[torch.from_numpy(generator(trial.seed, "twins", step).choice(len(learnt), BATCH, replace=False))]
+        rows = learnt[
+            torch.from_numpy(
+                generator(trial.seed, "twins", step).choice(len(learnt), BATCH, replace=False)
+            )
+        ]
         loss = info_nce(*(F.normalize(tower(rows), dim=1) for tower in towers), scale=100.0)
         optimizer.zero_grad()
         loss.backward()
@@ -166,7 +178,9 @@ claim = Claim(
     expect=(
         better("centroid_distance", "cua", over="clip", higher=False),
         better("centroid_distance", "cuaxu", over="clip", higher=False),
-        better("centroid_distance", "start", over="clip", higher=False),  # it is the loss that opens the gap
+        better(
+            "centroid_distance", "start", over="clip", higher=False
+        ),  # it is the loss that opens the gap
         better("linear_separability", "cua", over="clip", higher=False),
         better("linear_separability", "cuaxu", over="clip", higher=False),
         better("uniformity", "cua", over="clip", higher=False, breaking=("flipped",)),
@@ -176,5 +190,13 @@ claim = Claim(
         better("r1", "cua", over="start", breaking=("spread",)),
     ),
     floor=Floor("r1", chance=1 / PAIRS, arms=("clip", "cua", "cuaxu")),
-    table=("r1", "centroid_distance", "linear_separability", "uniformity", "matched_cosine", "first", "widest"),
+    table=(
+        "r1",
+        "centroid_distance",
+        "linear_separability",
+        "uniformity",
+        "matched_cosine",
+        "first",
+        "widest",
+    ),
 )

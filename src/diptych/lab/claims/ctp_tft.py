@@ -1,8 +1,9 @@
-"""Do prompts that each class shifts by what it reads of the image keep classes apart, unlike one shift for all?
+"""Do prompts that each class shifts by what it reads of the image keep classes apart, unlike one
+shift for all?
 
-All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a colour (`lab.adapting`),
-each image with six small things of other kinds and of any colour beside it: what concerns a class is not the whole
-image. Ten novel classes are the same things in the other colours.
+All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a colour
+(`lab.adapting`), each image with six small things of other kinds and of any colour beside it: what
+concerns a class is not the whole image. Ten novel classes are the same things in the other colours.
 
     names       zero-shot
     coop        vectors in place of the template's words
@@ -12,12 +13,13 @@ image. Ten novel classes are the same things in the other colours.
     agnostic    the method, but all classes ask with one query, the mean of theirs: one shift for all
     ctp, tft    either half alone: what the other adds is 0 and stays so
 
-`cosine` is the mean cosine of two classes' text features, all twenty named, over the test images: the paper's
-argument against CoCoOp. `base` and `novel` are accuracies among the classes of their half, H is their harmonic mean,
-`all` the accuracy among all twenty. The number of things beside was chosen on seed 100, and the rates on seeds 100 to
-102, by the mean H of cocoop and of ctp_tft at .0025, .005, .01 and .02 (.823, .826, .832, .841 and .863, .860, .865,
-.859). No rate was searched for coop and still, which take cocoop's; what varies the method takes the method's. Steps
-are those of CoCoOp's preset `small`. Seeds 0 to 4 were run with .02 for all; the claim begins at 5.
+`cosine` is the mean cosine of two classes' text features, all twenty named, over the test images:
+the paper's argument against CoCoOp. `base` and `novel` are accuracies among the classes of their
+half, H is their harmonic mean, `all` the accuracy among all twenty. The number of things beside was
+chosen on seed 100, and the rates on seeds 100 to 102, by the mean H of cocoop and of ctp_tft at
+.0025, .005, .01 and .02 (.823, .826, .832, .841 and .863, .860, .865, .859). No rate was searched
+for coop and still, which take cocoop's; what varies the method takes the method's. Steps are those
+of CoCoOp's preset `small`. Seeds 0 to 4 were run with .02 for all; the claim begins at 5.
 """
 
 from typing import Any
@@ -51,7 +53,8 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
 
 @torch.no_grad()
 def cosine(model: Any, trial: Trial) -> float:
-    """The mean cosine of the text features of two of all classes, over test images of every class."""
+    """The mean cosine of the text features of two of all classes, over test images of every
+    class."""
     source = open_source(trial.prelude["test"])
     model.set_classes(source.schema()["labels.pair"].classes)
     found = []
@@ -110,7 +113,12 @@ claim = Claim(
         "cocoop": adapted("cocoop", recipe=RECIPE, measure=measure),
         "still": adapted("cocoop", recipe=RECIPE, measure=measure, change=still),
         "ctp_tft": adapted("ctp_tft", recipe=OURS, measure=measure),
-        "agnostic": adapted("ctp_tft", recipe=OURS, measure=measure_as_one, change=lambda method: as_one(method.model)),
+        "agnostic": adapted(
+            "ctp_tft",
+            recipe=OURS,
+            measure=measure_as_one,
+            change=lambda method: as_one(method.model),
+        ),
         "ctp": adapted("ctp_tft", recipe=OURS, measure=measure, change=ctp),
         "tft": adapted("ctp_tft", recipe=OURS, measure=measure, change=tft),
     },

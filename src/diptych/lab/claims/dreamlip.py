@@ -1,9 +1,10 @@
-"""Do several sentences of a long caption teach more than one, and does grouping show which patches each speaks of?
+"""Do several sentences of a long caption teach more than one, and does grouping show which patches
+each speaks of?
 
-Scenes of two or three different things have a raw text that names one of them, and a long caption: a sentence for each
-thing, with all that is told of it, and one for the ground. All arms are trained for as many steps of the same small
-recipe on the same scenes and are measured on held-out ones, by captions of a role that no arm has read: one sentence
-that tells everything.
+Scenes of two or three different things have a raw text that names one of them, and a long caption:
+a sentence for each thing, with all that is told of it, and one for the ground. All arms are trained
+for as many steps of the same small recipe on the same scenes and are measured on held-out ones, by
+captions of a role that no arm has read: one sentence that tells everything.
 
     raw                 the raw text
     cut                 the long caption as one text, cut at the tokenizer's 32 tokens
@@ -13,7 +14,8 @@ that tells everything.
     grouped             and the grouping loss
     even                grouping by even weights: all sentences of an image then gather the same patches
 
-`r1` is the mean of recall at 1 both ways, `pointing` the share of sentences of one thing whose best patch lies on it.
+`r1` is the mean of recall at 1 both ways, `pointing` the share of sentences of one thing whose best
+patch lies on it.
 """
 
 from collections.abc import Callable
@@ -84,7 +86,9 @@ def even(method: Method) -> None:
 def measure(trial: Trial) -> dict[str, float]:
     """Recall by whole captions and pointing by sentences, on held-out scenes."""
     model = load(trial.folder / "run")
-    source = open_source(f"{SCENES}:drop=0:seed={trial.seed}:split=val:count={50 if trial.quick else PAIRS}")
+    source = open_source(
+        f"{SCENES}:drop=0:seed={trial.seed}:split=val:count={50 if trial.quick else PAIRS}"
+    )
     told = evaluate(model, source, ["retrieval"], role="caption")["retrieval"]  # type: ignore[arg-type]
     where = evaluate(model, source, ["pointing"], role="long")["pointing"]  # type: ignore[arg-type]
     return {

@@ -1,9 +1,11 @@
-"""Do captions that a frozen model matches inside each class teach a fine-grained set better than classes' names do?
+"""Do captions that a frozen model matches inside each class teach a fine-grained set better than
+classes' names do?
 
-Twelve kinds of penguin differ in the ground they stand on (four) and in their size (three). Each comes in three
-colours, and its name says nothing of all that. The bank has four descriptions of each colour of each kind, in words
-that `tiny` knows. All arms start from it, those that train take as many steps of as many pairs, and one probe, that of
-the paper, measures them on images kept apart.
+Twelve kinds of penguin differ in the ground they stand on (four) and in their size (three). Each
+comes in three colours, and its name says nothing of all that. The bank has four descriptions of
+each colour of each kind, in words that `tiny` knows. All arms start from it, those that train take
+as many steps of as many pairs, and one probe, that of the paper, measures them on images kept
+apart.
 
     probe     tiny as it is
     class     fine-tuned on "a photo of a NAME." for every image of a class
@@ -11,14 +13,15 @@ the paper, measures them on images kept apart.
     gist      on those that tiny matches to the image
     wrong     on descriptions of other classes, drawn at random: the label is lost
 
-with five images a class, and with all 30 (`…_full`). Two more are told and not judged, with five: `gist_1` takes the
-first caption alone, `gist_all` all twelve of the class. `top1` is the probe's; `hit` is the share of pairs whose text
-names the image's own colour, a third by chance: it must be above that first, or there is nothing to match. `mode` is
-how often the nearest of all 144 descriptions is of the image's class and colour.
+with five images a class, and with all 30 (`…_full`). Two more are told and not judged, with five:
+`gist_1` takes the first caption alone, `gist_all` all twelve of the class. `top1` is the probe's;
+`hit` is the share of pairs whose text names the image's own colour, a third by chance: it must be
+above that first, or there is nothing to match. `mode` is how often the nearest of all 144
+descriptions is of the image's class and colour.
 
-Attributes, steps and rate were chosen on seed 100, where top1 was .33, .62, .71, .76 and .34 with five, in the order
-above, and .70, .90, .90, .96 and .48 with all. So with five the probe of tiny is hardly above captions of wrong
-classes there; the sheet asks it to be, and so does the claim.
+Attributes, steps and rate were chosen on seed 100, where top1 was .33, .62, .71, .76 and .34 with
+five, in the order above, and .70, .90, .90, .96 and .48 with all. So with five the probe of tiny is
+hardly above captions of wrong classes there; the sheet asks it to be, and so does the claim.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +47,20 @@ from diptych.training.run import run
 KIND = "penguin"
 COLOURS = ("red", "yellow", "blue")
 STANDS = ("grass", "sand", "snow", "wood")
-WORDS = ("kelu", "moro", "tasi", "veda", "rino", "popa", "lugi", "zaka", "bino", "ferro", "dusa", "nopa")
+WORDS = (
+    "kelu",
+    "moro",
+    "tasi",
+    "veda",
+    "rino",
+    "popa",
+    "lugi",
+    "zaka",
+    "bino",
+    "ferro",
+    "dusa",
+    "nopa",
+)
 PLACES = [(ground, size) for ground in STANDS for size in SIZES]
 NAMES = {place: f"{word} {KIND}" for place, word in zip(PLACES, WORDS, strict=True)}
 SHOTS = 5
@@ -75,7 +91,9 @@ def draw(trial: Trial) -> str:
     source = open_source(
         f"scenes:number=1:texts=caption:objects={KIND}:colours={'+'.join(COLOURS)}:seed={trial.seed}:count=100000"
     )
-    names = {name: source.schema()[f"labels.{name}"].classes for name in ("ground", "size", "colour")}
+    names = {
+        name: source.schema()[f"labels.{name}"].classes for name in ("ground", "size", "colour")
+    }
     number = 0
     for part, count in PARTS.items():
         count = max(SHOTS, count // 3) if trial.quick else count
@@ -89,7 +107,9 @@ def draw(trial: Trial) -> str:
                 folder.mkdir(parents=True, exist_ok=True)
                 sample.images["main"].decode().save(folder / f"{colour}-{number}.png")
             number += 1
-    descriptions.write(trial.folder / "bank.json", {NAMES[place]: described(*place) for place in PLACES})
+    descriptions.write(
+        trial.folder / "bank.json", {NAMES[place]: described(*place) for place in PLACES}
+    )
     return str(trial.folder)
 
 
@@ -106,12 +126,16 @@ def redrawn(own: bool) -> Redraw:
     """Texts at random of each pair's own class, or of all others."""
 
     def redraw(pairs: Paired, owner: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return np.array([rng.choice(np.flatnonzero((owner == owner[text]) == own)) for text in pairs.texts])
+        return np.array(
+            [rng.choice(np.flatnonzero((owner == owner[text]) == own)) for text in pairs.texts]
+        )
 
     return redraw
 
 
-def trained(full: bool, redraw: Redraw | None = None, **config: Any) -> Callable[[Trial], dict[str, float]]:
+def trained(
+    full: bool, redraw: Redraw | None = None, **config: Any
+) -> Callable[[Trial], dict[str, float]]:
     """An arm: the method with some options, its matches drawn anew where `redraw` says so."""
 
     def arm(trial: Trial) -> dict[str, float]:
@@ -128,12 +152,18 @@ def trained(full: bool, redraw: Redraw | None = None, **config: Any) -> Callable
                         owner = np.repeat(np.arange(len(bank)), [len(texts) for texts in bank])
                         pairs.texts = redraw(pairs, owner, generator(trial.seed, "captions"))
                     named = zip(pairs.keys(), pairs.texts.tolist(), strict=True)
-                    told["hit"] = float(np.mean([colour_of(key) in pairs.table[text] for key, text in named]))
+                    told["hit"] = float(
+                        np.mean([colour_of(key) in pairs.table[text] for key, text in named])
+                    )
                 return pairs
 
             method.samples = changed  # type: ignore[method-assign]
 
-        train = f"{trial.prelude}/train" if full else f"{trial.prelude}/train:shots={SHOTS}:draw={trial.seed}"
+        train = (
+            f"{trial.prelude}/train"
+            if full
+            else f"{trial.prelude}/train:shots={SHOTS}:draw={trial.seed}"
+        )
         settings = resolve(
             "gist",
             {"train": train},
@@ -152,22 +182,34 @@ def probed(full: bool) -> Callable[[Trial], dict[str, float]]:
     """The arm of tiny as it is."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        train = f"{trial.prelude}/train" if full else f"{trial.prelude}/train:shots={SHOTS}:draw={trial.seed}"
+        train = (
+            f"{trial.prelude}/train"
+            if full
+            else f"{trial.prelude}/train:shots={SHOTS}:draw={trial.seed}"
+        )
         return measure(load("tiny"), trial, train)
 
     return arm
 
 
 def measure(model: Model, trial: Trial, train: str) -> dict[str, float]:
-    """The paper's probe on the held-out images, and how often the nearest description is of class and colour."""
+    """The paper's probe on the held-out images, and how often the nearest description is of class
+    and colour."""
     test = f"{trial.prelude}/test"
     val = f"{trial.prelude}/val"
-    told = evaluate(model, open_source(test), ["probe"], train=train, val=val, fit="sgd", features="projected")["probe"]
-    return {"top1": told["linear_top1"], "top3": told["linear_top3"], "mode": modes(model, open_source(test))}
+    told = evaluate(
+        model, open_source(test), ["probe"], train=train, val=val, fit="sgd", features="projected"
+    )["probe"]
+    return {
+        "top1": told["linear_top1"],
+        "top3": told["linear_top3"],
+        "mode": modes(model, open_source(test)),
+    }
 
 
 def modes(model: Model, source: Source) -> float:
-    """How often the nearest of all descriptions, with its class's name before it, has an image's class and colour."""
+    """How often the nearest of all descriptions, with its class's name before it, has an image's
+    class and colour."""
     texts = [(NAMES[place], text) for place in PLACES for text in described(*place)]
     vectors = model.embed_texts([f"{name}: {text}" for name, text in texts])
     images = model.embed_images([source[at].images["main"] for at in range(len(source))])
@@ -216,7 +258,16 @@ claim = Claim(
     floor=Floor(
         "top1",
         chance=CHANCE,
-        arms=("probe", "class", "random", "gist", "probe_full", "class_full", "random_full", "gist_full"),
+        arms=(
+            "probe",
+            "class",
+            "random",
+            "gist",
+            "probe_full",
+            "class_full",
+            "random_full",
+            "gist_full",
+        ),
     ),
     table=("top1", "top3", "hit", "mode"),
 )

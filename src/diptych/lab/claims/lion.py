@@ -1,16 +1,19 @@
-"""Is Lion no worse than AdamW on image-text pairs at half the state, and does a large batch suit it more?
+"""Is Lion no worse than AdamW on image-text pairs at half the state, and does a large batch suit it
+more?
 
-Two small towers of layers (images as 16 x 16 pixels; names and tags as bags of tokens) learn two designs' drawings by
-CLIP's loss, in batches in which no concept meets itself: 64 pairs, or one of each concept (about 1,420). All arms see
-the same samples equally often. Each optimiser's rate is taken from a grid of factors 1, 3, 10 and 30, rate x decay
-kept, by recall on a third design's drawings; what is reported is recall on a fourth's, which nothing was chosen on.
+Two small towers of layers (images as 16 x 16 pixels; names and tags as bags of tokens) learn two
+designs' drawings by CLIP's loss, in batches in which no concept meets itself: 64 pairs, or one of
+each concept (about 1,420). All arms see the same samples equally often. Each optimiser's rate is
+taken from a grid of factors 1, 3, 10 and 30, rate x decay kept, by recall on a third design's
+drawings; what is reported is recall on a fourth's, which nothing was chosen on.
 
     adamw_64, lion_64, adamw_large, lion_large    each at the best rate of its grid
     same_rate_64    Lion at the rate and decay that AdamW has chosen, ten times what it should be
     one_beta_64     Lion with b1 = b2 = 0.9, the sign of a plain momentum, at the best rate of its grid
 
-`advantage` is the arm's recall less that of AdamW at the same batch and seed. The towers' width and the grid were
-chosen after some of its points had been tried on seed 100, the number of epochs for the time that it takes.
+`advantage` is the arm's recall less that of AdamW at the same batch and seed. The towers' width and
+the grid were chosen after some of its points had been tried on seed 100, the number of epochs for
+the time that it takes.
 """
 
 import time
@@ -72,7 +75,10 @@ def drawings() -> dict[str, Any]:
     return {
         "vocabulary": tokenizer.vocab_size,
         **{
-            name: (small_pixels(source), [torch.tensor(ids) for ids in tokenizer.encode(texts[name])])
+            name: (
+                small_pixels(source),
+                [torch.tensor(ids) for ids in tokenizer.encode(texts[name])],
+            )
             for name, source in sources.items()
         },
     }
@@ -90,10 +96,14 @@ def train(data: Mapping[str, Any], recipe: Recipe, seed: int, epochs: int) -> di
     pixels, ids = data["learnt"]
     source = FINAL.source(FINAL.learnt, *CHOICE.designs)
     plan = Distinct("concept")
-    batches = [batch for epoch in range(epochs) for batch in plan(source, seed, epoch, recipe.batch_size)]
+    batches = [
+        batch for epoch in range(epochs) for batch in plan(source, seed, epoch, recipe.batch_size)
+    ]
     begun = time.perf_counter()
     for step, batch in enumerate(batches):
-        rate = factor(step, len(batches), schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr)
+        rate = factor(
+            step, len(batches), schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr
+        )
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group["multiplier"] * rate
         images, texts = towers(pixels[batch], [ids[i] for i in batch])
@@ -109,7 +119,8 @@ def train(data: Mapping[str, Any], recipe: Recipe, seed: int, epochs: int) -> di
         "r1": recall(towers, *data["final"]),
         "r1_choice": recall(towers, *data["choice"]),
         "lr": optimizer.param_groups[0]["multiplier"] * recipe.lr,
-        "state_bytes_a_parameter": optim.state_bytes(optimizer) / sum(p.numel() for p in towers.parameters()),
+        "state_bytes_a_parameter": optim.state_bytes(optimizer)
+        / sum(p.numel() for p in towers.parameters()),
         "ms_a_step": 1000 * seconds / len(batches),
     }
 
@@ -127,7 +138,9 @@ def recall(towers: Towers, pixels: Tensor, ids: list[Tensor]) -> float:
 def recipe(optimizer: str, batch: str, lr: float) -> Recipe:
     """Warm-up and cosine at a rate of AdamW's, the decay that belongs to it."""
     decay = RATE_TIMES_DECAY / lr
-    return Recipe(optimizer=optimizer, lr=lr, weight_decay=decay, warmup=0.1, batch_size=BATCHES[batch])
+    return Recipe(
+        optimizer=optimizer, lr=lr, weight_decay=decay, warmup=0.1, batch_size=BATCHES[batch]
+    )
 
 
 def epochs(trial: Trial) -> int:
@@ -139,8 +152,12 @@ def best(data: Mapping[str, Any], optimizer: str, batch: str, trial: Trial) -> d
     """The run of the grid with the best recall on the third design."""
     runs: list[dict[str, float]] = []
     for times in (3,) if trial.quick else GRID:
-        runs.append(train(data, recipe(optimizer, batch, times * LOWEST), trial.seed, epochs(trial)))
-        trial.log(f"{optimizer}, {batch}: rate {runs[-1]['lr']:.1e}, recall {runs[-1]['r1_choice']:.3f}")
+        runs.append(
+            train(data, recipe(optimizer, batch, times * LOWEST), trial.seed, epochs(trial))
+        )
+        trial.log(
+            f"{optimizer}, {batch}: rate {runs[-1]['lr']:.1e}, recall {runs[-1]['r1_choice']:.3f}"
+        )
     return max(runs, key=lambda run: run["r1_choice"])
 
 

@@ -1,7 +1,9 @@
-"""Do coupled prompts in both towers adapt better than vectors beside the names, where the images look unlike before?
+"""Do coupled prompts in both towers adapt better than vectors beside the names, where the images
+look unlike before?
 
-All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a colour, in two styles
-that `tiny` never saw and under noise (`lab.adapting`). Ten novel classes are the same things in the other colours.
+All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a
+colour, in two styles that `tiny` never saw and under noise (`lab.adapting`). Ten novel classes are
+the same things in the other colours.
 
     names       zero-shot
     coop        vectors in place of the template's words
@@ -11,8 +13,9 @@ that `tiny` never saw and under noise (`lab.adapting`). Ten novel classes are th
     shallow     depth 1: prompts at the inputs alone
     uncoupled   the functions that make the image tower's prompts are zero and stay so
 
-`base` and `novel` are accuracies among the classes of their half, H is their harmonic mean. The noise, the learning
-rates and the number of steps were chosen on seed 100. The small gap to `ivlp` is told, and asked only not to be a loss.
+`base` and `novel` are accuracies among the classes of their half, H is their harmonic mean. The
+noise, the learning rates and the number of steps were chosen on seed 100. The small gap to `ivlp`
+is told, and asked only not to be a loss.
 """
 
 from typing import Any

@@ -1,8 +1,10 @@
-"""Do prompts in groups by style, mixed by a router, adapt better than one prompt, where images come in many styles?
+"""Do prompts in groups by style, mixed by a router, adapt better than one prompt, where images come
+in many styles?
 
-All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a colour, in the six
-styles whose words and images `tiny` knows, under noise that hurts some styles more than others (`lab.adapting`). Ten
-novel classes are the same things in the other colours. The groups are the bank `styles`.
+All arms start from `tiny` and learn from 16 images of each of ten base classes, a thing in a
+colour, in the six styles whose words and images `tiny` knows, under noise that hurts some styles
+more than others (`lab.adapting`). Ten novel classes are the same things in the other colours. The
+groups are the bank `styles`.
 
     names       zero-shot by one template
     ensemble    zero-shot by all templates of all groups
@@ -13,12 +15,13 @@ novel classes are the same things in the other colours. The groups are the bank 
     one         all templates in one group: a single prompt with text supervision, and no router
     still       the image tower's norms stay as they are, as they do in coop
 
-`worst` is the accuracy in the worst style, among all twenty classes; `style` the mutual information, in nats, of an
-image's style and the group that weighs most, 0 where there is no router.
+`worst` is the accuracy in the worst style, among all twenty classes; `style` the mutual
+information, in nats, of an image's style and the group that weighs most, 0 where there is no
+router.
 
-Noise, steps and rate were chosen on seed 100, the rate from .02, .1, .2 and .3; .02 taught no arm much. There, at .1, H
-and `worst` were .85 and .34 (coop), .89 and .41 (mocoop), .88 and .39 (one), .84 and .31 (still): most of what is won
-is won by the norms.
+Noise, steps and rate were chosen on seed 100, the rate from .02, .1, .2 and .3; .02 taught no arm
+much. There, at .1, H and `worst` were .85 and .34 (coop), .89 and .41 (mocoop), .88 and .39 (one),
+.84 and .31 (still): most of what is won is won by the norms.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,10 +58,13 @@ def mixed(**config: Any) -> Callable[[Trial], dict[str, float]]:
 
 
 def measure(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
-    """Accuracy on both halves of the classes and in each style, and what the router tells of the style."""
+    """Accuracy on both halves of the classes and in each style, and what the router tells of the
+    style."""
     source = open_source(trial.prelude["test"])
     novel = trial.prelude["novel"]
-    told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=novel, group="style", **how)["zeroshot"]
+    told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=novel, group="style", **how)[
+        "zeroshot"
+    ]
     return {
         "base": told["base_top1"],
         "novel": told["novel_top1"],

@@ -1,8 +1,10 @@
-"""Is the base better kept where each phase is held to the similarities of the phase before, and at what cost?
+"""Is the base better kept where each phase is held to the similarities of the phase before, and at
+what cost?
 
-All arms start from one CLIP (the prelude), trained on plain scenes of one thing, and learn from three further domains
-one after the other: scenes in another style, with grounds, palette and words of their own. Nothing of an earlier domain
-is shown again. Each phase has as many steps, a new optimiser, warm-up and cosine.
+All arms start from one CLIP (the prelude), trained on plain scenes of one thing, and learn from
+three further domains one after the other: scenes in another style, with grounds, palette and words
+of their own. Nothing of an earlier domain is shown again. Each phase has as many steps, a new
+optimiser, warm-up and cosine.
 
     start               the base model as it is
     finetune            alpha = 0: CLIP, phase by phase
@@ -11,9 +13,10 @@ is shown again. Each phase has as many steps, a new optimiser, warm-up and cosin
     stranger            alpha = 20, held to a model that never learnt: nothing is worth keeping
     joint               as many steps on all domains at once, which continual learning does without
 
-`base` is recall at 1 on held-out plain scenes, `earlier` the mean of that on the domains between, `last` on the newest:
-what the method pays. Each is the mean of both ways. The overlap of the domains and the length of a phase were chosen on
-seed 100; seeds 0, 1 and 2 were run once before with nothing else changed, and tied for want of seeds.
+`base` is recall at 1 on held-out plain scenes, `earlier` the mean of that on the domains between,
+`last` on the newest: what the method pays. Each is the mean of both ways. The overlap of the
+domains and the length of a phase were chosen on seed 100; seeds 0, 1 and 2 were run once before
+with nothing else changed, and tied for want of seeds.
 """
 
 from collections.abc import Callable
@@ -38,7 +41,11 @@ BASE_STEPS = 400
 STEPS = 100
 PAIRS = 300  # held out, of each domain
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
-RECIPE = {"batch_size": 64, "warmup": 0.2, "ema": None}  # so short a phase has no use for averaged weights
+RECIPE = {
+    "batch_size": 64,
+    "warmup": 0.2,
+    "ema": None,
+}  # so short a phase has no use for averaged weights
 
 
 def pretrain(trial: Trial) -> dict[str, str]:
@@ -63,13 +70,21 @@ def pretrain(trial: Trial) -> dict[str, str]:
     return {**found, "base": str(trial.folder / "base")}
 
 
-def held(change: Callable[[Method], None] | None = None, **config: Any) -> Callable[[Trial], dict[str, float]]:
+def held(
+    change: Callable[[Method], None] | None = None, **config: Any
+) -> Callable[[Trial], dict[str, float]]:
     """An arm: the base model taught one domain after another."""
 
     def arm(trial: Trial) -> dict[str, float]:
         settings = resolve(
             "mod_x",
-            dict(zip(("train", "phase1", "phase2"), (trial.prelude[name] for name in DOMAINS[1:]), strict=True)),
+            dict(
+                zip(
+                    ("train", "phase1", "phase2"),
+                    (trial.prelude[name] for name in DOMAINS[1:]),
+                    strict=True,
+                )
+            ),
             init=trial.prelude["base"],
             config={"phases": 3, "pretrained": True, "augment": {}, **config},
             recipe={**RECIPE, "steps": _steps(trial)},
@@ -152,6 +167,8 @@ claim = Claim(
         better("all", "joint", over="alpha20"),
         better("all", "joint", over="finetune"),
     ),
-    floor=Floor("base", chance=1 / PAIRS, arms=("start", "finetune", "alpha1", "alpha5", "alpha20", "joint")),
+    floor=Floor(
+        "base", chance=1 / PAIRS, arms=("start", "finetune", "alpha1", "alpha5", "alpha20", "joint")
+    ),
     table=("base", "earlier", "last", "all"),
 )

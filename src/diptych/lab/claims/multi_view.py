@@ -1,17 +1,19 @@
-"""Does one loss of all views use more of the space than losses of pairs of views, as views are added?
+"""Does one loss of all views use more of the space than losses of pairs of views, as views are
+added?
 
-Five views of a scene are its image and four of its paraphrases, two views the image and one of them. All arms are
-trained for as many steps of the same small recipe, each view of a modality through the same tower and projector, and
-are measured on held-out scenes.
+Five views of a scene are its image and four of its paraphrases, two views the image and one of
+them. All arms are trained for as many steps of the same small recipe, each view of a modality
+through the same tower and projector, and are measured on held-out scenes.
 
     pairwise2, dhel2        two views: NT-Xent, MV-DHEL
     pairwise5, dhel5        five views: NT-Xent over all pairs of views, MV-DHEL
     infonce5                MV-DHEL's negatives across views in place of inside them, which is MV-InfoNCE
 
-`rank` is the effective rank of the images' embeddings, of 64; `probe` the accuracy of a linear probe of the colour on
-what the image tower gives before the projector. The temperature is the paper's for small images. On seed
-100 ranks were 58 (dhel5), 30 (dhel2) and 26 (pairwise5), probes .89, .95 and .82; nothing was changed after but that
-the probe has to be no worse, where `equal` stood.
+`rank` is the effective rank of the images' embeddings, of 64; `probe` the accuracy of a linear
+probe of the colour on what the image tower gives before the projector. The temperature is the
+paper's for small images. On seed 100 ranks were 58 (dhel5), 30 (dhel2) and 26 (pairwise5), probes
+.89, .95 and .82; nothing was changed after but that the probe has to be no worse, where `equal`
+stood.
 """
 
 from collections.abc import Callable
@@ -66,12 +68,20 @@ def trained(objective: str, texts: int) -> Callable[[Trial], dict[str, float]]:
 def measure(trial: Trial) -> dict[str, float]:
     """Rank, probe and recall on held-out scenes; the probe learns from scenes of `val`."""
     model = load(trial.folder / "run")
-    source = open_source(f"{SCENES}:seed={trial.seed}:split=test:count={100 if trial.quick else 500}")
+    source = open_source(
+        f"{SCENES}:seed={trial.seed}:split=test:count={100 if trial.quick else 500}"
+    )
     train = f"{SCENES}:seed={trial.seed}:split=val:count={200 if trial.quick else 1500}"
     gap = evaluate(model, source, ["gap"], role="paraphrase")["gap"]
-    probe = evaluate(model, source, ["probe"], train=train, label="colour", features="pooled")["probe"]
+    probe = evaluate(model, source, ["probe"], train=train, label="colour", features="pooled")[
+        "probe"
+    ]
     recall = evaluate(model, source, ["retrieval"], role="paraphrase")["retrieval"]
-    return {"rank": gap["effective_rank_image"], "probe": probe["linear_top1"], "r1": recall["t2i_r1"]}
+    return {
+        "rank": gap["effective_rank_image"],
+        "probe": probe["linear_top1"],
+        "r1": recall["t2i_r1"],
+    }
 
 
 claim = Claim(

@@ -1,7 +1,9 @@
-"""Are the labelled images themselves an adapter that needs no training, and a better start of one than words?
+"""Are the labelled images themselves an adapter that needs no training, and a better start of one
+than words?
 
-All arms start from `tiny` and learn from 16 images of each of ten classes, a thing in a colour, in two styles that
-`tiny` never saw and under noise (`lab.adapting`), or from one image of each (`…_1`).
+All arms start from `tiny` and learn from 16 images of each of ten classes, a thing in a colour, in
+two styles that `tiny` never saw and under noise (`lab.adapting`), or from one image of each
+(`…_1`).
 
     names       zero-shot
     probe       logistic regression on the images' vectors, which reads no names
@@ -10,23 +12,26 @@ All arms start from `tiny` and learn from 16 images of each of ten classes, a th
     tuned       the vectors are trained as well, for as many steps as in coop
     dealt       tip, the labels of the cache dealt out anew among its images
 
-`base` is the accuracy among the ten classes. Noise and steps are those of the claim on `maple`; `alpha` and `beta` were
-chosen on seed 100, of nine and five values each. There base came to .65 (names), .82, .80, .72, .83, .60 and with one
-image to .40 (probe) and .65 (tip), so that with one the votes hardly change what the names say.
+`base` is the accuracy among the ten classes. Noise and steps are those of the claim on `maple`;
+`alpha` and `beta` were chosen on seed 100, of nine and five values each. There base came to .65
+(names), .82, .80, .72, .83, .60 and with one image to .40 (probe) and .65 (tip), so that with one
+the votes hardly change what the names say.
 
-The block `real` is on photographs of goods in shops (`grocery`, 81 classes, 16 images of each drawn by the seed, all
-1,567 of the test split), with an image tower and a text tower that were trained apart and are joined by two linear
-maps (`lab.joined`); both stay frozen in all arms. `joined` tells how well the pair finds the captions of 200 other
-photographs, about .245 (`i2t_r1`) where the towers are what they should be. Beside the arms above:
+The block `real` is on photographs of goods in shops (`grocery`, 81 classes, 16 images of each drawn
+by the seed, all 1,567 of the test split), with an image tower and a text tower that were trained
+apart and are joined by two linear maps (`lab.joined`); both stay frozen in all arms. `joined` tells
+how well the pair finds the captions of 200 other photographs, about .245 (`i2t_r1`) where the
+towers are what they should be. Beside the arms above:
 
     ensemble    zero-shot by seven templates
     described   zero-shot by the name and each sentence of the shop's own description
     proapo      a search over those templates and sentences by the 1,296 images
     gist        the maps are trained on the sentences that fit each image, then the linear probe
 
-Here `alpha` and `beta` are the best on the validation split, as published, which nothing else looks at. Steps and rates
-of this block were set beforehand, but for coop's: its vectors are each class's own and its rate is high, since on seed
-100 the training loss stayed at 3.7 with shared ones and came to 1.5 with these.
+Here `alpha` and `beta` are the best on the validation split, as published, which nothing else looks
+at. Steps and rates of this block were set beforehand, but for coop's: its vectors are each class's
+own and its rate is high, since on seed 100 the training loss stayed at 3.7 with shared ones and
+came to 1.5 with these.
 """
 
 import itertools
@@ -83,7 +88,9 @@ def dealt(method: Method) -> None:
     def filled(run: Any) -> None:
         fill(run)
         owners: Any = method.model.owners
-        owners.copy_(owners[torch.from_numpy(generator(run.at.seed, "dealt").permutation(len(owners)))])
+        owners.copy_(
+            owners[torch.from_numpy(generator(run.at.seed, "dealt").permutation(len(owners)))]
+        )
 
     method.fill = filled  # type: ignore[assignment]
 
@@ -128,14 +135,20 @@ claim = Claim(
 # ---- real photographs
 
 GOODS = "label"
-OWN = {"cached": True, "class_specific": True, "init_from_template": False, "n_ctx": 4}  # vectors of each class's own
+OWN = {
+    "cached": True,
+    "class_specific": True,
+    "init_from_template": False,
+    "n_ctx": 4,
+}  # vectors of each class's own
 ALPHAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 BETAS = (1.0, 2.0, 5.5, 10.0, 20.0)
 
 
 @dataclass(frozen=True)
 class Shop:
-    """What a seed's prelude hands to the arms: the joined pair, and the file of what is said of each class."""
+    """What a seed's prelude hands to the arms: the joined pair, and the file of what is said of
+    each class."""
 
     pair: Pair
     bank: str
@@ -149,13 +162,16 @@ def goods(split: str, trial: Trial) -> str:
 
 
 def joined(trial: Trial) -> Shop:
-    """Join the towers, let them meet all photographs once, and write what is said of the classes."""
+    """Join the towers, let them meet all photographs once, and write what is said of the
+    classes."""
     pair = join(trial)
     model = pair.load()
     for split in ("train", "val", "test"):
         evaluate(model, open_source(goods(split, trial)), ["zeroshot"], label=GOODS)
     bank = trial.folder / "bank.json"
-    descriptions.write(bank, sentences(Path(os.environ["DIPTYCH_DATA"], "grocery", "classes.jsonl")))
+    descriptions.write(
+        bank, sentences(Path(os.environ["DIPTYCH_DATA"], "grocery", "classes.jsonl"))
+    )
     return Shop(pair, str(bank))
 
 
@@ -167,7 +183,9 @@ def sentences(path: Path) -> dict[str, list[str]]:
 
 def told(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
     """Accuracy on the test split, and its mean over classes."""
-    found = evaluate(model, open_source(goods("test", trial)), ["zeroshot"], label=GOODS, **how)["zeroshot"]
+    found = evaluate(model, open_source(goods("test", trial)), ["zeroshot"], label=GOODS, **how)[
+        "zeroshot"
+    ]
     return {"top1": found["top1"], "mean": found["mean_per_class"]}
 
 
@@ -182,7 +200,10 @@ def described(trial: Trial) -> dict[str, float]:
     names = open_source(goods("train", trial)).schema()[f"labels.{GOODS}"].classes
     sets = PromptSets(model.encoder, model.tokenizer)
     said = zip(names, descriptions.of_classes(trial.prelude.bank, names), strict=True)
-    sets.choose(BANKS["plain"], {name: [(name, sentence) for sentence in sentences] for name, sentences in said})
+    sets.choose(
+        BANKS["plain"],
+        {name: [(name, sentence) for sentence in sentences] for name, sentences in said},
+    )
     sets.set_classes(names)
     return told(ClassifierModel(sets, model.preprocess, name="described"), trial)
 
@@ -191,12 +212,16 @@ def shopped(method: str, trial: Trial, *, change: Any = None, **settings: Any) -
     """The model of a method that learnt the goods from the joined pair."""
     settings["config"] = {"label": GOODS, **settings.get("config", {})}
     out = trial.folder / "run"
-    return trial.prelude.pair.train(method, goods("train", trial), out, trial, change=change, **settings)
+    return trial.prelude.pair.train(
+        method, goods("train", trial), out, trial, change=change, **settings
+    )
 
 
 def learnt(method: str, config: Mapping[str, Any] | None = None, **recipe: Any) -> Arm:
     """An arm: a method that names classes."""
-    return lambda trial: told(shopped(method, trial, config=dict(config or {}), recipe=recipe), trial)
+    return lambda trial: told(
+        shopped(method, trial, config=dict(config or {}), recipe=recipe), trial
+    )
 
 
 def voted(change: Any = None, *, tune: bool = False) -> Arm:

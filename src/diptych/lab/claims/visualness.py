@@ -1,10 +1,12 @@
-"""Does one NULL image teach a dual encoder which sentences speak of what can be seen, and is retrieval kept?
+"""Does one NULL image teach a dual encoder which sentences speak of what can be seen, and is
+retrieval kept?
 
-Visual sentences show a scene of one thing ("A red cat on grass that someone has no right to see"), others hold
-something of it ("Someone has no right to see a red cat on grass"), in the same words and at the same lengths, so that
-only their order tells (`data.worlds.sentences.mixed`). Pages have two images, a sentence that shows each and four
-others, one of which is of what every second page shows; the shipped model labels their sentences, the upper quarter and
-the lower 45 %. All trained arms start from that model and take as many steps, but for one or two.
+Visual sentences show a scene of one thing ("A red cat on grass that someone has no right to see"),
+others hold something of it ("Someone has no right to see a red cat on grass"), in the same words
+and at the same lengths, so that only their order tells (`data.worlds.sentences.mixed`). Pages have
+two images, a sentence that shows each and four others, one of which is of what every second page
+shows; the shipped model labels their sentences, the upper quarter and the lower 45 %. All trained
+arms start from that model and take as many steps, but for one or two.
 
     clip                the model as it is, with the NULL image
     words               the mean over a sentence's words of how often each is in visual sentences of both stages
@@ -16,17 +18,20 @@ the lower 45 %. All trained arms start from that model and take as many steps, b
     common              one image for all visual sentences: tells them as well, and finds no image
     shuffled            the images of both stages dealt out anew among the sentences
 
-`f1` is macro F1 on held-out sentences, a third of them visual, of scenes with pairs that training never shows, at a
-threshold found on others; `mrr` the mean reciprocal rank of the own image of the visual ones among theirs,
-`mrr_plain` that of what they show, without what is held of it. Margins are what the paper calls kept, a loss of .052,
-and twice that where nothing is gained from the new kind of sentence.
+`f1` is macro F1 on held-out sentences, a third of them visual, of scenes with pairs that training
+never shows, at a threshold found on others; `mrr` the mean reciprocal rank of the own image of the
+visual ones among theirs, `mrr_plain` that of what they show, without what is held of it. Margins
+are what the paper calls kept, a loss of .052, and twice that where nothing is gained from the new
+kind of sentence.
 
-Sizes, rate and sentences were settled on seed 100. With captions amid phrases against stances in other words a mean
-over words told them apart at .99, so the words were made the same. Then words came to .48, clip to .43, classifier to
-.79 and tip to .93, with ranks of .82 (clip .63) and, plain, .92 (clip .96).
+Sizes, rate and sentences were settled on seed 100. With captions amid phrases against stances in
+other words a mean over words told them apart at .99, so the words were made the same. Then words
+came to .48, clip to .43, classifier to .79 and tip to .93, with ranks of .82 (clip .63) and, plain,
+.92 (clip .96).
 
-The block `real` asks the same of word lists: `lexicon` is the mean concreteness of a sentence's words as people rated
-them (Brysbaert et al. 2014), `rho` Spearman's correlation of the score of single words of these sentences with that.
+The block `real` asks the same of word lists: `lexicon` is the mean concreteness of a sentence's
+words as people rated them (Brysbaert et al. 2014), `rho` Spearman's correlation of the score of
+single words of these sentences with that.
 """
 
 import json
@@ -89,7 +94,8 @@ class Writer:
         return self.world.sample(self.seed, self.next)
 
     def visual(self) -> tuple[Scene, Row]:
-        """A scene with its image, and a sentence that shows it: with its caption alone as `plain`."""
+        """A scene with its image, and a sentence that shows it: with its caption alone as
+        `plain`."""
         scene = self.scene()
         path = self.folder / f"{self.next}.png"
         self.world.example(scene, path.stem).images["main"].decode().save(path)
@@ -117,14 +123,19 @@ class Writer:
         """Pages: rows of images and rows of sentences, which say nothing of their kind."""
         for page in range(count):
             with_image = [self.visual() for _ in range(IMAGES)]
-            about = [with_image[0][0] if page % 2 == 0 and at == 0 else None for at in range(OTHERS)]
-            texts = [row["text"] for _, row in with_image] + [self.other(scene)["text"] for scene in about]
+            about = [
+                with_image[0][0] if page % 2 == 0 and at == 0 else None for at in range(OTHERS)
+            ]
+            texts = [row["text"] for _, row in with_image] + [
+                self.other(scene)["text"] for scene in about
+            ]
             yield from ({"image": row["image"], "page_id": page} for _, row in with_image)
             yield from ({"text": text, "page_id": page} for text in texts)
 
 
 def draw(trial: Trial) -> dict[str, str]:
-    """The tables of the seed: both stages, the same with images dealt out anew, and what is held out."""
+    """The tables of the seed: both stages, the same with images dealt out anew, and what is held
+    out."""
     share = 5 if trial.quick else 1
     train = Writer(trial, "train")
     test = Writer(trial, "test")
@@ -139,7 +150,10 @@ def draw(trial: Trial) -> dict[str, str]:
     for stage in STAGES:
         rows = read(found[stage])
         dealt = generator(trial.seed, "shuffled", stage).permutation(len(rows)).tolist()
-        mixed = [{"text": row["text"], "image": rows[at]["image"]} for row, at in zip(rows, dealt, strict=True)]
+        mixed = [
+            {"text": row["text"], "image": rows[at]["image"]}
+            for row, at in zip(rows, dealt, strict=True)
+        ]
         found[f"shuffled_{stage}"] = table(trial.folder / f"shuffled_{stage}.jsonl", mixed)
     return found
 
@@ -168,7 +182,11 @@ def trained(
             {**data, "calibrate": trial.prelude["val"]},
             init="tiny",
             config={"augment": {}, "human_epochs": 5, **config},
-            recipe={"lr": 3e-4, "epochs": epochs, **({"steps": 3, "batch_size": 16} if trial.quick else {})},
+            recipe={
+                "lr": 3e-4,
+                "epochs": epochs,
+                **({"steps": 3, "batch_size": 16} if trial.quick else {}),
+            },
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run")
@@ -185,8 +203,8 @@ def clip(trial: Trial, *, rated: bool = False) -> dict[str, float]:
 
 
 def measure(model: Any, trial: Trial, rated: bool) -> dict[str, float]:
-    """How well held-out sentences are told apart, and how well the visual ones find their images; where words are
-    `rated`, how far the score of single words rises with their concreteness."""
+    """How well held-out sentences are told apart, and how well the visual ones find their images;
+    where words are `rated`, how far the score of single words rises with their concreteness."""
     source = open_source(trial.prelude["test"])
     told = evaluate(model, source, ["visualness", "retrieval"])
     plain = evaluate(model, source, ["retrieval"], role="plain")["retrieval"]
@@ -194,7 +212,9 @@ def measure(model: Any, trial: Trial, rated: bool) -> dict[str, float]:
     found |= {"mrr": told["retrieval"]["t2i_mrr"], "mrr_plain": plain["t2i_mrr"]}
     if rated:
         known = ratings()
-        alone = sorted({word for text in labelled(source)[0] for word in words_of(text)} & known.keys())
+        alone = sorted(
+            {word for text in labelled(source)[0] for word in words_of(text)} & known.keys()
+        )
         scores = model.score(alone).numpy()
         found["rho"] = correlation(scores, np.array([known[word] for word in alone]), "spearman")[0]
     return found
@@ -246,10 +266,13 @@ def classifier(trial: Trial) -> dict[str, float]:
 
 
 def ratings() -> dict[str, float]:
-    """The concreteness of single words, 1 to 5, as people rated it. Raises InputError where the pack is not there."""
+    """The concreteness of single words, 1 to 5, as people rated it. Raises InputError where the
+    pack is not there."""
     path = Path(os.environ.get("DIPTYCH_DATA", ""), "concreteness", "words.jsonl")
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file; set DIPTYCH_DATA to the folder that holds concreteness/")
+        raise InputError(
+            f"{path}: there is no such file; set DIPTYCH_DATA to the folder that holds concreteness/"
+        )
     return {row["word"]: float(row["mean"]) for row in read(str(path)) if not row["bigram"]}
 
 

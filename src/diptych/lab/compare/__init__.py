@@ -1,8 +1,10 @@
-"""`diptych compare`: the same methods over tower sizes and samples seen, on one source, under the same seeds.
+"""`diptych compare`: the same methods over tower sizes and samples seen, on one source, under the
+same seeds.
 
-OUT/results.jsonl has a line for each cell of the grid (method, size, budget, seed) and is appended to as cells are
-done, each in a process of its own. A second run does what is missing, so a grid that was stopped goes on and one that
-is done can be widened. OUT/report.html shows it, OUT/runs holds the models.
+OUT/results.jsonl has a line for each cell of the grid (method, size, budget, seed) and is appended
+to as cells are done, each in a process of its own. A second run does what is missing, so a grid
+that was stopped goes on and one that is done can be widened. OUT/report.html shows it, OUT/runs
+holds the models.
 """
 
 import json
@@ -15,7 +17,16 @@ from diptych.files import write_atomic
 from diptych.lab import pool, verdict
 from diptych.lab.compare import cell as cells
 from diptych.lab.compare.cell import Cell, Common, Task
-from diptych.lab.compare.table import Table, chosen, differences, is_comparison, lines, notes, read, unlike
+from diptych.lab.compare.table import (
+    Table,
+    chosen,
+    differences,
+    is_comparison,
+    lines,
+    notes,
+    read,
+    unlike,
+)
 from diptych.lab.live import Board
 
 __all__ = [
@@ -49,9 +60,10 @@ def compare(
 ) -> Table:
     """Train and measure the cells that the table in `out` lacks, and return the table.
 
-    `data` is trained on, `test` measured on, by `suites`; `common` is what all methods take in place of their presets'.
-    `warn` is told in a line, before anything is trained, what still differs between the methods. Raises InputError,
-    before anything is trained, for what does not exist or does not fit, and where `out` holds another comparison.
+    `data` is trained on, `test` measured on, by `suites`; `common` is what all methods take in
+    place of their presets'. `warn` is told in a line, before anything is trained, what still
+    differs between the methods. Raises InputError, before anything is trained, for what does not
+    exist or does not fit, and where `out` holds another comparison.
     """
     settings = _check(wanted, data, test, suites, common)
     if warn is not None and (names := list(unlike(settings))):
@@ -62,8 +74,12 @@ def compare(
     verdict.ready()
     at_once = pool.processes(at_once)
     table = _table(out, data, test, suites, [cell.method for cell in wanted], common)
-    with pool.alone(out, f"another process is comparing into {out}; wait for it, or name another --out"):
-        for left in sorted(out.glob("runs/*/row.json")):  # of a job that was done when nobody was there to hear it
+    with pool.alone(
+        out, f"another process is comparing into {out}; wait for it, or name another --out"
+    ):
+        for left in sorted(
+            out.glob("runs/*/row.json")
+        ):  # of a job that was done when nobody was there to hear it
             row = json.loads(left.read_text(encoding="utf-8"))
             if not table.has(_cell(row)):
                 table.add(row)
@@ -82,7 +98,9 @@ def compare(
             if event == "done":
                 table.add(value)
                 board.metrics = chosen(table, None)
-            board.hear(event, cell.row, f"seed {cell.seed}", value["metrics"] if event == "done" else value)
+            board.hear(
+                event, cell.row, f"seed {cell.seed}", value["metrics"] if event == "done" else value
+            )
 
         (out / "runs").mkdir(exist_ok=True)
         with board:
@@ -104,8 +122,8 @@ def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
 def _check(
     wanted: Sequence[Cell], data: str, test: str, suites: Sequence[str], common: Common
 ) -> dict[str, dict[str, Any]]:
-    """The settings of the methods at the first size; InputError for what a job would find wrong, as far as it can be
-    told without training."""
+    """The settings of the methods at the first size; InputError for what a job would find wrong, as
+    far as it can be told without training."""
     from diptych.data.sources import open_source
     from diptych.errors import unknown
     from diptych.evaluation import cards
@@ -141,7 +159,12 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
             f"{method} has no text tower, so {suite} cannot measure it; name a suite of images alone "
             "with --suite, such as probe"
         )
-    if config.image_tower == NO_TOWER and asked & {"embed_images", "represent", "preprocess", "embed_texts"}:
+    if config.image_tower == NO_TOWER and asked & {
+        "embed_images",
+        "represent",
+        "preprocess",
+        "embed_texts",
+    }:
         raise InputError(
             f"{method} is a language model, so {suite} cannot measure it; name a suite of language models "
             "with --suite, such as perplexity"
@@ -153,17 +176,33 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
         )
 
 
-def _table(out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common) -> Table:
+def _table(
+    out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common
+) -> Table:
     """The table in `out`, begun where there is none."""
     if is_comparison(out):
         table = read(out)
-        for name, value in (("data", data), ("test", test), ("suites", tuple(suites)), ("common", common.plain())):
+        for name, value in (
+            ("data", data),
+            ("test", test),
+            ("suites", tuple(suites)),
+            ("common", common.plain()),
+        ):
             if (old := getattr(table, name)) != value:
-                raise InputError(f"{out} compares with {name} {old}, not {value}; name another --out")
+                raise InputError(
+                    f"{out} compares with {name} {old}, not {value}; name another --out"
+                )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else; name a new or empty folder with --out")
     else:
-        table = Table(folder=out, data=data, test=test, suites=tuple(suites), methods=[], common=common.plain())
+        table = Table(
+            folder=out,
+            data=data,
+            test=test,
+            suites=tuple(suites),
+            methods=[],
+            common=common.plain(),
+        )
     table.methods = list(dict.fromkeys([*table.methods, *methods]))
     out.mkdir(parents=True, exist_ok=True)
     table.write_head()
@@ -177,6 +216,13 @@ def _cell(row: cells.Row) -> Cell:
 def _job(cell: Cell, table: Table) -> pool.Job:
     folder = table.folder.resolve() / "runs" / cell.folder
     common = Common(**table.common)
-    task = Task(cell=cell, common=common, data=table.data, test=table.test, suites=table.suites, folder=folder)
+    task = Task(
+        cell=cell,
+        common=common,
+        data=table.data,
+        test=table.test,
+        suites=table.suites,
+        folder=folder,
+    )
     output = folder.with_name(f"{cell.folder}.txt")
     return pool.Job(key=(cell.folder,), work=cells.run, arguments=(task,), output=output)

@@ -29,8 +29,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """`method` may carry options of its own and of its recipe (`clip:scale=20:lr=0.001`); `size` multiplies the widths
-    of the preset's towers; `budget` is how many samples training sees."""
+    """`method` may carry options of its own and of its recipe (`clip:scale=20:lr=0.001`); `size`
+    multiplies the widths of the preset's towers; `budget` is how many samples training sees."""
 
     method: str
     size: float
@@ -52,8 +52,9 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What all methods of a comparison take in place of their presets': towers, tokenizer, dimension of the space, and
-    fields of the recipe. A method without an image or text tower goes without that one."""
+    """What all methods of a comparison take in place of their presets': towers, tokenizer,
+    dimension of the space, and fields of the recipe. A method without an image or text tower goes
+    without that one."""
 
     image_tower: str | None = None
     text_tower: str | None = None
@@ -63,16 +64,21 @@ class Common:
 
     def plain(self) -> dict[str, Any]:
         """What was given, as plain values."""
-        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if value}))
+        return json.loads(
+            json.dumps({name: value for name, value in asdict(self).items() if value})
+        )
 
 
 @cache
-def towers(method: str, size: float, image: str | None = None, text: str | None = None) -> tuple[str, str]:
-    """The specs of a method's `small` towers, or of those given, with their widths multiplied; the space they share
-    keeps its dimension.
+def towers(
+    method: str, size: float, image: str | None = None, text: str | None = None
+) -> tuple[str, str]:
+    """The specs of a method's `small` towers, or of those given, with their widths multiplied; the
+    space they share keeps its dimension.
 
-    Widths are rounded to whole multiples of 8 a head (of 64 where heads follow the width), or of 8 where there are no
-    heads. A tower that the method does without stays away. Raises InputError for a tower that has no width.
+    Widths are rounded to whole multiples of 8 a head (of 64 where heads follow the width), or of 8
+    where there are no heads. A tower that the method does without stays away. Raises InputError for
+    a tower that has no width.
 
     >>> towers("clip", 0.5)[1]
     'text:width=64:depth=1:heads=4:causal=False:pooling=mean:dropout=0.1'
@@ -85,7 +91,9 @@ def towers(method: str, size: float, image: str | None = None, text: str | None 
     found = []
     for side, own, given in (("image", preset.image, image), ("text", preset.text, text)):
         spec = own if own == NO_TOWER else given or own
-        found.append(str(parse(spec)) if size == 1 or spec == NO_TOWER else _scaled(spec, side, size))
+        found.append(
+            str(parse(spec)) if size == 1 or spec == NO_TOWER else _scaled(spec, side, size)
+        )
     return found[0], found[1]
 
 
@@ -109,7 +117,11 @@ def _scaled(spec: str, side: str, size: float) -> str:
     from diptych.towers.build import image_tower, text_tower
 
     with device("meta"):
-        whole = image_tower(spec).spec if side == "image" else text_tower(spec, vocab_size=64, context=8).spec
+        whole = (
+            image_tower(spec).spec
+            if side == "image"
+            else text_tower(spec, vocab_size=64, context=8).spec
+        )
     parsed = parse(spec)
     unit = 8 * (whole["heads"] or 8) if "heads" in whole else 8
 
@@ -117,15 +129,19 @@ def _scaled(spec: str, side: str, size: float) -> str:
         return max(1, round(width * size / unit)) * unit
 
     if "widths" in whole:
-        return str(Spec(parsed.name, {**parsed.options, "widths": tuple(map(scaled, whole["widths"]))}))
+        return str(
+            Spec(parsed.name, {**parsed.options, "widths": tuple(map(scaled, whole["widths"]))})
+        )
     if "width" in whole:
         return str(Spec(parsed.name, {**parsed.options, "width": scaled(whole["width"])}))
-    raise InputError(f"the {side} tower {spec} has no width to multiply by {size:g}; leave out --sizes")
+    raise InputError(
+        f"the {side} tower {spec} has no width to multiply by {size:g}; leave out --sizes"
+    )
 
 
 def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> "RunConfig":
-    """The run of a cell on a source of so many samples: the preset `small`, over it what is common, the widths, over
-    all the cell's own options.
+    """The run of a cell on a source of so many samples: the preset `small`, over it what is common,
+    the widths, over all the cell's own options.
 
     Raises InputError for an unknown method or option.
     """
@@ -135,7 +151,9 @@ def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> 
 
     named = parse(cell.method)
     find(named.name)
-    recipe = {key: value for key, value in named.options.items() if key in Recipe.__dataclass_fields__}
+    recipe = {
+        key: value for key, value in named.options.items() if key in Recipe.__dataclass_fields__
+    }
     for key in ("steps", "epochs"):
         if key in recipe:
             raise InputError(f"{cell.method}: how long to train is the budget's; leave {key} out")
@@ -154,7 +172,8 @@ def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> 
 
 
 def setting(config: "RunConfig") -> dict[str, Any]:
-    """What of a run may differ between methods beside the method, by the name that it is shown under."""
+    """What of a run may differ between methods beside the method, by the name that it is shown
+    under."""
     from diptych.methods.make import NO_TOWER
     from diptych.training.config import plain
 
@@ -173,14 +192,25 @@ def setting(config: "RunConfig") -> dict[str, Any]:
     )
 
 
-_SHOWN = ("optimizer", "lr", "weight_decay", "schedule", "warmup", "min_lr", "batch_size", "clip", "ema", "precision")
+_SHOWN = (
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "min_lr",
+    "batch_size",
+    "clip",
+    "ema",
+    "precision",
+)
 """Fields of the recipe; how long it takes is the budget's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job is told: the cell, what is common to all cells, what it trains and is measured on, by which suites,
-    and the folder of its run."""
+    """What a job is told: the cell, what is common to all cells, what it trains and is measured on,
+    by which suites, and the folder of its run."""
 
     cell: Cell
     common: Common = Common()
@@ -227,13 +257,17 @@ def run(task: Task, say: Callable[[str], None]) -> Row:
         "code": code_digest(),
     }
     write_row(task.folder / "row.json", row)
-    shutil.rmtree(task.folder / "state")  # it is done: the model stays, what going on would need does not
+    shutil.rmtree(
+        task.folder / "state"
+    )  # it is done: the model stays, what going on would need does not
     return row
 
 
 def write_row(path: Path, row: Row) -> None:
     """A row as a file, whole or not at all."""
-    write_atomic(path, lambda to: to.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8"))
+    write_atomic(
+        path, lambda to: to.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    )
 
 
 def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -247,10 +281,11 @@ def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def gflops(model: Any) -> float:
-    """Forward GFLOPs of what a method delivers: one image at the tower's size and one text that fills the tokenizer's
-    context, or of the two that which it reads.
+    """Forward GFLOPs of what a method delivers: one image at the tower's size and one text that
+    fills the tokenizer's context, or of the two that which it reads.
 
-    A multiply-add counts as two; counted by torch on the meta device, where no kernel hides its products.
+    A multiply-add counts as two; counted by torch on the meta device, where no kernel hides its
+    products.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -265,26 +300,34 @@ def gflops(model: Any) -> float:
         encoder.embed_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))
         if encoder.text is not None and model.tokenizer is not None:
             context = model.tokenizer.context
-            encoder.embed_texts(torch.zeros(1, context, dtype=torch.long), torch.full((1,), context))
+            encoder.embed_texts(
+                torch.zeros(1, context, dtype=torch.long), torch.full((1,), context)
+            )
     return counter.get_total_flops() / 1e9
 
 
 def delivered(model: Any) -> Any:
-    """The module that a method delivered, of a loaded model: a language model, a dual encoder, or what holds one."""
+    """The module that a method delivered, of a loaded model: a language model, a dual encoder, or
+    what holds one."""
     if not hasattr(model, "encoder"):
         return model.lm
     return model.encoder if model.delivered is None else model.delivered
 
 
-def grid(methods: Sequence[str], sizes: Sequence[float], budgets: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
+def grid(
+    methods: Sequence[str], sizes: Sequence[float], budgets: Sequence[int], seeds: Sequence[int]
+) -> list[Cell]:
     """All cells, seed by seed, so that a run that is stopped early has compared something.
 
-    Raises InputError for a list that is empty or names a thing twice, and for a size or budget that is not above 0.
+    Raises InputError for a list that is empty or names a thing twice, and for a size or budget that
+    is not above 0.
     """
     lists = {"method": methods, "size": sizes, "budget": budgets, "seed": seeds}
     for name, values in lists.items():
         if not values or len(set(values)) < len(values):
-            raise InputError(f"there must be at least one {name}, and each once; given: {', '.join(map(str, values))}")
+            raise InputError(
+                f"there must be at least one {name}, and each once; given: {', '.join(map(str, values))}"
+            )
     for name, values in (("size", sizes), ("budget", budgets)):
         for value in values:
             if value <= 0:

@@ -1,4 +1,5 @@
-"""A comparison as one HTML page: the table over seeds, and each metric against samples and against GFLOPs."""
+"""A comparison as one HTML page: the table over seeds, and each metric against samples and against
+GFLOPs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +30,8 @@ def columns(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def cells(line: Line, metrics: Sequence[str]) -> tuple[str, ...]:
-    """A line of the table: a mean with half the width of its 95 % interval; gains are paired seed by seed."""
+    """A line of the table: a mean with half the width of its 95 % interval; gains are paired seed
+    by seed."""
     return (
         line.method,
         f"x {line.size:g}",
@@ -42,7 +44,10 @@ def cells(line: Line, metrics: Sequence[str]) -> tuple[str, ...]:
         f"{line.batch_size:,}",
         str(line.seeds),
         *(_spread(line.metrics[name], "", line.seeds) for name in metrics),
-        *(_spread(line.gains[name], "+", line.seeds) if name in line.gains else "" for name in metrics),
+        *(
+            _spread(line.gains[name], "+", line.seeds) if name in line.gains else ""
+            for name in metrics
+        ),
     )
 
 
@@ -50,7 +55,9 @@ def _spread(found: Interval, sign: str, seeds: int) -> str:
     if seeds < 2:
         return f"{found.mean:{sign}.4f}"
     even = abs(found.high + found.low - 2 * found.mean) < 1e-9  # not where it ends at 0 or 1
-    return f"{found.mean:{sign}.4f}" + (f" ± {found.half:.2g}" if even else f" [{found.low:.2g}, {found.high:.2g}]")
+    return f"{found.mean:{sign}.4f}" + (
+        f" ± {found.half:.2g}" if even else f" [{found.low:.2g}, {found.high:.2g}]"
+    )
 
 
 def compose(table: Table, metrics: Sequence[str]) -> str:
@@ -64,7 +71,9 @@ def compose(table: Table, metrics: Sequence[str]) -> str:
     hours = sum(row["cpu_seconds"] for row in table.rows) / 3600
     parts = [
         report.figures(
-            (str(len(table.methods)), "methods"), (str(len(table.rows)), "runs"), (f"{hours:.2f}", "CPU hours")
+            (str(len(table.methods)), "methods"),
+            (str(len(table.rows)), "runs"),
+            (f"{hours:.2f}", "CPU hours"),
         ),
         _table(table, found, metrics),
         _differences(table),
@@ -81,14 +90,20 @@ def _table(table: Table, found: Sequence[Line], metrics: Sequence[str]) -> str:
         "pair, forward, a text filling its context."
     )
     note = " ".join([note, *(f"{line[0].upper()}{line[1:]}." for line in notes(table))])
-    return report.section("Results", note, report.table(columns(metrics), [cells(line, metrics) for line in found]))
+    return report.section(
+        "Results", note, report.table(columns(metrics), [cells(line, metrics) for line in found])
+    )
 
 
 def differing(table: Table) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """What differs between the methods beside the method, as a table: its head and its rows."""
     found = differences(table)
-    there = [method for method in table.methods if any(row["method"] == method for row in table.rows)]
-    return ("what", *there), [(name, *(_plain(values[method]) for method in there)) for name, values in found.items()]
+    there = [
+        method for method in table.methods if any(row["method"] == method for row in table.rows)
+    ]
+    return ("what", *there), [
+        (name, *(_plain(values[method]) for method in there)) for name, values in found.items()
+    ]
 
 
 def _plain(value: Any) -> str:
@@ -98,13 +113,16 @@ def _plain(value: Any) -> str:
 def _differences(table: Table) -> str:
     head, rows = differing(table)
     if not rows:
-        return report.section("What differs", "Nothing but the method: towers, recipe and data are the same.")
+        return report.section(
+            "What differs", "Nothing but the method: towers, recipe and data are the same."
+        )
     note = "Beside the method, at the first size: a difference of the results may come from these as well."
     return report.section("What differs", note, report.table(head, rows))
 
 
 def _charts(found: Sequence[Line], metric: str) -> str:
-    """A metric against samples at each size, and against GFLOPs at each budget where there are several sizes."""
+    """A metric against samples at each size, and against GFLOPs at each budget where there are
+    several sizes."""
     name = metric.split("/", 1)[1]
     drawn = []
     for size in dict.fromkeys(line.size for line in found):
@@ -134,7 +152,9 @@ def _circumstances(table: Table) -> str:
         (title, ", ".join(sorted({str(row[name]) for row in table.rows})))
         for title, name in (("processor", "processor"), ("code", "code"))
     ]
-    protocols = sorted({f"{suite} {number}" for row in table.rows for suite, number in row["protocols"].items()})
+    protocols = sorted(
+        {f"{suite} {number}" for row in table.rows for suite, number in row["protocols"].items()}
+    )
     rows.append(("protocol", ", ".join(protocols)))
     note = "Several values in a line: the runs differ in it. The code is a digest of all that a run could import."
     return report.section("Circumstances", note, report.table(("what", "which"), rows))

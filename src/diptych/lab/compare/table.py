@@ -1,4 +1,5 @@
-"""The table of a comparison on disk: OUT/compare.json says what is compared, OUT/results.jsonl has a line a cell."""
+"""The table of a comparison on disk: OUT/compare.json says what is compared, OUT/results.jsonl has
+a line a cell."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ _KEY = ("method", "size", "budget", "seed")
 
 @dataclass(kw_only=True)
 class Table:
-    """The rows that there are, in the order in which they came; methods in the order in which they were named."""
+    """The rows that there are, in the order in which they came; methods in the order in which they
+    were named."""
 
     folder: Path
     data: str
@@ -35,14 +37,22 @@ class Table:
         """Take a row in, on disk too: the file is written anew and put in place of the old one."""
         self.rows.append(row)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
-        write_atomic(self.folder / "results.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomic(
+            self.folder / "results.jsonl", lambda path: path.write_text(text, encoding="utf-8")
+        )
 
     def write_head(self) -> None:
         """Write compare.json."""
         names = ("data", "test", "suites", "methods", "common")
-        head = {"format": FORMAT, **{name: getattr(self, name) for name in names}, "differs": differences(self)}
+        head = {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in names},
+            "differs": differences(self),
+        }
         text = json.dumps(head, indent=1, ensure_ascii=False) + "\n"
-        write_atomic(self.folder / "compare.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomic(
+            self.folder / "compare.json", lambda path: path.write_text(text, encoding="utf-8")
+        )
 
 
 def is_comparison(folder: Path) -> bool:
@@ -61,7 +71,9 @@ def read(folder: Path) -> Table:
         results = folder / "results.jsonl"
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
         return Table(
-            folder=folder, rows=[json.loads(line) for line in lines], **{**head, "suites": tuple(head["suites"])}
+            folder=folder,
+            rows=[json.loads(line) for line in lines],
+            **{**head, "suites": tuple(head["suites"])},
         )
     except FileNotFoundError:
         raise InputError(
@@ -73,8 +85,8 @@ def read(folder: Path) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A method at one size and budget, over its seeds. `metrics` and `gains` (over the first method, seed by seed) have
-    an interval of no width where there is one seed."""
+    """A method at one size and budget, over its seeds. `metrics` and `gains` (over the first
+    method, seed by seed) have an interval of no width where there is one seed."""
 
     method: str
     size: float
@@ -98,12 +110,22 @@ def lines(table: Table, metrics: Sequence[str]) -> list[Line]:
     """The table over its seeds, by size, budget, and method in the order named."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in table.rows:
-        groups.setdefault((row["size"], row["budget"], table.methods.index(row["method"])), []).append(row)
+        groups.setdefault(
+            (row["size"], row["budget"], table.methods.index(row["method"])), []
+        ).append(row)
     found = []
     for (size, budget, number), rows in sorted(groups.items()):
-        first = {row["seed"]: row["metrics"] for row in groups.get((size, budget, 0), [])} if number else {}
+        first = (
+            {row["seed"]: row["metrics"] for row in groups.get((size, budget, 0), [])}
+            if number
+            else {}
+        )
         gains = {
-            name: [row["metrics"][name] - first[row["seed"]][name] for row in rows if row["seed"] in first]
+            name: [
+                row["metrics"][name] - first[row["seed"]][name]
+                for row in rows
+                if row["seed"] in first
+            ]
             for name in metrics
         }
         some = rows[0]
@@ -123,7 +145,8 @@ def lines(table: Table, metrics: Sequence[str]) -> list[Line]:
 
 
 def chosen(table: Table, asked: Sequence[str] | None) -> tuple[str, ...]:
-    """The metrics to show: those asked for, else of each suite the first for which it tells what chance gives.
+    """The metrics to show: those asked for, else of each suite the first for which it tells what
+    chance gives.
 
     A name may stand without its suite. Raises InputError for an unknown one.
     """
@@ -144,7 +167,8 @@ def chosen(table: Table, asked: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _interval(metric: str, rows: Sequence[Row]) -> Interval:
-    """The interval of a metric over seeds; that of a share (what has a chance from 0 to 1, as recall) ends there."""
+    """The interval of a metric over seeds; that of a share (what has a chance from 0 to 1, as
+    recall) ends there."""
     found = interval([row["metrics"][metric] for row in rows])
     suite, name = metric.split("/", 1)
     chances = [row["metrics"].get(f"{suite}/chance_{name}", -1) for row in rows]
@@ -169,7 +193,8 @@ def unlike(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
 
 def differences(table: Table) -> dict[str, dict[str, Any]]:
-    """What differs between the methods of a table beside the method, at its first size: name -> method -> value.
+    """What differs between the methods of a table beside the method, at its first size: name ->
+    method -> value.
 
     A comparison is of the methods alone where nothing does.
     """
@@ -178,18 +203,25 @@ def differences(table: Table) -> dict[str, dict[str, Any]]:
         rows = [row for row in table.rows if row["method"] == method]
         if rows:
             row = min(rows, key=lambda row: (row["size"] != 1, row["size"]))
-            settings[method] = {**_setting(row), "parameters": row["parameters"], "GFLOPs": round(row["gflops"], 4)}
+            settings[method] = {
+                **_setting(row),
+                "parameters": row["parameters"],
+                "GFLOPs": round(row["gflops"], 4),
+            }
     return unlike(settings)
 
 
 def _setting(row: Row) -> Mapping[str, Any]:
     """What a row says of its run; older rows say less."""
-    own = {name.replace("_", " "): row[name] for name in ("optimizer", "lr", "schedule", "batch_size")}
+    own = {
+        name.replace("_", " "): row[name] for name in ("optimizer", "lr", "schedule", "batch_size")
+    }
     return row.get("setting", own)
 
 
 def notes(table: Table) -> list[str]:
-    """What must be known to read a table: samples that are not the budget's, and numbers that mean other things."""
+    """What must be known to read a table: samples that are not the budget's, and numbers that mean
+    other things."""
     found = []
     seen: dict[tuple[int, int], list[str]] = {}
     for row in table.rows:
@@ -206,5 +238,7 @@ def notes(table: Table) -> list[str]:
         towers = {row["method"]: row.get(f"{side}_tower") for row in table.rows}
         without = [name for name in table.methods if towers.get(name) == "none"]
         if without and len(without) < len(table.methods):
-            found.append(f"{', '.join(without)}: no {side} tower, so parameters and GFLOPs are of {other} alone")
+            found.append(
+                f"{', '.join(without)}: no {side} tower, so parameters and GFLOPs are of {other} alone"
+            )
     return found

@@ -1,4 +1,5 @@
-"""`diptych demo`: train CLIP on drawings of everyday things, test it on a design and on concepts it never saw, search.
+"""`diptych demo`: train CLIP on drawings of everyday things, test it on a design and on concepts it
+never saw, search.
 
 Three tests, each over names and images, where a name's only right image is its own:
 
@@ -6,10 +7,12 @@ Three tests, each over names and images, where a name's only right image is its 
     unseen_design.placed   the same, shrunk by 1/s, s uniform in [1, 1.8], anywhere on a 64 px canvas of a random colour
     unseen_concepts        concepts kept out of training, drawn by the first training design
 
-The bar to beat is a look-up without learning: of the gallery's images, those nearest in 16 x 16 pixels to a training
-drawing of the name. On white it is strong, since designs draw many things alike; placement undoes it.
+The bar to beat is a look-up without learning: of the gallery's images, those nearest in 16 x 16
+pixels to a training drawing of the name. On white it is strong, since designs draw many things
+alike; placement undoes it.
 
-Recipes are chosen on `CHOICE`, which keeps out another design and other concepts, so that `FINAL` stays unseen.
+Recipes are chosen on `CHOICE`, which keeps out another design and other concepts, so that `FINAL`
+stays unseen.
 """
 
 import json
@@ -35,7 +38,8 @@ __all__ = ["CHOICE", "FINAL", "Trial", "run_demo"]
 HITS = 8
 
 Search = Callable[[Model, str, Path, Sequence[str | Image.Image], int], Sequence[Sequence[Found]]]
-"""`search(model, source, folder, queries, k)`: embed a source into a folder, then answer texts and images."""
+"""`search(model, source, folder, queries, k)`: embed a source into a folder, then answer texts and
+images."""
 
 Train = Callable[[str, Path, int], None]
 """`train(source, run, seed)`: leave a trained model and its metrics.jsonl in the folder `run`."""
@@ -52,8 +56,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Train, test and search; write OUT/report.html and OUT/metrics.json and return the metrics.
 
-    OUT also keeps the run (OUT/run) and the embeddings (OUT/embeddings); an earlier demo there is replaced, other files
-    are an InputError. `progress` hears what begins.
+    OUT also keeps the run (OUT/run) and the embeddings (OUT/embeddings); an earlier demo there is
+    replaced, other files are an InputError. `progress` hears what begins.
     """
     out = Path(out)
     _make_room(out)
@@ -64,12 +68,26 @@ def run_demo(
     model = load(out / "run")
     losses = read_losses(out / "run" / "metrics.jsonl")
     progress(f"testing on {trial.held_out} and on concepts it never saw")
-    metrics = {**measure(model, trial, seed), "seconds_train": round(seconds, 1), "steps": len(losses), "seed": seed}
+    metrics = {
+        **measure(model, trial, seed),
+        "seconds_train": round(seconds, 1),
+        "steps": len(losses),
+        "seed": seed,
+    }
     progress("embedding and searching")
     queries = Queries.draw(trial, seed)
-    found = search(model, trial.spec(trial.learnt, trial.held_out), out / "embeddings", queries.asked(trial), HITS)
+    found = search(
+        model,
+        trial.spec(trial.learnt, trial.held_out),
+        out / "embeddings",
+        queries.asked(trial),
+        HITS,
+    )
     html = compose(trial, metrics, losses, queries, found)
-    write_atomic(out / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1) + "\n", "utf-8"))
+    write_atomic(
+        out / "metrics.json",
+        lambda path: path.write_text(json.dumps(metrics, indent=1) + "\n", "utf-8"),
+    )
     write_atomic(out / "report.html", lambda path: path.write_text(html, "utf-8"))
     return metrics
 
@@ -85,13 +103,16 @@ def _make_room(out: Path) -> None:
 
 
 def train_clip(source: str, run: Path, seed: int) -> None:
-    """The preset `small` of `clip`; no concept meets itself in a batch, or its drawings were each other's negatives.
+    """The preset `small` of `clip`; no concept meets itself in a batch, or its drawings were each
+    other's negatives.
 
     Most captions are a name with one to three tags, which tie concepts to each other.
     """
     role = "caption=0.4,caption+tags=0.2,caption+tags+tags=0.2,caption+tags+tags+tags=0.2"
     config = {"distinct": "concept", "role": role}
-    settings = training_config.resolve("clip", {"train": source}, config=config, options={"seed": seed})
+    settings = training_config.resolve(
+        "clip", {"train": source}, config=config, options={"seed": seed}
+    )
     train_run(settings, run)
 
 

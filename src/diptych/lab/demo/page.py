@@ -28,7 +28,8 @@ class Found(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """What the report searches for: names and drawings of concepts (by index), and words that are no names."""
+    """What the report searches for: names and drawings of concepts (by index), and words that are
+    no names."""
 
     names: tuple[int, ...]
     words: tuple[str, ...]
@@ -38,27 +39,48 @@ class Queries:
     def draw(cls, trial: Trial, seed: int, count: int = 5) -> "Queries":
         """Concepts by lot, not by result; the words were written before anything was found."""
         gallery = trial.source(trial.learnt, trial.held_out)
-        lot = generator(seed, "shown").permutation(np.unique(gallery.labels("concept")))[: 2 * count].tolist()
-        words = ("something sweet to eat", "rainy weather", "musical instrument", "animal in the sea", "very angry")
+        lot = (
+            generator(seed, "shown")
+            .permutation(np.unique(gallery.labels("concept")))[: 2 * count]
+            .tolist()
+        )
+        words = (
+            "something sweet to eat",
+            "rainy weather",
+            "musical instrument",
+            "animal in the sea",
+            "very angry",
+        )
         return cls(names=tuple(lot[:count]), words=words, drawings=tuple(lot[count:]))
 
     def asked(self, trial: Trial) -> list[str | Image.Image]:
         """The queries in order: names, words, drawings by the first training design."""
         names = [concepts()[index]["name"] for index in self.names]
-        return [*names, *self.words, *(drawing(trial, trial.designs[0], index) for index in self.drawings)]
+        return [
+            *names,
+            *self.words,
+            *(drawing(trial, trial.designs[0], index) for index in self.drawings),
+        ]
 
 
 def drawing(trial: Trial, design: str, concept: int) -> Image.Image:
     """One drawing of a concept that is learnt."""
     source = trial.source(trial.learnt, design)
-    return source[int(np.flatnonzero(source.labels("concept") == concept)[0])].images["main"].decode()
+    return (
+        source[int(np.flatnonzero(source.labels("concept") == concept)[0])].images["main"].decode()
+    )
 
 
 _CREDITS = {
     "noto": ("Noto Emoji", "Google", "Apache-2.0", "github.com/googlefonts/noto-emoji"),
     "fluent-flat": ("Fluent Emoji", "Microsoft", "MIT", "github.com/microsoft/fluentui-emoji"),
     "emojione": ("EmojiOne 2", "EmojiOne", "CC-BY-4.0", "github.com/joypixels/emojione"),
-    "twemoji": ("Twemoji", "Twitter, Inc. and other contributors", "CC-BY-4.0", "github.com/twitter/twemoji"),
+    "twemoji": (
+        "Twemoji",
+        "Twitter, Inc. and other contributors",
+        "CC-BY-4.0",
+        "github.com/twitter/twemoji",
+    ),
 }
 
 
@@ -84,7 +106,10 @@ def compose(
         ),
         (report.share(design["plain"]["t2i_r5"]), "the same, on white"),
         (report.share(unseen["t2i_r5"]), "the same, for concepts it never saw"),
-        (f"{metrics['steps']:,}", f"steps in {metrics['seconds_train']:.0f} s, seed {metrics['seed']}"),
+        (
+            f"{metrics['steps']:,}",
+            f"steps in {metrics['seconds_train']:.0f} s, seed {metrics['seed']}",
+        ),
     )
     return report.page(
         "Words and images, on one hinge",
@@ -110,9 +135,14 @@ def _tests(trial: Trial, metrics: Mapping[str, Any]) -> str:
         n = values["n"]
         ways = (("t2i_r1", "name → image, R@1"), ("t2i_r5", "name → image, R@5"))
         ways += (("i2t_r1", "image → name, R@1"), ("i2t_r5", "image → name, R@5"))
-        rows = [report.Bar(label=label, value=values[key], chance=int(key[-1]) / n) for key, label in ways]
+        rows = [
+            report.Bar(label=label, value=values[key], chance=int(key[-1]) / n)
+            for key, label in ways
+        ]
         looked_up = values.get("pixel_lookup_r5")
-        rows[1] = report.Bar(label=ways[1][1], value=values["t2i_r5"], chance=5 / n, lookup=looked_up, target=target)
+        rows[1] = report.Bar(
+            label=ways[1][1], value=values["t2i_r5"], chance=5 / n, lookup=looked_up, target=target
+        )
         return f"{title} ({n:,} names, {n:,} images)", rows
 
     design = metrics["unseen_design"]
@@ -127,10 +157,16 @@ def _tests(trial: Trial, metrics: Mapping[str, Any]) -> str:
         report.bars(
             [
                 group(
-                    f"{trial.held_out}, placed: moved, shrunk, on a random colour", design["placed"], TARGETS["placed"]
+                    f"{trial.held_out}, placed: moved, shrunk, on a random colour",
+                    design["placed"],
+                    TARGETS["placed"],
                 ),
                 group(f"{trial.held_out}, plain: on white", design["plain"], TARGETS["plain"]),
-                group(f"Concepts never seen, by {trial.designs[0]}", metrics["unseen_concepts"], TARGETS["concepts"]),
+                group(
+                    f"Concepts never seen, by {trial.designs[0]}",
+                    metrics["unseen_concepts"],
+                    TARGETS["concepts"],
+                ),
             ]
         ),
     )
@@ -145,9 +181,16 @@ def _examples(trial: Trial, seed: int, count: int = 4) -> str:
     rows = []
     for concept in generator(seed, "examples").permutation(sorted(common))[:count].tolist():
         at = int(np.flatnonzero(plain.labels("concept") == concept)[0])
-        shown = [report.Shown(image=drawing(trial, design, concept), caption=design) for design in trial.designs]
+        shown = [
+            report.Shown(image=drawing(trial, design, concept), caption=design)
+            for design in trial.designs
+        ]
         shown += [
-            report.Shown(image=source[at].images["main"].decode(), caption=f"{trial.held_out}, {source_name}", hit=True)
+            report.Shown(
+                image=source[at].images["main"].decode(),
+                caption=f"{trial.held_out}, {source_name}",
+                hit=True,
+            )
             for source, source_name in ((plain, "plain"), (placed, "placed"))
         ]
         rows.append((concepts()[concept]["name"], shown))
@@ -178,7 +221,9 @@ def _searches(trial: Trial, queries: Queries, found: Sequence[Sequence[Found]]) 
     for query, right, hits in zip(asked, rights, found, strict=True):
         if not isinstance(query, str):
             assert right is not None
-            query = report.Shown(image=query, caption=f"{concepts()[right]['name']}, by {trial.designs[0]}")
+            query = report.Shown(
+                image=query, caption=f"{concepts()[right]['name']}, by {trial.designs[0]}"
+            )
         rows.append((query, shown(hits, right)))
     texts = len(queries.names) + len(queries.words)
     return [
@@ -198,7 +243,14 @@ def _searches(trial: Trial, queries: Queries, found: Sequence[Sequence[Found]]) 
 
 def _credits(trial: Trial) -> str:
     rows = [_CREDITS[design] for design in (*trial.designs, trial.held_out)]
-    rows.append(("Names and tags", "Unicode CLDR, by way of emojibase-data", "MIT", "github.com/milesj/emojibase"))
+    rows.append(
+        (
+            "Names and tags",
+            "Unicode CLDR, by way of emojibase-data",
+            "MIT",
+            "github.com/milesj/emojibase",
+        )
+    )
     return report.section(
         "Credits",
         "Changes: the drawings are rasterised and, in the tests, shrunk, moved and laid on colours. Licences: "

@@ -1,4 +1,5 @@
-"""The demo's tests: which drawings are learnt from, which are kept, and what is measured on them."""
+"""The demo's tests: which drawings are learnt from, which are kept, and what is measured on
+them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,12 @@ class Trial:
         return f"glyphs:split={split}:design={'+'.join(designs)}"
 
 
-FINAL = Trial(designs=("noto", "fluent-flat", "emojione"), held_out="twemoji", learnt="train+val", unseen="test")
+FINAL = Trial(
+    designs=("noto", "fluent-flat", "emojione"),
+    held_out="twemoji",
+    learnt="train+val",
+    unseen="test",
+)
 CHOICE = Trial(designs=("noto", "fluent-flat"), held_out="emojione", learnt="train", unseen="val")
 
 
@@ -87,7 +93,8 @@ class PlacedImage:
 
 
 class Placed(Wrapped):
-    """The drawings of a source, each at a place and on a ground that depend on the seed and its key alone."""
+    """The drawings of a source, each at a place and on a ground that depend on the seed and its key
+    alone."""
 
     def __init__(self, source: Glyphs, seed: int):
         super().__init__(source, name="placed")
@@ -102,19 +109,25 @@ class Placed(Wrapped):
         red, green, blue = rng.integers(0, 256, 3).tolist()
         image = PlacedImage(sample.images["main"], shrink, (x, y), (red, green, blue))
         return Sample(
-            key=sample.key, source=self.name, images={"main": image}, texts=sample.texts, labels=sample.labels
+            key=sample.key,
+            source=self.name,
+            images={"main": image},
+            texts=sample.texts,
+            labels=sample.labels,
         )
 
     def schema(self) -> Schema:
         """That of the source, less the masks, which would have to move with the drawing."""
-        return {name: field for name, field in super().schema().items() if not name.startswith("masks.")}
+        return {
+            name: field for name, field in super().schema().items() if not name.startswith("masks.")
+        }
 
 
 def pixel_lookup(gallery: Glyphs | Placed, drawings: Glyphs, k: int = 5) -> float:
     """Recall at `k` from names to images without learning.
 
-    An image's distance from a name is that from the nearest of the name's training drawings, which lie on white, in
-    16 x 16 RGB pixels (Euclidean).
+    An image's distance from a name is that from the nearest of the name's training drawings, which
+    lie on white, in 16 x 16 RGB pixels (Euclidean).
     """
     distance = torch.cdist(small_pixels(gallery), small_pixels(drawings))  # (images, drawings)
     names = gallery.labels("concept")

@@ -4,13 +4,14 @@ As CoOp, with context vectors that each image shifts, all of them and for all cl
 
     t_c(x) = text([v_1 + h(x), …, v_M + h(x), name_c, "."]),   L = mean_i CE(s <x_i, t_c(x_i)>, c = y_i)
 
-h, the meta-net, is two layers on the unit vector of the image. The prompts of every image are encoded for every class,
-some at once. Inference: the same, with any names.
+h, the meta-net, is two layers on the unit vector of the image. The prompts of every image are
+encoded for every class, some at once. Inference: the same, with any names.
 
 Dimensions: N images, C classes, D text width, E embedding.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens; with
-    `init_from_template` they begin as those words. `prompts` are encoded at once."""
+    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens;
+    with `init_from_template` they begin as those words. `prompts` are encoded at once."""
 
     n_ctx: Count | None = None
     init_from_template: bool = True
@@ -41,19 +42,17 @@ class Config(ClassifyConfig):
 
 
 class ImageConditionalPrompts(ConditionalPrompts):
-    """Context vectors shifted by a meta-net on the image: v_m + h(x), with h of width E/16 as published."""
+    """Context vectors shifted by a meta-net on the image: v_m + h(x), with h of width E/16 as
+    published."""
 
     def __init__(
         self,
         encoder: DualEncoder,
         tokenizer: Tokenizer,
         template: str = "a photo of a {}.",
-        *,
-        n_ctx: int | None = None,
-        init_from_template: bool = True,
-        chunk: int = 256,
+        **options: Any,
     ):
-        super().__init__(encoder, tokenizer, template, n_ctx=n_ctx, init_from_template=init_from_template, chunk=chunk)
+        super().__init__(encoder, tokenizer, template, **options)
         assert encoder.text is not None
         hidden = max(1, encoder.embed_dim // 16)
         self.meta = nn.Sequential(
@@ -70,7 +69,9 @@ class ImageConditionalPrompts(ConditionalPrompts):
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         image = self.image_features(x)
-        return self.encoder.logit_scale() * torch.einsum("ne,nce->nc", image, self.conditioned(image))
+        return self.encoder.logit_scale() * torch.einsum(
+            "ne,nce->nc", image, self.conditioned(image)
+        )
 
 
 class CoCoOp(Classify):
@@ -92,5 +93,7 @@ class CoCoOp(Classify):
 
 CoCoOp.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, batch_size=8)),
-    "paper": replace(PAPER, recipe=replace(PAPER.recipe, lr=0.002, warmup=0.1, epochs=10, batch_size=1)),
+    "paper": replace(
+        PAPER, recipe=replace(PAPER.recipe, lr=0.002, warmup=0.1, epochs=10, batch_size=1)
+    ),
 }

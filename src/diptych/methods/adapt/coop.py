@@ -1,12 +1,12 @@
 """CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022).
 
-Context vectors replace the words before a class name. They are learned from a few labelled images of each class; both
-towers stay as they are.
+Context vectors replace the words before a class name. They are learned from a few labelled images
+of each class; both towers stay as they are.
 
     t_c = text([v_1, …, v_M, name_c, "."]),   L = mean_i CE(s <x_i, t_c>, c = y_i)
 
-All classes share the vectors, or each has its own. Inference: the same prompts; with shared vectors any other names.
-The prompts are `models.prompts.PromptLearner`.
+All classes share the vectors, or each has its own. Inference: the same prompts; with shared vectors
+any other names. The prompts are `models.prompts.PromptLearner`.
 """
 
 from dataclasses import dataclass, replace
@@ -29,10 +29,10 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens; with
-    `init_from_template` they begin as those words. `position` is where the class name stands among them, or `name`,
-    where they replace it. With `class_specific` each class has vectors of its own. With `cached` images are embedded
-    once.
+    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens;
+    with `init_from_template` they begin as those words. `position` is where the class name stands
+    among them, or `name`, where they replace it. With `class_specific` each class has vectors of
+    its own. With `cached` images are embedded once.
     """
 
     n_ctx: Count | None = None
@@ -43,11 +43,14 @@ class Config(ClassifyConfig):
 
     def __post_init__(self) -> None:
         if self.position == "name" and not self.class_specific:
-            raise InputError("shared vectors in place of the names make all classes one; set class_specific=true")
+            raise InputError(
+                "shared vectors in place of the names make all classes one; set class_specific=true"
+            )
 
 
 class TextualInversion(PromptLearner):
-    """Vectors (by default one) of each class's own in place of its name; the words of the template stay.
+    """Vectors (by default one) of each class's own in place of its name; the words of the template
+    stay.
 
     Textual inversion (Gal et al., ICLR 2023) as a baseline: t_c = text(["a photo of a", v_c, "."]).
     """
@@ -73,7 +76,9 @@ class CoOp(Classify):
         }
         if config.position == "name":
             return TextualInversion(encoder, self.make.tokenizer, config.template, **options)
-        return PromptLearner(encoder, self.make.tokenizer, config.template, position=config.position, **options)
+        return PromptLearner(
+            encoder, self.make.tokenizer, config.template, position=config.position, **options
+        )
 
 
 CoOp.presets = {

@@ -1,18 +1,18 @@
 """CTP + TFT: Task-Oriented Multi-Modal Mutual Leaning for Vision-Language Models (ICCV 2023).
 
-CoCoOp shifts the prompts of all classes by one vector of the image, which draws the classes together. Here the name
-of each class reads the image and shifts its own prompt (class-aware text prompts, CTP), and the image reads the
-classes that come out (text-guided feature tuning, TFT):
+CoCoOp shifts the prompts of all classes by one vector of the image, which draws the classes
+together. Here the name of each class reads the image and shifts its own prompt (class-aware text
+prompts, CTP), and the image reads the classes that come out (text-guided feature tuning, TFT):
 
     r_c = attention(e_c over [v, V]),      t_c = text([ctx + h(norm r_c), name_c, "."])
     v' = unit(v + alpha · attention(v over t_1 … t_C)),      L = mean_i CE(s <v'_i, t_c(x_i)>, c = y_i)
 
-e_c is the class in the plain prompt, v the image and V its patches in the joint space, all unit vectors. What is
-added to prompts and image is 0 at the start, which is zero-shot. Inference: the same, with any names; the image
-reads those that are named.
+e_c is the class in the plain prompt, v the image and V its patches in the joint space, all unit
+vectors. What is added to prompts and image is 0 at the start, which is zero-shot. Inference: the
+same, with any names; the image reads those that are named.
 
-A reconstruction: of the paper the abstract alone was read. It says that labels read the image, that the image reads
-the classes, and that one contrastive loss trains both; every form here is ours.
+A reconstruction: of the paper the abstract alone was read. It says that labels read the image, that
+the image reads the classes, and that one contrastive loss trains both; every form here is ours.
 """
 
 from dataclasses import dataclass, replace
@@ -44,8 +44,9 @@ Reads = Literal["query_image", "pool"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`tft` says what text-guided tuning reads: the image the classes (`query_image`), or each class the patches
-    (`pool`), for an image of its own. `heads` are those of both attentions; `prompts` are encoded at once."""
+    """`tft` says what text-guided tuning reads: the image the classes (`query_image`), or each
+    class the patches (`pool`), for an image of its own. `heads` are those of both attentions;
+    `prompts` are encoded at once."""
 
     tft: Reads = "query_image"
     heads: Count = 8
@@ -53,9 +54,11 @@ class Config(ClassifyConfig):
 
 
 class ClassAware(ConditionalPrompts):
-    """Prompts shifted by what each class reads of the image, and images by what they read of the classes.
+    """Prompts shifted by what each class reads of the image, and images by what they read of the
+    classes.
 
-    `text_features` are the classes in the plain prompt, which ask; `class_features` those that come out.
+    `text_features` are the classes in the plain prompt, which ask; `class_features` those that come
+    out.
 
     Dimensions: N images, C classes, P patches (h x w), D text width, E embedding.
     """
@@ -77,7 +80,9 @@ class ClassAware(ConditionalPrompts):
         E = encoder.embed_dim
         hidden = max(1, E // 16)
         self.pool = self.independent = tft == "pool"
-        self.meta = nn.Sequential(nn.Linear(E, hidden), nn.ReLU(), nn.Linear(hidden, encoder.text.width))  # h
+        self.meta = nn.Sequential(
+            nn.Linear(E, hidden), nn.ReLU(), nn.Linear(hidden, encoder.text.width)
+        )  # h
         self.ctp = Attention(E, heads, bias=False)
         self.tft = Attention(E, heads, bias=False)
         self.norm = nn.LayerNorm(E)
@@ -102,7 +107,8 @@ class ClassAware(ConditionalPrompts):
         return self.pair_features(self.meta(self.norm(read)))
 
     def tuned(self, image: Tensor, patches: Tensor, classes: Tensor) -> Tensor:
-        """The image by what it reads of the classes, unit vectors (N, 1, E), or (N, C, E), one for each class."""
+        """The image by what it reads of the classes, unit vectors (N, 1, E), or (N, C, E), one for
+        each class."""
         read = self.tft(classes, patches) if self.pool else self.tft(image, classes)
         return normalize(image + self.alpha * read, dim=-1)
 
@@ -117,8 +123,9 @@ class ClassAware(ConditionalPrompts):
 
     @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:
-        """Where each class looks in images (N, 3, H, W): weights (N, C, h, w), the mean of the heads. What they lack
-        of 1 is on the image as a whole. Raises InputError for a tower without a grid.
+        """Where each class looks in images (N, 3, H, W): weights (N, C, h, w), the mean of the
+        heads. What they lack of 1 is on the image as a whole. Raises InputError for a tower without
+        a grid.
 
         >>> import diptych
         >>> model = diptych.load("tiny")
@@ -129,7 +136,9 @@ class ClassAware(ConditionalPrompts):
         """
         seen = self.encoder.encode_image(x)
         if seen.grid is None:
-            raise InputError("this image tower does not tell the grid of its patches; maps need one, such as vit")
+            raise InputError(
+                "this image tower does not tell the grid of its patches; maps need one, such as vit"
+            )
         texts = self.text_features().expand(len(x), -1, -1)
         weights = self.ctp.weights(texts, torch.cat(self.look(seen), 1)).mean(1)
         return weights[..., 1:].unflatten(-1, seen.grid)
@@ -143,12 +152,19 @@ class CTPTFT(Classify):
     def build(self, encoder: DualEncoder) -> ClassAware:
         config = self.config
         return ClassAware(
-            encoder, self.make.tokenizer, config.template, tft=config.tft, heads=config.heads, chunk=config.prompts
+            encoder,
+            self.make.tokenizer,
+            config.template,
+            tft=config.tft,
+            heads=config.heads,
+            chunk=config.prompts,
         )
 
 
 CTPTFT.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, batch_size=8)),
     # CoCoOp's [choice]: the abstract tells none.
-    "paper": replace(PAPER, recipe=replace(PAPER.recipe, lr=0.002, warmup=0.1, epochs=10, batch_size=1)),
+    "paper": replace(
+        PAPER, recipe=replace(PAPER.recipe, lr=0.002, warmup=0.1, epochs=10, batch_size=1)
+    ),
 }

@@ -1,11 +1,12 @@
-"""Full fine-tuning on labelled images, with lower rates for lower layers (Clark et al., ICLR 2020; He et al., 2022).
+"""Full fine-tuning on labelled images, with lower rates for lower layers (Clark et al., ICLR 2020;
+He et al., 2022).
 
 The classes are their names in a prompt, as for zero-shot, and the image tower learns to fit them:
 
     L = mean_i CE(s <x_i, t_c>, c = y_i),   rate of block l of K: rate · decay^(K - l)
 
-The text tower stays as it is unless `text` says otherwise, and so does the scale (`methods.tuning` has the rates).
-Inference: as zero-shot, with any names.
+The text tower stays as it is unless `text` says otherwise, and so does the scale (`methods.tuning`
+has the rates). Inference: as zero-shot, with any names.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`decay` is that of the rate from block to block, 1 for none; with `text` the text tower learns too."""
+    """`decay` is that of the rate from block to block, 1 for none; with `text` the text tower
+    learns too."""
 
     decay: Decay = 0.75
     text: bool = False
@@ -56,13 +58,22 @@ class FineTune(Classify):
 
 
 FineTune.presets = {
-    "small": replace(SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=3e-4)),
-    # No one paper's: [choice] rate, decay of weights, batch and epochs near WiSE-FT's on ImageNet; decay from block to
-    # block, the warm-up over a fifth of training and the random crops are ours, and not WiSE-FT's.
+    "small": replace(
+        SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=3e-4)
+    ),
+    # No one paper's: [choice] rate, decay of weights, batch and epochs near WiSE-FT's on ImageNet;
+    # decay from block to block, the warm-up over a fifth of training and the random crops are ours,
+    # and not WiSE-FT's.
     "paper": replace(
         PAPER,
         recipe=replace(
-            PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=3e-5, weight_decay=0.1, batch_size=512, epochs=10
+            PAPER.recipe,
+            optimizer="adamw",
+            betas=(0.9, 0.999),
+            lr=3e-5,
+            weight_decay=0.1,
+            batch_size=512,
+            epochs=10,
         ),
     ),
 }

@@ -1,19 +1,22 @@
 """GIST: Generating Image-Specific Text for Fine-grained Object Classification (Lewis et al., 2023).
 
-Labelled images get captions of their own: a bank holds many descriptions of each class, a frozen model picks those of
-the image's own class that fit it best, and CLIP is trained on the pairs, both towers and the scale.
+Labelled images get captions of their own: a bank holds many descriptions of each class, a frozen
+model picks those of the image's own class that fit it best, and CLIP is trained on the pairs, both
+towers and the scale.
 
     match    s_ik = softmax_k(100 <u_i, w_ck>), c = y_i;   the T largest, in order
     train    L = ½ [ CE(exp(t) X Y^T, diagonal) + CE(exp(t) Y X^T, diagonal) ],   text "<class>: <caption>"
 
-u_i and w_ck are the matcher's unit vectors of image i and of caption k of class c: no other class's caption is
-looked at. Each of the first `use` captions makes a pair with the image, and the pairs are shuffled apart from each
-other. The matcher is the model that training starts from, as it stands before the first step, or another one; it is not
-asked again. Long captions may be matched, and trained on in short (`summaries`). The scale has no bounds, as published.
+u_i and w_ck are the matcher's unit vectors of image i and of caption k of class c: no other class's
+caption is looked at. Each of the first `use` captions makes a pair with the image, and the pairs
+are shuffled apart from each other. The matcher is the model that training starts from, as it stands
+before the first step, or another one; it is not asked again. Long captions may be matched, and
+trained on in short (`summaries`). The scale has no bounds, as published.
 
-[choice] The class stands before a caption once, where published summaries that begin with it got it twice. [choice] An
-image's pairs are each other's false negatives as published; `group_positives` makes all of them right. Inference:
-a linear probe of the images' embeddings (`evaluation.suites.probe`), or classes by the text of their names.
+[choice] The class stands before a caption once, where published summaries that begin with it got it
+twice. [choice] An image's pairs are each other's false negatives as published; `group_positives`
+makes all of them right. Inference: a linear probe of the images' embeddings
+(`evaluation.suites.probe`), or classes by the text of their names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +46,7 @@ from diptych.methods.teacher import Teacher
 from diptych.models.model import Model
 from diptych.objectives import info_nce
 from diptych.objectives.core import group_targets
-from diptych.spec import Count
+from diptych.spec import Count, ModelSpec
 from diptych.towers.nn.parts import Temperature
 
 card = {
@@ -55,23 +58,25 @@ card = {
 }
 
 FACTOR = 100.0
-"""The multiplier of cosines in the softmax over a class's captions, which only tells how sure the matcher is."""
+"""The multiplier of cosines in the softmax over a class's captions, which only tells how sure the
+matcher is."""
 _MATCH = "match"
 _ROLE = "matched"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelConfig):
-    """`bank` are descriptions of the classes: a JSON file {class: [text, …]}, or templates (`data.descriptions`);
-    `summaries` is a JSON file {description: short text}, for those that are too long to train on. `matcher` is a model
-    as `--init` takes it, "" the one that training starts from; it refuses captions that it cannot read whole, or with
-    `cut` reads their beginnings. `top` captions of each image are kept, and the first `use` of them trained on. With
-    `captions`, a JSON file {image: [text, …]}, there is nothing to match. `prefix` puts the class's name before each
+    """`bank` are descriptions of the classes: a JSON file {class: [text, …]}, or templates
+    (`data.descriptions`); `summaries` is a JSON file {description: short text}, for those that are
+    too long to train on. `matcher` is a model as `--init` takes it, "" the one that training starts
+    from; it refuses captions that it cannot read whole, or with `cut` reads their beginnings. `top`
+    captions of each image are kept, and the first `use` of them trained on. With `captions`, a JSON
+    file {image: [text, …]}, there is nothing to match. `prefix` puts the class's name before each
     caption. With `group_positives` all pairs of one image are right for each other."""
 
     bank: str = ""
     summaries: str = ""
-    matcher: str = ""
+    matcher: ModelSpec = ""
     cut: bool = False
     top: Count = 5
     use: Count = 4
@@ -83,7 +88,9 @@ class Config(LabelConfig):
 
     def __post_init__(self) -> None:
         if self.use > self.top:
-            raise InputError(f"use is {self.use}, and only {self.top} captions are kept (top); raise top or lower use")
+            raise InputError(
+                f"use is {self.use}, and only {self.top} captions are kept (top); raise top or lower use"
+            )
 
 
 class GIST(Pairs):
@@ -95,7 +102,10 @@ class GIST(Pairs):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "evaluate {run} --data {data} --suite probe,zeroshot", "classify {run} IMAGES --names 'A,B,C'"
+        return (
+            "evaluate {run} --data {data} --suite probe,zeroshot",
+            "classify {run} IMAGES --names 'A,B,C'",
+        )
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -110,19 +120,28 @@ class GIST(Pairs):
         self.names: tuple[str, ...] = ()
         self.bank: tuple[tuple[str, ...], ...] = ()  # of each class its captions
         self.summaries: Mapping[str, str] = {}
-        self.ready: Mapping[str, Sequence[str]] = {}  # of each image its captions, where they are matched already
+        self.ready: Mapping[
+            str, Sequence[str]
+        ] = {}  # of each image its captions, where they are matched already
 
     @property
     def matcher(self) -> Model:
-        """The frozen model that matches: before the first step the trained one is what it started from."""
+        """The frozen model that matches: before the first step the trained one is what it started
+        from."""
         if self.teacher is not None:
             return self.teacher.model
-        return Model(self.model, self.make.tokenizer, self.model.image.preprocess, name="the model that is trained")
+        return Model(
+            self.model,
+            self.make.tokenizer,
+            self.model.image.preprocess,
+            name="the model that is trained",
+        )
 
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data and what the files say of them.
 
-        Raises InputError for a class or an image without captions, and texts that are longer than the tower reads.
+        Raises InputError for a class or an image without captions, and texts that are longer than
+        the tower reads.
         """
         source = sources["train"]
         config = self.config
@@ -153,7 +172,8 @@ class GIST(Pairs):
         )
 
     def said(self, name: str, caption: str) -> str:
-        """What is trained on of a caption of a class: its summary where it has one, with the name before it once."""
+        """What is trained on of a caption of a class: its summary where it has one, with the name
+        before it once."""
         text = self.summaries.get(caption, caption)
         if not self.config.prefix:
             return text
@@ -163,7 +183,11 @@ class GIST(Pairs):
 
     def table(self) -> list[str]:
         """What is trained on of all captions of the bank, class by class."""
-        return [self.said(name, text) for name, texts in zip(self.names, self.bank, strict=True) for text in texts]
+        return [
+            self.said(name, text)
+            for name, texts in zip(self.names, self.bank, strict=True)
+            for text in texts
+        ]
 
     def stages(self) -> Sequence[Stage]:
         match = Stage(name=_MATCH, prepare=self.match, optimize=False)
@@ -177,7 +201,8 @@ class GIST(Pairs):
         return (*super().views(stage, stream), *origin)
 
     def match(self, run: Any) -> None:
-        """Find each image's captions, and keep their places in the list of its class as the column `matched`."""
+        """Find each image's captions, and keep their places in the list of its class as the column
+        `matched`."""
         config = self.config
         matcher = self.matcher
         source = run.sources["train"]
@@ -207,8 +232,11 @@ class GIST(Pairs):
 
         run.write(f"captions_top{config.top}.json", write)
 
-    def _captions(self, source: Source, places: Sequence[Sequence[int]], labels: Sequence[int]) -> dict[str, list[str]]:
-        """The matched captions of each image by its key, as `captions` of another run reads them."""
+    def _captions(
+        self, source: Source, places: Sequence[Sequence[int]], labels: Sequence[int]
+    ) -> dict[str, list[str]]:
+        """The matched captions of each image by its key, as `captions` of another run reads
+        them."""
         short = [[self.summaries.get(text, text) for text in texts] for texts in self.bank]
         captions = {}
         for key, label, row in zip(source.keys(), labels, places, strict=True):
@@ -226,7 +254,9 @@ class GIST(Pairs):
         places = source.columns["matched"][:, : self.config.use]
         starts = np.cumsum([0, *(len(texts) for texts in self.bank)])
         samples, at = np.nonzero(places >= 0)
-        return Paired(source, samples, starts[labels[samples]] + places[samples, at], self.table(), _ROLE)
+        return Paired(
+            source, samples, starts[labels[samples]] + places[samples, at], self.table(), _ROLE
+        )
 
     def _of_ready(self, source: Source) -> Paired:
         named = [""] * len(source)
@@ -239,7 +269,11 @@ class GIST(Pairs):
             for caption in self.ready[key][: self.config.use]:
                 samples.append(origin)
                 texts.append(numbers.setdefault(self.said(name, caption), len(numbers)))
-        self._check(list(numbers), self.make.tokenizer, f"the text tower reads; shorten them in {self.config.captions}")
+        self._check(
+            list(numbers),
+            self.make.tokenizer,
+            f"the text tower reads; shorten them in {self.config.captions}",
+        )
         return Paired(source, np.array(samples), np.array(texts), list(numbers), _ROLE)
 
     def _check(self, texts: Sequence[str], tokenizer: Tokenizer, whose: str) -> None:
@@ -260,12 +294,16 @@ class GIST(Pairs):
         return {"targets": group_targets(origin.long())}
 
 
-def matched(images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int], top: int) -> tuple[Tensor, Tensor]:
-    """The captions of each image's own class that fit it best, in order: their places in the list of the class
-    (n, top) long, -1 where that is shorter, and their shares of the softmax over it (n, top), 0 there.
+def matched(
+    images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int], top: int
+) -> tuple[Tensor, Tensor]:
+    """The captions of each image's own class that fit it best, in order: their places in the list
+    of the class (n, top) long, -1 where that is shorter, and their shares of the softmax over it
+    (n, top), 0 there.
 
-    images (n, E) and labels (n,); texts (K, E) of all classes, one after the other, `sizes` of them each. Lengths of
-    vectors do not count. Of captions that fit group_targets, the earlier comes first.
+    images (n, E) and labels (n,); texts (K, E) of all classes, one after the other, `sizes` of them
+    each. Lengths of vectors do not count. Of captions that fit group_targets, the earlier comes
+    first.
 
     >>> images, texts = torch.tensor([[1.0, 0.2]]), torch.tensor([[9.0, 9.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     >>> matched(images, torch.tensor([1]), texts, [1, 3], 2)[0]  # of class 1, whose captions are the last three
@@ -283,22 +321,34 @@ def matched(images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int],
 
 
 def spread(first: Tensor, labels: Tensor) -> float:
-    """How many captions of a class come first for its images, in the mean over classes: the exponential of the
-    entropy of `first` (n,). With 1 a class's images all have the same text, as with the name alone.
+    """How many captions of a class come first for its images, in the mean over classes: the
+    exponential of the entropy of `first` (n,). With 1 a class's images all have the same text, as
+    with the name alone.
 
     >>> spread(torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 1, 1]))
     1.5
     """
-    counts = [torch.unique(first[labels == label], return_counts=True)[1].float() for label in labels.unique()]
+    counts = [
+        torch.unique(first[labels == label], return_counts=True)[1].float()
+        for label in labels.unique()
+    ]
     shares = [count / count.sum() for count in counts]
-    return round(float(torch.stack([(-(share * share.log()).sum()).exp() for share in shares]).mean()), 4)
+    return round(
+        float(torch.stack([(-(share * share.log()).sum()).exp() for share in shares]).mean()), 4
+    )
 
 
 GIST.presets = {
     "small": replace(
         SMALL,
         recipe=replace(
-            SMALL.recipe, optimizer="adam", betas=(0.9, 0.98), eps=1e-6, lr=1e-4, weight_decay=1e-3, batch_size=20
+            SMALL.recipe,
+            optimizer="adam",
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            lr=1e-4,
+            weight_decay=1e-3,
+            batch_size=20,
         ),
     ),
     "paper": Preset(

@@ -1,11 +1,13 @@
-"""Independent vision-language prompting, what MaPLe is compared with (in Khattak et al., CVPR 2023).
+"""Independent vision-language prompting, what MaPLe is compared with (in Khattak et al., CVPR
+2023).
 
-Vectors are learned at the inputs of the first blocks of both towers, P of the text tower and Q of the image tower, each
-for itself:
+Vectors are learned at the inputs of the first blocks of both towers, P of the text tower and Q of
+the image tower, each for itself:
 
     L = mean_i CE(s <x_i(Q), t_c(P)>, c = y_i)
 
-With `n_ctx` 0 it is deep visual prompting (VPT, Jia et al., ECCV 2022), with `image_n_ctx` 0 deep language prompting.
+With `n_ctx` 0 it is deep visual prompting (VPT, Jia et al., ECCV 2022), with `image_n_ctx` 0 deep
+language prompting.
 """
 
 from collections.abc import Sequence
@@ -31,8 +33,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`n_ctx` vectors at each of the first `depth` blocks of the text tower, `image_n_ctx` at each of the first
-    `image_depth` of the image tower; 0 of them leave a tower as it is."""
+    """`n_ctx` vectors at each of the first `depth` blocks of the text tower, `image_n_ctx` at each
+    of the first `image_depth` of the image tower; 0 of them leave a tower as it is."""
 
     n_ctx: Natural = 2
     depth: Natural = 12
@@ -55,11 +57,15 @@ class IndependentPrompts(DeepPrompts):
         image_depth: int = 12,
     ):
         if not n_ctx and not image_n_ctx:
-            raise InputError("without vectors in either tower there is nothing to learn; give n_ctx or image_n_ctx")
+            raise InputError(
+                "without vectors in either tower there is nothing to learn; give n_ctx or image_n_ctx"
+            )
         super().__init__(encoder, tokenizer, template, n_ctx=n_ctx, depth=depth)
         if image_n_ctx:
             check_depth(encoder.image, image_depth, "image")
-        self.visual = random_prompts(image_depth if image_n_ctx else 0, image_n_ctx, encoder.image.width)
+        self.visual = random_prompts(
+            image_depth if image_n_ctx else 0, image_n_ctx, encoder.image.width
+        )
 
     def image_prompts(self) -> Sequence[Tensor]:
         return list(self.visual)

@@ -1,12 +1,15 @@
-"""Linear probe: multinomial logistic regression on a frozen image tower (Radford et al., ICML 2021, appendix A.3).
+"""Linear probe: multinomial logistic regression on a frozen image tower (Radford et al., ICML 2021,
+appendix A.3).
 
     logits_c = w_c · x + b_c,   min over w, b   C · sum_i CE(logits_i, y_i) + |w|² / 2
 
-x are features of the images, standardised while w is fitted; C is chosen on a fifth of them kept aside, then all are
-fitted. It is the regression of the suite `probe` (`diptych.linear`), as a classifier to keep and to use.
+x are features of the images, standardised while w is fitted; C is chosen on a fifth of them kept
+aside, then all are fitted. It is the regression of the suite `probe` (`diptych.linear`), as a
+classifier to keep and to use.
 
-Each class has weights of its own, and no text is read: there are no classes but those of the training, and the model
-may be one of images alone. Inference: the logits of all of them, or of some.
+Each class has weights of its own, and no text is read: there are no classes but those of the
+training, and the model may be one of images alone. Inference: the logits of all of them, or of
+some.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +25,7 @@ from diptych.data.batch import Batch
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, View
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError, unknown
 from diptych.linear import SEARCHES, classifier, weights
 from diptych.methods.base import Stage
@@ -44,8 +47,8 @@ Features = Literal["embedding", "pooled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelConfig):
-    """`features` are the embedding, of unit norm, or what the image tower pools before the projection; `search` says
-    how C is looked for (`diptych.linear`)."""
+    """`features` are the embedding, of unit norm, or what the image tower pools before the
+    projection; `search` says how C is looked for (`diptych.linear`)."""
 
     features: Features = "embedding"
     search: str = "grid"
@@ -58,7 +61,8 @@ class Config(LabelConfig):
 
 
 class Linear(Classifier):
-    """A classifier with `weight` (C', D) and `bias` (C',) of the classes `trained`; those that are named are some."""
+    """A classifier with `weight` (C', D) and `bias` (C',) of the classes `trained`; those that are
+    named are some."""
 
     fixed: ClassVar[bool] = False
     weight: Tensor
@@ -85,7 +89,8 @@ class Linear(Classifier):
             self.set_classes(trained)
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name some of the classes of the training. Raises InputError for others, and as `check_names` does."""
+        """Name some of the classes of the training. Raises InputError for others, and as
+        `check_names` does."""
         classes = check_names(names)
         if others := [name for name in classes if name not in self.trained]:
             raise InputError(
@@ -104,7 +109,9 @@ class Linear(Classifier):
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
         """Images (N, 3, H, W) -> logits (N, C)."""
         places = [self.trained.index(name) for name in self.classes]
-        return F.linear(self.image_features(x).to(self.weight.dtype), self.weight[places], self.bias[places])
+        return F.linear(
+            self.image_features(x).to(self.weight.dtype), self.weight[places], self.bias[places]
+        )
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), "trained": list(self.trained)}
@@ -136,7 +143,7 @@ class LinearProbe(Classify):
         return (Stage(name="fit", prepare=self.fit, optimize=False),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        return self.image, LabelView(label=self.config.label, name="class")
+        return self.image_view, LabelView(label=self.config.label, name="class")
 
     @torch.no_grad()
     def fit(self, run: Any) -> None:
@@ -144,7 +151,10 @@ class LinearProbe(Classify):
 
         def read(batch: Batch) -> dict[str, Tensor]:
             labels: Any = batch.fields["class"]
-            return {"features": wide(self.model.image_features(batch.image.flat)), "labels": labels}
+            return {
+                "features": at_least_float32(self.model.image_features(batch.image.flat)),
+                "labels": labels,
+            }
 
         source = run.sources["train"]
         model = self.model
@@ -164,6 +174,7 @@ class LinearProbe(Classify):
 
 LinearProbe.presets = {
     "small": SMALL,
-    # CLIP's own probes: what is pooled before the projection, and the fine search. No recipe: nothing descends.
+    # CLIP's own probes: what is pooled before the projection, and the fine search. No recipe:
+    # nothing descends.
     "paper": replace(PAPER, config={"features": "pooled", "search": "halving"}),
 }

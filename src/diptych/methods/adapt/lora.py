@@ -1,6 +1,8 @@
-"""LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., ICLR 2022), on the towers of a dual encoder.
+"""LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., ICLR 2022), on the towers of a
+dual encoder.
 
-Each chosen weight W stays as it is and gets a product of two thin ones beside it, which alone is learnt:
+Each chosen weight W stays as it is and gets a product of two thin ones beside it, which alone is
+learnt:
 
     y = W x + (alpha / r) B A x,   A (r, D) random, B (D', r) zero at the start
 
@@ -16,7 +18,7 @@ from torch import nn
 from diptych.errors import InputError
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.models.classifier import Classifier
-from diptych.spec import Count, ShareBelowOne
+from diptych.spec import Count, Dropout
 from diptych.towers.dual import DualEncoder
 
 card = {
@@ -30,12 +32,12 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`rank` is r, `alpha` its numerator, `dropout` that before A; `layers` are the linear layers of each block, joined
-    by `+`, `towers` which towers have them."""
+    """`rank` is r, `alpha` its numerator, `dropout` that before A; `layers` are the linear layers
+    of each block, joined by `+`, `towers` which towers have them."""
 
     rank: Count = 8
     alpha: float = 16.0
-    dropout: ShareBelowOne = 0.0
+    dropout: Dropout = 0.0
     layers: str = "q+v"
     towers: str = "image+text"
 
@@ -46,8 +48,8 @@ class Config(ClassifyConfig):
 
 
 class LowRank(Classifier):
-    """A classifier with thin products beside its encoder's weights; once loaded they are added to them, and the encoder
-    is one as any other, to embed with, to export and to start from."""
+    """A classifier with thin products beside its encoder's weights; once loaded they are added to
+    them, and the encoder is one as any other, to embed with, to export and to start from."""
 
     def merge(self) -> None:
         from peft.tuners.lora import LoraLayer
@@ -68,29 +70,41 @@ class LoRA(Classify):
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError:
-            raise InputError("lora needs peft; install it with: pip install 'diptych[language]'") from None
+            raise InputError(
+                "lora needs peft; install it with: pip install 'diptych[language]'"
+            ) from None
         config = self.config
         classifier = LowRank(encoder, self.make.tokenizer, config.template)
         wanted = set(config.layers.split("+"))
         for name in config.towers.split("+"):
             tower: Any = getattr(encoder, name)
-            found = {path.rpartition(".")[2] for path, module in tower.named_modules() if isinstance(module, nn.Linear)}
+            found = {
+                path.rpartition(".")[2]
+                for path, module in tower.named_modules()
+                if isinstance(module, nn.Linear)
+            }
             if missing := wanted - found:
                 raise InputError(
                     f"the {name} tower has no linear layer {sorted(missing)[0]!r}; there are "
                     f"{', '.join(sorted(found))}: name them with --method.layers"
                 )
             options = LoraConfig(
-                r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(wanted)
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=sorted(wanted),
             )
             inject_adapter_in_model(options, tower)
         return classifier
 
 
 LoRA.presets = {
-    "small": replace(SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-3)),
+    "small": replace(
+        SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-3)
+    ),
     # The paper's own are of language models; [choice] a rate for few images.
     "paper": replace(
-        PAPER, recipe=replace(PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-4, batch_size=32)
+        PAPER,
+        recipe=replace(PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-4, batch_size=32),
     ),
 }

@@ -1,13 +1,14 @@
-"""Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., ECCV 2022).
+"""Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., ECCV
+2022).
 
-The labelled images themselves are the adapter: a cache of their vectors, which votes for the classes of those that a
-new image is near to, beside the class names.
+The labelled images themselves are the adapter: a cache of their vectors, which votes for the
+classes of those that a new image is near to, beside the class names.
 
     logits_c = s <x, t_c> + alpha · sum_{k: y_k = c} exp(-beta (1 - <x, F_k>))
 
-F_k are the unit vectors of the labelled images, y_k their classes. Nothing is trained; with `tune` (Tip-Adapter-F)
-the F_k then learn by the cross-entropy of these logits. Names that were not in the training have no votes: of them
-their prompts alone speak.
+F_k are the unit vectors of the labelled images, y_k their classes. Nothing is trained; with `tune`
+(Tip-Adapter-F) the F_k then learn by the cross-entropy of these logits. Names that were not in the
+training have no votes: of them their prompts alone speak.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`alpha` weighs the votes, `beta` says how fast they fall with distance; with `tune` the cache is trained on."""
+    """`alpha` weighs the votes, `beta` says how fast they fall with distance; with `tune` the cache
+    is trained on."""
 
     alpha: NotNegative = 1.0
     beta: NotNegative = 5.5
@@ -47,11 +49,14 @@ class Config(ClassifyConfig):
 
 
 class Cached(Classifier):
-    """A classifier with a cache: `keys` (K, E) and `owners` (K,), the numbers of their classes among `trained`."""
+    """A classifier with a cache: `keys` (K, E) and `owners` (K,), the numbers of their classes
+    among `trained`."""
 
     owners: Tensor
 
-    def __init__(self, encoder: DualEncoder, tokenizer: Any, template: str, *, alpha: float, beta: float):
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Any, template: str, *, alpha: float, beta: float
+    ):
         super().__init__(encoder, tokenizer, template)
         self.alpha = alpha
         self.beta = beta
@@ -70,8 +75,8 @@ class Cached(Classifier):
         return self.judged(self.image_features(x), texts)
 
     def judged(self, image: Tensor, texts: Tensor, without: Tensor | None = None) -> Tensor:
-        """Unit vectors of images (N, E) and classes (C, E) -> logits (N, C); of image i the vote `without[i]` does
-        not count."""
+        """Unit vectors of images (N, E) and classes (C, E) -> logits (N, C); of image i the vote
+        `without[i]` does not count."""
         near = torch.exp(-self.beta * (1 - image @ self.keys.T))  # (N, K)
         if without is not None:
             near = near.scatter(1, without[:, None], 0.0)
@@ -79,7 +84,8 @@ class Cached(Classifier):
         return self.encoder.logit_scale() * image @ texts.T + self.alpha * self._named(votes)
 
     def _named(self, votes: Tensor) -> Tensor:
-        """Votes for the classes of the training (N, C') as votes for those that are named now (N, C)."""
+        """Votes for the classes of the training (N, C') as votes for those that are named now (N,
+        C)."""
         if self.classes == self.trained:
             return votes
         place = {name: number for number, name in enumerate(self.trained)}
@@ -103,7 +109,9 @@ class TipAdapter(Classify):
 
     def build(self, encoder: DualEncoder) -> Cached:
         config = self.config
-        return Cached(encoder, self.make.tokenizer, config.template, alpha=config.alpha, beta=config.beta)
+        return Cached(
+            encoder, self.make.tokenizer, config.template, alpha=config.alpha, beta=config.beta
+        )
 
     def setup(self, sources: Mapping[str, Source]) -> None:
         super().setup(sources)
@@ -152,9 +160,12 @@ class TipAdapter(Classify):
 
 TipAdapter.presets = {
     "small": replace(
-        SMALL, config={"tune": True}, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=1e-3)
+        SMALL,
+        config={"tune": True},
+        recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=1e-3),
     ),
-    # Tip-Adapter-F as published: 20 epochs of AdamW, its epsilon with it; alpha and beta are to be chosen.
+    # Tip-Adapter-F as published: 20 epochs of AdamW, its epsilon with it; alpha and beta are to be
+    # chosen.
     "paper": replace(
         PAPER,
         config={**PAPER.config, "tune": True},

@@ -4,14 +4,14 @@ Full fine-tuning on labelled images, then weights between those of before and th
 
     weights = (1 - alpha) · zero-shot + alpha · fine-tuned
 
-so that much of what is won on the new data stays, and little of what the model could do is lost. Running statistics of
-batch norms are mixed as weights are. Inference: as zero-shot, with any names. The suite `wise` goes through all alphas
-of a run of `fine_tune`.
+so that much of what is won on the new data stays, and little of what the model could do is lost.
+Running statistics of batch norms are mixed as weights are. Inference: as zero-shot, with any names.
+The suite `wise` goes through all alphas of a run of `fine_tune`.
 """
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,7 +54,6 @@ class WiSEFT(fine_tune.FineTune):
     def mix(self, run: Any) -> None:
         """Go back towards the weights of before."""
         encoder = self.model.encoder
-        encoder.load_state_dict(between(self.before.module.state_dict(), encoder.state_dict(), self.config.alpha))
-
-
-WiSEFT.presets = {name: replace(preset) for name, preset in fine_tune.FineTune.presets.items()}
+        encoder.load_state_dict(
+            between(self.before.module.state_dict(), encoder.state_dict(), self.config.alpha)
+        )

@@ -1,9 +1,10 @@
-"""What methods share that adapt a dual encoder to named classes: labelled images in, a classifier out.
+"""What methods share that adapt a dual encoder to named classes: labelled images in, a classifier
+out.
 
     L = mean_i CE(s <x_i, t_c>, c = y_i)
 
-The class names are those of the label in the training data; the classifier takes others later. Such methods start from
-a model (`--init`), whose weights stay as they are.
+The class names are those of the label in the training data; the classifier takes others later. Such
+methods start from a model (`--init`), whose weights stay as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from diptych.data.batch import Batch
 from diptych.data.loader import require
 from diptych.data.sample import Source, labels_of
 from diptych.data.views import ArrayView, Augment, ImageView, LabelView, View
-from diptych.errors import InputError, at, some
+from diptych.errors import InputError, located, some
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.models.class_names import check_names
@@ -53,13 +54,18 @@ class Classify(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "classify {run} IMAGES --names 'A,B,C'", "evaluate {run} --data {data} --suite zeroshot"
+        return (
+            "classify {run} IMAGES --names 'A,B,C'",
+            "evaluate {run} --data {data} --suite zeroshot",
+        )
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = configure(Augment, dict(config.augment), "augment")
         if self.cached and config.augment:
-            raise InputError("images that are cached are embedded once and cannot vary; leave augment out")
+            raise InputError(
+                "images that are cached are embedded once and cannot vary; leave augment out"
+            )
         encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
         if self.named and (encoder.text is None or make.words is None):
             raise InputError(
@@ -71,7 +77,8 @@ class Classify(Method):
 
     @property
     def cached(self) -> bool:
-        """Whether each image is embedded once, before training, and steps read its vector in its place."""
+        """Whether each image is embedded once, before training, and steps read its vector in its
+        place."""
         return getattr(self.config, "cached", False)
 
     def build(self, encoder: DualEncoder) -> Classifier:
@@ -81,42 +88,53 @@ class Classify(Method):
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Take the class names of the training data. Raises InputError where the label has none."""
         if names := class_names(sources["train"], self.config.label):
-            with at(sources["train"].name):
+            with located(sources["train"].name):
                 self.model.set_classes(names)
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(min_batch=1, prepare=self.embed if self.cached else None),)  # no image looks at another
+        return (
+            Stage(min_batch=1, prepare=self.embed if self.cached else None),
+        )  # no image looks at another
 
     def embed(self, run: Any) -> None:
         """Let the stage read vectors of the images, not varied."""
         source = run.sources["train"]
-        image = self.image
-        require(source, image.reads, self.name)
+        view = self.image_view
+        require(source, view.reads, self.name)
         embed = self.model.image_features
-        run.store("train", run.map(lambda batch: {"image": embed(batch.image.flat)}, [image], source))
+        run.store(
+            "train", run.map(lambda batch: {"image": embed(batch.image.flat)}, [view], source)
+        )
 
     @property
-    def image(self) -> ImageView:
+    def image_view(self) -> ImageView:
         """The view of images."""
         return ImageView(preprocess=self.model.image.preprocess, augment=self.augment)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         kept = ArrayView(array="image", size=self.model.encoder.embed_dim)
         label = LabelView(label=self.config.label, name="class", needed=True)
-        return kept if stage.prepare == self.embed else self.image, label
+        return kept if stage.prepare == self.embed else self.image_view, label
 
     def encode(self, batch: Batch, at: At) -> Features:
         vectors: Any = batch.fields.get("image")
-        return {"logits": self.model(batch.image.flat) if vectors is None else self.model.of_vectors(vectors)}
+        return {
+            "logits": self.model(batch.image.flat)
+            if vectors is None
+            else self.model.of_vectors(vectors)
+        }
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         labels: Any = batch.fields["class"]
         hits = (features["logits"].argmax(1) == labels).float().mean()
-        return Losses({"classes": cross_entropy(features["logits"], labels.long())}, {"accuracy": hits})
+        return Losses(
+            {"classes": cross_entropy(features["logits"], labels.long())}, {"accuracy": hits}
+        )
 
 
 def class_names(source: Source, label: str) -> tuple[str, ...]:
-    """The class names of a label; () where the source lacks it, which is told with all that is missing.
+    """The class names of a label; () where the source lacks it, which is told with all that is
+    missing.
 
     Raises InputError where the label has none, two are equal, or no sample is of a class.
     """
@@ -128,7 +146,7 @@ def class_names(source: Source, label: str) -> tuple[str, ...]:
         )
     if field is None:
         return ()
-    with at(source.name):
+    with located(source.name):
         names = check_names(field.classes)
     if len(empty := np.setdiff1d(np.arange(len(names)), labels_of(source, label))):
         raise InputError(
@@ -144,14 +162,31 @@ SMALL = Preset(
     text="text:width=128:depth=4",
     tokenizer="bpe:vocab_size=2048:context=32",
     embed_dim=128,
-    recipe=Recipe(optimizer="sgd", lr=0.02, betas=(0.9, 0.0), weight_decay=5e-4, warmup=0.1, batch_size=16, epochs=10),
+    recipe=Recipe(
+        optimizer="sgd",
+        lr=0.02,
+        betas=(0.9, 0.0),
+        weight_decay=5e-4,
+        warmup=0.1,
+        batch_size=16,
+        epochs=10,
+    ),
 )
-# CLIP's ViT-B/16, given by --init; the published cosine goes by epochs, with one first epoch at 1e-5 [choice: a ramp].
+# CLIP's ViT-B/16, given by --init; the published cosine goes by epochs, with one first epoch at
+# 1e-5 [choice: a ramp].
 PAPER = Preset(
     config={"augment": {"crop": (0.08, 1.0), "flip": True}},
     image="vit:image_size=224:patch=16:width=768:depth=12:heads=12:pre_norm=true",
     text="text:width=512:depth=12:heads=8",
     tokenizer="clip",
     embed_dim=512,
-    recipe=Recipe(optimizer="sgd", lr=0.0035, betas=(0.9, 0.0), weight_decay=5e-4, warmup=0.2, batch_size=4, epochs=5),
+    recipe=Recipe(
+        optimizer="sgd",
+        lr=0.0035,
+        betas=(0.9, 0.0),
+        weight_decay=5e-4,
+        warmup=0.2,
+        batch_size=4,
+        epochs=5,
+    ),
 )

@@ -1,7 +1,8 @@
 """What methods on images alone share: several views of each, one tower and a projector, no text.
 
-They are the baselines that vision-language methods build on and are compared with. `represent` gives what the tower
-pools before the projector, which is what their papers probe; `embed_images` is behind it.
+They are the baselines that vision-language methods build on and are compared with. `represent`
+gives what the tower pools before the projector, which is what their papers probe; `embed_images` is
+behind it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Features, Method, Preset, Stage
 from diptych.methods.families import pairs
 from diptych.methods.make import NO_TOWER, Make
-from diptych.spec import Positive, configure
+from diptych.spec import NetworkSpec, Positive, configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
 
@@ -37,10 +38,11 @@ PAPER = Preset(image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=12
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOnlyConfig:
-    """`augment` are options of `data.views.Augment`, `projector` the head behind the tower (`towers.nn.heads`)."""
+    """`augment` are options of `data.views.Augment`, `projector` the head behind the tower
+    (`towers.nn.heads`)."""
 
     augment: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
-    projector: str = "mlp:hidden=2048"
+    projector: NetworkSpec = "mlp:hidden=2048"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,13 @@ class ImageOnly(Method):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         if make.text_spec != NO_TOWER:
-            raise InputError("this method sees images alone; leave out --text-tower, and start from no model of texts")
+            raise InputError(
+                "this method sees images alone; leave out --text-tower, and start from no model of texts"
+            )
         self.augment = configure(Augment, dict(config.augment), "augment")
-        self.model = make.dual(logit_scale=Temperature(1.0, form="fixed"), image_projection=config.projector)
+        self.model = make.dual(
+            logit_scale=Temperature(1.0, form="fixed"), image_projection=config.projector
+        )
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (ImageView(preprocess=self.model.image.preprocess, augment=self.augment, count=2),)

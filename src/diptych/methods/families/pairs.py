@@ -21,16 +21,19 @@ from diptych.towers.dual import DualEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give each image as
-    many texts, and the loss is the mean of those against each. `decay` lowers the rates of a given model's lower blocks
-    (`methods.tuning`), 1 for one rate; towers without transformer blocks have one rate. With `keep_statistics` batch
-    norms of the towers go on with the means and variances that they came with. `distinct` names a label
-    of which a batch holds each value at most once, so that images of one thing are no false negatives of each other;
-    `together` consecutive samples meet in a batch, so that siblings (of `scenes:siblings=4`) are each other's hard
-    negatives."""
+    """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give
+    each image as many texts, and the loss is the mean of those against each. `decay` lowers the
+    rates of a given model's lower blocks (`methods.tuning`), 1 for one rate; towers without
+    transformer blocks have one rate. With `keep_statistics` batch norms of the towers go on with
+    the means and variances that they came with. `distinct` names a label of which a batch holds
+    each value at most once, so that images of one thing are no false negatives of each other;
+    `together` consecutive samples meet in a batch, so that siblings (of `scenes:siblings=4`) are
+    each other's hard negatives."""
 
     role: str = "caption"
-    augment: Mapping[str, Any] | None = field(default_factory=dict)  # of data.views.Augment; None: none
+    augment: Mapping[str, Any] | None = field(
+        default_factory=dict
+    )  # of data.views.Augment; None: none
     decay: Decay = 1.0
     keep_statistics: bool = False
     distinct: str | None = None
@@ -41,33 +44,39 @@ class PairConfig:
 
     def __post_init__(self) -> None:
         if not self.several and ";" in self.role:
-            raise InputError(f"role {self.role!r} names several texts; this method takes one role or mixture of roles")
+            raise InputError(
+                f"role {self.role!r} names several texts; this method takes one role or mixture of roles"
+            )
         if self.distinct and self.together > 1:
             raise InputError(
                 f"distinct={self.distinct} keeps samples apart and together={self.together} joins them; leave one out"
             )
 
     def stage(self, model: DualEncoder) -> Stage:
-        """The stage of a method that trains `self.model`: which samples meet, and which part learns at which rate."""
+        """The stage of a method that trains `self.model`: which samples meet, and which part learns
+        at which rate."""
         plan = Distinct(self.distinct) if self.distinct else Together(self.together)
         towers = {"model.image": model.image, "model.text": model.text}
         scale: dict[str, float] = {}
         for prefix, tower in towers.items():
             if has_blocks(tower):
                 scale |= layer_rates(prefix, tower, self.decay)
-        return Stage(plan=plan if self.distinct or self.together > 1 else Shuffled(), lr_scale=scale)
+        return Stage(
+            plan=plan if self.distinct or self.together > 1 else Shuffled(), lr_scale=scale
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesConfig(PairConfig):
-    """`duplicates` says what equal texts of a batch are to each other's images: "apart", as if they differed;
-    "positives", right as well; "masked", neither right nor wrong. Texts are equal where the tower reads the same."""
+    """`duplicates` says what equal texts of a batch are to each other's images: "apart", as if they
+    differed; "positives", right as well; "masked", neither right nor wrong. Texts are equal where
+    the tower reads the same."""
 
     duplicates: Literal["apart", "positives", "masked"] = "apart"
 
     def equal(self, tokens: Tokens, *, share: bool = True) -> dict[str, Any]:
-        """What an objective is told of texts (B, 1, L) that are not "apart", as keywords; `share`: a row's right texts
-        share a weight of 1.
+        """What an objective is told of texts (B, 1, L) that are not "apart", as keywords; `share`:
+        a row's right texts share a weight of 1.
 
         >>> ids = torch.tensor([[[5, 6]], [[7, 0]], [[5, 6]]])
         >>> found = DuplicatesConfig(duplicates="positives").equal(Tokens(ids, torch.tensor([[2], [1], [2]])))
@@ -83,7 +92,8 @@ class DuplicatesConfig(PairConfig):
 
 
 class Pairs(Method):
-    """A dual encoder on pairs: a subclass builds `self.model` and gives `terms`, the loss of images and texts."""
+    """A dual encoder on pairs: a subclass builds `self.model` and gives `terms`, the loss of images
+    and texts."""
 
     Config = PairConfig
     share: ClassVar[bool] = True
@@ -94,17 +104,21 @@ class Pairs(Method):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
         # by what their names end in: "", "2", "3", …
-        self.roles = {str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)}
+        self.roles = {
+            str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)
+        }
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if getattr(self.config, "keep_statistics", False):  # some methods have options of their own alone
+        if getattr(
+            self.config, "keep_statistics", False
+        ):  # some methods have options of their own alone
             keep_statistics(self.model.image, self.model.text)
         return self
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> Mapping[str, Tensor]:
-        """The terms of the loss of unit vectors (B, E) and (B, E), by name; `equal` is what the objective is told of
-        equal texts (`DuplicatesConfig.equal`)."""
+        """The terms of the loss of unit vectors (B, E) and (B, E), by name; `equal` is what the
+        objective is told of equal texts (`DuplicatesConfig.equal`)."""
         raise NotImplementedError
 
     def equal(self, batch: Batch, end: str) -> dict[str, Any]:
@@ -118,9 +132,13 @@ class Pairs(Method):
         return {"scale": self.model.logit_scale()}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        found = [self.terms(features["image"], features[f"text{end}"], **self.equal(batch, end)) for end in self.roles]
+        found = [
+            self.terms(features["image"], features[f"text{end}"], **self.equal(batch, end))
+            for end in self.roles
+        ]
         return Losses(
-            {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}, self.logged(features)
+            {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]},
+            self.logged(features),
         )
 
     def features_from(self, features: Features, owner: str) -> Features:
@@ -149,11 +167,15 @@ class Pairs(Method):
         return {"image": self.model.embed_images(batch.image.flat)}
 
     def _encode_texts(self, batch: Batch, at: At) -> Features:
-        return {f"text{end}": self.model.embed_texts(*batch.texts[f"main{end}"].flat) for end in self.roles}
+        return {
+            f"text{end}": self.model.embed_texts(*batch.texts[f"main{end}"].flat)
+            for end in self.roles
+        }
 
 
 def adopted(reader: str, features: Features, owner: str, *names: str) -> Features:
-    """The features of these names, vectors (B, E), of method `owner`; InputError where it gives no such."""
+    """The features of these names, vectors (B, E), of method `owner`; InputError where it gives no
+    such."""
     for name in names:
         if name not in features or features[name].dim() != 2:
             have = ", ".join(f"{name} {tuple(value.shape)}" for name, value in features.items())
@@ -164,29 +186,38 @@ def adopted(reader: str, features: Features, owner: str, *names: str) -> Feature
     return {name: features[name] for name in names}
 
 
-# What learns pairs from scratch in minutes on two cores. Augmentation grows from nothing: at full strength from the
-# start it keeps so small a model near chance for hundreds of steps.
+# What learns pairs from scratch in minutes on two cores. Augmentation grows from nothing: at full
+# strength from the start it keeps so small a model near chance for hundreds of steps.
 SMALL = Preset(
     config={"augment": {"crop": (0.5, 1.0), "turn": 12.0, "colour": 0.2, "ramp": (0.06, 0.6)}},
     image="conv:image_size=48:widths=(48,96,192):depths=(1,1,1):pooling=max",
     text="text:width=128:depth=1:heads=4:causal=false:pooling=mean:dropout=0.1",
     tokenizer="bpe:vocab_size=2048:context=32",
     embed_dim=192,
-    recipe=Recipe(optimizer="muon", lr=4e-3, warmup=0.1, clip=1.0, ema=0.99, batch_size=128, epochs=30),
+    recipe=Recipe(
+        optimizer="muon", lr=4e-3, warmup=0.1, clip=1.0, ema=0.99, batch_size=128, epochs=30
+    ),
 )
 
 
 def tune(small: Preset, **config: Any) -> Preset:
-    """The preset that continues a trained model on pairs: the method's own options are those of `small`.
+    """The preset that continues a trained model on pairs: the method's own options are those of
+    `small`.
 
-    The rate is that at which Wortsman et al. (2022) tune CLIP with AdamW; small models bear more, and docs/training.md
-    has what was kept and learnt at others. Towers and tokenizer are the given model's. No averaged weights: runs are
-    short.
+    The rate is that at which Wortsman et al. (2022) tune CLIP with AdamW; small models bear more,
+    and docs/training.md has what was kept and learnt at others. Towers and tokenizer are the given
+    model's. No averaged weights: runs are short.
     """
     recipe = Recipe(lr=3e-5, weight_decay=0.1, warmup=0.1, clip=1.0, batch_size=64, epochs=5)
     own = {name: value for name, value in small.config.items() if name != "augment"}
     return replace(
         small,
-        config={**own, "augment": {"crop": (0.8, 1.0)}, "decay": 0.75, "keep_statistics": True, **config},
+        config={
+            **own,
+            "augment": {"crop": (0.8, 1.0)},
+            "decay": 0.75,
+            "keep_statistics": True,
+            **config,
+        },
         recipe=recipe,
     )

@@ -1,11 +1,12 @@
 """Barlow Twins: Self-Supervised Learning via Redundancy Reduction (Zbontar et al., ICML 2021).
 
-The cross-correlation C (D, D) of the projections of two augmentations is drawn to the identity: each number says the
-same of both views, and no two numbers say the same.
+The cross-correlation C (D, D) of the projections of two augmentations is drawn to the identity:
+each number says the same of both views, and no two numbers say the same.
 
     L = Σ_d (1 - C_dd)² + λ Σ_{d≠e} C_de²,   C = Z_1^T Z_2 / B
 
-Z are standardised over the batch by the projector's last batch norm. Inference: the tower before the projector.
+Z are standardised over the batch by the projector's last batch norm. Inference: the tower before
+the projector.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.objectives.noncontrastive import redundancy
-from diptych.spec import NotNegative
+from diptych.spec import NetworkSpec, NotNegative
 
 card = {
     "title": "Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
@@ -29,7 +30,7 @@ card = {
 class Config(ImageOnlyConfig):
     """`off_diagonal` is λ, `weight` that of the whole loss, which sums over the space's numbers."""
 
-    projector: str = "mlp:hidden=8192:layers=3:last_norm=plain"
+    projector: NetworkSpec = "mlp:hidden=8192:layers=3:last_norm=plain"
     off_diagonal: NotNegative = 0.0051
     weight: NotNegative = 1.0
 
@@ -48,7 +49,11 @@ class BarlowTwins(ImageOnly):
 BarlowTwins.presets = {
     "small": replace(
         SMALL,
-        config={**SMALL.config, "projector": "mlp:hidden=256:layers=3:last_norm=plain", "weight": 0.1},
+        config={
+            **SMALL.config,
+            "projector": "mlp:hidden=256:layers=3:last_norm=plain",
+            "weight": 0.1,
+        },
         embed_dim=256,
     ),
     "paper": replace(

@@ -1,12 +1,14 @@
 """BYOL: Bootstrap Your Own Latent (Grill et al., NeurIPS 2020).
 
-Each augmentation of an image predicts what a momentum copy makes of the other one, without negatives:
+Each augmentation of an image predicts what a momentum copy makes of the other one, without
+negatives:
 
     L = [2 - 2 mean cos(q(z_1), z'_2)] + [2 - 2 mean cos(q(z_2), z'_1)]
 
 z are behind tower and projector, z' behind their copy, which follows by p' <- m p' + (1 - m) p with
-m = 1 - (1 - m_0) (cos(pi t) + 1) / 2, t the share of training that is done; q predicts. Inference: the tower before the
-projector. [choice] The copy is in evaluation mode, with the running statistics of the model's batch norms.
+m = 1 - (1 - m_0) (cos(pi t) + 1) / 2, t the share of training that is done; q predicts. Inference:
+the tower before the projector. [choice] The copy is in evaluation mode, with the running statistics
+of the model's batch norms.
 """
 
 import math
@@ -21,7 +23,7 @@ from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.objectives.noncontrastive import negative_cosine
-from diptych.spec import Share
+from diptych.spec import NetworkSpec, Share
 from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Momentum
 
@@ -38,8 +40,8 @@ card = {
 class Config(ImageOnlyConfig):
     """`predictor` is the head that predicts, `momentum` m_0."""
 
-    projector: str = "mlp:hidden=4096"
-    predictor: str = "mlp:hidden=4096"
+    projector: NetworkSpec = "mlp:hidden=4096"
+    predictor: NetworkSpec = "mlp:hidden=4096"
     momentum: Share = 0.996
 
 
@@ -50,7 +52,9 @@ class BYOL(ImageOnly):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        self.predictor = head(config.predictor, self.model.embed_dim, self.model.embed_dim, "prediction")
+        self.predictor = head(
+            config.predictor, self.model.embed_dim, self.model.embed_dim, "prediction"
+        )
         self.slow = Momentum(self.model, config.momentum)
 
     def encode(self, batch: Batch, at: At) -> Features:
@@ -69,7 +73,13 @@ class BYOL(ImageOnly):
 
 BYOL.presets = {
     "small": replace(
-        SMALL, config={**SMALL.config, "projector": "mlp:hidden=256", "predictor": "mlp:hidden=256", "momentum": 0.98}
+        SMALL,
+        config={
+            **SMALL.config,
+            "projector": "mlp:hidden=256",
+            "predictor": "mlp:hidden=256",
+            "momentum": 0.98,
+        },
     ),
     "paper": replace(
         PAPER,

@@ -1,10 +1,13 @@
-"""CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021).
+"""CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML
+2021).
 
-Two towers, one space: in a batch of B pairs each image must find its text among B, and each text its image.
+Two towers, one space: in a batch of B pairs each image must find its text among B, and each text
+its image.
 
     L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   s = exp(theta), theta_0 = ln(1 / 0.07), s <= 100
 
-X, Y (B, E) are the unit-norm embeddings. Inference: cosine of embeddings; classes by the text of their names.
+X, Y (B, E) are the unit-norm embeddings. Inference: cosine of embeddings; classes by the text of
+their names.
 """
 
 from dataclasses import dataclass, replace
@@ -50,13 +53,22 @@ class CLIP(Pairs):
 
 
 CLIP.presets = {
-    "small": replace(SMALL, config={**SMALL.config, "scale": 5.0}),  # a scale of 14 lets small towers collapse
+    "small": replace(
+        SMALL, config={**SMALL.config, "scale": 5.0}
+    ),  # a scale of 14 lets small towers collapse
     "paper": Preset(
         image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",
         text="text:width=512:depth=12:heads=8",
         tokenizer="clip",
         embed_dim=512,
-        recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=2000, epochs=32, batch_size=32768, precision="bfloat16"),
+        recipe=Recipe(
+            lr=5e-4,
+            weight_decay=0.2,
+            warmup=2000,
+            epochs=32,
+            batch_size=32768,
+            precision="bfloat16",
+        ),
     ),
 }
 CLIP.presets = {**CLIP.presets, "tune": tune(CLIP.presets["small"])}

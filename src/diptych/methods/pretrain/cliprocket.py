@@ -1,14 +1,16 @@
 """CLIP-rocket: Improved baselines for vision-language pre-training (Fini et al., TMLR 2023).
 
-CLIP with weakly and strongly varied images and texts, a second head for the strong ones, label smoothing and text
-dropout: what losses without negatives seemed to add to CLIP, this "improved recipe" has without them. z are unit
-vectors of the linear head on the weak pair, h_a those of the MLP head on strong view a of K:
+CLIP with weakly and strongly varied images and texts, a second head for the strong ones, label
+smoothing and text dropout: what losses without negatives seemed to add to CLIP, this "improved
+recipe" has without them. z are unit vectors of the linear head on the weak pair, h_a those of the
+MLP head on strong view a of K:
 
     global   g_I = CE(s z_I z_T^T),   local   l_I = mean_{a,b} CE_e(s' h_I^a h_T^bT)
     L = ½ Σ_{I,T} (g + K l) / (1 + K)                                                     K = 0: plain CLIP
 
-`extra` adds one of the losses that the paper takes apart: SLIP, SiamLIP, BYOLIP, BarLIP, SwALIP. Inference: the cosine
-of both heads, share · cos z + (1 - share) · cos h; texts and images are not varied.
+`extra` adds one of the losses that the paper takes apart: SLIP, SiamLIP, BYOLIP, BarLIP, SwALIP.
+Inference: the cosine of both heads, share · cos z + (1 - share) · cos h; texts and images are not
+varied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +32,7 @@ from diptych.methods.make import Make
 from diptych.methods.tuning import keep_statistics
 from diptych.objectives import nt_xent, pair_losses
 from diptych.objectives.noncontrastive import assignment_loss, negative_cosine, redundancy, sinkhorn
-from diptych.spec import AtLeast, Count, Positive, Share, configure
+from diptych.spec import AtLeast, Dropout, Positive, Share, Width, configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.heads import TwoHeads, head
 from diptych.towers.nn.parts import Momentum, Temperature
@@ -56,13 +58,14 @@ STRONG: Mapping[str, Any] = {**images.STRONG, "colour": (0.4, 0.4, 0.4, 0.1)}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`augment` and `strong` are how weak and strong images are varied, `local` is K. `stop_words` is the probability
-    that a text loses its stop words, `synonyms` the table of strong texts (`data.eda`). `smoothing` is that of the
-    local terms, `text_dropout` that before each block in the strong pass. `scale` and `local_scale` are learned, up to
-    `max_scale`. `drop_path` is the share of texts that skip a block there (whole blocks, all but the last [choice]).
-    `hidden` is the width of the second head; `extra_hidden` and `extra_width` those of the extra loss's
-    projectors, None as published; `strong_heads` gives the strong views projectors and predictors of their own;
-    `weight` is that loss's. `momentum` is BYOLIP's."""
+    """`augment` and `strong` are how weak and strong images are varied, `local` is K. `stop_words`
+    is the probability that a text loses its stop words, `synonyms` the table of strong texts
+    (`data.eda`). `smoothing` is that of the local terms, `text_dropout` that before each block in
+    the strong pass. `scale` and `local_scale` are learned, up to `max_scale`. `drop_path` is the
+    share of texts that skip a block there (whole blocks, all but the last [choice]). `hidden` is
+    the width of the second head; `extra_hidden` and `extra_width` those of the extra loss's
+    projectors, None as published; `strong_heads` gives the strong views projectors and predictors
+    of their own; `weight` is that loss's. `momentum` is BYOLIP's."""
 
     augment: Mapping[str, Any] = field(default_factory=lambda: {"crop": (0.5, 1.0)})
     strong: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
@@ -70,16 +73,16 @@ class Config(PairConfig):
     stop_words: Share = 0.8
     synonyms: str = "common"
     smoothing: Share = 0.1
-    text_dropout: Share = 0.0
+    text_dropout: Dropout = 0.0
     drop_path: Share = 0.0
     scale: Positive = 1 / 0.07
     local_scale: Positive = 10.0
     max_scale: Positive = 100.0
-    hidden: Count = 4096
+    hidden: Width = 4096
     reduction: Literal["mean", "sum"] = "mean"
     extra: str = "none"
-    extra_hidden: Count | None = None
-    extra_width: Count | None = None
+    extra_hidden: Width | None = None
+    extra_width: Width | None = None
     strong_heads: bool = False
     weight: float | None = None
     momentum: Share = 0.99
@@ -91,7 +94,9 @@ class Config(PairConfig):
         if self.extra not in EXTRAS:
             raise unknown("extra loss of cliprocket", self.extra, EXTRAS)
         if self.extra in ("slip", "swalip") and self.local != 2:
-            raise InputError(f"{self.extra} is made for two strong views, not {self.local}; set local=2")
+            raise InputError(
+                f"{self.extra} is made for two strong views, not {self.local}; set local=2"
+            )
         if self.extra != "none" and self.local not in (0, 2):
             raise InputError(
                 f"{self.extra} is made for no or two strong views, not {self.local}; set local=2 or local=0"
@@ -106,7 +111,8 @@ class Config(PairConfig):
 
 
 class CLIPRocket(Method):
-    """Weak pairs through one head, strong ones through another, and an extra loss where one is asked for."""
+    """Weak pairs through one head, strong ones through another, and an extra loss where one is
+    asked for."""
 
     Config = Config
     chunkable = False  # the second head has batch norm, in which samples meet
@@ -116,7 +122,9 @@ class CLIPRocket(Method):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
         self.strong = configure(Augment, dict(config.strong), "strong")
-        both = f"two:hidden={config.hidden}" + ("" if config.local else ":share=1.0")  # a head that learns nothing
+        both = f"two:hidden={config.hidden}" + (
+            "" if config.local else ":share=1.0"
+        )  # a head that learns nothing
         self.model = make.dual(
             logit_scale=Temperature(config.scale, clamp=(1.0, config.max_scale)),
             image_projection=both,
@@ -130,9 +138,14 @@ class CLIPRocket(Method):
         if config.local:
             self.local = Temperature(config.local_scale, clamp=(1.0, config.max_scale))
         else:  # plain CLIP: the second head is as it is
-            for parameter in (*self._image_heads.second.parameters(), *self._text_heads.second.parameters()):
+            for parameter in (
+                *self._image_heads.second.parameters(),
+                *self._text_heads.second.parameters(),
+            ):
                 parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
-        heads = [self._extra_heads() for _ in range(1 + config.strong_heads)]  # of the weak views, of the strong ones
+        heads = [
+            self._extra_heads() for _ in range(1 + config.strong_heads)
+        ]  # of the weak views, of the strong ones
         self.projectors = nn.ModuleList([projectors for projectors, _ in heads if len(projectors)])
         self.predictors = nn.ModuleList([predictors for _, predictors in heads if len(predictors)])
         if config.extra == "byolip":
@@ -158,9 +171,13 @@ class CLIPRocket(Method):
         width = config.extra_width or width
         spec = f"mlp:hidden={hidden}:layers={layers}:last_norm={norm}"
         assert self.model.text is not None
-        widths = [self.model.image.width] + ([] if config.extra == "slip" else [self.model.text.width])
+        widths = [self.model.image.width] + (
+            [] if config.extra == "slip" else [self.model.text.width]
+        )
         projectors = [head(spec, own, width, "extra") for own in widths]
-        behind = f"mlp:hidden={hidden}:last_bias=true" if config.extra in ("siamlip", "byolip") else ""
+        behind = (
+            f"mlp:hidden={hidden}:last_bias=true" if config.extra in ("siamlip", "byolip") else ""
+        )
         predictors = [head(behind, width, width, "extra") for _ in widths if behind]
         return nn.ModuleList(projectors), nn.ModuleList(predictors)
 
@@ -176,15 +193,27 @@ class CLIPRocket(Method):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
         preprocess = self.model.image.preprocess
-        words = {"tokenizer": self.make.tokenizer, "role": config.role, "stop_words": config.stop_words}
+        words = {
+            "tokenizer": self.make.tokenizer,
+            "role": config.role,
+            "stop_words": config.stop_words,
+        }
         views: list[View] = [
             ImageView(preprocess=preprocess, augment=self.augment),
             VariedTextView(**words),
         ]
         if config.local:
             views += [
-                ImageView(preprocess=preprocess, name="strong", augment=self.strong, count=config.local),
-                VariedTextView(**words, name="strong", strong=True, synonyms=config.synonyms, count=config.local),
+                ImageView(
+                    preprocess=preprocess, name="strong", augment=self.strong, count=config.local
+                ),
+                VariedTextView(
+                    **words,
+                    name="strong",
+                    strong=True,
+                    synonyms=config.synonyms,
+                    count=config.local,
+                ),
             ]
         return views
 
@@ -204,15 +233,21 @@ class CLIPRocket(Method):
         return {**found, **self._projected(batch, views)} if self.projectors else found
 
     def _pooled(self, model: Any, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-        """What both towers pool of a view, before the heads; texts of strong views under dropout."""
+        """What both towers pool of a view, before the heads; texts of strong views under
+        dropout."""
         how: dict[str, Any] = {}
-        if name == "strong" and self.training and (self.config.text_dropout or self.config.drop_path):
+        if (
+            name == "strong"
+            and self.training
+            and (self.config.text_dropout or self.config.drop_path)
+        ):
             how["edit"] = Thinned(self.config.text_dropout, self.config.drop_path)
         image = model.encode_image(batch.images[name].flat).pooled
         return image, model.encode_text(*batch.texts[name].flat, **how).pooled
 
     def _projected(self, batch: Batch, views: Sequence[tuple[Tensor, Tensor]]) -> Features:
-        """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is predicted from them."""
+        """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is
+        predicted from them."""
         count = len(batch)
         found = {}
 
@@ -226,11 +261,15 @@ class CLIPRocket(Method):
             found[f"v_{side}"] = through(self.projectors, views, at)
             if self.predictors:
                 kinds = found[f"v_{side}"].split((1, self.config.local), 1)[: len(views)]
-                found[f"p_{side}"] = through(self.predictors, [(kind.flatten(0, 1),) * 2 for kind in kinds], at)
+                found[f"p_{side}"] = through(
+                    self.predictors, [(kind.flatten(0, 1),) * 2 for kind in kinds], at
+                )
         if self.config.extra == "byolip":
             model, projectors = self.slow.module  # type: ignore[misc]
             with torch.no_grad():
-                slow = [self._pooled(model, batch, name) for name in ("main", "strong")[: len(views)]]
+                slow = [
+                    self._pooled(model, batch, name) for name in ("main", "strong")[: len(views)]
+                ]
                 for side, at in (("image", 0), ("text", 1)):
                     found[f"v_{side}"] = through(projectors, slow, at)
         return found
@@ -249,7 +288,8 @@ class CLIPRocket(Method):
             images = features["local_image"].unbind(1)
             texts = features["local_text"].unbind(1)
             local = [
-                _ce(one, other, self.local(), config.smoothing) + _ce(other, one, self.local(), config.smoothing)
+                _ce(one, other, self.local(), config.smoothing)
+                + _ce(other, one, self.local(), config.smoothing)
                 for one, other in product(images, texts)
             ]
             terms["local"] = factor * K * torch.stack(local).mean()
@@ -275,7 +315,10 @@ class CLIPRocket(Method):
             return torch.stack([redundancy(image[a], text[b]) for a, b in views]).mean()
         of_image = features["p_image"].unbind(1)
         of_text = features["p_text"].unbind(1)
-        both = [negative_cosine(of_image[a], text[b]) + negative_cosine(of_text[b], image[a]) for a, b in views]
+        both = [
+            negative_cosine(of_image[a], text[b]) + negative_cosine(of_text[b], image[a])
+            for a, b in views
+        ]
         return torch.stack(both).mean() / 2
 
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:
@@ -284,8 +327,8 @@ class CLIPRocket(Method):
 
 
 class Thinned:
-    """The edit of the strong text pass: dropout of the residual stream at the input of each block, and whole blocks
-    that a share of the texts skips, what is left being scaled up."""
+    """The edit of the strong text pass: dropout of the residual stream at the input of each block,
+    and whole blocks that a share of the texts skips, what is left being scaled up."""
 
     def __init__(self, rate: float, drop_path: float):
         self.rate = rate
@@ -305,8 +348,8 @@ def _ce(rows: Tensor, columns: Tensor, scale: Tensor | float, smoothing: float =
 
 
 def swapped(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
-    """SwALIP: the other side's batch stands for prototypes, and each pair of views predicts the assignment of the other
-    two, both indices swapped. image, text (B, 2, E), unit vectors."""
+    """SwALIP: the other side's batch stands for prototypes, and each pair of views predicts the
+    assignment of the other two, both indices swapped. image, text (B, 2, E), unit vectors."""
     scores = {(a, b): image[:, a] @ text[:, b].T for a, b in product((0, 1), (0, 1))}
     terms = []
     for (a, b), mine in scores.items():

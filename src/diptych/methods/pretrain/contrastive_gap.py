@@ -1,17 +1,19 @@
-"""It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap (Fahim et al., arXiv 2024).
+"""It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap (Fahim et al., arXiv
+2024).
 
-Images and texts of a CLIP lie apart because its loss, at a small temperature, leaves room unused; terms that spread
-each side and pull partners together close the gap.
+Images and texts of a CLIP lie apart because its loss, at a small temperature, leaves room unused;
+terms that spread each side and pull partners together close the gap.
 
     L_CUA = L_clip + [U(X) + U(Y)] / 2 + A(X, Y),      L_CUAXU = L_CUA + U(X, Y),      tau = 0.01 fixed
 
     U(X) = log mean_{i<j} exp(-2 |x_i - x_j|²)   U(X, Y) = log mean_{i≠j} exp(-2 |x_i - y_j|²)   A = mean_i |x_i - y_i|²
 
-X, Y (B, E) are unit-norm embeddings. The terms are negative where points are spread, and so may be the loss. Inference
-is CLIP's. A learned temperature is possible, and logged, as it changes the gap.
+X, Y (B, E) are unit-norm embeddings. The terms are negative where points are spread, and so may be
+the loss. Inference is CLIP's. A learned temperature is possible, and logged, as it changes the gap.
 
-The published code takes every term within a rank; its recipe has one of 64 pairs. Here the terms see the whole batch,
-as everywhere; `local` takes them within parts of the batch of so many pairs instead, on any number of ranks. [choice]
+The published code takes every term within a rank; its recipe has one of 64 pairs. Here the terms
+see the whole batch, as everywhere; `local` takes them within parts of the batch of so many pairs
+instead, on any number of ranks. [choice]
 """
 
 from collections.abc import Mapping
@@ -43,10 +45,11 @@ Mode = Literal["clip", "cua", "cuaxu"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`mode` names the loss; `remove_contrastive` leaves L_clip out of it. `uniform`, `align` and `cross` weigh the
-    terms (1, as published), `t` is the width of the potential. `learned` lets `tau` move, up to a scale of 100.
-    `reproject` gives new projections to so many numbers, in place of those of a given model. `local`: see above.
-    Identical texts in a batch set uniformity against alignment: name a label that tells them apart as `distinct`."""
+    """`mode` names the loss; `remove_contrastive` leaves L_clip out of it. `uniform`, `align` and
+    `cross` weigh the terms (1, as published), `t` is the width of the potential. `learned` lets
+    `tau` move, up to a scale of 100. `reproject` gives new projections to so many numbers, in place
+    of those of a given model. `local`: see above. Identical texts in a batch set uniformity against
+    alignment: name a label that tells them apart as `distinct`."""
 
     mode: Mode = "cua"
     remove_contrastive: bool = False
@@ -68,7 +71,8 @@ class Config(PairConfig):
 
 
 class ContrastiveGap(Pairs):
-    """CLIP's loss at a fixed temperature, with uniformity, alignment and, as "cuaxu", uniformity across the sides."""
+    """CLIP's loss at a fixed temperature, with uniformity, alignment and, as "cuaxu", uniformity
+    across the sides."""
 
     Config = Config
 
@@ -78,18 +82,26 @@ class ContrastiveGap(Pairs):
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        scale = Temperature(1 / config.tau, "exp" if config.learned else "fixed", (1.0, max(100.0, 1 / config.tau)))
+        scale = Temperature(
+            1 / config.tau, "exp" if config.learned else "fixed", (1.0, max(100.0, 1 / config.tau))
+        )
         self.model = make.dual(logit_scale=scale)
         if not config.learned:
             self.model.logit_scale = scale  # a given model's own scale is learned
         if config.reproject is not None:
             self.model = DualEncoder(
-                self.model.image, self.model.text, config.reproject, logit_scale=self.model.logit_scale
+                self.model.image,
+                self.model.text,
+                config.reproject,
+                logit_scale=self.model.logit_scale,
             )
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         parts = -(-len(image) // (self.config.local or len(image)))
-        found = [self._of_part(*pair) for pair in zip(image.tensor_split(parts), text.tensor_split(parts), strict=True)]
+        found = [
+            self._of_part(*pair)
+            for pair in zip(image.tensor_split(parts), text.tensor_split(parts), strict=True)
+        ]
         return {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
@@ -103,7 +115,9 @@ class ContrastiveGap(Pairs):
             terms["contrastive"] = info_nce(image, text, self.model.logit_scale())
         if config.mode != "clip":
             terms["alignment"] = config.align * alignment(image, text)
-            terms["uniformity"] = config.uniform * (self._spread(image, image) + self._spread(text, text)) / 2
+            terms["uniformity"] = (
+                config.uniform * (self._spread(image, image) + self._spread(text, text)) / 2
+            )
         if config.mode == "cuaxu":
             terms["cross_uniformity"] = config.cross * self._spread(image, text)
         return terms
@@ -115,15 +129,16 @@ class ContrastiveGap(Pairs):
 
 
 ContrastiveGap.presets = {
-    # At tau = 0.01 the contrastive term must come near 0 before the others have a say, so images are not varied: the
-    # ramp of augmentation begins where training ends.
+    # At tau = 0.01 the contrastive term must come near 0 before the others have a say, so images
+    # are not varied: the ramp of augmentation begins where training ends.
     "small": replace(
         SMALL,
         config={"augment": {"ramp": (1.0, 1.0)}},
         embed_dim=64,
         recipe=replace(SMALL.recipe, batch_size=64, epochs=10),
     ),
-    # A CLIP of OpenAI's is given by --init; the projections are new, d = 32, 64 or 128 in the paper.
+    # A CLIP of OpenAI's is given by --init; the projections are new, d = 32, 64 or 128 in the
+    # paper.
     "paper": Preset(
         config={"reproject": 128},
         image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",

@@ -1,12 +1,12 @@
 """DCL: Decoupled Contrastive Learning (Yeh et al., ECCV 2022).
 
-SimCLR's loss with the positive left out of its own normaliser, so that its gradient does not vanish where the pair is
-easy, and small batches suffice:
+SimCLR's loss with the positive left out of its own normaliser, so that its gradient does not vanish
+where the pair is easy, and small batches suffice:
 
     L = mean over the 2B views of -w_i z_i·z_j / tau + log Σ_{k≠i,j} exp(z_i·z_k / tau),   j the partner of i
 
-w_i = 1, or with `sigma` (DCLW) 2 - exp(z_i·z_j / sigma) / mean_i exp(z_i·z_j / sigma). z are unit vectors behind a
-projector of two layers. Inference: the tower before the projector.
+w_i = 1, or with `sigma` (DCLW) 2 - exp(z_i·z_j / sigma) / mean_i exp(z_i·z_j / sigma). z are unit
+vectors behind a projector of two layers. Inference: the tower before the projector.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, ImageOnly
 from diptych.objectives import dcl
-from diptych.spec import Positive
+from diptych.spec import NetworkSpec, Positive
 
 card = {
     "title": "Decoupled Contrastive Learning",
@@ -33,7 +33,7 @@ card = {
 class Config(ContrastiveConfig):
     """`sigma` is the temperature of the weights of DCLW, None: all are 1."""
 
-    projector: str = "mlp:hidden=2048:last_norm=scaled"
+    projector: NetworkSpec = "mlp:hidden=2048:last_norm=scaled"
     sigma: Positive | None = None
 
 
@@ -49,12 +49,20 @@ class DCL(ImageOnly):
 
 
 DCL.presets = {
-    "small": replace(SMALL, config={**SMALL.config, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5}),
+    "small": replace(
+        SMALL, config={**SMALL.config, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5}
+    ),
     "paper": replace(
         PAPER,
         config={"projector": "mlp:hidden=2048:last_norm=scaled"},
         recipe=Recipe(
-            optimizer="sgd", lr=0.03, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0.05, epochs=200, batch_size=256
+            optimizer="sgd",
+            lr=0.03,
+            betas=(0.9, 0.0),
+            weight_decay=1e-4,
+            warmup=0.05,
+            epochs=200,
+            batch_size=256,
         ),
     ),
 }

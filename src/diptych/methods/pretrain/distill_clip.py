@@ -1,15 +1,16 @@
 """CLIP distilled from a larger CLIP, as open_clip has it (2023).
 
-A student is trained as CLIP is, and beside that takes over how a frozen teacher spreads its belief over the batch:
+A student is trained as CLIP is, and beside that takes over how a frozen teacher spreads its belief
+over the batch:
 
     L = L_CLIP + w · L_dist,   L_dist = ½ [ mean_i CE(softmax S'_i, S_i) + the same of the columns ]
 
-S = s X Y^T (B, B) are the student's logits and S' = s' X' Y'^T the teacher's, each with its own scale; w = 1 as
-published. The two spaces need not be equally wide. The teacher is in evaluation mode, gets no gradient, and is neither
-trained nor saved. Inference: the student, plain CLIP.
+S = s X Y^T (B, B) are the student's logits and S' = s' X' Y'^T the teacher's, each with its own
+scale; w = 1 as published. The two spaces need not be equally wide. The teacher is in evaluation
+mode, gets no gradient, and is neither trained nor saved. Inference: the student, plain CLIP.
 
-In open_clip both see the same pixels and the same ids. [choice] Here a teacher of another size or vocabulary sees the
-same crop and the same words in its own.
+In open_clip both see the same pixels and the same ids. [choice] Here a teacher of another size or
+vocabulary sees the same crop and the same words in its own.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as CLIPConfig
 from diptych.methods.teacher import Teacher
 from diptych.objectives.distillation import distilled
-from diptych.spec import NotNegative
+from diptych.spec import ModelSpec, NotNegative
 
 card = {
     "title": "Distillation of a CLIP model, as open_clip has it",
@@ -39,10 +40,10 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CLIPConfig):
-    """`teacher` is a model as `--init` takes it: a RUN, `openclip:NAME/TAG`, `hf:FOLDER`, `tiny`. `distillation` is w,
-    the weight of what is learnt from it."""
+    """`teacher` is a model as `--init` takes it: a RUN, `openclip:NAME/TAG`, `hf:FOLDER`, `tiny`.
+    `distillation` is w, the weight of what is learnt from it."""
 
-    teacher: str = ""
+    teacher: ModelSpec = ""
     distillation: NotNegative = 1.0
 
     several: ClassVar[bool] = False
@@ -60,7 +61,9 @@ class DistillCLIP(CLIP):
     """CLIP beside a teacher."""
 
     Config = Config
-    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
+    features_from = (
+        Method.features_from
+    )  # the loss reads more than images and texts: it is added to no method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -73,7 +76,10 @@ class DistillCLIP(CLIP):
         return (image, text, *self.teacher.views(image, text))
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
-        return {**super()._encode_images(batch, at), "teacher_image": self.teacher.embed_images(batch)}
+        return {
+            **super()._encode_images(batch, at),
+            "teacher_image": self.teacher.embed_images(batch),
+        }
 
     def _encode_texts(self, batch: Batch, at: At) -> Features:
         return {**super()._encode_texts(batch, at), "teacher_text": self.teacher.embed_texts(batch)}
@@ -88,11 +94,17 @@ class DistillCLIP(CLIP):
             features["teacher_text"],
             self.teacher.module.logit_scale(),
         )
-        return Losses({**losses.terms, "distillation": self.config.distillation * distance}, losses.logged)
+        return Losses(
+            {**losses.terms, "distillation": self.config.distillation * distance}, losses.logged
+        )
 
 
 DistillCLIP.presets = {
-    "small": replace(SMALL, config={**SMALL.config, "scale": 5.0, "teacher": "tiny"}),  # which ships, for scenes
-    "paper": replace(CLIP.presets["paper"], config={"teacher": "openclip:ViT-L-14-quickgelu/openai"}),
+    "small": replace(
+        SMALL, config={**SMALL.config, "scale": 5.0, "teacher": "tiny"}
+    ),  # which ships, for scenes
+    "paper": replace(
+        CLIP.presets["paper"], config={"teacher": "openclip:ViT-L-14-quickgelu/openai"}
+    ),
 }
 DistillCLIP.presets = {**DistillCLIP.presets, "tune": tune(DistillCLIP.presets["small"])}

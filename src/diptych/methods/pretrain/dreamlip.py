@@ -1,18 +1,19 @@
 """DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., ECCV 2024).
 
-A long caption is cut into sentences; several of them, and the raw caption, are positives of their image, and each
-gathers the patches that it speaks of.
+A long caption is cut into sentences; several of them, and the raw caption, are positives of their
+image, and each gathers the patches that it speaks of.
 
     L = w_g · mean_k ½ [ CE(s X T_k^T, diagonal) + CE(s T_k X^T, diagonal) ] + w_s · L_sub
 
-X (B, E) are the images, T_k (B, E) the k-th texts of all of them: each column is a loss of its own, so that texts of
-one image are neither positives nor negatives of each other there. L_sub makes each text find, among its image's
-texts, the mean g_ik of its patches (`objectives.grouping`), and gradients flow through the weights of that mean.
-Text 0 is the raw caption, the others are drawn from a pool of sentences. The negatives of the paper's L_sub are in the
-image; `negatives="batch"` is the published code's, which does not run as published. [choice] The scale of L_sub is
-learned apart; patches pass through the final norm and the projection of the image's vector.
-Inference: plain CLIP; `evaluation.suites.pointing.ground(model, image, texts)` gives the weights of the patches.
-Of a long text, embed the sentences and take the mean or the best.
+X (B, E) are the images, T_k (B, E) the k-th texts of all of them: each column is a loss of its own,
+so that texts of one image are neither positives nor negatives of each other there. L_sub makes each
+text find, among its image's texts, the mean g_ik of its patches (`objectives.grouping`), and
+gradients flow through the weights of that mean. Text 0 is the raw caption, the others are drawn
+from a pool of sentences. The negatives of the paper's L_sub are in the image; `negatives="batch"`
+is the published code's, which does not run as published. [choice] The scale of L_sub is learned
+apart; patches pass through the final norm and the projection of the image's vector. Inference:
+plain CLIP; `evaluation.suites.pointing.ground(model, image, texts)` gives the weights of the
+patches. Of a long text, embed the sentences and take the mean or the best.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +46,10 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CLIPConfig):
-    """`role` is that of the raw caption, `pool` the roles whose sentences are drawn, joined by `+`; `sentences` of them
-    an image, `merged` neighbours joined to one. `contrastive` and `subcaption` are w_g and w_s; `sigma` the weight
-    below which a patch is cut off (None: 1 / number of patches), `weighting` how weights are made, `negatives` and
-    `local_scale` those of L_sub."""
+    """`role` is that of the raw caption, `pool` the roles whose sentences are drawn, joined by `+`;
+    `sentences` of them an image, `merged` neighbours joined to one. `contrastive` and `subcaption`
+    are w_g and w_s; `sigma` the weight below which a patch is cut off (None: 1 / number of
+    patches), `weighting` how weights are made, `negatives` and `local_scale` those of L_sub."""
 
     pool: str = "caption+synthetic+long"
     sentences: Count = 6
@@ -67,7 +68,9 @@ class DreamLIP(CLIP):
     """CLIP on several sentences of a long caption, each with its own patches."""
 
     Config = Config
-    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
+    features_from = (
+        Method.features_from
+    )  # the loss reads more than images and texts: it is added to no method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -99,7 +102,9 @@ class DreamLIP(CLIP):
         if self.config.subcaption:
             patches = normalize(self.model.project_image(encoded.patches), dim=-1)
             sigma = 1 / patches.shape[1] if self.config.sigma is None else self.config.sigma
-            features["groups"] = grouped(texts, patches, sigma=sigma, weighting=self.config.weighting)
+            features["groups"] = grouped(
+                texts, patches, sigma=sigma, weighting=self.config.weighting
+            )
         return features
 
     def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
@@ -111,8 +116,15 @@ class DreamLIP(CLIP):
         scale = self.model.logit_scale()
         equal: list[dict[str, Any]] = [{}] * texts.shape[1]
         if config.duplicates != "apart":
-            equal = [config.equal(column) for name in ("main", "sentences") for column in batch.texts[name].columns()]
-        columns = [info_nce(features["image"], texts[:, k], scale, **equal[k]) for k in range(texts.shape[1])]
+            equal = [
+                config.equal(column)
+                for name in ("main", "sentences")
+                for column in batch.texts[name].columns()
+            ]
+        columns = [
+            info_nce(features["image"], texts[:, k], scale, **equal[k])
+            for k in range(texts.shape[1])
+        ]
         terms = {"contrastive": config.contrastive * torch.stack(columns).mean()}
         if config.subcaption:
             local = grouping(texts, features["groups"], self.local(), negatives=config.negatives)
@@ -123,7 +135,13 @@ class DreamLIP(CLIP):
 DreamLIP.presets = {
     "small": replace(
         SMALL,
-        config={**SMALL.config, "scale": 5.0, "local_scale": 5.0, "sentences": 3, "pool": "caption+long"},
+        config={
+            **SMALL.config,
+            "scale": 5.0,
+            "local_scale": 5.0,
+            "sentences": 3,
+            "pool": "caption+long",
+        },
     ),
     "paper": Preset(
         config={"augment": {"crop": (0.9, 1.0)}},
@@ -131,7 +149,14 @@ DreamLIP.presets = {
         text="text:width=512:depth=12:heads=8",
         tokenizer="clip",
         embed_dim=512,
-        recipe=Recipe(lr=5e-4, weight_decay=0.2, warmup=10_000, epochs=32, batch_size=1024, precision="bfloat16"),
+        recipe=Recipe(
+            lr=5e-4,
+            weight_decay=0.2,
+            warmup=10_000,
+            epochs=32,
+            batch_size=1024,
+            precision="bfloat16",
+        ),
     ),
 }
 DreamLIP.presets = {**DreamLIP.presets, "tune": tune(DreamLIP.presets["small"])}

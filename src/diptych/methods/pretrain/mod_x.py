@@ -1,14 +1,15 @@
-"""Mod-X: Continual Vision-Language Representation Learning with Off-Diagonal Information (Ni et al., ICML 2023).
+"""Mod-X: Continual Vision-Language Representation Learning with Off-Diagonal Information (Ni et
+al., ICML 2023).
 
-CLIP is trained on one domain after another. From the second phase on, a frozen copy of the model as the phase before
-left it says what its matrix of cosines looked like on the new pairs, and the new one keeps the shape of the rows that
-the old one got right:
+CLIP is trained on one domain after another. From the second phase on, a frozen copy of the model as
+the phase before left it says what its matrix of cosines looked like on the new pairs, and the new
+one keeps the shape of the rows that the old one got right:
 
     L = L_CLIP + alpha · L_dist,   L_dist = ½ [ Σ_i KL(softmax M'_i || softmax M_i) + the same of the columns ]
 
-M (B, B) are the raw cosines of the batch, M' those of the copy; softmax at temperature 1, diagonal included, summed
-over the rows whose largest entry in M' is the partner. Nothing of earlier phases is shown again. Each phase begins with
-a new optimiser and schedule. Inference: plain CLIP.
+M (B, B) are the raw cosines of the batch, M' those of the copy; softmax at temperature 1, diagonal
+included, summed over the rows whose largest entry in M' is the partner. Nothing of earlier phases
+is shown again. Each phase begins with a new optimiser and schedule. Inference: plain CLIP.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +39,10 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CLIPConfig):
-    """`phases` is the number of domains, in order the streams `train`, `phase1`, `phase2`, …. The first is learnt as by
-    CLIP, unless `pretrained` says that the model given by `--init` is that of an earlier phase. `alpha` weighs the
-    distillation; `screen`, `include_diagonal` and `reduction` are those of `objectives.distillation.off_diagonal`."""
+    """`phases` is the number of domains, in order the streams `train`, `phase1`, `phase2`, …. The
+    first is learnt as by CLIP, unless `pretrained` says that the model given by `--init` is that of
+    an earlier phase. `alpha` weighs the distillation; `screen`, `include_diagonal` and `reduction`
+    are those of `objectives.distillation.off_diagonal`."""
 
     phases: Count = 2
     pretrained: bool = False
@@ -56,7 +58,9 @@ class ModX(CLIP):
     """CLIP, phase by phase, held to the matrix of the phase before."""
 
     Config = Config
-    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
+    features_from = (
+        Method.features_from
+    )  # the loss reads more than images and texts: it is added to no method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -70,7 +74,12 @@ class ModX(CLIP):
         [whole] = super().stages()
         names = ["train", *(f"phase{number}" for number in range(1, self.config.phases))]
         return [
-            replace(whole, name=name, streams=(name,), prepare=self._keep if self._distilled(name) else None)
+            replace(
+                whole,
+                name=name,
+                streams=(name,),
+                prepare=self._keep if self._distilled(name) else None,
+            )
             for name in names
         ]
 
@@ -83,7 +92,9 @@ class ModX(CLIP):
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
         old: Any = self.old.module
-        kept = {"old_image": old.embed_images(batch.image.flat)} if self._distilled(at.stage) else {}
+        kept = (
+            {"old_image": old.embed_images(batch.image.flat)} if self._distilled(at.stage) else {}
+        )
         return {**super()._encode_images(batch, at), **kept}
 
     def _encode_texts(self, batch: Batch, at: At) -> Features:
@@ -96,21 +107,33 @@ class ModX(CLIP):
         if not self._distilled(at.stage):
             return losses
         names = ("image", "text", "old_image", "old_text")
-        how = {name: getattr(self.config, name) for name in ("screen", "include_diagonal", "reduction")}
+        how = {
+            name: getattr(self.config, name) for name in ("screen", "include_diagonal", "reduction")
+        }
         distance: Tensor = off_diagonal(*(features[name] for name in names), **how)
         kept = {"distillation": self.config.alpha * distance}
         return Losses({**losses.terms, **kept}, {**losses.logged, "distance": distance.detach()})
 
 
 ModX.presets = {
-    "small": replace(SMALL, config={**SMALL.config, "scale": 5.0}, recipe=replace(SMALL.recipe, epochs=10)),
+    "small": replace(
+        SMALL, config={**SMALL.config, "scale": 5.0}, recipe=replace(SMALL.recipe, epochs=10)
+    ),
     "paper": Preset(
         config={"phases": 6, "augment": None},
         image="timm:resnet50_clip:image_size=224",
         text="text:width=512:depth=6:heads=8",
         tokenizer="clip",
         embed_dim=1024,
-        recipe=Recipe(lr=5e-4, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, warmup=0.2, epochs=35, batch_size=280),
+        recipe=Recipe(
+            lr=5e-4,
+            weight_decay=0.1,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            warmup=0.2,
+            epochs=35,
+            batch_size=280,
+        ),
     ),
 }
 ModX.presets = {**ModX.presets, "tune": tune(ModX.presets["small"])}

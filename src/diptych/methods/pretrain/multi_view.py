@@ -1,16 +1,19 @@
-"""MV-InfoNCE and MV-DHEL: A Principled Framework for Multi-View Contrastive Learning (Koromilas et al., 2025).
+"""MV-InfoNCE and MV-DHEL: A Principled Framework for Multi-View Contrastive Learning (Koromilas et
+al., 2025).
 
-One loss term an instance aligns all of its N views at once; MV-DHEL also parts alignment, across views, from
-uniformity, inside each view, so that many views do not collapse the space. U[l, i] are unit vectors:
+One loss term an instance aligns all of its N views at once; MV-DHEL also parts alignment, across
+views, from uniformity, inside each view, so that many views do not collapse the space. U[l, i] are
+unit vectors:
 
     MV-DHEL      L = mean_i [ -log A_i + Σ_l log Σ_{j≠i} exp(U[l,i]·U[l,j] / tau) ]
     MV-InfoNCE   L = mean_i [ -log P_i + log Σ_l Σ exp(U[l,i]·U[m,j] / tau) ]
 
-P_i sums exp(U[l,i]·U[m,i] / tau) over the ordered pairs of views, A_i over the unordered ones (`objectives.multiview`
-has both as in the code and as in the paper, and what they are compared with: NT-Xent over pairs of views, against the
-mean of the others, poly-view; DHEL and KCL for two views). Views are those of an image and its texts: `images`
-augmentations and `texts` captions, each modality with its tower and projector.
-Inference: `represent` gives the towers' outputs before the projectors, as in the paper; embeddings are those behind.
+P_i sums exp(U[l,i]·U[m,i] / tau) over the ordered pairs of views, A_i over the unordered ones
+(`objectives.multiview` has both as in the code and as in the paper, and what they are compared
+with: NT-Xent over pairs of views, against the mean of the others, poly-view; DHEL and KCL for two
+views). Views are those of an image and its texts: `images` augmentations and `texts` captions, each
+modality with its tower and projector. Inference: `represent` gives the towers' outputs before the
+projectors, as in the paper; embeddings are those behind.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +36,7 @@ from diptych.methods.families.pairs import SMALL, PairConfig, Pairs, adopted, tu
 from diptych.methods.make import NO_TOWER, Make
 from diptych.objectives import dhel, kcl, mv_dhel, mv_infonce, pairwise, poly_view
 from diptych.objectives.multiview import average
-from diptych.spec import AtLeast, Count, Positive, fits
+from diptych.spec import AtLeast, Count, NetworkSpec, Positive, fits
 from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Temperature
 
@@ -62,17 +65,18 @@ _FORMS = ("mv_dhel", "mv_infonce")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed. `images` and `texts` are
-    the numbers of views; no text of `role` is drawn twice, and a sample with too few is left out. `projector` is the
-    head behind each tower (`towers.nn.heads`). `arrays` names further modalities, arrays of the data with the count of
-    their numbers, such as another encoder's features: one view each, through layers and a projector of its own."""
+    """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed.
+    `images` and `texts` are the numbers of views; no text of `role` is drawn twice, and a sample
+    with too few is left out. `projector` is the head behind each tower (`towers.nn.heads`).
+    `arrays` names further modalities, arrays of the data with the count of their numbers, such as
+    another encoder's features: one view each, through layers and a projector of its own."""
 
     objective: str = "mv_dhel"
     form: Literal["code", "paper"] = "code"
     tau: Positive = 0.2
     images: Count = 1
     texts: Annotated[int, AtLeast(0)] = 4
-    projector: str = "mlp:last_norm=scaled"
+    projector: NetworkSpec = "mlp:last_norm=scaled"
     arrays: Mapping[str, int] = field(default_factory=dict)
 
     several: ClassVar[bool] = False
@@ -83,12 +87,16 @@ class Config(PairConfig):
             raise unknown("objective of multi_view", self.objective, LOSSES)
         views = self.images + self.texts + len(self.arrays)
         if views < 2:
-            raise InputError("one image is no views to contrast; give two views in all, with images=2 or texts=1")
+            raise InputError(
+                "one image is no views to contrast; give two views in all, with images=2 or texts=1"
+            )
         if self.objective in _OF_TWO and views > 2:
             raise InputError(f"{self.objective} takes two views, not {views}; choose mv_dhel")
         for name, size in self.arrays.items():
             if not fits(size, Count):
-                raise InputError(f"the array {name!r} has {size!r} numbers; give its count, as {{{name}: 512}}")
+                raise InputError(
+                    f"the array {name!r} has {size!r} numbers; give its count, as {{{name}: 512}}"
+                )
 
 
 class MultiView(Pairs):
@@ -100,7 +108,9 @@ class MultiView(Pairs):
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
         if (make.text_spec == NO_TOWER) != (config.texts == 0):
-            raise InputError("views without texts go with --text-tower none, and only those: set texts=0 with it")
+            raise InputError(
+                "views without texts go with --text-tower none, and only those: set texts=0 with it"
+            )
         self.model = make.dual(
             logit_scale=Temperature(1 / config.tau, form="fixed"),
             image_projection=config.projector,
@@ -110,7 +120,9 @@ class MultiView(Pairs):
         outer = self.model.embed_dim
         self.encoders = nn.ModuleDict(
             {
-                name: nn.Sequential(head("mlp", size, inner, name), head(config.projector, inner, outer, name))
+                name: nn.Sequential(
+                    head("mlp", size, inner, name), head(config.projector, inner, outer, name)
+                )
                 for name, size in config.arrays.items()
             }
         )
@@ -118,7 +130,8 @@ class MultiView(Pairs):
         self.objective = partial(loss, form=config.form) if config.objective in _FORMS else loss
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """Raises InputError where no sample at the beginning has as many texts as views are asked for."""
+        """Raises InputError where no sample at the beginning has as many texts as views are asked
+        for."""
         config = self.config
         source = sources["train"]
         if not config.texts or f"texts.{config.role}" not in source.schema():
@@ -136,9 +149,18 @@ class MultiView(Pairs):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
         preprocess = self.model.image.preprocess
-        views: list[View] = [ImageView(preprocess=preprocess, augment=self.augment, count=config.images)]
+        views: list[View] = [
+            ImageView(preprocess=preprocess, augment=self.augment, count=config.images)
+        ]
         if config.texts:
-            views.append(TextView(tokenizer=self.make.tokenizer, role=config.role, count=config.texts, repeat=False))
+            views.append(
+                TextView(
+                    tokenizer=self.make.tokenizer,
+                    role=config.role,
+                    count=config.texts,
+                    repeat=False,
+                )
+            )
         return [*views, *(ArrayView(array=name, size=size) for name, size in config.arrays.items())]
 
     def encode(self, batch: Batch, at: At) -> Features:
@@ -182,7 +204,13 @@ MultiView.presets = {
         text=NO_TOWER,
         embed_dim=128,
         recipe=Recipe(
-            optimizer="sgd", lr=0.3, betas=(0.9, 0.0), weight_decay=1e-6, warmup=0.1, epochs=100, batch_size=256
+            optimizer="sgd",
+            lr=0.3,
+            betas=(0.9, 0.0),
+            weight_decay=1e-6,
+            warmup=0.1,
+            epochs=100,
+            batch_size=256,
         ),
     ),
 }

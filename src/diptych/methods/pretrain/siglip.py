@@ -4,7 +4,8 @@ Each of the B x B pairs is a yes/no question of its own, so no row needs the oth
 
     L = -1/B sum_ij log sigmoid( z_ij (s x_i . y_j + b) ),   z_ij = 1 if i = j else -1,   s = exp(theta)
 
-theta_0 = ln 10, b_0 = -10: at the start nearly every pair is rightly a no. Inference: cosine, or sigmoid(s x.y + b).
+theta_0 = ln 10, b_0 = -10: at the start nearly every pair is rightly a no. Inference: cosine, or
+sigmoid(s x.y + b).
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,11 @@ class SigLIP(Pairs):
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         assert self.model.logit_bias is not None
-        return {"contrastive": sigmoid_pairs(image, text, self.model.logit_scale(), self.model.logit_bias, **equal)}
+        return {
+            "contrastive": sigmoid_pairs(
+                image, text, self.model.logit_scale(), self.model.logit_bias, **equal
+            )
+        }
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
         assert self.model.logit_bias is not None
@@ -58,8 +63,9 @@ class SigLIP(Pairs):
 
 SigLIP.presets = {
     "small": SMALL,
-    # The paper's optimiser is Adafactor and its tokenizer a SentencePiece model of C4; [choice] AdamW with the same
-    # rates, and a byte-pair vocabulary of the same size learnt from the run's own captions.
+    # The paper's optimiser is Adafactor and its tokenizer a SentencePiece model of C4; [choice]
+    # AdamW with the same rates, and a byte-pair vocabulary of the same size learnt from the run's
+    # own captions.
     "paper": Preset(
         image="vit:image_size=224:patch=16:width=768:depth=12:heads=12:pooling=map",
         text="text:width=768:depth=12:heads=12:causal=false:pooling=last",

@@ -1,4 +1,5 @@
-"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations (Chen et al., ICML 2020).
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations (Chen et al., ICML
+2020).
 
 Two augmentations of each image find each other among all of the batch's others:
 
@@ -15,6 +16,7 @@ from diptych.data.batch import Batch
 from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, ImageOnly
 from diptych.objectives import nt_xent
+from diptych.spec import NetworkSpec
 
 card = {
     "title": "A Simple Framework for Contrastive Learning of Visual Representations",
@@ -29,7 +31,7 @@ card = {
 class Config(ContrastiveConfig):
     """The projector ends in a batch norm without shift."""
 
-    projector: str = "mlp:hidden=2048:last_norm=scaled"
+    projector: NetworkSpec = "mlp:hidden=2048:last_norm=scaled"
 
 
 class SimCLR(ImageOnly):
@@ -43,7 +45,9 @@ class SimCLR(ImageOnly):
 
 
 SimCLR.presets = {
-    "small": replace(SMALL, config={**SMALL.config, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5}),
+    "small": replace(
+        SMALL, config={**SMALL.config, "projector": "mlp:hidden=256:last_norm=scaled", "tau": 0.5}
+    ),
     "paper": replace(
         PAPER,
         config={"projector": "mlp:hidden=2048:last_norm=scaled"},

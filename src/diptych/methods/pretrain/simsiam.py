@@ -1,11 +1,12 @@
 """SimSiam: Exploring Simple Siamese Representation Learning (Chen and He, CVPR 2021).
 
-Two augmentations of each image predict each other, without negatives and without a momentum copy; what is predicted
-gets no gradient:
+Two augmentations of each image predict each other, without negatives and without a momentum copy;
+what is predicted gets no gradient:
 
     L = ½ [ D(p_1, stop(z_2)) + D(p_2, stop(z_1)) ],   D(p, z) = -mean cos(p, z)
 
-z are behind a projector of three layers, p = predictor(z). Inference: the tower before the projector.
+z are behind a projector of three layers, p = predictor(z). Inference: the tower before the
+projector.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from diptych.methods.base import At, Features, Losses, Recipe
 from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.objectives.noncontrastive import negative_cosine
+from diptych.spec import NetworkSpec
 from diptych.towers.nn.heads import head
 
 card = {
@@ -31,8 +33,8 @@ card = {
 class Config(ImageOnlyConfig):
     """`predictor` is the head that predicts, as wide as the space."""
 
-    projector: str = "mlp:hidden=2048:layers=3:last_norm=plain"
-    predictor: str = "mlp:hidden=512:last_bias=true"
+    projector: NetworkSpec = "mlp:hidden=2048:layers=3:last_norm=plain"
+    predictor: NetworkSpec = "mlp:hidden=512:last_bias=true"
 
 
 class SimSiam(ImageOnly):
@@ -42,7 +44,9 @@ class SimSiam(ImageOnly):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        self.predictor = head(config.predictor, self.model.embed_dim, self.model.embed_dim, "prediction")
+        self.predictor = head(
+            config.predictor, self.model.embed_dim, self.model.embed_dim, "prediction"
+        )
 
     def encode(self, batch: Batch, at: At) -> Features:
         features = super().encode(batch, at)
@@ -67,10 +71,19 @@ SimSiam.presets = {
     ),
     "paper": replace(
         PAPER,
-        config={"projector": "mlp:hidden=2048:layers=3:last_norm=plain", "predictor": "mlp:hidden=512:last_bias=true"},
+        config={
+            "projector": "mlp:hidden=2048:layers=3:last_norm=plain",
+            "predictor": "mlp:hidden=512:last_bias=true",
+        },
         embed_dim=2048,
         recipe=Recipe(
-            optimizer="sgd", lr=0.1, betas=(0.9, 0.0), weight_decay=1e-4, warmup=0, epochs=100, batch_size=512
+            optimizer="sgd",
+            lr=0.1,
+            betas=(0.9, 0.0),
+            weight_decay=1e-4,
+            warmup=0,
+            epochs=100,
+            batch_size=512,
         ),
     ),
 }

@@ -4,9 +4,9 @@ All views of all images of a class are positives of each other:
 
     L = mean over the 2B views of -1/|P(i)| Σ_{p in P(i)} log [ exp(z_i·z_p / tau) / Σ_{k≠i} exp(z_i·z_k / tau) ]
 
-P(i) are the other views of the same label (L_out: the mean is outside the logarithm). An image whose label is missing
-has its other view alone. z are unit vectors behind a projector of two layers. Inference: the tower before the
-projector.
+P(i) are the other views of the same label (L_out: the mean is outside the logarithm). An image
+whose label is missing has its other view alone. z are unit vectors behind a projector of two
+layers. Inference: the tower before the projector.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from diptych.data.views import LabelView, View
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
 from diptych.methods.families.image_only import PAPER, SMALL, ContrastiveConfig, ImageOnly
 from diptych.objectives import supervised
+from diptych.spec import NetworkSpec
 
 card = {
     "title": "Supervised Contrastive Learning",
@@ -33,7 +34,7 @@ card = {
 class Config(ContrastiveConfig):
     """`label` is the label whose equal values are positives."""
 
-    projector: str = "mlp:hidden=2048"
+    projector: NetworkSpec = "mlp:hidden=2048"
     label: str = "class"
 
 

@@ -1,13 +1,14 @@
-"""SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (Caron et al., NeurIPS 2020).
+"""SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (Caron et al.,
+NeurIPS 2020).
 
-Learned prototypes c_k are assigned to two full crops of each image so that all are used alike; every other crop of
-the image, the small ones too, predicts that assignment:
+Learned prototypes c_k are assigned to two full crops of each image so that all are used alike;
+every other crop of the image, the small ones too, predicts that assignment:
 
     L = mean over full crops v and other crops u of -mean_i Σ_k Q^v_ik log softmax(z^u_i·c_k / tau)
 
-Q^v is Sinkhorn's assignment of the batch, with a queue of earlier embeddings where the batch is smaller than the
-prototypes are many. z and c are unit vectors; prototypes stand still at first. Inference: the tower before the
-projector.
+Q^v is Sinkhorn's assignment of the batch, with a queue of earlier embeddings where the batch is
+smaller than the prototypes are many. z and c are unit vectors; prototypes stand still at first.
+Inference: the tower before the projector.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +39,10 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageOnlyConfig):
-    """`crops` is the number of small crops, of `crop_size` pixels (None: as large as the full ones), varied by `small`.
-    `prototypes` are assigned with `eps` and `iterations`, predicted at `tau`, and stand still for `still` of training.
-    `queue` is the number of earlier embeddings of each full crop, 0 for none."""
+    """`crops` is the number of small crops, of `crop_size` pixels (None: as large as the full
+    ones), varied by `small`. `prototypes` are assigned with `eps` and `iterations`, predicted at
+    `tau`, and stand still for `still` of training. `queue` is the number of earlier embeddings of
+    each full crop, 0 for none."""
 
     augment: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.14, 1.0)})
     small: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.05, 0.14)})
@@ -64,14 +66,18 @@ class SwAV(ImageOnly):
         self.small = configure(Augment, dict(config.small), "small")
         self.prototypes = nn.Linear(self.model.embed_dim, config.prototypes, bias=False)
         if config.queue:
-            self.queues = nn.ModuleList([Queue(config.queue, self.model.embed_dim, seed) for seed in (0, 1)])
+            self.queues = nn.ModuleList(
+                [Queue(config.queue, self.model.embed_dim, seed) for seed in (0, 1)]
+            )
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
         preprocess = self.model.image.preprocess
         if not config.crops:
             return super().views(stage, stream)
-        size = preprocess if config.crop_size is None else replace(preprocess, size=config.crop_size)
+        size = (
+            preprocess if config.crop_size is None else replace(preprocess, size=config.crop_size)
+        )
         small = ImageView(preprocess=size, name="small", augment=self.small, count=config.crops)
         return (*super().views(stage, stream), small)
 
@@ -95,12 +101,17 @@ class SwAV(ImageOnly):
             assigned = self._assigned(mine.detach(), prototypes.detach(), number)
             others = [each for at_, each in enumerate(scores) if at_ != number]
             terms += [assignment_loss(each, assigned, 1 / config.tau) for each in others]
-        return Losses({"assignment": torch.stack(terms).mean()}, carry={"full": [view.detach() for view in full]})
+        return Losses(
+            {"assignment": torch.stack(terms).mean()},
+            carry={"full": [view.detach() for view in full]},
+        )
 
     def _assigned(self, z: Tensor, prototypes: Tensor, number: int) -> Tensor:
         """Q (B, K) of the batch, balanced together with the queue."""
         rows = torch.cat([z, self.queues[number].rows.to(z)]) if self.config.queue else z  # type: ignore[union-attr]
-        found = sinkhorn(rows @ prototypes.T, eps=self.config.eps, iterations=self.config.iterations)
+        found = sinkhorn(
+            rows @ prototypes.T, eps=self.config.eps, iterations=self.config.iterations
+        )
         return found[: len(z)]
 
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:

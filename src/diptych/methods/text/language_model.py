@@ -1,14 +1,15 @@
 """A causal language model, trained by maximum likelihood on texts alone.
 
-The plain decoder that captioners and decoding methods build on: each token from those before it, the output tied to the
-table of embeddings (`models.language`).
+The plain decoder that captioners and decoding methods build on: each token from those before it,
+the output tied to the table of embeddings (`models.language`).
 
     L = - Σ_texts Σ_t log p(x_t | x_1 … x_{t-1})  /  Σ_texts number of tokens predicted
 
-over the global batch: a mean over tokens, the end of a text counted, the start not. A text that fills the context may
-have been cut, so its end is not learnt. [choice]
-Inference: `model.generate(prompts)`, `model.log_prob(texts)`. `paper` has the shape of GPT-2's smallest model (Radford
-et al., 2019), with an own vocabulary and a recipe of our choice; it repeats no paper's result.
+over the global batch: a mean over tokens, the end of a text counted, the start not. A text that
+fills the context may have been cut, so its end is not learnt. [choice] Inference:
+`model.generate(prompts)`, `model.log_prob(texts)`. `paper` has the shape of GPT-2's smallest model
+(Radford et al., 2019), with an own vocabulary and a recipe of our choice; it repeats no paper's
+result.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,10 @@
-"""Our models in other people's formats: one target a file of this folder, each checked before anyone sees it.
+"""Our models in other people's formats: one target a file of this folder, each checked before
+anyone sees it.
 
-A target's file has `PACKAGES` (what it imports) and `INSTALL` (what brings them), `misfit(model)` (why it cannot hold a
-model, or None), `notes(model)` (what differs by the target's nature), `write(model, folder)`, and `embed(folder,
-images, texts)`: the unit vectors that the other library computes from what was written, from images and strings.
+A target's file has `PACKAGES` (what it imports) and `INSTALL` (what brings them), `misfit(model)`
+(why it cannot hold a model, or None), `notes(model)` (what differs by the target's nature),
+`write(model, folder)`, and `embed(folder, images, texts)`: the unit vectors that the other library
+computes from what was written, from images and strings.
 """
 
 import importlib
@@ -33,12 +35,14 @@ TEXTS = (
     "Überall liegt Schnee",
     "snow and ice " * 60,
 )
-"""Short, empty, longer than any context, capitals, digits, signs: as every tokenizer must split them."""
+"""Short, empty, longer than any context, capitals, digits, signs: as every tokenizer must split
+them."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, how far the other library's embeddings are from ours, and what differs by its nature."""
+    """What was written, how far the other library's embeddings are from ours, and what differs by
+    its nature."""
 
     target: str
     folder: Path
@@ -53,15 +57,21 @@ def targets() -> list[str]:
     >>> targets()
     ['hf', 'onnx', 'openclip', 'sentence-transformers']
     """
-    return sorted(item.name.replace("_", "-") for item in pkgutil.iter_modules(__path__) if item.name[0] != "_")
+    return sorted(
+        item.name.replace("_", "-")
+        for item in pkgutil.iter_modules(__path__)
+        if item.name[0] != "_"
+    )
 
 
 def export(model: Model, target: str, folder: str | Path) -> Report:
-    """Write a model (float32, on the CPU) into the new folder in the format of `target`, and compare embeddings.
+    """Write a model (float32, on the CPU) into the new folder in the format of `target`, and
+    compare embeddings.
 
-    The other library reads what was written and embeds images and texts; the folder appears only when no entry of
-    its unit vectors differs from ours by more than 1e-5. Raises InputError for an unknown target, a missing package, a
-    folder that exists, a model that the target cannot hold (with the targets that can), and a difference above that.
+    The other library reads what was written and embeds images and texts; the folder appears only
+    when no entry of its unit vectors differs from ours by more than 1e-5. Raises InputError for an
+    unknown target, a missing package, a folder that exists, a model that the target cannot hold
+    (with the targets that can), and a difference above that.
     """
     folder = followed(folder)
     module = _target(target)
@@ -101,11 +111,15 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
 
 
 def random_images(size: int) -> list[Image.Image]:
-    """Smooth noise in several shapes. Margins to crop are even: there all libraries agree on where the centre is."""
+    """Smooth noise in several shapes. Margins to crop are even: there all libraries agree on where
+    the centre is."""
     rng = np.random.default_rng(0)
     shapes = [(size, size), (2 * size, 2 * size), (3 * size, size), (2 * size, 6 * size)]
     noise = [rng.integers(0, 256, (9, 9, 3), dtype=np.uint8) for _ in shapes]
-    return [Image.fromarray(n).resize(s, Image.Resampling.BICUBIC) for n, s in zip(noise, shapes, strict=True)]
+    return [
+        Image.fromarray(n).resize(s, Image.Resampling.BICUBIC)
+        for n, s in zip(noise, shapes, strict=True)
+    ]
 
 
 def _target(name: str) -> ModuleType:
@@ -125,7 +139,11 @@ def _others(model: Model, target: str) -> str:
     able = []
     for other in targets():
         module = _target(other)
-        if other != target and all(map(importlib.util.find_spec, module.PACKAGES)) and module.misfit(model) is None:
+        if (
+            other != target
+            and all(map(importlib.util.find_spec, module.PACKAGES))
+            and module.misfit(model) is None
+        ):
             able.append(other)
     return f"{' and '.join(able)} can" if able else "no other target can either"
 
@@ -144,7 +162,10 @@ def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tup
         ) from error
     found = []
     for name, a, b in zip(
-        ("images", "texts"), (model.embed_images(shown), model.embed_texts(TEXTS)), theirs, strict=True
+        ("images", "texts"),
+        (model.embed_images(shown), model.embed_texts(TEXTS)),
+        theirs,
+        strict=True,
     ):
         found.append(difference := _farthest(a, b))
         if not difference <= LIMIT:

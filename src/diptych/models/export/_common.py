@@ -1,4 +1,5 @@
-"""What several targets share: which specs they can hold, our tensors in the form of foreign towers, tokenizer files.
+"""What several targets share: which specs they can hold, our tensors in the form of foreign towers,
+tokenizer files.
 
 Dimensions: P patches, K CLS tokens, D width.
 """
@@ -49,8 +50,9 @@ def hidden(spec: Mapping[str, Any]) -> int:
 def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     """A copy of the state in the form that foreign ViTs have, computing the same.
 
-    CLS tokens have positions (of zeros where ours has none). A bias of the patches is there or is not, as
-    `patch_bias` says: it is the same added to each patch's position. The temperature is the multiplier's logarithm.
+    CLS tokens have positions (of zeros where ours has none). A bias of the patches is there or is
+    not, as `patch_bias` says: it is the same added to each patch's position. The temperature is the
+    multiplier's logarithm.
     """
     state = {name: value.detach().float().clone() for name, value in encoder.state_dict().items()}
     spec = encoder.image.spec
@@ -74,7 +76,8 @@ def tokenizer_of(model: Model) -> Tokenizer:
 
 
 def rust(tokenizer: Tokenizer) -> RustTokenizer:
-    """A tokenizer's Rust pipeline with its special ids around each text: what a tokenizer.json holds."""
+    """A tokenizer's Rust pipeline with its special ids around each text: what a tokenizer.json
+    holds."""
     if isinstance(tokenizer, Clip):
         made = _clip()
     elif isinstance(tokenizer, HuggingFace):
@@ -87,7 +90,11 @@ def rust(tokenizer: Tokenizer) -> RustTokenizer:
         raise InputError(f"a tokenizer of kind {tokenizer.kind} has no tokenizer.json")
     ids = dict.fromkeys((*tokenizer.before, *tokenizer.after))
     names = {number: str(made.id_to_token(number)) for number in ids}
-    template = [*map(names.__getitem__, tokenizer.before), "$A", *map(names.__getitem__, tokenizer.after)]
+    template = [
+        *map(names.__getitem__, tokenizer.before),
+        "$A",
+        *map(names.__getitem__, tokenizer.after),
+    ]
     made.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[(name, number) for number, name in names.items()]
     )
@@ -108,8 +115,11 @@ def swapped(pipeline: RustTokenizer, a: int, b: int) -> RustTokenizer:
     return RustTokenizer.from_str(json.dumps(content))
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer | None = None) -> None:
-    """The files from which transformers' AutoTokenizer gives the same ids; `pipeline` in place of the tokenizer's."""
+def write_tokenizer(
+    tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer | None = None
+) -> None:
+    """The files from which transformers' AutoTokenizer gives the same ids; `pipeline` in place of
+    the tokenizer's."""
     config: dict[str, Any] = {"model_max_length": tokenizer.context, "padding_side": "right"}
     if isinstance(tokenizer, SentencePiece):
         (folder / "spiece.model").write_bytes(tokenizer.model)
@@ -127,8 +137,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer 
         pipeline.save(str(folder / "tokenizer.json"))
         kept = pipeline.encode("").ids  # the special ids, as the pipeline numbers them
         end = pipeline.id_to_token(kept[-1]) if tokenizer.after else None
-        # Pads behind a text's end are never read, unless texts are always filled up: then the id itself matters.
-        pad = pipeline.id_to_token(tokenizer.pad) if tokenizer.padding == "max" or end is None else end
+        # Pads behind a text's end are never read, unless texts are always filled up: then the id
+        # itself matters.
+        pad = (
+            pipeline.id_to_token(tokenizer.pad)
+            if tokenizer.padding == "max" or end is None
+            else end
+        )
         config |= {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,
@@ -138,7 +153,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer 
             config["eos_token"] = end
         if tokenizer.before:
             config["bos_token"] = pipeline.id_to_token(kept[0])
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -153,7 +170,10 @@ def _clip() -> RustTokenizer:
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PATTERN), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([START, END])

@@ -1,4 +1,5 @@
-"""A folder in transformers' layout, CLIPModel or SiglipModel: config, weights, preprocessor, tokenizer."""
+"""A folder in transformers' layout, CLIPModel or SiglipModel: config, weights, preprocessor,
+tokenizer."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,13 @@ PACKAGES = ("transformers",)
 INSTALL = "'diptych[language]'"
 NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATION.items())}
 
-VIT = {"name": ["vit"], "stem": ["patch"], "registers": [0], "mask_token": [False], "layer_scale": [None]}
+VIT = {
+    "name": ["vit"],
+    "stem": ["patch"],
+    "registers": [0],
+    "mask_token": [False],
+    "layer_scale": [None],
+}
 TEXT = {"name": ["text"], "cross": [None], "layer_scale": [None]}
 CLIP = (
     VIT | {"cls": [1], "pre_norm": [True], "pooling": ["cls"]},
@@ -43,7 +50,9 @@ def misfit(model: Model) -> str | None:
     tokenizer = common.tokenizer_of(model)
     preprocess = model.preprocess
     image, text, dual = SIGLIP if _siglip(config) else CLIP
-    if problem := common.differs(config["image"], image, "image") or common.differs(config["text"], text, "text"):
+    if problem := common.differs(config["image"], image, "image") or common.differs(
+        config["text"], text, "text"
+    ):
         return problem
     for key, allowed in dual.items():
         if config[key] not in allowed:
@@ -78,15 +87,20 @@ def write(model: Model, folder: Path) -> None:
     state = common.tensors(model.encoder, patch_bias=siglip)
     pipeline = None
     if not siglip and eot == 2:
-        # transformers takes an eos id of 2 for an old mistake and looks for the highest id: make the end the highest.
+        # transformers takes an eos id of 2 for an old mistake and looks for the highest id: make
+        # the end the highest.
         eot = len(state["text.table.weight"]) - 1
-        pipeline = common.swapped(common.rust(tokenizer), 2, eot) if eot < tokenizer.vocab_size else None
+        pipeline = (
+            common.swapped(common.rust(tokenizer), 2, eot) if eot < tokenizer.vocab_size else None
+        )
         state["text.table.weight"][[2, eot]] = state["text.table.weight"][[eot, 2]]
     if siglip and model.encoder.logit_bias is None:
         state["logit_bias"] = torch.zeros(())
     common.write_tokenizer(tokenizer, folder, pipeline)
     with quiet():
-        made: Any = (SiglipConfig if siglip else CLIPConfig)(**_config(model, siglip, tokenizer, eot))
+        made: Any = (SiglipConfig if siglip else CLIPConfig)(
+            **_config(model, siglip, tokenizer, eot)
+        )
         with torch.device("meta"):
             wanted = (SiglipModel if siglip else CLIPModel)(made).state_dict()
         made.architectures = ["SiglipModel" if siglip else "CLIPModel"]
@@ -95,20 +109,31 @@ def write(model: Model, folder: Path) -> None:
     common.write_json(folder / "preprocessor_config.json", _preprocessor(model, siglip))
 
 
-def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def embed(
+    folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
+) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, E) of images and of texts by transformers, which prepares both itself."""
     from transformers import AutoModel, AutoTokenizer
 
-    siglip = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "siglip"
+    siglip = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "siglip"
+    )
     with still(), torch.inference_mode():
-        model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        model: Any = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        ).eval()
         pixels = _processor(folder)(images=list(images), return_tensors="pt")["pixel_values"]
         given = AutoTokenizer.from_pretrained(folder, local_files_only=True)(
-            list(texts), padding="max_length" if siglip else True, truncation=True, return_tensors="pt"
+            list(texts),
+            padding="max_length" if siglip else True,
+            truncation=True,
+            return_tensors="pt",
         )
         ids = {"input_ids": given["input_ids"]} if siglip else given
         found = model.get_image_features(pixel_values=pixels), model.get_text_features(**ids)
-        vectors = [F.normalize(getattr(x, "pooler_output", x), dim=-1) for x in found]  # versions 4 and 5 differ
+        vectors = [
+            F.normalize(getattr(x, "pooler_output", x), dim=-1) for x in found
+        ]  # versions 4 and 5 differ
     return vectors[0], vectors[1]
 
 
@@ -136,7 +161,9 @@ def _processor(folder: Path) -> Any:
     import transformers
     from transformers import AutoImageProcessor
 
-    how: dict[str, Any] = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
+    how: dict[str, Any] = (
+        {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
+    )
     return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **how)
 
 
@@ -155,7 +182,11 @@ def _config(model: Model, siglip: bool, tokenizer: Any, eot: int | None) -> dict
             "layer_norm_eps": spec["eps"],
         }
 
-    size = {"projection_size": config["embed_dim"]} if siglip else {"projection_dim": config["embed_dim"]}
+    size = (
+        {"projection_size": config["embed_dim"]}
+        if siglip
+        else {"projection_dim": config["embed_dim"]}
+    )
     start = tokenizer.before[0] if tokenizer.before else None
     return {
         "text_config": {
@@ -173,7 +204,14 @@ def _config(model: Model, siglip: bool, tokenizer: Any, eot: int | None) -> dict
             "image_size": image["image_size"],
             "patch_size": image["patch"],
         },
-        **({} if siglip else {**size, "logit_scale_init_value": float(model.encoder.logit_scale().detach().log())}),
+        **(
+            {}
+            if siglip
+            else {
+                **size,
+                "logit_scale_init_value": float(model.encoder.logit_scale().detach().log()),
+            }
+        ),
     }
 
 

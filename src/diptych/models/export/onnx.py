@@ -1,4 +1,5 @@
-"""ONNX: image.onnx and text.onnx, from uint8 pixels and from ids to unit vectors, with what prepares both beside them.
+"""ONNX: image.onnx and text.onnx, from uint8 pixels and from ids to unit vectors, with what
+prepares both beside them.
 
 Dimensions: N images or texts, L ids a text, S pixels a side, E embedding.
 """
@@ -26,7 +27,8 @@ FORMAT = "diptych-onnx/1"
 
 
 class Images(nn.Module):
-    """uint8 (N, 3, S, S) -> unit vectors (N, E); mean and std are inside, so that nobody can forget them."""
+    """uint8 (N, 3, S, S) -> unit vectors (N, E); mean and std are inside, so that nobody can forget
+    them."""
 
     def __init__(self, encoder: DualEncoder):
         super().__init__()
@@ -57,15 +59,24 @@ def notes(model: Model) -> list[str]:
 
 
 def write(model: Model, folder: Path) -> None:
-    """Both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or spiece.model."""
+    """Both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or
+    spiece.model."""
     tokenizer = common.tokenizer_of(model)
     size = model.preprocess.size
     batch = torch.export.Dim("batch", max=1 << 20)
     length = torch.export.Dim("length", max=tokenizer.context)
-    fixed = tokenizer.padding == "max"  # such a tower reads its padding: one length is the only exact one
+    fixed = (
+        tokenizer.padding == "max"
+    )  # such a tower reads its padding: one length is the only exact one
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
-    _graph(model, Images(model.encoder), folder / "image.onnx", {"pixels": pixels}, {"pixels": {0: batch}})
+    _graph(
+        model,
+        Images(model.encoder),
+        folder / "image.onnx",
+        {"pixels": pixels},
+        {"pixels": {0: batch}},
+    )
     _graph(
         model,
         Texts(model.encoder),
@@ -97,8 +108,11 @@ def write(model: Model, folder: Path) -> None:
     )
 
 
-def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) by onnxruntime: the first alone, then the rest at once, so that sizes of batches differ."""
+def embed(
+    folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Unit vectors (N, E) by onnxruntime: the first alone, then the rest at once, so that sizes of
+    batches differ."""
     stored = json.loads((folder / "diptych.json").read_text(encoding="utf-8"))
     preprocess = Preprocess.from_dict(stored["preprocess"])
     tokenizer = from_dict(stored["tokenizer"])
@@ -107,7 +121,9 @@ def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> 
     image, text = (_session(folder / name) for name in ("image.onnx", "text.onnx"))
     parts = [image({"pixels": part}) for part in (pixels[:1], pixels[1:])]
     batches = [pad_batch(part, tokenizer) for part in (rows[:1], rows[1:-1], rows[-1:])]
-    return torch.cat(parts), torch.cat([text({"ids": ids, "lengths": lengths}) for ids, lengths in batches])
+    return torch.cat(parts), torch.cat(
+        [text({"ids": ids, "lengths": lengths}) for ids, lengths in batches]
+    )
 
 
 def _session(path: Path) -> Any:
@@ -117,17 +133,27 @@ def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda given: torch.from_numpy(session.run(None, {name: x.numpy() for name, x in given.items()})[0])
+    return lambda given: torch.from_numpy(
+        session.run(None, {name: x.numpy() for name, x in given.items()})[0]
+    )
 
 
-def _graph(model: Model, module: nn.Module, path: Path, given: dict[str, Tensor], dynamic: dict[str, Any]) -> None:
+def _graph(
+    model: Model, module: nn.Module, path: Path, given: dict[str, Tensor], dynamic: dict[str, Any]
+) -> None:
     """One module as an ONNX file; weights too large for one file lie beside it, as ONNX has it."""
     try:
         with evaluating(model.encoder), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter's remarks on its own future
-            program = torch.export.export(module.eval(), tuple(given.values()), dynamic_shapes=tuple(dynamic.values()))
+            program = torch.export.export(
+                module.eval(), tuple(given.values()), dynamic_shapes=tuple(dynamic.values())
+            )
             made = torch.onnx.export(
-                program, dynamo=True, input_names=list(given), output_names=["vectors"], verbose=False
+                program,
+                dynamo=True,
+                input_names=list(given),
+                output_names=["vectors"],
+                verbose=False,
             )
         assert made is not None
         made.save(str(path), external_data=_bytes(module) > 1 << 30)

@@ -1,7 +1,8 @@
-"""A folder that open_clip loads as `local-dir:FOLDER`: open_clip_config.json, the weights, and a tokenizer of its own.
+"""A folder that open_clip loads as `local-dir:FOLDER`: open_clip_config.json, the weights, and a
+tokenizer of its own.
 
-ViTs with a CLS token or a mean go into open_clip's own towers; SigLIP's attention pooling exists there only inside
-timm's models, so only in the sizes that timm names.
+ViTs with a CLS token or a mean go into open_clip's own towers; SigLIP's attention pooling exists
+there only inside timm's models, so only in the sizes that timm names.
 """
 
 import logging
@@ -39,7 +40,9 @@ def misfit(model: Model) -> str | None:
     image = config["image"]
     text = config["text"]
     pooled = image.get("pooling") == "map"
-    if problem := common.differs(image, TIMM if pooled else OWN, "image") or common.differs(text, WORDS, "text"):
+    if problem := common.differs(image, TIMM if pooled else OWN, "image") or common.differs(
+        text, WORDS, "text"
+    ):
         return problem
     if model.preprocess.ratio is not None:
         return f"its images are padded (ratio={model.preprocess.ratio})"
@@ -58,14 +61,19 @@ def misfit(model: Model) -> str | None:
 
 def notes(model: Model) -> list[str]:
     """What differs by the nature of the target."""
-    found = [common.CROP] * (model.preprocess.resize == "shortest" and model.preprocess.crop != "round")
+    found = [common.CROP] * (
+        model.preprocess.resize == "shortest" and model.preprocess.crop != "round"
+    )
     if not isinstance(model.tokenizer, Clip) and getattr(model.tokenizer, "clean", None) is None:
-        found.append("open_clip mends texts with broken encodings or HTML entities before it splits them; we do not")
+        found.append(
+            "open_clip mends texts with broken encodings or HTML entities before it splits them; we do not"
+        )
     return found
 
 
 def write(model: Model, folder: Path) -> None:
-    """open_clip_config.json, open_clip_model.safetensors and, but for CLIP's own, the tokenizer's files."""
+    """open_clip_config.json, open_clip_model.safetensors and, but for CLIP's own, the tokenizer's
+    files."""
     import open_clip
 
     tokenizer = common.tokenizer_of(model)
@@ -83,15 +91,25 @@ def write(model: Model, folder: Path) -> None:
         "resize_mode": preprocess.resize,
         "fill_color": preprocess.fill[0],
     }
-    common.write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": told})
+    common.write_json(
+        folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": told}
+    )
     plain = {key: value for key, value in config.items() if key != "custom_text"}
     with torch.device("meta"), _quiet():
-        theirs = (open_clip.CustomTextCLIP if "custom_text" in config else open_clip.CLIP)(**plain).state_dict()
+        theirs = (open_clip.CustomTextCLIP if "custom_text" in config else open_clip.CLIP)(
+            **plain
+        ).state_dict()
     rules = [*TEXT, *(TIMM_VIT if "timm_model_name" in config["vision_cfg"] else VIT)]
-    save_file(back(state, theirs, rules), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        back(state, theirs, rules),
+        folder / "open_clip_model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
-def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def embed(
+    folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
+) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, E) of images and of texts by open_clip, which prepares both itself."""
     import open_clip
 
@@ -108,7 +126,8 @@ def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> 
 
 
 def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
-    """open_clip's config of the model: the inverse of `pretrained.openclip.describe`, which must agree with it."""
+    """open_clip's config of the model: the inverse of `pretrained.openclip.describe`, which must
+    agree with it."""
     dual = model.encoder.config()
     image = dual["image"]
     text = dual["text"]
@@ -123,7 +142,10 @@ def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     if dual["logit_bias"] is not None:
         config["init_logit_bias"] = dual["logit_bias"]
     cfg = config["text_cfg"]
-    if cfg.keys() & {"proj_type", "proj_bias", "no_causal_mask", "ls_init_value"} or cfg["pool_type"] != "argmax":
+    if (
+        cfg.keys() & {"proj_type", "proj_bias", "no_causal_mask", "ls_init_value"}
+        or cfg["pool_type"] != "argmax"
+    ):
         config["custom_text"] = True
     return config
 
@@ -158,7 +180,9 @@ def _words(spec: Mapping[str, Any], projection: str, tokenizer: Tokenizer) -> di
         cfg |= {"proj_type": "none"} if projection == "none" else {"proj_bias": True}
     clean = getattr(tokenizer, "clean", None)
     if not isinstance(tokenizer, Clip):
-        cfg["hf_tokenizer_name"] = "."  # with local-dir: open_clip looks into the folder, whatever stands here
+        cfg["hf_tokenizer_name"] = (
+            "."  # with local-dir: open_clip looks into the folder, whatever stands here
+        )
     if clean is not None and clean != "lower":
         cfg["tokenizer_kwargs"] = {"clean": clean}
     return cfg
@@ -171,7 +195,9 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
         "width": spec["width"],
         "layers": spec["depth"],
         "norm_kwargs": {"eps": spec["eps"]},
-        "mlp_ratio": ratio if int(spec["width"] * ratio) == hidden else (hidden + 0.5) / spec["width"],
+        "mlp_ratio": ratio
+        if int(spec["width"] * ratio) == hidden
+        else (hidden + 0.5) / spec["width"],
     }
     if spec["layer_scale"] is not None:
         cfg["ls_init_value"] = spec["layer_scale"]
@@ -196,11 +222,20 @@ def _timm_name(spec: Mapping[str, Any]) -> str | None:
 
     computes = ("image_size", "patch", "width", "depth", "activation", "eps", "layer_scale")
     names = timm.list_models("*siglip*")
-    sized = [name for name in names if f"patch{spec['patch']}_" in name and name.endswith(f"_{spec['image_size']}")]
+    sized = [
+        name
+        for name in names
+        if f"patch{spec['patch']}_" in name and name.endswith(f"_{spec['image_size']}")
+    ]
     for name in sized:
         try:
             found = timm_image(
-                {"timm_model_name": name, "timm_pool": "map", "timm_proj": "none", "image_size": spec["image_size"]},
+                {
+                    "timm_model_name": name,
+                    "timm_pool": "map",
+                    "timm_proj": "none",
+                    "image_size": spec["image_size"],
+                },
                 name,
             )
         except InputError:

@@ -1,4 +1,5 @@
-"""A folder that `SentenceTransformer(FOLDER)` loads: CLIPModel in transformers' layout, then unit vectors."""
+"""A folder that `SentenceTransformer(FOLDER)` loads: CLIPModel in transformers' layout, then unit
+vectors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,16 +33,24 @@ def write(model: Model, folder: Path) -> None:
     for name in names:
         (folder / name).mkdir()
     hf.write(model, folder / names[0])
-    # transformers 5 would prepare images by torchvision, whose pixels are not quite those of Pillow.
-    common.write_json(folder / names[0] / "sentence_bert_config.json", {"processor_kwargs": {"backend": "pil"}})
-    common.write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    # transformers 5 would prepare images by torchvision, whose pixels are not quite those of
+    # Pillow.
+    common.write_json(
+        folder / names[0] / "sentence_bert_config.json", {"processor_kwargs": {"backend": "pil"}}
+    )
+    common.write_json(
+        folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"}
+    )
     modules = [
-        {"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(zip(names, MODULES, strict=True))
+        {"idx": i, "name": str(i), "path": p, "type": t}
+        for i, (p, t) in enumerate(zip(names, MODULES, strict=True))
     ]
     common.write_json(folder / "modules.json", modules)
 
 
-def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def embed(
+    folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
+) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, E) of images and of texts by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 

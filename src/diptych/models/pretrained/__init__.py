@@ -1,6 +1,7 @@
 """Other people's weights in our towers: `openclip:NAME[/TAG]` and `hf:REPO_OR_FOLDER`.
 
-A loader is a module of this folder with `load(name, weights) -> Model`, named by the prefix of its specs.
+A loader is a module of this folder with `load(name, weights) -> Model`, named by the prefix of its
+specs.
 """
 
 import importlib
@@ -16,8 +17,8 @@ LOADERS = {"openclip": "diptych.models.pretrained.openclip", "hf": "diptych.mode
 
 
 def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> "Model":
-    """The model of a spec `PREFIX:NAME`; `weights` is a local state dict, safetensors file or folder,
-    `precision` as of `diptych.load`.
+    """The model of a spec `PREFIX:NAME`; `weights` is a local state dict, safetensors file or
+    folder, `precision` as of `diptych.load`.
 
     Raises InputError where the prefix or name is unknown, or where weights and name do not fit.
     """
@@ -33,7 +34,8 @@ def load(spec: str, weights: str | Path | None = None, precision: str = "float32
 
 
 def absolute(spec: str) -> str:
-    """A model's spec that means the same in every working directory: folders of this disk with their whole path.
+    """A model's spec that means the same in every working directory: folders of this disk with
+    their whole path.
 
     >>> absolute("openclip:ViT-B-32/openai")
     'openclip:ViT-B-32/openai'

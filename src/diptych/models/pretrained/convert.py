@@ -1,4 +1,5 @@
-"""From other people's names of tensors to ours, by rules, and into a dual encoder without a second copy in memory."""
+"""From other people's names of tensors to ours, by rules, and into a dual encoder without a second
+copy in memory."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,8 @@ def scalar(x: Tensor) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors whose whole name matches `pattern` become `targets`, which may use its named groups; none: left out."""
+    """Tensors whose whole name matches `pattern` become `targets`, which may use its named groups;
+    none: left out."""
 
     pattern: str
     targets: tuple[str, ...] = ()
@@ -65,19 +67,32 @@ class Rule:
     def apply(self, name: str, value: Tensor) -> dict[str, Tensor] | None:
         """Our names and tensors, or None where the rule is not for this name."""
         names = self.names(name)
-        return dict(zip(names, self.change(value), strict=True)) if names else None if names is None else {}
+        return (
+            dict(zip(names, self.change(value), strict=True))
+            if names
+            else None
+            if names is None
+            else {}
+        )
 
 
 def under(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
-    """The rules of a part, for where it lies in the whole: `theirs` is a pattern, `ours` a target."""
-    return [Rule(theirs + rule.pattern, tuple(ours + target for target in rule.targets), rule.change) for rule in rules]
+    """The rules of a part, for where it lies in the whole: `theirs` is a pattern, `ours` a
+    target."""
+    return [
+        Rule(theirs + rule.pattern, tuple(ours + target for target in rule.targets), rule.change)
+        for rule in rules
+    ]
 
 
-def fill(config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Rule], where: str) -> DualEncoder:
+def fill(
+    config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Rule], where: str
+) -> DualEncoder:
     """The dual encoder of a config with the tensors of `state`, float32, in evaluation mode.
 
-    It is built without memory of its own and takes the tensors over; `state` is emptied on the way. Raises InputError
-    for tensors that are missing, unknown, of another shape, or not of real numbers: `where` is what they came from.
+    It is built without memory of its own and takes the tensors over; `state` is emptied on the way.
+    Raises InputError for tensors that are missing, unknown, of another shape, or not of real
+    numbers: `where` is what they came from.
     """
     with torch.device("meta"):
         encoder = DualEncoder.from_config(config)
@@ -86,7 +101,9 @@ def fill(config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Ru
     problems: list[str] = []
     for name in list(state):
         value = state.pop(name)
-        renamed = next((new for rule in rules if (new := rule.apply(name, value)) is not None), None)
+        renamed = next(
+            (new for rule in rules if (new := rule.apply(name, value)) is not None), None
+        )
         if renamed is None or not renamed.keys() <= wanted.keys():
             problems.append(f"has the unknown {name} {_shape(value)}")
             continue
@@ -99,7 +116,9 @@ def fill(config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Ru
     problems += [f"lacks what becomes our {key}" for key in wanted if key not in found]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
-        raise InputError(f"{where}: {problems[0]}{more}; name the model that these weights belong to")
+        raise InputError(
+            f"{where}: {problems[0]}{more}; name the model that these weights belong to"
+        )
     encoder.load_state_dict(found, assign=True)
     preprocess = encoder.image.preprocess  # what is not in a state dict was left on "meta"
     encoder.image.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
@@ -107,11 +126,15 @@ def fill(config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Ru
     return encoder.eval()
 
 
-def back(state: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
-    """The inverse of `fill`: our tensors under the names and in the shapes of `theirs`, a foreign model's state.
+def back(
+    state: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rules: Sequence[Rule]
+) -> dict[str, Tensor]:
+    """The inverse of `fill`: our tensors under the names and in the shapes of `theirs`, a foreign
+    model's state.
 
-    The same rules are read from right to left. What the rules leave out of `theirs` is left out here. Raises KeyError
-    or RuntimeError where `state` is of another architecture: who calls has looked at the config before.
+    The same rules are read from right to left. What the rules leave out of `theirs` is left out
+    here. Raises KeyError or RuntimeError where `state` is of another architecture: who calls has
+    looked at the config before.
     """
     made = {}
     used = set()
@@ -120,7 +143,13 @@ def back(state: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rules: Seque
         if not ours:
             continue
         parts = [state[key] for key in ours]
-        joined = parts[0].T if rule.change is turned else torch.cat(parts) if len(parts) > 1 else parts[0]
+        joined = (
+            parts[0].T
+            if rule.change is turned
+            else torch.cat(parts)
+            if len(parts) > 1
+            else parts[0]
+        )
         made[name] = joined.reshape(wanted.shape).clone(memory_format=torch.contiguous_format)
         used.update(ours)
     if left := state.keys() - used:
@@ -132,7 +161,9 @@ def square(size: int | Sequence[int], where: str) -> int:
     """The side of a square given as one number or two; InputError where the two differ."""
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
-        raise InputError(f"{where} has images or patches of {size} pixels; only square ones are supported")
+        raise InputError(
+            f"{where} has images or patches of {size} pixels; only square ones are supported"
+        )
     return sides.pop()
 
 
@@ -141,7 +172,11 @@ def _misfit(name: str, value: Tensor, wanted: Tensor) -> str | None:
         return f"has {name} of {str(value.dtype).removeprefix('torch.')}, not of floating-point numbers"
     if value.shape == wanted.shape:
         return None
-    size = " (trained on images or texts of another size)" if "position" in name or "pos_embed" in name else ""
+    size = (
+        " (trained on images or texts of another size)"
+        if "position" in name or "pos_embed" in name
+        else ""
+    )
     return f"has {name} of shape {_shape(value)} where {_shape(wanted)} is expected{size}"
 
 

@@ -23,15 +23,19 @@ NAMES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, or of the folder that holds it (one file or an index of parts), by name.
+    """The tensors of a file of weights, or of the folder that holds it (one file or an index of
+    parts), by name.
 
-    A training checkpoint's `state_dict` is unwrapped and the prefix `module.` taken off. Raises InputError for a
-    missing, damaged or foreign file, and for a pickle that holds more than tensors: such code is never run.
+    A training checkpoint's `state_dict` is unwrapped and the prefix `module.` taken off. Raises
+    InputError for a missing, damaged or foreign file, and for a pickle that holds more than
+    tensors: such code is never run.
     """
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
-        raise InputError(f"there are no weights at {path}; give a state dict, a safetensors file or a model's folder")
+        raise InputError(
+            f"there are no weights at {path}; give a state dict, a safetensors file or a model's folder"
+        )
     if path.suffix in (".npz", ".npy"):
         raise InputError(
             f"{path} holds weights of big_vision, which are not read here; give a state dict or safetensors"
@@ -39,7 +43,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
         raise InputError(f"{path} holds no state dict (names and tensors); save model.state_dict()")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): value for name, value in content.items()}
@@ -51,11 +59,15 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); a model's folder needs it") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); a model's folder needs it"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a JSON object; copy it again")
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, not a JSON object; copy it again"
+        )
     return content
 
 
@@ -67,8 +79,12 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
         if index.is_file():
             parts = sorted(set(read_json(index).get("weight_map", {}).values()))
             if any(Path(part).name != part for part in parts):
-                raise InputError(f"{index} names files outside its folder; copy the model from its source again")
-            return {key: value for part in parts for key, value in read_weights(folder / part).items()}
+                raise InputError(
+                    f"{index} names files outside its folder; copy the model from its source again"
+                )
+            return {
+                key: value for part in parts for key, value in read_weights(folder / part).items()
+            }
     raise InputError(f"{folder} holds no weights; it needs one of {', '.join(NAMES)}")
 
 
@@ -76,7 +92,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error}); copy it again") from None
+        raise InputError(
+            f"{path} is not a readable safetensors file ({error}); copy it again"
+        ) from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -96,7 +114,16 @@ def _read_pickle(path: Path) -> Any:
             f"{path} holds more than tensors and was not opened: a pickle can run code; save only its "
             "state_dict, or give safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+    ) as error:
         raise InputError(f"{path} is not a readable state dict ({brief(error)})") from None
     log.warning("%s is a pickle: only its tensors were read. safetensors is the safer form", path)
     return content
@@ -104,4 +131,6 @@ def _read_pickle(path: Path) -> Any:
 
 def _is_torchscript(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+        return any(
+            name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()
+        )

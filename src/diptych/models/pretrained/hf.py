@@ -1,6 +1,7 @@
 """CLIP and SigLIP in transformers' layout: `hf:REPO` from the hub, `hf:FOLDER` from disk.
 
-The folder's config.json says how the towers are built; its weights go into our own, transformers' modules are not used.
+The folder's config.json says how the towers are built; its weights go into our own, transformers'
+modules are not used.
 """
 
 import logging
@@ -40,7 +41,9 @@ RULES = [
     Rule(rf"vision_model\.embeddings\.patch_embedding\.{W}", (r"image.patch_embed.\g<w>",)),
     Rule(r"vision_model\.embeddings\.class_embedding", ("image.cls",), row),
     Rule(r"vision_model\.embeddings\.position_embedding\.weight", ("image.positions",)),
-    Rule(rf"vision_model\.pre_layrnorm\.{W}", (r"image.pre_norm.\g<w>",)),  # transformers' own spelling
+    Rule(
+        rf"vision_model\.pre_layrnorm\.{W}", (r"image.pre_norm.\g<w>",)
+    ),  # transformers' own spelling
     Rule(rf"vision_model\.post_layernorm\.{W}", (r"image.norm.\g<w>",)),
     Rule(r"text_model\.embeddings\.token_embedding\.weight", ("text.table.weight",)),
     Rule(r"text_model\.embeddings\.position_embedding\.weight", ("text.positions",)),
@@ -52,20 +55,32 @@ RULES = [
     Rule("logit_bias", ("logit_bias",), scalar),
     Rule(r".*\.position_ids"),  # 0, 1, 2, …: older files hold it
 ]
-ACTIVATION = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+ACTIVATION = {
+    "gelu": "gelu",
+    "quick_gelu": "quick_gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 
 
 def load(name: str, weights: Path | None = None) -> Model:
-    """The model of a folder, or of a hub repository; `weights` is a file or folder used in its place.
+    """The model of a folder, or of a hub repository; `weights` is a file or folder used in its
+    place.
 
-    A folder without preprocessor or tokenizer files takes the standard ones of its model type and logs it. Raises
-    InputError for what cannot be had, does not fit, or is neither CLIP nor SigLIP.
+    A folder without preprocessor or tokenizer files takes the standard ones of its model type and
+    logs it. Raises InputError for what cannot be had, does not fit, or is neither CLIP nor SigLIP.
     """
     where = f"hf:{name}"
-    folder = weights if weights is not None and weights.is_dir() else _folder(name, with_weights=weights is None)
+    folder = (
+        weights
+        if weights is not None and weights.is_dir()
+        else _folder(name, with_weights=weights is None)
+    )
     source = folder if weights is None else weights
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json; name a folder in transformers' layout or a hub repository")
+        raise InputError(
+            f"{folder} has no config.json; name a folder in transformers' layout or a hub repository"
+        )
     config = _config(folder, where)
     preprocess = _preprocess(folder, config, where)
     dual = _dual(config, preprocess, where)
@@ -80,14 +95,20 @@ def _folder(name: str, with_weights: bool) -> Path:
     if local.is_dir():
         return local
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
-        raise InputError(f"there is no folder {name!r}; name a folder in transformers' layout or a hub repository")
+        raise InputError(
+            f"there is no folder {name!r}; name a folder in transformers' layout or a hub repository"
+        )
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise InputError("hf: models from the hub need huggingface_hub; pip install 'diptych[language]'") from None
+        raise InputError(
+            "hf: models from the hub need huggingface_hub; pip install 'diptych[language]'"
+        ) from None
     wanted = ["*.json", "*.txt", "*.model"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted + ["model*.safetensors"] * with_weights))
+        folder = Path(
+            snapshot_download(name, allow_patterns=wanted + ["model*.safetensors"] * with_weights)
+        )
         if (
             with_weights
             and not any((folder / file).is_file() for file in NAMES)
@@ -148,7 +169,11 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
             "eps": part.layer_norm_eps,
         }
 
-    kind = {"patch_bias": False, "cls_position": True, "pre_norm": True} if clip else {"cls": 0, "pooling": "map"}
+    kind = (
+        {"patch_bias": False, "cls_position": True, "pre_norm": True}
+        if clip
+        else {"cls": 0, "pooling": "map"}
+    )
     return {
         "image": {
             "name": "vit",
@@ -177,12 +202,14 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
 
 
 def _eot(text: Any) -> int:
-    """The id at which CLIP's text feature is taken. A 2 is an old mistake in configs and means: the highest id."""
+    """The id at which CLIP's text feature is taken. A 2 is an old mistake in configs and means: the
+    highest id."""
     return text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
 
 
 def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
-    """From preprocessor_config.json (or the processor_config.json of newer versions), else the standard."""
+    """From preprocessor_config.json (or the processor_config.json of newer versions), else the
+    standard."""
     clip = config.model_type == "clip"
     size = square(config.vision_config.image_size, where)
     stored = folder / "preprocessor_config.json"
@@ -203,12 +230,18 @@ def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
         return Preprocess(size=size, resize="squash", mean=HALF, std=HALF)
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if values.get(step, True) is not True:
-            raise InputError(f"{stored} has {step}={values[step]}; only the full pipeline is supported")
+            raise InputError(
+                f"{stored} has {step}={values[step]}; only the full pipeline is supported"
+            )
     if abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise InputError(f"{stored} has rescale_factor={values['rescale_factor']}; only 1/255 is supported")
+        raise InputError(
+            f"{stored} has rescale_factor={values['rescale_factor']}; only 1/255 is supported"
+        )
     resample = {2: "bilinear", 3: "bicubic"}.get(values.get("resample", 3))
     if resample is None:
-        raise InputError(f"{stored} has resample={values['resample']}; bilinear (2) and bicubic (3) are supported")
+        raise InputError(
+            f"{stored} has resample={values['resample']}; bilinear (2) and bicubic (3) are supported"
+        )
     side, resize = _resize(values, clip, size, stored)
     return Preprocess.from_dict(
         {
@@ -224,7 +257,9 @@ def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
 
 def _resize(values: dict[str, Any], clip: bool, size: int, path: Path) -> tuple[int, str]:
     """Pixels a side, and how they are reached."""
-    target = values.get("size", {"shortest_edge": size} if clip else {"height": size, "width": size})
+    target = values.get(
+        "size", {"shortest_edge": size} if clip else {"height": size, "width": size}
+    )
     cropped = values.get("do_center_crop", clip)
     if isinstance(target, int):  # older files
         target = {"shortest_edge": target} if clip else {"height": target, "width": target}
@@ -247,7 +282,10 @@ def _tokenizer(folder: Path, config: Any, where: str) -> Tokenizer | None:
     clip = config.model_type == "clip"
     if has_tokenizer(folder):
         return from_folder(
-            folder, context=text.max_position_embeddings, padding="longest" if clip else "max", local=True
+            folder,
+            context=text.max_position_embeddings,
+            padding="longest" if clip else "max",
+            local=True,
         )
     if clip and text.vocab_size == 49408:
         try:
@@ -255,7 +293,9 @@ def _tokenizer(folder: Path, config: Any, where: str) -> Tokenizer | None:
         except InputError as error:
             log.warning("%s has no tokenizer files and can embed images only: %s", where, error)
             return None
-        log.warning("%s has no tokenizer files: texts are split by the standard tokenizer of clip", where)
+        log.warning(
+            "%s has no tokenizer files: texts are split by the standard tokenizer of clip", where
+        )
         return tokenizer
     log.warning("%s has no tokenizer files: it can embed images only", where)
     return None

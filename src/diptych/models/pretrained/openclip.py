@@ -1,6 +1,8 @@
-"""Models of open_clip: `openclip:NAME[/TAG]`; configs, tags and preprocessing are read from the installed library.
+"""Models of open_clip: `openclip:NAME[/TAG]`; configs, tags and preprocessing are read from the
+installed library.
 
-ViT CLIP (GELU and QuickGELU, CLIPA) and SigLIP are rebuilt in our own towers; others are refused by name.
+ViT CLIP (GELU and QuickGELU, CLIPA) and SigLIP are rebuilt in our own towers; others are refused by
+name.
 """
 
 import logging
@@ -17,7 +19,18 @@ from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
 from diptych.errors import InputError, brief, unknown
 from diptych.models.model import Model
-from diptych.models.pretrained.convert import Rule, fill, halves, row, rows, scalar, square, thirds, turned, under
+from diptych.models.pretrained.convert import (
+    Rule,
+    fill,
+    halves,
+    row,
+    rows,
+    scalar,
+    square,
+    thirds,
+    turned,
+    under,
+)
 from diptych.models.pretrained.files import read_json, read_weights
 from diptych.towers.nn.transformer import ACTIVATIONS
 
@@ -51,7 +64,9 @@ TIMM_POOL = [
     Rule(rf"mlp\.fc(?P<n>[12])\.{W}", (r"mlp.fc\g<n>.\g<w>",)),
 ]
 TEXT = [  # CLIP has its text tower at the top, CustomTextCLIP under "text."
-    *under(rf"(?:text\.)?transformer\.resblocks\.{LAYER}", r"text.transformer.layers.\g<layer>.", BLOCK),
+    *under(
+        rf"(?:text\.)?transformer\.resblocks\.{LAYER}", r"text.transformer.layers.\g<layer>.", BLOCK
+    ),
     Rule(r"(?:text\.)?token_embedding\.weight", ("text.table.weight",)),
     Rule(r"(?:text\.)?positional_embedding", ("text.positions",)),
     Rule(rf"(?:text\.)?ln_final\.{W}", (r"text.norm.\g<w>",)),
@@ -62,7 +77,9 @@ TEXT = [  # CLIP has its text tower at the top, CustomTextCLIP under "text."
     Rule("logit_bias", ("logit_bias",), scalar),
 ]
 VIT = [
-    *under(rf"visual\.transformer\.resblocks\.{LAYER}", r"image.transformer.layers.\g<layer>.", BLOCK),
+    *under(
+        rf"visual\.transformer\.resblocks\.{LAYER}", r"image.transformer.layers.\g<layer>.", BLOCK
+    ),
     Rule(r"visual\.conv1\.weight", ("image.patch_embed.weight",)),
     Rule(r"visual\.class_embedding", ("image.cls",), row),
     Rule(r"visual\.positional_embedding", ("image.positions",)),
@@ -82,9 +99,10 @@ TIMM_VIT = [
 def load(name: str, weights: Path | None = None) -> Model:
     """The model NAME of open_clip with the weights of TAG, or of a local file or folder.
 
-    With a TAG the preprocessing is the tag's; else that of an open_clip_config.json beside the weights; else what
-    open_clip's `create_model_and_transforms(NAME)` gives. Raises InputError for unknown names and tags, an activation
-    other than the tag's, weights that cannot be had or do not fit, and architectures that are not rebuilt here.
+    With a TAG the preprocessing is the tag's; else that of an open_clip_config.json beside the
+    weights; else what open_clip's `create_model_and_transforms(NAME)` gives. Raises InputError for
+    unknown names and tags, an activation other than the tag's, weights that cannot be had or do not
+    fit, and architectures that are not rebuilt here.
     """
     open_clip = _open_clip()
     name, _, tag = name.partition("/")
@@ -129,12 +147,15 @@ def _open_clip() -> Any:
     try:
         import open_clip
     except ImportError:
-        raise InputError("openclip: models need open_clip_torch; pip install 'diptych[openclip]'") from None
+        raise InputError(
+            "openclip: models need open_clip_torch; pip install 'diptych[openclip]'"
+        ) from None
     return open_clip
 
 
 def _tag(open_clip: Any, name: str, tag: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What open_clip knows about a tag. A tag trained with another activation than NAME's is refused."""
+    """What open_clip knows about a tag. A tag trained with another activation than NAME's is
+    refused."""
     tagged = open_clip.get_pretrained_cfg(name, tag)
     plain = name.removesuffix("-quickgelu")
     other = plain if name != plain else f"{name}-quickgelu"
@@ -170,7 +191,11 @@ def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> P
 
 
 def _preprocess(
-    open_clip: Any, config: Mapping[str, Any], tagged: Mapping[str, Any] | None, folder: Path | None, where: str
+    open_clip: Any,
+    config: Mapping[str, Any],
+    tagged: Mapping[str, Any] | None,
+    folder: Path | None,
+    where: str,
 ) -> Preprocess:
     """Size from the architecture, the rest from the tag, the folder, or open_clip's default."""
     from open_clip.transform import PreprocessCfg
@@ -206,12 +231,23 @@ def _compare(config: Mapping[str, Any], told: Mapping[str, Any], where: str, pat
         return
     ours = dict(config)
     theirs = dict(told)
-    for key in sorted({*ours, *theirs} - {"custom_text"}, key=lambda key: (key != "quick_gelu", key)):
+    for key in sorted(
+        {*ours, *theirs} - {"custom_text"}, key=lambda key: (key != "quick_gelu", key)
+    ):
         a = ours.get(key)
         b = theirs.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            skip = {"timm_model_pretrained", "hf_model_pretrained", "hf_tokenizer_name", "output_tokens"}
-            differ = [f"{key}.{part}" for part in sorted({*a, *b} - skip) if _plain(a.get(part)) != _plain(b.get(part))]
+            skip = {
+                "timm_model_pretrained",
+                "hf_model_pretrained",
+                "hf_tokenizer_name",
+                "output_tokens",
+            }
+            differ = [
+                f"{key}.{part}"
+                for part in sorted({*a, *b} - skip)
+                if _plain(a.get(part)) != _plain(b.get(part))
+            ]
         else:
             differ = [key] if _plain(a or None) != _plain(b or None) else []
         if differ:
@@ -225,7 +261,9 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _refuse(where: str, part: str, config: Mapping[str, Any], defaults: type, known: set[str]) -> None:
+def _refuse(
+    where: str, part: str, config: Mapping[str, Any], defaults: type, known: set[str]
+) -> None:
     """Options that our towers do not have must be at open_clip's default."""
     default = {item.name: item.default for item in fields(defaults)}
     odd = [key for key, value in config.items() if key not in known and value != default.get(key)]
@@ -251,7 +289,9 @@ def _image(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
         return timm_image(cfg, where), TIMM_VIT
     if "multimodal_cfg" in config or not isinstance(cfg.get("layers", 12), int):
         kind = "CoCa" if "multimodal_cfg" in config else "ResNet"
-        raise InputError(f"{where} is not supported: it is a {kind}; ViT CLIP and SigLIP are (names ViT-…)")
+        raise InputError(
+            f"{where} is not supported: it is a {kind}; ViT CLIP and SigLIP are (names ViT-…)"
+        )
     known = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "ls_init_value", "patch_dropout",
              "no_ln_pre", "final_ln_after_pool", "pool_type", "output_tokens", "act_kwargs", "norm_kwargs",
              "pos_embed_type"}  # fmt: skip
@@ -282,7 +322,8 @@ def _image(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
 
 
 def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The spec of a timm ViT with attention pooling (SigLIP), told from timm's own module, built without memory."""
+    """The spec of a timm ViT with attention pooling (SigLIP), told from timm's own module, built
+    without memory."""
     import timm
 
     name = cfg["timm_model_name"]
@@ -297,12 +338,16 @@ def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
         or type(trunk.norm_pre).__name__ != "Identity"
         or type(trunk.blocks[0].attn.q_norm).__name__ != "Identity"
     ):
-        raise InputError(f"{where} is not supported: its image tower is timm's {name}; ViT CLIP and SigLIP are")
+        raise InputError(
+            f"{where} is not supported: its image tower is timm's {name}; ViT CLIP and SigLIP are"
+        )
     block = trunk.blocks[0]
     width = trunk.embed_dim
     size = square(trunk.patch_embed.img_size, where)
     if size != square(cfg.get("image_size", 224), where):
-        raise InputError(f"{where} says {cfg['image_size']} pixels, its image tower {name} takes {size}")
+        raise InputError(
+            f"{where} says {cfg['image_size']} pixels, its image tower {name} takes {size}"
+        )
     return {
         "name": "vit",
         "image_size": size,
@@ -330,7 +375,8 @@ def _told(module: Any, where: str) -> str:
 
 
 def _text(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The spec of the text tower. Towers that see padding are always given texts filled up to the context."""
+    """The spec of the text tower. Towers that see padding are always given texts filled up to the
+    context."""
     from open_clip.model import CLIPTextCfg
 
     cfg = config["text_cfg"]
@@ -339,7 +385,9 @@ def _text(config: Mapping[str, Any], where: str) -> dict[str, Any]:
              "output_tokens", "act_kwargs", "norm_kwargs", "hf_model_pretrained"}  # fmt: skip
     _refuse(where, "text", cfg, CLIPTextCfg, known)
     full = asdict(CLIPTextCfg(**cfg))
-    pooling = {"argmax": "eot", "eos": "eot", "last": "last", "first": "first"}.get(full["pool_type"])
+    pooling = {"argmax": "eot", "eos": "eot", "last": "last", "first": "first"}.get(
+        full["pool_type"]
+    )
     if pooling is None:
         raise InputError(f"{where} is not supported: its text tower does not pool")
     width = full["width"]
@@ -367,8 +415,11 @@ def _projection(cfg: Mapping[str, Any]) -> str:
     return "affine" if cfg.get("proj_bias") else "linear"
 
 
-def _tokenizer(cfg: Mapping[str, Any], padding: Any, folder: Path | None, where: str) -> Tokenizer | None:
-    """CLIP's own; or where the config names another, the one beside the weights, or on the hub. None: not to be had."""
+def _tokenizer(
+    cfg: Mapping[str, Any], padding: Any, folder: Path | None, where: str
+) -> Tokenizer | None:
+    """CLIP's own; or where the config names another, the one beside the weights, or on the hub.
+    None: not to be had."""
     options = dict(cfg.get("tokenizer_kwargs") or {})
     context = cfg.get("context_length", 77)
     if not cfg.get("hf_tokenizer_name"):

@@ -1,7 +1,8 @@
-"""A small convolutional image tower, fast on a CPU: dense 3x3 kernels, channels last, norms that read one place.
+"""A small convolutional image tower, fast on a CPU: dense 3x3 kernels, channels last, norms that
+read one place.
 
-Measured on two cores at 64 pixels: depthwise kernels (ConvNeXt) take 3 to 5 times as long at equal widths, group norm a
-fifth more; `timm:convnext_atto` and others are there for GPUs.
+Measured on two cores at 64 pixels: depthwise kernels (ConvNeXt) take 3 to 5 times as long at equal
+widths, group norm a fifth more; `timm:convnext_atto` and others are there for GPUs.
 
 Dimensions: B samples, C channels, h x w the places of a map, H x W pixels, S stages.
 """
@@ -22,7 +23,8 @@ from diptych.towers.tower import ImageTower, preprocess_of
 
 @dataclass(frozen=True, kw_only=True)
 class ConvConfig:
-    """Options of `conv`: stage i has `depths[i]` blocks of `widths[i]` channels; all but the first halve the map."""
+    """Options of `conv`: stage i has `depths[i]` blocks of `widths[i]` channels; all but the first
+    halve the map."""
 
     image_size: int = 64
     widths: tuple[int, ...] = (48, 96, 192)
@@ -41,11 +43,17 @@ class ConvConfig:
                 f"conv has {len(self.widths)} widths but {len(self.depths)} depths; give one of each a stage"
             )
         if min(*self.widths, self.stem) < 1 or min(self.depths) < 0:
-            raise InputError(f"conv widths {self.widths}, depths {self.depths} or stem {self.stem} are too small")
+            raise InputError(
+                f"conv widths {self.widths}, depths {self.depths} or stem {self.stem} are too small"
+            )
         if self.kernel % 2 == 0:
-            raise InputError(f"conv kernel {self.kernel} is even; blocks need an odd one to keep the map's size")
+            raise InputError(
+                f"conv kernel {self.kernel} is even; blocks need an odd one to keep the map's size"
+            )
         if self.image_size < (stride := self.stem * 2 ** (len(self.widths) - 1)):
-            raise InputError(f"conv image_size {self.image_size} is below its stride {stride}; take fewer stages")
+            raise InputError(
+                f"conv image_size {self.image_size} is below its stride {stride}; take fewer stages"
+            )
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -56,7 +64,8 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Residual(nn.Module):
-    """x + conv(relu(norm(conv(relu(norm x))))) with square kernels (He et al., 2016, pre-activation)."""
+    """x + conv(relu(norm(conv(relu(norm x))))) with square kernels (He et al., 2016,
+    pre-activation)."""
 
     def __init__(self, width: int, kernel: int):
         super().__init__()
@@ -71,7 +80,8 @@ class Residual(nn.Module):
 
 @image("conv")
 class ConvTower(ImageTower):
-    """Images (B, 3, H, W) -> Encoded: tokens of the last map, `levels` the maps of all stages, fine to coarse.
+    """Images (B, 3, H, W) -> Encoded: tokens of the last map, `levels` the maps of all stages, fine
+    to coarse.
 
     Takes images of any size from its stride up.
 
@@ -91,7 +101,9 @@ class ConvTower(ImageTower):
             )
         self.width = config.widths[-1]
         size = config.stem_kernel or config.stem
-        self.stem = nn.Conv2d(3, config.widths[0], size, config.stem, padding=(size - config.stem + 1) // 2)
+        self.stem = nn.Conv2d(
+            3, config.widths[0], size, config.stem, padding=(size - config.stem + 1) // 2
+        )
         self.stages = nn.ModuleList(_stage(config, i) for i in range(len(config.widths)))
         self.norm = nn.LayerNorm(self.width)
         for module in self.modules():
@@ -116,17 +128,32 @@ class ConvTower(ImageTower):
         last = levels[-1]
         flat = last.flatten(2).transpose(1, 2)
         pooled = flat.mean(1) if self.config.pooling == "mean" else flat.amax(1)
-        return Encoded(self.norm(flat), self.norm(pooled), grid=(last.shape[2], last.shape[3]), levels=tuple(levels))
+        return Encoded(
+            self.norm(flat),
+            self.norm(pooled),
+            grid=(last.shape[2], last.shape[3]),
+            levels=tuple(levels),
+        )
 
-    def forward(self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None) -> Encoded:
-        """The three steps. A map is no token stream: an `edit` or `hidden` patches are an InputError."""
+    def forward(
+        self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None
+    ) -> Encoded:
+        """The three steps. A map is no token stream: an `edit` or `hidden` patches are an
+        InputError."""
         if edit is not None or hidden is not None:
-            raise InputError("a conv tower has no token stream for prompts or hidden patches; choose image tower vit")
+            raise InputError(
+                "a conv tower has no token stream for prompts or hidden patches; choose image tower vit"
+            )
         return self.finish(self.blocks(self.embed(x)))
 
 
 def _stage(config: ConvConfig, i: int) -> nn.Sequential:
     """Halve the map and widen it (not in the first stage), then the residual blocks."""
     width = config.widths[i]
-    layers: list[nn.Module] = [ChannelNorm(config.widths[i - 1]), nn.Conv2d(config.widths[i - 1], width, 2, 2)]
-    return nn.Sequential(*(layers if i else []), *(Residual(width, config.kernel) for _ in range(config.depths[i])))
+    layers: list[nn.Module] = [
+        ChannelNorm(config.widths[i - 1]),
+        nn.Conv2d(config.widths[i - 1], width, 2, 2),
+    ]
+    return nn.Sequential(
+        *(layers if i else []), *(Residual(width, config.kernel) for _ in range(config.depths[i]))
+    )

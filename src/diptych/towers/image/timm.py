@@ -1,4 +1,5 @@
-"""Any image model of timm behind `Encoded`: `timm:resnet18`, `timm:vit_small_patch16_224:image_size=96`.
+"""Any image model of timm behind `Encoded`: `timm:resnet18`,
+`timm:vit_small_patch16_224:image_size=96`.
 
 Dimensions: B samples, N tokens, D width, h x w the places of a map, H x W pixels.
 """
@@ -18,25 +19,32 @@ from diptych.towers.tower import ImageTower, preprocess_of
 
 @dataclass(frozen=True, kw_only=True)
 class TimmConfig:
-    """Options of `timm`. Size, mean, std and interpolation come from the model's pretrained config unless given."""
+    """Options of `timm`. Size, mean, std and interpolation come from the model's pretrained config
+    unless given."""
 
     model: str  # timm's name, with or without a tag
     image_size: int | None = None
     pretrained: bool = False  # fetch timm's weights when building; not part of the spec afterwards
     drop_path: float = 0.0
-    margin: float | None = None  # the image is scaled to so many times the size, and its centre cropped
+    margin: float | None = (
+        None  # the image is scaled to so many times the size, and its centre cropped
+    )
     levels: bool = False  # give the maps of all stages (or layers)
-    head_conv: bool = True  # False: an EfficientNet without the 1x1 convolution that widens its last map
+    head_conv: bool = (
+        True  # False: an EfficientNet without the 1x1 convolution that widens its last map
+    )
     preprocess: Mapping[str, Any] | None = None
 
 
 @image("timm")
 class TimmTower(ImageTower):
-    """Images (B, 3, H, W) -> Encoded by a model of timm: tokens with their prefix, or the last map as tokens.
+    """Images (B, 3, H, W) -> Encoded by a model of timm: tokens with their prefix, or the last map
+    as tokens.
 
-    `pooled` and `width` are those of timm's own head without the classifier; where that head widens the features
-    (MobileNetV3) they are wider than the tokens. Images are scaled to the size without timm's `crop_pct`, but for a
-    `margin`. Batch norm in training mode mixes samples (`mixes_samples`): the engine makes its statistics global.
+    `pooled` and `width` are those of timm's own head without the classifier; where that head widens
+    the features (MobileNetV3) they are wider than the tokens. Images are scaled to the size without
+    timm's `crop_pct`, but for a `margin`. Batch norm in training mode mixes samples
+    (`mixes_samples`): the engine makes its statistics global.
     """
 
     Config = TimmConfig
@@ -50,16 +58,25 @@ class TimmTower(ImageTower):
         size = config.image_size or (config.preprocess or {}).get("size") or known.input_size[-1]
         if known.interpolation not in ("bicubic", "bilinear"):
             known = replace(known, interpolation="bicubic")
-        default = {"size": size, "mean": known.mean, "std": known.std, "interpolation": known.interpolation}
+        default = {
+            "size": size,
+            "mean": known.mean,
+            "std": known.std,
+            "interpolation": known.interpolation,
+        }
         default["margin"] = config.margin
         super().__init__(config, preprocess_of(config.preprocess, **default))
         options: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
         if known.fixed_input_size and size != known.input_size[-1]:
             options["img_size"] = size
         try:
-            self.model = timm.create_model(config.model, pretrained=config.pretrained, num_classes=0, **options)
+            self.model = timm.create_model(
+                config.model, pretrained=config.pretrained, num_classes=0, **options
+            )
         except TypeError as error:
-            raise InputError(f"timm model {config.model!r} does not take {', '.join(options)}: {error}") from error
+            raise InputError(
+                f"timm model {config.model!r} does not take {', '.join(options)}: {error}"
+            ) from error
         self.config = replace(config, image_size=size, pretrained=False)
         self.width = int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
         if not config.head_conv:
@@ -68,7 +85,9 @@ class TimmTower(ImageTower):
 
     def _without_head_conv(self) -> int:
         if not (hasattr(self.model, "conv_head") and hasattr(self.model, "bn2")):
-            raise InputError(f"timm model {self.config.model!r} has no head convolution; leave out head_conv=false")
+            raise InputError(
+                f"timm model {self.config.model!r} has no head convolution; leave out head_conv=false"
+            )
         width = int(self.model.conv_head.in_channels)
         self.model.conv_head = nn.Identity()
         self.model.bn2 = nn.Identity()
@@ -82,25 +101,42 @@ class TimmTower(ImageTower):
         """Pixels -> timm's features and, where asked for, the maps of all stages."""
         layers = getattr(self.model, "blocks", ())
         if edit is not None and not (len(layers) and hasattr(self.model, "pos_embed")):
-            raise InputError(f"timm model {self.config.model!r} has no token stream for an edit; choose a ViT")
+            raise InputError(
+                f"timm model {self.config.model!r} has no token stream for an edit; choose a ViT"
+            )
         with edited(list(layers), edit):
             if not self.config.levels:
                 return self.model.forward_features(x), ()
             features, levels = self.model.forward_intermediates(x, output_fmt="NCHW")
             return features, tuple(levels)
 
-    def finish(self, features: Tensor, levels: Sequence[Tensor] = (), grid: tuple[int, int] | None = None) -> Encoded:
+    def finish(
+        self, features: Tensor, levels: Sequence[Tensor] = (), grid: tuple[int, int] | None = None
+    ) -> Encoded:
         """Features -> Encoded; `grid` of the patches, where tokens do not tell it."""
         pooled = self.model.forward_head(features, pre_logits=True)
         if features.ndim == 3:
             return Encoded(features, pooled, prefix=self.prefix, grid=grid, levels=levels)
-        last = features.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
-        return Encoded(last.flatten(2).mT, pooled, grid=(last.shape[2], last.shape[3]), levels=levels or (last,))
+        last = (
+            features.permute(0, 3, 1, 2)
+            if getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            else features
+        )
+        return Encoded(
+            last.flatten(2).mT,
+            pooled,
+            grid=(last.shape[2], last.shape[3]),
+            levels=levels or (last,),
+        )
 
-    def forward(self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None) -> Encoded:
+    def forward(
+        self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None
+    ) -> Encoded:
         """The three steps; `edit` reaches the blocks of ViTs, hidden patches are an InputError."""
         if hidden is not None:
-            raise InputError("timm towers take no hidden patches; choose image tower vit with mask_token=true")
+            raise InputError(
+                "timm towers take no hidden patches; choose image tower vit with mask_token=true"
+            )
         features, levels = self.blocks(self.embed(x), edit)
         return self.finish(features, levels, self._grid(x, features))
 
@@ -120,5 +156,7 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise InputError("timm towers need timm; install it with: pip install 'diptych[vision]'") from error
+        raise InputError(
+            "timm towers need timm; install it with: pip install 'diptych[vision]'"
+        ) from error
     return timm

@@ -1,4 +1,5 @@
-"""The vision transformer (Dosovitskiy et al., 2021) in the forms that CLIP, SigLIP and TIPS give it.
+"""The vision transformer (Dosovitskiy et al., 2021) in the forms that CLIP, SigLIP and TIPS give
+it.
 
 Dimensions: B samples, P patches (h x w), N tokens, D width, K CLS tokens, H x W pixels.
 """
@@ -21,7 +22,8 @@ from diptych.towers.tower import ImageTower, preprocess_of
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Options of `vit`. CLIP: pre_norm, cls_position, patch_bias=False. SigLIP: cls=0, pooling="map", eps=1e-6."""
+    """Options of `vit`. CLIP: pre_norm, cls_position, patch_bias=False. SigLIP: cls=0,
+    pooling="map", eps=1e-6."""
 
     image_size: int = 224
     patch: int = 16
@@ -42,7 +44,9 @@ class ViTConfig:
     layer_scale: float | None = None
     dropout: float = 0.0
     patch_dropout: float = 0.0  # share of patches left out while training
-    mask_token: bool = False  # hidden patches become this learned token; without it they are left out
+    mask_token: bool = (
+        False  # hidden patches become this learned token; without it they are left out
+    )
     any_size: bool = False  # take images of any size, interpolating positions on the fly
     preprocess: Mapping[str, Any] | None = None
 
@@ -53,11 +57,17 @@ class ViTConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"vit {name} is {getattr(self, name)}; it must be at least 1")
         if self.image_size < self.patch:
-            raise InputError(f"vit image_size {self.image_size} holds no patch of {self.patch}; choose a smaller patch")
+            raise InputError(
+                f"vit image_size {self.image_size} holds no patch of {self.patch}; choose a smaller patch"
+            )
         if self.pooling == "cls" and self.cls < 1:
-            raise InputError("vit pools its CLS token but has none (cls=0); choose pooling=mean or pooling=map")
+            raise InputError(
+                "vit pools its CLS token but has none (cls=0); choose pooling=mean or pooling=map"
+            )
         if not 0 <= self.patch_dropout < 1:
-            raise InputError(f"vit patch_dropout is {self.patch_dropout}; it is a share from 0 up to below 1")
+            raise InputError(
+                f"vit patch_dropout is {self.patch_dropout}; it is a share from 0 up to below 1"
+            )
 
 
 @image("vit")
@@ -82,10 +92,14 @@ class ViT(ImageTower):
         self.prefix = config.cls + config.registers
         self.patch_embed = _stem(config)
         self.cls = nn.Parameter(torch.randn(config.cls, D) * D**-0.5) if config.cls else None
-        self.registers = nn.Parameter(torch.randn(config.registers, D) * 0.02) if config.registers else None
+        self.registers = (
+            nn.Parameter(torch.randn(config.registers, D) * 0.02) if config.registers else None
+        )
         side = config.image_size // config.patch
         # first the positions of CLS tokens, where they have any, then those of the grid
-        self.positions = nn.Parameter(torch.randn(config.cls * config.cls_position + side * side, D) * D**-0.5)
+        self.positions = nn.Parameter(
+            torch.randn(config.cls * config.cls_position + side * side, D) * D**-0.5
+        )
         self.mask_token = nn.Parameter(torch.randn(D) * 0.02) if config.mask_token else None
         self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
         self.transformer = Transformer(
@@ -110,28 +124,49 @@ class ViT(ImageTower):
         return x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
 
     def embed(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) -> tokens (B, prefix + P, D): CLS, registers, patches; positions added, pre-norm applied.
+        """(B, 3, H, W) -> tokens (B, prefix + P, D): CLS, registers, patches; positions added,
+        pre-norm applied.
 
-        `hidden` (B, P) bool: patches that become the mask token, before positions are added, or that are left out where
-        the tower has no mask token (then as many in each sample).
+        `hidden` (B, P) bool: patches that become the mask token, before positions are added, or
+        that are left out where the tower has no mask token (then as many in each sample).
         """
         self._check_size(x)
         patches = self.patch_embed(self.pixels(x)).flatten(2).transpose(1, 2)
         if hidden is not None and self.mask_token is not None:
             patches = torch.where(hidden[..., None], self.mask_token.to(patches.dtype), patches)
-        patches = self._drop(patches + interpolate(self.positions[self._own :], self.grid(x)), hidden)
-        cls = self.cls + self.positions[: self._own] if self._own and self.cls is not None else self.cls
-        first = [t.to(patches.dtype).expand(x.shape[0], -1, -1) for t in (cls, self.registers) if t is not None]
+        patches = self._drop(
+            patches + interpolate(self.positions[self._own :], self.grid(x)), hidden
+        )
+        cls = (
+            self.cls + self.positions[: self._own]
+            if self._own and self.cls is not None
+            else self.cls
+        )
+        first = [
+            t.to(patches.dtype).expand(x.shape[0], -1, -1)
+            for t in (cls, self.registers)
+            if t is not None
+        ]
         return self.pre_norm(torch.cat([*first, patches], dim=1))
 
     def blocks(self, tokens: Tensor, edit: Edit | None = None, **how: Any) -> Tensor:
-        """(B, N, D) -> (B, N', D); keywords (`mask`, `start`, `stop`, …) as of `Transformer.forward`."""
+        """(B, N, D) -> (B, N', D); keywords (`mask`, `start`, `stop`, …) as of
+        `Transformer.forward`."""
         return self.transformer(tokens, edit, **how)
 
-    def finish(self, tokens: Tensor, grid: tuple[int, int] | None = None, patches: int | None = None) -> Encoded:
-        """Final norm and pooling. `grid` where all patches are there; else `patches`, how many (default: the rest)."""
+    def finish(
+        self, tokens: Tensor, grid: tuple[int, int] | None = None, patches: int | None = None
+    ) -> Encoded:
+        """Final norm and pooling. `grid` where all patches are there; else `patches`, how many
+        (default: the rest)."""
         normed = self.norm(tokens)
-        count = grid[0] * grid[1] if grid else patches if patches is not None else tokens.shape[1] - self.prefix
+        count = (
+            grid[0] * grid[1]
+            if grid
+            else patches
+            if patches is not None
+            else tokens.shape[1] - self.prefix
+        )
         if self.pool is not None:
             pooled = self.pool(normed)
         elif self.config.pooling == "cls":
@@ -143,26 +178,38 @@ class ViT(ImageTower):
         return Encoded(normed, pooled, prefix=self.prefix, grid=grid)
 
     def forward(
-        self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        edit: Edit | None = None,
+        hidden: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Encoded:
         """The three steps; `mask` is the key mask of the blocks."""
         tokens = self.embed(x, hidden)
         grid = self.grid(x)
         patches = tokens.shape[1] - self.prefix
         return self.finish(
-            self.blocks(tokens, edit, mask=mask), grid if patches == grid[0] * grid[1] else None, patches
+            self.blocks(tokens, edit, mask=mask),
+            grid if patches == grid[0] * grid[1] else None,
+            patches,
         )
 
     def resize(self, image_size: int) -> None:
-        """Make the tower one for images of another size: positions are interpolated, config and preprocess follow."""
+        """Make the tower one for images of another size: positions are interpolated, config and
+        preprocess follow."""
         side = image_size // self.config.patch
         own = self._own
         if side < 1:
             raise InputError(f"image size {image_size} holds no patch of {self.config.patch}")
         moved = torch.cat([self.positions[:own], interpolate(self.positions[own:], (side, side))])
-        self.positions = nn.Parameter(moved.detach().clone(), requires_grad=self.positions.requires_grad)
+        self.positions = nn.Parameter(
+            moved.detach().clone(), requires_grad=self.positions.requires_grad
+        )
         self.preprocess = replace(self.preprocess, size=image_size)
-        self.config = replace(self.config, image_size=image_size, preprocess=self.preprocess.to_dict())
+        self.config = replace(
+            self.config, image_size=image_size, preprocess=self.preprocess.to_dict()
+        )
 
     @property
     def _own(self) -> int:
@@ -178,12 +225,15 @@ class ViT(ImageTower):
             )
 
     def _drop(self, patches: Tensor, hidden: Tensor | None) -> Tensor:
-        """Leave out hidden patches (without a mask token) and, while training, a random share of the rest."""
+        """Leave out hidden patches (without a mask token) and, while training, a random share of
+        the rest."""
         B, P, D = patches.shape
         if hidden is not None and self.mask_token is None:
             kept = (~hidden).sum(1)
             if not torch.compiler.is_compiling() and bool((kept != kept[0]).any()):
-                raise InputError("hidden patches differ in number; without a mask token each sample must hide as many")
+                raise InputError(
+                    "hidden patches differ in number; without a mask token each sample must hide as many"
+                )
             patches = patches[~hidden].view(B, -1, D)
             P = patches.shape[1]
         if self.training and self.config.patch_dropout:
@@ -194,7 +244,8 @@ class ViT(ImageTower):
 
 
 class AttentionPool(nn.Module):
-    """A learned probe attends to all tokens, then a residual feed-forward: the MAP head (Zhai et al., 2022)."""
+    """A learned probe attends to all tokens, then a residual feed-forward: the MAP head (Zhai et
+    al., 2022)."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -212,7 +263,8 @@ class AttentionPool(nn.Module):
 
 
 def interpolate(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Positions of a square grid (P, D) -> (h * w, D), bicubic with antialiasing as open_clip has it; equal sizes copy.
+    """Positions of a square grid (P, D) -> (h * w, D), bicubic with antialiasing as open_clip has
+    it; equal sizes copy.
 
     >>> interpolate(torch.ones(16, 2), (2, 3)).shape
     torch.Size([6, 2])
@@ -221,11 +273,16 @@ def interpolate(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     if grid == (side, side):
         return positions
     square = positions.T.reshape(1, -1, side, side)
-    return F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)[0].flatten(1).T
+    return (
+        F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)[0]
+        .flatten(1)
+        .T
+    )
 
 
 def _stem(config: ViTConfig) -> nn.Module:
-    """One convolution of patch size, or ("conv", Xiao et al., 2021) 3x3 convolutions of stride 2 down to the patch."""
+    """One convolution of patch size, or ("conv", Xiao et al., 2021) 3x3 convolutions of stride 2
+    down to the patch."""
     if config.stem == "patch":
         conv = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
         nn.init.normal_(conv.weight, std=(3 * config.patch**2) ** -0.5)
@@ -234,7 +291,9 @@ def _stem(config: ViTConfig) -> nn.Module:
         return conv
     steps = config.patch.bit_length() - 1
     if 2**steps != config.patch:
-        raise InputError(f"vit stem=conv halves the image step by step; patch {config.patch} is no power of 2")
+        raise InputError(
+            f"vit stem=conv halves the image step by step; patch {config.patch} is no power of 2"
+        )
     widths = [3, *(max(config.width >> (steps - i), 8) for i in range(1, steps + 1))]
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):

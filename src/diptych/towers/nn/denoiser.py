@@ -2,9 +2,10 @@
 
     x_t = √a_t x_0 + √(1 - a_t) e,    eps(x_t, t, E) ≈ e,    guided: eps_∅ + g (eps_E - eps_∅)
 
-a_t falls by the squared cosine (Nichol and Dhariwal 2021). Pixels are cut into patches; a transformer with
-cross-attention to the rows E predicts the noise; eps_∅ looks at the rows of the empty prompt, which stay as they are
-(Ho and Salimans 2022). Drawing follows the deterministic steps of DDIM (Song et al. 2021).
+a_t falls by the squared cosine (Nichol and Dhariwal 2021). Pixels are cut into patches; a
+transformer with cross-attention to the rows E predicts the noise; eps_∅ looks at the rows of the
+empty prompt, which stay as they are (Ho and Salimans 2022). Drawing follows the deterministic steps
+of DDIM (Song et al. 2021).
 
 Dimensions: B images, S x S pixels, W width, L rows of a text, E embedding.
 """
@@ -23,7 +24,8 @@ from diptych.towers.nn.transformer import Transformer
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
-    """Images of `size` pixels in patches of `patch`, `depth` blocks of `width`; `steps` of noise."""
+    """Images of `size` pixels in patches of `patch`, `depth` blocks of `width`; `steps` of
+    noise."""
 
     size: int = 32
     patch: int = 4
@@ -35,9 +37,13 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         for name in ("size", "patch", "width", "depth", "steps"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} of the denoiser is {getattr(self, name)}; it must be at least 1")
+                raise InputError(
+                    f"{name} of the denoiser is {getattr(self, name)}; it must be at least 1"
+                )
         if self.size % self.patch:
-            raise InputError(f"images of {self.size} pixels cannot be cut into patches of {self.patch}")
+            raise InputError(
+                f"images of {self.size} pixels cannot be cut into patches of {self.patch}"
+            )
         if self.width % 2:
             raise InputError(f"width of the denoiser is {self.width}; it must be even")
 
@@ -62,7 +68,9 @@ class Denoiser(nn.Module):
         self.patches = nn.Conv2d(3, W, config.patch, config.patch)
         self.positions = nn.Parameter(torch.randn(side * side, W) * 0.02)
         self.time = nn.Sequential(nn.Linear(W, W), nn.SiLU(), nn.Linear(W, W))
-        self.transformer = Transformer(W, config.depth, config.heads, cross=0, memory_width=memory_width)
+        self.transformer = Transformer(
+            W, config.depth, config.heads, cross=0, memory_width=memory_width
+        )
         self.norm = nn.LayerNorm(W)
         self.out = nn.Linear(W, 3 * config.patch**2)
         nn.init.zeros_(self.out.weight)
@@ -75,7 +83,9 @@ class Denoiser(nn.Module):
         tokens = tokens + self.time(waves(time, self.config.width))[:, None]
         tokens = self.norm(self.transformer(tokens, memory=rows, memory_mask=mask))
         side = self.config.size // self.config.patch
-        return F.pixel_shuffle(self.out(tokens).transpose(1, 2).unflatten(2, (side, side)), self.config.patch)
+        return F.pixel_shuffle(
+            self.out(tokens).transpose(1, 2).unflatten(2, (side, side)), self.config.patch
+        )
 
     def pixels(self, x: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) in [-1, 1]."""
@@ -88,10 +98,18 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, rows: Tensor, mask: Tensor, empty: Tensor, *, guidance: float, steps: int, generator: torch.Generator
+        self,
+        rows: Tensor,
+        mask: Tensor,
+        empty: Tensor,
+        *,
+        guidance: float,
+        steps: int,
+        generator: torch.Generator,
     ) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] of rows (B, L, E) with mask (B, L), away from the rows (L', E) of the empty
-        prompt as far as `guidance` g says (1: not at all), in `steps` steps from noise of the generator (a CPU's)."""
+        """Images (B, 3, S, S) in [-1, 1] of rows (B, L, E) with mask (B, L), away from the rows
+        (L', E) of the empty prompt as far as `guidance` g says (1: not at all), in `steps` steps
+        from noise of the generator (a CPU's)."""
         B = len(rows)
         size = self.config.size
         x = torch.randn(B, 3, size, size, generator=generator).to(rows)
@@ -120,7 +138,10 @@ def kept_at(steps: int) -> Tensor:
     (1.0, 0.0001)
     """
     t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-    cosine = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    cosine = (
+        torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+        / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    )
     return cosine.clamp(1e-4, 0.99999).float()
 
 

@@ -1,7 +1,8 @@
 """Linear layers that lie side by side in memory and run as one matrix product in inference.
 
-The layers stay what they are: plain `nn.Linear` with a weight of their own, under their own names in state dicts, so
-that adapters, quantisation and export attach. Only their storage is shared: the joined weight is a view, no copy.
+The layers stay what they are: plain `nn.Linear` with a weight of their own, under their own names
+in state dicts, so that adapters, quantisation and export attach. Only their storage is shared: the
+joined weight is a view, no copy.
 
 Dimensions: n layers, … samples and tokens, D width, K outputs of all layers together.
 """
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 
 def join(layers: Sequence[nn.Module]) -> None:
-    """Move the weights, and the biases, of layers that read the same input into one storage each; values stay.
+    """Move the weights, and the biases, of layers that read the same input into one storage each;
+    values stay.
 
     Layers that are no plain `nn.Linear`, or differ in input, type or device, are left as they are.
 
@@ -24,7 +26,10 @@ def join(layers: Sequence[nn.Module]) -> None:
     >>> q.weight.untyped_storage().data_ptr() == k.weight.untyped_storage().data_ptr()
     True
     """
-    if not all(_plain(layer) for layer in layers) or len({layer.in_features for layer in layers}) > 1:
+    if (
+        not all(_plain(layer) for layer in layers)
+        or len({layer.in_features for layer in layers}) > 1
+    ):
         return
     for parts in _parts(layers):
         if len({(part.dtype, part.device) for part in parts}) > 1 or _view(parts) is not None:
@@ -35,11 +40,12 @@ def join(layers: Sequence[nn.Module]) -> None:
 
 
 def project(layers: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
-    """[layer(x) for layer in layers], (…, D) each: one product (…, K) where that gives the same, else one each.
+    """[layer(x) for layer in layers], (…, D) each: one product (…, K) where that gives the same,
+    else one each.
 
-    One product needs that no gradient is recorded, that each layer is a plain `nn.Linear` without hooks, and that their
-    weights lie side by side. They no longer do after a move to another device or type; then this is the plain list
-    until `join` is called again.
+    One product needs that no gradient is recorded, that each layer is a plain `nn.Linear` without
+    hooks, and that their weights lie side by side. They no longer do after a move to another device
+    or type; then this is the plain list until `join` is called again.
 
     >>> layers = [nn.Linear(4, 2), nn.Linear(4, 3)]
     >>> join(layers)
@@ -56,7 +62,8 @@ def project(layers: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Whether calling the layer is its matrix product and nothing else: no subclass, hook or wrapped forward."""
+    """Whether calling the layer is its matrix product and nothing else: no subclass, hook or
+    wrapped forward."""
     return (
         type(layer) is nn.Linear
         and type(layer.weight) is nn.Parameter
@@ -67,10 +74,15 @@ def _plain(layer: nn.Module) -> bool:
 
 
 def _parts(layers: Sequence[Any]) -> list[list[Tensor]]:
-    """The weights and, where there are any, the biases; three lists, which `project` refuses, where only some have."""
+    """The weights and, where there are any, the biases; three lists, which `project` refuses, where
+    only some have."""
     biases = [layer.bias for layer in layers if layer.bias is not None]
     mixed = len(biases) not in (0, len(layers))
-    return [[layer.weight for layer in layers], *([biases] if biases else []), *([[]] if mixed else [])]
+    return [
+        [layer.weight for layer in layers],
+        *([biases] if biases else []),
+        *([[]] if mixed else []),
+    ]
 
 
 def _view(parts: Sequence[Tensor]) -> Tensor | None:

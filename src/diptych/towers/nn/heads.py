@@ -24,9 +24,9 @@ KINDS = ("linear", "affine", "none", "fit", "mlp", "two")
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """`hidden` is the width between the layers (None: the tower's); `bias` and `last_bias` say whether linear layers
-    have one. `last_norm` is the batch norm behind the last layer: none, plain (nothing learned), scaled (a learned
-    factor, no shift), affine (both)."""
+    """`hidden` is the width between the layers (None: the tower's); `bias` and `last_bias` say
+    whether linear layers have one. `last_norm` is the batch norm behind the last layer: none, plain
+    (nothing learned), scaled (a learned factor, no shift), affine (both)."""
 
     hidden: int | None = None
     layers: int = 2
@@ -36,9 +36,13 @@ class MLPConfig:
 
     def __post_init__(self) -> None:
         if self.layers < 1 or (self.hidden is not None and self.hidden < 1):
-            raise InputError(f"a head of {self.layers} layers of {self.hidden} is none; both must be at least 1")
+            raise InputError(
+                f"a head of {self.layers} layers of {self.hidden} is none; both must be at least 1"
+            )
         if self.last_norm not in ("none", "plain", "scaled", "affine"):
-            raise unknown("last_norm of a head", self.last_norm, ("none", "plain", "scaled", "affine"))
+            raise unknown(
+                "last_norm of a head", self.last_norm, ("none", "plain", "scaled", "affine")
+            )
 
 
 def fitted(spec: str, width: int, embed_dim: int) -> str:
@@ -62,11 +66,15 @@ def head(spec: str, width: int, embed_dim: int, where: str) -> nn.Module:
     if parsed.name == "mlp":
         return _mlp(configure(MLPConfig, parsed.options, f"{where} projection"), width, embed_dim)
     if parsed.name == "two":
-        return TwoHeads(configure(TwoConfig, parsed.options, f"{where} projection"), width, embed_dim)
+        return TwoHeads(
+            configure(TwoConfig, parsed.options, f"{where} projection"), width, embed_dim
+        )
     if parsed.options:
         raise InputError(f"{where} projection {spec!r}: {parsed.name} takes no options")
     if parsed.name == "none" and width != embed_dim:
-        raise InputError(f"the {where} tower is {width} wide and has no projection to {embed_dim}; choose a linear one")
+        raise InputError(
+            f"the {where} tower is {width} wide and has no projection to {embed_dim}; choose a linear one"
+        )
     if parsed.name == "none":
         return nn.Identity()
     layer = nn.Linear(width, embed_dim, bias=parsed.name == "affine")
@@ -86,7 +94,8 @@ class MLP(nn.Sequential):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoConfig:
-    """`share` is the weight of the linear head's cosine in that of both; `hidden` and `layers` are the mlp's."""
+    """`share` is the weight of the linear head's cosine in that of both; `hidden` and `layers` are
+    the mlp's."""
 
     share: float = 0.5
     hidden: int | None = None
@@ -94,7 +103,9 @@ class TwoConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise InputError(f"the share of the first of two heads is {self.share}; it lies between 0 and 1")
+            raise InputError(
+                f"the share of the first of two heads is {self.share}; it lies between 0 and 1"
+            )
 
 
 class TwoHeads(nn.Module):
@@ -108,7 +119,9 @@ class TwoHeads(nn.Module):
     def __init__(self, config: TwoConfig, width: int, embed_dim: int):
         super().__init__()
         if embed_dim % 2:
-            raise InputError(f"two heads cannot share {embed_dim} numbers evenly; give an even --embed-dim")
+            raise InputError(
+                f"two heads cannot share {embed_dim} numbers evenly; give an even --embed-dim"
+            )
         self.share = config.share
         self.first = head("linear", width, embed_dim // 2, "")
         mlp = MLPConfig(hidden=config.hidden, layers=config.layers, bias=True, last_bias=True)
@@ -128,7 +141,9 @@ def _mlp(config: MLPConfig, width: int, embed_dim: int) -> MLP:
     layers = []
     for into in (width, *[hidden] * (config.layers - 2))[: config.layers - 1]:
         layers += [nn.Linear(into, hidden, bias=config.bias), nn.BatchNorm1d(hidden), nn.ReLU()]
-    layers.append(nn.Linear(hidden if config.layers > 1 else width, embed_dim, bias=config.last_bias))
+    layers.append(
+        nn.Linear(hidden if config.layers > 1 else width, embed_dim, bias=config.last_bias)
+    )
     if config.last_norm != "none":
         norm = nn.BatchNorm1d(embed_dim, affine=config.last_norm != "plain")
         if config.last_norm == "scaled":

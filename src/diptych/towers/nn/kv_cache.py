@@ -1,4 +1,5 @@
-"""What a transformer keeps of the tokens that it has read, so that each new one costs its own products alone.
+"""What a transformer keeps of the tokens that it has read, so that each new one costs its own
+products alone.
 
 Dimensions: B samples, M tokens read so far or of a memory, D width.
 """
@@ -12,7 +13,8 @@ from torch import Tensor
 
 @dataclass
 class LayerCache:
-    """The keys and values (B, heads, M, D / heads) that one attention has computed, None before its first call.
+    """The keys and values (B, heads, M, D / heads) that one attention has computed, None before its
+    first call.
 
     >>> kept = LayerCache()
     >>> _ = kept.extend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))
@@ -43,9 +45,11 @@ class LayerCache:
 
 
 class KVCache:
-    """One `LayerCache` a layer: `own` of the tokens themselves, `cross` of the memory, which is read once.
+    """One `LayerCache` a layer: `own` of the tokens themselves, `cross` of the memory, which is
+    read once.
 
-    The stack that is given a cache fills it in place; a cache that `select` gives is filled on its own.
+    The stack that is given a cache fills it in place; a cache that `select` gives is filled on its
+    own.
     """
 
     def __init__(self, own: Iterable[LayerCache], cross: Iterable[LayerCache]):
@@ -59,4 +63,6 @@ class KVCache:
 
     def select(self, index: Tensor | None = None) -> "KVCache":
         """A cache of the samples `index` (N,), which may repeat; None: of all."""
-        return KVCache((kept.select(index) for kept in self.own), (kept.select(index) for kept in self.cross))
+        return KVCache(
+            (kept.select(index) for kept in self.own), (kept.select(index) for kept in self.cross)
+        )

@@ -1,4 +1,5 @@
-"""Small stateful parts of methods: temperature, momentum copy, queue, frozen model; and states between two.
+"""Small stateful parts of methods: temperature, momentum copy, queue, frozen model; and states
+between two.
 
 Dimensions: B samples, Q places of a queue, E embedding.
 """
@@ -18,9 +19,10 @@ from diptych.errors import InputError, unknown
 class Temperature(nn.Module):
     """The learned scale of similarities; calling it gives the multiplier.
 
-    `form` says what is learned, and in which unit `init` and the bounds `clamp` are meant: "exp" learns the logarithm
-    of the multiplier (both given as multipliers: CLIP 1 / 0.07, bounds (1, 100)), "divisor" learns tau, the multiplier
-    being 1 / tau (ALBEF 0.07, bounds (0.001, 0.5)), "fixed" learns nothing (a multiplier).
+    `form` says what is learned, and in which unit `init` and the bounds `clamp` are meant: "exp"
+    learns the logarithm of the multiplier (both given as multipliers: CLIP 1 / 0.07, bounds (1,
+    100)), "divisor" learns tau, the multiplier being 1 / tau (ALBEF 0.07, bounds (0.001, 0.5)),
+    "fixed" learns nothing (a multiplier).
 
     >>> float(Temperature(0.5, form="divisor")().detach())
     2.0
@@ -50,24 +52,33 @@ class Temperature(nn.Module):
 
     def forward(self) -> Tensor:
         """The multiplier, a scalar."""
-        return {"exp": torch.exp, "divisor": torch.reciprocal, "fixed": torch.clone}[self.form](self.value)
+        return {"exp": torch.exp, "divisor": torch.reciprocal, "fixed": torch.clone}[self.form](
+            self.value
+        )
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Bring what is learned back into its bounds; the engine calls it after each optimiser step."""
+        """Bring what is learned back into its bounds; the engine calls it after each optimiser
+        step."""
         if self.clamp is not None and self.form != "fixed":
             low, high = (math.log(x) if self.form == "exp" else x for x in self.clamp)
             self.value.clamp_(low, high)
 
     def config(self) -> dict[str, Any]:
         """Plain values from which `Temperature(**config)` is made again."""
-        return {"init": self.init, "form": self.form, "clamp": list(self.clamp) if self.clamp else None}
+        return {
+            "init": self.init,
+            "form": self.form,
+            "clamp": list(self.clamp) if self.clamp else None,
+        }
 
 
 class Momentum(nn.Module):
-    """A copy that follows its module: p' <- m p' + (1 - m) p. Without gradient, always in evaluation mode.
+    """A copy that follows its module: p' <- m p' + (1 - m) p. Without gradient, always in
+    evaluation mode.
 
-    Call `update()` in `after_step`; buffers are copied as they are. Its weights are state: they go into checkpoints.
+    Call `update()` in `after_step`; buffers are copied as they are. Its weights are state: they go
+    into checkpoints.
 
     >>> online = nn.Linear(1, 1)
     >>> slow = Momentum(online, m=0.9)
@@ -109,7 +120,8 @@ class Momentum(nn.Module):
 
 
 class Queue(nn.Module):
-    """The last Q rows that were pushed, first in first out; it starts as random unit vectors of `seed`.
+    """The last Q rows that were pushed, first in first out; it starts as random unit vectors of
+    `seed`.
 
     >>> queue = Queue(4, 2)
     >>> queue.push(torch.ones(2, 2))
@@ -122,41 +134,50 @@ class Queue(nn.Module):
 
     def __init__(self, size: int, dim: int, seed: int = 0):
         super().__init__()
-        rows = torch.randn(size, dim, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+        rows = torch.randn(
+            size, dim, generator=torch.Generator("cpu").manual_seed(seed), device="cpu"
+        )
         rows = nn.functional.normalize(rows, dim=1)
         self.register_buffer("rows", rows.to(torch.get_default_device()))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Put rows (B, E) in place of the oldest, from the end on to the beginning; of more than Q the last Q stay."""
+        """Put rows (B, E) in place of the oldest, from the end on to the beginning; of more than Q
+        the last Q stay."""
         Q = len(self.rows)
         places = (int(self.position) + torch.arange(len(rows), device=self.rows.device)) % Q
         self.rows[places[-Q:]] = rows[-Q:].to(self.rows)
         self.position.add_(len(rows)).remainder_(Q)
 
 
-def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """A state (1 - alpha) · before + alpha · after: all floating entries, running statistics with them; the others,
-    which count or point, are those of `after`.
+def between(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
+    """A state (1 - alpha) · before + alpha · after: all floating entries, running statistics with
+    them; the others, which count or point, are those of `after`.
 
     >>> ends = {"w": torch.tensor([0.0]), "n": torch.tensor(1)}, {"w": torch.tensor([4.0]), "n": torch.tensor(9)}
     >>> between(*ends, alpha=0.25)
     {'w': tensor([1.]), 'n': tensor(9)}
     """
     return {
-        name: torch.lerp(before[name].to(value), value, alpha) if value.is_floating_point() else value
+        name: torch.lerp(before[name].to(value), value, alpha)
+        if value.is_floating_point()
+        else value
         for name, value in after.items()
     }
 
 
 class Frozen(nn.Module):
-    """A model that is used but not trained: always in evaluation mode, differentiable through, not saved.
+    """A model that is used but not trained: always in evaluation mode, differentiable through, not
+    saved.
 
-    The model is kept outside torch's registry: `parameters()` is empty (no optimiser, no gradient exchange, no weight
-    decay), `state_dict()` holds its checksum alone, and loading a checkpoint made with another model is an InputError.
-    `name` says where it came from, such as the spec that `diptych.load` took. Devices and precisions still reach it.
-    Where `module` is None, `hold` takes the model in later, and compares it with what a checkpoint has said meanwhile.
+    The model is kept outside torch's registry: `parameters()` is empty (no optimiser, no gradient
+    exchange, no weight decay), `state_dict()` holds its checksum alone, and loading a checkpoint
+    made with another model is an InputError. `name` says where it came from, such as the spec that
+    `diptych.load` took. Devices and precisions still reach it. Where `module` is None, `hold` takes
+    the model in later, and compares it with what a checkpoint has said meanwhile.
 
     >>> frozen = Frozen(nn.Linear(2, 2), "a small layer")
     >>> list(frozen.parameters()), list(frozen.state_dict())
@@ -174,7 +195,8 @@ class Frozen(nn.Module):
             self.hold(module)
 
     def hold(self, module: nn.Module) -> None:
-        """Take the model in. Raises InputError where the checkpoint that was loaded before was made with another."""
+        """Take the model in. Raises InputError where the checkpoint that was loaded before was made
+        with another."""
         found = checksum(module)
         self._compare(found)
         self._module = (module.requires_grad_(False).eval(),)
@@ -207,20 +229,29 @@ class Frozen(nn.Module):
 
 
 def checksum(module: nn.Module) -> Tensor:
-    """SHA-256 of names and values of a state dict, as uint8 (32,); zeros for a module on the meta device."""
+    """SHA-256 of names and values of a state dict, as uint8 (32,); zeros for a module on the meta
+    device."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         if value.is_meta:
             return torch.zeros(32, dtype=torch.uint8, device="cpu")
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
 def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
     """Keep the parameters of modules, or parameters, as they are: the engine never trains them."""
     for part in parts:
-        own = [part] if isinstance(part, nn.Parameter) else [] if part is None else list(part.parameters())
+        own = (
+            [part]
+            if isinstance(part, nn.Parameter)
+            else []
+            if part is None
+            else list(part.parameters())
+        )
         for parameter in own:
             parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
 

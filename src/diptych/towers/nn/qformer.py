@@ -1,6 +1,7 @@
 """Fusion of images and texts: the Q-Former, in which learned queries read an image beside a text.
 
-Dimensions: B samples, M queries, L text tokens, K inserted vectors, N tokens in all, T image tokens, D width.
+Dimensions: B samples, M queries, L text tokens, K inserted vectors, N tokens in all, T image
+tokens, D width.
 """
 
 from dataclasses import dataclass
@@ -30,16 +31,27 @@ class QFormerConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "memory_width", "width", "depth", "queries", "every", "positions"):
+        for name in (
+            "vocab_size",
+            "memory_width",
+            "width",
+            "depth",
+            "queries",
+            "every",
+            "positions",
+        ):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} of a Q-Former is {getattr(self, name)}; it must be at least 1")
+                raise InputError(
+                    f"{name} of a Q-Former is {getattr(self, name)}; it must be at least 1"
+                )
 
 
 class QueryBlock(Block):
     """A block of BERT, norms behind the sums, whose first tokens may be queries.
 
-    With a memory (B, T, ·) the first `queries` tokens read it, where the block has cross-attention, and pass through a
-    feed-forward layer of their own, which begins as a copy of the words'. Without one, all tokens are treated as words.
+    With a memory (B, T, ·) the first `queries` tokens read it, where the block has cross-attention,
+    and pass through a feed-forward layer of their own, which begins as a copy of the words'.
+    Without one, all tokens are treated as words.
     """
 
     def __init__(self, config: QFormerConfig, layer: int):
@@ -60,7 +72,12 @@ class QueryBlock(Block):
         self.query_norm = nn.LayerNorm(D, 1e-12)
 
     def forward(  # type: ignore[override]  # of a block whose norms stand before the sums
-        self, x: Tensor, *, queries: int = 0, mask: Tensor | None = None, memory: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        queries: int = 0,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
     ) -> Tensor:
         x = self.norm1(x + self.dropout(self.attn(x, mask=mask)))
         if memory is None:
@@ -74,7 +91,8 @@ class QueryBlock(Block):
 
 
 class QFormer(nn.Module):
-    """Learned queries (M, D) and a text in one bidirectional stream; the queries alone read the image's tokens.
+    """Learned queries (M, D) and a text in one bidirectional stream; the queries alone read the
+    image's tokens.
 
         image and text        qformer(ids, lengths, memory=tokens)        [queries, text]
         image                 qformer(memory=tokens)                      [queries]
@@ -82,10 +100,10 @@ class QFormer(nn.Module):
         vectors in a text       qformer(ids, lengths, inserted=vectors)     [first token, vectors, other tokens]
         text                    qformer(ids, lengths)
 
-    Without an image, everything passes through the words' feed-forward layers, vectors in the place of queries too (as
-    in SPRC's code; stock BLIP-2 would take the queries' own). Queries have no places; those of a text begin at 0, and
-    run over what is inserted. Source: Li et al. 2023 (BLIP-2), where it begins as BERT-base; here it begins at random,
-    as our other transformers.
+    Without an image, everything passes through the words' feed-forward layers, vectors in the place
+    of queries too (as in SPRC's code; stock BLIP-2 would take the queries' own). Queries have no
+    places; those of a text begin at 0, and run over what is inserted. Source: Li et al. 2023
+    (BLIP-2), where it begins as BERT-base; here it begins at random, as our other transformers.
 
     >>> qformer = QFormer(QFormerConfig(vocab_size=100, memory_width=48, width=32, depth=2, queries=4))
     >>> ids, lengths = torch.ones(3, 6, dtype=torch.long), torch.tensor([6, 3, 4])
@@ -120,9 +138,10 @@ class QFormer(nn.Module):
     ) -> Encoded:
         """Ids (B, L) with lengths (B,), an image's tokens (B, T, ·), or both -> Encoded.
 
-        `queries` (M, D), or (B, M, D), stand in place of the learned ones, `inserted` (K, D) behind the text's first
-        token. `prefix` counts the queries, which come first; `pooled` is the text's first token (B, D), or without a
-        text the queries (B, M, D). Raises InputError for neither text nor image, and a text beyond the places.
+        `queries` (M, D), or (B, M, D), stand in place of the learned ones, `inserted` (K, D) behind
+        the text's first token. `prefix` counts the queries, which come first; `pooled` is the
+        text's first token (B, D), or without a text the queries (B, M, D). Raises InputError for
+        neither text nor image, and a text beyond the places.
         """
         if queries is None and memory is not None:
             queries = self.queries

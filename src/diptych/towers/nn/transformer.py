@@ -1,7 +1,8 @@
-"""The pre-norm transformer of our towers, and `edit`: how prompts, taps and windows reach its residual stream.
+"""The pre-norm transformer of our towers, and `edit`: how prompts, taps and windows reach its
+residual stream.
 
-Read from top to bottom: attention, feed-forward, block, the stack, edits. Every projection is a plain `nn.Linear` named
-q, k, v, out, fc1 or fc2, so that LoRA, quantisation and export attach.
+Read from top to bottom: attention, feed-forward, block, the stack, edits. Every projection is a
+plain `nn.Linear` named q, k, v, out, fc1 or fc2, so that LoRA, quantisation and export attach.
 
 Dimensions: B samples, N tokens, M memory tokens, D width, b inserted tokens.
 """
@@ -35,18 +36,28 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Attention(nn.Module):
-    """Multi-head attention: softmax(q k^T / sqrt(D / heads)) v, over the tokens themselves or over a memory.
+    """Multi-head attention: softmax(q k^T / sqrt(D / heads)) v, over the tokens themselves or over
+    a memory.
 
-    `mask` is True where a key may be seen: (B, M) for all queries alike, or (B, N, M). A query that may see nothing
-    attends to nothing: its result is the bias of `out`. `bias` says whether q, k and v have one.
+    `mask` is True where a key may be seen: (B, M) for all queries alike, or (B, N, M). A query that
+    may see nothing attends to nothing: its result is the bias of `out`. `bias` says whether q, k
+    and v have one.
     """
 
     def __init__(
-        self, width: int, heads: int, *, memory_width: int | None = None, bias: bool = True, dropout: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        *,
+        memory_width: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
     ):
         super().__init__()
         if width % heads:
-            raise InputError(f"width {width} cannot be split over {heads} heads; choose heads that divide the width")
+            raise InputError(
+                f"width {width} cannot be split over {heads} heads; choose heads that divide the width"
+            )
         self.heads = heads
         self.dropout = dropout
         self.q = nn.Linear(width, width, bias=bias)
@@ -56,7 +67,8 @@ class Attention(nn.Module):
         self.qkv: nn.Module | None = None  # in place of the three where int8 packs them in one
 
     def join(self) -> None:
-        """Lay the weights of q, k and v side by side: over the tokens themselves inference runs them as one product."""
+        """Lay the weights of q, k and v side by side: over the tokens themselves inference runs
+        them as one product."""
         join((self.q, self.k, self.v))
 
     def forward(
@@ -68,13 +80,18 @@ class Attention(nn.Module):
         causal: bool = False,
         kept: LayerCache | None = None,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it is given.
+        """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it
+        is given.
 
-        With `kept` the x are the last N of M tokens, whose earlier keys and values it holds, and the mask is over M;
-        the keys and values of a memory are computed at its first call alone.
+        With `kept` the x are the last N of M tokens, whose earlier keys and values it holds, and
+        the mask is over M; the keys and values of a memory are computed at its first call alone.
         """
         if memory is None:
-            parts = project((self.q, self.k, self.v), x) if self.qkv is None else self.qkv(x).chunk(3, dim=-1)
+            parts = (
+                project((self.q, self.k, self.v), x)
+                if self.qkv is None
+                else self.qkv(x).chunk(3, dim=-1)
+            )
             q, k, v = map(self._heads, parts)
             if kept is not None:
                 k, v = kept.extend(k, v)
@@ -90,7 +107,9 @@ class Attention(nn.Module):
                     kept.extend(k, v)
         if mask is not None:
             mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
-        y = attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0)
+        y = attend(
+            q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0
+        )
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, memory: Tensor) -> Tensor:
@@ -109,28 +128,49 @@ SHORT = 256
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d) and k, v (B, heads, M, d), the N being the last of M tokens.
+    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d) and k, v (B, heads, M, d), the N being the
+    last of M tokens.
 
-    `mask` (…, N or 1, M) is True where a key may be attended to. It is torch's fused kernel, but for short sequences
-    that are trained in bfloat16 on a CPU: there its backward pass takes two to six times as long as plain products.
+    `mask` (…, N or 1, M) is True where a key may be attended to. It is torch's fused kernel, but
+    for short sequences that are trained in bfloat16 on a CPU: there its backward pass takes two to
+    six times as long as plain products.
     """
     N = q.shape[2]
     M = k.shape[2]
-    plain = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and max(N, M) <= SHORT
-    if causal and (plain or mask is not None or N < M):  # the kernel's own rule starts at the first key
+    plain = (
+        q.dtype == torch.bfloat16
+        and q.device.type == "cpu"
+        and q.requires_grad
+        and max(N, M) <= SHORT
+    )
+    if causal and (
+        plain or mask is not None or N < M
+    ):  # the kernel's own rule starts at the first key
         before = torch.ones(N, M, dtype=torch.bool, device=q.device).tril(M - N)
         mask = before if mask is None else mask & before
     if not plain:
         alone = causal and mask is None
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=alone, dropout_p=dropout)
-    with torch.autocast("cpu", enabled=False):  # it would widen the softmax, which adds in float32 by itself
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=alone, dropout_p=dropout
+        )
+    with torch.autocast(
+        "cpu", enabled=False
+    ):  # it would widen the softmax, which adds in float32 by itself
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is None:
             return F.dropout(scores.softmax(-1), dropout) @ v
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
-        return F.dropout(weights.masked_fill(~mask, 0.0), dropout) @ v  # a query that sees no key gets zeros
+        return (
+            F.dropout(weights.masked_fill(~mask, 0.0), dropout) @ v
+        )  # a query that sees no key gets zeros
 
 
 class FeedForward(nn.Module):
@@ -160,7 +200,8 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """x += attention(norm x); with `cross` and a memory, x += attention(norm x, memory); x += mlp(norm x)."""
+    """x += attention(norm x); with `cross` and a memory, x += attention(norm x, memory); x +=
+    mlp(norm x)."""
 
     def __init__(
         self,
@@ -184,7 +225,9 @@ class Block(nn.Module):
         self.attn = Attention(width, heads, dropout=dropout)
         self.scale1 = scale()
         self.norm_cross = nn.LayerNorm(width, eps) if cross else None
-        self.cross = Attention(width, heads, memory_width=memory_width, dropout=dropout) if cross else None
+        self.cross = (
+            Attention(width, heads, memory_width=memory_width, dropout=dropout) if cross else None
+        )
         self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = FeedForward(width, mlp_ratio, activation)
         self.scale2 = scale()
@@ -201,17 +244,22 @@ class Block(nn.Module):
         kept: tuple[LayerCache, LayerCache] | None = None,
     ) -> Tensor:
         own, of_memory = kept or (None, None)
-        x = x + self.dropout(self.scale1(self.attn(self.norm1(x), mask=mask, causal=causal, kept=own)))
+        x = x + self.dropout(
+            self.scale1(self.attn(self.norm1(x), mask=mask, causal=causal, kept=own))
+        )
         if memory is not None and self.cross is not None and self.norm_cross is not None:
-            x = x + self.dropout(self.cross(self.norm_cross(x), memory, mask=memory_mask, kept=of_memory))
+            x = x + self.dropout(
+                self.cross(self.norm_cross(x), memory, mask=memory_mask, kept=of_memory)
+            )
         return x + self.dropout(self.scale2(self.mlp(self.norm2(x))))
 
 
 class Transformer(nn.Module):
-    """A stack of pre-norm blocks without a final norm; blocks from layer `cross` on have cross-attention.
+    """A stack of pre-norm blocks without a final norm; blocks from layer `cross` on have
+    cross-attention.
 
-    Initialised as CLIP's text tower (Radford et al., 2021): standard deviations D^-1/2 for q, k, v, (2 D)^-1/2 for fc1
-    and (2 D depth)^-1/2 for what adds to the residual stream; biases 0.
+    Initialised as CLIP's text tower (Radford et al., 2021): standard deviations D^-1/2 for q, k, v,
+    (2 D)^-1/2 for fc1 and (2 D depth)^-1/2 for what adds to the residual stream; biases 0.
     """
 
     def __init__(
@@ -258,16 +306,20 @@ class Transformer(nn.Module):
         stop: int | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Run layers start … stop-1 on (B, N, D); `edit(layer, tokens)` is called on the input of each.
+        """Run layers start … stop-1 on (B, N, D); `edit(layer, tokens)` is called on the input of
+        each.
 
-        `mask` (B, N) is True where a token may be attended to; it must fit the tokens as edited. `memory` (B, M, ·) is
-        read by the blocks that have cross-attention, `memory_mask` (B, M) or (B, N, M) says which of it. With a `cache`
-        the tokens follow those that it has seen, the mask is over all of them, and it is extended by the new ones.
-        Raises InputError for a memory that no layer reads, and for an edit that outgrows the mask.
+        `mask` (B, N) is True where a token may be attended to; it must fit the tokens as edited.
+        `memory` (B, M, ·) is read by the blocks that have cross-attention, `memory_mask` (B, M) or
+        (B, N, M) says which of it. With a `cache` the tokens follow those that it has seen, the
+        mask is over all of them, and it is extended by the new ones. Raises InputError for a memory
+        that no layer reads, and for an edit that outgrows the mask.
         """
         layers = list(self.layers)[start:stop]
         if memory is not None and all(block.cross is None for block in layers):
-            raise InputError(f"layers {start}:{stop} have no cross-attention for this memory; build with cross=LAYER")
+            raise InputError(
+                f"layers {start}:{stop} have no cross-attention for this memory; build with cross=LAYER"
+            )
         for layer, block in enumerate(layers, start):
             if edit is not None:
                 tokens = edit(layer, tokens)
@@ -278,7 +330,9 @@ class Transformer(nn.Module):
                     f"the key mask has {mask.shape[-1]} places, layer {layer} {count} tokens: give a mask for"
                     " the tokens as edited, or an edit that keeps their number"
                 )
-            tokens = block(tokens, mask=mask, causal=causal, memory=memory, memory_mask=memory_mask, kept=kept)
+            tokens = block(
+                tokens, mask=mask, causal=causal, memory=memory, memory_mask=memory_mask, kept=kept
+            )
         return tokens
 
 
@@ -301,11 +355,13 @@ def init(module: nn.Module, width: int, depth: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Insert:
-    """The edit that puts `values` (b, D), or (B, b, D), into the stream at the input of block `layer`.
+    """The edit that puts `values` (b, D), or (B, b, D), into the stream at the input of block
+    `layer`.
 
-    `at` is a position, counted from the end where negative, or one for each sample (B,), such as `lengths - 1` for EOT.
-    `how`: "replace" overwrites positions at … at+b-1, "before" and "after" make room beside position `at`.
-    Raises InputError where the values do not fit. Prompt tuning with it: Khattak et al., 2023 (MaPLe).
+    `at` is a position, counted from the end where negative, or one for each sample (B,), such as
+    `lengths - 1` for EOT. `how`: "replace" overwrites positions at … at+b-1, "before" and "after"
+    make room beside position `at`. Raises InputError where the values do not fit. Prompt tuning
+    with it: Khattak et al., 2023 (MaPLe).
 
     >>> tokens = torch.arange(4.0).view(1, 4, 1)
     >>> prompt = torch.tensor([[7.0], [8.0]])
@@ -329,15 +385,21 @@ class Insert:
         # Places that the values cover.
         taken = values.shape[1] if self.how == "replace" else 0
         start = self.at + N * (self.at < 0) + (self.how == "after")
-        if not torch.compiler.is_compiling() and bool(torch.as_tensor((start < 0) | (start > N - taken)).any()):
-            raise InputError(f"{b} tokens at {self.at} ({self.how}) do not fit into the {N} tokens of layer {layer}")
+        if not torch.compiler.is_compiling() and bool(
+            torch.as_tensor((start < 0) | (start > N - taken)).any()
+        ):
+            raise InputError(
+                f"{b} tokens at {self.at} ({self.how}) do not fit into the {N} tokens of layer {layer}"
+            )
         if isinstance(start, int):
             return torch.cat([tokens[:, :start], values, tokens[:, start + taken :]], dim=1)
         place = torch.arange(N + b - taken, device=tokens.device)
         start = start.view(B, 1)
         kept = torch.where(place < start, place, place - b + taken).clamp(min=0)
         source = torch.where((place >= start) & (place < start + b), N + place - start, kept)
-        return torch.cat([tokens, values], dim=1).gather(1, source[..., None].expand(-1, -1, tokens.shape[2]))
+        return torch.cat([tokens, values], dim=1).gather(
+            1, source[..., None].expand(-1, -1, tokens.shape[2])
+        )
 
 
 def chain(*edits: Edit) -> Edit:
@@ -353,12 +415,17 @@ def chain(*edits: Edit) -> Edit:
 
 @contextmanager
 def edited(layers: Sequence[nn.Module], edit: Edit | None) -> Iterator[None]:
-    """While it lasts, `edit` is applied to the first argument of each of a foreign model's `layers`."""
+    """While it lasts, `edit` is applied to the first argument of each of a foreign model's
+    `layers`."""
 
     def hook(layer: int) -> Callable:
         return lambda _, args: (edit(layer, args[0]), *args[1:]) if edit is not None else None
 
-    handles = [block.register_forward_pre_hook(hook(i)) for i, block in enumerate(layers)] if edit is not None else []
+    handles = (
+        [block.register_forward_pre_hook(hook(i)) for i, block in enumerate(layers)]
+        if edit is not None
+        else []
+    )
     try:
         yield
     finally:
@@ -367,11 +434,14 @@ def edited(layers: Sequence[nn.Module], edit: Edit | None) -> Iterator[None]:
 
 
 def stretch(positions: Tensor, length: int, keep: int = 0) -> Tensor:
-    """Positions (L, D) resampled linearly to (length, D); the first `keep` stay as they are (Zhang et al., 2024: 20).
+    """Positions (L, D) resampled linearly to (length, D); the first `keep` stay as they are (Zhang
+    et al., 2024: 20).
 
     >>> stretch(torch.tensor([[0.0], [1.0], [2.0]]), 5, keep=1).flatten().tolist()
     [0.0, 1.0, 1.333..., 1.666..., 2.0]
     """
     assert 0 <= keep < min(length, len(positions))
-    moved = F.interpolate(positions[keep:].T[None], size=length - keep, mode="linear", align_corners=True)
+    moved = F.interpolate(
+        positions[keep:].T[None], size=length - keep, mode="linear", align_corners=True
+    )
     return torch.cat([positions[:keep], moved[0].T])

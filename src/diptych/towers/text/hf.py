@@ -21,12 +21,15 @@ from diptych.towers.tower import Tower
 
 @dataclass(frozen=True, kw_only=True)
 class HFTextConfig:
-    """Options of `hf`: a local folder in transformers' layout, or the `config` (with `model_type`) of a fresh model."""
+    """Options of `hf`: a local folder in transformers' layout, or the `config` (with `model_type`)
+    of a fresh model."""
 
     folder: str | None = None
     config: Mapping[str, Any] | None = None
     pooling: Literal["first", "eot", "mean", "last"] = "mean"
-    padding: Literal["longest", "max"] = "longest"  # "max": always padded to `context`, and pads are attended to
+    padding: Literal["longest", "max"] = (
+        "longest"  # "max": always padded to `context`, and pads are attended to
+    )
     vocab_size: int | None = None
     context: int | None = None
     pad: int | None = None
@@ -36,15 +39,18 @@ class HFTextConfig:
         if (self.folder is None) == (self.config is None):
             raise InputError("an hf text tower wants either a folder (hf:FOLDER) or a config")
         if self.pooling == "last" and self.padding != "max":
-            raise InputError("hf pooling=last reads the last place, which moves with padding=longest; choose eot")
+            raise InputError(
+                "hf pooling=last reads the last place, which moves with padding=longest; choose eot"
+            )
 
 
 @text("hf")
 class HFTextTower(Tower):
-    """Token ids (N, L) and lengths (N,) -> Encoded by a model of transformers, of which the encoder is taken.
+    """Token ids (N, L) and lengths (N,) -> Encoded by a model of transformers, of which the encoder
+    is taken.
 
-    Its weights are loaded from the folder when it is built; the spec keeps the model's config alone, so that a trained
-    tower is rebuilt without the folder.
+    Its weights are loaded from the folder when it is built; the spec keeps the model's config
+    alone, so that a trained tower is rebuilt without the folder.
     """
 
     Config = HFTextConfig
@@ -54,33 +60,44 @@ class HFTextTower(Tower):
         transformers = _transformers()
         if config.folder is not None:
             if not (Path(config.folder) / "config.json").is_file():
-                raise InputError(f"{config.folder} holds no config.json; give a model folder in transformers' layout")
+                raise InputError(
+                    f"{config.folder} holds no config.json; give a model folder in transformers' layout"
+                )
             model = transformers.AutoModel.from_pretrained(config.folder, local_files_only=True)
         else:
             options = dict(config.config or {})
             kind = options.pop("model_type", None)
             if kind not in transformers.CONFIG_MAPPING:
-                raise unknown("model_type of transformers", str(kind), transformers.CONFIG_MAPPING.keys())
+                raise unknown(
+                    "model_type of transformers", str(kind), transformers.CONFIG_MAPPING.keys()
+                )
             if config.vocab_size is not None:
                 options.setdefault("vocab_size", config.vocab_size)
             if config.pad is not None:
                 options.setdefault("pad_token_id", config.pad)
             try:
-                model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **options))
+                model = transformers.AutoModel.from_config(
+                    transformers.AutoConfig.for_model(kind, **options)
+                )
             except ValueError as error:
                 raise InputError(
                     f"transformers makes no model of type {kind!r}: {str(error).partition('.')[0]}"
                 ) from error
         if "inputs_embeds" not in inspect.signature(model.forward).parameters:
-            raise InputError(f"transformers' {type(model).__name__} takes no embeddings; choose text tower text")
+            raise InputError(
+                f"transformers' {type(model).__name__} takes no embeddings; choose text tower text"
+            )
         plain = model.config.to_diff_dict() | {"model_type": model.config.model_type}
         held = int(model.config.vocab_size)
         if config.vocab_size is not None and held < config.vocab_size:
-            raise InputError(f"the hf text tower knows {held} tokens, its tokenizer gives {config.vocab_size}")
+            raise InputError(
+                f"the hf text tower knows {held} tokens, its tokenizer gives {config.vocab_size}"
+            )
         super().__init__(replace(config, folder=None, config=plain, vocab_size=held))
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
         if getattr(self.model, "pooler", None) is not None:
-            self.model.pooler = None  # ours pools; parameters without gradient would stall the exchange between ranks
+            # ours pools; parameters without gradient would stall the exchange between ranks
+            self.model.pooler = None
         self.width = int(model.config.hidden_size)
 
     @property
@@ -94,7 +111,8 @@ class HFTextTower(Tower):
         return self.config.context or getattr(self.model.config, "max_position_embeddings", None)
 
     def embed(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
-        """Ids (N, L), or embeddings (N, L, D) in their place -> tokens (N, L, D), before the model adds positions."""
+        """Ids (N, L), or embeddings (N, L, D) in their place -> tokens (N, L, D), before the model
+        adds positions."""
         if embeddings is not None:
             return embeddings
         assert ids is not None, "a text tower takes either ids or embeddings"
@@ -106,8 +124,11 @@ class HFTextTower(Tower):
             return None
         return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
 
-    def blocks(self, tokens: Tensor, edit: Edit | None = None, *, mask: Tensor | None = None) -> Tensor:
-        """(N, L, D) -> (N, L, D), after the model's own final norm; `edit` is called on the input of each layer."""
+    def blocks(
+        self, tokens: Tensor, edit: Edit | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        """(N, L, D) -> (N, L, D), after the model's own final norm; `edit` is called on the input
+        of each layer."""
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         with edited(self.layers(), edit):
@@ -132,9 +153,15 @@ class HFTextTower(Tower):
             case "last":
                 pooled = tokens[:, -1]
             case "eot":
-                pooled = tokens[torch.arange(tokens.shape[0], device=tokens.device), lengths.clamp(min=1) - 1]
+                pooled = tokens[
+                    torch.arange(tokens.shape[0], device=tokens.device), lengths.clamp(min=1) - 1
+                ]
             case _:
-                real = torch.ones_like(tokens[..., :1]) if mask is None else mask[..., None].to(tokens.dtype)
+                real = (
+                    torch.ones_like(tokens[..., :1])
+                    if mask is None
+                    else mask[..., None].to(tokens.dtype)
+                )
                 pooled = (tokens * real).sum(1) / real.sum(1)
         return Encoded(tokens, pooled, mask=mask)
 
@@ -151,7 +178,9 @@ class HFTextTower(Tower):
     ) -> Encoded:
         """The three steps. The model itself decides what is causal; a memory is an InputError."""
         if memory is not None or memory_mask is not None or causal is not None:
-            raise InputError("an hf text tower takes no memory and no other causality; choose text tower text")
+            raise InputError(
+                "an hf text tower takes no memory and no other causality; choose text tower text"
+            )
         tokens = self.embed(ids, embeddings)
         tokens = self.blocks(tokens, edit, mask=self.mask(lengths, tokens.shape[1]))
         return self.finish(tokens, lengths)

@@ -1,4 +1,5 @@
-"""The text transformer: causal with the feature at the end token (CLIP), or bidirectional (SigLIP, BERT-like).
+"""The text transformer: causal with the feature at the end token (CLIP), or bidirectional (SigLIP,
+BERT-like).
 
 Dimensions: N texts, L tokens, D width, M memory tokens.
 """
@@ -18,13 +19,16 @@ from diptych.towers.tower import Tower
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Options of `text`. CLIP's: the defaults; SigLIP's: causal=False, pooling="last", padding="max", eps=1e-6."""
+    """Options of `text`. CLIP's: the defaults; SigLIP's: causal=False, pooling="last",
+    padding="max", eps=1e-6."""
 
     vocab_size: int
     context: int
     pad: int | None = None
     eot: int | None = None
-    padding: Literal["longest", "max"] = "longest"  # "max": always padded to `context`, and pads are attended to
+    padding: Literal["longest", "max"] = (
+        "longest"  # "max": always padded to `context`, and pads are attended to
+    )
     width: int = 384
     depth: int = 6
     heads: int | None = None  # width / 64
@@ -32,7 +36,9 @@ class TextConfig:
     activation: str = "gelu"
     eps: float = 1e-5
     causal: bool = True
-    pooling: Literal["eot", "first", "last", "mean"] = "eot"  # eot: the last real token; last: the last place
+    pooling: Literal["eot", "first", "last", "mean"] = (
+        "eot"  # eot: the last real token; last: the last place
+    )
     layer_scale: float | None = None
     dropout: float = 0.0
     cross: int | None = None  # the first layer with cross-attention to a memory
@@ -58,7 +64,8 @@ class TextConfig:
 class TextTower(Tower):
     """Token ids (N, L) and lengths (N,) -> Encoded, in three steps: `embed`, `blocks`, `finish`.
 
-    A causal tower's results at real tokens do not depend on how many pads follow, so texts travel cut to their longest.
+    A causal tower's results at real tokens do not depend on how many pads follow, so texts travel
+    cut to their longest.
 
     >>> tower = TextTower(TextConfig(vocab_size=100, context=16, width=64, depth=2))
     >>> tower(torch.ones(3, 5, dtype=torch.long), torch.tensor([5, 3, 4])).pooled.shape
@@ -93,7 +100,8 @@ class TextTower(Tower):
         return self.config.context
 
     def embed(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
-        """Ids (N, L), or embeddings (N, L, D) in their place -> tokens (N, L, D), positions added."""
+        """Ids (N, L), or embeddings (N, L, D) in their place -> tokens (N, L, D), positions
+        added."""
         if (ids is None) == (embeddings is None):
             raise InputError("a text tower takes either ids or embeddings")
         x = self.table(ids) if embeddings is None else embeddings
@@ -114,9 +122,14 @@ class TextTower(Tower):
             return None
         return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
 
-    def blocks(self, tokens: Tensor, edit: Edit | None = None, *, causal: bool | None = None, **how: Any) -> Tensor:
-        """(N, L, D) -> (N, L, D); `causal` overrides the config, other keywords as of `Transformer.forward`."""
-        return self.transformer(tokens, edit, causal=self.config.causal if causal is None else causal, **how)
+    def blocks(
+        self, tokens: Tensor, edit: Edit | None = None, *, causal: bool | None = None, **how: Any
+    ) -> Tensor:
+        """(N, L, D) -> (N, L, D); `causal` overrides the config, other keywords as of
+        `Transformer.forward`."""
+        return self.transformer(
+            tokens, edit, causal=self.config.causal if causal is None else causal, **how
+        )
 
     def finish(self, tokens: Tensor, lengths: Tensor) -> Encoded:
         """Final norm and pooling."""
@@ -130,7 +143,11 @@ class TextTower(Tower):
             case "eot":
                 pooled = x[torch.arange(x.shape[0], device=x.device), lengths.clamp(min=1) - 1]
             case _:
-                pooled = x.mean(1) if mask is None else (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                pooled = (
+                    x.mean(1)
+                    if mask is None
+                    else (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                )
         return Encoded(x, pooled, mask=mask)
 
     def forward(
@@ -144,12 +161,17 @@ class TextTower(Tower):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
     ) -> Encoded:
-        """The three steps. An edit must keep the number of tokens, since `lengths` says where a text ends."""
+        """The three steps. An edit must keep the number of tokens, since `lengths` says where a
+        text ends."""
         tokens = self.embed(ids, embeddings)
         L = tokens.shape[1]
         causal = self.config.causal if causal is None else causal
-        mask = None if causal else self.mask(lengths, L)  # pads come last: a causal token never sees one
-        tokens = self.blocks(tokens, edit, causal=causal, mask=mask, memory=memory, memory_mask=memory_mask)
+        mask = (
+            None if causal else self.mask(lengths, L)
+        )  # pads come last: a causal token never sees one
+        tokens = self.blocks(
+            tokens, edit, causal=causal, mask=mask, memory=memory, memory_mask=memory_mask
+        )
         if tokens.shape[1] != L:
             raise InputError(
                 f"an edit made {tokens.shape[1]} tokens of {L}; call embed, blocks and finish with new lengths"
@@ -157,7 +179,8 @@ class TextTower(Tower):
         return self.finish(tokens, lengths)
 
     def resize(self, context: int, keep: int = 0) -> None:
-        """Make the tower one for texts of another length: positions are interpolated, the first `keep` stay."""
+        """Make the tower one for texts of another length: positions are interpolated, the first
+        `keep` stay."""
         moved = stretch(self.positions.detach(), context, keep).clone()
         self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
         self.config = replace(self.config, context=context)

@@ -1,7 +1,8 @@
 """Optimisers by name, one file each, and the parameter groups they get.
 
-A file has `build(groups, recipe) -> torch.optim.Optimizer`; a new file is a new name for `--optimizer`. Where it has a
-dataclass `Options`, `NAME:key=value` sets them and `build` gets them as its third argument.
+A file has `build(groups, recipe) -> torch.optim.Optimizer`; a new file is a new name for
+`--optimizer`. Where it has a dataclass `Options`, `NAME:key=value` sets them and `build` gets them
+as its third argument.
 """
 
 import importlib
@@ -23,20 +24,28 @@ def names() -> list[str]:
 
 
 def scale_of(name: str, scale: Mapping[str, float]) -> float:
-    """The learning-rate multiplier of a parameter: that of the longest prefix that fits, 1 where none does.
+    """The learning-rate multiplier of a parameter: that of the longest prefix that fits, 1 where
+    none does.
 
     >>> scale_of("model.text.blocks.0", {"model.text": 0.1, "": 1.0})
     0.1
     """
-    fitting = [prefix for prefix in scale if name == prefix or prefix == "" or name.startswith(prefix + ".")]
+    fitting = [
+        prefix
+        for prefix in scale
+        if name == prefix or prefix == "" or name.startswith(prefix + ".")
+    ]
     return scale[max(fitting, key=len)] if fitting else 1.0
 
 
 def freeze(module: nn.Module, scale: Mapping[str, float]) -> None:
-    """Set `requires_grad` by multiplier, so that 0 freezes; InputError for a prefix that fits no parameter."""
+    """Set `requires_grad` by multiplier, so that 0 freezes; InputError for a prefix that fits no
+    parameter."""
     parameters = dict(module.named_parameters())
     for prefix in scale:
-        if not any(name == prefix or prefix == "" or name.startswith(prefix + ".") for name in parameters):
+        if not any(
+            name == prefix or prefix == "" or name.startswith(prefix + ".") for name in parameters
+        ):
             raise InputError(
                 f"no parameter's name begins with {prefix!r}; there are {', '.join(sorted(_tops(parameters)))}"
             )
@@ -50,8 +59,8 @@ def _tops(names: Mapping[str, Any]) -> set[str]:
 
 
 def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
-    """The module of an optimiser and what its `build` takes behind groups and recipe, of a spec such as
-    "lion:factor=10"; InputError for a name or an option that does not exist."""
+    """The module of an optimiser and what its `build` takes behind groups and recipe, of a spec
+    such as "lion:factor=10"; InputError for a name or an option that does not exist."""
     spec = parse(optimizer)
     if spec.name not in names():
         raise unknown("optimizer", spec.name, names())
@@ -66,12 +75,15 @@ def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
 def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.optim.Optimizer:
     """The optimiser of the trainable parameters, each in exactly one group.
 
-    Groups differ by learning-rate multiplier, by weight decay, which skips parameters of one dimension or less (biases,
-    norms, temperatures), by whether they are the weights of linear and convolution layers (`matrix`), and by whether
-    they are scalars, which are never sharded: torch takes no group of both.
+    Groups differ by learning-rate multiplier, by weight decay, which skips parameters of one
+    dimension or less (biases, norms, temperatures), by whether they are the weights of linear and
+    convolution layers (`matrix`), and by whether they are scalars, which are never sharded: torch
+    takes no group of both.
     """
     optimizer, options = chosen(recipe.optimizer)
-    matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    matrices = {
+        id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
     groups: dict[tuple[float, float, bool, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -98,7 +110,8 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the tensors that an optimiser keeps between steps, on this rank: its moments, and counts of steps.
+    """Bytes of the tensors that an optimiser keeps between steps, on this rank: its moments, and
+    counts of steps.
 
     >>> layer = nn.Linear(10, 10)
     >>> optimizer = torch.optim.AdamW(layer.parameters())

@@ -1,5 +1,5 @@
-"""Adam (Kingma and Ba, ICLR 2015), torch's: weight decay is an L2 term of the gradient, which passes through the
-moments; AdamW's does not."""
+"""Adam (Kingma and Ba, ICLR 2015), torch's: weight decay is an L2 term of the gradient, which
+passes through the moments; AdamW's does not."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""LAMB (You et al., ICLR 2020): Adam's step, scaled for each parameter by |w| / |step|; for very large batches.
+"""LAMB (You et al., ICLR 2020): Adam's step, scaled for each parameter by |w| / |step|; for very
+large batches.
 
 timm's, so it needs the extra `vision`. Clipping is the recipe's (`clip`), not LAMB's own.
 """
@@ -15,5 +16,7 @@ def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
     try:
         from timm.optim.lamb import Lamb
     except ImportError as error:
-        raise InputError("optimizer lamb needs timm; install it with: pip install 'diptych[vision]'") from error
+        raise InputError(
+            "optimizer lamb needs timm; install it with: pip install 'diptych[vision]'"
+        ) from error
     return Lamb(groups, lr=recipe.lr, betas=tuple(recipe.betas), eps=recipe.eps, max_grad_norm=None)

@@ -1,10 +1,12 @@
-"""Lion (Chen et al., NeurIPS 2023): each coordinate moves by lr, by the sign of a momentum; one moment a parameter.
+"""Lion (Chen et al., NeurIPS 2023): each coordinate moves by lr, by the sign of a momentum; one
+moment a parameter.
 
     c = b1 m + (1 - b1) g,   w <- (1 - lr decay) w - lr sign(c),   m <- b2 m + (1 - b2) g
 
-The recipe's rate and decay are read as AdamW's: Lion takes lr / factor and decay · factor, so that lr · decay is kept.
-`lion` alone has the factor 10; `lion:factor=3` or `lion:betas=(0.95,0.98)` say otherwise, `lion:factor=1` takes rate
-and decay as they stand. The recipe's betas and eps are AdamW's and are not used.
+The recipe's rate and decay are read as AdamW's: Lion takes lr / factor and decay · factor, so that
+lr · decay is kept. `lion` alone has the factor 10; `lion:factor=3` or `lion:betas=(0.95,0.98)` say
+otherwise, `lion:factor=1` takes rate and decay as they stand. The recipe's betas and eps are
+AdamW's and are not used.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,8 +25,8 @@ from diptych.spec import Positive
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`factor` divides the recipe's rate and multiplies its decay; the paper advises 3 to 10. `betas` are Lion's own:
-    (0.95, 0.98) is steadier, and the paper's choice for language models."""
+    """`factor` divides the recipe's rate and multiplies its decay; the paper advises 3 to 10.
+    `betas` are Lion's own: (0.95, 0.98) is steadier, and the paper's choice for language models."""
 
     factor: Positive = 10.0
     betas: tuple[float, float] = (0.9, 0.99)
@@ -34,7 +36,8 @@ class Options:
 
 
 def build(groups: list[dict[str, Any]], recipe: Any, options: Options) -> torch.optim.Optimizer:
-    """Lion at the groups' rates and decays, scaled by the factor; a schedule goes on as it would with AdamW."""
+    """Lion at the groups' rates and decays, scaled by the factor; a schedule goes on as it would
+    with AdamW."""
     derived = [
         {
             **group,
@@ -48,13 +51,15 @@ def build(groups: list[dict[str, Any]], recipe: Any, options: Options) -> torch.
 
 
 class Lion(torch.optim.Optimizer):
-    """The paper's form: no step count, no bias correction, no epsilon; sign(0) = 0; decay times the scheduled rate.
+    """The paper's form: no step count, no bias correction, no epsilon; sign(0) = 0; decay times the
+    scheduled rate.
 
-    The direction c and the memory m weigh the gradient by different betas, and c is formed before m moves. Parameters
-    without gradient are left alone, decay included. State is `momentum`, of the parameter's shape and type.
-    `decoupled_by_init_lr` divides a group's decay by its rate at the start, so that the first step decays by
-    `weight_decay` itself; it is not the paper's. `foreach` updates all tensors of a group in few calls, at the cost of
-    a copy of them; None does so on a GPU. Raises InputError for arguments out of range and for sparse gradients.
+    The direction c and the memory m weigh the gradient by different betas, and c is formed before m
+    moves. Parameters without gradient are left alone, decay included. State is `momentum`, of the
+    parameter's shape and type. `decoupled_by_init_lr` divides a group's decay by its rate at the
+    start, so that the first step decays by `weight_decay` itself; it is not the paper's. `foreach`
+    updates all tensors of a group in few calls, at the cost of a copy of them; None does so on a
+    GPU. Raises InputError for arguments out of range and for sparse gradients.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
     >>> w.grad = torch.tensor([0.5, -1.0, 0.0])
@@ -74,7 +79,9 @@ class Lion(torch.optim.Optimizer):
         foreach: bool | None = None,
     ):
         self.decoupled_by_init_lr = decoupled_by_init_lr
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach})
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach}
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; what it does not say is as for the others."""
@@ -83,7 +90,9 @@ class Lion(torch.optim.Optimizer):
         lr = group["lr"]
         decay = group["weight_decay"]
         if lr < 0 or decay < 0:
-            raise InputError(f"Lion with lr {lr} and weight_decay {decay}; they must not be negative")
+            raise InputError(
+                f"Lion with lr {lr} and weight_decay {decay}; they must not be negative"
+            )
         _check_betas(group["betas"])
         if self.decoupled_by_init_lr and decay:
             group["weight_decay"] = decay / lr if lr else 0.0
@@ -96,7 +105,11 @@ class Lion(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if found := [self._tensors(parameter) for parameter in group["params"] if parameter.grad is not None]:
+            if found := [
+                self._tensors(parameter)
+                for parameter in group["params"]
+                if parameter.grad is not None
+            ]:
                 parameters, gradients, momenta = map(list, zip(*found, strict=True))
                 at_once = parameters[0].is_cuda if group["foreach"] is None else group["foreach"]
                 update = _together if at_once else _one_by_one
@@ -110,7 +123,9 @@ class Lion(torch.optim.Optimizer):
         state = self.state[parameter]
         assert gradient is not None
         if gradient.is_sparse:
-            raise InputError("Lion takes no sparse gradients; make the layer's gradient dense (sparse=False)")
+            raise InputError(
+                "Lion takes no sparse gradients; make the layer's gradient dense (sparse=False)"
+            )
         if not state:
             state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         found = parameter, gradient, state["momentum"]
@@ -118,8 +133,14 @@ class Lion(torch.optim.Optimizer):
 
 
 def _check_betas(betas: Any) -> None:
-    if not isinstance(betas, tuple | list) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise InputError(f"betas of lion are {betas!r}; give two numbers in [0, 1), such as (0.9, 0.99)")
+    if (
+        not isinstance(betas, tuple | list)
+        or len(betas) != 2
+        or not all(0 <= beta < 1 for beta in betas)
+    ):
+        raise InputError(
+            f"betas of lion are {betas!r}; give two numbers in [0, 1), such as (0.9, 0.99)"
+        )
 
 
 def _one_by_one(

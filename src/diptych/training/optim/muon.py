@@ -1,10 +1,12 @@
-"""Muon (Jordan et al., 2024): momentum made orthogonal, for the weights of linear and convolution layers.
+"""Muon (Jordan et al., 2024): momentum made orthogonal, for the weights of linear and convolution
+layers.
 
     M <- mu M + (1 - mu) G,   U = (1 - mu) G + mu M,   W <- (1 - lr decay) W - lr 0.2 sqrt(max(n, m)) NS(U)
 
-NS is five Newton-Schulz steps towards U (U^T U)^(-1/2); a convolution's weight is a matrix of n filters. The factor
-0.2 sqrt(max(n, m)) (Liu et al., 2025) gives the update the size of AdamW's, so `lr` and decay keep their meaning; all
-other parameters take AdamW. torch's own Muon (torch.optim.Muon) takes matrices alone, hence no convolutions.
+NS is five Newton-Schulz steps towards U (U^T U)^(-1/2); a convolution's weight is a matrix of n
+filters. The factor 0.2 sqrt(max(n, m)) (Liu et al., 2025) gives the update the size of AdamW's, so
+`lr` and decay keep their meaning; all other parameters take AdamW. torch's own Muon
+(torch.optim.Muon) takes matrices alone, hence no convolutions.
 """
 
 from math import sqrt
@@ -26,7 +28,8 @@ def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW whose groups marked `matrix` take Muon's update; their state is one momentum a parameter."""
+    """AdamW whose groups marked `matrix` take Muon's update; their state is one momentum a
+    parameter."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
@@ -48,7 +51,10 @@ class Muon(torch.optim.AdamW):
         state = self.state[parameter]
         assert gradient is not None
         if not state:
-            state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(gradient)}  # AdamW expects a step
+            state |= {
+                "step": torch.tensor(0.0),
+                "momentum": torch.zeros_like(gradient),
+            }  # AdamW expects a step
         state["step"] += 1
         momentum = state["momentum"]
         momentum.lerp_(gradient, 1 - _MOMENTUM)
@@ -61,7 +67,8 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Newton-Schulz steps: (n, m) with its singular values brought near 1 (between about 0.7 and 1.2).
+    """Newton-Schulz steps: (n, m) with its singular values brought near 1 (between about 0.7 and
+    1.2).
 
     >>> orthogonal(torch.diag(torch.tensor([3.0, 1.0]))).diagonal().round().tolist()
     [1.0, 1.0]

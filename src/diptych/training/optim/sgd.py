@@ -1,4 +1,5 @@
-"""SGD with momentum, torch's: the momentum is the first of the recipe's betas, the second and eps are not used."""
+"""SGD with momentum, torch's: the momentum is the first of the recipe's betas, the second and eps
+are not used."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""CLOSE: the loss against a slow reference, the sheet's anchors, tasks by roles, what is fitted, what a run writes."""
+"""CLOSE: the loss against a slow reference, the sheet's anchors, tasks by roles, what is fitted,
+what a run writes."""
 
 import json
 from dataclasses import replace
@@ -57,7 +58,9 @@ def reference(made, batch):
     for row in range(len(batch)):
         raw = [
             encoder.project_text(encoder.encode_text(ids[None, :n], n[None]).pooled)[0]
-            for ids, n in zip(batch.texts["source"].ids[row], batch.texts["source"].lengths[row], strict=True)
+            for ids, n in zip(
+                batch.texts["source"].ids[row], batch.texts["source"].lengths[row], strict=True
+            )
             if n
         ]
         z = sum(raw) / len(raw)
@@ -70,7 +73,9 @@ def reference(made, batch):
             n = batch.texts["context"].lengths[row]
             q = batch.texts["context"].ids[row, :, 1 : int(n)]
         memory, _ = lm.read(soft, q, None if n is None else n - 1)
-        for ids, n in zip(batch.texts["target"].ids[row], batch.texts["target"].lengths[row], strict=True):
+        for ids, n in zip(
+            batch.texts["target"].ids[row], batch.texts["target"].lengths[row], strict=True
+        ):
             for at in range(1, int(n)):
                 hidden = lm(ids[None, :at], memory=memory)
                 total -= float(log_softmax(lm.logits(hidden[0, -1]), -1)[ids[at]].detach())
@@ -83,7 +88,11 @@ def reference(made, batch):
     [
         ([("caption", "a red circle")], {}),
         (
-            [("caption", "a red bar"), ("caption", "a pink circle on the left"), ("caption", "a bar")],
+            [
+                ("caption", "a red bar"),
+                ("caption", "a pink circle on the left"),
+                ("caption", "a bar"),
+            ],
             {"target": "caption"},
         ),
         (
@@ -99,7 +108,10 @@ def reference(made, batch):
             ],
             {"context": "question", "target": "answer", "sources": 5},
         ),
-        ([("caption", "a red bar"), ("article", "a bar of red on the left")], {"context": "article"}),
+        (
+            [("caption", "a red bar"), ("article", "a bar of red on the left")],
+            {"context": "article"},
+        ),
     ],
     ids=["single", "multiple", "answers", "news"],
 )
@@ -134,7 +146,8 @@ def test_noise_follows_the_width_and_is_drawn_anew_each_time_a_sample_is_seen():
     loader = Loader(Toy(8), made.views(Stage()), Shuffled(), 8, steps=10)
     first, second = (next(iter(loader.epoch(epoch))) for epoch in (0, 1))
     noise = {
-        epoch: dict(zip(each.keys, each.fields["noise"], strict=True)) for epoch, each in ((0, first), (1, second))
+        epoch: dict(zip(each.keys, each.fields["noise"], strict=True))
+        for epoch, each in ((0, first), (1, second))
     }
     assert not any(torch.equal(noise[0][key], noise[1][key]) for key in noise[0])
     quiet = Loader(Toy(8), made.views(Stage()), Shuffled(), 8, steps=None)
@@ -151,7 +164,9 @@ def test_several_texts_are_averaged_before_they_are_made_unit():
     encoder = made.model.encoder
     encoder.text_projection = Given()
     encoder.encode_text = lambda ids, lengths: type("Encoded", (), {"pooled": rows[ids[:, 0]]})
-    found = made.model.of_texts(torch.tensor([[[0], [1]], [[1], [0]]]), torch.tensor([[1, 1], [1, 0]]))
+    found = made.model.of_texts(
+        torch.tensor([[[0], [1]], [[1], [0]]]), torch.tensor([[1, 1], [1, 0]])
+    )
     torch.testing.assert_close(found[0], torch.tensor([0.894427, 0.447214]))
     torch.testing.assert_close(found[1], torch.tensor([0.0, 1.0]))  # the second text is none
     assert not torch.allclose(found[0], normalize(torch.tensor([1.0, 1.0]), dim=0))
@@ -162,14 +177,21 @@ def test_images_pass_through_no_noise():
     assert [view.gives[0] for view in made.views(Stage())] == ["images.main", "texts.target"]
     assert len(made.stages()) == 1  # nothing is fitted
     batch = batch_of(made, Toy(32))
-    torch.testing.assert_close(made._vectors(batch), made.model.encoder.embed_images(batch.image.flat).detach())
+    torch.testing.assert_close(
+        made._vectors(batch), made.model.encoder.embed_images(batch.image.flat).detach()
+    )
     answers = method(train_on="images", context="question", target="answer")
     assert not any("caption" in name for name in answers.needs(Stage()))
 
 
 def test_the_rate_falls_linearly_to_nothing():
     recipe = CLOSE.presets["paper"].recipe
-    assert (recipe.lr, recipe.betas, recipe.weight_decay, recipe.batch_size) == (3e-4, (0.9, 0.999), 0.0, 128)
+    assert (recipe.lr, recipe.betas, recipe.weight_decay, recipe.batch_size) == (
+        3e-4,
+        (0.9, 0.999),
+        0.0,
+        128,
+    )
     for step in (0, 30, 100):
         rate = recipe.lr * factor(step, 100, schedule=recipe.schedule, warmup=recipe.warmup)
         assert rate == pytest.approx(3e-4 * (100 - step) / 100)
@@ -194,7 +216,9 @@ def test_a_gap_layer_is_fitted_to_all_pairs_before_training(tmp_path, spec):
     ids, lengths = batch_of(made, toy, 40, None).texts["source"].flat
     keys = batch_of(made, toy, 40, None).keys
     texts = model.of_texts(ids[:, None], lengths[:, None])
-    pixels = torch.stack([model.image.preprocess(toy[int(key)].images["main"].decode()) for key in keys])
+    pixels = torch.stack(
+        [model.image.preprocess(toy[int(key)].images["main"].decode()) for key in keys]
+    )
     expected = method(gap=spec).model.gap
     expected.fit(model.eval().of_images(pixels).numpy(), texts.numpy())
     for name, value in expected.named_buffers():
@@ -207,7 +231,11 @@ def test_a_gap_layer_is_fitted_to_all_pairs_before_training(tmp_path, spec):
 
 def test_pairs_that_are_not_given_are_asked_for(tmp_path):
     engine = Engine(
-        method(gap="mean"), CLOSE.presets["small"].recipe, {"train": Toy(16)}, tmp_path, Options(quiet=True)
+        method(gap="mean"),
+        CLOSE.presets["small"].recipe,
+        {"train": Toy(16)},
+        tmp_path,
+        Options(quiet=True),
     )
     with pytest.raises(InputError, match="--data pairs=SOURCE"):
         engine.run()
@@ -238,7 +266,9 @@ def test_log_prob_sums_to_what_is_generated():
     found = model.log_prob(random_images(3), written)
     assert found.shape == (3,)
     assert bool((found < 0).all())
-    torch.testing.assert_close(model.log_prob(random_images(3), [text.upper() for text in written]), found)
+    torch.testing.assert_close(
+        model.log_prob(random_images(3), [text.upper() for text in written]), found
+    )
     by_one = model.log_prob(random_images(3), written, batch_size=1)
     torch.testing.assert_close(by_one, found, atol=1e-4, rtol=1e-4)
     assert not torch.equal(model.log_prob(random_images(3), written, ["red", "blue", "bar"]), found)
@@ -250,7 +280,9 @@ def test_texts_pass_the_gap_layer_and_images_do_not():
     texts = ["a red circle", "a blue bar"]
     moved = normalize(model.embed_texts(texts) + made.model.gap.shift, dim=1)
     torch.testing.assert_close(model._vectors(None, texts, 8, False), moved)
-    torch.testing.assert_close(model._vectors(random_images(2), None, 8, False), model.embed_images(random_images(2)))
+    torch.testing.assert_close(
+        model._vectors(random_images(2), None, 8, False), model.embed_images(random_images(2))
+    )
 
 
 def test_what_does_not_fit_is_refused():
@@ -288,18 +320,31 @@ def t5_folder(folder):
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(
         tokenizers.models.WordLevel(
-            {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "red": 4, "bar": 5, "Red": 6}, unk_token="<unk>"
+            {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "red": 4, "bar": 5, "Red": 6},
+            unk_token="<unk>",
         )
     )
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    words.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=32
+        tokenizer_object=words,
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=32,
     )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.T5Config(
-        vocab_size=8, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0
+        vocab_size=8,
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
     )
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder
@@ -315,7 +360,9 @@ def test_a_t5_of_a_folder_is_trained_with_its_own_words_and_rebuilt_without_it(t
     made.loss(made.encode(batch, AT), batch, AT).total.backward()
     before = trained(made).log_prob(random_images(3), ["a bar"] * 3)
     model = made.model
-    described = describe("close", {"lm": f"t5:{folder}"}, model, made.make.tokenizer, model.image.preprocess)
+    described = describe(
+        "close", {"lm": f"t5:{folder}"}, model, made.make.tokenizer, model.image.preprocess
+    )
     save_model(tmp_path / "run", json.loads(json.dumps(described)), model.state_dict())
     folder.rename(tmp_path / "moved")
     again = load(tmp_path / "run")
@@ -343,4 +390,7 @@ def test_an_epoch_meets_each_caption_where_it_is_written_of_its_own_vector():
     ):
         made = method(**config)
         assert len(made.samples(Stage(), "train", source)) == count, config
-    assert len(method().samples(Stage(name="fit", optimize=False, prepare=print), "pairs", source)) == 4
+    assert (
+        len(method().samples(Stage(name="fit", optimize=False, prepare=print), "pairs", source))
+        == 4
+    )

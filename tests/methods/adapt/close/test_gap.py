@@ -10,7 +10,9 @@ from diptych.methods.adapt.close.gap import KINDS, gap, usual_noise
 
 
 def unit(count, width, seed=0):
-    return normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return normalize(
+        torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
 
 
 def draws(count, width, n=1, seed=1):
@@ -18,7 +20,8 @@ def draws(count, width, n=1, seed=1):
 
 
 @pytest.mark.parametrize(
-    ("width", "noise", "cosine"), [(512, 0.08, 0.4835), (768, 0.04, 0.6698), (768, 0.08, 0.4112), (768, 0.12, 0.2880)]
+    ("width", "noise", "cosine"),
+    [(512, 0.08, 0.4835), (768, 0.04, 0.6698), (768, 0.08, 0.4112), (768, 0.12, 0.2880)],
 )
 def test_noise_turns_vectors_as_far_as_published(width, noise, cosine):
     z = unit(2000, width)
@@ -73,7 +76,9 @@ def test_a_random_shift_is_one_direction_of_its_length():
 def test_a_linear_map_is_the_least_squares_made_unit_before_the_noise():
     layer, images, texts = fitted("linear")
     ones = np.ones((200, 1))
-    solution, *_ = np.linalg.lstsq(np.hstack([texts.double().numpy(), ones]), images.double().numpy(), rcond=None)
+    solution, *_ = np.linalg.lstsq(
+        np.hstack([texts.double().numpy(), ones]), images.double().numpy(), rcond=None
+    )
     found = np.vstack([layer.weight.T.numpy(), layer.bias.numpy()[None]])
     np.testing.assert_allclose(found, solution, atol=1e-4)
     moved = normalize(texts @ layer.weight.T + layer.bias, dim=1)

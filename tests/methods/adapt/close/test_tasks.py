@@ -1,4 +1,5 @@
-"""Tasks told in texts: which texts are read and written, views that draw the same, noise that hangs on places alone."""
+"""Tasks told in texts: which texts are read and written, views that draw the same, noise that hangs
+on places alone."""
 
 import numpy as np
 import pytest
@@ -74,7 +75,10 @@ def test_answers_belong_to_the_question_before_or_in_order():
         for text, role in (("a?", "question"), ("b?", "question"), ("1", "answer"), ("2", "answer"))
     ]
     assert [(q.text, a) for q, a in answered(sample(*first))] == [("a?", ["1"]), ("b?", ["2"])]
-    assert [(q.text, a) for q, a in answered(sample(*ASKED))] == [("what?", ["Cat", "cat", "dog"]), ("who?", ["me"])]
+    assert [(q.text, a) for q, a in answered(sample(*ASKED))] == [
+        ("what?", ["Cat", "cat", "dog"]),
+        ("who?", ["me"]),
+    ]
     with pytest.raises(BadSample, match="unpaired"):
         answered(sample(*first[:3]))
 
@@ -112,17 +116,26 @@ def test_views_of_one_task_draw_the_same_and_fill_up_with_nothing():
 def test_noise_hangs_on_places_alone():
     views = [NoiseView(shape=(2, 5))]
     whole = next(iter(Loader(Toy(8), views, Shuffled(), 8, steps=9).epoch(0)))
-    halves = [next(iter(Loader(Toy(8), views, Shuffled(), 8, steps=9, rank=rank, ranks=2).epoch(0))) for rank in (0, 1)]
+    halves = [
+        next(iter(Loader(Toy(8), views, Shuffled(), 8, steps=9, rank=rank, ranks=2).epoch(0)))
+        for rank in (0, 1)
+    ]
     assert torch.equal(whole.fields["noise"], torch.cat([half.fields["noise"] for half in halves]))
     view = NoiseView(shape=(2, 5))
-    many = torch.cat([view(None, np.random.default_rng(seed), 0.1)["fields.noise"] for seed in range(400)])
+    many = torch.cat(
+        [view(None, np.random.default_rng(seed), 0.1)["fields.noise"] for seed in range(400)]
+    )
     assert float(many.mean()) == pytest.approx(0, abs=0.06)
     assert float(many.std()) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"sources": 0}, "at least 1"), ({"target": "answer"}, "context=question"), ({"source": ""}, "name a target")],
+    [
+        ({"sources": 0}, "at least 1"),
+        ({"target": "answer"}, "context=question"),
+        ({"source": ""}, "name a target"),
+    ],
 )
 def test_tasks_that_ask_for_nothing_are_refused(options, message):
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,5 @@
-"""Concepts in the place of a text tower's output: identities, what is stored, which names can be given."""
+"""Concepts in the place of a text tower's output: identities, what is stored, which names can be
+given."""
 
 import pytest
 import torch
@@ -51,7 +52,9 @@ def test_the_gradient_is_the_sheets_and_orthogonal_to_its_concept():
     loss.backward()
     torch.testing.assert_close(logits, torch.full((1, 2), 7.071068))
     assert loss.item() == pytest.approx(0.693147, abs=1e-6)
-    torch.testing.assert_close(E.grad, torch.tensor([[0.0, -3.535534], [1.767767, 0.0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        E.grad, torch.tensor([[0.0, -3.535534], [1.767767, 0.0]]), atol=1e-5, rtol=0
+    )
 
 
 def test_the_models_gradient_is_the_formulas():
@@ -86,11 +89,14 @@ def test_a_longer_concept_gives_the_same_logits_and_a_smaller_gradient():
 
 
 def test_of_one_image_a_class_the_minimum_lies_beside_the_image():
-    """C = 3, s = 5: E_c = x_c has loss .013386, the minimiser x_c - mean(x) .004371 at a cosine of .816497."""
+    """C = 3, s = 5: E_c = x_c has loss .013386, the minimiser x_c - mean(x) .004371 at a cosine of
+    .816497."""
     x, y, s = torch.eye(3), torch.arange(3), 5.0
     assert logits_and_loss(x, x, y, s)[1].item() == pytest.approx(0.013386, abs=1e-6)
     E = x.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([E], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [E], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+    )
 
     def closure():
         optimizer.zero_grad()
@@ -186,11 +192,15 @@ def test_learnt_concepts_stand_beside_ordinary_names_as_long_as_the_text_tower_i
         mixed = model.text_features()
         plain = Classifier(model.encoder, model.tokenizer).eval()
         plain.set_classes(["a triangle"])
-        torch.testing.assert_close(mixed, torch.stack([plain.text_features()[0], learnt[2], learnt[0]]))
+        torch.testing.assert_close(
+            mixed, torch.stack([plain.text_features()[0], learnt[2], learnt[0]])
+        )
     model.leave_text()
     model.set_classes(["bar", "red circle"])
     torch.testing.assert_close(model.text_features(), learnt[[2, 0]])
-    with pytest.raises(InputError, match=r"'a triangle' is no concept that was learnt .*keep_text true"):
+    with pytest.raises(
+        InputError, match=r"'a triangle' is no concept that was learnt .*keep_text true"
+    ):
         model.set_classes(["bar", "a triangle"])
 
 

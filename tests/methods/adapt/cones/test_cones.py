@@ -1,4 +1,5 @@
-"""ConES: what learns in which stage, how concepts begin, what is stored; the contract of its two further tasks."""
+"""ConES: what learns in which stage, how concepts begin, what is stored; the contract of its two
+further tasks."""
 
 import json
 from dataclasses import replace
@@ -25,11 +26,24 @@ from diptych.training.run import build_method, run
 
 FIELDS = {"classify": ["images.main", "labels.class"], "detect": ["images.main", "boxes"],
           "generate": ["images.main", "labels.class", "texts.caption"]}  # fmt: skip
-HEADS = {"classify": {}, "detect": {"head": {"width": 32}}, "generate": {"head": {"size": 8, "width": 32, "depth": 1}}}
-ADAM = {"optimizer": "adamw", "lr": 0.05, "weight_decay": 0.0, "warmup": 0.0, "batch_size": 8, "steps": 3}
+HEADS = {
+    "classify": {},
+    "detect": {"head": {"width": 32}},
+    "generate": {"head": {"size": 8, "width": 32, "depth": 1}},
+}
+ADAM = {
+    "optimizer": "adamw",
+    "lr": 0.05,
+    "weight_decay": 0.0,
+    "warmup": 0.0,
+    "batch_size": 8,
+    "steps": 3,
+}
 
 
-def cones(task="classify", *, image="vit:image_size=32:patch=16:width=64:depth=2:pre_norm=true", **config):
+def cones(
+    task="classify", *, image="vit:image_size=32:patch=16:width=64:depth=2:pre_norm=true", **config
+):
     how = {"task": task, **HEADS[task], **config}
     return make_method(ConES, image=image, text="text:width=32:depth=2:heads=2", **how)
 
@@ -56,7 +70,10 @@ def test_only_concepts_learn_and_the_text_tower_is_gone(tmp_path):
 def test_it_begins_as_zero_shot_and_a_step_of_no_size_stays_there(tmp_path):
     """The sheet's ablation: concepts that are held are the names."""
     names = Toy(1, FIELDS["classify"]).schema()["labels.class"].classes
-    image, text = "vit:image_size=32:patch=16:width=64:depth=2:pre_norm=true", "text:width=32:depth=2:heads=2"
+    image, text = (
+        "vit:image_size=32:patch=16:width=64:depth=2:pre_norm=true",
+        "text:width=32:depth=2:heads=2",
+    )
     plain = method("fine_tune", image=image, tower=text, classes=names)
     made = cones()
     made.model.encoder.load_state_dict(plain.model.encoder.state_dict())
@@ -75,7 +92,8 @@ def test_the_second_stage_trains_the_vision_side_alone_where_concepts_are_held(t
         trained[stage.name] = {name for name, p in made.named_parameters() if p.requires_grad}
     assert trained["search"] == {"model.bank.vectors"}
     assert all(
-        name.startswith(("model.encoder.image.", "model.encoder.image_projection")) for name in trained["second"]
+        name.startswith(("model.encoder.image.", "model.encoder.image_projection"))
+        for name in trained["second"]
     )
     both = cones(second={"lr": 1e-3}, hold=False)
     optim.freeze(both, both.stages()[1].lr_scale)
@@ -92,7 +110,9 @@ def test_a_second_stage_without_rate_is_the_identity(tmp_path):
     with torch.no_grad():
         assert torch.equal(one.model.eval()(random_images()), two.model.eval()(random_images()))
     for name, value in one.model.state_dict().items():
-        torch.testing.assert_close(value, two.model.state_dict()[name], rtol=0, atol=1e-28)  # what was 0 may be 1e-30
+        torch.testing.assert_close(
+            value, two.model.state_dict()[name], rtol=0, atol=1e-28
+        )  # what was 0 may be 1e-30
 
 
 def test_concepts_may_begin_at_random_or_as_their_images(tmp_path):
@@ -117,7 +137,12 @@ def test_concepts_may_begin_at_random_or_as_their_images(tmp_path):
 
 
 def test_images_alone_are_enough_for_concepts_that_begin_as_images(tmp_path):
-    make = Make(image="vit:image_size=32:patch=16:width=64:depth=1", text="none", embed_dim=16, tokenizer=None)
+    make = Make(
+        image="vit:image_size=32:patch=16:width=64:depth=1",
+        text="none",
+        embed_dim=16,
+        tokenizer=None,
+    )
     engine(ConES(ConES.configure({"start": "images"}), make), tmp_path / "a").run()
     with pytest.raises(InputError, match="start=images"):
         engine(ConES(ConES.configure({}), make), tmp_path / "b")
@@ -192,7 +217,14 @@ def test_a_head_is_trained_once_and_used_for_any_concepts(head, tmp_path):
     assert first.encoder.text is not None  # it is needed for the next concepts
     recipe = {"steps": 2, "batch_size": 8}
     run(
-        resolve("cones", {"train": NEW}, preset="detect", init=str(head), recipe=recipe, options=TINY["options"]),
+        resolve(
+            "cones",
+            {"train": NEW},
+            preset="detect",
+            init=str(head),
+            recipe=recipe,
+            options=TINY["options"],
+        ),
         tmp_path / "run",
     )
     model: DetectorModel = load(tmp_path / "run")
@@ -203,13 +235,17 @@ def test_a_head_is_trained_once_and_used_for_any_concepts(head, tmp_path):
     stored = json.loads((tmp_path / "run" / "model.json").read_text())
     assert stored["tokenizer"] is None
     assert len(stored["kept"]["concepts"]["octopus"]) == len(model.delivered.bank.plan["octopus"])
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert {line["stage"] for line in lines if "stage" in line} == {"search"}
 
 
 def test_a_search_without_a_head_asks_for_what_trains_one(tmp_path):
     with pytest.raises(InputError, match="--data base=SOURCE"):
-        run(resolve("cones", {"train": NEW}, preset="detect", config=HEAD, **TINY), tmp_path / "run")
+        run(
+            resolve("cones", {"train": NEW}, preset="detect", config=HEAD, **TINY), tmp_path / "run"
+        )
 
 
 def test_scores_and_losses_come_from_the_same_rows():
@@ -268,5 +304,9 @@ def test_what_is_cached_cannot_vary_and_images_are_still_asked_for(tmp_path):
     tmp_path.joinpath("run").mkdir()
     with pytest.raises(InputError, match=r"has no images.main"):
         Engine(
-            made, replace(ConES.presets["small"].recipe, **ADAM), sources, tmp_path / "run", Options(quiet=True)
+            made,
+            replace(ConES.presets["small"].recipe, **ADAM),
+            sources,
+            tmp_path / "run",
+            Options(quiet=True),
         ).run()

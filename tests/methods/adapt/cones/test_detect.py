@@ -17,7 +17,9 @@ def grounding(names=NAMES, **how):
     made = method("coop")
     torch.manual_seed(0)
     encoder, tokenizer = made.model.encoder.eval(), made.model.tokenizer
-    model = ConceptDetector(encoder, tokenizer, "a photo of a {}.", head=HeadConfig(width=32), **how).eval()
+    model = ConceptDetector(
+        encoder, tokenizer, "a photo of a {}.", head=HeadConfig(width=32), **how
+    ).eval()
     side = TextSide(model.encoder, model.tokenizer, model.template)
     if names:
         model.learn(side.concepts(names, "name", model.count))

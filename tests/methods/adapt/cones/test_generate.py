@@ -16,7 +16,9 @@ SMALL = DenoiserConfig(size=8, patch=4, width=32, depth=1, heads=2, steps=20)
 def drawing(names=("red circle",)):
     made = method("coop")
     torch.manual_seed(0)
-    model = ConceptDrawer(made.model.encoder.eval(), made.model.tokenizer, "a photo of a {}.", SMALL).eval()
+    model = ConceptDrawer(
+        made.model.encoder.eval(), made.model.tokenizer, "a photo of a {}.", SMALL
+    ).eval()
     torch.nn.init.normal_(model.denoiser.out.weight, std=0.1)
     side = TextSide(model.encoder, model.tokenizer, model.template)
     model.learn(side.concepts(names, "prompt"))
@@ -26,12 +28,15 @@ def drawing(names=("red circle",)):
 
 
 class Linear(torch.nn.Module):
-    """A noise predictor A_t E of the sheet's convex case: linear in the rows, whatever the image."""
+    """A noise predictor A_t E of the sheet's convex case: linear in the rows, whatever the
+    image."""
 
     def __init__(self, rows, width, size):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.A = torch.randn(20, 3 * size * size, rows * width, generator=generator, dtype=torch.float64)
+        self.A = torch.randn(
+            20, 3 * size * size, rows * width, generator=generator, dtype=torch.float64
+        )
         self.size = size
 
     def noised(self, x, noise, time):
@@ -41,7 +46,9 @@ class Linear(torch.nn.Module):
         return x.double()
 
     def forward(self, x, time, rows, mask):
-        return (self.A[time] @ rows.flatten(1)[..., None])[..., 0].unflatten(1, (3, self.size, self.size))
+        return (self.A[time] @ rows.flatten(1)[..., None])[..., 0].unflatten(
+            1, (3, self.size, self.size)
+        )
 
 
 def test_of_a_linear_predictor_the_search_finds_the_least_squares():
@@ -55,7 +62,11 @@ def test_of_a_linear_predictor_the_search_finds_the_least_squares():
     x, time = torch.zeros(6, 3, 8, 8), torch.arange(6)
     noise = torch.randn(6, 3, 8, 8, generator=generator, dtype=torch.float64)
     optimizer = torch.optim.LBFGS(
-        [model.bank.vectors], max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+        [model.bank.vectors],
+        max_iter=300,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
     )
 
     def closure():
@@ -70,7 +81,9 @@ def test_of_a_linear_predictor_the_search_finds_the_least_squares():
     rows, _ = model.bank.as_text_embeddings()
     rest = noise.flatten() - torch.einsum("nlw,lw->n", A[:, stay], rows[0, stay].detach())
     solution = torch.linalg.lstsq(A[:, free].flatten(1), rest[:, None]).solution
-    torch.testing.assert_close(model.bank.vectors.detach().flatten(), solution.flatten(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        model.bank.vectors.detach().flatten(), solution.flatten(), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_painter_draws_by_name_and_seed():

@@ -10,7 +10,10 @@ from diptych.methods.adapt.cones.regions import box_terms, target_matrix, word_r
 
 def test_the_sheets_target_matrix():
     """Two regions, three rows: concept A has two rows, B one; region 0 is A, region 1 ground."""
-    assert target_matrix(torch.tensor([0, -1]), torch.tensor([0, 0, 1])).tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert target_matrix(torch.tensor([0, -1]), torch.tensor([0, 0, 1])).tolist() == [
+        [1, 1, 0],
+        [0, 0, 0],
+    ]
 
 
 def focal(logit, target, alpha, gamma):
@@ -53,15 +56,25 @@ def giou(a, b):
 
 
 def test_boxes_weigh_as_their_regions_are_central():
-    boxes = torch.tensor([[[0.0, 0, 0.5, 0.5], [0.1, 0.1, 0.9, 0.8], [0, 0, 1, 1]]], dtype=torch.float64)
-    wanted = torch.tensor([[[0.0, 0, 0.5, 1], [0.2, 0.1, 0.8, 0.9], [0, 0, 0.1, 0.1]]], dtype=torch.float64)
-    held, central = torch.tensor([[True, True, False]]), torch.tensor([[0.5, 1.0, 0.0]], dtype=torch.float64)
+    boxes = torch.tensor(
+        [[[0.0, 0, 0.5, 0.5], [0.1, 0.1, 0.9, 0.8], [0, 0, 1, 1]]], dtype=torch.float64
+    )
+    wanted = torch.tensor(
+        [[[0.0, 0, 0.5, 1], [0.2, 0.1, 0.8, 0.9], [0, 0, 0.1, 0.1]]], dtype=torch.float64
+    )
+    held, central = (
+        torch.tensor([[True, True, False]]),
+        torch.tensor([[0.5, 1.0, 0.0]], dtype=torch.float64),
+    )
     centre = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
     box, centrality = box_terms(boxes, centre, wanted, held, central)
     one, two = (1 - giou(boxes[0, n].tolist(), wanted[0, n].tolist()) for n in range(2))
     assert box.item() == pytest.approx((0.5 * one + 1.0 * two) / 1.5, abs=1e-6)
     p = centre.sigmoid()[0]
-    bce = [-(c * math.log(q) + (1 - c) * math.log(1 - q)) for c, q in zip([0.5, 1.0], p.tolist(), strict=False)]
+    bce = [
+        -(c * math.log(q) + (1 - c) * math.log(1 - q))
+        for c, q in zip([0.5, 1.0], p.tolist(), strict=False)
+    ]
     assert centrality.item() == pytest.approx(sum(bce) / 2)
 
 

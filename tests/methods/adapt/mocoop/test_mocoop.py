@@ -1,4 +1,5 @@
-"""MoCoOp: its identities with CoOp and with the templates, its loss in loops, names, routing, what learns."""
+"""MoCoOp: its identities with CoOp and with the templates, its loss in loops, names, routing, what
+learns."""
 
 import copy
 import json
@@ -62,7 +63,9 @@ def alter(made, seed=3):
 def test_the_sheets_two_groups_and_their_weights():
     weights = mixing(torch.tensor([[0.2, 1.0, -0.5, 0.6]]), 2)
     assert weights[0].tolist() == pytest.approx([0, 0.598688, 0, 0.401312], abs=1e-6)
-    assert weights.norm().item() == pytest.approx(0.720749, abs=1e-6)  # of two orthonormal texts: not made unit
+    assert weights.norm().item() == pytest.approx(
+        0.720749, abs=1e-6
+    )  # of two orthonormal texts: not made unit
     whole = torch.randn(3, 4)
     torch.testing.assert_close(mixing(whole, 4), whole.softmax(1))
 
@@ -75,8 +78,12 @@ def test_soft_prompts_begin_as_the_first_template_of_their_group_stop_included()
             expected = said(made, [templates[0].replace("{}", name) for name in NAMES])
             torch.testing.assert_close(group, expected, atol=1e-5, rtol=1e-5)
         hard = made.model.prototypes()
-    torch.testing.assert_close(texts[[0, 2]], hard[[0, 2]], atol=1e-5, rtol=1e-5)  # groups of one template: t = p
-    both = torch.stack([said(made, [t.replace("{}", name) for name in NAMES]) for t in GROUPS["this"]])
+    torch.testing.assert_close(
+        texts[[0, 2]], hard[[0, 2]], atol=1e-5, rtol=1e-5
+    )  # groups of one template: t = p
+    both = torch.stack(
+        [said(made, [t.replace("{}", name) for name in NAMES]) for t in GROUPS["this"]]
+    )
     torch.testing.assert_close(hard[1], normalize(both.mean(0), dim=1), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(texts[1], hard[1], atol=1e-3)
 
@@ -87,7 +94,9 @@ def test_the_correction_is_added_before_texts_are_made_unit():
     plain.model.context.data.copy_(made.model.context)
     model = plain.model
     which = torch.arange(len(model.ids))
-    pooled = model.encoder.encode_text(None, model.lengths, embeddings=model.embeddings(model.context, which)).pooled
+    pooled = model.encoder.encode_text(
+        None, model.lengths, embeddings=model.embeddings(model.context, which)
+    ).pooled
     raw = model.encoder.project_text(pooled)
     assert (raw.norm(dim=1) - 1).abs().min() > 0.1, "unit already: the order would not show"
     found = made.model.text_features()
@@ -100,10 +109,18 @@ def test_vectors_take_the_place_of_words_on_both_sides_and_of_no_other():
     counts = [len(words.ids("a")), len(words.ids("the")), len(words.ids("on a line"))]
     assert model.context.shape == (sum(counts), 32)
     rows, first = model.slots.unflatten(0, (3, len(NAMES))), 0
-    for group, (count, template) in enumerate(zip(counts, ("a {}.", "the {}.", "{} on a line."), strict=True)):
-        for slots, ids, name in zip(rows[group], model.ids.unflatten(0, (3, -1))[group], NAMES, strict=True):
+    for group, (count, template) in enumerate(
+        zip(counts, ("a {}.", "the {}.", "{} on a line."), strict=True)
+    ):
+        for slots, ids, name in zip(
+            rows[group], model.ids.unflatten(0, (3, -1))[group], NAMES, strict=True
+        ):
             assert [int(slot) for slot in slots if slot >= 0] == list(range(first, first + count))
-            kept = [int(token) for token, slot in zip(ids, slots, strict=True) if slot < 0 and int(token) != words.pad]
+            kept = [
+                int(token)
+                for token, slot in zip(ids, slots, strict=True)
+                if slot < 0 and int(token) != words.pad
+            ]
             named = words.ids(f"a {name}.")[len(words.ids("a")) :]
             assert kept == [*words.before, *named, *words.after], template
         first += count
@@ -119,7 +136,9 @@ def test_one_group_is_coop_from_the_same_template():
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     ours.backward()
     theirs.backward()
-    torch.testing.assert_close(one.model.context.grad, coop.model.context.grad, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        one.model.context.grad, coop.model.context.grad, atol=1e-3, rtol=1e-3
+    )
 
 
 def test_equal_prompts_are_one_whatever_the_router_says():
@@ -127,7 +146,11 @@ def test_equal_prompts_are_one_whatever_the_router_says():
     with torch.no_grad():
         same.model.context.copy_(same.model.context[:1].expand_as(same.model.context))
         texts = same.model.text_features()
-        expected = same.model.encoder.logit_scale() * same.model.image_features(random_images()) @ texts[0].T
+        expected = (
+            same.model.encoder.logit_scale()
+            * same.model.image_features(random_images())
+            @ texts[0].T
+        )
         torch.testing.assert_close(same.model(random_images()), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -142,7 +165,9 @@ def test_the_order_of_groups_changes_no_logit():
         turned.model.correction.copy_(made.model.correction)
         turned.model.router.weight.copy_(made.model.router.weight[order])
         turned.model.router.bias.copy_(made.model.router.bias[order])
-        torch.testing.assert_close(turned.model(random_images()), made.model(random_images()), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            turned.model(random_images()), made.model(random_images()), atol=1e-4, rtol=1e-4
+        )
     assert firsts[0] == 0
     assert losses(turned).total.item() == pytest.approx(losses(made).total.item(), rel=1e-4)
 
@@ -154,7 +179,9 @@ def test_all_groups_are_the_soft_ensemble_of_their_texts():
         mixture = torch.einsum("ng,gce->nce", made.model.router(x).softmax(1), texts)
         expected = made.model.encoder.logit_scale() * torch.einsum("ne,nce->nc", x, mixture)
         torch.testing.assert_close(made.model(random_images()), expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(made.model.class_features(random_images()), mixture, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            made.model.class_features(random_images()), mixture, atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize(("count", "temperature"), [(6, None), (6, 0.1), (2, None)])
@@ -214,7 +241,11 @@ def test_the_target_of_the_gate_carries_no_gradient_and_its_scores_do():
         made.model.router(image),
         torch.einsum("be,gbe->bg", image, made.model.prototypes()[:, [0, 1, 2] * 2]),
     )
-    target = (near + 10 * torch.zeros_like(near).scatter(1, near.topk(2, dim=1).indices, 1)).softmax(1).detach()
+    target = (
+        (near + 10 * torch.zeros_like(near).scatter(1, near.topk(2, dim=1).indices, 1))
+        .softmax(1)
+        .detach()
+    )
     [expected] = torch.autograd.grad(cross_entropy(scores, target), image)
     torch.testing.assert_close(image.grad, expected, atol=1e-6, rtol=1e-4)
 
@@ -226,7 +257,9 @@ def test_names_of_other_classes_teach_the_texts_alone():
     assert made.model(random_images()).shape == (4, 3)
     assert made.model.prototypes().shape == (3, 4, 32)
     plain = mocoop()
-    torch.testing.assert_close(made.model(random_images()), plain.model(random_images()), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        made.model(random_images()), plain.model(random_images()), atol=1e-4, rtol=1e-4
+    )
     ours, theirs = losses(made).terms, losses(plain).terms
     for name in ("classes", "gate"):
         assert ours[name].item() == pytest.approx(theirs[name].item(), abs=1e-4)
@@ -244,7 +277,9 @@ def test_new_names_have_the_same_prompts_and_prototypes_of_their_own():
         torch.testing.assert_close(
             made.model.text_features()[:, 1], one.model.text_features()[:, 0], atol=1e-5, rtol=1e-5
         )
-        torch.testing.assert_close(made.model.prototypes()[:, 1], before[:, 0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            made.model.prototypes()[:, 1], before[:, 0], atol=1e-5, rtol=1e-5
+        )
     assert not made.model.prototypes().requires_grad
 
 
@@ -253,7 +288,11 @@ def test_what_learns_and_at_which_rate():
     [stage] = made.stages()
     optim.freeze(made, stage.lr_scale)
     groups = optim.build(made, made.presets["small"].recipe, stage.lr_scale).param_groups
-    rates = {name.removeprefix("model."): group["multiplier"] for group in groups for name in group["names"]}
+    rates = {
+        name.removeprefix("model."): group["multiplier"]
+        for group in groups
+        for name in group["names"]
+    }
     norms = {
         f"encoder.image.transformer.layers.{at}.norm{one}.{part}"
         for at in range(3)
@@ -275,7 +314,12 @@ def test_as_many_numbers_are_learnt_as_the_sheet_says():
         made = cls(cls.configure({}), Make(**CLIP_B16, tokenizer=words))
     soft = sum(
         len(words.ids(text))
-        for text in ("a photo of a", "a photo of many", "a low resolution photo of a", "a good photo of a")
+        for text in (
+            "a photo of a",
+            "a photo of many",
+            "a low resolution photo of a",
+            "a good photo of a",
+        )
     )
     assert soft == 4 + 4 + 6 + 5
     assert learnt(made) == soft * 512 + 512 + (512 * 4 + 4) + 12 * 2 * 2 * 768
@@ -283,7 +327,9 @@ def test_as_many_numbers_are_learnt_as_the_sheet_says():
 
 def test_images_keep_all_their_patches_while_the_norms_learn():
     made = method(
-        "mocoop", templates=GROUPS, image="vit:image_size=32:patch=8:width=64:depth=2:pre_norm=true:patch_dropout=0.5"
+        "mocoop",
+        templates=GROUPS,
+        image="vit:image_size=32:patch=8:width=64:depth=2:pre_norm=true:patch_dropout=0.5",
     )
     calm = made.encode(batch_of(), AT)["image"]
     torch.testing.assert_close(made.train().encode(batch_of(), AT)["image"], calm)
@@ -297,7 +343,9 @@ def test_images_are_told_their_groups():
         assert len(told) == 2
         assert told[0][1] >= told[1][1] > 0
         assert sum(share for _, share in told) == pytest.approx(1, abs=1e-6)
-        assert dict(told) == pytest.approx({name: w for name, w in zip(GROUPS, row.tolist(), strict=True) if w})
+        assert dict(told) == pytest.approx(
+            {name: w for name, w in zip(GROUPS, row.tolist(), strict=True) if w}
+        )
     assert copy.copy(model).class_logits(random_images()).shape == (4, 3)
 
 
@@ -321,7 +369,13 @@ def test_a_run_keeps_the_templates_and_not_the_name_of_their_file(tmp_path):
         ({"groups": {"one": "a {}."}}, "no groups of templates"),
         ({"groups": {"one": ["{}."]}, "k": 1}, "nothing to learn"),
         ({"image": "conv:image_size=32:widths=(16,32):depths=(1,1)"}, "set norms=0"),
-        ({"groups": {"one": ["a {}.", "a {} which is very, very, very far away from here."]}, "k": 1}, "does not fit"),
+        (
+            {
+                "groups": {"one": ["a {}.", "a {} which is very, very, very far away from here."]},
+                "k": 1,
+            },
+            "does not fit",
+        ),
     ],
 )
 def test_bad_options_are_refused(config, said):

@@ -1,4 +1,5 @@
-"""Routing and grouped texts: the sheet's figures, loops, gradients, and what must not change anything."""
+"""Routing and grouped texts: the sheet's figures, loops, gradients, and what must not change
+anything."""
 
 import math
 
@@ -24,8 +25,12 @@ def test_the_sheets_target_and_its_cross_entropy():
     assert gate_loss(R, Q).item() == pytest.approx(1.997800, abs=1e-6)
     entropy = -(target * target.log()).sum().item()
     assert entropy == pytest.approx(0.693537, abs=1e-6)
-    assert gate_loss(target.log(), Q).item() == pytest.approx(entropy, abs=1e-12)  # the least there is
-    assert gate_target(Q, bump=0.0)[0].tolist() == pytest.approx([0.269995, 0.244302, 0.264649, 0.221054], abs=1e-6)
+    assert gate_loss(target.log(), Q).item() == pytest.approx(
+        entropy, abs=1e-12
+    )  # the least there is
+    assert gate_target(Q, bump=0.0)[0].tolist() == pytest.approx(
+        [0.269995, 0.244302, 0.264649, 0.221054], abs=1e-6
+    )
     assert gate_loss(R, Q, bump=0.0).item() == pytest.approx(1.552729, abs=1e-6)
 
 
@@ -40,7 +45,9 @@ def test_the_sheets_floor_of_the_text_loss():
 
 
 def test_a_text_at_its_prototype_is_not_at_rest():
-    p = F.normalize(torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]], dtype=torch.float64), dim=-1)
+    p = F.normalize(
+        torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]], dtype=torch.float64), dim=-1
+    )
     assert grouped_texts(p, p).item() == pytest.approx(0.802107, abs=1e-6)
     angles = torch.linspace(-math.pi, math.pi, 20001, dtype=torch.float64)
     cosines = torch.stack([angles.cos(), angles.sin()], 1) @ p[0].T
@@ -50,7 +57,12 @@ def test_a_text_at_its_prototype_is_not_at_rest():
 
 @pytest.mark.parametrize("temperature", [None, 0.07])
 def test_losses_are_those_of_loops(temperature):
-    t, p, scores, near = draw(3, 4, 5), draw(3, 4, 5, seed=1), draw(6, 3, norm=False), draw(6, 3, seed=2, norm=False)
+    t, p, scores, near = (
+        draw(3, 4, 5),
+        draw(3, 4, 5, seed=1),
+        draw(6, 3, norm=False),
+        draw(6, 3, seed=2, norm=False),
+    )
     total = 0.0
     for g in range(3):
         for c in range(4):
@@ -62,8 +74,13 @@ def test_losses_are_those_of_loops(temperature):
         q = near[b].tolist()
         for g in sorted(range(3), key=lambda g: -q[g])[:2]:
             q[g] += 10
-        sums = sum(math.exp(value) for value in q), sum(math.exp(value) for value in scores[b].tolist())
-        total -= sum(math.exp(q[g]) / sums[0] * (scores[b, g].item() - math.log(sums[1])) for g in range(3))
+        sums = (
+            sum(math.exp(value) for value in q),
+            sum(math.exp(value) for value in scores[b].tolist()),
+        )
+        total -= sum(
+            math.exp(q[g]) / sums[0] * (scores[b, g].item() - math.log(sums[1])) for g in range(3)
+        )
     assert gate_loss(scores, near).item() == pytest.approx(total / 6, abs=1e-9)
 
 
@@ -78,17 +95,27 @@ def test_gradients_are_right_and_none_reaches_the_target():
 
 
 def test_the_order_of_groups_and_of_classes_changes_nothing():
-    t, p, scores, near = draw(3, 4, 5), draw(3, 4, 5, seed=1), draw(6, 3, norm=False), draw(6, 3, seed=2)
+    t, p, scores, near = (
+        draw(3, 4, 5),
+        draw(3, 4, 5, seed=1),
+        draw(6, 3, norm=False),
+        draw(6, 3, seed=2),
+    )
     groups, classes = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
     turned = grouped_texts(t[groups][:, classes], p[groups][:, classes])
     torch.testing.assert_close(turned, grouped_texts(t, p))
-    torch.testing.assert_close(gate_loss(scores[:, groups], near[:, groups]), gate_loss(scores, near))
+    torch.testing.assert_close(
+        gate_loss(scores[:, groups], near[:, groups]), gate_loss(scores, near)
+    )
 
 
 def test_another_group_is_no_class():
     """Prototypes softmax inside a group: equal ones in another group cost nothing."""
     p = torch.eye(3, dtype=torch.float64)
-    once, twice = grouped_texts(p[None], p[None], 0.1), grouped_texts(p.expand(2, 3, 3), p.expand(2, 3, 3), 0.1)
+    once, twice = (
+        grouped_texts(p[None], p[None], 0.1),
+        grouped_texts(p.expand(2, 3, 3), p.expand(2, 3, 3), 0.1),
+    )
     torch.testing.assert_close(once, twice)
 
 

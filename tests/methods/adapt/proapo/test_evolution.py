@@ -1,4 +1,5 @@
-"""Evolution of sets: no set is scored twice, the best never gets worse, operators do what the paper says."""
+"""Evolution of sets: no set is scored twice, the best never gets worse, operators do what the paper
+says."""
 
 import numpy as np
 import pytest
@@ -90,7 +91,9 @@ def test_a_parent_that_holds_the_whole_library_has_no_children():
 
 def test_a_library_of_one_gives_that_one():
     archive = singles([7.0], of=1)
-    assert evolve(archive, lambda rows, origin: np.zeros(len(rows)), space(1), Operators(), rng(), 4).tolist() == [True]
+    assert evolve(
+        archive, lambda rows, origin: np.zeros(len(rows)), space(1), Operators(), rng(), 4
+    ).tolist() == [True]
     assert len(archive.rows) == 1
 
 
@@ -134,7 +137,9 @@ def test_elements_that_are_not_free_stay_and_no_owner_is_left_empty():
         assert not rows[:, [2, 7, 8, 10, 11]].any()
         assert rows[:, :3].any(1).all()
         assert rows[:, 3:6].any(1).all()
-    assert 10 < seen == len(np.unique(archive.rows, axis=0)) - 1 < 3 * 7  # the size of the search space
+    assert (
+        10 < seen == len(np.unique(archive.rows, axis=0)) - 1 < 3 * 7
+    )  # the size of the search space
 
 
 def test_children_come_with_the_parent_that_they_differ_from_in_free_elements_only():

@@ -30,7 +30,9 @@ def test_cross_entropy_breaks_a_tie_of_accuracy():
     found = fitness(torch.stack([NEAR, FAR]), Y)
     assert found.top1.tolist() == [100, 100]
     assert found.fitness == pytest.approx([45.0958, 49.6402], abs=1e-4)
-    entropy = fitness(torch.stack([NEAR, FAR]), Y, weights=Weights(top1=0.0, cross_entropy=-1.0)).fitness
+    entropy = fitness(
+        torch.stack([NEAR, FAR]), Y, weights=Weights(top1=0.0, cross_entropy=-1.0)
+    ).fitness
     assert entropy == pytest.approx([0.490420, 0.035976], abs=1e-6)
 
 
@@ -44,7 +46,9 @@ def test_it_is_the_papers_form_times_fifty():
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     accuracy = (logits.argmax(2) == labels).double().mean(1)
     likelihood = logits.log_softmax(2)[:, torch.arange(7), labels].mean(1)  # H, with alpha = 0.2
-    assert fitness(logits, labels).fitness == pytest.approx((50 * (accuracy + 0.2 * likelihood)).numpy())
+    assert fitness(logits, labels).fitness == pytest.approx(
+        (50 * (accuracy + 0.2 * likelihood)).numpy()
+    )
 
 
 def test_similarity_and_tolerance_are_as_published():
@@ -65,7 +69,9 @@ def slow(images, labels, classes, logit_scale, weights):
         hits5 += rank <= 5
         cost += math.log(sum(math.exp(value) for value in logits)) - logits[y]
     pairs = sum(
-        (float(classes[i] @ classes[j]) - (i == j)) ** 2 for i in range(len(classes)) for j in range(i, len(classes))
+        (float(classes[i] @ classes[j]) - (i == j)) ** 2
+        for i in range(len(classes))
+        for j in range(i, len(classes))
     )
     n = len(images)
     found = weights.top1 * 100 * hits1 / n + weights.top5 * 100 * hits5 / n

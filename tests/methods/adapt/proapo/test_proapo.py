@@ -35,7 +35,9 @@ def proapo_method(**config):
 @pytest.fixture
 def sentences(tmp_path):
     path = tmp_path / "sentences.json"
-    content = {name: [f"A {name} circle.", "It is a thing.", f"A bar beside {name}."] for name in COLOURS}
+    content = {
+        name: [f"A {name} circle.", "It is a thing.", f"A bar beside {name}."] for name in COLOURS
+    }
     path.write_text(json.dumps(content), encoding="utf-8")
     return str(path)
 
@@ -62,7 +64,9 @@ def encoded(method, prompts):
 def training_images(method):
     """The embeddings of the training images, and their labels."""
     toy = SOURCES["train"]
-    pixels = torch.stack([method.model.image.preprocess(toy[i].images["main"].decode()) for i in range(16)])
+    pixels = torch.stack(
+        [method.model.image.preprocess(toy[i].images["main"].decode()) for i in range(16)]
+    )
     with torch.no_grad():
         return method.model.eval().image_features(pixels), torch.arange(16) % 8
 
@@ -73,7 +77,9 @@ def test_what_is_logged_is_the_fitness_of_the_prompts_that_are_delivered(tmp_pat
     model = method.deliver()
     images, labels = training_images(method)
     stages = {
-        "templates": [[template.replace("{}", name) for template in model.templates] for name in COLOURS],
+        "templates": [
+            [template.replace("{}", name) for template in model.templates] for name in COLOURS
+        ],
         "descriptions": [model.prompts_of(name) for name in COLOURS],
     }
     for stage, prompts in stages.items():
@@ -81,7 +87,9 @@ def test_what_is_logged_is_the_fitness_of_the_prompts_that_are_delivered(tmp_pat
         top1 = 100 * (logits.argmax(1) == labels).float().mean()
         expected = 0.5 * top1 - 10 * cross_entropy(logits, labels)
         assert -losses(tmp_path / "run", stage)[-1] == pytest.approx(float(expected), abs=1e-3)
-    torch.testing.assert_close(model.text_features(), encoded(method, stages["descriptions"]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.text_features(), encoded(method, stages["descriptions"]), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_best_never_gets_worse_and_runs_repeat_by_their_seed(tmp_path, sentences):
@@ -98,7 +106,9 @@ def test_the_best_never_gets_worse_and_runs_repeat_by_their_seed(tmp_path, sente
 
 def test_templates_that_cost_the_top1_of_two_classes_are_not_searched(tmp_path, monkeypatch):
     seen = {}
-    method = proapo_method(templates="a photo of a {}. | one {} | two {} | three {} | four {}", most=3)
+    method = proapo_method(
+        templates="a photo of a {}. | one {} | two {} | three {} | four {}", most=3
+    )
 
     def evolve(archive, score, space, *rest):
         seen["free"] = space.free
@@ -110,7 +120,13 @@ def test_templates_that_cost_the_top1_of_two_classes_are_not_searched(tmp_path, 
     scores = SimpleNamespace(top1=top1, fitness=np.array([1.0, 9.0, 99.0, 3.0, 2.0]))
     monkeypatch.setattr(PromptScorer, "score", lambda self, classes: scores)
     engine(tmp_path / "run", method).run()
-    assert seen["free"].tolist() == [False, True, False, True, True]  # the third costs too much, and `most` is three
+    assert seen["free"].tolist() == [
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]  # the third costs too much, and `most` is three
     assert sorted(seen["first"].tolist()) == [1, 3, 4]
 
 
@@ -134,7 +150,10 @@ def test_words_for_the_classes_enlarge_the_library():
 
 def test_without_sentences_there_is_one_stage():
     assert [stage.name for stage in proapo_method().stages()] == ["templates"]
-    assert [stage.name for stage in proapo_method(synonyms="s.json").stages()] == ["templates", "descriptions"]
+    assert [stage.name for stage in proapo_method(synonyms="s.json").stages()] == [
+        "templates",
+        "descriptions",
+    ]
 
 
 def test_a_run_broken_off_between_its_stages_goes_on_with_its_templates(tmp_path, sentences):
@@ -147,7 +166,9 @@ def test_a_run_broken_off_between_its_stages_goes_on_with_its_templates(tmp_path
     resumed = engine(tmp_path / "b", proapo_method(descriptions=sentences, rounds=1))
     resumed.run(resume=True)
     assert resumed.method.deliver().extra_state() == whole.deliver().extra_state()
-    again = engine(tmp_path / "b", proapo_method(descriptions=sentences, rounds=1))  # finished: nothing is searched
+    again = engine(
+        tmp_path / "b", proapo_method(descriptions=sentences, rounds=1)
+    )  # finished: nothing is searched
     again.run(resume=True)
     assert again.delivered().extra_state() == whole.deliver().extra_state()
 
@@ -161,10 +182,14 @@ def test_a_class_that_a_file_lacks_is_refused_before_the_search(tmp_path, senten
 
 
 @pytest.mark.parametrize("option", ["descriptions", "synonyms"])
-def test_missing_scikit_learn_is_refused_before_the_search(tmp_path, sentences, monkeypatch, option):
+def test_missing_scikit_learn_is_refused_before_the_search(
+    tmp_path, sentences, monkeypatch, option
+):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(InputError, match=r"needs scikit-learn; install it with: pip install 'diptych\[lab\]'"):
+    with pytest.raises(
+        InputError, match=r"needs scikit-learn; install it with: pip install 'diptych\[lab\]'"
+    ):
         engine(tmp_path / "run", proapo_method(**{option: sentences}))
     engine(tmp_path / "run", proapo_method()).run()  # templates alone do not need it
 
@@ -197,7 +222,9 @@ def test_synonyms_are_searched_as_well_as_the_class_names(tmp_path, sentences):
     method = proapo_method(descriptions=sentences, synonyms=str(path), rounds=1)
     engine(tmp_path / "run", method).run()
     assert [len(units) for units in method.units] == [2 + 2 * 3] * 8
-    assert any(bits[1] or bits[5:].any() for bits in method.of_units), "no synonym was chosen for any class"
+    assert any(bits[1] or bits[5:].any() for bits in method.of_units), (
+        "no synonym was chosen for any class"
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,10 +248,13 @@ def test_bad_options_are_refused(config, message):
 
 
 def make_search(classes=6, right=3, wrong=3, seed=0):
-    """A search over units near the image of their class or near another's, and the mask of the latter (C, K)."""
+    """A search over units near the image of their class or near another's, and the mask of the
+    latter (C, K)."""
     rng = np.random.default_rng(seed)
     centres = np.linalg.qr(rng.standard_normal((16, 16)))[0][:classes]
-    units = [units_of(f"c{number}", [f"{i}." for i in range(right + wrong)]) for number in range(classes)]
+    units = [
+        units_of(f"c{number}", [f"{i}." for i in range(right + wrong)]) for number in range(classes)
+    ]
     exists, name_only = unit_masks(units)
     means = []
     for number in range(classes):
@@ -233,7 +263,9 @@ def make_search(classes=6, right=3, wrong=3, seed=0):
         false = centres[(number + rng.integers(1, classes, wrong)) % classes]
         means.append(np.concatenate([name, true, false]))
     embeddings = np.stack(means)
-    embeddings = torch.from_numpy(embeddings + 0.1 * rng.standard_normal(embeddings.shape)).float() * 0.5
+    embeddings = (
+        torch.from_numpy(embeddings + 0.1 * rng.standard_normal(embeddings.shape)).float() * 0.5
+    )
     images = torch.from_numpy(centres + 0.1 * rng.standard_normal(centres.shape)).float()
     scorer = PromptScorer(normalize(images, dim=1), torch.arange(classes), 10.0, Weights())
     is_false = np.zeros_like(exists)
@@ -263,7 +295,9 @@ def test_a_group_changes_only_its_own_classes_and_scores_are_those_of_whole_sets
     search.evolve(np.array([0, 2]), Operators(mutate=4), GROUP_GENERATIONS)
     later = search.archive.rows[first:].reshape(-1, *before.shape)
     assert (later[:, [3, 5]] == before[[3, 5]]).all()
-    assert (later[:, [4, 1]] != before[[4, 1]]).any()  # a group starts from the result of the one before
+    assert (
+        later[:, [4, 1]] != before[[4, 1]]
+    ).any()  # a group starts from the result of the one before
 
 
 def test_units_that_cost_too_much_are_not_added():
@@ -296,9 +330,17 @@ def test_each_class_is_scored_with_all_its_units_and_the_others_as_in_the_best_s
 def test_classes_that_gain_least_are_excluded_only_where_they_lose(monkeypatch):
     search, _ = make_search()
     excluded = []
-    monkeypatch.setattr(descriptions, "confused_groups", lambda *args: excluded.append(args[3].copy()) or [])
-    for scores, expected in (([6, 7, 8, 9, 10, 11], []), ([1, 7, 4, 9, 10, 11], [0, 2]), ([5, 1, 2, 3, 9, 9], [1, 2])):
-        monkeypatch.setattr(search, "full_list_fitness", lambda scores=scores: (np.array(scores, float), 5.5))
+    monkeypatch.setattr(
+        descriptions, "confused_groups", lambda *args: excluded.append(args[3].copy()) or []
+    )
+    for scores, expected in (
+        ([6, 7, 8, 9, 10, 11], []),
+        ([1, 7, 4, 9, 10, 11], [0, 2]),
+        ([5, 1, 2, 3, 9, 9], [1, 2]),
+    ):
+        monkeypatch.setattr(
+            search, "full_list_fitness", lambda scores=scores: (np.array(scores, float), 5.5)
+        )
         search.confused()
         assert np.flatnonzero(excluded[-1]).tolist() == expected
 
@@ -329,6 +371,7 @@ def test_the_search_starts_from_the_fittest_initial_set():
 def test_groups_of_both_kinds_alternate_up_to_the_number_asked_for():
     method = proapo_method(groups=3)
     search = SimpleNamespace(
-        salient=lambda: [np.array([0, 1]), np.array([2])], confused=lambda: [np.array([3, 4]), np.array([5, 6])]
+        salient=lambda: [np.array([0, 1]), np.array([2])],
+        confused=lambda: [np.array([3, 4]), np.array([5, 6])],
     )
     assert [group.tolist() for group in method.select_groups(search)] == [[0, 1], [3, 4], [5, 6]]

@@ -1,4 +1,5 @@
-"""Classifiers by prompt sets: means of unit vectors, saved as text, new names in the templates alone."""
+"""Classifiers by prompt sets: means of unit vectors, saved as text, new names in the templates
+alone."""
 
 import json
 import logging
@@ -13,7 +14,14 @@ from diptych.methods.adapt.proapo.prompt_sets import PromptSets
 
 UNITS = {"cat": (("cat", "it is red."), ("kitten", ""), ("kitten", "two.")), "bus": (("bus", ""),)}
 PROMPTS = {
-    "cat": ("a cat it is red.", "one cat. it is red.", "a kitten", "one kitten.", "a kitten two.", "one kitten. two."),
+    "cat": (
+        "a cat it is red.",
+        "one cat. it is red.",
+        "a kitten",
+        "one kitten.",
+        "a kitten two.",
+        "one kitten. two.",
+    ),
     "bus": ("a bus", "one bus."),
     "house": ("a house", "one house."),
 }
@@ -41,9 +49,13 @@ def test_a_class_embedding_is_the_mean_direction_of_any_number_of_prompts(sets, 
     names = ["bus", "house", "cat"]
     sets.set_classes(names)
     assert [sets.prompts_of(name) for name in names] == [PROMPTS[name] for name in names]
-    torch.testing.assert_close(sets.text_features(), torch.stack([slow(tiny, PROMPTS[name]) for name in names]))
+    torch.testing.assert_close(
+        sets.text_features(), torch.stack([slow(tiny, PROMPTS[name]) for name in names])
+    )
     sets.choose(["one {}.", "a {}"], {"cat": UNITS["cat"][::-1]})
-    torch.testing.assert_close(sets.text_features()[2], slow(tiny, PROMPTS["cat"]))  # their order does not matter
+    torch.testing.assert_close(
+        sets.text_features()[2], slow(tiny, PROMPTS["cat"])
+    )  # their order does not matter
 
 
 def test_it_is_saved_as_text_and_loaded(sets, tiny):
@@ -81,7 +93,10 @@ def test_a_warning_names_classes_without_sentences(sets, caplog):
         assert not caplog.messages
         sets.set_classes(["cat", "house", "key"])
     [warning] = caplog.messages
-    assert warning == "no sentences were chosen for house, key (2 of 3 classes): the name stands in the templates alone"
+    assert (
+        warning
+        == "no sentences were chosen for house, key (2 of 3 classes): the name stands in the templates alone"
+    )
     sets.choose(["a {}"])
     caplog.clear()
     sets.set_classes(["house"])

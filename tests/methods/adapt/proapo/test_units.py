@@ -27,14 +27,18 @@ def test_a_name_is_taken_literally_in_sentences():
 
 
 def test_masks_are_as_wide_as_the_class_with_most_units():
-    exists, name_only = unit_masks([units_of("cat", ["a."]), units_of("dog", ["a.", "b."], ["hound"])])
+    exists, name_only = unit_masks(
+        [units_of("cat", ["a."]), units_of("dog", ["a.", "b."], ["hound"])]
+    )
     assert exists.sum(1).tolist() == [2, 6]
     assert name_only.sum(1).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 10])
 def test_samples_hold_a_third_or_more_of_the_sentences(n):
-    exists, name_only = unit_masks([units_of(name, [f"{i}." for i in range(n)]) for name in ("cat", "dog", "owl")])
+    exists, name_only = unit_masks(
+        [units_of(name, [f"{i}." for i in range(n)]) for name in ("cat", "dog", "owl")]
+    )
     found = initial_sets(exists, name_only, np.random.default_rng(0))
     assert found.shape == (2 + 16 + 16, 3, n + 1)
     assert np.array_equal(found[0], exists & ~name_only)

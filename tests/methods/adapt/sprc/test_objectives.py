@@ -12,7 +12,10 @@ from diptych.objectives import pair_losses
 
 
 def drawn(seed, *shape):
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
+    return normalize(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
+        dim=-1,
+    )
 
 
 def toy():
@@ -30,7 +33,10 @@ def slow(queries, targets, scale):
     scores = [[max(scale * float(q @ g) for g in target) for target in targets] for q in queries]
     found = []
     for table in (scores, list(zip(*scores, strict=True))):
-        rows = [math.log(sum(math.exp(each) for each in row)) - row[i] for i, row in enumerate(table[: len(queries)])]
+        rows = [
+            math.log(sum(math.exp(each) for each in row)) - row[i]
+            for i, row in enumerate(table[: len(queries)])
+        ]
         found.append(sum(rows) / len(rows))
     return found
 
@@ -43,13 +49,17 @@ def test_equals_the_loop_over_queries_targets_and_vectors(count, vectors):
     both = token_nce(queries, targets, 7.0, directions="mean").item()
     assert both == pytest.approx((one + other) / 2, abs=1e-12)
     more = torch.cat([targets, drawn(2, 3, vectors, 6)])
-    assert token_nce(queries, more, 7.0).item() == pytest.approx(slow(queries, more, 7.0)[0], abs=1e-12)
+    assert token_nce(queries, more, 7.0).item() == pytest.approx(
+        slow(queries, more, 7.0)[0], abs=1e-12
+    )
 
 
 def test_the_order_of_a_targets_vectors_is_nothing_and_one_vector_is_info_nce():
     queries, targets = drawn(0, 5, 6), drawn(1, 5, 4, 6)
     turned = targets[:, torch.tensor([3, 1, 0, 2])]
-    assert token_nce(queries, turned, 9.0).item() == pytest.approx(token_nce(queries, targets, 9.0).item(), abs=1e-12)
+    assert token_nce(queries, turned, 9.0).item() == pytest.approx(
+        token_nce(queries, targets, 9.0).item(), abs=1e-12
+    )
     alone = targets[:, :1]
     rows = pair_losses(queries, alone[:, 0], 9.0).mean()
     assert token_nce(queries, alone, 9.0).item() == pytest.approx(rows.item(), abs=1e-12)
@@ -88,7 +98,8 @@ def test_alignment_teaches_the_prompts_alone():
 
 
 @pytest.mark.parametrize(
-    ("queries", "targets"), [((3, 4), (2, 5, 4)), ((3, 4), (3, 5, 6)), ((3, 4), (3, 4)), ((3, 1, 4), (3, 5, 4))]
+    ("queries", "targets"),
+    [((3, 4), (2, 5, 4)), ((3, 4), (3, 5, 6)), ((3, 4), (3, 4)), ((3, 1, 4), (3, 5, 4))],
 )
 def test_shapes_that_do_not_fit_are_refused(queries, targets):
     with pytest.raises(InputError, match="a target for each query"):

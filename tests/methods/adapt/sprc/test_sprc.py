@@ -1,4 +1,5 @@
-"""SPRC: the sheet's counts, which term hangs on what, what stays frozen, and its way from pairs to triples."""
+"""SPRC: the sheet's counts, which term hangs on what, what stays frozen, and its way from pairs to
+triples."""
 
 import json
 from dataclasses import replace
@@ -60,15 +61,29 @@ def test_the_terms_are_those_of_the_equation():
         targets, queries, auxiliary, means = [], [], [], []
         for at in range(4):
             row, length = ids[at : at + 1], lengths[at : at + 1]
-            tokens = [model.norm(model.encoder.image(given.images[name].pixels[at]).tokens) for name in given.images]
-            targets.append(normalize(model.image_projection(model.qformer(memory=tokens[0]).tokens[0]), dim=-1))
+            tokens = [
+                model.norm(model.encoder.image(given.images[name].pixels[at]).tokens)
+                for name in given.images
+            ]
+            targets.append(
+                normalize(model.image_projection(model.qformer(memory=tokens[0]).tokens[0]), dim=-1)
+            )
             prompt = model.qformer(row, length, memory=tokens[1]).tokens[:, :3]
             means.append(prompt[0].mean(0))
-            for rows, how in ((queries, {"queries": prompt}), (auxiliary, {"inserted": made.auxiliary})):
+            for rows, how in (
+                (queries, {"queries": prompt}),
+                (auxiliary, {"inserted": made.auxiliary}),
+            ):
                 first = model.qformer(row, length, **how)
-                rows.append(normalize(model.text_projection(first.tokens[:, 3 if "queries" in how else 0]), dim=-1)[0])
+                rows.append(
+                    normalize(
+                        model.text_projection(first.tokens[:, 3 if "queries" in how else 0]), dim=-1
+                    )[0]
+                )
         for name, rows, weight in (("itc", queries, 1.0), ("rtc", auxiliary, 0.3)):
-            logits = torch.stack([torch.stack([(g @ f).max() for g in targets]) for f in rows]) / 0.07
+            logits = (
+                torch.stack([torch.stack([(g @ f).max() for g in targets]) for f in rows]) / 0.07
+            )
             loss = (logits.logsumexp(1) - logits.diagonal()).mean()
             torch.testing.assert_close(found[name], weight * loss, atol=1e-4, rtol=1e-4)
         wanted = made.auxiliary.mean(0)
@@ -79,17 +94,24 @@ def test_the_terms_are_those_of_the_equation():
 def test_the_learned_prompt_hears_of_one_term_and_knows_no_reference():
     made, given = method(), batch()
     other = Batch(
-        images={**given.images, "reference": batch(seed=9).images["reference"]}, texts=given.texts, keys=given.keys
+        images={**given.images, "reference": batch(seed=9).images["reference"]},
+        texts=given.texts,
+        keys=given.keys,
     )
     one, two = terms(made, given), terms(made, other)
     assert torch.equal(one["rtc"], two["rtc"])
     assert not torch.equal(one["itc"], two["itc"])
-    gradients = {name: torch.autograd.grad(term, made.auxiliary, allow_unused=True)[0] for name, term in one.items()}
+    gradients = {
+        name: torch.autograd.grad(term, made.auxiliary, allow_unused=True)[0]
+        for name, term in one.items()
+    }
     assert gradients["itc"] is None
     assert gradients["align"] is None
     assert gradients["rtc"].abs().sum() > 0
     one = terms(made, given)
-    assert torch.autograd.grad(one["rtc"], made.model.image_projection.weight)[0].abs().sum() > 0  # targets learn too
+    assert (
+        torch.autograd.grad(one["rtc"], made.model.image_projection.weight)[0].abs().sum() > 0
+    )  # targets learn too
 
 
 @pytest.mark.parametrize(
@@ -105,7 +127,9 @@ def test_the_learned_prompt_hears_of_one_term_and_knows_no_reference():
 def test_what_is_weighed_by_nothing_is_not_computed(config, names, frozen):
     made = method(**config)
     assert terms(made, batch()).keys() == names
-    assert (made.auxiliary is None) if frozen is None else (made.auxiliary.requires_grad is not frozen)
+    assert (
+        (made.auxiliary is None) if frozen is None else (made.auxiliary.requires_grad is not frozen)
+    )
 
 
 def test_the_encoder_stays_and_all_else_learns():
@@ -118,9 +142,15 @@ def test_the_encoder_stays_and_all_else_learns():
 def test_one_kept_vector_is_a_pseudo_word_and_one_triple_costs_nothing():
     made = method(prompts=1, rtc=0.0, align=0.0)
     found = made.encode(batch(1), AT)
-    assert made.model.prompt(made.model.look(batch(1).image.flat), *batch(1).text.flat).shape == (1, 1, 16)
+    assert made.model.prompt(made.model.look(batch(1).image.flat), *batch(1).text.flat).shape == (
+        1,
+        1,
+        16,
+    )
     assert made.loss(found, batch(1), AT).total.item() == 0
-    with pytest.raises(InputError, match="a prompt of 4 vectors cannot be kept of the Q-Former's 3"):
+    with pytest.raises(
+        InputError, match="a prompt of 4 vectors cannot be kept of the Q-Former's 3"
+    ):
         method(prompts=4)
 
 
@@ -145,10 +175,17 @@ def test_texts_are_cut_and_images_are_given_bars():
     assert made.model.image.preprocess.ratio == 1.25
     assert method(ratio=None).model.image.preprocess.ratio is None
     views = made.views(made.stages()[0])
-    assert [view.reads for view in views] == [("images.main",), ("images.reference",), ("texts.instruction",)]
+    assert [view.reads for view in views] == [
+        ("images.main",),
+        ("images.reference",),
+        ("texts.instruction",),
+    ]
     assert {view.augment for view in views[:2]} == {None}
     assert method(augment={"flip": True}).views(made.stages()[0])[0].augment.flip
-    assert method(task="pairs").needs(method(task="pairs").stages()[0]) == ("images.main", "texts.caption")
+    assert method(task="pairs").needs(method(task="pairs").stages()[0]) == (
+        "images.main",
+        "texts.caption",
+    )
 
 
 def test_siblings_meet_where_asked():
@@ -204,8 +241,22 @@ def runs(tmp_path_factory):
         tokenizer="bpe:vocab_size=400:context=24",
         embed_dim=16,
     )
-    train("pairs", "sprc", f"{SCENES}:count=60", 4, init=str(folder / "base"), config={**SMALL, "task": "pairs"})
-    train("sprc", "sprc", f"{SCENES}:count=60", 40, init=str(folder / "pairs"), config={**SMALL, "together": 5})
+    train(
+        "pairs",
+        "sprc",
+        f"{SCENES}:count=60",
+        4,
+        init=str(folder / "base"),
+        config={**SMALL, "task": "pairs"},
+    )
+    train(
+        "sprc",
+        "sprc",
+        f"{SCENES}:count=60",
+        40,
+        init=str(folder / "pairs"),
+        config={**SMALL, "together": 5},
+    )
     return folder
 
 
@@ -233,7 +284,9 @@ def test_a_run_on_triples_begins_as_the_run_on_pairs(runs, tmp_path):
     for made in (started, fresh, SPRC(SPRC.configure(SMALL), Make.of(diptych.load(runs / "sprc")))):
         for name, value in base.encoder.state_dict().items():
             assert torch.equal(value, made.model.encoder.state_dict()[name])
-    with pytest.raises(InputError, match=r"this one would have .*; give the options that it was trained with"):
+    with pytest.raises(
+        InputError, match=r"this one would have .*; give the options that it was trained with"
+    ):
         SPRC(SPRC.configure({**SMALL, "queries": 5}), Make.of(pairs))
 
 
@@ -252,7 +305,9 @@ def test_a_loaded_run_indexes_composes_and_searches(runs):
     one = model.search(index, images[0], words[0], k=4)
     scores = (index.float() @ queries[0]).amax(1)
     assert [place for place, _ in one] == scores.argsort(descending=True)[:4].tolist()
-    assert [score for _, score in one] == pytest.approx(scores.sort(descending=True).values[:4].tolist())
+    assert [score for _, score in one] == pytest.approx(
+        scores.sort(descending=True).values[:4].tolist()
+    )
     assert len(model.search(index, images[0], words[0], k=99)) == 12
     with pytest.raises(InputError, match="ask for at least 1 image"):
         model.search(index, images[0], words[0], k=0)
@@ -265,7 +320,9 @@ def test_a_loaded_run_indexes_composes_and_searches(runs):
 def test_tiles_of_the_index_change_nothing(runs, monkeypatch):
     model = diptych.load(runs / "sprc")
     image = open_source(f"{SCENES}:count=1")[0].images["main"]
-    index = normalize(torch.randn(11, 3, 12, generator=torch.Generator().manual_seed(0)), dim=-1).half()
+    index = normalize(
+        torch.randn(11, 3, 12, generator=torch.Generator().manual_seed(0)), dim=-1
+    ).half()
     whole = model.search(index, image, "make the circle red")
     monkeypatch.setattr("diptych.methods.adapt.sprc.composer.TILE", 3)
     assert model.search(index, image, "make the circle red") == whole
@@ -304,6 +361,8 @@ def test_evaluation_and_validation_measure_it_as_a_composer(runs, tmp_path):
         options={"quiet": True},
     )
     run(config, tmp_path / "run", validate=validation)
-    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    told = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     [seen] = [line for line in told if line.get("event") == "validation"]
     assert "val/all_r1" in seen

@@ -1,4 +1,5 @@
-"""Labels from documents: cosines against loops, both kinds of thresholds, and the table that is written."""
+"""Labels from documents: cosines against loops, both kinds of thresholds, and the table that is
+written."""
 
 import json
 from dataclasses import replace
@@ -33,7 +34,10 @@ class Document:
                 key=str(at),
                 source="document",
                 images={} if image is None else {"main": Dot(image)},
-                texts=[*(Text(text=text) for text in texts), *([Text(text=name, role=page)] if name else [])],
+                texts=[
+                    *(Text(text=text) for text in texts),
+                    *([Text(text=name, role=page)] if name else []),
+                ],
             )
             for at, (name, image, texts) in enumerate(rows)
         ]
@@ -48,7 +52,10 @@ class Document:
         return [sample.key for sample in self.samples]
 
     def schema(self):
-        return {"images.main": Field(kind="image", optional=True), "texts.caption": Field(kind="text", optional=True)}
+        return {
+            "images.main": Field(kind="image", optional=True),
+            "texts.caption": Field(kind="text", optional=True),
+        }
 
 
 ROWS = (
@@ -95,7 +102,12 @@ def test_shares_are_those_of_the_sentences():
     found = label(Document(*rows), Model(vectors(1)), positive="10%", negative="25%")
     assert int(found.visual.sum()) <= 10
     assert int(found.other.sum()) <= 25
-    assert found.cosines[found.visual].min() > found.positive > found.negative > found.cosines[found.other].max()
+    assert (
+        found.cosines[found.visual].min()
+        > found.positive
+        > found.negative
+        > found.cosines[found.other].max()
+    )
     assert found.positive == pytest.approx(np.quantile(found.cosines, 0.9))
 
 
@@ -112,7 +124,9 @@ def test_long_texts_are_cut_into_sentences_and_one_stays_as_it_is():
 def test_damaged_images_are_counted_and_the_page_does_without():
     source = Document(("a", 1, ["text 2"]), ("a", 3, []), ("b", 4, ["text 5"]))
     for at in (1, 2):
-        source.samples[at] = replace(source[at], images={"main": Dot(source[at].images["main"].number, "truncated")})
+        source.samples[at] = replace(
+            source[at], images={"main": Dot(source[at].images["main"].number, "truncated")}
+        )
     found = label(source, Model(vectors(0)), positive="0.9", negative="-0.9")
     assert found.damaged == {"1": "truncated", "2": "truncated"}
     assert (found.texts, found.alone) == (["text 2"], 1)
@@ -124,8 +138,13 @@ def test_the_table_is_one_that_sources_read(tmp_path):
     for at, colour in enumerate(["red", "blue", "green"]):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{at}.png")
         lines += [{"image": f"{at}.png", "page_id": at // 2}]
-        lines += [{"text": f"{word} number {at}", "page_id": at // 2} for word in ("a cat", "an idea", "a red bus")]
-    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        lines += [
+            {"text": f"{word} number {at}", "page_id": at // 2}
+            for word in ("a cat", "an idea", "a red bus")
+        ]
+    (tmp_path / "pages.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), "utf-8"
+    )
     source = open_source(str(tmp_path / "pages.jsonl"))
     found = label(source, load("tiny"), positive="30%", negative="50%")
     out = tmp_path / "labels" / "auto.jsonl"
@@ -152,7 +171,9 @@ def test_images_that_are_no_files_are_written_beside_the_table(tmp_path):
     images = {row["image"] for row in rows if row["label"]}
     assert {f"auto/{path.name}" for path in (tmp_path / "auto").iterdir()} == images
     key = next(row["page_id"] for row in rows if row["label"])
-    shown = Image.open(tmp_path / next(row["image"] for row in rows if row["page_id"] == key and row["label"]))
+    shown = Image.open(
+        tmp_path / next(row["image"] for row in rows if row["page_id"] == key and row["label"])
+    )
     own = source[list(source.keys()).index(key)].images["main"].decode()
     assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(own.convert("RGB")))
 
@@ -166,7 +187,10 @@ def test_what_is_no_threshold_is_refused(text):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"positive": "0.1", "negative": "0.2"}, "visual would be above 0.100 and not visual below 0.200"),
+        (
+            {"positive": "0.1", "negative": "0.2"},
+            "visual would be above 0.100 and not visual below 0.200",
+        ),
         ({"role": "web"}, "no page of document has both an image and a text of role 'web'"),
     ],
 )

@@ -1,4 +1,5 @@
-"""TIP-CLIP: the NULL image in the loss against loops, its floors, its gradient, stages and threshold."""
+"""TIP-CLIP: the NULL image in the loss against loops, its floors, its gradient, stages and
+threshold."""
 
 import math
 
@@ -18,11 +19,14 @@ from diptych.testing import Toy
 
 
 def kinds(*visual):
-    return Batch(fields={"visual": torch.tensor(visual, dtype=torch.bool)}, keys=tuple(map(str, visual)))
+    return Batch(
+        fields={"visual": torch.tensor(visual, dtype=torch.bool)}, keys=tuple(map(str, visual))
+    )
 
 
 def rows(*visual):
-    """Perfect embeddings: visual rows have a direction of their own, all others that of the NULL image."""
+    """Perfect embeddings: visual rows have a direction of their own, all others that of the NULL
+    image."""
     size = len(visual) + 1
     places = [at + 1 if yes else 0 for at, yes in enumerate(visual)]
     return torch.eye(size, dtype=torch.float64)[places]
@@ -47,27 +51,41 @@ def slow_loss(image, text, scale):
         for i in range(count):
             logits = [scale * float(one[i] @ other[j]) for j in range(count)]
             most = max(logits)
-            found -= (logits[i] - most - math.log(sum(math.exp(value - most) for value in logits))) / (2 * count)
+            found -= (
+                logits[i] - most - math.log(sum(math.exp(value - most) for value in logits))
+            ) / (2 * count)
     return found
 
 
-@pytest.mark.parametrize("visual", [(1, 0, 0, 1, 0), (1, 1, 1, 1, 1), (0, 0, 0, 0, 0), (1, 0, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "visual", [(1, 0, 0, 1, 0), (1, 1, 1, 1, 1), (0, 0, 0, 0, 0), (1, 0, 1, 1, 1)]
+)
 def test_the_loss_is_clips_with_the_null_vector_in_the_rows_of_other_texts(visual):
     generator = torch.Generator().manual_seed(0)
-    image, text = (normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
+    image, text = (
+        normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1)
+        for _ in range(2)
+    )
     null = normalize(torch.randn(8, generator=generator, dtype=torch.float64), dim=0)
     image = torch.stack([own if yes else null for own, yes in zip(image, visual, strict=True)])
     found = value(total({"image": image, "text": text}, kinds(*visual), temperature=0.2))
     assert found == pytest.approx(slow_loss(image, text, 5.0), rel=1e-6)
-    if sum(visual) >= 4:  # with one NULL row or none: the plain loss, with NULL as an image as any other
+    if (
+        sum(visual) >= 4
+    ):  # with one NULL row or none: the plain loss, with NULL as an image as any other
         assert found == pytest.approx(float(info_nce(image, text, 5.0)), rel=1e-6)
 
 
-@pytest.mark.parametrize(("count", "null", "least"), [(3, 2, 0.462098), (8, 4, 0.693147), (16, 11, 1.648553)])
+@pytest.mark.parametrize(
+    ("count", "null", "least"), [(3, 2, 0.462098), (8, 4, 0.693147), (16, 11, 1.648553)]
+)
 def test_the_floor_of_the_loss(count, null, least):
-    """The sheet's numbers, with all else apart and a temperature near 0; the log tells what is above them."""
+    """The sheet's numbers, with all else apart and a temperature near 0; the log tells what is
+    above them."""
     visual = (0,) * null + (1,) * (count - null)
-    losses = total({"image": rows(*visual), "text": rows(*visual)}, kinds(*visual), temperature=0.01)
+    losses = total(
+        {"image": rows(*visual), "text": rows(*visual)}, kinds(*visual), temperature=0.01
+    )
     assert value(losses) == pytest.approx(least, abs=1e-6)
     assert float(losses.logged["above_floor"]) == pytest.approx(0, abs=1e-6)
     assert float(losses.logged["visual"]) == pytest.approx((count - null) / count)
@@ -75,12 +93,15 @@ def test_the_floor_of_the_loss(count, null, least):
 
 def test_the_floor_at_clips_temperature():
     visual = (0, 0, 1)
-    losses = total({"image": rows(*visual), "text": rows(*visual)}, kinds(*visual), temperature=0.07)
+    losses = total(
+        {"image": rows(*visual), "text": rows(*visual)}, kinds(*visual), temperature=0.07
+    )
     assert value(losses) == pytest.approx(0.462099, abs=1e-6)
 
 
 def test_a_batch_of_null_rows_alone_has_log_n_at_least():
-    """All images are one: each row's softmax over texts sums to 1, so their mean surprise is log N or more."""
+    """All images are one: each row's softmax over texts sums to 1, so their mean surprise is log N
+    or more."""
     null = torch.eye(5, dtype=torch.float64)[[0] * 4]
     even = total({"image": null, "text": null}, kinds(0, 0, 0, 0), temperature=0.1)
     generator = torch.Generator().manual_seed(0)
@@ -91,25 +112,39 @@ def test_a_batch_of_null_rows_alone_has_log_n_at_least():
 
 
 def test_the_null_image_stands_in_the_batch_once():
-    """`multi`, by loops: texts choose among different images; of the NULL image all its texts are right."""
+    """`multi`, by loops: texts choose among different images; of the NULL image all its texts are
+    right."""
     visual = (1, 0, 0, 1, 0)
     generator = torch.Generator().manual_seed(1)
     text = normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1)
     null, *own = normalize(torch.randn(3, 8, generator=generator, dtype=torch.float64), dim=1)
     image = torch.stack([own[0], null, null, own[1], null])
-    found = value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5, null_positives="multi"))
+    found = value(
+        total(
+            {"image": image, "text": text}, kinds(*visual), temperature=0.5, null_positives="multi"
+        )
+    )
     images, texts_of = [null, own[0], own[1]], [[1, 2, 4], [0], [3]]
     expected = 0.0
     for one, right in zip(images, texts_of, strict=True):
         rest = math.log(sum(math.exp(2 * float(one @ other)) for other in text))
-        expected -= sum(2 * float(one @ text[at]) - rest for at in right) / len(right) / len(images) / 2
+        expected -= (
+            sum(2 * float(one @ text[at]) - rest for at in right) / len(right) / len(images) / 2
+        )
     for one, right in zip(images, texts_of, strict=True):
         for at in right:
             rest = math.log(sum(math.exp(2 * float(other @ text[at])) for other in images))
             expected -= (2 * float(one @ text[at]) - rest) / 5 / 2
     assert found == pytest.approx(expected, rel=1e-6)
-    assert found < value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5)) - 0.1
-    perfect = total({"image": rows(*visual), "text": rows(*visual)}, kinds(*visual), 0.01, null_positives="multi")
+    assert (
+        found < value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5)) - 0.1
+    )
+    perfect = total(
+        {"image": rows(*visual), "text": rows(*visual)},
+        kinds(*visual),
+        0.01,
+        null_positives="multi",
+    )
     assert value(perfect) == pytest.approx(math.log(3) / 6)
     assert float(perfect.logged["above_floor"]) == pytest.approx(0, abs=1e-6)
     alone = {"image": image[[0, 3]], "text": text[[0, 3]]}
@@ -121,7 +156,9 @@ def test_the_null_image_stands_in_the_batch_once():
 def test_the_floor_with_one_image_for_all_visual_texts():
     visual = (1, 1, 1, 1, 0, 0, 0, 0)
     perfect = torch.eye(2, dtype=torch.float64)[[1] * 4 + [0] * 4]
-    losses = total({"image": perfect, "text": perfect}, kinds(*visual), temperature=0.01, visual="common")
+    losses = total(
+        {"image": perfect, "text": perfect}, kinds(*visual), temperature=0.01, visual="common"
+    )
     assert value(losses) == pytest.approx(1.386294, abs=1e-6)
     assert float(losses.logged["above_floor"]) == pytest.approx(0, abs=1e-6)
     assert float(floor(torch.tensor([0, 0, 0]))) == pytest.approx(math.log(3))
@@ -129,19 +166,31 @@ def test_the_floor_with_one_image_for_all_visual_texts():
 
 def test_the_gradient_of_the_null_vector_is_the_sum_over_its_rows():
     generator = torch.Generator().manual_seed(2)
-    own, text = (normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
+    own, text = (
+        normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1)
+        for _ in range(2)
+    )
     null = own[4].clone().requires_grad_()
     visual = torch.tensor([True, False, False, True, False])
-    one = total({"image": torch.where(visual[:, None], own, null), "text": text}, kinds(*visual.tolist()), 0.3).total
+    one = total(
+        {"image": torch.where(visual[:, None], own, null), "text": text},
+        kinds(*visual.tolist()),
+        0.3,
+    ).total
     [gradient] = torch.autograd.grad(one, null)
     apart = torch.where(visual[:, None], own, null).detach().requires_grad_()
-    [by_row] = torch.autograd.grad(total({"image": apart, "text": text}, kinds(*visual.tolist()), 0.3).total, apart)
+    [by_row] = torch.autograd.grad(
+        total({"image": apart, "text": text}, kinds(*visual.tolist()), 0.3).total, apart
+    )
     torch.testing.assert_close(gradient, by_row[~visual].sum(0))
 
 
 def test_gradients_are_those_of_small_steps():
     generator = torch.Generator().manual_seed(3)
-    values = [torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    values = [
+        torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_()
+        for _ in range(2)
+    ]
     for how in ("single", "multi"):
         method = make_method("visualness", null_positives=how).double()
         batch = kinds(1, 0, 0, 1)
@@ -156,7 +205,9 @@ def test_the_null_image_passes_the_tower_once_a_step_and_is_kept_with_the_model(
     seen = []
     method.model.image.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     visual = torch.tensor([False, True, False, True, False])
-    pixels = torch.randint(0, 256, (5, 1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (5, 1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     batch = Batch(images={"main": Images(pixels)}, fields={"visual": visual}, keys=tuple("abcde"))
     image = method._encode_images(batch, AT)["image"]
     [given] = seen
@@ -174,10 +225,14 @@ def test_the_null_image_passes_the_tower_once_a_step_and_is_kept_with_the_model(
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name].grad, atol=1e-5, rtol=1e-4)
     assert torch.equal(method.deliver().state_dict()["null"], method.delivered.null)
-    assert not torch.equal(make_method("visualness", null_seed=1).delivered.null, method.delivered.null)
+    assert not torch.equal(
+        make_method("visualness", null_seed=1).delivered.null, method.delivered.null
+    )
     shown = method.delivered.null.float()
     assert abs(shown.mean() - 127.5) < 5
-    assert shown.std() == pytest.approx(math.sqrt((256**2 - 1) / 12), rel=0.05)  # uniform in 0 … 255
+    assert shown.std() == pytest.approx(
+        math.sqrt((256**2 - 1) / 12), rel=0.05
+    )  # uniform in 0 … 255
 
 
 def test_all_visual_texts_may_have_one_image():
@@ -193,14 +248,18 @@ def test_all_visual_texts_may_have_one_image():
 
 
 class Mixed(Toy):
-    """Drawings with their captions, and texts without one; `label` says which are called visual, or nobody does."""
+    """Drawings with their captions, and texts without one; `label` says which are called visual, or
+    nobody does."""
 
     def __init__(self, count=48, label=None, images=True):
         super().__init__(count, ["images.main", "texts.caption"])
         self.label, self.images = label, images
 
     def schema(self):
-        found = {"images.main": Field(kind="image", optional=True), "texts.caption": Field(kind="text")}
+        found = {
+            "images.main": Field(kind="image", optional=True),
+            "texts.caption": Field(kind="text"),
+        }
         return found | ({"labels.kind": Field(kind="int")} if self.label else {})
 
     def labels(self, name):
@@ -222,7 +281,9 @@ class Mixed(Toy):
 def train(folder, **streams):
     config = streams.pop("config", {})
     recipe = {"steps": 4, **streams.pop("recipe", {})}
-    engine = make_engine(folder, method=make_method("visualness", **config), source=streams["train"], recipe=recipe)
+    engine = make_engine(
+        folder, method=make_method("visualness", **config), source=streams["train"], recipe=recipe
+    )
     engine.feed.given = streams
     engine.method.setup(streams)
     engine.run()
@@ -266,14 +327,20 @@ def test_a_label_says_what_a_image_would_not(tmp_path):
 @pytest.mark.parametrize(
     ("streams", "config", "message"),
     [
-        ({"train": Toy(16)}, {}, "'train', has the same images.main .1., so its texts are of one kind"),
+        (
+            {"train": Toy(16)},
+            {},
+            "'train', has the same images.main .1., so its texts are of one kind",
+        ),
         ({"train": Mixed(images=False), "calibrate": Toy(16)}, {}, "the stream 'calibrate'"),
         ({"train": Mixed(label=lambda index: 0)}, {"label": "kind"}, "the same labels.kind .0."),
         ({"train": Mixed(images=False), "humam": Toy(16)}, {}, "did you mean 'human'"),
         ({"train": Mixed(images=False)}, {"label": "kind"}, "no labels.kind"),
     ],
 )
-def test_data_that_does_not_fit_is_refused_before_the_first_step(streams, config, message, tmp_path):
+def test_data_that_does_not_fit_is_refused_before_the_first_step(
+    streams, config, message, tmp_path
+):
     with pytest.raises(InputError, match=message):
         train(tmp_path, config=config, **streams)
     log = tmp_path / "metrics.jsonl"

@@ -1,4 +1,5 @@
-"""ALIGN: the sheet's anchors, parity with transformers, the divisor, the towers of the published size."""
+"""ALIGN: the sheet's anchors, parity with transformers, the divisor, the towers of the published
+size."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""ALIGN's filters by frequency: each rule alone, their order, and that no order of the pairs matters."""
+"""ALIGN's filters by frequency: each rule alone, their order, and that no order of the pairs
+matters."""
 
 import numpy as np
 import pytest
@@ -7,13 +8,24 @@ from hypothesis import strategies as st
 
 from diptych.data.sources import open_source
 from diptych.errors import InputError
-from diptych.methods.pretrain.align.filter import REASONS, Pair, Rules, broken, filtered, frequent, grams
+from diptych.methods.pretrain.align.filter import (
+    REASONS,
+    Pair,
+    Rules,
+    broken,
+    filtered,
+    frequent,
+    grams,
+)
 
 NONE = dict.fromkeys(vars(Rules()))
 
 
 def reasons(pairs, **rules):
-    return [REASONS[reason] if reason >= 0 else "" for reason in broken(pairs, Rules(**{**NONE, **rules}))]
+    return [
+        REASONS[reason] if reason >= 0 else ""
+        for reason in broken(pairs, Rules(**{**NONE, **rules}))
+    ]
 
 
 def text(word, times=1):
@@ -22,20 +34,33 @@ def text(word, times=1):
 
 @pytest.mark.parametrize(
     ("width", "height", "reason"),
-    [(201, 400, ""), (200, 400, "small"), (400, 200, "small"), (300, 900, "narrow"), (300, 899, ""), (0, 0, "")],
+    [
+        (201, 400, ""),
+        (200, 400, "small"),
+        (400, 200, "small"),
+        (300, 900, "narrow"),
+        (300, 899, ""),
+        (0, 0, ""),
+    ],
 )
 def test_small_and_narrow_images_go_and_unknown_sizes_stay(width, height, reason):
-    assert reasons([Pair(image=0, text="a", width=width, height=height)], shorter_side=200, aspect=3.0) == [reason]
+    assert reasons(
+        [Pair(image=0, text="a", width=width, height=height)], shorter_side=200, aspect=3.0
+    ) == [reason]
 
 
 def test_a_image_of_too_many_texts_goes_with_all_of_them():
-    pairs = [Pair(image="a", text=f"text {at}") for at in range(3)] + [Pair(image="b", text="text 0")]
+    pairs = [Pair(image="a", text=f"text {at}") for at in range(3)] + [
+        Pair(image="b", text="text 0")
+    ]
     assert reasons(pairs, texts_per_image=2) == ["many-texts"] * 3 + [""]
     assert reasons(pairs, texts_per_image=3) == [""] * 4
 
 
 def test_a_text_of_too_many_images_goes_and_twice_beside_one_image_is_once():
-    pairs = [Pair(image=at, text="click here") for at in (0, 1, 2)] + [Pair(image=3, text="a cat")] * 5
+    pairs = [Pair(image=at, text="click here") for at in (0, 1, 2)] + [
+        Pair(image=3, text="a cat")
+    ] * 5
     assert reasons(pairs, images_per_text=2) == ["shared-text"] * 3 + [""] * 5
     assert reasons(pairs, images_per_text=3) == [""] * 8
 
@@ -50,7 +75,9 @@ def test_a_text_with_a_rare_word_or_a_rare_pair_of_words_goes():
 
 @pytest.mark.parametrize(("words", "reason"), [(2, "short"), (3, ""), (20, ""), (21, "long")])
 def test_texts_have_three_to_twenty_words(words, reason):
-    assert reasons([Pair(image=0, text=text("cat", words))], fewest_words=3, most_words=20) == [reason]
+    assert reasons([Pair(image=0, text=text("cat", words))], fewest_words=3, most_words=20) == [
+        reason
+    ]
 
 
 def test_the_first_rule_that_is_broken_is_told():
@@ -107,18 +134,29 @@ def test_equal_to_counting_by_hand_in_any_order(pairs, luck):
     assert found.tolist() == slow(pairs)
     order = list(range(len(pairs)))
     luck.shuffle(order)
-    assert np.array_equal(broken([pairs[at] for at in order], RULES), found[order] if order else found)
+    assert np.array_equal(
+        broken([pairs[at] for at in order], RULES), found[order] if order else found
+    )
 
 
 def test_images_that_are_tested_on_go_and_those_that_look_like_them():
-    """Equal bytes, and the same image written anew at another size; the order of the rules holds."""
+    """Equal bytes, and the same image written anew at another size; the order of the rules
+    holds."""
     train = open_source("scenes:count=6:seed=3:size=64:texts=caption")
     same, resized = (
-        open_source(f"scenes:count=1:start={at}:seed=3:size={size}:texts=caption") for at, size in ((1, 64), (4, 96))
+        open_source(f"scenes:count=1:start={at}:seed=3:size={size}:texts=caption")
+        for at, size in ((1, 64), (4, 96))
     )
     rules = Rules(**NONE)
     assert (filtered(train, rules).reasons == -1).all()
     found = filtered(train, rules, tests=[same, resized])
-    assert [REASONS[reason] if reason >= 0 else "" for reason in found.reasons] == ["", "test", "", "", "test", ""]
+    assert [REASONS[reason] if reason >= 0 else "" for reason in found.reasons] == [
+        "",
+        "test",
+        "",
+        "",
+        "test",
+        "",
+    ]
     assert found.counts()["test"] == 2
     assert REASONS.index("many-texts") < REASONS.index("test") < REASONS.index("shared-text")

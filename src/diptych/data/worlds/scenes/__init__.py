@@ -1,4 +1,5 @@
-"""`scenes`: drawings and plain shapes on grounds that can be named, with everything known about them.
+"""`scenes`: drawings and plain shapes on grounds that can be named, with everything known about
+them.
 
 config.py    every option                    sample.py    how a scene is drawn by lot
 words.py     the vocabulary                  edits.py     minimal edits and siblings
@@ -59,7 +60,8 @@ class World(_base.World[Scene]):
         return sibling(scene, member, config, self.catalogue)
 
     def render(self, facts: Scene) -> Rendered:
-        """Image, masks `instance`, `coarse` and `class`, arrays `depth` and `factors`, boxes with texts."""
+        """Image, masks `instance`, `coarse` and `class`, arrays `depth` and `factors`, boxes with
+        texts."""
         drawn = self._render(facts)
         boxes = list(drawn.boxes)
         for at, page in enumerate(facts.pages, 1):
@@ -73,7 +75,8 @@ class World(_base.World[Scene]):
         return rendered(scene, config.size, classes, easy=config.easy, hard=config.hard)
 
     def captions(self, facts: Scene) -> list[Text]:
-        """The texts of the config's roles; an edited scene brings the instruction that makes it, a document its own."""
+        """The texts of the config's roles; an edited scene brings the instruction that makes it, a
+        document its own."""
         config = self.config
         drop = 0.0 if config.kinds or facts.change or config.siblings > 1 else config.drop
         found = texts(facts, config.roles, drop, self.catalogue.classes, config.long)
@@ -82,10 +85,13 @@ class World(_base.World[Scene]):
         return found + (told(facts) if facts.pages else [])
 
     def edit(self, facts: Scene, kind: str, turn: int = 0) -> Scene:
-        """The `turn`-th edit of a kind. Raises InputError for an unknown kind, and where `edited` gives None."""
+        """The `turn`-th edit of a kind. Raises InputError for an unknown kind, and where `edited`
+        gives None."""
         after = self.edited(facts, kind, turn)
         if after is None:
-            raise InputError(f"scene {facts.number} leaves no room for the edit {kind!r}; take another kind or scene")
+            raise InputError(
+                f"scene {facts.number} leaves no room for the edit {kind!r}; take another kind or scene"
+            )
         return after
 
     def edited(self, facts: Scene, kind: str, turn: int = 0) -> Scene | None:

@@ -1,7 +1,8 @@
-"""Images of single objects: drawings and shapes cut to size, tinted and textured, with a soft shadow round them.
+"""Images of single objects: drawings and shapes cut to size, tinted and textured, with a soft
+shadow round them.
 
-A sprite is made once for each concept, design and size and kept; what differs from object to object (colour, texture)
-is a look-up in a table of 256 tones. H x W are the pixels of a sprite.
+A sprite is made once for each concept, design and size and kept; what differs from object to object
+(colour, texture) is a look-up in a table of 256 tones. H x W are the pixels of a sprite.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ _KEPT = 1024  # sprites; 12 kB each in images of 64 px, 150 kB in those of 224
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """An object without colour: where it is, and how light; `pad` pixels on each side hold its shadow."""
+    """An object without colour: where it is, and how light; `pad` pixels on each side hold its
+    shadow."""
 
     alpha: np.ndarray  # (H, W, 1) float32: the object
     cover: np.ndarray  # (H, W, 1) float32: object and shadow
@@ -33,16 +35,25 @@ class Sprite:
 @lru_cache(maxsize=_KEPT)
 def sprite(concept: str, design: str, side: int, pad: int) -> Sprite:
     """The object with its longer side `side` pixels."""
-    image = _cut(_shape(concept) if not design else GlyphImage(design, table()[concept].index).decode(), side)
+    image = _cut(
+        _shape(concept) if not design else GlyphImage(design, table()[concept].index).decode(), side
+    )
     canvas = Image.new("RGBA", (image.width + 2 * pad, image.height + 2 * pad))
     canvas.paste(image, (pad, pad))
     pixels = np.asarray(canvas, np.float32)
     alpha = pixels[..., 3] / 255
-    shadow = canvas.getchannel("A").filter(ImageFilter.MaxFilter(3)).filter(ImageFilter.BoxBlur(pad / 3))
+    shadow = (
+        canvas.getchannel("A").filter(ImageFilter.MaxFilter(3)).filter(ImageFilter.BoxBlur(pad / 3))
+    )
     shadow = np.roll(np.asarray(shadow, np.float32), (pad // 3, pad // 3), (0, 1)) / 255
     cover = alpha + (1 - alpha) * 0.6 * shadow
     return Sprite(
-        alpha[..., None], cover[..., None], _tone(pixels), np.asarray(canvas)[..., :3].copy(), alpha >= 0.5, pad
+        alpha[..., None],
+        cover[..., None],
+        _tone(pixels),
+        np.asarray(canvas)[..., :3].copy(),
+        alpha >= 0.5,
+        pad,
     )
 
 
@@ -58,7 +69,8 @@ def _cut(image: Image.Image, side: int) -> Image.Image:
 
 
 def _tone(pixels: np.ndarray) -> np.ndarray:
-    """Lightness about the drawing's own median: details stay, and the pure colour fills most of it."""
+    """Lightness about the drawing's own median: details stay, and the pure colour fills most of
+    it."""
     light = luma(pixels[..., :3])
     alpha = pixels[..., 3]
     inside = light[alpha >= min(128, alpha.max())]  # a net of a few pixels covers none by half
@@ -72,7 +84,9 @@ def ramp(colour: str) -> np.ndarray:
     """Tone -> colour, (256, 3) float32: dark below 128, the colour itself there, light above."""
     tone = np.arange(256, dtype=np.float32)[:, None] / 128
     base = np.array(COLOURS[colour], np.float32)
-    return np.where(tone < 1, base * (0.25 + 0.75 * tone), base + (255 - base) * np.minimum(tone - 1, 1) * 0.85)
+    return np.where(
+        tone < 1, base * (0.25 + 0.75 * tone), base + (255 - base) * np.minimum(tone - 1, 1) * 0.85
+    )
 
 
 @lru_cache(maxsize=256)
@@ -84,7 +98,10 @@ def pattern(texture: str, height: int, width: int, period: int) -> np.ndarray:
         dark = (x + y) // half % 2 == 1
     elif texture == "dotted":
         middle = (period - 1) / 2
-        dark = np.hypot(x % period - middle, (y + x // period % 2 * half) % period - middle) <= 0.36 * period
+        dark = (
+            np.hypot(x % period - middle, (y + x // period % 2 * half) % period - middle)
+            <= 0.36 * period
+        )
     else:
         dark = (x // half + y // half) % 2 == 1
     return np.where(dark, -80, 26).astype(np.int16)
@@ -137,7 +154,20 @@ def _outline(name: str) -> list[tuple[float, float]]:
     if name == "cross":
         a = 0.32
         b = 0.68
-        return [(a, 0), (b, 0), (b, a), (1, a), (1, b), (b, b), (b, 1), (a, 1), (a, b), (0, b), (0, a), (a, a)]
+        return [
+            (a, 0),
+            (b, 0),
+            (b, a),
+            (1, a),
+            (1, b),
+            (b, b),
+            (b, 1),
+            (a, 1),
+            (a, b),
+            (0, b),
+            (0, a),
+            (a, a),
+        ]
     if name == "star":
         angles = np.arange(10) * np.pi / 5 - np.pi / 2
         radii = np.where(np.arange(10) % 2 == 0, 0.5, 0.21)

@@ -1,7 +1,7 @@
 """Captions by role, worded from the scene's private seed.
 
-Every choice of words has its own number in a table drawn once from the seed (`Ways`), kept by role and object: an
-edited scene is told in the same words but for what was changed.
+Every choice of words has its own number in a table drawn once from the seed (`Ways`), kept by role
+and object: an edited scene is told in the same words but for what was changed.
 """
 
 from collections.abc import Sequence
@@ -43,12 +43,24 @@ _GENERAL = 24
 _SLOTS = {
     name: at
     for at, name in enumerate(
-        ("template", "opening", "ground", "palette", "order", "drop ground", "drop rendering", "drop palette", "number")
+        (
+            "template",
+            "opening",
+            "ground",
+            "palette",
+            "order",
+            "drop ground",
+            "drop rendering",
+            "drop palette",
+            "number",
+        )
     )
 }
 _OF_OBJECT = {
     name: at
-    for at, name in enumerate(("size", "texture", "place", "drop colour", "drop size", "drop texture", "drop place"))
+    for at, name in enumerate(
+        ("size", "texture", "place", "drop colour", "drop size", "drop texture", "drop place")
+    )
 }
 
 
@@ -62,7 +74,11 @@ class Ways:
     @classmethod
     def of(cls, scene: Scene) -> "dict[str, Ways]":
         """For every role."""
-        rows = generator(scene.seed, "words").random((len(_ROWS), _GENERAL + _OBJECTS * _EACH)).tolist()
+        rows = (
+            generator(scene.seed, "words")
+            .random((len(_ROWS), _GENERAL + _OBJECTS * _EACH))
+            .tolist()
+        )
         return {role: cls(row, scene.lexicon) for role, row in zip(_ROWS, rows, strict=True)}
 
     def number(self, slot: str, thing: Thing | None = None) -> float:
@@ -104,7 +120,9 @@ def phrase(thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False) ->
     return article(text) if thing.count == 1 else f"{NUMBERS[thing.count]} {text}"
 
 
-def placed(thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False, first: bool = False) -> str:
+def placed(
+    thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False, first: bool = False
+) -> str:
     """A thing in words, with its place before or behind."""
     text = phrase(thing, ways, drop, coarse)
     if not thing.place or ways.number("drop place", thing) < drop:
@@ -116,7 +134,8 @@ def placed(thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False, fi
 def short(scene: Scene, ways: Ways, template: int, drop: float = 0.0, coarse: bool = False) -> str:
     """A caption of one sentence, in one of PARAPHRASES forms: what is where, on what, drawn how.
 
-    Each fact is left out with probability `drop`; with `coarse`, things are called by their kind, clutter too.
+    Each fact is left out with probability `drop`; with `coarse`, things are called by their kind,
+    clutter too.
     """
     things = [thing for thing in scene.known if thing.described or coarse]
     if ways.number("order") < 0.5:
@@ -143,7 +162,8 @@ def _total(scene: Scene) -> str:
 
 
 def _form(template: int, things: list[str], ground: str, opening: str, total: str) -> str:
-    """One of five sentences; `ground`, `opening` ("a picture") and `total` may be empty. No two are ever equal."""
+    """One of five sentences; `ground`, `opening` ("a picture") and `total` may be empty. No two are
+    ever equal."""
     of = f"{opening} of " if opening else ""
     if not things:
         return f"{of}{ground}" if ground else opening or "nothing to tell"
@@ -153,12 +173,18 @@ def _form(template: int, things: list[str], ground: str, opening: str, total: st
     if template == 1 and total:
         return of + total + (f" on {ground}" if ground else "") + f": {body}"
     if template == 1:
-        return (f"{opening}, " if opening else "here, ") + (f"on {ground}, " if ground else "") + body
+        return (
+            (f"{opening}, " if opening else "here, ") + (f"on {ground}, " if ground else "") + body
+        )
     if template == 2:
         return body + (f", with {ground} behind" if ground else "") + f", {opening or 'seen here'}"
     if template == 3:
         return f"{of}{ground} with {body}" if ground else f"{opening or 'a scene'} with {body}"
-    return f"there is {body}" + (f", the ground is {ground}" if ground else "") + (f", {opening}" if opening else "")
+    return (
+        f"there is {body}"
+        + (f", the ground is {ground}" if ground else "")
+        + (f", {opening}" if opening else "")
+    )
 
 
 def _signals(scene: Scene) -> str:
@@ -209,5 +235,6 @@ _WEB = ("{name}", "{name} {number}", "my {name} :)", "{name} - free download", "
 
 
 def synthetic(scene: Scene, ways: dict[str, Ways]) -> str:
-    """As a captioning model would tell it: everything that is there, by kind and not by name, in one form."""
+    """As a captioning model would tell it: everything that is there, by kind and not by name, in
+    one form."""
     return short(scene, ways["synthetic"], 0, coarse=True)

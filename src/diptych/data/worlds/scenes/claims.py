@@ -21,7 +21,8 @@ from diptych.data.worlds.scenes.words import (
     plural,
 )
 
-_OVERLAP = 0.85  # distance of centres over the mean side below which one object is said to be in front of the other
+# distance of centres over the mean side below which one object is said to be in front of the other
+_OVERLAP = 0.85
 VALUES: dict[str, Sequence[str]] = {
     "colour": tuple(COLOURS),
     "texture": tuple(TEXTURES),
@@ -36,12 +37,22 @@ VALUES: dict[str, Sequence[str]] = {
     "number": NUMBERS[1:],
 }
 _OF_THING = ("colour", "texture", "size", "place")
-_HIDDEN = ("new", "heavy", "expensive", "popular", "loved", "cheap", "famous", "warm")  # no image tells
+_HIDDEN = (
+    "new",
+    "heavy",
+    "expensive",
+    "popular",
+    "loved",
+    "cheap",
+    "famous",
+    "warm",
+)  # no image tells
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """One fact: `kind` (a key of VALUES, "there" or "front"), the concepts it is about with their objects, a value.
+    """One fact: `kind` (a key of VALUES, "there" or "front"), the concepts it is about with their
+    objects, a value.
 
     Of "there" the value is how many; "front" is about the nearer object first.
     """
@@ -65,12 +76,16 @@ def claims(scene: Scene) -> list[Claim]:
         common = {"about": (thing.concept,), "ids": thing.ids, "several": thing.count > 1}
         found.append(Claim(kind="there", value=NUMBERS[thing.count], **common))
         values = {kind: getattr(thing, kind) for kind in _OF_THING}
-        found += [Claim(kind=kind, value=value, **common) for kind, value in values.items() if value]
+        found += [
+            Claim(kind=kind, value=value, **common) for kind, value in values.items() if value
+        ]
     found += [
         Claim(kind="front", about=(a.concept, b.concept), ids=(*a.ids, *b.ids))
         for a in things
         for b in things
-        if a.count == b.count == 1 and a.items[0].depth < b.items[0].depth and near(a.items[0], b.items[0]) < _OVERLAP
+        if a.count == b.count == 1
+        and a.items[0].depth < b.items[0].depth
+        and near(a.items[0], b.items[0]) < _OVERLAP
     ]
     whole = {
         "ground": scene.ground,
@@ -80,7 +95,9 @@ def claims(scene: Scene) -> list[Claim]:
         "lines": scene.hard,
         "stamp": scene.salient,
     }
-    return found + [Claim(kind=kind, value=value) for kind, value in whole.items() if value in VALUES[kind]]
+    return found + [
+        Claim(kind=kind, value=value) for kind, value in whole.items() if value in VALUES[kind]
+    ]
 
 
 def near(a: Item, b: Item) -> float:
@@ -95,7 +112,10 @@ def holds(claim: Claim, scene: Scene) -> bool:
     if claim.kind in ("ground", "rendering", "palette"):
         return claim.value == getattr(scene, claim.kind)
     if claim.kind in ("frame", "lines", "stamp"):
-        return claim.value == {"frame": scene.easy, "lines": scene.hard, "stamp": scene.salient}[claim.kind]
+        return (
+            claim.value
+            == {"frame": scene.easy, "lines": scene.hard, "stamp": scene.salient}[claim.kind]
+        )
     things = {thing.concept: thing for thing in scene.known}
     if claim.kind == "there" and claim.value == "no":
         return claim.about[0] not in things
@@ -192,7 +212,11 @@ def question(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Q
     rest = at * 2 % 1
     noun = plural(claim.about[0]) if claim.several and claim.about else "".join(claim.about[:1])
     be = "are" if claim.several else "is"
-    if claim.kind == "place" and form and sum(item.place == claim.value for item in scene.items) == 1:
+    if (
+        claim.kind == "place"
+        and form
+        and sum(item.place == claim.value for item in scene.items) == 1
+    ):
         others = [name for name in classes if name != claim.about[0]]
         return _asked(f"what is {PLACES[claim.value][0]}?", claim.about[0], others, rest, claim)
     if claim.kind == "there" and form:
@@ -201,7 +225,9 @@ def question(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Q
         name = other.about[0] if absent else claim.about[0]
         ids = () if absent else claim.ids
         answer = "no" if absent else "yes"
-        return _asked(f"is there {article(name)}?", answer, ["yes", "no"], rest, replace(claim, ids=ids))
+        return _asked(
+            f"is there {article(name)}?", answer, ["yes", "no"], rest, replace(claim, ids=ids)
+        )
     asked: dict[str, str] = {
         "number": f"how many {'objects' if form else 'things'} are there?",
         "there": f"how many {plural(claim.about[0])} are there?" if claim.about else "",

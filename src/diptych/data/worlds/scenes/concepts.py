@@ -1,6 +1,8 @@
-"""What can be drawn: glyph concepts and plain shapes, their classes, and which combinations are held out.
+"""What can be drawn: glyph concepts and plain shapes, their classes, and which combinations are
+held out.
 
-A concept is its name. Fine classes are the concepts of a config, coarse ones the kinds of things in `coarse`.
+A concept is its name. Fine classes are the concepts of a config, coarse ones the kinds of things in
+`coarse`.
 """
 
 import re
@@ -60,7 +62,8 @@ _PLURAL = re.compile(r"(?<![su])s$")  # glasses, skis: several by themselves
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One thing that can be drawn; `index` is the glyph's, -1 for a plain shape, which no design draws."""
+    """One thing that can be drawn; `index` is the glyph's, -1 for a plain shape, which no design
+    draws."""
 
     name: str
     index: int
@@ -71,17 +74,24 @@ class Concept:
 
 @cache
 def table() -> dict[str, Concept]:
-    """Every concept fit for captions: one or two plain words that name one thing and mean nothing else in a caption."""
+    """Every concept fit for captions: one or two plain words that name one thing and mean nothing
+    else in a caption."""
     found = {name: Concept(name, -1, (), "train", "shape") for name in SHAPES}
     for glyph in concepts():
         name = glyph["name"]
         words = glyph["name"].split()
-        if glyph["group"] not in _GROUPS or not re.fullmatch(r"[a-z]+( [a-z]+)?", name) or _PLURAL.search(name):
+        if (
+            glyph["group"] not in _GROUPS
+            or not re.fullmatch(r"[a-z]+( [a-z]+)?", name)
+            or _PLURAL.search(name)
+        ):
             continue
         if name in found or vocabulary() & set(words) or _LINKS & set(words):
             continue
         designs = tuple(design for design in DESIGNS if design in glyph["designs"])
-        found[name] = Concept(name, glyph["index"], designs, glyph["split"], _coarse(glyph["subgroup"]))
+        found[name] = Concept(
+            name, glyph["index"], designs, glyph["split"], _coarse(glyph["subgroup"])
+        )
     return found
 
 
@@ -94,7 +104,8 @@ KINDS = tuple(dict.fromkeys([*_COARSE.values(), "tool"]))  # the coarse classes
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What a config may draw: `classes` are those of its split, `foreign` (distractors) belong to no split."""
+    """What a config may draw: `classes` are those of its split, `foreign` (distractors) belong to
+    no split."""
 
     classes: tuple[str, ...]
     foreign: tuple[str, ...]
@@ -112,14 +123,18 @@ class Catalogue:
         return "seen" if self.mode == "unseen" else self.mode
 
     def unseen(self, concept: str, colour: str, places: Sequence[str]) -> int:
-        """Which combinations of an object training never shows: 1 its colour, 2 a place of it, 3 both, 0 none."""
+        """Which combinations of an object training never shows: 1 its colour, 2 a place of it, 3
+        both, 0 none."""
         return (colour in self.values(concept, "colour", "unseen")) + 2 * any(
             place in self.values(concept, "place", "unseen") for place in places
         )
 
     def values(self, concept: str, aspect: str, mode: str) -> tuple[str, ...]:
-        """The colours or places (`aspect`) that a concept may have: those "seen" in training, "unseen", or "any"."""
-        return _values(concept, self.colours if aspect == "colour" else tuple(PLACES), self.share, mode)
+        """The colours or places (`aspect`) that a concept may have: those "seen" in training,
+        "unseen", or "any"."""
+        return _values(
+            concept, self.colours if aspect == "colour" else tuple(PLACES), self.share, mode
+        )
 
 
 @lru_cache(maxsize=1 << 16)
@@ -132,9 +147,11 @@ def _values(concept: str, values: tuple[str, ...], share: float, mode: str) -> t
 
 @lru_cache(maxsize=1 << 16)
 def held_out(concept: str, values: tuple[str, ...], share: float) -> frozenset[str]:
-    """The values that a concept never has in training: `share` of all pairs, spread evenly over the concepts.
+    """The values that a concept never has in training: `share` of all pairs, spread evenly over the
+    concepts.
 
-    Which ones depends on names alone, so that a pair is held out in every config that has the same values.
+    Which ones depends on names alone, so that a pair is held out in every config that has the same
+    values.
 
     >>> sorted(held_out("cat", tuple(PLACES), 0.2)), held_out("cat", tuple(PLACES), 0.0)
     (['top left'], frozenset())
@@ -145,7 +162,8 @@ def held_out(concept: str, values: tuple[str, ...], share: float) -> frozenset[s
 
 
 def resolve(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
-    """The concepts that `text` names: `common`, `shapes`, `all`, or names, joined by `+`; in order of first mention."""
+    """The concepts that `text` names: `common`, `shapes`, `all`, or names, joined by `+`; in order
+    of first mention."""
     sets = {"common": COMMON, "shapes": SHAPES, "all": tuple(known)}
     named: list[str] = []
     for part in str(text).split("+"):
@@ -160,29 +178,44 @@ def resolve(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def catalogue(config: "Config") -> Catalogue:
-    """What a config may draw. Raises InputError where it contradicts itself or leaves nothing to draw."""
+    """What a config may draw. Raises InputError where it contradicts itself or leaves nothing to
+    draw."""
     train = [name for name, concept in table().items() if concept.split == "train"]
     reserved = resolve(config.reserved, train, "reserved")
     base = resolve(config.objects, train, "objects")
     if "all" in config.objects.split("+"):
         base = tuple(name for name in base if name not in reserved)
     if both := [name for name in base if name in reserved]:
-        raise InputError(f"world 'scenes': {both[0]!r} is in `objects` and in `reserved`; take it out of one of them")
+        raise InputError(
+            f"world 'scenes': {both[0]!r} is in `objects` and in `reserved`; take it out of one of them"
+        )
     novel = reserved
     if "all" in config.objects.split("+"):
-        novel += tuple(name for name, concept in table().items() if concept.split == "test" and name not in reserved)
+        novel += tuple(
+            name
+            for name, concept in table().items()
+            if concept.split == "test" and name not in reserved
+        )
     classes = novel if config.split == "novel" else base
     classes = tuple(
-        name for name in classes if not table()[name].designs or set(table()[name].designs) & set(config.drawn)
+        name
+        for name in classes
+        if not table()[name].designs or set(table()[name].designs) & set(config.drawn)
     )
     if not classes:
-        raise InputError(f"world 'scenes': no object is left to draw in split {config.split!r}; see objects, reserved")
+        raise InputError(
+            f"world 'scenes': no object is left to draw in split {config.split!r}; see objects, reserved"
+        )
     mode = {"train": "seen", "val": "seen", "unseen": "unseen"}.get(config.split, "any")
     foreign = tuple(
-        name for name in train if name not in {*base, *reserved} and set(table()[name].designs) & set(config.drawn)
+        name
+        for name in train
+        if name not in {*base, *reserved} and set(table()[name].designs) & set(config.drawn)
     )
     if config.distractors and not foreign:
-        raise InputError("world 'scenes': objects=all leaves no foreign ones for distractors; give distractors=0")
+        raise InputError(
+            "world 'scenes': objects=all leaves no foreign ones for distractors; give distractors=0"
+        )
     made = Catalogue(classes, foreign, config.tints, config.held_out, mode)
     least = max(config.numbers) if config.same < 1 else 1
     if len(classes) < least:
@@ -190,7 +223,9 @@ def catalogue(config: "Config") -> Catalogue:
             f"world 'scenes': {least} objects of different kinds need as many names; `objects` has {len(classes)}"
         )
     if mode == "unseen" and not any(made.values(name, "colour", mode) for name in classes):
-        raise InputError("world 'scenes': split 'unseen' is empty: no colour of an object is held out; raise held_out")
+        raise InputError(
+            "world 'scenes': split 'unseen' is empty: no colour of an object is held out; raise held_out"
+        )
     return made
 
 

@@ -22,7 +22,18 @@ ROLES = (
     "statement",
     "hypothesis",
 )  # question brings answer
-RESERVED = ("rabbit", "owl", "octopus", "snake", "tulip", "strawberry", "rocket", "motorcycle", "violin", "anchor")
+RESERVED = (
+    "rabbit",
+    "owl",
+    "octopus",
+    "snake",
+    "tulip",
+    "strawberry",
+    "rocket",
+    "motorcycle",
+    "violin",
+    "anchor",
+)
 MOST = len(NUMBERS) - 1  # objects that a caption can count
 
 
@@ -101,12 +112,16 @@ class Config:
             value = getattr(self, option)
             if value < least or (most is not None and value > most):
                 wanted = f"{least} to {most}" if most is not None else f"{least} or more"
-                raise InputError(f"option {option!r} of world 'scenes' is {value}; it must be {wanted}")
+                raise InputError(
+                    f"option {option!r} of world 'scenes' is {value}; it must be {wanted}"
+                )
         for item in fields(self):
             value = getattr(self, item.name)
             if item.type is float and not 0 <= value <= (0.5 if item.name == "held_out" else 1):
                 most = 0.5 if item.name == "held_out" else 1
-                raise InputError(f"option {item.name!r} of world 'scenes' is {value}; it must be 0 to {most}")
+                raise InputError(
+                    f"option {item.name!r} of world 'scenes' is {value}; it must be 0 to {most}"
+                )
         if self.long not in LONG:
             raise unknown("kind of long texts of scenes", self.long, LONG)
         if self.split not in SPLITS:
@@ -115,7 +130,16 @@ class Config:
             raise InputError(
                 "world 'scenes': documents have no edits and no siblings; give pages=1, or neither of them"
             )
-        _ = self.drawn, self.tints, self.domains, self.numbers, self.roles, self.kinds, self.rates, self.lengths
+        _ = (
+            self.drawn,
+            self.tints,
+            self.domains,
+            self.numbers,
+            self.roles,
+            self.kinds,
+            self.rates,
+            self.lengths,
+        )
 
     @cached_property
     def drawn(self) -> tuple[str, ...]:
@@ -165,9 +189,13 @@ class Config:
             try:
                 rates[kind] = float(rate)
             except ValueError:
-                raise InputError(f"noise {part!r} of scenes has no rate; write {kind}=0.1") from None
+                raise InputError(
+                    f"noise {part!r} of scenes has no rate; write {kind}=0.1"
+                ) from None
         if any(rate < 0 for rate in rates.values()) or sum(rates.values()) > 1 + 1e-9:
-            raise InputError(f"noise {self.noise!r} of scenes: rates must be 0 or more, and together at most 1")
+            raise InputError(
+                f"noise {self.noise!r} of scenes: rates must be 0 or more, and together at most 1"
+            )
         return rates
 
 
@@ -177,8 +205,12 @@ def _range(option: str, given: str | int, most: int) -> tuple[int, ...]:
     for part in str(given).split("+"):
         first, dash, last = part.partition("-")
         if not (first.isdigit() and (last.isdigit() or not dash)):
-            raise InputError(f"option {option!r} of world 'scenes' is {given!r}; write 2, 1-3 or 1+3")
+            raise InputError(
+                f"option {option!r} of world 'scenes' is {given!r}; write 2, 1-3 or 1+3"
+            )
         numbers += range(int(first), int(last or first) + 1)
     if not numbers or min(numbers) < 1 or max(numbers) > most:
-        raise InputError(f"option {option!r} of world 'scenes' is {given!r}; it must be within 1 to {most}")
+        raise InputError(
+            f"option {option!r} of world 'scenes' is {given!r}; it must be within 1 to {most}"
+        )
     return tuple(sorted(set(numbers)))

@@ -1,4 +1,5 @@
-"""Documents: two or three scenes with sentences in order, and a new word that the first of them defines.
+"""Documents: two or three scenes with sentences in order, and a new word that the first of them
+defines.
 
 The word stands for a concept in a colour and texture: the subject of every page.
 """
@@ -29,13 +30,17 @@ def document(scene: Scene, config: Config, seed: int) -> Scene:
     count = lot.pick(config.lengths)
     if count == 1:
         return scene
-    pages = tuple(draw(config, seed, scene.number, page=page, lead=scene.things[0]) for page in range(1, count))
+    pages = tuple(
+        draw(config, seed, scene.number, page=page, lead=scene.things[0])
+        for page in range(1, count)
+    )
     word = "".join(lot.pick(part) for part in (_STARTS, _MIDDLES, _JOINS, _ENDS))
     return replace(scene, pages=pages, word=word)
 
 
 def told(scene: Scene) -> list[Text]:
-    """The sentences in order; `attrs` say which image each belongs to, and of which of its objects it speaks."""
+    """The sentences in order; `attrs` say which image each belongs to, and of which of its objects
+    it speaks."""
     found: list[Text] = []
     subject = scene.things[0]
 
@@ -51,10 +56,18 @@ def told(scene: Scene) -> list[Text]:
             kind = phrase(replace(subject, items=subject.items[:1], size=""), way)
             tell(f"{article(scene.word)} is {kind}.", page, subject.ids)
         lead, *others = shown.known
-        name = article(scene.word) if lead.count == 1 else f"{NUMBERS[lead.count]} {plural(scene.word)}"
+        name = (
+            article(scene.word)
+            if lead.count == 1
+            else f"{NUMBERS[lead.count]} {plural(scene.word)}"
+        )
         place = f" {way.say('place', PLACES[lead.place], lead)}" if lead.place else ""
         ground = way.say("ground", GROUNDS[shown.ground])
-        starts = ("here is", "next comes", "last comes") if lead.count == 1 else ("here are", "next come", "last come")
+        starts = (
+            ("here is", "next comes", "last comes")
+            if lead.count == 1
+            else ("here are", "next come", "last come")
+        )
         tell(f"{starts[page]} {name}{place}, on {ground}.", page, lead.ids)
         for thing in others:
             place = f" {way.say('place', PLACES[thing.place], thing)}" if thing.place else ""

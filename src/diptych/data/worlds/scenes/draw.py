@@ -1,6 +1,8 @@
-"""From facts to pixels: the image, its masks, its depth and its boxes, in one pass from far to near.
+"""From facts to pixels: the image, its masks, its depth and its boxes, in one pass from far to
+near.
 
-S is the image's side. An object counts where its drawing is at least half opaque and nothing nearer lies over it.
+S is the image's side. An object counts where its drawing is at least half opaque and nothing nearer
+lies over it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,12 +23,17 @@ from diptych.data.worlds.scenes.words import COLOURS, PLACES, SIZES, TEXTURES
 GROUND_DEPTH = 1.0
 
 
-def draw(scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The image (S, S, 3) uint8, and which object each pixel shows (S, S) uint8: 0 the ground, else id + 1."""
+def draw(
+    scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image (S, S, 3) uint8, and which object each pixel shows (S, S) uint8: 0 the ground, else
+    id + 1."""
     variant, down, along = scene.tile
     top = int(down * size)
     left = int(along * size)
-    canvas = ground(scene.ground, variant, size)[top : top + size, left : left + size].astype(np.float32)
+    canvas = ground(scene.ground, variant, size)[top : top + size, left : left + size].astype(
+        np.float32
+    )
     owner = np.zeros((size, size), np.uint8)
     objects = [(item, thing) for thing in scene.things for item in thing.items]
     for item, thing in sorted(objects, key=lambda pair: -pair[0].depth):
@@ -43,7 +50,9 @@ def draw(scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0) -> tuple
 
 def _paste(canvas: np.ndarray, owner: np.ndarray, item: Item, thing: Thing) -> None:
     size = len(canvas)
-    shape = sprite(thing.concept, item.design, max(3, round(item.side * size)), max(2, round(size / 20)))
+    shape = sprite(
+        thing.concept, item.design, max(3, round(item.side * size)), max(2, round(size / 20))
+    )
     pixels = painted(shape, thing.colour, thing.texture, max(4, round(size / 12)))
     height, width = shape.tone.shape
     top = round(item.y * size - height / 2)
@@ -62,7 +71,12 @@ def _paste(canvas: np.ndarray, owner: np.ndarray, item: Item, thing: Thing) -> N
 def _lines(direction: str, size: int) -> np.ndarray:
     """Faint waves in one of four directions, in [-1, 1], (S, S, 1)."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
-    along = {"level": y, "upright": x, "rising": (x + y) * np.float32(0.7071), "falling": (x - y) * np.float32(0.7071)}
+    along = {
+        "level": y,
+        "upright": x,
+        "rising": (x + y) * np.float32(0.7071),
+        "falling": (x - y) * np.float32(0.7071),
+    }
     return np.sin(2 * np.pi * 10 * along[direction])[..., None]
 
 
@@ -99,19 +113,29 @@ def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: flo
             fine[at] = classes[item.id] + 1
             coarse[at] = 0 if thing.foreign else kind
             depth[at] = item.depth
-            boxes[item.id] = Box(xyxy=bounds(owner == at), text=name_of(thing), label=classes[item.id])
+            boxes[item.id] = Box(
+                xyxy=bounds(owner == at), text=name_of(thing), label=classes[item.id]
+            )
     masks = {"instance": Image.fromarray(owner), "coarse": Image.fromarray(coarse[owner])}
     if fine.max() < 256:
         masks["class"] = Image.fromarray(fine.astype(np.uint8)[owner])
     arrays = {"depth": depth[owner], "factors": factors(scene, classes)}
     return Rendered(
-        image=Image.fromarray(pixels), masks=masks, arrays=arrays, boxes=[boxes[at] for at in sorted(boxes)]
+        image=Image.fromarray(pixels),
+        masks=masks,
+        arrays=arrays,
+        boxes=[boxes[at] for at in sorted(boxes)],
     )
 
 
 def name_of(thing: Thing) -> str:
     """One object of a thing in words: size, texture, colour, name."""
-    words = (thing.size, "" if thing.texture == "plain" else thing.texture, thing.colour, thing.concept)
+    words = (
+        thing.size,
+        "" if thing.texture == "plain" else thing.texture,
+        thing.colour,
+        thing.concept,
+    )
     return " ".join(word for word in words if word and word != "medium")
 
 
@@ -133,7 +157,8 @@ FACTORS = (
 
 
 def factors(scene: Scene, classes: Mapping[int, int]) -> np.ndarray:
-    """The factor table, (objects, FACTORS) float32: numbers of values (-1: none), and places and lengths in [0, 1]."""
+    """The factor table, (objects, FACTORS) float32: numbers of values (-1: none), and places and
+    lengths in [0, 1]."""
     rows = {}
     for thing in scene.things:
         kind = -1 if thing.foreign else KINDS.index(table()[thing.concept].coarse)
@@ -162,7 +187,8 @@ def number_of(value: str, values: Iterable[str]) -> int:
 
 
 def bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """The smallest box (x0, y0, x1, y1) around a mask; empty where nothing of the object is seen."""
+    """The smallest box (x0, y0, x1, y1) around a mask; empty where nothing of the object is
+    seen."""
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask.any(0))
     if not len(rows):

@@ -1,6 +1,7 @@
 """Minimal edits: one thing changed, all else as it was, with the instruction that asks for it.
 
-An edit never shows what the split holds out. Where a scene leaves no room for a kind of edit there is none.
+An edit never shows what the split holds out. Where a scene leaves no room for a kind of edit there
+is none.
 """
 
 from collections.abc import Callable
@@ -25,13 +26,17 @@ def edited(scene: Scene, kind: str, config: Config, cat: Catalogue, turn: int = 
         return None
     after, change = done
     return replace(
-        after, before=replace(scene, before=None, change=None, noise="", told=None), change=change, noise="", told=None
+        after,
+        before=replace(scene, before=None, change=None, noise="", told=None),
+        change=change,
+        noise="",
+        told=None,
     )
 
 
 def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
-    """Member 0 is the scene, the others are edits of it of the asked kinds in turn, no two of them alike; of other
-    kinds where the scene leaves no room for more of those."""
+    """Member 0 is the scene, the others are edits of it of the asked kinds in turn, no two of them
+    alike; of other kinds where the scene leaves no room for more of those."""
     found = [scene]
     attempt = 0
     kinds = config.kinds or EDITS
@@ -58,7 +63,9 @@ def _told(scene: Scene) -> list[int]:
     return [at for at, thing in enumerate(scene.known) if thing.described]
 
 
-def _allowed(thing: Thing, cat: Catalogue, colour: str = "", place: str = "", concept: str = "") -> bool:
+def _allowed(
+    thing: Thing, cat: Catalogue, colour: str = "", place: str = "", concept: str = ""
+) -> bool:
     """Whether a known thing may have this colour, place and concept in its split."""
     name = concept or thing.concept
     mode = "any" if cat.mode == "unseen" else cat.mode
@@ -76,7 +83,11 @@ def _swap(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
         one = scene.things[a]
         two = scene.things[b]
         differ = one.colour != two.colour and one.colour and two.colour
-        if differ and _allowed(one, cat, colour=two.colour) and _allowed(two, cat, colour=one.colour):
+        if (
+            differ
+            and _allowed(one, cat, colour=two.colour)
+            and _allowed(two, cat, colour=one.colour)
+        ):
             after = scene.with_thing(a, colour=two.colour).with_thing(b, colour=one.colour)
             return after, Change(kind="swap", about=(one.concept, two.concept), aspect="colours")
     for a, b in lot.order(pairs):
@@ -114,7 +125,9 @@ def _replace(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     used = {thing.concept for thing in scene.things}
     for at in lot.order(_told(scene)):
         thing = scene.things[at]
-        options = [name for name in cat.classes if name not in used and _allowed(thing, cat, concept=name)]
+        options = [
+            name for name in cat.classes if name not in used and _allowed(thing, cat, concept=name)
+        ]
         if options:
             new = lot.pick(options)
             designs = cat.designs(new, config.drawn)
@@ -132,7 +145,11 @@ def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     free = [place for place in PLACES if all(item.place != place for item in scene.items)]
     mode = "any" if cat.mode == "unseen" else cat.mode
     for place in lot.order(free or list(PLACES)):
-        names = [name for name in cat.classes if name not in used and place in cat.values(name, "place", mode)]
+        names = [
+            name
+            for name in cat.classes
+            if name not in used and place in cat.values(name, "place", mode)
+        ]
         if not names:
             continue
         name = lot.pick(names)
@@ -142,9 +159,15 @@ def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
         if others.clearance((item.x, item.y), item.side) < _ROOM or item.place != place:
             continue
         colour = lot.pick(cat.values(name, "colour", mode)) if config.tinted else ""
-        depth = max(other.depth for other in scene.items) + 0.002  # behind all, so that it hides nothing
+        depth = (
+            max(other.depth for other in scene.items) + 0.002
+        )  # behind all, so that it hides nothing
         new = Thing(
-            concept=name, colour=colour, texture="plain", size="small", items=(replace(item, depth=min(depth, 0.99)),)
+            concept=name,
+            colour=colour,
+            texture="plain",
+            size="small",
+            items=(replace(item, depth=min(depth, 0.99)),),
         )
         known = len(scene.known)
         things = (*scene.things[:known], new, *scene.things[known:])
@@ -170,10 +193,16 @@ def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """One thing in another colour."""
     for at in lot.order(_told(scene)):
         thing = scene.things[at]
-        options = [name for name in config.tints if name != thing.colour and _allowed(thing, cat, colour=name)]
+        options = [
+            name
+            for name in config.tints
+            if name != thing.colour and _allowed(thing, cat, colour=name)
+        ]
         if options and thing.colour:
             new = lot.pick(options)
-            return scene.with_thing(at, colour=new), Change(kind="recolour", about=(thing.concept,), value=new)
+            return scene.with_thing(at, colour=new), Change(
+                kind="recolour", about=(thing.concept,), value=new
+            )
     return None
 
 
@@ -189,7 +218,9 @@ def _move(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
             x, y = room.spot(place, item.side)
             if room.clearance((x, y), item.side) >= _ROOM:
                 moved = replace(item, place=place, x=x, y=y)
-                return scene.with_thing(at, items=(moved,)), Change(kind="move", about=(thing.concept,), value=place)
+                return scene.with_thing(at, items=(moved,)), Change(
+                    kind="move", about=(thing.concept,), value=place
+                )
     return None
 
 

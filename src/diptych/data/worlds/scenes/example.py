@@ -27,7 +27,12 @@ from diptych.data.worlds.scenes.words import (
 if TYPE_CHECKING:
     from diptych.data.worlds.scenes import World
 
-UNSEEN = ("none", "colour", "place", "colour and place")  # what of the subject is a held-out combination
+UNSEEN = (
+    "none",
+    "colour",
+    "place",
+    "colour and place",
+)  # what of the subject is a held-out combination
 
 
 def example(world: "World", scene: Scene, key: str) -> Sample:
@@ -75,7 +80,9 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
         "object": cat.classes,
         "coarse": KINDS,
         "colour": tuple(COLOURS),
-        "count": tuple(f"{number} object{'s' if number != 'one' else ''}" for number in NUMBERS[1 : most + 1]),
+        "count": tuple(
+            f"{number} object{'s' if number != 'one' else ''}" for number in NUMBERS[1 : most + 1]
+        ),
         "quadrant": tuple(PLACES),
         "texture": tuple(TEXTURES),
         "size": tuple(SIZES),
@@ -89,7 +96,11 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
         "noise": ("clean", *NOISES),
         "scene": (),
     }
-    signals = {"frame": (config.easy, tuple(COLOURS)), "lines": (config.hard, LINES), "stamp": (config.overlay, SHAPES)}
+    signals = {
+        "frame": (config.easy, tuple(COLOURS)),
+        "lines": (config.hard, LINES),
+        "stamp": (config.overlay, SHAPES),
+    }
     found |= {name: values for name, (strength, values) in signals.items() if strength}
     return found | ({"member": (), "edit": EDITS} if config.siblings > 1 else {})
 
@@ -115,7 +126,9 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
         "palette": number_of(scene.palette, PALETTES),
         "rendering": number_of(scene.rendering, RENDERINGS),
         "style": number_of(scene.style, STYLES),
-        "unseen": cat.unseen(subject.concept, subject.colour, [item.place for item in subject.items]),
+        "unseen": cat.unseen(
+            subject.concept, subject.colour, [item.place for item in subject.items]
+        ),
         "noise": 1 + number_of(scene.noise, NOISES),
         "scene": scene.number,
     }
@@ -137,7 +150,8 @@ def schema(config: Config, cat: Catalogue) -> Schema:
     if max(config.lengths) > 1:
         shortest = min(config.lengths)
         found |= {
-            f"images.page{at}": Field(kind="image", optional=at > shortest) for at in range(2, max(config.lengths) + 1)
+            f"images.page{at}": Field(kind="image", optional=at > shortest)
+            for at in range(2, max(config.lengths) + 1)
         }
     roles = [role for role in config.roles] + (["answer"] if "question" in config.roles else [])
     found |= {f"texts.{role}": Field(kind="text") for role in roles}
@@ -146,7 +160,10 @@ def schema(config: Config, cat: Catalogue) -> Schema:
     if config.siblings > 1:
         found["images.reference"] = Field(kind="image", optional=True)
         found["texts.instruction"] = Field(kind="text", optional=True)
-    found |= {f"labels.{name}": Field(kind="int", classes=values) for name, values in classes(config, cat).items()}
+    found |= {
+        f"labels.{name}": Field(kind="int", classes=values)
+        for name, values in classes(config, cat).items()
+    }
     found |= {"boxes": Field(kind="box", classes=cat.classes)} | {
         f"masks.{name}": Field(kind="mask", classes=_mask_classes(name, cat)) for name in masks(cat)
     }

@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One drawn object. Lengths are fractions of the image's side, depth runs from 0 (near) to 1 (the ground)."""
+    """One drawn object. Lengths are fractions of the image's side, depth runs from 0 (near) to 1
+    (the ground)."""
 
     id: int
     design: str  # "" for a plain shape
@@ -26,7 +27,8 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thing:
-    """One or several objects alike: a concept with a colour ("": the drawing's own), a texture and a size."""
+    """One or several objects alike: a concept with a colour ("": the drawing's own), a texture and
+    a size."""
 
     concept: str
     colour: str
@@ -52,7 +54,8 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """The minimal edit that made a scene: `kind`, the concepts it is about, and the new value or phrase."""
+    """The minimal edit that made a scene: `kind`, the concepts it is about, and the new value or
+    phrase."""
 
     kind: str
     about: tuple[str, ...]
@@ -62,10 +65,12 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """All facts of one image and its texts. `things[0]` is the subject: the largest object, or the only kind.
+    """All facts of one image and its texts. `things[0]` is the subject: the largest object, or the
+    only kind.
 
-    `seed` decides how texts are worded. `told` is the scene that a noisy caption tells of in place of this one.
-    `before` and `change` say what an edited scene was made from; `pages` are the further images of a document.
+    `seed` decides how texts are worded. `told` is the scene that a noisy caption tells of in place
+    of this one. `before` and `change` say what an edited scene was made from; `pages` are the
+    further images of a document.
     """
 
     seed: int
@@ -91,7 +96,11 @@ class Scene:
     @property
     def items(self) -> tuple[Item, ...]:
         """All objects, by id."""
-        return tuple(sorted((item for thing in self.things for item in thing.items), key=lambda item: item.id))
+        return tuple(
+            sorted(
+                (item for thing in self.things for item in thing.items), key=lambda item: item.id
+            )
+        )
 
     @property
     def known(self) -> tuple[Thing, ...]:
@@ -142,4 +151,6 @@ class Lot:
 
     def order(self, options: Sequence[T]) -> list[T]:
         """The options in random order."""
-        return [options[at] for _, at in sorted((next(self._values), at) for at in range(len(options)))]
+        return [
+            options[at] for _, at in sorted((next(self._values), at) for at in range(len(options)))
+        ]

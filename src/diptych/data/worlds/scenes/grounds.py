@@ -1,7 +1,8 @@
-"""Grounds that can be named: grass, sand, water, … drawn once for each variant and size, periodic in both directions.
+"""Grounds that can be named: grass, sand, water, … drawn once for each variant and size, periodic
+in both directions.
 
-Colours are pale and greyish, so that objects stand out; structure is counted in pieces an image, so that a ground
-looks alike at all sizes. S is the image's side.
+Colours are pale and greyish, so that objects stand out; structure is counted in pieces an image, so
+that a ground looks alike at all sizes. S is the image's side.
 """
 
 from functools import lru_cache
@@ -14,7 +15,8 @@ from diptych.rng import generator
 
 @lru_cache(maxsize=256)
 def ground(name: str, variant: int, size: int) -> np.ndarray:
-    """The tile twice in both directions, (2 S, 2 S, 3) uint8: an image's ground is any S x S window of it."""
+    """The tile twice in both directions, (2 S, 2 S, 3) uint8: an image's ground is any S x S window
+    of it."""
     rng = generator(0, "ground", name, variant)
     tile = _DRAW[name](rng, size)
     return np.tile(np.clip(np.rint(tile), 0, 255).astype(np.uint8), (2, 2, 1))
@@ -24,7 +26,9 @@ def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.n
     """Smooth periodic noise in [0, 1] of so many cells, (S, S)."""
     cells = np.pad(rng.random((rows, columns)).astype(np.float32), 2, mode="wrap")
     box = (2.0, 2.0, 2.0 + columns, 2.0 + rows)
-    return np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return np.asarray(
+        Image.fromarray(cells).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    )
 
 
 def _mix(share: np.ndarray, low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:
@@ -54,7 +58,13 @@ def _sand(rng: np.random.Generator, size: int) -> np.ndarray:
 def _water(rng: np.random.Generator, size: int) -> np.ndarray:
     y, x = _axes(size)
     waves = np.sin(
-        2 * np.pi * (7 * y + 0.16 * np.sin(2 * np.pi * (2 * x + rng.random())) + 0.35 * _noise(rng, size, 4, 4))
+        2
+        * np.pi
+        * (
+            7 * y
+            + 0.16 * np.sin(2 * np.pi * (2 * x + rng.random()))
+            + 0.35 * _noise(rng, size, 4, 4)
+        )
     )
     return _mix(0.4 + 0.25 * waves + 0.9 * (waves > 0.82), (112, 160, 184), (206, 228, 236))
 
@@ -85,13 +95,19 @@ def _wood(rng: np.random.Generator, size: int) -> np.ndarray:
     grain = _noise(rng, size, 40, 5)
     tile = _mix(0.35 * shade + 0.65 * grain, (160, 122, 84), (212, 176, 132))
     seam = (y * planks) % 1 < 0.1
-    return np.where((seam & np.ones((1, size), bool))[..., None], np.array((112, 82, 56), np.float32), tile)
+    return np.where(
+        (seam & np.ones((1, size), bool))[..., None], np.array((112, 82, 56), np.float32), tile
+    )
 
 
 def _stone(rng: np.random.Generator, size: int) -> np.ndarray:
     cells = 5
     y, x = _axes(size)
-    spots = (np.indices((cells, cells)).reshape(2, -1).T + 0.5 + rng.uniform(-0.36, 0.36, (cells * cells, 2))) / cells
+    spots = (
+        np.indices((cells, cells)).reshape(2, -1).T
+        + 0.5
+        + rng.uniform(-0.36, 0.36, (cells * cells, 2))
+    ) / cells
     dy = np.abs(y[..., None] - spots[:, 0])
     dx = np.abs(x[..., None] - spots[:, 1])
     distance = np.sort(np.hypot(np.minimum(dy, 1 - dy), np.minimum(dx, 1 - dx)), axis=-1)
@@ -99,7 +115,9 @@ def _stone(rng: np.random.Generator, size: int) -> np.ndarray:
     tile = _mix(rng.random(cells * cells)[nearest], (138, 140, 144), (190, 191, 193))
     gap = (distance[..., 1] - distance[..., 0]) < 0.03
     return np.where(
-        gap[..., None], np.array((92, 94, 98), np.float32), tile + 14 * (_noise(rng, size, 30, 30) - 0.5)[..., None]
+        gap[..., None],
+        np.array((92, 94, 98), np.float32),
+        tile + 14 * (_noise(rng, size, 30, 30) - 0.5)[..., None],
     )
 
 
@@ -108,7 +126,9 @@ def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
     y, x = _axes(size)
     row = np.floor(y * count).astype(int)
     column = np.floor(x * count).astype(int)
-    light = (row + column) % 2 * 0.85 + 0.15 * rng.random((count, count)).astype(np.float32)[row, column]
+    light = (row + column) % 2 * 0.85 + 0.15 * rng.random((count, count)).astype(np.float32)[
+        row, column
+    ]
     tile = _mix(light, (168, 180, 182), (236, 238, 234))
     grout = ((y * count) % 1 < 0.1) | ((x * count) % 1 < 0.1)
     return np.where(grout[..., None], np.array((126, 134, 138), np.float32), tile)

@@ -44,7 +44,9 @@ def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[s
     """The caption and the web text, with the scene's noise, if any."""
     if scene.noise in ("boilerplate", "junk"):
         make = _boilerplate if scene.noise == "boilerplate" else _junk
-        return Retold(caption=make(ways["noise"], 0), web=make(ways["noise"], 1), ids=(), web_ids=())
+        return Retold(
+            caption=make(ways["noise"], 0), web=make(ways["noise"], 1), ids=(), web_ids=()
+        )
     if scene.told:  # swap
         other = Ways.of(scene.told)
         text = captions.caption(scene.told, other, drop)
@@ -57,7 +59,9 @@ def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[s
         told = _wronged(scene, ways, drop, classes)
         thing = captions.named(scene, ways)
         if thing:
-            for_web = scene.with_thing(scene.things.index(thing), concept=_other(scene, ways["noise"].free(3), classes))
+            for_web = scene.with_thing(
+                scene.things.index(thing), concept=_other(scene, ways["noise"].free(3), classes)
+            )
     named = captions.named(for_web, ways)
     return Retold(
         caption=captions.caption(told, ways, drop),
@@ -74,9 +78,14 @@ def _boilerplate(way: Ways, at: int) -> str:
 def _junk(way: Ways, at: int) -> str:
     """Two or three strings of letters and digits that hardly ever come again."""
     start = 8 + 40 * at
-    lengths = [4 + int(way.free(start + word) * 8) for word in range(2 + (way.free(start + 3) < 0.5))]
+    lengths = [
+        4 + int(way.free(start + word) * 8) for word in range(2 + (way.free(start + 3) < 0.5))
+    ]
     numbers = iter(range(start + 4, start + 40))
-    return " ".join("".join(_LETTERS[int(way.free(next(numbers)) * len(_LETTERS))] for _ in range(n)) for n in lengths)
+    return " ".join(
+        "".join(_LETTERS[int(way.free(next(numbers)) * len(_LETTERS))] for _ in range(n))
+        for n in lengths
+    )
 
 
 def _dropped(scene: Scene, at: float) -> Scene:
@@ -93,7 +102,9 @@ def _wronged(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence
         if thing.described:
             stated += [(number, "concept")]
             stated += [
-                (number, kind) for kind in _VALUES if getattr(thing, kind) and way.number(f"drop {kind}", thing) >= drop
+                (number, kind)
+                for kind in _VALUES
+                if getattr(thing, kind) and way.number(f"drop {kind}", thing) >= drop
             ]
     which = ways["noise"].free(2)
     value = ways["noise"].free(3)
@@ -115,5 +126,7 @@ def _moved(thing: Thing, place: str) -> tuple[Item, ...]:
 def _other(scene: Scene, at: float, classes: Sequence[str]) -> str:
     """A concept that is not in the scene."""
     there = {thing.concept for thing in scene.things}
-    others = [name for name in classes if name not in there] or [name for name in COMMON if name not in there]
+    others = [name for name in classes if name not in there] or [
+        name for name in COMMON if name not in there
+    ]
     return others[int(at * len(others))]

@@ -1,7 +1,8 @@
-"""From captions back to facts: reads what this world writes, and what models write that learnt from it.
+"""From captions back to facts: reads what this world writes, and what models write that learnt from
+it.
 
-A text is cut into clauses; a clause names at most one thing, and the words of size, texture, colour and place in it
-are that thing's. Words that mean nothing here are passed over.
+A text is cut into clauses; a clause names at most one thing, and the words of size, texture, colour
+and place in it are that thing's. Words that mean nothing here are passed over.
 """
 
 import re
@@ -73,7 +74,9 @@ def parse(text: str) -> Told:
         if found := pattern.search(text):
             whole[name] = meaning[found[1]]
             text = text[: found.start()] + " , " + text[found.end() :]
-    fronts = tuple((_noun(a)[0], _noun(b)[0]) for a, b in re.findall(r"([^,.;]*) in front of ([^,.;]*)", text))
+    fronts = tuple(
+        (_noun(a)[0], _noun(b)[0]) for a, b in re.findall(r"([^,.;]*) in front of ([^,.;]*)", text)
+    )
     things: list[ToldThing] = []
     number = None
     for clause in _CUT.split(text):
@@ -88,11 +91,20 @@ def parse(text: str) -> Told:
 def _whole() -> dict[str, tuple[re.Pattern[str], Mapping[str, str]]]:
     """Patterns of what is said of the whole image, the one group of each, and what that means."""
     tables = {
-        "rendering": ("({})(?: of)?", {name: ways for name, ways in RENDERINGS.items() if name != "flat"}),
+        "rendering": (
+            "({})(?: of)?",
+            {name: ways for name, ways in RENDERINGS.items() if name != "flat"},
+        ),
         "palette": ("({})", {name: ways for name, ways in PALETTES.items() if name != "natural"}),
         "frame": ("framed in ({})", {name: (name,) for name in COLOURS}),
-        "lines": ("crossed by ({}) lines", {name: (name,) for name in ("level", "upright", "rising", "falling")}),
-        "stamp": ("stamped with a ({})", {name: (name,) for name, concept in table().items() if concept.index < 0}),
+        "lines": (
+            "crossed by ({}) lines",
+            {name: (name,) for name in ("level", "upright", "rising", "falling")},
+        ),
+        "stamp": (
+            "stamped with a ({})",
+            {name: (name,) for name, concept in table().items() if concept.index < 0},
+        ),
         "ground": ("({})", GROUNDS),
     }
     found = {}
@@ -120,13 +132,15 @@ def _words() -> dict[str, tuple[str, str]]:
 
 @cache
 def _nouns() -> dict[str, tuple[str, bool]]:
-    """Noun, one or several -> (concept or kind, whether it is a kind); concepts come before kinds of the same name."""
+    """Noun, one or several -> (concept or kind, whether it is a kind); concepts come before kinds
+    of the same name."""
     found = {form: (kind, True) for kind in KINDS for form in (kind, plural(kind))}
     return found | {form: (name, False) for name in table() for form in (name, plural(name))}
 
 
 def _noun(clause: str) -> tuple[str, bool, str]:
-    """The first noun of a clause, whether it is a kind, and the form it stands in; "" without one."""
+    """The first noun of a clause, whether it is a kind, and the form it stands in; "" without
+    one."""
     words = _WORD.findall(clause)
     for at in range(len(words)):
         for form in (" ".join(words[at : at + 2]), words[at]):
@@ -153,13 +167,17 @@ def _clause(clause: str) -> tuple[ToldThing | None, int | None]:
         count = 1
     said = dict(_words()[word] for word in words if word in _words())
     definite = re.search(r"\bthe\b", before) is not None
-    return ToldThing(noun=noun, coarse=coarse, definite=definite, count=count, place=place, **said), None
+    return ToldThing(
+        noun=noun, coarse=coarse, definite=definite, count=count, place=place, **said
+    ), None
 
 
 def mistakes(told: Told, scene: Scene) -> list[str]:
-    """What of the told facts is false of the scene, by kind: "there", "count", "colour", "ground", …
+    """What of the told facts is false of the scene, by kind: "there", "count", "colour", "ground",
+    …
 
-    Things called by their kind alone are matched with the scene's so that the fewest mistakes remain.
+    Things called by their kind alone are matched with the scene's so that the fewest mistakes
+    remain.
     """
     wrong: list[str] = []
     known = scene.known
@@ -167,11 +185,17 @@ def mistakes(told: Told, scene: Scene) -> list[str]:
     for thing in told.things:
         by_noun.setdefault((thing.noun, thing.coarse), []).append(thing)
     for (noun, coarse), group in by_noun.items():
-        there = [thing for thing in known if noun == (table()[thing.concept].coarse if coarse else thing.concept)]
+        there = [
+            thing
+            for thing in known
+            if noun == (table()[thing.concept].coarse if coarse else thing.concept)
+        ]
         wrong += _unmatched(group, there)
     things = {thing.concept: thing for thing in known}
     for a, b in told.front:
-        if not (a in things and b in things and things[a].items[0].depth < things[b].items[0].depth):
+        if not (
+            a in things and b in things and things[a].items[0].depth < things[b].items[0].depth
+        ):
             wrong.append("front")
     if told.number is not None and told.number != sum(thing.count for thing in known):
         wrong.append("number")
@@ -194,7 +218,9 @@ def _unmatched(group: Sequence[ToldThing], there: Sequence[Thing]) -> list[str]:
     if not there:
         return wrong + ["there"] * len(told)
     if len(there) == 1 or any(thing.definite for thing in told):
-        again = max(0, sum(not thing.definite for thing in told) - len(there))  # two cats told of, one is there
+        again = max(
+            0, sum(not thing.definite for thing in told) - len(there)
+        )  # two cats told of, one is there
         best = [min((_differs(one, thing) for thing in there), key=len) for one in told]
         return wrong + ["there"] * again + [kind for found in best for kind in found]
     several = [*there, *[None] * max(0, len(told) - len(there))]

@@ -1,4 +1,5 @@
-"""How a scene comes about: what is in it, where, in which style, and what its texts will get wrong."""
+"""How a scene comes about: what is in it, where, in which style, and what its texts will get
+wrong."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +10,11 @@ from diptych.data.worlds.scenes.config import Config
 from diptych.data.worlds.scenes.facts import Item, Lot, Scene, Thing
 from diptych.data.worlds.scenes.words import COLOURS, LINES, PLACES, SHAPES, SIZES, STYLES, TEXTURES
 
-SIDES = {"small": (0.31, 0.35), "medium": (0.40, 0.44), "large": (0.54, 0.60)}  # of the image's side
+SIDES = {
+    "small": (0.31, 0.35),
+    "medium": (0.40, 0.44),
+    "large": (0.54, 0.60),
+}  # of the image's side
 _TINY = (0.20, 0.24)  # a distractor's
 _TEXTURE = ("plain", "plain", *TEXTURES)  # plain is half of them
 _CLEAR = 0.95  # distance of centres over the mean side: hardly any overlap
@@ -20,7 +25,8 @@ TILES = 4  # variants of each ground
 
 
 def draw(config: Config, seed: int, number: int, page: int = 0, lead: Thing | None = None) -> Scene:
-    """Scene `number` of the stream (seed, split); as a document's page, with a subject like that of the first."""
+    """Scene `number` of the stream (seed, split); as a document's page, with a subject like that of
+    the first."""
     lot = Lot(seed, "scenes", config.split, number, page)
     cat = catalogue(config)
     things = _things(config, cat, lot, lead)
@@ -43,9 +49,12 @@ def draw(config: Config, seed: int, number: int, page: int = 0, lead: Thing | No
 
 
 def _style(config: Config, lot: Lot) -> tuple[str, str, str, str, int]:
-    """Domain, ground, palette, rendering and lexicon; each part from any domain with probability `overlap`."""
+    """Domain, ground, palette, rendering and lexicon; each part from any domain with probability
+    `overlap`."""
     name = lot.pick(config.domains)
-    parts = [STYLES[lot.pick(config.domains) if lot.chance(config.overlap) else name] for _ in range(4)]
+    parts = [
+        STYLES[lot.pick(config.domains) if lot.chance(config.overlap) else name] for _ in range(4)
+    ]
     return name, lot.pick(parts[0].grounds), parts[1].palette, parts[2].rendering, parts[3].lexicon
 
 
@@ -64,7 +73,8 @@ def _noisy(config: Config, scene: Scene, seed: int, lot: Lot) -> Scene:
 
 
 def _things(config: Config, cat: Catalogue, lot: Lot, lead: Thing | None) -> tuple[Thing, ...]:
-    """What is in the image: one thing of several objects alike, or several things of one object each."""
+    """What is in the image: one thing of several objects alike, or several things of one object
+    each."""
     number = lot.pick(config.numbers)
     together = number > 1 and lot.chance(config.same)
     hidden = number > 1 and lot.chance(config.occlusion)
@@ -73,25 +83,38 @@ def _things(config: Config, cat: Catalogue, lot: Lot, lead: Thing | None) -> tup
     while not together and len(things) < number:
         things.append(_other(config, cat, room, number, things))
     if config.described:
-        things = [replace(thing, described=at < config.described) for at, thing in enumerate(things)]
+        things = [
+            replace(thing, described=at < config.described) for at, thing in enumerate(things)
+        ]
     for _ in range(config.distractors):
         things.append(_distractor(config, cat, room, things))
     return ranked(tuple(things), lot)
 
 
-def _subject(config: Config, cat: Catalogue, room: "Room", number: int, together: bool, lead: Thing | None) -> Thing:
+def _subject(
+    config: Config, cat: Catalogue, room: "Room", number: int, together: bool, lead: Thing | None
+) -> Thing:
     lot = room.lot
     held = ""
     if lead:
         concept = lead.concept
-    elif cat.mode == "unseen":  # one aspect of the subject is a held-out combination, the other may be seen
+    elif (
+        cat.mode == "unseen"
+    ):  # one aspect of the subject is a held-out combination, the other may be seen
         aspects = ("colour",) if together else ("colour", "place")
         concept, held = lot.pick(
-            [(name, aspect) for name in cat.classes for aspect in aspects if cat.values(name, aspect, "unseen")]
+            [
+                (name, aspect)
+                for name in cat.classes
+                for aspect in aspects
+                if cat.values(name, aspect, "unseen")
+            ]
         )
     else:
         concept = lot.pick(cat.classes)
-    size = lot.pick(tuple(SIZES) if number == 1 else ("small", "medium") if together else ("medium", "large"))
+    size = lot.pick(
+        tuple(SIZES) if number == 1 else ("small", "medium") if together else ("medium", "large")
+    )
     if held == "colour":
         colour = lot.pick(cat.values(concept, "colour", "unseen"))
     else:
@@ -102,26 +125,37 @@ def _subject(config: Config, cat: Catalogue, room: "Room", number: int, together
         texture = lead.texture
     places = cat.values(concept, "place", "unseen" if held == "place" else cat.rest)
     items = [
-        room.place(concept, size, places, cat.designs(concept, config.drawn)) for _ in range(number if together else 1)
+        room.place(concept, size, places, cat.designs(concept, config.drawn))
+        for _ in range(number if together else 1)
     ]
     return Thing(concept=concept, colour=colour, texture=texture, size=size, items=tuple(items))
 
 
-def _other(config: Config, cat: Catalogue, room: "Room", number: int, things: Sequence[Thing]) -> Thing:
+def _other(
+    config: Config, cat: Catalogue, room: "Room", number: int, things: Sequence[Thing]
+) -> Thing:
     """A further thing of another concept, smaller than the subject."""
     lot = room.lot
     free = room.free()
     for concept in (lot.pick(cat.classes) for _ in range(1000)):
-        if all(thing.concept != concept for thing in things) and free & set(cat.values(concept, "place", cat.rest)):
+        if all(thing.concept != concept for thing in things) and free & set(
+            cat.values(concept, "place", cat.rest)
+        ):
             break
     else:
-        concept = next(name for name in cat.classes if all(thing.concept != name for thing in things))
+        concept = next(
+            name for name in cat.classes if all(thing.concept != name for thing in things)
+        )
     places = cat.values(concept, "place", cat.rest)
     smaller = ("small", "medium") if things[0].size == "large" and number == 2 else ("small",)
     size = lot.pick(smaller)
-    colour = _colour(config, lot, cat.values(concept, "colour", cat.rest), [thing.colour for thing in things])
+    colour = _colour(
+        config, lot, cat.values(concept, "colour", cat.rest), [thing.colour for thing in things]
+    )
     item = room.place(concept, size, places, cat.designs(concept, config.drawn))
-    return Thing(concept=concept, colour=colour, texture=lot.pick(_TEXTURE), size=size, items=(item,))
+    return Thing(
+        concept=concept, colour=colour, texture=lot.pick(_TEXTURE), size=size, items=(item,)
+    )
 
 
 def _colour(config: Config, lot: Lot, allowed: Sequence[str], used: Sequence[str] = ()) -> str:
@@ -138,14 +172,23 @@ def _distractor(config: Config, cat: Catalogue, room: "Room", things: Sequence[T
     colour = room.lot.pick(("", *config.tints))
     item = room.place(concept, "", tuple(PLACES), cat.designs(concept, config.drawn))
     return Thing(
-        concept=concept, colour=colour, texture="plain", size="small", items=(item,), described=False, foreign=True
+        concept=concept,
+        colour=colour,
+        texture="plain",
+        size="small",
+        items=(item,),
+        described=False,
+        foreign=True,
     )
 
 
 class Room:
-    """Finds places for objects, one after the other: in its quarter, clear of the others or, once, behind one."""
+    """Finds places for objects, one after the other: in its quarter, clear of the others or, once,
+    behind one."""
 
-    def __init__(self, lot: Lot, items: Sequence[Item] = (), hidden: bool = False, scale: float = 1.0):
+    def __init__(
+        self, lot: Lot, items: Sequence[Item] = (), hidden: bool = False, scale: float = 1.0
+    ):
         self.lot = lot
         self.items = list(items)
         self.hidden = hidden
@@ -156,11 +199,14 @@ class Room:
         return set(PLACES) - {item.place for item in self.items} or set(PLACES)
 
     def place(self, concept: str, size: str, places: Sequence[str], designs: Sequence[str]) -> Item:
-        """An object of this size (distractors have none) in one of the places, free ones first; depth comes later."""
+        """An object of this size (distractors have none) in one of the places, free ones first;
+        depth comes later."""
         lot = self.lot
         side = lot.between(*SIDES.get(size, _TINY)) * self.scale
         empty = [place for place in places if all(item.place != place for item in self.items)]
-        tried = [lot.pick(empty)] if empty else lot.order(places)  # the clearest of all, where each has an object
+        tried = (
+            [lot.pick(empty)] if empty else lot.order(places)
+        )  # the clearest of all, where each has an object
         spots = [(place, self.spot(place, side)) for place in tried]
         place, (x, y) = max(spots, key=lambda one: self.clearance(one[1], side))
         at = max((item.id for item in self.items), default=-1) + 1
@@ -169,7 +215,8 @@ class Room:
         return item
 
     def spot(self, place: str, side: float) -> tuple[float, float]:
-        """A centre for an object of this side: of some tries the first that is clear, or the clearest."""
+        """A centre for an object of this side: of some tries the first that is clear, or the
+        clearest."""
         behind = self.hidden and len(self.items) > 0
         best = (0.0, 0.0)
         score = -math.inf
@@ -193,9 +240,13 @@ class Room:
         return (1 - x if "right" in place else x), (1 - y if "bottom" in place else y)
 
     def clearance(self, spot: tuple[float, float], side: float) -> float:
-        """The least distance to another object's centre over the mean of the two sides; below 1 they may overlap."""
+        """The least distance to another object's centre over the mean of the two sides; below 1
+        they may overlap."""
         return min(
-            (math.hypot(spot[0] - item.x, spot[1] - item.y) / ((side + item.side) / 2) for item in self.items),
+            (
+                math.hypot(spot[0] - item.x, spot[1] - item.y) / ((side + item.side) / 2)
+                for item in self.items
+            ),
             default=math.inf,
         )
 
@@ -206,7 +257,8 @@ def room_of(lot: Lot, items: Sequence[Item]) -> Room:
 
 
 def ranked(things: tuple[Thing, ...], lot: Lot) -> tuple[Thing, ...]:
-    """The things with the depth of each object: the larger an object, the nearer it tends to be; no two are equal."""
+    """The things with the depth of each object: the larger an object, the nearer it tends to be; no
+    two are equal."""
     depths = {}
     for item in (item for thing in things for item in thing.items):
         depth = min(max(0.95 - 1.2 * item.side + lot.between(-0.1, 0.1), 0.05), 0.95)
@@ -214,5 +266,6 @@ def ranked(things: tuple[Thing, ...], lot: Lot) -> tuple[Thing, ...]:
             depth += 0.001
         depths[item.id] = round(depth, 3)
     return tuple(
-        replace(thing, items=tuple(replace(item, depth=depths[item.id]) for item in thing.items)) for thing in things
+        replace(thing, items=tuple(replace(item, depth=depths[item.id]) for item in thing.items))
+        for thing in things
     )

@@ -1,7 +1,8 @@
-"""What a style domain does to a finished image: palettes (a colour map) and renderings (a local filter).
+"""What a style domain does to a finished image: palettes (a colour map) and renderings (a local
+filter).
 
-All are local: a change of the scene in one place changes the image there and a few pixels about. Images are
-(S, S, 3) float32 in 0 … 255.
+All are local: a change of the scene in one place changes the image there and a few pixels about.
+Images are (S, S, 3) float32 in 0 … 255.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,9 @@ def _grain(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
     size = -(-len(pixels) // unit)
     noise = generator(seed, "grain").random((size, size), np.float32)
     noise = np.repeat(np.repeat(noise, unit, 0), unit, 1)[: len(pixels), : len(pixels)]
-    return np.clip(pixels * np.array((1.0, 0.97, 0.9), np.float32) + 60 * (noise - 0.5)[..., None], 0, 255)
+    return np.clip(
+        pixels * np.array((1.0, 0.97, 0.9), np.float32) + 60 * (noise - 0.5)[..., None], 0, 255
+    )
 
 
 def _poster(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
@@ -93,7 +96,9 @@ def _wash(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
     rim = np.minimum(_steps(luma(soft), unit) * 0.7, 50)[..., None]
     size = -(-len(pixels) // (2 * unit))
     tooth = generator(seed, "tooth").random((size, size), np.float32)
-    tooth = np.repeat(np.repeat(tooth, 2 * unit, 0), 2 * unit, 1)[: len(pixels), : len(pixels), None]
+    tooth = np.repeat(np.repeat(tooth, 2 * unit, 0), 2 * unit, 1)[
+        : len(pixels), : len(pixels), None
+    ]
     return np.clip(255 - (255 - soft) * (0.78 + 0.3 * tooth) - rim, 0, 255)
 
 

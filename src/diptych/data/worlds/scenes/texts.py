@@ -5,15 +5,25 @@ from collections.abc import Callable, Sequence
 from diptych.data.sample import Text
 from diptych.data.worlds.scenes import captions, noise
 from diptych.data.worlds.scenes.captions import Ways
-from diptych.data.worlds.scenes.claims import Claim, Question, claims, falsified, question, sentence, undecided
+from diptych.data.worlds.scenes.claims import (
+    Claim,
+    Question,
+    claims,
+    falsified,
+    question,
+    sentence,
+    undecided,
+)
 from diptych.data.worlds.scenes.facts import Scene
 
 EACH = 4  # questions, statements and hypotheses of a scene
 
 
-def texts(scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str], long: str = "facts") -> list[Text]:
-    """The texts of these roles; each says in `attrs["objects"]` of which objects it speaks. `long` says what a sentence
-    of a long text tells."""
+def texts(
+    scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str], long: str = "facts"
+) -> list[Text]:
+    """The texts of these roles; each says in `attrs["objects"]` of which objects it speaks. `long`
+    says what a sentence of a long text tells."""
     ways = Ways.of(scene)
     found: list[Text] = []
     for role in roles:
@@ -22,7 +32,9 @@ def texts(scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str
     return found
 
 
-def _caption(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+def _caption(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
     told = noise.retold(scene, ways, drop, classes)
     flag = {"noise": scene.noise} if scene.noise else {}
     return [Text(text=told.caption, attrs={"objects": told.ids, **flag})]
@@ -34,12 +46,19 @@ def _web(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str
     return [Text(text=told.web, role="web", attrs={"objects": told.web_ids, **flag})]
 
 
-def _paraphrase(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+def _paraphrase(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
     about = {"objects": captions.ids(scene)}
-    return [Text(text=text, role="paraphrase", attrs=about) for text in captions.paraphrases(scene, ways, drop)]
+    return [
+        Text(text=text, role="paraphrase", attrs=about)
+        for text in captions.paraphrases(scene, ways, drop)
+    ]
 
 
-def _synthetic(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+def _synthetic(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
     about = {"objects": captions.ids(scene, clutter=True)}
     return [Text(text=captions.synthetic(scene, ways), role="synthetic", attrs=about)]
 
@@ -47,12 +66,18 @@ def _synthetic(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequen
 def _long(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
     way = ways["long"]
     return [
-        Text(text=sentence(claim, way, way.free(at)), role="long", attrs={"objects": claim.ids, "fact": claim.kind})
+        Text(
+            text=sentence(claim, way, way.free(at)),
+            role="long",
+            attrs={"objects": claim.ids, "fact": claim.kind},
+        )
         for at, claim in enumerate(claims(scene))
     ]
 
 
-def _by_object(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+def _by_object(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
     """A sentence for each thing, with all that is told of it, and those of the whole image."""
     way = ways["long"]
     found = [
@@ -72,7 +97,9 @@ def _drawn(scene: Scene, way: Ways) -> list[Claim]:
     return [found[at] for at in sorted(range(len(found)), key=way.free)]
 
 
-def _questions(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+def _questions(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
     """Questions, each followed by its answer. No answer comes twice in a sample."""
     way = ways["question"]
     asked: dict[str, Question] = {}
@@ -84,13 +111,17 @@ def _questions(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequen
         text
         for one in asked.values()
         for text in (
-            Text(text=one.text, role="question", attrs={"objects": one.ids, "choices": one.choices}),
+            Text(
+                text=one.text, role="question", attrs={"objects": one.ids, "choices": one.choices}
+            ),
             Text(text=one.answer, role="answer", attrs={"objects": one.ids}),
         )
     ]
 
 
-def _statements(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
+def _statements(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
     """Sentences of which about half are true."""
     way = ways["statement"]
     found = []
@@ -98,12 +129,17 @@ def _statements(scene: Scene, ways: dict[str, Ways], drop: float, classes: Seque
         true = way.free(at + 64) < 0.5
         told = claim if true else falsified(claim, scene, way.free(at + 80), classes)
         attrs = {"objects": told.ids, "fact": told.kind, "true": true}
-        found.append(Text(text=sentence(told, way, way.free(at + 96)), role="statement", attrs=attrs))
+        found.append(
+            Text(text=sentence(told, way, way.free(at + 96)), role="statement", attrs=attrs)
+        )
     return found
 
 
-def _hypotheses(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
-    """A sentence that the image entails, one that it contradicts and one that it leaves open, in random order."""
+def _hypotheses(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
+    """A sentence that the image entails, one that it contradicts and one that it leaves open, in
+    random order."""
     way = ways["hypothesis"]
     true, base = _drawn(scene, way)[:2]
     false = falsified(base, scene, way.free(80), classes)

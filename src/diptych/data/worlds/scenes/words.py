@@ -1,7 +1,8 @@
-"""The vocabulary of scenes: values of every factor, the words for them, and English that is just enough.
+"""The vocabulary of scenes: values of every factor, the words for them, and English that is just
+enough.
 
-Each value has three ways to be said. A style domain with a lexicon of its own uses one of the three throughout; the
-others use all.
+Each value has three ways to be said. A style domain with a lexicon of its own uses one of the three
+throughout; the others use all.
 """
 
 import re
@@ -70,7 +71,8 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """A style domain: its grounds, palette, rendering and lexicon (-1: all three ways to say things)."""
+    """A style domain: its grounds, palette, rendering and lexicon (-1: all three ways to say
+    things)."""
 
     grounds: tuple[str, ...]
     palette: str
@@ -80,13 +82,25 @@ class Style:
 
 STYLES = {
     "plain": Style(grounds=tuple(GROUNDS), palette="natural", rendering="flat", lexicon=-1),
-    "sketch": Style(grounds=("paper", "wood", "cloth"), palette="pale", rendering="pencil", lexicon=0),
-    "pixel": Style(grounds=("bricks", "grass", "tiles"), palette="vivid", rendering="pixel", lexicon=1),
+    "sketch": Style(
+        grounds=("paper", "wood", "cloth"), palette="pale", rendering="pencil", lexicon=0
+    ),
+    "pixel": Style(
+        grounds=("bricks", "grass", "tiles"), palette="vivid", rendering="pixel", lexicon=1
+    ),
     "dusk": Style(grounds=("sand", "water", "stone"), palette="dark", rendering="flat", lexicon=2),
-    "photo": Style(grounds=("wood", "stone", "sand"), palette="faded", rendering="grain", lexicon=1),
-    "poster": Style(grounds=("paper", "tiles", "snow"), palette="vivid", rendering="poster", lexicon=2),
-    "neon": Style(grounds=("stone", "water", "bricks"), palette="dark", rendering="neon", lexicon=0),
-    "watercolour": Style(grounds=("snow", "grass", "cloth"), palette="pale", rendering="wash", lexicon=2),
+    "photo": Style(
+        grounds=("wood", "stone", "sand"), palette="faded", rendering="grain", lexicon=1
+    ),
+    "poster": Style(
+        grounds=("paper", "tiles", "snow"), palette="vivid", rendering="poster", lexicon=2
+    ),
+    "neon": Style(
+        grounds=("stone", "water", "bricks"), palette="dark", rendering="neon", lexicon=0
+    ),
+    "watercolour": Style(
+        grounds=("snow", "grass", "cloth"), palette="pale", rendering="wash", lexicon=2
+    ),
 }
 RESERVED_STYLES = ("neon", "watercolour")  # drawn only where they are named
 
@@ -101,7 +115,15 @@ def vocabulary() -> frozenset[str]:
     tables = (SIZES, TEXTURES, PLACES, GROUNDS, RENDERINGS, PALETTES)
     phrases = [phrase for table in tables for ways in table.values() for phrase in ways]
     phrases += [*COLOURS, *LINES, *NUMBERS, "framed crossed stamped lines object thing front there"]
-    return frozenset(re.findall(r"[a-z]+", " ".join(phrases))) - {"a", "an", "the", "in", "at", "of", "and"}
+    return frozenset(re.findall(r"[a-z]+", " ".join(phrases))) - {
+        "a",
+        "an",
+        "the",
+        "in",
+        "at",
+        "of",
+        "and",
+    }
 
 
 _IRREGULAR = {

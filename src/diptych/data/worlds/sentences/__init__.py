@@ -1,7 +1,8 @@
-"""Sentences whose meaning is known: slots, said in many ways and at any length, with twins that say something else.
+"""Sentences whose meaning is known: slots, said in many ways and at any length, with twins that say
+something else.
 
-`meaning` draws and compares meanings, `grammar` writes them, `parse` reads them back, `noise` misspells and shuffles,
-`words` is the vocabulary. docs/worlds/sentences.md shows samples.
+`meaning` draws and compares meanings, `grammar` writes them, `parse` reads them back, `noise`
+misspells and shuffles, `words` is the vocabulary. docs/worlds/sentences.md shows samples.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,15 @@ from dataclasses import dataclass, replace
 from diptych.data import worlds
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.data.worlds.sentences.grammar import Wordings, wordings, write
-from diptych.data.worlds.sentences.meaning import RELATIONS, VALUES, Draw, Meaning, relation, similarity, unseen
+from diptych.data.worlds.sentences.meaning import (
+    RELATIONS,
+    VALUES,
+    Draw,
+    Meaning,
+    relation,
+    similarity,
+    unseen,
+)
 from diptych.data.worlds.sentences.noise import RESERVED_TYPOS, SHUFFLES, TYPOS, misspell, shuffle
 from diptych.data.worlds.sentences.parse import parse
 from diptych.data.worlds.sentences.words import TOPICS
@@ -18,7 +27,9 @@ from diptych.errors import InputError, unknown
 from diptych.rng import generator
 from diptych.spec import several
 
-card = {"title": "Sentences whose meaning is known: paraphrases, graded pairs, twins, entailment, typos"}
+card = {
+    "title": "Sentences whose meaning is known: paraphrases, graded pairs, twins, entailment, typos"
+}
 
 SPLITS = ("train", "val", "test")
 KINDS = ("visual", "abstract", "both")
@@ -30,13 +41,14 @@ PAIRS = ("graded", "inference")
 class Config:
     """Several values are joined by `+`.
 
-    `split` is train, val or test: three streams, of which test alone holds reserved pairs of values (in half of its
-    sentences). `kind` is visual, abstract or both, then half and half; `negative` the share of denials; `tail` the
-    exponent of the labels' long tail. `paraphrases` and `roles` (negated, swapped, entailment, neutral, contradiction,
-    typo, shuffled) say which texts a sample has beside its caption. `pair` gives it a second sentence, of role pair:
-    "graded" for one that shares 0 to 7 facts, each as often, "inference" for a hypothesis of a relation, each as often.
-    `typos` are the kinds of typo, `typo_rate` the share of longer words that get one; `shuffle` is all, or window for
-    three words at a time.
+    `split` is train, val or test: three streams, of which test alone holds reserved pairs of values
+    (in half of its sentences). `kind` is visual, abstract or both, then half and half; `negative`
+    the share of denials; `tail` the exponent of the labels' long tail. `paraphrases` and `roles`
+    (negated, swapped, entailment, neutral, contradiction, typo, shuffled) say which texts a sample
+    has beside its caption. `pair` gives it a second sentence, of role pair: "graded" for one that
+    shares 0 to 7 facts, each as often, "inference" for a hypothesis of a relation, each as often.
+    `typos` are the kinds of typo, `typo_rate` the share of longer words that get one; `shuffle` is
+    all, or window for three words at a time.
     """
 
     split: str = "train"
@@ -53,7 +65,8 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a sentence means, what the second of its pair means, and the seed of the words that it takes."""
+    """What a sentence means, what the second of its pair means, and the seed of the words that it
+    takes."""
 
     meaning: Meaning
     other: Meaning | None = None
@@ -75,32 +88,52 @@ class World(worlds.World[Facts]):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        for option, choices in (("split", SPLITS), ("kind", KINDS), ("pair", (*PAIRS, "")), ("shuffle", SHUFFLES)):
+        for option, choices in (
+            ("split", SPLITS),
+            ("kind", KINDS),
+            ("pair", (*PAIRS, "")),
+            ("shuffle", SHUFFLES),
+        ):
             if (given := getattr(config, option)) not in choices:
                 raise unknown(f"{option} of sentences", given, filter(None, choices))
         self.roles = several("role of sentences", config.roles, ROLES) if config.roles else ()
         self.typos = several("typo of sentences", config.typos, TYPOS)
         self.slots = [slot for slot in VALUES if slot != "stance" or config.kind != "visual"]
-        self.draw = Draw(split=config.split, kind=config.kind, negative=config.negative, tail=config.tail)
+        self.draw = Draw(
+            split=config.split, kind=config.kind, negative=config.negative, tail=config.tail
+        )
         self._refuse()
 
     def _refuse(self) -> None:
         """Options that are out of range or do not go together."""
         config = self.config
-        for option, least, most in (("negative", 0, 1), ("typo_rate", 0, 1), ("tail", 0, 10), ("paraphrases", 0, 100)):
+        for option, least, most in (
+            ("negative", 0, 1),
+            ("typo_rate", 0, 1),
+            ("tail", 0, 10),
+            ("paraphrases", 0, 100),
+        ):
             value = getattr(config, option)
             if not least <= value <= most:
-                raise InputError(f"{option} of sentences is {value}; it must be from {least} to {most}")
-        if config.split != "test" and (held := [kind for kind in self.typos if kind in RESERVED_TYPOS]):
+                raise InputError(
+                    f"{option} of sentences is {value}; it must be from {least} to {most}"
+                )
+        if config.split != "test" and (
+            held := [kind for kind in self.typos if kind in RESERVED_TYPOS]
+        ):
             raise InputError(
                 f"typos {'+'.join(held)} are reserved for the test split; write split=test, or leave them out"
             )
         told = [role for role in self.roles if role in RELATIONS]
         told += ["pair=inference"] if config.pair == "inference" else []
         if told and config.kind != "visual":
-            raise InputError(f"{told[0]} of sentences is told of visual sentences only; write kind=visual")
+            raise InputError(
+                f"{told[0]} of sentences is told of visual sentences only; write kind=visual"
+            )
         if told and config.negative:
-            raise InputError(f"{told[0]} of sentences is told of affirmative sentences only; write negative=0")
+            raise InputError(
+                f"{told[0]} of sentences is told of affirmative sentences only; write negative=0"
+            )
 
     def key(self, seed: int, index: int) -> str:
         """What names the sample (seed, index)."""
@@ -119,12 +152,15 @@ class World(worlds.World[Facts]):
         return Facts(meaning=meaning, other=other, seed=words)
 
     def edit(self, facts: Facts, kind: str) -> Facts:
-        """The facts of the twin that denies ("negate"), or whose two attributes have changed places ("swap").
+        """The facts of the twin that denies ("negate"), or whose two attributes have changed places
+        ("swap").
 
         Its caption is as long and differs in nothing else: swapped twins have the same words.
         """
         if kind == "negate":
-            return replace(facts, meaning=replace(facts.meaning, negative=not facts.meaning.negative))
+            return replace(
+                facts, meaning=replace(facts.meaning, negative=not facts.meaning.negative)
+            )
         if kind == "swap":
             return replace(facts, meaning=facts.meaning.swapped())
         return super().edit(facts, kind)
@@ -134,7 +170,8 @@ class World(worlds.World[Facts]):
         return [Text(text=text, role=role) for role, text in self._texts(facts)]
 
     def _texts(self, facts: Facts) -> Iterator[tuple[str, str]]:
-        """(role, text) in order. Paraphrases take the turns 1, 2, … of the words, all other new texts one of those."""
+        """(role, text) in order. Paraphrases take the turns 1, 2, … of the words, all other new
+        texts one of those."""
         words = wordings(generator(facts.seed, "words"))
 
         def caption(meaning: Meaning) -> str:
@@ -173,13 +210,18 @@ class World(worlds.World[Facts]):
         return found[1:]
 
     def example(self, facts: Facts, key: str) -> Sample:
-        """Texts by role, and labels: each slot, topic, label (the object), visual, negative, unseen, a pair's."""
+        """Texts by role, and labels: each slot, topic, label (the object), visual, negative,
+        unseen, a pair's."""
         meaning = facts.meaning
         other = facts.other
         labels: dict[str, int | float] = {slot: meaning.number(slot) for slot in self.slots}
         labels["label"] = labels["object"]
         labels["topic"] = list(TOPICS).index(meaning.topic or "")
-        labels |= {"visual": meaning.visual, "negative": meaning.negative, "unseen": unseen(meaning)}
+        labels |= {
+            "visual": meaning.visual,
+            "negative": meaning.negative,
+            "unseen": unseen(meaning),
+        }
         labels = {name: int(value) for name, value in labels.items()}
         if other is not None:
             labels["similarity"] = similarity(meaning, other)
@@ -189,7 +231,11 @@ class World(worlds.World[Facts]):
 
     def schema(self) -> Schema:
         """The texts that the config asks for, and the labels with their class names."""
-        asked = {"caption": True, "paraphrase": self.config.paraphrases, **dict.fromkeys(self.roles, True)}
+        asked = {
+            "caption": True,
+            "paraphrase": self.config.paraphrases,
+            **dict.fromkeys(self.roles, True),
+        }
         roles = [role for role, some in {**asked, "pair": self.config.pair}.items() if some]
         classes = {
             **{slot: VALUES[slot] for slot in self.slots},
@@ -206,7 +252,10 @@ class World(worlds.World[Facts]):
                 pair["labels.relation"] = Field(kind="int", classes=RELATIONS)
         return {
             **{f"texts.{role}": Field(kind="text") for role in roles},
-            **{f"labels.{name}": Field(kind="int", classes=names) for name, names in classes.items()},
+            **{
+                f"labels.{name}": Field(kind="int", classes=names)
+                for name, names in classes.items()
+            },
             **pair,
         }
 

@@ -1,12 +1,14 @@
 """From a meaning to a sentence.
 
-A template is a row of words. `A` and `O` stand for agent and object with their attributes, `V`, `Ving` and `Ven` for
-forms of the action, `@` for place, time and recipient, `yes|no` for a word of the affirmed and one of the denied
-sentence. A sentence is a template and, before and after it, phrases that say nothing.
+A template is a row of words. `A` and `O` stand for agent and object with their attributes, `V`,
+`Ving` and `Ven` for forms of the action, `@` for place, time and recipient, `yes|no` for a word of
+the affirmed and one of the denied sentence. A sentence is a template and, before and after it,
+phrases that say nothing.
 
-Its length in words is drawn first, from a distribution that depends on nothing but the number of facts said; template
-and phrases are then chosen so that it comes out. So length is independent of meaning, and as `yes` and `no` are equally
-long, and attributes one word each, a negated or swapped twin is as long as its sentence.
+Its length in words is drawn first, from a distribution that depends on nothing but the number of
+facts said; template and phrases are then chosen so that it comes out. So length is independent of
+meaning, and as `yes` and `no` are equally long, and attributes one word each, a negated or swapped
+twin is as long as its sentence.
 """
 
 import itertools
@@ -72,7 +74,8 @@ def _affirmed(template: str) -> str:
 
 @dataclass(frozen=True)
 class Wordings:
-    """Which of its wordings each value takes in a text: number `turn` from a start that is the sentence's own.
+    """Which of its wordings each value takes in a text: number `turn` from a start that is the
+    sentence's own.
 
     Texts of one sentence whose turns follow each other share no word that has a synonym.
     """
@@ -85,7 +88,10 @@ class Wordings:
         return wordings[(self.start[_PLACE[kind, value]] + self.turn) % len(wordings)]
 
 
-_PLACE = {(kind, value): at for at, (kind, value) in enumerate((k, v) for k in WORDINGS for v in WORDINGS[k])}
+_PLACE = {
+    (kind, value): at
+    for at, (kind, value) in enumerate((k, v) for k in WORDINGS for v in WORDINGS[k])
+}
 
 
 def wordings(rng: np.random.Generator) -> Wordings:
@@ -94,22 +100,28 @@ def wordings(rng: np.random.Generator) -> Wordings:
 
 
 def write(meaning: Meaning, words: Wordings, rng: np.random.Generator) -> str:
-    """One sentence that means `meaning`, in the given words; `rng` draws its length, its form and its phrases.
+    """One sentence that means `meaning`, in the given words; `rng` draws its length, its form and
+    its phrases.
 
-    From the same words and the same state of `rng`, the swapped or negated meaning gives the sentence's minimal edit.
+    From the same words and the same state of `rng`, the swapped or negated meaning gives the
+    sentence's minimal edit.
     """
     said = meaning.facts()
     lengths = LENGTHS[len(said)]
     length = lengths[int(rng.integers(len(lengths)))]
     templates = VISUAL if meaning.visual else abstract(words("stance", said["stance"]))
-    phrases = [words(slot, said[slot]) for slot in rng.permutation(ADJUNCTS).tolist() if slot in said]
+    phrases = [
+        words(slot, said[slot]) for slot in rng.permutation(ADJUNCTS).tolist() if slot in said
+    ]
     front = phrases[:1] if meaning.visual and rng.random() < 0.4 else []
     articles = ["a" if one else "the" for one in rng.random(2) < 0.5]
     relative = [bool(one) for one in rng.random(2) < 0.25]
     order = rng.permutation(len(templates)).tolist()
     for short in (False, True):  # "the cup that is small" only where there is room
         for at in order:
-            plain = short or not templates[at].startswith(("A ", "O "))  # clefts have a "who" or "that" of their own
+            plain = short or not templates[at].startswith(
+                ("A ", "O ")
+            )  # clefts have a "who" or "that" of their own
             parts = _parts(meaning, words, articles, relative if not plain else (False, False))
             parts["@"] = " ".join(phrases[len(front) :])
             core = fill(templates[at], parts, meaning.negative)
@@ -120,12 +132,17 @@ def write(meaning: Meaning, words: Wordings, rng: np.random.Generator) -> str:
     raise AssertionError(f"no template is short enough for {length} words: {meaning}")
 
 
-def _parts(meaning: Meaning, words: Wordings, articles: Sequence[str], relative: Sequence[bool]) -> dict[str, str]:
+def _parts(
+    meaning: Meaning, words: Wordings, articles: Sequence[str], relative: Sequence[bool]
+) -> dict[str, str]:
     """What the signs A, O, V, Ving and Ven of a template stand for."""
     infinitive, ing, participle = words("action", meaning.action or "").split()
     agent = meaning.agent and words("agent", meaning.agent)
     thing = meaning.object and words("object", meaning.object)
-    looks = [value and words("attribute", value) for value in (meaning.agent_attribute, meaning.object_attribute)]
+    looks = [
+        value and words("attribute", value)
+        for value in (meaning.agent_attribute, meaning.object_attribute)
+    ]
     return {
         "A": _noun(agent, "someone", looks[0], articles[0], "who" if relative[0] else ""),
         "O": _noun(thing, "something", looks[1], articles[1], "that" if relative[1] else ""),
@@ -135,8 +152,11 @@ def _parts(meaning: Meaning, words: Wordings, articles: Sequence[str], relative:
     }
 
 
-def _noun(noun: str | None, pronoun: str, attribute: str | None, article: str, relative: str) -> str:
-    """A noun with its attribute: "the old king", "the king who is old", or "someone old" where no noun is said."""
+def _noun(
+    noun: str | None, pronoun: str, attribute: str | None, article: str, relative: str
+) -> str:
+    """A noun with its attribute: "the old king", "the king who is old", or "someone old" where no
+    noun is said."""
     if noun is None:
         return f"{pronoun} {attribute}" if attribute else pronoun
     if attribute and relative:

@@ -1,8 +1,9 @@
 """What a sentence means: one value in each slot that it says. Drawing meanings, and comparing them.
 
-A sentence of either kind says seven facts: an agent, its attribute, an action, an object, its attribute, and two more.
-In a visual sentence these are two of where, when and for whom. In an abstract sentence they are one of these and the
-stance that is taken to the event: that someone may do it, must, plans to, ….
+A sentence of either kind says seven facts: an agent, its attribute, an action, an object, its
+attribute, and two more. In a visual sentence these are two of where, when and for whom. In an
+abstract sentence they are one of these and the stance that is taken to the event: that someone may
+do it, must, plans to, ….
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ _NUMBER = {slot: {value: at for at, value in enumerate(values)} for slot, values
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """The value of each slot, None where the sentence does not say it; `negative`: the sentence denies the whole."""
+    """The value of each slot, None where the sentence does not say it; `negative`: the sentence
+    denies the whole."""
 
     agent: str | None = None
     agent_attribute: str | None = None
@@ -72,7 +74,8 @@ class Meaning:
 
     @property
     def visual(self) -> bool:
-        """Whether the sentence tells of what can be seen; else it tells what someone may, must, hopes, …"""
+        """Whether the sentence tells of what can be seen; else it tells what someone may, must,
+        hopes, …"""
         return self.stance is None
 
     @property
@@ -86,14 +89,17 @@ class Meaning:
 
     def swapped(self) -> "Meaning":
         """The same with the attributes of agent and object exchanged."""
-        return replace(self, agent_attribute=self.object_attribute, object_attribute=self.agent_attribute)
+        return replace(
+            self, agent_attribute=self.object_attribute, object_attribute=self.agent_attribute
+        )
 
 
 assert tuple(VALUES) == tuple(item.name for item in fields(Meaning))[:-1]
 
 
 def similarity(a: Meaning, b: Meaning) -> float:
-    """The share of facts that both say, in [0, 1]; of sentences that say equally many, their slot overlap.
+    """The share of facts that both say, in [0, 1]; of sentences that say equally many, their slot
+    overlap.
 
         |facts(a) & facts(b)| / max(|facts(a)|, |facts(b)|)
 
@@ -111,8 +117,9 @@ def similarity(a: Meaning, b: Meaning) -> float:
 def relation(premise: Meaning, hypothesis: Meaning) -> str:
     """What the premise says of the hypothesis, both taken to tell of one event.
 
-    contradiction: a slot that both say has two values; entailment: the premise says all that the hypothesis says;
-    neutral: neither. Raises InputError for denials and abstract sentences, of which this rule would not be true.
+    contradiction: a slot that both say has two values; entailment: the premise says all that the
+    hypothesis says; neutral: neither. Raises InputError for denials and abstract sentences, of
+    which this rule would not be true.
 
     >>> a = Meaning(agent="king", action="wash", object="drum", time="noon")
     >>> more = ({}, {"time": "dusk"}, {"place": "park"})
@@ -131,8 +138,9 @@ def relation(premise: Meaning, hypothesis: Meaning) -> str:
 def unseen(meaning: Meaning) -> bool:
     """Whether the meaning holds a pair that is reserved for the test split.
 
-    With all values numbered from 0, a fifth of the pairs is reserved: agent a with action b where a + b, object o with
-    its attribute t where o + t is a multiple of 5. So each action lacks 4 of 20 agents, each object 2 of 10 attributes.
+    With all values numbered from 0, a fifth of the pairs is reserved: agent a with action b where a
+    + b, object o with its attribute t where o + t is a multiple of 5. So each action lacks 4 of 20
+    agents, each object 2 of 10 attributes.
     """
     return _reserved(meaning, "agent", "action") or _reserved(meaning, "object", "object_attribute")
 
@@ -144,7 +152,8 @@ def _reserved(meaning: Meaning, first: str, second: str) -> bool:
 
 
 def familiar(meaning: Meaning) -> bool:
-    """Whether the meaning and its swapped twin hold no reserved pair: what train and val may show."""
+    """Whether the meaning and its swapped twin hold no reserved pair: what train and val may
+    show."""
     return not unseen(meaning) and not unseen(meaning.swapped())
 
 
@@ -161,7 +170,8 @@ def long_tail(tail: float) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """How meanings are drawn: `kind` visual, abstract or both; `negative` the share of denials; `tail` of the objects.
+    """How meanings are drawn: `kind` visual, abstract or both; `negative` the share of denials;
+    `tail` of the objects.
 
     Only `split` "test" holds reserved pairs, in half of its sentences.
     """
@@ -172,7 +182,8 @@ class Draw:
     tail: float
 
     def meaning(self, rng: np.random.Generator) -> Meaning:
-        """A meaning. The object is drawn first and kept, so that its share is `long_tail` exactly."""
+        """A meaning. The object is drawn first and kept, so that its share is `long_tail`
+        exactly."""
         wanted = self.split == "test" and rng.random() < 0.5
         visual = self.kind == "visual" or (self.kind == "both" and rng.random() < 0.5)
         negative = bool(rng.random() < self.negative)
@@ -190,7 +201,8 @@ class Draw:
                 return replace(found, **_rest(rng, visual, item))
 
     def like(self, meaning: Meaning, shared: int, rng: np.random.Generator) -> Meaning:
-        """A meaning of the same kind that shares exactly `shared` facts with this one, of as many facts."""
+        """A meaning of the same kind that shares exactly `shared` facts with this one, of as many
+        facts."""
         said = meaning.facts()
         if shared == len(said):
             return meaning
@@ -204,14 +216,18 @@ class Draw:
             }
             found = Meaning(**core, object=item, **rest, negative=meaning.negative)
             facts = found.facts()
-            if len(facts) == len(said) and len(said.items() & facts.items()) == shared and self.allows(found):
+            if (
+                len(facts) == len(said)
+                and len(said.items() & facts.items()) == shared
+                and self.allows(found)
+            ):
                 return found
 
     def hypothesis(self, meaning: Meaning, wanted: str, rng: np.random.Generator) -> Meaning:
         """A meaning of 4 facts that stands in the relation `wanted` to a visual one.
 
-        It says the action, a place, time or recipient, and two of the rest, whichever the relation: alone it does not
-        tell the relation. A contradiction has another value in one of its slots.
+        It says the action, a place, time or recipient, and two of the rest, whichever the relation:
+        alone it does not tell the relation. A contradiction has another value in one of its slots.
         """
         assert meaning.visual, "hypotheses are of visual sentences"
         said = [slot for slot in ADJUNCTS if slot in meaning.facts()]
@@ -226,7 +242,9 @@ class Draw:
                 values[other] = _value(rng, other, meaning.object)
             elif wanted == "contradiction":
                 slot = str(rng.choice(slots))
-                values[slot] = self._object(rng) if slot == "object" else _value(rng, slot, meaning.object)
+                values[slot] = (
+                    self._object(rng) if slot == "object" else _value(rng, slot, meaning.object)
+                )
             found = Meaning(**values)
             if relation(meaning, found) == wanted and self.allows(found):
                 return found
@@ -236,7 +254,9 @@ class Draw:
         return _apart(meaning) and (self.split == "test" or familiar(meaning))
 
     def _object(self, rng: np.random.Generator) -> str:
-        return OBJECTS[int(np.searchsorted(np.cumsum(long_tail(self.tail))[:-1], rng.random(), side="right"))]
+        return OBJECTS[
+            int(np.searchsorted(np.cumsum(long_tail(self.tail))[:-1], rng.random(), side="right"))
+        ]
 
 
 def _apart(meaning: Meaning) -> bool:

@@ -1,9 +1,11 @@
-"""Two kinds of sentences about things of another world that have the same words: what is shown, and what is held of it.
+"""Two kinds of sentences about things of another world that have the same words: what is shown, and
+what is held of it.
 
     shown   "a red cat on grass that someone has no right to see", with or without "that"
     held    "someone has no right to see a red cat on grass"
 
-Their order tells which is which: no word does, nor does the length, which phrases that say nothing fill up.
+Their order tells which is which: no word does, nor does the length, which phrases that say nothing
+fill up.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,18 @@ from diptych.data.worlds.sentences.grammar import fill, padding, spell
 from diptych.data.worlds.sentences.words import STANCES
 
 AGENTS = ("someone", "everybody", "anybody", "one")
-VERBS = ("see", "expect", "explain", "know", "mind", "remember", "forget", "describe", "find", "mention")
+VERBS = (
+    "see",
+    "expect",
+    "explain",
+    "know",
+    "mind",
+    "remember",
+    "forget",
+    "describe",
+    "find",
+    "mention",
+)
 
 
 def shown(thing: str, rng: np.random.Generator) -> str:
@@ -28,7 +41,8 @@ def shown(thing: str, rng: np.random.Generator) -> str:
 
 
 def held(thing: str, rng: np.random.Generator) -> str:
-    """The clause alone, with the thing in it: what someone may, must or hopes to do with it, affirmed or denied.
+    """The clause alone, with the thing in it: what someone may, must or hopes to do with it,
+    affirmed or denied.
 
     >>> held("a red cat on grass", np.random.default_rng(2))
     'someone has promised to explain a red cat on grass'
@@ -38,14 +52,16 @@ def held(thing: str, rng: np.random.Generator) -> str:
 
 def _clause(thing: str, rng: np.random.Generator) -> str:
     wordings = list(STANCES.values())[int(rng.integers(len(STANCES)))]
-    template = wordings[int(rng.integers(len(wordings)))].replace(" S", " A does V O").replace(" @", "")
+    template = (
+        wordings[int(rng.integers(len(wordings)))].replace(" S", " A does V O").replace(" @", "")
+    )
     parts = {"A": str(rng.choice(AGENTS)), "V": str(rng.choice(VERBS)), "O": thing}
     return fill(template, parts, bool(rng.random() < 0.5)).strip()
 
 
 def padded(text: str, lengths: Sequence[int], rng: np.random.Generator) -> str:
-    """The text with phrases that say nothing before and behind it, as long as one of `lengths` in words where it was
-    shorter, with a capital and a full stop.
+    """The text with phrases that say nothing before and behind it, as long as one of `lengths` in
+    words where it was shorter, with a capital and a full stop.
 
     >>> padded("a red cat on grass", (11,), np.random.default_rng(0))
     'As it so happens, a red cat on grass anyway, apparently.'

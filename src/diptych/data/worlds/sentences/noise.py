@@ -50,7 +50,8 @@ _TYPOS: dict[str, Callable[[str, int, np.random.Generator], str]] = {
     "split": _split,
 }
 TYPOS = tuple(_TYPOS)
-"""swap, drop or double a letter; the key beside it; a sign that looks like it (o, 0); a blank inside the word."""
+"""swap, drop or double a letter; the key beside it; a sign that looks like it (o, 0); a blank
+inside the word."""
 
 RESERVED_TYPOS = ("neighbour", "lookalike", "split")
 """The kinds that only the split `test` may show."""
@@ -59,9 +60,11 @@ SHUFFLES = ("all", "window")
 
 
 def misspell(text: str, kinds: Sequence[str], rate: float, rng: np.random.Generator) -> str:
-    """The text with a typo in each word of 4 letters or more with probability `rate`, and in at least one.
+    """The text with a typo in each word of 4 letters or more with probability `rate`, and in at
+    least one.
 
-    First and last letter stay. The kind is drawn for each word among those of `kinds` that change it.
+    First and last letter stay. The kind is drawn for each word among those of `kinds` that change
+    it.
 
     >>> from diptych.rng import generator
     >>> misspell("The old king carries a drum.", ["double"], 0.0, generator(0))
@@ -85,7 +88,8 @@ def _changes(word: str, kind: str, rng: np.random.Generator) -> list[str]:
 
 
 def shuffle(text: str, how: str, rng: np.random.Generator) -> str:
-    """The words in another order, without commas: all of them ("all"), or each three in a row ("window").
+    """The words in another order, without commas: all of them ("all"), or each three in a row
+    ("window").
 
     >>> from diptych.rng import generator
     >>> shuffle("By right, the old king carries a drum.", "window", generator(0))
@@ -95,7 +99,10 @@ def shuffle(text: str, how: str, rng: np.random.Generator) -> str:
     size = len(words) if how == "all" else 3
     order = list(range(len(words)))
     while [words[at] for at in order] == words:
-        parts = (rng.permutation(range(start, min(start + size, len(words)))) for start in range(0, len(words), size))
+        parts = (
+            rng.permutation(range(start, min(start + size, len(words))))
+            for start in range(0, len(words), size)
+        )
         order = [int(at) for part in parts for at in part]
     mixed = " ".join(words[at] for at in order)
     return f"{mixed[0].upper()}{mixed[1:]}."

@@ -1,4 +1,5 @@
-"""From a sentence back to its meaning, by the vocabulary and the order of words alone: it knows no template.
+"""From a sentence back to its meaning, by the vocabulary and the order of words alone: it knows no
+template.
 
 Used to prove that paraphrases keep the meaning and that twins change it as they say.
 """
@@ -32,9 +33,9 @@ _STANCES = {
 def parse(text: str) -> Meaning:
     """The meaning of a sentence of this world; typos and shuffles are beyond it.
 
-    Empty phrases are taken out; each word that is left must say a slot or be hollow. An attribute belongs to the noun
-    behind it, to "someone" or "something" before it, or to the noun before "who is" or "that is".
-    Raises InputError for a word or an order that no sentence has.
+    Empty phrases are taken out; each word that is left must say a slot or be hollow. An attribute
+    belongs to the noun behind it, to "someone" or "something" before it, or to the noun before "who
+    is" or "that is". Raises InputError for a word or an order that no sentence has.
 
     >>> parse("By chance, it is a tiny drum that the old king hasn't washed at midday.")
     Meaning(agent='king', agent_attribute='old', action='wash', object='drum', object_attribute='small',
@@ -53,7 +54,9 @@ def parse(text: str) -> Meaning:
     for where, slot, value in said:
         name = f"{_owner(words, where, nouns)}_attribute" if slot == "attribute" else slot
         if name in found:
-            raise InputError(f"{text!r} says the {name} twice; a sentence of this world says it once")
+            raise InputError(
+                f"{text!r} says the {name} twice; a sentence of this world says it once"
+            )
         found[name] = value
     negative = bool(found.pop("denial", ""))
     return Meaning(**{name: value for name, value in found.items() if value}, negative=negative)
@@ -74,9 +77,15 @@ def _without_phrases(text: str) -> str:
 @lru_cache(maxsize=1)
 def _vocabulary() -> dict[tuple[str, ...], tuple[str, str]]:
     """(slot, value) of each word and each phrase; ("", "") of hollow words."""
-    pairs: list[tuple[tuple[str, ...], tuple[str, str]]] = [((word,), ("", "")) for word in _HOLLOW.split()]
+    pairs: list[tuple[tuple[str, ...], tuple[str, str]]] = [
+        ((word,), ("", "")) for word in _HOLLOW.split()
+    ]
     pairs += [((word,), ("denial", word)) for word in _DENIALS.split()]
-    pairs += [((word,), ("stance", stance)) for stance, words in _STANCES.items() for word in words.split()]
+    pairs += [
+        ((word,), ("stance", stance))
+        for stance, words in _STANCES.items()
+        for word in words.split()
+    ]
     pairs += [(("someone",), ("agent", "")), (("something",), ("object", ""))]
     for slot, values in WORDINGS.items():
         for value, wordings in values.items():
@@ -95,7 +104,11 @@ def _read(words: Sequence[str], at: int) -> tuple[int, str, str]:
     for size in range(4, 0, -1):
         if found := _vocabulary().get(tuple(words[at : at + size])):
             return size, *found
-    raise unknown("word of the world 'sentences'", words[at], [word for phrase in _vocabulary() for word in phrase])
+    raise unknown(
+        "word of the world 'sentences'",
+        words[at],
+        [word for phrase in _vocabulary() for word in phrase],
+    )
 
 
 def _owner(words: Sequence[str], at: int, nouns: dict[int, str]) -> str:

@@ -1,7 +1,9 @@
-"""The vocabulary: each value of a slot with the words that say it, and the phrases that say nothing.
+"""The vocabulary: each value of a slot with the words that say it, and the phrases that say
+nothing.
 
-No word says two values. Words of one value mean the same here; a value has at most three wordings. An object has one
-name only, since it is the sentence's label and its word must occur. Order is part of the data: it numbers the classes.
+No word says two values. Words of one value mean the same here; a value has at most three wordings.
+An object has one name only, since it is the sentence's label and its word must occur. Order is part
+of the data: it numbers the classes.
 """
 
 TOPICS: dict[str, tuple[str, ...]] = {
@@ -16,7 +18,9 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }
 """Topics, and the objects of each from the most to the least frequent."""
 
-OBJECTS: tuple[str, ...] = tuple(name for rank in zip(*TOPICS.values(), strict=True) for name in rank)
+OBJECTS: tuple[str, ...] = tuple(
+    name for rank in zip(*TOPICS.values(), strict=True) for name in rank
+)
 """All objects by rank: the first of each topic, the second of each, …"""
 
 TOPIC_OF: dict[str, str] = {name: topic for topic, names in TOPICS.items() for name in names}
@@ -66,11 +70,19 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "lift": ("lift lifting lifted", "raise raising raised", "hoist hoisting hoisted"),
     "throw": ("throw throwing thrown", "toss tossing tossed", "hurl hurling hurled"),
     "draw": ("draw drawing drawn", "sketch sketching sketched", "depict depicting depicted"),
-    "examine": ("examine examining examined", "inspect inspecting inspected", "study studying studied"),
+    "examine": (
+        "examine examining examined",
+        "inspect inspecting inspected",
+        "study studying studied",
+    ),
     "buy": ("buy buying bought", "purchase purchasing purchased", "acquire acquiring acquired"),
     "steal": ("steal stealing stolen", "pilfer pilfering pilfered", "swipe swiping swiped"),
     "break": ("break breaking broken", "smash smashing smashed", "wreck wrecking wrecked"),
-    "guard": ("guard guarding guarded", "protect protecting protected", "safeguard safeguarding safeguarded"),
+    "guard": (
+        "guard guarding guarded",
+        "protect protecting protected",
+        "safeguard safeguarding safeguarded",
+    ),
     "choose": ("choose choosing chosen", "pick picking picked", "select selecting selected"),
     "push": ("push pushing pushed", "shove shoving shoved", "nudge nudging nudged"),
     "pull": ("pull pulling pulled", "drag dragging dragged", "tow towing towed"),
@@ -116,13 +128,29 @@ RECIPIENTS: dict[str, tuple[str, ...]] = {
 }
 
 STANCES: dict[str, tuple[str, ...]] = {
-    "right": ("A has the|no right to V O @", "A is|isn't entitled to V O @", "A has|lacks permission to V O @"),
-    "duty": ("A has a|no duty to V O @", "A has an|no obligation to V O @", "it is|isn't the task of A to V O @"),
+    "right": (
+        "A has the|no right to V O @",
+        "A is|isn't entitled to V O @",
+        "A has|lacks permission to V O @",
+    ),
+    "duty": (
+        "A has a|no duty to V O @",
+        "A has an|no obligation to V O @",
+        "it is|isn't the task of A to V O @",
+    ),
     "chance": ("there is a|no chance that S", "it is|isn't possible that S"),
     "hope": ("people|nobody hope|hopes that S", "people|nobody long|longs for A to V O @"),
     "fear": ("people|nobody fear|fears that S", "the worry is|isn't that S"),
-    "plan": ("A has a|no plan to V O @", "A has every|no intention to V O @", "the aim is|isn't for A to V O @"),
-    "promise": ("A has|hasn't promised to V O @", "A has made a|no vow to V O @", "A has|hasn't pledged to V O @"),
+    "plan": (
+        "A has a|no plan to V O @",
+        "A has every|no intention to V O @",
+        "the aim is|isn't for A to V O @",
+    ),
+    "promise": (
+        "A has|hasn't promised to V O @",
+        "A has made a|no vow to V O @",
+        "A has|hasn't pledged to V O @",
+    ),
     "wish": ("A has a|no wish to V O @", "A has a|no desire to V O @", "A has an|no urge to V O @"),
 }
 """What an abstract sentence holds about an event, as its plainest template (see `grammar`)."""
@@ -139,8 +167,9 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """All of them by the kind of slot."""
 
-# Phrases that add nothing to the meaning. Half of them hold a word of the abstract sentences ("by right", "before
-# long"), so that such a word does not tell the two kinds of sentence apart. None of their words says a slot.
+# Phrases that add nothing to the meaning. Half of them hold a word of the abstract sentences ("by
+# right", "before long"), so that such a word does not tell the two kinds of sentence apart. None of
+# their words says a slot.
 
 BEFORE = (
     "apparently", "clearly", "indeed", "luckily", "evidently", "naturally", "finally", "meanwhile", "eventually",

@@ -1,19 +1,21 @@
 """CLOSE: Learning Visual Tasks Using only Language Supervision (Gu et al., ICCV 2023).
 
-A language model learns a task from vectors of texts, and gets those of images once it has learnt. Noise in training
-is larger than the vectors themselves, so that the gap between the two sides no longer matters.
+A language model learns a task from vectors of texts, and gets those of images once it has learnt.
+Noise in training is larger than the vectors themselves, so that the gap between the two sides no
+longer matters.
 
     z = f(a) / |f(a)|;    z <- z + w e,  e ~ N(0, I_d);    z <- z / |z|
     L = - Σ_targets Σ_t log p(y_t | y_<t, [A z, q])  /  Σ_targets number of tokens
 
-a is the text that stands for an image (several: the mean of their vectors as projected, then unit), q words such as a
-question, y what is to be written, in lower case, A a linear layer to four tokens. Both towers stay as they are. w is
-.08 at 768 dimensions, in each coordinate; at others it is scaled so that w √d stays. (ours)
-Tasks are told by roles of texts (`tasks.Task`): captions, answers, entailment, news. Inference: z of an image,
-without noise, beam search with 5 beams.
+a is the text that stands for an image (several: the mean of their vectors as projected, then unit),
+q words such as a question, y what is to be written, in lower case, A a linear layer to four tokens.
+Both towers stay as they are. w is .08 at 768 dimensions, in each coordinate; at others it is scaled
+so that w √d stays. (ours) Tasks are told by roles of texts (`tasks.Task`): captions, answers,
+entailment, news. Inference: z of an image, without noise, beam search with 5 beams.
 
-Other layers in place of noise alone (`gap`, `methods.adapt.close.gap`) are fitted to the stream `pairs` first. With
-train_on="images" the same is learnt from images, without noise: the upper bound.
+Other layers in place of noise alone (`gap`, `methods.adapt.close.gap`) are fitted to the stream
+`pairs` first. With train_on="images" the same is learnt from images, without noise: the upper
+bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +36,7 @@ from diptych.methods.adapt.close.writer import Captioner
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
-from diptych.spec import Count, NotNegative
+from diptych.spec import Count, NetworkSpec, NotNegative
 from diptych.towers.nn.parts import Temperature
 
 card = {
@@ -51,9 +53,9 @@ TrainOn = Literal["texts", "images"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`source`, `context`, `target`, `sources` and `targets` are those of `tasks.Task`. `noise` is w (None: .08 at
-    768 dimensions, more at fewer), `gap` a layer of `gap.py`, `lm` a language model of `models.seq2seq`, `tokens`
-    what it reads of a vector. `max_tokens` are written at most."""
+    """`source`, `context`, `target`, `sources` and `targets` are those of `tasks.Task`. `noise` is
+    w (None: .08 at 768 dimensions, more at fewer), `gap` a layer of `gap.py`, `lm` a language model
+    of `models.seq2seq`, `tokens` what it reads of a vector. `max_tokens` are written at most."""
 
     source: str = "caption"
     context: str = ""
@@ -63,7 +65,7 @@ class Config:
     train_on: TrainOn = "texts"
     noise: NotNegative | None = None
     gap: str = "none"
-    lm: str = "text:width=128:depth=2:heads=4"
+    lm: NetworkSpec = "text:width=128:depth=2:heads=4"
     tokens: Count = 4
     max_tokens: Count = 32
 
@@ -88,7 +90,10 @@ class CLOSE(Method):
                 "tokenizer; start from one of images and texts"
             )
         images = config.train_on == "images"
-        alone = images and config.target not in ("", config.source)  # what is written is not drawn beside the source
+        alone = images and config.target not in (
+            "",
+            config.source,
+        )  # what is written is not drawn beside the source
         self.task = Task(
             source="" if alone else config.source,
             context=config.context,
@@ -110,14 +115,22 @@ class CLOSE(Method):
     def setup(self, sources: dict[str, Source]) -> None:
         """Raises InputError where the language model's folder is not there."""
         if self.model.missing:
-            raise InputError(f"there is no folder {self.model.missing}; name that of a T5 with --method.lm t5:FOLDER")
+            raise InputError(
+                f"there is no folder {self.model.missing}; name that of a T5 with --method.lm t5:FOLDER"
+            )
 
     def stages(self) -> Sequence[Stage]:
         learn = Stage(min_batch=1)
         if not self.model.gap.paired:
             return (learn,)
         # its loaders only tell what is missing: all pairs are read, in order
-        return Stage(name="fit", streams=("pairs",), prepare=self._fit, optimize=False, recipe={"batch_size": 2}), learn
+        return Stage(
+            name="fit",
+            streams=("pairs",),
+            prepare=self._fit,
+            optimize=False,
+            recipe={"batch_size": 2},
+        ), learn
 
     def _fit(self, run: Any) -> None:
         """Fit the gap layer to the vectors of all pairs."""
@@ -134,9 +147,13 @@ class CLOSE(Method):
         run.note(0, 1, 1 - cosine, matched_cosine=cosine)
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
-        """A sample for each text, where a text is written of its own vector: an epoch meets all of them."""
+        """A sample for each text, where a text is written of its own vector: an epoch meets all of
+        them."""
         config = self.config
-        alone = not config.context and config.target in ("", config.source if config.train_on == "images" else "")
+        alone = not config.context and config.target in (
+            "",
+            config.source if config.train_on == "images" else "",
+        )
         return by_text(source, config.source) if stage.name != "fit" and alone else source
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
@@ -157,7 +174,9 @@ class CLOSE(Method):
         views.append(target)
         if self.task.context:
             like = first or target.gives[0]
-            views.append(TaskView(tokenizer=model.lm.tokenizer, task=self.task, part="context", like=like))
+            views.append(
+                TaskView(tokenizer=model.lm.tokenizer, task=self.task, part="context", like=like)
+            )
         return views
 
     def encode(self, batch: Batch, at: At) -> Features:
@@ -167,10 +186,14 @@ class CLOSE(Method):
         memory, mask = model.read(self._vectors(batch), *self._context(batch))
         ids, lengths = targets.flat
         there = lengths > 0
-        owner = torch.arange(len(batch), device=ids.device).repeat_interleave(targets.ids.shape[1])[there]
+        owner = torch.arange(len(batch), device=ids.device).repeat_interleave(targets.ids.shape[1])[
+            there
+        ]
         ids = ids[there]
         lengths = lengths[there]
-        lengths = lengths - (lengths == model.lm.tokenizer.context).long()  # one that was cut does not end there
+        lengths = (
+            lengths - (lengths == model.lm.tokenizer.context).long()
+        )  # one that was cut does not end there
         found = model.lm.log_prob(ids, lengths, memory=memory[owner], memory_mask=mask[owner])
         return {
             "log_prob": found.new_zeros(len(batch)).index_add(0, owner, found),
@@ -222,7 +245,8 @@ CLOSE.presets = {
             epochs=8,
         ),
     ),
-    # CLIP ViT-L/14 and the shape of T5-base, given as --init and, with its weights, as --method.lm t5:FOLDER.
+    # CLIP ViT-L/14 and the shape of T5-base, given as --init and, with its weights, as --method.lm
+    # t5:FOLDER.
     "paper": Preset(
         config={"lm": "t5:width=768:depth=12:heads=12"},
         image="vit:image_size=224:patch=14:width=1024:depth=24:heads=16:pre_norm=true",

@@ -1,4 +1,5 @@
-"""Layers that let vectors of images take the place of vectors of texts, which something was trained on.
+"""Layers that let vectors of images take the place of vectors of texts, which something was trained
+on.
 
     z = a / |a|;    z <- move(z);    z <- z + w e,  e ~ N(0, I_d), in training;    z <- z / |z|
 
@@ -8,11 +9,11 @@
     linear       (W z + b) / |W z + b|,  the least squares of images from their texts
     covariance   z itself; in training mu + c e' is added beside the noise, e' ~ N(0, Cov of the differences)
 
-The noise has the standard deviation w in each coordinate, so its length is w √d, more than that of z: the cosine before
-and after is about 1 / √(1 + w² d). Images pass through none of it.
+The noise has the standard deviation w in each coordinate, so its length is w √d, more than that of
+z: the cosine before and after is about 1 / √(1 + w² d). Images pass through none of it.
 
-Source: Gu et al. 2023 (CLOSE), whose code has c = 3, which its text does not tell. There a vector that was moved is
-made unit again in training alone; here always. [choice]
+Source: Gu et al. 2023 (CLOSE), whose code has c = 3, which its text does not tell. There a vector
+that was moved is made unit again in training alone; here always. [choice]
 
 Dimensions: B vectors, d their width, N pairs, n draws of a vector.
 """
@@ -33,7 +34,8 @@ NOISE = 0.08
 
 
 def usual_noise(width: int) -> float:
-    """w for vectors of another width, such that the noise has the length that it has at the paper's.
+    """w for vectors of another width, such that the noise has the length that it has at the
+    paper's.
 
     >>> round(usual_noise(768), 4), round(usual_noise(192), 4)
     (0.08, 0.16)
@@ -42,7 +44,8 @@ def usual_noise(width: int) -> float:
 
 
 class Gap(nn.Module):
-    """Noise alone, and the base of the others; in evaluation mode unit vectors come through as they are.
+    """Noise alone, and the base of the others; in evaluation mode unit vectors come through as they
+    are.
 
     >>> gap = Gap(4, noise=0.5).eval()
     >>> gap(torch.tensor([[3.0, 0.0, 4.0, 0.0]])).tolist()
@@ -62,7 +65,8 @@ class Gap(nn.Module):
         self.noise = noise
 
     def forward(self, z: Tensor, draws: Tensor | None = None) -> Tensor:
-        """Vectors (B, d) -> (B, d), unit; in training with standard normal `draws` (B, n, d) as their noise."""
+        """Vectors (B, d) -> (B, d), unit; in training with standard normal `draws` (B, n, d) as
+        their noise."""
         z = self.move(normalize(z, dim=-1))
         if self.training and draws is not None:
             z = z + self.spread(draws)
@@ -142,7 +146,8 @@ class LinearMap(Gap):
 
 
 class Covariance(Gap):
-    """Noise as the differences between images and texts have it, `factor` times, about their mean."""
+    """Noise as the differences between images and texts have it, `factor` times, about their
+    mean."""
 
     paired = True
     draws = 2
@@ -162,7 +167,9 @@ class Covariance(Gap):
         x, y = _pairs(images, texts)
         values, vectors = torch.linalg.eigh(torch.cov((x - y).T))
         self.shift.copy_((x - y).mean(0))
-        self.root.copy_(vectors * values.clamp(min=0).sqrt())  # root root^T is the covariance, singular or not
+        self.root.copy_(
+            vectors * values.clamp(min=0).sqrt()
+        )  # root root^T is the covariance, singular or not
 
 
 KINDS: dict[str, type[Gap]] = {
@@ -175,8 +182,8 @@ KINDS: dict[str, type[Gap]] = {
 
 
 def gap(spec: str, width: int, noise: float | None = None) -> Gap:
-    """The layer of a spec, such as "mean:scale=0.5", for vectors of a width; the noise is `usual_noise` where it is not
-    given. Raises InputError for an unknown name or option.
+    """The layer of a spec, such as "mean:scale=0.5", for vectors of a width; the noise is
+    `usual_noise` where it is not given. Raises InputError for an unknown name or option.
 
     >>> gap("covariance:factor=3", 4).factor
     3
@@ -195,7 +202,11 @@ def gap(spec: str, width: int, noise: float | None = None) -> Gap:
 
 def _pairs(images: np.ndarray, texts: np.ndarray) -> tuple[Tensor, Tensor]:
     """Both sides in double precision; InputError where there are too few pairs to learn from."""
-    x, y = (torch.as_tensor(values, dtype=torch.float64, device="cpu") for values in (images, texts))
+    x, y = (
+        torch.as_tensor(values, dtype=torch.float64, device="cpu") for values in (images, texts)
+    )
     if x.shape != y.shape or len(x) < 2:
-        raise InputError(f"vectors {tuple(x.shape)} and {tuple(y.shape)} are no two pairs; give more pairs")
+        raise InputError(
+            f"vectors {tuple(x.shape)} and {tuple(y.shape)} are no two pairs; give more pairs"
+        )
     return x, y

@@ -20,10 +20,11 @@ ANSWER = "answer"
 class Task:
     """Which texts of a sample are read and which written, by their roles.
 
-    `source` is the role of what is read as a vector, up to `sources` texts of it ("": an image is read in their
-    place). `context` is the role of what is read as words, one text of it ("": nothing). `target` is what is written,
-    at most `targets` texts: "" the source itself; where it is the source's own role, the other texts of that role;
-    "answer" what people agree on of a question, which is the context then; else all texts of the role.
+    `source` is the role of what is read as a vector, up to `sources` texts of it ("": an image is
+    read in their place). `context` is the role of what is read as words, one text of it ("":
+    nothing). `target` is what is written, at most `targets` texts: "" the source itself; where it
+    is the source's own role, the other texts of that role; "answer" what people agree on of a
+    question, which is the context then; else all texts of the role.
     """
 
     source: str = "caption"
@@ -35,9 +36,13 @@ class Task:
     def __post_init__(self) -> None:
         for name in ("sources", "targets"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it is a number of texts, at least 1")
+                raise InputError(
+                    f"{name} is {getattr(self, name)}; it is a number of texts, at least 1"
+                )
         if self.target == ANSWER and self.context != "question":
-            raise InputError(f"answers are written to questions, and context is {self.context!r}; set context=question")
+            raise InputError(
+                f"answers are written to questions, and context is {self.context!r}; set context=question"
+            )
         if not self.source and not self.target:
             raise InputError("there is no source that could be written; name a target")
 
@@ -48,10 +53,11 @@ class Task:
         return tuple(f"texts.{role}" for role in roles if role)
 
     def draw(self, sample: Sample, rng: np.random.Generator, train: bool) -> dict[str, list[str]]:
-        """The texts of "source", "context" and "target": in training drawn at random, else the first.
+        """The texts of "source", "context" and "target": in training drawn at random, else the
+        first.
 
-        Raises BadSample: no-caption where a role has no text, no-question, or few-captions where a source has no other
-        text beside it.
+        Raises BadSample: no-caption where a role has no text, no-question, or few-captions where a
+        source has no other text beside it.
         """
         held = _held(sample, self.source, rng, train) if self.source else []
         found = {"source": held[: self.sources], "context": [], "target": held[:1]}
@@ -66,7 +72,10 @@ class Task:
         if self.target and self.target == self.source:
             found["target"] = held[self.sources :][: self.targets]
             if not found["target"]:
-                raise BadSample("few-captions", f"{len(held)} texts of role {self.source!r}, of which others are asked")
+                raise BadSample(
+                    "few-captions",
+                    f"{len(held)} texts of role {self.source!r}, of which others are asked",
+                )
         elif self.target:
             found["target"] = _held(sample, self.target, rng, train)[: self.targets]
         return found
@@ -74,9 +83,11 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskView:
-    """One part of a task as token ids (B, S or 1 or T, L); what a sample lacks of them are texts of length 0.
+    """One part of a task as token ids (B, S or 1 or T, L); what a sample lacks of them are texts of
+    length 0.
 
-    Views of one task name the first of them as `like`, so that all draw the same texts. Targets come in lower case.
+    Views of one task name the first of them as `like`, so that all draw the same texts. Targets
+    come in lower case.
     """
 
     tokenizer: Tokenizer
@@ -92,9 +103,15 @@ class TaskView:
     def gives(self) -> tuple[str, ...]:
         return (f"texts.{self.part}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         texts = self.task.draw(sample, rng, progress is not None)[self.part]
-        room = {"source": self.task.sources, "context": 1, "target": self.task.targets if self.task.target else 1}
+        room = {
+            "source": self.task.sources,
+            "context": 1,
+            "target": self.task.targets if self.task.target else 1,
+        }
         if self.part == "target":
             texts = [text.lower() for text in texts]
         return {self.gives[0]: self.tokenizer.encode(texts) + [[]] * (room[self.part] - len(texts))}

@@ -4,7 +4,8 @@
 
 z is the unit vector of an image, or of texts in its place, q words such as a question.
 
-Dimensions: B vectors, d their width, P tokens read for a vector, D width of the language model, L words, S texts.
+Dimensions: B vectors, d their width, P tokens read for a vector, D width of the language model, L
+words, S texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.adapt.close.gap import Gap
 from diptych.models import t5
@@ -34,8 +35,8 @@ BEAMS = 5
 
 
 class Captioner(Delivered):
-    """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; one whose folder is gone is
-    built by `load_extra_state`, from what the run has kept of it."""
+    """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; one whose
+    folder is gone is built by `load_extra_state`, from what the run has kept of it."""
 
     lm: Seq2Seq | t5.T5
 
@@ -74,19 +75,27 @@ class Captioner(Delivered):
 
     @torch.no_grad()
     def of_texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Ids (B, S, L) of lengths (B, S) -> the unit mean (B, d) of each row's vectors as the encoder projects them,
-        not made unit before; texts of length 0 are none."""
-        found = self.encoder.project_text(self.encoder.encode_text(ids.flatten(0, 1), lengths.flatten()).pooled)
+        """Ids (B, S, L) of lengths (B, S) -> the unit mean (B, d) of each row's vectors as the
+        encoder projects them, not made unit before; texts of length 0 are none."""
+        found = self.encoder.project_text(
+            self.encoder.encode_text(ids.flatten(0, 1), lengths.flatten()).pooled
+        )
         there = (lengths > 0)[..., None]
-        return normalize((wide(found).unflatten(0, ids.shape[:2]) * there).sum(1) / there.sum(1), dim=-1)
+        return normalize(
+            (at_least_float32(found).unflatten(0, ids.shape[:2]) * there).sum(1) / there.sum(1),
+            dim=-1,
+        )
 
     @torch.no_grad()
     def of_images(self, pixels: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> unit vectors (B, d)."""
-        return wide(self.encoder.embed_images(pixels))
+        return at_least_float32(self.encoder.embed_images(pixels))
 
-    def read(self, z: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Vectors (B, d), and ids (B, L) with their start id of lengths (B,) -> memory (B, M, D), mask (B, M)."""
+    def read(
+        self, z: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (B, d), and ids (B, L) with their start id of lengths (B,) -> memory (B, M, D),
+        mask (B, M)."""
         vectors = self.adapter(z).unflatten(-1, (self.tokens, -1))
         if ids is not None and lengths is not None:
             start = len(self.lm.tokenizer.before)  # which marks what is written
@@ -101,7 +110,9 @@ class Captioner(Delivered):
         if values:
             self._write_with(t5.rebuilt(dict(values)))
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "CaptionerModel":
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> "CaptionerModel":
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return CaptionerModel(self, tokenizer, preprocess, name=name)
 
@@ -114,9 +125,12 @@ class Captioner(Delivered):
 
 
 class CaptionerModel(Model):
-    """A model that writes about images; it embeds as its encoder does. What `diptych.load` returns for a writer."""
+    """A model that writes about images; it embeds as its encoder does. What `diptych.load` returns
+    for a writer."""
 
-    def __init__(self, writer: Captioner, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+    def __init__(
+        self, writer: Captioner, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str
+    ):
         super().__init__(writer.encoder, tokenizer, preprocess, name=name, delivered=writer)
         self.writer = writer
         self.lm = writer.lm
@@ -135,12 +149,12 @@ class CaptionerModel(Model):
         seed: int = 0,
         **options: Any,
     ) -> list[str]:
-        """What is written about each image, with prompts (a question for each) an answer; or about `texts` in their
-        place, whose vectors pass the gap layer.
+        """What is written about each image, with prompts (a question for each) an answer; or about
+        `texts` in their place, whose vectors pass the gap layer.
 
-        Strategies and their options are those of `models.generate`, beam search with 5 beams where none is named; at
-        most `max_tokens` tokens (None: as the method says). Raises InputError for what cannot be read, prompts that are
-        not as many, and an unknown strategy or option.
+        Strategies and their options are those of `models.generate`, beam search with 5 beams where
+        none is named; at most `max_tokens` tokens (None: as the method says). Raises InputError for
+        what cannot be read, prompts that are not as many, and an unknown strategy or option.
         """
         vectors = self._vectors(images, texts, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
@@ -153,7 +167,9 @@ class CaptionerModel(Model):
             for start in range(0, len(vectors), batch_size):
                 rows = slice(start, start + batch_size)
                 memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
-                begin = torch.tensor(lm.tokenizer.before, device=self.device).expand(len(memory), -1)
+                begin = torch.tensor(lm.tokenizer.before, device=self.device).expand(
+                    len(memory), -1
+                )
                 found += generate(
                     lm,
                     begin,
@@ -177,7 +193,8 @@ class CaptionerModel(Model):
         batch_size: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """log p(text i and its end | image i, prompt i), (N,): a sum over tokens of the text in lower case."""
+        """log p(text i and its end | image i, prompt i), (N,): a sum over tokens of the text in
+        lower case."""
         vectors = self._vectors(images, None, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
         lm = self.lm
@@ -188,7 +205,9 @@ class CaptionerModel(Model):
             for start in range(0, len(vectors), batch_size):
                 rows = slice(start, start + batch_size)
                 memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
-                ids, lengths = pad_batch(lm.tokenizer.encode([text.lower() for text in written[rows]]), lm.tokenizer)
+                ids, lengths = pad_batch(
+                    lm.tokenizer.encode([text.lower() for text in written[rows]]), lm.tokenizer
+                )
                 ids = ids.to(self.device)
                 lengths = lengths.to(self.device)
                 found.append(lm.log_prob(ids, lengths, memory=memory, memory_mask=mask).cpu())
@@ -200,9 +219,13 @@ class CaptionerModel(Model):
         ids, lengths = pad_batch(self.lm.tokenizer.encode(prompts), self.lm.tokenizer)
         return self.writer.read(vectors, ids.to(self.device), lengths.to(self.device))
 
-    def _vectors(self, images: ImagesLike | None, texts: Sequence[str] | None, batch_size: int, exact: bool) -> Tensor:
+    def _vectors(
+        self, images: ImagesLike | None, texts: Sequence[str] | None, batch_size: int, exact: bool
+    ) -> Tensor:
         if (images is None) == (texts is None):
-            raise InputError(f"{self.name} writes about images, or texts in their place; give either of them")
+            raise InputError(
+                f"{self.name} writes about images, or texts in their place; give either of them"
+            )
         if images is not None:
             return self.embed_images(images, batch_size=batch_size, exact=exact).to(self.device)
         with evaluating(self.writer), torch.inference_mode():
@@ -213,5 +236,7 @@ class CaptionerModel(Model):
             return None
         if isinstance(texts, str) or len(texts) != count:
             given = "one string" if isinstance(texts, str) else f"{len(texts)}"
-            raise InputError(f"{count} images came with {given} of {what}; give a list with one for each")
+            raise InputError(
+                f"{count} images came with {given} of {what}; give a list with one for each"
+            )
         return list(texts)

@@ -1,7 +1,9 @@
-"""ConES: Concept Embedding Search for Parameter Efficient Tuning Large Vision Language Models (2023).
+"""ConES: Concept Embedding Search for Parameter Efficient Tuning Large Vision Language Models
+(2023).
 
-The text encoder is left out. What the vision side would have received from it, behind its final norm and projection and
-before any similarity or fusion, is searched for itself, by the loss of the task, with all weights frozen:
+The text encoder is left out. What the vision side would have received from it, behind its final
+norm and projection and before any similarity or fusion, is searched for itself, by the loss of the
+task, with all weights frozen:
 
     E* = argmin_E  Σ_i L( F(x_i, E), a_i )
 
@@ -9,14 +11,16 @@ before any similarity or fusion, is searched for itself, by the loss of the task
     detect      the tokens of each name: S = O E^T against regions, focal loss, with those of boxes and centrality
     generate    the tokens of each name in its prompt, the other rows stay: E || e - eps(x_t, t, E) ||²
 
-Rows begin as the text tower's output for the names, at random with the spread of those, or as the mean of the images'
-vectors (one row alone). A second stage may fine-tune the vision side at a small rate, E held or learning on. For
-detection and generation a stage `base` comes first, which trains a small head or denoiser on other classes or captions
-by the text tower's rows; a run that has one already is started from by --init.
-Inference: E takes the text's place; neither tokenizer nor text tower is needed, and by default none is kept.
+Rows begin as the text tower's output for the names, at random with the spread of those, or as the
+mean of the images' vectors (one row alone). A second stage may fine-tune the vision side at a small
+rate, E held or learning on. For detection and generation a stage `base` comes first, which trains a
+small head or denoiser on other classes or captions by the text tower's rows; a run that has one
+already is started from by --init. Inference: E takes the text's place; neither tokenizer nor text
+tower is needed, and by default none is kept.
 
-Reconstructed from the paper's abstract: only that E is searched for without the text encoder, for those tasks, in two
-possible stages, is the paper's; form, heads and recipes are ours (docs/methods/cones.md says what is a choice).
+Reconstructed from the paper's abstract: only that E is searched for without the text encoder, for
+those tasks, in two possible stages, is the paper's; form, heads and recipes are ours
+(docs/methods/cones.md says what is a choice).
 """
 
 import copy
@@ -65,12 +69,13 @@ START = Literal["names", "random", "images"]
 class Config(ClassifyConfig):
     """`task` is classify, detect or generate; `start` how rows begin: as names, random, or images.
 
-    `vectors` is how many rows a concept has in detection (None: one for each token of its name); with `whole` all rows
-    of the prompt are learnt in generation. With `keep_norm` rows keep the length that they began with; with `keep_text`
-    the text tower stays, so that other names can be told. `second` is in what the recipe of the second stage differs
-    (nothing: there is none); with `hold` the concepts stay in it. `head` are the options of head or denoiser, `base` is
-    in what the recipe of the stage that trains it differs, `role` that of its captions. With `cached` images are
-    embedded once for the search.
+    `vectors` is how many rows a concept has in detection (None: one for each token of its name);
+    with `whole` all rows of the prompt are learnt in generation. With `keep_norm` rows keep the
+    length that they began with; with `keep_text` the text tower stays, so that other names can be
+    told. `second` is in what the recipe of the second stage differs (nothing: there is none); with
+    `hold` the concepts stay in it. `head` are the options of head or denoiser, `base` is in what
+    the recipe of the stage that trains it differs, `role` that of its captions. With `cached`
+    images are embedded once for the search.
     """
 
     task: str = "classify"
@@ -90,10 +95,15 @@ class Config(ClassifyConfig):
         if self.task not in (known := ("classify", *TASKS)):
             raise unknown("task of cones", self.task, known)
         if self.start == "images" and self.task != "classify":
-            raise InputError("rows of several tokens cannot begin as the mean of images; set start=names")
+            raise InputError(
+                "rows of several tokens cannot begin as the mean of images; set start=names"
+            )
         for item in fields(self):
             default = item.default_factory() if callable(item.default_factory) else item.default
-            if self.task not in _OF.get(item.name, (self.task,)) and getattr(self, item.name) != default:
+            if (
+                self.task not in _OF.get(item.name, (self.task,))
+                and getattr(self, item.name) != default
+            ):
                 raise InputError(f"{item.name} is no option of the task {self.task}; leave it out")
 
 
@@ -102,7 +112,8 @@ class Task(Protocol):
 
     model: Any
     trained: bool
-    """Whether the head came with the model that training starts from: then there is no stage `base`."""
+    """Whether the head came with the model that training starts from: then there is no stage
+    `base`."""
     head: ClassVar[str]
     """The part that the stage `base` trains, by the prefix of its parameters."""
     vision: ClassVar[Sequence[str]]
@@ -129,7 +140,8 @@ TASKS: Mapping[str, type[Any]] = {"detect": Detect, "generate": Generate}
 
 
 class ConES(Classify):
-    """Rows in the place of the text tower's output. Classification is what `Classify` has, the others are tasks."""
+    """Rows in the place of the text tower's output. Classification is what `Classify` has, the
+    others are tasks."""
 
     Config = Config
     named: ClassVar[bool] = False
@@ -140,9 +152,15 @@ class ConES(Classify):
         config = self.config
         make = self.make
         known = encoder.text is not None and make.words is not None
-        self.side = Frozen(TextSide(encoder, make.tokenizer, config.template), "the text side") if known else None
+        self.side = (
+            Frozen(TextSide(encoder, make.tokenizer, config.template), "the text side")
+            if known
+            else None
+        )
         self.task: Task | None = None
-        self.alone = False  # whether there is nothing to search for, and the head is all that is trained
+        self.alone = (
+            False  # whether there is nothing to search for, and the head is all that is trained
+        )
         freeze(encoder.text, encoder.text_projection, encoder.logit_scale, encoder.logit_bias)
         if config.task == "classify":
             self.vision: Sequence[str] = ("model.encoder.image", "model.encoder.image_projection")
@@ -167,7 +185,11 @@ class ConES(Classify):
         if "train" in sources:
             source = sources["train"]
             label = self.config.label
-            if names := class_names(source, label) if self.task is None else self.task.names(source):
+            if (
+                names := class_names(source, label)
+                if self.task is None
+                else self.task.names(source)
+            ):
                 self.model.learn(self._begin(check_names(names), side))
         if not self.config.keep_text and not self.alone:
             self.model.leave_text()
@@ -175,7 +197,8 @@ class ConES(Classify):
             self.make.words = None  # what is stored of the run holds no tokenizer
 
     def _begin(self, names: tuple[str, ...], side: TextSide | None) -> dict[str, Rows]:
-        """The concepts as they begin; those that begin as means of images do so in a stage of their own."""
+        """The concepts as they begin; those that begin as means of images do so in a stage of their
+        own."""
         config = self.config
         if config.start == "images":
             nothing = torch.zeros(1, self.model.encoder.embed_dim)
@@ -188,9 +211,13 @@ class ConES(Classify):
         found = side.concepts(names, self.model.form, config.vectors)
         if config.start == "random":
             std = torch.cat([each.values for each in found.values()]).std()
-            found = {name: replace(each, values=self._drawn(each, std)) for name, each in found.items()}
+            found = {
+                name: replace(each, values=self._drawn(each, std)) for name, each in found.items()
+            }
         if config.whole:
-            found = {name: Rows(each.values, [True] * len(each.learnt)) for name, each in found.items()}
+            found = {
+                name: Rows(each.values, [True] * len(each.learnt)) for name, each in found.items()
+            }
         return found
 
     @staticmethod
@@ -204,23 +231,39 @@ class ConES(Classify):
         found = list[Stage]()
         if self.task is not None and not self.task.trained:
             recipe = {**self.task.recipe, **config.base}
-            found.append(Stage(name="base", streams=("base",), lr_scale={"": 0.0, self.task.head: 1.0}, recipe=recipe))
+            found.append(
+                Stage(
+                    name="base",
+                    streams=("base",),
+                    lr_scale={"": 0.0, self.task.head: 1.0},
+                    recipe=recipe,
+                )
+            )
         if self.alone:
             return found
         if config.start == "images":
             found.append(Stage(name="means", prepare=self._means, optimize=False))
         embed = self.embed if self.cached else None
-        found.append(Stage(name="search", lr_scale={"": 0.0, "model.bank": 1.0}, prepare=embed, min_batch=1))
+        found.append(
+            Stage(name="search", lr_scale={"": 0.0, "model.bank": 1.0}, prepare=embed, min_batch=1)
+        )
         if config.second:
-            rates = {"": 0.0, "model.bank": 0.0 if config.hold else 1.0, **dict.fromkeys(self.vision, 1.0)}
+            rates = {
+                "": 0.0,
+                "model.bank": 0.0 if config.hold else 1.0,
+                **dict.fromkeys(self.vision, 1.0),
+            }
             found.append(Stage(name="second", lr_scale=rates, recipe=config.second, min_batch=1))
         return found
 
     def _means(self, run: Any) -> None:
         """Let each concept begin as the mean unit vector of its images."""
         found = run.map(
-            lambda batch: {"image": self.model.image_features(batch.image.flat), "class": batch.fields["class"]},
-            (self.image, LabelView(label=self.config.label, name="class")),
+            lambda batch: {
+                "image": self.model.image_features(batch.image.flat),
+                "class": batch.fields["class"],
+            },
+            (self.image_view, LabelView(label=self.config.label, name="class")),
             run.sources["train"],
         )
         labels = torch.from_numpy(found["class"])
@@ -229,10 +272,18 @@ class ConES(Classify):
         self.model.bank.begin(self.model.image_means(features[known], labels[known]))
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        return super().views(stage, stream) if self.task is None else self.task.views(stage.name == "base")
+        return (
+            super().views(stage, stream)
+            if self.task is None
+            else self.task.views(stage.name == "base")
+        )
 
     def encode(self, batch: Any, at: At) -> Features:
-        return super().encode(batch, at) if self.task is None else self.task.encode(batch, at.stage == "base")
+        return (
+            super().encode(batch, at)
+            if self.task is None
+            else self.task.encode(batch, at.stage == "base")
+        )
 
     def loss(self, features: Features, batch: Any, at: At) -> Losses:
         if self.task is None:
@@ -248,15 +299,29 @@ class ConES(Classify):
         return {
             "classify": ("classify {run} IMAGES", "evaluate {run} --data {data} --suite zeroshot"),
             "detect": ("detect {run} IMAGES", "evaluate {run} --data {data} --suite detection"),
-            "generate": ("draw {run} NAME --out IMAGES", "evaluate {run} --data {data} --suite clip_i"),
+            "generate": (
+                "draw {run} NAME --out IMAGES",
+                "evaluate {run} --data {data} --suite clip_i",
+            ),
         }[options.get("task", "classify")]
 
 
-# The search is an abstract's: rate, steps and batch are ours, as are the presets `detect` and `generate`.
-_SEARCH = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "lr": 0.05, "warmup": 0.0}
+# The search is an abstract's: rate, steps and batch are ours, as are the presets `detect` and
+# `generate`.
+_SEARCH = {
+    "optimizer": "adamw",
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.0,
+    "lr": 0.05,
+    "warmup": 0.0,
+}
 ConES.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)),
-    "detect": replace(SMALL, config={"task": "detect"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)),
-    "generate": replace(SMALL, config={"task": "generate"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)),
+    "detect": replace(
+        SMALL, config={"task": "detect"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)
+    ),
+    "generate": replace(
+        SMALL, config={"task": "generate"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)
+    ),
     "paper": replace(PAPER, recipe=replace(PAPER.recipe, **_SEARCH, batch_size=32, steps=500)),
 }

@@ -1,10 +1,12 @@
-"""Concepts that are searched for in the place of a text tower's output, and the classifier of them (ConES).
+"""Concepts that are searched for in the place of a text tower's output, and the classifier of them
+(ConES).
 
     E_c (L, E)    the rows of concept c: behind the text tower's final norm and projection, before any similarity or
                   fusion; some or all of them are learnt
 
-One row, L = 1, is what the text tower pools; several are what it gives for each token. Once there are rows, the text
-tower is not needed: not in training, where no gradient goes through it, and not afterwards.
+One row, L = 1, is what the text tower pools; several are what it gives for each token. Once there
+are rows, the text tower is not needed: not in training, where no gradient goes through it, and not
+afterwards.
 
 Dimensions: C concepts, L rows of a concept, R rows that are learnt, E embedding, N images or texts.
 """
@@ -31,7 +33,8 @@ from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 
 Form = Literal["pooled", "name", "prompt"]
-"""What a concept's rows are: the pooled vector of its prompt, the tokens of its name in the prompt, or all tokens."""
+"""What a concept's rows are: the pooled vector of its prompt, the tokens of its name in the prompt,
+or all tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,8 @@ def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class ConceptBank(nn.Module):
-    """Concepts by name as rows in the place of a text tower's output: `vectors` (R, E) are learnt, `fixed` stay.
+    """Concepts by name as rows in the place of a text tower's output: `vectors` (R, E) are learnt,
+    `fixed` stay.
 
     >>> bank = ConceptBank(2)
     >>> bank.fill({"dax": Rows(torch.ones(1, 2), [True]), "wug": Rows(torch.zeros(2, 2), [True, False])})
@@ -78,7 +82,8 @@ class ConceptBank(nn.Module):
         return tuple(self.plan)
 
     def lay(self, plan: Mapping[str, Sequence[bool]]) -> None:
-        """Make room for the concepts of a plan: which rows of each are learnt. It is plain values, as JSON keeps it."""
+        """Make room for the concepts of a plan: which rows of each are learnt. It is plain values,
+        as JSON keeps it."""
         self.plan = {name: [bool(each) for each in learnt] for name, learnt in plan.items()}
         counts = {True: 0, False: 0}
         places: list[Tensor] = []
@@ -92,7 +97,11 @@ class ConceptBank(nn.Module):
         self.vectors = nn.Parameter(torch.zeros(counts[True], self.embed_dim))
         self.register_buffer("norms", torch.zeros(counts[True]))
         self.register_buffer("fixed", torch.zeros(counts[False], self.embed_dim))
-        rows = pad_sequence(places, batch_first=True, padding_value=-1) if places else torch.empty(0, 0).long()
+        rows = (
+            pad_sequence(places, batch_first=True, padding_value=-1)
+            if places
+            else torch.empty(0, 0).long()
+        )
         self.register_buffer("rows", rows, persistent=False)  # follows from the plan
 
     @torch.no_grad()
@@ -113,7 +122,8 @@ class ConceptBank(nn.Module):
         self.norms.copy_(self.vectors.norm(dim=1))
 
     def as_text_embeddings(self) -> tuple[Tensor, Tensor]:
-        """The rows (C, L, E), as a text tower would give them, and which of them are there (C, L)."""
+        """The rows (C, L, E), as a text tower would give them, and which of them are there (C,
+        L)."""
         mask = self.rows >= 0
         table = torch.cat([self.vectors, self.fixed])
         return table[self.rows.clamp(min=0)] * mask[..., None], mask
@@ -125,8 +135,13 @@ class ConceptBank(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the bank alone, some kilobytes, for a model that has its encoder already."""
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        write_atomic(Path(path), lambda temporary: save_file(state, temporary, {"concepts": json.dumps(self.plan)}))
+        state = {
+            name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()
+        }
+        write_atomic(
+            Path(path),
+            lambda temporary: save_file(state, temporary, {"concepts": json.dumps(self.plan)}),
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "ConceptBank":
@@ -146,7 +161,8 @@ class ConceptBank(nn.Module):
 
 
 class TextSide(nn.Module):
-    """The text side of a dual encoder by itself, with its tokenizer and a prompt: names to rows, without gradient.
+    """The text side of a dual encoder by itself, with its tokenizer and a prompt: names to rows,
+    without gradient.
 
     It may outlive the encoder's own, which is left out once the concepts have begun.
     """
@@ -177,8 +193,11 @@ class TextSide(nn.Module):
         return self.projection(encoded.tokens), mask  # type: ignore[misc]
 
     @torch.no_grad()
-    def concepts(self, names: Sequence[str], form: Form, count: int | None = None) -> dict[str, Rows]:
-        """Names as rows. `count` is how many a name's tokens become, beginning anew behind the last (None: all once).
+    def concepts(
+        self, names: Sequence[str], form: Form, count: int | None = None
+    ) -> dict[str, Rows]:
+        """Names as rows. `count` is how many a name's tokens become, beginning anew behind the last
+        (None: all once).
 
         Raises InputError for a name that the context cuts.
         """
@@ -187,7 +206,10 @@ class TextSide(nn.Module):
             device = next(self.text.parameters()).device
             ids, lengths = (part.to(device) for part in pad_batch(prompts, self.tokenizer))
             vectors = self.projection(self.text(ids, lengths).pooled)  # type: ignore[misc]
-            return {name: Rows(vector[None], [True]) for name, vector in zip(names, vectors, strict=True)}
+            return {
+                name: Rows(vector[None], [True])
+                for name, vector in zip(names, vectors, strict=True)
+            }
         found = {}
         (values, mask) = self.tokens(prompts)
         for at, name in enumerate(names):
@@ -205,8 +227,8 @@ class TextSide(nn.Module):
 
 
 class ConceptModule(Delivered):
-    """What is delivered beside an encoder: a bank of concepts. Beside learnt names others can be named as long as the
-    encoder has its text tower.
+    """What is delivered beside an encoder: a bank of concepts. Beside learnt names others can be
+    named as long as the encoder has its text tower.
 
     A subclass sets `encoder`, `tokenizer`, `template`, `bank`, `classes` and `label` in `__init__`.
     """
@@ -227,7 +249,8 @@ class ConceptModule(Delivered):
         return TextSide(self.encoder, self.tokenizer, self.template)
 
     def leave_text(self) -> None:
-        """Leave out text tower and tokenizer: what is named afterwards are the concepts of the bank."""
+        """Leave out text tower and tokenizer: what is named afterwards are the concepts of the
+        bank."""
         self.encoder.text = self.encoder.text_projection = self.tokenizer = None
 
     def learn(self, concepts: Mapping[str, Rows]) -> None:
@@ -236,8 +259,8 @@ class ConceptModule(Delivered):
         self.set_classes(tuple(concepts))
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes. Raises InputError as `check_names` does, for a name that the context cuts, and for one that
-        was not learnt where there is no text tower."""
+        """Name the classes. Raises InputError as `check_names` does, for a name that the context
+        cuts, and for one that was not learnt where there is no text tower."""
         classes = check_names(names)
         other = [name for name in classes if name not in self.bank.plan]
         if other:
@@ -253,7 +276,8 @@ class ConceptModule(Delivered):
         self.classes = classes
 
     def class_rows(self) -> tuple[Tensor, Tensor]:
-        """The classes as rows (C, L, E), and which of them are there (C, L): learnt, or of the text tower."""
+        """The classes as rows (C, L, E), and which of them are there (C, L): learnt, or of the text
+        tower."""
         values, mask = self.bank.as_text_embeddings()
         if self.classes == self.bank.names:
             return values, mask
@@ -261,7 +285,12 @@ class ConceptModule(Delivered):
         side = self.side()
         told = side.concepts(other, self.form, self.count) if other and side is not None else {}
         own = dict(zip(self.bank.names, zip(values, mask, strict=True), strict=True))
-        return padded([told[name].values if name in told else own[name][0][own[name][1]] for name in self.classes])
+        return padded(
+            [
+                told[name].values if name in told else own[name][0][own[name][1]]
+                for name in self.classes
+            ]
+        )
 
     def extra_state(self) -> dict[str, Any]:
         return {"concepts": self.bank.plan, "classes": list(self.classes)}
@@ -277,7 +306,9 @@ class ConceptClassifier(ConceptModule, Classifier):
 
     form = "pooled"
 
-    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str = "a photo of a {}."):
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer | None, template: str = "a photo of a {}."
+    ):
         Classifier.__init__(self, encoder, tokenizer, template, frozen=False)  # type: ignore[arg-type]
         self.bank = ConceptBank(encoder.embed_dim)
 
@@ -289,11 +320,14 @@ class ConceptClassifier(ConceptModule, Classifier):
         return normalize(self.class_rows()[0][:, 0], dim=-1)
 
     def image_means(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean unit vector (C, E) of the images of each class. Raises InputError for a class without one."""
+        """The mean unit vector (C, E) of the images of each class. Raises InputError for a class
+        without one."""
         C = len(self.bank.names)
         counts = torch.bincount(labels, minlength=C)
         if not bool((counts > 0).all()):
             name = self.bank.names[int((counts == 0).nonzero()[0])]
-            raise InputError(f"no image is of {name!r}, so it cannot begin as the mean of its images; start=names")
+            raise InputError(
+                f"no image is of {name!r}, so it cannot begin as the mean of its images; start=names"
+            )
         total = features.new_zeros(C, features.shape[1]).index_add_(0, labels, features)
         return total / counts[:, None]

@@ -1,11 +1,13 @@
-"""ConES, finding concepts: an encoder with a head that scores regions against rows, and the losses of its stages.
+"""ConES, finding concepts: an encoder with a head that scores regions against rows, and the losses
+of its stages.
 
     S = O E^T + b,    score_c = centrality · mean over the rows l of c of sigmoid(S_l)
 
-The rows E of concepts are a text tower's tokens, or what was searched for in their place; nothing fuses them with the
-image before S.
+The rows E of concepts are a text tower's tokens, or what was searched for in their place; nothing
+fuses them with the image before S.
 
-Dimensions: B images, N regions (h x w), D tower width, E embedding, C concepts, L rows of all concepts.
+Dimensions: B images, N regions (h x w), D tower width, E embedding, C concepts, L rows of all
+concepts.
 """
 
 import copy
@@ -36,8 +38,8 @@ from diptych.towers.dual import DualEncoder
 
 
 class ConceptDetector(ConceptModule):
-    """An encoder with a head that finds concepts, several rows each. Images are squashed, so that boxes are shares of
-    the whole."""
+    """An encoder with a head that finds concepts, several rows each. Images are squashed, so that
+    boxes are shares of the whole."""
 
     form = "name"
     reads = ("images.main", "boxes")
@@ -52,7 +54,9 @@ class ConceptDetector(ConceptModule):
         head: HeadConfig = HeadConfig(),
     ):
         super().__init__()
-        encoder.image.preprocess = Preprocess.from_dict({**encoder.image.preprocess.to_dict(), "resize": "squash"})
+        encoder.image.preprocess = Preprocess.from_dict(
+            {**encoder.image.preprocess.to_dict(), "resize": "squash"}
+        )
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.template = template
@@ -73,7 +77,9 @@ class ConceptDetector(ConceptModule):
         size = self.image.preprocess.size
         device = next(self.head.parameters()).device
         with evaluating(self.encoder), torch.no_grad():
-            return grid_of(self.image(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
+            return grid_of(
+                self.image(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+            )
 
     def forward(self, x: Tensor) -> Regions:
         """Images (B, 3, H, W) -> Regions, without scores."""
@@ -83,12 +89,16 @@ class ConceptDetector(ConceptModule):
         """Images (B, 3, H, W) -> Regions with the scores of the classes."""
         regions = self(x)
         logits, owner = self.logits(regions.vectors)
-        scores = concept_scores(logits, owner, len(self.classes)) * regions.centre.sigmoid()[..., None]
+        scores = (
+            concept_scores(logits, owner, len(self.classes)) * regions.centre.sigmoid()[..., None]
+        )
         return replace(regions, scores=scores)
 
-    def logits(self, vectors: Tensor, rows: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """S (B, N, L) of regions (B, N, E) and the rows of the classes, or those given with their mask, and whose each
-        row is (L,)."""
+    def logits(
+        self, vectors: Tensor, rows: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """S (B, N, L) of regions (B, N, E) and the rows of the classes, or those given with their
+        mask, and whose each row is (L,)."""
         values, mask = self.class_rows() if rows is None else rows
         return self.head.align(vectors, values[mask]), mask.nonzero()[:, 0]
 
@@ -100,14 +110,16 @@ class ConceptDetector(ConceptModule):
         self.head = GroundingHead(self.encoder.image.width, self.encoder.embed_dim, config)
         super().load_extra_state(values)
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return DetectorModel(self, preprocess, name=name)
 
 
 def concept_scores(logits: Tensor, owner: Tensor, concepts: int) -> Tensor:
-    """The probabilities (…, C) of concepts: the mean over a concept's rows of those of S (…, L); `owner` (L,) says
-    whose each row is.
+    """The probabilities (…, C) of concepts: the mean over a concept's rows of those of S (…, L);
+    `owner` (L,) says whose each row is.
 
     >>> concept_scores(torch.tensor([[0.0, 0.0, 100.0]]), torch.tensor([0, 0, 1]), 2).tolist()
     [[0.5, 1.0]]
@@ -117,22 +129,35 @@ def concept_scores(logits: Tensor, owner: Tensor, concepts: int) -> Tensor:
 
 
 class Detect:
-    """Concepts are found by a grounding head; in the stage `base` it learns classes by their names."""
+    """Concepts are found by a grounding head; in the stage `base` it learns classes by their
+    names."""
 
     head = "model.head"
     vision = ("model.head", "model.encoder.image")
-    recipe: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32, "steps": 800}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "batch_size": 32,
+        "steps": 800,
+    }
 
     def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
         if extra := set(config.augment) - {"flip"}:
-            raise InputError(f"augment of detection has {sorted(extra)[0]!r}; boxes move with flip alone")
+            raise InputError(
+                f"augment of detection has {sorted(extra)[0]!r}; boxes move with flip alone"
+            )
         options = configure(HeadConfig, dict(config.head), "head")
-        self.model = ConceptDetector(encoder, make.words, config.template, count=config.vectors, head=options)
+        self.model = ConceptDetector(
+            encoder, make.words, config.template, count=config.vectors, head=options
+        )
         self.flip = augment.flip
         self.trained = isinstance(given := make.delivered, ConceptDetector)
         if isinstance(given, ConceptDetector):
             self.model.head = copy.deepcopy(given.head)
-        self.classes: dict[bool, tuple[str, ...]] = {True: (), False: ()}  # names of box labels: of `base`, and not
+        self.classes: dict[bool, tuple[str, ...]] = {
+            True: (),
+            False: (),
+        }  # names of box labels: of `base`, and not
         self.known: tuple[str, ...] = ()
         self.rows: tuple[Tensor, Tensor] | None = None  # of the names that the head learns
 
@@ -191,4 +216,6 @@ class Detect:
         held = classes >= 0
         boxes, centrality = box_terms(features["boxes"], features["centre"], wanted, held, central)
         words = word_regions(features["logits"], classes, mask.nonzero()[:, 0])
-        return Losses({"words": words, "boxes": boxes, "centre": centrality}, {"held": held.float().mean()})
+        return Losses(
+            {"words": words, "boxes": boxes, "centre": centrality}, {"held": held.float().mean()}
+        )

@@ -1,4 +1,5 @@
-"""ConES, drawing concepts: a denoiser that attends to their rows, the model that draws, and the loss of its stages.
+"""ConES, drawing concepts: a denoiser that attends to their rows, the model that draws, and the
+loss of its stages.
 
 Dimensions: B images, S x S pixels, L rows of a text, E embedding.
 """
@@ -32,8 +33,8 @@ from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig
 
 
 class ConceptDrawer(ConceptModule):
-    """An encoder, a denoiser that looks at its texts' rows, and a bank of concepts: whole prompts, of which the rows of
-    the name are learnt. `empty` (L', E) are the rows of the empty prompt."""
+    """An encoder, a denoiser that looks at its texts' rows, and a bank of concepts: whole prompts,
+    of which the rows of the name are learnt. `empty` (L', E) are the rows of the empty prompt."""
 
     form = "prompt"
     empty: Tensor
@@ -66,13 +67,17 @@ class ConceptDrawer(ConceptModule):
         return "images.main", f"labels.{self.label}"
 
     def forward(self, x: Tensor, noise: Tensor, time: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        """How far off the predicted noise is, the mean square (B,), of uint8 images (B, 3, S, S), noise like them,
-        times (B,) and rows (B, L, E) with their mask."""
+        """How far off the predicted noise is, the mean square (B,), of uint8 images (B, 3, S, S),
+        noise like them, times (B,) and rows (B, L, E) with their mask."""
         noisy = self.denoiser.noised(self.denoiser.pixels(x), noise, time)
         return (self.denoiser(noisy, time, rows, mask) - noise).square().flatten(1).mean(1)
 
     def extra_state(self) -> dict[str, Any]:
-        return {**super().extra_state(), "denoiser": asdict(self.denoiser.config), "empty": len(self.empty)}
+        return {
+            **super().extra_state(),
+            "denoiser": asdict(self.denoiser.config),
+            "empty": len(self.empty),
+        }
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
         config = configure(DenoiserConfig, values["denoiser"], "denoiser")
@@ -80,7 +85,9 @@ class ConceptDrawer(ConceptModule):
         self.empty = torch.zeros(values["empty"], self.encoder.embed_dim)
         super().load_extra_state(values)
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return ConceptDrawerModel(self, preprocess, name=name)
 
@@ -98,12 +105,19 @@ class ConceptDrawerModel(TrainedClassesModel):
         raise InputError(f"{self.name} draws and names no images; name a classifier")
 
     def draw(
-        self, name: str, count: int = 1, *, words: str = "", guidance: float = 3.0, steps: int = 50, seed: int = 0
+        self,
+        name: str,
+        count: int = 1,
+        *,
+        words: str = "",
+        guidance: float = 3.0,
+        steps: int = 50,
+        seed: int = 0,
     ) -> list[Image.Image]:
         """Images of a concept. `words` are ordinary ones, whose rows stand behind the concept's.
 
-        Raises InputError for a name that was not learnt and for words where there is no text tower, and for numbers
-        that make no image.
+        Raises InputError for a name that was not learnt and for words where there is no text tower,
+        and for numbers that make no image.
         """
         if count < 1 or steps < 1 or guidance < 0:
             raise InputError(
@@ -146,9 +160,15 @@ class Generate:
 
     head = "model.denoiser"
     vision = ("model.denoiser",)
-    recipe: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "weight_decay": 0.01, "batch_size": 64, "steps": 2000}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "batch_size": 64,
+        "steps": 2000,
+    }
     drop: ClassVar[float] = 0.1
-    """The share of captions that are left out for the empty prompt, so that drawing can be guided away from it."""
+    """The share of captions that are left out for the empty prompt, so that drawing can be guided
+    away from it."""
 
     def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
         options = configure(DenoiserConfig, dict(config.head), "denoiser")
@@ -210,7 +230,9 @@ class Generate:
         mask = pad(mask, (0, more))
         nothing = pad(empty, (0, 0, 0, rows.shape[1] - len(empty)))
         there = torch.arange(rows.shape[1], device=rows.device) < len(empty)
-        return torch.where(dropped[:, None, None], nothing, rows), torch.where(dropped[:, None], there, mask)
+        return torch.where(dropped[:, None, None], nothing, rows), torch.where(
+            dropped[:, None], there, mask
+        )
 
     def loss(self, features: Features, batch: Batch, base: bool) -> Losses:
         return Losses({"noise": features["error"].mean()})

@@ -1,8 +1,10 @@
-"""Regions against words: the alignment of detection as grounding (GLIP, Li et al. 2022), boxes and centrality (FCOS).
+"""Regions against words: the alignment of detection as grounding (GLIP, Li et al. 2022), boxes and
+centrality (FCOS).
 
     S = O E^T,    L = focal(S, T) / positives + mean over positives ( c (1 - GIoU) ) / mean c + mean BCE(centre, c)
 
-T (N, L) is 1 where region n is of the concept that row l belongs to; c is how central a region is in its box.
+T (N, L) is 1 where region n is of the concept that row l belongs to; c is how central a region is
+in its box.
 
 Dimensions: B images, N regions, L rows of all concepts.
 """
@@ -13,7 +15,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 
 def target_matrix(classes: Tensor, owner: Tensor) -> Tensor:
-    """T (…, N, L) of regions (…, N), numbers of concepts or -1, and rows (L,), each owned by a concept.
+    """T (…, N, L) of regions (…, N), numbers of concepts or -1, and rows (L,), each owned by a
+    concept.
 
     >>> import torch
     >>> target_matrix(torch.tensor([0, -1]), torch.tensor([0, 0, 1])).tolist()
@@ -22,19 +25,26 @@ def target_matrix(classes: Tensor, owner: Tensor) -> Tensor:
     return (classes[..., None] == owner).float()
 
 
-def word_regions(logits: Tensor, classes: Tensor, owner: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """The sigmoid focal loss of S (B, N, L) against the target matrix, over the number of regions that hold something
-    (1 at least)."""
+def word_regions(
+    logits: Tensor, classes: Tensor, owner: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """The sigmoid focal loss of S (B, N, L) against the target matrix, over the number of regions
+    that hold something (1 at least)."""
     targets = target_matrix(classes, owner).to(logits.dtype)
     total = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma, reduction="sum")
     return total / (classes >= 0).sum().clamp(min=1)
 
 
-def box_terms(boxes: Tensor, centre: Tensor, wanted: Tensor, held: Tensor, central: Tensor) -> tuple[Tensor, Tensor]:
-    """The losses of boxes (B, N, 4) against `wanted` ones and of centrality's logits (B, N), where regions are `held`
-    (B, N); 0 where none is. Boxes weigh as much as their regions are central (B, N)."""
+def box_terms(
+    boxes: Tensor, centre: Tensor, wanted: Tensor, held: Tensor, central: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The losses of boxes (B, N, 4) against `wanted` ones and of centrality's logits (B, N), where
+    regions are `held` (B, N); 0 where none is. Boxes weigh as much as their regions are central (B,
+    N)."""
     if not bool(held.any()):
         return 0.0 * boxes.sum(), 0.0 * centre.sum()
     weight = central[held]
     giou = generalized_box_iou_loss(boxes[held], wanted[held])
-    return (weight * giou).sum() / weight.sum(), binary_cross_entropy_with_logits(centre[held], weight)
+    return (weight * giou).sum() / weight.sum(), binary_cross_entropy_with_logits(
+        centre[held], weight
+    )

@@ -1,18 +1,19 @@
 """MoCoOp: Mixture of Prompt Learning for Vision Language Models (2024; Frontiers in AI 2025).
 
-Templates come in groups, such as styles. Each group has a soft prompt of its own, which begins as the group's first
-template, and a router on the image mixes the texts of the k likeliest groups:
+Templates come in groups, such as styles. Each group has a soft prompt of its own, which begins as
+the group's first template, and a router on the image mixes the texts of the k likeliest groups:
 
     t_gc = unit(text(prompt_gc) + w),   a = softmax of the k largest R x,   m_c(x) = Σ_g a_g t_gc, not made unit again
     L = CE(s <x, m_c(x)>, y) + 5 · mean_gc CE(<t_gc, p_gc'>, c) + CE(R x, softmax(q + 10 on its k largest))
 
-p_gc is the mean direction of class c in the templates of group g as they stand, q_g = <x, p_gy>. The text loss has no
-temperature, as published. The texts may be taught with further names than the classes (`names`): those of novel ones,
-where they are known. The norms of the image tower's blocks learn too, at a tenth of the rate.
+p_gc is the mean direction of class c in the templates of group g as they stand, q_g = <x, p_gy>.
+The text loss has no temperature, as published. The texts may be taught with further names than the
+classes (`names`): those of novel ones, where they are known. The norms of the image tower's blocks
+learn too, at a tenth of the rate.
 
-[choice] The final stop of a template stays in soft prompts as in hard ones; the gate's target carries no gradient.
-Inference: router, mixture, argmax, with any names; no label is needed. The paper's text was not at hand, the published
-code was.
+[choice] The final stop of a template stays in soft prompts as in hard ones; the gate's target
+carries no gradient. Inference: router, mixture, argmax, with any names; no label is needed. The
+paper's text was not at hand, the published code was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,15 +41,16 @@ card = {
 }
 
 FEW = 4
-"""Images, below which only the groups that the batch chose are encoded, as in the published code: the texts of the
-others are zeros, which the text loss cannot tell apart."""
+"""Images, below which only the groups that the batch chose are encoded, as in the published code:
+the texts of the others are zeros, which the text loss cannot tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelConfig):
-    """`templates` are groups of them: a bank, FILE.json or a mapping. `k` groups are mixed. `text` and `gate` weigh the
-    two further losses, `text_temperature` divides the cosines of the first. `names` are further names that it is taught
-    with, parted by commas. `norms` is the rate of the norms of image blocks, as a share; 0 leaves them as they are."""
+    """`templates` are groups of them: a bank, FILE.json or a mapping. `k` groups are mixed. `text`
+    and `gate` weigh the two further losses, `text_temperature` divides the cosines of the first.
+    `names` are further names that it is taught with, parted by commas. `norms` is the rate of the
+    norms of image blocks, as a share; 0 leaves them as they are."""
 
     templates: Mapping[str, Any] | str = "quality"
     k: Count = 2
@@ -63,14 +65,19 @@ class MoCoOp(Classify):
     """Prompts in groups, mixed by a router."""
 
     Config = Config
-    test_options: ClassVar = {"templates": {"one": ["a {}"], "this": ["the {}", "that {}"], "behind": ["{} on a line"]}}
+    test_options: ClassVar = {
+        "templates": {"one": ["a {}"], "this": ["the {}", "that {}"], "behind": ["{} on a line"]}
+    }
     model: Mixture
 
     @classmethod
     def resolve_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The groups themselves in place of the name of a file or bank."""
         groups = template_groups(options.get("templates", Config.templates))
-        return {**options, "templates": {name: list(templates) for name, templates in groups.items()}}
+        return {
+            **options,
+            "templates": {name: list(templates) for name, templates in groups.items()},
+        }
 
     def build(self, encoder: DualEncoder) -> Mixture:
         config = self.config
@@ -80,13 +87,19 @@ class MoCoOp(Classify):
 
     def stages(self) -> Sequence[Stage]:
         norms = block_norms(self.model.image) if self.config.norms else []
-        return (Stage(lr_scale={f"model.encoder.image.{name}": self.config.norms for name in norms}, min_batch=1),)
+        return (
+            Stage(
+                lr_scale={f"model.encoder.image.{name}": self.config.norms for name in norms},
+                min_batch=1,
+            ),
+        )
 
     def encode(self, batch: Batch, at: At) -> Features:
         return {"image": self.model.image_features(batch.image.flat)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        """The texts are encoded here, once for all images: the classes are the first of all names."""
+        """The texts are encoded here, once for all images: the classes are the first of all
+        names."""
         model = self.model
         config = self.config
         image = features["image"]

@@ -1,4 +1,5 @@
-"""Prompts in groups, and a router on the image that mixes what the likeliest groups say of each class (MoCoOp).
+"""Prompts in groups, and a router on the image that mixes what the likeliest groups say of each
+class (MoCoOp).
 
     t_gc = unit(text(prompt_gc) + w)                             group g, class c; w is one vector for all
     r = R x,   a = softmax of the k largest r, 0 elsewhere       the router, a linear map of the image
@@ -29,7 +30,8 @@ _AT_ONCE = 256  # hard prompts
 
 
 def mixing(scores: Tensor, k: int) -> Tensor:
-    """The weights (N, G) of the groups: the softmax over the k largest scores of each row, 0 elsewhere.
+    """The weights (N, G) of the groups: the softmax over the k largest scores of each row, 0
+    elsewhere.
 
     >>> mixing(torch.tensor([[0.2, 1.0, -0.5, 0.6]]), 2)
     tensor([[0.0000, 0.5987, 0.0000, 0.4013]])
@@ -60,10 +62,12 @@ def block_norms(tower: Tower) -> list[str]:
 
 
 class Mixture(PromptLearner):
-    """One prompt a group, which begins as the first of the group's templates, and a router that mixes `k` of them.
+    """One prompt a group, which begins as the first of the group's templates, and a router that
+    mixes `k` of them.
 
-    `groups` are templates by the name of their group. `also` are further names that the texts are taught with. With
-    `norms` those of the image tower's blocks learn too. Raises InputError for a `k` that is not 1 to G.
+    `groups` are templates by the name of their group. `also` are further names that the texts are
+    taught with. With `norms` those of the image tower's blocks learn too. Raises InputError for a
+    `k` that is not 1 to G.
     """
 
     def __init__(
@@ -79,7 +83,9 @@ class Mixture(PromptLearner):
         first, *more = (templates[0] for templates in groups.values())
         super().__init__(encoder, tokenizer, first, position="around", more=more)
         if not 1 <= k <= len(groups):
-            raise InputError(f"k is {k} and there are {len(groups)} groups of templates; mix 1 to {len(groups)}")
+            raise InputError(
+                f"k is {k} and there are {len(groups)} groups of templates; mix 1 to {len(groups)}"
+            )
         self.groups = dict(groups)
         self.k = k
         self.also = tuple(also)
@@ -100,14 +106,20 @@ class Mixture(PromptLearner):
         self._hard = None
 
     def train(self, mode: bool = True) -> "Mixture":
-        """As of every module, but for the encoder: that its norms learn is no reason to leave patches out."""
+        """As of every module, but for the encoder: that its norms learn is no reason to leave
+        patches out."""
         super().train(mode)
         self.encoder.eval()
         return self
 
-    def group_features(self, groups: Tensor | slice = slice(None), names: int | None = None) -> Tensor:
-        """The first `names`, by default all (C+), in the prompts of some groups, by default all: (G, C+, E), unit."""
-        which = torch.arange(len(self.ids), device=self.ids.device).unflatten(0, (len(self.groups), -1))
+    def group_features(
+        self, groups: Tensor | slice = slice(None), names: int | None = None
+    ) -> Tensor:
+        """The first `names`, by default all (C+), in the prompts of some groups, by default all:
+        (G, C+, E), unit."""
+        which = torch.arange(len(self.ids), device=self.ids.device).unflatten(
+            0, (len(self.groups), -1)
+        )
         which = which[groups, :names]
         rows = which.flatten()
         embeddings = self.embeddings(self.context, rows)
@@ -120,7 +132,8 @@ class Mixture(PromptLearner):
         return self.group_features(names=len(self.classes))
 
     def mixed(self, image: Tensor, scores: Tensor, texts: Tensor) -> Tensor:
-        """Unit vectors of images (N, E), their scores (N, G) and the classes (G, C, E) -> logits (N, C)."""
+        """Unit vectors of images (N, E), their scores (N, G) and the classes (G, C, E) -> logits
+        (N, C)."""
         cosines = torch.einsum("ne,gce->ngc", image, texts)
         return self.encoder.logit_scale() * (mixing(scores, self.k)[..., None] * cosines).sum(1)
 
@@ -128,32 +141,46 @@ class Mixture(PromptLearner):
         return self.mixed(image, self.router(image), texts)
 
     def class_features(self, x: Tensor) -> Tensor:
-        """The classes as they are mixed for each image (N, C, E): shorter than unit where the groups disagree."""
+        """The classes as they are mixed for each image (N, C, E): shorter than unit where the
+        groups disagree."""
         return torch.einsum("ng,gce->nce", self.route(x), self.text_features())
 
     def route(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> the weights (N, G) of the groups."""
         return mixing(self.router(self.image_features(x)), self.k)
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return MixtureModel(self, preprocess, name=name)
 
     @torch.no_grad()
     def prototypes(self) -> Tensor:
-        """What the templates themselves say, (G, C+, E): the mean direction of each name in those of each group.
+        """What the templates themselves say, (G, C+, E): the mean direction of each name in those
+        of each group.
 
-        No gradient reaches them, and nothing that decides them is trained: they are computed once for a set of names.
-        Raises InputError where a name does not fit into a template.
+        No gradient reaches them, and nothing that decides them is trained: they are computed once
+        for a set of names. Raises InputError where a name does not fit into a template.
         """
         if self._hard is None or self._hard.device != self.ids.device:
-            self._hard = torch.stack([self._prototypes(templates) for templates in self.groups.values()])
+            self._hard = torch.stack(
+                [self._prototypes(templates) for templates in self.groups.values()]
+            )
         return self._hard
 
     def _prototypes(self, templates: Sequence[str]) -> Tensor:
-        prompts = zip(*(prompt_ids(self.tokenizer, template, self.names) for template in templates), strict=True)
-        batches, places = by_length([row for rows in prompts for row in rows], self.tokenizer, _AT_ONCE)
-        vectors = [self.encoder.embed_texts(*(part.to(self.ids.device) for part in batch)) for batch in batches]
+        prompts = zip(
+            *(prompt_ids(self.tokenizer, template, self.names) for template in templates),
+            strict=True,
+        )
+        batches, places = by_length(
+            [row for rows in prompts for row in rows], self.tokenizer, _AT_ONCE
+        )
+        vectors = [
+            self.encoder.embed_texts(*(part.to(self.ids.device) for part in batch))
+            for batch in batches
+        ]
         return mean_directions(torch.cat(vectors)[places], len(self.names))
 
 
@@ -163,11 +190,18 @@ class MixtureModel(ClassifierModel):
     classifier: Mixture
 
     def route(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        progress: Progress | None = None,
     ) -> list[tuple[tuple[str, float], ...]]:
         """For each image the groups whose prompts are mixed, with their weights, most first."""
         weights = self._answers(self.classifier.route, images, batch_size, exact, progress)
         names = tuple(self.classifier.groups)
         most = weights.topk(self.classifier.k, dim=1)
         pairs = zip(most.indices.tolist(), most.values.tolist(), strict=True)
-        return [tuple((names[at], share) for at, share in zip(*pair, strict=True)) for pair in pairs]
+        return [
+            tuple((names[at], share) for at, share in zip(*pair, strict=True)) for pair in pairs
+        ]

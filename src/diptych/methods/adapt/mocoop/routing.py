@@ -1,11 +1,12 @@
-"""Prompts in groups: which groups an image should be routed to, and that texts stay near their own group's.
+"""Prompts in groups: which groups an image should be routed to, and that texts stay near their own
+group's.
 
     target_b = softmax(q_b + bump · [g among the k largest q_b]),    q_bg = <x_b, p_g of b's class>
     L_gate = mean_b CE(softmax(r_b), target_b)
     L_text = mean_gc CE(<t_gc, p_gc'> over c', target c)
 
-p are unit vectors that are not trained, of each class in the templates of each group. Half precision is computed in
-float32. Source: the published code of MoCoOp.
+p are unit vectors that are not trained, of each class in the templates of each group. Half
+precision is computed in float32. Source: the published code of MoCoOp.
 
 Dimensions: B images, G groups, C classes, D width.
 """
@@ -14,20 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.objectives.core import pair_losses
 
 
 def gate_target(similarities: Tensor, k: int = 2, bump: float = 10.0) -> Tensor:
-    """The probabilities (B, G) that a router should give the groups, from how near they are (B, G), without gradient.
+    """The probabilities (B, G) that a router should give the groups, from how near they are (B, G),
+    without gradient.
 
-    With a large `bump` the k nearest share nearly all of it; with 0 a softmax of cosines is nearly uniform.
+    With a large `bump` the k nearest share nearly all of it; with 0 a softmax of cosines is nearly
+    uniform.
 
     >>> gate_target(torch.tensor([[0.30, 0.20, 0.28, 0.10]]))
     tensor([[5.0498e-01, 2.0744e-05, 4.9498e-01, 1.8770e-05]])
     """
-    q = wide(similarities.detach())
+    q = at_least_float32(similarities.detach())
     nearest = torch.zeros_like(q).scatter(1, q.topk(k, dim=1).indices, bump)
     return (q + nearest).softmax(1)
 
@@ -42,22 +45,27 @@ def gate_loss(scores: Tensor, similarities: Tensor, k: int = 2, bump: float = 10
     1.9978
     """
     if scores.shape != similarities.shape:
-        raise InputError(f"scores {tuple(scores.shape)} and similarities {tuple(similarities.shape)} must be (B, G)")
-    return F.cross_entropy(wide(scores), gate_target(similarities, k, bump))
+        raise InputError(
+            f"scores {tuple(scores.shape)} and similarities {tuple(similarities.shape)} must be (B, G)"
+        )
+    return F.cross_entropy(at_least_float32(scores), gate_target(similarities, k, bump))
 
 
 def grouped_texts(texts: Tensor, prototypes: Tensor, temperature: float | None = None) -> Tensor:
-    """Each text t (G, C, D) finds its class among the prototypes (G, C, D) of its own group: the mean of G · C rows.
+    """Each text t (G, C, D) finds its class among the prototypes (G, C, D) of its own group: the
+    mean of G · C rows.
 
-    Without `temperature` the cosines are the logits, as published: the floor is above 0, and t = p is not it. Raises
-    InputError for shapes that differ.
+    Without `temperature` the cosines are the logits, as published: the floor is above 0, and t = p
+    is not it. Raises InputError for shapes that differ.
 
     >>> p = torch.eye(4).expand(2, 4, 4)
     >>> round(grouped_texts(p, p).item(), 6), round(grouped_texts(p, p, 0.01).item(), 6)  # log(e + 3) - 1
     (0.743668, 0.0)
     """
     if texts.shape != prototypes.shape or texts.dim() != 3:
-        raise InputError(f"texts {tuple(texts.shape)} and prototypes {tuple(prototypes.shape)} must be (G, C, D)")
+        raise InputError(
+            f"texts {tuple(texts.shape)} and prototypes {tuple(prototypes.shape)} must be (G, C, D)"
+        )
     scale = 1.0 if temperature is None else 1 / temperature
     groups = zip(texts, prototypes, strict=True)
     return torch.stack([pair_losses(own, hard, scale).mean() for own, hard in groups]).mean()

@@ -1,24 +1,25 @@
-"""ProAPO: Progressively Automatic Prompt Optimization for Visual Classification (Qu et al., CVPR 2025).
+"""ProAPO: Progressively Automatic Prompt Optimization for Visual Classification (Qu et al., CVPR
+2025).
 
-An evolutionary search, without gradients, for prompts in natural language that classify a few labelled images well:
-first templates for the task, then sentences that describe each class. The sentences come from a language model, and
-some are wrong or useless.
+An evolutionary search, without gradients, for prompts in natural language that classify a few
+labelled images well: first templates for the task, then sentences that describe each class. The
+sentences come from a language model, and some are wrong or useless.
 
     t_c = unit( mean_k unit(text(p_ck)) ),    F = 0.5 top1(%) - 10 CE      (`fitness.py`)
 
-Stage `templates`: templates that cost the top1 of two classes or more, compared with `template`, leave the library. The
-search starts from four single templates and runs for `generations` (`evolution.py`).
-Stage `descriptions`, where there are sentences or synonyms: the search starts from the fittest of all sentences, the
-names alone and 32 random samples. In each of `rounds` it selects groups of classes, and searches the names and
-sentences of each group for 4 generations (`descriptions.py`).
-The fitness on the training images decides everything. Every string is encoded once; candidates are computed from stored
-embeddings.
-Inference: zero-shot classification with the prompts that were found; a new class name is used with the templates alone.
+Stage `templates`: templates that cost the top1 of two classes or more, compared with `template`,
+leave the library. The search starts from four single templates and runs for `generations`
+(`evolution.py`). Stage `descriptions`, where there are sentences or synonyms: the search starts
+from the fittest of all sentences, the names alone and 32 random samples. In each of `rounds` it
+selects groups of classes, and searches the names and sentences of each group for 4 generations
+(`descriptions.py`). The fitness on the training images decides everything. Every string is encoded
+once; candidates are computed from stored embeddings. Inference: zero-shot classification with the
+prompts that were found; a new class name is used with the templates alone.
 
-The published code sets the weights of the fitness for each data set, and looks at the test images every epoch. Here one
-setting serves all data sets, and only training images are used. The published code takes positions in a sorted list for
-class labels, and groups begin with the class of the lowest cross-entropy; here they are labels, and groups begin with
-the highest [ours].
+The published code sets the weights of the fitness for each data set, and looks at the test images
+every epoch. Here one setting serves all data sets, and only training images are used. The published
+code takes positions in a sorted list for class labels, and groups begin with the class of the
+lowest cross-entropy; here they are labels, and groups begin with the highest [ours].
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,13 @@ from diptych.data.sample import Source
 from diptych.data.templates import filled, templates, with_types
 from diptych.methods.adapt.proapo.descriptions import DescriptionSearch
 from diptych.methods.adapt.proapo.evolution import Archive, Operators, SearchSpace, evolve
-from diptych.methods.adapt.proapo.fitness import PromptScorer, Scores, Weights, class_embeddings, tolerance
+from diptych.methods.adapt.proapo.fitness import (
+    PromptScorer,
+    Scores,
+    Weights,
+    class_embeddings,
+    tolerance,
+)
 from diptych.methods.adapt.proapo.groups import require_scikit_learn
 from diptych.methods.adapt.proapo.prompt_sets import PromptSets, Unit, prompts
 from diptych.methods.adapt.proapo.units import unit_masks, units_of
@@ -61,10 +68,10 @@ GROUP_GENERATIONS = 4  # of the search in one group of classes
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`templates` is the library: a bank or a file (`data.templates`). `types` are words for what the classes are, such
-    as "pet"; each adds variants of every template. `most` limits the library to the fittest templates (None: no limit).
-    `descriptions` and `synonyms` are JSON files (`data.descriptions`). `w1`, `w5`, `w_r` and `w_ce` are the weights of
-    the fitness.
+    """`templates` is the library: a bank or a file (`data.templates`). `types` are words for what
+    the classes are, such as "pet"; each adds variants of every template. `most` limits the library
+    to the fittest templates (None: no limit). `descriptions` and `synonyms` are JSON files
+    (`data.descriptions`). `w1`, `w5`, `w_r` and `w_ce` are the weights of the fitness.
     """
 
     templates: str = "imagenet"
@@ -84,11 +91,14 @@ class Config(ClassifyConfig):
 class ProAPO(Classify):
     """Templates and sentences chosen by evolution.
 
-    Two buffers hold the choice as bits: `of_templates` (T,) of the library, `of_units` (C, K) of each class's units.
+    Two buffers hold the choice as bits: `of_templates` (T,) of the library, `of_units` (C, K) of
+    each class's units.
     """
 
     Config = Config
-    test_options: ClassVar = {"descriptions": str(Path(__file__).parents[3] / "testing" / "toy.json")}
+    test_options: ClassVar = {
+        "descriptions": str(Path(__file__).parents[3] / "testing" / "toy.json")
+    }
     model: PromptSets
     of_templates: Tensor
     of_units: Tensor
@@ -99,7 +109,9 @@ class ProAPO(Classify):
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        self.weights = Weights(top1=config.w1, top5=config.w5, similarity=config.w_r, cross_entropy=config.w_ce)
+        self.weights = Weights(
+            top1=config.w1, top5=config.w5, similarity=config.w_r, cross_entropy=config.w_ce
+        )
         self.operators = Operators()
         self.library: tuple[str, ...] = ()
         self.units: tuple[tuple[Unit, ...], ...] = ()
@@ -117,14 +129,16 @@ class ProAPO(Classify):
     def stages(self) -> Sequence[Stage]:
         stages = [Stage(name="templates", prepare=self.search_templates, optimize=False)]
         if self.describes:
-            stages.append(Stage(name="descriptions", prepare=self.search_descriptions, optimize=False))
+            stages.append(
+                Stage(name="descriptions", prepare=self.search_descriptions, optimize=False)
+            )
         return stages
 
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Read the class names, the templates, and the sentences and synonyms of each class.
 
-        A loaded model reads none of these files. Raises InputError where a file lacks a class, and where the search for
-        descriptions lacks scikit-learn.
+        A loaded model reads none of these files. Raises InputError where a file lacks a class, and
+        where the search for descriptions lacks scikit-learn.
         """
         super().setup(sources)
         names = self.model.classes
@@ -134,7 +148,9 @@ class ProAPO(Classify):
             require_scikit_learn()
         config = self.config
         library = with_types([config.template, *templates(config.templates)], config.types)
-        self.library = tuple(dict.fromkeys(template.lower() for template in library))  # `template` comes first
+        self.library = tuple(
+            dict.fromkeys(template.lower() for template in library)
+        )  # `template` comes first
         self.of_templates = torch.zeros(len(self.library), dtype=torch.bool)
         none = ((),) * len(names)
         sentences = of_classes(config.descriptions, names) if config.descriptions else none
@@ -143,11 +159,18 @@ class ProAPO(Classify):
         self.of_units = torch.zeros(unit_masks(self.units)[0].shape, dtype=torch.bool)
 
     def deliver(self) -> PromptSets:
-        """The classifier with the chosen prompts; a resumed run reads the choice from the buffers."""
+        """The classifier with the chosen prompts; a resumed run reads the choice from the
+        buffers."""
         if self.of_templates.any():
-            chosen = [template for template, bit in zip(self.library, self.of_templates, strict=True) if bit]
+            chosen = [
+                template
+                for template, bit in zip(self.library, self.of_templates, strict=True)
+                if bit
+            ]
             units = {}
-            for name, own, bits in zip(self.model.classes, self.units, self.of_units.tolist(), strict=True):
+            for name, own, bits in zip(
+                self.model.classes, self.units, self.of_units.tolist(), strict=True
+            ):
                 if any(bits):
                     units[name] = [unit for unit, bit in zip(own, bits, strict=False) if bit]
             self.model.choose(chosen, units)
@@ -160,10 +183,14 @@ class ProAPO(Classify):
         """Choose templates from the library."""
         scorer = self._scorer(run)
         names = self.model.classes
-        embeddings = self._embed(run, [[filled(template, name) for template in self.library] for name in names])
+        embeddings = self._embed(
+            run, [[filled(template, name) for template in self.library] for name in names]
+        )
 
         def score(rows: np.ndarray) -> Scores:
-            return scorer.score(class_embeddings(torch.from_numpy(rows).to(embeddings.device), embeddings))
+            return scorer.score(
+                class_embeddings(torch.from_numpy(rows).to(embeddings.device), embeddings)
+            )
 
         single = np.eye(len(self.library), dtype=bool)
         scores = score(single)
@@ -201,13 +228,19 @@ class ProAPO(Classify):
         done = 0
         for _ in range(self.config.rounds):
             for group in self.select_groups(search):
-                search.evolve(group, operators, GROUP_GENERATIONS, _fitness_callback(run, search.archive, done, most))
+                search.evolve(
+                    group,
+                    operators,
+                    GROUP_GENERATIONS,
+                    _fitness_callback(run, search.archive, done, most),
+                )
                 done += GROUP_GENERATIONS
         self.of_units.copy_(torch.from_numpy(search.best))
         self.deliver()
 
     def select_groups(self, search: DescriptionSearch) -> list[np.ndarray]:
-        """The first `groups` groups of two classes or more: salient and confused ones alternate [ours]."""
+        """The first `groups` groups of two classes or more: salient and confused ones alternate
+        [ours]."""
         pairs = zip_longest(search.salient(), search.confused(), fillvalue=())
         groups = [group for pair in pairs for group in pair if len(group) > 1]
         return groups[: self.config.groups]
@@ -225,19 +258,23 @@ class ProAPO(Classify):
         return PromptScorer(images, labels, float(self.model.encoder.logit_scale()), self.weights)
 
     def _embed(self, run: Any, texts: Sequence[Sequence[str]]) -> Tensor:
-        """The embeddings (R, T, E) of R rows of T texts, unit vectors; each different text is encoded once."""
+        """The embeddings (R, T, E) of R rows of T texts, unit vectors; each different text is
+        encoded once."""
         flat = [text for row in texts for text in row]
         index = {text: number for number, text in enumerate(dict.fromkeys(flat))}
         tokenizer = self.make.tokenizer
         cut = sum(tokenizer.lost(text) > 0 for text in index)
         if cut:
-            run.warn(f"{cut} of {len(index)} prompts are longer than the context of {tokenizer.context} and are cut")
+            run.warn(
+                f"{cut} of {len(index)} prompts are longer than the context of {tokenizer.context} and are cut"
+            )
         embeddings = self.model.embed(list(index))
         return embeddings[[index[text] for text in flat]].unflatten(0, (len(texts), -1))
 
 
 def _fitness_callback(run: Any, archive: Archive, before: int, total: int) -> Callable[[int], None]:
-    """A callback that logs the best fitness after a generation, as step `before` + generation of `total`."""
+    """A callback that logs the best fitness after a generation, as step `before` + generation of
+    `total`."""
 
     def log(generation: int) -> None:
         best = float(archive.fitness.max())

@@ -1,6 +1,7 @@
 """The search for the names and sentences of each class, one group of classes at a time.
 
-Dimensions: C classes, K units of the class that has most, G sets, k classes of a group, E embedding.
+Dimensions: C classes, K units of the class that has most, G sets, k classes of a group, E
+embedding.
 """
 
 from collections.abc import Callable
@@ -16,18 +17,27 @@ from diptych.methods.adapt.proapo.groups import confused_groups, salient_groups
 from diptych.methods.adapt.proapo.units import initial_sets
 from diptych.rng import generator
 
-EXCLUDED_SHARE = 0.4  # of the classes, those that gain least; they are in no confused group if they lose fitness
+EXCLUDED_SHARE = (
+    0.4  # of the classes, those that gain least; they are in no confused group if they lose fitness
+)
 
 
 class DescriptionSearch:
     """The search for the units of each class, from embeddings of all units.
 
-    `embeddings` (C, K, E) are means over templates, not of unit length. `exists` and `name_only` (C, K) are the masks
-    of `unit_masks`. The search starts from the fittest of `initial_sets`. All groups of classes share one archive, so
-    each group starts from the result of the one before.
+    `embeddings` (C, K, E) are means over templates, not of unit length. `exists` and `name_only`
+    (C, K) are the masks of `unit_masks`. The search starts from the fittest of `initial_sets`. All
+    groups of classes share one archive, so each group starts from the result of the one before.
     """
 
-    def __init__(self, scorer: PromptScorer, embeddings: Tensor, exists: np.ndarray, name_only: np.ndarray, seed: int):
+    def __init__(
+        self,
+        scorer: PromptScorer,
+        embeddings: Tensor,
+        exists: np.ndarray,
+        name_only: np.ndarray,
+        seed: int,
+    ):
         self.scorer = scorer
         self.embeddings = embeddings
         self.exists = exists
@@ -44,7 +54,8 @@ class DescriptionSearch:
         return self.archive.rows[self.archive.best()[0]].reshape(self.exists.shape)
 
     def class_embeddings(self, rows: np.ndarray, which: np.ndarray | None = None) -> Tensor:
-        """The class embeddings of sets (G, C, K) or (G, C · K): (G, C, E), or (G, k, E) of the classes `which` (k,)."""
+        """The class embeddings of sets (G, C, K) or (G, C · K): (G, C, E), or (G, k, E) of the
+        classes `which` (k,)."""
         bits = torch.from_numpy(rows.reshape(-1, *self.exists.shape)).to(self.embeddings.device)
         if which is None:
             return class_embeddings(bits, self.embeddings)
@@ -57,7 +68,8 @@ class DescriptionSearch:
         generations: int,
         callback: Callable[[int], None] = lambda generation: None,
     ) -> None:
-        """Search the units of a group of classes (k,); the units of all other classes stay as they are."""
+        """Search the units of a group of classes (k,); the units of all other classes stay as they
+        are."""
         start = self.best
         free = np.zeros_like(self.exists)
         free[group] = start[group] | self._tolerated(start, group)
@@ -74,7 +86,8 @@ class DescriptionSearch:
         evolve(self.archive, score, space, operators, self.rng, generations, callback)
 
     def _tolerated(self, start: np.ndarray, group: np.ndarray) -> np.ndarray:
-        """Units (k, K) of a group that a set `start` (C, K) lacks, and that cost less top1 than the tolerance.
+        """Units (k, K) of a group that a set `start` (C, K) lacks, and that cost less top1 than the
+        tolerance.
 
         Each is tried alone, added to the units of its class.
         """
@@ -83,7 +96,9 @@ class DescriptionSearch:
         owner, unit = np.nonzero(free)
         if not len(owner):
             return free[group]
-        sums = torch.einsum("ck,cke->ce", torch.from_numpy(start).to(self.embeddings), self.embeddings)
+        sums = torch.einsum(
+            "ck,cke->ce", torch.from_numpy(start).to(self.embeddings), self.embeddings
+        )
         extended = normalize(sums[owner] + self.embeddings[owner, unit], dim=1)
         before = self.scorer.score(self.class_embeddings(start[None])).top1[0]
         after = self._score_each(start, owner, extended).top1
@@ -91,13 +106,17 @@ class DescriptionSearch:
         return free[group]
 
     def _score_each(self, start: np.ndarray, which: np.ndarray, new: Tensor) -> Scores:
-        """The scores of candidates that each change one class of `start` (C, K): `which` (G,), to `new` (G, E)."""
+        """The scores of candidates that each change one class of `start` (C, K): `which` (G,), to
+        `new` (G, E)."""
         index = torch.from_numpy(which)[:, None].to(new.device)
         origin = torch.zeros_like(index[:, 0])
-        return self.scorer.score_changes(self.class_embeddings(start[None]), origin, index, new[:, None])
+        return self.scorer.score_changes(
+            self.class_embeddings(start[None]), origin, index, new[:, None]
+        )
 
     def full_list_fitness(self) -> tuple[np.ndarray, float]:
-        """The fitness with all units of one class (C,), other classes as in the best set, and that of the best set."""
+        """The fitness with all units of one class (C,), other classes as in the best set, and that
+        of the best set."""
         best = self.best
         full = self.class_embeddings(self.exists[None])[0]
         fitness = self._score_each(best, np.arange(len(self.exists)), full).fitness

@@ -2,12 +2,13 @@
 
     F = w1 top1 + w5 top5 + w_r R - w_ce CE,        R = || triu(T Tᵀ - I) ||
 
-top1 and top5 are in per cent, CE is the mean cross-entropy, T (C, E) the class embeddings. With w1 = 0.5 and w_ce = 10
-this is 50 (Acc + 0.2 H), H = -CE: the paper's Acc + alpha H. With one image a class, many sets have the same top1, and
-CE ranks them. R is from the published code, and so is its sign: it rewards classes that are similar to each other.
+top1 and top5 are in per cent, CE is the mean cross-entropy, T (C, E) the class embeddings. With w1
+= 0.5 and w_ce = 10 this is 50 (Acc + 0.2 H), H = -CE: the paper's Acc + alpha H. With one image a
+class, many sets have the same top1, and CE ranks them. R is from the published code, and so is its
+sign: it rewards classes that are similar to each other.
 
-Dimensions: G candidates, N images, C classes, K units of a class, E embedding; P sets that candidates were made from,
-k classes that a candidate changes.
+Dimensions: G candidates, N images, C classes, K units of a class, E embedding; P sets that
+candidates were made from, k classes that a candidate changes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,11 +45,13 @@ class Scores(NamedTuple):
         return cls(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
 
-def fitness(logits: Tensor, labels: Tensor, classes: Tensor | None = None, weights: Weights = Weights()) -> Scores:
+def fitness(
+    logits: Tensor, labels: Tensor, classes: Tensor | None = None, weights: Weights = Weights()
+) -> Scores:
     """The scores of candidates from logits (G, N, C) and labels (N,).
 
-    The class embeddings `classes` (G, C, E) are needed where `weights.similarity` is not 0. A label whose logit equals
-    another class's does not count as top1.
+    The class embeddings `classes` (G, C, E) are needed where `weights.similarity` is not 0. A label
+    whose logit equals another class's does not count as top1.
 
     >>> logits = torch.tensor([[[2.0, 0, 0], [0.5, 1, 0], [0, 0, 1]]])
     >>> fitness(logits, torch.arange(3)).fitness.round(4)
@@ -67,7 +70,8 @@ def fitness(logits: Tensor, labels: Tensor, classes: Tensor | None = None, weigh
 
 
 def class_similarity(classes: Tensor) -> Tensor:
-    """R (…,) of unit vectors (…, C, E): the norm of the upper triangle of their Gram matrix less the identity.
+    """R (…,) of unit vectors (…, C, E): the norm of the upper triangle of their Gram matrix less
+    the identity.
 
     >>> class_similarity(normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), dim=1))
     tensor(0.7071)
@@ -77,7 +81,8 @@ def class_similarity(classes: Tensor) -> Tensor:
 
 
 def tolerance(classes: int) -> float:
-    """The loss of top1, in points, at which a prompt leaves the library: that of two classes, with one image each.
+    """The loss of top1, in points, at which a prompt leaves the library: that of two classes, with
+    one image each.
 
     >>> round(tolerance(47), 6), round(tolerance(10), 6)
     (4.355319, 20.1)
@@ -110,20 +115,25 @@ class PromptScorer:
     def score(self, classes: Tensor) -> Scores:
         """The scores of candidates by their class embeddings (G, C, E)."""
         return Scores.concatenate(
-            fitness(self.logits(tile), self.labels, tile, self.weights) for tile in classes.split(self._tile(classes))
+            fitness(self.logits(tile), self.labels, tile, self.weights)
+            for tile in classes.split(self._tile(classes))
         )
 
-    def score_changes(self, before: Tensor, origin: Tensor, which: Tensor, classes: Tensor) -> Scores:
+    def score_changes(
+        self, before: Tensor, origin: Tensor, which: Tensor, classes: Tensor
+    ) -> Scores:
         """The scores of candidates that each change some classes of a known set.
 
-        Candidate g is set `origin[g]` of `before` (P, C, E), with classes `which[g]` of (G, k) replaced by `classes[g]`
-        of (G, k, E). The logits of `before` are computed once.
+        Candidate g is set `origin[g]` of `before` (P, C, E), with classes `which[g]` of (G, k)
+        replaced by `classes[g]` of (G, k, E). The logits of `before` are computed once.
         """
         known = self.logits(before)
 
         def tiles() -> Iterator[Scores]:
             size = self._tile(before)
-            for parent, index, new in zip(origin.split(size), which.split(size), classes.split(size), strict=True):
+            for parent, index, new in zip(
+                origin.split(size), which.split(size), classes.split(size), strict=True
+            ):
                 columns = index[:, None].expand(-1, len(self.images), -1)
                 logits = known[parent].scatter(2, columns, self.logits(new))
                 candidates = None

@@ -1,4 +1,5 @@
-"""Groups of classes to search together: classes that gain most by their sentences, and classes that are confused.
+"""Groups of classes to search together: classes that gain most by their sentences, and classes that
+are confused.
 
 Dimensions: N images, C classes, E embedding, k clusters.
 """
@@ -37,7 +38,8 @@ def max_confused(classes: int) -> int:
 def salient_groups(fitness: np.ndarray, baseline: float) -> list[np.ndarray]:
     """Groups of the classes that gain 0.1 or more, or of the best two, in falling order.
 
-    `fitness` (C,) is that of the prompts with all sentences of one class added, `baseline` the one without.
+    `fitness` (C,) is that of the prompts with all sentences of one class added, `baseline` the one
+    without.
     """
     order = np.argsort(-fitness, kind="stable")
     salient = order[: max(2, int((fitness >= baseline + 0.1).sum()))]
@@ -46,14 +48,19 @@ def salient_groups(fitness: np.ndarray, baseline: float) -> list[np.ndarray]:
 
 
 def confused_groups(
-    logits: Tensor, labels: np.ndarray, classes: Tensor, excluded: np.ndarray, rng: np.random.Generator
+    logits: Tensor,
+    labels: np.ndarray,
+    classes: Tensor,
+    excluded: np.ndarray,
+    rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Groups of a class and those that it is confused with: in the top five of at least 4 % of its images.
+    """Groups of a class and those that it is confused with: in the top five of at least 4 % of its
+    images.
 
-    logits (N, C), labels (N,), class embeddings (C, E); `excluded` (C,) marks classes that are in no group. The class
-    with the highest cross-entropy opens the first group. Each group holds the classes that its first is confused with,
-    the most frequent first; then, up to `group_size`, others of its cluster, the most similar first. A class is in one
-    group at most.
+    logits (N, C), labels (N,), class embeddings (C, E); `excluded` (C,) marks classes that are in
+    no group. The class with the highest cross-entropy opens the first group. Each group holds the
+    classes that its first is confused with, the most frequent first; then, up to `group_size`,
+    others of its cluster, the most similar first. A class is in one group at most.
     """
     C = logits.shape[1]
     count = np.bincount(labels, minlength=C).clip(1)
@@ -85,8 +92,8 @@ def confused_groups(
 def clusters(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The cluster (C,) of each class embedding (C, E), by scikit-learn's k-means.
 
-    k is 2 where C < 25, else the odd number from 5 to C/5 with the best silhouette. Fewer than three classes are one
-    cluster. Raises InputError where scikit-learn is missing.
+    k is 2 where C < 25, else the odd number from 5 to C/5 with the best silhouette. Fewer than
+    three classes are one cluster. Raises InputError where scikit-learn is missing.
     """
     with lab("a search for descriptions"):
         from sklearn.cluster import KMeans
@@ -105,7 +112,9 @@ def clusters(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return float(silhouette_score(classes, labels))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # there may be fewer different embeddings than clusters
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # there may be fewer different embeddings than clusters
         for k in candidates:
             k_means = KMeans(k, n_init=RESTARTS, random_state=seed)  # type: ignore[arg-type]  # it is int or "auto"
             found.append(k_means.fit_predict(classes))
@@ -113,6 +122,7 @@ def clusters(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def require_scikit_learn() -> None:
-    """Raise InputError where scikit-learn is missing; called before a search that needs it begins."""
+    """Raise InputError where scikit-learn is missing; called before a search that needs it
+    begins."""
     with lab("a search for descriptions"):
         import sklearn.cluster  # noqa: F401

@@ -2,8 +2,9 @@
 
     t_c = unit( mean_k unit(text(p_ck)) )
 
-A unit is a pair of a name and a sentence, which is "" for the name alone. Its prompts are all templates filled with the
-name, each followed by the sentence. Dimensions: C classes, P prompts of all classes, E embedding.
+A unit is a pair of a name and a sentence, which is "" for the name alone. Its prompts are all
+templates filled with the name, each followed by the sentence. Dimensions: C classes, P prompts of
+all classes, E embedding.
 """
 
 import logging
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from diptych.data.templates import filled
 from diptych.data.tokenizers import Tokenizer, by_length
-from diptych.dtypes import wide
+from diptych.dtypes import at_least_float32
 from diptych.models.class_names import mean_directions
 from diptych.models.classifier import Classifier
 from diptych.models.model import evaluating
@@ -38,7 +39,8 @@ def prompts(unit: Unit, templates: Sequence[str]) -> tuple[str, ...]:
 
 
 class PromptSets(Classifier):
-    """A classifier by prompts that are stored as text: templates for any name, and units for some classes.
+    """A classifier by prompts that are stored as text: templates for any name, and units for some
+    classes.
 
     Nothing is trained.
 
@@ -53,13 +55,17 @@ class PromptSets(Classifier):
     torch.Size([2, 192])
     """
 
-    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}."):
+    def __init__(
+        self, encoder: DualEncoder, tokenizer: Tokenizer, template: str = "a photo of a {}."
+    ):
         super().__init__(encoder, tokenizer, template)
         self.templates: tuple[str, ...] = (template,)
         self.units: dict[str, tuple[Unit, ...]] = {}
         self._text_features: Tensor | None = None  # computed when they are first read
 
-    def choose(self, templates: Sequence[str], units: Mapping[str, Sequence[Unit]] | None = None) -> None:
+    def choose(
+        self, templates: Sequence[str], units: Mapping[str, Sequence[Unit]] | None = None
+    ) -> None:
         """Set the templates, and the units of the classes that have their own."""
         self.templates = tuple(templates)
         self.units = {name: tuple(own) for name, own in (units or {}).items()}
@@ -94,14 +100,19 @@ class PromptSets(Classifier):
         batches, order = by_length(self.tokenizer.encode(texts), self.tokenizer, _BATCH)
         device = self.ids.device
         with evaluating(self.encoder):
-            embeddings = [self.encoder.embed_texts(ids.to(device), lengths.to(device)) for ids, lengths in batches]
-        return wide(torch.cat(embeddings)[order.to(device)])
+            embeddings = [
+                self.encoder.embed_texts(ids.to(device), lengths.to(device))
+                for ids, lengths in batches
+            ]
+        return at_least_float32(torch.cat(embeddings)[order.to(device)])
 
     def text_features(self) -> Tensor:
         """The class embeddings (C, E), unit vectors; computed once, since no weight changes."""
         if self._text_features is None or self._text_features.device != self.ids.device:
             sets = [self.prompts_of(name) for name in self.classes]
-            with torch.inference_mode(False):  # an inference tensor could not take part in a backward pass later
+            with torch.inference_mode(
+                False
+            ):  # an inference tensor could not take part in a backward pass later
                 embeddings = self.embed([prompt for own in sets for prompt in own])
                 self._text_features = mean_directions(embeddings, [len(own) for own in sets])
         return self._text_features
@@ -119,6 +130,8 @@ class PromptSets(Classifier):
         """The inverse of `extra_state`."""
         units: dict[str, list[Unit]] = {}
         for class_name, by_name in values["prompts"].items():
-            units[class_name] = [(name, sentence) for name, own in by_name.items() for sentence in own]
+            units[class_name] = [
+                (name, sentence) for name, own in by_name.items() for sentence in own
+            ]
         self.choose(values["templates"], units)
         super().load_extra_state(values)

@@ -1,6 +1,8 @@
-"""The units of each class, as text: each of its names alone, and each sentence about it with each name.
+"""The units of each class, as text: each of its names alone, and each sentence about it with each
+name.
 
-A unit is defined in `prompt_sets.py`. Dimensions: C classes, K units of the class that has most, G sets.
+A unit is defined in `prompt_sets.py`. Dimensions: C classes, K units of the class that has most, G
+sets.
 """
 
 import re
@@ -14,10 +16,13 @@ from diptych.methods.adapt.proapo.prompt_sets import Unit
 SAMPLES = 16  # random initial sets of each of two kinds
 
 
-def units_of(name: str, sentences: Sequence[str] = (), synonyms: Sequence[str] = ()) -> tuple[Unit, ...]:
+def units_of(
+    name: str, sentences: Sequence[str] = (), synonyms: Sequence[str] = ()
+) -> tuple[Unit, ...]:
     """The different units of a class, names first.
 
-    Sentences are lower-cased, and the class name (as `written`) in them is replaced by the unit's name.
+    Sentences are lower-cased, and the class name (as `written`) in them is replaced by the unit's
+    name.
 
     >>> units_of("Cat", ["A cat has whiskers."], ["house cat"])
     (('Cat', ''), ('house cat', ''), ('Cat', 'a Cat has whiskers.'), ('house cat', 'a house cat has whiskers.'))
@@ -45,10 +50,12 @@ def unit_masks(units: Sequence[Sequence[Unit]]) -> tuple[np.ndarray, np.ndarray]
 
 
 def initial_sets(exists: np.ndarray, name_only: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sets (G, C, K) that a search can start from: all sentences, all names alone, and random samples of sentences.
+    """Sets (G, C, K) that a search can start from: all sentences, all names alone, and random
+    samples of sentences.
 
-    A sample holds between a third and all sentences of a class: in half of the samples a number drawn for each class,
-    in the others one number for all classes. A class without sentences has its names instead [ours].
+    A sample holds between a third and all sentences of a class: in half of the samples a number
+    drawn for each class, in the others one number for all classes. A class without sentences has
+    its names instead [ours].
     """
     sentences = exists & ~name_only
     pool = np.where(sentences.any(1, keepdims=True), sentences, name_only)

@@ -1,14 +1,15 @@
 """SPRC: Sentence-level Prompts Benefit Composed Image Retrieval (Bai et al., ICLR 2024).
 
-A reference image and words on what should differ become a prompt of sentence length, which stands before the words;
-with it they are an ordinary query for images. So an edit may take away one of several things, which neither a sum of
-features nor a single pseudo-word can say.
+A reference image and words on what should differ become a prompt of sentence length, which stands
+before the words; with it they are an ordinary query for images. So an edit may take away one of
+several things, which neither a sum of features nor a single pseudo-word can say.
 
     p = QFormer(Q, a; I_r),  f = unit(W_t QFormer(p, a)_CLS),  g = unit(W_v QFormer(Q; I_t)),  S_ij = max_k <f_i, g_jk>
     L = CE(S / tau, diagonal) + rtc CE(S' / tau, diagonal) + align |mean p - mean sg(p')|²
 
-S' is S with f' = unit(W_t QFormer(CLS, p', a)), p' one learned prompt for all samples, which no inference uses. Image
-tower: that of a model given by --init, as it is. Inference: f against an index of g (`methods.adapt.sprc.composer`).
+S' is S with f' = unit(W_t QFormer(CLS, p', a)), p' one learned prompt for all samples, which no
+inference uses. Image tower: that of a model given by --init, as it is. Inference: f against an
+index of g (`methods.adapt.sprc.composer`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from diptych.methods.adapt.sprc.composer import Composer, cleaned
 from diptych.methods.adapt.sprc.objectives import prompt_alignment, token_nce
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
-from diptych.spec import AtLeast, Count, NotNegative, ShareBelowOne
+from diptych.spec import AtLeast, Count, Dropout, NotNegative, Width
 from diptych.towers.nn.parts import Temperature, freeze
 from diptych.towers.nn.qformer import STD, QFormer, QFormerConfig
 
@@ -40,31 +41,34 @@ card = {
     "abilities": {"compose": ""},
 }
 
-# Two texts of a sample are read in either order or one alone, a quarter each; outside training both, in order.
+# Two texts of a sample are read in either order or one alone, a quarter each; outside training
+# both, in order.
 BOTH = "instruction+instruction=0.5,instruction=0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`task` "compose" learns from triples. "pairs" learns from images and captions, as BLIP-2 begins: there is no
-    prompt, and texts and images look for each other; a run of it is what `compose` starts from (--init).
+    """`task` "compose" learns from triples. "pairs" learns from images and captions, as BLIP-2
+    begins: there is no prompt, and texts and images look for each other; a run of it is what
+    `compose` starts from (--init).
 
-    `role` is that of the instructions (or of the captions); `rtc` and `align` weigh the terms of the learned prompt.
-    Q-Former: `width`, `depth`, `heads`, `queries`, `dropout`, for texts of `length` tokens; `prompts` of its outputs
-    are the prompt (None: all), `embed` numbers are compared. An image longer than `ratio` times its other side gets
-    bars; `augment` are options of `data.views.Augment` (None: images as outside training). `together` consecutive
-    triples meet in a batch, so that siblings (of `scenes:siblings=6`) are each other's hard negatives.
+    `role` is that of the instructions (or of the captions); `rtc` and `align` weigh the terms of
+    the learned prompt. Q-Former: `width`, `depth`, `heads`, `queries`, `dropout`, for texts of
+    `length` tokens; `prompts` of its outputs are the prompt (None: all), `embed` numbers are
+    compared. An image longer than `ratio` times its other side gets bars; `augment` are options of
+    `data.views.Augment` (None: images as outside training). `together` consecutive triples meet in
+    a batch, so that siblings (of `scenes:siblings=6`) are each other's hard negatives.
     """
 
     task: Literal["compose", "pairs"] = "compose"
     role: str | None = None
     rtc: NotNegative = 0.4
     align: NotNegative = 0.4
-    width: Count = 768
+    width: Width = 768
     depth: Count = 12
     heads: Count | None = None
     queries: Count = 32
-    dropout: ShareBelowOne = 0.1
+    dropout: Dropout = 0.1
     length: Count = 32
     prompts: Count | None = None
     embed: Count = 256
@@ -92,7 +96,10 @@ class SPRC(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return "compose {run} IMAGES REFERENCE 'make it blue'", "evaluate {run} --data {data} --suite composed"
+        return (
+            "compose {run} IMAGES REFERENCE 'make it blue'",
+            "evaluate {run} --data {data} --suite composed",
+        )
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
@@ -153,17 +160,23 @@ class SPRC(Method):
         scale = self.model.logit_scale()
         targets = features["targets"]
         if self.config.task == "pairs":
-            return Losses({"itc": token_nce(features["query"], targets, scale, directions="mean")}, {"scale": scale})
+            return Losses(
+                {"itc": token_nce(features["query"], targets, scale, directions="mean")},
+                {"scale": scale},
+            )
         terms = {"itc": token_nce(features["query"], targets, scale)}
         if "auxiliary" in features:
             terms["rtc"] = self.config.rtc * token_nce(features["auxiliary"], targets, scale)
         if self.auxiliary is not None and self.config.align:
-            terms["align"] = self.config.align * prompt_alignment(features["prompt"], self.auxiliary)
+            terms["align"] = self.config.align * prompt_alignment(
+                features["prompt"], self.auxiliary
+            )
         return Losses(terms, {"scale": scale})
 
 
 SPRC.presets = {
-    # Towers are those of the model that is given; these are what the contract suite builds without one.
+    # Towers are those of the model that is given; these are what the contract suite builds without
+    # one.
     "small": Preset(
         config={"width": 128, "depth": 4, "heads": 4, "queries": 8, "embed": 128, "dropout": 0.1},
         image="vit:image_size=32:patch=8:width=128:depth=2",
@@ -172,7 +185,8 @@ SPRC.presets = {
         embed_dim=128,
         recipe=Recipe(lr=5e-4, weight_decay=0.05, warmup=0.1, batch_size=64, epochs=10),
     ),
-    # CIRR's. FashionIQ: rtc=1, align=1; lr 2e-5, 30 epochs, warmup=0.05, schedule "onecycle:start=100".
+    # CIRR's. FashionIQ: rtc=1, align=1; lr 2e-5, 30 epochs, warmup=0.05, schedule
+    # "onecycle:start=100".
     "paper": Preset(
         config={"width": 768, "depth": 12, "queries": 32, "embed": 256, "dropout": 0.1},
         image="vit:image_size=224:patch=14:width=1408:depth=39:heads=16:mlp_ratio=4.3637",
@@ -180,7 +194,13 @@ SPRC.presets = {
         tokenizer="clip",
         embed_dim=768,
         recipe=Recipe(
-            lr=1e-5, eps=1e-7, weight_decay=0.05, schedule="onecycle:length=1.6", warmup=0.02, batch_size=128, epochs=50
+            lr=1e-5,
+            eps=1e-7,
+            weight_decay=0.05,
+            schedule="onecycle:length=1.6",
+            warmup=0.02,
+            batch_size=128,
+            epochs=50,
         ),
     ),
 }

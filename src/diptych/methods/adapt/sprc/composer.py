@@ -5,7 +5,8 @@
     g = unit(W_v QFormer(Q; I_t))         a target, M vectors
     S = max_k <f, g_k>
 
-Dimensions: N images or queries, G images of an index, M vectors of each, E embedding, P prompt, D width, T tokens.
+Dimensions: N images or queries, G images of an index, M vectors of each, E embedding, P prompt, D
+width, T tokens.
 """
 
 import re
@@ -32,7 +33,8 @@ TILE = 2048  # images of an index that are compared at once
 
 
 def cleaned(text: str) -> str:
-    """An instruction as the model reads it: lower case, single blanks, without the signs that BLIP-2 takes out.
+    """An instruction as the model reads it: lower case, single blanks, without the signs that
+    BLIP-2 takes out.
 
     >>> cleaned('Make it  "blue"; remove the dog!')
     'make it blue remove the dog'
@@ -41,19 +43,24 @@ def cleaned(text: str) -> str:
 
 
 class Composer(Delivered):
-    """A dual encoder whose weights stay, a Q-Former on its image tokens, and what compares queries with targets.
+    """A dual encoder whose weights stay, a Q-Former on its image tokens, and what compares queries
+    with targets.
 
     `prompts` is P, at most M; `length` the tokens of a text that are read.
     """
 
     reads = ("images.main", "images.reference", "texts.*")
 
-    def __init__(self, encoder: DualEncoder, qformer: QFormer, embed_dim: int, *, prompts: int, length: int):
+    def __init__(
+        self, encoder: DualEncoder, qformer: QFormer, embed_dim: int, *, prompts: int, length: int
+    ):
         super().__init__()
         M = qformer.config.queries
         D = qformer.config.width
         if not 1 <= prompts <= M:
-            raise InputError(f"a prompt of {prompts} vectors cannot be kept of the Q-Former's {M}; give 1 to {M}")
+            raise InputError(
+                f"a prompt of {prompts} vectors cannot be kept of the Q-Former's {M}; give 1 to {M}"
+            )
         self.encoder = encoder
         self.qformer = qformer
         self.prompts = prompts
@@ -86,32 +93,51 @@ class Composer(Delivered):
         found = self.qformer(*self.words(ids, lengths), memory=tokens)
         return found.tokens[:, : self.prompts]
 
-    def query(self, prompts: Tensor | None, ids: Tensor, lengths: Tensor, *, inserted: Tensor | None = None) -> Tensor:
-        """Prompts (N, P, D) before words, `inserted` (K, D) among them, or words alone -> unit vectors (N, E)."""
+    def query(
+        self,
+        prompts: Tensor | None,
+        ids: Tensor,
+        lengths: Tensor,
+        *,
+        inserted: Tensor | None = None,
+    ) -> Tensor:
+        """Prompts (N, P, D) before words, `inserted` (K, D) among them, or words alone -> unit
+        vectors (N, E)."""
         found = self.qformer(*self.words(ids, lengths), queries=prompts, inserted=inserted)
         return normalize(self.text_projection(found.pooled), dim=-1)
 
     def ask(self, x: Tensor, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) and words -> unit vectors (N, E), and the prompts (N, P, D) before the words."""
+        """Images (N, 3, H, W) and words -> unit vectors (N, E), and the prompts (N, P, D) before
+        the words."""
         prompts = self.prompt(self.look(x), ids, lengths)
         return self.query(prompts, ids, lengths), prompts
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> Any:
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> Any:
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return ComposerModel(self, tokenizer, preprocess, name=name)
 
 
 class ComposerModel(Model):
-    """A model that answers an image and an instruction with images of an index. Embeddings are its encoder's."""
+    """A model that answers an image and an instruction with images of an index. Embeddings are its
+    encoder's."""
 
     validation = Validation("composed", ("all_", "subset_"))
 
-    def __init__(self, composer: Composer, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+    def __init__(
+        self, composer: Composer, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str
+    ):
         super().__init__(composer.encoder, tokenizer, preprocess, name=name, delivered=composer)
         self.composer = composer
 
     def index(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False, progress: Progress | None = None
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        progress: Progress | None = None,
     ) -> Tensor:
         """What is kept of images to find them: unit vectors (N, M, E), float16, on the CPU.
 
@@ -119,22 +145,32 @@ class ComposerModel(Model):
         """
         batches, count = self._batches(images, batch_size, exact)
         config = self.composer.qformer.config
-        found = torch.empty(count, config.queries, self.composer.image_projection.out_features, dtype=torch.float16)
+        found = torch.empty(
+            count, config.queries, self.composer.image_projection.out_features, dtype=torch.float16
+        )
         done = 0
         with evaluating(self.composer), torch.inference_mode():
             for (pixels,) in batches:
-                found[done : done + len(pixels)] = self.composer.targets(self.composer.look(pixels.to(self.device)))
+                found[done : done + len(pixels)] = self.composer.targets(
+                    self.composer.look(pixels.to(self.device))
+                )
                 done += len(pixels)
                 if progress:
                     progress(done, count)
         return found
 
     def compose(
-        self, images: ImagesLike, texts: str | Sequence[str], *, batch_size: int = 64, exact: bool = False
+        self,
+        images: ImagesLike,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
     ) -> Tensor:
         """Images and an instruction for each -> unit vectors (N, E), float32, on the CPU.
 
-        Raises InputError as `Model.embed_images` does, and where instructions are empty or another number.
+        Raises InputError as `Model.embed_images` does, and where instructions are empty or another
+        number.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         batches, count = self._batches(images, batch_size, exact)
@@ -155,15 +191,18 @@ class ComposerModel(Model):
             for (pixels,) in batches:
                 ids, lengths = pad_batch(rows[done : done + len(pixels)], self.tokenizer)
                 done += len(pixels)
-                query, _ = self.composer.ask(*(each.to(self.device) for each in (pixels, ids, lengths)))
+                query, _ = self.composer.ask(
+                    *(each.to(self.device) for each in (pixels, ids, lengths))
+                )
                 found.append(query.float().cpu())
         return torch.cat(found).clone()
 
     def search(
         self, index: Tensor, image: ImagesLike, text: str, k: int = 10, *, exact: bool = False
     ) -> list[tuple[int, float]]:
-        """The `k` images of an index (G, M, E) that are meant by one image and an instruction, best first: their
-        places in the index, and scores. Raises InputError as `compose` does, and for a k below 1.
+        """The `k` images of an index (G, M, E) that are meant by one image and an instruction, best
+        first: their places in the index, and scores. Raises InputError as `compose` does, and for a
+        k below 1.
 
             index = model.index(paths)
             for place, score in model.search(index, "house.jpg", "the same at night"):

@@ -1,4 +1,5 @@
-"""Objectives of composed retrieval: a query among targets that are several vectors each, and prompts that agree.
+"""Objectives of composed retrieval: a query among targets that are several vectors each, and
+prompts that agree.
 
 Dimensions: B queries, C targets, M vectors of a target, E embedding, K prompt vectors, D width.
 """
@@ -13,24 +14,36 @@ from diptych.errors import InputError
 
 
 def token_nce(
-    queries: Tensor, targets: Tensor, scale: Tensor | float, *, directions: Literal["query", "mean"] = "query"
+    queries: Tensor,
+    targets: Tensor,
+    scale: Tensor | float,
+    *,
+    directions: Literal["query", "mean"] = "query",
 ) -> Tensor:
-    """Cross-entropy of each query among targets, of which it is compared with the vector that fits best.
+    """Cross-entropy of each query among targets, of which it is compared with the vector that fits
+    best.
 
         S_ij = max_k <f_i, g_jk>,      L = mean_i CE(scale · S_i, i)
 
-    queries (B, E), targets (C, M, E) with C >= B, target i being that of query i. With directions="mean" the mean of
-    this and of targets among queries, for C = B. All B · C · M products are in memory at once: a maximum over vectors
-    has no sum to be split. Raises InputError for shapes that do not fit.
+    queries (B, E), targets (C, M, E) with C >= B, target i being that of query i. With
+    directions="mean" the mean of this and of targets among queries, for C = B. All B · C · M
+    products are in memory at once: a maximum over vectors has no sum to be split. Raises InputError
+    for shapes that do not fit.
 
-    Sources: Li et al. 2023 (BLIP-2's contrastive loss, both directions); Bai et al. 2024 (SPRC, query to target).
+    Sources: Li et al. 2023 (BLIP-2's contrastive loss, both directions); Bai et al. 2024 (SPRC,
+    query to target).
 
     >>> queries = torch.eye(2)
     >>> targets = torch.tensor([[[1.0, 0.0], [0.5**0.5, 0.5**0.5]], [[0.0, 1.0], [-1.0, 0.0]]])
     >>> round(token_nce(queries, targets, 1.0).item(), 6)
     0.435324
     """
-    if queries.dim() != 2 or targets.dim() != 3 or queries.shape[1] != targets.shape[2] or len(queries) > len(targets):
+    if (
+        queries.dim() != 2
+        or targets.dim() != 3
+        or queries.shape[1] != targets.shape[2]
+        or len(queries) > len(targets)
+    ):
         raise InputError(
             f"queries {tuple(queries.shape)} and targets {tuple(targets.shape)} must be (B, E) and "
             "(C, M, E), a target for each query"
@@ -44,11 +57,13 @@ def token_nce(
 
 
 def prompt_alignment(prompts: Tensor, wanted: Tensor) -> Tensor:
-    """How far the mean prompts (B, D) of samples are from that of `wanted` (K, D), which gets no gradient.
+    """How far the mean prompts (B, D) of samples are from that of `wanted` (K, D), which gets no
+    gradient.
 
         L = mean_id ( p_id - mean_k sg(wanted_kd) )²
 
-    Means over the vectors come first, so that single vectors stay free. Source: Bai et al. 2024 (SPRC).
+    Means over the vectors come first, so that single vectors stay free. Source: Bai et al. 2024
+    (SPRC).
 
     >>> prompts = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mean(0, keepdim=True)
     >>> prompt_alignment(prompts, torch.tensor([[0.0, 0.0], [1.0, 1.0]]))

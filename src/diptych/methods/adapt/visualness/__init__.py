@@ -1,15 +1,18 @@
-"""TIP-CLIP: Learning the Visualness of Text Using Large Vision-Language Models (Verma et al., EMNLP 2023).
+"""TIP-CLIP: Learning the Visualness of Text Using Large Vision-Language Models (Verma et al., EMNLP
+2023).
 
-A dual encoder is taught which sentences speak of what can be seen: a visual text is matched with its own image, any
-other with one NULL image of random pixels, so that the distance to it tells the two apart.
+A dual encoder is taught which sentences speak of what can be seen: a visual text is matched with
+its own image, any other with one NULL image of random pixels, so that the distance to it tells the
+two apart.
 
     L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   X_m = x_m where text m is visual, else x_null
 
-The loss is CLIP's as it is: the NULL rows of a batch are each other's negatives although they are one image, and its
-least value is (m / N) log m with m of them among N. x_null is made anew by the image tower in every step, once, with
-its gradient. Both stages have the same loss: `train` are automatic labels (`diptych data label`), `human` those that
-people gave. Inference: S(t) = 1 - <x_null, t>, visual above a threshold that is found on texts of the stream
-`calibrate`, or afterwards (`methods.adapt.visualness.model`).
+The loss is CLIP's as it is: the NULL rows of a batch are each other's negatives although they are
+one image, and its least value is (m / N) log m with m of them among N. x_null is made anew by the
+image tower in every step, once, with its gradient. Both stages have the same loss: `train` are
+automatic labels (`diptych data label`), `human` those that people gave. Inference: S(t) = 1 -
+<x_null, t>, visual above a threshold that is found on texts of the stream `calibrate`, or
+afterwards (`methods.adapt.visualness.model`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,14 +56,15 @@ STREAMS = ("train", "human", "calibrate")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`role` and `augment` as of other methods on pairs. Without `label` a text is visual where its sample has an
-    image; `label` names the one that is 1 for visual texts and 0 for others, whatever image those stand beside.
+    """`role` and `augment` as of other methods on pairs. Without `label` a text is visual where its
+    sample has an image; `label` names the one that is 1 for visual texts and 0 for others, whatever
+    image those stand beside.
 
-    `null_seed` draws the NULL image. `null_positives` says what is right for a NULL row: "single", its own text, as
-    published; "multi", all texts of NULL rows, and the image stands in the batch once [ours]. `visual` says what
-    visual texts are matched with: "own", their images; "common", one white image [choice: which one is not
-    published], which tells the two kinds as well and destroys retrieval. `human_epochs` is how long the second stage
-    is.
+    `null_seed` draws the NULL image. `null_positives` says what is right for a NULL row: "single",
+    its own text, as published; "multi", all texts of NULL rows, and the image stands in the batch
+    once [ours]. `visual` says what visual texts are matched with: "own", their images; "common",
+    one white image [choice: which one is not published], which tells the two kinds as well and
+    destroys retrieval. `human_epochs` is how long the second stage is.
     """
 
     role: str = "caption"
@@ -76,7 +80,9 @@ class TIPCLIP(Pairs):
     """CLIP's loss, with one NULL image for all texts that speak of nothing that can be seen."""
 
     Config = Config
-    features_from = Method.features_from  # the loss reads more than images and texts: it is added to no method
+    features_from = (
+        Method.features_from
+    )  # the loss reads more than images and texts: it is added to no method
     adapts = True
 
     @classmethod
@@ -104,12 +110,15 @@ class TIPCLIP(Pairs):
         return self.delivered
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """See which streams there are. Raises InputError for one that is not of STREAMS, and where one has texts of one
-        kind alone: now, not when the threshold is sought."""
+        """See which streams there are. Raises InputError for one that is not of STREAMS, and where
+        one has texts of one kind alone: now, not when the threshold is sought."""
         for name, source in sources.items():
             if name not in STREAMS:
                 raise unknown("stream of visualness", name, STREAMS)
-            if self.kind in source.schema() and len(found := np.unique(kinds_of(source, self.kind))) < 2:
+            if (
+                self.kind in source.schema()
+                and len(found := np.unique(kinds_of(source, self.kind))) < 2
+            ):
                 raise InputError(
                     f"every sample of {source.name}, the stream {name!r}, has the same {self.kind} ({found[0]}), so "
                     "its texts are of one kind; add texts of the other kind, or name a label with --method.label"
@@ -125,15 +134,23 @@ class TIPCLIP(Pairs):
         plan = Stratified(self.kind)
         known = {
             "train": Stage(plan=plan),
-            "human": Stage(name="human", streams=("human",), plan=plan, recipe={"epochs": self.config.human_epochs}),
-            "calibrate": Stage(name="calibrate", streams=("calibrate",), optimize=False, prepare=self.calibrate),
+            "human": Stage(
+                name="human",
+                streams=("human",),
+                plan=plan,
+                recipe={"epochs": self.config.human_epochs},
+            ),
+            "calibrate": Stage(
+                name="calibrate", streams=("calibrate",), optimize=False, prepare=self.calibrate
+            ),
         }
         return [stage for name, stage in known.items() if name in self.streams]
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         label = self.config.label
         texts = [
-            TextView(tokenizer=self.make.tokenizer, name=f"main{end}", role=role) for end, role in self.roles.items()
+            TextView(tokenizer=self.make.tokenizer, name=f"main{end}", role=role)
+            for end, role in self.roles.items()
         ]
         if not stage.optimize:
             return (VisualView(label=label), *texts)
@@ -154,7 +171,9 @@ class TIPCLIP(Pairs):
     def groups(self, visual: Tensor) -> Tensor:
         """Which rows (B,) of a batch have the same image: equal numbers."""
         common = self.config.visual == "common"
-        return torch.where(visual, 1 if common else 1 + torch.arange(len(visual), device=visual.device), 0)
+        return torch.where(
+            visual, 1 if common else 1 + torch.arange(len(visual), device=visual.device), 0
+        )
 
     def equal(self, batch: Batch, end: str) -> dict[str, Any]:
         if self.config.null_positives == "single":
@@ -168,39 +187,56 @@ class TIPCLIP(Pairs):
             return {"contrastive": info_nce(image, text, self.model.logit_scale())}
         groups: Tensor = equal["groups"]
         of = torch.unique(groups, return_inverse=True)[1]
-        belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(image.dtype)  # (images, B)
+        belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(
+            image.dtype
+        )  # (images, B)
         images = image[belongs.argmax(1)]
         right = belongs / belongs.sum(1, keepdim=True)
         scale = self.model.logit_scale()
-        return {"contrastive": info_nce(images, text, scale, image_keys=images, text_keys=text, targets=(right, of))}
+        return {
+            "contrastive": info_nce(
+                images, text, scale, image_keys=images, text_keys=text, targets=(right, of)
+            )
+        }
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        """CLIP's loss; how far it is above its floor is logged beside it, since with many NULL rows that is most."""
+        """CLIP's loss; how far it is above its floor is logged beside it, since with many NULL rows
+        that is most."""
         losses = super().loss(features, batch, at)
         visual: Any = batch.fields["visual"]
         least = floor if self.config.null_positives == "single" else floor_once
-        told = {"above_floor": losses.total.detach() - least(self.groups(visual)), "visual": visual.float().mean()}
+        told = {
+            "above_floor": losses.total.detach() - least(self.groups(visual)),
+            "visual": visual.float().mean(),
+        }
         return replace(losses, logged={**losses.logged, **told})
 
     @torch.no_grad()
     def calibrate(self, run: Any) -> None:
-        """Find the threshold by the stream `calibrate`; the error that is told is the share of texts misjudged."""
+        """Find the threshold by the stream `calibrate`; the error that is told is the share of
+        texts misjudged."""
 
         def scored(batch: Batch) -> dict[str, Any]:
             texts = self.model.embed_texts(*batch.text.flat)
-            return {"score": 1 - texts @ self.delivered.null_vector(), "visual": batch.fields["visual"]}
+            return {
+                "score": 1 - texts @ self.delivered.null_vector(),
+                "visual": batch.fields["visual"],
+            }
 
         source = run.sources["calibrate"]
         stage = next(stage for stage in self.stages() if stage.name == "calibrate")
         found = run.map(scored, self.views(stage), source)
         best = best_threshold(found["score"], found["visual"])
-        threshold = float(self.delivered.threshold.fill_(best))  # as it is kept, in single precision
+        threshold = float(
+            self.delivered.threshold.fill_(best)
+        )  # as it is kept, in single precision
         wrong = float(((found["score"] > threshold) != found["visual"]).mean())
         run.note(0, 1, wrong, threshold=threshold)
 
 
 def floor(groups: Tensor) -> Tensor:
-    """The least that the loss can be: where rows of a group (B,) share one image, and all else is apart.
+    """The least that the loss can be: where rows of a group (B,) share one image, and all else is
+    apart.
 
         L >= (1 / N) Σ_groups m log m
 
@@ -212,7 +248,8 @@ def floor(groups: Tensor) -> Tensor:
 
 
 def floor_once(groups: Tensor) -> Tensor:
-    """The same where each group's image stands in the batch once: L >= (1 / 2P) Σ_groups log m, of P groups.
+    """The same where each group's image stands in the batch once: L >= (1 / 2P) Σ_groups log m, of
+    P groups.
 
     >>> float(floor_once(torch.tensor([0, 0, 1])))  # (1 / 4) log 2
     0.1732...
@@ -228,10 +265,18 @@ TIPCLIP.presets = {
         text=SMALL.text,
         tokenizer=SMALL.tokenizer,
         embed_dim=SMALL.embed_dim,
-        recipe=Recipe(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.1, clip=1.0, epochs=5, batch_size=64),
+        recipe=Recipe(
+            lr=3e-4,
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+            warmup=0.1,
+            clip=1.0,
+            epochs=5,
+            batch_size=64,
+        ),
     ),
-    # CLIP's ViT-B/32, given by --init. Adam, its rate and both lengths are published; the batch and that the rate
-    # stays the same are ours.
+    # CLIP's ViT-B/32, given by --init. Adam, its rate and both lengths are published; the batch and
+    # that the rate stays the same are ours.
     "paper": Preset(
         image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",
         text="text:width=512:depth=12:heads=8",

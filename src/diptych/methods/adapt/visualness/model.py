@@ -1,8 +1,10 @@
-"""Visualness: how far a text speaks of what can be seen, told by its distance to an image of nothing.
+"""Visualness: how far a text speaks of what can be seen, told by its distance to an image of
+nothing.
 
     S(t) = 1 - <x_null, t>        visual where S > threshold
 
-x_null is the unit vector of the NULL image, pixels drawn at random once and kept with the model, t that of the text.
+x_null is the unit vector of the NULL image, pixels drawn at random once and kept with the model, t
+that of the text.
 
 Dimensions: N texts, S pixels a side, E embedding.
 """
@@ -26,8 +28,8 @@ from diptych.towers.tower import ImageTower
 
 
 class Visualness(Delivered):
-    """A dual encoder with its NULL image `null` (3, S, S), uint8, and the threshold of its scores, inf before one is
-    found."""
+    """A dual encoder with its NULL image `null` (3, S, S), uint8, and the threshold of its scores,
+    inf before one is found."""
 
     null: Tensor
     threshold: Tensor
@@ -53,13 +55,16 @@ class Visualness(Delivered):
         """The unit vector (E,) of the NULL image."""
         return self.encoder.embed_images(self.null[None])[0]
 
-    def to_model(self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str) -> "VisualnessModel":
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
+    ) -> "VisualnessModel":
         assert preprocess is not None, "a dual encoder has a preprocessing"
         return VisualnessModel(self, tokenizer, preprocess, name=name)
 
 
 class VisualnessModel(Model):
-    """A model that embeds as any other and says how visual a text is. `of` makes one of a model as it is.
+    """A model that embeds as any other and says how visual a text is. `of` makes one of a model as
+    it is.
 
     >>> import diptych
     >>> model = VisualnessModel.of(diptych.load("tiny"))
@@ -71,7 +76,9 @@ class VisualnessModel(Model):
     torch.bool
     """
 
-    def __init__(self, visual: Visualness, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str):
+    def __init__(
+        self, visual: Visualness, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str
+    ):
         super().__init__(visual.encoder, tokenizer, preprocess, name=name, delivered=visual)
         self.visual = visual
         label = {} if visual.label is None else {"label": visual.label}
@@ -79,7 +86,8 @@ class VisualnessModel(Model):
 
     @classmethod
     def of(cls, model: Model, seed: int = 0) -> "VisualnessModel":
-        """A model that was never trained with a NULL image, with that of `seed` and without a threshold."""
+        """A model that was never trained with a NULL image, with that of `seed` and without a
+        threshold."""
         visual = Visualness(model.encoder, noise_image(model.preprocess, seed)).to(model.device)
         return cls(visual, model.tokenizer, model.preprocess, name=model.name)
 
@@ -94,14 +102,19 @@ class VisualnessModel(Model):
         value = float(self.visual.threshold)
         return value if math.isfinite(value) else None
 
-    def score(self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None) -> Tensor:
-        """S (N,), float32 in [0, 2], larger for what can be seen. Raises InputError as `embed_texts` does."""
+    def score(
+        self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
+    ) -> Tensor:
+        """S (N,), float32 in [0, 2], larger for what can be seen. Raises InputError as
+        `embed_texts` does."""
         [anchor] = self.embed_images(self.null[None])
         return 1 - self.embed_texts(texts, batch_size=batch_size, progress=progress) @ anchor
 
-    def is_visual(self, texts: str | Sequence[str], threshold: float | None = None, **how: Any) -> Tensor:
-        """Whether S is above a threshold (N,), by default the model's; keywords go to `score`. Raises InputError where
-        there is none."""
+    def is_visual(
+        self, texts: str | Sequence[str], threshold: float | None = None, **how: Any
+    ) -> Tensor:
+        """Whether S is above a threshold (N,), by default the model's; keywords go to `score`.
+        Raises InputError where there is none."""
         threshold = self.threshold if threshold is None else threshold
         if threshold is None:
             raise InputError(
@@ -110,9 +123,16 @@ class VisualnessModel(Model):
             )
         return self.score(texts, **how) > threshold
 
-    def calibrate(self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **how: Any) -> float:
-        """Find the threshold by texts of which it is known whether they are visual, and keep it (`best_threshold`)."""
+    def calibrate(
+        self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **how: Any
+    ) -> float:
+        """Find the threshold by texts of which it is known whether they are visual, and keep it
+        (`best_threshold`)."""
         if len(texts) != len(visual):
-            raise InputError(f"{len(texts)} texts and {len(visual)} truths do not fit; give one for each")
-        self.visual.threshold.fill_(best_threshold(self.score(texts, **how).numpy(), np.asarray(visual)))
+            raise InputError(
+                f"{len(texts)} texts and {len(visual)} truths do not fit; give one for each"
+            )
+        self.visual.threshold.fill_(
+            best_threshold(self.score(texts, **how).numpy(), np.asarray(visual))
+        )
         return float(self.visual.threshold)

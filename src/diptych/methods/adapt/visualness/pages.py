@@ -1,15 +1,17 @@
-"""Labels for the sentences of documents from what stands beside them: which speak of an image of their page.
+"""Labels for the sentences of documents from what stands beside them: which speak of an image of
+their page.
 
     m = max over the page's images of <sentence, image>       visual: m > T_pos, with the image of that cosine
                                                                   not visual: m < T_neg
 
-What lies between is left out, since nobody knows; so are pages without an image. Thresholds are cosines (0.35 and
-0.18 as published, for CLIP ViT-B/32), or shares of the corpus: the top 1 % and the bottom 5 %, which fit any model.
-`diptych data label` writes the table that `diptych train visualness` reads.
+What lies between is left out, since nobody knows; so are pages without an image. Thresholds are
+cosines (0.35 and 0.18 as published, for CLIP ViT-B/32), or shares of the corpus: the top 1 % and
+the bottom 5 %, which fit any model. `diptych data label` writes the table that `diptych train
+visualness` reads.
 
-A page are the samples that share a page's number or name, with all their images and texts; a sample that names none
-is a page of its own. Texts of several sentences are cut (`data.views.sentences`) [choice: published, NLTK does it].
-Source: Verma et al. 2023 (TIP-CLIP).
+A page are the samples that share a page's number or name, with all their images and texts; a sample
+that names none is a page of its own. Texts of several sentences are cut (`data.views.sentences`)
+[choice: published, NLTK does it]. Source: Verma et al. 2023 (TIP-CLIP).
 
 Dimensions: N sentences, P images of a page.
 """
@@ -61,8 +63,9 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The sentences of a corpus (N) with their pages and greatest cosines (N,), the image of that cosine as (sample,
-    role), and both thresholds. `damaged` are images that could not be read, `alone` counts pages without one."""
+    """The sentences of a corpus (N) with their pages and greatest cosines (N,), the image of that
+    cosine as (sample, role), and both thresholds. `damaged` are images that could not be read,
+    `alone` counts pages without one."""
 
     texts: Sequence[str]
     pages: Sequence[str]
@@ -94,10 +97,11 @@ def label(
     page: str = "page_id",
     progress: Callable[[int, int], None] | None = None,
 ) -> Labelled:
-    """Label the sentences of `role` of a source's pages by a model with `embed_images`, `embed_texts` and `preprocess`.
+    """Label the sentences of `role` of a source's pages by a model with `embed_images`,
+    `embed_texts` and `preprocess`.
 
-    `page` is the label, or the role of the text, that names a sample's page. Raises InputError where no page has both
-    images and sentences, and where T_pos would be below T_neg.
+    `page` is the label, or the role of the text, that names a sample's page. Raises InputError
+    where no page has both images and sentences, and where T_pos would be below T_neg.
 
     >>> import diptych
     >>> from diptych.data.sources import open_source
@@ -118,7 +122,9 @@ def label(
         some = names[start : start + AT_ONCE]
         read = [_read(source, model, name, groups[name], (role, page), damaged) for name in some]
         alone += sum(1 for each in read if each.said and not each.places)
-        for each, similarity in _compared(model, [each for each in read if each.said and each.places]):
+        for each, similarity in _compared(
+            model, [each for each in read if each.said and each.places]
+        ):
             texts += each.said
             pages += [each.name] * len(each.said)
             cosines.append(similarity.max(1))
@@ -151,10 +157,11 @@ def label(
 
 
 def write(found: Labelled, source: Source, out: Path) -> int:
-    """Write a line {"text", "image", "label", "page_id"} for each sentence that was labelled, and return how many.
+    """Write a line {"text", "image", "label", "page_id"} for each sentence that was labelled, and
+    return how many.
 
-    `image` is null where the label is 0, else a path from the folder of `out`. Images that are no files of their own
-    are written as PNG into a folder beside it.
+    `image` is null where the label is 0, else a path from the folder of `out`. Images that are no
+    files of their own are written as PNG into a folder beside it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = np.flatnonzero(found.visual | found.other).tolist()
@@ -163,7 +170,12 @@ def write(found: Labelled, source: Source, out: Path) -> int:
     lines = []
     for at in kept:
         image = paths[found.nearest[at]] if found.visual[at] else None
-        row = {"text": found.texts[at], "image": image, "label": int(found.visual[at]), "page_id": found.pages[at]}
+        row = {
+            "text": found.texts[at],
+            "image": image,
+            "label": int(found.visual[at]),
+            "page_id": found.pages[at],
+        }
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_atomic(out, lambda path: path.write_text("".join(lines), encoding="utf-8"))
     return len(kept)
@@ -180,7 +192,8 @@ class _Page:
 
 
 def _grouped(source: Source, page: str) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """The numbers of the samples of each page, in order of appearance, and the samples that cannot be read."""
+    """The numbers of the samples of each page, in order of appearance, and the samples that cannot
+    be read."""
     groups: dict[str, list[int]] = {}
     damaged: dict[str, str] = {}
     keys = source.keys()
@@ -196,9 +209,15 @@ def _grouped(source: Source, page: str) -> tuple[dict[str, list[int]], dict[str,
 
 
 def _read(
-    source: Source, model: Any, name: str, rows: Sequence[int], roles: tuple[str, str], damaged: dict[str, str]
+    source: Source,
+    model: Any,
+    name: str,
+    rows: Sequence[int],
+    roles: tuple[str, str],
+    damaged: dict[str, str],
 ) -> _Page:
-    """A page: the sentences of `roles[0]` but for those of `roles[1]`, its name, and the images that can be read."""
+    """A page: the sentences of `roles[0]` but for those of `roles[1]`, its name, and the images
+    that can be read."""
     found = _Page(name)
     (role, page) = roles
     for row in rows:
@@ -220,7 +239,9 @@ def _compared(model: Any, pages: Sequence[_Page]) -> Iterator[tuple[_Page, np.nd
     """Each page with the cosines (N, P) of its sentences and images."""
     if not pages:
         return
-    images = np.asarray(model.embed_images(torch.stack([pixels for each in pages for pixels in each.pixels])))
+    images = np.asarray(
+        model.embed_images(torch.stack([pixels for each in pages for pixels in each.pixels]))
+    )
     texts = np.asarray(model.embed_texts([text for each in pages for text in each.said]))
     i = t = 0
     for each in pages:

@@ -32,15 +32,19 @@ class VisualView:
     def gives(self) -> tuple[str, ...]:
         return (f"fields.{self.name}",)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         return {self.gives[0]: is_visual(sample, self.label)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnImageView(ImageView):
-    """The image of a sample whose texts are visual, as of `ImageView`; of others zeros, whatever image they have.
+    """The image of a sample whose texts are visual, as of `ImageView`; of others zeros, whatever
+    image they have.
 
-    Raises BadSample("no-image") where a label calls visual what has no image, and as `is_visual` does.
+    Raises BadSample("no-image") where a label calls visual what has no image, and as `is_visual`
+    does.
     """
 
     label: str | None = None
@@ -49,7 +53,9 @@ class OwnImageView(ImageView):
     def reads(self) -> tuple[str, ...]:
         return (f"images.{self.role}", *([] if self.label is None else [f"labels.{self.label}"]))
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> dict[str, Any]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
         if is_visual(sample, self.label, self.role):
             return super().__call__(sample, rng, progress)
         size = self.preprocess.size

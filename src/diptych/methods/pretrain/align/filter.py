@@ -10,11 +10,12 @@ In this order, as published; a pair is dropped by the first rule that it breaks:
     rare          a word or two neighbours are not among the 100 million most frequent ones of the corpus
     short, long   fewer than 3 words, more than 20
 
-Counts are those of the whole corpus, taken before anything is dropped [choice]. Words are what is left of a text in
-lower case between white space and punctuation [choice: the paper does not say how it splits]; of words and pairs of
-words that occur equally often at the edge of the limit none is kept, so that the answer depends on no order [choice].
-What looks like a test image is told by `data.check`, by thumbnails [choice]. The paper also drops pornography, for
-which there is no rule here. `diptych data filter` applies the rules to a source, `filtered:FILE` reads what is left.
+Counts are those of the whole corpus, taken before anything is dropped [choice]. Words are what is
+left of a text in lower case between white space and punctuation [choice: the paper does not say how
+it splits]; of words and pairs of words that occur equally often at the edge of the limit none is
+kept, so that the answer depends on no order [choice]. What looks like a test image is told by
+`data.check`, by thumbnails [choice]. The paper also drops pornography, for which there is no rule
+here. `diptych data filter` applies the rules to a source, `filtered:FILE` reads what is left.
 
 Dimensions: P pairs.
 """
@@ -52,12 +53,15 @@ class Rules:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and value <= 0:
-                raise InputError(f"{name} is {value}; give a number above 0, or none to leave the rule out")
+                raise InputError(
+                    f"{name} is {value}; give a number above 0, or none to leave the rule out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What the rules see of a pair: `image` tells images apart, as a checksum does; sizes in pixels, 0 unknown."""
+    """What the rules see of a pair: `image` tells images apart, as a checksum does; sizes in
+    pixels, 0 unknown."""
 
     image: str | int
     text: str
@@ -79,7 +83,8 @@ def grams(text: str) -> Iterator[str]:
 
 
 def frequent(texts: Iterable[str], most: int) -> frozenset[str]:
-    """The `most` most frequent words and pairs of words; those that tie across the limit are left out together.
+    """The `most` most frequent words and pairs of words; those that tie across the limit are left
+    out together.
 
     >>> sorted(frequent(["a cat", "a cat", "a dog"], 3))
     ['a', 'a cat', 'cat']
@@ -100,12 +105,20 @@ def broken(pairs: Sequence[Pair], rules: Rules = Rules()) -> np.ndarray:
     """
     texts = Counter(pair.image for pair in pairs)
     images = Counter(text for _, text in {(pair.image, pair.text) for pair in pairs})
-    known = None if rules.vocabulary is None else frequent((pair.text for pair in pairs), rules.vocabulary)
+    known = (
+        None
+        if rules.vocabulary is None
+        else frequent((pair.text for pair in pairs), rules.vocabulary)
+    )
     return np.array([_first(pair, rules, texts, images, known) for pair in pairs], dtype=np.int8)
 
 
 def _first(
-    pair: Pair, rules: Rules, texts: Counter[str | int], images: Counter[str], known: frozenset[str] | None
+    pair: Pair,
+    rules: Rules,
+    texts: Counter[str | int],
+    images: Counter[str],
+    known: frozenset[str] | None,
 ) -> int:
     shorter, longer = sorted((pair.width, pair.height))
     words = len(_WORD.findall(pair.text))
@@ -124,8 +137,9 @@ def _first(
 
 @dataclass(frozen=True, kw_only=True)
 class Filtered:
-    """Of every pair of a source the number of its sample, which of the role's texts it has, and what `broken` says:
-    each (P,). `damaged` tells of the samples that cannot be read, which have no pair."""
+    """Of every pair of a source the number of its sample, which of the role's texts it has, and
+    what `broken` says: each (P,). `damaged` tells of the samples that cannot be read, which have no
+    pair."""
 
     samples: np.ndarray
     texts: np.ndarray
@@ -145,8 +159,8 @@ def filtered(
     tests: Sequence[Source] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Filtered:
-    """Apply the rules to all pairs of an image `main` and a text of `role`; images are decoded only where there are
-    `tests`, the sources that will be tested on.
+    """Apply the rules to all pairs of an image `main` and a text of `role`; images are decoded only
+    where there are `tests`, the sources that will be tested on.
 
     >>> from diptych.data.sources import open_source
     >>> found = filtered(open_source("scenes:count=50:noise=junk=0.3"), Rules(shorter_side=None, vocabulary=400))
@@ -169,14 +183,20 @@ def filtered(
             damaged[keys[number]] = bad.reason
             continue
         for which, text in enumerate(sample.captions(role)):
-            told = {"image": number if image is None else image, "text": text, "tested": keys[number] in shown}
+            told = {
+                "image": number if image is None else image,
+                "text": text,
+                "tested": keys[number] in shown,
+            }
             pairs.append(Pair(**told, width=width, height=height))
             samples.append(number)
             texts.append(which)
     if progress:
         progress(len(source), len(source))
     if not pairs:
-        raise InputError(f"{source.name} has no text of role {role!r}; name one that it has with --role")
+        raise InputError(
+            f"{source.name} has no text of role {role!r}; name one that it has with --role"
+        )
     return Filtered(
         samples=np.array(samples, np.int64),
         texts=np.array(texts, np.int32),
