@@ -128,11 +128,11 @@ def test_suite_tells_each_check_as_it_begins(monkeypatch):
     def nothing(subject, *ranks):
         """Proves nothing."""
 
-    told = []
+    reported = []
     monkeypatch.setattr(suite, "CHECKS", [nothing, nothing])
     monkeypatch.setattr(suite, "two_ranks_train_as_one", nothing)
-    suite.check_method(CLIP, ranks="lent", tell=told.append)
-    assert told == ["check 1 of 3: nothing", "check 2 of 3: nothing", "check 3 of 3: nothing"]
+    suite.check_method(CLIP, ranks="lent", tell=reported.append)
+    assert reported == ["check 1 of 3: nothing", "check 2 of 3: nothing", "check 3 of 3: nothing"]
 
 
 def test_a_method_in_a_file_is_found_again_by_another_process(tmp_path):

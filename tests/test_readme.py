@@ -100,12 +100,12 @@ def test_the_ratios_it_opens_with_are_the_stored_ones() -> None:
     )
     assert len(table.splitlines()) == len(RATIOS)
     for line in table.splitlines():
-        what, *told = (cell.strip() for cell in line.strip("|").split("|"))
+        what, *reported = (cell.strip() for cell in line.strip("|").split("|"))
         [(name, columns)] = [where for start, where in RATIOS.items() if what.startswith(start)]
         rows = json.loads((ROOT / f"results/benchmarks/{name}.json").read_text(encoding="utf-8"))[
             "rows"
         ]
-        assert told == [
+        assert reported == [
             "" if row is None else f"{1 / rows[row]['ratio']:.1f}" for row in columns
         ], what
         part = re.search(r"1/(\d+) of", what)

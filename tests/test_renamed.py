@@ -40,11 +40,11 @@ def test_a_model_that_was_saved_with_old_names_is_loaded_and_warns(name, tmp_pat
     store.save_model(tmp_path, description, model.state_dict())
     with pytest.warns(FutureWarning) as caught:
         loaded = store.load(tmp_path)
-    told = [str(warning.message) for warning in caught]
+    reported = [str(warning.message) for warning in caught]
     for old, new in renamed.RENAMED[f"option of {name}"].items():
         assert (
             f"{tmp_path / 'model.json'}: option of {name} {old!r} is called {new!r} now, and is read as that"
-            in told
+            in reported
         )
     state = loaded.classifier.state_dict()
     assert state.keys() == model.state_dict().keys()

@@ -56,8 +56,8 @@ def make(name: str, out: Path) -> None:
 def _store(recipe: Any, name: str, runs: Sequence[Path]) -> None:
     """Ship the last run's model, with a card that tells of all of them."""
     folder = SHIPPED / name
-    told = [store.read_description(run) for run in runs]
-    description = {key: value for key, value in told[-1].items() if key != "weights"}
+    reported = [store.read_description(run) for run in runs]
+    description = {key: value for key, value in reported[-1].items() if key != "weights"}
     store.save_model(
         folder, description, store.load_file(runs[-1] / "model.safetensors"), half=True
     )
@@ -66,7 +66,7 @@ def _store(recipe: Any, name: str, runs: Sequence[Path]) -> None:
     seconds = sum(
         step["seconds"] for run in runs for step in _last_of_each_start(run / "metrics.jsonl")
     )
-    card = recipe.card(model, found, [each["training"] for each in told], seconds)
+    card = recipe.card(model, found, [each["training"] for each in reported], seconds)
     (folder / "README.md").write_text(card, encoding="utf-8")
     print(recipe.table(found))
     print(f"{folder} holds the weights and the card; {seconds / 60:.0f} minutes of training in all")

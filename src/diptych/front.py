@@ -99,10 +99,12 @@ def evaluate(
 def validation(model: Any, source: Source) -> dict[str, float]:
     """What is measured on `--val` after each epoch: recall both ways, a language model's
     perplexity, or whatever else the model says (`models.delivered.Validation`)."""
-    how = model.validation
-    result = run_suites(model, source, [how.suite], **how.settings)[how.suite]
+    wanted = model.validation
+    result = run_suites(model, source, [wanted.suite], **wanted.settings)[wanted.suite]
     return {
-        f"val/{name}": value for name, value in result.items() if name.startswith(tuple(how.names))
+        f"val/{name}": value
+        for name, value in result.items()
+        if name.startswith(tuple(wanted.names))
     }
 
 

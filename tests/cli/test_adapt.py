@@ -49,9 +49,11 @@ def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, dipt
     assert called.code == 0, called.err
     assert "validation: top1 " in called.err
     assert f"diptych classify {run} IMAGES" in called.out
-    told = json.loads(diptych("classify", run, folder, "--json").out)
-    assert told["names"] == ["banana", "cat", "guitar", "house"]
-    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["images"]]
+    reported = json.loads(diptych("classify", run, folder, "--json").out)
+    assert reported["names"] == ["banana", "cat", "guitar", "house"]
+    right = [
+        each["classes"][0]["name"] == each["path"].split("/")[-2] for each in reported["images"]
+    ]
     assert sum(right) > 30
     other = json.loads(diptych("classify", run, folder, "--names", "violin,cat,tree", "--json").out)
     assert other["names"] == ["violin", "cat", "tree"]
@@ -66,9 +68,11 @@ def test_a_folder_becomes_a_classifier_that_takes_other_names(name, folder, dipt
 
 
 def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych, tmp_path, caplog):
-    run, told = tmp_path / "run", tmp_path / "told.json"
+    run, reported = tmp_path / "run", tmp_path / "told.json"
     names = ["banana", "cat", "guitar", "house"]
-    told.write_text(json.dumps({name: [f"It is a {other}." for other in names] for name in names}))
+    reported.write_text(
+        json.dumps({name: [f"It is a {other}." for other in names] for name in names})
+    )
     words = (
         "--init",
         "tiny",
@@ -87,7 +91,7 @@ def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych
         "proapo",
         *words,
         "--method.descriptions",
-        told,
+        reported,
         "--method.types",
         "[drawing]",
         "--out",
@@ -103,7 +107,7 @@ def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych
     assert set(said) == set(names)
     assert set.union(*said.values()) <= {"", *(f"it is a {name}." for name in names)}
     assert "prompts cat" in diptych("info", run).out
-    told.unlink()
+    reported.unlink()
     named = json.loads(diptych("classify", run, folder, "--json").out)
     right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in named["images"]]
     assert sum(right) > 30
@@ -115,15 +119,15 @@ def test_prompts_are_searched_shown_and_used_for_other_names_too(folder, diptych
 def test_sentences_that_lack_a_class_are_refused_before_anything_is_searched(
     folder, refused, tmp_path
 ):
-    told = tmp_path / "told.json"
-    told.write_text(json.dumps({"cat": ["It purrs."]}))
+    reported = tmp_path / "told.json"
+    reported.write_text(json.dumps({"cat": ["It purrs."]}))
     words = (
         "--init",
         "tiny",
         "--data",
         folder,
         "--method.descriptions",
-        told,
+        reported,
         "--out",
         tmp_path / "run",
     )
@@ -198,10 +202,10 @@ def test_images_without_classes_get_those_of_the_run(folder, diptych, refused, t
     for path in sorted(folder.glob("*/*.png"))[:5]:
         shutil.copy(path, loose / path.name)
         (loose / path.name).with_suffix(".txt").write_text("a thing")
-    told = json.loads(diptych("classify", run, loose, "--json").out)
-    assert told["names"] == ["banana", "cat", "guitar", "house"]
+    reported = json.loads(diptych("classify", run, loose, "--json").out)
+    assert reported["names"] == ["banana", "cat", "guitar", "house"]
     one = json.loads(diptych("classify", run, loose / path.name, "--json").out)
-    assert one["names"] == told["names"]
+    assert one["names"] == reported["names"]
     assert "prompts of its own" in refused("classify", run, loose, "--templates", "plain")
     assert "prompts of its own" in refused(
         "evaluate", run, "--data", folder, "--suite", "zeroshot", "--templates", "plain"
@@ -231,11 +235,11 @@ def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_image(
     )
     assert called.code == 0, called.err
     groups.unlink()
-    told = json.loads(
+    reported = json.loads(
         diptych("classify", run, folder, "--names", "cat,tree", "--route", "--json").out
     )
-    assert told["names"] == ["cat", "tree"]
-    for each in told["images"]:
+    assert reported["names"] == ["cat", "tree"]
+    for each in reported["images"]:
         assert sorted(group["name"] for group in each["groups"]) == ["drawn", "plain"]
         assert sum(group["weight"] for group in each["groups"]) == pytest.approx(1, abs=1e-5)
     table = diptych("classify", run, next(folder.glob("*/*.png")), "--route").out
@@ -368,9 +372,9 @@ def test_a_bank_of_descriptions_becomes_captions_pairs_and_a_probe(folder, dipty
     assert list(found) == list(source.keys())
     scenes = open_source(f"scenes:count=40:number=1:seed=9:{KINDS}")
     names = scenes.schema()["labels.colour"].classes
-    told = {f"{sample.key}.png": names[sample.labels["colour"]] for sample in scenes}
+    reported = {f"{sample.key}.png": names[sample.labels["colour"]] for sample in scenes}
     assert (
-        sum(told[key.split("/")[1]] in texts[0] for key, texts in found.items()) > 30
+        sum(reported[key.split("/")[1]] in texts[0] for key, texts in found.items()) > 30
     )  # the colour is seen
     assert all(key.split("/")[0] in text for key, texts in found.items() for text in texts)
     measure = (

@@ -98,9 +98,9 @@ def test_a_corrupt_image_is_named_where_it_is_refused_and_where_it_is_passed_ove
     assert json.loads((tmp_path / "kept" / "model.json").read_text())["training"]["damaged"] == {
         "truncated": 1
     }
-    told = diptych("classify", tmp_path / "kept", data, "--json")
-    assert json.loads(told.out)["bad"] == {"truncated": 1}
-    assert "1 truncated (`diptych check" in told.err
+    reported = diptych("classify", tmp_path / "kept", data, "--json")
+    assert json.loads(reported.out)["bad"] == {"truncated": 1}
+    assert "1 truncated (`diptych check" in reported.err
 
 
 @pytest.mark.parametrize(

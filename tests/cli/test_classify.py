@@ -25,15 +25,17 @@ def images(tmp_path_factory):
 def test_the_folders_names_are_told_of_its_images(images, diptych):
     called = diptych("classify", "tiny", images, "--json", "-k", 2)
     assert called.code == 0, called.err
-    told = json.loads(called.out)
-    assert set(told["names"]) == {path.name for path in images.iterdir()}
-    assert len(told["images"]) == 12
-    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["images"]]
+    reported = json.loads(called.out)
+    assert set(reported["names"]) == {path.name for path in images.iterdir()}
+    assert len(reported["images"]) == 12
+    right = [
+        each["classes"][0]["name"] == each["path"].split("/")[-2] for each in reported["images"]
+    ]
     assert sum(right) >= 11
-    for each in told["images"]:
+    for each in reported["images"]:
         first, second = (entry["probability"] for entry in each["classes"])
         assert 1 >= first >= second >= 0
-    assert told["bad"] == {}
+    assert reported["bad"] == {}
 
 
 def test_names_of_ones_own_win_from_the_line_or_a_file(images, diptych, tmp_path):

@@ -60,9 +60,9 @@ def test_texts_alone_become_captions_of_images(places, diptych, tmp_path):
         "generate", run, "what is it?", "--images", places / "photos" / "0.png", "--max-tokens", "3"
     )
     assert len(one.out.splitlines()) == 1
-    told = json.loads(diptych("info", run, "--json").out)
-    assert told["method"] == "close"
-    assert "language_model" in told
+    reported = json.loads(diptych("info", run, "--json").out)
+    assert reported["method"] == "close"
+    assert "language_model" in reported
     result = json.loads(
         diptych(
             "evaluate",
@@ -110,7 +110,7 @@ def test_every_task_is_a_matter_of_options(data, words, places, diptych, tmp_pat
     )
     assert called.code == 0, called.err
     if "answer" in words:
-        told = json.loads(
+        reported = json.loads(
             diptych(
                 "evaluate",
                 tmp_path / "run",
@@ -121,7 +121,7 @@ def test_every_task_is_a_matter_of_options(data, words, places, diptych, tmp_pat
                 "--json",
             ).out
         )
-        numbers = told.get("results", told)["answers"]
+        numbers = reported.get("results", reported)["answers"]
         assert 0 <= numbers["exact"] <= 1
 
 
@@ -160,7 +160,7 @@ def test_entailment_is_learnt_from_snli_and_asked_of_images(places, diptych, tmp
         image = open_source(SCENES)[at].images["main"].decode()
         image.save(tmp_path / "flickr30k-images" / f"{at}.jpg")
     for by, name in (("generate", "exact"), ("log_prob", "chosen")):
-        told = json.loads(
+        reported = json.loads(
             diptych(
                 "evaluate",
                 tmp_path / "run",
@@ -173,7 +173,7 @@ def test_entailment_is_learnt_from_snli_and_asked_of_images(places, diptych, tmp
                 "--json",
             ).out
         )
-        numbers = told.get("results", told)["answers"]
+        numbers = reported.get("results", reported)["answers"]
         assert numbers["n"] == 24
         assert numbers[f"chance_{name}"] == pytest.approx(1 / 3)
 

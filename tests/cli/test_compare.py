@@ -73,8 +73,10 @@ def test_what_differs_is_told_before_and_below(diptych):
     called = diptych(
         "compare", "clip", "siglip:lr=0.5:batch_size=64", *GIVEN, "--out", "two", "--jobs", 2
     )
-    told = next(line for line in called.err.splitlines() if "between the methods differ" in line)
-    assert told.startswith("between the methods differ: lr, batch size; --image-tower, ")
+    reported = next(
+        line for line in called.err.splitlines() if "between the methods differ" in line
+    )
+    assert reported.startswith("between the methods differ: lr, batch size; --image-tower, ")
     assert "Nothing but the method differs." in called.out  # these rows are all alike
 
 

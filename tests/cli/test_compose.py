@@ -47,13 +47,13 @@ def test_images_are_told_best_first_and_the_reference_is_none_of_them(trained, d
     words = ("compose", trained / "run", trained / "photos", reference, "make the circle red")
     called = diptych(*words, "--json", "-k", 20)
     assert called.code == 0, called
-    told = json.loads(called.out)
-    paths = [each["path"] for each in told["images"]]
+    reported = json.loads(called.out)
+    paths = [each["path"] for each in reported["images"]]
     assert len(set(paths)) == 11
     assert str(reference) not in paths
-    scores = [each["score"] for each in told["images"]]
+    scores = [each["score"] for each in reported["images"]]
     assert scores == sorted(scores, reverse=True)
-    assert [each["rank"] for each in told["images"]] == list(range(1, 12))
+    assert [each["rank"] for each in reported["images"]] == list(range(1, 12))
     table = diptych(*words, "-k", 3).out
     assert [line.split()[-1] for line in table.splitlines() if line.strip()[:1].isdigit()] == paths[
         :3

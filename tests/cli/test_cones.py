@@ -49,8 +49,10 @@ def test_a_folder_becomes_concepts_that_need_no_text_tower(
     assert called.code == 0, called.err
     assert "validation: top1 " in called.err
     assert f"diptych classify {run} IMAGES" in called.out
-    told = json.loads(diptych("classify", run, folder, "--json").out)
-    right = [each["classes"][0]["name"] == each["path"].split("/")[-2] for each in told["images"]]
+    reported = json.loads(diptych("classify", run, folder, "--json").out)
+    right = [
+        each["classes"][0]["name"] == each["path"].split("/")[-2] for each in reported["images"]
+    ]
     assert sum(right) > 0.7 * len(right)
     fewer = json.loads(diptych("classify", run, folder, "--names", "violin,owl", "--json").out)
     assert fewer["names"] == ["violin", "owl"]
@@ -81,14 +83,14 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
     assert "validation: ap50 " in called.err
     assert f"diptych detect {run} IMAGES" in called.out
     open_source(NEW)[0].images["main"].decode().resize((128, 96)).save(image)
-    told = json.loads(diptych("detect", run, image, "--least", "0", "--json").out)
-    assert told["names"][:2] == ["rabbit", "owl"]
-    assert len(told["boxes"]) > 1
-    for each in told["boxes"]:
+    reported = json.loads(diptych("detect", run, image, "--least", "0", "--json").out)
+    assert reported["names"][:2] == ["rabbit", "owl"]
+    assert len(reported["boxes"]) > 1
+    for each in reported["boxes"]:
         left, top, right, bottom = each["box"]
         assert 0 <= left <= right <= 128
         assert 0 <= top <= bottom <= 96
-    scores = [each["score"] for each in told["boxes"]]
+    scores = [each["score"] for each in reported["boxes"]]
     assert scores == sorted(scores, reverse=True)
     shown = diptych("detect", run, tmp_path, "--names", "owl", "--least", "0")
     assert shown.code == 0, shown.err

@@ -109,6 +109,8 @@ def test_a_printed_command_is_read(
         ),
     ],
 )
-def test_words_may_stand_before_between_and_behind_options(words: list[str], told: dict) -> None:
+def test_words_may_stand_before_between_and_behind_options(
+    words: list[str], reported: dict
+) -> None:
     args = parse(words)
-    assert {name: args[name] for name in told} == told
+    assert {name: args[name] for name in reported} == reported

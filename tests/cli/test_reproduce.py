@@ -98,16 +98,16 @@ def test_ties_tell_what_could_have_been_seen_and_untrained_what_was_missing(dipt
     file.write_text(
         FILE.replace("value + trial.seed / 100", "value + (trial.seed % 2) * len(name) / 10")
     )
-    told = diptych("reproduce", file, "--seeds", "4,5").out
+    reported = diptych("reproduce", file, "--seeds", "4,5").out
     assert (
         "verdict: tie (the smallest effect that this run could have seen: r1: ours above theirs: 1.27)"
-        in told
+        in reported
     )
     file.write_text(FILE.replace("chance=0.1", "chance=0.6"))
-    told = diptych("reproduce", file, "--seeds", "4,6").out
+    reported = diptych("reproduce", file, "--seeds", "4,6").out
     assert (
         "verdict: untrained (r1 must reach 0.72; theirs reached 0.55, ours reached 0.65); nothing is stored"
-        in told
+        in reported
     )
 
 

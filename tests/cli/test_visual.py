@@ -87,12 +87,14 @@ def test_sentences_of_pages_are_labelled_into_a_table(diptych, corpus, tmp_path)
 def test_a_run_tells_which_texts_are_visual(diptych, run, tmp_path):
     texts = ["a small red cat on grass", *IDEAS[:2]]
     (tmp_path / "texts.txt").write_text("\n".join([*texts, "", " "]), "utf-8")
-    told = json.loads(diptych("visual", run, tmp_path / "texts.txt", "--json").out)
+    reported = json.loads(diptych("visual", run, tmp_path / "texts.txt", "--json").out)
     model = load(run)
-    assert [each["text"] for each in told["texts"]] == texts
-    assert [each["score"] for each in told["texts"]] == pytest.approx(model.score(texts).tolist())
-    assert [each["visual"] for each in told["texts"]] == model.is_visual(texts).tolist()
-    assert told["threshold"] == model.threshold
+    assert [each["text"] for each in reported["texts"]] == texts
+    assert [each["score"] for each in reported["texts"]] == pytest.approx(
+        model.score(texts).tolist()
+    )
+    assert [each["visual"] for each in reported["texts"]] == model.is_visual(texts).tolist()
+    assert reported["threshold"] == model.threshold
     shown = diptych("visual", run, texts[0], "--threshold", "-0.5").out
     assert texts[0] in shown
     assert "1 of 1 are above -0.500" in shown
@@ -100,10 +102,10 @@ def test_a_run_tells_which_texts_are_visual(diptych, run, tmp_path):
 
 def test_the_threshold_may_be_found_anew_for_any_model(diptych, run, corpus, monkeypatch):
     monkeypatch.setattr("diptych.cli.visual._SHOWN", 1)
-    told = json.loads(
+    reported = json.loads(
         diptych("visual", "tiny", "a cat", "--val", corpus / "auto.jsonl", "--json").out
     )
-    assert 0 < told["threshold"] < 2
+    assert 0 < reported["threshold"] < 2
     before = (run / "model.json").read_text()
     called = diptych(
         "visual",

@@ -61,13 +61,13 @@ def test_swaps_keep_the_words_and_deletion_their_order():
 def test_operations_are_drawn_by_their_shares():
     text = "large a b c d e f g h i"
 
-    def told(seed):
+    def reported(seed):
         found = varied(text, rng(seed), TABLE).split()
         if len(found) < 10 or found == text.split():
             return "deleted"  # or kept by deletion that met no word
         return "replaced" if "large" not in found else "swapped"
 
-    counts = Counter(told(seed) for seed in range(2000))
+    counts = Counter(reported(seed) for seed in range(2000))
     assert counts["replaced"] / 2000 == pytest.approx(0.4, abs=0.03)
     assert counts["swapped"] / 2000 == pytest.approx(0.4, abs=0.03)
 

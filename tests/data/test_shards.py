@@ -50,8 +50,8 @@ def test_shards_are_read_back_as_they_were(written):
             assert np.array_equal(np.asarray(new.masks[name].decode()), np.asarray(mask.decode()))
         for name in ("depth", "factors"):
             assert np.array_equal(new.arrays[name], old.arrays[name])
-        told = [text.attrs["objects"] for text in old.texts if text.role == "long"]
-        assert [tuple(np.flatnonzero(row)) for row in new.arrays["long_objects"]] == told
+        reported = [text.attrs["objects"] for text in old.texts if text.role == "long"]
+        assert [tuple(np.flatnonzero(row)) for row in new.arrays["long_objects"]] == reported
         assert new.arrays["statement_true"].tolist() == [
             t.attrs["true"] for t in old.texts if t.role == "statement"
         ]

@@ -63,14 +63,20 @@ def test_styles_say_what_captions_of_scenes_say():
         openings = [RENDERINGS[style.rendering][way] for way in ways]
         assert 1 <= len(group) <= 4
         for template in group:
-            told = parse(template.replace("{}", "cat"))
-            assert [(thing.noun, thing.count) for thing in told.things] == [("cat", 1)]
-            assert (told.palette, told.ground) in product(("", style.palette), ("", *style.grounds))
+            reported = parse(template.replace("{}", "cat"))
+            assert [(thing.noun, thing.count) for thing in reported.things] == [("cat", 1)]
+            assert (reported.palette, reported.ground) in product(
+                ("", style.palette), ("", *style.grounds)
+            )
             opening, of, _ = template.partition(" of a {}")
             assert not of or opening in openings
-            assert not told.palette or any(PALETTES[style.palette][way] in template for way in ways)
-            assert not told.ground or any(GROUNDS[told.ground][way] in template for way in ways)
-            assert of or told.palette or name == "plain"  # it names the style
+            assert not reported.palette or any(
+                PALETTES[style.palette][way] in template for way in ways
+            )
+            assert not reported.ground or any(
+                GROUNDS[reported.ground][way] in template for way in ways
+            )
+            assert of or reported.palette or name == "plain"  # it names the style
 
 
 def test_files_and_literals(tmp_path):

@@ -142,9 +142,9 @@ def test_queries_are_drawn_by_the_seed_alone():
 
 
 def test_run_writes_nested_metrics_and_a_report_that_says_met_or_missed(tmp_path, pixel_model):
-    told = []
+    reported = []
     options = dict(seed=5, search=embed_and_query, train=train, trial=TINY)
-    metrics = run_demo(tmp_path / "demo", progress=told.append, **options)
+    metrics = run_demo(tmp_path / "demo", progress=reported.append, **options)
     assert metrics == json.loads((tmp_path / "demo/metrics.json").read_text())
     recalls = {"n", "t2i_r1", "t2i_r5", "i2t_r1", "i2t_r5"}
     assert set(metrics) == {"unseen_design", "unseen_concepts", "seconds_train", "steps", "seed"}
@@ -158,7 +158,7 @@ def test_run_writes_nested_metrics_and_a_report_that_says_met_or_missed(tmp_path
     assert "CC-BY-4.0" in html
     assert html.count("<img ") > 100
     assert (tmp_path / "demo/embeddings/img_emb/img_emb_0.npy").exists()
-    assert len(told) == 3
+    assert len(reported) == 3
     assert run_demo(tmp_path / "demo", **options)["unseen_design"] == metrics["unseen_design"]
 
 

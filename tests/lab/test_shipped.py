@@ -37,9 +37,9 @@ def card_rows(name):
 def test_the_card_of_tiny_tells_scores_above_every_bar():
     rows = card_rows("tiny")
     for name, (probe, zero_shot) in tiny.BARS.items():
-        told = rows[name]
-        assert float(told[2]) >= zero_shot
-        assert probe is None or float(told[0]) >= probe
+        reported = rows[name]
+        assert float(reported[2]) >= zero_shot
+        assert probe is None or float(reported[0]) >= probe
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,13 @@ def test_tiny_lm_repeats_itself_under_greedy_decoding_and_not_where_it_is_sample
 
 def test_the_card_of_tiny_lm_tells_diversities_within_the_bars():
     lines = (shipped()["tiny-lm"] / "README.md").read_text(encoding="utf-8").splitlines()
-    told = {
+    reported = {
         line.split()[0]: float(line.split("diversity ")[1].split(",")[0])
         for line in lines
         if "diversity 0" in line
     }
-    assert told[tiny_lm.GREEDY] <= tiny_lm.BARS[tiny_lm.GREEDY] * told["text"]
-    assert told[tiny_lm.SAMPLE] >= tiny_lm.BARS[tiny_lm.SAMPLE] * told["text"]
+    assert reported[tiny_lm.GREEDY] <= tiny_lm.BARS[tiny_lm.GREEDY] * reported["text"]
+    assert reported[tiny_lm.SAMPLE] >= tiny_lm.BARS[tiny_lm.SAMPLE] * reported["text"]
 
 
 def test_tiny_lm_knows_what_the_worlds_say():

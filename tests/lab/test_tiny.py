@@ -39,7 +39,7 @@ def test_every_score_has_its_bar_and_the_card_tells_all_of_it(model):
     ]
     card = tiny.card(model, found, trainings, 60.0)
     assert "{" not in card
-    for told in (
+    for reported in (
         *(data for data, *_ in tiny.STAGES.values()),
         "twemoji",
         "rabbit",
@@ -47,7 +47,7 @@ def test_every_score_has_its_bar_and_the_card_tells_all_of_it(model):
         "| cat |",
         f"{found['pair']['zero_shot']:.3f}",
     ):
-        assert told in card
+        assert reported in card
     assert all(line.count("|") == 6 for line in tiny.table(found).splitlines())
 
 

@@ -232,10 +232,10 @@ def test_the_command_tells_in_one_line_what_does_not_fit(tmp_path, capsys):
         "--quiet",
     ]
     assert main([*words, "--batch-size", "8", "--out", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1
-    assert "MultiView reads image and text" in told[0]
-    assert "DreamLIP does not give" in told[0]
+    reported = capsys.readouterr().err.strip().splitlines()
+    assert len(reported) == 1
+    assert "MultiView reads image and text" in reported[0]
+    assert "DreamLIP does not give" in reported[0]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,6 @@ def test_methods_that_no_pair_loss_fits_say_so_in_one_line(words, said, tmp_path
         )
         == 2
     )
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1
-    assert said in told[0]
+    reported = capsys.readouterr().err.strip().splitlines()
+    assert len(reported) == 1
+    assert said in reported[0]

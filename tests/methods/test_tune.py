@@ -114,8 +114,8 @@ def test_it_is_taken_with_init_and_told_in_one_line(tmp_path, capsys):
         "--out",
     ]
     assert main([*words, str(tmp_path / "tuned")]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "preset tune" in line]
-    assert told == [
+    reported = [line for line in capsys.readouterr().err.splitlines() if "preset tune" in line]
+    assert reported == [
         "--init takes the preset tune: adamw, lr 3e-05, batches of 4; --lr and the like change it, "
         "--preset small trains as from scratch"
     ]

@@ -176,11 +176,11 @@ def test_turned_transparent_and_grey_images_are_as_from_a_file(model: Model, tmp
 def test_progress_is_told_and_training_flags_come_back(model: Model, images: list[Image.Image]):
     model.encoder.train()
     model.encoder.image.eval()
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     model.embed_images(
-        images, batch_size=2, progress=lambda done, total: told.append((done, total))
+        images, batch_size=2, progress=lambda done, total: reported.append((done, total))
     )
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert reported == [(2, 5), (4, 5), (5, 5)]
     assert model.encoder.training
     assert model.encoder.text.training
     assert not model.encoder.image.training

@@ -182,11 +182,11 @@ def test_a_bad_command_is_told_in_one_line(
     code = main(line.split())
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, ""), captured
-    told = [each for each in captured.err.splitlines() if each.startswith("diptych: ")]
-    assert len(told) == 1, captured.err
-    assert captured.err == f"{told[0]}\n"
+    reported = [each for each in captured.err.splitlines() if each.startswith("diptych: ")]
+    assert len(reported) == 1, captured.err
+    assert captured.err == f"{reported[0]}\n"
     for part in parts:
-        assert part in told[0], told[0]
+        assert part in reported[0], reported[0]
     assert sorted(folder.rglob("*")) == before
 
 

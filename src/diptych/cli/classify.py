@@ -116,7 +116,7 @@ def run(args: Namespace) -> None:
         with progress("naming") as report:
             found, bad = name_images(model, source, route=route, progress=report, **settings)
     if args.get("json"):
-        told = [
+        reported = [
             {
                 "key": each.key,
                 "path": each.path,
@@ -130,7 +130,12 @@ def run(args: Namespace) -> None:
             for each in found
         ]
         show_json(
-            {"model": args.model, "names": list(model.classes), "images": told, "bad": dict(bad)}
+            {
+                "model": args.model,
+                "names": list(model.classes),
+                "images": reported,
+                "bad": dict(bad),
+            }
         )
     else:
         _show(args, model, found)
@@ -176,8 +181,8 @@ def _show(args: Namespace, model: Any, found: list[Any]) -> None:
     for each in found[:_SHOWN]:
         name, share = each.classes[0]
         others, groups = (
-            ", ".join(f"{other} {value:.2f}" for other, value in told)
-            for told in (each.classes[1:], each.groups)
+            ", ".join(f"{other} {value:.2f}" for other, value in reported)
+            for reported in (each.classes[1:], each.groups)
         )
         rows.append((each.path or each.key, name, share, others, *[groups] * bool(groups)))
     more = len(found) - len(rows)

@@ -212,8 +212,8 @@ def _label(args: Namespace, out: Path) -> None:
         "left out": (between, "between"),
     }
     rows = [
-        (name, f"{int(which.sum()):,}", f"{which.mean():.1%}", told)
-        for name, (which, told) in kinds.items()
+        (name, f"{int(which.sum()):,}", f"{which.mean():.1%}", reported)
+        for name, (which, reported) in kinds.items()
     ]
     show_table(
         f"{args.world}: {total:,} sentences of {len(set(found.pages)):,} pages",

@@ -79,9 +79,9 @@ def run(args: Namespace) -> None:
                 model, open_source(args.images), progress=report, **settings
             )
     if args.get("json"):
-        told = [asdict(each) for each in found]
+        reported = [asdict(each) for each in found]
         show_json(
-            {"model": args.model, "names": list(model.classes), "boxes": told, "bad": dict(bad)}
+            {"model": args.model, "names": list(model.classes), "boxes": reported, "bad": dict(bad)}
         )
     else:
         rows = [

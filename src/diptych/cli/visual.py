@@ -60,19 +60,22 @@ def run(args: Namespace) -> None:
 
     with progress("scoring") as report:
         scores = scores_of(model, texts, progress=report).tolist()
-    told = [
+    reported = [
         {"text": text, "score": score, "visual": score > threshold}
         for text, score in zip(texts, scores, strict=True)
     ]
     if args.get("json"):
-        show_json({"model": args.model, "threshold": threshold, "texts": told})
+        show_json({"model": args.model, "threshold": threshold, "texts": reported})
         return
     rows = [
-        (each["text"], each["score"], "yes" if each["visual"] else "no") for each in told[:_SHOWN]
+        (each["text"], each["score"], "yes" if each["visual"] else "no")
+        for each in reported[:_SHOWN]
     ]
-    more = f"; and {len(told) - _SHOWN:,} more, --json tells all" if len(told) > _SHOWN else ""
-    count = sum(each["visual"] for each in told)
-    note = f"{count:,} of {len(told):,} are above {threshold:.3f}{more}"
+    more = (
+        f"; and {len(reported) - _SHOWN:,} more, --json tells all" if len(reported) > _SHOWN else ""
+    )
+    count = sum(each["visual"] for each in reported)
+    note = f"{count:,} of {len(reported):,} are above {threshold:.3f}{more}"
     show_table(f"{args.texts} by {args.model}", ("text", "score", "visual"), rows, note)
 
 

@@ -291,11 +291,11 @@ def _false_negatives(facts: Facts, batch: int) -> FalseNegatives:
 def _leakage(train: Facts, val: Facts) -> Leakage:
     captions = {entry[1] for entry in train.captions}
     same, alike = shared(train, val)
-    told = {val.keys[entry[2]] for entry in val.captions if entry[1] in captions}
+    reported = {val.keys[entry[2]] for entry in val.captions if entry[1] in captions}
     return Leakage(
         samples=len(val.keys),
         same_image=len(same),
         alike_image=len(alike - same),
-        same_caption=len(told),
-        examples=sorted(same | alike)[:_SHOWN] or sorted(told)[:_SHOWN],
+        same_caption=len(reported),
+        examples=sorted(same | alike)[:_SHOWN] or sorted(reported)[:_SHOWN],
     )

@@ -51,14 +51,14 @@ def write_shards(
         stop = min((number + 1) * per_shard, len(source))
         if not path.exists():
 
-            def told(done: int, start: int = start) -> None:
+            def reported(done: int, start: int = start) -> None:
                 if progress:
                     progress(start + done, len(source))
 
             write_atomic(
                 path,
-                lambda at, rows=range(start, stop), told=told: _write(
-                    at, source, schema, rows, told
+                lambda at, rows=range(start, stop), reported=reported: _write(
+                    at, source, schema, rows, reported
                 ),
             )
         elif progress:
@@ -85,7 +85,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _write(
-    path: Path, source: Source, schema: Schema, rows: range, told: Callable[[int], None]
+    path: Path, source: Source, schema: Schema, rows: range, reported: Callable[[int], None]
 ) -> None:
     with tarfile.open(path, "w") as tar:
         for done, row in enumerate(rows, 1):
@@ -98,7 +98,7 @@ def _write(
                 member = tarfile.TarInfo(f"{sample.key}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-            told(done)
+            reported(done)
 
 
 def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
@@ -187,14 +187,14 @@ def _objects(texts: Sequence[Text]) -> dict[str, np.ndarray]:
     """For each role whose texts speak of different objects: of which, (texts, objects) bool."""
     found = {}
     for role in dict.fromkeys(text.role for text in texts if "objects" in text.attrs):
-        told = [
+        reported = [
             text.attrs["objects"] for text in texts if text.role == role and "objects" in text.attrs
         ]
-        if len(set(map(tuple, told))) == 1:
+        if len(set(map(tuple, reported))) == 1:
             continue
-        width = 1 + max((at for ids in told for at in ids), default=-1)
-        table = np.zeros((len(told), width), bool)
-        for row, ids in enumerate(told):
+        width = 1 + max((at for ids in reported for at in ids), default=-1)
+        table = np.zeros((len(reported), width), bool)
+        for row, ids in enumerate(reported):
             table[row, list(ids)] = True
         found[f"{role}_objects"] = table
     return found

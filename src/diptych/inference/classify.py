@@ -52,7 +52,9 @@ def name_images(
     ):
         classes = likeliest(model.class_logits(pixels, batch_size=batch_size), model.classes, k)
         groups = model.route(pixels, batch_size=batch_size) if route else [()] * len(classes)
-        found += [Named(*fact, *told) for fact, *told in zip(facts, classes, groups, strict=True)]
+        found += [
+            Named(*fact, *reported) for fact, *reported in zip(facts, classes, groups, strict=True)
+        ]
     return found, bad
 
 

@@ -27,25 +27,25 @@ def find_in_images(
     *,
     batch_size: int = 64,
     progress: Progress | None = None,
-    **how: float,
+    **options: float,
 ) -> tuple[list[Boxed], Counter[str]]:
     """The boxes of `model.classes` in every image `main`, in the source's order, and how many
-    images could not be read, by reason. `how` are options of `model.detect`. Raises InputError
+    images could not be read, by reason. `options` go to `model.detect`. Raises InputError
     where no image can be read."""
     able("finding in images", model, "detect")
     found: list[Boxed] = []
     bad: Counter[str] = Counter()
 
-    def told(sample: Sample) -> tuple[str, tuple[int, int]]:
+    def reported(sample: Sample) -> tuple[str, tuple[int, int]]:
         [image] = main_image(sample)
         return image.path if isinstance(image, FileImage) else sample.key, image.decode().size
 
     steps = Steps(progress, len(source))
     for pixels, facts in read_images(
-        model, source, told, bad, exact=False, batch_size=batch_size, steps=steps
+        model, source, reported, bad, exact=False, batch_size=batch_size, steps=steps
     ):
         for (name, size), each in zip(
-            facts, model.detect(pixels, batch_size=batch_size, **how), strict=True
+            facts, model.detect(pixels, batch_size=batch_size, **options), strict=True
         ):
             found += boxed(name, size, each, model.classes)
     return found, bad

@@ -157,16 +157,16 @@ def names_alone(trial: Trial) -> dict[str, float]:
     return halves(load("tiny"), trial, templates=(TEMPLATE,))
 
 
-def halves(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
+def halves(model: Any, trial: Trial, **options: Any) -> dict[str, float]:
     """Accuracy among the base classes, among the novel ones, the harmonic mean H of both, and
     accuracy among all classes, of the test images."""
     source = open_source(trial.prelude["test"])
-    told = evaluate(model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **how)[
-        "zeroshot"
-    ]
+    reported = evaluate(
+        model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **options
+    )["zeroshot"]
     return {
-        "base": told["base_top1"],
-        "novel": told["novel_top1"],
-        "H": told["harmonic"],
-        "all": told["top1"],
+        "base": reported["base_top1"],
+        "novel": reported["novel_top1"],
+        "H": reported["harmonic"],
+        "all": reported["top1"],
     }

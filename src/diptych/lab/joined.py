@@ -114,10 +114,10 @@ def remember(tower: Tower, known: Known) -> None:
     tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # half the time of convolutions
     own = tower.forward
 
-    def forward(x: Tensor | None, lengths: Tensor | None = None, **how: Any) -> Encoded:
+    def forward(x: Tensor | None, lengths: Tensor | None = None, **options: Any) -> Encoded:
         given = () if lengths is None else (lengths,)
-        if x is None or how:
-            return own(x, *given, **how)
+        if x is None or options:
+            return own(x, *given, **options)
         rows = (
             x
             if lengths is None

@@ -24,9 +24,9 @@ def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIM
     for name, card in cards().items():
         record = read_result(result_path(name, out=results))
         effect, interval = _effect(record) if record is not None else ("", "")
-        told = _verdict(name, record, results, claims)
+        reported = _verdict(name, record, results, claims)
         rows.append(
-            (link(name), str(card.year), card.kind, card.provenance, told, effect, interval)
+            (link(name), str(card.year), card.kind, card.provenance, reported, effect, interval)
         )
     return tables.markdown((COLUMNS, rows))
 
@@ -52,11 +52,11 @@ def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> s
     path = claims / f"{name}.py"
     if record is None:
         return "not tried" if path.exists() else "no claim"
-    told = f"**{record['verdict']}**"
+    reported = f"**{record['verdict']}**"
     if not path.exists() or blob_of(path.read_bytes()) != record["file"]["blob"]:
-        told += ", of an earlier form of the claim"
+        reported += ", of an earlier form of the claim"
     real = read_result(result_path(name, "real", results))
-    return told + (f"; on real data **{real['verdict']}**" if real is not None else "")
+    return reported + (f"; on real data **{real['verdict']}**" if real is not None else "")
 
 
 def result(name: str, results: Path) -> list[str]:
@@ -84,7 +84,7 @@ def _block(title: str, record: Record) -> list[str]:
         f"Seeds {seeds}; means ± half the 95 % t-interval. {record['cpu_seconds']:,.0f} CPU seconds on "
         f"{', '.join(record['processors'])}, torch {record['versions'].get('torch', '?')}; {where}."
     )
-    told = tables.sentence(record)
+    reported = tables.sentence(record)
     return [
         f"{title}{record['question']}",
         "",
@@ -92,6 +92,6 @@ def _block(title: str, record: Record) -> list[str]:
         "",
         *tables.markdown(tables.expectations(record)),
         "",
-        f"**{told[0].upper()}{told[1:]}.** {conditions}",
+        f"**{reported[0].upper()}{reported[1:]}.** {conditions}",
         "",
     ]

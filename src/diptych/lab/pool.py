@@ -159,13 +159,13 @@ def _receive(
     except EOFError:
         process.join()
         code = process.exitcode or 0
-        how = (
+        ending = (
             f"was killed by signal {-code}, as where memory is short"
             if code < 0
             else f"ended with code {code}"
         )
         raise InputError(
-            f"the process of {job} {how}; what it printed is in {job.output}. What is finished is kept: "
+            f"the process of {job} {ending}; what it printed is in {job.output}. What is finished is kept: "
             "start again, with --jobs 1 where memory is short"
         ) from None
     if kind == "refused":

@@ -212,8 +212,8 @@ def scores(
     swapped = open_source(
         f"{SCENES}:split={split}:edits=swap:number=2-4:same=0:drop=0:count={count // 2}"
     )
-    told = evaluate(model, swapped, ["composition"])["composition"]
-    found["swap"] = {"zero_shot": told["i2t_2way"], "n": told["pairs"]}
+    reported = evaluate(model, swapped, ["composition"])["composition"]
+    found["swap"] = {"zero_shot": reported["i2t_2way"], "n": reported["pairs"]}
     found["pair"] = pairs(model, count=count // 2)
     return found
 
@@ -372,13 +372,13 @@ def _stage(name: str, training: Mapping[str, Any]) -> str:
 def _rows(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     rows = []
     for name, (probe, zero_shot) in BARS.items():
-        told = found[name]
-        line = ["", ""] if probe is None else [f"{told['probe']:.3f}", f"{probe:.2f}"]
+        reported = found[name]
+        line = ["", ""] if probe is None else [f"{reported['probe']:.3f}", f"{probe:.2f}"]
         line += [
-            f"{told['zero_shot']:.3f}",
+            f"{reported['zero_shot']:.3f}",
             f"{zero_shot:.3f}",
             f"{CHANCE[name]:.3f}",
-            f"{told['n']:,}",
+            f"{reported['n']:,}",
         ]
         rows.append(" | ".join([name, *line]))
     return rows

@@ -64,12 +64,12 @@ def scores(model: LanguageModel) -> dict[str, Any]:
     """`by_strategy`, as the suite degeneration has it, and of each held-out source its perplexity,
     chance and bits."""
     pages = open_source(PROMPTS)
-    told = evaluate(
+    reported = evaluate(
         model, pages, ["degeneration"], role="long", strategies=(GREEDY, "beam", SAMPLE)
     )["degeneration"]
     found: dict[str, Any] = {
-        "by_strategy": told["by_strategy"],
-        "prompts": told["n"],
+        "by_strategy": reported["by_strategy"],
+        "prompts": reported["n"],
         "perplexity": {},
     }
     for name, (spec, role) in HELD_OUT.items():

@@ -125,7 +125,7 @@ class DetectorModel(TrainedClassesModel):
         super().__init__(delivered, preprocess, name=name)
         self.validation = Validation("detection", ("ap50",))
 
-    def class_logits(self, images: ImagesLike, **how: Any) -> Tensor:
+    def class_logits(self, images: ImagesLike, **options: Any) -> Tensor:
         raise InputError(
             f"{self.name} finds classes in images and names no whole image; use detect"
         )

@@ -186,9 +186,9 @@ class CausalLM(nn.Module):
         found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
         return found
 
-    def log_prob(self, ids: Tensor, lengths: Tensor, **how: Any) -> Tensor:
+    def log_prob(self, ids: Tensor, lengths: Tensor, **options: Any) -> Tensor:
         """log p of each text (B,), the sum of `token_log_probs`, which takes the same keywords."""
-        return self.token_log_probs(ids, lengths, **how).sum(1)
+        return self.token_log_probs(ids, lengths, **options).sum(1)
 
 
 class Missing(InputError, AttributeError):

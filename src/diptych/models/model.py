@@ -385,11 +385,11 @@ class Model:
 
 
 def patch_vectors(
-    model: Any, images: Any, batch_size: int = 64, **how: Any
+    model: Any, images: Any, batch_size: int = 64, **options: Any
 ) -> tuple[Tensor, tuple[int, int]]:
     """Unit vectors (N, h · w, E) of the positions of images, as `Model.embed_images` takes them,
     and the grid."""
-    encoded = model.represent(images, batch_size=batch_size, **how)
+    encoded = model.represent(images, batch_size=batch_size, **options)
     if encoded.grid is None:
         raise InputError(
             f"{model.name} has no positions to point at: its image tower pools them away"

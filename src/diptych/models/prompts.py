@@ -285,7 +285,7 @@ class DeepPrompts(PromptLearner):
             return super().image_features(x)
         first, *later = prompts
         tower: Any = self.encoder.image
-        edits: list[Edit] = [Insert(tower.pre_norm(first), layer=0, at=-1, how="after")]
+        edits: list[Edit] = [Insert(tower.pre_norm(first), layer=0, at=-1, placement="after")]
         edits += [
             Insert(vectors, layer=block, at=-len(vectors)) for block, vectors in enumerate(later, 1)
         ]

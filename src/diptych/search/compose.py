@@ -52,7 +52,7 @@ def compose(
     )  # what is wrong with it is told before the images are read
     bad: Counter[str] = Counter()
 
-    def told(sample: Sample) -> tuple[str, str, bool]:
+    def reported(sample: Sample) -> tuple[str, str, bool]:
         [image] = main_image(sample)
         path = image.path if isinstance(image, FileImage) else ""
         return sample.key, path, content_of(image) == itself
@@ -61,7 +61,7 @@ def compose(
     parts: list[torch.Tensor] = []
     steps = Steps(progress, len(source))
     for pixels, those in read_images(
-        model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps
+        model, source, reported, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
         others = [at for at, (_, _, same) in enumerate(those) if not same]
         parts.append(model.index(pixels, batch_size=batch_size)[others])

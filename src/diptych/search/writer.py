@@ -140,11 +140,11 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
             key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)
         ]
         if changed:
-            told = ", ".join(
+            reported = ", ".join(
                 f"{key} {begun.get(key)!r}, now {settings.get(key)!r}" for key in changed
             )
             raise Stale(
-                f"{hidden} holds an unfinished run with other settings ({told}); run that one again to go on "
+                f"{hidden} holds an unfinished run with other settings ({reported}); run that one again to go on "
                 f"with it, or {remedy}"
             )
         for name, (size, checksum) in progress.files.items():

@@ -271,7 +271,7 @@ def _losses(subject: Subject) -> list[float]:
     with _float64(), tempfile.TemporaryDirectory() as folder:
         train(subject, Path(folder) / "run", 20)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-    return [told["loss"] for told in map(json.loads, lines) if "loss" in told]
+    return [reported["loss"] for reported in map(json.loads, lines) if "loss" in reported]
 
 
 @contextmanager

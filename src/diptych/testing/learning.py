@@ -84,10 +84,11 @@ def learns_its_own_signal(subject: Subject) -> None:
     if not _descends(subject):
         return
     method, scores, enough = trained(subject)
-    told = " -> ".join(f"{value:.2f}" for value in scores)
+    reported = " -> ".join(f"{value:.2f}" for value in scores)
     assert scores[-1] >= enough, (
-        f"on the 32 samples that it is trained on the score goes {told}, and should reach {enough:.2f}; see whether "
-        "the gradient has the right sign, reaches what is trained, and whether the fields of a sample stay together"
+        f"on the 32 samples that it is trained on the score goes {reported}, and should reach {enough:.2f}; see "
+        "whether the gradient has the right sign, reaches what is trained, and whether the fields of a "
+        "sample stay together"
     )
     if knows_pairs_alone(subject):
         right, bound = new_pairs(method)

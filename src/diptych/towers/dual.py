@@ -78,17 +78,17 @@ class DualEncoder(nn.Module):
             "logit_bias": logit_bias,
         }
 
-    def encode_image(self, x: Tensor, **how: Any) -> Encoded:
+    def encode_image(self, x: Tensor, **options: Any) -> Encoded:
         """Images (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the
         tower."""
-        return self.image(x, **how)
+        return self.image(x, **options)
 
-    def encode_text(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Encoded:
+    def encode_text(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Encoded:
         """Ids (N, L) with lengths (N,) -> Encoded in tower width; keywords (`edit`, `memory`, …) go
         to the tower."""
         if self.text is None:
             raise InputError("this model has no text tower: it embeds images alone")
-        return self.text(ids, lengths, **how)
+        return self.text(ids, lengths, **options)
 
     def project_image(self, x: Tensor) -> Tensor:
         """Pooled vectors or tokens (…, D) -> (…, E), not normalised."""
@@ -99,13 +99,15 @@ class DualEncoder(nn.Module):
         assert self.text_projection is not None, "encode_text refuses where there is no text tower"
         return self.text_projection(x)
 
-    def embed_images(self, x: Tensor, **how: Any) -> Tensor:
+    def embed_images(self, x: Tensor, **options: Any) -> Tensor:
         """Images (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E)."""
-        return F.normalize(self.project_image(self.encode_image(x, **how).pooled), dim=-1)
+        return F.normalize(self.project_image(self.encode_image(x, **options).pooled), dim=-1)
 
-    def embed_texts(self, ids: Tensor | None, lengths: Tensor, **how: Any) -> Tensor:
+    def embed_texts(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Tensor:
         """Ids (N, L) with lengths (N,) -> unit vectors (N, E)."""
-        return F.normalize(self.project_text(self.encode_text(ids, lengths, **how).pooled), dim=-1)
+        return F.normalize(
+            self.project_text(self.encode_text(ids, lengths, **options).pooled), dim=-1
+        )
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -95,10 +95,10 @@ def resolve(
     given = dict(recipe or {})
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
-    told = configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe")
-    optim.chosen(told.optimizer)
+    reported = configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe")
+    optim.chosen(reported.optimizer)
     factor(
-        0, 1, schedule=told.schedule
+        0, 1, schedule=reported.schedule
     )  # InputError for one that does not exist, before anything is written
     return RunConfig(
         method=find(method).name,  # of a file its whole path
@@ -114,7 +114,7 @@ def resolve(
         weights=weights,
         added=tuple(added),
         config=dict(cls.resolve_options(merged)),
-        recipe=told,
+        recipe=reported,
         options=configure(Options, dict(options or {}), "the run"),
     )
 

@@ -50,13 +50,15 @@ class Feed:
             now = self.identity.get(stream)
             if now == was:
                 continue
-            told = "is not given"
+            reported = "is not given"
             if now is not None and now["samples"] != was["samples"]:
-                told = f"had {was['samples']:,} samples and has {now['samples']:,}"
+                reported = f"had {was['samples']:,} samples and has {now['samples']:,}"
             elif now is not None:
-                told = f"has {now['samples']:,} samples as before, but others or in another order"
+                reported = (
+                    f"has {now['samples']:,} samples as before, but others or in another order"
+                )
             raise InputError(
-                f"cannot resume with other data: the stream {stream!r} {told}; put the data back as they "
+                f"cannot resume with other data: the stream {stream!r} {reported}; put the data back as they "
                 "were, or begin a new run with another --out"
             )
 

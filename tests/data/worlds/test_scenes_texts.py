@@ -28,7 +28,7 @@ WORLDS = {
 }
 
 
-def told(name_or_options, count, seed=0):
+def reported(name_or_options, count, seed=0):
     world = build(
         "scenes",
         WORLDS.get(name_or_options, {}) if isinstance(name_or_options, str) else name_or_options,
@@ -44,7 +44,7 @@ def of(texts, role):
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_what_captions_say_is_true(name):
-    for scene, texts in told(name, 60):
+    for scene, texts in reported(name, 60):
         for text in texts:
             if text.role in ("caption", "paraphrase", "web", "synthetic", "long"):
                 assert mistakes(parse(text.text), scene) == [], text.text
@@ -82,7 +82,7 @@ def test_captions_without_drop_say_everything(name):
 def test_a_changed_fact_is_found_out():
     """The parser and the comparison can fail: any one fact changed makes a complete caption
     false."""
-    for scene, texts in told({"number": 2, "same": 0, "drop": 0, "styles": "seen"}, 40):
+    for scene, texts in reported({"number": 2, "same": 0, "drop": 0, "styles": "seen"}, 40):
         found = parse(of(texts, "caption")[0].text)
         thing = scene.things[1]
         other = {
@@ -146,7 +146,7 @@ def test_texts_of_any_origin_are_parsed(text, things, whole):
 
 def test_kinds_are_matched_so_that_the_fewest_mistakes_remain():
     scene = next(
-        scene for scene, _ in told({"number": 3, "same": 0, "objects": "cat+fish+crab"}, 1)
+        scene for scene, _ in reported({"number": 3, "same": 0, "objects": "cat+fish+crab"}, 1)
     )
     things = [
         ToldThing(noun="animal", coarse=True, count=1, colour=thing.colour)
@@ -169,11 +169,11 @@ def test_nouns_are_unambiguous():
 
 
 def test_paraphrases_differ_and_say_the_same():
-    for _, texts in told({"drop": 0, "styles": "all"}, 60):
+    for _, texts in reported({"drop": 0, "styles": "all"}, 60):
         found = [text.text for text in of(texts, "paraphrase")]
         assert len(set(found)) == len(found) >= 4
         assert of(texts, "caption")[0].text in found
-    for _, texts in told({"drop": 1.0}, 30):
+    for _, texts in reported({"drop": 1.0}, 30):
         found = [text.text for text in of(texts, "paraphrase")]
         assert len(set(found)) == len(found)
 
@@ -181,7 +181,7 @@ def test_paraphrases_differ_and_say_the_same():
 def test_the_share_of_facts_that_is_dropped():
     for drop in (0.0, 0.25, 0.6):
         told_, all_ = 0, 0
-        for _, texts in told({"drop": drop, "number": 2, "same": 0}, 120):
+        for _, texts in reported({"drop": drop, "number": 2, "same": 0}, 120):
             found = parse(of(texts, "caption")[0].text)
             for thing in found.things:
                 told_ += sum(
@@ -192,7 +192,7 @@ def test_the_share_of_facts_that_is_dropped():
 
 
 def test_synthetic_texts_name_kinds_and_tell_of_clutter():
-    for scene, texts in told("clutter", 40):
+    for scene, texts in reported("clutter", 40):
         found = parse(of(texts, "synthetic")[0].text)
         assert {thing.noun for thing in found.things} <= set(KINDS)
         assert sorted(thing.colour for thing in found.things) == sorted(
@@ -203,7 +203,7 @@ def test_synthetic_texts_name_kinds_and_tell_of_clutter():
 
 
 def test_web_texts_name_one_object_exactly():
-    for scene, texts in told("crowded", 60):
+    for scene, texts in reported("crowded", 60):
         (text,) = of(texts, "web")
         (thing,) = parse(text.text).things
         named = next(one for one in scene.things if one.concept == thing.noun)
@@ -212,7 +212,7 @@ def test_web_texts_name_one_object_exactly():
 
 def test_long_texts_tell_one_fact_a_sentence_of_the_objects_they_name():
     kinds = Counter()
-    for scene, texts in told({"number": "1-4", "occlusion": 1.0, "styles": "seen"}, 80):
+    for scene, texts in reported({"number": "1-4", "occlusion": 1.0, "styles": "seen"}, 80):
         for text in of(texts, "long"):
             found = parse(text.text)
             nouns = {thing.noun for thing in found.things}
@@ -244,7 +244,7 @@ def test_long_texts_tell_one_fact_a_sentence_of_the_objects_they_name():
 
 
 def test_long_texts_by_object_tell_all_of_one_object_a_sentence():
-    for scene, texts in told({"number": "1-4", "long": "objects", "styles": "seen"}, 60):
+    for scene, texts in reported({"number": "1-4", "long": "objects", "styles": "seen"}, 60):
         long = of(texts, "long")
         things = [
             (text, *parse(text.text).things) for text in long if text.attrs["fact"] == "object"
@@ -273,7 +273,7 @@ def test_long_texts_by_object_tell_all_of_one_object_a_sentence():
 
 
 def test_depth_is_told_of_objects_that_overlap():
-    for scene, texts in told({"number": 2, "same": 0, "occlusion": 1.0}, 60):
+    for scene, texts in reported({"number": 2, "same": 0, "occlusion": 1.0}, 60):
         for text in of(texts, "long"):
             for near, far in parse(text.text).front:
                 depth = {thing.concept: thing.items[0].depth for thing in scene.things}
@@ -282,7 +282,9 @@ def test_depth_is_told_of_objects_that_overlap():
 
 def test_statements_and_hypotheses_are_labelled_rightly():
     flags, labels = Counter(), Counter()
-    for scene, texts in told({"styles": "seen", "number": "1-4", "easy": 1.0, "overlay": 0.5}, 120):
+    for scene, texts in reported(
+        {"styles": "seen", "number": "1-4", "easy": 1.0, "overlay": 0.5}, 120
+    ):
         for text in of(texts, "statement"):
             assert (mistakes(parse(text.text), scene) == []) == text.attrs["true"], text.text
             flags[text.attrs["true"]] += 1
@@ -302,7 +304,7 @@ def test_statements_and_hypotheses_are_labelled_rightly():
 
 
 def test_false_claims_are_false():
-    for scene, _ in told({"styles": "seen", "occlusion": 1.0}, 60):
+    for scene, _ in reported({"styles": "seen", "occlusion": 1.0}, 60):
         for claim in claims(scene):
             assert holds(claim, scene)
             for at in (0.0, 0.3, 0.7, 0.999):
@@ -344,7 +346,7 @@ def answer_of(question, scene):
 
 def test_answers_are_right_and_among_the_choices():
     asked, places = Counter(), Counter()
-    for scene, texts in told({"overlay": 0.5, "number": "1-5", "distractors": 1}, 150):
+    for scene, texts in reported({"overlay": 0.5, "number": "1-5", "distractors": 1}, 150):
         questions, answers = of(texts, "question"), of(texts, "answer")
         assert len(questions) == len(answers) >= 2
         assert len({text.text for text in answers}) == len(
@@ -388,7 +390,7 @@ def test_noise_comes_at_its_rate_and_its_flags_are_true():
         assert caption.attrs.get("noise", "") == web.attrs.get("noise", "") == scene.noise
         found, expected = (
             parse(caption.text),
-            parse(of(clean.captions(replace(scene, noise="", told=None)), "caption")[0].text),
+            parse(of(clean.captions(replace(scene, noise="", reported=None)), "caption")[0].text),
         )
         wrong = mistakes(found, scene)
         if not scene.noise:
@@ -407,11 +409,11 @@ def test_noise_comes_at_its_rate_and_its_flags_are_true():
             assert found == parse("")
             assert caption.text != web.text
         else:
-            assert mistakes(found, scene.told) == []
-            assert caption.text == of(clean.captions(scene.told), "caption")[0].text
+            assert mistakes(found, scene.reported) == []
+            assert caption.text == of(clean.captions(scene.reported), "caption")[0].text
         assert scene.noise in ("", "wrong", "drop") or caption.attrs["objects"] == ()
         assert of(texts, "paraphrase") == of(
-            clean.captions(replace(scene, noise="", told=None)), "paraphrase"
+            clean.captions(replace(scene, noise="", reported=None)), "paraphrase"
         )
     for kind, rate in RATES.items():
         assert abs(counts[kind] / 900 - rate) < 4 * np.sqrt(rate * (1 - rate) / 900)
@@ -435,7 +437,7 @@ def test_junk_hardly_ever_comes_twice():
 def test_lexicons_belong_to_their_domains():
     words = {name: Counter() for name in ("sketch", "pixel", "poster")}
     for name, counter in words.items():
-        for _, texts in told({"styles": name, "drop": 0}, 60):
+        for _, texts in reported({"styles": name, "drop": 0}, 60):
             counter.update(of(texts, "caption")[0].text.split())
     used = {name: {"small", "little", "tiny"} & set(counter) for name, counter in words.items()}
     assert used == {"sketch": {"small"}, "pixel": {"little"}, "poster": {"tiny"}}

@@ -165,11 +165,11 @@ def test_object_rates_equal_loops(rows):
     known = {name for names in objects for name in names}
     recalls, precisions = [], []
     for text, names in zip(written, objects, strict=True):
-        told = {name for name in known if f" {name} " in f" {text} "}
+        reported = {name for name in known if f" {name} " in f" {text} "}
         if names:
-            recalls.append(len(told & set(names)) / len(set(names)))
-        if told:
-            precisions.append(len(told & set(names)) / len(told))
+            recalls.append(len(reported & set(names)) / len(set(names)))
+        if reported:
+            precisions.append(len(reported & set(names)) / len(reported))
     recall, precision = object_rates(written, objects)
     assert recall == pytest.approx(np.mean(recalls))
     assert precision == pytest.approx(np.mean(precisions) if precisions else 0)

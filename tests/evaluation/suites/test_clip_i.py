@@ -55,10 +55,10 @@ def test_who_draws_the_other_class_is_at_zero():
 def test_another_model_may_judge():
     judge = Painter({})
     judge.vectors = judge.vectors.flip(1)
-    told = clip_i(Painter({"c0": 0, "c1": 2}), ROWS, judge=judge)
+    reported = clip_i(Painter({"c0": 0, "c1": 2}), ROWS, judge=judge)
     own = clip_i(Painter({"c0": 0, "c1": 2}), ROWS)
-    assert told["clip_i"] == pytest.approx(own["clip_i"])
-    assert told["protocol"] == own["protocol"]
+    assert reported["clip_i"] == pytest.approx(own["clip_i"])
+    assert reported["protocol"] == own["protocol"]
     judge.name = "another"
     assert clip_i(Painter({"c0": 0, "c1": 2}), ROWS, judge=judge)["protocol"] != own["protocol"]
 

@@ -123,10 +123,10 @@ def test_the_command_writes_a_image_and_numbers(tmp_path, capsys):
         assert heat.size == (384, 384)
     capsys.readouterr()
     assert main(["ground", "tiny", str(place), "a red bus", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert np.array(told["cosines"]).shape == tuple(told["grid"])
-    assert told["seen"] == [15, 0, 75, 60]
-    assert 15 <= told["best"]["x"] <= 75
+    reported = json.loads(capsys.readouterr().out)
+    assert np.array(reported["cosines"]).shape == tuple(reported["grid"])
+    assert reported["seen"] == [15, 0, 75, 60]
+    assert 15 <= reported["best"]["x"] <= 75
     for words, message in (
         (["tiny", str(place)], "has no sentence"),
         (["tiny", str(tmp_path / "no.png"), "a bus"], "there is no such file"),

@@ -32,7 +32,7 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
             arm(Trial(seed=3, folder=tmp_path))
         except StopIteration:
             continue
-    told = {
+    reported = {
         name: (
             c.config.get("local", 2),
             c.config.get("extra", "none"),
@@ -41,7 +41,7 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
         )
         for name, c in begun.items()
     }
-    assert told == {
+    assert reported == {
         "clip": (0, "none", False, False),
         "siamlip": (0, "siamlip", False, False),
         "improved": (2, "none", False, False),

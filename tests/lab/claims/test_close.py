@@ -49,11 +49,11 @@ def test_arms_differ_in_the_noise_the_layer_and_what_is_read_alone(begun):
         for config, _ in begun.values()
     }
     assert len(same) == 1
-    told = {
+    reported = {
         name: {k: v for k, v in config.config.items() if k in free[1:]}
         for name, (config, _) in begun.items()
     }
-    assert {name: options for name, options in told.items() if options} == {
+    assert {name: options for name, options in reported.items() if options} == {
         "images": {"train_on": "images"},
         "mean_shift": {"gap": "mean"},
         "random_shift": {"gap": "random:scale=0.5"},
@@ -98,14 +98,14 @@ def test_the_commonest_values_are_told_by_chance():
 
 
 def test_captions_of_the_encoder_leave_out_most_of_the_facts_and_those_of_the_task_none():
-    told = {}
+    reported = {}
     for how in (close.LITTLE, close.ALL):
         samples = list(open_source(f"{close.SCENES}:{how}:seed=3:count=100"))
-        told[how] = close.rightly(
+        reported[how] = close.rightly(
             [sample.captions()[0] for sample in samples], close.told_of(samples)
         )
-    assert told[close.LITTLE] < 0.6
-    assert told[close.ALL] == 1
+    assert reported[close.LITTLE] < 0.6
+    assert reported[close.ALL] == 1
 
 
 def test_one_quick_arm_runs(tmp_path):

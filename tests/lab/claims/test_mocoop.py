@@ -57,7 +57,7 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
         "ensemble": templates("styles"),
     }
     assert all(how["group"] == "style" for how in given.values())
-    told = {
+    reported = {
         name: (
             len(c.config.get("templates", ())),
             c.config.get("gate", 1.0),
@@ -67,8 +67,8 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
         )
         for name, c in begun.items()
     }
-    assert told.pop("coop")[0] == 0
-    assert told == {
+    assert reported.pop("coop")[0] == 0
+    assert reported == {
         "mocoop": (6, 1.0, 5.0, 0.1, 2),
         "ungated": (6, 0.0, 5.0, 0.1, 2),
         "untaught": (6, 1.0, 0.0, 0.1, 2),

@@ -50,7 +50,7 @@ def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, n
         for config, _ in begun.values()
     }
     assert len(same) == 1
-    told = {
+    reported = {
         arm: {k: config.config[k] for k in free if k in config.config}
         for arm, (config, _) in begun.items()
     }
@@ -63,7 +63,7 @@ def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, n
         "zeroed": {},
     }
     more = {"four": {"prompts": 4}, "no_align": {"align": 0.0}, "no_rtc": {"rtc": 0.0}}
-    assert told == expected | (more if name == "claim" else {})
+    assert reported == expected | (more if name == "claim" else {})
     trained = {}
     for arm, (_, change) in begun.items():
         method = SimpleNamespace(model=stand_in())

@@ -78,7 +78,9 @@ def test_all_goods_are_described_in_sentences(data_pack, monkeypatch):
     assert len(said) == len(names) == 81
     assert len(said["Pink Lady"]) == 1
     assert max(map(len, said.values())) > 1
-    assert all(sentence == sentence.strip() != "" for told in said.values() for sentence in told)
+    assert all(
+        sentence == sentence.strip() != "" for reported in said.values() for sentence in reported
+    )
 
 
 def test_dealt_labels_are_the_same_labels_in_another_order():

@@ -62,7 +62,7 @@ def test_arms_differ_in_what_they_say_alone(trial, tmp_path, monkeypatch):
     begun = {}
     monkeypatch.setattr(visualness, "run", lambda config, folder: begun.__setitem__(name, config))
     monkeypatch.setattr(visualness, "load", lambda folder: None)
-    monkeypatch.setattr(visualness, "measure", lambda *told: {})
+    monkeypatch.setattr(visualness, "measure", lambda *reported: {})
     for name in TRAINED:
         visualness.claim.arms[name](replace(trial, folder=tmp_path, quick=False))
     epochs = {name: config.recipe.epochs for name, config in begun.items()}

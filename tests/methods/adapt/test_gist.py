@@ -124,8 +124,8 @@ def test_the_stage_matches_with_the_model_as_it_starts_and_writes_what_it_found(
         f"{at:03d}": [BANK[COLOURS[at % 8]][place] for place in places[at].tolist()]
         for at in range(48)
     }
-    [told] = [line for line in read_log(tmp_path / "run") if line.get("stage") == "match"]
-    assert told["spread"] == spread(places[:, 0], torch.arange(48) % 8)
+    [reported] = [line for line in read_log(tmp_path / "run") if line.get("stage") == "match"]
+    assert reported["spread"] == spread(places[:, 0], torch.arange(48) % 8)
     moved = {
         name.split(".")[0]
         for name, value in held.model.state_dict().items()

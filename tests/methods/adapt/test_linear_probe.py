@@ -109,10 +109,10 @@ def test_a_run_is_loaded_and_names_images_and_no_others(tmp_path):
     )
     again = diptych.load(tmp_path / "run")
     assert again.classes == model.classes
-    told = diptych.evaluate(again, f"{things}:split=val", suites=["zeroshot"], label="object")[
+    reported = diptych.evaluate(again, f"{things}:split=val", suites=["zeroshot"], label="object")[
         "zeroshot"
     ]
-    assert told["top1"] > 0.8
+    assert reported["top1"] > 0.8
     with pytest.raises(
         InputError, match=r"no weights for 'zebra', .* take a method that reads names"
     ):

@@ -168,11 +168,11 @@ def test_the_activation_is_the_names(nano: Path):
 
 def test_a_folders_own_config_must_describe_the_model(nano: Path, tmp_path: Path):
     shutil.copy(nano / "nano" / "weights.pt", tmp_path / "open_clip_pytorch_model.bin")
-    told = {
+    reported = {
         "model_cfg": open_clip.get_model_config("nano"),
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
     }
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(reported))
     assert load("openclip:nano", weights=tmp_path).preprocess.mean == (0.5, 0.5, 0.5)
     with pytest.raises(InputError, match="quick_gelu differs"):
         load("openclip:nano-quickgelu", weights=tmp_path)

@@ -73,9 +73,9 @@ def test_what_lies_elsewhere_now_is_asked_for_by_its_option(
     path.write_text(json.dumps({**json.loads(path.read_text()), lost: gone[lost]}))
     capsys.readouterr()
     assert main(command) == 2
-    told = capsys.readouterr().err
-    assert str(tmp_path / "gone") in told
-    assert f"--{lost}" in told
+    reported = capsys.readouterr().err
+    assert str(tmp_path / "gone") in reported
+    assert f"--{lost}" in reported
 
 
 def test_a_spec_keeps_the_whole_path_of_a_folder_alone(clip: Path, monkeypatch: pytest.MonkeyPatch):

@@ -112,11 +112,11 @@ class Parts:
 
     def _add_written(self, entries: Sequence[Mapping[str, Any]], between: str) -> None:
         """What is written in an image: a box for each entry, and all of them as one text."""
-        told = [str(entry.get("text") or "").strip() for entry in entries]
+        reported = [str(entry.get("text") or "").strip() for entry in entries]
         self.boxes += [
-            _box({**entry, "name": text}) for entry, text in zip(entries, told, strict=True)
+            _box({**entry, "name": text}) for entry, text in zip(entries, reported, strict=True)
         ]
-        self.add_text(between.join(text for text in told if text), "ocr")
+        self.add_text(between.join(text for text in reported if text), "ocr")
 
     def _add_named(self, name: str, rows: Mapping[str, Any], role: str) -> None:
         """Numbers by name as an array, and the names as texts in the same order."""

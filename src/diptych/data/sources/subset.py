@@ -182,7 +182,7 @@ class Subset(Wrapped):
     """The samples of a source at some rows (K,), in order; their labels `label` are `values` (K,),
     which none lacks.
 
-    With `kept` (C,), sorted, that label's numbers become their places in it. `told` is what the
+    With `kept` (C,), sorted, that label's numbers become their places in it. `reported` is what the
     name says.
     """
 
@@ -190,12 +190,12 @@ class Subset(Wrapped):
         self,
         source: Source,
         rows: np.ndarray,
-        told: str,
+        reported: str,
         label: str,
         values: np.ndarray,
         kept: np.ndarray | None = None,
     ):
-        super().__init__(source, rows, f"{source.name.rstrip('/')}:{told}")
+        super().__init__(source, rows, f"{source.name.rstrip('/')}:{reported}")
         self.label = label
         self._kept = kept
         self._values = values if kept is None else np.searchsorted(kept, values)

@@ -200,7 +200,7 @@ class Tar:
         return self._masks
 
     def _named_masks(self, indices: Iterable[int]) -> dict[str, tuple[str, ...]]:
-        told: dict[str, dict[int, str]] = {}
+        reported: dict[str, dict[int, str]] = {}
         segments: set[str] = set()
         refused: set[str] = set()
         for index in indices:
@@ -210,15 +210,15 @@ class Tar:
                 continue
             segments |= set(parts.segments.values())
             for mask, names in parts.mask_classes.items():
-                known = told.setdefault(mask, {})
+                known = reported.setdefault(mask, {})
                 if any(known.setdefault(number, name) != name for number, name in names.items()):
                     refused.add(mask)  # one number, two names
         found = {
             mask: tuple(names.get(number, str(number)) for number in range(max(names) + 1))
-            for mask, names in told.items()
+            for mask, names in reported.items()
             if mask not in refused and names and min(names) >= 0 and max(names) < VOID
         }
-        if segments and "class" not in told and len(segments) <= VOID:
+        if segments and "class" not in reported and len(segments) <= VOID:
             found["class"] = tuple(sorted(segments))
         return found
 

@@ -226,11 +226,11 @@ def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tu
     precisions = []
     for text, names in zip(written, objects, strict=True):
         there = {tuple(words(name)) for name in names} - {()}
-        told = {name for name in known if _names(words(text), name)}
+        reported = {name for name in known if _names(words(text), name)}
         if there:
-            recalls.append(len(there & told) / len(there))
-        if told:
-            precisions.append(len(there & told) / len(told))
+            recalls.append(len(there & reported) / len(there))
+        if reported:
+            precisions.append(len(there & reported) / len(reported))
     return float(np.mean(recalls)), float(np.mean(precisions)) if precisions else 0.0
 
 

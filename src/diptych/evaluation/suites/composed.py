@@ -165,7 +165,7 @@ def _read(
     vectors: list[Tensor] = []
     bad: Counter[str] = Counter()
 
-    def told(sample: Sample) -> tuple[list[str], str, Query | None]:
+    def reported(sample: Sample) -> tuple[list[str], str, Query | None]:
         """Contents of the images that are read, the instruction, and the query of a sample that is
         one."""
         contents = [content_of(image) for image in _images(sample)]
@@ -182,7 +182,14 @@ def _read(
         )
 
     for pixels, facts in read_images(
-        model, source, told, bad, images=_images, exact=exact, batch_size=batch_size, steps=steps
+        model,
+        source,
+        reported,
+        bad,
+        images=_images,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
     ):
         contents = [content for mine, _, _ in facts for content in mine]
         new = {content: at for at, content in enumerate(contents) if content not in kept}

@@ -62,7 +62,7 @@ def detection(
     steps = Steps(progress, len(source))
     bad = Counter[str]()
 
-    def told(sample: Sample) -> tuple[Tensor, Tensor]:
+    def reported(sample: Sample) -> tuple[Tensor, Tensor]:
         """Boxes and classes of a sample."""
         if "main" not in sample.images:
             raise BadSample("no-image", f"{sample.key} has no image 'main'")
@@ -77,7 +77,7 @@ def detection(
     found = []
     try:
         for pixels, facts in read_images(
-            model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps
+            model, source, reported, bad, exact=exact, batch_size=batch_size, steps=steps
         ):
             found += [
                 (each.boxes, each.classes, each.scores)

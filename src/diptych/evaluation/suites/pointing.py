@@ -66,7 +66,7 @@ def pointing(
     steps = Steps(progress, len(source))
     bad = Counter[str]()
 
-    def told(sample: Sample) -> tuple[list[str], list[int], np.ndarray]:
+    def reported(sample: Sample) -> tuple[list[str], list[int], np.ndarray]:
         if "instance" not in sample.masks:
             raise BadSample("no-mask", f"{sample.key} has no mask 'instance'")
         plane = laid_under(np.asarray(sample.masks["instance"].decode()), model.preprocess, 0)
@@ -84,7 +84,7 @@ def pointing(
     ious = []
     areas = []
     for pixels, facts in read_images(
-        model, source, told, bad, exact=exact, batch_size=batch_size, steps=steps
+        model, source, reported, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
         patches, grid = patch_vectors(model, pixels, batch_size)
         for mine, (texts, numbers, plane) in zip(patches, facts, strict=True):

@@ -120,11 +120,11 @@ def report(
     if threshold is None:
         return found
     called = np.asarray(scores) > threshold
-    how: Any = {
+    options: Any = {
         "average": "macro",
         "zero_division": 0,
     }  # of the stubs' zero_division a word alone may be given
-    macro = precision_recall_fscore_support(given, called, **how)[:3]
+    macro = precision_recall_fscore_support(given, called, **options)[:3]
     names = ("macro_precision", "macro_recall", "macro_f1")
     found = (
         dict(zip(names, map(float, macro), strict=True))
@@ -174,13 +174,13 @@ def labelled(
     role = role_of("visualness", source, role)
     label = visual_label(source, label)
 
-    def told(sample: Sample) -> list[tuple[str, bool]]:
+    def reported(sample: Sample) -> list[tuple[str, bool]]:
         visual = is_visual(sample, label)
         return [(text, visual) for text in texts_of(sample, role)]
 
     pairs = [
         pair
-        for mine in read_texts(source, told, Counter() if bad is None else bad)
+        for mine in read_texts(source, reported, Counter() if bad is None else bad)
         for pair in mine
     ]
     return [text for text, _ in pairs], np.array([visual for _, visual in pairs])

@@ -199,11 +199,11 @@ def judged_images(
     logits = []
     kept = []
     try:
-        for pixels, told in read_images(
+        for pixels, reported in read_images(
             model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
         ):
             logits.append(model.class_logits(pixels, batch_size=batch_size))
-            kept += told
+            kept += reported
     finally:
         if before:
             model.set_classes(before)

@@ -235,15 +235,15 @@ class CLIPRocket(Method):
     def _pooled(self, model: Any, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """What both towers pool of a view, before the heads; texts of strong views under
         dropout."""
-        how: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if (
             name == "strong"
             and self.training
             and (self.config.text_dropout or self.config.drop_path)
         ):
-            how["edit"] = Thinned(self.config.text_dropout, self.config.drop_path)
+            options["edit"] = Thinned(self.config.text_dropout, self.config.drop_path)
         image = model.encode_image(batch.images[name].flat).pooled
-        return image, model.encode_text(*batch.texts[name].flat, **how).pooled
+        return image, model.encode_text(*batch.texts[name].flat, **options).pooled
 
     def _projected(self, batch: Batch, views: Sequence[tuple[Tensor, Tensor]]) -> Features:
         """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is

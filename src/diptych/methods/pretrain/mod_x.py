@@ -107,10 +107,10 @@ class ModX(CLIP):
         if not self._distilled(at.stage):
             return losses
         names = ("image", "text", "old_image", "old_text")
-        how = {
+        options = {
             name: getattr(self.config, name) for name in ("screen", "include_diagonal", "reduction")
         }
-        distance: Tensor = off_diagonal(*(features[name] for name in names), **how)
+        distance: Tensor = off_diagonal(*(features[name] for name in names), **options)
         kept = {"distillation": self.config.alpha * distance}
         return Losses({**losses.terms, **kept}, {**losses.logged, "distance": distance.detach()})
 

@@ -161,10 +161,10 @@ def _processor(folder: Path) -> Any:
     import transformers
     from transformers import AutoImageProcessor
 
-    how: dict[str, Any] = (
+    options: dict[str, Any] = (
         {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
     )
-    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **how)
+    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **options)
 
 
 def _config(model: Model, siglip: bool, tokenizer: Any, eot: int | None) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def write(model: Model, folder: Path) -> None:
     if not isinstance(tokenizer, Clip):
         common.write_tokenizer(tokenizer, folder)
     state = common.tensors(model.encoder, patch_bias="timm_model_name" in config["vision_cfg"])
-    told = {
+    reported = {
         "size": preprocess.size,
         "mode": "RGB",
         "mean": preprocess.mean,
@@ -92,7 +92,7 @@ def write(model: Model, folder: Path) -> None:
         "fill_color": preprocess.fill[0],
     }
     common.write_json(
-        folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": told}
+        folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": reported}
     )
     plain = {key: value for key, value in config.items() if key != "custom_text"}
     with torch.device("meta"), _quiet():

@@ -56,5 +56,5 @@ def embed(
 
     with hf.still():
         model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    how = {"convert_to_tensor": True, "show_progress_bar": False}
-    return model.encode(list(images), **how), model.encode(list(texts), **how)
+    options = {"convert_to_tensor": True, "show_progress_bar": False}
+    return model.encode(list(images), **options), model.encode(list(texts), **options)

@@ -203,9 +203,9 @@ def _preprocess(
     values = asdict(PreprocessCfg())
     stored = folder / "open_clip_config.json" if folder else None
     if stored is not None and stored.is_file():
-        told = read_json(stored)
-        _compare(config, told.get("model_cfg", {}), where, stored)
-        given = told.get("preprocess_cfg", {})
+        reported = read_json(stored)
+        _compare(config, reported.get("model_cfg", {}), where, stored)
+        given = reported.get("preprocess_cfg", {})
         for key in ("mean", "std", "interpolation", "resize_mode"):
             if tagged and key in given and _plain(given[key]) != _plain(tagged.get(key)):
                 raise InputError(
@@ -225,12 +225,14 @@ def _preprocess(
     )
 
 
-def _compare(config: Mapping[str, Any], told: Mapping[str, Any], where: str, path: Path) -> None:
+def _compare(
+    config: Mapping[str, Any], reported: Mapping[str, Any], where: str, path: Path
+) -> None:
     """A folder that describes another model than NAME is refused, activation first."""
-    if not told:
+    if not reported:
         return
     ours = dict(config)
-    theirs = dict(told)
+    theirs = dict(reported)
     for key in sorted(
         {*ours, *theirs} - {"custom_text"}, key=lambda key: (key != "quick_gelu", key)
     ):

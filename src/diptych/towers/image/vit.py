@@ -149,10 +149,10 @@ class ViT(ImageTower):
         ]
         return self.pre_norm(torch.cat([*first, patches], dim=1))
 
-    def blocks(self, tokens: Tensor, edit: Edit | None = None, **how: Any) -> Tensor:
+    def blocks(self, tokens: Tensor, edit: Edit | None = None, **options: Any) -> Tensor:
         """(B, N, D) -> (B, N', D); keywords (`mask`, `start`, `stop`, …) as of
         `Transformer.forward`."""
-        return self.transformer(tokens, edit, **how)
+        return self.transformer(tokens, edit, **options)
 
     def finish(
         self, tokens: Tensor, grid: tuple[int, int] | None = None, patches: int | None = None

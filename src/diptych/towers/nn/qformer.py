@@ -170,7 +170,7 @@ class QFormer(nn.Module):
         """Ids (B, L) -> (B, L + K, D), places added."""
         words = self.table(ids)
         if inserted is not None:
-            words = Insert(inserted, layer=0, at=0, how="after")(0, words)
+            words = Insert(inserted, layer=0, at=0, placement="after")(0, words)
         if words.shape[1] > len(self.positions):
             raise InputError(
                 f"a text of {words.shape[1]} tokens, with what is inserted, exceeds the Q-Former's "

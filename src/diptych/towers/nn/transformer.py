@@ -359,7 +359,7 @@ class Insert:
     `layer`.
 
     `at` is a position, counted from the end where negative, or one for each sample (B,), such as
-    `lengths - 1` for EOT. `how`: "replace" overwrites positions at … at+b-1, "before" and "after"
+    `lengths - 1` for EOT. `placement`: "replace" overwrites positions at … at+b-1, "before" and "after"
     make room beside position `at`. Raises InputError where the values do not fit. Prompt tuning
     with it: Khattak et al., 2023 (MaPLe).
 
@@ -367,14 +367,14 @@ class Insert:
     >>> prompt = torch.tensor([[7.0], [8.0]])
     >>> Insert(prompt, layer=0, at=1)(0, tokens).flatten().tolist()
     [0.0, 7.0, 8.0, 3.0]
-    >>> Insert(prompt, layer=0, at=-1, how="after")(0, tokens).flatten().tolist()
+    >>> Insert(prompt, layer=0, at=-1, placement="after")(0, tokens).flatten().tolist()
     [0.0, 1.0, 2.0, 3.0, 7.0, 8.0]
     """
 
     values: Tensor
     layer: int
     at: int | Tensor
-    how: Literal["replace", "before", "after"] = "replace"
+    placement: Literal["replace", "before", "after"] = "replace"
 
     def __call__(self, layer: int, tokens: Tensor) -> Tensor:
         if layer != self.layer:
@@ -383,13 +383,13 @@ class Insert:
         values = self.values.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         b = values.shape[1]
         # Places that the values cover.
-        taken = values.shape[1] if self.how == "replace" else 0
-        start = self.at + N * (self.at < 0) + (self.how == "after")
+        taken = values.shape[1] if self.placement == "replace" else 0
+        start = self.at + N * (self.at < 0) + (self.placement == "after")
         if not torch.compiler.is_compiling() and bool(
             torch.as_tensor((start < 0) | (start > N - taken)).any()
         ):
             raise InputError(
-                f"{b} tokens at {self.at} ({self.how}) do not fit into the {N} tokens of layer {layer}"
+                f"{b} tokens at {self.at} ({self.placement}) do not fit into the {N} tokens of layer {layer}"
             )
         if isinstance(start, int):
             return torch.cat([tokens[:, :start], values, tokens[:, start + taken :]], dim=1)

@@ -123,12 +123,17 @@ class TextTower(Tower):
         return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
 
     def blocks(
-        self, tokens: Tensor, edit: Edit | None = None, *, causal: bool | None = None, **how: Any
+        self,
+        tokens: Tensor,
+        edit: Edit | None = None,
+        *,
+        causal: bool | None = None,
+        **options: Any,
     ) -> Tensor:
         """(N, L, D) -> (N, L, D); `causal` overrides the config, other keywords as of
         `Transformer.forward`."""
         return self.transformer(
-            tokens, edit, causal=self.config.causal if causal is None else causal, **how
+            tokens, edit, causal=self.config.causal if causal is None else causal, **options
         )
 
     def finish(self, tokens: Tensor, lengths: Tensor) -> Encoded:

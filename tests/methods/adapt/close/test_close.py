@@ -225,8 +225,8 @@ def test_a_gap_layer_is_fitted_to_all_pairs_before_training(tmp_path, spec):
         if name != "root":  # whose columns may change sign and order
             torch.testing.assert_close(model.gap.get_buffer(name), value, atol=1e-4, rtol=1e-3)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    told = next(line for line in lines if line.get("stage") == "fit")
-    assert told["loss"] == pytest.approx(1 - told["matched_cosine"])
+    reported = next(line for line in lines if line.get("stage") == "fit")
+    assert reported["loss"] == pytest.approx(1 - reported["matched_cosine"])
 
 
 def test_pairs_that_are_not_given_are_asked_for(tmp_path):

@@ -339,11 +339,11 @@ def test_images_are_told_their_groups():
     made = alter(mocoop())
     model = MixtureModel(made.model, made.model.image.preprocess, name="here")
     found, weights = model.route(random_images()), made.model.route(random_images())
-    for told, row in zip(found, weights, strict=True):
-        assert len(told) == 2
-        assert told[0][1] >= told[1][1] > 0
-        assert sum(share for _, share in told) == pytest.approx(1, abs=1e-6)
-        assert dict(told) == pytest.approx(
+    for reported, row in zip(found, weights, strict=True):
+        assert len(reported) == 2
+        assert reported[0][1] >= reported[1][1] > 0
+        assert sum(share for _, share in reported) == pytest.approx(1, abs=1e-6)
+        assert dict(reported) == pytest.approx(
             {name: w for name, w in zip(GROUPS, row.tolist(), strict=True) if w}
         )
     assert copy.copy(model).class_logits(random_images()).shape == (4, 3)

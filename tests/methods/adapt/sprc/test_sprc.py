@@ -266,9 +266,9 @@ def losses(folder):
 
 
 def test_training_lowers_the_loss_and_ignores_samples_without_a_reference(runs):
-    told = losses(runs / "sprc")
-    assert {"loss/itc", "loss/rtc", "loss/align"} <= told[0].keys()
-    first, last = (sum(line["loss/itc"] for line in part) for part in (told[:8], told[-8:]))
+    reported = losses(runs / "sprc")
+    assert {"loss/itc", "loss/rtc", "loss/align"} <= reported[0].keys()
+    first, last = (sum(line["loss/itc"] for line in part) for part in (reported[:8], reported[-8:]))
     assert last < first
     assert json.loads((runs / "sprc" / "model.json").read_text())["training"]["damaged"] == {}
 
@@ -361,8 +361,8 @@ def test_evaluation_and_validation_measure_it_as_a_composer(runs, tmp_path):
         options={"quiet": True},
     )
     run(config, tmp_path / "run", validate=validation)
-    told = [
+    reported = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
-    [seen] = [line for line in told if line.get("event") == "validation"]
+    [seen] = [line for line in reported if line.get("event") == "validation"]
     assert "val/all_r1" in seen

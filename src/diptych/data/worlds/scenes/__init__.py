@@ -15,7 +15,7 @@ from diptych.data.worlds import _base
 from diptych.data.worlds._base import Rendered
 from diptych.data.worlds.scenes.concepts import catalogue
 from diptych.data.worlds.scenes.config import EDITS, Config
-from diptych.data.worlds.scenes.documents import document, image_of, told
+from diptych.data.worlds.scenes.documents import document, image_of, reported
 from diptych.data.worlds.scenes.draw import rendered
 from diptych.data.worlds.scenes.edits import edited, instruction, sibling
 from diptych.data.worlds.scenes.example import example, schema
@@ -82,7 +82,7 @@ class World(_base.World[Scene]):
         found = texts(facts, config.roles, drop, self.catalogue.classes, config.long)
         if facts.change:
             found.append(Text(text=instruction(facts), role="instruction"))
-        return found + (told(facts) if facts.pages else [])
+        return found + (reported(facts) if facts.pages else [])
 
     def edit(self, facts: Scene, kind: str, turn: int = 0) -> Scene:
         """The `turn`-th edit of a kind. Raises InputError for an unknown kind, and where `edited`

@@ -38,7 +38,7 @@ def document(scene: Scene, config: Config, seed: int) -> Scene:
     return replace(scene, pages=pages, word=word)
 
 
-def told(scene: Scene) -> list[Text]:
+def reported(scene: Scene) -> list[Text]:
     """The sentences in order; `attrs` say which image each belongs to, and of which of its objects
     it speaks."""
     found: list[Text] = []

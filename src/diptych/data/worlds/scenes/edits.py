@@ -27,10 +27,10 @@ def edited(scene: Scene, kind: str, config: Config, cat: Catalogue, turn: int = 
     after, change = done
     return replace(
         after,
-        before=replace(scene, before=None, change=None, noise="", told=None),
+        before=replace(scene, before=None, change=None, noise="", reported=None),
         change=change,
         noise="",
-        told=None,
+        reported=None,
     )
 
 

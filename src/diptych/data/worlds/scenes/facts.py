@@ -68,7 +68,7 @@ class Scene:
     """All facts of one image and its texts. `things[0]` is the subject: the largest object, or the
     only kind.
 
-    `seed` decides how texts are worded. `told` is the scene that a noisy caption tells of in place
+    `seed` decides how texts are worded. `reported` is the scene that a noisy caption tells of in place
     of this one. `before` and `change` say what an edited scene was made from; `pages` are the
     further images of a document.
     """
@@ -86,7 +86,7 @@ class Scene:
     hard: str = ""  # direction of the lines
     salient: str = ""  # the shape stamped on the image
     noise: str = ""
-    told: "Scene | None" = None
+    reported: "Scene | None" = None
     before: "Scene | None" = None
     change: Change | None = None
     member: int = 0  # which of its siblings

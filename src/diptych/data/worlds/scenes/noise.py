@@ -47,16 +47,16 @@ def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[s
         return Retold(
             caption=make(ways["noise"], 0), web=make(ways["noise"], 1), ids=(), web_ids=()
         )
-    if scene.told:  # swap
-        other = Ways.of(scene.told)
-        text = captions.caption(scene.told, other, drop)
-        web = captions.web(scene.told, other)
+    if scene.reported:  # swap
+        other = Ways.of(scene.reported)
+        text = captions.caption(scene.reported, other, drop)
+        web = captions.web(scene.reported, other)
         return Retold(caption=text, web=web, ids=(), web_ids=())
-    told = for_web = scene
+    reported = for_web = scene
     if scene.noise == "drop":
-        told = for_web = _dropped(scene, ways["noise"].free(2))
+        reported = for_web = _dropped(scene, ways["noise"].free(2))
     elif scene.noise == "wrong":
-        told = _wronged(scene, ways, drop, classes)
+        reported = _wronged(scene, ways, drop, classes)
         thing = captions.named(scene, ways)
         if thing:
             for_web = scene.with_thing(
@@ -64,9 +64,9 @@ def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[s
             )
     named = captions.named(for_web, ways)
     return Retold(
-        caption=captions.caption(told, ways, drop),
+        caption=captions.caption(reported, ways, drop),
         web=captions.web(for_web, ways),
-        ids=captions.ids(told),
+        ids=captions.ids(reported),
         web_ids=named.ids if named else (),
     )
 
@@ -90,8 +90,8 @@ def _junk(way: Ways, at: int) -> str:
 
 def _dropped(scene: Scene, at: float) -> Scene:
     """The scene with one thing that captions no longer speak of."""
-    told = [number for number, thing in enumerate(scene.things) if thing.described]
-    return scene.with_thing(told[int(at * len(told))], described=False)
+    reported = [number for number, thing in enumerate(scene.things) if thing.described]
+    return scene.with_thing(reported[int(at * len(reported))], described=False)
 
 
 def _wronged(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> Scene:

@@ -172,7 +172,7 @@ def _clause(clause: str) -> tuple[ToldThing | None, int | None]:
     ), None
 
 
-def mistakes(told: Told, scene: Scene) -> list[str]:
+def mistakes(reported: Told, scene: Scene) -> list[str]:
     """What of the told facts is false of the scene, by kind: "there", "count", "colour", "ground",
     …
 
@@ -182,7 +182,7 @@ def mistakes(told: Told, scene: Scene) -> list[str]:
     wrong: list[str] = []
     known = scene.known
     by_noun: dict[tuple[str, bool], list[ToldThing]] = {}
-    for thing in told.things:
+    for thing in reported.things:
         by_noun.setdefault((thing.noun, thing.coarse), []).append(thing)
     for (noun, coarse), group in by_noun.items():
         there = [
@@ -192,12 +192,12 @@ def mistakes(told: Told, scene: Scene) -> list[str]:
         ]
         wrong += _unmatched(group, there)
     things = {thing.concept: thing for thing in known}
-    for a, b in told.front:
+    for a, b in reported.front:
         if not (
             a in things and b in things and things[a].items[0].depth < things[b].items[0].depth
         ):
             wrong.append("front")
-    if told.number is not None and told.number != sum(thing.count for thing in known):
+    if reported.number is not None and reported.number != sum(thing.count for thing in known):
         wrong.append("number")
     shown = {
         "frame": scene.easy,
@@ -207,35 +207,39 @@ def mistakes(told: Told, scene: Scene) -> list[str]:
         "rendering": scene.rendering,
         "palette": scene.palette,
     }
-    return wrong + [kind for kind, value in shown.items() if getattr(told, kind) not in ("", value)]
+    return wrong + [
+        kind for kind, value in shown.items() if getattr(reported, kind) not in ("", value)
+    ]
 
 
 def _unmatched(group: Sequence[ToldThing], there: Sequence[Thing]) -> list[str]:
     """The mistakes about things of one noun."""
     absent = [thing for thing in group if thing.count == 0]
-    told = [thing for thing in group if thing.count != 0]
+    reported = [thing for thing in group if thing.count != 0]
     wrong = ["there"] * (len(absent) if there else 0)
     if not there:
-        return wrong + ["there"] * len(told)
-    if len(there) == 1 or any(thing.definite for thing in told):
+        return wrong + ["there"] * len(reported)
+    if len(there) == 1 or any(thing.definite for thing in reported):
         again = max(
-            0, sum(not thing.definite for thing in told) - len(there)
+            0, sum(not thing.definite for thing in reported) - len(there)
         )  # two cats told of, one is there
-        best = [min((_differs(one, thing) for thing in there), key=len) for one in told]
+        best = [min((_differs(one, thing) for thing in there), key=len) for one in reported]
         return wrong + ["there"] * again + [kind for found in best for kind in found]
-    several = [*there, *[None] * max(0, len(told) - len(there))]
+    several = [*there, *[None] * max(0, len(reported) - len(there))]
     options = (
         [
             kind
-            for one, thing in zip(told, order, strict=False)
+            for one, thing in zip(reported, order, strict=False)
             for kind in (_differs(one, thing) if thing else ["there"])
         ]
-        for order in permutations(several, len(told))
+        for order in permutations(several, len(reported))
     )
     return wrong + min(options, key=len)
 
 
-def _differs(told: ToldThing, thing: Thing) -> list[str]:
+def _differs(reported: ToldThing, thing: Thing) -> list[str]:
     """In what a thing is not as it is told."""
     kinds = ("count", "size", "texture", "colour", "place")
-    return [kind for kind in kinds if getattr(told, kind) not in (None, "", getattr(thing, kind))]
+    return [
+        kind for kind in kinds if getattr(reported, kind) not in (None, "", getattr(thing, kind))
+    ]

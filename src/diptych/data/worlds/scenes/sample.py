@@ -63,11 +63,11 @@ def _noisy(config: Config, scene: Scene, seed: int, lot: Lot) -> Scene:
     at = lot.share()
     for kind, rate in config.rates.items():
         if at < rate:
-            told = None
+            reported = None
             if kind == "swap":
                 other = scene.number + 1 + lot.below(1 << 20)
-                told = draw(replace(config, noise=""), seed, other)
-            return replace(scene, noise=kind, told=told)
+                reported = draw(replace(config, noise=""), seed, other)
+            return replace(scene, noise=kind, reported=reported)
         at -= rate
     return scene
 

@@ -35,15 +35,15 @@ def texts(
 def _caption(
     scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
 ) -> list[Text]:
-    told = noise.retold(scene, ways, drop, classes)
+    reported = noise.retold(scene, ways, drop, classes)
     flag = {"noise": scene.noise} if scene.noise else {}
-    return [Text(text=told.caption, attrs={"objects": told.ids, **flag})]
+    return [Text(text=reported.caption, attrs={"objects": reported.ids, **flag})]
 
 
 def _web(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
-    told = noise.retold(scene, ways, drop, classes)
+    reported = noise.retold(scene, ways, drop, classes)
     flag = {"noise": scene.noise} if scene.noise else {}
-    return [Text(text=told.web, role="web", attrs={"objects": told.web_ids, **flag})]
+    return [Text(text=reported.web, role="web", attrs={"objects": reported.web_ids, **flag})]
 
 
 def _paraphrase(
@@ -127,10 +127,10 @@ def _statements(
     found = []
     for at, claim in enumerate(_drawn(scene, way)[:EACH]):
         true = way.free(at + 64) < 0.5
-        told = claim if true else falsified(claim, scene, way.free(at + 80), classes)
-        attrs = {"objects": told.ids, "fact": told.kind, "true": true}
+        reported = claim if true else falsified(claim, scene, way.free(at + 80), classes)
+        attrs = {"objects": reported.ids, "fact": reported.kind, "true": true}
         found.append(
-            Text(text=sentence(told, way, way.free(at + 96)), role="statement", attrs=attrs)
+            Text(text=sentence(reported, way, way.free(at + 96)), role="statement", attrs=attrs)
         )
     return found
 
@@ -144,7 +144,7 @@ def _hypotheses(
     true, base = _drawn(scene, way)[:2]
     false = falsified(base, scene, way.free(80), classes)
     thing = scene.known[int(way.free(81) * len(scene.known))]
-    told = [
+    reported = [
         ("entailment", true.ids, sentence(true, way, way.free(96))),
         ("contradiction", false.ids, sentence(false, way, way.free(97))),
         ("neutral", thing.ids, undecided(thing, way.free(98))),
@@ -152,7 +152,7 @@ def _hypotheses(
     order = sorted(range(3), key=lambda at: way.free(at + 100))
     return [
         Text(text=text, role="hypothesis", attrs={"objects": ids, "label": label})
-        for label, ids, text in (told[at] for at in order)
+        for label, ids, text in (reported[at] for at in order)
     ]
 
 

@@ -124,15 +124,15 @@ class World(worlds.World[Facts]):
             raise InputError(
                 f"typos {'+'.join(held)} are reserved for the test split; write split=test, or leave them out"
             )
-        told = [role for role in self.roles if role in RELATIONS]
-        told += ["pair=inference"] if config.pair == "inference" else []
-        if told and config.kind != "visual":
+        reported = [role for role in self.roles if role in RELATIONS]
+        reported += ["pair=inference"] if config.pair == "inference" else []
+        if reported and config.kind != "visual":
             raise InputError(
-                f"{told[0]} of sentences is told of visual sentences only; write kind=visual"
+                f"{reported[0]} of sentences is told of visual sentences only; write kind=visual"
             )
-        if told and config.negative:
+        if reported and config.negative:
             raise InputError(
-                f"{told[0]} of sentences is told of affirmative sentences only; write negative=0"
+                f"{reported[0]} of sentences is told of affirmative sentences only; write negative=0"
             )
 
     def key(self, seed: int, index: int) -> str:

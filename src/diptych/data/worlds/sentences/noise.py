@@ -87,7 +87,7 @@ def _changes(word: str, kind: str, rng: np.random.Generator) -> list[str]:
     return [other for other in made if other != word]
 
 
-def shuffle(text: str, how: str, rng: np.random.Generator) -> str:
+def shuffle(text: str, reach: str, rng: np.random.Generator) -> str:
     """The words in another order, without commas: all of them ("all"), or each three in a row
     ("window").
 
@@ -96,7 +96,7 @@ def shuffle(text: str, how: str, rng: np.random.Generator) -> str:
     'The by right carries king old drum a.'
     """
     words = re.findall(r"[\w']+", text.lower())
-    size = len(words) if how == "all" else 3
+    size = len(words) if reach == "all" else 3
     order = list(range(len(words)))
     while [words[at] for at in order] == words:
         parts = (

@@ -283,11 +283,11 @@ class ConceptModule(Delivered):
             return values, mask
         other = [name for name in self.classes if name not in self.bank.plan]
         side = self.side()
-        told = side.concepts(other, self.form, self.count) if other and side is not None else {}
+        reported = side.concepts(other, self.form, self.count) if other and side is not None else {}
         own = dict(zip(self.bank.names, zip(values, mask, strict=True), strict=True))
         return padded(
             [
-                told[name].values if name in told else own[name][0][own[name][1]]
+                reported[name].values if name in reported else own[name][0][own[name][1]]
                 for name in self.classes
             ]
         )

@@ -101,7 +101,7 @@ class ConceptDrawerModel(TrainedClassesModel):
         super().__init__(delivered, preprocess, name=name)
         self.validation = Validation("clip_i", ("clip_i", "top1"), {"label": self.label})
 
-    def class_logits(self, images: Any, **how: Any) -> Tensor:
+    def class_logits(self, images: Any, **options: Any) -> Tensor:
         raise InputError(f"{self.name} draws and names no images; name a classifier")
 
     def draw(

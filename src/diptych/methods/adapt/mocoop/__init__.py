@@ -82,8 +82,8 @@ class MoCoOp(Classify):
     def build(self, encoder: DualEncoder) -> Mixture:
         config = self.config
         also = [name.strip() for name in config.names.split(",") if name.strip()]
-        how = {"k": config.k, "also": also, "norms": config.norms > 0}
-        return Mixture(encoder, self.make.tokenizer, template_groups(config.templates), **how)
+        options = {"k": config.k, "also": also, "norms": config.norms > 0}
+        return Mixture(encoder, self.make.tokenizer, template_groups(config.templates), **options)
 
     def stages(self) -> Sequence[Stage]:
         norms = block_norms(self.model.image) if self.config.norms else []

@@ -121,8 +121,8 @@ class SPRC(Method):
                 dropout=config.dropout,
             )
         )
-        how = {"prompts": config.prompts or config.queries, "length": config.length}
-        self.model = Composer(encoder, qformer, config.embed, **how)
+        options = {"prompts": config.prompts or config.queries, "length": config.length}
+        self.model = Composer(encoder, qformer, config.embed, **options)
         make.go_on(self.model)
         self.auxiliary: nn.Parameter | None = None
         if config.task == "compose" and (config.rtc or config.align):
@@ -136,11 +136,11 @@ class SPRC(Method):
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         triples = self.config.task == "compose"
-        how = {"preprocess": self.model.image.preprocess, "augment": self.augment}
+        options = {"preprocess": self.model.image.preprocess, "augment": self.augment}
         roles = ("main", "reference") if triples else ("main",)
         role = self.config.role or (BOTH if triples else "caption")
         return (
-            *(ImageView(name=name, role=name, **how) for name in roles),
+            *(ImageView(name=name, role=name, **options) for name in roles),
             InstructionView(tokenizer=self.make.tokenizer, role=role),
         )
 

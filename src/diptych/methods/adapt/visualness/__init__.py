@@ -205,11 +205,11 @@ class TIPCLIP(Pairs):
         losses = super().loss(features, batch, at)
         visual: Any = batch.fields["visual"]
         least = floor if self.config.null_positives == "single" else floor_once
-        told = {
+        reported = {
             "above_floor": losses.total.detach() - least(self.groups(visual)),
             "visual": visual.float().mean(),
         }
-        return replace(losses, logged={**losses.logged, **told})
+        return replace(losses, logged={**losses.logged, **reported})
 
     @torch.no_grad()
     def calibrate(self, run: Any) -> None:

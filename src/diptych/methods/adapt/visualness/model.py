@@ -111,7 +111,7 @@ class VisualnessModel(Model):
         return 1 - self.embed_texts(texts, batch_size=batch_size, progress=progress) @ anchor
 
     def is_visual(
-        self, texts: str | Sequence[str], threshold: float | None = None, **how: Any
+        self, texts: str | Sequence[str], threshold: float | None = None, **options: Any
     ) -> Tensor:
         """Whether S is above a threshold (N,), by default the model's; keywords go to `score`.
         Raises InputError where there is none."""
@@ -121,10 +121,10 @@ class VisualnessModel(Model):
                 f"{self.name} has no threshold, which depends on the model and on what the texts are "
                 "about; calibrate it on some whose kind is known, or give one"
             )
-        return self.score(texts, **how) > threshold
+        return self.score(texts, **options) > threshold
 
     def calibrate(
-        self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **how: Any
+        self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **options: Any
     ) -> float:
         """Find the threshold by texts of which it is known whether they are visual, and keep it
         (`best_threshold`)."""
@@ -133,6 +133,6 @@ class VisualnessModel(Model):
                 f"{len(texts)} texts and {len(visual)} truths do not fit; give one for each"
             )
         self.visual.threshold.fill_(
-            best_threshold(self.score(texts, **how).numpy(), np.asarray(visual))
+            best_threshold(self.score(texts, **options).numpy(), np.asarray(visual))
         )
         return float(self.visual.threshold)

@@ -183,12 +183,12 @@ def filtered(
             damaged[keys[number]] = bad.reason
             continue
         for which, text in enumerate(sample.captions(role)):
-            told = {
+            reported = {
                 "image": number if image is None else image,
                 "text": text,
                 "tested": keys[number] in shown,
             }
-            pairs.append(Pair(**told, width=width, height=height))
+            pairs.append(Pair(**reported, width=width, height=height))
             samples.append(number)
             texts.append(which)
     if progress:
