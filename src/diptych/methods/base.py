@@ -1,9 +1,9 @@
-"""The contract of a method, and the data types that travel between it and the engine.
+"""The contract of a method, and the data types that pass between it and the engine.
 
-A method says how samples become features (`encode`) and how features of the whole global batch
-become a loss (`loss`). Between the two the engine alone gathers over ranks, cuts for gradient
-caching and repeats: so `encode` has no term that mixes samples, `loss` changes no state and knows
-no ranks, and state changes in `after_step`.
+A method defines how samples become features (`encode`) and how the features of the whole global
+batch become a loss (`loss`). The engine alone gathers over ranks, splits batches for gradient
+caching, and repeats passes between the two. So `encode` has no term that mixes samples, `loss`
+changes no state and does not depend on ranks, and state changes in `after_step`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from diptych.methods.make import Make
 
 Features = dict[str, Tensor]
-"""Named tensors, first dimension B. What `encode` returns and `loss` reads."""
+"""Named tensors whose first dimension is B. `encode` returns them and `loss` reads them."""
 
 Batches = Batch | Mapping[str, Batch]
-"""One batch, or where a stage runs several streams side by side, one for each."""
+"""One batch, or one for each stream where a stage runs several side by side."""
 
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Where training stands: `step` of `steps` in this stage, `epoch`, the run's seed and the
+    """The position in training: `step` of `steps` in this stage, `epoch`, the run's seed and the
     stage's name."""
 
     step: int
@@ -53,13 +53,13 @@ class At:
 
     @property
     def progress(self) -> float:
-        """The share of the stage that is done, 0 at its first step."""
+        """The completed share of the stage, 0 at its first step."""
         return self.step / max(self.steps, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What `loss` returns: the total is the sum of `terms`; `logged` is reported; `carry` goes to
+    """The result of `loss`. The total is the sum of `terms`; `logged` goes to the log, `carry` to
     `after_step`."""
 
     terms: Mapping[str, Tensor]
@@ -74,13 +74,15 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a stage is optimised. Plain data: the engine runs it, `--lr` and the like override it.
+    """How a stage is optimised. It is plain data that the engine runs; `--lr` and similar options
+    override it.
 
-    `steps` wins over `epochs`. `warmup` is a number of steps, or a share of all steps where below
-    1. Weight decay skips parameters of one dimension or less. `clip` bounds the gradient norm.
-    `ema` keeps an averaged copy, which is what gets delivered: it looks back over about 1 / (1 -
-    ema) steps, and belongs to runs several times as long. `chunk` is the most tokens that a tower
-    encodes at once, None all (see `training.gradcache`).
+    `steps` takes precedence over `epochs`. `warmup` is a number of steps, or a share of all steps
+    if it is below 1. Weight decay skips parameters of one dimension or less. `clip` bounds the
+    gradient norm. `ema` keeps an exponential moving average of the weights, which is delivered in
+    their place; it averages over about 1 / (1 - ema) steps, so use it for runs that are several
+    times as long. `chunk` is the largest number of tokens that a tower encodes at once; None means
+    no limit (see `training.gradcache`).
     """
 
     optimizer: str = "adamw"
@@ -105,10 +107,10 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A method at one size: its options, its towers and tokenizer as specs, its recipe.
+    """A method at one size: its options, its recipe, and the specs of its towers and tokenizer.
 
-    `small` takes minutes on two cores and leaves no step out; `paper` is as published; `tune`, of
-    methods on pairs, continues a trained model.
+    `small` takes minutes on two cores and skips no step of the method. `paper` is the published
+    configuration. `tune`, of methods on pairs, continues a trained model.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -121,18 +123,18 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stretch of training with one optimiser and one schedule.
+    """A part of training with one optimiser and one schedule.
 
-    `streams` names the sources that run side by side. `lr_scale` multiplies learning rates by
-    parameter prefix: the longest prefix wins, 0 freezes. `prepare(run)` fills columns before the
-    stage (`every="stage"`) or each epoch. A stage that does not `optimize` has no steps: its
-    `prepare` searches or solves, and changes the method's buffers.
+    `streams` names the sources that are read side by side. `lr_scale` multiplies learning rates by
+    parameter prefix: the longest prefix wins, and 0 freezes. `prepare(run)` fills columns before
+    the stage (`every="stage"`) or before each epoch. A stage with `optimize=False` has no steps:
+    its `prepare` searches or solves, and changes the method's buffers.
     """
 
     name: str = "train"
     streams: Sequence[str] = ("train",)
     lr_scale: Mapping[str, float] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # what differs from the run's recipe
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # overrides of the run's recipe
     plan: Plan = Shuffled()
     prepare: Callable[[Any], None] | None = None
     every: Literal["stage", "epoch"] = "stage"
@@ -146,26 +148,26 @@ class Stage:
 
 
 class Method(nn.Module):
-    """Base of the published methods. A subclass gives `Config`, `views`, `encode`, `loss`, and
-    mostly nothing else."""
+    """Base class of the published methods. A subclass defines `Config`, `views`, `encode`, `loss`,
+    and usually nothing else."""
 
     Config: ClassVar[type]
-    model: Any  # what most of them deliver
+    model: Any  # the module that most methods deliver
     presets: ClassVar[Mapping[str, Preset]]
     chunkable: ClassVar[bool] = True
-    """Whether a batch may be encoded in pieces (gradient caching). False where samples must meet;
-    say why beside it."""
+    """Whether a batch may be encoded in pieces (gradient caching). False if `encode` mixes samples;
+    give the reason in a comment."""
     find_unused_parameters: ClassVar[bool] = False
-    """Whether a step may leave trainable parameters without a gradient, which ranks then look for
-    (as in DDP)."""
+    """Whether a step may leave trainable parameters without a gradient; ranks then search for them,
+    as DDP's option of this name does."""
 
     test_options: ClassVar[Mapping[str, Any]] = {}
-    """Options in place of the presets', where the contract suite's toys do not fit those: files,
-    prompts."""
+    """Options for the contract suite's toy data, in place of the presets', where those do not fit:
+    files, prompts."""
 
     adapts: ClassVar[bool] = False
-    """Whether it starts from a model that has learnt already, given by `--init`; `continues` says
-    so by options."""
+    """Whether training starts from a trained model, given by `--init`. `continues` is the same by
+    options."""
 
     def __init__(self, config: Any, make: "Make"):
         super().__init__()
@@ -174,12 +176,12 @@ class Method(nn.Module):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """The name of this method in messages."""
         return type(self).__name__
 
     @classmethod
     def preset(cls, name: str) -> Preset:
-        """The preset of that name; InputError where there is none."""
+        """Return the preset of this name. Raises InputError if there is none."""
         presets = getattr(cls, "presets", {})
         if not presets:
             raise InputError(
@@ -191,8 +193,8 @@ class Method(nn.Module):
 
     @classmethod
     def configure(cls, options: Mapping[str, Any]) -> Any:
-        """The typed options; an unknown one names the nearest, and one that was renamed its new
-        name."""
+        """Return the typed options. An error for an unknown option names the nearest one, and for a
+        renamed option its new name."""
         name = cls.__module__.rpartition(".")[2]  # a method is called as its module
         refuse(
             f"option of {name}",
@@ -202,40 +204,44 @@ class Method(nn.Module):
 
     @classmethod
     def continues(cls, options: Mapping[str, Any]) -> bool:
-        """Whether these options make sense only of a model that has learnt already."""
+        """Whether these options make sense only with a trained model to start from."""
         return cls.adapts
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        """Commands of `diptych` that use a run trained with these options; `{run}` and `{data}` are
-        filled in."""
+        """Return `diptych` commands that use a run trained with these options; `{run}` and `{data}`
+        are filled in."""
         return "evaluate {run} --data {data}", "embed {run} SOURCE --out EMB"
 
     @classmethod
     def resolve_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options as a run keeps them: what they name in a file is read into them, so that a
-        run is whole."""
+        """Return the options as the run stores them: the contents of files that they name are read
+        into them, so that a run needs no other files."""
         return options
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        """How a sample of a stream becomes fields of the batch."""
+        """Return how a sample of a stream becomes fields of the batch."""
         raise NotImplementedError
 
     def setup(self, sources: Mapping[str, Any]) -> None:
-        """Look at the sources once, before anything is trained on them: class names and the
-        like."""
+        """Read what the method needs from the sources, such as class names. Called once, before
+        training."""
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
-        """What a stage learns from, of a stream's source with the columns of earlier stages: by
-        default all of it as it is. A method may make other samples of it, such as one for each of
-        several texts."""
+        """Return the samples that a stage trains on, given a stream's source with the columns of
+        earlier stages.
+
+        By default this is the source itself. A method may return other samples of it, such as one
+        for each text of an image.
+        """
         return source
 
     def needs(self, stage: Stage) -> tuple[str, ...]:
-        """Fields of the source that the stage reads; by default what its views read."""
+        """Return the fields of the source that the stage reads; by default those that its views
+        read."""
         return tuple(
             dict.fromkeys(
                 name
@@ -249,11 +255,11 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def parts(self) -> Mapping[str, Callable[[Any, At], Features]]:
-        """What gradient caching runs one after the other, so that one tower's graph at a time is in
-        memory.
+        """Return the functions that gradient caching runs one after another, so that only one
+        tower's graph is in memory at a time.
 
-        Functions like `encode` whose features together are those of `encode`, by what they read:
-        "images", "texts" or "all".
+        Each is a function like `encode`, keyed by what it reads: "images", "texts" or "all". Their
+        features together are those of `encode`.
         """
         return {"all": self.encode}
 
@@ -261,16 +267,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def features_from(self, features: Features, owner: str) -> Features:
-        """The features of method `owner` as this one's `loss` reads them, where it is added to that
-        one (`--with`).
+        """Return the features of method `owner` as this method's `loss` reads them, for `--with`.
 
-        Raises InputError where they do not fit. A method that does not say how is added to none.
+        Raises InputError if they do not fit. A method that does not implement this cannot be added
+        to another.
         """
         raise NotImplementedError
 
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:
-        """Change state once an optimiser step has been taken: queues, momentum copies, centres."""
+        """Change state after an optimiser step: queues, momentum copies, centres."""
 
     def deliver(self) -> nn.Module:
-        """What model.safetensors holds: by default the attribute `model`."""
+        """Return the module that model.safetensors holds; by default the attribute `model`."""
         return self.model  # type: ignore[return-value]

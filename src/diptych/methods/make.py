@@ -1,4 +1,4 @@
-"""`Make`: builds the towers that a method asks for, fresh or with the weights of a model given by
+"""`Make`: builds the towers that a method asks for, new or with the weights of the model given by
 `--init`."""
 
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ from diptych.towers.tower import ImageTower, Tower
 T = TypeVar("T", bound=nn.Module)
 
 NO_TOWER = "none"
-"""The image tower of what reads texts alone, the text tower of what sees images alone."""
+"""The image tower of a model of texts alone, and the text tower of a model of images alone."""
 
 
 class Make:
-    """Builds towers as often as asked; each call gives new parameters.
+    """Builds towers; each call returns new parameters.
 
     `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an
-    existing dual encoder, `state` its weights: where given, they win over specs and the method's
-    defaults. `delivered` is the whole of what the method before delivered, where that is more
-    (`models.delivered`).
+    existing dual encoder and `state` its weights; if given, they take precedence over the specs and
+    the method's defaults. `delivered` is the whole module that the previous method delivered, if
+    that is more than a dual encoder (`models.delivered`).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Make:
 
     @classmethod
     def of(cls, model: Model | LanguageModel) -> "Make":
-        """A maker of towers like those of `model`, with its weights."""
+        """Return a `Make` that builds towers like those of `model`, with its weights."""
         if isinstance(model, LanguageModel):
             state = {f"text.{name}": value for name, value in model.lm.tower.state_dict().items()}
             text = model.lm.config()["text"]
@@ -73,13 +73,13 @@ class Make:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, where there is one (`words` is None where there is not)."""
+        """The tokenizer. Use `words` where there may be none; it is None then."""
         assert self.words is not None, "this model came without a tokenizer"
         return self.words
 
     def image(self) -> ImageTower:
-        """A new image tower. Raises InputError where the model that training starts from reads
-        texts alone."""
+        """Return a new image tower. Raises InputError if training starts from a model of texts
+        alone."""
         if self.image_spec == NO_TOWER:
             raise InputError(
                 "a language model has no image tower; start from a model of images and texts"
@@ -88,8 +88,8 @@ class Make:
         return self._load(tower, "image.")
 
     def text(self) -> Tower:
-        """A new text tower for the tokenizer's vocabulary. Raises InputError where there are to be
-        images alone."""
+        """Return a new text tower for the tokenizer's vocabulary. Raises InputError if the model
+        has images alone."""
         if self.text_spec == NO_TOWER:
             raise InputError(
                 "there is no text tower, and this method reads texts; give one with --text-tower"
@@ -106,18 +106,20 @@ class Make:
         return self._load(tower, "text.")
 
     def lm(self) -> CausalLM:
-        """A new causal language model on the text tower. Raises InputError where tower or tokenizer
-        cannot be one's."""
+        """Return a new causal language model on the text tower. Raises InputError if the tower or
+        the tokenizer does not suit one."""
         check_tokenizer(self.tokenizer)
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
     def dual(
         self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str
     ) -> DualEncoder:
-        """A new dual encoder, without a text tower where that is `NO_TOWER`. A given model keeps
-        its own scale and projections; a bias it lacks is added."""
+        """Return a new dual encoder, without a text tower if that is `NO_TOWER`.
+
+        A given model keeps its scale and projections; a missing bias is added.
+        """
         if self._dual is None:
-            image = self.image()  # first: the draws of both towers come from one stream
+            image = self.image()  # first: both towers draw from the same random stream
             text = None if self.text_spec == NO_TOWER else self.text()
             return DualEncoder(
                 image,
@@ -140,8 +142,11 @@ class Make:
         return encoder
 
     def go_on(self, module: Delivered) -> None:
-        """Give a module the weights of the one that training starts from, where that is of the same
-        class. Raises InputError where it has other sizes."""
+        """Load into a module the weights of the one that training starts from, if both are of the
+        same class.
+
+        Raises InputError if the sizes differ.
+        """
         if type(self.delivered) is not type(module):
             return
         have = self.delivered.state_dict()  # type: ignore[union-attr]

@@ -1,11 +1,11 @@
-"""Methods mixed: the losses of others on the features of one (`diptych train clip --with multi_view
---with …`).
+"""Mixed methods: adds the losses of other methods to the features of one (`diptych train clip
+--with multi_view --with …`).
 
     L = L_main + Σ_m w_m L_m(adopted features)
 
-The main method says what is seen, encoded and delivered. An added one brings its loss, with a
-temperature (and bias) of its own, and reads what the main one has encoded: its `features_from` says
-how, and refuses features that do not fit.
+The main method defines the views, the encoding and the delivered model. An added method contributes
+its loss, with a separate temperature (and bias), on the features that the main method has encoded.
+Its `features_from` adapts them, and raises an error if they do not fit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,14 +28,14 @@ from diptych.towers.nn.parts import Temperature
 
 
 class Mixed(Method):
-    """`main` with the losses of `added`, by name with their weights."""
+    """`main` with the losses of `added`: methods by name, each with its weight."""
 
     def __init__(self, main: Method, added: Mapping[str, tuple[Method, float]]):
         super().__init__(main.config, main.make)
         self.main = main
         self.added = nn.ModuleDict({name: method for name, (method, _) in added.items()})
         self.weights = {name: weight for name, (_, weight) in added.items()}
-        # Of this one, not of all of the class.
+        # Set on the instance, not on the class.
         self.chunkable = main.chunkable  # type: ignore[misc]
         self.find_unused_parameters = main.find_unused_parameters  # type: ignore[misc]
         self.presets = main.presets  # type: ignore[misc]
@@ -95,11 +95,11 @@ class Mixed(Method):
 
 
 def mixed(main: Method, specs: Sequence[str]) -> Method:
-    """`main` with the losses of other methods, NAME or NAME:option=value:… each; `weight` is that
-    of the whole loss.
+    """Return `main` with the losses of other methods, each given as NAME or NAME:option=value:….
 
-    An added method starts from the options of its preset `small`. Raises InputError for a method
-    that does not exist, comes twice, or has no loss for another's features.
+    `weight` is the weight of the whole added loss. The options of an added method default to its
+    preset `small`. Raises InputError for a method that does not exist, is given twice, or has no
+    loss for another method's features.
     """
     added: dict[str, tuple[Method, float]] = {}
     for spec in specs:
@@ -119,14 +119,14 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise InputError(f"--with {spec}: weight is {weight!r}; it is a number, such as 0.5")
         if getattr(cls.Config, "several", False) and hasattr(main.config, "role"):
-            options = {"role": main.config.role, **options}  # the texts that there are
+            options = {"role": main.config.role, **options}  # the texts that main reads
         config = cls.configure({**cls.preset("small").config, **options})
         added[name] = cls(config, Lent(main)), float(weight)
     return Mixed(main, added) if added else main
 
 
 class Lent(Make):
-    """Makes the towers of a method that is there already, for one whose loss is added to it."""
+    """Provides the towers of an existing method to a method whose loss is added to it."""
 
     def __init__(self, main: Method):
         make = main.make
@@ -142,8 +142,10 @@ class Lent(Make):
     def dual(
         self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str
     ) -> DualEncoder:
-        """The lender's towers and projections, with a temperature and bias apart. InputError where
-        it is no dual encoder's method."""
+        """Return the lender's towers and projections, with a separate temperature and bias.
+
+        Raises InputError if the lender's method trains no dual encoder.
+        """
         if not isinstance(self._lender, DualEncoder):
             raise InputError(
                 f"losses of images and texts cannot be added to {self._name}, which trains no dual "
@@ -153,7 +155,7 @@ class Lent(Make):
 
 
 class _LentEncoder(DualEncoder):
-    """A dual encoder whose towers are another's: its attributes read the lender's, which a tuple
+    """A dual encoder with the towers of another. Its attributes read the lender's, which a tuple
     keeps out of torch's registry, so that the towers are saved, trained and averaged once."""
 
     image = property(lambda self: self._lender[0].image)

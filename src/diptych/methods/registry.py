@@ -1,9 +1,11 @@
-"""Which methods exist: one file or package each, found by folder, read without importing torch.
+"""The registry of methods: one file or package each, found by folder and read without importing
+torch.
 
 A method's file, or the `__init__.py` of its package, begins with a literal dict `card`, which
-`list`, the docs and `reproduce` read with `ast`. Third parties name their method modules in the
-entry-point group `diptych.methods`, or give the path of a file, `FILE.py`, in place of a name: it
-runs where that is asked for, and never because a saved model or a config names it.
+`list`, the docs and `reproduce` read with `ast`. Third parties register their method modules in the
+entry-point group `diptych.methods`, or a user gives the path of a file, `FILE.py`, in place of a
+name. Such a file runs only where the user asks for it, never because a saved model or a config
+names it.
 """
 
 import ast
@@ -30,9 +32,8 @@ _PROVENANCES = {"code", "paper", "abstract"}
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a method says of itself. `entry` is the class in its module; `provenance` is code, paper
-    or abstract. A method that is a file of its own has the file's whole path as `name` and
-    `module`."""
+    """The description of a method. `entry` is the class in its module; `provenance` is code, paper
+    or abstract. For a method given as a file, `name` and `module` are the file's whole path."""
 
     name: str
     group: str
@@ -47,7 +48,7 @@ class Card:
 
 @cache
 def cards() -> dict[str, Card]:
-    """All cards by name, ours first in the order of their folders."""
+    """Return all cards by name: built-in ones first, in the order of their folders."""
     found: dict[str, Card] = {}
     here = Path(__file__).parent
     for group in GROUPS:
@@ -89,13 +90,15 @@ def _read(path: Path, name: str, group: str, module: str) -> Card:
 
 
 def is_file(name: str) -> bool:
-    """Whether a method is named by its file."""
+    """Whether a method is given as a file."""
     return name.endswith(".py")
 
 
 def find(name: str) -> Card:
-    """The card of a method, by its name or the path of its file (`*.py`); an unknown name shows the
-    nearest."""
+    """Return the card of a method, given by name or by the path of its file (`*.py`).
+
+    An error for an unknown name suggests the nearest.
+    """
     if is_file(name):
         path = python_file(name, "method")
         return _read(path, str(path), "file", str(path))
@@ -105,7 +108,8 @@ def find(name: str) -> Card:
 
 
 def module_of(name: str) -> ModuleType:
-    """The method's module, imported; of a file, executed once for each of its states on disk."""
+    """Import and return the method's module; a file is executed once for each of its states on
+    disk."""
     module = find(name).module
     if is_file(module):
         return _run(Path(module), Path(module).stat().st_mtime_ns)
@@ -118,8 +122,10 @@ def _run(path: Path, changed: int) -> ModuleType:
 
 
 def method_class(name: str) -> "type[Method]":
-    """The class that the card's `entry` names; InputError where that is no `Method` (a decoding, an
-    analysis)."""
+    """Return the class that the card's `entry` names.
+
+    Raises InputError if it is not a `Method` (a decoding, an analysis).
+    """
     from diptych.methods.base import Method
 
     card = find(name)

@@ -1,5 +1,5 @@
-"""A teacher: a model that a method learns from beside the data, by the spec that `diptych.load`
-takes."""
+"""A teacher: a frozen model that a method learns from beside the data, given by a spec of
+`diptych.load`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,10 +19,11 @@ from diptych.towers.nn.parts import Frozen
 
 
 class Teacher(Frozen):
-    """The dual encoder of a spec, frozen, loaded when it is first needed: what training has made is
-    loaded without it.
+    """The frozen dual encoder of a spec, loaded when it is first used; a trained model is loaded
+    without it.
 
-    Raises InputError, once it is needed, where there is no such model, or none of images and texts.
+    When first used, raises InputError if there is no such model or it does not embed both images
+    and texts.
 
     >>> teacher = Teacher("tiny")
     >>> teacher.model.preprocess.size, list(teacher.state_dict())
@@ -34,7 +35,7 @@ class Teacher(Frozen):
 
     @cached_property
     def model(self) -> Model:
-        """The model as `diptych.load` gives it."""
+        """The model, as `diptych.load` returns it."""
         try:
             model = store.load(self.name)
         except InputError as error:
@@ -52,8 +53,8 @@ class Teacher(Frozen):
         return self.model.encoder
 
     def views(self, image: ImageView, text: TextView) -> Sequence[View]:
-        """What the teacher sees where it is not what the student sees: the same crop and the same
-        words, named "teacher", at its own size and by its own tokenizer."""
+        """Return the teacher's views where they differ from the student's: the same crop and the
+        same words, named "teacher", at the teacher's image size and with its tokenizer."""
         views: list[View] = []
         if not _alike(image.preprocess, self.model.preprocess):
             preprocess = self.model.preprocess
@@ -67,15 +68,15 @@ class Teacher(Frozen):
 
     @torch.no_grad()
     def embed_images(self, batch: Batch) -> Tensor:
-        """Unit vectors (B, E) of what `views` gives of the images."""
+        """Return unit vectors (B, E) of the images of `views`."""
         return self.module.embed_images(batch.images.get("teacher", batch.image).flat)
 
     @torch.no_grad()
     def embed_texts(self, batch: Batch) -> Tensor:
-        """Unit vectors (B, E) of what `views` gives of the texts."""
+        """Return unit vectors (B, E) of the texts of `views`."""
         return self.module.embed_texts(*batch.texts.get("teacher", batch.text).flat)
 
 
 def _alike(one: Preprocess, other: Preprocess) -> bool:
-    """Whether two give the same pixels: mean and standard deviation are each tower's own affair."""
+    """Whether both give the same pixels; each tower applies its own mean and standard deviation."""
     return replace(one, mean=other.mean, std=other.std) == other

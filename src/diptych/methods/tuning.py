@@ -1,14 +1,14 @@
-"""What lets a trained tower keep most of what it knows while it is tuned.
+"""Tools for fine-tuning a trained tower with little forgetting.
 
 Layer decay: lower learning rates for lower blocks.
 
     rate of block l of K: rate · decay^(K - l)
 
-Patches, token tables and positions have the rate of a block before the first, what stands behind
-the blocks the whole one.
+Patch embeddings, token tables and positions have the rate of a block before the first; everything
+behind the blocks has the full rate.
 
-Kept statistics: batch norms that go on with the means and variances that they came with. Those of a
-small batch are others, and what stands behind them was trained for the old ones.
+Kept statistics: batch norms keep the means and variances that they were loaded with. The statistics
+of a small batch differ, and the layers behind were trained for the old ones.
 """
 
 from typing import Annotated, Any
@@ -19,17 +19,18 @@ from diptych.errors import InputError
 from diptych.spec import Above, AtMost
 
 Decay = Annotated[float, Above(0), AtMost(1)]
-"""How the rate falls from block to block, downwards; 1 for one rate everywhere."""
+"""The factor by which the rate falls from each block to the one below; 1 keeps one rate
+everywhere."""
 
 
 def has_blocks(tower: Any) -> bool:
-    """Whether a tower has transformer blocks of ours, between which rates can fall."""
+    """Whether a tower has diptych's transformer blocks, across which rates can decay."""
     return hasattr(getattr(tower, "transformer", None), "layers")
 
 
 def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
-    """Multipliers of the rate by prefix of a tower's parameters (`Stage.lr_scale`). A decay of 1
-    needs none.
+    """Return learning-rate multipliers by parameter prefix of a tower (`Stage.lr_scale`); none for
+    a decay of 1.
 
     Raises InputError for a tower without transformer blocks.
 
@@ -52,8 +53,8 @@ def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
 
 
 def keep_statistics(*towers: Any) -> None:
-    """Put the batch norms of towers (None for one that is not there) into evaluation mode; their
-    weights still learn.
+    """Put the batch norms of towers into evaluation mode; their weights are still trained. A tower
+    may be None.
 
     >>> from torch import nn
     >>> tower = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()

@@ -3,8 +3,8 @@
 The order of events in a step is fixed: batches of all streams, encode, gather, loss (pure),
 backward, collective finite check, clip, optimiser, clamps inside parameters, averaged weights,
 `after_step`, schedule, log, snapshot. Everything that a step does follows from (seed, stage, step)
-and the state, so a run killed at any moment goes on from its last checkpoint as if nothing had
-happened.
+and the state, so a run that is killed at any moment resumes from its last checkpoint as if it had
+not been interrupted.
 """
 
 import logging
@@ -48,29 +48,30 @@ _REMEDY = (
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; its state is saved."""
+    """Raised after a signal asked the run to stop; its state is saved."""
 
 
 @dataclass
 class Summary:
-    """What a finished run reports."""
+    """The result of a finished run."""
 
     steps: int
     skipped: int = 0
     damaged: dict[str, str] = field(default_factory=dict)  # key or place -> reason
     forgot: Mapping[str, float] = field(
         default_factory=dict
-    )  # of the guard, where it ended the run
+    )  # the guard's report, if it ended the run
 
 
 class Engine:
-    """Trains a method on named sources into the folder `out`.
+    """Trains a method on named sources and writes the run to the folder `out`.
 
-    `validate(module, done) -> numbers` is called after each epoch on rank 0. `backward(step, batch,
-    at)` runs forward and backward of a step, in place of the recipe's way. `remember(module) ->
-    score` is what the run must not lose: it is measured `LOOKS` times a stage, and where it falls
-    by more than `forget` the run ends with the weights of the look before. `accelerator` gives the
-    device and wraps for the ranks.
+    - `validate(module, done) -> numbers` is called after each epoch on rank 0.
+    - `backward(step, batch, at)` runs forward and backward of a step, in place of the recipe's way.
+    - `remember(module) -> score` measures what the run must not forget, `LOOKS` times a stage. If
+      the score falls by more than `forget`, the run ends with the weights of the previous
+      measurement.
+    - `accelerator` provides the device and wraps modules for the ranks.
     """
 
     def __init__(
@@ -107,14 +108,14 @@ class Engine:
         self.average: Momentum | None = None
         if recipe.ema is not None and any(stage.optimize for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
-        self._asked = False  # a signal came to this rank
-        self._stop = False  # one came to some rank: all know
+        self._asked = False  # this rank received a signal
+        self._stop = False  # some rank received one, and all agree to stop
 
     # ---- the run
 
     def run(self, resume: bool = False) -> Summary:
-        """Train all stages from the start, or from the last checkpoint. Raises Interrupted after
-        SIGTERM."""
+        """Train all stages from the start, or from the last checkpoint with `resume`. Raises
+        Interrupted after SIGTERM."""
         if collectives.rank() == 0:
             self.checkpoints.clean()
         saved = self._saved() if resume else None
@@ -153,11 +154,11 @@ class Engine:
         return self.summary
 
     def delivered(self) -> nn.Module:
-        """The module that gets saved: the averaged weights where the recipe keeps them."""
+        """Return the module to save: the averaged weights if the recipe keeps them."""
         return self.average.module if self.average is not None else self.method.deliver()
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict of what is delivered, on rank 0; all ranks take part."""
+        """Return the state dict of the delivered module on rank 0. All ranks must call it."""
         if self.memory.lost:
             return self.memory.weights()
         return self.ranks.full_tensors(dict(self.delivered().state_dict()))
@@ -165,10 +166,10 @@ class Engine:
     def _run_stage(self, stage: Stage, saved: Saved | None) -> None:
         recipe = replace(self.recipe, **stage.recipe)
         if not stage.optimize:
-            self.feed.streams(stage)  # which says what the data lack
+            self.feed.streams(stage)  # raises InputError if the data lack a field
             self._prepare(stage)
             if self.average is not None:
-                self.average.update(1.0)  # what it found are buffers; averaged weights stay
+                self.average.update(1.0)  # copies the buffers that it found; averaged weights stay
             self._validate()
             self._end_stage()
             return
@@ -225,8 +226,11 @@ class Engine:
             )
 
     def _forgets(self) -> bool:
-        """Measure what is guarded, on rank 0: whether it fell too far. The run then ends with the
-        weights of the last look at which it had not; all ranks come here together."""
+        """Measure what is guarded, on rank 0, and return whether it fell too far.
+
+        If so, the run ends with the weights of the last measurement at which it had not. All ranks
+        must call it.
+        """
         if self.memory.remember is None:
             return False
         score = 0.0
@@ -250,7 +254,8 @@ class Engine:
         self._save(None)
 
     def _warn_of_average(self, steps: int) -> None:
-        """An average that looks back further than the run delivers weights from its beginning."""
+        """Warn if the average spans more steps than the run, so that it delivers weights from its
+        beginning."""
         ema = self.recipe.ema
         if ema is None or self.options.quiet or collectives.rank() or steps * (1 - ema) >= 2:
             return
@@ -332,8 +337,8 @@ class Engine:
         self.log.advance(at.step + 1, total)
 
     def _non_finite(self, batch: Any, at: At) -> None:
-        """All ranks come here together, before the update: write down which samples met, then stop
-        or skip."""
+        """Write down the samples of the batch, then stop or skip the update. All ranks must call
+        it."""
         path = self.out / f"nonfinite-{self.position.done}.json"
         some = write_samples(path, batch, at)
         if self.options.nonfinite == "stop":
@@ -347,7 +352,8 @@ class Engine:
     # ---- data
 
     def _prepare(self, stage: Stage) -> None:
-        """Fill the stage's columns, or read those that a run broken off in this stage has left."""
+        """Fill the stage's columns, or read those that an earlier run wrote before it stopped in
+        this stage."""
         assert stage.prepare is not None
         epoch = self.position.epoch
         path = self.out / "state" / f"columns-{stage.name}-{epoch}.safetensors"
@@ -371,7 +377,7 @@ class Engine:
     def _note(
         self, stage: Stage, epoch: int, step: int, steps: int, loss: float, **logged: float
     ) -> None:
-        """One iteration of a search is done: log it; all ranks come here together."""
+        """Log one iteration of a search. All ranks must call it."""
         self.log.begin(stage.name, steps, step)
         self.log.write(
             stage=stage.name, done=self.position.done, epoch=epoch, step=step, loss=loss, **logged
@@ -391,7 +397,7 @@ class Engine:
         if collectives.world_size() == 1:
             self._stop = (
                 self._asked
-            )  # also where it came after the step; ranks agree on it within one
+            )  # also if it came after the step; several ranks agree on it within a step
         if self._stop or self.position.done % self.options.save_every == 0:
             self._save(optimizer)
         if self._stop:
@@ -428,7 +434,8 @@ class Engine:
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
-        """Say of a checkpoint what does not fit into this run: names, shapes."""
+        """Raise InputError if a checkpoint does not fit this run, with the names and shapes that
+        differ."""
         try:
             yield
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

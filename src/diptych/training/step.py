@@ -1,8 +1,7 @@
 """One step's forward pass: encode this rank's samples, gather features over ranks, compute the loss
 of the whole batch.
 
-This is where a method meets the ranks: it sees its own samples in `encode` and the whole world's in
-`loss`.
+`encode` receives the samples of this rank, `loss` those of all ranks.
 """
 
 from collections.abc import Mapping
@@ -21,12 +20,12 @@ from diptych.towers.nn.parts import Temperature
 
 
 class Step(nn.Module):
-    """The module that DDP wraps, so that every parameter is used in its `forward`, the loss's own
+    """The module that DDP wraps, so that its `forward` uses every parameter, those of the loss
     included.
 
-    Random draws of `encode` (dropout) follow (seed, stage, step, rank), those of `loss` (seed,
-    stage, step) alone, so that they are equal on all ranks; a resumed run draws what an unbroken
-    one does.
+    The random numbers of `encode` (dropout) depend on (seed, stage, step, rank), those of `loss` on
+    (seed, stage, step) alone, so that they are equal on all ranks. A resumed run draws the same
+    numbers as an uninterrupted one.
     """
 
     def __init__(self, method: Method, precision: str):
@@ -35,8 +34,8 @@ class Step(nn.Module):
         self.precision = precision
 
     def encode(self, batch: Any, at: At, part: str | None = None, piece: int = 0) -> Features:
-        """This rank's features; of one of the method's `parts`, whose pieces draw by (…, rank,
-        part, piece)."""
+        """Return this rank's features, or those of one of the method's `parts`, whose pieces draw
+        by (…, rank, part, piece)."""
         place = () if part is None else (part, piece)
         torch.manual_seed(
             torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank(), *place)
@@ -49,7 +48,7 @@ class Step(nn.Module):
             return encode(batch, at)
 
     def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
-        """The loss of the whole world's batch, from this rank's features of it."""
+        """Return the loss of the global batch, from this rank's share of its features."""
         features = {
             name: collectives.gather(at_least_float32(value), f"feature {name!r}")
             for name, value in features.items()
@@ -60,22 +59,22 @@ class Step(nn.Module):
     def terms(
         self, features: Mapping[str, Tensor], batch: Any, at: At
     ) -> tuple[Mapping[str, Any], ...]:
-        """`loss` as plain mappings, in which DDP and FSDP find the tensors."""
+        """Return `loss` as plain mappings, in which DDP and FSDP find the tensors."""
         losses = self.loss(features, batch, at)
         return losses.terms, losses.logged, losses.carry
 
     def settle(self) -> None:
-        """Nothing: FSDP takes for the root what is called first, and a stage's `prepare` may call a
-        tower first."""
+        """Do nothing: FSDP takes the module that is called first for the root, and a stage's
+        `prepare` may call a tower first."""
 
     def forward(self, batch: Any, at: At) -> tuple[Mapping[str, Any], ...]:
-        # By the class: on a sharded step the names of the instance put parameters together, which
-        # this has done.
+        # Called on the class: on a sharded step the instance's methods gather the parameters, which
+        # calling `forward` has already done.
         return Step.terms(self, Step.encode(self, batch, at), batch, at)
 
 
 def gather_batch(batch: Any) -> Any:
-    """The whole world's batch without its images: texts, fields and keys in rank order."""
+    """Return the global batch without its images: texts, fields and keys in rank order."""
     if isinstance(batch, Mapping):
         return {name: gather_batch(each) for name, each in batch.items()}
     if collectives.world_size() == 1:
@@ -98,9 +97,10 @@ def _gather_tokens(tokens: Tokens) -> Tokens:
 
 
 def forward_backward(step: nn.Module, batch: Any, at: At) -> Losses:
-    """Forward and backward of the whole batch at once; `gradcache` has the other way.
+    """Run forward and backward of the whole batch at once and return the losses; `gradcache` has
+    the other way.
 
-    DDP averages gradients over the ranks; those of a step without it are averaged here.
+    DDP averages gradients over the ranks; without DDP they are averaged here.
     """
     losses = Losses(*step(batch, at))
     losses.total.backward()
@@ -110,7 +110,7 @@ def forward_backward(step: nn.Module, batch: Any, at: At) -> Losses:
 
 
 def freeze_modes(method: Method) -> None:
-    """What is frozen whole is in evaluation mode: no dropout, no running statistics."""
+    """Put fully frozen modules into evaluation mode: no dropout, no running statistics."""
     for module in method.modules():
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
@@ -118,7 +118,7 @@ def freeze_modes(method: Method) -> None:
 
 
 def clamp(method: Method) -> None:
-    """Bring temperatures back into their bounds."""
+    """Clamp temperatures to their bounds."""
     for module in method.modules():
         if isinstance(module, Temperature):
             module.clamp_()

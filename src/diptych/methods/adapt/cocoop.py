@@ -1,11 +1,11 @@
 """CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022).
 
-As CoOp, with context vectors that each image shifts, all of them and for all classes alike:
+Like CoOp, but each image shifts the context vectors, by the same shift for all vectors and classes:
 
     t_c(x) = text([v_1 + h(x), …, v_M + h(x), name_c, "."]),   L = mean_i CE(s <x_i, t_c(x_i)>, c = y_i)
 
-h, the meta-net, is two layers on the unit vector of the image. The prompts of every image are
-encoded for every class, some at once. Inference: the same, with any names.
+h, the meta-net, has two layers and reads the unit vector of the image. The prompts of every class
+are encoded for every image, in chunks. Inference: the same, with any names.
 
 Dimensions: N images, C classes, D text width, E embedding.
 """
@@ -33,8 +33,9 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens;
-    with `init_from_template` they begin as those words. `prompts` are encoded at once."""
+    """`n_ctx` is the number of context vectors (None: as many as the template's words have tokens);
+    with `init_from_template` they are initialised as those words. `prompts` is the number of
+    prompts encoded at once."""
 
     n_ctx: Count | None = None
     init_from_template: bool = True
@@ -42,7 +43,7 @@ class Config(ClassifyConfig):
 
 
 class ImageConditionalPrompts(ConditionalPrompts):
-    """Context vectors shifted by a meta-net on the image: v_m + h(x), with h of width E/16 as
+    """Context vectors shifted by a meta-net on the image: v_m + h(x), where h has width E/16 as
     published."""
 
     def __init__(
@@ -60,7 +61,7 @@ class ImageConditionalPrompts(ConditionalPrompts):
         )
 
     def conditioned(self, image: Tensor) -> Tensor:
-        """The classes t_c(x) (N, C, E) for the unit vectors of images (N, E)."""
+        """Return the class embeddings t_c(x) (N, C, E) for unit vectors of images (N, E)."""
         shift = self.meta(image)  # (N, D): one for all classes
         return self.pair_features(shift[:, None])
 

@@ -1,12 +1,12 @@
 """CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022).
 
 Context vectors replace the words before a class name. They are learned from a few labelled images
-of each class; both towers stay as they are.
+of each class; both towers are frozen.
 
     t_c = text([v_1, …, v_M, name_c, "."]),   L = mean_i CE(s <x_i, t_c>, c = y_i)
 
-All classes share the vectors, or each has its own. Inference: the same prompts; with shared vectors
-any other names. The prompts are `models.prompts.PromptLearner`.
+All classes share the vectors, or each class has separate ones. Inference: the same prompts; shared
+vectors accept any other names. The prompts are `models.prompts.PromptLearner`.
 """
 
 from dataclasses import dataclass, replace
@@ -29,11 +29,10 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`n_ctx` is the number of context vectors, None as many as the template's words have tokens;
-    with `init_from_template` they begin as those words. `position` is where the class name stands
-    among them, or `name`, where they replace it. With `class_specific` each class has vectors of
-    its own. With `cached` images are embedded once.
-    """
+    """`n_ctx` is the number of context vectors (None: as many as the template's words have tokens);
+    with `init_from_template` they are initialised as those words. `position` is the position of the
+    class name among them, or `name` if they replace it. With `class_specific` each class has
+    separate vectors. With `cached` images are embedded once."""
 
     n_ctx: Count | None = None
     init_from_template: bool = True
@@ -49,7 +48,7 @@ class Config(ClassifyConfig):
 
 
 class TextualInversion(PromptLearner):
-    """Vectors (by default one) of each class's own in place of its name; the words of the template
+    """Separate vectors for each class (by default one) replace its name; the words of the template
     stay.
 
     Textual inversion (Gal et al., ICLR 2023) as a baseline: t_c = text(["a photo of a", v_c, "."]).
@@ -63,7 +62,7 @@ class TextualInversion(PromptLearner):
 
 
 class CoOp(Classify):
-    """Context vectors beside the class names."""
+    """Learned context vectors beside the class names."""
 
     Config = Config
 

@@ -1,12 +1,13 @@
 """Full fine-tuning on labelled images, with lower rates for lower layers (Clark et al., ICLR 2020;
 He et al., 2022).
 
-The classes are their names in a prompt, as for zero-shot, and the image tower learns to fit them:
+The class embeddings come from the class names in a prompt, as for zero-shot, and the image tower is
+trained to match them:
 
     L = mean_i CE(s <x_i, t_c>, c = y_i),   rate of block l of K: rate · decay^(K - l)
 
-The text tower stays as it is unless `text` says otherwise, and so does the scale (`methods.tuning`
-has the rates). Inference: as zero-shot, with any names.
+The text tower is frozen unless `text` is set; the scale is always frozen (`methods.tuning` has the
+rates). Inference: as zero-shot, with any names.
 """
 
 from collections.abc import Sequence
@@ -30,15 +31,15 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`decay` is that of the rate from block to block, 1 for none; with `text` the text tower
-    learns too."""
+    """`decay` is the factor of the rate from block to block, 1 for none; `text` trains the text
+    tower too."""
 
     decay: Decay = 0.75
     text: bool = False
 
 
 class FineTune(Classify):
-    """The image tower fits the names."""
+    """Trains the image tower against the embeddings of the class names."""
 
     Config = Config
 
@@ -61,9 +62,9 @@ FineTune.presets = {
     "small": replace(
         SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=3e-4)
     ),
-    # No one paper's: [choice] rate, decay of weights, batch and epochs near WiSE-FT's on ImageNet;
-    # decay from block to block, the warm-up over a fifth of training and the random crops are ours,
-    # and not WiSE-FT's.
+    # No single paper's: [choice] rate, weight decay, batch and epochs near WiSE-FT's on ImageNet;
+    # the layer decay, the warm-up over a fifth of training and the random crops are ours, not
+    # WiSE-FT's.
     "paper": replace(
         PAPER,
         recipe=replace(

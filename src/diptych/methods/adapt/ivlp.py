@@ -1,8 +1,7 @@
-"""Independent vision-language prompting, what MaPLe is compared with (in Khattak et al., CVPR
-2023).
+"""Independent vision-language prompting, a baseline of MaPLe (in Khattak et al., CVPR 2023).
 
-Vectors are learned at the inputs of the first blocks of both towers, P of the text tower and Q of
-the image tower, each for itself:
+Vectors are learned at the inputs of the first blocks of both towers, P in the text tower and Q in
+the image tower, independently:
 
     L = mean_i CE(s <x_i(Q), t_c(P)>, c = y_i)
 
@@ -34,7 +33,7 @@ card = {
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
     """`n_ctx` vectors at each of the first `depth` blocks of the text tower, `image_n_ctx` at each
-    of the first `image_depth` of the image tower; 0 of them leave a tower as it is."""
+    of the first `image_depth` of the image tower; 0 vectors leave a tower unchanged."""
 
     n_ctx: Natural = 2
     depth: Natural = 12
@@ -43,7 +42,7 @@ class Config(ClassifyConfig):
 
 
 class IndependentPrompts(DeepPrompts):
-    """Deep prompts in both towers, those of the image tower free parameters."""
+    """Deep prompts in both towers; those of the image tower are free parameters."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class IndependentPrompts(DeepPrompts):
 
 
 class IVLP(Classify):
-    """Prompts in both towers, each for itself."""
+    """Independent prompts in both towers."""
 
     Config = Config
 

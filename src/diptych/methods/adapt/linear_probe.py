@@ -3,12 +3,12 @@ appendix A.3).
 
     logits_c = w_c · x + b_c,   min over w, b   C · sum_i CE(logits_i, y_i) + |w|² / 2
 
-x are features of the images, standardised while w is fitted; C is chosen on a fifth of them kept
-aside, then all are fitted. It is the regression of the suite `probe` (`diptych.linear`), as a
+x are features of the images, standardised while w is fitted. C is chosen on a held-out fifth of
+them, then all are fitted. This is the regression of the suite `probe` (`diptych.linear`), as a
 classifier to keep and to use.
 
-Each class has weights of its own, and no text is read: there are no classes but those of the
-training, and the model may be one of images alone. Inference: the logits of all of them, or of
+Each class has separate weights and no text is read. So there are no classes but those of the
+training data, and the model may be one of images alone. Inference: the logits of all classes, or of
 some.
 """
 
@@ -47,13 +47,13 @@ Features = Literal["embedding", "pooled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelConfig):
-    """`features` are the embedding, of unit norm, or what the image tower pools before the
-    projection; `search` says how C is looked for (`diptych.linear`)."""
+    """`features` are the embedding, of unit norm, or the image tower's pooled output before the
+    projection; `search` is how C is searched for (`diptych.linear`)."""
 
     features: Features = "embedding"
     search: str = "grid"
 
-    cached: ClassVar[bool] = True  # each image is seen once, as it is
+    cached: ClassVar[bool] = True  # each image is read once, without augmentation
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -61,8 +61,8 @@ class Config(LabelConfig):
 
 
 class Linear(Classifier):
-    """A classifier with `weight` (C', D) and `bias` (C',) of the classes `trained`; those that are
-    named are some."""
+    """A classifier with `weight` (C', D) and `bias` (C',) of the classes `trained`; `classes` may
+    be any of these."""
 
     fixed: ClassVar[bool] = False
     weight: Tensor
@@ -76,11 +76,11 @@ class Linear(Classifier):
 
     @property
     def width(self) -> int:
-        """That of the features."""
+        """The width of the features."""
         return self.encoder.embed_dim if self.features == "embedding" else self.encoder.image.width
 
     def hold(self, trained: Sequence[str]) -> None:
-        """Make room for the weights of the classes `trained`, and name all of them."""
+        """Allocate the weights of the classes `trained`, and set all of them as the classes."""
         self.trained = tuple(trained)
         device = self.ids.device
         self.register_buffer("weight", torch.zeros(len(trained), self.width, device=device))
@@ -89,7 +89,7 @@ class Linear(Classifier):
             self.set_classes(trained)
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name some of the classes of the training. Raises InputError for others, and as
+        """Set the classes to some of those trained. Raises InputError for others, and as
         `check_names` does."""
         classes = check_names(names)
         if others := [name for name in classes if name not in self.trained]:
@@ -122,7 +122,7 @@ class Linear(Classifier):
 
 
 class LinearProbe(Classify):
-    """Weights for each class, solved for at once."""
+    """Weights for each class, fitted in one solve."""
 
     Config = Config
     named: ClassVar[bool] = False
@@ -147,7 +147,7 @@ class LinearProbe(Classify):
 
     @torch.no_grad()
     def fit(self, run: Any) -> None:
-        """Solve for the weights, and put them into the classifier."""
+        """Fit the weights and copy them into the classifier."""
 
         def read(batch: Batch) -> dict[str, Tensor]:
             labels: Any = batch.fields["class"]
@@ -174,7 +174,7 @@ class LinearProbe(Classify):
 
 LinearProbe.presets = {
     "small": SMALL,
-    # CLIP's own probes: what is pooled before the projection, and the fine search. No recipe:
-    # nothing descends.
+    # CLIP's probes: pooled features before the projection, and the fine search. The recipe has no
+    # effect, since there is no gradient descent.
     "paper": replace(PAPER, config={"features": "pooled", "search": "halving"}),
 }

@@ -1,13 +1,16 @@
 """LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., ICLR 2022), on the towers of a
 dual encoder.
 
-Each chosen weight W stays as it is and gets a product of two thin ones beside it, which alone is
-learnt:
+Each chosen weight W is frozen, and the product of two low-rank matrices is added to it; only these
+are trained:
 
     y = W x + (alpha / r) B A x,   A (r, D) random, B (D', r) zero at the start
 
-The classes are their names in a prompt, as for zero-shot:  L = mean_i CE(s <x_i, t_c>, c = y_i). The layers are peft's.
-Inference: the same, with any names.
+The class embeddings come from the class names in a prompt, as for zero-shot:
+
+    L = mean_i CE(s <x_i, t_c>, c = y_i)
+
+The layers are those of peft. Inference: the same, with any names.
 """
 
 from dataclasses import dataclass, replace
@@ -32,8 +35,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`rank` is r, `alpha` its numerator, `dropout` that before A; `layers` are the linear layers
-    of each block, joined by `+`, `towers` which towers have them."""
+    """`rank` is r, `alpha` its numerator, `dropout` the dropout before A. `layers` are the linear
+    layers of each block, joined by `+`; `towers` are the towers that have them."""
 
     rank: Count = 8
     alpha: float = 16.0
@@ -48,8 +51,9 @@ class Config(ClassifyConfig):
 
 
 class LowRank(Classifier):
-    """A classifier with thin products beside its encoder's weights; once loaded they are added to
-    them, and the encoder is one as any other, to embed with, to export and to start from."""
+    """A classifier with low-rank products beside its encoder's weights. After loading they are
+    merged into the weights, so that the encoder is an ordinary one to embed with, to export and to
+    start from."""
 
     def merge(self) -> None:
         from peft.tuners.lora import LoraLayer
@@ -62,7 +66,7 @@ class LowRank(Classifier):
 
 
 class LoRA(Classify):
-    """Thin products beside the weights of the blocks."""
+    """Low-rank products beside the weights of the blocks."""
 
     Config = Config
 
@@ -102,7 +106,7 @@ LoRA.presets = {
     "small": replace(
         SMALL, recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-3)
     ),
-    # The paper's own are of language models; [choice] a rate for few images.
+    # The paper's recipes are for language models; [choice] a rate for few images.
     "paper": replace(
         PAPER,
         recipe=replace(PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-4, batch_size=32),

@@ -1,14 +1,14 @@
 """MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023).
 
-Vectors are learned at the inputs of several blocks of both towers, and those of the image tower are
-linear functions of those of the text tower, so that the two spaces move together:
+Vectors are learned at the inputs of several blocks of both towers. Those of the image tower are
+linear functions of those of the text tower, so that the two spaces change together:
 
     Q_i = F_i(P_i),   L = mean_i CE(s <x_i(Q), t_c(P)>, c = y_i)
 
-P_0 replaces the first `n_ctx` words of the template, the others stay; P_i overwrites the same
-tokens at the input of block i < `depth`, which counts the input. Q_0 stands behind the patches, Q_i
-overwrites it. The model and its scale stay as they are. Inference: the same prompts, with any
-names.
+P_0 replaces the first `n_ctx` words of the template, the others stay. P_i overwrites the same
+tokens at the input of block i < `depth`, where the input counts as the first. Q_0 is appended to
+the patches and Q_i overwrites it. The model and its scale are frozen. Inference: the same prompts,
+with any names.
 """
 
 import copy
@@ -41,10 +41,10 @@ class Config(ClassifyConfig):
 
 
 class CoupledPrompts(DeepPrompts):
-    """Deep prompts in both towers, those of the image tower made from those of the text tower: Q_i
-    = F_i(P_i).
+    """Deep prompts in both towers; those of the image tower are computed from those of the text
+    tower: Q_i = F_i(P_i).
 
-    The F_i are linear; those of blocks 1, 2, … begin equal, as published.
+    The F_i are linear; those of blocks 1, 2, … are initialised equal, as published.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
 """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., ECCV
 2022).
 
-The labelled images themselves are the adapter: a cache of their vectors, which votes for the
-classes of those that a new image is near to, beside the class names.
+The labelled images themselves are the adapter: a cache of their vectors adds votes for the classes
+of the images near a new one to the logits of the class names.
 
     logits_c = s <x, t_c> + alpha · sum_{k: y_k = c} exp(-beta (1 - <x, F_k>))
 
 F_k are the unit vectors of the labelled images, y_k their classes. Nothing is trained; with `tune`
-(Tip-Adapter-F) the F_k then learn by the cross-entropy of these logits. Names that were not in the
-training have no votes: of them their prompts alone speak.
+(Tip-Adapter-F) the F_k are then trained by the cross-entropy of these logits. Names that were not
+in the training data have no votes, only the logits of their prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +40,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`alpha` weighs the votes, `beta` says how fast they fall with distance; with `tune` the cache
-    is trained on."""
+    """`alpha` weighs the votes, `beta` is how fast they fall with distance; `tune` trains the
+    cache."""
 
     alpha: NotNegative = 1.0
     beta: NotNegative = 5.5
@@ -49,8 +49,8 @@ class Config(ClassifyConfig):
 
 
 class Cached(Classifier):
-    """A classifier with a cache: `keys` (K, E) and `owners` (K,), the numbers of their classes
-    among `trained`."""
+    """A classifier with a cache: `keys` (K, E) and `owners` (K,), the index of each key's class in
+    `trained`."""
 
     owners: Tensor
 
@@ -64,7 +64,7 @@ class Cached(Classifier):
         self.hold(0)
 
     def hold(self, count: int, trained: Sequence[str] = ()) -> None:
-        """Make room for the vectors of `count` images of the classes `trained`."""
+        """Allocate the vectors of `count` images of the classes `trained`."""
         device = self.ids.device
         self.trained = tuple(trained)
         self.keys = nn.Parameter(torch.zeros(count, self.encoder.embed_dim, device=device))
@@ -75,8 +75,8 @@ class Cached(Classifier):
         return self.judged(self.image_features(x), texts)
 
     def judged(self, image: Tensor, texts: Tensor, without: Tensor | None = None) -> Tensor:
-        """Unit vectors of images (N, E) and classes (C, E) -> logits (N, C); of image i the vote
-        `without[i]` does not count."""
+        """Return logits (N, C) of unit vectors of images (N, E) and classes (C, E); for image i the
+        vote of key `without[i]` is left out."""
         near = torch.exp(-self.beta * (1 - image @ self.keys.T))  # (N, K)
         if without is not None:
             near = near.scatter(1, without[:, None], 0.0)
@@ -84,8 +84,7 @@ class Cached(Classifier):
         return self.encoder.logit_scale() * image @ texts.T + self.alpha * self._named(votes)
 
     def _named(self, votes: Tensor) -> Tensor:
-        """Votes for the classes of the training (N, C') as votes for those that are named now (N,
-        C)."""
+        """Map votes for the trained classes (N, C') to votes for the current ones (N, C)."""
         if self.classes == self.trained:
             return votes
         place = {name: number for number, name in enumerate(self.trained)}
@@ -102,7 +101,7 @@ class Cached(Classifier):
 
 
 class TipAdapter(Classify):
-    """Votes of the labelled images."""
+    """A classifier with votes of the labelled images."""
 
     Config = Config
     model: Cached  # type: ignore[assignment]
@@ -125,7 +124,7 @@ class TipAdapter(Classify):
 
     @torch.no_grad()
     def fill(self, run: Any) -> None:
-        """Put the images' vectors into the cache, in the order of the source."""
+        """Fill the cache with the images' vectors, in the order of the source."""
 
         def vectors(batch: Batch) -> dict[str, Tensor]:
             return {"keys": self.model.image_features(batch.image.flat)}
@@ -145,7 +144,8 @@ class TipAdapter(Classify):
         run.note(0, 1, loss, accuracy=accuracy)
 
     def without_itself(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of the cached images, each without its own vote."""
+        """Return the mean cross-entropy and accuracy of the cached images, each without its own
+        vote."""
         model = self.model.eval()
         texts = model.text_features()
         losses = []
@@ -164,8 +164,8 @@ TipAdapter.presets = {
         config={"tune": True},
         recipe=replace(SMALL.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=1e-3),
     ),
-    # Tip-Adapter-F as published: 20 epochs of AdamW, its epsilon with it; alpha and beta are to be
-    # chosen.
+    # Tip-Adapter-F as published: 20 epochs of AdamW, with the published epsilon; alpha and beta are
+    # to be chosen.
     "paper": replace(
         PAPER,
         config={**PAPER.config, "tune": True},

@@ -1,12 +1,12 @@
 """WiSE-FT: Robust fine-tuning of zero-shot models (Wortsman et al., CVPR 2022).
 
-Full fine-tuning on labelled images, then weights between those of before and those of after:
+Full fine-tuning on labelled images, then an interpolation between the weights before and after:
 
     weights = (1 - alpha) · zero-shot + alpha · fine-tuned
 
-so that much of what is won on the new data stays, and little of what the model could do is lost.
-Running statistics of batch norms are mixed as weights are. Inference: as zero-shot, with any names.
-The suite `wise` goes through all alphas of a run of `fine_tune`.
+This keeps most of the gain on the new data and loses little of the model's zero-shot ability. The
+running statistics of batch norms are interpolated too. Inference: as zero-shot, with any names. The
+suite `wise` evaluates all alphas of a run of `fine_tune`.
 """
 
 import copy
@@ -39,7 +39,7 @@ class Config(fine_tune.Config):
 
 
 class WiSEFT(fine_tune.FineTune):
-    """Fine-tuned, and half-way back."""
+    """Fine-tuning, then interpolation with the weights before."""
 
     Config = Config
 
@@ -52,7 +52,7 @@ class WiSEFT(fine_tune.FineTune):
 
     @torch.no_grad()
     def mix(self, run: Any) -> None:
-        """Go back towards the weights of before."""
+        """Interpolate the weights between those before and those after fine-tuning."""
         encoder = self.model.encoder
         encoder.load_state_dict(
             between(self.before.module.state_dict(), encoder.state_dict(), self.config.alpha)

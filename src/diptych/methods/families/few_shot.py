@@ -1,10 +1,10 @@
-"""What methods share that adapt a dual encoder to named classes: labelled images in, a classifier
-out.
+"""Base of methods that adapt a dual encoder to named classes: labelled images in, a classifier out.
 
     L = mean_i CE(s <x_i, t_c>, c = y_i)
 
-The class names are those of the label in the training data; the classifier takes others later. Such
-methods start from a model (`--init`), whose weights stay as they are.
+The class names are those of the label in the training data; the classifier accepts others later.
+These methods start from a model (`--init`), whose weights do not change unless the method trains
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from diptych.towers.nn.parts import Temperature
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """`label` is that of the classes, `augment` options of `data.views.Augment`."""
+    """`label` is the label of the classes; `augment` holds options of `data.views.Augment`."""
 
     label: str = "class"
     augment: Mapping[str, Any] = field(default_factory=dict)
@@ -38,18 +38,18 @@ class LabelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(LabelConfig):
-    """`template` is the prompt that the name stands in."""
+    """`template` is the prompt that contains the class name."""
 
     template: str = "a photo of a {}."
 
 
 class Classify(Method):
-    """A classifier on a frozen encoder: a subclass gives `build`."""
+    """A classifier on a frozen encoder. A subclass defines `build`."""
 
     Config = ClassifyConfig
     adapts: ClassVar[bool] = True
     named: ClassVar[bool] = True
-    """Whether the classes are told by their names, through the text tower."""
+    """Whether class embeddings come from the class names, through the text tower."""
     model: Classifier
 
     @classmethod
@@ -77,16 +77,16 @@ class Classify(Method):
 
     @property
     def cached(self) -> bool:
-        """Whether each image is embedded once, before training, and steps read its vector in its
-        place."""
+        """Whether each image is embedded once, before training, and steps read its vector
+        instead."""
         return getattr(self.config, "cached", False)
 
     def build(self, encoder: DualEncoder) -> Classifier:
-        """The classifier that is trained on the encoder."""
+        """Return the classifier to train on the encoder."""
         raise NotImplementedError
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """Take the class names of the training data. Raises InputError where the label has none."""
+        """Set the class names of the training data. Raises InputError if the label has none."""
         if names := class_names(sources["train"], self.config.label):
             with located(sources["train"].name):
                 self.model.set_classes(names)
@@ -94,10 +94,11 @@ class Classify(Method):
     def stages(self) -> Sequence[Stage]:
         return (
             Stage(min_batch=1, prepare=self.embed if self.cached else None),
-        )  # no image looks at another
+        )  # the loss of an image depends on no other image
 
     def embed(self, run: Any) -> None:
-        """Let the stage read vectors of the images, not varied."""
+        """Embed all images once, without augmentation, and store the vectors for the stage to
+        read."""
         source = run.sources["train"]
         view = self.image_view
         require(source, view.reads, self.name)
@@ -108,7 +109,7 @@ class Classify(Method):
 
     @property
     def image_view(self) -> ImageView:
-        """The view of images."""
+        """The view that reads the images."""
         return ImageView(preprocess=self.model.image.preprocess, augment=self.augment)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
@@ -133,10 +134,11 @@ class Classify(Method):
 
 
 def class_names(source: Source, label: str) -> tuple[str, ...]:
-    """The class names of a label; () where the source lacks it, which is told with all that is
-    missing.
+    """Return the class names of a label; () if the source lacks the label, which is reported with
+    all other missing fields.
 
-    Raises InputError where the label has none, two are equal, or no sample is of a class.
+    Raises InputError if the label has no class names, if two names are equal, or if a class has no
+    sample.
     """
     field = source.schema().get(f"labels.{label}")
     if field is not None and not field.classes:
@@ -156,7 +158,7 @@ def class_names(source: Source, label: str) -> tuple[str, ...]:
     return names
 
 
-# Towers are those of the model that is given; these are what the contract suite builds without one.
+# The towers come from the given model; the contract suite, which has none, builds these.
 SMALL = Preset(
     image="vit:image_size=64:patch=8:width=128:depth=4",
     text="text:width=128:depth=4",
@@ -172,8 +174,8 @@ SMALL = Preset(
         epochs=10,
     ),
 )
-# CLIP's ViT-B/16, given by --init; the published cosine goes by epochs, with one first epoch at
-# 1e-5 [choice: a ramp].
+# CLIP's ViT-B/16, given by --init. The published cosine schedule counts epochs and has a first
+# epoch at 1e-5 [choice: a ramp].
 PAPER = Preset(
     config={"augment": {"crop": (0.08, 1.0), "flip": True}},
     image="vit:image_size=224:patch=16:width=768:depth=12:heads=12:pre_norm=true",

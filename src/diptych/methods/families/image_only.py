@@ -1,8 +1,8 @@
-"""What methods on images alone share: several views of each, one tower and a projector, no text.
+"""Base of methods on images alone: several views of each image, one tower, a projector and no text.
 
-They are the baselines that vision-language methods build on and are compared with. `represent`
-gives what the tower pools before the projector, which is what their papers probe; `embed_images` is
-behind it.
+These are the baselines that vision-language methods build on and are compared with. `represent`
+returns the tower's pooled output before the projector, which the papers probe; `embed_images`
+returns the output behind it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,12 +33,12 @@ SMALL = replace(
     embed_dim=128,
 )
 PAPER = Preset(image="timm:resnet50:image_size=224", text=NO_TOWER, embed_dim=128)
-"""The tower that all of these papers use; what differs is each one's own."""
+"""The tower that all of these papers use; each method sets the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOnlyConfig:
-    """`augment` are options of `data.views.Augment`, `projector` the head behind the tower
+    """`augment` holds options of `data.views.Augment`; `projector` is the head behind the tower
     (`towers.nn.heads`)."""
 
     augment: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
@@ -56,7 +56,7 @@ class ImageOnly(Method):
     """Two views of each image, (B, 2, E) behind the projector, not normalised."""
 
     Config = ImageOnlyConfig
-    chunkable = False  # the projectors have batch norm, in which samples meet
+    chunkable = False  # batch norm in the projectors mixes samples
     model: DualEncoder
 
     @classmethod
@@ -82,6 +82,6 @@ class ImageOnly(Method):
 
     @staticmethod
     def projected(model: Any, batch: Batch) -> Tensor:
-        """What the projector makes of every view (B, V, E)."""
+        """Return the projector's output for every view (B, V, E)."""
         pooled = model.encode_image(batch.image.flat).pooled
         return model.project_image(pooled).unflatten(0, (len(batch), -1))

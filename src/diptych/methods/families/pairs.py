@@ -1,4 +1,5 @@
-"""What methods on (image, text) pairs share: one image, one text, two embeddings a sample."""
+"""Base of methods on (image, text) pairs: each sample has one image embedding and one text
+embedding."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,14 +22,19 @@ from diptych.towers.dual import DualEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """`role` is the role of the texts (see `data.views.TextView`); several, as "caption;long", give
-    each image as many texts, and the loss is the mean of those against each. `decay` lowers the
-    rates of a given model's lower blocks (`methods.tuning`), 1 for one rate; towers without
-    transformer blocks have one rate. With `keep_statistics` batch norms of the towers go on with
-    the means and variances that they came with. `distinct` names a label of which a batch holds
-    each value at most once, so that images of one thing are no false negatives of each other;
-    `together` consecutive samples meet in a batch, so that siblings (of `scenes:siblings=4`) are
-    each other's hard negatives."""
+    """Options of methods on pairs.
+
+    - `role` is the role of the texts (see `data.views.TextView`). With several roles, as in
+      "caption;long", each image has as many texts, and the loss is the mean over them.
+    - `decay` lowers the learning rates of the lower blocks of a given model (`methods.tuning`); 1
+      keeps one rate. Towers without transformer blocks have one rate.
+    - `keep_statistics` keeps the running means and variances of the towers' batch norms as they
+      were loaded.
+    - `distinct` names a label whose values occur at most once in a batch, so that images of the
+      same thing are not false negatives of each other.
+    - `together` is the number of consecutive samples that share a batch, so that siblings (of
+      `scenes:siblings=4`) are hard negatives of each other.
+    """
 
     role: str = "caption"
     augment: Mapping[str, Any] | None = field(
@@ -40,7 +46,7 @@ class PairConfig:
     together: Count = 1
 
     several: ClassVar[bool] = True
-    """Whether `role` may name several texts, each with a loss of its own."""
+    """Whether `role` may name several texts, each with a loss term."""
 
     def __post_init__(self) -> None:
         if not self.several and ";" in self.role:
@@ -53,8 +59,8 @@ class PairConfig:
             )
 
     def stage(self, model: DualEncoder) -> Stage:
-        """The stage of a method that trains `self.model`: which samples meet, and which part learns
-        at which rate."""
+        """Return the stage of a method that trains `self.model`: which samples share a batch, and
+        the learning rate of each part."""
         plan = Distinct(self.distinct) if self.distinct else Together(self.together)
         towers = {"model.image": model.image, "model.text": model.text}
         scale: dict[str, float] = {}
@@ -68,15 +74,16 @@ class PairConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesConfig(PairConfig):
-    """`duplicates` says what equal texts of a batch are to each other's images: "apart", as if they
-    differed; "positives", right as well; "masked", neither right nor wrong. Texts are equal where
-    the tower reads the same."""
+    """`duplicates` sets how equal texts in a batch count for each other's images: "apart", as
+    negatives, as if they differed; "positives", as positives; "masked", as neither. Texts are equal
+    if the tower reads the same tokens."""
 
     duplicates: Literal["apart", "positives", "masked"] = "apart"
 
     def equal(self, tokens: Tokens, *, share: bool = True) -> dict[str, Any]:
-        """What an objective is told of texts (B, 1, L) that are not "apart", as keywords; `share`:
-        a row's right texts share a weight of 1.
+        """Return the objective's keyword arguments for equal texts (B, 1, L) that are not "apart".
+
+        With `share` the positives of a row share a weight of 1.
 
         >>> ids = torch.tensor([[[5, 6]], [[7, 0]], [[5, 6]]])
         >>> found = DuplicatesConfig(duplicates="positives").equal(Tokens(ids, torch.tensor([[2], [1], [2]])))
@@ -92,43 +99,44 @@ class DuplicatesConfig(PairConfig):
 
 
 class Pairs(Method):
-    """A dual encoder on pairs: a subclass builds `self.model` and gives `terms`, the loss of images
-    and texts."""
+    """A dual encoder trained on pairs. A subclass builds `self.model` and defines `terms`, the loss
+    of images and texts."""
 
     Config = PairConfig
     share: ClassVar[bool] = True
-    """Whether the right texts of an image share one weight, as where they compete."""
+    """Whether the positives of an image share one weight, as they do where they compete in a
+    softmax."""
     model: DualEncoder
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
-        # by what their names end in: "", "2", "3", …
+        # by the suffix of their names: "", "2", "3", …
         self.roles = {
             str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)
         }
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if getattr(
-            self.config, "keep_statistics", False
-        ):  # some methods have options of their own alone
+        if getattr(self.config, "keep_statistics", False):  # some methods have options without it
             keep_statistics(self.model.image, self.model.text)
         return self
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> Mapping[str, Tensor]:
-        """The terms of the loss of unit vectors (B, E) and (B, E), by name; `equal` is what the
-        objective is told of equal texts (`DuplicatesConfig.equal`)."""
+        """Return the loss terms, by name, of unit vectors (B, E) and (B, E).
+
+        `equal` holds the objective's keyword arguments for equal texts (`DuplicatesConfig.equal`).
+        """
         raise NotImplementedError
 
     def equal(self, batch: Batch, end: str) -> dict[str, Any]:
-        """What the objective is told of equal texts of one role."""
+        """Return the objective's keyword arguments for equal texts of one role."""
         if getattr(self.config, "duplicates", "apart") == "apart":
             return {}
         return self.config.equal(batch.texts[f"main{end}"], share=self.share)
 
     def logged(self, features: Features) -> Mapping[str, Tensor | float]:
-        """What is reported beside the loss."""
+        """Return the values to log beside the loss."""
         return {"scale": self.model.logit_scale()}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
@@ -142,7 +150,8 @@ class Pairs(Method):
         )
 
     def features_from(self, features: Features, owner: str) -> Features:
-        """A vector of the image and one for each text, as methods on pairs give them."""
+        """Return the image vector and one vector for each text, as methods on pairs produce
+        them."""
         return adopted(self.name, features, owner, "image", *(f"text{end}" for end in self.roles))
 
     def stages(self) -> Sequence[Stage]:
@@ -174,8 +183,10 @@ class Pairs(Method):
 
 
 def adopted(reader: str, features: Features, owner: str, *names: str) -> Features:
-    """The features of these names, vectors (B, E), of method `owner`; InputError where it gives no
-    such."""
+    """Return the features with these names, vectors (B, E), of method `owner`.
+
+    Raises InputError if it has no such features.
+    """
     for name in names:
         if name not in features or features[name].dim() != 2:
             have = ", ".join(f"{name} {tuple(value.shape)}" for name, value in features.items())
@@ -186,7 +197,7 @@ def adopted(reader: str, features: Features, owner: str, *names: str) -> Feature
     return {name: features[name] for name in names}
 
 
-# What learns pairs from scratch in minutes on two cores. Augmentation grows from nothing: at full
+# Learns pairs from scratch in minutes on two cores. Augmentation ramps up from none: at full
 # strength from the start it keeps so small a model near chance for hundreds of steps.
 SMALL = Preset(
     config={"augment": {"crop": (0.5, 1.0), "turn": 12.0, "colour": 0.2, "ramp": (0.06, 0.6)}},
@@ -201,12 +212,13 @@ SMALL = Preset(
 
 
 def tune(small: Preset, **config: Any) -> Preset:
-    """The preset that continues a trained model on pairs: the method's own options are those of
+    """Return the preset that continues a trained model on pairs, with the method's options from
     `small`.
 
-    The rate is that at which Wortsman et al. (2022) tune CLIP with AdamW; small models bear more,
-    and docs/training.md has what was kept and learnt at others. Towers and tokenizer are the given
-    model's. No averaged weights: runs are short.
+    The learning rate is the one at which Wortsman et al. (2022) tune CLIP with AdamW. Small models
+    tolerate higher rates; docs/training.md reports how much was kept and learnt at others. The
+    towers and the tokenizer are the given model's. There are no averaged weights, since runs are
+    short.
     """
     recipe = Recipe(lr=3e-5, weight_decay=0.1, warmup=0.1, clip=1.0, batch_size=64, epochs=5)
     own = {name: value for name, value in small.config.items() if name != "augment"}

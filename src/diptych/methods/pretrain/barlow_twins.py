@@ -1,12 +1,12 @@
 """Barlow Twins: Self-Supervised Learning via Redundancy Reduction (Zbontar et al., ICML 2021).
 
-The cross-correlation C (D, D) of the projections of two augmentations is drawn to the identity:
-each number says the same of both views, and no two numbers say the same.
+The loss drives the cross-correlation C (D, D) of the projections of two augmentations to the
+identity: each dimension agrees between the views, and different dimensions are decorrelated.
 
     L = Σ_d (1 - C_dd)² + λ Σ_{d≠e} C_de²,   C = Z_1^T Z_2 / B
 
-Z are standardised over the batch by the projector's last batch norm. Inference: the tower before
-the projector.
+Z is standardised over the batch by the projector's last batch norm. Inference: the tower before the
+projector.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageOnlyConfig):
-    """`off_diagonal` is λ, `weight` that of the whole loss, which sums over the space's numbers."""
+    """`off_diagonal` is λ. `weight` multiplies the whole loss, which is a sum over dimensions."""
 
     projector: NetworkSpec = "mlp:hidden=8192:layers=3:last_norm=plain"
     off_diagonal: NotNegative = 0.0051

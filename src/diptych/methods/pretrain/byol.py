@@ -1,14 +1,14 @@
 """BYOL: Bootstrap Your Own Latent (Grill et al., NeurIPS 2020).
 
-Each augmentation of an image predicts what a momentum copy makes of the other one, without
-negatives:
+From one augmentation of an image the model predicts a momentum copy's projection of the other,
+without negatives:
 
     L = [2 - 2 mean cos(q(z_1), z'_2)] + [2 - 2 mean cos(q(z_2), z'_1)]
 
-z are behind tower and projector, z' behind their copy, which follows by p' <- m p' + (1 - m) p with
-m = 1 - (1 - m_0) (cos(pi t) + 1) / 2, t the share of training that is done; q predicts. Inference:
-the tower before the projector. [choice] The copy is in evaluation mode, with the running statistics
-of the model's batch norms.
+z is the output of tower and projector, z' that of their copy, which is updated by p' <- m p' + (1 -
+m) p with m = 1 - (1 - m_0) (cos(pi t) + 1) / 2, where t is the completed share of training; q is
+the predictor. Inference: the tower before the projector. [choice] The copy is in evaluation mode,
+with the running statistics of the model's batch norms.
 """
 
 import math
@@ -38,7 +38,7 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageOnlyConfig):
-    """`predictor` is the head that predicts, `momentum` m_0."""
+    """`predictor` is the prediction head, `momentum` is m_0."""
 
     projector: NetworkSpec = "mlp:hidden=4096"
     predictor: NetworkSpec = "mlp:hidden=4096"
@@ -46,7 +46,7 @@ class Config(ImageOnlyConfig):
 
 
 class BYOL(ImageOnly):
-    """Each view predicts the copy's projection of the other."""
+    """Predicts, from each view, the copy's projection of the other view."""
 
     Config = Config
 

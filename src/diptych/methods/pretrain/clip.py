@@ -1,13 +1,13 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML
 2021).
 
-Two towers, one space: in a batch of B pairs each image must find its text among B, and each text
-its image.
+Two towers embed images and texts in one space. In a batch of B pairs each image must find its text
+among B, and each text its image.
 
     L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   s = exp(theta), theta_0 = ln(1 / 0.07), s <= 100
 
-X, Y (B, E) are the unit-norm embeddings. Inference: cosine of embeddings; classes by the text of
-their names.
+X, Y (B, E) are the unit-norm embeddings. Inference: cosine similarity of embeddings; class
+embeddings come from the text of the class names.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DuplicatesConfig):
-    """`scale` multiplies the cosines at the start; learned in log space up to `max_scale`."""
+    """`scale` is the initial multiplier of the cosines, which is learned in log space up to
+    `max_scale`."""
 
     scale: Positive = 1 / 0.07
     max_scale: Positive = 100.0

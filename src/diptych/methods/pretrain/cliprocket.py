@@ -1,16 +1,16 @@
 """CLIP-rocket: Improved baselines for vision-language pre-training (Fini et al., TMLR 2023).
 
-CLIP with weakly and strongly varied images and texts, a second head for the strong ones, label
-smoothing and text dropout: what losses without negatives seemed to add to CLIP, this "improved
-recipe" has without them. z are unit vectors of the linear head on the weak pair, h_a those of the
+CLIP with weak and strong augmentations of images and texts, a second head for the strong ones,
+label smoothing and text dropout. This "improved recipe" reaches without non-contrastive losses what
+they seemed to add to CLIP. z are unit vectors of the linear head on the weak pair, h_a those of the
 MLP head on strong view a of K:
 
     global   g_I = CE(s z_I z_T^T),   local   l_I = mean_{a,b} CE_e(s' h_I^a h_T^bT)
     L = ½ Σ_{I,T} (g + K l) / (1 + K)                                                     K = 0: plain CLIP
 
-`extra` adds one of the losses that the paper takes apart: SLIP, SiamLIP, BYOLIP, BarLIP, SwALIP.
+`extra` adds one of the losses that the paper compares: SLIP, SiamLIP, BYOLIP, BarLIP, SwALIP.
 Inference: the cosine of both heads, share · cos z + (1 - share) · cos h; texts and images are not
-varied.
+augmented.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ card = {
     "provenance": "code",
 }
 
-EXTRAS = {  # hidden width, width, layers, last norm and weight of the projectors and losses
+EXTRAS = {  # hidden width, width, layers and last norm of the projectors; weight of the loss
     "none": (0, 0, 0, "none", 0.0),
     "slip": (4096, 256, 3, "none", 1.0),
     "siamlip": (2048, 128, 2, "plain", 1.0),
@@ -58,14 +58,20 @@ STRONG: Mapping[str, Any] = {**images.STRONG, "colour": (0.4, 0.4, 0.4, 0.1)}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`augment` and `strong` are how weak and strong images are varied, `local` is K. `stop_words`
-    is the probability that a text loses its stop words, `synonyms` the table of strong texts
-    (`data.eda`). `smoothing` is that of the local terms, `text_dropout` that before each block in
-    the strong pass. `scale` and `local_scale` are learned, up to `max_scale`. `drop_path` is the
-    share of texts that skip a block there (whole blocks, all but the last [choice]). `hidden` is
-    the width of the second head; `extra_hidden` and `extra_width` those of the extra loss's
-    projectors, None as published; `strong_heads` gives the strong views projectors and predictors
-    of their own; `weight` is that loss's. `momentum` is BYOLIP's."""
+    """Options of the views, the two heads and the extra loss.
+
+    - `augment` and `strong` are the weak and strong image augmentations; `local` is K.
+    - `stop_words` is the probability that a text loses its stop words; `synonyms` is the table for
+      strong texts (`data.eda`).
+    - `smoothing` is the label smoothing of the local terms.
+    - `text_dropout` is the dropout before each block in the strong pass; `drop_path` is the share
+      of texts that skip a block there (whole blocks, all but the last [choice]).
+    - `scale` and `local_scale` are learned, up to `max_scale`.
+    - `hidden` is the width of the second head; `extra_hidden` and `extra_width` are the widths of
+      the extra loss's projectors, None as published.
+    - `strong_heads` gives the strong views separate projectors and predictors.
+    - `weight` is the weight of the extra loss, `momentum` the momentum of BYOLIP.
+    """
 
     augment: Mapping[str, Any] = field(default_factory=lambda: {"crop": (0.5, 1.0)})
     strong: Mapping[str, Any] = field(default_factory=lambda: dict(STRONG))
@@ -111,11 +117,10 @@ class Config(PairConfig):
 
 
 class CLIPRocket(Method):
-    """Weak pairs through one head, strong ones through another, and an extra loss where one is
-    asked for."""
+    """Weak pairs through one head, strong pairs through another, and an optional extra loss."""
 
     Config = Config
-    chunkable = False  # the second head has batch norm, in which samples meet
+    chunkable = False  # batch norm in the second head mixes samples
     model: DualEncoder
 
     def __init__(self, config: Any, make: Make):
@@ -124,7 +129,7 @@ class CLIPRocket(Method):
         self.strong = configure(Augment, dict(config.strong), "strong")
         both = f"two:hidden={config.hidden}" + (
             "" if config.local else ":share=1.0"
-        )  # a head that learns nothing
+        )  # without strong views the second head is not trained
         self.model = make.dual(
             logit_scale=Temperature(config.scale, clamp=(1.0, config.max_scale)),
             image_projection=both,
@@ -137,7 +142,7 @@ class CLIPRocket(Method):
                 )
         if config.local:
             self.local = Temperature(config.local_scale, clamp=(1.0, config.max_scale))
-        else:  # plain CLIP: the second head is as it is
+        else:  # plain CLIP: the second head is frozen
             for parameter in (
                 *self._image_heads.second.parameters(),
                 *self._text_heads.second.parameters(),
@@ -145,7 +150,7 @@ class CLIPRocket(Method):
                 parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
         heads = [
             self._extra_heads() for _ in range(1 + config.strong_heads)
-        ]  # of the weak views, of the strong ones
+        ]  # for the weak views, for the strong ones
         self.projectors = nn.ModuleList([projectors for projectors, _ in heads if len(projectors)])
         self.predictors = nn.ModuleList([predictors for _, predictors in heads if len(predictors)])
         if config.extra == "byolip":
@@ -162,7 +167,7 @@ class CLIPRocket(Method):
         return self.model.text_projection
 
     def _extra_heads(self) -> tuple[nn.ModuleList, nn.ModuleList]:
-        """Projectors of images and texts, and predictors behind them."""
+        """Return the projectors of images and texts, and the predictors behind them."""
         config = self.config
         hidden, width, layers, norm, _ = EXTRAS[config.extra]
         if not width:
@@ -233,8 +238,8 @@ class CLIPRocket(Method):
         return {**found, **self._projected(batch, views)} if self.projectors else found
 
     def _pooled(self, model: Any, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-        """What both towers pool of a view, before the heads; texts of strong views under
-        dropout."""
+        """Return the pooled outputs of both towers for a view, before the heads; texts of strong
+        views under dropout."""
         options: dict[str, Any] = {}
         if (
             name == "strong"
@@ -246,14 +251,14 @@ class CLIPRocket(Method):
         return image, model.encode_text(*batch.texts[name].flat, **options).pooled
 
     def _projected(self, batch: Batch, views: Sequence[tuple[Tensor, Tensor]]) -> Features:
-        """Of each side the projections (B, 1 + K, D) of weak and strong views, and what is
-        predicted from them."""
+        """Return for each side the projections (B, 1 + K, D) of weak and strong views, and the
+        predictions from them."""
         count = len(batch)
         found = {}
 
         def through(heads: Any, views: Sequence[tuple[Tensor, Tensor]], at: int) -> Tensor:
             by_kind = [pair[at].unflatten(0, (count, -1)) for pair in views]
-            if len(heads) == 1:  # the same for weak and strong
+            if len(heads) == 1:  # weak and strong views share them
                 return heads[0][at](torch.cat(by_kind, 1))
             return torch.cat([own[at](mine) for own, mine in zip(heads, by_kind, strict=True)], 1)
 
@@ -300,7 +305,7 @@ class CLIPRocket(Method):
         return Losses(terms, logged)
 
     def _extra(self, features: Features) -> Tensor:
-        """The extra loss before its weight."""
+        """Return the extra loss before its weight."""
         name = self.config.extra
         if name == "swalip":
             return swapped(features["local_image"], features["local_text"], self.local())
@@ -328,7 +333,8 @@ class CLIPRocket(Method):
 
 class Thinned:
     """The edit of the strong text pass: dropout of the residual stream at the input of each block,
-    and whole blocks that a share of the texts skips, what is left being scaled up."""
+    and whole blocks that a share of the texts skips; the blocks' outputs that are kept are scaled
+    up."""
 
     def __init__(self, rate: float, drop_path: float):
         self.rate = rate
@@ -348,7 +354,7 @@ def _ce(rows: Tensor, columns: Tensor, scale: Tensor | float, smoothing: float =
 
 
 def swapped(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
-    """SwALIP: the other side's batch stands for prototypes, and each pair of views predicts the
+    """SwALIP: the batch of the other side serves as prototypes, and each pair of views predicts the
     assignment of the other two, both indices swapped. image, text (B, 2, E), unit vectors."""
     scores = {(a, b): image[:, a] @ text[:, b].T for a, b in product((0, 1), (0, 1))}
     terms = []

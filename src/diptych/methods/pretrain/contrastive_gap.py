@@ -1,19 +1,21 @@
 """It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap (Fahim et al., arXiv
 2024).
 
-Images and texts of a CLIP lie apart because its loss, at a small temperature, leaves room unused;
-terms that spread each side and pull partners together close the gap.
+The image and text embeddings of a CLIP model are separated because its loss, at a small
+temperature, leaves part of the space unused. Terms that spread each modality and pull partners
+together close the gap.
 
     L_CUA = L_clip + [U(X) + U(Y)] / 2 + A(X, Y),      L_CUAXU = L_CUA + U(X, Y),      tau = 0.01 fixed
 
     U(X) = log mean_{i<j} exp(-2 |x_i - x_j|²)   U(X, Y) = log mean_{i≠j} exp(-2 |x_i - y_j|²)   A = mean_i |x_i - y_i|²
 
-X, Y (B, E) are unit-norm embeddings. The terms are negative where points are spread, and so may be
-the loss. Inference is CLIP's. A learned temperature is possible, and logged, as it changes the gap.
+X, Y (B, E) are unit-norm embeddings. The terms are negative where points are spread out, so the
+loss may be negative too. Inference is CLIP's. The temperature may be learned; it is logged because
+it changes the gap.
 
-The published code takes every term within a rank; its recipe has one of 64 pairs. Here the terms
-see the whole batch, as everywhere; `local` takes them within parts of the batch of so many pairs
-instead, on any number of ranks. [choice]
+The published code computes every term within a rank, and its recipe has one rank of 64 pairs. Here
+the terms see the whole batch, as in all methods; `local` instead computes them within parts of the
+batch of that many pairs, on any number of ranks. [choice]
 """
 
 from collections.abc import Mapping
@@ -45,11 +47,18 @@ Mode = Literal["clip", "cua", "cuaxu"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`mode` names the loss; `remove_contrastive` leaves L_clip out of it. `uniform`, `align` and
-    `cross` weigh the terms (1, as published), `t` is the width of the potential. `learned` lets
-    `tau` move, up to a scale of 100. `reproject` gives new projections to so many numbers, in place
-    of those of a given model. `local`: see above. Identical texts in a batch set uniformity against
-    alignment: name a label that tells them apart as `distinct`."""
+    """Options of the loss.
+
+    - `mode` names the loss; `remove_contrastive` leaves L_clip out of it.
+    - `uniform`, `align` and `cross` weigh the terms (1, as published); `t` is the width of the
+      potential.
+    - `learned` makes `tau` trainable, up to a scale of 100.
+    - `reproject` replaces the projections of a given model by new ones of this many dimensions.
+    - `local`: see the module's docstring.
+
+    For identical texts in a batch, uniformity and alignment conflict: set `distinct` to a label
+    that distinguishes them.
+    """
 
     mode: Mode = "cua"
     remove_contrastive: bool = False
@@ -71,14 +80,14 @@ class Config(PairConfig):
 
 
 class ContrastiveGap(Pairs):
-    """CLIP's loss at a fixed temperature, with uniformity, alignment and, as "cuaxu", uniformity
-    across the sides."""
+    """CLIP's loss at a fixed temperature, with uniformity, alignment and, in mode "cuaxu",
+    cross-modal uniformity."""
 
     Config = Config
 
     @classmethod
     def continues(cls, options: Mapping[str, Any]) -> bool:
-        return options.get("reproject") is not None  # which takes the place of given projections
+        return options.get("reproject") is not None  # it replaces the given projections
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -123,21 +132,21 @@ class ContrastiveGap(Pairs):
         return terms
 
     def _spread(self, x: Tensor, y: Tensor) -> Tensor:
-        if len(x) < 2:  # a plan may leave a single pair over, which has nothing to be spread from
+        if len(x) < 2:  # a plan may leave a single pair over, which has no others to spread from
             return 0 * x.sum()
         return uniformity(x, self.config.t) if y is x else cross_uniformity(x, y, self.config.t)
 
 
 ContrastiveGap.presets = {
-    # At tau = 0.01 the contrastive term must come near 0 before the others have a say, so images
-    # are not varied: the ramp of augmentation begins where training ends.
+    # At tau = 0.01 the contrastive term must come near 0 before the others have an effect, so
+    # images are not augmented: the ramp of augmentation begins where training ends.
     "small": replace(
         SMALL,
         config={"augment": {"ramp": (1.0, 1.0)}},
         embed_dim=64,
         recipe=replace(SMALL.recipe, batch_size=64, epochs=10),
     ),
-    # A CLIP of OpenAI's is given by --init; the projections are new, d = 32, 64 or 128 in the
+    # Starts from OpenAI's CLIP, given by --init, with new projections: d = 32, 64 or 128 in the
     # paper.
     "paper": Preset(
         config={"reproject": 128},

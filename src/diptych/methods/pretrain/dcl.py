@@ -1,7 +1,7 @@
 """DCL: Decoupled Contrastive Learning (Yeh et al., ECCV 2022).
 
-SimCLR's loss with the positive left out of its own normaliser, so that its gradient does not vanish
-where the pair is easy, and small batches suffice:
+SimCLR's loss without the positive in its normaliser, so that the gradient does not vanish for easy
+pairs and small batches suffice:
 
     L = mean over the 2B views of -w_i z_i·z_j / tau + log Σ_{k≠i,j} exp(z_i·z_k / tau),   j the partner of i
 
@@ -31,7 +31,7 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ContrastiveConfig):
-    """`sigma` is the temperature of the weights of DCLW, None: all are 1."""
+    """`sigma` is the temperature of DCLW's weights; None sets all weights to 1."""
 
     projector: NetworkSpec = "mlp:hidden=2048:last_norm=scaled"
     sigma: Positive | None = None

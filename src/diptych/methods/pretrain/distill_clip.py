@@ -1,16 +1,16 @@
 """CLIP distilled from a larger CLIP, as open_clip has it (2023).
 
-A student is trained as CLIP is, and beside that takes over how a frozen teacher spreads its belief
-over the batch:
+A student is trained with CLIP's loss and also to match a frozen teacher's distribution over the
+batch:
 
     L = L_CLIP + w · L_dist,   L_dist = ½ [ mean_i CE(softmax S'_i, S_i) + the same of the columns ]
 
 S = s X Y^T (B, B) are the student's logits and S' = s' X' Y'^T the teacher's, each with its own
-scale; w = 1 as published. The two spaces need not be equally wide. The teacher is in evaluation
-mode, gets no gradient, and is neither trained nor saved. Inference: the student, plain CLIP.
+scale; w = 1 as published. The two spaces may differ in width. The teacher is in evaluation mode,
+gets no gradient, and is neither trained nor saved. Inference: the student, a plain CLIP.
 
-In open_clip both see the same pixels and the same ids. [choice] Here a teacher of another size or
-vocabulary sees the same crop and the same words in its own.
+In open_clip both models read the same pixels and the same ids. [choice] Here a teacher with another
+image size or vocabulary reads the same crop and the same words in its own format.
 """
 
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CLIPConfig):
-    """`teacher` is a model as `--init` takes it: a RUN, `openclip:NAME/TAG`, `hf:FOLDER`, `tiny`.
-    `distillation` is w, the weight of what is learnt from it."""
+    """`teacher` is a model as `--init` accepts it: a RUN, `openclip:NAME/TAG`, `hf:FOLDER`, `tiny`.
+    `distillation` is w, the weight of the distillation loss."""
 
     teacher: ModelSpec = ""
     distillation: NotNegative = 1.0
@@ -58,12 +58,12 @@ class Config(CLIPConfig):
 
 
 class DistillCLIP(CLIP):
-    """CLIP beside a teacher."""
+    """CLIP with distillation from a teacher."""
 
     Config = Config
     features_from = (
         Method.features_from
-    )  # the loss reads more than images and texts: it is added to no method
+    )  # the loss reads more than images and texts, so it cannot be added to another method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -102,7 +102,7 @@ class DistillCLIP(CLIP):
 DistillCLIP.presets = {
     "small": replace(
         SMALL, config={**SMALL.config, "scale": 5.0, "teacher": "tiny"}
-    ),  # which ships, for scenes
+    ),  # ships with the package, trained on scenes
     "paper": replace(
         CLIP.presets["paper"], config={"teacher": "openclip:ViT-L-14-quickgelu/openai"}
     ),

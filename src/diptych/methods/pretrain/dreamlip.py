@@ -1,19 +1,19 @@
 """DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., ECCV 2024).
 
-A long caption is cut into sentences; several of them, and the raw caption, are positives of their
-image, and each gathers the patches that it speaks of.
+A long caption is split into sentences. Several of them, and the raw caption, are positives of their
+image, and each groups the patches that it describes.
 
     L = w_g · mean_k ½ [ CE(s X T_k^T, diagonal) + CE(s T_k X^T, diagonal) ] + w_s · L_sub
 
-X (B, E) are the images, T_k (B, E) the k-th texts of all of them: each column is a loss of its own,
-so that texts of one image are neither positives nor negatives of each other there. L_sub makes each
-text find, among its image's texts, the mean g_ik of its patches (`objectives.grouping`), and
-gradients flow through the weights of that mean. Text 0 is the raw caption, the others are drawn
-from a pool of sentences. The negatives of the paper's L_sub are in the image; `negatives="batch"`
-is the published code's, which does not run as published. [choice] The scale of L_sub is learned
-apart; patches pass through the final norm and the projection of the image's vector. Inference:
-plain CLIP; `evaluation.suites.pointing.ground(model, image, texts)` gives the weights of the
-patches. Of a long text, embed the sentences and take the mean or the best.
+X (B, E) are the images and T_k (B, E) the k-th texts of all of them. Each k is a separate loss, so
+texts of one image are neither positives nor negatives of each other there. L_sub makes each text
+find, among its image's texts, the mean g_ik of its patches (`objectives.grouping`); gradients flow
+through the weights of that mean. Text 0 is the raw caption, the others are sampled from a pool of
+sentences. The negatives of the paper's L_sub are in the same image; `negatives="batch"` is the
+published code's version, which does not run as published. [choice] The scale of L_sub is learned
+separately; patches pass through the final norm and the projection of the image vector. Inference:
+plain CLIP; `evaluation.suites.pointing.ground(model, image, texts)` returns the weights of the
+patches. For a long text, embed the sentences and use the mean or the best.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,10 +46,16 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CLIPConfig):
-    """`role` is that of the raw caption, `pool` the roles whose sentences are drawn, joined by `+`;
-    `sentences` of them an image, `merged` neighbours joined to one. `contrastive` and `subcaption`
-    are w_g and w_s; `sigma` the weight below which a patch is cut off (None: 1 / number of
-    patches), `weighting` how weights are made, `negatives` and `local_scale` those of L_sub."""
+    """Options of the sentences and of L_sub.
+
+    - `role` is the role of the raw caption; `pool` lists the roles whose sentences are sampled,
+      joined by `+`.
+    - `sentences` are sampled for each image; `merged` neighbouring sentences are joined to one.
+    - `contrastive` and `subcaption` are w_g and w_s.
+    - `sigma` is the weight below which a patch is cut off (None: 1 / number of patches);
+      `weighting` is how the weights are computed.
+    - `negatives` and `local_scale` are those of L_sub.
+    """
 
     pool: str = "caption+synthetic+long"
     sentences: Count = 6
@@ -65,12 +71,12 @@ class Config(CLIPConfig):
 
 
 class DreamLIP(CLIP):
-    """CLIP on several sentences of a long caption, each with its own patches."""
+    """CLIP on several sentences of a long caption, each grouped with its patches."""
 
     Config = Config
     features_from = (
         Method.features_from
-    )  # the loss reads more than images and texts: it is added to no method
+    )  # the loss reads more than images and texts, so it cannot be added to another method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)

@@ -2,15 +2,15 @@
 CLIP.
 
 An optimiser found by program search: every coordinate moves by the learning rate, in the direction
-of the sign of a momentum. It keeps one number a parameter where AdamW keeps two.
+of the sign of a momentum. It stores one number for each parameter, where AdamW stores two.
 
     c = b1 m + (1 - b1) g,   w <- w - lr (sign(c) + decay · w),   m <- b2 m + (1 - b2) g,     b1 = 0.9, b2 = 0.99
 
-The optimiser is `training/optim/lion.py` and serves every method: `--optimizer lion`. It derives
-its rate and decay from a recipe for AdamW by a factor (lr / 10, decay · 10; `--optimizer
-lion:factor=3` says otherwise) and leaves warm-up and cosine as they are. This file holds the card
-and CLIP's presets with Lion in place of their optimiser; the loss, the towers and the inference are
-CLIP's. The search for the program is not built.
+The optimiser is `training/optim/lion.py` and works with every method: `--optimizer lion`. It
+derives its rate and decay from a recipe for AdamW by a factor (lr / 10, decay · 10; set another by
+`--optimizer lion:factor=3`) and keeps warm-up and cosine schedule. This file holds the card, and
+CLIP's presets with Lion in place of their optimiser; the loss, the towers and the inference are
+CLIP's. The search for the program is not implemented.
 """
 
 from dataclasses import replace
@@ -27,11 +27,11 @@ card = {
 
 
 class LionCLIP(CLIP):
-    """CLIP, trained by Lion."""
+    """CLIP trained with Lion."""
 
 
 # The rate of `small` is Muon's, which is in units of AdamW's. The paper gives no numbers for CLIP;
-# `paper` is CLIP's recipe through the advised factor. [choice]
+# `paper` is CLIP's recipe converted by the recommended factor. [choice]
 LionCLIP.presets = {
     name: replace(preset, recipe=replace(preset.recipe, optimizer="lion:factor=10"))
     for name, preset in CLIP.presets.items()

@@ -1,15 +1,16 @@
 """Mod-X: Continual Vision-Language Representation Learning with Off-Diagonal Information (Ni et
 al., ICML 2023).
 
-CLIP is trained on one domain after another. From the second phase on, a frozen copy of the model as
-the phase before left it says what its matrix of cosines looked like on the new pairs, and the new
-one keeps the shape of the rows that the old one got right:
+CLIP is trained on one domain after another. From the second phase on, a frozen copy of the model
+from the end of the previous phase computes the cosine matrix of the new pairs. The new model keeps
+the distribution of the rows that the old one got right:
 
     L = L_CLIP + alpha · L_dist,   L_dist = ½ [ Σ_i KL(softmax M'_i || softmax M_i) + the same of the columns ]
 
-M (B, B) are the raw cosines of the batch, M' those of the copy; softmax at temperature 1, diagonal
-included, summed over the rows whose largest entry in M' is the partner. Nothing of earlier phases
-is shown again. Each phase begins with a new optimiser and schedule. Inference: plain CLIP.
+M (B, B) are the raw cosines of the batch and M' those of the copy. The softmax has temperature 1
+and includes the diagonal; the sum is over the rows whose largest entry in M' is the partner. Data
+of earlier phases are not shown again. Each phase has a new optimiser and schedule. Inference: plain
+CLIP.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,10 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CLIPConfig):
-    """`phases` is the number of domains, in order the streams `train`, `phase1`, `phase2`, …. The
-    first is learnt as by CLIP, unless `pretrained` says that the model given by `--init` is that of
-    an earlier phase. `alpha` weighs the distillation; `screen`, `include_diagonal` and `reduction`
-    are those of `objectives.distillation.off_diagonal`."""
+    """`phases` is the number of domains; their streams, in order, are `train`, `phase1`, `phase2`,
+    …. The first phase is plain CLIP, unless `pretrained` says that the model given by `--init`
+    comes from an earlier phase. `alpha` weighs the distillation; `screen`, `include_diagonal` and
+    `reduction` are those of `objectives.distillation.off_diagonal`."""
 
     phases: Count = 2
     pretrained: bool = False
@@ -55,20 +56,20 @@ class Config(CLIPConfig):
 
 
 class ModX(CLIP):
-    """CLIP, phase by phase, held to the matrix of the phase before."""
+    """CLIP trained in phases, each distilled from the model of the previous phase."""
 
     Config = Config
     features_from = (
         Method.features_from
-    )  # the loss reads more than images and texts: it is added to no method
+    )  # the loss reads more than images and texts, so it cannot be added to another method
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
-        self.old = Momentum(self.model, m=1.0)  # stands still but where a phase begins
+        self.old = Momentum(self.model, m=1.0)  # changes only where a phase begins
 
     @classmethod
     def continues(cls, options: Mapping[str, Any]) -> bool:
-        return bool(options.get("pretrained"))  # else the first phase is held to random weights
+        return bool(options.get("pretrained"))  # from random weights it would distil noise
 
     def stages(self) -> Sequence[Stage]:
         [whole] = super().stages()
@@ -87,7 +88,7 @@ class ModX(CLIP):
         return stage != "train" or self.config.pretrained
 
     def _keep(self, run: Any) -> None:
-        """Before a phase: the model as it is becomes the old one."""
+        """Before a phase: copy the current model to the old one."""
         self.old.update(0.0)
 
     def _encode_images(self, batch: Batch, at: At) -> Features:

@@ -1,19 +1,19 @@
 """MV-InfoNCE and MV-DHEL: A Principled Framework for Multi-View Contrastive Learning (Koromilas et
 al., 2025).
 
-One loss term an instance aligns all of its N views at once; MV-DHEL also parts alignment, across
-views, from uniformity, inside each view, so that many views do not collapse the space. U[l, i] are
-unit vectors:
+One loss term per instance aligns all of its N views at once. MV-DHEL also separates alignment,
+across views, from uniformity, within each view, so that many views do not collapse the space. U[l,
+i] are unit vectors:
 
     MV-DHEL      L = mean_i [ -log A_i + Σ_l log Σ_{j≠i} exp(U[l,i]·U[l,j] / tau) ]
     MV-InfoNCE   L = mean_i [ -log P_i + log Σ_l Σ exp(U[l,i]·U[m,j] / tau) ]
 
-P_i sums exp(U[l,i]·U[m,i] / tau) over the ordered pairs of views, A_i over the unordered ones
-(`objectives.multiview` has both as in the code and as in the paper, and what they are compared
-with: NT-Xent over pairs of views, against the mean of the others, poly-view; DHEL and KCL for two
-views). Views are those of an image and its texts: `images` augmentations and `texts` captions, each
-modality with its tower and projector. Inference: `represent` gives the towers' outputs before the
-projectors, as in the paper; embeddings are those behind.
+P_i sums exp(U[l,i]·U[m,i] / tau) over the ordered pairs of views, A_i over the unordered ones.
+`objectives.multiview` has both as in the code and as in the paper, and the objectives that they are
+compared with: NT-Xent over pairs of views, against the mean of the others, poly-view; DHEL and KCL
+for two views. The views are those of an image and its texts: `images` augmentations and `texts`
+captions, with a tower and a projector for each modality. Inference: `represent` returns the towers'
+outputs before the projectors, as in the paper; embeddings are the outputs behind them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ card = {
     "provenance": "code",
 }
 
-_FIRST = 100  # samples that show how many texts there are
+_FIRST = 100  # samples that are read to count their texts
 
 LOSSES: Mapping[str, Callable[..., Tensor]] = {
     "mv_dhel": mv_dhel,
@@ -65,11 +65,15 @@ _FORMS = ("mv_dhel", "mv_infonce")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairConfig):
-    """`objective` is one of LOSSES, `form` that of `mv_dhel` and `mv_infonce`, `tau` fixed.
-    `images` and `texts` are the numbers of views; no text of `role` is drawn twice, and a sample
-    with too few is left out. `projector` is the head behind each tower (`towers.nn.heads`).
-    `arrays` names further modalities, arrays of the data with the count of their numbers, such as
-    another encoder's features: one view each, through layers and a projector of its own."""
+    """Options of the views and the objective.
+
+    - `objective` is one of LOSSES; `form` is that of `mv_dhel` and `mv_infonce`; `tau` is fixed.
+    - `images` and `texts` are the numbers of views. No text of `role` is drawn twice, and samples
+      with too few are left out.
+    - `projector` is the head behind each tower (`towers.nn.heads`).
+    - `arrays` maps further modalities, arrays of the data such as another encoder's features, to
+      their widths. Each is one view, with separate layers and a projector.
+    """
 
     objective: str = "mv_dhel"
     form: Literal["code", "paper"] = "code"
@@ -100,10 +104,10 @@ class Config(PairConfig):
 
 
 class MultiView(Pairs):
-    """Views of an image and its texts under one of the losses."""
+    """Views of an image and its texts under one of the objectives."""
 
     Config = Config
-    chunkable = False  # the projectors have batch norm, in which samples meet
+    chunkable = False  # batch norm in the projectors mixes samples
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -130,8 +134,8 @@ class MultiView(Pairs):
         self.objective = partial(loss, form=config.form) if config.objective in _FORMS else loss
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """Raises InputError where no sample at the beginning has as many texts as views are asked
-        for."""
+        """Raise InputError if none of the first samples has as many texts as there are text
+        views."""
         config = self.config
         source = sources["train"]
         if not config.texts or f"texts.{config.role}" not in source.schema():
@@ -177,7 +181,7 @@ class MultiView(Pairs):
         return {"all": self.encode}
 
     def features_from(self, features: Features, owner: str) -> Features:
-        """The image and the texts of a method on pairs as views, as many as it gives."""
+        """Return the image and the texts of a method on pairs as views, as many as it has."""
         texts = [name for name in features if name.rstrip("0123456789") == "text"]
         if self.config.objective in _OF_TWO and len(texts) > 1:
             raise InputError(

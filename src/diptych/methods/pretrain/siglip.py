@@ -1,11 +1,11 @@
 """SigLIP: Sigmoid Loss for Language Image Pre-Training (Zhai et al., ICCV 2023).
 
-Each of the B x B pairs is a yes/no question of its own, so no row needs the others' logits:
+Each of the B x B pairs is a separate binary classification, so no row needs the others' logits:
 
     L = -1/B sum_ij log sigmoid( z_ij (s x_i . y_j + b) ),   z_ij = 1 if i = j else -1,   s = exp(theta)
 
-theta_0 = ln 10, b_0 = -10: at the start nearly every pair is rightly a no. Inference: cosine, or
-sigmoid(s x.y + b).
+theta_0 = ln 10, b_0 = -10: at the start nearly every pair is rightly predicted as negative.
+Inference: cosine similarity, or sigmoid(s x.y + b).
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DuplicatesConfig):
-    """`scale` and `bias` are where the logits s x.y + b start."""
+    """`scale` and `bias` are the initial values in the logits s x.y + b."""
 
     scale: Positive = 10.0
     bias: float = -10.0
@@ -42,7 +42,7 @@ class SigLIP(Pairs):
     """The pairwise sigmoid loss over one batch of pairs."""
 
     Config = Config
-    share = False  # each pair is a question of its own
+    share = False  # each pair is a separate term, so positives do not compete
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -64,8 +64,8 @@ class SigLIP(Pairs):
 SigLIP.presets = {
     "small": SMALL,
     # The paper's optimiser is Adafactor and its tokenizer a SentencePiece model of C4; [choice]
-    # AdamW with the same rates, and a byte-pair vocabulary of the same size learnt from the run's
-    # own captions.
+    # AdamW with the same rates, and a byte-pair vocabulary of the same size, trained on the run's
+    # captions.
     "paper": Preset(
         image="vit:image_size=224:patch=16:width=768:depth=12:heads=12:pooling=map",
         text="text:width=768:depth=12:heads=12:causal=false:pooling=last",

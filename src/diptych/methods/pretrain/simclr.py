@@ -1,7 +1,7 @@
 """SimCLR: A Simple Framework for Contrastive Learning of Visual Representations (Chen et al., ICML
 2020).
 
-Two augmentations of each image find each other among all of the batch's others:
+Two augmentations of each image must find each other among all other views of the batch:
 
     L = mean over the 2B views of -log [ exp(z_i·z_j / tau) / Σ_{k≠i} exp(z_i·z_k / tau) ],   j the partner of i
 

@@ -1,11 +1,11 @@
 """SimSiam: Exploring Simple Siamese Representation Learning (Chen and He, CVPR 2021).
 
 Two augmentations of each image predict each other, without negatives and without a momentum copy;
-what is predicted gets no gradient:
+no gradient flows to the target:
 
     L = ½ [ D(p_1, stop(z_2)) + D(p_2, stop(z_1)) ],   D(p, z) = -mean cos(p, z)
 
-z are behind a projector of three layers, p = predictor(z). Inference: the tower before the
+z is the output of a projector of three layers, p = predictor(z). Inference: the tower before the
 projector.
 """
 
@@ -31,14 +31,14 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageOnlyConfig):
-    """`predictor` is the head that predicts, as wide as the space."""
+    """`predictor` is the prediction head, whose output is as wide as the embedding space."""
 
     projector: NetworkSpec = "mlp:hidden=2048:layers=3:last_norm=plain"
     predictor: NetworkSpec = "mlp:hidden=512:last_bias=true"
 
 
 class SimSiam(ImageOnly):
-    """Each view predicts the other."""
+    """Predicts each view from the other."""
 
     Config = Config
 

@@ -4,9 +4,9 @@ All views of all images of a class are positives of each other:
 
     L = mean over the 2B views of -1/|P(i)| Σ_{p in P(i)} log [ exp(z_i·z_p / tau) / Σ_{k≠i} exp(z_i·z_k / tau) ]
 
-P(i) are the other views of the same label (L_out: the mean is outside the logarithm). An image
-whose label is missing has its other view alone. z are unit vectors behind a projector of two
-layers. Inference: the tower before the projector.
+P(i) are the other views with the same label (L_out: the mean is outside the logarithm). If an
+image's label is missing, its other view is its only positive. z are unit vectors behind a projector
+of two layers. Inference: the tower before the projector.
 """
 
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ContrastiveConfig):
-    """`label` is the label whose equal values are positives."""
+    """`label` names the label; samples with equal values are positives."""
 
     projector: NetworkSpec = "mlp:hidden=2048"
     label: str = "class"
 
 
 class SupCon(ImageOnly):
-    """Views of one label find each other."""
+    """Supervised contrastive loss over views with the same label."""
 
     Config = Config
 

@@ -1,14 +1,14 @@
 """SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (Caron et al.,
 NeurIPS 2020).
 
-Learned prototypes c_k are assigned to two full crops of each image so that all are used alike;
-every other crop of the image, the small ones too, predicts that assignment:
+Two full crops of each image are assigned to learned prototypes c_k, such that all prototypes are
+used equally. Every other crop of the image, small ones included, predicts that assignment:
 
     L = mean over full crops v and other crops u of -mean_i Σ_k Q^v_ik log softmax(z^u_i·c_k / tau)
 
-Q^v is Sinkhorn's assignment of the batch, with a queue of earlier embeddings where the batch is
-smaller than the prototypes are many. z and c are unit vectors; prototypes stand still at first.
-Inference: the tower before the projector.
+Q^v is the Sinkhorn assignment of the batch, with a queue of earlier embeddings if the batch has
+fewer samples than there are prototypes. z and c are unit vectors; the prototypes are frozen at
+first. Inference: the tower before the projector.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +39,14 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageOnlyConfig):
-    """`crops` is the number of small crops, of `crop_size` pixels (None: as large as the full
-    ones), varied by `small`. `prototypes` are assigned with `eps` and `iterations`, predicted at
-    `tau`, and stand still for `still` of training. `queue` is the number of earlier embeddings of
-    each full crop, 0 for none."""
+    """Options of the crops and the prototypes.
+
+    - `crops` is the number of small crops, of `crop_size` pixels (None: as large as the full ones),
+      augmented by `small`.
+    - `prototypes` are assigned with `eps` and `iterations` and predicted at `tau`; they are frozen
+      for the first `still` of training.
+    - `queue` is the number of earlier embeddings of each full crop, 0 for none.
+    """
 
     augment: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.14, 1.0)})
     small: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "crop": (0.05, 0.14)})
@@ -57,7 +61,7 @@ class Config(ImageOnlyConfig):
 
 
 class SwAV(ImageOnly):
-    """Crops predict each other's assignment to prototypes."""
+    """Predicts each crop's assignment to prototypes from the other crops."""
 
     Config = Config
 
@@ -107,7 +111,7 @@ class SwAV(ImageOnly):
         )
 
     def _assigned(self, z: Tensor, prototypes: Tensor, number: int) -> Tensor:
-        """Q (B, K) of the batch, balanced together with the queue."""
+        """Return Q (B, K) of the batch, balanced together with the queue."""
         rows = torch.cat([z, self.queues[number].rows.to(z)]) if self.config.queue else z  # type: ignore[union-attr]
         found = sinkhorn(
             rows @ prototypes.T, eps=self.config.eps, iterations=self.config.iterations

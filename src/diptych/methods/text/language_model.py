@@ -1,15 +1,15 @@
 """A causal language model, trained by maximum likelihood on texts alone.
 
-The plain decoder that captioners and decoding methods build on: each token from those before it,
-the output tied to the table of embeddings (`models.language`).
+The plain decoder that captioners and decoding methods build on: it predicts each token from those
+before it, and its output layer is tied to the embedding table (`models.language`).
 
     L = - Σ_texts Σ_t log p(x_t | x_1 … x_{t-1})  /  Σ_texts number of tokens predicted
 
-over the global batch: a mean over tokens, the end of a text counted, the start not. A text that
-fills the context may have been cut, so its end is not learnt. [choice] Inference:
+over the global batch. This is a mean over tokens, which counts the end of a text but not the start.
+A text that fills the context may have been cut, so its end is not trained on. [choice] Inference:
 `model.generate(prompts)`, `model.log_prob(texts)`. `paper` has the shape of GPT-2's smallest model
-(Radford et al., 2019), with an own vocabulary and a recipe of our choice; it repeats no paper's
-result.
+(Radford et al., 2019), with a different vocabulary and a recipe of our choice; it reproduces no
+paper's result.
 """
 
 from collections.abc import Callable, Mapping, Sequence

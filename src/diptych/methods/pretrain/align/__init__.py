@@ -5,10 +5,11 @@ A plain dual encoder on raw alternative texts, whose number makes up for their n
 
     S = X Y^T / sigma,   L = CE_e(S, diagonal) + CE_e(S^T, diagonal)
 
-X, Y (B, E) are unit vectors. The two directions are summed; CE_e puts 1 - e on the match and e / B
-on every column, the match too. sigma is learned as it is, a divisor that starts at 1 (it comes to
-about 1/64 at the paper's size). Texts are filtered by frequency alone (`filter.py`). Inference:
-cosine; a query of image and words is the sum or difference of their unit vectors.
+X, Y (B, E) are unit vectors. The two directions are summed. CE_e has the target 1 - e on the match
+plus e / B on every column, the match included. sigma is learned directly, as a divisor that starts
+at 1 (it reaches about 1/64 at the paper's size). Texts are filtered by frequency alone
+(`filter.py`). Inference: cosine similarity; a query of image and words is the sum or difference of
+their unit vectors.
 """
 
 from dataclasses import dataclass, replace
@@ -35,8 +36,9 @@ card = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DuplicatesConfig):
-    """`sigma` is the divisor at the start, `learned` whether it moves, never below `least_sigma`
-    [choice: the paper names no bound, but a divisor could cross 0]. `smoothing` is e."""
+    """`sigma` is the initial divisor, and `learned` sets whether it is trained. It never falls
+    below `least_sigma` [choice: the paper names no bound, but a divisor could cross 0]. `smoothing`
+    is e."""
 
     sigma: Positive = 1.0
     learned: bool = True
@@ -52,7 +54,7 @@ class Config(DuplicatesConfig):
 
 
 class ALIGN(Pairs):
-    """Softmax over both directions, summed and smoothed, at a learned divisor."""
+    """Label-smoothed softmax loss in both directions, summed, with a learned divisor."""
 
     Config = Config
 
@@ -83,9 +85,9 @@ ALIGN.presets = {
         text="text:width=128:depth=1:heads=4:causal=false:pooling=first:dropout=0.1",
         recipe=replace(SMALL.recipe, schedule="linear"),
     ),
-    # The public weights' size, EfficientNet-B7 and BERT-base (the paper's largest, L2 and
-    # BERT-large, has 1376 numbers an embedding); 289 pixels are cropped from 346. [choice] Pre-LN
-    # blocks and byte pairs in place of BERT's and its word pieces.
+    # The size of the public weights, EfficientNet-B7 and BERT-base (the paper's largest model, L2
+    # and BERT-large, has embeddings of 1376 dimensions); 289 pixels are cropped from 346. [choice]
+    # Pre-LN blocks and byte pairs in place of BERT's blocks and word pieces.
     "paper": Preset(
         config={"augment": {"crop": (0.7, 0.7), "ratio": (1.0, 1.0), "flip": True}},
         image=f"timm:efficientnet_b7:image_size=289:margin={346 / 289}:head_conv=false",

@@ -1,6 +1,6 @@
-"""ALIGN's rules for noisy pairs, by frequency alone (Jia et al., 2021): no model, no list of words.
+"""ALIGN's rules for noisy pairs, by frequency alone (Jia et al., 2021): no model, no word list.
 
-In this order, as published; a pair is dropped by the first rule that it breaks:
+The rules apply in this order, as published; a pair is dropped by the first rule that it breaks:
 
     small         the image's shorter side has at most 200 pixels
     narrow        its longer side is at least 3 times its shorter one
@@ -10,12 +10,12 @@ In this order, as published; a pair is dropped by the first rule that it breaks:
     rare          a word or two neighbours are not among the 100 million most frequent ones of the corpus
     short, long   fewer than 3 words, more than 20
 
-Counts are those of the whole corpus, taken before anything is dropped [choice]. Words are what is
-left of a text in lower case between white space and punctuation [choice: the paper does not say how
-it splits]; of words and pairs of words that occur equally often at the edge of the limit none is
-kept, so that the answer depends on no order [choice]. What looks like a test image is told by
-`data.check`, by thumbnails [choice]. The paper also drops pornography, for which there is no rule
-here. `diptych data filter` applies the rules to a source, `filtered:FILE` reads what is left.
+Counts are those of the whole corpus, before anything is dropped [choice]. Words are the lower-case
+parts of a text between white space and punctuation [choice: the paper does not say how it splits].
+Words and pairs of words that tie across the limit are all left out, so that the result does not
+depend on their order [choice]. `data.check` finds images that look like a test image, by thumbnails
+[choice]. The paper also drops pornography, for which there is no rule here. `diptych data filter`
+applies the rules to a source; `filtered:FILE` reads the pairs that are kept.
 
 Dimensions: P pairs.
 """
@@ -40,7 +40,7 @@ _WORD = re.compile(r"\w+(?:'\w+)*")
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The limits; None leaves a rule out."""
+    """The limits of the rules; None turns a rule off."""
 
     shorter_side: int | None = 200  # pixels; must be above
     aspect: float | None = 3.0  # must be below
@@ -60,8 +60,8 @@ class Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What the rules see of a pair: `image` tells images apart, as a checksum does; sizes in
-    pixels, 0 unknown."""
+    """The properties of a pair that the rules read. `image` identifies the image, such as a
+    checksum; sizes are in pixels, 0 if unknown."""
 
     image: str | int
     text: str
@@ -71,7 +71,7 @@ class Pair:
 
 
 def grams(text: str) -> Iterator[str]:
-    """The words of a text, and each two neighbours.
+    """Yield the words of a text, then each pair of neighbouring words.
 
     >>> list(grams("A red cat."))
     ['a', 'red', 'cat', 'a red', 'red cat']
@@ -83,8 +83,8 @@ def grams(text: str) -> Iterator[str]:
 
 
 def frequent(texts: Iterable[str], most: int) -> frozenset[str]:
-    """The `most` most frequent words and pairs of words; those that tie across the limit are left
-    out together.
+    """Return the `most` most frequent words and pairs of words, without those that tie across the
+    limit.
 
     >>> sorted(frequent(["a cat", "a cat", "a dog"], 3))
     ['a', 'a cat', 'cat']
@@ -97,7 +97,7 @@ def frequent(texts: Iterable[str], most: int) -> frozenset[str]:
 
 
 def broken(pairs: Sequence[Pair], rules: Rules = Rules()) -> np.ndarray:
-    """Of each pair the first rule that it breaks, as its place in REASONS, or -1: (P,) int8.
+    """Return the first rule that each pair breaks, as its index in REASONS, or -1: (P,) int8.
 
     >>> pairs = [Pair(image=at, text=text) for at, text in enumerate(["a red cat", "photo", "a red cat"])]
     >>> [REASONS[reason] if reason >= 0 else "kept" for reason in broken(pairs)]
@@ -137,9 +137,9 @@ def _first(
 
 @dataclass(frozen=True, kw_only=True)
 class Filtered:
-    """Of every pair of a source the number of its sample, which of the role's texts it has, and
-    what `broken` says: each (P,). `damaged` tells of the samples that cannot be read, which have no
-    pair."""
+    """The result of `filtered`, for each pair (P,): the number of its sample, the index of its text
+    within the role, and the result of `broken`. `damaged` gives the reasons for samples that cannot
+    be read, which have no pair."""
 
     samples: np.ndarray
     texts: np.ndarray
@@ -147,7 +147,7 @@ class Filtered:
     damaged: dict[str, str]
 
     def counts(self) -> dict[str, int]:
-        """How many pairs each rule drops, in the order of the rules."""
+        """Return how many pairs each rule drops, in the order of the rules."""
         return {name: int((self.reasons == number).sum()) for number, name in enumerate(REASONS)}
 
 
@@ -159,8 +159,9 @@ def filtered(
     tests: Sequence[Source] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Filtered:
-    """Apply the rules to all pairs of an image `main` and a text of `role`; images are decoded only
-    where there are `tests`, the sources that will be tested on.
+    """Apply the rules to all pairs of an image `main` and a text of `role`.
+
+    `tests` are the sources that will be tested on; images are decoded only if there are any.
 
     >>> from diptych.data.sources import open_source
     >>> found = filtered(open_source("scenes:count=50:noise=junk=0.3"), Rules(shorter_side=None, vocabulary=400))
@@ -206,7 +207,7 @@ def filtered(
 
 
 def _measured(image: EncodedImage | None) -> tuple[str | None, int, int]:
-    """What tells the image apart, and its size."""
+    """Return a checksum of the image, its width and its height."""
     if image is None:
         return None, 0, 0
     data = image.read()
