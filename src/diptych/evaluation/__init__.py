@@ -1,12 +1,12 @@
-"""Evaluation: one suite a file, found by looking in the folder `suites`; every result carries the
-id of its protocol.
+"""Evaluation: one suite per file in the folder `suites`; every result contains the id of its
+protocol.
 
 A suite file starts with a literal `card` (title; needs: the fields it reads; abilities: the model's
-methods it calls) and has a function of the file's name, `suite(model, source, *, progress=None, …)
--> dict`. Cards are read without importing torch. What hangs on settings is checked by the file's
-`ready(model, source, *, …)`, where it has one, before any suite computes.
+methods it calls) and has a function with the file's name, `suite(model, source, *, progress=None,
+…) -> dict`. Cards are read without importing torch. Checks that depend on settings are in the
+file's `ready(model, source, *, …)`, if it has one, which is called before any suite computes.
 
-In a result `chance_NAME` is what NAME is without having learnt anything, `by_NAME` a table: row ->
+In a result `chance_NAME` is the value of NAME at chance level, and `by_NAME` is a table: row ->
 column -> number.
 """
 
@@ -25,7 +25,7 @@ from diptych.renamed import refuse
 
 @lru_cache(maxsize=1)
 def cards() -> dict[str, dict[str, Any]]:
-    """The card of every suite, by name.
+    """Return the card of every suite, by name.
 
     >>> cards()["sts"]["needs"]
     ['texts', 'labels']
@@ -46,12 +46,12 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Run suites on a model that has their abilities: one dict of results a suite.
+    """Run suites on a model that has their abilities, and return one dict of results for each
+    suite.
 
-    `settings` go to the suites that take them (batch_size, ks, templates, …); `progress(done,
-    total)` is called as each suite proceeds. Raises InputError before anything is computed: an
-    unknown suite or setting, a field that the source lacks, a model that cannot do what a suite
-    asks of it.
+    Each suite gets the `settings` that it accepts (batch_size, ks, templates, …); `progress(done,
+    total)` is called as each suite proceeds. Before anything is computed, raises InputError for an
+    unknown suite or setting, a field that the source lacks, or an ability that the model lacks.
     """
     functions = check(model, source, suites, **settings)
     return {
@@ -63,8 +63,8 @@ def evaluate(
 def check(
     model: Any, source: Source, suites: Sequence[str], **settings: Any
 ) -> dict[str, Callable[..., Any]]:
-    """The functions of suites that can run on a model and a source; raises as `evaluate` does, and
-    computes nothing."""
+    """Return the functions of suites that can run on a model and a source; raises as `evaluate`
+    does, and computes nothing."""
     known = cards()
     refuse("suite", suites)
     for name in suites:
@@ -86,7 +86,7 @@ def check(
 
 
 def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a function takes."""
+    """Return the settings that a function accepts."""
     return {
         name: settings[name] for name in inspect.signature(function).parameters if name in settings
     }
@@ -107,7 +107,7 @@ def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> N
 
 
 def able(suite: str, model: Any, ability: str) -> None:
-    """Raises InputError where a model lacks an ability: a method of this name."""
+    """Raise InputError if a model lacks an ability: a method of this name."""
     if not hasattr(model, ability):
         raise InputError(
             f"{suite} needs a model with {ability}, which {type(model).__name__} has not"

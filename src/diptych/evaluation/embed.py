@@ -1,5 +1,5 @@
-"""Embed the images and texts of a source for an evaluation: lazily, in batches, damaged samples
-counted."""
+"""Embed the images and texts of a source for an evaluation: lazily, in batches, counting damaged
+samples."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +35,8 @@ class Steps:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors (n, E) of the samples that could be read, those samples' `facts`, and why others
-    could not."""
+    """Vectors (n, E) of the samples that could be read, their `facts`, and the reasons for
+    others."""
 
     vectors: Tensor
     facts: list[Any]
@@ -44,14 +44,14 @@ class Embedded:
 
 
 def main_image(sample: Sample) -> Sequence[EncodedImage]:
-    """The image of role "main" alone. Raises BadSample where there is none."""
+    """Return the image of role "main" alone. Raises BadSample if there is none."""
     if "main" not in sample.images:
         raise BadSample("no-image", f"{sample.key} has no image 'main'")
     return (sample.images["main"],)
 
 
 def place_of(sample: Sample) -> tuple[str, str]:
-    """A sample's key, and the path of its image where it is a file.
+    """Return a sample's key, and the path of its image if it is a file.
 
     >>> place_of(Sample(key="a", source="", images={"main": FileImage("photos/a.jpg")}))
     ('a', 'photos/a.jpg')
@@ -61,7 +61,7 @@ def place_of(sample: Sample) -> tuple[str, str]:
 
 
 def images_with_edits(sample: Sample) -> Sequence[EncodedImage]:
-    """The main image, and those of the sample's edits that have one."""
+    """Return the main image, and those of the sample's edits that have one."""
     return [
         *main_image(sample),
         *(edit.images["main"] for edit in sample.edits if "main" in edit.images),
@@ -79,14 +79,14 @@ def read_images(
     batch_size: int,
     steps: Steps,
 ) -> Iterator[tuple[Tensor, list[Any]]]:
-    """The pixels (n, 3, H, W) of up to `batch_size` samples at a time, with `facts(sample)` of
-    each, in order.
+    """Yield the pixels (n, 3, H, W) of up to `batch_size` samples at a time, with `facts(sample)`
+    of each, in order.
 
-    `images(sample)` says which of a sample's images are read: as many as it gives, one after the
-    other. `facts(sample)` is called where all of them could be read; either may raise BadSample,
-    which is counted in `bad`. `exact` is that of `Model.embed_images`. At most two batches of
-    images are in memory, already at the model's size. Raises InputError where no sample can be
-    used.
+    `images(sample)` returns the images of a sample to read, any number of them, which are
+    concatenated. `facts(sample)` is called if all of them could be read. Either may raise
+    BadSample, which is counted in `bad`. `exact` is that of `Model.embed_images`. At most two
+    batches of images are in memory, already at the model's size. Raises InputError if no sample can
+    be used.
     """
 
     def read(index: int) -> tuple[Sample, list[Tensor]]:
@@ -123,7 +123,7 @@ def embed_images(
     batch_size: int,
     steps: Steps,
 ) -> Embedded:
-    """Embed the image of every sample (or those that `images` names, in order); see
+    """Embed the image of every sample (or those that `images` returns, in order); see
     `read_images`."""
     bad: Counter[str] = Counter()
     vectors: list[Tensor] = []
@@ -140,10 +140,10 @@ def embed_images(
 
 
 def read_texts(source: Source, facts: Callable[[Sample], Any], bad: Counter[str]) -> list[Any]:
-    """`facts(sample)` of every sample, for what needs no image; as in `read_images` damage is
-    counted in `bad`.
+    """Return `facts(sample)` of every sample, without reading images; as in `read_images`, damage
+    is counted in `bad`.
 
-    Raises InputError where no sample can be used.
+    Raises InputError if no sample can be used.
     """
     kept = []
     for index in range(len(source)):
@@ -168,9 +168,11 @@ def embed_texts(model: Any, texts: Sequence[str], *, batch_size: int, steps: Ste
 def embed_long(
     model: Any, texts: Sequence[str], *, batch_size: int, steps: Steps, best: bool = False
 ) -> Tensor:
-    """Embed long texts (n, E), each as the unit mean of its sentences' vectors
-    (`data.views.sentences`); with `best` all of them (n, K, E), those of texts with fewer again and
-    again."""
+    """Embed long texts (n, E), each as the normalised mean of its sentences' vectors
+    (`data.views.sentences`).
+
+    With `best` return all of them (n, K, E); those of texts with fewer sentences are repeated.
+    """
     parts = [sentences(text) or [text] for text in texts]
     sizes = [len(said) for said in parts]
     steps.total += sum(sizes) - len(texts)
@@ -184,8 +186,8 @@ def embed_long(
 
 
 class Texts:
-    """Different texts in order of appearance, each embedded once: texts that are equal but for case
-    and outer blanks are one.
+    """Different texts in order of appearance, each embedded once. Texts that differ only in case
+    and outer spaces are equal.
 
     >>> texts = Texts()
     >>> [texts.add(text) for text in ("a dog", "a cat", " A dog ")]
@@ -197,7 +199,7 @@ class Texts:
         self._number: dict[str, int] = {}
 
     def add(self, text: str) -> int:
-        """The number of a text, a new one where it is new."""
+        """Return the number of a text, a new one for a new text."""
         form = normal_form(text)
         if form not in self._number:
             self._number[form] = len(self.written)
@@ -209,7 +211,7 @@ class Texts:
 
 
 def normal_form(text: str) -> str:
-    """What makes two texts equal: all but case and outer blanks.
+    """Return the form in which equal texts are identical: lower case, without outer spaces.
 
     >>> normal_form(" A dog. ") == normal_form("a dog.")
     True
@@ -218,8 +220,8 @@ def normal_form(text: str) -> str:
 
 
 def label_of(sample: Sample, label: str) -> int | float:
-    """A label of a sample. Raises BadSample where it is missing: -1 of whole numbers, NaN of
-    others."""
+    """Return a label of a sample. Raises BadSample if it is missing: -1 for integers, NaN for
+    floats."""
     value = sample.labels.get(label, -1)
     if value != value or (isinstance(value, int) and value < 0):
         raise BadSample("no-label", f"{sample.key} has no {label}")
@@ -227,12 +229,12 @@ def label_of(sample: Sample, label: str) -> int | float:
 
 
 def as_vectors(vectors: Any) -> Tensor:
-    """A model's output as float32 on the CPU."""
+    """Return a model's output as float32 on the CPU."""
     return torch.as_tensor(vectors).detach().float().cpu()
 
 
 def nothing_left(source: Source, bad: Counter[str]) -> InputError:
-    """The error for a source of which every sample was left out."""
+    """Return the error for a source all of whose samples were left out."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
     return InputError(
         f"none of the {len(source)} samples of {source.name!r} can be used ({reasons})"

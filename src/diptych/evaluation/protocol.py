@@ -1,4 +1,4 @@
-"""The protocol of a number: all that must be equal before two numbers may stand in one table."""
+"""The protocol of a result: everything that must be equal before two results can be compared."""
 
 import hashlib
 import json
@@ -13,24 +13,24 @@ from diptych.spec import split_options, split_specs
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What was measured, on what, and how. The model is not part of it: protocols compare
-    models."""
+    """What was measured, on which data, and how. The model is not part of it: a protocol serves to
+    compare models."""
 
     task: str
     data: str  # the source's name, without the folders that differ from machine to machine
-    split: str  # number of samples and a hash of their keys: other samples, another protocol
+    split: str  # number of samples and a hash of their keys
     field: str  # what was matched: role of the texts, or the label
     prompts: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    rule: str = ""  # how several right answers, equal texts and ties count
+    rule: str = ""  # how several correct answers, equal texts and ties are counted
     decoding: str = "full"  # "scaled": large JPEGs decoded at a part of their size
     precision: str = "float32"
     options: tuple[
         str, ...
-    ] = ()  # "key=value" of whatever else decides the number: what a probe learnt from, its seed
+    ] = ()  # "key=value" of anything else that affects the result: training data of a probe, seed
 
     def id(self) -> str:
-        """12 hexadecimal digits that change whenever any part changes.
+        """Return 12 hexadecimal digits that change whenever any part changes.
 
         >>> a = Protocol(task="retrieval", data="glyphs", split="192:0f", field="caption")
         >>> b = Protocol(task="retrieval", data="glyphs", split="192:0f", field="caption", precision="bfloat16")
@@ -39,15 +39,14 @@ class Protocol:
         """
         parts = asdict(self)
         if not self.options:
-            del parts[
-                "options"
-            ]  # so that protocols without any have the id that they had before there were options
+            del parts["options"]  # keeps the ids that protocols had before there were options
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def split_of(keys: Sequence[str]) -> str:
-    """The samples of a source in one word: how many, and a hash of their keys in order.
+    """Return a string that identifies the samples of a source: their number, and a hash of their
+    keys in order.
 
     >>> split_of(["a", "b"]) == split_of(["a", "b"]) != split_of(["b", "a"])
     True
@@ -61,10 +60,10 @@ def split_of(keys: Sequence[str]) -> str:
 def protocol_of(
     task: str, source: Source, model: object, *, exact: bool = True, **parts: Any
 ) -> Protocol:
-    """The protocol of a task on a source with a model's precision; `exact` says how images were
-    decoded.
+    """Return the protocol of a task on a source, with the model's precision.
 
-    `parts` are the other fields: field, prompts, classes, rule, options.
+    `exact` is how images were decoded. `parts` are the other fields: field, prompts, classes, rule,
+    options.
     """
     return Protocol(
         task=task,
@@ -77,8 +76,8 @@ def protocol_of(
 
 
 def describe(protocol: Protocol, model: object) -> dict[str, object]:
-    """What every result stores beside its numbers: the protocol, its id, and which model was
-    measured."""
+    """Return what every result stores beside its numbers: the protocol, its id, and the identity of
+    the model."""
     return {
         "protocol": protocol.id(),
         "task": protocol.task,
@@ -95,12 +94,12 @@ def describe(protocol: Protocol, model: object) -> dict[str, object]:
 
 
 def precision_of(model: object) -> str:
-    """The precision a model computes in; float32 unless it says otherwise."""
+    """Return the precision that a model computes in; float32 unless it has another."""
     return str(getattr(model, "precision", "float32")).removeprefix("torch.")
 
 
 def data_of(source: Source) -> str:
-    """The name of a source without its folders, its options whole: data that lies elsewhere is the
-    same data."""
+    """Return the name of a source without its folders but with its options: data in another folder
+    is the same data."""
     parts = (split_options(part) for part in split_specs(source.name))
     return ",".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] + options for name, options in parts)

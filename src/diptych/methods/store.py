@@ -1,9 +1,9 @@
-"""Models on disk: `save_model` writes model.safetensors + model.json, `load` reads them or a
-foreign model.
+"""Models on disk: `save_model` writes model.safetensors and model.json; `load` reads them or a
+model of another library.
 
 model.json holds registry names and plain values only: method, its options, tower configs,
-tokenizer, preprocessing, and the checksum of the weights. Both files are written beside the old
-ones and renamed over them.
+tokenizer, preprocessing, and the checksum of the weights. Both files are written to temporary names
+in the same folder and then renamed over the old ones.
 """
 
 import hashlib
@@ -48,15 +48,16 @@ _DECIDES = (
     "preprocess",
     "stored",
 )
-"""What of a description turns weights into embeddings, so that one changed by hand would give
-others in silence."""
+"""The parts of a description that determine embeddings. Their digest detects a file that was
+changed by hand, which would otherwise give other embeddings silently."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What model.json holds: `weights` is the checksum of model.safetensors, `stored` the type that
-    its floats were rounded to, `training` how it came about; `plain`, of a method in a file of its
-    own, says that two towers are all. A run that is not finished has no `weights`."""
+    """The contents of model.json. `weights` is the checksum of model.safetensors (None in an
+    unfinished run), `stored` the type that its floats were rounded to, `training` the record of the
+    training. `plain`, for a method given as a file, says that the model is two towers and nothing
+    else."""
 
     format: str
     diptych: str = ""
@@ -86,7 +87,7 @@ def describe(
     tokenizer: Tokenizer | None,
     preprocess: Preprocess | None,
 ) -> dict[str, Any]:
-    """What model.json says, less the checksum."""
+    """Return the contents of model.json without the checksum."""
     from diptych import __version__
 
     encoder = (
@@ -113,8 +114,8 @@ def save_model(
 ) -> None:
     """Write model.safetensors, then model.json with its checksum; a failure leaves the old pair.
 
-    With `half` float32 weights are rounded to float16, half the bytes, and are float32 again once
-    loaded.
+    With `half` float32 weights are rounded to float16, half the bytes; `load` returns them as
+    float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
@@ -131,11 +132,11 @@ def save_model(
 
 
 def digest(description: Mapping[str, Any]) -> str:
-    """SHA-256 of what turns weights into embeddings, as it stands in model.json; model.safetensors
-    keeps it too.
+    """Return the SHA-256 of the parts of model.json that determine embeddings; model.safetensors
+    stores it too.
 
-    What is empty is left out. It is of the values as they were saved, before any old name in them
-    is translated.
+    Empty values are left out. It covers the values as they were saved, before old names in them are
+    translated.
     """
     saved = json.loads(json.dumps(description))
     decides = {name: saved[name] for name in _DECIDES if saved.get(name)}
@@ -143,13 +144,15 @@ def digest(description: Mapping[str, Any]) -> str:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """model.json as a dict with all fields of `Description`; InputError where it is missing,
-    damaged or of another format."""
+    """Return model.json as a dict with all fields of `Description`.
+
+    Raises InputError if it is missing, damaged or of another format.
+    """
     return _described(_saved(folder), folder)
 
 
 def _described(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The fields of `Description`, options of the method by the names that they have now."""
+    """Return the fields of `Description`, with the method's options by their current names."""
     path = folder / "model.json"
     description = vars(Description(**check_record(Description, values, path, _REMEDY)))
     config = translated(description["method"], description["config"], path)
@@ -157,7 +160,7 @@ def _described(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _saved(folder: Path) -> dict[str, Any]:
-    """The plain values of model.json, as they stand."""
+    """Return the plain values of model.json, unchanged."""
     path = folder / "model.json"
     try:
         description = read_json(path, _REMEDY)
@@ -182,16 +185,17 @@ def load(
     *,
     share: float | None = None,
 ) -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships:
-    `tiny`, `tiny-lm`.
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships
+    with the package: `tiny`, `tiny-lm`.
 
-    A `Model`, which embeds; a RUN of a language model is a `LanguageModel`, which generates.
+    Returns a `Model`, which embeds; for a RUN of a language model a `LanguageModel`, which
+    generates.
 
-    `weights` names a local file for a foreign model: a state dict, safetensors, or a Hugging Face
-    folder. `precision` is what the model computes in: "float32", "bfloat16", "int8", or "auto", the
-    fastest of them on this machine whose probed embeddings stay within a cosine of 0.9995 of
-    float32 (`models.precision`). `share` weighs the heads of a model that has two
-    (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError where the
+    `weights` names a local file for a model of another library: a state dict, safetensors, or a
+    Hugging Face folder. `precision` is the type of the computation: "float32", "bfloat16", "int8",
+    or "auto", the fastest of them on this machine whose probed embeddings stay within a cosine of
+    0.9995 of float32 (`models.precision`). `share` sets the weight of the heads of a model that has
+    two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError if the
     name, the files or their contents do not fit.
     """
     model = _load(spec, weights, precision if share is None else "float32")
@@ -222,7 +226,7 @@ def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
 
 
 def shipped() -> dict[str, Path]:
-    """The models that come with the package, by name: what `make tiny` has stored in it."""
+    """Return the models that ship with the package, by name; `make tiny` writes them."""
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/model.json"))}
 
 
@@ -265,8 +269,7 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
 
 @contextmanager
 def _trusting_nothing(path: Path) -> Iterator[None]:
-    """A description that nothing vouches for may say what no model can be: that is told of the
-    file."""
+    """Report any error of an unverified description as an InputError that names the file."""
     try:
         with located(str(path)):
             yield
@@ -304,7 +307,8 @@ def to_model(
     *,
     name: str,
 ) -> Any:
-    """What takes images and strings, around a delivered module; `preprocess` in plain values."""
+    """Wrap a delivered module in a model that accepts images and strings; `preprocess` is in plain
+    values."""
     images = Preprocess.from_dict(preprocess) if preprocess else None
     if isinstance(module, Delivered):
         return module.to_model(tokenizer, images, name)
@@ -317,7 +321,7 @@ def to_model(
 
 
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
-    """The delivered module of a description, weights fresh."""
+    """Return the delivered module of a description, with new weights."""
     dual = description["dual"]
     lm = description.get("lm")
     if is_file(description["method"]):  # a model never says what code is run
@@ -348,8 +352,10 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
 
 
 def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
-    """Load a safetensors file; what is missing, extra, or of another shape or dtype is named;
-    `half` as there."""
+    """Load a safetensors file into a module; `half` is that of `save_model`.
+
+    Raises InputError that names what is missing, unexpected, or of another shape or dtype.
+    """
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -1,8 +1,7 @@
-"""What a classifier of frozen features gets right (`linear.hits`): hit rates beside chance, and how
-far the number of test samples lets them vary. A classifier is what has scikit-learn's `classes_`
-and `decision_function`.
+"""The accuracy of a classifier of frozen features (`linear.hits`): hit rates beside chance, and
+their sampling error. A classifier has scikit-learn's `classes_` and `decision_function`.
 
-Dimensions: N samples learnt from, M judged on, D width, C classes.
+Dimensions: N training samples, M test samples, D width, C classes.
 """
 
 from typing import Any
@@ -15,8 +14,8 @@ from diptych.rng import generator
 
 
 def hit_rates(right: np.ndarray, labels: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
-    """Top-1 and the mean over classes of hits (M,), and both for always naming the most common
-    class of `labels`."""
+    """Return top-1 and the mean over classes of hits (M,), and both for always predicting the most
+    common class of `labels`."""
     values, counts = np.unique(labels, return_counts=True)
     common = test_labels == values[counts.argmax()]
     classes, number = np.unique(test_labels, return_inverse=True)
@@ -37,11 +36,11 @@ def report(
     bootstrap: int = 0,
     seed: int = 0,
 ) -> dict[str, float]:
-    """`hit_rates` of a classifier that learnt from `labels` (N,), and `top3` beside the three most
-    common classes.
+    """Return `hit_rates` of a classifier that was trained on `labels` (N,), and `top3` beside the
+    three most common classes.
 
-    With `bootstrap` also `top1_std` and `top3_std`, their spread over so many draws of the test set
-    (`resampled`).
+    With `bootstrap` also `top1_std` and `top3_std`, their standard deviations over that many
+    bootstrap samples of the test set (`resampled`).
     """
     first, three = (hits(model, test_x, test_y, top) for top in (1, 3))
     values, counts = np.unique(labels, return_counts=True)
@@ -56,10 +55,10 @@ def report(
 
 
 def resampled(values: np.ndarray, count: int, seed: int = 0) -> float:
-    """The standard deviation of the mean of `values` (M,) over `count` draws of M of them with
-    repetition (bootstrap).
+    """Return the standard deviation of the mean of `values` (M,) over `count` bootstrap samples of
+    size M.
 
-    It tells what the test set leaves open, not what another seed of training would give. Near
+    It measures the uncertainty due to the test set, not due to another training seed. It is near
     sqrt(p (1 - p) / M) where a share p of the values is 1 and the others are 0.
 
     >>> round(resampled(np.arange(100) < 50, 1000), 2)

@@ -1,8 +1,7 @@
-"""Frozen features of two sets of images, those a probe learns from and those it is judged on, and
-how it is chosen.
+"""Frozen features of two sets of images, one to train a probe and one to test it, and how the sets
+are chosen.
 
-Without a source to learn from, one source is cut in two by a seed: a fifth of its samples is for
-judging.
+Without a training source, one source is split by a seed: a fifth of its samples is the test set.
 """
 
 from collections import Counter
@@ -23,16 +22,15 @@ from diptych.linear import KEPT
 from diptych.rng import generator
 
 Features = Literal["embedding", "projected", "pooled"]
-"""What a probe reads: the embedding (unit vectors), the same with its own length, or what the image
-tower pools before the projection."""
+"""What a probe reads: the embedding (unit vectors), the embedding before normalisation, or the
+pooled output of the image tower before the projection."""
 
 _ABILITY = {"embedding": "embed_images", "projected": "project_images", "pooled": "represent"}
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which samples of a source are learnt from and which are judged on, in words for the
-    protocol."""
+    """The training and test samples of a probe; `options` describe them in the protocol."""
 
     train: Source
     test: Source
@@ -40,11 +38,10 @@ class Split:
 
 
 def split(source: Source, train: Source | str | None, seed: int) -> Split:
-    """What to learn from and what to judge on: `train` and `source`, or by `seed` four fifths and a
-    fifth of `source`.
+    """Return the training and test sets: `train` and `source`, or by `seed` four fifths and a fifth
+    of `source`.
 
-    `train` may be a source's spec. Raises InputError where it has no sample, or `source` has too
-    few.
+    `train` may be a source's spec. Raises InputError if it has no sample, or `source` has too few.
     """
     if train is None:
         order = generator(seed, "evaluation", "split").permutation(len(source))
@@ -63,7 +60,7 @@ def split(source: Source, train: Source | str | None, seed: int) -> Split:
 
 
 def opened(source: Source | str) -> Source:
-    """A source, or the one of a spec."""
+    """Return a source, opened if its spec is given."""
     if not isinstance(source, str):
         return source
     from diptych.data.sources import open_source
@@ -72,7 +69,7 @@ def opened(source: Source | str) -> Source:
 
 
 def features_ready(model: Any, features: Features) -> None:
-    """Raises InputError where the model cannot give such features."""
+    """Raise InputError if the model cannot compute these features."""
     if features not in _ABILITY:
         raise InputError(f"features are {features!r}; they are {', '.join(_ABILITY)}")
     able("a probe", model, _ABILITY[features])
@@ -89,7 +86,7 @@ def frozen(
     batch_size: int,
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D), float32, of the samples that can be used, and their facts (n, …) (see
+    """Return features (n, D), float32, of the samples that can be used, and their facts (n, …) (see
     `read_images`)."""
     found = []
     kept = []

@@ -1,5 +1,4 @@
-"""Siblings as edits: samples that share a label become one sample, which the others are edits
-of."""
+"""Siblings as edits: samples that share a label become one sample, with the others as its edits."""
 
 from dataclasses import replace
 
@@ -11,11 +10,11 @@ from diptych.errors import InputError
 
 
 class Siblings(Wrapped):
-    """A source with one sample for each value of `label`: the first that has it, the others as its
-    `edits`, in order.
+    """A source with one sample for each value of `label`: the first sample that has it, with the
+    others as its `edits`, in order.
 
-    Samples without the label, or alone with their value, are left out. Raises InputError where no
-    two share one.
+    Samples without the label, or the only ones with their value, are left out. Raises InputError if
+    no two samples share a value.
     """
 
     def __init__(self, source: Source, label: str):

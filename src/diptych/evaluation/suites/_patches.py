@@ -1,8 +1,8 @@
-"""Frozen features position by position, each beside what a mask or a map says there.
+"""Frozen features position by position, each with the value of a mask or a map there.
 
-Masks and maps are laid under the image exactly as its pixels were: the same scaling, crop or
-padding, by the nearest pixel. A position stands for a cell of the image; a cell of which most is
-padding or void is left out.
+Masks and maps are aligned with the image exactly as its pixels were: the same scaling, crop or
+padding, by the nearest pixel. A position stands for a cell of the image; cells that are mostly
+padding or void are left out.
 
 Dimensions: N images, h x w positions, D width, S side of the pixels.
 """
@@ -20,11 +20,12 @@ from diptych.evaluation.embed import Steps, as_vectors, read_images
 from diptych.rng import generator
 
 MOST = 20_000
-"""Positions that a probe learns from, drawn from all; it is judged on all."""
+"""The largest number of positions that a probe is trained on, sampled from all; it is tested on
+all."""
 
 
 def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.ndarray:
-    """A plane (H, W) of numbers as the image's pixels lie, (S, S); `void` where there is padding.
+    """Align a plane (H, W) of numbers with the image's pixels (S, S); `void` marks padding.
 
     >>> laid_under(np.array([[1, 2], [3, 4]]), Preprocess(size=4), void=0)[0]
     array([1, 1, 2, 2])
@@ -38,7 +39,8 @@ def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.nda
 
 
 def _nearest(length: int, scaled: int, preprocess: Preprocess) -> np.ndarray:
-    """For each of the S pixels of a side the number of the plane's nearest, -1 in padding."""
+    """Return for each of the S pixels of a side the index of the nearest in the plane, -1 in
+    padding."""
     start = (
         preprocess.start(scaled)
         if preprocess.resize != "longest"
@@ -53,8 +55,8 @@ def _nearest(length: int, scaled: int, preprocess: Preprocess) -> np.ndarray:
 
 
 def cell_classes(plane: np.ndarray, grid: tuple[int, int], void: int) -> np.ndarray:
-    """The most common number of each cell of a plane (S, S) of whole numbers, (h · w,); of equally
-    common ones the least.
+    """Return the most common number of each cell of a plane (S, S) of integers, (h · w,); of
+    equally common ones the smallest.
 
     >>> cell_classes(np.array([[7, 7, 1, 2], [7, 0, 1, 1]]), (1, 2), void=255)
     array([7, 1])
@@ -66,7 +68,7 @@ def cell_classes(plane: np.ndarray, grid: tuple[int, int], void: int) -> np.ndar
 
 
 def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The mean of each cell of a plane (S, S), (h · w,); NaN where half of it or more is not
+    """Return the mean of each cell of a plane (S, S), (h · w,); NaN if half of it or more is not
     finite.
 
     >>> cell_means(np.array([[1.0, 3, np.nan, np.nan]]), (1, 2))
@@ -84,7 +86,7 @@ def cell_means(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def cells_of(shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
-    """Which cell of the grid each pixel lies in, row by row."""
+    """Return the grid cell of each pixel, row by row."""
     rows, columns = (
         np.arange(side) * count // side for side, count in zip(shape, grid, strict=True)
     )
@@ -104,11 +106,11 @@ def positions(
     batch_size: int,
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features (P, D) of the positions of all images, what `cells(plane(sample), grid)` says of
-    them (P,), and the number of each one's image (P,).
+    """Return features (P, D) of the positions of all images, the targets `cells(plane(sample),
+    grid)` of them (P,), and the number of the image of each (P,).
 
-    Of each image at most `most` / N positions are kept, drawn by (seed, its place), so that P <=
-    `most`; None keeps all. Raises InputError for a model whose features have no grid.
+    Of each image at most `most` / N positions are kept, sampled by (seed, the image's number), so
+    that P <= `most`; None keeps all. Raises InputError for a model whose features have no grid.
     """
     share = None if most is None else max(1, most // len(source))
     features = []

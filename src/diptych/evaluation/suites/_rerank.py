@@ -1,5 +1,5 @@
-"""Two stages: embeddings choose the first k of each query, a `match` ability puts these k into
-their final order."""
+"""Two-stage ranking: embeddings select the first k of each query, and a `match` ability reorders
+them."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ from diptych.evaluation.embed import Steps, as_vectors, read_images
 @dataclass(frozen=True)
 class Matched:
     """Scores of some of the n x m pairs: `pairs` (P,) are sorted numbers image · m + text, `scores`
-    (P,) theirs."""
+    (P,) their scores."""
 
     pairs: np.ndarray
     scores: np.ndarray
     texts: int
 
     def __call__(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        """The scores of pairs that are there; the two arrays are broadcast."""
+        """Return the scores of existing pairs; the two arrays are broadcast."""
         return self.scores[np.searchsorted(self.pairs, images * self.texts + texts)]
 
 
@@ -39,11 +39,11 @@ def match_some(
     batch_size: int,
     steps: Steps,
 ) -> Matched:
-    """`model.match` of each image with its texts `of_images` (n, k), and of each text with its
-    `of_texts` (m, k).
+    """Score with `model.match` each image with its texts `of_images` (n, k), and each text with its
+    images `of_texts` (m, k).
 
-    Each image is read once, for all texts that it meets in either direction. `facts` is what chose
-    the images: it leaves out the same ones again.
+    Each image is read once, for all texts of both directions. `facts` is the function that selected
+    the images, so that the same ones are left out again.
     """
     n = len(of_images)
     m = len(of_texts)

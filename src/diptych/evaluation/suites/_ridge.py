@@ -1,4 +1,4 @@
-"""Ridge regression on frozen features, for labels and maps that are numbers.
+"""Ridge regression on frozen features, for labels and maps with real values.
 
 Dimensions: N samples, D width.
 """
@@ -24,14 +24,14 @@ def ridge(
     seed: int = 0,
     alphas: Sequence[float] = ALPHAS,
 ) -> dict[str, float]:
-    """`rmse`, `r2`, `mae` and the chosen `alpha` of a ridge regression on standardised features (N,
-    D), targets (N,).
+    """Return `rmse`, `r2`, `mae` and the chosen `alpha` of a ridge regression on standardised
+    features (N, D), targets (N,).
 
         r2 = 1 - sum (y - y')² / sum (y - mean y)²
 
-    alpha is the one of `alphas` with the least error on a fifth kept aside (`owners` are those of
-    `kept_aside`), the smallest of equal ones; then all samples are fitted. Chance names the mean of
-    `targets`. r2 is 0 where the judged targets are all equal.
+    alpha is the one of `alphas` with the smallest error on a held-out fifth (`owners` are those of
+    `kept_aside`), the smallest of equal ones; then all samples are fitted. Chance predicts the mean
+    of `targets`. r2 is 0 if the test targets are all equal.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
     >>> round(ridge(x, 3 * x[:, 0] + 1, x, 3 * x[:, 0] + 1)["r2"], 3)
@@ -59,7 +59,7 @@ def ridge(
 
 
 def errors(targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Root mean square error, mean absolute error and R² of numbers (N,)."""
+    """Return root mean square error, mean absolute error and R² of predictions (N,)."""
     with lab("a regression probe"):
         from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
     return {

@@ -1,11 +1,11 @@
-"""A linear layer on frozen features, fitted by plain SGD for many epochs, of which the best on
-other samples is kept.
+"""A linear layer on frozen features, trained by plain SGD for many epochs; the epoch that is best
+on validation samples is kept.
 
     logits = W x / r + b,   r = mean_i |x_i| over the samples that are fitted
 
 Source: the probe of Lewis et al. 2023 (GIST): learning rate 0.5, 64 samples a step, 1,000 epochs,
-neither momentum nor decay. Published features have lengths of their own and go in as they are; the
-division by r is ours, so that one rate fits all encoders.
+neither momentum nor weight decay. The published probe does not normalise its features, whose
+lengths vary; the division by r is ours, so that one rate suits all encoders.
 
 Dimensions: N samples, D width, C classes.
 """
@@ -22,11 +22,11 @@ from diptych.linear import among_first
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A fitted layer, as scikit-learn's classifiers are used; `epoch` is the one it is of, counted
-    from 1."""
+    """A fitted layer with the interface of scikit-learn's classifiers; `epoch` is the kept epoch,
+    counted from 1."""
 
     classes_: np.ndarray
-    weight: np.ndarray  # (C, D), for features as they are
+    weight: np.ndarray  # (C, D), for features that are not divided by r
     bias: np.ndarray  # (C,)
     epoch: int
 
@@ -46,10 +46,11 @@ def layer(
     batch: int = 64,
     epochs: int = 1000,
 ) -> Layer:
-    """The layer that learnt from features x (N, D) with labels y (N,), at the epoch with the best
-    accuracy on `val`; of equal ones the last. It begins at zero, so that features of zeros leave
-    all classes alike but for how common they are. Raises InputError where fewer than two classes
-    are there.
+    """Train a layer on features x (N, D) with labels y (N,), and return it at the epoch with the
+    best accuracy on `val`; of equal ones the last.
+
+    It is initialised at zero, so that features of zeros predict classes by their frequency only.
+    Raises InputError if there are fewer than two classes.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
     >>> found = layer(x[:40], x[:40, 0] > 0, x[40:], x[40:, 0] > 0, epochs=20)

@@ -1,16 +1,15 @@
-"""Answers to questions about images: word for word, by the consensus of people, or chosen among
-several.
+"""Answers to questions about images: exact match, consensus of people, or multiple choice.
 
     exact         the answer equals one of the right ones
     vqa           mean over the people who answered of min(1, n / 3), n of the others having given that answer
     chosen        the right one of a question's choices has the highest score
 
-Answers are compared in lower case without punctuation and articles, number words as digits. `vqa`
-is of questions that four people or more answered: with fewer it cannot reach 1. Chance is always
-giving the most common answer, or choosing at random; ties lose.
+Answers are compared in lower case without punctuation and articles, with number words as digits.
+`vqa` covers questions with at least four answers by people: with fewer it cannot reach 1. Chance is
+always giving the most common answer, or choosing at random; ties count as wrong.
 
-A question's answers are the texts of role answer that follow it; where all questions come first,
-the answers belong to them in order. Its choices are the attribute `choices` of the question, or the
+A question's answers are the texts of role answer that follow it; if all questions come first, the
+answers belong to them in order. Its choices are the attribute `choices` of the question, or the
 sample's texts of role choice.
 
 Sources: Antol et al. 2015 (VQA); Rajpurkar et al. 2016 (exact match and its normal form).
@@ -37,7 +36,7 @@ from diptych.metrics import TIE
 card = {
     "title": "Answers to questions: exact, VQA accuracy, multiple choice",
     "needs": ["images.main", "texts.question", "texts.answer"],
-    "abilities": [],  # generate, or what `by` says
+    "abilities": [],  # depends on `by`
 }
 
 By = Literal["generate", "log_prob", "match", "embed"]
@@ -48,7 +47,7 @@ _ABILITIES = {
     "embed": ("embed_images", "embed_texts"),
 }
 PEOPLE = 4
-"""Answers that a question needs for `vqa`."""
+"""The number of answers that a question needs for `vqa`."""
 
 _ARTICLES = {"a", "an", "the"}
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -57,7 +56,7 @@ _NUMBERS = {word: str(number) for number, word in enumerate(_DIGITS)}
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the answers that count as right, and the choices where there are any."""
+    """A question, its correct answers, and its choices if there are any."""
 
     text: str
     answers: tuple[str, ...]
@@ -65,7 +64,7 @@ class Question:
 
 
 def ready(model: Any, source: Source, *, by: By = "generate") -> None:
-    """Raises InputError for a model that cannot answer in the way `by`."""
+    """Raise InputError for a model that cannot answer in the way `by`."""
     if by not in _ABILITIES:
         raise unknown("way to answer", by, _ABILITIES)
     for ability in _ABILITIES[by]:
@@ -81,13 +80,13 @@ def answers(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`exact` and `vqa` of written answers, or `chosen` where the model scores the choices of each
-    question.
+    """Return `exact` and `vqa` of generated answers, or `chosen` if the model scores the choices of
+    each question.
 
     `by` is generate, a text after the question; log_prob, the log-probability of each choice after
-    it; match or embed, the score of the image with question and choice as one text. `paired`: where
-    an edit of the sample (its twin) has the same question with another answer, the share of such
-    pairs of which both are right. Also given: `n` questions, what chance gives, `bad` samples by
+    it; match or embed, the score of the image with question and choice as one text. `paired`: if an
+    edit of the sample (its twin) has the same question with another answer, the share of such pairs
+    with both answers correct. Also returned: `n` questions, the chance values, `bad` samples by
     reason, and the protocol.
     """
     ready(model, source, by=by)
@@ -165,10 +164,10 @@ def answers(
 
 
 def questions(sample: Sample, choose: bool = False) -> list[Question]:
-    """The questions of a sample with their answers; where `choose`, those of whose choices some are
-    right, some wrong.
+    """Return the questions of a sample with their answers; with `choose` those with both right and
+    wrong choices.
 
-    Raises BadSample where there are none, or answers that belong to no question.
+    Raises BadSample if there are none, or if answers belong to no question.
     """
     common = sample.captions("choice")
     made = [
@@ -186,8 +185,8 @@ def questions(sample: Sample, choose: bool = False) -> list[Question]:
 
 
 def vqa_accuracy(given: str, right: Sequence[str]) -> float:
-    """VQA's consensus: the mean, over people left out one at a time, of min(1, n / 3), n of the
-    others agreeing.
+    """Return VQA's consensus: the mean, over people left out one at a time, of min(1, n / 3), where
+    n of the others agree.
 
     >>> round(vqa_accuracy("Two", ["2", "two", "three", "3"]), 4)  # n is 1 where one of the two is left out, else 2
     0.5
@@ -197,7 +196,7 @@ def vqa_accuracy(given: str, right: Sequence[str]) -> float:
 
 
 def normal_answer(text: str) -> str:
-    """An answer as it is compared.
+    """Return the normal form in which answers are compared.
 
     >>> normal_answer("The T-shirt's two dogs, 1.5 m.")
     't shirts 2 dogs 1.5 m'
@@ -208,7 +207,7 @@ def normal_answer(text: str) -> str:
 
 
 def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Question]:
-    """The edit's questions that the sample has too, and answers otherwise."""
+    """Return the edit's questions that the sample has too, with another answer."""
     other = {each.text: {normal_answer(text) for text in each.answers} for each in mine}
     try:
         found = questions(edit, choose)
@@ -225,7 +224,8 @@ def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Questio
 def _given(
     model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by: By, batch_size: int
 ) -> list[Any]:
-    """The answers to questions about images (by number): texts, or scores (n,) of the choices."""
+    """Return the answers to questions about images (by number): texts, or scores (n,) of the
+    choices."""
     if by == "generate":
         return [
             text
@@ -259,8 +259,8 @@ def _given(
 
 
 def _right(given: Any, question: Question) -> bool:
-    """Whether a written answer is one of the right ones, or a right choice scores above all wrong
-    ones."""
+    """Whether a generated answer is one of the correct ones, or a correct choice scores above all
+    wrong ones."""
     if isinstance(given, str):
         return normal_answer(given) in {normal_answer(each) for each in question.answers}
     right = _rightness(question)
@@ -274,7 +274,7 @@ def _rightness(question: Question) -> np.ndarray:
 
 
 def _luck(question: Question) -> float:
-    """The chance of choosing right at random."""
+    """Return the probability of choosing correctly at random."""
     return float(_rightness(question).mean())
 
 

@@ -1,19 +1,17 @@
-"""Arithmetic: an image less one word plus another, and whether the nearest image is what the words
-ask for.
+"""Arithmetic: an image vector minus one word plus another; is the nearest image the one described?
 
     query = image + strength · (word_target - word_source),      hit: the nearest image is a right one
 
-All vectors are unit. Labels tell what is in an image: of an image of a red dog, blue in place of
-red asks for a blue dog, cat in place of dog for a red cat; right is every image whose labels are
-those of the query's but for the one exchanged. The gallery are all images, the query's own too, and
-the images of their edits where samples have some.
+All vectors have unit length. Labels describe an image: for an image of a red dog, replacing red by
+blue asks for a blue dog, replacing dog by cat asks for a red cat. Every image is correct whose
+labels equal the query's except for the exchanged one. The gallery is all images, the query's
+included, and the images of their edits if samples have some.
 
-    success         each exchange of one word for another weighs the same, however many images ask for it
-    success_mean    each query weighs the same
+    success         exchanges of one word for another have equal weights, whatever their queries
+    success_mean    queries have equal weights
 
-Source: Couairon et al. 2022 (SIMAT), as Fahim et al. 2024 use it. Their weights are not in our
-sources; that each exchange weighs the same, and that the query's image stays in the gallery, is
-ours. [choice]
+Source: Couairon et al. 2022 (SIMAT), as Fahim et al. 2024 use it. Our sources do not give their
+weights; equal weights of the exchanges, and the query's image in the gallery, are ours. [choice]
 
 Dimensions: N images, Q queries, E embedding.
 """
@@ -42,14 +40,14 @@ card = {
 
 LABELS = ("object", "colour")
 MOST = 20_000
-"""Queries; of more, so many are drawn by lot."""
+"""The largest number of queries; of more, this many are sampled."""
 
 Exchange = tuple[int, int, int]
-"""Number of the label, value that goes, value that comes."""
+"""Number of the label, old value, new value."""
 
 
 def ready(model: Any, source: Source, *, labels: Sequence[str] = LABELS) -> None:
-    """Raises InputError for labels that the source lacks, or whose values it does not name."""
+    """Raise InputError for labels that the source lacks, or whose values have no names."""
     words_of(source, labels)
 
 
@@ -65,12 +63,11 @@ def arithmetic(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures above, and `by_label`: those of the exchanges of one label's words.
+    """Return the measures above, and `by_label`: those of the exchanges of each label's words.
 
-    `labels` say together what is in an image; their words are the names of their values, in
-    `templates`. Every query for which there is a right image is asked, or 20,000 that the first
-    seed draws. Also given: `n` images, `pairs` of query and exchange, `bad` samples by reason, and
-    the protocol.
+    `labels` together describe an image; their words are the names of their values, in `templates`.
+    Every query with a correct image is used, or 20,000 sampled by the first seed. Also returned:
+    `n` images, `pairs` of query and exchange, `bad` samples by reason, and the protocol.
     """
     words = words_of(source, labels)
     steps = Steps(progress, len(source) + sum(map(len, words)) * len(templates))
@@ -131,7 +128,8 @@ def arithmetic(
 
 
 def words_of(source: Source, labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """The words of each label's values. Raises InputError where the source does not give them."""
+    """Return the words of each label's values. Raises InputError if the source does not name
+    them."""
     schema = source.schema()
     named = {
         name.removeprefix("labels."): field.classes
@@ -147,11 +145,11 @@ def words_of(source: Source, labels: Sequence[str]) -> list[tuple[str, ...]]:
 def asked(
     facts: Sequence[tuple[int, ...]], sizes: Sequence[int], most: int, seed: int
 ) -> tuple[np.ndarray, list[Exchange], list[list[int]]]:
-    """All queries that have an answer: the image's number (Q,), what is exchanged, the right
+    """Return all queries that have an answer: the image's number (Q,), the exchange, the correct
     images.
 
-    `facts` are the labels of each image, `sizes` the numbers of their values. Of more than `most`,
-    a draw by `seed`.
+    `facts` are the labels of each image, `sizes` the numbers of their values. Of more than `most`
+    queries, a sample by `seed`.
 
     >>> at, exchanges, right = asked([(0, 0), (0, 1), (1, 1)], (2, 2), 10, 0)
     >>> list(zip(at.tolist(), exchanges, right))
@@ -187,10 +185,11 @@ def hits(
     *,
     strength: float = 1.0,
 ) -> np.ndarray:
-    """Whether the image nearest to images[at] + strength · change is a right one: (Q,) bool.
+    """Return whether the image nearest to images[at] + strength · change is a correct one: (Q,)
+    bool.
 
-    images (N, E) are unit, at (Q,) the queries' images, change (Q, E) target words less source
-    words, `right` the right images of each query. Ties lose (see `metrics`).
+    images (N, E) are unit vectors, at (Q,) the queries' images, change (Q, E) target words minus
+    source words, `right` the correct images of each query. Ties count as wrong (see `metrics`).
 
     >>> images = torch.eye(3)
     >>> hits(images, np.array([0, 0]), torch.tensor([[-1.0, 1, 0], [-0.4, 0.4, 0]]), [[1], [1]])
@@ -200,7 +199,7 @@ def hits(
 
 
 def weighted(values: np.ndarray, exchanges: Sequence[Exchange]) -> float:
-    """The mean over exchanges of the mean of `values` (Q,) over the queries of each.
+    """Return the mean over exchanges of the mean of `values` (Q,) over the queries of each.
 
     >>> weighted(np.array([1, 1, 0]), [(0, 1, 2), (0, 1, 2), (0, 2, 1)])
     0.5
@@ -210,5 +209,5 @@ def weighted(values: np.ndarray, exchanges: Sequence[Exchange]) -> float:
 
 
 def measures(found: np.ndarray, exchanges: Sequence[Exchange]) -> dict[str, float]:
-    """Success, weighted and not."""
+    """Return success with equal weights of the exchanges, and of the queries."""
     return {"success": weighted(found, exchanges), "success_mean": float(found.mean())}

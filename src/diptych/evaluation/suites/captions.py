@@ -1,18 +1,18 @@
-"""Captions that a model writes for images, against the captions that are there.
+"""Captions that a model generates for images, compared with reference captions.
 
     accuracy            share of captions that equal one of the image's, word for word
     object_recall       share of an image's objects that its caption names
-    object_precision    share of the objects named that are there
+    object_precision    share of the named objects that are in the image
     cider               CIDEr-D, the tf-idf similarity of 1- to 4-grams with the image's captions:
 
     10 / 4 sum_n mean_r exp(-(l_c - l_r)² / 72) <min(g_n(c), g_n(r)), g_n(r)> / (|g_n(c)| |g_n(r)|)
 
-g_n holds count · log(N / df) of each n-gram, df being in how many of the N images' captions it
-occurs; l counts words. Words are runs of letters and digits, in lower case; the original cuts
-sentences by the rules of the Penn Treebank, which differs for abbreviations and the like. Objects
-are those of an image's boxes, called by their classes where the source names these, else by the
-boxes' texts. Chance is every image getting a caption of the next one, in the order of keys: fluent,
-but blind.
+g_n holds count · log(N / df) of each n-gram, where df is the number of the N images whose captions
+contain it; l counts words. Words are runs of letters and digits, in lower case; the original
+tokenises by the rules of the Penn Treebank, which differs for abbreviations and the like. Objects
+are those of an image's boxes, named by their classes if the source has class names, else by the
+boxes' texts. Chance gives every image a caption of the next one, in the order of keys: fluent, but
+unrelated to the image.
 
 Source: Vedantam, Zitnick and Parikh 2015 (CIDEr); the clipped form with sigma 6 is that of the COCO
 caption server.
@@ -38,16 +38,16 @@ card = {
 }
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_ENDS = {  # ends of nouns whose plural is not theirs with an s
+_ENDS = {  # endings of nouns with irregular plurals
     "y": "ies", "f": "ves", "fe": "ves", "us": "i", "man": "men", "person": "people", "child": "children",
     "foot": "feet", "tooth": "teeth", "goose": "geese", "mouse": "mice",
 }  # fmt: skip
 LONGEST = 4  # n-grams
-SIGMA = 6.0  # words by which a caption may be longer or shorter
+SIGMA = 6.0  # width of the Gaussian length penalty, in words
 
 
 def ready(model: Any, source: Source, *, role: str | None = None) -> None:
-    """Raises InputError for a role that the source lacks."""
+    """Raise InputError for a role that the source lacks."""
     role_of("captions", source, role)
 
 
@@ -60,18 +60,18 @@ def captions(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`accuracy`, `cider`, and where the source has boxes `object_recall` and `object_precision`,
-    beside chance.
+    """Return `accuracy`, `cider`, and if the source has boxes `object_recall` and
+    `object_precision`, beside chance.
 
-    `role` is that of the captions that count as right: caption, or the first. Also given: `n`
-    images, `written`, the first ten captions by key, `bad` samples by reason, and the protocol.
+    `role` is the role of the reference captions: caption, or the first. Also returned: `n` images,
+    `written`, the first ten captions by key, `bad` samples by reason, and the protocol.
     """
     role = role_of("captions", source, role)
     bad = Counter()
     names = source.schema()["boxes"].classes if "boxes" in source.schema() else ()
 
     def facts(sample: Sample) -> tuple[str, list[str], list[str]]:
-        """Key, captions and names of the objects of a sample."""
+        """Return the key, the captions and the names of the objects of a sample."""
         boxes = [
             (names[box.label] if box.label >= 0 else "") if names else box.text
             for box in sample.boxes
@@ -112,8 +112,8 @@ def captions(
 def report(
     written: Sequence[str], right: Sequence[Sequence[str]], objects: Sequence[Sequence[str]] = ()
 ) -> dict[str, float]:
-    """All measures of one written caption an image, its right captions, and the names of its
-    objects.
+    """Return all measures of one generated caption per image, its reference captions, and the names
+    of its objects.
 
     >>> report(["A dog."], [["a cat", "a dog"]], [["dog", "ball"]])["object_recall"]
     0.5
@@ -131,7 +131,7 @@ def report(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case.
+    """Return the words of a text in lower case.
 
     >>> words("It's a T-shirt, size 4.")
     ["it's", 'a', 't', 'shirt', 'size', '4']
@@ -140,10 +140,11 @@ def words(text: str) -> list[str]:
 
 
 def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
-    """CIDEr-D of each written caption (N,) against the one or more captions of its image, 0 to 10.
+    """Return CIDEr-D of each generated caption (N,) against the one or more captions of its image,
+    0 to 10.
 
-    The weights of n-grams come from all of `right`: an n-gram that every image's captions hold
-    counts nothing, so the measure needs several images. Nothing hangs on their order.
+    The weights of n-grams come from all of `right`: an n-gram in every image's captions has weight
+    0, so the measure needs several images. It does not depend on their order.
 
     >>> cider(["a red dog runs", "two cats"], [["a red dog runs"], ["one black bird", "a bird"]]).round(4)
     array([10.,  0.])
@@ -153,7 +154,7 @@ def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
     log_count = math.log(max(len(right), 1))
 
     def weighted(counts: Counter) -> list[dict[tuple[str, ...], float]]:
-        """One vector for each length of n-gram."""
+        """Return one vector for each length of n-gram."""
         vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(LONGEST)]
         for gram, count in counts.items():
             vectors[len(gram) - 1][gram] = count * (log_count - math.log(max(seen[gram], 1)))
@@ -170,13 +171,13 @@ def cider(written: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
-    """BLEU-1 to BLEU-4 of all written captions together, each against the captions of its image, 0
-    to 1.
+    """Return BLEU-1 to BLEU-4 of all generated captions together, each against the captions of its
+    image, 0 to 1.
 
         BLEU-n = min(1, e^(1 - r / c)) · (Π_k≤n p_k)^(1/n)
 
-    p_k is the share of written k-grams that are right, each counted at most as often as one right
-    caption holds it; c is the number of written words, r that of the right captions that are
+    p_k is the share of generated k-grams that are correct, each counted at most as often as in one
+    reference caption; c is the number of generated words, r that of the reference captions that are
     closest in length, the shorter of two. Without smoothing, as it is reported for captions.
     Source: Papineni et al. 2002.
 
@@ -185,7 +186,7 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
     """
     hits = np.zeros(LONGEST)
     counts = np.zeros(LONGEST)
-    lengths = [0, 0]  # of what was written, and of what is right
+    lengths = [0, 0]  # of the generated captions, and of the references
     for text, others in zip(written, right, strict=True):
         mine = _grams(text)
         theirs = [_grams(other) for other in others]
@@ -212,11 +213,11 @@ def bleu(written: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
 
 
 def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """Recall and precision of the objects that captions name, means over the images for which they
-    are defined.
+    """Return recall and precision of the objects that captions name, means over the images for
+    which they are defined.
 
-    A name is found as whole words in order, the last of them in either number. The names that a
-    caption could hold are those of all images.
+    A name is matched as whole words in order, the last of them in singular or plural. The possible
+    names are those of all images.
 
     >>> object_rates(["two dogs and a cat"], [["dog", "red ball"]])
     (0.5, 1.0)
@@ -235,7 +236,8 @@ def object_rates(written: Sequence[str], objects: Sequence[Sequence[str]]) -> tu
 
 
 def _names(text: list[str], name: tuple[str, ...]) -> bool:
-    """Whether a text holds the words of a name in order, the last of them in either number."""
+    """Whether a text contains the words of a name in order, the last of them in singular or
+    plural."""
     forms = either_number(name[-1])
     size = len(name)
     return any(
@@ -245,7 +247,7 @@ def _names(text: list[str], name: tuple[str, ...]) -> bool:
 
 
 def either_number(noun: str) -> set[str]:
-    """A noun and what may be its plural.
+    """Return a noun and its possible plurals.
 
     >>> sorted(either_number("butterfly")), sorted(either_number("person"))
     (['butterflies', 'butterfly', 'butterflyes', 'butterflys'], ['people', 'person', 'persones', 'persons'])
@@ -265,13 +267,12 @@ def _grams(text: str) -> Counter:
 
 
 def _length(counts: Counter) -> int:
-    """How many words there are."""
+    """Return the number of words."""
     return sum(count for gram, count in counts.items() if len(gram) == 1)
 
 
 def _similar(a: list[dict[Any, float]], b: list[dict[Any, float]], longer: int) -> float:
-    """The mean over lengths of n-gram of the clipped cosine, less where one text is longer than the
-    other."""
+    """Return the mean over n-gram lengths of the clipped cosine, lowered by the length penalty."""
     total = 0.0
     for mine, other in zip(a, b, strict=True):
         product = sum(

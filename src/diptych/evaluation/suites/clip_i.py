@@ -1,11 +1,11 @@
-"""CLIP-I: do drawn images look like the images of what they are to show?
+"""CLIP-I: the similarity of generated images to real images of their class.
 
     m_c = unit( mean unit vector of the images of class c ),      clip_i = mean over drawn x of c of <x, m_c>
 
-Vectors are the model's own embeddings of images, or those of another model, the judge. `top1` is
-the share of drawn images that are nearer to the mean of their class than to any other. Chance draws
-the images of one class for those of another: for `clip_i` it is the mean cosine of two classes'
-means.
+Vectors are the model's own image embeddings, or those of another model, the judge. `top1` is the
+share of generated images that are nearer to the mean of their class than to any other. Chance uses
+generated images of one class for another: for `clip_i` it is the mean cosine between the means of
+two classes.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ card = {
 
 
 def ready(model: Any, source: Source, *, label: str | None = None, draws: int = 8) -> None:
-    """Raises InputError for a label without names, and for fewer drawings than one."""
+    """Raise InputError for a label without names, and for fewer than one image per class."""
     named_label("clip_i", source, label)
     if draws < 1:
         raise InputError(f"{draws} drawings of a class are none; draw 1 at least")
@@ -48,12 +48,12 @@ def clip_i(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures above, of `draws` images of each class that the source has images of, from noise
-    of `seed`.
+    """Return the measures above, for `draws` images of each class that has images in the source,
+    from noise of `seed`.
 
-    Also given: `n` drawn images, `classes`, `bad` samples by reason, and the protocol.
+    Also returned: `n` generated images, `classes`, `bad` samples by reason, and the protocol.
 
-    `judge` embeds in the model's place. Raises InputError where fewer than two classes have images.
+    `judge` embeds in place of the model. Raises InputError if fewer than two classes have images.
     """
     ready(model, source, label=label, draws=draws)
     label = named_label("clip_i", source, label)

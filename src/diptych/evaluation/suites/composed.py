@@ -1,14 +1,14 @@
-"""Composed retrieval: the image that is meant by another one and by words on what should be
-different in it.
+"""Composed retrieval: find the image described by a reference image and a text of what should
+change.
 
     R@k = mean_q [rank_q <= k],    rank_q = 1 + #{other images of the gallery scoring >= the target}
     R_s@k: the same among the images of the query's own group, near-duplicates of the target
 
-A query is a sample with an image `reference` and texts of the instruction's role, which are joined
-by "and" where there are several; its target is the image `main`. The gallery are all images that
-samples show in either role, each content once: a source lists further images as samples without a
-reference. The reference itself is left out of the ranking, as CIRR has it, or with `keep_reference`
-it is one of the wrong images, as FashionIQ has it. Ties lose.
+A query is a sample with an image `reference` and texts of the instruction's role, joined by "and"
+if there are several; its target is the image `main`. The gallery is all images of samples in either
+role, each content once; a source adds gallery images as samples without a reference. The reference
+itself is left out of the ranking, as in CIRR, or with `keep_reference` it is one of the wrong
+images, as in FashionIQ. Ties count as wrong.
 
 Sources: Liu et al. 2021 (CIRR: recall among the subset); Wu et al. 2021 (FashionIQ).
 """
@@ -37,7 +37,7 @@ card = {
     "abilities": ["index", "compose"],
 }
 
-KINDS = "edit"  # the label that tells what a query changes
+KINDS = "edit"  # the label with the kind of a query's change
 _RULE = "all images are the gallery, each content once; instructions of a sample are joined by and; ties lose"
 
 
@@ -55,7 +55,7 @@ class Query:
 def ready(
     model: Any, source: Source, *, role: str | None = None, siblings: str | None = None
 ) -> None:
-    """Raises InputError for a role or a label of groups that the source lacks."""
+    """Raise InputError for a role or a group label that the source lacks."""
     _role(source, role)
     if siblings is not None:
         group_field(source, siblings)
@@ -73,13 +73,13 @@ def composed(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Recall among the gallery (`all_r1`, …) and among the query's group (`subset_r1`, `subset_r2`,
-    `subset_r3`), and `by_edit` where the source has the label `edit`.
+    """Return recall in the gallery (`all_r1`, …) and in the query's group (`subset_r1`,
+    `subset_r2`, `subset_r3`), and `by_edit` if the source has the label `edit`.
 
-    `role` is that of the instructions (instruction). `siblings` is the label whose values are the
-    groups (`group`, where the source has one). Also given: `n` queries, `gallery` images, median
-    ranks, mean reciprocal ranks, `chance_all_r1` …, `mean` of all_r5 and subset_r1 (CIRR's), `bad`
-    samples by reason, and the protocol.
+    `role` is the role of the instructions (instruction). `siblings` is the label whose values are
+    the groups (`group`, if the source has one). Also returned: `n` queries, `gallery` images,
+    median ranks, mean reciprocal ranks, `chance_all_r1` …, `mean` of all_r5 and subset_r1 (CIRR's),
+    `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, siblings=siblings)
     role = _role(source, role)
@@ -158,7 +158,7 @@ def _read(
     batch_size: int,
     steps: Steps,
 ) -> _Found:
-    """Read every sample once: what its images add to the gallery, and its query."""
+    """Read every sample once: its images for the gallery, and its query."""
     groups: dict[int, dict[str, None]] = {}
     kept: dict[str, Tensor] = {}
     queries: list[Query] = []
@@ -166,8 +166,8 @@ def _read(
     bad: Counter[str] = Counter()
 
     def reported(sample: Sample) -> tuple[list[str], str, Query | None]:
-        """Contents of the images that are read, the instruction, and the query of a sample that is
-        one."""
+        """Return the contents of the images that are read, the instruction, and the query if the
+        sample is one."""
         contents = [content_of(image) for image in _images(sample)]
         group = int(sample.labels.get(siblings, -1)) if siblings is not None else -1
         if group >= 0:
@@ -222,7 +222,7 @@ def _read(
 
 
 def _images(sample: Sample) -> list[EncodedImage]:
-    """The main image, and behind it the reference where there is one."""
+    """Return the main image, followed by the reference if there is one."""
     return [
         *main_image(sample),
         *([sample.images["reference"]] if "reference" in sample.images else []),
@@ -230,8 +230,8 @@ def _images(sample: Sample) -> list[EncodedImage]:
 
 
 def content_of(image: EncodedImage) -> str:
-    """What makes two images one: their encoded bytes. Raises BadSample where they cannot be
-    read."""
+    """Return a hash of an image's encoded bytes, by which equal images are identified. Raises
+    BadSample if they cannot be read."""
     return hashlib.blake2b(image.read(), digest_size=16).hexdigest()
 
 
@@ -242,8 +242,9 @@ def _within(
     members: Sequence[Sequence[int]],
     ignored: Sequence[Sequence[int]],
 ) -> tuple[np.ndarray, list[int]]:
-    """The rank of each query's target among the members of its group less the ignored, 0 for a
-    query without a group, and how many these are of each query with one."""
+    """Return the rank of each query's target among the members of its group without the ignored
+    ones, 0 for a query without a group, and the number of these members for each query with a
+    group."""
     found = np.zeros(len(targets), np.int64)
     sizes = []
     for at, (target, group) in enumerate(zip(targets, members, strict=True)):
@@ -256,7 +257,7 @@ def _within(
 
 
 def _row(rank: dict[str, np.ndarray], mine: np.ndarray) -> dict[str, Any]:
-    """The numbers of some of the queries."""
+    """Return the numbers of some of the queries."""
     firsts = {
         f"{name}_r1": float((values[mine & (values > 0)] == 1).mean())
         for name, values in rank.items()
@@ -266,7 +267,7 @@ def _row(rank: dict[str, np.ndarray], mine: np.ndarray) -> dict[str, Any]:
 
 
 def _role(source: Source, role: str | None) -> str:
-    """The role of the instructions: as asked, or instruction."""
+    """Return the role of the instructions: the given one, or instruction."""
     roles = [name.removeprefix("texts.") for name in source.schema() if name.startswith("texts.")]
     if role is None and "instruction" not in roles:
         raise unknown("role of the instructions", "instruction", roles)

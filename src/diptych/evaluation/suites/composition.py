@@ -1,8 +1,8 @@
-"""Composition: images and texts that differ by one edit, which only a model that reads them whole
-can tell apart.
+"""Composition: images and texts that differ by one edit, which only a model of the whole image and
+text can distinguish.
 
-A unit is a sample and its edits, n images and n texts that belong together one by one; s_ij is the
-score of image i with text j, and 0 is the sample itself.
+A unit is a sample and its edits, n images and n texts that correspond one to one; s_ij is the score
+of image i with text j, and 0 is the sample itself.
 
     i2t_2way    s_00 > s_01, and s_11 > s_10      each image between the two texts        chance 1/2
     t2i_2way    s_00 > s_10, and s_11 > s_01      each text between the two images        chance 1/2
@@ -14,8 +14,8 @@ score of image i with text j, and 0 is the sample itself.
     group_1     both                                                                        chance 1/(2n - 1)
     …_all       the same of all members of a unit at once
 
-Pairs are the sample with each of its edits; `by_kind` tells them apart by the edit's kind. Ties
-lose. Edits of the text alone give i2t_2way, edits of the image alone t2i_2way.
+Pairs are the sample with each of its edits; `by_kind` separates them by the kind of edit. Ties
+count as wrong. Edits of the text alone yield i2t_2way, edits of the image alone t2i_2way.
 
 Sources: Thrush et al. 2022 (Winoground: text, image, group); Tong et al. 2024 (MMVP: paired); Hsieh
 et al. 2023 (SugarCrepe: 2-way). The chances are those of scores in random order.
@@ -53,12 +53,12 @@ from diptych.metrics import TIE
 card = {
     "title": "Composition: images and texts that differ by one edit",
     "needs": ["images.main", "texts"],
-    "abilities": [],  # embed_images and embed_texts, or match, as `by` says
+    "abilities": [],  # embed_images and embed_texts, or match, depending on `by`
 }
 
 By = Literal["embed", "match"]
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Numbers of images and of texts to the scores of these pairs."""
+"""Maps numbers of images and of texts to the scores of these pairs."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def ready(
     siblings: str | None = None,
     by: By = "embed",
 ) -> None:
-    """Raises InputError for roles and abilities that are not there, and for a source without edits
-    or negatives."""
+    """Raise InputError for roles and abilities that are missing, and for a source without edits or
+    negatives."""
     role_of("composition", source, role)
     if siblings is not None:
         group_field(source, siblings)
@@ -110,15 +110,18 @@ def composition(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """How often images and texts that differ by one edit are told apart: the measures above, and
-    `by_kind`.
+    """Return how often images and texts that differ by one edit are distinguished: the measures
+    above, and `by_kind`.
 
-    `role` is that of the texts, of samples and edits alike. `negatives` are roles of wrong texts
-    that a sample brings itself; their role is their kind, and the text they contradict is the one
-    of `role` that shares most words with them. `siblings` is a label that they share (`scene`): the
-    first is then the sample and the others its edits. `by` is embed, the cosine, or match, the
-    score of `model.match`. Edits that change no text of `role` are no edits of the text. Also
-    given: `n` units, `pairs`, `bad` samples by reason, and the protocol.
+    - `role` is the role of the texts, of samples and edits alike.
+    - `negatives` are roles of wrong texts that a sample contains; their role is their kind, and
+      each contradicts the text of `role` with which it shares most words.
+    - `siblings` is a label that samples of a unit share (`scene`): the first is the sample and the
+      others its edits.
+    - `by` is embed, the cosine, or match, the score of `model.match`.
+
+    Edits that change no text of `role` are not counted as edits of the text. Also returned: `n`
+    units, `pairs`, `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, negatives=negatives, siblings=siblings, by=by)
     whole = source
@@ -128,11 +131,11 @@ def composition(
     bad = Counter()
 
     def units_of(sample: Sample) -> tuple[int, list[Unit]]:
-        """How many images a sample has, and its units."""
+        """Return the number of images of a sample, and its units."""
         return len(images_with_edits(sample)), _units(sample, texts, role, negatives)
 
     vectors = []  # of images
-    units = []  # a list a sample
+    units = []  # one list for each sample
     scores = []  # tables
     steps = Steps(progress, len(source))
     for pixels, kept in read_images(
@@ -179,11 +182,11 @@ def composition(
 
 
 def report(scores: Sequence[np.ndarray], kinds: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """All measures of units: scores (n, n) of images (rows) with texts (columns), NaN where one of
-    them is missing.
+    """Return all measures of units: scores (n, n) of images (rows) with texts (columns), NaN where
+    one of them is missing.
 
-    `kinds` names each member's edit, the first being the sample itself. Measures that no unit has
-    are left out.
+    `kinds` names each member's edit, the first member being the sample itself. Measures that no
+    unit has are left out.
 
     >>> found = report([np.array([[0.9, 0.2], [0.4, 0.3]])], [("", "swap")])
     >>> found["i2t_2way"], found["text"], found["image"]
@@ -213,8 +216,8 @@ def report(scores: Sequence[np.ndarray], kinds: Sequence[Sequence[str]]) -> dict
 
 
 def pair_scores(scores: np.ndarray) -> dict[str, float]:
-    """2-way and Winoground accuracies of pairs: scores (P, 2, 2), images by texts, NaN where one is
-    missing."""
+    """Return 2-way and Winoground accuracies of pairs: scores (P, 2, 2), images by texts, NaN where
+    one is missing."""
     beats = _beats(scores)
     of_rows = np.stack(
         [beats(0, 0, 0, 1), beats(1, 1, 1, 0)], 1
@@ -238,7 +241,8 @@ def pair_scores(scores: np.ndarray) -> dict[str, float]:
 
 
 def n_way(scores: Sequence[np.ndarray]) -> dict[str, float]:
-    """Accuracies of whole units, each (n, n), over those of which no image or text is missing.
+    """Return accuracies of whole units, each (n, n), over those in which no image or text is
+    missing.
 
     >>> found = n_way([np.array([[0.9, 0.2, 0.1], [0.8, 0.7, 0.1], [0.1, 0.2, 0.6]])])
     >>> found["image_1"], found["group_all"]
@@ -264,7 +268,7 @@ def n_way(scores: Sequence[np.ndarray]) -> dict[str, float]:
             found.setdefault(f"chance_{name}_1", []).append(one)
             found.setdefault(f"chance_{name}_all", []).append(of_all)
     sizes = [len(table) for table in whole]
-    weights = {True: sizes, False: None}  # members count alike in _1, units in _all
+    weights = {True: sizes, False: None}  # equal weights of members in _1, of units in _all
     results = {
         name: float(np.average(hits, weights=weights[name.endswith("_1")]))
         for name, hits in found.items()
@@ -273,13 +277,13 @@ def n_way(scores: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def chance_group(n: int) -> float:
-    """The chance that in an n x n table in random order each diagonal entry is the largest of its
-    row and column.
+    """Return the probability that in an n x n table in random order each diagonal entry is the
+    largest of its row and column.
 
         n! / prod_j (n - j + 1 + n (n - 1) - (j - 1)(j - 2))
 
-    The j-th largest diagonal entry must lie above the later ones and above 2 (j - 1) other entries
-    that no earlier one covers for good: a forest, whose orders the hook length formula counts.
+    The j-th largest diagonal entry must be above the later ones and above 2 (j - 1) other entries
+    that no earlier one already covers: a forest, whose orders the hook length formula counts.
 
     >>> round(1 / chance_group(2), 6), round(1 / chance_group(3), 6)
     (6.0, 60.0)
@@ -289,7 +293,7 @@ def chance_group(n: int) -> float:
 
 
 def closest(text: str, candidates: Sequence[str]) -> int:
-    """Which candidate shares most words in order with a text; of equal ones the first.
+    """Return the candidate that shares most words in order with a text; of equal ones the first.
 
     >>> closest("a red cup left of a blue box", ["two cups", "a blue cup left of a red box"])
     1
@@ -309,7 +313,7 @@ def _cosines(images: Tensor, texts: Tensor) -> Score:
 
 
 def _matcher(model: Any, pixels: Tensor, texts: Texts, batch_size: int) -> Score:
-    """Scores of pairs by `model.match`, `batch_size` pairs at a time."""
+    """Return a function that scores pairs by `model.match`, `batch_size` pairs at a time."""
 
     def score(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         parts = [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]
@@ -324,8 +328,8 @@ def _matcher(model: Any, pixels: Tensor, texts: Texts, batch_size: int) -> Score
 
 
 def _beats(scores: np.ndarray) -> Callable[[int, int, int, int], np.ndarray]:
-    """1.0 where entry (a, b) of each pair is above (c, d) by more than rounding, 0.0 where not, NaN
-    where one lacks."""
+    """Return a function: 1.0 where entry (a, b) of each pair is above (c, d) by more than rounding,
+    0.0 where not, NaN where one is missing."""
     slack = TIE * np.nanmax(np.abs(scores), axis=(1, 2), initial=0.0)
 
     def beats(a: int, b: int, c: int, d: int) -> np.ndarray:
@@ -343,8 +347,8 @@ def _without_chance(row: dict[str, float]) -> dict[str, float]:
 
 
 def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) -> list[Unit]:
-    """The units of a sample: itself with its edits, and each text that negatives contradict with
-    these."""
+    """Return the units of a sample: itself with its edits, and each text with the negatives that
+    contradict it."""
     own = texts_of(sample, role)
     first = texts.add(own[0])
     kinds = [""]
@@ -372,8 +376,8 @@ def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) ->
 
 
 def _table(unit: Unit, score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """The scores (n, n) of a unit, by `score(images, texts)` of two lists of numbers; NaN where one
-    is missing."""
+    """Return the scores (n, n) of a unit, by `score(images, texts)` of two lists of numbers; NaN
+    where one is missing."""
     images = np.array(unit.images)
     texts = np.array(unit.texts)
     rows, columns = np.nonzero((images[:, None] >= 0) & (texts >= 0))

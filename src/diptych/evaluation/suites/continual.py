@@ -1,16 +1,16 @@
-"""Continual learning: what a model can still do, and already can, after each stage of learning one
-task after another.
+"""Continual learning: performance on every task after each stage of learning one task after
+another.
 
-R_ij is the measure on task j after stage i; of T tasks, stage i has learnt task i.
+R_ij is the measure on task j after stage i; of T tasks, stage i trains on task i.
 
     average             mean_j R_Tj                                     after the last stage
     forgetting          mean_{j<T} ( max_{i<T} R_ij - R_Tj )            below its best, over all tasks but the last
     backward_transfer   mean_{j<T} ( R_Tj - R_jj )                      what later stages did to it
     forward_transfer    mean_{j>1} ( R_{j-1,j} - b_j )                  above a baseline b, before the task is learnt
 
-The tasks are sources joined by commas, the stages checkpoints: `earlier` ones and the model itself,
-in order. One more checkpoint than there are tasks is one from before the first stage, and its row
-is b; else b is chance.
+The tasks are sources joined by commas, the stages are checkpoints: `earlier` ones and the model
+itself, in order. If there is one more checkpoint than tasks, the first is from before the first
+stage, and its row is b; otherwise b is chance.
 
 Sources: Lopez-Paz and Ranzato 2017 (transfer); Chaudhry et al. 2018 (forgetting).
 
@@ -33,14 +33,14 @@ from diptych.evaluation.protocol import data_of, describe, protocol_of
 
 card = {
     "title": "Continual learning: accuracy over stages and tasks, forgetting, transfer",
-    "needs": [],  # what the suite of `measure` needs, in each task
+    "needs": [],  # those of the suite of `measure`, in each task
     "abilities": [],
 }
 
 SEVERAL = frozenset(("continual", "rotation", "wise"))
-"""Suites of several models, which measure none of their own."""
+"""Suites that compare several models, which cannot be measured by."""
 Checkpoint = Any
-"""A model, or what `diptych.load` takes."""
+"""A model, or a spec of `diptych.load`."""
 
 
 def ready(
@@ -50,8 +50,8 @@ def ready(
     earlier: Sequence[Checkpoint] = (),
     measure: str = "retrieval.i2t_r1+t2i_r1",
 ) -> None:
-    """Raises InputError where sources and checkpoints make no matrix, or one of the checkpoints
-    cannot be loaded."""
+    """Raise InputError if sources and checkpoints do not form a matrix, or a checkpoint cannot be
+    loaded."""
     tasks, suite, _ = _asked(source, earlier, measure)
     for task in tasks:
         check(model, task, [suite])
@@ -71,12 +71,12 @@ def continual(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`average`, `forgetting`, `backward_transfer` and `forward_transfer`, and the matrix R in
-    `by_stage`.
+    """Return `average`, `forgetting`, `backward_transfer` and `forward_transfer`, and the matrix R
+    in `by_stage`.
 
-    `measure` is SUITE.NUMBER, or SUITE.NUMBER+NUMBER for the mean of several; `role` and `label` go
-    to that suite where it takes them. Also given: `n` tasks, `chance_average`, `bad` samples by
-    reason, and the protocol, which holds that of each task.
+    `measure` is SUITE.NUMBER, or SUITE.NUMBER+NUMBER for the mean of several; `role` and `label`
+    are passed to that suite if it accepts them. Also returned: `n` tasks, `chance_average`, `bad`
+    samples by reason, and the protocol, which contains that of each task.
     """
     tasks, suite, numbers = _asked(source, earlier, measure)
     stages = [*earlier, model]
@@ -129,9 +129,10 @@ def continual(
 
 
 def summary(matrix: np.ndarray, baseline: np.ndarray | float = 0.0) -> dict[str, float]:
-    """All measures of a matrix R (T, T), stages by tasks; `baseline` (T,) or one number is b.
+    """Return all measures of a matrix R (T, T), stages by tasks; `baseline` (T,) or one number is
+    b.
 
-    Of one task there is no forgetting and no transfer. Raises InputError where the matrix is not
+    With one task there is no forgetting and no transfer. Raises InputError if the matrix is not
     square.
 
     >>> found = summary(np.array([[0.9, 0.1], [0.5, 0.8]]))
@@ -155,8 +156,8 @@ def summary(matrix: np.ndarray, baseline: np.ndarray | float = 0.0) -> dict[str,
 def _asked(
     source: Source, earlier: Sequence[Checkpoint], measure: str
 ) -> tuple[Sequence[Source], str, list[str]]:
-    """The tasks, the suite that measures each, and its numbers; InputError where they make no
-    matrix."""
+    """Return the tasks, the suite that measures each, and its numbers. Raises InputError if they
+    form no matrix."""
     tasks: Sequence[Source] = getattr(source, "sources", ())
     if len(tasks) < 2:
         raise InputError(
@@ -171,8 +172,8 @@ def _asked(
 
 
 def measured_by(measure: str) -> tuple[str, list[str]]:
-    """The suite and the numbers of SUITE.NUMBER+NUMBER; InputError where it is none, or one of
-    several models."""
+    """Parse SUITE.NUMBER+NUMBER to the suite and the numbers. Raises InputError for anything else,
+    or a suite of several models."""
     suite, _, numbers = measure.partition(".")
     if suite not in cards() or suite in SEVERAL:
         raise unknown("suite to measure by", suite, set(cards()) - SEVERAL)
@@ -182,7 +183,7 @@ def measured_by(measure: str) -> tuple[str, list[str]]:
 
 
 def settings_of(suite: str, **given: Any) -> dict[str, Any]:
-    """Those of the settings that are given and that the suite takes."""
+    """Return the given settings that the suite accepts."""
     takes = inspect.signature(
         getattr(import_module(f"diptych.evaluation.suites.{suite}"), suite)
     ).parameters
@@ -190,7 +191,8 @@ def settings_of(suite: str, **given: Any) -> dict[str, Any]:
 
 
 def mean_of(results: Mapping[str, Any], suite: str, numbers: Sequence[str]) -> float:
-    """The mean of some numbers of a suite's results; InputError for one that it does not give."""
+    """Return the mean of some numbers of a suite's results. Raises InputError for a number that it
+    does not return."""
     for number in numbers:
         if not isinstance(results.get(number), float):
             numeric = [name for name, value in results.items() if isinstance(value, float)]
@@ -199,7 +201,7 @@ def mean_of(results: Mapping[str, Any], suite: str, numbers: Sequence[str]) -> f
 
 
 def loaded(checkpoint: Checkpoint) -> Any:
-    """A model, loaded where its name is given."""
+    """Return a model, loaded if its spec is given."""
     if not isinstance(checkpoint, str | Path):
         return checkpoint
     from diptych.methods.store import load
@@ -208,5 +210,5 @@ def loaded(checkpoint: Checkpoint) -> Any:
 
 
 def share_of(progress: Progress | None, at: int, of: int) -> Callable[[int, int], None] | None:
-    """The progress of evaluation `at` of `of` equal ones."""
+    """Return the progress of evaluation `at` of `of` equal ones."""
     return None if progress is None else lambda done, total: progress(at * total + done, of * total)

@@ -5,9 +5,9 @@ strategy.
     rep_n        1 - distinct_n
     diversity    distinct_2 · distinct_3 · distinct_4
 
-Each text of the source gives a prompt, its first `prefix` tokens; `length` tokens are generated
-after it, its end made impossible before, and compared with the `length` tokens that do follow
-there. n-grams are of words between blanks, in lower case. Greedy and beam search of a small model
+Each text of the source provides a prompt, its first `prefix` tokens. `length` tokens are generated
+after it, with the end token suppressed, and compared with the `length` tokens that follow in the
+source. n-grams are of words between spaces, in lower case. Greedy and beam search of a small model
 repeat themselves, sampling does not.
 
 Source: Welleck et al. 2020 (rep-n); Su et al. 2022 (diversity). Their program leaves out each
@@ -47,8 +47,8 @@ def ready(
     length: int = 64,
     strategies: Sequence[str] = ("greedy", "sample"),
 ) -> None:
-    """Raises InputError for a role that the source lacks, an unknown strategy, lengths that the
-    model cannot hold."""
+    """Raise InputError for a role that the source lacks, an unknown strategy, and lengths above the
+    model's context."""
     role_of("degeneration", source, role)
     for spec in strategies:
         strategy_of(parse(spec).name, parse(spec).options)
@@ -75,12 +75,12 @@ def degeneration(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`by_strategy`: diversity and rep_2, rep_3, rep_4 (see `report`) of each strategy and of the
-    source's own `text`.
+    """Return `by_strategy`: diversity and rep_2, rep_3, rep_4 (see `report`) of each strategy and
+    of the source's own `text`.
 
-    A strategy is named with its options, `sample:top_p=0.9:temperature=0.8`; the first seed decides
-    what it draws. Also given: `n` prompts, `bad` samples (those whose text is too short) by reason,
-    and the protocol.
+    A strategy is named with its options, `sample:top_p=0.9:temperature=0.8`; the first seed sets
+    its random numbers. Also returned: `n` prompts, `bad` samples (those whose text is too short) by
+    reason, and the protocol.
     """
     ready(model, source, role=role, prefix=prefix, length=length, strategies=strategies)
     role = role_of("degeneration", source, role)
@@ -88,7 +88,7 @@ def degeneration(
     tokenizer = model.tokenizer
 
     def cut(sample: Sample) -> tuple[str, str]:
-        """The prompt of a sample, and the text that follows it there."""
+        """Return the prompt of a sample, and the text that follows it there."""
         ids = tokenizer.ids(texts_of(sample, role)[0])
         if len(ids) < prefix + length:
             raise BadSample("short", f"{sample.key} has {len(ids)} tokens")
@@ -120,7 +120,7 @@ def degeneration(
 
 
 def words(text: str) -> list[str]:
-    """A text as the words that n-grams are counted in.
+    """Split a text into the words that n-grams consist of.
 
     >>> words("A red  fox.")
     ['a', 'red', 'fox.']
@@ -129,7 +129,7 @@ def words(text: str) -> list[str]:
 
 
 def report(texts: Sequence[Sequence[Hashable]]) -> dict[str, float]:
-    """`diversity`, `rep_2`, `rep_3` and `rep_4` of texts as lists of tokens.
+    """Return `diversity`, `rep_2`, `rep_3` and `rep_4` of texts as lists of tokens.
 
     >>> report(["a b c a b c a b c d".split()])["diversity"]
     0.126984...
@@ -138,15 +138,16 @@ def report(texts: Sequence[Sequence[Hashable]]) -> dict[str, float]:
 
 
 def diversity(texts: Sequence[Sequence[Hashable]]) -> float:
-    """The product of distinct_2, distinct_3 and distinct_4: 1 where nothing is repeated, near 0 in
+    """Return the product of distinct_2, distinct_3 and distinct_4: 1 without repetition, near 0 in
     a loop."""
     return math.prod(distinct(texts, n) for n in (2, 3, 4))
 
 
 def distinct(texts: Sequence[Sequence[Hashable]], n: int) -> float:
-    """Different n-grams over all n-grams of texts, different within each.
+    """Return the number of different n-grams of texts, different within each, divided by that of
+    all n-grams.
 
-    Raises InputError where no text has n tokens.
+    Raises InputError if no text has n tokens.
     """
     grams = [[tuple(text[at : at + n]) for at in range(len(text) - n + 1)] for text in texts]
     total = sum(map(len, grams))

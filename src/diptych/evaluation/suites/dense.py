@@ -1,11 +1,11 @@
-"""Dense probe: the class at each position of an image, read off frozen features there by a linear
-classifier.
+"""Dense probe: the class at each position of an image, predicted from frozen features there by a
+linear classifier.
 
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
 A position's class is the most common one of its cell. The classifier is that of the linear probe:
-logistic regression on standardised features, C chosen on a fifth of the images kept aside. Chance
-names one class everywhere, the most common.
+logistic regression on standardised features, with C chosen on a held-out fifth of the images.
+Chance predicts the most common class everywhere.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ card = {
 
 
 def ready(model: Any, source: Source, *, mask: str | None = None) -> None:
-    """Raises InputError for a mask that the source lacks, or that has no class names."""
+    """Raise InputError for a mask that the source lacks, or that has no class names."""
     mask_of(source, mask)
 
 
@@ -48,11 +48,12 @@ def dense(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`miou` and `accuracy` of positions, each class's IoU in `by_class`, and what chance gives.
+    """Return `miou` and `accuracy` of positions, each class's IoU in `by_class`, and the chance
+    values.
 
-    The probe learns from at most `most` positions of `train`, a source or its spec, and is judged
-    on all of `source`; without it `source` is cut in two by the first seed. `mask` is class, or the
-    first whose numbers have class names; 255 in it is void. Also given: `n` positions judged on,
+    The probe is trained on at most `most` positions of `train`, a source or its spec, and tested on
+    all of `source`; without `train`, `source` is split by the first seed. `mask` is class, or the
+    first whose numbers have class names; 255 in it is void. Also returned: `n` test positions,
     `n_train`, `bad` samples by reason, and the protocol.
     """
     mask = mask_of(source, mask)
@@ -125,11 +126,11 @@ def segmentation(
     seed: int = 0,
     cs: Sequence[float] = CS,
 ) -> tuple[dict[str, float], dict[int, float]]:
-    """`miou`, `accuracy`, `C` and chance of a linear classifier on positions (P, D) of classes
-    (P,); and IoU by class.
+    """Return `miou`, `accuracy`, `C` and chance of a linear classifier on positions (P, D) of
+    classes (P,); and IoU by class.
 
-    C is chosen on a fifth of the images, where `owners` (P,) says which position is of which, else
-    of the positions.
+    C is chosen on a fifth of the images, if `owners` (P,) gives the image of each position, else of
+    the positions.
 
     >>> x = np.repeat(np.eye(2), 20, axis=0)
     >>> y = np.repeat([0, 3], 20)
@@ -153,7 +154,8 @@ def segmentation(
 
 
 def ious(truth: np.ndarray, predicted: np.ndarray) -> dict[int, float]:
-    """The intersection over union of each class that occurs in `truth` (P,) or `predicted` (P,).
+    """Return the intersection over union of each class that occurs in `truth` (P,) or `predicted`
+    (P,).
 
     >>> ious(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
     {0: 0.5, 1: 0.6666666666666666}
@@ -166,8 +168,8 @@ def ious(truth: np.ndarray, predicted: np.ndarray) -> dict[int, float]:
 
 
 def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """A mask (H, W) whose numbers are those of the classes `own` with those of `names`; `VOID`
-    where it is none of these.
+    """Return a mask (H, W) with the numbers of the classes `own` replaced by those of `names`;
+    `VOID` for others.
 
     >>> renumbered(np.array([[0, 1, 255]]), ("sea", "sky"), ("sky", "sand", "sea"))
     array([[  2,   0, 255]])
@@ -180,9 +182,12 @@ def renumbered(plane: np.ndarray, own: Sequence[str], names: Sequence[str]) -> n
 
 
 def mask_of(source: Source, mask: str | None, suite: str = "dense") -> str:
-    """The mask whose numbers are classes: as asked, or class, or the first that has class names.
-    Raises InputError for one without them: its numbers may be those of objects, counted anew in
-    each image."""
+    """Return the mask whose numbers are classes: the given one, or class, or the first with class
+    names.
+
+    Raises InputError for one without class names: its numbers may be those of objects, counted anew
+    in each image.
+    """
     fields = source.schema().items()
     masks = {
         name.removeprefix("masks."): field for name, field in fields if name.startswith("masks.")

@@ -1,10 +1,10 @@
-"""Depth probe: how far each position of an image is, read off frozen features there by ridge
-regression.
+"""Depth probe: the depth at each position of an image, predicted from frozen features there by
+ridge regression.
 
     RMSE = sqrt( mean_p (d_p - d'_p)² )
 
 A position's depth is the mean over its cell; cells of which half or more is unknown are left out.
-Chance names the mean depth of what the probe learnt from.
+Chance predicts the mean depth of the training positions.
 """
 
 from collections import Counter
@@ -39,11 +39,11 @@ def depth(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`rmse`, `mae` and `r2` of the depth at each position, and what chance gives.
+    """Return `rmse`, `mae` and `r2` of the depth at each position, and the chance values.
 
-    The probe learns from at most `most` positions of `train`, a source or its spec, and is judged
-    on all of `source`; without it `source` is cut in two by the first seed. Depth is the array
-    `depth` (H, W), NaN where it is unknown. Also given: `n` positions judged on, `n_train`, `bad`
+    The probe is trained on at most `most` positions of `train`, a source or its spec, and tested on
+    all of `source`; without `train`, `source` is split by the first seed. Depth is the array
+    `depth` (H, W), NaN where it is unknown. Also returned: `n` test positions, `n_train`, `bad`
     samples by reason, and the protocol.
     """
     halves = split(source, train, seeds[0])

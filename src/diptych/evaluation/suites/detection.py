@@ -1,11 +1,11 @@
-"""Detection: are the boxes of the named classes found?
+"""Detection: average precision of the boxes of the named classes.
 
     AP_c = mean over r = 0, .01, …, 1 of the largest precision at a recall of r or more,      AP50 = mean_c AP_c
 
-Detections of a class go from the likeliest down over all images; each takes the box of its image
-that it overlaps most, of those not taken, and is a hit where the overlap (IoU) is .5 or more. So
-COCO counts, at one overlap and without crowds (Lin et al. 2014). Chance has not looked: it is told
-no boxes, and finds none.
+Detections of a class are processed by falling score over all images. Each is assigned the box of
+its image that it overlaps most, among those not yet assigned, and is a hit if the overlap (IoU) is
+.5 or more. This is COCO's count, at one overlap and without crowds (Lin et al. 2014). Chance is a
+detector that returns no boxes, and scores 0.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ OVERLAP = 0.5
 
 
 def ready(model: Any, source: Source) -> None:
-    """Raises InputError for a model that crops images, since boxes are shares of the whole."""
+    """Raise InputError for a model that crops images, since boxes are shares of the whole."""
     if model.preprocess.resize != "squash":
         raise InputError(
             f"{model.name} crops or pads images, and boxes are shares of the whole; give it a "
@@ -49,11 +49,11 @@ def detection(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`ap50`, the mean over the classes that have boxes, and `recall50`, what share of all boxes is
-    found at all.
+    """Return `ap50`, the mean over the classes that have boxes, and `recall50`, the share of all
+    boxes that are found.
 
-    The classes are those that the source names. Also given: `n` images, `boxes`, the classes one by
-    one, `bad` samples by reason, and the protocol. Raises InputError where no box has a name.
+    The classes are those that the source names. Also returned: `n` images, `boxes`, the classes one
+    by one, `bad` samples by reason, and the protocol. Raises InputError if no box has a name.
     """
     ready(model, source)
     names = things(source)
@@ -63,7 +63,7 @@ def detection(
     bad = Counter[str]()
 
     def reported(sample: Sample) -> tuple[Tensor, Tensor]:
-        """Boxes and classes of a sample."""
+        """Return the boxes and classes of a sample."""
         if "main" not in sample.images:
             raise BadSample("no-image", f"{sample.key} has no image 'main'")
         boxes, held = shares(sample, sample.images["main"].decode().size, classes)
@@ -118,9 +118,10 @@ def average_precisions(
     truths: Sequence[tuple[Tensor, Tensor]],
     classes: int,
 ) -> tuple[dict[int, float], float]:
-    """The average precision of each class that has boxes, and the share of all boxes that is found.
+    """Return the average precision of each class that has boxes, and the share of all boxes that
+    are found.
 
-    Of each image `found` has boxes (n, 4), classes (n,) and scores (n,), `truths` boxes and
+    For each image `found` has boxes (n, 4), classes (n,) and scores (n,), `truths` boxes and
     classes.
     """
     precisions = {}
@@ -145,8 +146,8 @@ def average_precisions(
 
 
 def matched(boxes: Tensor, scores: Tensor, wanted: Tensor, overlap: float = OVERLAP) -> Tensor:
-    """Which boxes (n, 4) of one class in one image are hits: the likeliest chooses first among the
-    wanted (m, 4)."""
+    """Return which boxes (n, 4) of one class in one image are hits: the highest score chooses first
+    among the wanted (m, 4)."""
     hits = torch.zeros(len(boxes), dtype=torch.bool)
     if not len(boxes) or not len(wanted):
         return hits
@@ -161,8 +162,8 @@ def matched(boxes: Tensor, scores: Tensor, wanted: Tensor, overlap: float = OVER
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> float:
-    """COCO's average precision of detections (n,) that are hits or not, of `count` boxes. Of equal
-    scores those that are no hits go first.
+    """Return COCO's average precision of detections (n,), hits or not, for `count` boxes. Of equal
+    scores, misses come first.
 
     >>> round(average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2), 4)
     0.835

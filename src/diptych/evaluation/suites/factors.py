@@ -1,9 +1,8 @@
-"""Factors: a linear probe of frozen image features for each label of the schema, one table of what
-can be read off.
+"""Factors: a linear probe of frozen image features for each label of the schema, in one table.
 
-A label of whole numbers is probed by logistic regression (`top1`), one of decimal numbers by ridge
-regression (`r2`); see `probe` and `regression`. Labels of which most values that are judged do not
-occur where the probe learns, such as numbers of their own for each image, are left out and told.
+A label of integers is probed by logistic regression (`top1`), one of floats by ridge regression
+(`r2`); see `probe` and `regression`. Labels most of whose test values do not occur in training,
+such as a unique number for each image, are left out and reported.
 """
 
 from collections import Counter
@@ -24,11 +23,11 @@ from diptych.evaluation.suites.probe import linear
 card = {
     "title": "Factors: a linear probe for each label",
     "needs": ["images.main", "labels"],
-    "abilities": [],  # embed_images or represent, as `features` says
+    "abilities": [],  # embed_images or represent, depending on `features`
 }
 
 FEWEST = 5
-"""Samples that a label needs on either side."""
+"""The number of samples that a label needs in training and in test."""
 
 
 def ready(
@@ -38,7 +37,7 @@ def ready(
     labels: Sequence[str] | None = None,
     features: Features = "embedding",
 ) -> None:
-    """Raises InputError for labels and features that do not fit."""
+    """Raise InputError for labels and features that do not fit."""
     features_ready(model, features)
     _labels(source, labels)
 
@@ -55,12 +54,12 @@ def factors(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`by_factor`: for each label `top1` or `r2` of a linear probe beside chance; and the means
-    over labels.
+    """Return `by_factor`: for each label `top1` or `r2` of a linear probe beside chance; and the
+    means over labels.
 
-    The probes learn from `train`, a source or its spec, and are judged on `source`; without it
-    `source` is cut in two by the first seed. `labels` are all, or those named. Also given: `n`,
-    `n_train`, `left_out` labels by reason, `bad` samples by reason, and the protocol.
+    The probes are trained on `train`, a source or its spec, and tested on `source`; without
+    `train`, `source` is split by the first seed. `labels` are all, or those named. Also returned:
+    `n`, `n_train`, `left_out` labels by reason, `bad` samples by reason, and the protocol.
     """
     ready(model, source, labels=labels, features=features)
     names = _labels(source, labels)
@@ -129,7 +128,7 @@ def _probed(mine: Sequence[np.ndarray], whole: bool, seed: int) -> dict[str, flo
 
 
 def _unfit(values: np.ndarray, test_values: np.ndarray, whole: bool) -> str:
-    """Why a label cannot be probed, or nothing."""
+    """Return why a label cannot be probed, or ""."""
     if min(len(values), len(test_values)) < FEWEST:
         return f"fewer than {FEWEST} samples have it"
     if np.ptp(values) == 0:

@@ -1,8 +1,7 @@
-"""The gap between the two sides of a space: how far images and their texts lie apart, and how each
-side is spread.
+"""The modality gap: how far images and their texts are separated, and how each modality is spread.
 
-    centroid_distance     | mean_i x_i - mean_i y_i |                    0 to 2; the means are not made unit again
-    linear_separability   accuracy of a logistic regression that tells images from texts; 0.5 no gap, 1 a full one
+    centroid_distance     | mean_i x_i - mean_i y_i |                    0 to 2; the means are not normalised again
+    linear_separability   accuracy of a logistic regression, images against texts; 0.5 no gap, 1 a full one
     matched_cosine        mean_i <x_i, y_i>
     alignment             mean_i |x_i - y_i|²                            2 - 2 · matched_cosine
     uniformity_SIDE       log mean_{i<j} exp(-2 |x_i - x_j|²)            -8 to 0, lower is more even
@@ -14,8 +13,8 @@ side is spread.
     mean_cosine_SIDE      mean_{i≠j} <x_i, x_j>                          0 where points are spread evenly, 1 collapsed
     collapse_SIDE         1 - sqrt( sum_j var_j )                        1 where all points are one
 
-SIDE is image or text. All are of unit vectors. For the separability the pairs are cut 80 to 20 by a
-seed, both members on the same side of the cut.
+SIDE is image or text. All measures are of unit vectors. For the separability the pairs are split 80
+to 20 by a seed, with both members of a pair in the same part.
 
 Sources: Liang et al. 2022 (centroids); Fahim et al. 2024 (separability, uniformity across); Wang
 and Isola 2020 (alignment, uniformity); Fang et al. 2024 (Wasserstein distance); Roy and Vetterli
@@ -57,11 +56,11 @@ card = {
 }
 
 FEWEST = 5
-"""Pairs that a cut of 80 to 20 needs."""
+"""The number of pairs that a split of 80 to 20 needs."""
 
 
 def ready(model: Any, source: Source, *, role: str | None = None) -> None:
-    """Raises InputError for a role that the source lacks."""
+    """Raise InputError for a role that the source lacks."""
     role_of("gap", source, role)
 
 
@@ -75,10 +74,10 @@ def gap(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures of `report` on the images of a source and their first texts of `role` (caption,
-    or the first).
+    """Return the measures of `report` for the images of a source and their first texts of `role`
+    (caption, or the first).
 
-    The first seed cuts the pairs for the separability. Also given: `n` pairs, `bad` samples by
+    The first seed splits the pairs for the separability. Also returned: `n` pairs, `bad` samples by
     reason, the protocol.
     """
     role = role_of("gap", source, role)
@@ -105,9 +104,9 @@ def gap(
 
 
 def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[str, float]:
-    """All measures of pairs of vectors (N, E), row i with row i; they are made unit first.
+    """Return all measures of pairs of vectors (N, E), row i with row i; they are normalised first.
 
-    Raises InputError where the shapes differ or there are fewer than five pairs.
+    Raises InputError if the shapes differ or there are fewer than five pairs.
 
     >>> x = torch.nn.functional.normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     >>> found = report(x, x)
@@ -140,11 +139,11 @@ def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[
 
 
 def linear_separability(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> float:
-    """The accuracy with which a logistic regression tells images from texts (N, E) on a fifth of
-    the pairs.
+    """Return the accuracy of a logistic regression that separates images from texts (N, E), on a
+    fifth of the pairs.
 
-    scikit-learn's with its own C of 1, fitted on the other four fifths; both members of a pair lie
-    on the same side.
+    It is scikit-learn's with the default C of 1, fitted on the other four fifths; both members of a
+    pair are in the same part.
     """
     with lab("the separability"):
         from sklearn.linear_model import LogisticRegression
@@ -162,8 +161,8 @@ def linear_separability(image_vectors: Array, text_vectors: Array, *, seed: int 
 
 
 def mean_cosine(vectors: Tensor) -> float:
-    """The mean cosine of the pairs of different rows of unit vectors (N, E), without the N x N
-    products.
+    """Return the mean cosine of the pairs of different rows of unit vectors (N, E), without the N x
+    N products.
 
     ( |sum_i x_i|² - sum_i |x_i|² ) / ( N (N - 1) )
     """

@@ -1,13 +1,13 @@
-"""Hard negatives among texts: another wording of a thing must be nearer to its text than a text
-with one wrong word.
+"""Hard negatives among texts: a paraphrase must be nearer to its text than to a text with one wrong
+word.
 
     hit = [ <anchor, right> > <anchor, wrong> ]          by log_prob:  hit = [ log p(right) > log p(wrong) ]
 
 The anchor is another wording of the same sample: a text of role `anchor`, or another one of `role`.
-The wrong text is an edit's, or of one of the roles `negatives`; it is set against the text of
-`role` that shares most words with it. No image is read. By log_prob there is no anchor: the more
-probable text is chosen, which tells how far a set of negatives can be solved without seeing. Ties
-lose; chance is 1/2.
+The wrong text comes from an edit, or has one of the roles `negatives`; it is compared with the text
+of `role` that shares most words with it. No image is read. By log_prob there is no anchor: the more
+probable text is chosen, which measures how far a set of negatives can be solved without images.
+Ties count as wrong; chance is 1/2.
 
 Sources: Hsieh et al. 2023 (SugarCrepe, whose captions and negatives are such texts); Gao et al.
 2021 (SimCSE, hard negatives of sentences).
@@ -33,13 +33,13 @@ from diptych.metrics import TIE, Array
 card = {
     "title": "Hard negatives among texts",
     "needs": ["texts"],
-    "abilities": [],  # embed_texts or log_prob, as `by` says
+    "abilities": [],  # embed_texts or log_prob, depending on `by`
 }
 
 By = Literal["embed", "log_prob"]
 
 NEGATIVES = ("negative", "negated", "swapped", "contradiction")
-"""Roles that are taken for wrong texts where none is named."""
+"""The roles of wrong texts if none is given."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def ready(
     negatives: Sequence[str] = (),
     by: By = "embed",
 ) -> None:
-    """Raises InputError for roles and abilities that are not there, and for a source without edits
-    or negatives."""
+    """Raise InputError for roles and abilities that are missing, and for a source without edits or
+    negatives."""
     if by not in ("embed", "log_prob"):
         raise unknown("way to score", by, ("embed", "log_prob"))
     able("hard_negatives", model, "embed_texts" if by == "embed" else "log_prob")
@@ -87,15 +87,18 @@ def hard_negatives(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`two_way`, the share of wrong texts that lie further from the anchors than the right ones,
-    and `by_kind`.
+    """Return `two_way`, the share of wrong texts that are further from the anchors than the right
+    ones, and `by_kind`.
 
-    `role` is that of the right texts (caption, or the first); `anchor` that of the anchors
-    (paraphrase where there is one, else `role`); `negatives` those of the wrong texts, by default
-    all that are called negative, negated, swapped or contradiction. Where a text has several
-    anchors it counts by the share of them. `by` is embed, or log_prob, by which the model says how
-    probable a text is. Also given: `margin`, the mean difference of the cosines (or
-    log-probabilities), `n` wrong texts, `bad` samples by reason, and the protocol.
+    - `role` is the role of the right texts (caption, or the first).
+    - `anchor` is the role of the anchors (paraphrase if there is one, else `role`).
+    - `negatives` are the roles of the wrong texts, by default negative, negated, swapped and
+      contradiction.
+    - `by` is embed, or log_prob, the probability that the model assigns to a text.
+
+    A text with several anchors counts by the share of them. Also returned: `margin`, the mean
+    difference of the cosines (or log-probabilities), `n` wrong texts, `bad` samples by reason, and
+    the protocol.
     """
     ready(model, source, role=role, anchor=anchor, negatives=negatives, by=by)
     role = role_of("hard_negatives", source, role)
@@ -130,8 +133,8 @@ def hard_negatives(
 
 
 def report(margins: Sequence[Array], kinds: Sequence[str]) -> dict[str, Any]:
-    """`two_way`, `margin` and `by_kind` of wrong texts, by how much the right one scores higher
-    from each anchor (A,).
+    """Return `two_way`, `margin` and `by_kind` of wrong texts, from the differences (A,) by which
+    the right text scores higher at each anchor.
 
     >>> report([np.array([0.5, -0.5]), np.array([0.1])], ["swap", "add"])["two_way"]
     0.75
@@ -158,7 +161,7 @@ def report(margins: Sequence[Array], kinds: Sequence[str]) -> dict[str, Any]:
 
 
 def _margins(vectors: Tensor, trial: Trial) -> Tensor:
-    """How much nearer the right text is to each anchor than the wrong one (A,)."""
+    """Return by how much the right text is nearer to each anchor than the wrong one (A,)."""
     anchors = vectors[list(trial.anchors)]
     return anchors @ vectors[trial.right] - anchors @ vectors[trial.wrong]
 

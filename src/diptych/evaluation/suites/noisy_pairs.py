@@ -1,15 +1,15 @@
-"""Noisy pairs: whether pairs that are flagged (wrong captions, noise) can be told by how badly
-image and text fit.
+"""Noisy pairs: whether flagged pairs (wrong captions, noise) are detected by a low score of image
+and text.
 
     suspicion = - <image, text>,  or minus the score of `model.match`
 
-AUROC is the chance that a flagged pair is more suspicious than another one (ties count half), AP
-the mean precision over the flagged pairs in order of suspicion. A flag is a label of the sample (0:
-none), or an attribute of the text (absent or empty: none); if it says of which kind it is, each
-kind is set against the unflagged pairs too.
+AUROC is the probability that a flagged pair is more suspicious than another one (ties count half),
+AP the mean precision over the flagged pairs in order of suspicion. A flag is a label of the sample
+(0: none), or an attribute of the text (absent or empty: none). If flags have kinds, each kind is
+also compared with the unflagged pairs.
 
-Other scores, such as the noise probabilities that a method gives its training pairs, go to `report`
-as they are.
+Other scores, such as the noise probabilities that a method assigns to its training pairs, can be
+passed to `report` directly.
 """
 
 from collections import Counter
@@ -37,14 +37,14 @@ from diptych.metrics import TIE, lab
 card = {
     "title": "Flags: wrong pairs told by how badly image and text fit",
     "needs": ["images.main", "texts"],
-    "abilities": [],  # embed_images and embed_texts, or match, as `by` says
+    "abilities": [],  # embed_images and embed_texts, or match, depending on `by`
 }
 
 
 def ready(
     model: Any, source: Source, *, role: str | None = None, by: Literal["embed", "match"] = "embed"
 ) -> None:
-    """Raises InputError for a role and abilities that are not there."""
+    """Raise InputError for a role and abilities that are missing."""
     role_of("noisy_pairs", source, role)
     if by not in ("embed", "match"):
         raise unknown("way to score", by, ("embed", "match"))
@@ -63,12 +63,13 @@ def noisy_pairs(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`auroc` and `average_precision` of flagged pairs, `n` pairs, how many are `flagged`, and
-    `by_kind`.
+    """Return `auroc` and `average_precision` of flagged pairs, `n` pairs, how many are `flagged`,
+    and `by_kind`.
 
-    `role` is that of the texts; `flag` names it: a label of the source, or else an attribute of the
-    texts. `by` is embed, the cosine, or match. Also given: what chance gives, `bad` samples by
-    reason, and the protocol. Raises InputError where no pair is flagged, or all are.
+    `role` is the role of the texts; `flag` is the name of the flag: a label of the source, or else
+    an attribute of the texts. `by` is embed, the cosine, or match. Also returned: the chance
+    values, `bad` samples by reason, and the protocol. Raises InputError if no pair is flagged, or
+    all are.
     """
     ready(model, source, role=role, by=by)
     role = role_of("noisy_pairs", source, role)
@@ -77,7 +78,7 @@ def noisy_pairs(
     field = source.schema().get(f"labels.{flag}")
 
     def pairs(sample: Sample) -> list[tuple[int, str]]:
-        """Number and flag of each text of a sample."""
+        """Return the number and flag of each text of a sample."""
         found = [text for text in sample.texts if role in (text.role, "*") and text.text.strip()]
         if not found:
             raise BadSample("no-caption", f"{sample.key} has no text of role {role!r}")
@@ -122,10 +123,10 @@ def noisy_pairs(
 
 
 def report(scores: np.ndarray, flags: np.ndarray) -> dict[str, float]:
-    """`auroc` and `average_precision` of scores (N,) that should be higher where flags (N,) are
-    set, and chance.
+    """Return `auroc` and `average_precision` of scores (N,) that should be higher where flags (N,)
+    are set, and chance.
 
-    Raises InputError where no flag is set, or all are.
+    Raises InputError if no flag is set, or all are.
 
     >>> report(np.array([0.9, 0.8, 0.3]), np.array([1, 0, 0]))["auroc"]
     1.0
@@ -146,14 +147,14 @@ def report(scores: np.ndarray, flags: np.ndarray) -> dict[str, float]:
 
 
 def by_kind(scores: np.ndarray, kinds: list[str], where: str) -> dict[str, Any]:
-    """`report` of all flagged pairs, and of those of each kind against the unflagged; "" is no
-    flag."""
+    """Return `report` of all flagged pairs, and of those of each kind against the unflagged; "" is
+    no flag."""
     named = np.array(kinds)
     if not 0 < (named != "").sum() < len(named):
         raise InputError(
             f"{int((named != '').sum())} of {len(named)} pairs have {where}; some must, and some not"
         )
-    near = np.round(scores / TIE) * TIE  # what differs by rounding alone is tied
+    near = np.round(scores / TIE) * TIE  # values that differ only by rounding are tied
     rows = {}
     for kind in sorted(set(kinds) - {""}):
         mine = (named == "") | (named == kind)
@@ -164,5 +165,5 @@ def by_kind(scores: np.ndarray, kinds: list[str], where: str) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    """A flag as text: "" for none, "flagged" where it does not say of which kind."""
+    """Return a flag as text: "" for none, "flagged" for one without a kind."""
     return value if isinstance(value, str) else "flagged" if value else ""

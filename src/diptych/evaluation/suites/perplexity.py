@@ -1,9 +1,9 @@
 """Perplexity: how well a language model predicts the texts of a source.
 
-    perplexity           exp( - Σ log p(text) / Σ tokens )        of this tokenizer; each text's end is a token
+    perplexity           exp( - Σ log p(text) / Σ tokens )        by this tokenizer; each text's end is a token
     bits_per_character   - Σ log2 p(text) / Σ characters          comparable between tokenizers
 
-Chance is a uniform draw from the vocabulary.
+Chance is the uniform distribution over the vocabulary.
 """
 
 import math
@@ -19,7 +19,7 @@ card = {"title": "Perplexity of texts", "needs": ["texts"], "abilities": ["log_p
 
 
 def ready(model: Any, source: Source, *, role: str | None = None) -> None:
-    """Raises InputError for a role that the source lacks."""
+    """Raise InputError for a role that the source lacks."""
     role_of("perplexity", source, role)
 
 
@@ -31,10 +31,10 @@ def perplexity(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`perplexity` and `bits_per_character` of all texts of a role (caption, or the first; "*": of
-    every role).
+    """Return `perplexity` and `bits_per_character` of all texts of a role (caption, or the first;
+    "*": of every role).
 
-    Also given: `n` texts, their `tokens`, `bad` samples (those with a text above the context) by
+    Also returned: `n` texts, their `tokens`, `bad` samples (those with a text above the context) by
     reason, the protocol.
     """
     role = role_of("perplexity", source, role)
@@ -42,7 +42,7 @@ def perplexity(
     tokenizer = model.tokenizer
 
     def whole(sample: Sample) -> list[str]:
-        """The texts of a sample, which all fit into the context."""
+        """Return the texts of a sample, all of which must fit the context."""
         texts = texts_of(sample, role)
         if any(tokenizer.lost(text) for text in texts):
             raise BadSample("long", f"{sample.key} has a text above {tokenizer.context} tokens")

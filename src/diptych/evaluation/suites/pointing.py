@@ -1,14 +1,15 @@
-"""Pointing: is what a text speaks of where the image is most like the text?
+"""Pointing: whether the positions most similar to a text are on the object that it describes.
 
     S_kn = <t_k, p_n>,   W_kn = (S_kn - min_n S) / (max_n S - min_n S)
 
-t_k are the embeddings of texts that speak of one object each, p_n those of the positions of their
-image, through the projection of the image's vector.
+t_k are the embeddings of texts that describe one object each, p_n those of the positions of their
+image, through the projection of the image vector.
 
-    pointing    the position with the largest S lies where the object has pixels; two that share it are no hit
+    pointing    the position with the largest S has pixels of the object; a tie for it is no hit
     iou         of the positions with W > 0.5, pixel by pixel, with the object's mask
 
-Chance points anywhere, or to everything. Masks are laid under the image as its pixels were.
+Chance points at a random position, or marks every position. Masks are aligned with the image as its
+pixels were.
 
 Sources: Zhang et al. 2016, the pointing game, here on the positions of the tower; Zheng et al. 2024
 (DreamLIP), W.
@@ -39,7 +40,7 @@ card = {
 
 
 def ready(model: Any, source: Source, *, role: str = "long") -> None:
-    """Raises InputError for a role that the source lacks."""
+    """Raise InputError for a role that the source lacks."""
     if f"texts.{role}" not in source.schema():
         raise InputError(
             f"source {source.name!r} has no texts of role {role!r}; name one with --role"
@@ -55,12 +56,12 @@ def pointing(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures above, with what chance gives, over the texts of `role` that speak of one object
-    of the image.
+    """Return the measures above, with the chance values, over the texts of `role` that describe one
+    object of the image.
 
-    Which object is the attribute `objects` of a text, its mask the number one above in `instance`.
-    Also given: `n` texts, `bad` samples by reason, and the protocol. Raises InputError where no
-    text speaks of one object, and for a model whose image tower has no positions.
+    The object is given by the attribute `objects` of a text; object i has the number i + 1 in the
+    mask `instance`. Also returned: `n` texts, `bad` samples by reason, and the protocol. Raises
+    InputError if no text describes one object, and for a model whose image tower has no positions.
     """
     ready(model, source, role=role)
     steps = Steps(progress, len(source))
@@ -129,10 +130,9 @@ def pointing(
 
 
 def ground(model: Any, image: Any, texts: Sequence[str], *, sigma: float = 0.0) -> Tensor:
-    """The weights (K, h, w) with which texts speak of the positions of one image; each map sums to
-    1.
+    """Return the weights (K, h, w) of the positions of one image for each text; each map sums to 1.
 
-    `image` is what `Model.embed_images` takes; what is below `sigma` of the best is cut off
+    `image` is as in `Model.embed_images`; weights below `sigma` of the best are cut off
     (`objectives.grouping`).
     """
     patches, grid = patch_vectors(model, image)

@@ -1,13 +1,12 @@
-"""Probes of frozen image features: what can be read off them by a line, from a few examples, or
-from neighbours.
+"""Probes of frozen image features: linear, few-shot, and nearest neighbours.
 
-    linear     multinomial logistic regression on standardised features; C is chosen on a fifth of the samples kept
-               aside, then it is fitted on all. Or a layer fitted by SGD (`layer`), its epoch chosen likewise
-    few-shot   the same on `shots` samples a class, drawn anew for each seed; C is chosen on min(shots, 4) others of it
-    kNN        the class most often met among the k nearest by cosine
+    linear     multinomial logistic regression on standardised features; C is chosen on a held-out fifth of the
+               samples, then it is fitted on all. Or a layer fitted by SGD (`layer`), its epoch chosen likewise
+    few-shot   the same on `shots` samples a class, sampled for each seed; C is chosen on min(shots, 4) others of it
+    kNN        the most common class among the k nearest by cosine
 
-Ties lose: a sample whose class shares the first place is no hit. Chance is always naming the most
-common class.
+Ties count as wrong: a sample whose class shares the first place is no hit. Chance is always
+predicting the most common class.
 
 Sources: Radford et al. 2021 (CLIP), appendix A.3 (linear); Zhou et al. 2022 (CoOp), the few-shot
 protocol.
@@ -38,7 +37,7 @@ from diptych.rng import generator
 card = {
     "title": "Probes of frozen features: linear, few-shot, nearest neighbours",
     "needs": ["images.main", "labels"],
-    "abilities": [],  # embed_images or represent, as `features` says
+    "abilities": [],  # embed_images or represent, depending on `features`
 }
 
 Fit = Literal["logistic", "sgd"]
@@ -58,7 +57,7 @@ def ready(
     val: Source | str | None = None,
     bootstrap: int = 0,
 ) -> None:
-    """Raises InputError for a label, features or numbers that do not fit."""
+    """Raise InputError for a label, features or numbers that do not fit."""
     features_ready(model, features)
     for name, values, least in (
         ("shots", shots, 1),
@@ -97,17 +96,22 @@ def probe(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of a linear probe and of nearest neighbours: `linear_top1`, `linear_top3`,
-    `linear_mean_per_class`, `C`, `knn_top1`.
+    """Return the accuracy of a linear probe and of nearest neighbours: `linear_top1`,
+    `linear_top3`, `linear_mean_per_class`, `C`, `knn_top1`.
 
-    The probes learn from `train`, a source or its spec, and are judged on `source`; without it
-    `source` is cut in two by the first seed. `label` is class, or the first whole-number label.
-    `fit` is logistic regression or "sgd", whose chosen `epoch` is given in place of C. C, or the
-    epoch, is chosen on `val`, a source or its spec, without it on a fifth of the samples to learn
-    from. With `bootstrap` there are also `linear_top1_std` and `linear_top3_std`, over so many
-    draws of the images judged on. `shots` add few-shot probes by logistic regression, their mean
-    and standard deviation over `seeds` in `by_shots`. Also given: `n` images judged on, `n_train`,
-    what chance gives, `bad` samples by reason, and the protocol.
+    - `train`, a source or its spec, trains the probes, which are tested on `source`; without it
+      `source` is split by the first seed.
+    - `label` is class, or the first integer label.
+    - `fit` is logistic regression or "sgd", whose chosen `epoch` is returned in place of C. C, or
+      the epoch, is chosen on `val`, a source or its spec; without it on a fifth of the training
+      samples.
+    - `bootstrap` adds `linear_top1_std` and `linear_top3_std`, over that many bootstrap samples of
+      the test images.
+    - `shots` adds few-shot probes by logistic regression, their mean and standard deviation over
+      `seeds` in `by_shots`.
+
+    Also returned: `n` test images, `n_train`, the chance values, `bad` samples by reason, and the
+    protocol.
     """
     ready(
         model,
@@ -178,8 +182,8 @@ _RULES: dict[Fit, str] = {
 def _parted(
     x: np.ndarray, y: np.ndarray, seed: int, aside: tuple[np.ndarray, np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Features and labels to fit on and to choose by: all and those `aside`, or four fifths and a
-    fifth."""
+    """Return features and labels to fit on and to choose by: all and those `aside`, or four fifths
+    and a fifth."""
     if aside is not None:
         return x, y, *aside
     fit, choose = kept_aside(len(y), seed)
@@ -195,12 +199,12 @@ def linear(
     seed: int = 0,
     cs: Sequence[float] = CS,
 ) -> dict[str, float]:
-    """`top1`, `mean_per_class` and the chosen `C` of a logistic regression on frozen features (N,
-    D), labels (N,).
+    """Return `top1`, `mean_per_class` and the chosen `C` of a logistic regression on frozen
+    features (N, D), labels (N,).
 
-    C is the one of `cs` with the best accuracy on a fifth kept aside, the smallest of equal ones;
-    then all samples are fitted. A class that is not in `labels` is never right. Raises InputError
-    where fewer than two classes are there.
+    C is the one of `cs` with the best accuracy on a held-out fifth, the smallest of equal ones;
+    then all samples are fitted. A class that is not in `labels` is never correct. Raises InputError
+    if there are fewer than two classes.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
     >>> linear(x, (x[:, 0] > 0).astype(int), x, (x[:, 0] > 0).astype(int))["top1"] > 0.9
@@ -220,11 +224,11 @@ def few_shot(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     cs: Sequence[float] = CS,
 ) -> dict[str, float]:
-    """`top1`, its standard deviation over seeds `std`, and chance, of linear probes that saw
-    `shots` samples a class.
+    """Return `top1`, its standard deviation over seeds `std`, and chance, of linear probes trained
+    on `shots` samples a class.
 
-    C is chosen for each seed on min(shots, 4) further samples a class, where a class has any.
-    Raises InputError where a class has fewer than `shots` samples.
+    C is chosen for each seed on min(shots, 4) further samples a class, if a class has any. Raises
+    InputError if a class has fewer than `shots` samples.
     """
     _enough(labels, shots)
     classes = np.unique(labels)
@@ -251,11 +255,11 @@ def knn(
     *,
     k: int = 20,
 ) -> dict[str, float]:
-    """`top1` of the class that is most common among the k nearest by cosine, and what chance gives.
+    """Return `top1` of the most common class among the k nearest by cosine, and the chance value.
 
-    Samples as near as the k-th count too, so nothing hangs on the order of the data; where classes
-    are equally common, none of them is right. (scikit-learn's classifier breaks both kinds of ties
-    by that order.)
+    Samples as near as the k-th count too, so the result does not depend on the order of the data;
+    equally common classes are all wrong. (scikit-learn's classifier breaks both kinds of ties by
+    that order.)
 
     >>> x = np.array([[1.0, 0], [0.9, 0.1], [0, 1]])
     >>> knn(x, np.array([0, 0, 1]), np.array([[1.0, 0.2]]), np.array([0]), k=2)["top1"]
@@ -278,7 +282,7 @@ def knn(
 
 
 def class_label(source: Source, label: str | None) -> str:
-    """The whole-number label to probe for: as asked, or class, or the first that there is."""
+    """Return the integer label to probe for: the given one, or class, or the first."""
     whole = [
         name.removeprefix("labels.")
         for name, field in source.schema().items()
@@ -296,7 +300,7 @@ def class_label(source: Source, label: str | None) -> str:
 
 
 def _enough(labels: np.ndarray, shots: int, names: Sequence[str] = ()) -> None:
-    """Raises InputError where a class has fewer than `shots` samples."""
+    """Raise InputError if a class has fewer than `shots` samples."""
     classes, counts = np.unique(labels, return_counts=True)
     if len(counts) and counts.min() < shots:
         few = int(classes[counts.argmin()])
@@ -307,7 +311,8 @@ def _enough(labels: np.ndarray, shots: int, names: Sequence[str] = ()) -> None:
 
 
 def _same_classes(train: Source, test: Source, label: str) -> None:
-    """Numbers must mean the same in both sources."""
+    """Raise InputError if the numbers of a label have other class names in one source than in the
+    other."""
     class_label(train, label)
     if train.schema()[f"labels.{label}"].classes != test.schema()[f"labels.{label}"].classes:
         raise InputError(

@@ -1,15 +1,15 @@
-"""Retrieval between images and texts: recall at k both ways.
+"""Retrieval between images and texts: recall at k in both directions.
 
-An image's right texts are all its captions; a text's right images are all that have it. Texts that
-are equal but for case and outer blanks are one text: they are one target and one query. Ties count
-against the model (see `metrics`).
+The correct texts of an image are all its captions; the correct images of a text are all that have
+it. Texts that differ only in case and outer spaces are one text: one target and one query. Ties
+count against the model (see `metrics`).
 
     R@k = mean_q [rank_q <= k],    MRR = mean_q 1 / rank_q,    rank_q = 1 + #{wrong items scoring >= the best right one}
 
-With `by_sentence` all texts that an image has in the role are one long text, whose vector is the
-unit mean of its sentences' vectors; with `by="best"` beside it, its score is that of its sentence
-that scores best. With `rerank=k` the first k of each query are put into the order of the model's
-`match`; of wrong items that tie for the k-th place those that come first in the data are taken.
+With `by_sentence` all texts of an image in the role are one long text, whose vector is the
+normalised mean of its sentences' vectors; with `by="best"` as well, its score is that of its best
+sentence. With `rerank=k` the first k of each query are reordered by the model's `match`; of wrong
+items that tie for the k-th place, those that come first in the data are used.
 """
 
 from collections import Counter
@@ -52,9 +52,8 @@ def ready(
     by_sentence: bool = False,
     by: str | None = None,
 ) -> None:
-    """Raises InputError for a role that the source lacks, for reranking by a model that cannot
-    match, and of texts that are embedded by sentence, and for the best sentence of texts that are
-    not."""
+    """Raise InputError for a role that the source lacks, for reranking by a model without `match`
+    or of texts embedded by sentence, and for `by="best"` without `by_sentence`."""
     role_of("retrieval", source, role)
     if rerank < 0:
         raise InputError(
@@ -81,13 +80,14 @@ def retrieval(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Recall of images among texts (`i2t_r1`, …) and of texts among images (`t2i_r1`, …).
+    """Return the recall of images among texts (`i2t_r1`, …) and of texts among images (`t2i_r1`,
+    …).
 
-    `role` is that of the texts: caption, or the first that the source has. Also given: `n` images,
-    `texts` different texts, median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples
-    left out by reason, and the protocol. `rerank` many of each query's first are ordered anew by
-    `model.match`: `reranked_i2t_r1` … stand beside the rest. `by` is "best", or what other suites
-    score by.
+    `role` is the role of the texts: caption, or the first that the source has. With `rerank=k` the
+    first k of each query are reordered by `model.match`, and `reranked_i2t_r1` … are added. `by` is
+    "best", or a value that other suites use. Also returned: `n` images, `texts` different texts,
+    median ranks, mean reciprocal ranks, `chance_i2t_r1` …, `bad` samples left out by reason, and
+    the protocol.
     """
     ready(model, source, role=role, rerank=rerank, by_sentence=by_sentence, by=by)
     best = by == "best"
@@ -95,7 +95,7 @@ def retrieval(
     texts = Texts()
 
     def captions(sample: Sample) -> list[int]:
-        """The numbers of a sample's texts."""
+        """Return the numbers of a sample's texts."""
         said = texts_of(sample, role)
         return [texts.add(text) for text in (["\n".join(said)] if by_sentence else said)]
 
@@ -166,9 +166,9 @@ def retrieval(
 def summary(
     name: str, rank: np.ndarray, right: Sequence[int], gallery: Sequence[int], ks: Sequence[int]
 ) -> dict[str, float]:
-    """Recalls, median and mean reciprocal rank of ranks (Q,), and what chance gives.
+    """Return recalls, median and mean reciprocal rank of ranks (Q,), and the chance values.
 
-    Query q has `right[q]` right items among the `gallery[q]` that it chooses from.
+    Query q has `right[q]` correct items among the `gallery[q]` that it chooses from.
     """
     results = {f"{name}_r{k}": float((rank <= k).mean()) for k in ks}
     results |= {
@@ -185,7 +185,7 @@ def summary(
 
 
 def role_of(suite: str, source: Source, role: str | None) -> str:
-    """The role of the texts: as asked, or caption, or the first that the source has."""
+    """Return the role of the texts: the given one, or caption, or the first that the source has."""
     roles = [name.removeprefix("texts.") for name in source.schema() if name.startswith("texts.")]
     if not roles:
         raise InputError(f"{suite} needs texts, which source {source.name!r} does not give")
@@ -195,7 +195,7 @@ def role_of(suite: str, source: Source, role: str | None) -> str:
 
 
 def texts_of(sample: Sample, role: str) -> list[str]:
-    """The texts of a role that are not blank. Raises BadSample where there are none."""
+    """Return the texts of a role that are not blank. Raises BadSample if there are none."""
     found = [text for text in sample.captions(role) if text.strip()]
     if not found:
         raise BadSample("no-caption", f"{sample.key} has no text of role {role!r}")

@@ -1,5 +1,5 @@
-"""Rotation: how the space of a model has moved since an earlier one, in each modality and between
-the two.
+"""Rotation: how the embedding space of a model has moved since an earlier model, in each modality
+and between the two.
 
     rotation_SIDE       mean_i ∠(x_i, x'_i)                       old and new embedding of one sample
     self_angle_SIDE     mean_{i<j} | ∠(x_i, x_j) - ∠(x'_i, x'_j) |  change of the shape inside a modality
@@ -7,10 +7,10 @@ the two.
     pair_angle_change   mean_i | ∠(x_i, y_i) - ∠(x'_i, y'_i) |
     deviation           mean_v ∠(v R_image, v R_text)             v: all old vectors, images and texts
 
-x', y' are the old vectors of images and texts. R_SIDE is the orthogonal map that takes the old
+x', y' are the old vectors of images and texts. R_SIDE is the orthogonal map that brings the old
 vectors of a modality nearest to the new ones, and `fit_SIDE` the mean cosine that it reaches. A
-rotation that both modalities share has a large `rotation` and no `deviation`: what matched still
-matches. All angles are in degrees. SIDE is image or text.
+rotation that both modalities share has a large `rotation` and no `deviation`: matching pairs still
+match. All angles are in degrees. SIDE is image or text.
 
 Source: Ni et al. 2023 (Mod-X), whose spatial disorder these are; the maps are the orthogonal
 Procrustes solution [reconstruction: the paper's own diagnostics were not recovered].
@@ -45,7 +45,8 @@ _STRIP = 1024
 def ready(
     model: Any, source: Source, *, earlier: Sequence[Checkpoint] = (), role: str | None = None
 ) -> None:
-    """Raises InputError where there is not one earlier model, or a role that the source lacks."""
+    """Raise InputError unless there is exactly one earlier model, and for a role that the source
+    lacks."""
     if len(earlier) != 1:
         raise InputError(
             f"rotation compares the model with one earlier one, not {len(earlier)}; name it with --earlier"
@@ -63,10 +64,10 @@ def rotation(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The measures of `report` on the images of a source and their first texts of `role` (caption,
-    or the first).
+    """Return the measures of `report` for the images of a source and their first texts of `role`
+    (caption, or the first).
 
-    Also given: `n` pairs, `bad` samples by reason, the protocol. Raises InputError for models of
+    Also returned: `n` pairs, `bad` samples by reason, the protocol. Raises InputError for models of
     different width.
     """
     ready(model, source, earlier=earlier, role=role)
@@ -99,9 +100,10 @@ def rotation(
 
 
 def report(old_image: Array, old_text: Array, image: Array, text: Array) -> dict[str, float]:
-    """All measures of vectors (N, E), rows of one sample in all four; they are made unit first.
+    """Return all measures of vectors (N, E), with rows of one sample in all four; they are
+    normalised first.
 
-    Raises InputError where the shapes differ or there are fewer than two pairs.
+    Raises InputError if the shapes differ or there are fewer than two pairs.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(2, 50, 8, generator=generator)
@@ -137,15 +139,15 @@ def report(old_image: Array, old_text: Array, image: Array, text: Array) -> dict
 
 
 def nearest_rotation(old: Tensor, new: Tensor) -> Tensor:
-    """The orthogonal R (E, E) that makes |old R - new| least: U V^T of the singular vectors of
+    """Return the orthogonal R (E, E) that minimises |old R - new|: U V^T of the singular vectors of
     old^T new."""
     u, _, v = torch.linalg.svd(old.T @ new)
     return u @ v
 
 
 def self_angle_change(old: Tensor, new: Tensor) -> float:
-    """The mean change in degrees of the angle between two rows, over all pairs of different rows;
-    in strips."""
+    """Return the mean change in degrees of the angle between two rows, over all pairs of different
+    rows; computed in strips."""
     total = 0.0
     count = len(old)
     for start in range(0, count, _STRIP):

@@ -1,17 +1,18 @@
-"""Zero-shot segmentation: each pixel is of the class whose text is most like the image there.
+"""Zero-shot segmentation: each pixel gets the class whose text is most similar to the image there.
 
     s_cn = <t_c, p_n>,   class(pixel) = argmax_c of s_c, scaled up to the pixels
 
 t_c is the mean direction of the class's name in several templates, p_n the unit vector of a
-position, through the projection of the image's vector.
+position, through the projection of the image vector.
 
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
-Chance names one class everywhere, the most common. Pixels that are void, or of a class called
-background, which no text tells, do not count. Masks are laid under the image as its pixels were.
+Chance predicts the most common class everywhere. Pixels that are void, or of a class called
+background, which no text describes, are not counted. Masks are aligned with the image as its pixels
+were.
 
-Sources: Zhou et al. 2022 (MaskCLIP), classes read off positions; Zheng et al. 2024 (DreamLIP),
-through the projection.
+Sources: Zhou et al. 2022 (MaskCLIP), classes by position; Zheng et al. 2024 (DreamLIP), through the
+projection.
 
 Dimensions: N images, C classes, h x w positions, S side of the pixels.
 """
@@ -42,7 +43,7 @@ card = {
 }
 
 GROUND = "background"
-"""The class that is no thing to name."""
+"""The class that has no meaningful name."""
 
 
 def ready(
@@ -52,7 +53,7 @@ def ready(
     mask: str | None = None,
     templates: Sequence[str] = BANKS["images"],
 ) -> None:
-    """Raises InputError for a mask that the source lacks or that has no class names, and for bad
+    """Raise InputError for a mask that the source lacks or that has no class names, and for bad
     templates."""
     checked(templates, "segment")
     mask_of(source, mask, "segment")
@@ -68,11 +69,12 @@ def segment(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`miou` and `accuracy` of pixels, each class's IoU in `by_class`, and what chance gives.
+    """Return `miou` and `accuracy` of pixels, each class's IoU in `by_class`, and the chance
+    values.
 
-    `mask` is class, or the first whose numbers have class names. Also given: `n` images, `classes`,
-    `bad` samples by reason, and the protocol. Raises InputError for a model whose image tower has
-    no positions.
+    `mask` is class, or the first whose numbers have class names. Also returned: `n` images,
+    `classes`, `bad` samples by reason, and the protocol. Raises InputError for a model whose image
+    tower has no positions.
     """
     ready(model, source, mask=mask, templates=templates)
     mask = mask_of(source, mask, "segment")
@@ -83,7 +85,7 @@ def segment(
     classes = (
         class_vectors(model, names, templates, batch_size=batch_size, steps=steps).float().cpu()
     )
-    table = np.zeros((len(names), len(names)), np.int64)  # is, predicted
+    table = np.zeros((len(names), len(names)), np.int64)  # true class, predicted class
     count = 0
 
     def plane(sample: Sample) -> np.ndarray:
@@ -131,8 +133,8 @@ def segment(
 
 
 def by_pixel(scores: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """The class of most score at each pixel: scores (C, h, w), scaled up bilinearly, -> (S, S)
-    whole numbers.
+    """Return the class with the highest score at each pixel: scores (C, h, w), scaled up
+    bilinearly, -> integers (S, S).
 
     >>> by_pixel(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), (1, 4))
     array([[0, 0, 1, 1]])
@@ -145,8 +147,8 @@ def by_pixel(scores: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def ious_of(table: np.ndarray) -> dict[int, float]:
-    """The intersection over union of each class that occurs, of counts (C, C) of what is and what
-    was predicted.
+    """Return the intersection over union of each class that occurs, from counts (C, C) of true and
+    predicted classes.
 
     >>> ious_of(np.array([[1, 1, 0], [0, 2, 0], [0, 0, 0]]))
     {0: 0.5, 1: 0.6666666666666666}

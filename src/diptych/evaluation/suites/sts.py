@@ -1,11 +1,10 @@
-"""Similarity of sentences: how far the cosine of two texts rises with the similarity that people,
-or facts, give them.
+"""Similarity of sentences: the correlation of the cosine of two texts with a graded similarity.
 
     Pearson's r, and Spearman's of the ranks, of cos(a_i, b_i) with the label, each with its 95 % interval by Fisher's
     transformation (see `metrics.correlation`)
 
-Cosines are rounded to 1e-6, so that what differs by rounding alone is tied. Source: Cer et al. 2017
-(STS benchmark).
+Cosines are rounded to 1e-6, so that values that differ only by rounding are tied. Source: Cer et
+al. 2017 (STS benchmark).
 """
 
 from collections import Counter
@@ -28,13 +27,13 @@ card = {
 }
 
 SCORES = ("similarity", "score", "relatedness")
-"""Labels that are taken for the similarity where none is named."""
+"""Labels used as the similarity if none is given."""
 
 
 def ready(
     model: Any, source: Source, *, roles: Sequence[str] | None = None, score: str | None = None
 ) -> None:
-    """Raises InputError for roles and labels that the source lacks."""
+    """Raise InputError for roles and labels that the source lacks."""
     _roles(source, roles)
     _score(source, score)
 
@@ -48,13 +47,13 @@ def sts(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`pearson` and `spearman` of the cosines of text pairs with a graded label, with the ends of
-    their intervals.
+    """Return `pearson` and `spearman` of the cosines of text pairs with a graded label, with the
+    ends of their intervals.
 
-    `roles` are those of the two texts of a sample; the same twice takes its first two; by default
-    caption and pair, or the two roles that there are. `score` is the label: similarity, score or
-    relatedness, or the one named. Also given: `n` pairs, `bad` samples by reason, and the protocol.
-    Chance is 0.
+    `roles` are those of the two texts of a sample; the same role twice means its first two texts.
+    The default is caption and pair, or the only two roles. `score` is the label: similarity, score
+    or relatedness, or the one named. Also returned: `n` pairs, `bad` samples by reason, and the
+    protocol. Chance is 0.
     """
     (a, b) = _roles(source, roles)
     score = _score(source, score)
@@ -85,8 +84,8 @@ def sts(
 
 
 def report(a: Array, b: Array, similarity: Array) -> dict[str, float]:
-    """`pearson`, `spearman`, their intervals (`pearson_low`, …) and chance, of pairs of unit
-    vectors (N, E).
+    """Return `pearson`, `spearman`, their intervals (`pearson_low`, …) and chance, for pairs of
+    unit vectors (N, E).
 
     >>> report(np.eye(3), np.eye(3)[[0, 1, 1]], np.array([5.0, 5.0, 0.0]))["spearman"]
     1.0

@@ -1,9 +1,9 @@
-"""Retrieval between texts: from one wording of a thing to its others, without an image.
+"""Retrieval between texts: from one wording to the others of the same sample, without images.
 
 The queries are the texts of role `query` (paraphrase, question, …), the targets those of `role`;
-right are the targets of the same sample. Where both roles are one, each text asks for the other
-texts of its sample and is no target itself. Equal texts (case, outer blanks) are one, and a query
-is never its own answer. Ties count against the model.
+the correct targets are those of the same sample. If both roles are the same, each text is a query
+for the other texts of its sample and not a target of itself. Equal texts (case, outer spaces) are
+one, and a query is never its own answer. Ties count against the model.
 
     R@k = mean_q [rank_q <= k],      MRR = mean_q 1 / rank_q
 """
@@ -27,7 +27,7 @@ _RULE = (
 
 
 def ready(model: Any, source: Source, *, role: str | None = None, query: str | None = None) -> None:
-    """Raises InputError for a role that the source lacks."""
+    """Raise InputError for a role that the source lacks."""
     role_of("text_retrieval", source, role)
     role_of("text_retrieval", source, query)
 
@@ -42,10 +42,11 @@ def text_retrieval(
     ks: Sequence[int] = (1, 5, 10),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Recall of texts among texts: `t2t_r1` …, `t2t_median_rank`, `t2t_mrr`, and what chance gives.
+    """Return the recall of texts among texts: `t2t_r1` …, `t2t_median_rank`, `t2t_mrr`, and the
+    chance values.
 
-    `role` is that of the targets (caption, or the first that there is), `query` that of the queries
-    (paraphrase where there is one, else `role`). Also given: `n` queries, `texts` targets, `bad`
+    `role` is the role of the targets (caption, or the first), `query` that of the queries
+    (paraphrase if there is one, else `role`). Also returned: `n` queries, `texts` targets, `bad`
     samples by reason, and the protocol.
     """
     ready(model, source, role=role, query=query)
@@ -55,7 +56,7 @@ def text_retrieval(
     bad = Counter()
 
     def both(sample: Sample) -> tuple[list[int], list[int]]:
-        """The numbers of a sample's queries and targets."""
+        """Return the numbers of a sample's queries and targets."""
         asked = [texts.add(text) for text in texts_of(sample, query)]
         found = [texts.add(text) for text in texts_of(sample, role)]
         if len({*asked, *found}) < 2:

@@ -1,12 +1,11 @@
-"""Visualness: whether texts that speak of what can be seen are told from those that do not.
+"""Visualness: whether texts that describe something visible are separated from those that do not.
 
     S(t) = 1 - <x_null, t>,      visual where S > threshold
 
-x_null is the NULL image of a model that was trained with one, `model.null`; for any other that
-embeds it is the one of seed 0. Which texts are visual is said by a label, or by whether their
-sample has an image. What is called macro is the mean of both classes; AUROC, of S, needs no
-threshold. What is left of retrieval is told by the suite `retrieval` on the same data, which leaves
-samples without an image out.
+x_null is the NULL image of a model that was trained with one, `model.null`; for any other embedding
+model it is the one of seed 0. A label marks the visual texts, or whether their sample has an image.
+Macro measures are means over both classes; AUROC, of S, needs no threshold. To measure what is left
+of retrieval, run the suite `retrieval` on the same data, which leaves samples without an image out.
 
 Source: Verma et al. 2023 (TIP-CLIP).
 """
@@ -32,7 +31,7 @@ card = {
 }
 
 LABELS = ("visual", "label")
-"""Labels that say which texts are visual where none is named."""
+"""Labels that mark the visual texts if none is given."""
 
 
 def ready(
@@ -43,7 +42,7 @@ def ready(
     label: str | None = None,
     train: Source | str | None = None,
 ) -> None:
-    """Raises InputError for a role and a label that the sources lack."""
+    """Raise InputError for a role and a label that the sources lack."""
     role = role_of("visualness", source, role)
     label = visual_label(source, label)
     if train is not None:
@@ -62,13 +61,14 @@ def visualness(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`macro_f1`, `macro_precision`, `macro_recall`, `accuracy` at the threshold, `auroc`, and what
-    chance gives.
+    """Return `macro_f1`, `macro_precision`, `macro_recall`, `accuracy` at the threshold, `auroc`,
+    and the chance values.
 
     The threshold is the best on `train`, a source or its spec, else the model's own; without either
-    AUROC alone is told. `label` is 1 for visual texts: visual or label, or the one named; without
-    any, visual is what has an image. Also given: `n` texts, how many are `visual`, the `threshold`,
-    `bad` samples by reason, and the protocol. Raises InputError where all texts are of one kind.
+    only AUROC is returned. `label` is 1 for visual texts: visual or label, or the one named;
+    without any, texts whose sample has an image are visual. Also returned: `n` texts, how many are
+    `visual`, the `threshold`, `bad` samples by reason, and the protocol. Raises InputError if all
+    texts are of one kind.
     """
     ready(model, source, role=role, label=label, train=train)
     role = role_of("visualness", source, role)
@@ -100,8 +100,10 @@ def visualness(
 def report(
     scores: np.ndarray, visual: np.ndarray, threshold: float | None = None
 ) -> dict[str, float]:
-    """The numbers of scores (N,) of texts, of those (N,) that are visual, and chance: a guess by
-    the classes' shares, and for accuracy the larger class. Without a threshold AUROC alone.
+    """Return the measures of scores (N,) of texts, of which `visual` (N,) are visual, and chance.
+
+    Chance is a guess by the classes' shares, and for accuracy the larger class. Without a threshold
+    only AUROC is returned.
 
     >>> report(np.array([0.9, 0.8, 0.3, 0.6]), np.array([1, 1, 0, 0]), 0.5)["macro_recall"]
     0.75
@@ -115,7 +117,7 @@ def report(
         )
     near = (
         np.round(np.asarray(scores, np.float64) / TIE) * TIE
-    )  # what differs by rounding alone is tied
+    )  # values that differ only by rounding are tied
     found = {"auroc": float(roc_auc_score(given, near)), "chance_auroc": 0.5}
     if threshold is None:
         return found
@@ -123,7 +125,7 @@ def report(
     options: Any = {
         "average": "macro",
         "zero_division": 0,
-    }  # of the stubs' zero_division a word alone may be given
+    }  # Any, because the type stubs allow only a string for zero_division
     macro = precision_recall_fscore_support(given, called, **options)[:3]
     names = ("macro_precision", "macro_recall", "macro_f1")
     found = (
@@ -139,8 +141,10 @@ def report(
 
 
 def visual_label(source: Source, label: str | None) -> str | None:
-    """The label that says which texts are visual; None where the images say it. Raises InputError
-    for one that the source lacks, and where neither says it."""
+    """Return the label that marks the visual texts, or None if the images do.
+
+    Raises InputError for one that the source lacks, and if neither exists.
+    """
     schema = source.schema()
     labels = [name.removeprefix("labels.") for name in schema if name.startswith("labels.")]
     if label is None:
@@ -169,8 +173,8 @@ def labelled(
     label: str | None = None,
     bad: Counter[str] | None = None,
 ) -> tuple[list[str], np.ndarray]:
-    """The texts of a source, and which of them are visual (N,) bool; `bad` counts the samples that
-    cannot say."""
+    """Return the texts of a source, and which of them are visual (N,) bool; `bad` counts undecided
+    samples."""
     role = role_of("visualness", source, role)
     label = visual_label(source, label)
 
@@ -189,7 +193,7 @@ def labelled(
 def scores_of(
     model: Any, texts: Sequence[str], *, batch_size: int = 64, progress: Progress | None = None
 ) -> np.ndarray:
-    """S (N,) of texts by any model that embeds."""
+    """Return S (N,) of texts by any embedding model."""
     return _scores(model, texts, batch_size, Steps(progress, len(texts)))
 
 

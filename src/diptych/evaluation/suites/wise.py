@@ -1,5 +1,5 @@
-"""WiSE-FT: a fine-tuned model, the one it came from, and all between them: what is won on the one's
-data, and lost on the other's.
+"""WiSE-FT: a fine-tuned model, the model it came from, and interpolations between them; the gain on
+one task and the loss on others.
 
     weights(alpha) = (1 - alpha) · earlier + alpha · model
 
@@ -28,7 +28,7 @@ from diptych.towers.nn.parts import between
 
 card = {
     "title": "WiSE-FT: models between a fine-tuned one and the one it came from",
-    "needs": [],  # what the suite of `measure` needs
+    "needs": [],  # those of the suite of `measure`
     "abilities": [],
 }
 
@@ -43,8 +43,7 @@ def ready(
     measure: str = "zeroshot.top1",
     alphas: Sequence[float] = ALPHAS,
 ) -> None:
-    """Raises InputError where there is no one earlier model, or its weights are not those of the
-    same towers."""
+    """Raise InputError unless there is exactly one earlier model, with the same towers."""
     suite, _ = measured_by(measure)
     if len(earlier) != 1:
         raise InputError(
@@ -70,10 +69,10 @@ def wise(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`by_alpha`: the measure at each alpha, on each of the sources that commas join; `alpha`, the
-    one whose mean over them is best, and `best`, that mean.
+    """Return `by_alpha`: the measure at each alpha, on each of the sources that commas join;
+    `alpha`, the one with the best mean over them, and `best`, that mean.
 
-    Choose an alpha on data that you do not report on. `measure` is SUITE.NUMBER, as of `continual`.
+    Choose an alpha on data that you do not report on. `measure` is SUITE.NUMBER, as in `continual`.
     """
     ready(model, source, earlier=earlier, measure=measure, alphas=alphas)
     suite, numbers = measured_by(measure)
@@ -128,8 +127,8 @@ def _tasks(source: Source) -> Sequence[Source]:
 
 @contextmanager
 def _between(model: Any, earlier: Any) -> Iterator[Any]:
-    """Gives a function that puts the weights at an alpha between the two into `model`; afterwards
-    it has its own."""
+    """Yield a function that sets the weights of `model` to those at an alpha between the two; on
+    exit the model's own weights are restored."""
     mine = model.encoder.state_dict()
     theirs = earlier.encoder.state_dict()
     for name in mine.keys() | theirs.keys():

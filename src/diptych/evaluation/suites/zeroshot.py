@@ -1,18 +1,19 @@
-"""Zero-shot classification: a class is the mean direction of its name in several prompts.
+"""Zero-shot classification: a class embedding is the mean direction of the class name in several
+prompts.
 
     class_c = unit( mean_t unit(text(template_t with name_c)) ),        prediction = argmax_c <image, class_c>
 
-With `novel` the classes fall into two halves, and each image is named among the classes of its own
-half:
+With `novel` the classes are split into two halves, and each image is classified among the classes
+of its own half:
 
     H = 2 · base · novel / (base + novel)
 
-A model whose prompts were learnt (`models.classifier`) gives its own logits, and takes no
-templates. Where its classes look at each other, those of each half are named alone and the images
-judged anew.
+A model with learned prompts (`models.classifier`) computes its own logits and accepts no templates.
+If its class embeddings depend on each other, the classes of each half are set alone and the images
+are classified again.
 
-With `group` a second label says which images belong together, and accuracy is told for each group
-and for the worst.
+With `group` a second label groups the images, and accuracy is reported for each group and for the
+worst one.
 
 Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023
 (MaPLe), base and novel classes; Sagawa et al. 2020, the worst group.
@@ -64,7 +65,7 @@ def ready(
     group: str | None = None,
     novel: Novel | None = None,
 ) -> None:
-    """Raises InputError for labels, templates and class names that do not fit the source."""
+    """Raise InputError for labels, templates and class names that do not fit the source."""
     label = named_label("zeroshot", source, label)
     if _learnt(model) and tuple(templates) != TEMPLATES:
         raise InputError(
@@ -89,10 +90,10 @@ def zeroshot(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of naming each image's class: `top1`, `top5`, `mean_per_class`, and what chance
-    gives.
+    """Return the accuracy of predicting each image's class: `top1`, `top5`, `mean_per_class`, and
+    the chance values.
 
-    `label` is one whose classes the source names: "class", or the first. Also given: `n` images,
+    `label` is a label with class names: "class", or the first. Also returned: `n` images,
     `classes`, `classes_seen` (those with images, over which the mean is), `bad` samples by reason,
     and the protocol. Samples without the label (-1) are left out. Ties count against the model.
 
@@ -104,7 +105,7 @@ def zeroshot(
     names = source.schema()[f"labels.{label}"].classes
 
     def known(sample: Sample) -> tuple[int, int]:
-        """Class and group of a sample."""
+        """Return the class and group of a sample."""
         value = int(sample.labels.get(label, -1))
         if not 0 <= value < len(names):
             raise BadSample("no-label", f"{sample.key} has no {label}")
@@ -138,7 +139,7 @@ def zeroshot(
     options = []
     if novel is not None:
         held_out = novel_classes(names, novel)
-        if again:  # the columns of each half are its logits where no other class is named
+        if again:  # the columns of each half are the logits with only its classes set
             for half in (~held_out, held_out):
                 inside, _ = judged_images(
                     model, source, known, np.array(names)[half].tolist(), **how
@@ -172,7 +173,7 @@ def zeroshot(
 def class_vectors(
     model: Any, names: Sequence[str], templates: Sequence[str], *, batch_size: int, steps: Steps
 ) -> Tensor:
-    """The direction of each class (C, E): the mean of its unit prompt vectors, made unit."""
+    """Return the direction of each class (C, E): the normalised mean of its unit prompt vectors."""
     prompts = [filled(template, name) for name in names for template in templates]
     vectors = embed_texts(model, prompts, batch_size=batch_size, steps=steps)
     return mean_directions(vectors, len(names), getattr(model, "shares", (1.0,)))
@@ -188,10 +189,10 @@ def judged_images(
     batch_size: int,
     steps: Steps,
 ) -> tuple[Embedded, Tensor]:
-    """The logits (N, C) of a model whose prompts were learnt, as vectors, and the axes (C, C) that
-    are its classes.
+    """Return the logits (N, C) of a model with learned prompts, as vectors, and the axes (C, C),
+    which are its classes.
 
-    Afterwards the model has the classes that it had: it may be in the middle of its training.
+    The model's classes are restored afterwards, since it may be in training.
     """
     before = model.classes
     model.set_classes(names)
@@ -211,18 +212,18 @@ def judged_images(
 
 
 def _learnt(model: Any) -> bool:
-    """Whether a model has a classifier of its own (`models.model.ClassifierModel`)."""
+    """Whether a model has a classifier (`models.model.ClassifierModel`)."""
     return hasattr(model, "classifier")
 
 
 def base_and_novel(
     images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray
 ) -> dict[str, float]:
-    """Accuracy among the base classes alone, among the novel ones alone, and the harmonic mean of
-    the two.
+    """Return the accuracy among the base classes alone, among the novel ones alone, and the
+    harmonic mean of the two.
 
-    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError where a half has
-    no images.
+    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError if a half has no
+    images.
 
     >>> classes, novel = np.eye(4), np.array([False, False, True, True])
     >>> base_and_novel(classes[[0, 1, 3]], classes, np.array([0, 1, 2]), novel)["harmonic"]
@@ -244,8 +245,8 @@ def base_and_novel(
 def group_accuracy(
     hits: np.ndarray, groups: np.ndarray, names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """`top1` and `n` of each group that has samples: hits (N,), groups (N,) with -1 where a sample
-    has none.
+    """Return `top1` and `n` of each group that has samples: hits (N,), groups (N,) with -1 for
+    samples without a group.
 
     >>> group_accuracy(np.array([1, 0, 1]), np.array([0, 0, 1]), ("noto", "twemoji"))["noto"]
     {'top1': 0.5, 'n': 2}
@@ -261,7 +262,8 @@ def group_accuracy(
 
 
 def worst(by_group: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The group of least accuracy, by name and number; InputError where no sample has a group."""
+    """Return the group with the lowest accuracy, by name and number. Raises InputError if no sample
+    has a group."""
     if not by_group:
         raise InputError("no image has the label that says its group; choose another with group=")
     name = min(by_group, key=lambda each: by_group[each]["top1"])
@@ -269,7 +271,7 @@ def worst(by_group: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def named_label(suite: str, source: Source, label: str | None) -> str:
-    """The label to predict; it must have class names."""
+    """Return the label to predict, which must have class names."""
     named = {
         name.removeprefix("labels."): field
         for name, field in source.schema().items()
@@ -287,7 +289,7 @@ def named_label(suite: str, source: Source, label: str | None) -> str:
 
 
 def group_field(source: Source, group: str) -> Field:
-    """The field of the label that says each sample's group."""
+    """Return the field of the label that groups the samples."""
     labels = {
         name.removeprefix("labels."): field
         for name, field in source.schema().items()
@@ -299,12 +301,12 @@ def group_field(source: Source, group: str) -> Field:
 
 
 def group_of(sample: Sample, group: str | None) -> int:
-    """The group of a sample, -1 where it has none."""
+    """Return the group of a sample, -1 if it has none."""
     return -1 if group is None else int(sample.labels.get(group, -1))
 
 
 def novel_classes(names: Sequence[str], novel: Novel) -> np.ndarray:
-    """Which classes are novel (C,) bool. "half": all but the first ceil(C / 2)."""
+    """Return which classes are novel (C,) bool. "half": all but the first ceil(C / 2)."""
     if novel == "half":
         chosen = novel_half(len(names))
     else:

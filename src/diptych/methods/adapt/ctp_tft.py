@@ -1,18 +1,19 @@
 """CTP + TFT: Task-Oriented Multi-Modal Mutual Leaning for Vision-Language Models (ICCV 2023).
 
-CoCoOp shifts the prompts of all classes by one vector of the image, which draws the classes
-together. Here the name of each class reads the image and shifts its own prompt (class-aware text
-prompts, CTP), and the image reads the classes that come out (text-guided feature tuning, TFT):
+CoCoOp shifts the prompts of all classes by one vector of the image, which makes the classes more
+similar. Here the name of each class attends to the image and shifts its own prompt (class-aware
+text prompts, CTP), and the image attends to the resulting classes (text-guided feature tuning,
+TFT):
 
     r_c = attention(e_c over [v, V]),      t_c = text([ctx + h(norm r_c), name_c, "."])
     v' = unit(v + alpha · attention(v over t_1 … t_C)),      L = mean_i CE(s <v'_i, t_c(x_i)>, c = y_i)
 
 e_c is the class in the plain prompt, v the image and V its patches in the joint space, all unit
-vectors. What is added to prompts and image is 0 at the start, which is zero-shot. Inference: the
-same, with any names; the image reads those that are named.
+vectors. What is added to prompts and image is 0 at initialisation, which is zero-shot. Inference:
+the same, with any names; the image attends to the classes that are named.
 
-A reconstruction: of the paper the abstract alone was read. It says that labels read the image, that
-the image reads the classes, and that one contrastive loss trains both; every form here is ours.
+A reconstruction from the abstract alone. It says that labels attend to the image, that the image
+attends to the classes, and that one contrastive loss trains both; every form here is ours.
 """
 
 from dataclasses import dataclass, replace
@@ -44,9 +45,9 @@ Reads = Literal["query_image", "pool"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`tft` says what text-guided tuning reads: the image the classes (`query_image`), or each
-    class the patches (`pool`), for an image of its own. `heads` are those of both attentions;
-    `prompts` are encoded at once."""
+    """`tft` is what text-guided tuning attends to: the image to the classes (`query_image`), or
+    each class to the patches (`pool`), for a separate image vector per class. `heads` is the number
+    of heads of both attentions; `prompts` is the number of prompts encoded at once."""
 
     tft: Reads = "query_image"
     heads: Count = 8
@@ -54,11 +55,11 @@ class Config(ClassifyConfig):
 
 
 class ClassAware(ConditionalPrompts):
-    """Prompts shifted by what each class reads of the image, and images by what they read of the
+    """Prompts shifted by each class's attention to the image, and images by their attention to the
     classes.
 
-    `text_features` are the classes in the plain prompt, which ask; `class_features` those that come
-    out.
+    `text_features` are the classes in the plain prompt, the queries; `class_features` are the
+    results.
 
     Dimensions: N images, C classes, P patches (h x w), D text width, E embedding.
     """
@@ -96,19 +97,20 @@ class ClassAware(ConditionalPrompts):
         return self.encoder.embed_texts(self.ids, self.lengths)
 
     def look(self, seen: Encoded) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the whole image (N, 1, E) and of its patches (N, P, E)."""
+        """Return unit vectors of the whole image (N, 1, E) and of its patches (N, P, E)."""
         tokens = torch.cat([seen.pooled[:, None], seen.tokens[:, seen.prefix :]], 1)
         vectors = normalize(self.encoder.project_image(tokens), dim=-1)
         return vectors[:, :1], vectors[:, 1:]
 
     def aware(self, image: Tensor, patches: Tensor, texts: Tensor) -> Tensor:
-        """The classes (N, C, E) by what each, as `texts` (C, E), reads of the image."""
+        """Return the class embeddings (N, C, E) after each class, as `texts` (C, E), attends to the
+        image."""
         read = self.ctp(texts.detach().expand(len(image), -1, -1), torch.cat([image, patches], 1))
         return self.pair_features(self.meta(self.norm(read)))
 
     def tuned(self, image: Tensor, patches: Tensor, classes: Tensor) -> Tensor:
-        """The image by what it reads of the classes, unit vectors (N, 1, E), or (N, C, E), one for
-        each class."""
+        """Return the image after attention to the classes, unit vectors (N, 1, E), or (N, C, E),
+        one for each class."""
         read = self.tft(classes, patches) if self.pool else self.tft(image, classes)
         return normalize(image + self.alpha * read, dim=-1)
 
@@ -123,9 +125,11 @@ class ClassAware(ConditionalPrompts):
 
     @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:
-        """Where each class looks in images (N, 3, H, W): weights (N, C, h, w), the mean of the
-        heads. What they lack of 1 is on the image as a whole. Raises InputError for a tower without
-        a grid.
+        """Return the attention of each class to images (N, 3, H, W): weights (N, C, h, w), the mean
+        over heads.
+
+        What they lack of 1 is the weight of the image as a whole. Raises InputError for a tower
+        without a grid.
 
         >>> import diptych
         >>> model = diptych.load("tiny")
@@ -145,7 +149,7 @@ class ClassAware(ConditionalPrompts):
 
 
 class CTPTFT(Classify):
-    """Classes that read the image, and an image that reads the classes."""
+    """Classes that attend to the image, and an image that attends to the classes."""
 
     Config = Config
 
@@ -163,7 +167,7 @@ class CTPTFT(Classify):
 
 CTPTFT.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, batch_size=8)),
-    # CoCoOp's [choice]: the abstract tells none.
+    # CoCoOp's [choice]: the abstract gives none.
     "paper": replace(
         PAPER, recipe=replace(PAPER.recipe, lr=0.002, warmup=0.1, epochs=10, batch_size=1)
     ),

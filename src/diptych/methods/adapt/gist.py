@@ -1,22 +1,22 @@
 """GIST: Generating Image-Specific Text for Fine-grained Object Classification (Lewis et al., 2023).
 
-Labelled images get captions of their own: a bank holds many descriptions of each class, a frozen
-model picks those of the image's own class that fit it best, and CLIP is trained on the pairs, both
+Labelled images get image-specific captions: a bank holds many descriptions of each class, a frozen
+model selects those of the image's class that fit it best, and CLIP is trained on the pairs, both
 towers and the scale.
 
     match    s_ik = softmax_k(100 <u_i, w_ck>), c = y_i;   the T largest, in order
     train    L = ½ [ CE(exp(t) X Y^T, diagonal) + CE(exp(t) Y X^T, diagonal) ],   text "<class>: <caption>"
 
-u_i and w_ck are the matcher's unit vectors of image i and of caption k of class c: no other class's
-caption is looked at. Each of the first `use` captions makes a pair with the image, and the pairs
-are shuffled apart from each other. The matcher is the model that training starts from, as it stands
-before the first step, or another one; it is not asked again. Long captions may be matched, and
-trained on in short (`summaries`). The scale has no bounds, as published.
+u_i and w_ck are the matcher's unit vectors of image i and of caption k of class c; captions of
+other classes are not considered. Each of the first `use` captions makes a pair with the image, and
+the pairs are shuffled independently. The matcher is the model that training starts from, as it is
+before the first step, or another model; matching happens once. Long captions may be matched and
+replaced by short ones for training (`summaries`). The scale has no bounds, as published.
 
-[choice] The class stands before a caption once, where published summaries that begin with it got it
-twice. [choice] An image's pairs are each other's false negatives as published; `group_positives`
-makes all of them right. Inference: a linear probe of the images' embeddings
-(`evaluation.suites.probe`), or classes by the text of their names.
+[choice] The class name precedes a caption once, where published summaries that begin with it got it
+twice. [choice] The pairs of an image are false negatives of each other, as published;
+`group_positives` makes all of them positives. Inference: a linear probe of the images' embeddings
+(`evaluation.suites.probe`), or class embeddings from the text of the class names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,21 +58,27 @@ card = {
 }
 
 FACTOR = 100.0
-"""The multiplier of cosines in the softmax over a class's captions, which only tells how sure the
-matcher is."""
+"""The multiplier of cosines in the softmax over a class's captions; it only affects how confident
+the matcher is."""
 _MATCH = "match"
 _ROLE = "matched"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelConfig):
-    """`bank` are descriptions of the classes: a JSON file {class: [text, …]}, or templates
-    (`data.descriptions`); `summaries` is a JSON file {description: short text}, for those that are
-    too long to train on. `matcher` is a model as `--init` takes it, "" the one that training starts
-    from; it refuses captions that it cannot read whole, or with `cut` reads their beginnings. `top`
-    captions of each image are kept, and the first `use` of them trained on. With `captions`, a JSON
-    file {image: [text, …]}, there is nothing to match. `prefix` puts the class's name before each
-    caption. With `group_positives` all pairs of one image are right for each other."""
+    """Options of the captions and the matching.
+
+    - `bank` holds descriptions of the classes: a JSON file {class: [text, …]}, or templates
+      (`data.descriptions`).
+    - `summaries` is a JSON file {description: short text}, for descriptions that are too long to
+      train on.
+    - `matcher` is a model as `--init` accepts it, or "" for the one that training starts from.
+      Captions that it cannot read whole raise an error, or with `cut` are truncated.
+    - `top` captions are kept for each image, and the first `use` of them are trained on.
+    - `captions` is a JSON file {image: [text, …]}; with it there is no matching.
+    - `prefix` puts the class's name before each caption.
+    - `group_positives` makes all pairs of one image positives of each other.
+    """
 
     bank: str = ""
     summaries: str = ""
@@ -94,7 +100,7 @@ class Config(LabelConfig):
 
 
 class GIST(Pairs):
-    """Pairs of an image and the descriptions of its class that fit it."""
+    """Pairs of an image and the descriptions of its class that fit it best."""
 
     Config = Config
     test_options: ClassVar = {"bank": str(Path(__file__).parents[2] / "testing" / "toy.json")}
@@ -118,16 +124,16 @@ class GIST(Pairs):
         self.model.logit_scale.clamp = None
         self.teacher = Teacher(config.matcher) if config.matcher else None
         self.names: tuple[str, ...] = ()
-        self.bank: tuple[tuple[str, ...], ...] = ()  # of each class its captions
+        self.bank: tuple[tuple[str, ...], ...] = ()  # the captions of each class
         self.summaries: Mapping[str, str] = {}
         self.ready: Mapping[
             str, Sequence[str]
-        ] = {}  # of each image its captions, where they are matched already
+        ] = {}  # the captions of each image, if they are matched already
 
     @property
     def matcher(self) -> Model:
-        """The frozen model that matches: before the first step the trained one is what it started
-        from."""
+        """The frozen model that matches; the trained model qualifies because matching precedes its
+        first step."""
         if self.teacher is not None:
             return self.teacher.model
         return Model(
@@ -138,10 +144,10 @@ class GIST(Pairs):
         )
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """Take the class names of the training data and what the files say of them.
+        """Read the class names of the training data and the files that describe them.
 
-        Raises InputError for a class or an image without captions, and texts that are longer than
-        the tower reads.
+        Raises InputError for a class or an image without captions, and for texts that are longer
+        than the tower's context.
         """
         source = sources["train"]
         config = self.config
@@ -172,8 +178,8 @@ class GIST(Pairs):
         )
 
     def said(self, name: str, caption: str) -> str:
-        """What is trained on of a caption of a class: its summary where it has one, with the name
-        before it once."""
+        """Return the training text of a class's caption: its summary if there is one, preceded once
+        by the name."""
         text = self.summaries.get(caption, caption)
         if not self.config.prefix:
             return text
@@ -182,7 +188,7 @@ class GIST(Pairs):
         return f"{name}: {rest.strip() if same else text}"
 
     def table(self) -> list[str]:
-        """What is trained on of all captions of the bank, class by class."""
+        """Return the training texts of all captions of the bank, class by class."""
         return [
             self.said(name, text)
             for name, texts in zip(self.names, self.bank, strict=True)
@@ -201,8 +207,8 @@ class GIST(Pairs):
         return (*super().views(stage, stream), *origin)
 
     def match(self, run: Any) -> None:
-        """Find each image's captions, and keep their places in the list of its class as the column
-        `matched`."""
+        """Select each image's captions, and store their indices within the list of its class as the
+        column `matched`."""
         config = self.config
         matcher = self.matcher
         source = run.sources["train"]
@@ -235,8 +241,8 @@ class GIST(Pairs):
     def _captions(
         self, source: Source, places: Sequence[Sequence[int]], labels: Sequence[int]
     ) -> dict[str, list[str]]:
-        """The matched captions of each image by its key, as `captions` of another run reads
-        them."""
+        """Return the matched captions of each image by its key, in the format of the option
+        `captions`."""
         short = [[self.summaries.get(text, text) for text in texts] for texts in self.bank]
         captions = {}
         for key, label, row in zip(source.keys(), labels, places, strict=True):
@@ -244,7 +250,7 @@ class GIST(Pairs):
         return captions
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
-        """A pair of the image with each of the first captions that were found for it."""
+        """Return the pairs of each image with the first captions that were selected for it."""
         if stage.name == _MATCH:
             return source
         if self.config.captions:
@@ -277,7 +283,8 @@ class GIST(Pairs):
         return Paired(source, np.array(samples), np.array(texts), list(numbers), _ROLE)
 
     def _check(self, texts: Sequence[str], tokenizer: Tokenizer, whose: str) -> None:
-        """InputError where texts are longer than the context, which would cut them unseen."""
+        """Raise InputError if texts are longer than the context, which would truncate them
+        silently."""
         if long := [text for text in texts if tokenizer.lost(text)]:
             raise InputError(
                 f"{len(long)} of {len(texts)} captions, such as {long[0]!r}, are longer than the "
@@ -297,13 +304,14 @@ class GIST(Pairs):
 def matched(
     images: Tensor, labels: Tensor, texts: Tensor, sizes: Sequence[int], top: int
 ) -> tuple[Tensor, Tensor]:
-    """The captions of each image's own class that fit it best, in order: their places in the list
-    of the class (n, top) long, -1 where that is shorter, and their shares of the softmax over it
-    (n, top), 0 there.
+    """Return the captions of each image's class that fit it best, in order.
 
-    images (n, E) and labels (n,); texts (K, E) of all classes, one after the other, `sizes` of them
-    each. Lengths of vectors do not count. Of captions that fit group_targets, the earlier comes
-    first.
+    The results are their indices in the list of the class (n, top) long, -1 if that is shorter, and
+    their shares of the softmax over it (n, top), 0 there.
+
+    images (n, E) and labels (n,); texts (K, E) of all classes, one class after the other, with the
+    counts `sizes`. The length of vectors has no effect. Of captions that fit equally, the earlier
+    comes first.
 
     >>> images, texts = torch.tensor([[1.0, 0.2]]), torch.tensor([[9.0, 9.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     >>> matched(images, torch.tensor([1]), texts, [1, 3], 2)[0]  # of class 1, whose captions are the last three
@@ -321,9 +329,10 @@ def matched(
 
 
 def spread(first: Tensor, labels: Tensor) -> float:
-    """How many captions of a class come first for its images, in the mean over classes: the
-    exponential of the entropy of `first` (n,). With 1 a class's images all have the same text, as
-    with the name alone.
+    """Return the number of different captions that come first for the images of a class, as a mean
+    over classes: the exponential of the entropy of `first` (n,).
+
+    At 1 all images of a class have the same text, as with the class name alone.
 
     >>> spread(torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 1, 1]))
     1.5

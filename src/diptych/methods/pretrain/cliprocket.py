@@ -333,8 +333,7 @@ class CLIPRocket(Method):
 
 class Thinned:
     """The edit of the strong text pass: dropout of the residual stream at the input of each block,
-    and whole blocks that a share of the texts skips; the blocks' outputs that are kept are scaled
-    up."""
+    and a share of the texts skips whole blocks; the outputs that are kept are scaled up."""
 
     def __init__(self, rate: float, drop_path: float):
         self.rate = rate

@@ -1,21 +1,21 @@
 """CLOSE: Learning Visual Tasks Using only Language Supervision (Gu et al., ICCV 2023).
 
-A language model learns a task from vectors of texts, and gets those of images once it has learnt.
-Noise in training is larger than the vectors themselves, so that the gap between the two sides no
-longer matters.
+A language model is trained on a task with vectors of texts in place of images, and reads vectors of
+images once it is trained. Training adds noise that is larger than the vectors themselves, so that
+the gap between the modalities no longer matters.
 
     z = f(a) / |f(a)|;    z <- z + w e,  e ~ N(0, I_d);    z <- z / |z|
     L = - Σ_targets Σ_t log p(y_t | y_<t, [A z, q])  /  Σ_targets number of tokens
 
-a is the text that stands for an image (several: the mean of their vectors as projected, then unit),
-q words such as a question, y what is to be written, in lower case, A a linear layer to four tokens.
-Both towers stay as they are. w is .08 at 768 dimensions, in each coordinate; at others it is scaled
-so that w √d stays. (ours) Tasks are told by roles of texts (`tasks.Task`): captions, answers,
-entailment, news. Inference: z of an image, without noise, beam search with 5 beams.
+a is the text in place of an image (several: the mean of their projected vectors, then normalised),
+q are words such as a question, y is the target text, in lower case, and A is a linear layer to four
+tokens. Both towers are frozen. w is .08 at 768 dimensions, in each coordinate; at other widths it
+is scaled so that w √d stays the same (ours). A task is defined by the roles of its texts
+(`tasks.Task`): captions, answers, entailment, news. Inference: z of an image, without noise, beam
+search with 5 beams.
 
-Other layers in place of noise alone (`gap`, `methods.adapt.close.gap`) are fitted to the stream
-`pairs` first. With train_on="images" the same is learnt from images, without noise: the upper
-bound.
+Other layers than noise alone (`gap`, `methods.adapt.close.gap`) are first fitted to the stream
+`pairs`. With train_on="images" the model is trained on images, without noise: the upper bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,8 +54,9 @@ TrainOn = Literal["texts", "images"]
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """`source`, `context`, `target`, `sources` and `targets` are those of `tasks.Task`. `noise` is
-    w (None: .08 at 768 dimensions, more at fewer), `gap` a layer of `gap.py`, `lm` a language model
-    of `models.seq2seq`, `tokens` what it reads of a vector. `max_tokens` are written at most."""
+    w (None: .08 at 768 dimensions, more at fewer). `gap` is a layer of `gap.py`, `lm` a language
+    model of `models.seq2seq`, and `tokens` the number of tokens that it reads for a vector. At most
+    `max_tokens` are generated."""
 
     source: str = "caption"
     context: str = ""
@@ -93,7 +94,7 @@ class CLOSE(Method):
         alone = images and config.target not in (
             "",
             config.source,
-        )  # what is written is not drawn beside the source
+        )  # the target is not drawn together with the source
         self.task = Task(
             source="" if alone else config.source,
             context=config.context,
@@ -113,7 +114,7 @@ class CLOSE(Method):
         )
 
     def setup(self, sources: dict[str, Source]) -> None:
-        """Raises InputError where the language model's folder is not there."""
+        """Raise InputError if the language model's folder does not exist."""
         if self.model.missing:
             raise InputError(
                 f"there is no folder {self.model.missing}; name that of a T5 with --method.lm t5:FOLDER"
@@ -123,7 +124,7 @@ class CLOSE(Method):
         learn = Stage(min_batch=1)
         if not self.model.gap.paired:
             return (learn,)
-        # its loaders only tell what is missing: all pairs are read, in order
+        # its loaders only check for missing fields: `_fit` reads all pairs, in order
         return Stage(
             name="fit",
             streams=("pairs",),
@@ -147,8 +148,8 @@ class CLOSE(Method):
         run.note(0, 1, 1 - cosine, matched_cosine=cosine)
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
-        """A sample for each text, where a text is written of its own vector: an epoch meets all of
-        them."""
+        """Return one sample for each text if a text is generated from its own vector, so that an
+        epoch covers all texts."""
         config = self.config
         alone = not config.context and config.target in (
             "",
@@ -180,7 +181,7 @@ class CLOSE(Method):
         return views
 
     def encode(self, batch: Batch, at: At) -> Features:
-        """The log-probability of each sample's targets, and how many tokens they are."""
+        """Return the log-probability of each sample's targets, and their number of tokens."""
         model = self.model
         targets = batch.texts["target"]
         memory, mask = model.read(self._vectors(batch), *self._context(batch))
@@ -193,7 +194,7 @@ class CLOSE(Method):
         lengths = lengths[there]
         lengths = (
             lengths - (lengths == model.lm.tokenizer.context).long()
-        )  # one that was cut does not end there
+        )  # a text that was cut has no end token
         found = model.lm.log_prob(ids, lengths, memory=memory[owner], memory_mask=mask[owner])
         return {
             "log_prob": found.new_zeros(len(batch)).index_add(0, owner, found),
@@ -201,7 +202,7 @@ class CLOSE(Method):
         }
 
     def _vectors(self, batch: Batch) -> Tensor:
-        """z (B, d), with the noise of training; in single precision, whatever the rest is in."""
+        """Return z (B, d), with the noise of training; always in single precision."""
         model = self.model
         device = next(self.parameters()).device
         with torch.autocast(device.type, enabled=False):
@@ -220,14 +221,14 @@ class CLOSE(Method):
 
 
 def _validation(config: Config) -> Validation:
-    """Answers to questions where these are learnt, else captions."""
+    """Validate by answers to questions if these are the target, else by captions."""
     if config.target == "answer":
         return Validation("answers", ("exact", "vqa"))
     return Validation("captions", ("accuracy", "cider"), {"role": config.target or config.source})
 
 
 CLOSE.presets = {
-    # Of the encoder that is given; these towers are what the contract suite builds without one.
+    # The encoder comes from the given model; the contract suite, which has none, builds these.
     "small": Preset(
         config={"lm": "text:width=128:depth=2:heads=4"},
         image="vit:image_size=64:patch=8:width=128:depth=4",

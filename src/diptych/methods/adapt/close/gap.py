@@ -1,5 +1,4 @@
-"""Layers that let vectors of images take the place of vectors of texts, which something was trained
-on.
+"""Layers that make vectors of images usable by a model that was trained on vectors of texts.
 
     z = a / |a|;    z <- move(z);    z <- z + w e,  e ~ N(0, I_d), in training;    z <- z / |z|
 
@@ -10,10 +9,11 @@ on.
     covariance   z itself; in training mu + c e' is added beside the noise, e' ~ N(0, Cov of the differences)
 
 The noise has the standard deviation w in each coordinate, so its length is w √d, more than that of
-z: the cosine before and after is about 1 / √(1 + w² d). Images pass through none of it.
+z: the cosine before and after is about 1 / √(1 + w² d). The vectors of images pass through no
+layer.
 
-Source: Gu et al. 2023 (CLOSE), whose code has c = 3, which its text does not tell. There a vector
-that was moved is made unit again in training alone; here always. [choice]
+Source: Gu et al. 2023 (CLOSE), whose code has c = 3, which the paper does not mention. There a
+moved vector is normalised again in training only; here always. [choice]
 
 Dimensions: B vectors, d their width, N pairs, n draws of a vector.
 """
@@ -30,11 +30,11 @@ from diptych.spec import parse
 
 WIDTH = 768
 NOISE = 0.08
-"""The paper's width of vectors, and its w for them."""
+"""The paper's w for vectors of `WIDTH` dimensions."""
 
 
 def usual_noise(width: int) -> float:
-    """w for vectors of another width, such that the noise has the length that it has at the
+    """Return w for vectors of another width, such that the noise has the same length as at the
     paper's.
 
     >>> round(usual_noise(768), 4), round(usual_noise(192), 4)
@@ -44,8 +44,7 @@ def usual_noise(width: int) -> float:
 
 
 class Gap(nn.Module):
-    """Noise alone, and the base of the others; in evaluation mode unit vectors come through as they
-    are.
+    """Noise alone, and the base class of the other layers; in evaluation mode it only normalises.
 
     >>> gap = Gap(4, noise=0.5).eval()
     >>> gap(torch.tensor([[3.0, 0.0, 4.0, 0.0]])).tolist()
@@ -53,9 +52,9 @@ class Gap(nn.Module):
     """
 
     paired: ClassVar[bool] = False
-    """Whether it is fitted to pairs of images and texts."""
+    """Whether the layer is fitted to pairs of images and texts."""
     draws: ClassVar[int] = 1
-    """Normal vectors that one vector takes."""
+    """The number of normal vectors drawn for each vector."""
 
     def __init__(self, width: int, noise: float):
         super().__init__()
@@ -65,32 +64,33 @@ class Gap(nn.Module):
         self.noise = noise
 
     def forward(self, z: Tensor, draws: Tensor | None = None) -> Tensor:
-        """Vectors (B, d) -> (B, d), unit; in training with standard normal `draws` (B, n, d) as
-        their noise."""
+        """Vectors (B, d) -> unit vectors (B, d), in training with standard normal `draws` (B, n, d)
+        as noise."""
         z = self.move(normalize(z, dim=-1))
         if self.training and draws is not None:
             z = z + self.spread(draws)
         return self.finish(z)
 
     def move(self, z: Tensor) -> Tensor:
-        """What is done to unit vectors of texts in training and after it."""
+        """Transform unit vectors of texts, in training and in evaluation."""
         return z
 
     def spread(self, draws: Tensor) -> Tensor:
-        """What is added in training."""
+        """Return what training adds."""
         return self.noise * draws[:, 0]
 
     def finish(self, z: Tensor) -> Tensor:
-        """Unit length."""
+        """Normalise to unit length."""
         return normalize(z, dim=-1)
 
     def fit(self, images: np.ndarray, texts: np.ndarray) -> None:
-        """Learn from the unit vectors of pairs (N, d), (N, d); only those that are `paired` do."""
+        """Fit the layer to the unit vectors of pairs (N, d), (N, d); only `paired` layers implement
+        it."""
         raise NotImplementedError
 
 
 class Shift(Gap):
-    """The mean difference, `scale` times."""
+    """Adds the mean difference, times `scale`."""
 
     paired = True
     shift: Tensor
@@ -109,7 +109,7 @@ class Shift(Gap):
 
 
 class RandomShift(Gap):
-    """One direction, of length `scale`."""
+    """Adds one random direction of length `scale`."""
 
     shift: Tensor
 
@@ -122,7 +122,7 @@ class RandomShift(Gap):
 
 
 class LinearMap(Gap):
-    """Least squares with an intercept, of smallest norm where texts do not fill the space."""
+    """Least squares with an intercept, of minimum norm if the texts do not span the space."""
 
     paired = True
     weight: Tensor
@@ -146,8 +146,8 @@ class LinearMap(Gap):
 
 
 class Covariance(Gap):
-    """Noise as the differences between images and texts have it, `factor` times, about their
-    mean."""
+    """Adds noise with the mean and covariance of the differences between images and texts;
+    deviations from the mean are multiplied by `factor`."""
 
     paired = True
     draws = 2
@@ -182,8 +182,9 @@ KINDS: dict[str, type[Gap]] = {
 
 
 def gap(spec: str, width: int, noise: float | None = None) -> Gap:
-    """The layer of a spec, such as "mean:scale=0.5", for vectors of a width; the noise is
-    `usual_noise` where it is not given. Raises InputError for an unknown name or option.
+    """Return the layer of a spec, such as "mean:scale=0.5", for vectors of a width.
+
+    The noise defaults to `usual_noise`. Raises InputError for an unknown name or option.
 
     >>> gap("covariance:factor=3", 4).factor
     3
@@ -201,7 +202,8 @@ def gap(spec: str, width: int, noise: float | None = None) -> Gap:
 
 
 def _pairs(images: np.ndarray, texts: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Both sides in double precision; InputError where there are too few pairs to learn from."""
+    """Return both sides in double precision. Raises InputError if there are fewer than two
+    pairs."""
     x, y = (
         torch.as_tensor(values, dtype=torch.float64, device="cpu") for values in (images, texts)
     )

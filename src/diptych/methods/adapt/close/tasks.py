@@ -1,4 +1,4 @@
-"""Tasks told in texts: some texts are read as vectors, one as words, others are to be written.
+"""Tasks on texts: some texts are read as vectors, one as words, and others are the targets.
 
 Dimensions: B samples, S sources, T targets, L text length.
 """
@@ -18,13 +18,15 @@ ANSWER = "answer"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Which texts of a sample are read and which written, by their roles.
+    """Which texts of a sample are read and which are targets, by their roles.
 
-    `source` is the role of what is read as a vector, up to `sources` texts of it ("": an image is
-    read in their place). `context` is the role of what is read as words, one text of it ("":
-    nothing). `target` is what is written, at most `targets` texts: "" the source itself; where it
-    is the source's own role, the other texts of that role; "answer" what people agree on of a
-    question, which is the context then; else all texts of the role.
+    - `source` is the role of the texts that are read as a vector, up to `sources` of them ("": an
+      image is read instead).
+    - `context` is the role of the text that is read as words ("": none).
+    - `target` is the role of the text to generate, at most `targets` of them. "" is the source
+      itself; if it equals the source's role, the targets are the other texts of that role; "answer"
+      is the answer that people agree on, with the question as context; any other role means all its
+      texts.
     """
 
     source: str = "caption"
@@ -53,11 +55,11 @@ class Task:
         return tuple(f"texts.{role}" for role in roles if role)
 
     def draw(self, sample: Sample, rng: np.random.Generator, train: bool) -> dict[str, list[str]]:
-        """The texts of "source", "context" and "target": in training drawn at random, else the
-        first.
+        """Return the texts of "source", "context" and "target": sampled in training, else the first
+        ones.
 
-        Raises BadSample: no-caption where a role has no text, no-question, or few-captions where a
-        source has no other text beside it.
+        Raises BadSample: no-caption if a role has no text, no-question, or few-captions if there is
+        no other text beside the source.
         """
         held = _held(sample, self.source, rng, train) if self.source else []
         found = {"source": held[: self.sources], "context": [], "target": held[:1]}
@@ -83,11 +85,10 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskView:
-    """One part of a task as token ids (B, S or 1 or T, L); what a sample lacks of them are texts of
-    length 0.
+    """One part of a task as token ids (B, S or 1 or T, L); missing texts have length 0.
 
-    Views of one task name the first of them as `like`, so that all draw the same texts. Targets
-    come in lower case.
+    Views of one task name the first of them as `like`, so that all draw the same texts. Targets are
+    in lower case.
     """
 
     tokenizer: Tokenizer
@@ -118,7 +119,7 @@ class TaskView:
 
 
 def _held(sample: Sample, role: str, rng: np.random.Generator, train: bool) -> list[str]:
-    """The texts of a role that say something, in training in random order."""
+    """Return the texts of a role that are not blank, in random order in training."""
     texts = [text for text in sample.captions(role) if text.strip()]
     if not texts:
         raise BadSample("no-caption", f"{sample.key} has no text of role {role!r}")

@@ -1,8 +1,8 @@
-"""A writer: the vectors of a frozen dual encoder, which a language model reads and writes about.
+"""A captioner: a language model that reads vectors of a frozen dual encoder and writes about them.
 
     memory = encoder([A z, table(q)]),      A one linear layer from d to 4 D numbers, four tokens
 
-z is the unit vector of an image, or of texts in its place, q words such as a question.
+z is the unit vector of an image, or of texts in its place; q are words such as a question.
 
 Dimensions: B vectors, d their width, P tokens read for a vector, D width of the language model, L
 words, S texts.
@@ -35,8 +35,8 @@ BEAMS = 5
 
 
 class Captioner(Delivered):
-    """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; one whose
-    folder is gone is built by `load_extra_state`, from what the run has kept of it."""
+    """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; if its
+    folder no longer exists, `load_extra_state` builds it from what the run has stored."""
 
     lm: Seq2Seq | t5.T5
 
@@ -70,13 +70,13 @@ class Captioner(Delivered):
 
     @property
     def image(self) -> ImageTower:
-        """The image tower, which knows the preprocessing."""
+        """The image tower, which has the preprocessing."""
         return self.encoder.image
 
     @torch.no_grad()
     def of_texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Ids (B, S, L) of lengths (B, S) -> the unit mean (B, d) of each row's vectors as the
-        encoder projects them, not made unit before; texts of length 0 are none."""
+        """Ids (B, S, L) of lengths (B, S) -> unit vectors (B, d), the normalised mean of each row's
+        projected vectors, which are not normalised before; texts of length 0 are skipped."""
         found = self.encoder.project_text(
             self.encoder.encode_text(ids.flatten(0, 1), lengths.flatten()).pooled
         )
@@ -94,11 +94,11 @@ class Captioner(Delivered):
     def read(
         self, z: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Vectors (B, d), and ids (B, L) with their start id of lengths (B,) -> memory (B, M, D),
+        """Vectors (B, d), and ids (B, L) with their start id and lengths (B,) -> memory (B, M, D),
         mask (B, M)."""
         vectors = self.adapter(z).unflatten(-1, (self.tokens, -1))
         if ids is not None and lengths is not None:
-            start = len(self.lm.tokenizer.before)  # which marks what is written
+            start = len(self.lm.tokenizer.before)  # the start id belongs to generated text only
             ids = ids[:, start:]
             lengths = lengths - start
         return self.lm.read(vectors, ids, lengths)
@@ -118,15 +118,15 @@ class Captioner(Delivered):
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the task is known once it is made
-        """Fields of a source that it is validated on."""
+        """Fields of a source that validation reads."""
         if self.validation.suite == "answers":
             return "images.main", "texts.question", "texts.answer"
         return "images.main", f"texts.{self.validation.settings['role']}"
 
 
 class CaptionerModel(Model):
-    """A model that writes about images; it embeds as its encoder does. What `diptych.load` returns
-    for a writer."""
+    """A model that writes about images; it embeds like its encoder. `diptych.load` returns it for a
+    captioner."""
 
     def __init__(
         self, writer: Captioner, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str
@@ -149,12 +149,13 @@ class CaptionerModel(Model):
         seed: int = 0,
         **options: Any,
     ) -> list[str]:
-        """What is written about each image, with prompts (a question for each) an answer; or about
-        `texts` in their place, whose vectors pass the gap layer.
+        """Return a text for each image; with prompts (a question for each image), an answer.
+        `texts` may be given in place of images; their vectors pass the gap layer.
 
-        Strategies and their options are those of `models.generate`, beam search with 5 beams where
-        none is named; at most `max_tokens` tokens (None: as the method says). Raises InputError for
-        what cannot be read, prompts that are not as many, and an unknown strategy or option.
+        Strategies and their options are those of `models.generate`, by default beam search with 5
+        beams. At most `max_tokens` tokens are generated (None: the method's limit). Raises
+        InputError for inputs that cannot be read, a wrong number of prompts, and an unknown
+        strategy or option.
         """
         vectors = self._vectors(images, texts, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
@@ -193,8 +194,8 @@ class CaptionerModel(Model):
         batch_size: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """log p(text i and its end | image i, prompt i), (N,): a sum over tokens of the text in
-        lower case."""
+        """Return log p(text i and its end | image i, prompt i), (N,): a sum over tokens of the
+        lower-case text."""
         vectors = self._vectors(images, None, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
         lm = self.lm

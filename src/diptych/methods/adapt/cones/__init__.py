@@ -1,9 +1,9 @@
 """ConES: Concept Embedding Search for Parameter Efficient Tuning Large Vision Language Models
 (2023).
 
-The text encoder is left out. What the vision side would have received from it, behind its final
-norm and projection and before any similarity or fusion, is searched for itself, by the loss of the
-task, with all weights frozen:
+There is no text encoder. The rows that the vision side would have received from it, behind its
+final norm and projection and before any similarity or fusion, are themselves optimised by the loss
+of the task, with all weights frozen:
 
     E* = argmin_E  Σ_i L( F(x_i, E), a_i )
 
@@ -11,16 +11,16 @@ task, with all weights frozen:
     detect      the tokens of each name: S = O E^T against regions, focal loss, with those of boxes and centrality
     generate    the tokens of each name in its prompt, the other rows stay: E || e - eps(x_t, t, E) ||²
 
-Rows begin as the text tower's output for the names, at random with the spread of those, or as the
-mean of the images' vectors (one row alone). A second stage may fine-tune the vision side at a small
-rate, E held or learning on. For detection and generation a stage `base` comes first, which trains a
-small head or denoiser on other classes or captions by the text tower's rows; a run that has one
-already is started from by --init. Inference: E takes the text's place; neither tokenizer nor text
-tower is needed, and by default none is kept.
+Rows are initialised as the text tower's output for the names, at random with the same spread, or as
+the mean of the images' vectors (one row only). A second stage may fine-tune the vision side at a
+small rate, with E fixed or trained further. For detection and generation a stage `base` comes
+first: it trains a small head or denoiser on other classes or captions with the text tower's rows.
+To reuse one, start from its run by --init. Inference: E replaces the text; neither tokenizer nor
+text tower is needed, and by default none is kept.
 
-Reconstructed from the paper's abstract: only that E is searched for without the text encoder, for
-those tasks, in two possible stages, is the paper's; form, heads and recipes are ours
-(docs/methods/cones.md says what is a choice).
+Reconstructed from the paper's abstract. From the paper comes only that E is optimised without the
+text encoder, for these tasks, in two possible stages; form, heads and recipes are ours
+(docs/methods/cones.md lists the choices).
 """
 
 import copy
@@ -53,7 +53,7 @@ card = {
     "abilities": {"detect": "--preset detect", "draw": "--preset generate"},
 }
 
-_OF = {  # options that not every task has
+_OF = {  # options that only some tasks have
     "vectors": ("detect",),
     "head": ("detect", "generate"),
     "base": ("detect", "generate"),
@@ -67,15 +67,19 @@ START = Literal["names", "random", "images"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`task` is classify, detect or generate; `start` how rows begin: as names, random, or images.
+    """Options of the tasks, the rows and the stages.
 
-    `vectors` is how many rows a concept has in detection (None: one for each token of its name);
-    with `whole` all rows of the prompt are learnt in generation. With `keep_norm` rows keep the
-    length that they began with; with `keep_text` the text tower stays, so that other names can be
-    told. `second` is in what the recipe of the second stage differs (nothing: there is none); with
-    `hold` the concepts stay in it. `head` are the options of head or denoiser, `base` is in what
-    the recipe of the stage that trains it differs, `role` that of its captions. With `cached`
-    images are embedded once for the search.
+    - `task` is classify, detect or generate; `start` is how rows are initialised: names, random or
+      images.
+    - `vectors` is the number of rows of a concept in detection (None: one for each token of its
+      name); `whole` makes all rows of the prompt trainable in generation.
+    - `keep_norm` keeps the initial length of the rows; `keep_text` keeps the text tower, so that
+      other names can be used.
+    - `second` overrides the recipe in the second stage (empty: no such stage); with `hold` the
+      concepts are fixed in it.
+    - `head` holds the options of the head or denoiser, `base` overrides the recipe of the stage
+      that trains it, and `role` is the role of its captions.
+    - `cached` embeds images once for the search.
     """
 
     task: str = "classify"
@@ -108,25 +112,25 @@ class Config(ClassifyConfig):
 
 
 class Task(Protocol):
-    """One of the two."""
+    """The interface of the tasks detect and generate."""
 
     model: Any
     trained: bool
-    """Whether the head came with the model that training starts from: then there is no stage
+    """Whether the head comes from the model that training starts from, so that there is no stage
     `base`."""
     head: ClassVar[str]
-    """The part that the stage `base` trains, by the prefix of its parameters."""
+    """The prefix of the parameters that the stage `base` trains."""
     vision: ClassVar[Sequence[str]]
-    """What the second stage trains beside."""
+    """What the second stage trains as well."""
     recipe: ClassVar[Mapping[str, Any]]
-    """In what the recipe of the stage `base` differs."""
+    """Overrides of the recipe in the stage `base`."""
 
     def setup(self, base: Source | None, side: TextSide | None) -> None:
-        """Look at the source of the stage `base`."""
+        """Read what is needed from the source of the stage `base`."""
         ...
 
     def names(self, source: Source) -> tuple[str, ...]:
-        """The concepts of a source; () where it lacks the field."""
+        """Return the concepts of a source; () if it lacks the field."""
         ...
 
     def views(self, base: bool) -> Sequence[View]: ...
@@ -140,12 +144,12 @@ TASKS: Mapping[str, type[Any]] = {"detect": Detect, "generate": Generate}
 
 
 class ConES(Classify):
-    """Rows in the place of the text tower's output. Classification is what `Classify` has, the
+    """Trained rows in place of the text tower's output. `Classify` implements classification; the
     others are tasks."""
 
     Config = Config
     named: ClassVar[bool] = False
-    model: Any  # of the task
+    model: Any  # depends on the task
     side: Frozen | None
 
     def build(self, encoder: DualEncoder) -> Any:
@@ -158,9 +162,7 @@ class ConES(Classify):
             else None
         )
         self.task: Task | None = None
-        self.alone = (
-            False  # whether there is nothing to search for, and the head is all that is trained
-        )
+        self.alone = False  # whether only the head is trained, without a search
         freeze(encoder.text, encoder.text_projection, encoder.logit_scale, encoder.logit_bias)
         if config.task == "classify":
             self.vision: Sequence[str] = ("model.encoder.image", "model.encoder.image_projection")
@@ -176,7 +178,7 @@ class ConES(Classify):
         return model
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """Let the concepts of the training data begin, and leave the text tower out."""
+        """Initialise the concepts of the training data and drop the text tower."""
         side = None if self.side is None else self.side.module
         assert side is None or isinstance(side, TextSide)
         if self.task is not None:
@@ -194,11 +196,10 @@ class ConES(Classify):
         if not self.config.keep_text and not self.alone:
             self.model.leave_text()
             self.make = copy.copy(self.make)
-            self.make.words = None  # what is stored of the run holds no tokenizer
+            self.make.words = None  # the run stores no tokenizer
 
     def _begin(self, names: tuple[str, ...], side: TextSide | None) -> dict[str, Rows]:
-        """The concepts as they begin; those that begin as means of images do so in a stage of their
-        own."""
+        """Return the initial concepts; means of images are computed later, in a separate stage."""
         config = self.config
         if config.start == "images":
             nothing = torch.zeros(1, self.model.encoder.embed_dim)
@@ -222,7 +223,7 @@ class ConES(Classify):
 
     @staticmethod
     def _drawn(rows: Rows, std: torch.Tensor) -> torch.Tensor:
-        """Rows drawn with a spread, but for those that stay."""
+        """Return random rows of a given spread; rows that are not trainable keep their values."""
         learnt = torch.tensor(rows.learnt, device=rows.values.device)
         return torch.where(learnt[:, None], torch.randn_like(rows.values) * std, rows.values)
 
@@ -257,7 +258,7 @@ class ConES(Classify):
         return found
 
     def _means(self, run: Any) -> None:
-        """Let each concept begin as the mean unit vector of its images."""
+        """Initialise each concept as the mean unit vector of its images."""
         found = run.map(
             lambda batch: {
                 "image": self.model.image_features(batch.image.flat),
@@ -306,8 +307,8 @@ class ConES(Classify):
         }[options.get("task", "classify")]
 
 
-# The search is an abstract's: rate, steps and batch are ours, as are the presets `detect` and
-# `generate`.
+# The abstract gives no recipe of the search: rate, steps and batch are ours, as are the presets
+# `detect` and `generate`.
 _SEARCH = {
     "optimizer": "adamw",
     "betas": (0.9, 0.999),

@@ -1,12 +1,11 @@
-"""Concepts that are searched for in the place of a text tower's output, and the classifier of them
-(ConES).
+"""Trained concepts in place of a text tower's output, and the classifier that uses them (ConES).
 
     E_c (L, E)    the rows of concept c: behind the text tower's final norm and projection, before any similarity or
                   fusion; some or all of them are learnt
 
-One row, L = 1, is what the text tower pools; several are what it gives for each token. Once there
-are rows, the text tower is not needed: not in training, where no gradient goes through it, and not
-afterwards.
+One row, L = 1, stands for the text tower's pooled output; several stand for its outputs at the
+tokens. Once there are rows, the text tower is not needed: neither in training, where no gradient
+passes through it, nor afterwards.
 
 Dimensions: C concepts, L rows of a concept, R rows that are learnt, E embedding, N images or texts.
 """
@@ -33,20 +32,21 @@ from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 
 Form = Literal["pooled", "name", "prompt"]
-"""What a concept's rows are: the pooled vector of its prompt, the tokens of its name in the prompt,
-or all tokens."""
+"""What the rows of a concept are: the pooled vector of its prompt, the tokens of its name in the
+prompt, or all tokens."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A concept as it begins: rows (L, E), and which of them are learnt; the others stay."""
+    """The initial state of a concept: rows (L, E), and which of them are trainable."""
 
     values: Tensor
     learnt: Sequence[bool]
 
 
 def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows (L_c, E) of several concepts as (C, L, E), and which of them are there (C, L).
+    """Return rows (L_c, E) of several concepts as (C, L, E), and a mask of the existing ones (C,
+    L).
 
     >>> padded([torch.ones(1, 2), torch.ones(2, 2)])[1].tolist()
     [[True, False], [True, True]]
@@ -57,8 +57,8 @@ def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class ConceptBank(nn.Module):
-    """Concepts by name as rows in the place of a text tower's output: `vectors` (R, E) are learnt,
-    `fixed` stay.
+    """Concepts by name, as rows in place of a text tower's output: `vectors` (R, E) are trained,
+    `fixed` are not.
 
     >>> bank = ConceptBank(2)
     >>> bank.fill({"dax": Rows(torch.ones(1, 2), [True]), "wug": Rows(torch.zeros(2, 2), [True, False])})
@@ -82,8 +82,8 @@ class ConceptBank(nn.Module):
         return tuple(self.plan)
 
     def lay(self, plan: Mapping[str, Sequence[bool]]) -> None:
-        """Make room for the concepts of a plan: which rows of each are learnt. It is plain values,
-        as JSON keeps it."""
+        """Allocate the concepts of a plan, which marks the trainable rows of each. The plan is
+        plain values, stored as JSON."""
         self.plan = {name: [bool(each) for each in learnt] for name, learnt in plan.items()}
         counts = {True: 0, False: 0}
         places: list[Tensor] = []
@@ -106,7 +106,7 @@ class ConceptBank(nn.Module):
 
     @torch.no_grad()
     def fill(self, concepts: Mapping[str, Rows]) -> None:
-        """Take these concepts in the place of all that there were."""
+        """Replace all concepts by these."""
         self.lay({name: each.learnt for name, each in concepts.items()})
         for name, each in concepts.items():
             assert len(each.values) == len(each.learnt), name
@@ -117,12 +117,12 @@ class ConceptBank(nn.Module):
 
     @torch.no_grad()
     def begin(self, vectors: Tensor) -> None:
-        """Let the learnt rows begin at these (R, E)."""
+        """Set the trainable rows to these initial values (R, E)."""
         self.vectors.copy_(vectors)
         self.norms.copy_(self.vectors.norm(dim=1))
 
     def as_text_embeddings(self) -> tuple[Tensor, Tensor]:
-        """The rows (C, L, E), as a text tower would give them, and which of them are there (C,
+        """Return the rows (C, L, E), as a text tower would, and a mask of the existing ones (C,
         L)."""
         mask = self.rows >= 0
         table = torch.cat([self.vectors, self.fixed])
@@ -130,11 +130,11 @@ class ConceptBank(nn.Module):
 
     @torch.no_grad()
     def keep_norms(self) -> None:
-        """Bring each learnt row back to the length that it began with."""
+        """Rescale each trainable row to its initial length."""
         self.vectors.mul_((self.norms / self.vectors.norm(dim=1).clamp(min=1e-12))[:, None])
 
     def save(self, path: str | Path) -> None:
-        """Write the bank alone, some kilobytes, for a model that has its encoder already."""
+        """Write the bank alone, a few kilobytes, for a model whose encoder is available."""
         state = {
             name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()
         }
@@ -145,7 +145,7 @@ class ConceptBank(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "ConceptBank":
-        """The inverse of `save`. Raises InputError for a file that holds no bank."""
+        """Read a bank that `save` wrote. Raises InputError for a file that contains none."""
         try:
             with safe_open(str(path), "pt") as file:
                 plan = json.loads((file.metadata() or {})["concepts"])
@@ -161,10 +161,10 @@ class ConceptBank(nn.Module):
 
 
 class TextSide(nn.Module):
-    """The text side of a dual encoder by itself, with its tokenizer and a prompt: names to rows,
+    """The text tower of a dual encoder with its projection, tokenizer and prompt: names to rows,
     without gradient.
 
-    It may outlive the encoder's own, which is left out once the concepts have begun.
+    It may outlive the encoder's text tower, which is dropped once the concepts are initialised.
     """
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, template: str):
@@ -177,12 +177,13 @@ class TextSide(nn.Module):
 
     @torch.no_grad()
     def tokens(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids of texts to rows (N, L, E), one a token, and which of them are there (N, L)."""
+        """Token ids of texts -> rows (N, L, E), one for each token, and a mask of the existing ones
+        (N, L)."""
         return self.encode(*pad_batch(rows, self.tokenizer))
 
     @torch.no_grad()
     def encode(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of padded ids (N, L) with lengths (N,)."""
+        """The same as `tokens`, for padded ids (N, L) with lengths (N,)."""
         device = next(self.text.parameters()).device
         ids = ids.to(device)
         lengths = lengths.to(device)
@@ -196,10 +197,10 @@ class TextSide(nn.Module):
     def concepts(
         self, names: Sequence[str], form: Form, count: int | None = None
     ) -> dict[str, Rows]:
-        """Names as rows. `count` is how many a name's tokens become, beginning anew behind the last
-        (None: all once).
+        """Return names as rows. `count` is the number of rows for a name, whose tokens are repeated
+        in order (None: each token once).
 
-        Raises InputError for a name that the context cuts.
+        Raises InputError for a name that does not fit the context.
         """
         prompts = prompt_ids(self.tokenizer, self.template, names)
         if form == "pooled":
@@ -227,8 +228,8 @@ class TextSide(nn.Module):
 
 
 class ConceptModule(Delivered):
-    """What is delivered beside an encoder: a bank of concepts. Beside learnt names others can be
-    named as long as the encoder has its text tower.
+    """Base of delivered modules with an encoder and a bank of concepts. Names beside the trained
+    ones can be used as long as the encoder has its text tower.
 
     A subclass sets `encoder`, `tokenizer`, `template`, `bank`, `classes` and `label` in `__init__`.
     """
@@ -240,27 +241,30 @@ class ConceptModule(Delivered):
     classes: tuple[str, ...]
     encoder: DualEncoder
     count: int | None = None
-    """How many rows an ordinary name has, as of `TextSide.concepts`."""
+    """The number of rows of an ordinary name, as in `TextSide.concepts`."""
 
     def side(self) -> TextSide | None:
-        """The text side, where the encoder has one."""
+        """Return the text side, or None if the encoder has none."""
         if self.encoder.text is None or self.tokenizer is None:
             return None
         return TextSide(self.encoder, self.tokenizer, self.template)
 
     def leave_text(self) -> None:
-        """Leave out text tower and tokenizer: what is named afterwards are the concepts of the
-        bank."""
+        """Drop the text tower and the tokenizer; from then on only concepts of the bank can be
+        named."""
         self.encoder.text = self.encoder.text_projection = self.tokenizer = None
 
     def learn(self, concepts: Mapping[str, Rows]) -> None:
-        """Let these be the concepts that are searched for, and the classes."""
+        """Set the concepts to train, and make them the classes."""
         self.bank.fill(concepts)
         self.set_classes(tuple(concepts))
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes. Raises InputError as `check_names` does, for a name that the context
-        cuts, and for one that was not learnt where there is no text tower."""
+        """Set the class names.
+
+        Raises InputError as `check_names` does, for a name that does not fit the context, and for
+        one that was not trained if there is no text tower.
+        """
         classes = check_names(names)
         other = [name for name in classes if name not in self.bank.plan]
         if other:
@@ -276,8 +280,8 @@ class ConceptModule(Delivered):
         self.classes = classes
 
     def class_rows(self) -> tuple[Tensor, Tensor]:
-        """The classes as rows (C, L, E), and which of them are there (C, L): learnt, or of the text
-        tower."""
+        """Return the classes as rows (C, L, E), trained or from the text tower, and a mask of the
+        existing ones (C, L)."""
         values, mask = self.bank.as_text_embeddings()
         if self.classes == self.bank.names:
             return values, mask
@@ -320,8 +324,8 @@ class ConceptClassifier(ConceptModule, Classifier):
         return normalize(self.class_rows()[0][:, 0], dim=-1)
 
     def image_means(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean unit vector (C, E) of the images of each class. Raises InputError for a class
-        without one."""
+        """Return the mean unit vector (C, E) of the images of each class. Raises InputError for a
+        class without images."""
         C = len(self.bank.names)
         counts = torch.bincount(labels, minlength=C)
         if not bool((counts > 0).all()):

@@ -1,10 +1,10 @@
-"""ConES, finding concepts: an encoder with a head that scores regions against rows, and the losses
-of its stages.
+"""Detection with ConES: an encoder with a head that scores regions against rows, and the losses of
+its stages.
 
     S = O E^T + b,    score_c = centrality · mean over the rows l of c of sigmoid(S_l)
 
-The rows E of concepts are a text tower's tokens, or what was searched for in their place; nothing
-fuses them with the image before S.
+The rows E of concepts are a text tower's tokens, or the trained rows in their place; they are not
+fused with the image before S.
 
 Dimensions: B images, N regions (h x w), D tower width, E embedding, C concepts, L rows of all
 concepts.
@@ -38,8 +38,8 @@ from diptych.towers.dual import DualEncoder
 
 
 class ConceptDetector(ConceptModule):
-    """An encoder with a head that finds concepts, several rows each. Images are squashed, so that
-    boxes are shares of the whole."""
+    """An encoder with a detection head for concepts of several rows each. Images are squashed to a
+    square, so that boxes are shares of the whole image."""
 
     form = "name"
     reads = ("images.main", "boxes")
@@ -68,12 +68,12 @@ class ConceptDetector(ConceptModule):
 
     @property
     def image(self) -> Any:
-        """The image tower, which knows the preprocessing."""
+        """The image tower, which has the preprocessing."""
         return self.encoder.image
 
     @cached_property
     def grid(self) -> tuple[int, int]:
-        """(h, w): the positions that the tower has."""
+        """(h, w): the positions of the image tower."""
         size = self.image.preprocess.size
         device = next(self.head.parameters()).device
         with evaluating(self.encoder), torch.no_grad():
@@ -97,8 +97,8 @@ class ConceptDetector(ConceptModule):
     def logits(
         self, vectors: Tensor, rows: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """S (B, N, L) of regions (B, N, E) and the rows of the classes, or those given with their
-        mask, and whose each row is (L,)."""
+        """Return S (B, N, L) of regions (B, N, E) against the rows of the classes, or the given
+        rows with their mask, and the class of each row (L,)."""
         values, mask = self.class_rows() if rows is None else rows
         return self.head.align(vectors, values[mask]), mask.nonzero()[:, 0]
 
@@ -118,8 +118,8 @@ class ConceptDetector(ConceptModule):
 
 
 def concept_scores(logits: Tensor, owner: Tensor, concepts: int) -> Tensor:
-    """The probabilities (…, C) of concepts: the mean over a concept's rows of those of S (…, L);
-    `owner` (L,) says whose each row is.
+    """Return the probabilities (…, C) of concepts: the mean over a concept's rows of the sigmoid of
+    S (…, L). `owner` (L,) is the concept of each row.
 
     >>> concept_scores(torch.tensor([[0.0, 0.0, 100.0]]), torch.tensor([0, 0, 1]), 2).tolist()
     [[0.5, 1.0]]
@@ -129,8 +129,8 @@ def concept_scores(logits: Tensor, owner: Tensor, concepts: int) -> Tensor:
 
 
 class Detect:
-    """Concepts are found by a grounding head; in the stage `base` it learns classes by their
-    names."""
+    """Detection of concepts by a grounding head; in the stage `base` the head is trained on classes
+    by their names."""
 
     head = "model.head"
     vision = ("model.head", "model.encoder.image")
@@ -157,9 +157,9 @@ class Detect:
         self.classes: dict[bool, tuple[str, ...]] = {
             True: (),
             False: (),
-        }  # names of box labels: of `base`, and not
+        }  # names of box labels, by whether they are those of `base`
         self.known: tuple[str, ...] = ()
-        self.rows: tuple[Tensor, Tensor] | None = None  # of the names that the head learns
+        self.rows: tuple[Tensor, Tensor] | None = None  # of the names that train the head
 
     def setup(self, base: Source | None, side: TextSide | None) -> None:
         if base is None or "boxes" not in base.schema():

@@ -1,5 +1,5 @@
-"""ConES, drawing concepts: a denoiser that attends to their rows, the model that draws, and the
-loss of its stages.
+"""Generation with ConES: a denoiser that attends to the rows of concepts, the model that draws
+images, and the loss of its stages.
 
 Dimensions: B images, S x S pixels, L rows of a text, E embedding.
 """
@@ -33,8 +33,9 @@ from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig
 
 
 class ConceptDrawer(ConceptModule):
-    """An encoder, a denoiser that looks at its texts' rows, and a bank of concepts: whole prompts,
-    of which the rows of the name are learnt. `empty` (L', E) are the rows of the empty prompt."""
+    """An encoder, a denoiser that attends to the rows of texts, and a bank of concepts: whole
+    prompts, of which the rows of the name are trained. `empty` (L', E) are the rows of the empty
+    prompt."""
 
     form = "prompt"
     empty: Tensor
@@ -58,17 +59,20 @@ class ConceptDrawer(ConceptModule):
 
     @property
     def image(self) -> Any:
-        """The image tower, which knows the preprocessing."""
+        """The image tower, which has the preprocessing."""
         return self.encoder.image
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the label is known once it is made
-        """Fields of a source that it is validated on."""
+        """Fields of a source that validation reads."""
         return "images.main", f"labels.{self.label}"
 
     def forward(self, x: Tensor, noise: Tensor, time: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        """How far off the predicted noise is, the mean square (B,), of uint8 images (B, 3, S, S),
-        noise like them, times (B,) and rows (B, L, E) with their mask."""
+        """Return the mean squared error (B,) of the predicted noise.
+
+        Inputs: uint8 images (B, 3, S, S), noise of the same shape, times (B,), and rows (B, L, E)
+        with their mask.
+        """
         noisy = self.denoiser.noised(self.denoiser.pixels(x), noise, time)
         return (self.denoiser(noisy, time, rows, mask) - noise).square().flatten(1).mean(1)
 
@@ -93,7 +97,7 @@ class ConceptDrawer(ConceptModule):
 
 
 class ConceptDrawerModel(TrainedClassesModel):
-    """A model that draws concepts; embeddings are its encoder's."""
+    """A model that draws concepts; its embeddings are its encoder's."""
 
     delivered: ConceptDrawer
 
@@ -114,10 +118,10 @@ class ConceptDrawerModel(TrainedClassesModel):
         steps: int = 50,
         seed: int = 0,
     ) -> list[Image.Image]:
-        """Images of a concept. `words` are ordinary ones, whose rows stand behind the concept's.
+        """Draw images of a concept. `words` are ordinary words, whose rows follow the concept's.
 
-        Raises InputError for a name that was not learnt and for words where there is no text tower,
-        and for numbers that make no image.
+        Raises InputError for a name that was not trained, for words without a text tower, and for
+        numbers that are out of range.
         """
         if count < 1 or steps < 1 or guidance < 0:
             raise InputError(
@@ -156,7 +160,8 @@ class ConceptDrawerModel(TrainedClassesModel):
 
 
 class Generate:
-    """Concepts are drawn by a denoiser; in the stage `base` it learns images by their captions."""
+    """Generation of concepts by a denoiser; in the stage `base` the denoiser is trained on images
+    and their captions."""
 
     head = "model.denoiser"
     vision = ("model.denoiser",)
@@ -167,8 +172,7 @@ class Generate:
         "steps": 2000,
     }
     drop: ClassVar[float] = 0.1
-    """The share of captions that are left out for the empty prompt, so that drawing can be guided
-    away from it."""
+    """The share of captions that are replaced by the empty prompt, for classifier-free guidance."""
 
     def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
         options = configure(DenoiserConfig, dict(config.head), "denoiser")
@@ -223,7 +227,8 @@ class Generate:
         return {"error": self.model(batch.image.flat, fields["noise"], fields["time"], rows, mask)}
 
     def without(self, rows: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (B, L, E) with their mask (B, L), those of the empty prompt where `dropped` (B,)."""
+        """Return rows (B, L, E) with their mask (B, L), replaced by those of the empty prompt where
+        `dropped` (B,)."""
         empty = self.model.empty
         more = max(0, len(empty) - rows.shape[1])
         rows = pad(rows, (0, 0, 0, more))

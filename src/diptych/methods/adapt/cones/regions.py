@@ -1,10 +1,10 @@
-"""Regions against words: the alignment of detection as grounding (GLIP, Li et al. 2022), boxes and
-centrality (FCOS).
+"""Losses of regions against words: the alignment of detection as grounding (GLIP, Li et al. 2022),
+of boxes and of centrality (FCOS).
 
     S = O E^T,    L = focal(S, T) / positives + mean over positives ( c (1 - GIoU) ) / mean c + mean BCE(centre, c)
 
-T (N, L) is 1 where region n is of the concept that row l belongs to; c is how central a region is
-in its box.
+T (N, L) is 1 where region n belongs to the concept of row l; c is how central a region is in its
+box.
 
 Dimensions: B images, N regions, L rows of all concepts.
 """
@@ -15,8 +15,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 
 def target_matrix(classes: Tensor, owner: Tensor) -> Tensor:
-    """T (…, N, L) of regions (…, N), numbers of concepts or -1, and rows (L,), each owned by a
-    concept.
+    """Return T (…, N, L) of regions (…, N), concept numbers or -1, and rows (L,), the concept of
+    each row.
 
     >>> import torch
     >>> target_matrix(torch.tensor([0, -1]), torch.tensor([0, 0, 1])).tolist()
@@ -28,8 +28,8 @@ def target_matrix(classes: Tensor, owner: Tensor) -> Tensor:
 def word_regions(
     logits: Tensor, classes: Tensor, owner: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
 ) -> Tensor:
-    """The sigmoid focal loss of S (B, N, L) against the target matrix, over the number of regions
-    that hold something (1 at least)."""
+    """Return the sigmoid focal loss of S (B, N, L) against the target matrix, divided by the number
+    of regions that contain an object (at least 1)."""
     targets = target_matrix(classes, owner).to(logits.dtype)
     total = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma, reduction="sum")
     return total / (classes >= 0).sum().clamp(min=1)
@@ -38,9 +38,12 @@ def word_regions(
 def box_terms(
     boxes: Tensor, centre: Tensor, wanted: Tensor, held: Tensor, central: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The losses of boxes (B, N, 4) against `wanted` ones and of centrality's logits (B, N), where
-    regions are `held` (B, N); 0 where none is. Boxes weigh as much as their regions are central (B,
-    N)."""
+    """Return the losses of boxes (B, N, 4) against `wanted` boxes and of the centrality logits (B,
+    N).
+
+    Both are over the regions marked in `held` (B, N), and 0 if there are none. Boxes are weighted
+    by the centrality of their regions, `central` (B, N).
+    """
     if not bool(held.any()):
         return 0.0 * boxes.sum(), 0.0 * centre.sum()
     weight = central[held]

@@ -1,19 +1,19 @@
 """MoCoOp: Mixture of Prompt Learning for Vision Language Models (2024; Frontiers in AI 2025).
 
-Templates come in groups, such as styles. Each group has a soft prompt of its own, which begins as
-the group's first template, and a router on the image mixes the texts of the k likeliest groups:
+Templates come in groups, such as styles. Each group has a soft prompt, initialised as the group's
+first template, and a router on the image mixes the class embeddings of the k most likely groups:
 
     t_gc = unit(text(prompt_gc) + w),   a = softmax of the k largest R x,   m_c(x) = Σ_g a_g t_gc, not made unit again
     L = CE(s <x, m_c(x)>, y) + 5 · mean_gc CE(<t_gc, p_gc'>, c) + CE(R x, softmax(q + 10 on its k largest))
 
-p_gc is the mean direction of class c in the templates of group g as they stand, q_g = <x, p_gy>.
-The text loss has no temperature, as published. The texts may be taught with further names than the
-classes (`names`): those of novel ones, where they are known. The norms of the image tower's blocks
-learn too, at a tenth of the rate.
+p_gc is the mean direction of class c in the fixed templates of group g, q_g = <x, p_gy>. The text
+loss has no temperature, as published. The text loss may also cover further names than the classes
+(`names`): those of novel classes, if they are known. The norms of the image tower's blocks are
+trained too, at a tenth of the rate.
 
-[choice] The final stop of a template stays in soft prompts as in hard ones; the gate's target
+[choice] The final full stop of a template stays in soft prompts as in hard ones; the gate's target
 carries no gradient. Inference: router, mixture, argmax, with any names; no label is needed. The
-paper's text was not at hand, the published code was.
+paper's text was not available, the published code was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,16 +41,16 @@ card = {
 }
 
 FEW = 4
-"""Images, below which only the groups that the batch chose are encoded, as in the published code:
-the texts of the others are zeros, which the text loss cannot tell apart."""
+"""Images, below which only the groups that the batch selected are encoded, as in the published
+code: the texts of the other groups are zeros, which the text loss cannot distinguish."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelConfig):
-    """`templates` are groups of them: a bank, FILE.json or a mapping. `k` groups are mixed. `text`
-    and `gate` weigh the two further losses, `text_temperature` divides the cosines of the first.
-    `names` are further names that it is taught with, parted by commas. `norms` is the rate of the
-    norms of image blocks, as a share; 0 leaves them as they are."""
+    """`templates` are the groups: a bank, FILE.json or a mapping. `k` groups are mixed. `text` and
+    `gate` weigh the two additional losses; `text_temperature` divides the cosines of the first.
+    `names` are further names for training, separated by commas. `norms` is the learning rate of the
+    norms of image blocks, as a share; 0 freezes them."""
 
     templates: Mapping[str, Any] | str = "quality"
     k: Count = 2
@@ -72,7 +72,7 @@ class MoCoOp(Classify):
 
     @classmethod
     def resolve_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The groups themselves in place of the name of a file or bank."""
+        """Replace the name of a file or bank by the groups themselves."""
         groups = template_groups(options.get("templates", Config.templates))
         return {
             **options,
@@ -98,8 +98,8 @@ class MoCoOp(Classify):
         return {"image": self.model.image_features(batch.image.flat)}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        """The texts are encoded here, once for all images: the classes are the first of all
-        names."""
+        """Compute the loss. The texts are encoded here, once for all images: the classes come first
+        among all names."""
         model = self.model
         config = self.config
         image = features["image"]
@@ -117,7 +117,8 @@ class MoCoOp(Classify):
         return Losses({**found.terms, **further}, found.logged)
 
     def _texts(self, scores: torch.Tensor) -> torch.Tensor:
-        """All names in the prompts of all groups, or of those that few images chose (G, C+, E)."""
+        """Return all names in the prompts of all groups, or of those that few images selected (G,
+        C+, E)."""
         model = self.model
         if len(scores) >= FEW:
             return model.group_features()
@@ -128,7 +129,7 @@ class MoCoOp(Classify):
 
 MoCoOp.presets = {
     "small": replace(SMALL, config={"templates": "quality"}),
-    # The configuration of large batches; that of single images has lr 0.002 and 10 epochs.
+    # The configuration for large batches; the one for single images has lr 0.002 and 10 epochs.
     "paper": replace(
         PAPER,
         config={**PAPER.config, "templates": "quality"},

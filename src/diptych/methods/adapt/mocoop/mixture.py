@@ -1,11 +1,11 @@
-"""Prompts in groups, and a router on the image that mixes what the likeliest groups say of each
-class (MoCoOp).
+"""Prompts in groups, and a router on the image that mixes the class embeddings of the most likely
+groups (MoCoOp).
 
     t_gc = unit(text(prompt_gc) + w)                             group g, class c; w is one vector for all
     r = R x,   a = softmax of the k largest r, 0 elsewhere       the router, a linear map of the image
     logits_c = s <x, Σ_g a_g t_gc>                               the mixture is not made unit again
 
-Dimensions: N images, G groups, C classes, C+ all names that are learnt with, E embedding.
+Dimensions: N images, G groups, C classes, C+ all names used in training, E embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _AT_ONCE = 256  # hard prompts
 
 
 def mixing(scores: Tensor, k: int) -> Tensor:
-    """The weights (N, G) of the groups: the softmax over the k largest scores of each row, 0
+    """Return the weights (N, G) of the groups: the softmax over the k largest scores of each row, 0
     elsewhere.
 
     >>> mixing(torch.tensor([[0.2, 1.0, -0.5, 0.6]]), 2)
@@ -42,7 +42,8 @@ def mixing(scores: Tensor, k: int) -> Tensor:
 
 
 def block_norms(tower: Tower) -> list[str]:
-    """The names of the norms in a tower's blocks. Raises InputError where it has no such blocks.
+    """Return the names of the norms in a tower's blocks. Raises InputError if it has no transformer
+    blocks.
 
     >>> from diptych.towers.build import image_tower
     >>> block_norms(image_tower("vit:image_size=32:patch=16:width=64:depth=1"))
@@ -62,12 +63,12 @@ def block_norms(tower: Tower) -> list[str]:
 
 
 class Mixture(PromptLearner):
-    """One prompt a group, which begins as the first of the group's templates, and a router that
+    """One prompt per group, initialised as the first of the group's templates, and a router that
     mixes `k` of them.
 
-    `groups` are templates by the name of their group. `also` are further names that the texts are
-    taught with. With `norms` those of the image tower's blocks learn too. Raises InputError for a
-    `k` that is not 1 to G.
+    `groups` are templates by the name of their group. `also` are further names to train with.
+    `norms` trains the norms of the image tower's blocks too. Raises InputError for a `k` that is
+    not 1 to G.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Mixture(PromptLearner):
             thaw(*(encoder.image.get_submodule(name) for name in block_norms(encoder.image)))
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes; behind them `also`, as far as they are no classes, are taught with."""
+        """Set the class names; names of `also` that are no classes follow them in training."""
         classes = check_names(names)
         known = {plainly(name) for name in classes}
         super().set_classes([*classes, *(name for name in self.also if plainly(name) not in known)])
@@ -106,8 +107,8 @@ class Mixture(PromptLearner):
         self._hard = None
 
     def train(self, mode: bool = True) -> "Mixture":
-        """As of every module, but for the encoder: that its norms learn is no reason to leave
-        patches out."""
+        """Set the mode of all modules but the encoder, which stays in evaluation mode although its
+        norms are trained: no patches are dropped."""
         super().train(mode)
         self.encoder.eval()
         return self
@@ -115,8 +116,8 @@ class Mixture(PromptLearner):
     def group_features(
         self, groups: Tensor | slice = slice(None), names: int | None = None
     ) -> Tensor:
-        """The first `names`, by default all (C+), in the prompts of some groups, by default all:
-        (G, C+, E), unit."""
+        """Return the first `names` names, by default all (C+), in the prompts of some groups, by
+        default all: unit vectors (G, C+, E)."""
         which = torch.arange(len(self.ids), device=self.ids.device).unflatten(
             0, (len(self.groups), -1)
         )
@@ -128,7 +129,7 @@ class Mixture(PromptLearner):
         return normalize(vectors, dim=1).unflatten(0, which.shape)
 
     def text_features(self) -> Tensor:
-        """The classes in the prompts of each group (G, C, E)."""
+        """Return the classes in the prompts of each group (G, C, E)."""
         return self.group_features(names=len(self.classes))
 
     def mixed(self, image: Tensor, scores: Tensor, texts: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class Mixture(PromptLearner):
         return self.mixed(image, self.router(image), texts)
 
     def class_features(self, x: Tensor) -> Tensor:
-        """The classes as they are mixed for each image (N, C, E): shorter than unit where the
+        """Return the classes as mixed for each image (N, C, E): shorter than unit length if the
         groups disagree."""
         return torch.einsum("ng,gce->nce", self.route(x), self.text_features())
 
@@ -157,11 +158,10 @@ class Mixture(PromptLearner):
 
     @torch.no_grad()
     def prototypes(self) -> Tensor:
-        """What the templates themselves say, (G, C+, E): the mean direction of each name in those
-        of each group.
+        """Return the mean direction of each name in the templates of each group (G, C+, E).
 
-        No gradient reaches them, and nothing that decides them is trained: they are computed once
-        for a set of names. Raises InputError where a name does not fit into a template.
+        They have no gradient and depend on nothing that is trained, so they are computed once for a
+        set of names. Raises InputError if a name does not fit a template.
         """
         if self._hard is None or self._hard.device != self.ids.device:
             self._hard = torch.stack(
@@ -185,7 +185,7 @@ class Mixture(PromptLearner):
 
 
 class MixtureModel(ClassifierModel):
-    """One whose classifier mixes the prompts of some groups, which it chooses by the image."""
+    """A model whose classifier mixes the prompts of some groups, which depend on the image."""
 
     classifier: Mixture
 
@@ -197,7 +197,8 @@ class MixtureModel(ClassifierModel):
         exact: bool = False,
         progress: Progress | None = None,
     ) -> list[tuple[tuple[str, float], ...]]:
-        """For each image the groups whose prompts are mixed, with their weights, most first."""
+        """Return for each image the groups whose prompts are mixed, with their weights, the largest
+        first."""
         weights = self._answers(self.classifier.route, images, batch_size, exact, progress)
         names = tuple(self.classifier.groups)
         most = weights.topk(self.classifier.k, dim=1)

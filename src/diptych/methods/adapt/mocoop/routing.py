@@ -1,11 +1,11 @@
-"""Prompts in groups: which groups an image should be routed to, and that texts stay near their own
-group's.
+"""Losses of prompts in groups: the target groups of each image, and texts that stay near their
+group's prototypes.
 
     target_b = softmax(q_b + bump · [g among the k largest q_b]),    q_bg = <x_b, p_g of b's class>
     L_gate = mean_b CE(softmax(r_b), target_b)
     L_text = mean_gc CE(<t_gc, p_gc'> over c', target c)
 
-p are unit vectors that are not trained, of each class in the templates of each group. Half
+p are the unit vectors of each class in the templates of each group, which are not trained. Half
 precision is computed in float32. Source: the published code of MoCoOp.
 
 Dimensions: B images, G groups, C classes, D width.
@@ -21,7 +21,7 @@ from diptych.objectives.core import pair_losses
 
 
 def gate_target(similarities: Tensor, k: int = 2, bump: float = 10.0) -> Tensor:
-    """The probabilities (B, G) that a router should give the groups, from how near they are (B, G),
+    """Return the target probabilities (B, G) of the groups for a router, from similarities (B, G),
     without gradient.
 
     With a large `bump` the k nearest share nearly all of it; with 0 a softmax of cosines is nearly
@@ -38,7 +38,7 @@ def gate_target(similarities: Tensor, k: int = 2, bump: float = 10.0) -> Tensor:
 def gate_loss(scores: Tensor, similarities: Tensor, k: int = 2, bump: float = 10.0) -> Tensor:
     """Cross-entropy of a router's scores r (B, G) with `gate_target`, mean over the batch.
 
-    Its least value is the target's entropy. Raises InputError for shapes that differ.
+    The minimum is the target's entropy. Raises InputError for shapes that differ.
 
     >>> q, r = torch.tensor([[0.30, 0.20, 0.28, 0.10]]), torch.tensor([[0.2, 1.0, -0.5, 0.6]])
     >>> round(gate_loss(r, q).item(), 6)
@@ -52,11 +52,11 @@ def gate_loss(scores: Tensor, similarities: Tensor, k: int = 2, bump: float = 10
 
 
 def grouped_texts(texts: Tensor, prototypes: Tensor, temperature: float | None = None) -> Tensor:
-    """Each text t (G, C, D) finds its class among the prototypes (G, C, D) of its own group: the
-    mean of G · C rows.
+    """Return the cross-entropy of each text t (G, C, D) against the prototypes (G, C, D) of its
+    group: the mean of G · C rows.
 
-    Without `temperature` the cosines are the logits, as published: the floor is above 0, and t = p
-    is not it. Raises InputError for shapes that differ.
+    Without `temperature` the cosines are the logits, as published: the minimum is above 0, and is
+    not reached at t = p. Raises InputError for shapes that differ.
 
     >>> p = torch.eye(4).expand(2, 4, 4)
     >>> round(grouped_texts(p, p).item(), 6), round(grouped_texts(p, p, 0.01).item(), 6)  # log(e + 3) - 1

@@ -20,6 +20,11 @@ The published code sets the weights of the fitness for each data set, and looks 
 every epoch. Here one setting serves all data sets, and only training images are used. The published
 code takes positions in a sorted list for class labels, and groups begin with the class of the
 lowest cross-entropy; here they are labels, and groups begin with the highest [ours].
+
+The published code sets the weights of the fitness for each data set, and evaluates on the test
+images every epoch. Here one setting serves all data sets, and only training images are used. The
+published code uses positions in a sorted list as class labels, and groups begin with the class of
+the lowest cross-entropy; here they are labels, and groups begin with the highest [ours].
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -180,7 +185,7 @@ class ProAPO(Classify):
 
     @torch.no_grad()
     def search_templates(self, run: Any) -> None:
-        """Choose templates from the library."""
+        """Select templates from the library."""
         scorer = self._scorer(run)
         names = self.model.classes
         embeddings = self._embed(
@@ -216,7 +221,8 @@ class ProAPO(Classify):
 
     @torch.no_grad()
     def search_descriptions(self, run: Any) -> None:
-        """Choose names and sentences of each class, with the templates that were chosen before."""
+        """Select names and sentences of each class, with the templates that were selected
+        before."""
         chosen = self.deliver().templates
         exists, name_only = unit_masks(self.units)
         texts = [prompts(unit, chosen) for units in self.units for unit in units]
@@ -239,14 +245,14 @@ class ProAPO(Classify):
         self.deliver()
 
     def select_groups(self, search: DescriptionSearch) -> list[np.ndarray]:
-        """The first `groups` groups of two classes or more: salient and confused ones alternate
-        [ours]."""
+        """Return the first `groups` groups of two classes or more; salient and confused groups
+        alternate [ours]."""
         pairs = zip_longest(search.salient(), search.confused(), fillvalue=())
         groups = [group for pair in pairs for group in pair if len(group) > 1]
         return groups[: self.config.groups]
 
     def _scorer(self, run: Any) -> PromptScorer:
-        """What scores candidates on all training images."""
+        """Return the scorer of candidates on all training images."""
 
         def read(batch: Batch) -> dict[str, Tensor]:
             labels: Any = batch.fields["class"]
@@ -258,8 +264,8 @@ class ProAPO(Classify):
         return PromptScorer(images, labels, float(self.model.encoder.logit_scale()), self.weights)
 
     def _embed(self, run: Any, texts: Sequence[Sequence[str]]) -> Tensor:
-        """The embeddings (R, T, E) of R rows of T texts, unit vectors; each different text is
-        encoded once."""
+        """Return the embeddings (R, T, E) of R rows of T texts, unit vectors; each different text
+        is encoded once."""
         flat = [text for row in texts for text in row]
         index = {text: number for number, text in enumerate(dict.fromkeys(flat))}
         tokenizer = self.make.tokenizer
@@ -273,8 +279,8 @@ class ProAPO(Classify):
 
 
 def _fitness_callback(run: Any, archive: Archive, before: int, total: int) -> Callable[[int], None]:
-    """A callback that logs the best fitness after a generation, as step `before` + generation of
-    `total`."""
+    """Return a callback that logs the best fitness after a generation, as step `before` +
+    generation of `total`."""
 
     def log(generation: int) -> None:
         best = float(archive.fitness.max())

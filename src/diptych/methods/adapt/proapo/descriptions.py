@@ -18,7 +18,7 @@ from diptych.methods.adapt.proapo.units import initial_sets
 from diptych.rng import generator
 
 EXCLUDED_SHARE = (
-    0.4  # of the classes, those that gain least; they are in no confused group if they lose fitness
+    0.4  # of the classes with the least gain; those that lose fitness are in no confused group
 )
 
 
@@ -106,8 +106,8 @@ class DescriptionSearch:
         return free[group]
 
     def _score_each(self, start: np.ndarray, which: np.ndarray, new: Tensor) -> Scores:
-        """The scores of candidates that each change one class of `start` (C, K): `which` (G,), to
-        `new` (G, E)."""
+        """Return the scores of candidates that each change one class of `start` (C, K): `which`
+        (G,), to `new` (G, E)."""
         index = torch.from_numpy(which)[:, None].to(new.device)
         origin = torch.zeros_like(index[:, 0])
         return self.scorer.score_changes(
@@ -115,8 +115,8 @@ class DescriptionSearch:
         )
 
     def full_list_fitness(self) -> tuple[np.ndarray, float]:
-        """The fitness with all units of one class (C,), other classes as in the best set, and that
-        of the best set."""
+        """Return the fitness with all units of one class (C,), other classes as in the best set,
+        and the fitness of the best set."""
         best = self.best
         full = self.class_embeddings(self.exists[None])[0]
         fitness = self._score_each(best, np.arange(len(self.exists)), full).fitness
@@ -124,11 +124,11 @@ class DescriptionSearch:
         return fitness, float(baseline)
 
     def salient(self) -> list[np.ndarray]:
-        """Groups of the classes that gain most by their sentences."""
+        """Return groups of the classes that gain most by their sentences."""
         return salient_groups(*self.full_list_fitness())
 
     def confused(self) -> list[np.ndarray]:
-        """Groups of confused classes, without the classes whose sentences gain least."""
+        """Return groups of confused classes, without the classes whose sentences gain least."""
         fitness, baseline = self.full_list_fitness()
         excluded = np.zeros(len(fitness), bool)
         excluded[np.argsort(fitness, kind="stable")[: int(EXCLUDED_SHARE * len(fitness))]] = True

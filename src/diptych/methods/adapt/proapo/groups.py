@@ -36,9 +36,9 @@ def max_confused(classes: int) -> int:
 
 
 def salient_groups(fitness: np.ndarray, baseline: float) -> list[np.ndarray]:
-    """Groups of the classes that gain 0.1 or more, or of the best two, in falling order.
+    """Return groups of the classes that gain 0.1 or more, or of the best two, in falling order.
 
-    `fitness` (C,) is that of the prompts with all sentences of one class added, `baseline` the one
+    `fitness` (C,) is the fitness with all sentences of one class added, `baseline` the fitness
     without.
     """
     order = np.argsort(-fitness, kind="stable")
@@ -54,13 +54,13 @@ def confused_groups(
     excluded: np.ndarray,
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Groups of a class and those that it is confused with: in the top five of at least 4 % of its
-    images.
+    """Return groups of a class and those that it is confused with: in the top five of at least 4 %
+    of its images.
 
     logits (N, C), labels (N,), class embeddings (C, E); `excluded` (C,) marks classes that are in
     no group. The class with the highest cross-entropy opens the first group. Each group holds the
     classes that its first is confused with, the most frequent first; then, up to `group_size`,
-    others of its cluster, the most similar first. A class is in one group at most.
+    others of its cluster, the most similar first. A class is in at most one group.
     """
     C = logits.shape[1]
     count = np.bincount(labels, minlength=C).clip(1)

@@ -1,4 +1,4 @@
-"""A zero-shot classifier with a set of prompts for each class: what a search over prompts delivers.
+"""A zero-shot classifier with a set of prompts for each class, the result of a search over prompts.
 
     t_c = unit( mean_k unit(text(p_ck)) )
 
@@ -118,7 +118,7 @@ class PromptSets(Classifier):
         return self._text_features
 
     def extra_state(self) -> dict[str, Any]:
-        """The templates, and for each class its sentences by the name that they stand with."""
+        """The templates, and for each class its sentences by the name that they are used with."""
         sentences: dict[str, dict[str, list[str]]] = {}
         for class_name, units in self.units.items():
             by_name = sentences.setdefault(class_name, {})

@@ -50,12 +50,12 @@ def unit_masks(units: Sequence[Sequence[Unit]]) -> tuple[np.ndarray, np.ndarray]
 
 
 def initial_sets(exists: np.ndarray, name_only: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sets (G, C, K) that a search can start from: all sentences, all names alone, and random
-    samples of sentences.
+    """Return sets (G, C, K) that a search can start from: all sentences, all names alone, and
+    random samples of sentences.
 
-    A sample holds between a third and all sentences of a class: in half of the samples a number
-    drawn for each class, in the others one number for all classes. A class without sentences has
-    its names instead [ours].
+    A sample holds between a third and all sentences of a class. In half of the samples the number
+    is drawn for each class, in the others once for all classes. A class without sentences has its
+    names instead [ours].
     """
     sentences = exists & ~name_only
     pool = np.where(sentences.any(1, keepdims=True), sentences, name_only)

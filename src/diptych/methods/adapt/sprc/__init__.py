@@ -1,15 +1,15 @@
 """SPRC: Sentence-level Prompts Benefit Composed Image Retrieval (Bai et al., ICLR 2024).
 
-A reference image and words on what should differ become a prompt of sentence length, which stands
-before the words; with it they are an ordinary query for images. So an edit may take away one of
-several things, which neither a sum of features nor a single pseudo-word can say.
+A reference image and a text of the desired change become a prompt of sentence length. Placed before
+the text, it forms an ordinary text query for images. So an edit may remove one of several objects,
+which neither a sum of features nor a single pseudo-word can express.
 
     p = QFormer(Q, a; I_r),  f = unit(W_t QFormer(p, a)_CLS),  g = unit(W_v QFormer(Q; I_t)),  S_ij = max_k <f_i, g_jk>
     L = CE(S / tau, diagonal) + rtc CE(S' / tau, diagonal) + align |mean p - mean sg(p')|²
 
-S' is S with f' = unit(W_t QFormer(CLS, p', a)), p' one learned prompt for all samples, which no
-inference uses. Image tower: that of a model given by --init, as it is. Inference: f against an
-index of g (`methods.adapt.sprc.composer`).
+S' is S with f' = unit(W_t QFormer(CLS, p', a)), where p' is one learned prompt for all samples,
+which inference does not use. The image tower is that of the model given by --init, frozen.
+Inference: f against an index of g (`methods.adapt.sprc.composer`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,23 +41,26 @@ card = {
     "abilities": {"compose": ""},
 }
 
-# Two texts of a sample are read in either order or one alone, a quarter each; outside training
-# both, in order.
+# In training, two texts of a sample are read in either order or one alone, with probability 1/4
+# each; outside training both, in order.
 BOTH = "instruction+instruction=0.5,instruction=0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`task` "compose" learns from triples. "pairs" learns from images and captions, as BLIP-2
-    begins: there is no prompt, and texts and images look for each other; a run of it is what
-    `compose` starts from (--init).
+    """`task` "compose" trains on triples. "pairs" trains on images and captions, as in BLIP-2's
+    first stage: there is no prompt, and texts and images are matched in both directions; `compose`
+    starts from such a run (--init).
 
-    `role` is that of the instructions (or of the captions); `rtc` and `align` weigh the terms of
-    the learned prompt. Q-Former: `width`, `depth`, `heads`, `queries`, `dropout`, for texts of
-    `length` tokens; `prompts` of its outputs are the prompt (None: all), `embed` numbers are
-    compared. An image longer than `ratio` times its other side gets bars; `augment` are options of
-    `data.views.Augment` (None: images as outside training). `together` consecutive triples meet in
-    a batch, so that siblings (of `scenes:siblings=6`) are each other's hard negatives.
+    - `role` is the role of the instructions (or of the captions).
+    - `rtc` and `align` weigh the terms of the learned prompt.
+    - `width`, `depth`, `heads`, `queries` and `dropout` are those of the Q-Former, for texts of
+      `length` tokens. The prompt is `prompts` of its outputs (None: all); the embeddings that are
+      compared have `embed` dimensions.
+    - An image whose sides have a ratio above `ratio` is padded. `augment` holds options of
+      `data.views.Augment` (None: no augmentation).
+    - `together` is the number of consecutive triples that share a batch, so that siblings (of
+      `scenes:siblings=6`) are hard negatives of each other.
     """
 
     task: Literal["compose", "pairs"] = "compose"
@@ -79,7 +82,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionView(TextView):
-    """Texts as of `TextView`, cleaned as the model reads them; several are joined by "and"."""
+    """Texts as in `TextView`, cleaned as the model reads them; several are joined by "and"."""
 
     between: str = " and "
 
@@ -88,7 +91,7 @@ class InstructionView(TextView):
 
 
 class SPRC(Method):
-    """A sentence-long prompt of an image before the words that change it."""
+    """A sentence-length prompt of an image before the text that changes it."""
 
     Config = Config
     adapts: ClassVar[bool] = True
@@ -127,7 +130,7 @@ class SPRC(Method):
         self.auxiliary: nn.Parameter | None = None
         if config.task == "compose" and (config.rtc or config.align):
             self.auxiliary = nn.Parameter(torch.randn(config.queries, config.width) * STD)
-            if not config.rtc:  # then nothing would teach it
+            if not config.rtc:  # no other term trains it
                 freeze(self.auxiliary)
 
     def stages(self) -> Sequence[Stage]:
@@ -175,8 +178,7 @@ class SPRC(Method):
 
 
 SPRC.presets = {
-    # Towers are those of the model that is given; these are what the contract suite builds without
-    # one.
+    # The towers come from the given model; the contract suite, which has none, builds these.
     "small": Preset(
         config={"width": 128, "depth": 4, "heads": 4, "queries": 8, "embed": 128, "dropout": 0.1},
         image="vit:image_size=32:patch=8:width=128:depth=2",

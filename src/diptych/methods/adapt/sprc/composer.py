@@ -1,4 +1,5 @@
-"""Composed retrieval: which image is meant by an image and what should be different in it.
+"""Composed retrieval: find the image described by a reference image and a text of what should
+change.
 
     p = QFormer(Q, a; I_r)[: P]           a prompt of P vectors, of the reference's tokens I_r and the words a
     f = unit(W_t QFormer(p, a)_CLS)       the query: a text with the prompt before it, and no image
@@ -29,12 +30,12 @@ from diptych.towers.nn.qformer import QFormer
 from diptych.towers.tower import ImageTower
 
 _SIGNS = re.compile(r'[.!"()*#:;~\s]+')
-TILE = 2048  # images of an index that are compared at once
+TILE = 2048  # images of an index that are scored at once
 
 
 def cleaned(text: str) -> str:
-    """An instruction as the model reads it: lower case, single blanks, without the signs that
-    BLIP-2 takes out.
+    """Return an instruction as the model reads it: lower case, single spaces, without the
+    characters that BLIP-2 removes.
 
     >>> cleaned('Make it  "blue"; remove the dog!')
     'make it blue remove the dog'
@@ -43,10 +44,10 @@ def cleaned(text: str) -> str:
 
 
 class Composer(Delivered):
-    """A dual encoder whose weights stay, a Q-Former on its image tokens, and what compares queries
-    with targets.
+    """A frozen dual encoder, a Q-Former on its image tokens, and the projections that compare
+    queries with targets.
 
-    `prompts` is P, at most M; `length` the tokens of a text that are read.
+    `prompts` is P, at most M; `length` is the number of tokens of a text that are read.
     """
 
     reads = ("images.main", "images.reference", "texts.*")
@@ -73,7 +74,7 @@ class Composer(Delivered):
 
     @property
     def image(self) -> ImageTower:
-        """The image tower, which knows the preprocessing."""
+        """The image tower, which has the preprocessing."""
         return self.encoder.image
 
     def look(self, x: Tensor) -> Tensor:
@@ -81,15 +82,15 @@ class Composer(Delivered):
         return self.norm(self.encoder.encode_image(x).tokens.to(self.norm.weight.dtype))
 
     def words(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids (N, L) and lengths (N,), cut to what is read."""
+        """Truncate ids (N, L) and lengths (N,) to `length`."""
         return ids[:, : self.length], lengths.clamp(max=self.length)
 
     def targets(self, tokens: Tensor) -> Tensor:
-        """What `look` gave (N, T, ·) -> unit vectors (N, M, E)."""
+        """Tokens from `look` (N, T, ·) -> unit vectors (N, M, E)."""
         return normalize(self.image_projection(self.qformer(memory=tokens).tokens), dim=-1)
 
     def prompt(self, tokens: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-        """What `look` gave (N, T, ·) and words -> prompts (N, P, D)."""
+        """Tokens from `look` (N, T, ·) and words -> prompts (N, P, D)."""
         found = self.qformer(*self.words(ids, lengths), memory=tokens)
         return found.tokens[:, : self.prompts]
 
@@ -101,7 +102,7 @@ class Composer(Delivered):
         *,
         inserted: Tensor | None = None,
     ) -> Tensor:
-        """Prompts (N, P, D) before words, `inserted` (K, D) among them, or words alone -> unit
+        """Prompts (N, P, D) before words, with `inserted` (K, D) among them, or words alone -> unit
         vectors (N, E)."""
         found = self.qformer(*self.words(ids, lengths), queries=prompts, inserted=inserted)
         return normalize(self.text_projection(found.pooled), dim=-1)
@@ -120,8 +121,8 @@ class Composer(Delivered):
 
 
 class ComposerModel(Model):
-    """A model that answers an image and an instruction with images of an index. Embeddings are its
-    encoder's."""
+    """A model that answers an image and an instruction with images of an index. Its embeddings are
+    its encoder's."""
 
     validation = Validation("composed", ("all_", "subset_"))
 
@@ -139,9 +140,9 @@ class ComposerModel(Model):
         exact: bool = False,
         progress: Progress | None = None,
     ) -> Tensor:
-        """What is kept of images to find them: unit vectors (N, M, E), float16, on the CPU.
+        """Return the index of images: unit vectors (N, M, E), float16, on the CPU.
 
-        `images` and what is raised are those of `Model.embed_images`.
+        `images` and the errors are those of `Model.embed_images`.
         """
         batches, count = self._batches(images, batch_size, exact)
         config = self.composer.qformer.config
@@ -169,8 +170,8 @@ class ComposerModel(Model):
     ) -> Tensor:
         """Images and an instruction for each -> unit vectors (N, E), float32, on the CPU.
 
-        Raises InputError as `Model.embed_images` does, and where instructions are empty or another
-        number.
+        Raises InputError as `Model.embed_images` does, and if instructions are empty or their
+        number differs.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         batches, count = self._batches(images, batch_size, exact)
@@ -200,9 +201,10 @@ class ComposerModel(Model):
     def search(
         self, index: Tensor, image: ImagesLike, text: str, k: int = 10, *, exact: bool = False
     ) -> list[tuple[int, float]]:
-        """The `k` images of an index (G, M, E) that are meant by one image and an instruction, best
-        first: their places in the index, and scores. Raises InputError as `compose` does, and for a
-        k below 1.
+        """Return the `k` best images of an index (G, M, E) for one image and an instruction, best
+        first: their positions in the index, and scores.
+
+        Raises InputError as `compose` does, and for a k below 1.
 
             index = model.index(paths)
             for place, score in model.search(index, "house.jpg", "the same at night"):

@@ -1,5 +1,5 @@
-"""Objectives of composed retrieval: a query among targets that are several vectors each, and
-prompts that agree.
+"""Objectives of composed retrieval: a query among targets of several vectors each, and agreement of
+prompts.
 
 Dimensions: B queries, C targets, M vectors of a target, E embedding, K prompt vectors, D width.
 """
@@ -20,15 +20,14 @@ def token_nce(
     *,
     directions: Literal["query", "mean"] = "query",
 ) -> Tensor:
-    """Cross-entropy of each query among targets, of which it is compared with the vector that fits
-    best.
+    """Cross-entropy of each query among targets, each compared by its best-fitting vector.
 
         S_ij = max_k <f_i, g_jk>,      L = mean_i CE(scale · S_i, i)
 
-    queries (B, E), targets (C, M, E) with C >= B, target i being that of query i. With
-    directions="mean" the mean of this and of targets among queries, for C = B. All B · C · M
-    products are in memory at once: a maximum over vectors has no sum to be split. Raises InputError
-    for shapes that do not fit.
+    queries (B, E), targets (C, M, E) with C >= B, where target i belongs to query i.
+    directions="mean" averages this and the loss of targets among queries, for C = B. All B · C · M
+    products are in memory at once: a maximum over vectors cannot be accumulated like a sum. Raises
+    InputError for shapes that do not fit.
 
     Sources: Li et al. 2023 (BLIP-2's contrastive loss, both directions); Bai et al. 2024 (SPRC,
     query to target).
@@ -57,13 +56,13 @@ def token_nce(
 
 
 def prompt_alignment(prompts: Tensor, wanted: Tensor) -> Tensor:
-    """How far the mean prompts (B, D) of samples are from that of `wanted` (K, D), which gets no
-    gradient.
+    """Return the mean squared distance of the samples' mean prompts (B, D) to the mean of `wanted`
+    (K, D), which gets no gradient.
 
         L = mean_id ( p_id - mean_k sg(wanted_kd) )²
 
-    Means over the vectors come first, so that single vectors stay free. Source: Bai et al. 2024
-    (SPRC).
+    Means over the vectors come first, so that single vectors are unconstrained. Source: Bai et al.
+    2024 (SPRC).
 
     >>> prompts = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mean(0, keepdim=True)
     >>> prompt_alignment(prompts, torch.tensor([[0.0, 0.0], [1.0, 1.0]]))

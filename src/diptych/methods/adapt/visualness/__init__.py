@@ -1,18 +1,18 @@
 """TIP-CLIP: Learning the Visualness of Text Using Large Vision-Language Models (Verma et al., EMNLP
 2023).
 
-A dual encoder is taught which sentences speak of what can be seen: a visual text is matched with
-its own image, any other with one NULL image of random pixels, so that the distance to it tells the
-two apart.
+A dual encoder is trained to recognise sentences that describe something visible: a visual text is
+matched with its image, any other text with one NULL image of random pixels, so that the distance to
+it separates the two kinds.
 
     L = 1/2 [ CE(s X Y^T, diagonal) + CE(s Y X^T, diagonal) ],   X_m = x_m where text m is visual, else x_null
 
-The loss is CLIP's as it is: the NULL rows of a batch are each other's negatives although they are
-one image, and its least value is (m / N) log m with m of them among N. x_null is made anew by the
-image tower in every step, once, with its gradient. Both stages have the same loss: `train` are
-automatic labels (`diptych data label`), `human` those that people gave. Inference: S(t) = 1 -
-<x_null, t>, visual above a threshold that is found on texts of the stream `calibrate`, or
-afterwards (`methods.adapt.visualness.model`).
+The loss is CLIP's, unchanged: the NULL rows of a batch are negatives of each other although they
+are one image, and the minimum is (m / N) log m with m NULL rows among N. The image tower computes
+x_null once in every step, with its gradient. Both stages have the same loss: `train` has automatic
+labels (`diptych data label`), `human` has labels by people. Inference: S(t) = 1 - <x_null, t>,
+visual above a threshold, which is found on texts of the stream `calibrate` or afterwards
+(`methods.adapt.visualness.model`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,20 +51,21 @@ card = {
 }
 
 STREAMS = ("train", "human", "calibrate")
-"""What may be given: automatic labels, those of people, and texts to find the threshold by."""
+"""The possible streams: automatic labels, labels by people, and texts to calibrate the threshold
+on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`role` and `augment` as of other methods on pairs. Without `label` a text is visual where its
-    sample has an image; `label` names the one that is 1 for visual texts and 0 for others, whatever
-    image those stand beside.
+    """`role` and `augment` are as in other methods on pairs. Without `label` a text is visual if
+    its sample has an image; `label` names a label that is 1 for visual texts and 0 for others,
+    whether or not these have an image.
 
-    `null_seed` draws the NULL image. `null_positives` says what is right for a NULL row: "single",
-    its own text, as published; "multi", all texts of NULL rows, and the image stands in the batch
-    once [ours]. `visual` says what visual texts are matched with: "own", their images; "common",
-    one white image [choice: which one is not published], which tells the two kinds as well and
-    destroys retrieval. `human_epochs` is how long the second stage is.
+    `null_seed` seeds the NULL image. `null_positives` sets the positives of a NULL row: "single",
+    its own text, as published; "multi", all texts of NULL rows, with the image once in the batch
+    [ours]. `visual` sets what visual texts are matched with: "own", their images; "common", one
+    white image [choice: which one is not published], which separates the kinds as well but destroys
+    retrieval. `human_epochs` is the length of the second stage.
     """
 
     role: str = "caption"
@@ -77,12 +78,12 @@ class Config:
 
 
 class TIPCLIP(Pairs):
-    """CLIP's loss, with one NULL image for all texts that speak of nothing that can be seen."""
+    """CLIP's loss, with one NULL image for all texts that describe nothing visible."""
 
     Config = Config
     features_from = (
         Method.features_from
-    )  # the loss reads more than images and texts: it is added to no method
+    )  # the loss reads more than images and texts, so it cannot be added to another method
     adapts = True
 
     @classmethod
@@ -102,7 +103,7 @@ class TIPCLIP(Pairs):
         self.streams: Sequence[str] = STREAMS
 
     @property
-    def model(self) -> DualEncoder:  # type: ignore[override]  # one and the same, registered once
+    def model(self) -> DualEncoder:  # type: ignore[override]  # a property: registered only once
         """The dual encoder."""
         return self.delivered.encoder
 
@@ -110,8 +111,8 @@ class TIPCLIP(Pairs):
         return self.delivered
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """See which streams there are. Raises InputError for one that is not of STREAMS, and where
-        one has texts of one kind alone: now, not when the threshold is sought."""
+        """Find the streams that are given. Raises InputError for one that is not in STREAMS, and
+        for one whose texts are all of one kind, before training instead of at calibration."""
         for name, source in sources.items():
             if name not in STREAMS:
                 raise unknown("stream of visualness", name, STREAMS)
@@ -127,7 +128,7 @@ class TIPCLIP(Pairs):
 
     @property
     def kind(self) -> str:
-        """The field that says which texts are visual."""
+        """The field that marks the visual texts."""
         return "images.main" if self.config.label is None else f"labels.{self.config.label}"
 
     def stages(self) -> Sequence[Stage]:
@@ -159,7 +160,7 @@ class TIPCLIP(Pairs):
         return (image, VisualView(label=label), *texts)
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
-        """Images of the visual rows and the NULL image go through the tower together, each once."""
+        """Encode the images of the visual rows and the NULL image in one pass, each once."""
         visual: Any = batch.fields["visual"]
         null = self.delivered.null[None]
         if self.config.visual == "common":
@@ -169,7 +170,7 @@ class TIPCLIP(Pairs):
         return {"image": vectors[torch.where(visual, visual.cumsum(0) - 1, len(vectors) - 1)]}
 
     def groups(self, visual: Tensor) -> Tensor:
-        """Which rows (B,) of a batch have the same image: equal numbers."""
+        """Return equal numbers for the rows (B,) of a batch that have the same image."""
         common = self.config.visual == "common"
         return torch.where(
             visual, 1 if common else 1 + torch.arange(len(visual), device=visual.device), 0
@@ -182,7 +183,8 @@ class TIPCLIP(Pairs):
         return {"groups": self.groups(visual)}
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        """With `groups` (B,) each group's image, which its rows share, stands in the batch once."""
+        """Return the loss terms. With `groups` (B,) the image that the rows of a group share is in
+        the batch once."""
         if "groups" not in equal:
             return {"contrastive": info_nce(image, text, self.model.logit_scale())}
         groups: Tensor = equal["groups"]
@@ -200,8 +202,8 @@ class TIPCLIP(Pairs):
         }
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        """CLIP's loss; how far it is above its floor is logged beside it, since with many NULL rows
-        that is most."""
+        """Return CLIP's loss and log how far it is above its minimum, which dominates with many
+        NULL rows."""
         losses = super().loss(features, batch, at)
         visual: Any = batch.fields["visual"]
         least = floor if self.config.null_positives == "single" else floor_once
@@ -213,8 +215,8 @@ class TIPCLIP(Pairs):
 
     @torch.no_grad()
     def calibrate(self, run: Any) -> None:
-        """Find the threshold by the stream `calibrate`; the error that is told is the share of
-        texts misjudged."""
+        """Find the threshold on the stream `calibrate`; the logged error is the share of
+        misclassified texts."""
 
         def scored(batch: Batch) -> dict[str, Any]:
             texts = self.model.embed_texts(*batch.text.flat)
@@ -229,14 +231,14 @@ class TIPCLIP(Pairs):
         best = best_threshold(found["score"], found["visual"])
         threshold = float(
             self.delivered.threshold.fill_(best)
-        )  # as it is kept, in single precision
+        )  # as it is stored, in single precision
         wrong = float(((found["score"] > threshold) != found["visual"]).mean())
         run.note(0, 1, wrong, threshold=threshold)
 
 
 def floor(groups: Tensor) -> Tensor:
-    """The least that the loss can be: where rows of a group (B,) share one image, and all else is
-    apart.
+    """Return the minimum of the loss: where rows of a group (B,) share one image, and all else is
+    separated.
 
         L >= (1 / N) Σ_groups m log m
 
@@ -248,8 +250,8 @@ def floor(groups: Tensor) -> Tensor:
 
 
 def floor_once(groups: Tensor) -> Tensor:
-    """The same where each group's image stands in the batch once: L >= (1 / 2P) Σ_groups log m, of
-    P groups.
+    """Return the same minimum where each group's image is in the batch once: L >= (1 / 2P) Σ_groups
+    log m, with P groups.
 
     >>> float(floor_once(torch.tensor([0, 0, 1])))  # (1 / 4) log 2
     0.1732...
@@ -275,8 +277,8 @@ TIPCLIP.presets = {
             batch_size=64,
         ),
     ),
-    # CLIP's ViT-B/32, given by --init. Adam, its rate and both lengths are published; the batch and
-    # that the rate stays the same are ours.
+    # CLIP's ViT-B/32, given by --init. Adam, its rate and both lengths are published; the batch
+    # size and the constant rate are ours.
     "paper": Preset(
         image="vit:image_size=224:patch=32:width=768:depth=12:heads=12:pre_norm=true",
         text="text:width=512:depth=12:heads=8",

@@ -1,10 +1,10 @@
-"""Visualness: how far a text speaks of what can be seen, told by its distance to an image of
-nothing.
+"""Visualness: how far a text describes something visible, measured by its distance to an image of
+noise.
 
     S(t) = 1 - <x_null, t>        visual where S > threshold
 
-x_null is the unit vector of the NULL image, pixels drawn at random once and kept with the model, t
-that of the text.
+x_null is the unit vector of the NULL image, whose random pixels are drawn once and stored with the
+model; t is that of the text.
 
 Dimensions: N texts, S pixels a side, E embedding.
 """
@@ -29,7 +29,7 @@ from diptych.towers.tower import ImageTower
 
 class Visualness(Delivered):
     """A dual encoder with its NULL image `null` (3, S, S), uint8, and the threshold of its scores,
-    inf before one is found."""
+    inf until it is calibrated."""
 
     null: Tensor
     threshold: Tensor
@@ -43,12 +43,12 @@ class Visualness(Delivered):
 
     @property
     def image(self) -> ImageTower:
-        """The image tower, which knows the preprocessing."""
+        """The image tower, which has the preprocessing."""
         return self.encoder.image
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the label is known once it is made
-        """Fields of a source that it is validated on."""
+        """Fields of a source that validation reads."""
         return "texts.*", "images.main" if self.label is None else f"labels.{self.label}"
 
     def null_vector(self) -> Tensor:
@@ -63,8 +63,8 @@ class Visualness(Delivered):
 
 
 class VisualnessModel(Model):
-    """A model that embeds as any other and says how visual a text is. `of` makes one of a model as
-    it is.
+    """A model that embeds like any other and also scores how visual a text is. `of` wraps a model
+    that was not trained for it.
 
     >>> import diptych
     >>> model = VisualnessModel.of(diptych.load("tiny"))
@@ -86,8 +86,8 @@ class VisualnessModel(Model):
 
     @classmethod
     def of(cls, model: Model, seed: int = 0) -> "VisualnessModel":
-        """A model that was never trained with a NULL image, with that of `seed` and without a
-        threshold."""
+        """Return a model that was not trained with a NULL image, with the NULL image of `seed` and
+        without a threshold."""
         visual = Visualness(model.encoder, noise_image(model.preprocess, seed)).to(model.device)
         return cls(visual, model.tokenizer, model.preprocess, name=model.name)
 
@@ -98,14 +98,14 @@ class VisualnessModel(Model):
 
     @property
     def threshold(self) -> float | None:
-        """Above which a score is called visual; None before one was found."""
+        """The score above which a text is visual; None before calibration."""
         value = float(self.visual.threshold)
         return value if math.isfinite(value) else None
 
     def score(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
     ) -> Tensor:
-        """S (N,), float32 in [0, 2], larger for what can be seen. Raises InputError as
+        """Return S (N,), float32 in [0, 2], larger for visual texts. Raises InputError as
         `embed_texts` does."""
         [anchor] = self.embed_images(self.null[None])
         return 1 - self.embed_texts(texts, batch_size=batch_size, progress=progress) @ anchor
@@ -113,8 +113,11 @@ class VisualnessModel(Model):
     def is_visual(
         self, texts: str | Sequence[str], threshold: float | None = None, **options: Any
     ) -> Tensor:
-        """Whether S is above a threshold (N,), by default the model's; keywords go to `score`.
-        Raises InputError where there is none."""
+        """Return whether S is above a threshold (N,), by default the model's; keywords go to
+        `score`.
+
+        Raises InputError if there is no threshold.
+        """
         threshold = self.threshold if threshold is None else threshold
         if threshold is None:
             raise InputError(
@@ -126,8 +129,8 @@ class VisualnessModel(Model):
     def calibrate(
         self, texts: Sequence[str], visual: Sequence[bool] | np.ndarray, **options: Any
     ) -> float:
-        """Find the threshold by texts of which it is known whether they are visual, and keep it
-        (`best_threshold`)."""
+        """Find the best threshold on texts that are known to be visual or not (`best_threshold`),
+        and store it."""
         if len(texts) != len(visual):
             raise InputError(
                 f"{len(texts)} texts and {len(visual)} truths do not fit; give one for each"

@@ -1,17 +1,17 @@
-"""Labels for the sentences of documents from what stands beside them: which speak of an image of
-their page.
+"""Automatic labels for the sentences of documents: a sentence is visual if an image of its page
+matches it.
 
     m = max over the page's images of <sentence, image>       visual: m > T_pos, with the image of that cosine
                                                                   not visual: m < T_neg
 
-What lies between is left out, since nobody knows; so are pages without an image. Thresholds are
+Sentences in between are left out as undecided; so are pages without an image. Thresholds are
 cosines (0.35 and 0.18 as published, for CLIP ViT-B/32), or shares of the corpus: the top 1 % and
 the bottom 5 %, which fit any model. `diptych data label` writes the table that `diptych train
 visualness` reads.
 
-A page are the samples that share a page's number or name, with all their images and texts; a sample
-that names none is a page of its own. Texts of several sentences are cut (`data.views.sentences`)
-[choice: published, NLTK does it]. Source: Verma et al. 2023 (TIP-CLIP).
+A page consists of the samples that share a page's number or name, with all their images and texts;
+a sample that names none is a separate page. Texts of several sentences are split
+(`data.views.sentences`) [choice: the paper uses NLTK]. Source: Verma et al. 2023 (TIP-CLIP).
 
 Dimensions: N sentences, P images of a page.
 """
@@ -37,14 +37,14 @@ AT_ONCE = 64  # pages that are embedded together
 
 @dataclass(frozen=True)
 class Bar:
-    """A threshold: the cosine itself, or the share of the corpus above it or below it."""
+    """A threshold: a cosine, or the share of the corpus above or below it."""
 
     value: float
     share: bool
 
     @classmethod
     def of(cls, text: str) -> "Bar":
-        """Read "0.35", a cosine, or "1%", a share. Raises InputError for what is neither.
+        """Parse "0.35", a cosine, or "1%", a share. Raises InputError for anything else.
 
         >>> Bar.of("1%"), Bar.of("0.35")
         (Bar(value=0.01, share=True), Bar(value=0.35, share=False))
@@ -63,9 +63,9 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The sentences of a corpus (N) with their pages and greatest cosines (N,), the image of that
+    """The sentences of a corpus (N) with their pages and largest cosines (N,), the image of that
     cosine as (sample, role), and both thresholds. `damaged` are images that could not be read,
-    `alone` counts pages without one."""
+    `alone` is the number of pages without one."""
 
     texts: Sequence[str]
     pages: Sequence[str]
@@ -83,7 +83,7 @@ class Labelled:
 
     @property
     def other(self) -> np.ndarray:
-        """Which sentences are not visual (N,) bool; what is neither is left out."""
+        """Which sentences are not visual (N,) bool; undecided ones are in neither."""
         return self.cosines < self.negative
 
 
@@ -100,8 +100,8 @@ def label(
     """Label the sentences of `role` of a source's pages by a model with `embed_images`,
     `embed_texts` and `preprocess`.
 
-    `page` is the label, or the role of the text, that names a sample's page. Raises InputError
-    where no page has both images and sentences, and where T_pos would be below T_neg.
+    `page` is the label, or the role of the text, that names a sample's page. Raises InputError if
+    no page has both images and sentences, and if T_pos is below T_neg.
 
     >>> import diptych
     >>> from diptych.data.sources import open_source
@@ -157,11 +157,11 @@ def label(
 
 
 def write(found: Labelled, source: Source, out: Path) -> int:
-    """Write a line {"text", "image", "label", "page_id"} for each sentence that was labelled, and
-    return how many.
+    """Write a line {"text", "image", "label", "page_id"} for each labelled sentence, and return how
+    many.
 
-    `image` is null where the label is 0, else a path from the folder of `out`. Images that are no
-    files of their own are written as PNG into a folder beside it.
+    `image` is null if the label is 0, else a path relative to the folder of `out`. Images that are
+    not files are written as PNG into a folder beside it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = np.flatnonzero(found.visual | found.other).tolist()
@@ -216,8 +216,8 @@ def _read(
     roles: tuple[str, str],
     damaged: dict[str, str],
 ) -> _Page:
-    """A page: the sentences of `roles[0]` but for those of `roles[1]`, its name, and the images
-    that can be read."""
+    """Return a page: its name, the sentences of `roles[0]` except those of `roles[1]`, and the
+    images that can be read."""
     found = _Page(name)
     (role, page) = roles
     for row in rows:
@@ -236,7 +236,7 @@ def _read(
 
 
 def _compared(model: Any, pages: Sequence[_Page]) -> Iterator[tuple[_Page, np.ndarray]]:
-    """Each page with the cosines (N, P) of its sentences and images."""
+    """Yield each page with the cosines (N, P) of its sentences and images."""
     if not pages:
         return
     images = np.asarray(
@@ -253,7 +253,8 @@ def _compared(model: Any, pages: Sequence[_Page]) -> Iterator[tuple[_Page, np.nd
 
 
 def _path(source: Source, place: tuple[int, str], out: Path, number: int) -> str:
-    """The path of an image from the folder of `out`, where it is written if it is no file."""
+    """Return the path of an image relative to the folder of `out`; an image that is no file is
+    written first."""
     image = source[place[0]].images[place[1]]
     if isinstance(image, FileImage):
         return os.path.relpath(Path(image.path).resolve(), out.parent.resolve())

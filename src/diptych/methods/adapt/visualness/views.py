@@ -1,4 +1,4 @@
-"""Views of texts of which some speak of no image: whether one does, and an image where it does.
+"""Views of texts that may have no image: whether a text is visual, and an image for those that are.
 
 Dimensions: B samples, S pixels a side.
 """
@@ -15,7 +15,7 @@ from diptych.data.views.images import ImageView
 
 @dataclass(frozen=True, kw_only=True)
 class VisualView:
-    """Whether the texts are visual, as `is_visual` says, a truth a sample (B,)."""
+    """Whether the texts are visual, according to `is_visual`: one boolean a sample (B,)."""
 
     label: str | None = None
     name: str = "visual"
@@ -40,11 +40,11 @@ class VisualView:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnImageView(ImageView):
-    """The image of a sample whose texts are visual, as of `ImageView`; of others zeros, whatever
-    image they have.
+    """The image of a sample with visual texts, as in `ImageView`; zeros for other samples, whether
+    or not they have an image.
 
-    Raises BadSample("no-image") where a label calls visual what has no image, and as `is_visual`
-    does.
+    Raises BadSample("no-image") if a label marks a sample as visual that has no image, and as
+    `is_visual` does.
     """
 
     label: str | None = None
